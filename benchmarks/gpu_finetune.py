@@ -26,7 +26,8 @@ from everest.models.classifier import VideoClassifier, soft_targets, supervised_
 from everest.models.linear import difference_image
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.models.video_model import PretrainingModel
-from everest.probes.classifiers import linear, nearest_neighbors
+from everest.probes.classifiers import nearest_neighbors
+from everest.probes.linear import linear
 from everest.probes.probe import DIFFERENCE_SIDE
 from everest.system.accelerator import make_accelerator
 

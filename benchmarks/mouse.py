@@ -46,7 +46,7 @@ from everest.config.heads import Head
 from everest.inference.timelines import Timelines
 from everest.metrics.intervals import bootstrap
 from everest.models.linear import difference_image
-from everest.probes.classifiers import linear
+from everest.probes.linear import linear
 from everest.video.reader import probe, read_frames
 from everest.video.writer import write_video
 

@@ -37,6 +37,7 @@ from everest.models.linear import difference_image
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes import classifiers
+from everest.probes.linear import linear
 from everest.probes.probe import DIFFERENCE_SIDE
 
 RESULTS: Final = HERE / "results" / "view_features.json"
@@ -141,7 +142,7 @@ def measured(
     known, head = ~held_out, Head(outputs=int(labels.max()) + 1)
     of_known = (features[known], labels[known], features[held_out], head)
     answers = {
-        "linear": classifiers.linear(*of_known, seed=seed),
+        "linear": linear(*of_known, seed=seed),
         "knn": classifiers.nearest_neighbors(*of_known),
     }
     found = {name: accuracy(answer, labels[held_out]) for name, answer in answers.items()}
@@ -152,7 +153,7 @@ def measured(
     assert near is not None
     few = []
     for drawn in few_of_each(np.flatnonzero(known), labels, seed):
-        answer = classifiers.linear(features[drawn], labels[drawn], features[held_out], head, seed=seed)
+        answer = linear(features[drawn], labels[drawn], features[held_out], head, seed=seed)
         few.append(accuracy(answer, labels[held_out]))
     return {**found, "retrieval": near, "few": float(np.mean(few))}
 

@@ -190,6 +190,9 @@ def train(
     hours: float | None = option(
         "--hours H", "Shorten the run to about H hours in all.", min=0.01, max=10_000
     ),
+    model: Literal["auto", "network", "linear"] = option(
+        "--model", "What to deliver: the best candidate on the validation videos, or one of a kind.", "auto"
+    ),
     task: Task | None = o.TASK,
     overrides: list[str] | None = o.OVERRIDES,
     overwrite: bool = option("--overwrite", "Replace the results in --output; other files stay.", False),
@@ -218,6 +221,7 @@ def train(
             task=task,
             folds=folds,
             hours=hours,
+            model=model,
             overrides=overrides or (),
             overwrite=overwrite,
             dry_run=dry_run,

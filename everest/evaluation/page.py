@@ -32,7 +32,7 @@ from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import FEW_OF_CLASS, per_class
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.names import percent_text
+from everest.metrics.names import METRICS, percent_text
 from everest.metrics.predicted import HeadPredictions, Predictions
 from everest.system.text import counted
 
@@ -74,18 +74,19 @@ def write_evaluation_page(
     middle = views["clips"] // 2 * views["crops"] + views["crops"] // 2  # the middle crop of the middle clip
     indices = {sample.video_id: index for index, sample in enumerate(clips.samples)}
 
-    def frames_of(video: str) -> str:
+    def video_of(number: int) -> tuple[str, str]:
+        video = predictions.videos[number]
         view = clips.read((0, indices[video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
         frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
         image = Image.fromarray(to_rgb(frames).contiguous().numpy())
         buffer = io.BytesIO()
         image.thumbnail((STRIP, STRIP))
         image.save(buffer, format="JPEG", quality=88)
-        return data_uri("image/jpeg", buffer.getvalue())
+        return video, data_uri("image/jpeg", buffer.getvalue())
 
     unit = ListSize.of(clips.samples).unit
     heads = [
-        _head_values(folder, head, predictions.videos, classes.of_head(head.head), frames_of, unit=unit)
+        _head_values(folder, head, classes.of_head(head.head), video_of, unit=unit)
         for head in predictions.by_head().values()
     ]
     return _write_page(
@@ -106,42 +107,42 @@ def write_evaluation_page(
 def write_pooled_page(
     folder: Path,
     results: Mapping[str, dict[str, Any]],
-    pairs: Sequence[tuple[str, str]],
+    head: HeadPredictions,
     *,
     names: Names,
     unit: str,
     summary: Summary,
 ) -> Path:
-    """Write the confusions of several models that share a test, and their page; return the path of the page.
+    """Write the page of several models that share a test, with their outputs together; return its path.
 
     Args:
         results: of all models, then of each, by their titles; as of everest.project.
-        pairs: the true and the predicted class of each video or window.
-        names: of the classes, in the order of the matrix.
+        head: the labels and outputs of all of them.
+        names: of the classes.
     """
+    together = next(iter(results.values()))
+    metric = together["metric"]
     documents = {
-        title: {"top1": each["top1"], "chance_top1": each["chance"], "intervals": {"top1": each["interval"]}}
+        title: {
+            metric: each[metric],
+            METRICS[metric].chance or "": each["chance"],
+            "intervals": {metric: each["interval"]},
+        }
         for title, each in results.items()
     }
-    together = next(iter(results.values()))
-    numbers = {name: number for number, name in enumerate(names)}
-    labels, predicted = np.array([(numbers[label], numbers[output]) for label, output in pairs]).T
-    head = {"name": "", "task": "single-label", "num_classes": len(names), "classes": [], "mistakes": None}
-    plot = folder / f"{PLOTS['single-label']}.png"
-    head |= _confusion_values(plot, labels, predicted, names, unit=unit)
     return _write_page(
         folder,
         title="Evaluation of all folds",
         views="",
         metrics=[row for title, document in documents.items() for row in metric_rows(document, title)],
-        num_videos=len(pairs),
+        num_videos=len(head.labels),
         num_groups=together["groups"],
         unit=unit,
         facts=[
-            (f"{unit}s", f"{len(pairs)}, from {counted(together['groups'], 'group')}"),
+            (f"{unit}s", f"{len(head.labels)}, from {counted(together['groups'], 'group')}"),
             ("skipped (unreadable)", str(together["skipped"])),
         ],
-        heads=[head],
+        heads=[_head_values(folder, head, names, None, unit=unit)],
         skipped=[],
         summary=summary,
     )
@@ -167,13 +168,15 @@ def _write_page(
 def _head_values(
     folder: Path,
     head: HeadPredictions,
-    videos: Names,
     names: Names,
-    frames_of: Callable[[str], str],
+    video_of: Callable[[int], tuple[str, str]] | None,
     *,
     unit: str,
 ) -> Mapping[str, Any]:
-    """Write the plot of a head, and return the values of its part of the page."""
+    """Write the plot of a head, and return the values of its part of the page.
+
+    `video_of` gives the name and the frames of a video by its number; None: wrong videos are not shown.
+    """
     name = head.head.name
     task = head.task
     suffix = f"-{quote(name, safe='')[:200]}" if name else ""  # a file name has up to 255 bytes
@@ -186,10 +189,12 @@ def _head_values(
         plotted = _confusion_values(plot, head.labels, head.means.argmax(axis=1), names, unit=unit)
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
-    mistakes = [
-        (videos[number], label, predicted, frames_of(videos[number]))
-        for number, label, predicted in worst_videos(head, names)
-    ]
+    mistakes = None
+    if video_of is not None:
+        mistakes = []
+        for number, label, predicted in worst_videos(head, names):
+            video, frames = video_of(number)
+            mistakes.append((video, label, predicted, frames))
     shown = {"name": name, "task": task, "classes": rows, "num_classes": len(rows), "mistakes": mistakes}
     return shown | plotted
 

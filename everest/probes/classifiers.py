@@ -1,4 +1,4 @@
-"""Classifiers of features: k-NN, a linear model, and attention over tokens; and what nearest videos share.
+"""Classifiers of features: k-NN, and attention over tokens; and what nearest videos share.
 
 The classifiers take features (N, D) of the training videos, their labels and the features (M, D) of the test
 videos, and return outputs (M, C).
@@ -9,19 +9,13 @@ N training videos, M test videos, or of a gallery, K tokens per video or neighbo
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedGroupKFold
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import normalize
 from timm.layers.attention_pool import AttentionPoolLatent
 from torch import nn
 
@@ -38,17 +32,6 @@ NEIGHBORS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently th
 TEMPERATURE: Final = 0.07  # DINO, appendix F.1
 RETRIEVED: Final = 10  # heuristic: videos that a search shows
 SIMILARITY_ROWS: Final = 1024  # of the similarities at once; heuristic: 80 MB for 10,000 videos
-
-STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn's C = 1 / weight decay
-VIDEOS_PER_HELD_OUT: Final = 5  # heuristic: one in five videos of each class selects the strength
-_LOGISTIC: Final = LogisticRegression(max_iter=2000)  # of L-BFGS
-# By task: the linear model, the values of its setting for each strength, and the score that chooses one.
-LINEAR_MODELS: Final[dict[str, tuple[Any, dict[str, Sequence[float]], str]]] = {
-    "single-label": (_LOGISTIC, {"model__C": STRENGTHS}, "accuracy"),
-    MULTI_LABEL: (OneVsRestClassifier(_LOGISTIC), {"model__estimator__C": STRENGTHS}, "average_precision"),
-    "regression": (Ridge(), {"model__alpha": [1 / value for value in STRENGTHS]}, "neg_mean_absolute_error"),
-}
-FOLDS: Final = 5  # heuristic
 
 ATTENTIVE_EPOCHS: Final = 20  # V-JEPA
 ATTENTIVE_STEPS: Final = 300  # heuristic: a small set gets more epochs
@@ -159,81 +142,6 @@ def _nearest(
         nearest.append(np.argsort(-similarity, axis=1, kind="stable")[:, :count])
         cosines.append(np.take_along_axis(similarity, nearest[-1], axis=1))
     return np.concatenate(nearest), np.concatenate(cosines)
-
-
-def linear(
-    features: Floats,
-    labels: Labels,
-    test: Floats,
-    head: Head,
-    *,
-    seed: int,
-    chosen_on: NDArray[np.bool_] | None = None,
-) -> Floats:
-    """Fit a linear model of standardized features: logistic regression, or ridge regression of numbers.
-
-    Its strength is the best one on a held-out part of the training videos, the smallest of equal ones: by
-    accuracy, mean average precision or mean absolute error. Then it is fitted on all training videos. Where a
-    part cannot be held out, or does not leave two classes, the strength is sklearn's default.
-
-    Args:
-        seed: of the draw of the held-out part.
-        chosen_on: the held-out part, (N,); None: it is drawn.
-    """
-    strata = labels if head.task == "single-label" else np.zeros(len(labels), dtype=np.int64)
-    held = held_out(strata, seed) if chosen_on is None else chosen_on
-    can_choose = held.any() and not held.all()
-    if head.task == MULTI_LABEL:
-        can_choose = can_choose and labels[held].any()
-    elif head.task == "single-label":
-        can_choose = can_choose and len(np.unique(labels[~held])) > 1
-    estimator, strengths, score = LINEAR_MODELS[head.task]
-    model: Any = Pipeline([("scaler", StandardScaler()), ("model", clone(estimator))])
-    if can_choose:
-        model = GridSearchCV(model, strengths, scoring=score, cv=PredefinedSplit(np.where(held, 0, -1)))
-    with warnings.catch_warnings():
-        # Of the strongest models on few videos, which may not converge, and of classes of no videos.
-        warnings.simplefilter("ignore", UserWarning)
-        model.fit(features, labels)
-    if head.task == "regression":
-        return model.predict(test).reshape(-1, 1).astype(np.float32)
-    probabilities = model.predict_proba(test)
-    if head.task == MULTI_LABEL:  # of a single class, sklearn has its absence, too, in the first column
-        return probabilities[:, -head.outputs :].astype(np.float32)
-    outputs = np.zeros((len(test), head.outputs), dtype=np.float32)
-    outputs[:, model.classes_] = probabilities  # a class may have no training video
-    return outputs
-
-
-def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Return (N,): a fifth of each class, at least one video, and none of a class with a single video."""
-    rng = np.random.default_rng(seed)
-    held = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        videos = rng.permutation(np.flatnonzero(labels == label))
-        if len(videos) > 1:
-            held[videos[: max(len(videos) // VIDEOS_PER_HELD_OUT, 1)]] = True
-    return held
-
-
-def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
-    """The accuracy in percent of logistic regression, in up to five folds that divide no source.
-
-    None if a class has a single source, or the videos for fitting have one class.
-    """
-    features, labels, sources = known
-    folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
-    if folds < 2:
-        return None
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    head = Head(outputs=num_classes)
-    correct = 0
-    for fitted, tested in splitter.split(features, labels, sources):
-        if len(np.unique(labels[fitted])) < 2:
-            return None
-        probabilities = linear(features[fitted], labels[fitted], features[tested], head, seed=seed)
-        correct += int((probabilities.argmax(axis=1) == labels[tested]).sum())
-    return 100 * correct / len(labels)
 
 
 def attentive(

@@ -42,7 +42,6 @@ from everest.models.views import ViewModel
 from everest.probes.classifiers import (
     Floats,
     LabeledFeatures,
-    cross_validated,
     leave_one_out,
     precision_of_nearest,
 )
@@ -56,6 +55,7 @@ from everest.probes.collapse import (
     probed_steps,
     rank_me,
 )
+from everest.probes.linear import cross_validated
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.weights import full_tensor

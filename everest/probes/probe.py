@@ -41,10 +41,10 @@ from everest.probes.classifiers import (
     Labels,
     attentive,
     class_and_group,
-    linear,
     nearest_neighbors,
     precision_of_nearest,
 )
+from everest.probes.linear import linear
 from everest.system.events import Report, notice
 
 ATTENTIVE: Final = "attentive"  # the probe of tokens; the others are of pooled features

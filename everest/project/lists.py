@@ -101,7 +101,7 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
     paths: dict[str, Any] = videos.write(lists, folder)
     section = data_section(str(videos.root), **paths, pretrain=request.unlabeled)
     groups = len(videos.groups)
-    may_fold = request.folds is None and videos.task == "single-label" and groups >= FEWEST_FOLDS
+    may_fold = request.folds is None and groups >= FEWEST_FOLDS
     return ProjectLists(
         section=with_task(section, videos.task)[0],
         folds=folds,
@@ -121,8 +121,6 @@ def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
     if len(labels) < 2:
         problem = "all readable videos have the same label" if labels else "no labeled video can be read"
         raise DataError(f"{request.videos}: {problem}; two classes or more are needed")
-    if request.folds is not None and videos.task != "single-label":
-        raise RecipeError(f"--folds: needs one class per video, but the task is {videos.task}; omit it")
     groups = len(videos.groups)
     if groups >= (request.folds or 2):
         return

@@ -1,177 +1,117 @@
-"""The test of a project: metrics next to baselines, timelines of recordings, all folds together.
+"""The test of a project: the delivered model and the other candidates, timelines of recordings, all folds.
 
-N videos, B clips, C channels, T frames, H W pixels, P places of an image, V test videos.
+V test videos, C outputs.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from everest import functions
 from everest.annotations.bout import Bouts
-from everest.checkpoints.describe import load_model
-from everest.config.heads import MEASURED_BY, MULTI_LABEL
-from everest.data.recipe_clips import evaluation_clips, labeled_samples
-from everest.data.views import ClipFormat
+from everest.config.heads import MEASURED_BY, Head
+from everest.data.recipe_clips import evaluation_clips
 from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules
+from everest.inference.model import OpenedModel
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
-from everest.lists.labels import read_class_names
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
-from everest.metrics.head_metrics import metrics_of
+from everest.metrics.head_metrics import HEAD_METRICS, chance_of, metrics_of
 from everest.metrics.intervals import bootstrap
 from everest.metrics.names import METRICS
-from everest.metrics.predicted import Predictions, label_array, write_predictions
-from everest.models.classifier import VideoClassifier
-from everest.models.spec import classifier_spec
+from everest.metrics.predicted import HeadPredictions, Predictions, write_predictions
+from everest.models.classifier import Classifier
 from everest.prepare.windows import read_bouts
-from everest.probes.classifiers import linear
-from everest.probes.probe import difference_image
+from everest.project.candidates import IMAGES, MEAN, Candidate, Choice
 from everest.project.request import REPORT, Project, write_document
-from everest.project.result import F1_KEY, MeasuredTest, TestedVideo, TimelineScores, read_outputs
-from everest.system.accelerator import make_accelerator, runtime_of
-from everest.system.events import Report, heading, notice, silent
+from everest.project.result import (
+    DELIVERED,
+    F1_KEY,
+    CandidateTest,
+    MeasuredTest,
+    TestOutputs,
+    TimelineScores,
+)
+from everest.system.events import Report, heading, silent
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS
-from everest.video.stream import VideoError
 
-SIDE: Final = 16  # rows and columns of an image
 PREDICTIONS: Final = "predictions.csv"
-LINEAR: Final = "linear.csv"  # the predictions of the linear model
-OUTPUTS: Final = "outputs.json"  # of both, for the pooling of folds
+LINEAR: Final = "linear.csv"  # the predictions of the linear model on small images
+OUTPUTS: Final = "outputs.json"  # of all candidates, for the pooling of folds
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
+Summarize = Callable[[MeasuredTest], Summary]  # the beginning of the page of a test
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the validation recordings
 
 
-Summarize = Callable[[MeasuredTest], Summary]  # the beginning of the page of a test
-
-
-def pool_folds(
-    project: Project,
-    fold_results: Sequence[MeasuredTest],
+def measure_candidates(
+    model: Classifier,
+    candidates: Sequence[Candidate],
+    choice: Choice,
+    samples: Sequence[Sample],
     folder: Path,
-    checkpoint: Path,
+    project: Project,
     summarize: Summarize,
     report: Report,
 ) -> MeasuredTest:
-    """The test of all folds together, with the checkpoint that learned from all videos; writes its page."""
-    report_folder = folder / REPORT
-    fold_folders = [folder / FOLDS / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
-    tested = [video for path in fold_folders for video in read_outputs(path / OUTPUTS)]
-    sizes = [result.videos for result in fold_results]
-    if len(tested) != sum(sizes):
-        raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
-    names = _class_names(project, tested)
-    groups = [video.group for video in tested]
-    right = np.array([video.predicted == video.label for video in tested], dtype=np.float64)  # (V,)
-    interval = bootstrap(lambda counts: {"": float(np.average(right, weights=counts))}, groups)[""]
-    ((frequent, most),) = Counter(video.label for video in tested).most_common(1)
-    linear = [result.linear_pixels for result in fold_results if result.linear_pixels is not None]
-    is_compared = len(linear) == len(fold_results)
-    timelines = None
-    if project.request.annotations:  # each smoothed as in its fold
-        smooth = [result.timelines.smooth for result in fold_results if result.timelines]
-        parts = zip((Timelines.load(path / TIMELINE) for path in fold_folders), smooth, strict=True)
-        timelines = _scored([*parts], project, report_folder, report)
-    pooled = MeasuredTest(
-        metric="top1",
-        value=round(100 * float(right.mean()), 4),
-        interval=[round(100 * end, 4) for end in interval],
-        chance=fold_results[0].chance,
-        majority=round(100 * most / len(tested), 4),
-        majority_class=names[int(frequent)],
-        linear_pixels=round(float(np.average(linear, weights=sizes)), 4) if is_compared else None,
-        difference=_difference(tested, "top1") if is_compared else None,
-        videos=len(tested),
-        groups=len(set(groups)),
-        skipped=sum(result.skipped for result in fold_results),
-        report=str(report_folder / PAGE),
-        checkpoint=str(checkpoint),
-        timelines=timelines,
-        folds=fold_results,
-    )
-    results = {f"fold {number}": result.dump() for number, result in enumerate(fold_results, start=1)}
-    write_pooled_page(
-        report_folder,
-        {"all folds": pooled.dump(), **results},
-        [(names[int(video.label)], names[int(video.predicted)]) for video in tested],
-        names=list(names.values()),
-        unit="window" if project.request.annotations else "video",
-        summary=summarize(pooled),
-    )
-    return pooled
-
-
-def _class_names(project: Project, tested: Sequence[TestedVideo]) -> dict[int, str]:
-    """The names of the classes by their indices, in their order; without names, the indices that occur."""
-    classes = project.section.get("classes")
-    if classes is not None:
-        return dict(enumerate(read_class_names(Path(project.section["root"]) / classes)))
-    used = {int(index) for video in tested for index in (video.label, video.predicted)}
-    return {index: str(index) for index in sorted(used)}
-
-
-def measure_run(
-    run: Path, folder: Path, project: Project, summarize: Summarize, report: Report
-) -> MeasuredTest:
-    """Evaluate a run on its test list, and a linear model next to it; writes the report into `folder`.
+    """Evaluate the chosen candidate on the test list, with the others next to it; writes into DIR/report.
 
     The timelines of annotated recordings are measured, too.
+
+    Args:
+        model: of the chosen candidate.
+        samples: of the test list.
     """
-    model = load_model(run)
     report_folder = folder / REPORT
-    assert isinstance(model, VideoClassifier)
-    train = model.recipe.train
-    accelerator = make_accelerator(train.precision, tf32=train.tf32, cpu=not torch.cuda.is_available())
+    report(heading(f"test of the best candidate, {choice.name}"))
     evaluation, predictions = evaluate_classifier(
         model,
-        classifier_spec(model.recipe, model.heads),
+        model.spec,
         model.recipe,
-        runtime_of(accelerator),
+        OpenedModel.of(model).runtime,
         report=report,
         files=EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True),
     )
-    metric = MEASURED_BY[model.heads[0].task]
-    interval = evaluation.get("intervals", {}).get(metric)
-    majority = evaluation.get("majority_top1")
-    frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
-    report(heading("a linear model on small images, to compare with"))
-    baseline = linear_pixels(model, report)
-    (report_folder / LINEAR).unlink(missing_ok=True)  # of an earlier project
+    (head,) = model.heads
+    by_video = {each.name: each.predict(samples) for each in candidates}
+    if choice.mean_of:
+        first, second = (by_video[name] for name in choice.mean_of)
+        both = [video for video in first if video in second]
+        by_video[MEAN] = {video: (first[video] + second[video]) / np.float32(2) for video in both}
+    by_video[DELIVERED] = dict(zip(predictions.videos, predictions.outputs.mean(axis=1), strict=True))
+    tested = [sample for sample in samples if all(sample.video_id in rows for rows in by_video.values())]
+    outputs = TestOutputs(
+        videos=[sample.video_id for sample in tested],
+        groups=[sample.source for sample in tested],
+        labels=[sample.labels[0] for sample in tested],
+        outputs={
+            name: [rows[sample.video_id].tolist() for sample in tested] for name, rows in by_video.items()
+        },
+    )
+    write_document(report_folder / OUTPUTS, asdict(outputs))
     classes = Classes(heads=model.heads, names=model.class_names)
-    if baseline is not None:
-        write_predictions(report_folder / LINEAR, baseline, classes)
-    difference = None
-    if model.heads[0].task != MULTI_LABEL:
-        tested = _tested_videos(predictions, baseline)
-        write_document(report_folder / OUTPUTS, {"videos": tested})
-        difference = _difference(tested, metric)
+    write_predictions(report_folder / LINEAR, outputs.predictions(IMAGES, head), classes)
+    frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
+    metric = MEASURED_BY[head.task]
+    interval = evaluation.get("intervals", {}).get(metric)
     test = MeasuredTest(
-        metric=metric,
+        **measured_outputs(outputs, head, choice),
         value=evaluation[metric],
         interval=None if interval is None or None in interval else interval,
-        chance=evaluation[METRICS[metric].chance or ""],
-        majority=majority,
-        majority_class=None if majority is None else frequent["name"],
-        linear_pixels=None if baseline is None else metrics_of(baseline)[metric],
-        difference=difference,
+        majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "checkpoint")},
         report=str(report_folder / PAGE),
         timelines=score_recordings(model, project, report_folder, report),
@@ -181,92 +121,125 @@ def measure_run(
     return test
 
 
-def _tested_videos(predictions: Predictions, baseline: Predictions | None) -> list[TestedVideo]:
-    """The test videos of a head that has one output for each of them."""
-    linear = {} if baseline is None else dict(zip(baseline.videos, _outputs(baseline), strict=True))
-    (head,) = predictions.by_head().values()
-    labels = head.labels.tolist()
-    rows = zip(predictions.videos, predictions.groups, labels, _outputs(predictions), strict=True)
-    return [TestedVideo(group, label, output, linear.get(video)) for video, group, label, output in rows]
+def measured_outputs(outputs: TestOutputs, head: Head, choice: Choice) -> dict[str, Any]:
+    """The fields of a MeasuredTest that follow from the outputs of all candidates."""
+    metric = MEASURED_BY[head.task]
+    names = [name for name in outputs.outputs if name != DELIVERED]
+    several = len(set(outputs.groups)) > 1
+    tests = {}
+    for name in names:
+        values = metrics_of(outputs.predictions(name, head), intervals=several)
+        interval = values.get("intervals", {}).get(metric)
+        tests[name] = CandidateTest(
+            name=name,
+            metric=metric,
+            validation=choice.validation.get(name),
+            test=values[metric],
+            interval=None if interval is None or None in interval else interval,
+        )
+    delivered = outputs.predictions(DELIVERED, head)
+    chance = METRICS[metric].chance or ""
+    return {
+        "metric": metric,
+        "chance": chance_of(metric, (head,), delivered.labels),
+        "majority": chance_of("majority_top1", (head,), delivered.labels),
+        "linear_pixels": tests[IMAGES].test if IMAGES in tests else None,
+        "difference": _difference(outputs, head) if IMAGES in tests and several and chance else None,
+        "candidates": list(tests.values()),
+        "chosen": choice.name,
+        "reason": choice.reason,
+    }
 
 
-def _outputs(predictions: Predictions) -> list[float]:
-    """The most likely class of each video, or its number."""
-    (head,) = predictions.by_head().values()
-    outputs = head.means[:, 0] if head.task == "regression" else head.means.argmax(axis=1)
-    return outputs.tolist()
-
-
-def _difference(tested: Sequence[TestedVideo], metric: str) -> list[float] | None:
-    """The 95 % interval of how far the model is above the linear model in the metric of a video.
-
-    None for a single group of videos that have both outputs.
-    """
-    compared = [video for video in tested if video.linear is not None]
-    groups = [video.group for video in compared]
-    if len(set(groups)) < 2:
+def _difference(outputs: TestOutputs, head: Head) -> list[float] | None:
+    """The 95 % interval of how far the delivered model is above the linear model on small images."""
+    metric = MEASURED_BY[head.task]
+    delivered, linear = (_metric_function(outputs.predictions(name, head)) for name in (DELIVERED, IMAGES))
+    ends = bootstrap(
+        lambda counts: {"": delivered(counts)[metric] - linear(counts)[metric]}, outputs.groups, shares=False
+    )[""]
+    if any(map(np.isnan, ends)):
         return None
-    labels, model, linear = np.array([video[1:] for video in compared], dtype=np.float64).T  # (V,) each
-    if metric == "top1":
-        values = np.equal(model, labels) * 1.0 - np.equal(linear, labels)
-    else:
-        values = np.abs(model - labels) - np.abs(linear - labels)
-    ends = bootstrap(lambda counts: {"": float(np.average(values, weights=counts))}, groups, shares=False)[""]
     return [round(100 * end if METRICS[metric].percent else end, 4) for end in ends]
 
 
-def linear_pixels(model: VideoClassifier, report: Report) -> Predictions | None:
-    """The test of a linear model of the mean image and the mean change of the middle clip of each video.
+def _metric_function(predictions: Predictions) -> Any:
+    part: HeadPredictions = predictions.by_head()[""]
+    return HEAD_METRICS[part.task](part)
 
-    Its strength is chosen on the validation list, if there is one; it then learns from both lists. None if
-    all readable videos have one class.
+
+def pooled_outputs(folder: Path, fold_results: Sequence[MeasuredTest]) -> TestOutputs:
+    """The outputs of the candidates of all folds for their test videos."""
+    parts = [TestOutputs.read(path / OUTPUTS) for path in _fold_reports(folder, fold_results)]
+    outputs = TestOutputs.joined(parts)
+    if len(outputs.videos) != sum(result.videos for result in fold_results):
+        raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
+    return outputs
+
+
+def _fold_reports(folder: Path, fold_results: Sequence[MeasuredTest]) -> list[Path]:
+    return [folder / FOLDS / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
+
+
+def pool_folds(
+    model: Classifier,
+    choice: Choice,
+    outputs: TestOutputs,
+    fold_results: Sequence[MeasuredTest],
+    folder: Path,
+    project: Project,
+    summarize: Summarize,
+    report: Report,
+) -> MeasuredTest:
+    """The test of all folds together, with the chosen model, which learned from all videos; writes its page.
+
+    Args:
+        outputs: see `pooled_outputs`.
     """
-    recipe = model.recipe
     (head,) = model.heads
-    train, test, classes = labeled_samples(recipe)
-    val: Sequence[Sample] = ()
-    if recipe.data.val is not None:
-        val = read_source(recipe.data, "val", labeled=True, classes=classes).samples
-    learned, chosen_on, tested = (_images(samples, model.clip, report) for samples in (train, val, test))
-    learned |= chosen_on
-    labels = label_array([sample.labels[0] for sample in learned], head)
-    if not tested or len(np.unique(labels, axis=0)) < 2:
-        return None
-    outputs = linear(
-        np.stack(list(learned.values())),
-        labels,
-        np.stack(list(tested.values())),
-        head,
-        seed=recipe.train.seed,
-        chosen_on=np.array([sample in chosen_on for sample in learned]) if chosen_on else None,
+    classes = Classes(heads=model.heads, names=model.class_names)
+    report_folder = folder / REPORT
+    timelines = None
+    if project.request.annotations:  # each smoothed as in its fold
+        smooth = [result.timelines.smooth for result in fold_results if result.timelines]
+        saved = [Timelines.load(path / TIMELINE) for path in _fold_reports(folder, fold_results)]
+        parts = zip(saved, smooth, strict=True)
+        timelines = _scored([*parts], project, report_folder, report)
+    delivered = outputs.predictions(DELIVERED, head)
+    metrics = metrics_of(delivered, intervals=True)
+    metric = MEASURED_BY[head.task]
+    (part,) = delivered.by_head().values()
+    frequent = None
+    if head.task == "single-label":
+        frequent = classes.name(int(np.bincount(part.labels).argmax()))
+    interval = metrics["intervals"][metric]
+    pooled = MeasuredTest(
+        **measured_outputs(outputs, head, choice),
+        value=metrics[metric],
+        interval=None if None in interval else interval,
+        majority_class=frequent,
+        videos=len(outputs.videos),
+        groups=len(set(outputs.groups)),
+        skipped=sum(result.skipped for result in fold_results),
+        report=str(report_folder / PAGE),
+        checkpoint=str(model.file),
+        timelines=timelines,
+        folds=fold_results,
     )
-    return Predictions(
-        videos=[sample.video_id for sample in tested],
-        labels=[sample.labels for sample in tested],
-        outputs=outputs[:, None],
-        skipped=[],
-        heads=(head,),
-        groups=[sample.source for sample in tested],
+    results = {f"fold {number}": result.dump() for number, result in enumerate(fold_results, start=1)}
+    write_pooled_page(
+        report_folder,
+        {"all folds": pooled.dump(), **results},
+        part,
+        names=classes.of_head(head),
+        unit="window" if project.request.annotations else "video",
+        summary=summarize(pooled),
     )
-
-
-def _images(samples: Sequence[Sample], clip: ClipFormat, report: Report) -> dict[Sample, NDArray[np.float32]]:
-    """The images (2 P) of each readable video: its mean, and its mean change from frame to frame."""
-    images = {}
-    for number, sample in enumerate(samples, start=1):
-        try:
-            frames = clip.read(sample)[None]  # (1, C, T, H, W) uint8
-        except VideoError as error:
-            report(notice(f"skipped {error}"))
-            continue
-        mean = F.adaptive_avg_pool2d(frames.float().mean(dim=(1, 2)), SIDE).flatten(1)
-        images[sample] = torch.cat([mean, difference_image(frames, SIDE)], dim=1)[0].numpy()
-        report({"event": "video", "done": number, "videos": len(samples)})
-    return images
+    return pooled
 
 
 def score_recordings(
-    model: VideoClassifier, project: Project, report_folder: Path, report: Report
+    model: Classifier, project: Project, report_folder: Path, report: Report
 ) -> TimelineScores | None:
     """Predict the recordings of the test list, and score them; writes their timelines and a figure.
 
@@ -318,7 +291,7 @@ def labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
     return read_bouts(annotations, paths, silent, whose=project.request.whose).bouts
 
 
-def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:
+def _timelines(model: Classifier, key: str, window: float, report: Report) -> Timelines:
     """The timelines of the recordings of a list."""
     samples = read_source(model.recipe.data, key, labeled=False).samples
     paths = list(dict.fromkeys(sample.path for sample in samples))

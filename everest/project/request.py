@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import torch
 from pydantic import InstanceOf, TypeAdapter
 
 from everest.annotations.observers import WhoseBouts
@@ -18,14 +20,15 @@ from everest.config.recipe import check_overrides
 from everest.config.recipe_files import RecipeFile
 from everest.errors import DataError, RecipeError, UserError, differing
 from everest.lists.sources import LIST_FILES
-from everest.system.files import IN_USE_FIX, check_new_folder, refuse_inputs, write_text
+from everest.system.files import IN_USE_FIX, UNFINISHED, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
-from everest.system.run_folder import ENVIRONMENT, FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
+from everest.system.run_folder import ENVIRONMENT, FINETUNE, FOLDS, MODEL, PROJECT, RECIPE, WEIGHTS, RunFolder
 from everest.system.text import json_text, read_own_json, reading_own, validated
 
 RESULT: Final = "result.json"
 LISTS: Final = "lists"
 PRETRAIN: Final = "pretrain"
+FEATURES: Final = f".features{UNFINISHED}"  # of the linear candidates, until the project is finished
 REPORT: Final = "report"
 WINDOWS: Final = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
@@ -42,6 +45,9 @@ SUGGESTED: Final = RecipeFile(
 FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
 
 
+ModelChoice = Literal["auto", "network", "linear"]  # auto: the best candidate by validation
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What was asked for; paths are absolute."""
@@ -56,7 +62,15 @@ class Request:
     task: Task | None = None
     folds: int | None = None
     hours: float | None = None
+    model: ModelChoice = "auto"
     overrides: list[str] = field(default_factory=list)
+
+    @property
+    def trains_network(self) -> bool:
+        """Whether a network is a candidate: not from weights on a CPU, which takes hours, unless asked."""
+        if self.model != "auto":
+            return self.model == "network"
+        return self.init is None or self.hours is not None or torch.cuda.is_available()
 
     @property
     def whose(self) -> WhoseBouts:
@@ -191,7 +205,7 @@ def tested_before(folder: Path) -> list[str]:
 
 
 def clear(folder: Path) -> None:
-    """Remove the results, runs and lists of a project; a user's own files and folders stay.
+    """Remove the results, models, runs and lists of a project; a user's own files and folders stay.
 
     The next report replaces the last one. The request stays: without it, the folder is no project.
     """
@@ -203,13 +217,22 @@ def clear(folder: Path) -> None:
         file.unlink(missing_ok=True)
     for run in runs:
         run.clear()
+    shutil.rmtree(folder / FEATURES, ignore_errors=True)
     files = [
+        *(folder / MODEL / name for name in (WEIGHTS, RECIPE)),
         *(run.path / ENVIRONMENT for run in runs),
         *(path / name for path in lists for name in LIST_NAMES),
     ]
     for file in (*files, folder / RECIPE):
         file.unlink(missing_ok=True)
-    made = [folder / FOLDS, *folds, *lists, *(run.path for run in runs), *(run.state for run in runs)]
+    made = [
+        folder / MODEL,
+        folder / FOLDS,
+        *folds,
+        *lists,
+        *(run.path for run in runs),
+        *(run.state for run in runs),
+    ]
     for path in sorted(made, reverse=True):
         if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
+import numpy as np
 from pydantic import InstanceOf, TypeAdapter
 
+from everest.config.heads import Head
+from everest.metrics.predicted import Predictions
 from everest.system.files import IN_USE_FIX
 from everest.system.text import read_own_json, reading_own, validated
 
 F1_KEY: Final = "f1@50"  # in documents
+DELIVERED: Final = "delivered"  # the outputs of the model that was chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,17 @@ class TimelineScores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CandidateTest:
+    """How good a candidate is, in the metric of the task."""
+
+    name: str
+    metric: str
+    validation: float | None  # on videos that no candidate has learned from; of folds their mean
+    test: float | None  # of the center views; None: it was not made for all folds
+    interval: list[float] | None  # 95 %, of the test
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasuredTest:
     """The test of a model, or of the models of all folds; of classes in percent.
 
@@ -50,7 +65,10 @@ class MeasuredTest:
     majority: float | None
     majority_class: str | None
     linear_pixels: float | None
-    difference: list[float] | None  # 95 % interval of the difference from the linear model, by video
+    difference: list[float] | None  # 95 % interval of the difference from the linear model
+    candidates: list[CandidateTest]
+    chosen: str  # the name of the candidate that is delivered
+    reason: str  # why
     videos: int
     groups: int
     skipped: int
@@ -86,6 +104,7 @@ class MeasuredTest:
             del document[name]
         if self.timelines is not None:
             document |= self.timelines.dump()
+        document["candidates"] = list(map(asdict, self.candidates))
         if self.folds:
             document["folds"] = [fold.dump() for fold in self.folds]
         return document
@@ -102,16 +121,39 @@ class ProjectResult(MeasuredTest):
     next: list[InstanceOf[str]]  # commands
 
 
-class TestedVideo(NamedTuple):
-    """The label of a test video beside two outputs: classes by their indices, or numbers."""
+@dataclass(frozen=True, kw_only=True)
+class TestOutputs:
+    """The outputs of every candidate for the test videos of one head, and of the model that is delivered."""
 
-    group: InstanceOf[str]
-    label: float
-    predicted: float
-    linear: float | None  # of the linear model; None: it has none
+    videos: list[InstanceOf[str]]
+    groups: list[InstanceOf[str]]
+    labels: list[Any]  # an index, the indices of several classes, or a number
+    outputs: dict[str, list[list[float]]]  # by the name of a candidate, or DELIVERED: a row for each video
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        with reading_own(path, fix=IN_USE_FIX):
+            return validated(TypeAdapter(cls), read_own_json(path, fix=IN_USE_FIX))
 
-def read_outputs(path: Path) -> list[TestedVideo]:
-    """The outputs that `measure_run` has written for single labels or numbers."""
-    with reading_own(path, fix=IN_USE_FIX):
-        return validated(TypeAdapter(list[TestedVideo]), read_own_json(path, fix=IN_USE_FIX)["videos"])
+    @classmethod
+    def joined(cls, parts: Sequence[TestOutputs]) -> TestOutputs:
+        """The outputs of the folds together; of the candidates that all of them have."""
+        names = [name for name in parts[0].outputs if all(name in part.outputs for part in parts)]
+        return cls(
+            videos=[video for part in parts for video in part.videos],
+            groups=[group for part in parts for group in part.groups],
+            labels=[label for part in parts for label in part.labels],
+            outputs={name: [row for part in parts for row in part.outputs[name]] for name in names},
+        )
+
+    def predictions(self, name: str, head: Head) -> Predictions:
+        """The outputs of a candidate, beside the labels."""
+        labels = [(tuple(label) if isinstance(label, list) else label,) for label in self.labels]
+        return Predictions(
+            videos=self.videos,
+            labels=labels,
+            outputs=np.array(self.outputs[name], dtype=np.float32)[:, None],  # (V, 1, C)
+            skipped=[],
+            heads=(head,),
+            groups=self.groups,
+        )

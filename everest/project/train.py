@@ -23,14 +23,17 @@ from everest.evaluation.page import PAGE, Summary
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
 from everest.lists.sources import read_source
+from everest.project.candidates import seconds_per_clip
+from everest.project.comparison import Comparison
 from everest.project.lists import STEP, make_lists
-from everest.project.measure import OUTPUTS, measure_run, pool_folds
+from everest.project.measure import OUTPUTS, measure_candidates, pool_folds, pooled_outputs
 from everest.project.request import (
     LISTS,
     PRETRAIN,
     REPORT,
     RESULT,
     TESTED,
+    ModelChoice,
     Project,
     ProjectLists,
     Request,
@@ -56,7 +59,7 @@ from everest.system.files import (
 from everest.system.hub import absolute_name
 from everest.system.locks import sole_writer
 from everest.system.restored import restored_process
-from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
+from everest.system.run_folder import FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
 from everest.system.text import json_text
 
@@ -81,6 +84,7 @@ def train(
     task: Task | None = None,
     folds: int | None = None,
     hours: float | None = None,
+    model: ModelChoice = "auto",
     overrides: Sequence[str] = (),
     overwrite: bool = False,
     dry_run: bool = False,
@@ -106,6 +110,7 @@ def train(
         task: single-label, multi-label or regression; None: as the labels show.
         folds: leave each of so many parts of the groups out in turn; the last model learns from all videos.
         hours: about so many in all, with validations and tests, by the speed measured on this machine.
+        model: what to deliver: the best candidate by validation (auto), the network, or a linear model.
         overrides: `section.key=value` texts, which win over the suggested recipe.
         overwrite: replace the project in `output`.
         dry_run: only make the plan, and write nothing.
@@ -127,6 +132,7 @@ def train(
         task=task,
         folds=folds,
         hours=hours,
+        model=model,
         overrides=with_warmup(overrides),
     )
     started = monotonic()
@@ -169,7 +175,9 @@ def _make_plan(
         output=folder / RECIPE,
         overrides=request.overrides,
         init=request.init,
-    ).timed()
+    )
+    if request.trains_network:
+        suggestion = suggestion.timed()
     data = suggestion.recipe.data
     train = read_source(data, "train", labeled=True)
     classes = Classes.of(train, data)
@@ -178,10 +186,16 @@ def _make_plan(
         if getattr(data, key) is not None:
             samples[key] = read_source(data, key, labeled=True, classes=classes).samples
     sizes = {key: len(listed) for key, listed in samples.items()}
+    if not request.trains_network:
+        clips = sum(sizes.values()) + sizes.get("test", 0)  # all for their features, tests by the model
+        seconds = clips * seconds_per_clip(suggestion.recipe, classes)
+        document = plan_document(lists, suggestion, samples, classes, (seconds, 0.0), trains_network=False)
+        return lists, suggestion.text, document
     if request.hours is not None:
         suggestion = _within_hours(request.hours, suggestion, sizes, lists, report)
     seconds = _all_seconds(suggestion, sizes, lists)
-    return lists, suggestion.text, plan_document(lists, suggestion, samples, classes, seconds)
+    document = plan_document(lists, suggestion, samples, classes, seconds, trains_network=True)
+    return lists, suggestion.text, document
 
 
 def _within_hours(
@@ -266,7 +280,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
         return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
-    init: str | Path | None = project.request.init
+    init = project.request.init
 
     def run_stage(stage: Callable[..., Path], output: Path, fold: Sequence[str] = ()) -> Path:
         return stage(
@@ -280,23 +294,33 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
 
     if project.request.unlabeled is not None:
         report(heading("pre-training"))
-        init = run_stage(stages.pretrain, folder / PRETRAIN)
-    finetune = partial(run_stage, stages.finetune)
-    fold_results = _train_folds(project, folder, finetune, report)
-    report(heading("fine-tuning on all videos" if fold_results else "fine-tuning"))
-    run = RunFolder(finetune(folder / FINETUNE))
+        init = str(run_stage(stages.pretrain, folder / PRETRAIN))
+    comparison = Comparison(
+        project=project,
+        folder=folder,
+        init=init,
+        finetune=partial(run_stage, stages.finetune),
+        report=report,
+    )
     verdict = partial(judge, possible_folds=project.possible_folds)
-    pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
+    with comparison.reading_features():
+        fold_results = _train_folds(project, folder, comparison, report)
+        pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
 
-    def summarize(test: MeasuredTest) -> Summary:
-        return Summary([*result_lines(test), verdict(test)], pages, test.figure)
+        def summarize(test: MeasuredTest) -> Summary:
+            return Summary([*result_lines(test), verdict(test)], pages, test.figure)
 
-    if fold_results:
-        checkpoint = run.best if run.best.exists() else run.weights
-        test = pool_folds(project, fold_results, folder, checkpoint, summarize, report)
-    else:
-        test = measure_run(run.path, folder, project, summarize, report)
-    option = f"--checkpoint {shlex.quote(str(run.path))}"
+        if fold_results:
+            outputs = pooled_outputs(folder, fold_results)
+            model, choice = comparison.compare_folds(outputs)
+            comparison.save(model)
+            test = pool_folds(model, choice, outputs, fold_results, folder, project, summarize, report)
+        else:
+            model, candidates, choice = comparison.compare(folder)
+            comparison.save(model)
+            tested = comparison.samples["test"]
+            test = measure_candidates(model, candidates, choice, tested, folder, project, summarize, report)
+    option = f"--checkpoint {shlex.quote(str(folder))}"
     command = f"everest predict VIDEO {option}"
     if test.timelines is not None:
         command = f"everest timeline VIDEO {option} --smooth {test.timelines.smooth:g} --output bouts.csv"
@@ -313,9 +337,9 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
 
 
 def _train_folds(
-    project: Project, folder: Path, finetune: Callable[[Path, Sequence[str]], Path], report: Report
+    project: Project, folder: Path, comparison: Comparison, report: Report
 ) -> list[MeasuredTest]:
-    """Train and test the remaining folds, by `finetune` with their overrides; returns the tests of all."""
+    """Train and test the candidates of the remaining folds; returns the tests of all."""
     links = {"The verdict on all folds": folder / REPORT / PAGE}
 
     def summarize(title: str, test: MeasuredTest) -> Summary:
@@ -328,8 +352,13 @@ def _train_folds(
             title = f"fold {number} of {len(project.folds)}"
             report(heading(title))
             overrides = [f"data.{name}={json.dumps(path)}" for name, path in vars(lists).items()]
-            run = finetune(fold_folder / FINETUNE, overrides)
-            test = measure_run(run, fold_folder, project, partial(summarize, title), report)
+            fold = comparison.with_lists(overrides)
+            model, candidates, choice = fold.compare(fold_folder)
+            of_fold = partial(summarize, title)
+            tested = fold.samples["test"]
+            test = measure_candidates(
+                model, candidates, choice, tested, fold_folder, project, of_fold, report
+            )
             write_document(fold_folder / RESULT, test.dump())
         results.append(MeasuredTest.read(fold_folder / RESULT, fix="remove it"))
     return results

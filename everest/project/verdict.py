@@ -16,6 +16,7 @@ from everest.lists.labels import indices
 from everest.lists.sample import ListSize, Sample
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
+from everest.project.candidates import IMAGES
 from everest.project.request import ProjectLists
 from everest.project.result import MeasuredTest, ProjectResult
 from everest.suggest.suggestion import Suggestion
@@ -35,6 +36,8 @@ def plan_document(
     samples: Mapping[str, Sequence[Sample]],
     classes: Classes,
     seconds: tuple[float, float],
+    *,
+    trains_network: bool,
 ) -> dict[str, Any]:
     """The plan as `--json` has it, with its lines for people.
 
@@ -48,7 +51,8 @@ def plan_document(
     all_samples = [sample for listed in samples.values() for sample in listed]
     counts, lines = describe_samples(all_samples, classes, windows=lists.window is not None)
     data = suggestion.recipe.data
-    trainings = 1 + len(lists.folds)
+    trainings = 1 + len(lists.folds) if trains_network else 0
+    times = suggestion.times if trains_network else []
     if lists.are_given:
         names = ", ".join(getattr(data, key) for key in samples)
         lines.append(f"divided by the lists in {data.root}: {names}")
@@ -58,7 +62,11 @@ def plan_document(
         names = first_names(lists.subjects, MOST_NAMES)
         lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
     chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
-    if not chosen_on:
+    if not trains_network:
+        lines.append(
+            "candidates: linear models of features, and no network; --hours H fine-tunes one, too"
+        )
+    elif not chosen_on:
         lines.append("warning: no validation list, so the last weights are used")
     elif chosen_on < FEWEST_TO_CHOOSE:
         size = counted(chosen_on, ListSize.of(all_samples).unit)
@@ -66,7 +74,7 @@ def plan_document(
         lines.append(f"warning: the best weights are chosen on only {size}{fate}")
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total = f"all training: about {time_text(seconds[0])}{several}"
-    total += f", including {time_text(seconds[1])} for validations and tests"
+    total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
     list_lines = [f"{key}: {size}" for key, size in sizes.items()]
     if suggestion.start is not None:
         lines.append(f"starts from {suggestion.start.title}")
@@ -79,10 +87,10 @@ def plan_document(
         "window": lists.window,
         "init": None if suggestion.start is None else suggestion.start.name,
         "left_out": left_out_rows(lists.left_out),
-        "stages": [time._asdict() for time in suggestion.times],
+        "stages": [time._asdict() for time in times],
         "trainings": trainings,
         "minutes": round(seconds[0] / 60, 1),
-        "lines": [*list_lines, *lines, *map(str, suggestion.times), total],
+        "lines": [*list_lines, *lines, *map(str, times), total],
     }
 
 
@@ -126,7 +134,7 @@ def verdict_lines(result: ProjectResult) -> list[str]:
     lines = [*result_lines(result), result.judgment, took, f"page: {result.report}"]
     if result.figure is not None:
         lines.append(f"picture: {result.figure}")
-    return [*lines, f"model: {result.checkpoint}", f"next: {result.next[0]}"]
+    return [*lines, f"weights: {result.checkpoint}", f"next: {result.next[0]}"]
 
 
 def result_lines(result: MeasuredTest) -> list[str]:
@@ -143,7 +151,15 @@ def result_lines(result: MeasuredTest) -> list[str]:
     size = counted(result.videos, "test video" if result.timelines is None else "test window")
     size += f" of {counted(result.groups, 'group')}" if result.groups < result.videos else ""
     metric = f"{METRICS[result.metric].title} {value_text(result.metric, result.value)}"
+    validation = ", ".join(
+        f"{each.name} {value_text(result.metric, each.validation)}"
+        for each in result.candidates
+        if each.validation is not None
+    )
     lines = [f"{metric}{spread} on {size}", f"compare: {compared}"]
+    lines.append(
+        f"model: {result.chosen}, {result.reason}" + (f"; validation: {validation}" if validation else "")
+    )
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
         correct = f"{scores.frame_accuracy:.1f} % (most frequent class {scores.majority_accuracy:.1f} %)"
@@ -165,7 +181,7 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     if result.majority is not None:
         simple, baseline = result.majority, f"always predicting '{result.majority_class}'"
     baseline = f"{baseline} ({value_text(result.metric, simple)})"
-    linear = result.linear_pixels
+    linear = None if result.chosen == IMAGES else result.linear_pixels
     linear_model = "" if linear is None else f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
     sign = 1 if METRICS[result.metric].higher else -1
     if sign * result.value <= sign * simple:
@@ -184,7 +200,11 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     if sign * result.interval[sign < 0] <= sign * simple:
         return f"the interval includes {baseline}, so the test cannot tell: {fix}"
     if linear is None:
-        return f"clearly better than {baseline}"
+        better = f"clearly better than {baseline}"
+        if result.chosen != IMAGES:
+            return better
+        fix = "more labels, or weights to start from (--init), would let a network pay"
+        return f"{better}; {LINEAR_MODEL} was chosen: {fix}"
     if result.groups < FEWEST_GROUPS:
         return f"no clear difference from {linear_model}: only {counted(result.groups, 'group')}; {fix}"
     low, high = result.difference or result.interval

@@ -1,0 +1,190 @@
+"""Linear models of features: logistic regression, and ridge regression of numbers.
+
+N training videos, M test videos, D width, C outputs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+from everest.config.heads import MULTI_LABEL, Head
+from everest.models.classifier import outputs_of
+from everest.probes.classifiers import Floats, LabeledFeatures, Labels
+
+STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn's C = 1 / weight decay
+VIDEOS_PER_HELD_OUT: Final = 5  # heuristic: one in five videos of each class selects the strength
+DEFAULT_STRENGTH: Final = 1.0  # sklearn's
+MOST_ITERATIONS: Final = 2000  # of L-BFGS
+NEVER: Final = -1000.0  # logit of a class without a training video
+LEAST_PROBABILITY: Final = 1e-6  # heuristic: a single sure mistake does not decide
+FOLDS: Final = 5  # heuristic
+
+
+class LinearModel(NamedTuple):
+    """A linear layer of features, as sklearn fitted it on standardized ones."""
+
+    weight: NDArray[np.float64]  # (C, D)
+    bias: NDArray[np.float64]  # (C,)
+
+    def outputs(self, features: Floats, head: Head) -> Floats:
+        """The probabilities or numbers (M, C) of features (M, D)."""
+        logits = torch.from_numpy(features.astype(np.float64) @ self.weight.T + self.bias)
+        return outputs_of(logits, (head,)).numpy()
+
+
+def fit_linear(features: Floats, labels: Labels, head: Head, *, strength: float) -> LinearModel:
+    """Fit logistic regression, or ridge regression of numbers, of standardized features.
+
+    A class without a training video, or of a multi-label head with all of them, has a constant output.
+
+    Args:
+        strength: sklearn's C, 1 / weight decay.
+    """
+    values = features.astype(np.float64)
+    mean, std = values.mean(axis=0), values.std(axis=0)  # (D,)
+    std[std == 0] = 1.0
+    standardized = (values - mean) / std  # (N, D)
+    weight = np.zeros((head.outputs, features.shape[1]))
+    bias = np.full(head.outputs, NEVER)
+    logistic = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of the strongest models on few videos
+        if head.task == "regression":
+            ridge = Ridge(alpha=1 / strength).fit(standardized, (labels - head.mean) / head.std)
+            weight[0], bias[0] = ridge.coef_, ridge.intercept_
+        elif head.task == MULTI_LABEL:
+            for index, flags in enumerate(labels.T):
+                if flags.all() or not flags.any():
+                    bias[index] = -NEVER if flags.all() else NEVER
+                    continue
+                logistic.fit(standardized, flags)
+                weight[index], bias[index] = logistic.coef_[0], np.asarray(logistic.intercept_)[0]
+        elif len(present := np.unique(labels)) == 1:
+            bias[present] = 0.0
+        else:
+            logistic.fit(standardized, labels)
+            # Of two classes, sklearn has the logit of the second alone.
+            rows = present[1:] if len(present) == 2 else present
+            bias[present] = 0.0
+            weight[rows], bias[rows] = logistic.coef_, np.asarray(logistic.intercept_)
+    weight /= std
+    return LinearModel(weight, bias - weight @ mean)
+
+
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]  # the rows to fit on, and those to predict
+
+
+def cross_predict(
+    features: Floats, labels: Labels, head: Head, splits: Sequence[Split], *, strengths: Sequence[float]
+) -> tuple[float, Floats]:
+    """The strength whose models have the smallest loss on the rows that they did not see, and its outputs.
+
+    The loss is the mean cross-entropy or squared error: unlike an accuracy, it differs for every strength.
+    Of equal ones the smallest strength counts.
+
+    Returns:
+        The strength, and the outputs (N, C) for all rows; nan for those that no split predicts.
+    """
+    best, chosen, outputs_of_best = math.inf, strengths[0], np.zeros(0, np.float32)
+    for strength in strengths:
+        outputs = np.full((len(features), head.outputs), np.nan, np.float32)
+        for fitted, tested in splits:
+            model = fit_linear(features[fitted], labels[fitted], head, strength=strength)
+            outputs[tested] = model.outputs(features[tested], head)
+        tested = ~np.isnan(outputs[:, 0])
+        loss = float(losses(outputs[tested], labels[tested], head).mean())
+        if loss < best:
+            best, chosen, outputs_of_best = loss, strength, outputs
+    return chosen, outputs_of_best
+
+
+def losses(outputs: Floats, labels: Labels, head: Head) -> NDArray[np.float64]:
+    """The cross-entropy, in nats, or squared error of each video (N,), of outputs (N, C)."""
+    values = outputs.astype(np.float64)
+    if head.task == "regression":
+        return ((values[:, 0] - labels) / head.std) ** 2
+    right = values if head.task == MULTI_LABEL else values[np.arange(len(labels)), labels][:, None]
+    if head.task == MULTI_LABEL:
+        right = np.where(labels, values, 1 - values)
+    return -np.log(np.maximum(right, LEAST_PROBABILITY)).mean(axis=1)
+
+
+def group_splits(labels: Labels, sources: Sequence[str], head: Head, *, seed: int) -> list[Split]:
+    """Up to five splits that divide no source; empty if there is only one.
+
+    Of single labels each part has its share of each class, as far as the sources allow.
+    """
+    _, groups = np.unique(np.asarray(sources), return_inverse=True)
+    folds = min(FOLDS, int(groups.max()) + 1)
+    if folds < 2:
+        return []
+    is_stratified = head.task == "single-label"
+    splitter = (
+        StratifiedGroupKFold(folds, shuffle=True, random_state=seed) if is_stratified else GroupKFold(folds)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer videos than folds
+        return list(splitter.split(np.zeros(len(labels)), labels, groups))
+
+
+def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: int) -> Floats:
+    """Fit a linear model with the strength that is best on a held-out part, then on all training videos.
+
+    Where a part cannot be held out, or does not leave two classes, the strength is sklearn's default.
+
+    Args:
+        seed: of the draw of the held-out part.
+    """
+    strata = labels if head.task == "single-label" else np.zeros(len(labels), dtype=np.int64)
+    held = held_out(strata, seed)
+    can_choose = held.any() and not held.all()
+    if head.task == MULTI_LABEL:
+        can_choose = can_choose and labels[held].any()
+    elif head.task == "single-label":
+        can_choose = can_choose and len(np.unique(labels[~held])) > 1
+    strength = DEFAULT_STRENGTH
+    if can_choose:
+        split = np.flatnonzero(~held), np.flatnonzero(held)
+        strength, _ = cross_predict(features, labels, head, [split], strengths=STRENGTHS)
+    return fit_linear(features, labels, head, strength=strength).outputs(test, head)
+
+
+def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Return (N,): a fifth of each class, at least one video, and none of a class with a single video."""
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        videos = rng.permutation(np.flatnonzero(labels == label))
+        if len(videos) > 1:
+            held[videos[: max(len(videos) // VIDEOS_PER_HELD_OUT, 1)]] = True
+    return held
+
+
+def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
+    """The accuracy in percent of logistic regression, in up to five folds that divide no source.
+
+    None if a class has a single source, or the videos for fitting have one class.
+    """
+    features, labels, sources = known
+    folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
+    if folds < 2:
+        return None
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    head = Head(outputs=num_classes)
+    correct = 0
+    for fitted, tested in splitter.split(features, labels, sources):
+        if len(np.unique(labels[fitted])) < 2:
+            return None
+        probabilities = linear(features[fitted], labels[fitted], features[tested], head, seed=seed)
+        correct += int((probabilities.argmax(axis=1) == labels[tested]).sum())
+    return 100 * correct / len(labels)

@@ -1,0 +1,149 @@
+"""The comparison of a project's candidates on its lists, or on folds, and the model that is delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from everest.checkpoints.describe import describe, save_classifier
+from everest.config.heads import Head
+from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
+from everest.lists.classes import Classes
+from everest.lists.sample import Sample
+from everest.lists.sources import read_source
+from everest.metrics.predicted import label_array
+from everest.models.classifier import Classifier
+from everest.models.mean import MeanClassifier
+from everest.project.candidates import (
+    MEAN,
+    NETWORK,
+    Candidate,
+    Choice,
+    FeatureTable,
+    choose,
+    feature_table,
+    linear_candidates,
+    network_candidate,
+)
+from everest.project.request import FEATURES, Project
+from everest.project.result import DELIVERED, TestOutputs
+from everest.system.events import Report, heading, notice
+from everest.system.run_folder import FINETUNE, MODEL, RECIPE
+
+Finetune = Callable[[Path, Sequence[str]], Path]  # into a run folder, with overrides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The candidates of a project on the lists of its recipe, or of a fold."""
+
+    project: Project
+    folder: Path
+    init: str | None  # weights that all candidates with an encoder start from
+    finetune: Finetune
+    report: Report
+    overrides: Sequence[str] = ()  # with the lists of a fold
+    tables: list[FeatureTable] = field(
+        default_factory=list
+    )  # shared by all folds; filled by `reading_features`
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        overrides = [*self.project.request.overrides, *self.overrides]
+        return load_recipe(self.folder / RECIPE, overrides=overrides)
+
+    @cached_property
+    def classes(self) -> Classes:
+        data = self.recipe.data
+        return Classes.of(read_source(data, "train", labeled=True), data)
+
+    @property
+    def head(self) -> Head:
+        (head,) = self.classes.heads
+        return head
+
+    @cached_property
+    def samples(self) -> Mapping[str, Sequence[Sample]]:
+        """The samples of the lists that the recipe has; empty of others."""
+        data = self.recipe.data
+        listed: dict[str, Sequence[Sample]] = {"train": (), "val": (), "test": ()}
+        for key in filter(partial(getattr, data), listed):
+            listed[key] = read_source(data, key, labeled=True, classes=self.classes).samples
+        return listed
+
+    def with_lists(self, overrides: Sequence[str]) -> Comparison:
+        """The same candidates on the lists of a fold."""
+        return replace(self, overrides=overrides)
+
+    @contextmanager
+    def reading_features(self) -> Iterator[None]:
+        """Have the features of all samples, read once, for the block."""
+        self.report(heading("features of the linear candidates"))
+        samples = {each.video_id: each for listed in self.samples.values() for each in listed}
+        folder, all_samples = self.folder / FEATURES, list(samples.values())
+        with feature_table(folder, self.recipe, self.classes, self.init, all_samples, self.report) as table:
+            self.tables.append(table)
+            yield
+
+    def compare(self, folder: Path) -> tuple[Classifier, list[Candidate], Choice]:
+        """Train the candidates on the training list, choose one by the validation list; returns its model.
+
+        Linear candidates also learn from the validation list. `folder` gets the run of the network.
+        """
+        (table,) = self.tables
+        val = table.readable(self.samples["val"])
+        learned = [*table.readable(self.samples["train"]), *val]
+        candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
+        if self.project.request.trains_network:
+            self.report(heading("fine-tuning"))
+            run = self.finetune(folder / FINETUNE, self.overrides)
+            candidates.append(network_candidate(run, learned, val))
+        labels = label_array([sample.labels[0] for sample in learned], self.head)
+        outputs = {each.name: each.outputs for each in candidates}
+        choice = choose(outputs, labels, self.head, forced=self._forced)
+        return self._model(candidates, choice), candidates, choice
+
+    def compare_folds(self, outputs: TestOutputs) -> tuple[Classifier, Choice]:
+        """Choose a candidate by its outputs for the tests of all folds; returns its model of all videos."""
+        (table,) = self.tables
+        by_name = {
+            name: np.array(rows, np.float32)
+            for name, rows in outputs.outputs.items()
+            if name not in (MEAN, DELIVERED)
+        }
+        (part,) = outputs.predictions(DELIVERED, self.head).by_head().values()
+        choice = choose(by_name, part.labels, self.head, forced=self._forced)
+        learned = table.readable(self.samples["train"])
+        candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
+        if NETWORK in choice.members:
+            self.report(heading("fine-tuning on all videos"))
+            candidates.append(network_candidate(self.finetune(self.folder / FINETUNE, ()), learned, ()))
+        return self._model(candidates, choice), choice
+
+    def save(self, model: Classifier) -> None:
+        """Write the delivered model, and its recipe, to DIR/model."""
+        file = save_classifier(self.folder / MODEL, model, model.recipe, class_names=model.class_names)
+        describe(model, model.recipe, file=file, class_names=model.class_names)
+
+    @property
+    def _forced(self) -> str | None:
+        return NETWORK if self.project.request.model == NETWORK else None
+
+    def _model(self, candidates: Sequence[Candidate], choice: Choice) -> Classifier:
+        """The model of the chosen candidate, which knows the recipe with the views that it was made for."""
+        self.report(notice(f"best candidate by validation: {choice.name} ({choice.reason})"))
+        members = [each for each in candidates if each.name in choice.members]
+        model = (
+            members[0].module if len(members) == 1 else MeanClassifier.of([each.module for each in members])
+        )
+        recipe = self.recipe
+        if not any(each.reads_views for each in members):
+            recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
+        describe(model, recipe, class_names=self.classes.names)
+        return model.eval()

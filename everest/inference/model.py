@@ -39,7 +39,7 @@ class Features(NamedTuple):
 
     ids: Tensor  # (B, K) int64 ascending: the encoded tokens
     tokens: Tensor  # (B, K, D) after the last block
-    # (B, F): the input of a classifier's head; of another model `mean_and_change` of the tokens, (B, 2D)
+    # (B, F): the input of a classifier's head; of another model `mean_and_change` of the tokens, (B, 4D)
     pooled: Tensor
 
 

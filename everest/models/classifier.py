@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.methods.importance import full_precision
 from everest.methods.selector import Selector
-from everest.models.pooling import ClassAttentionPooling, mean_and_change
+from everest.models.pooling import STATISTICS, ClassAttentionPooling, mean_and_change
 from everest.models.video_model import ClipModel, SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
 
@@ -148,7 +148,7 @@ class VideoClassifier(SelectingModel, Classifier):
             self.pool = ClassAttentionPooling(width, self.encoder.num_heads, eps=norms.eps)
         self.norm = nn.LayerNorm(width, eps=norms.last_eps if self.pooling == "mean" else norms.eps)
         if self.pooling == "mean-change":
-            self.head = ExactLinear(2 * width, self.num_classes)
+            self.head = ExactLinear(STATISTICS * width, self.num_classes)
         else:
             self.head = nn.Linear(width, self.num_classes)
         init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))
@@ -160,7 +160,7 @@ class VideoClassifier(SelectingModel, Classifier):
 
         `mean` averages the kept tokens, then norms; `first` norms and takes the first kept token;
         `class-attention` norms the output of a learned class token: (B, D). `mean-change` norms, then takes
-        the mean and the change over time (everest.models.pooling.mean_and_change): (B, 2D).
+        the statistics of everest.models.pooling.mean_and_change: (B, 4D).
         """
         match self.pooling:
             case "class-attention":

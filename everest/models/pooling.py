@@ -6,7 +6,7 @@ B batch, K tokens, D width, N tokens of the grid, P tokens of a slice.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +15,43 @@ from everest.methods.grid import TokenGrid
 from everest.models.block import EPS
 from everest.models.positions import learned_rows
 
+MOVED: Final = 0.3  # of the pairs: EVEREST's rho_pre (Table 8); 0.15 and 0.5 were about as good
+STATISTICS: Final = 4  # of `mean_and_change`, each of the width of a token
+
 
 def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
-    """The mean of the tokens, and the mean absolute change of a token from one slice to the next.
+    """Four statistics of the tokens of a clip, which say what there is and what moves.
 
-    Each token is compared with the token at the same place one slice later, if that is among `ids`, too.
-    The change is zero if there is no such pair, as in clips of one slice.
+    Each token is compared with the token at the same place one slice later, if that is among `ids`, too. The
+    statistics are the mean of all tokens; the mean absolute change over all pairs; and over the share MOVED
+    of the pairs with the largest change (L2, as EVEREST selects tokens) the mean of the later token and the
+    mean absolute change. The last three are zero without a pair, as in clips of one slice.
 
     Args:
         tokens: (B, K, D).
         ids: (B, K) int64, their numbers in the grid.
     Returns:
-        (B, 2D) float32: the mean, then the change.
+        (B, 4D) float32.
     """
     tokens = tokens.float()
     # The row of each token id among `ids`, -1 if it is not there. Ids after the last slice are never there.
     rows = ids.new_full((ids.size(0), grid.num_tokens + grid.per_slice), -1)  # (B, N + P)
     numbers = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
     later = rows.scatter(1, ids, numbers).gather(1, ids + grid.per_slice)  # (B, K)
-    is_pair = (later >= 0).unsqueeze(-1)  # (B, K, 1)
+    is_pair = later >= 0  # (B, K)
     following = tokens.gather(1, later.clamp(min=0).unsqueeze(-1).expand_as(tokens))  # (B, K, D)
-    total = ((following - tokens).abs() * is_pair).sum(dim=1)  # (B, D)
-    return torch.cat([tokens.mean(dim=1), total / is_pair.sum(dim=1).clamp(min=1)], dim=1)
+    change = (following - tokens).abs()
+    size = change.square().sum(dim=-1).masked_fill(~is_pair, -1.0)  # (B, K)
+    last = (is_pair.sum(dim=1, keepdim=True) * MOVED).ceil().long().clamp(min=1) - 1  # (B, 1)
+    has_moved = is_pair & (size >= size.sort(dim=1, descending=True).values.gather(1, last))
+    statistics = [tokens.mean(dim=1), _mean_of(change, is_pair)]
+    return torch.cat([*statistics, _mean_of(following, has_moved), _mean_of(change, has_moved)], dim=1)
+
+
+def _mean_of(tokens: Tensor, chosen: Tensor) -> Tensor:
+    """The mean (B, D) of the chosen (B, K) of some tokens (B, K, D); zero if there are none."""
+    weights = chosen.unsqueeze(-1).to(tokens.dtype)  # (B, K, 1)
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 class ClassAttentionPooling(nn.Module):

@@ -198,7 +198,7 @@ class SelectingModel(VideoModel):
         return ids
 
     def pooled(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Pool encoded tokens (B, K, D) with their ids (B, K): by `mean_and_change` to (B, 2D).
+        """Pool encoded tokens (B, K, D) with their ids (B, K): by `mean_and_change` to (B, 4D).
 
         A classifier may pool otherwise.
         """
@@ -222,7 +222,7 @@ class SelectingModel(VideoModel):
         Args:
             keep, noise, selection: which tokens are encoded; see `kept_tokens`.
         Returns:
-            Of a classifier the logits (B, outputs) of all heads, joined; of an encoder the features (B, 2D).
+            Of a classifier the logits (B, outputs) of all heads, joined; of an encoder the features (B, 4D).
         """
         ids = self.kept_tokens(frames, keep, noise, selection)  # (B, K)
         return self.head(self.pooled(self.encode(frames, ids), ids))

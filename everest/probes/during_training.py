@@ -140,13 +140,13 @@ class Prober:
         with self._evaluating() as model:
 
             def pooled(batch: Batch) -> Floats:
-                """The mean of all encoded tokens and their change over time: (R, 2D)."""
+                """The mean of all encoded tokens and their change over time: (R, 4D)."""
                 frames = model.pixels.normalize(batch.frames.flatten(0, 1))
                 return encode_clips(model, frames, None).pooled.float().cpu().numpy()
 
             encoded = self._run_passes(self._clips, pooled)
             loss, mean_loss = self._held_out_losses(model)
-        features = np.concatenate([part.value for part in encoded])  # (N, 2D)
+        features = np.concatenate([part.value for part in encoded])  # (N, 4D)
         if not np.isfinite(features).all():
             raise DivergedError(
                 f"step {training.steps_done}: the features of the probe are not finite; lower base_lr or set "

@@ -105,8 +105,9 @@ class Comparison:
             run = self.finetune(folder / FINETUNE, self.overrides)
             candidates.append(network_candidate(run, learned, val))
         labels = label_array([sample.labels[0] for sample in learned], self.head)
+        groups = [sample.source for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
-        choice = choose(outputs, labels, self.head, forced=self._forced)
+        choice = choose(outputs, labels, groups, self.head, forced=self._forced)
         return self._model(candidates, choice), candidates, choice
 
     def compare_folds(self, outputs: TestOutputs) -> tuple[Classifier, Choice]:
@@ -118,7 +119,7 @@ class Comparison:
             if name not in (MEAN, DELIVERED)
         }
         (part,) = outputs.predictions(DELIVERED, self.head).by_head().values()
-        choice = choose(by_name, part.labels, self.head, forced=self._forced)
+        choice = choose(by_name, part.labels, outputs.groups, self.head, forced=self._forced)
         learned = table.readable(self.samples["train"])
         candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if NETWORK in choice.members:

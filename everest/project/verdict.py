@@ -63,9 +63,7 @@ def plan_document(
         lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
     chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if not trains_network:
-        lines.append(
-            "candidates: linear models of features, and no network; --hours H fine-tunes one, too"
-        )
+        lines.append("candidates: linear models of features, and no network; --hours H fine-tunes one, too")
     elif not chosen_on:
         lines.append("warning: no validation list, so the last weights are used")
     elif chosen_on < FEWEST_TO_CHOOSE:

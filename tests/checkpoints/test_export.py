@@ -19,6 +19,7 @@ from everest.config.heads import Head, named_heads
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import CheckpointError, EnvironmentProblem
+from everest.inference.model import encode_clips
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
@@ -202,7 +203,7 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
     checkpoint = saved(tmp_path / "model.safetensors", AUTOENCODER)
     run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx")
     with torch.no_grad():
-        expected = everest.load_model(checkpoint).encoder(clips, torch.arange(64).expand(3, -1)).mean(dim=1)
+        expected = encode_clips(everest.load_model(checkpoint), clips, None).pooled
     (features,) = onnx_session(tmp_path / "m.onnx").run(["features"], {"frames": clips.numpy()})
     assert abs(features - expected.numpy()).max() < 1e-4
 

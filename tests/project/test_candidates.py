@@ -1,0 +1,74 @@
+"""The choice among candidates by outputs for videos of groups that they have not seen."""
+
+import numpy as np
+import pytest
+
+from everest.config.heads import MULTI_LABEL, Head
+from everest.probes.linear import STRENGTHS, cross_predict, fit_linear, group_splits, losses
+from everest.project.candidates import FROZEN, IMAGES, MEAN, NETWORK, choose
+
+HEAD = Head(outputs=2)
+LABELS = np.arange(40) % 2
+GROUPS = [f"g{number // 4}" for number in range(40)]
+
+
+def sure(share: float, *, sure_of: float = 0.9, seed: int = 0) -> np.ndarray:
+    """Outputs (40, 2) of which a share is right, each with the same probability."""
+    right = np.random.default_rng(seed).permutation(40) < 40 * share
+    first = np.where(right == (LABELS == 0), sure_of, 1 - sure_of)
+    return np.stack([first, 1 - first], axis=1).astype(np.float32)
+
+
+def only(rows: np.ndarray, last: int) -> np.ndarray:
+    """Outputs for the last samples alone, as of a network that has learned from the others."""
+    return np.where(np.arange(40)[:, None] >= 40 - last, rows, np.nan).astype(np.float32)
+
+
+def test_the_lowest_loss_wins_and_a_tie_goes_to_the_simpler():
+    better = {IMAGES: sure(0.6), FROZEN: sure(1.0)}
+    assert choose(better, LABELS, GROUPS, HEAD, forced=None).name == FROZEN
+    equal = {IMAGES: sure(0.8), FROZEN: sure(0.8)}
+    assert choose(equal, LABELS, GROUPS, HEAD, forced=None).name == IMAGES
+    mistakes_elsewhere = {IMAGES: sure(0.75, seed=1), FROZEN: sure(0.75, seed=2)}
+    choice = choose(mistakes_elsewhere, LABELS, GROUPS, HEAD, forced=None)
+    assert choice.name == MEAN
+    assert set(choice.members) == {IMAGES, FROZEN}
+    assert choice.validation[IMAGES] == choice.validation[FROZEN] == 75.0
+
+
+def test_a_network_needs_a_clearly_lower_loss_on_the_validation_list():
+    images = sure(0.6)
+    better, worse = only(sure(1.0), 16), only(sure(0.4), 16)
+    assert choose({IMAGES: images, NETWORK: better}, LABELS, GROUPS, HEAD, forced=None).name == NETWORK
+    assert choose({IMAGES: images, NETWORK: worse}, LABELS, GROUPS, HEAD, forced=None).name == IMAGES
+    one = only(sure(1.0), 1)  # a single validation video tells nothing
+    assert choose({IMAGES: images, NETWORK: one}, LABELS, GROUPS, HEAD, forced=None).name == IMAGES
+    assert choose({IMAGES: images, NETWORK: worse}, LABELS, GROUPS, HEAD, forced=NETWORK).name == NETWORK
+
+
+def test_without_a_second_group_the_simplest_is_taken():
+    nothing = np.full((40, 2), np.nan, np.float32)
+    choice = choose({IMAGES: nothing, FROZEN: nothing}, LABELS, ["g"] * 40, HEAD, forced=None)
+    assert (choice.name, choice.validation) == (IMAGES, {IMAGES: None, FROZEN: None})
+
+
+@pytest.mark.parametrize("task", ["single-label", MULTI_LABEL, "regression"])
+def test_cross_predictions_come_from_models_of_other_groups(task):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(40, 6)).astype(np.float32)
+    score = features[:, 0] * 3
+    head = Head(task=task, outputs=1 if task == "regression" else 2, mean=0.0, std=1.0)
+    labels = {"single-label": (score > 0).astype(int), "regression": score}.get(task)
+    labels = np.stack([score > 0, score < 1], axis=1) if labels is None else labels
+    splits = group_splits(labels, GROUPS, head, seed=0)
+    assert sorted(np.concatenate([tested for _, tested in splits]).tolist()) == list(range(40))
+    for fitted, tested in splits:
+        assert not {GROUPS[i] for i in fitted} & {GROUPS[i] for i in tested}
+    strength, outputs = cross_predict(features, labels, head, splits, strengths=STRENGTHS)
+    fitted, tested = splits[0]
+    expected = fit_linear(features[fitted], labels[fitted], head, strength=strength).outputs(
+        features[tested], head
+    )
+    np.testing.assert_allclose(outputs[tested], expected)
+    guess = {"regression": np.zeros((40, 1))}.get(task, np.full((40, 2), 0.5)).astype(np.float32)
+    assert losses(outputs, labels, head).mean() < losses(guess, labels, head).mean() / 2

@@ -30,7 +30,7 @@ class Project(nn.Module):
 def main() -> tuple[int, ...]:
     torch.manual_seed(0)
     encoder = everest.create_model("vit-tiny", kind="encoder", depth=1, frames=4, size=64)
-    project = Project(encoder, width=2 * 192, classes=3)
+    project = Project(encoder, width=4 * 192, classes=3)
     clips = torch.randint(0, 256, (2, 3, 4, 64, 64), dtype=torch.uint8)
     logits, sure = project(everest.normalize(clips))
     nn.functional.cross_entropy(logits, torch.tensor([0, 2])).backward()

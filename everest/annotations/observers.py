@@ -20,6 +20,7 @@ from everest.annotations.bout import (
     Bout,
     Span,
     by_video,
+    covered_spans,
     spans_outside,
     unscored_bouts,
     unscored_spans,
@@ -129,11 +130,15 @@ def joined(video: str, codings: Sequence[Coding]) -> list[Bout]:
 
 def _contested(first: Coding, second: Coding) -> str | None:
     """A class in which two codings differ where both were coded; None if there is none."""
+    # Files that name no observer may hold parts of one annotation: only bouts that overlap contradict.
+    are_parts = not (first.observer or second.observer)
     both = _both(_coded_spans(first), _coded_spans(second))
     scored = [first.scored, second.scored]
     labels = [{bout.label for bout in bouts} for bouts in scored]
     for label in sorted(labels[0] & labels[1]):
         of_label = [[bout for bout in bouts if bout.label == label] for bouts in scored]
+        if are_parts:
+            both = [span for span in _both(*map(covered_spans, of_label)) if span[0] < span[1]]
         # Who names no subject may mean any of them.
         has_subjects = all(bout.subject for bouts in of_label for bout in bouts)
         times = [

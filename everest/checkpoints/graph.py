@@ -232,7 +232,8 @@ def open_exported(file: Path) -> ExportedClassifier:
     metadata = session.get_modelmeta().custom_metadata_map
     inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
     is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
-    if not is_ours or inputs != [INPUT] or outputs[1:] not in ([KEPT], []):
+    takes_clips = inputs == [INPUT] and len(session.get_inputs()[0].shape) == 5  # (B, C, T, H, W)
+    if not (is_ours and takes_clips) or outputs[1:] not in ([KEPT], []):
         raise CheckpointError(
             f"{file}: not an ONNX classifier exported by everest; export a fine-tuned run with "
             "everest export --to onnx"

@@ -85,14 +85,15 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
     The license of a checkpoint of the hub is shown. A name of timm stays as it is.
 
     Args:
-        which: of a run folder; None: the best on `data.val` if there are any, else the newest.
+        which: of a run folder, or of the network of a folder of `everest train`; None: the best on
+            `data.val` if there are any, else the newest, or the model that `everest train` has chosen.
         quiet: do not state which of the two were chosen.
     """
     if is_of_timm(checkpoint):
         return Path(checkpoint)
     path = locate(str(checkpoint), notify=warn_on_main)
     if (path / PROJECT).is_file():
-        path /= MODEL if (path / MODEL / WEIGHTS).is_file() else FINETUNE
+        path /= MODEL if which is None and (path / MODEL / WEIGHTS).is_file() else FINETUNE
     best = path / BEST
     if which != "newest" and best.is_file():
         if which is None and not quiet:

@@ -31,8 +31,9 @@ def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
         tokens: (B, K, D).
         ids: (B, K) int64, their numbers in the grid.
     Returns:
-        (B, 4D) float32.
+        (B, 4D) in the precision of the tokens, computed in float32.
     """
+    precision = tokens.dtype
     tokens = tokens.float()
     # The row of each token id among `ids`, -1 if it is not there. Ids after the last slice are never there.
     rows = ids.new_full((ids.size(0), grid.num_tokens + grid.per_slice), -1)  # (B, N + P)
@@ -45,7 +46,8 @@ def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
     last = (is_pair.sum(dim=1, keepdim=True) * MOVED).ceil().long().clamp(min=1) - 1  # (B, 1)
     has_moved = is_pair & (size >= size.sort(dim=1, descending=True).values.gather(1, last))
     statistics = [tokens.mean(dim=1), _mean_of(change, is_pair)]
-    return torch.cat([*statistics, _mean_of(following, has_moved), _mean_of(change, has_moved)], dim=1)
+    statistics += [_mean_of(following, has_moved), _mean_of(change, has_moved)]
+    return torch.cat(statistics, dim=1).to(precision)
 
 
 def _mean_of(tokens: Tensor, chosen: Tensor) -> Tensor:

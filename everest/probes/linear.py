@@ -120,15 +120,20 @@ def losses(outputs: Floats, labels: Labels, head: Head) -> NDArray[np.float64]:
 
 
 def group_splits(labels: Labels, sources: Sequence[str], head: Head, *, seed: int) -> list[Split]:
-    """Up to five splits that divide no source; empty if there is only one.
+    """Up to five splits that divide no source; the samples are divided if there is only one.
 
+    Empty if no class has two samples.
     Of single labels each part has its share of each class, as far as the sources allow.
     """
     _, groups = np.unique(np.asarray(sources), return_inverse=True)
+    if groups.max() == 0:
+        groups = np.arange(len(groups))
     folds = min(FOLDS, int(groups.max()) + 1)
+    is_stratified = head.task == "single-label"
+    if is_stratified:  # which sklearn asks for
+        folds = min(folds, int(np.bincount(labels).max()))
     if folds < 2:
         return []
-    is_stratified = head.task == "single-label"
     splitter = (
         StratifiedGroupKFold(folds, shuffle=True, random_state=seed) if is_stratified else GroupKFold(folds)
     )

@@ -53,12 +53,12 @@ from everest.probes.linear import (
     losses,
 )
 from everest.profiling.timing import reading_speed, stage_clips
+from everest.project.result import NETWORK
 from everest.system.events import Report, silent
 
 IMAGES: Final = "linear-images"
 RANDOM: Final = "random-features"
 FROZEN: Final = "frozen-features"
-NETWORK: Final = "network"
 MEAN: Final = "mean"
 
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU
@@ -278,9 +278,10 @@ def choose(
 
     Linear candidates are compared on all samples, by cross-validation. The mean of the outputs of the best
     two is a candidate, too; a tie goes to the simpler one. A network has outputs for the validation list
-    only; it, or its mean with the best of them, is chosen if its loss there is lower by a standard error. Measured
-    on six sets of 70 to 226 clips, the loss of linear candidates never chose one that was clearly worse than
-    the best, while the accuracy on a single validation list did.
+    only; it, or its mean with the best of them, is chosen if its loss there is lower by a standard error.
+
+    Measured on six sets of 70 to 226 clips, the loss of linear candidates never chose one that was clearly
+    worse than the best, while the accuracy on a single validation list did.
 
     Args:
         outputs: (N, C) of each candidate; nan for samples that it has learned from.

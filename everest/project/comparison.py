@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -100,7 +101,7 @@ class Comparison:
         val = table.readable(self.samples["val"])
         learned = [*table.readable(self.samples["train"]), *val]
         candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
-        if self.project.request.trains_network:
+        if self.project.trains_network and (val or self._forced):
             self.report(heading("fine-tuning"))
             run = self.finetune(folder / FINETUNE, self.overrides)
             candidates.append(network_candidate(run, learned, val))
@@ -110,7 +111,9 @@ class Comparison:
         choice = choose(outputs, labels, groups, self.head, forced=self._forced)
         return self._model(candidates, choice), candidates, choice
 
-    def compare_folds(self, outputs: TestOutputs) -> tuple[Classifier, Choice]:
+    def compare_folds(
+        self, outputs: TestOutputs, chosen_in_folds: Sequence[str]
+    ) -> tuple[Classifier, Choice]:
         """Choose a candidate by its outputs for the tests of all folds; returns its model of all videos."""
         (table,) = self.tables
         by_name = {
@@ -125,7 +128,9 @@ class Comparison:
         if NETWORK in choice.members:
             self.report(heading("fine-tuning on all videos"))
             candidates.append(network_candidate(self.finetune(self.folder / FINETUNE, ()), learned, ()))
-        return self._model(candidates, choice), choice
+        model = self._model(candidates, choice)
+        own = ", ".join(f"{name} in {number}" for name, number in Counter(chosen_in_folds).items())
+        return model, replace(choice, reason=f"lowest loss over all folds; chosen within folds: {own}")
 
     def save(self, model: Classifier) -> None:
         """Write the delivered model, and its recipe, to DIR/model."""
@@ -146,5 +151,6 @@ class Comparison:
         recipe = self.recipe
         if not any(each.reads_views for each in members):
             recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
-        describe(model, recipe, class_names=self.classes.names)
+        file = model.file if choice.members == (NETWORK,) else None
+        describe(model, recipe, file=file, class_names=self.classes.names)
         return model.eval()

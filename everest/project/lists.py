@@ -101,7 +101,7 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
     paths: dict[str, Any] = videos.write(lists, folder)
     section = data_section(str(videos.root), **paths, pretrain=request.unlabeled)
     groups = len(videos.groups)
-    may_fold = request.folds is None and groups >= FEWEST_FOLDS
+    may_fold = request.folds is None and videos.task != "regression" and groups >= FEWEST_FOLDS
     return ProjectLists(
         section=with_task(section, videos.task)[0],
         folds=folds,
@@ -121,6 +121,8 @@ def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
     if len(labels) < 2:
         problem = "all readable videos have the same label" if labels else "no labeled video can be read"
         raise DataError(f"{request.videos}: {problem}; two classes or more are needed")
+    if request.folds is not None and videos.task == "regression":  # each fold would have a scale of its own
+        raise RecipeError("--folds: needs classes, but the labels are numbers; omit it")
     groups = len(videos.groups)
     if groups >= (request.folds or 2):
         return

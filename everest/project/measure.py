@@ -17,7 +17,6 @@ from everest import functions
 from everest.annotations.bout import Bouts
 from everest.config.heads import MEASURED_BY, Head
 from everest.data.recipe_clips import evaluation_clips
-from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
 from everest.figures.timeline import draw_timelines
@@ -39,13 +38,13 @@ from everest.project.request import REPORT, Project, write_document
 from everest.project.result import (
     DELIVERED,
     F1_KEY,
+    NETWORK,
     CandidateTest,
     MeasuredTest,
     TestOutputs,
     TimelineScores,
 )
 from everest.system.events import Report, heading, silent
-from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS
 
 PREDICTIONS: Final = "predictions.csv"
@@ -114,7 +113,9 @@ def measure_candidates(
         majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "checkpoint")},
         report=str(report_folder / PAGE),
-        timelines=score_recordings(model, project, report_folder, report),
+        timelines=score_recordings(
+            model, project, report_folder, report, may_choose=choice.members == (NETWORK,)
+        ),
     )
     clips = evaluation_clips(model.recipe, classes)
     write_evaluation_page(report_folder, evaluation, predictions, classes, clips, summarize(test))
@@ -172,8 +173,6 @@ def pooled_outputs(folder: Path, fold_results: Sequence[MeasuredTest]) -> TestOu
     """The outputs of the candidates of all folds for their test videos."""
     parts = [TestOutputs.read(path / OUTPUTS) for path in _fold_reports(folder, fold_results)]
     outputs = TestOutputs.joined(parts)
-    if len(outputs.videos) != sum(result.videos for result in fold_results):
-        raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
     return outputs
 
 
@@ -239,17 +238,20 @@ def pool_folds(
 
 
 def score_recordings(
-    model: Classifier, project: Project, report_folder: Path, report: Report
+    model: Classifier, project: Project, report_folder: Path, report: Report, *, may_choose: bool
 ) -> TimelineScores | None:
     """Predict the recordings of the test list, and score them; writes their timelines and a figure.
 
     None if the project has no recordings.
+
+    Args:
+        may_choose: choose how much to smooth on the validation list, from which the model has not learned.
     """
     window = project.window
     if window is None:
         return None
     smooth = window
-    if model.recipe.data.val is not None:
+    if model.recipe.data.val is not None and may_choose:
         report(heading("timelines of the validation recordings, to choose how much to smooth"))
         validated = _timelines(model, "val", window, report)
         labeled = labeled_bouts(validated, project)

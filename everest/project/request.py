@@ -70,7 +70,8 @@ class Request:
         """Whether a network is a candidate: not from weights on a CPU, which takes hours, unless asked."""
         if self.model != "auto":
             return self.model == "network"
-        return self.init is None or self.hours is not None or torch.cuda.is_available()
+        has_time = self.unlabeled is not None or self.hours is not None or torch.cuda.is_available()
+        return self.init is None or has_time
 
     @property
     def whose(self) -> WhoseBouts:
@@ -87,6 +88,8 @@ class Request:
             if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
                 raise RecipeError(f"--output {folder}: is inside of the input {path}; name another folder")
         refuse_inputs(folder, [path for _, path in inputs])
+        if self.model == "linear" and self.hours is not None:
+            raise RecipeError("--hours is for the network, which --model linear leaves out; use one of them")
         if (self.observers or self.subject) and not self.annotations:
             raise RecipeError("--observer and --subject choose among --annotations; name the files")
         if self.annotations and not Path(self.videos).is_dir():
@@ -147,6 +150,7 @@ class Project(ProjectLists):
     request: Request
     files: dict[InstanceOf[str], str]  # see `Request.checksums`
     planned_minutes: float
+    trains_network: bool = True  # as planned, also if the project is resumed on another machine
 
 
 def read_project(folder: Path) -> Project:

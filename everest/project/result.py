@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -16,6 +16,7 @@ from everest.system.files import IN_USE_FIX
 from everest.system.text import read_own_json, reading_own, validated
 
 F1_KEY: Final = "f1@50"  # in documents
+NETWORK: Final = "network"  # the name of the fine-tuned candidate
 DELIVERED: Final = "delivered"  # the outputs of the model that was chosen
 
 
@@ -66,14 +67,14 @@ class MeasuredTest:
     majority_class: str | None
     linear_pixels: float | None
     difference: list[float] | None  # 95 % interval of the difference from the linear model
-    candidates: list[CandidateTest]
-    chosen: str  # the name of the candidate that is delivered
-    reason: str  # why
     videos: int
     groups: int
     skipped: int
     report: InstanceOf[str]  # path of the page
     checkpoint: InstanceOf[str]
+    candidates: list[CandidateTest] = field(default_factory=list)
+    chosen: str = NETWORK  # the name of the candidate that is delivered
+    reason: str = "no other was compared"
     timelines: TimelineScores | None = None  # of recordings
     folds: Sequence[MeasuredTest] = ()
 

@@ -176,7 +176,8 @@ def _make_plan(
         overrides=request.overrides,
         init=request.init,
     )
-    if request.trains_network:
+    has_stages = request.trains_network or request.unlabeled is not None
+    if has_stages:
         suggestion = suggestion.timed()
     data = suggestion.recipe.data
     train = read_source(data, "train", labeled=True)
@@ -186,7 +187,7 @@ def _make_plan(
         if getattr(data, key) is not None:
             samples[key] = read_source(data, key, labeled=True, classes=classes).samples
     sizes = {key: len(listed) for key, listed in samples.items()}
-    if not request.trains_network:
+    if not has_stages:
         clips = sum(sizes.values()) + sizes.get("test", 0)  # all for their features, tests by the model
         seconds = clips * seconds_per_clip(suggestion.recipe, classes)
         document = plan_document(lists, suggestion, samples, classes, (seconds, 0.0), trains_network=False)
@@ -194,7 +195,9 @@ def _make_plan(
     if request.hours is not None:
         suggestion = _within_hours(request.hours, suggestion, sizes, lists, report)
     seconds = _all_seconds(suggestion, sizes, lists)
-    document = plan_document(lists, suggestion, samples, classes, seconds, trains_network=True)
+    document = plan_document(
+        lists, suggestion, samples, classes, seconds, trains_network=request.trains_network
+    )
     return lists, suggestion.text, document
 
 
@@ -233,7 +236,7 @@ def _all_seconds(
     validations = recipe.finetune.epochs or math.ceil(time.steps / between)
     # Of folds, each sample is once in a validation list and once in a test list.
     val, test = (sizes["train"] if folds else sizes.get(key, 0) for key in ("val", "test"))
-    compared = max(folds, 1) * sum(sizes.values())  # with a linear model
+    compared = 2 * sum(sizes.values())  # features of all, and the network's outputs for the center views
     clips = validations * val + recipe.eval.clips * recipe.eval.crops * test + compared
     if lists.window is not None:  # timelines have more windows than lists
         clips += round(STEP / STEP_AS_TRAINED) * (val + test)
@@ -261,7 +264,13 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
             path = folder / LISTS / file.relative_to(new_lists)
             path.parent.mkdir(parents=True, exist_ok=True)
             file.replace(path)
-        project = Project(request=request, files=checksums, planned_minutes=plan["minutes"], **vars(lists))
+        project = Project(
+            request=request,
+            files=checksums,
+            planned_minutes=plan["minutes"],
+            trains_network=request.trains_network,
+            **vars(lists),
+        )
         document = json_text(asdict(project), indent=2)
         write_text(folder / RECIPE, recipe.replace(NEW_LISTS, LISTS))
         write_text(folder / PROJECT, document.replace(NEW_LISTS, LISTS) + "\n")
@@ -312,7 +321,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
 
         if fold_results:
             outputs = pooled_outputs(folder, fold_results)
-            model, choice = comparison.compare_folds(outputs)
+            model, choice = comparison.compare_folds(outputs, [each.chosen for each in fold_results])
             comparison.save(model)
             test = pool_folds(model, choice, outputs, fold_results, folder, project, summarize, report)
         else:

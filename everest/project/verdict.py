@@ -52,7 +52,7 @@ def plan_document(
     counts, lines = describe_samples(all_samples, classes, windows=lists.window is not None)
     data = suggestion.recipe.data
     trainings = 1 + len(lists.folds) if trains_network else 0
-    times = suggestion.times if trains_network else []
+    times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
     if lists.are_given:
         names = ", ".join(getattr(data, key) for key in samples)
         lines.append(f"divided by the lists in {data.root}: {names}")
@@ -65,7 +65,7 @@ def plan_document(
     if not trains_network:
         lines.append("candidates: linear models of features, and no network; --hours H fine-tunes one, too")
     elif not chosen_on:
-        lines.append("warning: no validation list, so the last weights are used")
+        lines.append("warning: no validation list to compare a network on; --model network trains one")
     elif chosen_on < FEWEST_TO_CHOOSE:
         size = counted(chosen_on, ListSize.of(all_samples).unit)
         fate = " in each fold; the final model keeps its last weights" if lists.folds else ""

@@ -200,7 +200,7 @@ WRONG = {
         f"it lacks encoder.{FC1}.weight; no place for {FC1}.weight",
     ),
     "gray videos": (spoiled(EMBED, 48, 1, 2, 16, 16), "RGB"),
-    "images": (spoiled(EMBED, 48, 3, 16, 16), "tubelets"),
+    "images": (spoiled(EMBED, 48, 3, 16, 16), "weights of an image model; name them timm:NAME="),
     "no embedding": (spoiled(EMBED), "not a checkpoint of a known family"),
 }
 

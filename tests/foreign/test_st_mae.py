@@ -226,7 +226,7 @@ def test_an_imported_encoder_is_used_by_every_command(container, recipe, tmp_pat
     assert read_weights(out).settings["model"]["class_token"] is True
     features = tmp_path / "features.safetensors"
     run("extract", clip_files, "-c", out, "-o", features, "-q")
-    assert load_file(features)["features"].shape[1] == 48
+    assert load_file(features)["features"].shape[1] == 4 * 48
     if container == "model_state":
         return
     interpolated = "learned positions are interpolated from clips of 4 x 96 x 96 to 4 x 64 x 64"

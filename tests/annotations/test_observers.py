@@ -97,7 +97,7 @@ def test_two_observers_who_differ_are_refused_and_one_may_be_chosen(
         ([(0.5, 0.75, "rear")], 3),  # other classes
         ([(2, 2.5, "run"), (3, 4, "walk")], 4),  # other times
         ([(0.5, 0.75, "walk")], None),
-        ([(0, 1, "walk"), (1, 2, "run"), (1.5, 1.5, "walk")], None),  # a point event
+        ([(0, 1, "walk"), (1, 2, "run"), (1.5, 1.5, "walk")], 3),  # a further part of the same annotation
     ],
 )
 def test_codings_of_other_classes_or_times_are_joined(tmp_path: Path, other: Spans, joined: int | None):

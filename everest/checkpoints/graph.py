@@ -30,6 +30,7 @@ from everest.models.classifier import Classifier, outputs_of
 from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens
 from everest.models.linear import NO_TOKENS
+from everest.models.pooling import STATISTICS
 from everest.models.spec import ModelSpec
 from everest.models.video_model import ClipModel, PretrainingModel, SelectingModel, VideoEncoder
 from everest.system.text import parse_json
@@ -75,7 +76,7 @@ class Graph(nn.Module):
         self.outputs = (name, KEPT) if isinstance(spec, ModelSpec) and spec.kind != "pretrain" else (name,)
         self.head_widths = [head.outputs for head in heads]
         if isinstance(model, SelectingModel):
-            self.head_widths = self.head_widths or [2 * model.encoder.width]
+            self.head_widths = self.head_widths or [STATISTICS * model.encoder.width]
         columns = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
         self.register_buffer("std", torch.tensor([head.std for head in columns]), persistent=False)
         self.register_buffer("mean", torch.tensor([head.mean for head in columns]), persistent=False)

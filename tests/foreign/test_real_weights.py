@@ -26,7 +26,7 @@ TINY = "vit_tiny_patch16_224"
 @pytest.mark.parametrize(
     "name",
     [
-        "vit_small_patch14_dinov2.lvd142m",
+        pytest.param("vit_small_patch14_dinov2.lvd142m", marks=pytest.mark.slow),  # 518 x 518 pixels
         "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
         "deit_tiny_patch16_224.fb_in1k",
     ],

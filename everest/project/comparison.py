@@ -50,9 +50,7 @@ class Comparison:
     finetune: Finetune
     report: Report
     overrides: Sequence[str] = ()  # with the lists of a fold
-    tables: list[FeatureTable] = field(
-        default_factory=list
-    )  # shared by all folds; filled by `reading_features`
+    tables: list[FeatureTable] = field(default_factory=list)  # one for all folds, by `reading_features`
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -129,6 +127,8 @@ class Comparison:
             self.report(heading("fine-tuning on all videos"))
             candidates.append(network_candidate(self.finetune(self.folder / FINETUNE, ()), learned, ()))
         model = self._model(candidates, choice)
+        if self._forced:
+            return model, choice
         own = ", ".join(f"{name} in {number}" for name, number in Counter(chosen_in_folds).items())
         return model, replace(choice, reason=f"lowest loss over all folds; chosen within folds: {own}")
 

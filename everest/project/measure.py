@@ -17,6 +17,7 @@ from everest import functions
 from everest.annotations.bout import Bouts
 from everest.config.heads import MEASURED_BY, Head
 from everest.data.recipe_clips import evaluation_clips
+from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
 from everest.figures.timeline import draw_timelines
@@ -45,6 +46,7 @@ from everest.project.result import (
     TimelineScores,
 )
 from everest.system.events import Report, heading, silent
+from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS
 
 PREDICTIONS: Final = "predictions.csv"
@@ -96,6 +98,7 @@ def measure_candidates(
         videos=[sample.video_id for sample in tested],
         groups=[sample.source for sample in tested],
         labels=[sample.labels[0] for sample in tested],
+        dropped=len(predictions.videos) - len(tested),
         outputs={
             name: [rows[sample.video_id].tolist() for sample in tested] for name, rows in by_video.items()
         },
@@ -173,6 +176,8 @@ def pooled_outputs(folder: Path, fold_results: Sequence[MeasuredTest]) -> TestOu
     """The outputs of the candidates of all folds for their test videos."""
     parts = [TestOutputs.read(path / OUTPUTS) for path in _fold_reports(folder, fold_results)]
     outputs = TestOutputs.joined(parts)
+    if len(outputs.videos) + outputs.dropped != sum(result.videos for result in fold_results):
+        raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
     return outputs
 
 

@@ -130,6 +130,7 @@ class TestOutputs:
     groups: list[InstanceOf[str]]
     labels: list[Any]  # an index, the indices of several classes, or a number
     outputs: dict[str, list[list[float]]]  # by the name of a candidate, or DELIVERED: a row for each video
+    dropped: int = 0  # further videos, which not every candidate could read
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -145,6 +146,7 @@ class TestOutputs:
             groups=[group for part in parts for group in part.groups],
             labels=[label for part in parts for label in part.labels],
             outputs={name: [row for part in parts for row in part.outputs[name]] for name in names},
+            dropped=sum(part.dropped for part in parts),
         )
 
     def predictions(self, name: str, head: Head) -> Predictions:

@@ -261,9 +261,13 @@ class Choice:
     name: str
     reason: str
     mean_of: tuple[str, ...]  # the candidates of the mean; empty: there is no mean
-    validation: Mapping[
-        str, float | None
-    ]  # the metric of each candidate on samples that none has learned from
+    validation: Mapping[str, float | None]  # the metric of each on samples that none has learned from
+    learned: bool = True  # whether its loss is lower than that of guessing by the frequencies of the labels
+
+    @property
+    def explanation(self) -> str:
+        """The reason, and whether the candidate has learned anything."""
+        return self.reason if self.learned else f"{self.reason}, though no lower than that of guessing"
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -291,6 +295,7 @@ def choose(
     linear = {name: rows for name, rows in outputs.items() if name != NETWORK}
     seen = ~np.isnan(next(iter(linear.values()))[:, 0])  # (N,)
     chosen, mean_of, reason = next(iter(linear)), (), "the videos are of one group, so none can be compared"
+    learned = True
     if seen.any():
         loss_of = {name: losses(rows[seen], labels[seen], head).mean() for name, rows in linear.items()}
         best, *others = sorted(linear, key=loss_of.__getitem__)
@@ -301,6 +306,7 @@ def choose(
         limit = (1 + TIE) * min(loss_of.values())
         chosen = next(name for name in SIMPLE_FIRST if loss_of.get(name, math.inf) <= limit)
         reason = "lowest loss in cross-validation over groups"
+        learned = bool(loss_of[chosen] < losses(_guesses(labels, head), labels, head)[seen].mean())
         if NETWORK in outputs:
             network, simple = outputs[NETWORK], linear[chosen]
             joined = (network + linear[best]) / np.float32(2)
@@ -311,8 +317,9 @@ def choose(
             winner = max(gain_of, key=gain_of.__getitem__)
             if gain_of[winner] > 0:
                 chosen, mean_of, reason = winner, (best, NETWORK), "clearly lower loss on the validation list"
+                learned = True
     if forced is not None:
-        chosen, reason = forced, "by --model"
+        chosen, reason, learned = forced, "by --model", True
     known = dict(outputs)
     if mean_of:
         known[MEAN] = (outputs[mean_of[0]] + outputs[mean_of[1]]) / np.float32(2)
@@ -322,7 +329,15 @@ def choose(
         name: _metric(rows[common], labels[common], head, metric) if common.any() else None
         for name, rows in known.items()
     }
-    return Choice(name=chosen, reason=reason, mean_of=mean_of, validation=validation)
+    return Choice(name=chosen, reason=reason, mean_of=mean_of, validation=validation, learned=learned)
+
+
+def _guesses(labels: Labels, head: Head) -> Floats:
+    """Outputs (N, C) that say the same of each sample: how frequent each class is, or the mean number."""
+    if head.task == "single-label":
+        labels = np.eye(head.outputs)[labels]
+    mean = labels.reshape(len(labels), -1).mean(axis=0, dtype=np.float64)  # (C,)
+    return np.tile(mean, (len(labels), 1)).astype(np.float32)
 
 
 def _gain(before: Floats, after: Floats, labels: Labels, groups: Sequence[str], head: Head) -> float:

@@ -130,7 +130,8 @@ class Comparison:
         if self._forced:
             return model, choice
         own = ", ".join(f"{name} in {number}" for name, number in Counter(chosen_in_folds).items())
-        return model, replace(choice, reason=f"lowest loss over all folds; chosen within folds: {own}")
+        reason = f"chosen within folds: {own}; lowest loss over all folds"
+        return model, replace(choice, reason=reason)
 
     def save(self, model: Classifier) -> None:
         """Write the delivered model, and its recipe, to DIR/model."""
@@ -143,7 +144,7 @@ class Comparison:
 
     def _model(self, candidates: Sequence[Candidate], choice: Choice) -> Classifier:
         """The model of the chosen candidate, which knows the recipe with the views that it was made for."""
-        self.report(notice(f"best candidate by validation: {choice.name} ({choice.reason})"))
+        self.report(notice(f"best candidate by validation: {choice.name} ({choice.explanation})"))
         members = [each for each in candidates if each.name in choice.members]
         model = (
             members[0].module if len(members) == 1 else MeanClassifier.of([each.module for each in members])

@@ -151,7 +151,7 @@ def measured_outputs(outputs: TestOutputs, head: Head, choice: Choice) -> dict[s
         "difference": _difference(outputs, head) if IMAGES in tests and several and chance else None,
         "candidates": list(tests.values()),
         "chosen": choice.name,
-        "reason": choice.reason,
+        "reason": choice.explanation,
     }
 
 

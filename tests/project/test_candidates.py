@@ -46,6 +46,27 @@ def test_a_network_needs_a_clearly_lower_loss_on_the_validation_list():
     assert choose({IMAGES: images, NETWORK: worse}, LABELS, GROUPS, HEAD, forced=NETWORK).name == NETWORK
 
 
+@pytest.mark.parametrize(
+    ("labels", "head"),
+    [
+        (np.arange(40) % 2, Head(outputs=2)),
+        (
+            np.stack([np.arange(40) % 2, np.arange(40) % 4 == 0], axis=1).astype(bool),
+            Head(task=MULTI_LABEL, outputs=2),
+        ),
+        (np.arange(40.0), Head(task="regression", outputs=1, mean=19.5, std=11.5)),
+    ],
+    ids=["single-label", "multi-label", "regression"],
+)
+def test_a_choice_says_whether_it_has_learned_more_than_frequencies(labels, head):
+    right = np.eye(2)[labels] if head.task == "single-label" else labels.reshape(40, -1)
+    wrong = 1 - right if head.task != "regression" else right[::-1]
+    for outputs, learned in ((right, True), (wrong, False)):
+        choice = choose({IMAGES: outputs.astype(np.float32)}, labels, GROUPS, head, forced=None)
+        assert choice.learned == learned
+        assert ("guessing" in choice.explanation) != learned
+
+
 def test_without_a_second_group_the_simplest_is_taken():
     nothing = np.full((40, 2), np.nan, np.float32)
     choice = choose({IMAGES: nothing, FROZEN: nothing}, LABELS, ["g"] * 40, HEAD, forced=None)

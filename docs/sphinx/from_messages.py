@@ -156,5 +156,5 @@ def messages_part() -> str:
     for subject in SUBJECTS:
         of_subject = sorted({(each.text, each.code) for each in found if each.subject == subject})
         lines = [f"- `` {text} `` (code {code})" for text, code in of_subject]
-        texts.append(f"### {subject}\n\n" + "\n".join(lines))
+        texts.append(f"## {subject}\n\n" + "\n".join(lines))
     return "\n\n".join(texts)

@@ -26,11 +26,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "weights": weights_part,
 }
 DOCS = Path(__file__).parents[1]
-PAGES = (
-    *sorted((DOCS / "reference").glob("*.md")),
-    DOCS / "help" / "troubleshooting.md",
-    DOCS / "starting.md",
-)
+PAGES = (*sorted((DOCS / "reference").glob("*.md")), DOCS / "starting.md")
 MARK = re.compile(r"(<!-- generated: (\w+) -->).*?(<!-- end -->)", re.DOTALL)
 # Links to files that are not built: on GitHub a link, here a path.
 OUTSIDE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(benchmarks/[^)#]+\.(?:md|json))[^)]*\)")

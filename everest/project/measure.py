@@ -110,7 +110,7 @@ def measure_candidates(
     metric = MEASURED_BY[head.task]
     interval = evaluation.get("intervals", {}).get(metric)
     test = MeasuredTest(
-        **measured_outputs(outputs, head, choice),
+        **measured_outputs(outputs, head, choice, intervals=not project.folds),  # those of all folds count
         value=evaluation[metric],
         interval=None if interval is None or None in interval else interval,
         majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],
@@ -125,11 +125,13 @@ def measure_candidates(
     return test
 
 
-def measured_outputs(outputs: TestOutputs, head: Head, choice: Choice) -> dict[str, Any]:
-    """The fields of a MeasuredTest that follow from the outputs of all candidates."""
+def measured_outputs(
+    outputs: TestOutputs, head: Head, choice: Choice, *, intervals: bool = True
+) -> dict[str, Any]:
+    """The fields of a MeasuredTest that follow from the outputs of all candidates, with their intervals."""
     metric = MEASURED_BY[head.task]
     names = [name for name in outputs.outputs if name != DELIVERED]
-    several = len(set(outputs.groups)) > 1
+    several = intervals and len(set(outputs.groups)) > 1
     tests = {}
     for name in names:
         values = metrics_of(outputs.predictions(name, head), intervals=several)

@@ -87,7 +87,7 @@ def show(
 
 
 def convert(
-    checkpoint: str = argument("IN", "A file, a transformers folder, or hf:OWNER/NAME."),
+    checkpoint: str = argument("IN", "A file, a transformers folder, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE."),
     out: Path | None = option("--output -o F", "The .safetensors file to write."),
     inspect: bool = option("--inspect", "Only identify the checkpoint.", False),
     partial: bool = option("--partial", "Convert what fits; initialize the rest.", False),
@@ -115,7 +115,7 @@ def convert(
         check_new_file(out, overwrite=overwrite)
 
     from everest.checkpoints.describe import describe_weights
-    from everest.checkpoints.load import open_model
+    from everest.checkpoints.load import all_weights, is_of_timm, open_model, open_weights
     from everest.foreign.convert import convert, describe, identify
     from everest.foreign.facts import Hints
     from everest.foreign.files import locate, own_file, read_foreign
@@ -124,7 +124,19 @@ def convert(
     path = locate(checkpoint, notify=say)
     if out is not None and not inspect:
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
-        refuse_inputs(out, [path, *files, classes])
+        refuse_inputs(out, [*all_weights(path), *files, classes])
+    if is_of_timm(checkpoint):
+        if partial or any(value is not None for value in (family, frames, size, heads, classes)):
+            raise RecipeError(f"{checkpoint}: weights of timm are converted as they are; leave out the options")
+        weights = open_weights(path)
+        document = describe_weights(path, weights)
+        if out is None or inspect:
+            print_result(document, "\n".join(_lines(document)), as_json=as_json)
+            return
+        weights.save(out)
+        say(*_lines(document))
+        print_result({**document, "written": str(out)}, out, as_json=as_json)
+        return
     everest_file = own_file(path)
     if everest_file is not None and not inspect:
         raise CheckpointError(f"{path}: written by everest; use it without conversion")
@@ -142,7 +154,8 @@ def convert(
         if everest_file is None:
             document = describe(identify(read_foreign(path), hints))
         else:
-            document = describe_weights(open_model(everest_file))
+            opened = open_model(everest_file)
+            document = describe_weights(everest_file, opened.weights)
         print_result(document, "\n".join(_lines(document)), as_json=as_json)
         return
     names = None if classes is None else read_class_names(classes)
@@ -170,7 +183,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         elif name == "origin":
             files = []
             while value:  # the file, what it started from, and so on
-                files.append(str(value.get("file") or value.get("family", "unknown")))
+                license_name = f" (license {value['licence']})" if value.get("licence") else ""
+                files.append(f"{value.get('file') or value.get('family', 'unknown')}{license_name}")
                 value = value.get("origin")
             yield f"origin: {' from '.join(files)}"
         elif isinstance(value, dict):

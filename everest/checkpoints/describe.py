@@ -12,7 +12,9 @@ from everest.checkpoints.load import (
     Notify,
     Which,
     is_of_images,
+    is_of_timm,
     open_model,
+    read_clip_spec,
     recipe_beside,
 )
 from everest.config.heads import head_settings
@@ -31,7 +33,7 @@ from everest.system.run_folder import RECIPE, WEIGHTS
 from everest.system.text import counted
 from everest.system.weights import Weights
 from everest.system.weights_header import ClipSettings
-from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
@@ -115,14 +117,15 @@ def trained_clip(opened: LoadedModel) -> ClipFormat | None:
     return opened.model.clip
 
 
-def describe_weights(opened: LoadedModel) -> dict[str, Any]:
-    """Return the document of `everest convert --inspect --json` for weights that everest wrote."""
-    weights, spec = opened.weights, opened.spec
-    is_model = isinstance(spec, ClipSpec)
+def describe_weights(file: Path, weights: Weights) -> dict[str, Any]:
+    """Return the document of `everest convert --inspect --json` for weights that everest wrote, or of timm."""
+    read = TokenizerSpec.from_settings if weights.kind == "tokenizer" else read_clip_spec
+    spec = read(weights.settings, source=file)
+    is_model, is_timm = isinstance(spec, ClipSpec), is_of_timm(file)
     return {
-        "checkpoint": str(opened.file),
-        "family": "everest",
-        "title": "written by everest",
+        "checkpoint": str(file),
+        "family": "timm" if is_timm else "everest",
+        "title": "image model of timm" if is_timm else "written by everest",
         "kind": weights.kind,
         "frames": spec.frames if is_model else spec.window,
         **(weights.clip or {"stride": None, "sampling": None}),

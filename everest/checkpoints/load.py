@@ -32,7 +32,7 @@ from everest.models.positions import interpolated
 from everest.models.spec import WITHOUT_TRANSFORMER, ModelSpec, Transformer
 from everest.models.video_model import ClipModel
 from everest.system.hub import TIMM_PREFIX, split_timm
-from everest.system.processes import warn_on_main
+from everest.system.processes import warn_on_main, warn_once
 from everest.system.run_folder import BEST, FINETUNE, MODEL, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import read_header
@@ -91,7 +91,7 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
     """
     if is_of_timm(checkpoint):
         return Path(checkpoint)
-    path = locate(str(checkpoint), notify=warn_on_main)
+    path = locate(str(checkpoint), notify=warn_once)
     if (path / PROJECT).is_file():
         path /= MODEL if which is None and (path / MODEL / WEIGHTS).is_file() else FINETUNE
     best = path / BEST

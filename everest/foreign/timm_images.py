@@ -38,8 +38,8 @@ from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.hub import PREFIX as HUB
-from everest.system.hub import Unreachable, fetch, split_timm
-from everest.system.processes import warn_on_main
+from everest.system.hub import Unreachable, fetch, license_of, split_timm
+from everest.system.processes import warn_on_main, warn_once
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights, load_tensors, require_finite
 from everest.system.weights_header import ClipSettings
@@ -78,8 +78,11 @@ def open_image_weights(name: str) -> Weights:
         raise RecipeError(f"{name}: timm has no weights of this name on the hub{similar}")
     with torch.device("meta"):
         require_plain(timm.create_model(model_name, num_classes=0), source=name)  # before a download
+    license_name = config.license
     if file is None:
         file = _of_hub(name, config)
+        license_name = license_of(file.parent) or license_name
+        warn_once(f"{name}: license {license_name or 'not stated'}, revision {file.parent.name[:12]}")
         # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
         overlay = {"file": str(file), "custom_load": False}
         model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
@@ -87,13 +90,13 @@ def open_image_weights(name: str) -> Weights:
         model = timm.create_model(model_name, num_classes=0)
         load_tensors(model, _without_head(read_foreign(file).tensors, model), source=name)
     require_finite(model.state_dict(), source=file)
-    return image_weights(model, mean=config.mean, std=config.std, source=name)
+    return image_weights(model, mean=config.mean, std=config.std, source=name, licence=license_name)
 
 
 def _of_hub(name: str, config: PretrainedCfg) -> Path:
     """The file of `timm:NAME` on the hub or in its cache."""
     try:
-        folder = fetch(f"{HUB}{config.hf_hub_id}", notify=warn_on_main)
+        folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # the caller states it
     except Unreachable as error:
         cached = Path(constants.HF_HUB_CACHE, f"models--{config.hf_hub_id}".replace("/", "--"))
         raise Unreachable(
@@ -117,8 +120,9 @@ def refuse_bare_file(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
     fitting = models_fitting(tensors)
     stem = path.stem if path.stem.partition(".")[0] in fitting and timm.is_model(path.stem) else None
     names = [stem] if stem else fitting
-    known = f"; NAME may be {first_names(names, 3)}" if names else ""
-    raise CheckpointError(f"{path}: weights of an image model; name them timm:NAME={path}{known}")
+    model, known = (names[0], "") if len(names) == 1 else ("NAME", f"; NAME may be {first_names(names, 3)}")
+    fix = f"name them timm:{model}={path}{known if names else ''}"
+    raise CheckpointError(f"{path}: weights of an image model; {fix}")
 
 
 def models_fitting(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -218,7 +222,12 @@ def rotary_of(model: ImageModel) -> Rotary | None:
 
 
 def image_weights(
-    model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], source: str
+    model: nn.Module,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    source: str,
+    licence: str | None = None,
 ) -> Weights:
     """Convert an image model of timm to an encoder of single frames.
 
@@ -262,7 +271,7 @@ def image_weights(
         step=0,
         tensors={f"encoder.{name}": tensor.detach().clone() for name, tensor in tensors.items()},
         clip=FRAMES_OF_IMAGES,
-        origin={"family": "timm", "file": source},
+        origin={"family": "timm", "file": source, "licence": licence},
     )
 
 

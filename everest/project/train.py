@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, Final
 
 from everest import stages
+from everest.checkpoints.weight_settings import settings_from
 from everest.config.heads import Task
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
@@ -167,6 +168,7 @@ def _make_plan(
     request: Request, folder: Path, tested: Sequence[str], report: Report
 ) -> tuple[ProjectLists, str, dict[str, Any]]:
     """Write the lists into `NEW_LISTS`; returns them, the text of a recipe, and the plan of `--json`."""
+    start = None if request.init is None else settings_from(request.init)  # before the videos are read
     lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)
     suggestion = suggest_recipe(
         lists.section,
@@ -174,7 +176,7 @@ def _make_plan(
         purpose="scratch" if request.unlabeled is None else "finetune",
         output=folder / RECIPE,
         overrides=request.overrides,
-        init=request.init,
+        start=start,
     )
     has_stages = request.trains_network or request.unlabeled is not None
     if has_stages:

@@ -77,6 +77,7 @@ def plan_document(
     if suggestion.start is not None:
         lines.append(f"starts from {suggestion.start.title}")
     elif found := weights_in_cache():
+        found.sort(key=lambda weights: weights.first_for is None)
         named = ", ".join(f"{weights.name} ({weights.license})" for weights in found[:MOST_NAMES])
         lines.append(f"weights found: {named}; try --init {found[0].name}")
     return {

@@ -162,6 +162,8 @@ def suggest_for_folder(
 
     Returns the recipe, and lines that describe new lists.
     """
+    on_cpu = request.device == "cpu"
+    start = None if request.init is None else settings_from(request.init, on_cpu=on_cpu)  # before the videos
     has_new_lists = not (request.lists or request.unlabeled) and has_class_folders(request.data)
     if request.group is not None and not has_new_lists:
         raise RecipeError("--group: has no effect on lists; use it with class folders")
@@ -174,7 +176,7 @@ def suggest_for_folder(
         purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
         purpose = "pretrain" if request.unlabeled else purpose
         suggestion = suggest_recipe(
-            section, request.device, purpose=purpose, output=request.output, init=request.init
+            section, request.device, purpose=purpose, output=request.output, start=start
         )
         suggestion = suggestion.timed() if request.measured else suggestion
         if request.hours is not None:
@@ -262,14 +264,13 @@ def suggest_recipe(
     purpose: RecipePurpose,
     output: Path,
     overrides: Sequence[str] = (),
-    init: str | None = None,
+    start: WeightSettings | None = None,
 ) -> Suggestion:
     """Choose the values of a recipe for these data and a device; see `Suggestion`.
 
     Args:
-        init: the weights to start from, of which the clips and the encoder follow; None: from scratch.
+        start: the weights to start from, of which the clips and the encoder follow; None: from scratch.
     """
-    start = None if init is None else settings_from(init, on_cpu=device == "cpu")
     fitted = ("data.size=", "data.frames=")  # to the suggested tubelets
     data_overrides = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
     base_data = load_recipe("custom", overrides=data_overrides).data if data_overrides else DataSettings()

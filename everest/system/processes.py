@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
@@ -71,6 +72,12 @@ def warn_on_main(text: str) -> None:
     """Show the user a line, once over all processes."""
     if is_main():
         logging.getLogger("everest").warning("%s", text)
+
+
+@cache
+def warn_once(text: str) -> None:
+    """`warn_on_main`, but not again in this process."""
+    warn_on_main(text)
 
 
 def local_processes() -> int:

@@ -69,7 +69,7 @@ def test_a_file_and_a_pickle_bring_clips_and_encoder(image_file: Path, tmp_path:
         "model.tubelet": [1, 16, 16],
     }
     section = {"root": str(clip_files), "train": "train.csv", "test": "test.csv"}
-    options = {"purpose": "scratch", "output": tmp_path / "r.yaml", "init": first.name}
+    options = {"purpose": "scratch", "output": tmp_path / "r.yaml", "start": first}
     recipe = suggest_recipe(section, "cpu", **options).recipe
     saved = first.spec.model
     assert (recipe.model.backbone_size, recipe.model.attention) == (saved.backbone_size, "slice")

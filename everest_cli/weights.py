@@ -87,7 +87,7 @@ def show(
 
 
 def convert(
-    checkpoint: str = argument("IN", "A file, a transformers folder, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE."),
+    checkpoint: str = argument("IN", "A file, a transformers folder, hf:OWNER/NAME or timm:NAME[=FILE]."),
     out: Path | None = option("--output -o F", "The .safetensors file to write."),
     inspect: bool = option("--inspect", "Only identify the checkpoint.", False),
     partial: bool = option("--partial", "Convert what fits; initialize the rest.", False),
@@ -127,7 +127,7 @@ def convert(
         refuse_inputs(out, [*all_weights(path), *files, classes])
     if is_of_timm(checkpoint):
         if partial or any(value is not None for value in (family, frames, size, heads, classes)):
-            raise RecipeError(f"{checkpoint}: weights of timm are converted as they are; leave out the options")
+            raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
         weights = open_weights(path)
         document = describe_weights(path, weights)
         if out is None or inspect:

@@ -118,7 +118,7 @@ def trained_clip(opened: LoadedModel) -> ClipFormat | None:
 
 
 def describe_weights(file: Path, weights: Weights) -> dict[str, Any]:
-    """Return the document of `everest convert --inspect --json` for weights that everest wrote, or of timm."""
+    """Return the document of `everest convert --inspect --json` for weights of everest or timm."""
     read = TokenizerSpec.from_settings if weights.kind == "tokenizer" else read_clip_spec
     spec = read(weights.settings, source=file)
     is_model, is_timm = isinstance(spec, ClipSpec), is_of_timm(file)

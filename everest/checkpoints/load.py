@@ -285,7 +285,8 @@ def wrong_kind(saved: str, kind: Kind, *, source: str | Path) -> CheckpointError
         text = f"{WITHOUT_TRANSFORMER[saved]}, which has no transformer; name a run of pretrain or finetune"
     else:
         article = "an" if saved == "encoder" else "a"
-        fix = "fine-tune it first: everest finetune --init CHECKPOINT"
+        command = "train VIDEOS" if saved == "encoder" else "finetune"
+        fix = f"fine-tune it first: everest {command} --init CHECKPOINT"
         if kind == "tokenizer":
             fix = "train one: everest train-tokenizer --recipe RECIPE"
         text = f"{article} {saved} checkpoint where a {kind} one is needed; {fix}"

@@ -12,7 +12,7 @@ from typing import Any, Final
 from huggingface_hub import ModelCard, ModelCardData
 
 from everest.checkpoints.describe import sampled_frames, trained_clip
-from everest.checkpoints.load import ONNX_SUFFIX, LoadedModel
+from everest.checkpoints.load import ONNX_SUFFIX, LoadedModel, is_of_timm
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.evaluation.metric_text import metric_rows, views_text
@@ -107,7 +107,9 @@ def _data_lines(opened: LoadedModel, *, is_evaluated: bool) -> Iterator[str]:
     origin: Mapping[str, Any] | None = opened.weights.origin
     while origin:
         license_name = origin.get("licence") or "not stated"
-        yield f"- started from `{Path(str(origin.get('file'))).name}`, license: {license_name}"
+        file = str(origin.get("file"))
+        name = file.partition("=")[0] if is_of_timm(file) else Path(file).name
+        yield f"- started from `{name}`, license: {license_name}"
         origin = origin.get("origin")
     if opened.weights.classes:
         yield f"- classes: {', '.join(opened.weights.classes)}"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from everest.checkpoints.describe import describe, save_classifier
+from everest.checkpoints.init import find_init, read_init
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
@@ -21,6 +22,7 @@ from everest.lists.sources import read_source
 from everest.metrics.predicted import label_array
 from everest.models.classifier import Classifier
 from everest.models.mean import MeanClassifier
+from everest.models.spec import ModelSpec
 from everest.project.candidates import (
     MEAN,
     NETWORK,
@@ -134,8 +136,12 @@ class Comparison:
         return model, replace(choice, reason=reason)
 
     def save(self, model: Classifier) -> None:
-        """Write the delivered model, and its recipe, to DIR/model."""
-        file = save_classifier(self.folder / MODEL, model, model.recipe, class_names=model.class_names)
+        """Write the delivered model, its recipe, and what all its encoders started from, to DIR/model."""
+        origin = None
+        if self.init is not None and any(isinstance(part, ModelSpec) for part in model.spec.parts.values()):
+            origin = read_init(find_init(self.init, output=None, overwrite=False), resumed=None).origin
+        names = model.class_names
+        file = save_classifier(self.folder / MODEL, model, model.recipe, class_names=names, origin=origin)
         describe(model, model.recipe, file=file, class_names=model.class_names)
 
     @property

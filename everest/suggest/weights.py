@@ -32,6 +32,7 @@ def with_weights(
         height, width = start.values["data.size"]
         size = frame_size(facts, (height + width) / 2, start.values["model.tubelet"])
         own.append(Choice("data.size", size, f"about {height} x {width} pixels, in whole patches"))
+        own.append(Choice("pretrain.camera_motion", 0.0, "image weights see each frame by itself"))
     merged = {choice.key: choice for choice in choices if not choice.key.startswith("model.")}
     merged |= {choice.key: choice for choice in own}
     if "finetune.steps" in merged:

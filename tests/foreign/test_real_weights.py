@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from shared_files import shared_folder
-from small_runs import refused
+from small_runs import json_of, refused, run
 
 from everest.checkpoints.load import open_model
 from everest.checkpoints.weight_settings import settings_from
@@ -117,3 +117,21 @@ def test_probe_without_a_recipe_and_weights_of_the_cache(image_file: Path, clip_
     assert cached.returncode == named.returncode == 0, cached.stderr + named.stderr
     results = [result.stdout.partition('"seconds"')[0] for result in (cached, named)]
     assert results[0] == results[1]
+
+
+def test_weights_of_timm_are_converted_with_their_license(image_file: Path, tmp_path: Path):
+    name, out = f"timm:{TINY}={image_file}", tmp_path / "converted.safetensors"
+    facts = json_of("convert", name, "--output", out)
+    assert (facts["family"], facts["kind"], facts["frames"], facts["size"]) == (
+        "timm",
+        "encoder",
+        1,
+        [224] * 2,
+    )
+    assert f"origin: {name} (license apache-2.0)" in run("convert --inspect", out)
+    converted, direct = settings_from(str(out)), settings_from(name)
+    assert converted.values == direct.values
+    assert all(torch.equal(x, converted.weights.tensors[key]) for key, x in direct.weights.tensors.items())
+    assert "only --output, --inspect and --json apply" in refused(
+        "convert --inspect --frames 4", name, code=2
+    )

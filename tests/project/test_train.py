@@ -28,6 +28,7 @@ from everest.project.lists import window_seconds
 from everest.project.request import Request, with_warmup
 from everest.project.result import MeasuredTest
 from everest.project.verdict import describe_samples, judge
+from everest.system.weights_header import read_header
 from everest.video.writer import write_video
 
 LISTS = ("train", "val", "test")
@@ -330,6 +331,25 @@ def test_unlabeled_videos_are_trained_on_first(class_folders: Path, tmp_path: Pa
     options[1] = class_folders
     shutil.rmtree(tmp_path / "project")
     assert "of the validation or test list" in refused("train", class_folders, *options, code=2)
+
+
+def test_pretraining_goes_on_from_image_weights_whose_license_the_model_keeps(
+    class_folders: Path, image_file: Path, tmp_path: Path
+):
+    unlabeled, name = tmp_path / "unlabeled", f"timm:vit_tiny_patch16_224={image_file}"
+    for number in range(4):
+        moving(unlabeled / f"{number}.mp4", 16 * [(1, 1)], 20 + number)
+    few = [*FEW, *sets("pretrain.steps=2", "pretrain.batch_size=4", "data.size=32", "data.frames=2")]
+    project = tmp_path / "project"
+    options = ["--init", name, "--unlabeled", unlabeled, "--model", "network", "-o", project, *few]
+    document = json_of("train", class_folders, *options)
+    assert "frozen-features" in {each["name"] for each in document["candidates"]}
+    recipe = load_recipe(project / "pretrain" / "recipe.yaml")
+    assert (recipe.model.attention, recipe.pretrain.camera_motion) == ("slice", 0)
+    start = read_header(project / "model" / "model.safetensors").origin
+    assert start is not None
+    assert start["file"] == str(project / "pretrain" / "model.safetensors")
+    assert (start["origin"]["file"], start["origin"]["licence"]) == (name, "apache-2.0")
 
 
 @pytest.mark.parametrize(("task", "metric"), [("multi-label", "map"), ("regression", "mae")])

@@ -121,7 +121,8 @@ def describe_weights(file: Path, weights: Weights) -> dict[str, Any]:
     """Return the document of `everest convert --inspect --json` for weights of everest or timm."""
     read = TokenizerSpec.from_settings if weights.kind == "tokenizer" else read_clip_spec
     spec = read(weights.settings, source=file)
-    is_model, is_timm = isinstance(spec, ClipSpec), is_of_timm(file)
+    is_model = isinstance(spec, ClipSpec)
+    is_timm = is_of_timm(file)
     return {
         "checkpoint": str(file),
         "family": "timm" if is_timm else "everest",

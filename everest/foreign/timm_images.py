@@ -121,8 +121,8 @@ def refuse_bare_file(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
     stem = path.stem if path.stem.partition(".")[0] in fitting and timm.is_model(path.stem) else None
     names = [stem] if stem else fitting
     model, known = (names[0], "") if len(names) == 1 else ("NAME", f"; NAME may be {first_names(names, 3)}")
-    fix = f"name them timm:{model}={path}{known if names else ''}"
-    raise CheckpointError(f"{path}: weights of an image model; {fix}")
+    known = known if names else ""
+    raise CheckpointError(f"{path}: weights of an image model; name them timm:{model}={path}{known}")
 
 
 def models_fitting(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -154,6 +154,8 @@ def run(arguments: list[str]) -> None:
         small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL
         if set(DATA_SETS.values()) & set(arguments):  # imitations, which have few of the classes
             small = [*small, "data.num_classes=null"]
+        if arguments[0] == "train" and "--init" in arguments:  # the encoder is that of the weights
+            small = [value for value in small if not value.startswith("model.")]
         arguments = [*arguments, *(f"--set={value}" for value in small)]
     if arguments[0] == "sweep" and not {"report", "--dry-run"} & set(arguments):
         arguments = [*arguments, *FEW_SEEDS, *(f"--set={value}" for value in SMALL)]

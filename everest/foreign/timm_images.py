@@ -120,8 +120,9 @@ def refuse_bare_file(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
     fitting = models_fitting(tensors)
     stem = path.stem if path.stem.partition(".")[0] in fitting and timm.is_model(path.stem) else None
     names = [stem] if stem else fitting
-    model, known = (names[0], "") if len(names) == 1 else ("NAME", f"; NAME may be {first_names(names, 3)}")
-    known = known if names else ""
+    model, known = names[0] if len(names) == 1 else "NAME", ""
+    if len(names) > 1:
+        known = f"; NAME may be {first_names(names, 3)}"
     raise CheckpointError(f"{path}: weights of an image model; name them timm:{model}={path}{known}")
 
 

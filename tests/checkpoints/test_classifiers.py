@@ -111,8 +111,14 @@ def test_it_is_opened_by_every_command_that_predicts(folder: Path, clip_files: P
     assert (facts["kind"], facts["classes"]) == ("classifier", list(NAMES))
 
 
-@pytest.mark.parametrize("folder", ["frozen", "images", "mean"], indirect=True)  # networks: test_export.py
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(  # networks: test_export.py
+    ("folder", "precision"),
+    [
+        *(("images", "fp32"), ("images", "int8"), ("frozen", "int8"), ("mean", "fp32")),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("frozen", "fp32"), ("mean", "int8"))),
+    ],
+    indirect=["folder"],
+)
 def test_its_graph_computes_the_same(folder: Path, clip_files: Path, tmp_path: Path, precision: str):
     pytest.importorskip("onnxruntime")
     file, recipe = tmp_path / "model.onnx", folder / "model" / "recipe.yaml"

@@ -23,7 +23,8 @@ from everest.system.run_folder import RunFolder
 from everest.system.signals import PARENT_VARIABLE
 
 
-@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow  # between views: fast
+@pytest.mark.parametrize("shard", ["none", "full"])
 def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, shard: str):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=20"]
     run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu", "--set", "train.micro_batch=4")

@@ -84,8 +84,10 @@ def test_nothing_of_tokens_times_tokens_and_no_gelu_is_kept():
     "selection",
     [
         RedundancyRobust(),
-        RandomSpaceTime(visible_ratio=0.2),
-        *(pytest.param(one, marks=pytest.mark.slow) for one in (FrameDifference(), Tube(), RunningCell())),
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in (RandomSpaceTime(visible_ratio=0.2), FrameDifference(), Tube(), RunningCell())
+        ),
     ],
     ids=lambda selection: type(selection).__name__,
 )

@@ -40,7 +40,7 @@ def timelines(*heads: Head, seconds: int, names: tuple[str, ...], videos: int = 
     return Timelines(classes=Classes(heads=heads, names=names), videos=each)
 
 
-@pytest.mark.parametrize("videos", [1, PANELS + 2])
+@pytest.mark.parametrize("videos", [1, pytest.param(PANELS + 2, marks=pytest.mark.slow)])
 def test_each_recording_has_a_panel_and_no_label_is_cut(tmp_path: Path, videos: int):
     names = tuple(f"$class_{i}" for i in range(25))
     drawn = timelines(Head(outputs=25), seconds=400, names=names, videos=videos)

@@ -84,6 +84,7 @@ def test_a_file_without_its_model_is_told_which_it_may_be(image_file: Path):
         settings_from(f"timm:vit_small_patch16_224={image_file}")
 
 
+@pytest.mark.slow
 def test_probe_without_a_recipe_and_weights_of_the_cache(image_file: Path, clip_files: Path, tmp_path: Path):
     cache = tmp_path / "cache" / "models--timm--vit_tiny_patch16_224.augreg_in21k"
     command = [sys.executable, "-m", "everest_cli", "probe", "--data", str(clip_files), "--probes", "knn"]

@@ -23,7 +23,12 @@ from everest.profiling.profile import StageCost, stage_spec
 
 @pytest.mark.parametrize(
     ("overrides", "gflop", "megabytes"),
-    [((S,), 31, 34), ((B,), 111, 63), ((S, SAVING), None, 8.5), ((B, SAVING), None, 13)],
+    [
+        ((S,), 31, 34),
+        pytest.param((B,), 111, 63, marks=pytest.mark.slow),
+        ((S, SAVING), None, 8.5),
+        pytest.param((B, SAVING), None, 13, marks=pytest.mark.slow),
+    ],
 )
 def test_a_step_of_everest_computes_and_keeps_no_more_than_its_goal(overrides, gflop, megabytes):
     found = counts(Case("k400", "pretrain", overrides))
@@ -63,13 +68,13 @@ def coding_bytes_of(spec: ModelSpec) -> int:
     ("recipe", "overrides"),
     [
         ("k400", ()),
-        ("k400", ("model.embedding_layers=2",)),
+        pytest.param("k400", ("model.embedding_layers=2",), marks=pytest.mark.slow),
         ("k400", ("model.embedding_layers=3",)),
-        ("k400", ("pretrain.camera_motion=1",)),
-        ("k400", (VIEWS,)),
-        ("k400", (VIEWS, "pretrain.camera_motion=1")),
+        pytest.param("k400", ("pretrain.camera_motion=1",), marks=pytest.mark.slow),
+        pytest.param("k400", (VIEWS,), marks=pytest.mark.slow),
+        pytest.param("k400", (VIEWS, "pretrain.camera_motion=1"), marks=pytest.mark.slow),
         ("k400", (VIEWS, "pretrain.camera_motion=1", "pretrain.views.number=4")),
-        ("lvmae-128", ("data.frames=32",)),
+        pytest.param("lvmae-128", ("data.frames=32",), marks=pytest.mark.slow),
         ("lvmae-128", ("data.frames=32", "pretrain.selection.score=frame-difference")),
     ],
 )

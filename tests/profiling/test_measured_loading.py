@@ -50,6 +50,7 @@ def test_a_loader_faster_than_the_step_does_not_wait(clip_files: Path, resize: s
     assert found["changes"] == {}
 
 
+@pytest.mark.slow
 def test_the_command_measures_both_training_stages_or_pre_training_alone(clip_files: Path, tmp_path: Path):
     options = [f"--set={change}" for change in (*SMALL, "data.num_classes=2")]
     stages = json_of(PROFILE, "--data", clip_files, *options)["stages"]

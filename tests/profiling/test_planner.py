@@ -90,7 +90,9 @@ def test_a_measured_loader_replaces_the_assumed_one(clip_files: Path, monkeypatc
         assert document["plan"]["hours"] == pytest.approx(9 * 4096 / speed / 3600)
 
 
-@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize(
+    "gpu", [gpu if gpu in ("h100", "4090") else pytest.param(gpu, marks=pytest.mark.slow) for gpu in GPUS]
+)
 def test_the_sentence_states_hours_memory_and_the_assumption(gpu: str):
     planned = plan("--videos", "10000", "--epochs", "800", "--gpu", gpu.upper())
     assert f"{planned['hours']:.1f} hours on one {GPUS[gpu].name}" in planned["sentence"]

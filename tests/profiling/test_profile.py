@@ -141,6 +141,7 @@ def test_options_change_what_is_counted(arguments: list[str], gmacs: float):
     assert told["stages"]["pretrain"]["gmacs"] == pytest.approx(gmacs, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_compare_puts_all_methods_side_by_side():
     told = json_profile("--backbone", "vit-s", "--keep", "0.2", "--compare")
     assert [entry["method"] for entry in told["compare"]] == list(METHODS)

@@ -1,5 +1,7 @@
 import sys
 
+import pytest
+
 from everest.system.accelerator import COLLECTIVE_TIMEOUT
 from everest.system.launch import Devices, LostPeer, run_processes
 
@@ -46,6 +48,7 @@ def run_two(code: str) -> tuple[int, str]:
     return run_processes(Devices(kind="cpu", processes=2), [sys.executable, "-c", START + code])
 
 
+@pytest.mark.slow
 def test_a_collective_may_take_as_long_as_the_main_process_works_alone(monkeypatch):
     monkeypatch.setenv("EXPECTED", str(COLLECTIVE_TIMEOUT.total_seconds()))
     assert run_two(TIMEOUT) == (0, "")
@@ -57,6 +60,7 @@ def test_a_failing_process_ends_while_the_other_waits(capfd):
     assert (errors + capfd.readouterr().err).count("error: this process fails") == 1
 
 
+@pytest.mark.slow
 def test_a_lost_process_is_known_by_the_connection_not_by_words():
     code, errors = run_two(LOST_AND_OWN)
     assert (code, errors.count("lost their connections")) == (LostPeer.exit_code, 1)

@@ -30,6 +30,7 @@ from everest.suggest.data_section import (
     shared_videos,
     with_task,
 )
+from everest.suggest.paper import BASE_LINE, follows_paper, paper_values
 from everest.suggest.rules import DEVICE_VALUES, Choice, DataFacts, RecipePurpose, choose_values, examine_data
 from everest.suggest.weights import with_weights
 from everest.system.files import made_folder, write_text
@@ -79,10 +80,15 @@ class Suggestion:
     @property
     def text(self) -> str:
         """The YAML."""
-        choices = choose_values(self.facts, self.device, purpose=self.purpose, most_steps=self.most_steps)
+        base = DEVICE_VALUES[self.device].base
+        if follows_paper(self.facts, self.device, self.purpose):
+            base = BASE_LINE
+            choices = paper_values(self.facts, self.device, most_steps=self.most_steps.get("pretrain"))
+        else:
+            choices = choose_values(self.facts, self.device, purpose=self.purpose, most_steps=self.most_steps)
         if self.start is not None:
             choices = with_weights(choices, self.facts, self.device, self.start)
-        return recipe_text(choices, self.section, base=DEVICE_VALUES[self.device].base, facts=self.facts)
+        return recipe_text(choices, self.section, base=base, facts=self.facts)
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.ranked import Drawn
 from everest.probes.collapse import probed_steps
-from everest.suggest import rules
+from everest.suggest import paper, rules
 from everest.suggest.rules import DEVICE_VALUES as DEVICES
 from everest.suggest.rules import DataFacts, choose_every, choose_values
-from everest.suggest.suggestion import recipe_text, this_device
+from everest.suggest.suggestion import Suggestion, recipe_text, this_device
 from everest.video.writer import write_video
 
 OTHER = next(name for name in DEVICES if name not in ("cpu", this_device()))
@@ -76,6 +77,43 @@ def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
     assert stage.selection == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1.0)
     assert stage.batch_size == 3 * values["finetune.batch_size"] == 48
     assert stage.base_lr * stage.batch_size / 256 == pytest.approx(1e-3, rel=1e-4)
+
+
+def suggested(videos: int, device: str, purpose: Any = "pretrain", **options: Any) -> Suggestion:
+    section = {"root": "/data", "train": "train.csv"}
+    file = Path("mine.yaml")
+    fixed = {"section": section, "output": file, "overrides": (), "purpose": purpose}
+    return Suggestion(facts=facts_of(videos, frames=250), device=device, **fixed, **options)
+
+
+@pytest.mark.parametrize(("device", "backbone"), [("8GB", "vit-s"), ("24GB", "vit-s"), ("80GB", "vit-b")])
+@pytest.mark.parametrize(("videos", "epochs"), [(100_000, 480), (240_000, 200), (300_000, 160), (10**8, 1)])
+def test_many_videos_and_a_gpu_get_the_pre_training_of_the_paper(device, backbone, videos, epochs):
+    suggestion = suggested(videos, device)
+    k400 = load_recipe("k400", overrides=[f"model.backbone={backbone}"])
+    scheduled = {
+        "epochs": epochs,
+        "warmup_epochs": round(epochs / 5),
+        "probe": suggestion.recipe.pretrain.probe,
+    }
+    assert suggestion.recipe.pretrain == replace(k400.pretrain, **scheduled)
+    assert (suggestion.recipe.model, suggestion.recipe.finetune) == (k400.model, k400.finetune)
+    assert suggestion.recipe.data.num_classes is None
+    stated = re.findall(
+        r"^  (\w+):.* # (Table|Section|our choice|as|a fifth|EVEREST|fits)", suggestion.text, re.MULTILINE
+    )
+    assert len(stated) == len(re.findall(r"^  \w+:", suggestion.text, re.MULTILINE)) - 2  # root, train
+
+
+def test_the_pre_training_of_the_paper_needs_many_videos_a_gpu_and_no_labels():
+    assert "objective: views" in suggested(99_999, "80GB").text
+    assert "objective: views" in suggested(100_000, "cpu").text
+    assert "objective: views" in suggested(100_000, "80GB", "finetune").text
+    assert (
+        "stride: 2 # Table 7" in replace(suggested(200_000, "80GB"), facts=facts_of(200_000, frames=50)).text
+    )
+    short = suggested(300_000, "80GB", most_steps={"pretrain": 900}).recipe.pretrain
+    assert (short.epochs, short.steps, short.warmup_steps, short.probe.every) == (None, 900, 180, 2)
 
 
 ONE_RATE = {"finetune.layer_decay": 1.0}
@@ -306,6 +344,14 @@ def test_probes_need_no_labels_and_at_most_40_videos_are_opened(here: Path, monk
     assert (len(opened), load_recipe(MINE).pretrain.probe.list) == (40, None)
     assert load_recipe(MINE).pretrain.probe.every > 0
     called(f"pretrain {DRY_RUN}")
+
+
+def test_a_list_of_many_videos_gets_a_recipe_of_the_paper(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(paper, "FEWEST_VIDEOS", 40)
+    text = shown(f"unlabeled --unlabeled --device {OTHER}")
+    assert "base: k400 # tables and sections: EVEREST paper (ICML 2024)" in text
+    assert "epochs: 1200000 # as many clips as 200 epochs (Table 7) of the 240,000 videos of Kinetics" in text
+    called("pretrain --recipe mine.yaml --print-config")
 
 
 def test_short_videos_for_pre_training_are_read_without_gaps(here: Path):

@@ -74,7 +74,7 @@ def profile(
     from everest.checkpoints.frozen import with_absolute_paths
     from everest.profiling.plan import plan_pretraining
     from everest.profiling.profile import METHODS, RANKS, changed_recipe, method_recipe, profile
-    from everest.profiling.timing import time_stages
+    from everest.profiling.timing import BATCH, time_loader, time_stages
 
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     changed = partial(
@@ -91,21 +91,29 @@ def profile(
     document: dict[str, Any] = {**profile(profiled), "compare": []}
     if comparing:
         document["compare"] = [{"method": name, **profile(changed(named))} for name, named in METHODS.items()]
-    if measured or data is not None:
+    stages = document["stages"]
+    if measured or (data is not None and gpu is None):
         on_cpu = is_on_cpu("auto" if plans_several else gpus)
-        measurements = time_stages(profiled, batch=batch, loads=data is not None, cpu=on_cpu)
-        for stage, measurement in measurements.items():
-            document["stages"][stage] |= measurement
+        loads = data is not None and gpu is None
+        for stage, measurement in time_stages(profiled, batch=batch, loads=loads, cpu=on_cpu).items():
+            stages[stage] |= measurement
     if gpu is not None and videos is not None:
-        loading = document["stages"]["pretrain"].get("loading")
-        document["plan"] = plan_pretraining(
+        planned = partial(
+            plan_pretraining,
             profiled,
             gpu,
             videos=videos,
             epochs=epochs,
             gpus=int(gpus) if plans_several else 1,
-            loader=None if loading is None else loading["clips_per_second"],
         )
+        document["plan"] = planned()
+        if data is not None:  # against the step of the planned GPUs, not of this machine
+            speed = document["plan"]["step_clips_per_second"]
+            loading = time_loader(
+                profiled, "pretrain", batch=batch or BATCH["cuda"], step_clips_per_second=speed
+            )
+            stages["pretrain"]["loading"] = loading
+            document["plan"] = planned(loader=loading["clips_per_second"])
     if as_json:
         print_json(document)
     else:

@@ -72,7 +72,8 @@ def plan_pretraining(
         loader: clips per second of the machine's loader, if it was measured.
     Returns:
         The values of `"plan"` in `everest profile --json`: `hours` of the run, None if it does not fit;
-        `fits`; `batch`, clips in one pass; `limit`, `step` or `loader`; `memory_gib`; `sentence`.
+        `fits`; `batch`, clips in one pass; `limit`, `step` or `loader`, and the hours of both alone,
+        `step_hours` and `loader_hours`; `step_clips_per_second` of all GPUs; `memory_gib`; `sentence`.
     Raises:
         RecipeError: the GPU is unknown, or the batch does not divide over the GPUs.
     """
@@ -91,11 +92,13 @@ def plan_pretraining(
     run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
     gpu_seconds, speed_text = _gpu_time(recipe, cost, plan, gpu)
     loader_seconds, loader_text = _loader_time(recipe, cost, plan, loader)
-    hours = max(gpu_seconds, loader_seconds) / 3600
-    limit = "loader" if loader_seconds > gpu_seconds else "step"
+    step_hours, loader_hours = gpu_seconds / 3600, loader_seconds / 3600
+    hours = max(step_hours, loader_hours)
+    limit = "loader" if loader_hours > step_hours else "step"
     limited = "reading videos" if limit == "loader" else "the GPU" if gpus == 1 else "the GPUs"
     place = f"{'one' if gpus == 1 else gpus} {gpu.name}"
-    sentence = f"{run} takes about {hours:.1f} hours on {place}, limited by {limited}. It fits in memory: "
+    sentence = f"{run} takes about {hours:.1f} hours on {place}, limited by {limited}: the steps alone take "
+    sentence += f"{step_hours:.1f} hours, reading alone {loader_hours:.1f}. It fits in memory: "
     need = f"{memory:.1f} of {gpu.gib:g} GiB"
     sentence += f"{plan.micro_batch} clips per pass need about {need}."
     if not fits:
@@ -111,6 +114,9 @@ def plan_pretraining(
         "fits": fits,
         "batch": plan.micro_batch if fits else 0,
         "limit": limit,
+        "step_hours": step_hours,
+        "loader_hours": loader_hours,
+        "step_clips_per_second": plan.steps * plan.batch_size / gpu_seconds,
         "memory_gib": round(memory, 2),
         "sentence": f"{sentence} {assumed}",
     }

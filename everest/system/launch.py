@@ -50,7 +50,8 @@ def lost_peer(error: BaseException) -> LostPeer | None:
             probe.wait(timedelta(seconds=PROBE_SECONDS))
         except RuntimeError:
             is_lost = time.monotonic() - started < PROBE_SECONDS
-    return LostPeer(f"another process of the run is gone ({str(error).splitlines()[0]})") if is_lost else None
+    fix = "run the same command again, on every machine, to resume"
+    return LostPeer(f"another process of the run is gone; {fix}") if is_lost else None
 
 
 @dataclass(frozen=True, kw_only=True)

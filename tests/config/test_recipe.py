@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from small_runs import problems_of
 
-from everest.config.recipe import dump_recipe, load_recipe
-from everest.config.recipe_files import shipped_names
+from everest.config.recipe import dump_recipe, flat_values, load_recipe, recipe_values
+from everest.config.recipe_files import shipped_names, shipped_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
     ContrastSettings,
@@ -23,6 +23,10 @@ from everest.config.stage_settings import (
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens, Drawn, RandomSpaceTime, RedundancyRobust, Tube
+from everest.sweep.plan import resolve_arms
+from everest.sweep.request import is_sweep, read_request
+
+RECIPES = [name for name in shipped_names() if not is_sweep(shipped_recipe(name))]
 
 # EVEREST Table 7: base_lr, flip, batch_size, warmup_epochs, keep_ratio, stride, epochs
 TABLE_7 = {
@@ -74,7 +78,7 @@ def test_fine_tuning_follows_table_8(name, backbone):
     assert recipe.eval.crops == 3
 
 
-@pytest.mark.parametrize("name", shipped_names())
+@pytest.mark.parametrize("name", RECIPES)
 def test_shipped_recipe_reads_back_from_its_dump_and_has_no_keys_without_effect(name, tmp_path):
     recipe = load_recipe(name)
     assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
@@ -88,6 +92,28 @@ def test_baseline_changes_only_what_it_states():
     assert videomae.name == "videomae-ucf101"
     assert load_recipe("videomae_ucf101") == videomae
     assert (videomae.pretrain.epochs, videomae.data) == (everest.pretrain.epochs, everest.data)
+
+
+def test_everest_and_the_matched_videomae_differ_in_the_method_alone():
+    everest, videomae = (recipe_values(load_recipe(name)) for name in ("k400", "videomae-k400-matched"))
+    ours, theirs = (flat_values(values) for values in (everest, videomae))
+    differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    method = ("pretrain.selection.", "finetune.selection.")
+    assert {key for key in differing if not key.startswith(method)} == {"name", "summary"}
+    assert videomae["pretrain"]["selection"] == {"strategy": "tube", "mask_ratio": 0.9}
+    assert videomae["finetune"]["selection"]["strategy"] == "all"
+    arms = resolve_arms(read_request("everest-vs-videomae"), data=None)
+    for arm, values in (("EVEREST", everest), ("VideoMAE", videomae)):
+        written = recipe_values(replace(arms[arm], data=load_recipe("k400").data))  # its root is absolute
+        assert {key for key in values if written[key] != values[key]} <= {"name", "summary"}
+    paper = load_recipe("videomae-k400")
+    assert (paper.finetune.mixup, paper.finetune.cutmix) == (0.8, 1.0)
+
+
+def test_a_sweep_file_is_no_recipe(tmp_path):
+    problem = "everest-vs-videomae.yaml: a sweep file, not a recipe; run `everest sweep everest-vs-videomae`"
+    assert problems_of("everest-vs-videomae") == [problem]
+    assert problem in problems_of(write(tmp_path, "base: everest-vs-videomae\n"))[0]
 
 
 def test_empty_file_is_the_defaults(tmp_path):

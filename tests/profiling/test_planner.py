@@ -74,7 +74,8 @@ def test_several_gpus_divide_the_steps_and_have_workers_each():
         one, four = (plan_pretraining(recipe, "h100", videos=102_400, epochs=8, gpus=n) for n in (1, 4))
         assert (one["limit"], four["limit"]) == (limit, limit)
         assert one["hours"] / four["hours"] == pytest.approx(4, rel=0.05)
-    assert "on 4 H100, limited by the GPUs. " in four["sentence"]
+    hours = f"{four['step_hours']:.1f} hours, reading alone {four['loader_hours']:.1f}. "
+    assert f"on 4 H100, limited by the GPUs: the steps alone take {hours}" in four["sentence"]
     assert "4 GPUs as fast as 4 times one" in four["sentence"]
     assert "does not divide over 3 processes" in refused("profile --gpu t4 --videos 9 --gpus 3", code=2)
 
@@ -86,8 +87,11 @@ def test_a_measured_loader_replaces_the_assumed_one(clip_files: Path, monkeypatc
     document = json_profile(*small, "--videos", 4096, "--epochs", 9, "--gpu", "t4", "--gpus", 2)
     speed = document["stages"]["pretrain"]["loading"]["clips_per_second"]
     assert f"the {speed:.0f} clips/s that this machine's loader reached" in document["plan"]["sentence"]
-    if document["plan"]["limit"] == "loader":
-        assert document["plan"]["hours"] == pytest.approx(9 * 4096 / speed / 3600)
+    assert "measured" not in document["stages"]["pretrain"]  # a step of this machine is not of the plan
+    assert document["plan"]["loader_hours"] == pytest.approx(9 * 4096 / speed / 3600)
+    assert document["plan"]["hours"] == max(document["plan"][f"{each}_hours"] for each in ("step", "loader"))
+    loading = document["stages"]["pretrain"]["loading"]
+    assert loading["step_clips_per_second"] == document["plan"]["step_clips_per_second"]
 
 
 @pytest.mark.parametrize(

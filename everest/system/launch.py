@@ -50,7 +50,7 @@ def lost_peer(error: BaseException) -> LostPeer | None:
             probe.wait(timedelta(seconds=PROBE_SECONDS))
         except RuntimeError:
             is_lost = time.monotonic() - started < PROBE_SECONDS
-    fix = "run the same command again, on every machine, to resume"
+    fix = "see its output, and run the same command again, on every machine"
     return LostPeer(f"another process of the run is gone; {fix}") if is_lost else None
 
 

@@ -30,7 +30,7 @@ LONG = (
     *("lvmae", "sweeps", "large", "performance", "running", "methods", "install", "files"),
     *("pretraining", "long-recordings", "using", "export", "starting", "recipes"),
 )
-NO_COMMANDS = ("index", "faq", "python")
+NO_COMMANDS = ("index", "faq", "messages", "python")
 STAGES = ("pretrain", "finetune", "train-tokenizer")
 FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
 TOKENS = ["prepare", "tokens"]  # of the clips of a stage

@@ -120,7 +120,7 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
 
     Args:
         clip: (C, T, H, W) uint8, or the candidate frames that the model draws a clip from.
-        noise: (N,) uniform in [0, 1), followed by one number for each candidate slice.
+        noise: (model.noise_layout.total,) uniform in [0, 1).
     """
     selector = model.selector
     device = model.mask_token.device

@@ -86,14 +86,11 @@ class MaskedAutoencoder(PretrainingModel):
         recompute: bool = False,
         camera: float = 0.0,
     ) -> None:
-        super().__init__(architecture, selector=selector, camera=camera)
+        super().__init__(architecture, selector=selector, candidates=candidates, camera=camera)
         self.targets = targets
         self.learned = learned
         self.encoder.patch_embed.scores = learned and learned.scores
-        grid = self.encoder.grid
-        self.candidates, self.recompute = candidates or grid, recompute
-        if self.candidates != grid:  # noise for their tokens in place of the grid's, and for their slices
-            self.num_noise += self.candidates.num_tokens + self.candidates.t - grid.num_tokens
+        self.recompute = recompute
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
@@ -113,19 +110,19 @@ class MaskedAutoencoder(PretrainingModel):
         grid, offered = self.encoder.grid, self.candidates
         is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
         self.encoder.check(frames, grid if is_clip else offered)
+        uniform = self.noise_layout.split(noise)
         if not is_clip:
             assert isinstance(self.selector, ByImportance)
             if importance is None:
                 importance = measure(self.selector, self.to_input(frames), self.embedding)
                 assert importance is not None
             counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
-            uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
-            slices = draw_slices(counts, uniform, grid.t)  # (B, t)
+            slices = draw_slices(counts, uniform.slices, grid.t)  # (B, t)
             index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
             frames = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
             by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
             importance = None if self.recompute else gather_tokens(by_slice, slices).flatten(1)  # (B, N)
-        x, noise = self.to_input(frames), noise[:, : grid.num_tokens]
+        x, noise = self.to_input(frames), uniform.tokens[:, : grid.num_tokens]
         return frames, x, choose(self.selector, x, grid, self.embedding, noise, importance)
 
     def forward(
@@ -142,8 +139,7 @@ class MaskedAutoencoder(PretrainingModel):
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized. With frame selection: the frames of all
                 candidates, or clips of T frames, from which nothing is drawn.
-            noise: (B, num_noise) uniform in [0, 1): for the tokens, with frame selection of all candidates,
-                then for their slices, and for the camera task. None: drawn from torch's default generator.
+            noise: (B, noise_layout.total) uniform in [0, 1); None: drawn from torch's default generator.
             selection: replaces the selector's selection, for clips of T frames.
             importance: (B, N) float32, of all candidates' tokens, replaces the selector's measurement.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.

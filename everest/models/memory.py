@@ -77,7 +77,7 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
         clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)
         following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
         if trains and isinstance(model, PretrainingModel):
-            noise = torch.empty(clips, model.num_noise)
+            noise = torch.empty(clips, model.noise_layout.total)
             # Only a measured importance draws the slices of a clip from its candidates.
             return model(clip if measures else clip[:, :, : spec.frames], noise=noise), clip, following
         normalized, noise = spec.pixels.normalize(clip), torch.empty(clips, spec.grid.num_tokens)

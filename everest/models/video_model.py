@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.values import Input
-from everest.methods.camera import MOTIONS, NUMBERS, moving_clips
-from everest.methods.grid import TokenSelection
+from everest.methods.camera import MOTIONS, moving_clips
+from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
+from everest.methods.noise import NoiseLayout
 from everest.methods.selector import Selector, choose
 from everest.models.embedding import frame_differences
 from everest.models.pooling import mean_and_change
@@ -119,21 +120,29 @@ class PretrainingModel(VideoModel):
     """An encoder with its last norm, and the head of the camera's task (everest.methods.camera).
 
     Args:
+        candidates: the grid that a clip's slices are drawn from; None: clips are taken as they are.
         camera: the weight of the task in the loss; 0: without it.
     """
 
     stage: ClassVar = "pretrain"
 
-    def __init__(self, architecture: Architecture, *, selector: Selector, camera: float) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        selector: Selector,
+        candidates: TokenGrid | None = None,
+        camera: float,
+    ) -> None:
         super().__init__(architecture, selector=selector, final_norm=True)
         self.camera_weight = camera
         self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
-        num_motion = NUMBERS if camera else 0  # random numbers of the task, the last ones of a clip
-        self.num_noise = self.encoder.grid.num_tokens + num_motion  # of a clip in a forward pass
+        self.candidates = candidates or self.encoder.grid
+        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidates, camera=camera)
 
     def new_noise(self, frames: Tensor) -> Tensor:
-        """The random numbers (B, num_noise) of clips, from torch's default generator."""
-        return torch.rand(frames.size(0), self.num_noise, device=frames.device)
+        """The random numbers (B, noise_layout.total) of clips, from torch's default generator."""
+        return torch.rand(frames.size(0), self.noise_layout.total, device=frames.device)
 
     def visible_features(self, frames: Tensor, noise: Tensor) -> Tensor:
         """The mean (B, D) of the encoded visible tokens of clips (B, C, T, H, W), bytes or normalized.
@@ -151,11 +160,12 @@ class PretrainingModel(VideoModel):
         """The mean squared error, a scalar, of predicting the motion simulated on still frames.
 
         Args:
-            noise: (B, num_noise) uniform in [0, 1): first of the selection, last of the task.
+            noise: (B, noise_layout.total) uniform in [0, 1).
         """
         assert self.camera_head is not None
-        clips, motions = moving_clips(frames, noise[:, -NUMBERS:])
-        predicted = self.camera_head(self.visible_features(clips, noise))  # (B, MOTIONS)
+        uniform = self.noise_layout.split(noise)
+        clips, motions = moving_clips(frames, uniform.camera)
+        predicted = self.camera_head(self.visible_features(clips, uniform.tokens))  # (B, MOTIONS)
         return F.mse_loss(predicted.float(), motions)
 
 

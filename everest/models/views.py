@@ -65,8 +65,7 @@ class ViewModel(PretrainingModel):
 
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
-            noise: (B, num_noise) uniform in [0, 1): for the tokens, then for the camera task. None: drawn
-                from torch's default generator.
+            noise: (B, noise_layout.total) uniform in [0, 1); None: drawn from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
         """
         views = self.settings.number
@@ -76,7 +75,8 @@ class ViewModel(PretrainingModel):
             noise = self.new_noise(frames)
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views
-        features, numbers = self.visible_features(frames, noise), videos[::views]  # (B, D), (M,)
+        tokens = self.noise_layout.split(noise).tokens
+        features, numbers = self.visible_features(frames, tokens), videos[::views]  # (B, D), (M,)
         with full_precision(frames.device):
             features = features.float()
             if self.training:

@@ -35,7 +35,7 @@ def test_every_strategy_has_a_public_name():
     assert all(strategy in named for strategy in everest.strategies.STRATEGIES.values())
     tube = everest.strategies.Tube(mask_ratio=0.75)
     model = everest.create_model("vit-tiny", kind="pretrain", depth=1, frames=4, size=32, selection=tube)
-    assert model.selector == tube
+    assert model.strategy == tube
 
 
 def test_a_clip_of_a_file_goes_through_a_model(clip_files: Path):

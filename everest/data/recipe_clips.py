@@ -99,7 +99,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         samples,
         views,
         heads=classes.heads,
-        num_noise=clip_grid(recipe).num_tokens if section.selection.draws else 0,
+        num_noise=clip_grid(recipe).num_tokens,
         replace_bad=True,
         training=True,
         notices=[unused_validation(data)],

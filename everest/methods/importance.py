@@ -1,4 +1,4 @@
-"""The importance of each token: its change since the slice before, and two other measures.
+"""Measures of the importance of each token: the change of its embedding, of its pixels, a learned score.
 
 B batch, C channels, T frames, H W pixels, N tokens, D embedding width, t p q a tubelet's sides.
 """
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everest.errors import RecipeError
 from everest.methods.alignment import Align, Cuts, fill_scene_starts, previous_frames
 from everest.methods.fast import fusable, in_parts
 from everest.methods.grid import patchify
@@ -22,6 +23,7 @@ from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
+FirstSlice = Literal["copy", "zero"]
 # Of a trained scorer: (B, N) float32 of clips (B, C, T, H, W), bytes or normalized; higher: more important.
 TokenScores = Callable[[Tensor], Tensor]
 
@@ -88,12 +90,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 @torch.no_grad()
-def change_importance(
+def embedding_change(
     frames: Tensor,
     embed: Embedding,
-    *,
     distance: DistanceName = "l2",
-    first_slice: Literal["copy", "zero"] = "copy",
+    first_slice: FirstSlice = "copy",
     align: Align = "none",
     cuts: Cuts = "ignore",
 ) -> Tensor:
@@ -127,19 +128,17 @@ def change_importance(
         if distance in DISTANCES:
             later = _distances(frames, before, embed, distance)  # (B, N - h*w)
         elif frames.dtype == torch.uint8:
-            of_bytes = partial(_norms_of_bytes, embed=embed, norm=NORMS[distance])
-            later = in_parts(of_bytes, frames) if before is None else in_parts(of_bytes, frames, before)
+            given = (frames,) if before is None else (frames, before)
+            later = in_parts(partial(_norms_of_bytes, embed=embed, norm=NORMS[distance]), *given)
         else:
             x = frames.float()
-            earlier = x[:, :, :-t] if before is None else before.float()
-            change = patchify(x[:, :, t:] - earlier, embed.tubelet)  # (B, N - h*w, C, t, p, q)
-            later = NORMS[distance](embed(change, biased=False))
-    first = later[:, :per_slice]
+            change = x[:, :, t:] - (x[:, :, :-t] if before is None else before.float())
+            later = NORMS[distance](embed(patchify(change, embed.tubelet), biased=False))
+    first, copy = later[:, :per_slice], first_slice == "copy"
     if previous is not None and cuts == "detect":
         change = torch.cat([first, later], dim=1).unflatten(1, (-1, per_slice))  # (B, slices, h*w)
-        copy = first_slice == "copy"
         return fill_scene_starts(change, previous.begins_scene, no_change=no_change, copy=copy).flatten(1)
-    return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
+    return torch.cat([first if copy else torch.full_like(first, no_change), later], dim=1)
 
 
 @fusable
@@ -171,24 +170,23 @@ def _distances(frames: Tensor, before: Tensor | None, embed: Embedding, distance
 
 
 @torch.no_grad()
-def pixel_importance(
+def pixel_change(
     frames: Tensor,
     tubelet: tuple[int, int, int],
     pixels: PixelStatistics = IMAGENET,
-    *,
     align: Align = "none",
     cuts: Cuts = "ignore",
 ) -> Tensor:
     """The difference between the pixels of each token and the frame before: motion without optical flow.
 
-    The mean absolute difference over the tubelet's frames, channels and pixels. The first frame has no frame
-    before it and takes the difference of the second. Our choice, modeled on the motion-guided masking in the
-    related work of the EVEREST paper, which needs optical flow.
+    The mean absolute difference over the tubelet's frames, channels and pixels. The first frame takes the
+    difference of the second. Our choice, modeled on the motion-guided masking in the related work of the
+    EVEREST paper, which needs optical flow.
 
     Args:
         frames: (B, C, T, H, W) uint8, or float: normalized.
         pixels: normalize bytes.
-        align, cuts: as in `change_importance`, of frames instead of slices.
+        align, cuts: as in `embedding_change`, of frames instead of slices.
     Returns:
         (B, N) float32. Zeros for a clip of one frame.
     """
@@ -203,7 +201,13 @@ def pixel_importance(
         change = (x[:, :, 1:] - pixels.normalized(previous.frames)).abs()
     change = torch.cat([change[:, :, :1], change], dim=2)  # (B, C, T, H, W)
     if previous is not None and cuts == "detect":
-        by_time = change.transpose(1, 2)
-        by_time = fill_scene_starts(by_time, previous.begins_scene, no_change=0.0, copy=True)
+        by_time = fill_scene_starts(change.transpose(1, 2), previous.begins_scene, no_change=0.0, copy=True)
         change = by_time.transpose(1, 2)
     return patchify(change, tubelet).flatten(2).mean(dim=-1)
+
+
+def learned_score(frames: Tensor, embed: Embedding) -> Tensor:
+    """The score (B, N) of each token by the trained tokenizer of `embed`."""
+    if embed.scores is None:
+        raise RecipeError("learned-importance needs a trained tokenizer, as everest train-tokenizer makes it")
+    return embed.scores(frames)

@@ -13,7 +13,7 @@ from torch import Tensor
 from everest.config.settings import TrainedSection
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
 from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
@@ -149,10 +149,10 @@ def count_weights(spec: ModelSpec | TokenizerSpec, section: TrainedSection | Non
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unmeasured(Selector):
+class Unmeasured(Strategy):
     """Chooses as many tokens as another strategy, without measuring them."""
 
-    of: Selector
+    of: Strategy
 
     @property
     def uses_importance(self) -> bool:
@@ -180,5 +180,5 @@ def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
     if isinstance(model, MaskedAutoencoder):
         model.targets = NoTargets(width=model.targets.width)
     if not measures:
-        model.selector = Unmeasured(of=spec.selection)
+        model.strategy = Unmeasured(of=spec.selection)
     return model

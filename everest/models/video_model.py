@@ -18,7 +18,7 @@ from everest.methods.camera import MOTIONS, moving_clips
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.noise import NoiseLayout
-from everest.methods.selector import Selector, choose
+from everest.methods.selection import Strategy
 from everest.models.embedding import frame_differences
 from everest.models.pooling import mean_and_change
 from everest.models.vit import Architecture, Encoder, init_linear_layers
@@ -76,17 +76,17 @@ class VideoModel(ClipModel):
     """
 
     def __init__(
-        self, architecture: Architecture, *, selector: Selector, final_norm: bool, drop_path: float = 0.0
+        self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0
     ) -> None:
         super().__init__()
         self.input_kind: Input = architecture.model.input
         self.pixels = architecture.pixels
-        self.selector = selector
+        self.strategy = strategy
         self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
 
     @property
     def embedding(self) -> Embedding:
-        """The embedding by which the selector measures importance."""
+        """The embedding by which the strategy measures importance."""
         return self.encoder.patch_embed
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class VideoModel(ClipModel):
         }
 
     def to_input(self, frames: Tensor) -> Tensor:
-        """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and selector."""
+        """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and strategy."""
         return frames if self.input_kind == "frames" else frame_differences(frames, self.pixels)
 
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
@@ -130,11 +130,11 @@ class PretrainingModel(VideoModel):
         self,
         architecture: Architecture,
         *,
-        selector: Selector,
+        strategy: Strategy,
         candidates: TokenGrid | None = None,
         camera: float,
     ) -> None:
-        super().__init__(architecture, selector=selector, final_norm=True)
+        super().__init__(architecture, strategy=strategy, final_norm=True)
         self.camera_weight = camera
         self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
         self.candidates = candidates or self.encoder.grid
@@ -150,10 +150,10 @@ class PretrainingModel(VideoModel):
         Args:
             noise: (B, at least N) uniform in [0, 1).
         """
-        encoder, grid = self.encoder, self.encoder.grid
+        encoder = self.encoder
         encoder.check(frames)
         x = self.to_input(frames)
-        visible = choose(self.selector, x, grid, self.embedding, noise[:, : grid.num_tokens]).visible
+        visible = self.strategy.select(x, encoder.grid, self.embedding, noise).visible
         return encoder(x, visible).mean(dim=1)
 
     def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class PretrainingModel(VideoModel):
 
 
 class SelectingModel(VideoModel):
-    """A model that encodes the tokens of its selector and pools them."""
+    """A model that encodes the tokens of its strategy and pools them."""
 
     stage: ClassVar = "finetune"
     head: nn.Module  # features (B, F) to the outputs
@@ -186,11 +186,11 @@ class SelectingModel(VideoModel):
 
         Args:
             keep: overrides the keep ratio of training.
-            noise: (B, at least N) uniform in [0, 1), in training with a selector that draws.
-            selection: its visible tokens replace the selector's choice; nothing is predicted, so
+            noise: (B, at least N) uniform in [0, 1), in training.
+            selection: its visible tokens replace the strategy's choice; nothing is predicted, so
                 its target has no effect and may be empty, (B, 0).
         """
-        selector, grid = self.selector, self.encoder.grid
+        strategy, grid = self.strategy, self.encoder.grid
         self.encoder.check(frames)
         if selection is not None:
             if keep is not None:
@@ -198,11 +198,11 @@ class SelectingModel(VideoModel):
             selection.check(grid, frames.size(0), predicts=False)
             return selection.visible
         if noise is None:
-            selector = selector.at_evaluation(keep)
+            strategy = strategy.at_evaluation(keep)
             noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)  # nothing is drawn
         elif keep is not None:
-            selector = selector.keeping(keep)
-        ids = choose(selector, self.to_input(frames), grid, self.embedding, noise).visible
+            strategy = strategy.keeping(keep)
+        ids = strategy.select(self.to_input(frames), grid, self.embedding, noise).visible
         if ids.size(1) == 0:
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids
@@ -242,10 +242,10 @@ class VideoEncoder(SelectingModel):
     """An encoder with its last norm, and no decoder or head: the weights of programs that have neither.
 
     Args:
-        selector: selects the tokens that are encoded, unless a call names another keep ratio.
+        strategy: selects the tokens that are encoded, unless a call names another keep ratio.
     """
 
-    def __init__(self, architecture: Architecture, *, selector: Selector) -> None:
-        super().__init__(architecture, selector=selector, final_norm=True)
+    def __init__(self, architecture: Architecture, *, strategy: Strategy) -> None:
+        super().__init__(architecture, strategy=strategy, final_norm=True)
         self.head = nn.Identity()
         init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 
 from everest.config.stage_settings import ContrastSettings, SigregSettings, Views, ViewsSettings
 from everest.methods.importance import full_precision
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 
@@ -46,14 +46,14 @@ class ViewModel(PretrainingModel):
     """Encodes the visible tokens of each view, projects their mean, and compares the views of the batch.
 
     Args:
-        selector: selects the tokens of each view; only its visible tokens count.
+        strategy: selects the tokens of each view; only its visible tokens count.
         camera: see `PretrainingModel`; the first view of each video gives the still frame.
     """
 
     def __init__(
-        self, architecture: Architecture, *, selector: Selector, settings: Views, camera: float = 0.0
+        self, architecture: Architecture, *, strategy: Strategy, settings: Views, camera: float = 0.0
     ) -> None:
-        super().__init__(architecture, selector=selector, camera=camera)
+        super().__init__(architecture, strategy=strategy, camera=camera)
         self.settings = settings
         self.projector = Projector(self.encoder.width, settings)
         init_linear_layers(self.encoder, self.projector, init=nn.init.xavier_uniform_)

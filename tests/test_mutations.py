@@ -25,7 +25,7 @@ tests/methods/test_tokens.py
   everest/methods/grid.py
     count in floats: int(num_tokens * Fraction(str(ratio))) => int(num_tokens * (1 - (1 - ratio)))
 tests/test_parity.py
-  everest/methods/importance.py
+  everest/methods/alignment.py
     first slice zero: first if copy else => first if not copy else
   everest/methods/ranked.py
     order ascending: self.order == "descending" => self.order != "descending"

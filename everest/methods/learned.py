@@ -57,7 +57,6 @@ class LearnedImportance(Strategy):
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible
-        noise = noise[:, : grid.num_tokens]
         if num_tubes := visible.size(1) // grid.t:
             # The tubes took the smallest numbers of the first slice. Those above are uniform: they are
             # stretched over the whole range again, so that the noise does not depend on the tubes.

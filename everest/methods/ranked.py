@@ -128,7 +128,6 @@ class Drawn(TopK):
         return embedding_change(frames, embed, self.distance, self.first_slice, self.align, self.cuts)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        noise = noise[:, : grid.num_tokens]
         chance = torch.full_like(noise, max(self.uniform, LEAST_UNIFORM) / grid.num_tokens)  # (B, N)
         if self.uses_importance:
             assert importance is not None, "this strategy draws by importance"

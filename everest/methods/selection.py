@@ -56,7 +56,7 @@ class Strategy(ABC):
 
         Args:
             importance: (B, N) float32, the measure; None if there is none.
-            noise: (B, at least N) uniform in [0, 1); on the `meta` device when only the counts are needed.
+            noise: (B, N) uniform in [0, 1); on the `meta` device when only the counts are needed.
         Returns:
             As many tokens in every row and at every call: counts may depend on the grid only.
         """

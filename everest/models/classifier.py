@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
-from everest.methods.importance import full_precision
 from everest.methods.selection import Strategy
 from everest.models.pooling import STATISTICS, ClassAttentionPooling, mean_and_change
 from everest.models.video_model import ClipModel, SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
+from everest.system.compute import full_precision
 
 
 def outputs_of(logits: Tensor, heads: Heads) -> Tensor:

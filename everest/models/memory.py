@@ -159,7 +159,7 @@ class Unmeasured(Strategy):
         return False
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        return self.of(grid, importance=noise[:, : grid.num_tokens], noise=noise)
+        return self.of(grid, importance=noise, noise=noise)
 
 
 class NoTargets(FeatureTargets):

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from everest.config.stage_settings import ContrastSettings, SigregSettings, Views, ViewsSettings
-from everest.methods.importance import full_precision
 from everest.methods.selection import Strategy
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
+from everest.system.compute import full_precision
 
 DIRECTIONS: Final = 256  # LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544), its listing of SIGReg
 KNOTS: Final = 17  # the same: of the integral over t, from -5 to 5

@@ -71,7 +71,7 @@ def test_a_classifier_without_ranking_encodes_all_tokens_in_evaluation():
 def test_choice_is_ascending_disjoint_counted_and_repeatable(strategy, name):
     grid, counts = GRIDS[name], COUNTS[strategy][list(GRIDS).index(name)]
     generator = torch.Generator().manual_seed(1)
-    noise = torch.rand(2, grid.num_tokens + grid.t, generator=generator)
+    noise = torch.rand(2, grid.num_tokens, generator=generator)
     importance = torch.rand(2, grid.num_tokens, generator=generator)
     chosen = strategy(grid, importance=importance, noise=noise)
     assert (chosen.visible.size(1), chosen.target.size(1)) == counts

@@ -16,7 +16,6 @@ from everest.config.settings import Recipe
 from everest.engine import network
 from everest.engine.plan import cosine_lr
 from everest.engine.step_log import StepRecord
-from everest.methods.camera import NUMBERS
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.system.accelerator import make_accelerator
@@ -98,7 +97,7 @@ class Pretraining:
     def _step(self, choice: Future[Choice], lr: float, generator: torch.Generator) -> StepRecord:
         views, device = choice.result(), self._device
         stage, accelerator = self._recipe.pretrain, self._accelerator
-        width = self.model.encoder.grid.num_tokens + (NUMBERS if stage.camera_motion else 0)
+        width = self.model.noise_layout.total
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
         videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
         network.set_lr(self._optimizer, lr)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.methods.grid import TokenGrid, patchify
-from everest.methods.ranked import ByImportance
+from everest.methods.ranked import TopK
 from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import Decoder, MaskedAutoencoder
@@ -82,9 +82,9 @@ def pretraining_loss(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) ->
     """The loss of `model(frames, noise=noise)` for normalized pixel targets without frame selection."""
     encoder, decoder, grid = model.encoder, model.decoder, model.encoder.grid
     tokens = _embedded(encoder, frames)
-    measures = isinstance(model.selector, ByImportance)
+    measures = isinstance(model.strategy, TopK)
     importance = _importance(tokens.detach(), grid.per_slice) if measures else None
-    chosen = model.selector(grid, importance=importance, noise=noise)
+    chosen = model.strategy(grid, importance=importance, noise=noise)
     visible, target = (_mask(ids, grid.num_tokens) for ids in (chosen.visible, chosen.target))
     seen = _picked(tokens + _positions(encoder, grid), visible)
     encoded = model.encoder_to_decoder(encoder.norm(plain_blocks(encoder.blocks, seen)))
@@ -100,9 +100,9 @@ def logits(model: VideoClassifier, frames: Tensor) -> Tensor:
     """(B, classes): `model(frames)`."""
     encoder, grid = model.encoder, model.encoder.grid
     tokens = _embedded(encoder, frames)
-    measures = isinstance(model.selector, ByImportance)
+    measures = isinstance(model.strategy, TopK)
     importance = _importance(tokens.detach(), grid.per_slice) if measures else None
     noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)
-    kept = _mask(model.selector(grid, importance=importance, noise=noise).visible, grid.num_tokens)
+    kept = _mask(model.strategy(grid, importance=importance, noise=noise).visible, grid.num_tokens)
     x = plain_blocks(encoder.blocks, _picked(tokens + _positions(encoder, grid), kept))
     return model.head(model.norm(x.mean(dim=1)))

@@ -116,7 +116,7 @@ def _precision(dtype: torch.dtype) -> torch.autocast:
 
 
 def _noise(model: MaskedAutoencoder, clips: Tensor) -> Tensor:
-    shape = (clips.size(0), model.encoder.grid.num_tokens)
+    shape = (clips.size(0), model.noise_layout.total)
     return torch.rand(shape, generator=torch.Generator().manual_seed(3))
 
 

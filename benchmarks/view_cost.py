@@ -40,9 +40,8 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
 def step(model: PretrainingModel, clips: torch.Tensor, number: int) -> None:
     """One forward and backward pass, without the optimizer."""
     model.zero_grad(set_to_none=True)
-    noise = torch.rand(
-        len(clips), model.encoder.grid.num_tokens, generator=torch.Generator().manual_seed(number)
-    )
+    generator = torch.Generator().manual_seed(number)
+    noise = torch.rand(len(clips), model.noise_layout.total, generator=generator)
     model(clips, noise=noise).loss.backward()
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from everest.figures.mask_figure import draw_rows, mask_title, rows_of
-from everest.figures.masks import apply_selectors, embedding_of
+from everest.figures.masks import apply_strategies, embedding_of
 from everest.methods.strategies import RedundancyRobust
 
 HEIGHT, WIDTH, FRAMES = 192, 336, 8
@@ -116,9 +116,9 @@ def street_clip() -> Tensor:
 
 
 def main() -> None:
-    selector = RedundancyRobust(keep_ratio=0.15, visible_ratio=None)
-    masks = apply_selectors(
-        street_clip(), [(selector.strategy, selector)], model=None, embed=embedding_of(None), seed=0
+    strategy = RedundancyRobust(keep_ratio=0.15, visible_ratio=None)
+    masks = apply_strategies(
+        street_clip(), [(strategy.strategy, strategy)], model=None, embed=embedding_of(None), seed=0
     )
     frames, kept, importance = rows_of(masks)
     path = Path(__file__).with_name("hero.png")

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from everest.figures.mask_figure import draw_rows, rows_of
-from everest.figures.masks import apply_selectors
+from everest.figures.masks import apply_strategies
 from everest.methods.importance import RawPixels
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 
 SIZE, FRAMES, TUBELET = 112, 8, (2, 8, 8)
-STRATEGIES: list[tuple[str, Selector]] = [
+STRATEGIES: list[tuple[str, Strategy]] = [
     ("redundancy-robust", RedundancyRobust()),
     ("redundancy-robust, ascending", RedundancyRobust(order="ascending")),
     ("frame-difference", FrameDifference()),
@@ -51,7 +51,7 @@ def moving_clip() -> Tensor:
 
 
 def main() -> None:
-    masks = apply_selectors(moving_clip(), STRATEGIES, model=None, embed=RawPixels(TUBELET), seed=3)
+    masks = apply_strategies(moving_clip(), STRATEGIES, model=None, embed=RawPixels(TUBELET), seed=3)
     path = Path(__file__).with_name("strategies.png")
     title = "tokens of one clip by strategy; change measured on pixels"
     draw_rows(path, rows_of(masks), slices=masks[0].grid.t, title=title)

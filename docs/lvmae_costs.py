@@ -18,7 +18,9 @@ BF16 = 2
 
 def row(share: float | None) -> str:
     """One line: None predicts all that is not seen."""
-    chosen = ["score=all"] if share is None else [f"keep_ratio={share * 2 / 3}", f"random_ratio={share / 3}"]
+    chosen = ["strategy=tube"]
+    if share is not None:
+        chosen = [f"keep_ratio={share * 2 / 3}", f"random_ratio={share / 3}"]
     overrides = [f"pretrain.selection.{text}" for text in chosen]
     recipe = load_recipe("lvmae-128", overrides=[*overrides, "train.checkpointing=false"])
     spec = stage_spec(recipe, "pretrain")

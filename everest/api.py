@@ -17,13 +17,13 @@ from torch import Tensor
 from everest.checkpoints.describe import describe
 from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, HeadSetting, Task, named_heads
-from everest.config.recipe import make_selector, recipe_of_sections
+from everest.config.recipe import make_strategy, recipe_of_sections
 from everest.data.views import ClipFormat
 from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
-from everest.methods.selector import choose
-from everest.methods.strategies import AllTokens, Strategy
+from everest.methods.selection import Strategy
+from everest.methods.strategies import AllTokens
 from everest.models.spec import Transformer, classifier_spec, encoder_spec
 from everest.models.video_model import VideoModel
 from everest.video.pixels import IMAGENET, USUAL
@@ -149,7 +149,7 @@ def select_tokens(
         RecipeError: an unknown strategy or setting, or invalid values.
         ValueError: `x` is no batch of clips, or `keep` leaves no token visible.
     """
-    selector = make_selector(strategy, settings, keep=keep)
+    chosen = make_strategy(strategy, settings, keep=keep)
     if x.dim() != 5:
         raise ValueError(
             f"expected clips (B, C, T, H, W), got {tuple(x.shape)}; clip[None] is a batch of one"
@@ -159,7 +159,7 @@ def select_tokens(
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
     x = x if model is None else model.to_input(x)
-    chosen = choose(selector, x, grid, embed, torch.from_numpy(noise).to(x.device))
-    if chosen.visible.size(1) == 0:
-        raise ValueError(f"{selector} leaves none of {grid.num_tokens} tokens visible")
-    return chosen
+    selection = chosen.select(x, grid, embed, torch.from_numpy(noise).to(x.device))
+    if selection.visible.size(1) == 0:
+        raise ValueError(f"{chosen} leaves none of {grid.num_tokens} tokens visible")
+    return selection

@@ -71,8 +71,7 @@ class Finetuning:
         frames = erase(frames, batch.erase.flatten(0, 1), generator=generator)
         targets = soft_targets(batch.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
         frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
-        noise = batch.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
-        logits = self.training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, outputs)
+        logits = self.training.model(frames, noise=batch.noise.flatten(0, 1)).float()  # (B, outputs)
         return [supervised_loss(logits, targets, model.heads, self.class_weights)]
 
     def train(self) -> None:

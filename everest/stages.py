@@ -13,7 +13,7 @@ The way of a run, here of pre-training; fine-tuning and the tokenizer have the s
 
 A batch comes from data/loader.py, whose workers call `VideoClips.read` (data/clips.py) and the views of
 data/views.py. A pass is `MaskedAutoencoder.forward` (models/mae.py): the choice of tokens by
-methods/selector.py with a strategy of methods/ranked.py or masks.py, the encoder of models/vit.py, the
+methods/selection.py with a strategy of methods/ranked.py or masks.py, the encoder of models/vit.py, the
 decoder, targets and loss of methods/targets.py; in the backward pass, models/recomputed.py computes some
 outputs again. `Training.update` ends in `update_weights` of engine/network.py. The first update of a warm-up
 changes no weight.

@@ -25,12 +25,12 @@ tests/methods/test_tokens.py
   everest/methods/grid.py
     count in floats: int(num_tokens * Fraction(str(ratio))) => int(num_tokens * (1 - (1 - ratio)))
 tests/test_parity.py
-  everest/methods/importance.py
-    first slice zero: first if first_slice == "copy" => first if first_slice != "copy"
+  everest/methods/alignment.py
+    first slice zero: first if copy else => first if not copy else
   everest/methods/ranked.py
     order ascending: self.order == "descending" => self.order != "descending"
     one token more: num_kept(grid.num_tokens, self.keep => 1 + num_kept(grid.num_tokens, self.keep
-  everest/methods/selector.py
+  everest/methods/selection.py
     most of the noise: noise.gather(1, candidates).arg => (-noise).gather(1, candidates).arg
     visible predicted too: ascending(shuffled[:, num_visible:]) => ascending(shuffled)
 tests/methods/test_selection.py

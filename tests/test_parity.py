@@ -25,7 +25,7 @@ from everest.engine.network import make_optimizer, parameter_groups, set_lr
 from everest.engine.plan import cosine_lr
 from everest.foreign.translation import our_name
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
-from everest.methods.importance import change_importance
+from everest.methods.importance import embedding_change
 from everest.methods.masks import RandomSpaceTime, Tube
 from everest.methods.strategies import AllTokens, RedundancyRobust
 from everest.methods.targets import PixelTargets
@@ -71,9 +71,9 @@ class Recorded:
         _, _, frames, height, width = self.clip.shape
         return Architecture(model=model, frames=frames, size=(height, width))
 
-    def autoencoder(self, selector: RedundancyRobust | Tube, *, normalize: bool = True) -> MaskedAutoencoder:
+    def autoencoder(self, strategy: RedundancyRobust | Tube, *, normalize: bool = True) -> MaskedAutoencoder:
         targets = PixelTargets(tubelet=TUBELET, normalize=normalize)
-        model = MaskedAutoencoder(self.architecture(), selector=selector, targets=targets)
+        model = MaskedAutoencoder(self.architecture(), strategy=strategy, targets=targets)
         load_state(model, self.tensors, "pretrain")
         return model
 
@@ -82,7 +82,7 @@ class Recorded:
         keep = round(1 - settings["mcm_ratio"], 6) if settings.get("mcm") else None
         model = VideoClassifier(
             self.architecture(pooling="mean" if settings.get("use_mean_pooling", True) else "first"),
-            selector=RedundancyRobust(keep_ratio=keep, visible_ratio=None) if keep else AllTokens(),
+            strategy=RedundancyRobust(keep_ratio=keep, visible_ratio=None) if keep else AllTokens(),
             heads=(Head(outputs=self.facts["model"]["nc"]),),
             drop_path=drop_path,
         )
@@ -156,9 +156,9 @@ def test_everest_pretraining_equals_the_released_program(golden: Callable[[str],
     facts = recorded.facts["cases"][case]
     settings = facts["settings"]
     ratios = (round(1 - settings[name], 6) for name in ("pre", "mask"))
-    selector = RedundancyRobust(**dict(zip(("keep_ratio", "visible_ratio"), ratios, strict=True)))
-    model = recorded.autoencoder(selector, normalize=settings["normt"])
-    importance = change_importance(recorded.clip, model.encoder.patch_embed)
+    strategy = RedundancyRobust(**dict(zip(("keep_ratio", "visible_ratio"), ratios, strict=True)))
+    model = recorded.autoencoder(strategy, normalize=settings["normt"])
+    importance = embedding_change(recorded.clip, model.encoder.patch_embed)
     assert_close(importance, recorded.tensors[f"{case}.importance"], "importance")
 
     selection = model.select(recorded.clip, recorded.noise(case))
@@ -188,7 +188,7 @@ def test_eight_steps_follow_the_released_trajectory(golden: Callable[[str], Path
     for step, lr in enumerate(told["lr"]):
         chosen = TokenSelection(*(torch.tensor(told[f"{name}_idx"][step]) for name in ("visible", "target")))
         ours = model.select(recorded.clip, torch.zeros(2, recorded.grid.num_tokens))
-        importance = change_importance(recorded.clip, model.encoder.patch_embed)
+        importance = embedding_change(recorded.clip, model.encoder.patch_embed)
         pair = (kept_importance(importance, each) for each in (ours, chosen))
         assert_close(*pair, f"importance kept in step {step}")
         out = model(recorded.clip, selection=chosen)

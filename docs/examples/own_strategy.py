@@ -17,11 +17,11 @@ strategies = everest.strategies
 
 
 @dataclass(frozen=True, kw_only=True)
-class Border(strategies.Selector):
+class Border(strategies.Strategy):
     """Keeps the tokens nearest to the border, encodes a random part of them and predicts the others."""
 
-    keep_ratio: float = 0.5
-    visible_ratio: float = 0.25
+    keep_ratio: strategies.Ratio = 0.5
+    visible_ratio: strategies.Ratio = 0.25
 
     def __call__(
         self, grid: strategies.TokenGrid, *, importance: Tensor | None, noise: Tensor

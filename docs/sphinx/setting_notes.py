@@ -15,7 +15,6 @@ from types import ModuleType
 
 from everest.config import heads, values
 from everest.config.tokenizer import TokenizerConfig, TokenizerSettings
-from everest.methods import selector
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPLAINED = 60  # letters of a meaning that also explains the values of its key
@@ -56,7 +55,7 @@ def notes(settings: type) -> dict[str, str]:
 @cache
 def _alias_notes() -> dict[str, str]:
     """The comments of the named types of values."""
-    modules: list[ModuleType] = [values, heads, selector]
+    modules: list[ModuleType] = [values, heads]
     return {
         name: note for module in modules for name, note in comments(inspect.getsource(module)).items() if note
     }

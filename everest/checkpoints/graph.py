@@ -106,7 +106,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         if keep is not None:
             raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
         with torch.device("meta"):  # without the decoder: it encodes all tokens, as `extract` does
-            alone = VideoEncoder(spec, selector=AllTokens())
+            alone = VideoEncoder(spec, strategy=AllTokens())
         alone.encoder, model = model.encoder, alone
     elif keep is not None and not isinstance(spec, ModelSpec):
         why = NO_TOKENS if spec.num_tokens is None else "the members of a mean keep tokens as trained"
@@ -119,7 +119,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
             count_tokens(spec)
         except RecipeError as error:
             raise RecipeError(f"--keep {keep:g}: {error}") from error
-        model.selector = spec.selection
+        model.strategy = spec.selection
     graph = Graph(model, spec, precision).eval()
     values = _metadata(opened, graph)
     graph.metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values}

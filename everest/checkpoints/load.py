@@ -23,7 +23,7 @@ from everest.foreign.files import (
     read_foreign,
     refuse_broken_links,
 )
-from everest.methods.strategies import Strategy
+from everest.methods.strategies import ShippedStrategy
 from everest.models.clip_spec import ClipSpec
 from everest.models.embedding import with_tubelet_frames
 from everest.models.linear import ImageSpec
@@ -174,7 +174,7 @@ def open_model(
     kind: Kind | None = None,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
-    selection: Strategy | None = None,
+    selection: ShippedStrategy | None = None,
     check: Callable[[ClipSpec], None] | None = None,
 ) -> LoadedModel:
     """Rebuild the module of a checkpoint.

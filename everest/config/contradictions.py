@@ -13,7 +13,7 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
-from everest.methods.ranked import ByChange, ByImportance
+from everest.methods.ranked import TopK
 from everest.methods.targets import Target
 
 Problems = Iterator[tuple[str, str]]  # `section.key`, and the reason
@@ -54,7 +54,7 @@ def _of_data(recipe: Recipe) -> Problems:
     if differences and pixels and pixels.frame_selection.alpha > 1:
         yield "model.input", "must be frames with pretrain.frame_selection.alpha, whose frames have gaps"
     for stage, settings in recipe.stages:
-        if differences and isinstance(settings.selection, ByChange) and settings.selection.sees_camera:
+        if differences and isinstance(settings.selection, TopK) and settings.selection.sees_camera:
             yield "model.input", f"must be frames with {stage}.selection.align or cuts, which compare frames"
 
     heads = named_heads(data.heads or {})
@@ -110,7 +110,7 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
     if stage.needs_tokenizer and recipe.tokenizer is None:
         key = "target.kind" if stage.target.needs_tokenizer else "selection.score"
         yield f"pretrain.{key}", "needs a tokenizer, and the recipe has no such section; start from lvmae-128"
-    if draws and not isinstance(ranked, ByImportance):
+    if draws and not isinstance(ranked, TopK):
         text = f"above 1 it counts tokens by importance, which {ranked.strategy} does not measure"
         yield "pretrain.frame_selection.alpha", text
     if stage.cache is None:

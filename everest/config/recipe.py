@@ -20,14 +20,14 @@ from everest.config.stage_settings import STAGES, VARIANTS, PretrainSelection
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, did_you_mean, one_per_line, shown
 from everest.methods.external import NOT_A_CLASS, import_named, is_import_path, named_class
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.system.storage import parse_location
 
 Settings = TypeVar("Settings")
 Problems = list[tuple[str, str]]  # a key with dots, and what is wrong
 
 _RECIPE = TypeAdapter(Recipe)
-_SELECTION: TypeAdapter[Selector] = TypeAdapter(PretrainSelection)
+_SELECTION: TypeAdapter[Strategy] = TypeAdapter(PretrainSelection)
 _CLASSES = (  # the keys that may name a class of another package
     *((stage, "selection", "strategy") for stage in STAGES),
     ("pretrain", "target", "kind"),
@@ -184,8 +184,8 @@ def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) ->
     return _without_problems(recipe, problems)
 
 
-def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | None = None) -> Selector:
-    """A strategy with these settings.
+def make_strategy(name: str, settings: Mapping[str, Any], *, keep: float | None = None) -> Strategy:
+    """A strategy by its name in a recipe, with these settings.
 
     Args:
         keep: the share of the tokens that it encodes, unless `settings` set it; None: as in a recipe.
@@ -193,16 +193,16 @@ def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | N
         RecipeError: an unknown strategy or setting, or invalid values.
         ValueError: `keep` is not in (0, 1].
     """
-    if is_import_path(strategy):
-        import_named(strategy)
-    values = {"strategy": strategy, **settings}
-    selector, problems = _validated(lambda: _SELECTION.validate_python(values), SELECTION)
-    if selector is not None and keep is not None:
-        selector = replace(selector.keeping(keep), **{name: getattr(selector, name) for name in settings})
+    if is_import_path(name):
+        import_named(name)
+    values = {"strategy": name, **settings}
+    strategy, problems = _validated(lambda: _SELECTION.validate_python(values), SELECTION)
+    if strategy is not None and keep is not None:
+        strategy = replace(strategy.keeping(keep), **{key: getattr(strategy, key) for key in settings})
     # `keep` alone is checked already, and can be 1, which leaves pre-training nothing to predict.
-    if selector is not None and settings:
-        problems = [(f"pretrain.selection.{key}", text) for key, text in selector.problems()]
-    return _without_problems(selector, problems)
+    if strategy is not None and settings:
+        problems = [(f"pretrain.selection.{key}", text) for key, text in strategy.problems()]
+    return _without_problems(strategy, problems)
 
 
 def _validated(validate: Callable[[], Settings], section: KeyPath = ()) -> tuple[Settings | None, Problems]:

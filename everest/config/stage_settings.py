@@ -20,7 +20,7 @@ from everest.methods.strategies import (
     Drawn,
     FinetuneStrategy,
     RedundancyRobust,
-    Strategy,
+    ShippedStrategy,
 )
 from everest.methods.targets import Target
 
@@ -32,7 +32,7 @@ BestMetric = Annotated[
 STAGES: Final = ("pretrain", "finetune")  # the sections that train a transformer
 
 
-PretrainSelection = Annotated[Strategy, Discriminator("strategy"), v.WITH_HYPHENS, *EXTERNAL]
+PretrainSelection = Annotated[ShippedStrategy, Discriminator("strategy"), v.WITH_HYPHENS, *EXTERNAL]
 FinetuneSelection = Annotated[FinetuneStrategy, Discriminator("strategy"), v.WITH_HYPHENS, *EXTERNAL]
 
 

@@ -29,8 +29,8 @@ from everest.lists.labels import indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source, unused_validation
-from everest.methods.camera import NUMBERS
 from everest.methods.grid import TokenGrid
+from everest.methods.noise import NoiseLayout
 from everest.methods.ranked import num_candidates
 from everest.system.storage import Location, RemotePath
 from everest.system.text import counted
@@ -68,10 +68,9 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
         compared=section.objective == "views",
         crop_area=section.views.crop_area if section.objective == "views" else None,
     )
-    draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
-    num_noise = offered.num_tokens + draws + (NUMBERS if section.camera_motion else 0)
+    noise = NoiseLayout.of(grid, offered, camera=section.camera_motion)
     samples = read_source(data, pretrain_key(data), labeled=False)
-    return clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad, training=True)
+    return clips_of(recipe, samples, views, num_noise=noise.total, replace_bad=replace_bad, training=True)
 
 
 def pretrain_key(data: DataSettings) -> str:
@@ -100,7 +99,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         samples,
         views,
         heads=classes.heads,
-        num_noise=clip_grid(recipe).num_tokens if section.selection.draws else 0,
+        num_noise=clip_grid(recipe).num_tokens,
         replace_bad=True,
         training=True,
         notices=[unused_validation(data)],

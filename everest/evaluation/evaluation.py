@@ -252,13 +252,13 @@ def open_classifier(
         spec, model, names = opened.spec, opened.module, opened.weights.classes
         assert isinstance(spec, ClipSpec)
         assert isinstance(model, Classifier)
-    selects = spec.selects  # None: the recipe's selection has no meaning
-    if selects is not None and requested.at_evaluation() != selects.at_evaluation():
-        saved, wanted = (
+    saved = spec.strategy  # None: the recipe's selection has no meaning
+    if saved is not None and requested.at_evaluation() != saved.at_evaluation():
+        have, wanted = (
             ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
-            for selection in (selects, requested)
+            for selection in (saved, requested)
         )
-        text = f"tokens are selected as in the weights: {saved}; recipe {recipe.name} has {wanted}; {fix}"
+        text = f"tokens are selected as in the weights: {have}; recipe {recipe.name} has {wanted}; {fix}"
         report(notice(text))
     if file.name == BEST and data.val is not None and data.val == data.test:
         text = (
@@ -267,8 +267,8 @@ def open_classifier(
         )
         report(notice(text))
     recipe = as_trained(recipe, spec, source=file)
-    if selects is not None:
-        recipe = replace(recipe, finetune=replace(recipe.finetune, selection=selects))
+    if saved is not None:
+        recipe = replace(recipe, finetune=replace(recipe.finetune, selection=saved))
     if isinstance(model, Classifier):
         describe(model, recipe, file=file, class_names=names)
     return model, spec, recipe

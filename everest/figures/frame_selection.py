@@ -96,8 +96,8 @@ def select_video_frames(
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
     x = x if model is None else model.to_input(x)
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
-    selector = RedundancyRobust(keep_ratio=keep)
-    counts = kept_per_slice(selector, selector.importance(x, embed), grid)  # (1, S)
+    strategy = RedundancyRobust(keep_ratio=keep)
+    counts = kept_per_slice(strategy, strategy.importance(x, embed), grid)  # (1, S)
     uniform = np.random.default_rng(seed).random(counts.shape, dtype=np.float32)
     (drawn,) = draw_slices(counts, torch.from_numpy(uniform), frames // pair)  # (t,)
     return FrameSelection(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,19 +16,19 @@ from torch import Tensor
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import AnyModel, LoadedModel
-from everest.config.recipe import make_selector
+from everest.config.recipe import make_strategy
 from everest.config.settings import Recipe
 from everest.config.values import Input
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.mask_figure import draw_rows, mask_title, rows_of
-from everest.figures.masks import apply_selectors, embedding_of, scaled_size
+from everest.figures.masks import apply_strategies, embedding_of, scaled_size
 from everest.lists.sample import Sample
 from everest.methods.importance import Embedding, RawPixels
 from everest.methods.learned import LearnedImportance, ScoreName
-from everest.methods.ranked import ByChange
-from everest.methods.selector import Selector
+from everest.methods.ranked import TopK
+from everest.methods.selection import Strategy
 from everest.methods.strategies import AllTokens
 from everest.models.video_model import SelectingModel, VideoModel
 from everest.system.files import check_new_file, refuse_inputs
@@ -57,7 +58,7 @@ class MaskClip:
 class MaskRequest:
     """The strategies to draw, with their titles, and the clip of a video to draw them on."""
 
-    selectors: Sequence[tuple[str, Selector]]
+    strategies: Sequence[tuple[str, Strategy]]
     clip: MaskClip
     seed: int
     model: AnyModel | None  # None: raw pixels
@@ -75,9 +76,9 @@ class MaskRequest:
         check_new_file(path, overwrite=overwrite)
         info = probe(video)
         clip, numbers = self._read_clip(video, info)
-        masks = apply_selectors(
+        masks = apply_strategies(
             clip,
-            self.selectors,
+            self.strategies,
             model=self.model,
             embed=self.embed,
             input_kind=self.clip.input_kind,
@@ -103,7 +104,7 @@ class MaskRequest:
 
     def _read_clip(self, video: Path, info: VideoInfo) -> tuple[Tensor, list[int]]:
         """The clip (C, T, H, W) uint8 in the middle of a video, and the numbers of its T frames."""
-        cell = max(selector.cell for _, selector in self.selectors)
+        cell = max(strategy.cell for _, strategy in self.strategies)
         _, height, width = self.embed.tubelet
         make_views = EvalViews(
             frames=self.model.encoder.num_frames if isinstance(self.model, VideoModel) else self.clip.frames,
@@ -146,8 +147,8 @@ def request_masks(
     module: VideoModel | AdaptiveTokenizer | None = None
     if opened is not None:
         module = opened.module if isinstance(opened.module, AdaptiveTokenizer) else opened.transformer
-    default_selector, default_clip = _defaults(opened, recipe, given_clip)
-    scores = default_selector if isinstance(module, AdaptiveTokenizer) else None
+    default, default_clip = _defaults(opened, recipe, given_clip)
+    scores = default if isinstance(module, AdaptiveTokenizer) else None
     if scores is not None:
         if settings or strategy not in (None, scores.strategy):
             raise RecipeError(
@@ -162,20 +163,20 @@ def request_masks(
         clip = replace(clip, sampling="dense")  # the others have no stride
     embed = embedding_of(module) if recipe is None else RawPixels(recipe.model.tubelet, recipe.data.pixels)
     if isinstance(scores, LearnedImportance):
-        selectors = _tokenizer_rows(scores, ratios, compare=compare)
+        rows = _tokenizer_rows(scores, ratios, compare=compare)
     elif compare:
-        selectors = _compared_rows(ratios)
+        rows = _compared_rows(ratios)
     else:
-        selectors = _strategy_rows(default_selector, strategy, ratios, settings)
-    sees_camera = any(isinstance(chosen, ByChange) and chosen.sees_camera for _, chosen in selectors)
+        rows = _strategy_rows(default, strategy, ratios, settings)
+    sees_camera = any(isinstance(chosen, TopK) and chosen.sees_camera for _, chosen in rows)
     if sees_camera and clip.input_kind == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
-    return MaskRequest(selectors=selectors, clip=clip, seed=seed, model=module, embed=embed)
+    return MaskRequest(strategies=rows, clip=clip, seed=seed, model=module, embed=embed)
 
 
 def _defaults(
     opened: LoadedModel | None, recipe: Recipe | None, given_clip: Mapping[str, Any]
-) -> tuple[Selector | None, MaskClip]:
+) -> tuple[Strategy | None, MaskClip]:
     """The strategy and the clips of a recipe's pre-training, of a tokenizer, or of a transformer.
 
     `given_clip`, as in `request_masks`, must fit the checkpoint.
@@ -205,15 +206,15 @@ def _defaults(
     for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
         if given_clip.get(name, side) != side:
             raise RecipeError(f"--{name} {given_clip[name]}: the model of --checkpoint takes {side}")
-    selector = model.selector.at_evaluation() if isinstance(model, SelectingModel) else model.selector
+    strategy = model.strategy.at_evaluation() if isinstance(model, SelectingModel) else model.strategy
     if trained is None:
-        return selector, MaskClip()
-    return selector, MaskClip(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
+        return strategy, MaskClip()
+    return strategy, MaskClip(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
 
 
 def _tokenizer_rows(
     scores: LearnedImportance, ratios: Sequence[float], *, compare: bool
-) -> list[tuple[str, Selector]]:
+) -> list[tuple[str, Strategy]]:
     """The learned scores of a tokenizer at each keep ratio, below the scores to compare them with."""
     return [
         (score, replace(scores, score=score, keep_ratio=ratio))
@@ -222,26 +223,33 @@ def _tokenizer_rows(
     ]
 
 
-def _compared_rows(ratios: Sequence[float]) -> list[tuple[str, Selector]]:
+def _compared_rows(ratios: Sequence[float]) -> list[tuple[str, Strategy]]:
     """The common strategies; a keep ratio is of the last one."""
-    *masks, ranked = (make_selector(name, {}) for name in COMPARED)
+    *masks, ranked = (make_strategy(name, {}) for name in COMPARED)
     if ratios:
-        ranked = ranked.showing(ratios[0])
-    return [(selector.strategy, selector) for selector in (*masks, ranked)]
+        ranked = _with_ratio(ranked, ratios[0])
+    return [(each.strategy, each) for each in (*masks, ranked)]
 
 
 def _strategy_rows(
-    default: Selector | None, strategy: str | None, ratios: Sequence[float], settings: Mapping[str, Any]
-) -> list[tuple[str, Selector]]:
+    default: Strategy | None, name: str | None, ratios: Sequence[float], settings: Mapping[str, Any]
+) -> list[tuple[str, Strategy]]:
     """The given strategy at each keep ratio.
 
     Without one, it is the default of the checkpoint or the recipe, if that can have the ratios and settings.
     """
-    fits = isinstance(default, ByChange) or not (settings or (ratios and isinstance(default, AllTokens)))
-    if default is not None and strategy is None and fits:
-        selector = default
-    else:
-        selector = make_selector(strategy or DEFAULT, {})
+    fits = isinstance(default, TopK) or not (settings or (ratios and isinstance(default, AllTokens)))
+    strategy = default if name is None and fits else None
+    strategy = strategy or make_strategy(name or DEFAULT, {})
     if settings:
-        selector = make_selector(selector.strategy, {**vars(selector), **settings})
-    return [(shown.strategy, shown) for shown in [selector.showing(ratio) for ratio in ratios] or [selector]]
+        strategy = make_strategy(strategy.strategy, {**vars(strategy), **settings})
+    rows = [_with_ratio(strategy, ratio) for ratio in ratios] or [strategy]
+    return [(each.strategy, each) for each in rows]
+
+
+def _with_ratio(strategy: Strategy, ratio: float) -> Strategy:
+    """The strategy with this keep ratio; at most a third of the kept tokens is visible, as in recipes."""
+    if not isinstance(strategy, TopK):
+        return strategy.keeping(ratio)
+    third = float(Decimal(str(ratio)) / 3)  # of the number as written: 0.1 of 0.3, not slightly less
+    return replace(strategy, keep_ratio=ratio, visible_ratio=min(strategy.visible_ratio or ratio, third))

@@ -18,8 +18,7 @@ from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
-from everest.methods.ranked import ByEmbedding
-from everest.methods.selector import Selector, measure
+from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
 from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
@@ -37,7 +36,7 @@ class ClipMask:
     """One strategy on one clip."""
 
     title: str
-    selector: Selector
+    strategy: Strategy
     grid: TokenGrid
     kept: Tensor  # (K,) ids of the encoded or predicted tokens, ascending
     visible: Tensor  # (K_vis,) ids of the encoded tokens, ascending
@@ -53,7 +52,7 @@ class ClipMask:
     @property
     def no_change(self) -> float:
         """The importance of a token that did not change."""
-        return NO_CHANGE[self.selector.distance] if isinstance(self.selector, ByEmbedding) else 0.0
+        return NO_CHANGE.get(getattr(self.strategy, "distance", ""), 0.0)
 
     def pixels_of(self, tokens: Tensor) -> Tensor:
         """The frames (T, H, W, 3) with `tokens` (K,) as they are and all others gray."""
@@ -66,7 +65,7 @@ class ClipMask:
         kept_per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
         return {
             "grid": [self.grid.t, self.grid.h, self.grid.w],
-            "strategy": self.selector.strategy,
+            "strategy": self.strategy.strategy,
             "keep": round(len(self.kept) / self.grid.num_tokens, 4),
             "kept_per_slice": kept_per_slice.tolist(),
             "kept": self.kept.tolist(),
@@ -75,9 +74,9 @@ class ClipMask:
 
 
 @torch.inference_mode()
-def apply_selectors(
+def apply_strategies(
     clip: Tensor,
-    selectors: Sequence[tuple[str, Selector]],
+    strategies: Sequence[tuple[str, Strategy]],
     *,
     model: AnyModel | None,
     embed: Embedding,
@@ -100,17 +99,17 @@ def apply_selectors(
     # Features have no pixels.
     predicts = isinstance(model, MaskedAutoencoder) and not isinstance(model.targets, FeatureTargets)
     masks: list[ClipMask] = []
-    for title, selector in selectors:
-        importance = measure(selector, seen, embed) if selector.uses_importance else None
-        selection = selector(grid, importance=importance, noise=noise)
+    for title, strategy in strategies:
+        importance = strategy.measure(seen, embed) if strategy.uses_importance else None
+        selection = strategy(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
-            name = selector.strategy
+            name = strategy.strategy
             raise RecipeError(f"--keep: {name} keeps none of the tokens that are seen; keep more")
         predicted = None
         if isinstance(model, MaskedAutoencoder) and predicts and num_targets:
             predicted = _predicted(model, x, selection, model(x, selection=selection).prediction)
-        masks.append(_clip_mask(title, selector, x, selection, importance, embed, predicted))
+        masks.append(_clip_mask(title, strategy, x, selection, importance, embed, predicted))
     return masks
 
 
@@ -120,17 +119,17 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
 
     Args:
         clip: (C, T, H, W) uint8, or the candidate frames that the model draws a clip from.
-        noise: (N,) uniform in [0, 1), followed by one number for each candidate slice.
+        noise: (model.noise_layout.total,) uniform in [0, 1).
     """
-    selector = model.selector
+    strategy = model.strategy
     device = model.mask_token.device
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = None
-    if selector.uses_importance:
-        importance = measure(selector, model.to_input(out.frames), model.embedding)
+    if strategy.uses_importance:
+        importance = strategy.measure(model.to_input(out.frames), model.embedding)
     predicted = _predicted(model, out.frames, out.selection, out.prediction)
     return _clip_mask(
-        selector.strategy, selector, out.frames, out.selection, importance, model.embedding, predicted
+        strategy.strategy, strategy, out.frames, out.selection, importance, model.embedding, predicted
     )
 
 
@@ -184,7 +183,7 @@ def to_frames(clip: Tensor) -> Tensor:
 
 def _clip_mask(
     title: str,
-    selector: Selector,
+    strategy: Strategy,
     x: Tensor,
     selection: TokenSelection,
     importance: Tensor | None,
@@ -194,7 +193,7 @@ def _clip_mask(
     """The tokens of a normalized clip (1, C, T, H, W) in a selection."""
     return ClipMask(
         title=title,
-        selector=selector,
+        strategy=strategy,
         grid=TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet),
         kept=torch.cat([selection.visible[0], selection.target[0]]).unique().cpu(),
         visible=selection.visible[0].cpu(),

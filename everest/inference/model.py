@@ -21,7 +21,6 @@ from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
 from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
-from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipSpec
@@ -47,7 +46,7 @@ def encode_clips(module: Transformer, frames: Tensor, keep: float | None) -> Fea
     """Encode normalized clips (B, C, T, H, W) by the tokens of a transformer.
 
     Args:
-        keep: the ratio of the tokens to encode. None: as a classifier was trained, or as the selector of an
+        keep: the ratio of the tokens to encode. None: as a classifier was trained, or as the strategy of an
             encoder chooses; all tokens of an autoencoder, which is trained to complete the tokens that it
             does not see.
     """
@@ -57,10 +56,10 @@ def encode_clips(module: Transformer, frames: Tensor, keep: float | None) -> Fea
         tokens = module.encode(frames, ids)
         return Features(ids, tokens, module.pooled(tokens, ids))
     encoder.check(frames)
-    selector = AllTokens() if keep is None else AllTokens().keeping(keep)
+    strategy = AllTokens() if keep is None else AllTokens().keeping(keep)
     noise = frames.new_zeros(frames.size(0), encoder.grid.num_tokens)  # nothing here is drawn
     x = module.to_input(frames)
-    ids = choose(selector, x, encoder.grid, encoder.patch_embed, noise).visible
+    ids = strategy.select(x, encoder.grid, encoder.patch_embed, noise).visible
     tokens = encoder(x, ids)
     return Features(ids, tokens, mean_and_change(tokens, ids, encoder.grid))
 

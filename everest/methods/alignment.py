@@ -19,6 +19,7 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.camera import SMALLEST, Plane, estimate_motion, gray_pairs, mean_change, moved, no_motion
 from everest.methods.fast import fusable, in_parts, is_eager_on_cpu
+from everest.system.compute import full_precision
 from everest.video.pixels import PixelStatistics
 
 Align = Literal["none", "shift", "affine"]
@@ -66,6 +67,20 @@ class PreviousFrames:
         earlier, later = torch.cat([none, inner[:, :-1]], dim=1), torch.cat([inner[:, 1:], none], dim=1)
         alone = inner & ~(earlier | later)
         return torch.cat([none.expand(-1, self.lag), alone, none.expand(-1, self.lag - 1)], dim=1)
+
+
+def earlier_frames(
+    frames: Tensor, *, lag: int, align: Align, cuts: Cuts, pixels: PixelStatistics
+) -> tuple[Tensor, Tensor | None]:
+    """For each frame the one `lag` frames earlier, (B, C, P, H, W), and the frames that begin a scene.
+
+    These are (B, T) bool, or None if cuts are not looked for; for the arguments, see `previous_frames`.
+    """
+    if align == "none" and cuts == "ignore":
+        return frames[:, :, :-lag], None
+    with full_precision(frames.device):
+        previous = previous_frames(frames, lag=lag, align=align, pixels=pixels)
+    return previous.frames, previous.begins_scene if cuts == "detect" else None
 
 
 @fusable
@@ -142,17 +157,21 @@ def _moves(motion: Tensor) -> Tensor:
     return (motion != torch.eye(2, 3, device=motion.device)).flatten(-2).any(dim=-1)
 
 
-def fill_scene_starts(change: Tensor, begins: Tensor, *, no_change: float, copy: bool) -> Tensor:
-    """Replace the change of each step of time that cannot be measured because of a cut; the first step, too.
+def with_scene_starts(later: Tensor, begins: Tensor | None, *, no_change: float, copy: bool) -> Tensor:
+    """The change of all S steps of time, of which the first step and those after a cut cannot be measured.
 
     A step with a cut inside belongs to the new scene. Neither it nor the next step can be measured.
 
     Args:
-        change: (B, S, …) since the step before; any value for the first step.
-        begins: (B, T) bool: the frames that begin a scene, T / S of each step.
+        later: (B, S - 1, …) of all but the first step, since the step before.
+        begins: (B, T) bool: the frames that begin a scene, T / S of each step; None: only the first one.
         copy: take the next change in the same scene; if it has none, the mean change of each place in the
             clip, so that a short scene is neither kept nor lost as a whole. Otherwise: no change.
     """
+    first = later[:, :1]
+    if begins is None:
+        return torch.cat([first if copy else torch.full_like(first, no_change), later], dim=1)
+    change = torch.cat([first, later], dim=1)  # (B, S, …)
     steps, tail = change.size(1), (1,) * (change.dim() - 2)
     frames = begins.unflatten(1, (steps, -1))  # (B, S, frames of a step)
     starts, mixed = frames.any(dim=2), frames[:, :, 1:].any(dim=2)  # (B, S)

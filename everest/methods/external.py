@@ -98,13 +98,8 @@ def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
         try:
             instance = TypeAdapter(named_class(path, base)).validate_json(json.dumps(settings), strict=True)
         except ValidationError as error:
-            problems = [
-                # Locations begin with the path, as those of a union begin with the name of the choice.
-                InitErrorDetails(
-                    type=p["type"], loc=(path, *p["loc"]), input=p["input"], ctx=p.get("ctx", {})
-                )
-                for p in error.errors(include_url=False)
-            ]
+            # Locations begin with the path, as those of a union begin with the name of the choice.
+            problems: list[Any] = [{**each, "loc": (path, *each["loc"])} for each in error.errors()]
         except (ValueError, PydanticUserError) as error:
             reason = {"reason": str(error).split("\n")[0]}
             kind = PydanticCustomError(NOT_A_CLASS, "{reason}", reason)

@@ -1,4 +1,4 @@
-"""The importance of each token: its change since the slice before, and two other measures.
+"""Measures of the importance of each token: the change of its embedding, of its pixels, a learned score.
 
 B batch, C channels, T frames, H W pixels, N tokens, D embedding width, t p q a tubelet's sides.
 """
@@ -6,7 +6,6 @@ B batch, C channels, T frames, H W pixels, N tokens, D embedding width, t p q a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
@@ -15,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.methods.alignment import Align, Cuts, fill_scene_starts, previous_frames
+from everest.errors import RecipeError
+from everest.methods.alignment import Align, Cuts, earlier_frames, with_scene_starts
 from everest.methods.fast import fusable, in_parts
 from everest.methods.grid import patchify
-from everest.system.compute import computes_bf16
+from everest.system.compute import computes_bf16, full_precision
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
+FirstSlice = Literal["copy", "zero"]
 # Of a trained scorer: (B, N) float32 of clips (B, C, T, H, W), bytes or normalized; higher: more important.
 TokenScores = Callable[[Tensor], Tensor]
 
@@ -81,19 +82,12 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 NO_CHANGE: dict[str, float] = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-cka": -1.0}
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Disables autocast, for example around code that decides which tokens are kept."""
-    # meta has no autocast; torch.amp.is_autocast_available would break the graph in torch 2.11
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
-
-
 @torch.no_grad()
-def change_importance(
+def embedding_change(
     frames: Tensor,
     embed: Embedding,
-    *,
     distance: DistanceName = "l2",
-    first_slice: Literal["copy", "zero"] = "copy",
+    first_slice: FirstSlice = "copy",
     align: Align = "none",
     cuts: Cuts = "ignore",
 ) -> Tensor:
@@ -119,91 +113,73 @@ def change_importance(
     per_slice, no_change = frames.size(3) // p * (frames.size(4) // q), NO_CHANGE[distance]
     if frames.size(2) == t:
         return frames.new_full((frames.size(0), per_slice), no_change, dtype=torch.float32)
-    previous = before = None
+    before, begins = earlier_frames(frames, lag=t, align=align, cuts=cuts, pixels=embed.pixels)
     with full_precision(frames.device):
-        if align != "none" or cuts == "detect":
-            previous = previous_frames(frames, lag=t, align=align, pixels=embed.pixels)
-            before = None if align == "none" else previous.frames  # (B, C, T - t, H, W)
         if distance in DISTANCES:
             later = _distances(frames, before, embed, distance)  # (B, N - h*w)
         elif frames.dtype == torch.uint8:
-            of_bytes = partial(_norms_of_bytes, embed=embed, norm=NORMS[distance])
-            later = in_parts(of_bytes, frames) if before is None else in_parts(of_bytes, frames, before)
+            later = in_parts(partial(_norms_of_bytes, embed=embed, norm=NORMS[distance]), frames, before)
         else:
-            x = frames.float()
-            earlier = x[:, :, :-t] if before is None else before.float()
-            change = patchify(x[:, :, t:] - earlier, embed.tubelet)  # (B, N - h*w, C, t, p, q)
+            change = patchify(frames[:, :, t:].float() - before.float(), embed.tubelet)
             later = NORMS[distance](embed(change, biased=False))
-    first = later[:, :per_slice]
-    if previous is not None and cuts == "detect":
-        change = torch.cat([first, later], dim=1).unflatten(1, (-1, per_slice))  # (B, slices, h*w)
-        copy = first_slice == "copy"
-        return fill_scene_starts(change, previous.begins_scene, no_change=no_change, copy=copy).flatten(1)
-    return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
+    later = later.unflatten(1, (-1, per_slice))  # (B, slices - 1, h*w)
+    return with_scene_starts(later, begins, no_change=no_change, copy=first_slice == "copy").flatten(1)
 
 
 @fusable
 def _norms_of_bytes(
-    frames: Tensor, before: Tensor | None = None, *, embed: Embedding, norm: Callable[[Tensor], Tensor]
+    frames: Tensor, before: Tensor, *, embed: Embedding, norm: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """The norms (B, N - h*w) of the embedded changes of bytes, which are exact from -255 to 255."""
     exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
-    patches = patchify(frames, embed.tubelet)  # (B, N, C, t, p, q) uint8
-    per_slice = patches.size(1) * embed.tubelet[0] // frames.size(2)
-    earlier = patches[:, :-per_slice] if before is None else patchify(before, embed.tubelet)
-    return norm(embed.of_byte_changes(patches[:, per_slice:].to(exact).sub_(earlier)))
+    now, earlier = (patchify(x, embed.tubelet) for x in (frames[:, :, embed.tubelet[0] :], before))
+    return norm(embed.of_byte_changes(now.to(exact).sub_(earlier)))
 
 
-def _distances(frames: Tensor, before: Tensor | None, embed: Embedding, distance: DistanceName) -> Tensor:
-    """The distances (B, N - h*w) of embedded tokens from those in `before`, or from the slice before."""
-    patches = patchify(embed.pixels.normalized(frames).float(), embed.tubelet)  # (B, N, C, t, p, q)
-    tokens = embed(patches)  # (B, N, D)
-    per_slice = patches.size(1) * embed.tubelet[0] // frames.size(2)
-    if before is None:
-        old_patches, old_tokens = patches[:, :-per_slice], tokens[:, :-per_slice]
-    else:
-        old_patches = patchify(embed.pixels.normalized(before).float(), embed.tubelet)
-        old_tokens = embed(old_patches)
-    distances = DISTANCES[distance](tokens[:, per_slice:], old_tokens)
-    still = (patches[:, per_slice:] == old_patches).flatten(2).all(dim=-1)
+def _distances(frames: Tensor, before: Tensor, embed: Embedding, distance: DistanceName) -> Tensor:
+    """The distances (B, N - h*w) of embedded tokens from those in the frames `before`."""
+    now, earlier = (
+        patchify(embed.pixels.normalized(x).float(), embed.tubelet)
+        for x in (frames[:, :, embed.tubelet[0] :], before)
+    )  # (B, N - h*w, C, t, p, q) each
+    distances = DISTANCES[distance](embed(now), embed(earlier))
     # Rounding can raise a similarity above 1.
-    return distances.clamp(min=NO_CHANGE[distance]).masked_fill(still, NO_CHANGE[distance])
+    distances = distances.clamp(min=NO_CHANGE[distance])
+    return distances.masked_fill((now == earlier).flatten(2).all(dim=-1), NO_CHANGE[distance])
 
 
 @torch.no_grad()
-def pixel_importance(
+def pixel_change(
     frames: Tensor,
     tubelet: tuple[int, int, int],
     pixels: PixelStatistics = IMAGENET,
-    *,
     align: Align = "none",
     cuts: Cuts = "ignore",
 ) -> Tensor:
     """The difference between the pixels of each token and the frame before: motion without optical flow.
 
-    The mean absolute difference over the tubelet's frames, channels and pixels. The first frame has no frame
-    before it and takes the difference of the second. Our choice, modeled on the motion-guided masking in the
-    related work of the EVEREST paper, which needs optical flow.
+    The mean absolute difference over the tubelet's frames, channels and pixels. The first frame takes the
+    difference of the second. Our choice, modeled on the motion-guided masking in the related work of the
+    EVEREST paper, which needs optical flow.
 
     Args:
         frames: (B, C, T, H, W) uint8, or float: normalized.
         pixels: normalize bytes.
-        align, cuts: as in `change_importance`, of frames instead of slices.
+        align, cuts: as in `embedding_change`, of frames instead of slices.
     Returns:
         (B, N) float32. Zeros for a clip of one frame.
     """
-    x, previous = pixels.normalized(frames).float(), None
+    x = pixels.normalized(frames).float()
     if x.size(2) == 1:
         return patchify(torch.zeros_like(x), tubelet).flatten(2).mean(dim=-1)
-    if align == "none" and cuts == "ignore":
-        change = x.diff(dim=2).abs()  # (B, C, T - 1, H, W)
-    else:
-        with full_precision(frames.device):
-            previous = previous_frames(frames, lag=1, align=align, pixels=pixels)
-        change = (x[:, :, 1:] - pixels.normalized(previous.frames)).abs()
-    change = torch.cat([change[:, :, :1], change], dim=2)  # (B, C, T, H, W)
-    if previous is not None and cuts == "detect":
-        by_time = change.transpose(1, 2)
-        by_time = fill_scene_starts(by_time, previous.begins_scene, no_change=0.0, copy=True)
-        change = by_time.transpose(1, 2)
+    before, begins = earlier_frames(frames, lag=1, align=align, cuts=cuts, pixels=pixels)
+    later = (x[:, :, 1:] - pixels.normalized(before)).abs().transpose(1, 2)  # (B, T - 1, C, H, W)
+    change = with_scene_starts(later, begins, no_change=0.0, copy=True).transpose(1, 2)
     return patchify(change, tubelet).flatten(2).mean(dim=-1)
+
+
+def learned_score(frames: Tensor, embed: Embedding) -> Tensor:
+    """The score (B, N) of each token by the trained tokenizer of `embed`."""
+    if embed.scores is None:
+        raise RecipeError("learned-importance needs a trained tokenizer, as everest train-tokenizer makes it")
+    return embed.scores(frames)

@@ -14,7 +14,7 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.ranked import RedundancyRobust
-from everest.methods.selector import Selector, ascending, split
+from everest.methods.selection import Ratio, Strategy, ascending, split
 
 
 def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tensor]:
@@ -26,11 +26,11 @@ def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tube(Selector):
+class Tube(Strategy):
     """VideoMAE's tube masking (Tong et al. 2022, §3.3): one random map of places, masked in every slice."""
 
     strategy: Literal["tube"] = "tube"
-    mask_ratio: float = 0.9  # VideoMAE §3.3; the number of masked places is rounded down: 176 of 196
+    mask_ratio: Ratio = 0.9  # VideoMAE §3.3; the number of masked places is rounded down: 176 of 196
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         num_visible = grid.per_slice - num_kept(grid.per_slice, self.mask_ratio)
@@ -38,12 +38,12 @@ class Tube(Selector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomSpaceTime(Selector):
+class RandomSpaceTime(Strategy):
     """ST-MAE's masking (Feichtenhofer et al. 2022, §3.2): tokens drawn uniformly from the whole clip."""
 
     share_setting: ClassVar[str] = "visible_ratio"
     strategy: Literal["random"] = "random"
-    visible_ratio: float = 0.1  # ST-MAE masks 90 %; the number of visible tokens is rounded down: 156 of 1568
+    visible_ratio: Ratio = 0.1  # ST-MAE masks 90 %; the number of visible tokens is rounded down: 156 of 1568
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)
@@ -51,11 +51,11 @@ class RandomSpaceTime(Selector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameWise(Selector):
+class FrameWise(Strategy):
     """VideoMAE's frame masking (Tong et al. 2022, Table 1b): whole slices are masked and predicted."""
 
     strategy: Literal["frame"] = "frame"
-    mask_ratio: float = 0.875  # VideoMAE Table 1b; the number of masked slices is rounded down: 7 of 8
+    mask_ratio: Ratio = 0.875  # VideoMAE Table 1b; the number of masked slices is rounded down: 7 of 8
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         num_visible = grid.t - num_kept(grid.t, self.mask_ratio)
@@ -68,7 +68,7 @@ class FrameWise(Selector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunningCell(Selector):
+class RunningCell(Strategy):
     """Running cells of 2 x 2 places: the chosen places of each cell move by one place with every slice.
 
     VideoMAE V2 (Wang et al. 2023, §3.2) predicts the cells and encodes a tube; tokens that are visible and
@@ -80,8 +80,8 @@ class RunningCell(Selector):
     cell: ClassVar[int] = 2
     strategy: Literal["running-cell"] = "running-cell"
     encoder: Literal["tube", "running-cell"] = "tube"  # VideoMAE V2; MAR: running-cell
-    mask_ratio: float = 0.9  # VideoMAE V2; MAR: 0.5. The number of masked places is rounded down
-    target_ratio: float = 0.5  # VideoMAE V2 and MAR; predicted places of a cell, rounded down
+    mask_ratio: Ratio = 0.9  # VideoMAE V2; MAR: 0.5. The number of masked places is rounded down
+    target_ratio: Ratio = 0.5  # VideoMAE V2 and MAR; predicted places of a cell, rounded down
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         if grid.h % self.cell or grid.w % self.cell:
@@ -116,14 +116,10 @@ def _running(grid: TokenGrid, phase: Tensor, num: int, *, move: Literal[-1, 1]) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class AllTokens(Selector):
+class AllTokens(Strategy):
     """Encodes all tokens and predicts none: ordinary fine-tuning."""
 
     strategy: Literal["all"] = "all"
-
-    @property
-    def draws(self) -> bool:
-        return False
 
     def keeping(self, share: float) -> AllTokens | RedundancyRobust:
         """Keep a share of the tokens by redundancy-robust, because `all` has no ranking."""
@@ -135,12 +131,12 @@ class AllTokens(Selector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TubeDropout(Selector):
+class TubeDropout(Strategy):
     """Drops random tubes in fine-tuning (LVMAE §4.1): encodes the same random places of every slice."""
 
     share_setting: ClassVar[str] = "keep_ratio"
     strategy: Literal["tube-dropout"] = "tube-dropout"
-    keep_ratio: float = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
+    keep_ratio: Ratio = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
 
     def at_evaluation(self, keep: float | None = None) -> AllTokens | RedundancyRobust:
         """All tokens. Our choice: LVMAE does not state which tokens it encodes in evaluation."""

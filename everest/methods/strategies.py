@@ -1,4 +1,4 @@
-"""All strategies by their names. The contract of a strategy is in everest.methods.selector."""
+"""All strategies by their names. The contract of a strategy is in everest.methods.selection."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from everest.methods.external import external
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import AllTokens, FrameWise, RandomSpaceTime, RunningCell, Tube, TubeDropout
-from everest.methods.ranked import ByChange, ByImportance, Drawn, FrameDifference, RedundancyRobust
-from everest.methods.selector import Selector, split
+from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust, TopK
+from everest.methods.selection import Ratio, RatioOrZero, Strategy, split
 
 __all__ = [  # of everest.strategies
     "STRATEGIES",
     "AllTokens",
-    "ByChange",
-    "ByImportance",
     "Drawn",
     "FrameDifference",
     "FrameWise",
     "LearnedImportance",
     "RandomSpaceTime",
+    "Ratio",
+    "RatioOrZero",
     "RedundancyRobust",
     "RunningCell",
-    "Selector",
+    "Strategy",
     "TokenGrid",
     "TokenSelection",
+    "TopK",
     "Tube",
     "TubeDropout",
     "num_kept",
@@ -36,7 +37,7 @@ __all__ = [  # of everest.strategies
 
 # In fine-tuning, all kept tokens are encoded. The order is that of messages and figures.
 FinetuneStrategy = RedundancyRobust | Drawn | FrameDifference | AllTokens | TubeDropout
-Strategy = (
+ShippedStrategy = (
     RedundancyRobust
     | Drawn
     | FrameDifference
@@ -48,7 +49,7 @@ Strategy = (
     | AllTokens
     | LearnedImportance
 )
-STRATEGIES: dict[str, type[Strategy]] = {strategy.strategy: strategy for strategy in get_args(Strategy)}
+STRATEGIES: dict[str, type[ShippedStrategy]] = {each.strategy: each for each in get_args(ShippedStrategy)}
 
-EXTERNAL = external(Selector, "strategy")  # further annotations: a strategy of another package
-StoredStrategy = Annotated[Strategy, Discriminator("strategy"), *EXTERNAL]
+EXTERNAL = external(Strategy, "strategy")  # further annotations: a strategy of another package
+StoredStrategy = Annotated[ShippedStrategy, Discriminator("strategy"), *EXTERNAL]

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
-from everest.methods.importance import full_precision
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.models.pooling import STATISTICS, ClassAttentionPooling, mean_and_change
 from everest.models.video_model import ClipModel, SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
+from everest.system.compute import full_precision
 
 
 def outputs_of(logits: Tensor, heads: Heads) -> Tensor:
@@ -131,16 +131,16 @@ class Classifier(ClipModel):
 
 
 class VideoClassifier(SelectingModel, Classifier):
-    """Classifies clips from the tokens that its selector keeps (EVEREST §4.1, rho_pre of Table 8).
+    """Classifies clips from the tokens that its strategy keeps (EVEREST §4.1, rho_pre of Table 8).
 
     Args:
         heads: what is predicted. Each has its rows of one matrix.
     """
 
     def __init__(
-        self, architecture: Architecture, *, selector: Selector, heads: Heads, drop_path: float = 0.0
+        self, architecture: Architecture, *, strategy: Strategy, heads: Heads, drop_path: float = 0.0
     ) -> None:
-        super().__init__(architecture, selector=selector, final_norm=False, drop_path=drop_path)
+        super().__init__(architecture, strategy=strategy, final_norm=False, drop_path=drop_path)
         self.heads = heads
         self.pooling = architecture.model.pooling
         width, norms = self.encoder.width, architecture.norms

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from everest.config.heads import Head, Heads
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.models.video_model import ClipModel
 from everest.system.weights import read_spec
 from everest.video.pixels import USUAL, PixelStatistics
@@ -64,7 +64,7 @@ class ClipSpec(ABC):
 
     @property
     @abstractmethod
-    def selects(self) -> Selector | None:
+    def strategy(self) -> Strategy | None:
         """The selection of its tokens; None if it has no tokens, or those of several models."""
 
     @abstractmethod

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.errors import RecipeError
-from everest.methods.camera import NUMBERS
 from everest.models.block import Block
 from everest.models.clip_spec import ClipSpec
 from everest.models.linear import ImageSpec
 from everest.models.memory import model_on_meta
 from everest.models.spec import ModelSpec
+from everest.models.video_model import PretrainingModel
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
 _NORM: Final = torch.ops.aten.native_layer_norm
@@ -60,8 +60,9 @@ def count_macs(spec: ModelSpec) -> Macs:
     num_tokens = spec.grid.num_tokens
     frames = torch.empty(clips, spec.channels, spec.frames, *spec.size, device="meta")
     # Operations, two for each multiply-accumulate.
+    numbers = model.noise_layout.total if isinstance(model, PretrainingModel) else num_tokens
     with FlopCounterMode(display=False, custom_mapping=_OF_NORM) as counter:
-        model(frames, noise=torch.empty(clips, num_tokens + NUMBERS, device="meta"))
+        model(frames, noise=torch.empty(clips, numbers, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     parts = [name for name, _ in model.named_children() if name != "encoder"]

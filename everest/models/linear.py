@@ -60,7 +60,7 @@ class ImageSpec(ClipSpec):
         return f"linear model on the mean image and the change over time, {SIDE} x {SIDE} pixels each"
 
     @property
-    def selects(self) -> None:
+    def strategy(self) -> None:
         return None
 
     @property

@@ -1,4 +1,4 @@
-"""The masked autoencoder. EVEREST, LVMAE, VideoMAE and ST-MAE differ in selector, target and frame selection.
+"""The masked autoencoder. EVEREST, LVMAE, VideoMAE and ST-MAE differ in strategy, target and frame selection.
 
 B batch, C channels, T frames, H W pixels, N tokens, t slices of a clip, S candidates, K visible, M target
 tokens, D width, P target values.
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
-from everest.methods.ranked import ByImportance, draw_slices, kept_per_slice
-from everest.methods.selector import Selector, choose, measure
+from everest.methods.ranked import TopK, draw_slices, kept_per_slice
+from everest.methods.selection import Strategy
 from everest.methods.targets import TargetMaker
 from everest.models.block import Block, Blocks
 from everest.models.positions import add_positions, rotation_of
@@ -65,11 +65,11 @@ class MaskedAutoencoder(PretrainingModel):
     """Selects tokens, encodes the visible ones, decodes the targets, and computes the loss.
 
     Args:
-        selector: selects the visible and the target tokens (everest.methods.strategies).
+        strategy: selects the visible and the target tokens (everest.methods.strategies).
         targets: computes the values of target tokens (everest.methods.targets).
-        learned: its `scores` of tokens, for a selector that ranks by learned scores.
+        learned: its `scores` of tokens, for a strategy that ranks by learned scores.
         candidates: the grid that a clip's slices are drawn from (everest.methods.ranked), by a
-            selector that ranks by importance; None: clips are taken as they are.
+            strategy that ranks by importance; None: clips are taken as they are.
         recompute: measure the drawn slices against each other again. By default they keep the importance that
             they had among the candidates: a distance over a gap reflects the gap more than motion (ours).
         camera: see `PretrainingModel`.
@@ -79,21 +79,18 @@ class MaskedAutoencoder(PretrainingModel):
         self,
         architecture: Architecture,
         *,
-        selector: Selector,
+        strategy: Strategy,
         targets: TargetMaker,
         learned: FrozenTokenizer | None = None,
         candidates: TokenGrid | None = None,
         recompute: bool = False,
         camera: float = 0.0,
     ) -> None:
-        super().__init__(architecture, selector=selector, camera=camera)
+        super().__init__(architecture, strategy=strategy, candidates=candidates, camera=camera)
         self.targets = targets
         self.learned = learned
         self.encoder.patch_embed.scores = learned and learned.scores
-        grid = self.encoder.grid
-        self.candidates, self.recompute = candidates or grid, recompute
-        if self.candidates != grid:  # noise for their tokens in place of the grid's, and for their slices
-            self.num_noise += self.candidates.num_tokens + self.candidates.t - grid.num_tokens
+        self.recompute = recompute
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
@@ -113,20 +110,20 @@ class MaskedAutoencoder(PretrainingModel):
         grid, offered = self.encoder.grid, self.candidates
         is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
         self.encoder.check(frames, grid if is_clip else offered)
+        uniform = self.noise_layout.split(noise)
         if not is_clip:
-            assert isinstance(self.selector, ByImportance)
+            assert isinstance(self.strategy, TopK)
             if importance is None:
-                importance = measure(self.selector, self.to_input(frames), self.embedding)
+                importance = self.strategy.measure(self.to_input(frames), self.embedding)
                 assert importance is not None
-            counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
-            uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
-            slices = draw_slices(counts, uniform, grid.t)  # (B, t)
+            counts = kept_per_slice(self.strategy, importance, offered)  # (B, S)
+            slices = draw_slices(counts, uniform.slices, grid.t)  # (B, t)
             index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
             frames = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
             by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
             importance = None if self.recompute else gather_tokens(by_slice, slices).flatten(1)  # (B, N)
-        x, noise = self.to_input(frames), noise[:, : grid.num_tokens]
-        return frames, x, choose(self.selector, x, grid, self.embedding, noise, importance)
+        x = self.to_input(frames)
+        return frames, x, self.strategy.select(x, grid, self.embedding, uniform.tokens, importance)
 
     def forward(
         self,
@@ -142,10 +139,9 @@ class MaskedAutoencoder(PretrainingModel):
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized. With frame selection: the frames of all
                 candidates, or clips of T frames, from which nothing is drawn.
-            noise: (B, num_noise) uniform in [0, 1): for the tokens, with frame selection of all candidates,
-                then for their slices, and for the camera task. None: drawn from torch's default generator.
-            selection: replaces the selector's selection, for clips of T frames.
-            importance: (B, N) float32, of all candidates' tokens, replaces the selector's measurement.
+            noise: (B, noise_layout.total) uniform in [0, 1); None: drawn from torch's default generator.
+            selection: replaces the strategy's selection, for clips of T frames.
+            importance: (B, N) float32, of all candidates' tokens, replaces the strategy's measurement.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
         """
         if noise is None:

@@ -58,7 +58,7 @@ class MeanSpec(ClipSpec):
         return f"mean of the outputs of a {' and a '.join(member.title for member in self.members)}"
 
     @property
-    def selects(self) -> None:
+    def strategy(self) -> None:
         return None
 
     def for_clips(

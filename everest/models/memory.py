@@ -13,7 +13,7 @@ from torch import Tensor
 from everest.config.settings import TrainedSection
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
 from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
@@ -77,7 +77,7 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
         clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)
         following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
         if trains and isinstance(model, PretrainingModel):
-            noise = torch.empty(clips, model.num_noise)
+            noise = torch.empty(clips, model.noise_layout.total)
             # Only a measured importance draws the slices of a clip from its candidates.
             return model(clip if measures else clip[:, :, : spec.frames], noise=noise), clip, following
         normalized, noise = spec.pixels.normalize(clip), torch.empty(clips, spec.grid.num_tokens)
@@ -149,17 +149,17 @@ def count_weights(spec: ModelSpec | TokenizerSpec, section: TrainedSection | Non
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unmeasured(Selector):
+class Unmeasured(Strategy):
     """Chooses as many tokens as another strategy, without measuring them."""
 
-    of: Selector
+    of: Strategy
 
     @property
     def uses_importance(self) -> bool:
         return False
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        return self.of(grid, importance=noise[:, : grid.num_tokens], noise=noise)
+        return self.of(grid, importance=noise, noise=noise)
 
 
 class NoTargets(FeatureTargets):
@@ -180,5 +180,5 @@ def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
     if isinstance(model, MaskedAutoencoder):
         model.targets = NoTargets(width=model.targets.width)
     if not measures:
-        model.selector = Unmeasured(of=spec.selection)
+        model.strategy = Unmeasured(of=spec.selection)
     return model

@@ -22,10 +22,10 @@ from everest.config.settings import TrainedSection
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
-from everest.methods.importance import full_precision
 from everest.models.classifier import VideoClassifier
 from everest.models.video_model import PretrainingModel
 from everest.models.vit import Encoder
+from everest.system.compute import full_precision
 
 PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
 

@@ -23,7 +23,7 @@ from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.ranked import num_candidates
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.methods.strategies import AllTokens, StoredStrategy
 from everest.methods.targets import BoundTarget, FeatureTargets, PixelTargets, Target, TargetMaker, TeacherUse
 from everest.models.classifier import VideoClassifier
@@ -68,7 +68,7 @@ class ModelSpec(Architecture, ClipSpec):
         return f"ViT of width {size.width}, depth {size.depth}, {size.heads} heads ({self.model.backbone})"
 
     @property
-    def selects(self) -> Selector:
+    def strategy(self) -> Strategy:
         return self.selection
 
     @property
@@ -144,13 +144,13 @@ class ModelSpec(Architecture, ClipSpec):
         return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
 
     def build(self) -> Transformer:
-        selector, heads, drop_path = self.selection, self.heads, self.drop_path
+        strategy, heads, drop_path = self.selection, self.heads, self.drop_path
         if self.kind == "encoder":
-            model = VideoEncoder(self, selector=selector)
+            model = VideoEncoder(self, strategy=strategy)
         elif self.kind == "classifier":
-            model = VideoClassifier(self, selector=selector, heads=heads, drop_path=drop_path)
+            model = VideoClassifier(self, strategy=strategy, heads=heads, drop_path=drop_path)
         elif self.views is not None:
-            model = ViewModel(self, selector=selector, settings=self.views, camera=self.camera)
+            model = ViewModel(self, strategy=strategy, settings=self.views, camera=self.camera)
         else:
             model = self._autoencoder()
         model.spec = self
@@ -185,7 +185,7 @@ class ModelSpec(Architecture, ClipSpec):
                 raise AssertionError("only the model of pre-training has targets")
         return MaskedAutoencoder(
             self,
-            selector=self.selection,
+            strategy=self.selection,
             targets=targets,
             learned=frozen,
             candidates=self.offered_grid,

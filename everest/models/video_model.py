@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.values import Input
-from everest.methods.camera import MOTIONS, NUMBERS, moving_clips
-from everest.methods.grid import TokenSelection
+from everest.methods.camera import MOTIONS, moving_clips
+from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
-from everest.methods.selector import Selector, choose
+from everest.methods.noise import NoiseLayout
+from everest.methods.selection import Strategy
 from everest.models.embedding import frame_differences
 from everest.models.pooling import mean_and_change
 from everest.models.vit import Architecture, Encoder, init_linear_layers
@@ -75,17 +76,17 @@ class VideoModel(ClipModel):
     """
 
     def __init__(
-        self, architecture: Architecture, *, selector: Selector, final_norm: bool, drop_path: float = 0.0
+        self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0
     ) -> None:
         super().__init__()
         self.input_kind: Input = architecture.model.input
         self.pixels = architecture.pixels
-        self.selector = selector
+        self.strategy = strategy
         self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
 
     @property
     def embedding(self) -> Embedding:
-        """The embedding by which the selector measures importance."""
+        """The embedding by which the strategy measures importance."""
         return self.encoder.patch_embed
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class VideoModel(ClipModel):
         }
 
     def to_input(self, frames: Tensor) -> Tensor:
-        """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and selector."""
+        """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and strategy."""
         return frames if self.input_kind == "frames" else frame_differences(frames, self.pixels)
 
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
@@ -119,21 +120,29 @@ class PretrainingModel(VideoModel):
     """An encoder with its last norm, and the head of the camera's task (everest.methods.camera).
 
     Args:
+        candidates: the grid that a clip's slices are drawn from; None: clips are taken as they are.
         camera: the weight of the task in the loss; 0: without it.
     """
 
     stage: ClassVar = "pretrain"
 
-    def __init__(self, architecture: Architecture, *, selector: Selector, camera: float) -> None:
-        super().__init__(architecture, selector=selector, final_norm=True)
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        strategy: Strategy,
+        candidates: TokenGrid | None = None,
+        camera: float,
+    ) -> None:
+        super().__init__(architecture, strategy=strategy, final_norm=True)
         self.camera_weight = camera
         self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
-        num_motion = NUMBERS if camera else 0  # random numbers of the task, the last ones of a clip
-        self.num_noise = self.encoder.grid.num_tokens + num_motion  # of a clip in a forward pass
+        self.candidates = candidates or self.encoder.grid
+        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidates, camera=camera)
 
     def new_noise(self, frames: Tensor) -> Tensor:
-        """The random numbers (B, num_noise) of clips, from torch's default generator."""
-        return torch.rand(frames.size(0), self.num_noise, device=frames.device)
+        """The random numbers (B, noise_layout.total) of clips, from torch's default generator."""
+        return torch.rand(frames.size(0), self.noise_layout.total, device=frames.device)
 
     def visible_features(self, frames: Tensor, noise: Tensor) -> Tensor:
         """The mean (B, D) of the encoded visible tokens of clips (B, C, T, H, W), bytes or normalized.
@@ -141,26 +150,27 @@ class PretrainingModel(VideoModel):
         Args:
             noise: (B, at least N) uniform in [0, 1).
         """
-        encoder, grid = self.encoder, self.encoder.grid
+        encoder = self.encoder
         encoder.check(frames)
         x = self.to_input(frames)
-        visible = choose(self.selector, x, grid, self.embedding, noise[:, : grid.num_tokens]).visible
+        visible = self.strategy.select(x, encoder.grid, self.embedding, noise).visible
         return encoder(x, visible).mean(dim=1)
 
     def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
         """The mean squared error, a scalar, of predicting the motion simulated on still frames.
 
         Args:
-            noise: (B, num_noise) uniform in [0, 1): first of the selection, last of the task.
+            noise: (B, noise_layout.total) uniform in [0, 1).
         """
         assert self.camera_head is not None
-        clips, motions = moving_clips(frames, noise[:, -NUMBERS:])
-        predicted = self.camera_head(self.visible_features(clips, noise))  # (B, MOTIONS)
+        uniform = self.noise_layout.split(noise)
+        clips, motions = moving_clips(frames, uniform.camera)
+        predicted = self.camera_head(self.visible_features(clips, uniform.tokens))  # (B, MOTIONS)
         return F.mse_loss(predicted.float(), motions)
 
 
 class SelectingModel(VideoModel):
-    """A model that encodes the tokens of its selector and pools them."""
+    """A model that encodes the tokens of its strategy and pools them."""
 
     stage: ClassVar = "finetune"
     head: nn.Module  # features (B, F) to the outputs
@@ -176,11 +186,11 @@ class SelectingModel(VideoModel):
 
         Args:
             keep: overrides the keep ratio of training.
-            noise: (B, at least N) uniform in [0, 1), in training with a selector that draws.
-            selection: its visible tokens replace the selector's choice; nothing is predicted, so
+            noise: (B, at least N) uniform in [0, 1), in training.
+            selection: its visible tokens replace the strategy's choice; nothing is predicted, so
                 its target has no effect and may be empty, (B, 0).
         """
-        selector, grid = self.selector, self.encoder.grid
+        strategy, grid = self.strategy, self.encoder.grid
         self.encoder.check(frames)
         if selection is not None:
             if keep is not None:
@@ -188,11 +198,11 @@ class SelectingModel(VideoModel):
             selection.check(grid, frames.size(0), predicts=False)
             return selection.visible
         if noise is None:
-            selector = selector.at_evaluation(keep)
+            strategy = strategy.at_evaluation(keep)
             noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)  # nothing is drawn
         elif keep is not None:
-            selector = selector.keeping(keep)
-        ids = choose(selector, self.to_input(frames), grid, self.embedding, noise).visible
+            strategy = strategy.keeping(keep)
+        ids = strategy.select(self.to_input(frames), grid, self.embedding, noise).visible
         if ids.size(1) == 0:
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids
@@ -232,10 +242,10 @@ class VideoEncoder(SelectingModel):
     """An encoder with its last norm, and no decoder or head: the weights of programs that have neither.
 
     Args:
-        selector: selects the tokens that are encoded, unless a call names another keep ratio.
+        strategy: selects the tokens that are encoded, unless a call names another keep ratio.
     """
 
-    def __init__(self, architecture: Architecture, *, selector: Selector) -> None:
-        super().__init__(architecture, selector=selector, final_norm=True)
+    def __init__(self, architecture: Architecture, *, strategy: Strategy) -> None:
+        super().__init__(architecture, strategy=strategy, final_norm=True)
         self.head = nn.Identity()
         init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from everest.config.stage_settings import ContrastSettings, SigregSettings, Views, ViewsSettings
-from everest.methods.importance import full_precision
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
+from everest.system.compute import full_precision
 
 DIRECTIONS: Final = 256  # LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544), its listing of SIGReg
 KNOTS: Final = 17  # the same: of the integral over t, from -5 to 5
@@ -46,14 +46,14 @@ class ViewModel(PretrainingModel):
     """Encodes the visible tokens of each view, projects their mean, and compares the views of the batch.
 
     Args:
-        selector: selects the tokens of each view; only its visible tokens count.
+        strategy: selects the tokens of each view; only its visible tokens count.
         camera: see `PretrainingModel`; the first view of each video gives the still frame.
     """
 
     def __init__(
-        self, architecture: Architecture, *, selector: Selector, settings: Views, camera: float = 0.0
+        self, architecture: Architecture, *, strategy: Strategy, settings: Views, camera: float = 0.0
     ) -> None:
-        super().__init__(architecture, selector=selector, camera=camera)
+        super().__init__(architecture, strategy=strategy, camera=camera)
         self.settings = settings
         self.projector = Projector(self.encoder.width, settings)
         init_linear_layers(self.encoder, self.projector, init=nn.init.xavier_uniform_)
@@ -65,8 +65,7 @@ class ViewModel(PretrainingModel):
 
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
-            noise: (B, num_noise) uniform in [0, 1): for the tokens, then for the camera task. None: drawn
-                from torch's default generator.
+            noise: (B, noise_layout.total) uniform in [0, 1); None: drawn from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
         """
         views = self.settings.number
@@ -76,7 +75,8 @@ class ViewModel(PretrainingModel):
             noise = self.new_noise(frames)
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views
-        features, numbers = self.visible_features(frames, noise), videos[::views]  # (B, D), (M,)
+        tokens = self.noise_layout.split(noise).tokens
+        features, numbers = self.visible_features(frames, tokens), videos[::views]  # (B, D), (M,)
         with full_precision(frames.device):
             features = features.float()
             if self.training:

@@ -17,7 +17,7 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.errors import unknown_name
 from everest.methods.external import is_import_path
 from everest.methods.learned import LearnedImportance
-from everest.methods.ranked import ByImportance
+from everest.methods.ranked import TopK
 from everest.methods.strategies import STRATEGIES
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
@@ -32,7 +32,7 @@ METHODS: Final = {
     "st-mae": "st-mae-k400",
     "videomae-v2": "videomae-v2-k400",
 }
-RANKS: Final = (ByImportance, LearnedImportance)  # strategies whose keep ratio `--keep` sets
+RANKS: Final = (TopK, LearnedImportance)  # strategies whose keep ratio `--keep` sets
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 

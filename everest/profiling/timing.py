@@ -125,8 +125,8 @@ def _step(
     for group in () if optimizer is None else optimizer.param_groups:
         group["lr"] = 1e-6  # not 0: the weights change as in training
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
-    draws = stage == "finetune" and spec.selection.draws
-    options = {"noise": torch.rand(clips, spec.grid.num_tokens, device=device)} if draws else {}
+    noise = torch.rand(clips, spec.grid.num_tokens, device=device)
+    options = {"noise": noise} if stage == "finetune" else {}
 
     def step() -> None:
         if optimizer is None:

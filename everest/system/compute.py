@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast, get_args
@@ -31,6 +32,12 @@ def computes_bf16(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     return torch.version.hip is not None or torch.cuda.get_device_properties(device).major >= FIRST_WITH_BF16
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Disables autocast, for example around code that decides which tokens are kept."""
+    # meta has no autocast; torch.amp.is_autocast_available would break the graph in torch 2.11
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def choose_precision(precision: str, device: torch.device) -> Precision:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.tokenizer import TopKKind
-from everest.methods.importance import full_precision
+from everest.system.compute import full_precision
 
 FLOOR: Final = 1e-6  # added under a root: at 0, if frames or all scores are equal, its gradient is not finite
 SAMPLES: Final = 32  # of noise, for `perturbed`

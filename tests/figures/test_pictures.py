@@ -9,10 +9,10 @@ from matplotlib.text import Text
 from small_runs import refused, run
 
 import everest
-from everest.config.recipe import make_selector
+from everest.config.recipe import make_strategy
 from everest.errors import RecipeError
 from everest.figures.mask_figure import COLUMNS, draw_rows, mask_title, rows_of
-from everest.figures.masks import GRAY, ClipMask, apply_model, apply_selectors
+from everest.figures.masks import GRAY, ClipMask, apply_model, apply_strategies
 from everest.methods.grid import patchify
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
@@ -58,8 +58,8 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
 
 def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows, monkeypatch):
     clip, _, _ = rows
-    selector = RedundancyRobust(keep_ratio=0.5)
-    (view,) = apply_selectors(clip, [("", selector)], model=None, embed=RawPixels((2, 8, 8)), seed=0)
+    strategy = RedundancyRobust(keep_ratio=0.5)
+    (view,) = apply_strategies(clip, [("", strategy)], model=None, embed=RawPixels((2, 8, 8)), seed=0)
     before, now = (everest.normalize(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
     change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
     torch.testing.assert_close(view.importance[16:32], change)
@@ -72,8 +72,8 @@ def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows, monkeypat
 def views_of(*strategies: str, size: tuple[int, int] = (48, 64), frames: int = 8) -> list[ClipMask]:
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(0, 256, (3, frames, *size), generator=generator).to(torch.uint8)
-    selectors = [(name, make_selector(name, {})) for name in strategies]
-    return apply_selectors(clip, selectors, model=None, embed=RawPixels((2, 8, 8)), seed=0)
+    strategies = [(name, make_strategy(name, {})) for name in strategies]
+    return apply_strategies(clip, strategies, model=None, embed=RawPixels((2, 8, 8)), seed=0)
 
 
 def test_the_counts_are_the_numbers_of_tokens():

@@ -106,8 +106,8 @@ def test_a_recipe_shows_the_clips_and_tokens_that_training_uses(video: Path, tmp
     views = EvalViews(**clips, clips=1, crops=1)(Sample(path=str(video)), np.random.default_rng(), "auto")
     pixels = load_recipe(recipe).data.pixels
     seen = frame_differences(pixels.normalize(views.frames), pixels)
-    selector = load_recipe(recipe).pretrain.selection
-    importance = selector.importance(seen, RawPixels((2, 8, 8), pixels))
+    strategy = load_recipe(recipe).pretrain.selection
+    importance = strategy.importance(seen, RawPixels((2, 8, 8), pixels))
     most = importance[0].argsort(descending=True, stable=True)[: len(row["kept"])]
     assert row["kept"] == most.sort().values.tolist()
     assert "model.input of the recipe is differences" in called(*shown, "--align", "shift", code=2).stderr
@@ -140,8 +140,8 @@ def test_frames_are_drawn_where_something_moves(video: Path):
     numbers = [number for pair in row["candidate_pairs"] for number in pair]
     assert numbers == list(range(numbers[0], numbers[0] + 5 * 12, 5))
     x = everest.normalize(resize(everest.read_frames(video, numbers), (32, 48), antialias=True))[None]
-    selector, grid = RedundancyRobust(keep_ratio=0.1), TokenGrid(t=6, h=2, w=3)
-    counts = kept_per_slice(selector, selector.importance(x, RawPixels((2, 16, 16))), grid)
+    strategy, grid = RedundancyRobust(keep_ratio=0.1), TokenGrid(t=6, h=2, w=3)
+    counts = kept_per_slice(strategy, strategy.importance(x, RawPixels((2, 16, 16))), grid)
     assert row["counts"] == counts[0].tolist()
     assert json_of("select-frames", video, *options) == row
     assert json_of("select-frames", video, *options, "--seed", "1") != row

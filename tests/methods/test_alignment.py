@@ -19,7 +19,7 @@ from everest.methods import fast
 from everest.methods.alignment import PreviousFrames, previous_frames
 from everest.methods.camera import Plane, no_motion
 from everest.methods.grid import TokenGrid
-from everest.methods.importance import RawPixels, change_importance
+from everest.methods.importance import RawPixels, embedding_change
 from everest.methods.ranked import FrameDifference, RedundancyRobust, kept_per_slice
 from everest.models.embedding import TubeletEmbedding
 from everest.video.pixels import IMAGENET, normalize
@@ -78,7 +78,7 @@ def aligned(frames: Tensor, align: Literal["none", "shift", "affine"], lag: int 
 
 def change_of(frames: Tensor, align: Literal["shift", "affine"]) -> Tensor:
     """The importance (B, N) of tokens by the change of their pixels."""
-    return change_importance(frames, RawPixels(TUBELET), align=align)
+    return embedding_change(frames, RawPixels(TUBELET), align=align)
 
 
 @pytest.mark.parametrize("pixels", [-8, -4.3, -1, -0.5, 0.5, 1, 2.7, 6, 8])
@@ -162,9 +162,9 @@ def test_kept_tokens_are_on_the_object_and_not_on_the_edges_of_the_world(cameras
     frames, on_object = with_object(cameras)
     grid = TokenGrid.of_clip(frames=8, size=(SIDE, SIDE), tubelet=TUBELET)
 
-    def precision(selector) -> float:
-        importance = selector.importance(frames, RawPixels(TUBELET))
-        kept = selector.kept(grid, importance)[0, : int(on_object.sum()) // 2]
+    def precision(strategy) -> float:
+        importance = strategy.importance(frames, RawPixels(TUBELET))
+        kept = strategy.kept(grid, importance)[0, : int(on_object.sum()) // 2]
         return on_object[kept].float().mean().item()
 
     assert precision(replace(strategy, align="affine")) > max(0.8, precision(strategy) + 0.2)
@@ -270,8 +270,8 @@ def test_a_cut_takes_no_more_tokens_than_another_slice(distance):
     grid = TokenGrid.of_clip(frames=16, size=(SIDE, SIDE), tubelet=TUBELET)
     share = {}
     for cuts in ("ignore", "detect"):
-        selector = RedundancyRobust(keep_ratio=0.1, distance=distance, cuts=cuts)
-        counts = kept_per_slice(selector, selector.importance(frames, RawPixels(TUBELET)), grid)[0]
+        strategy = RedundancyRobust(keep_ratio=0.1, distance=distance, cuts=cuts)
+        counts = kept_per_slice(strategy, strategy.importance(frames, RawPixels(TUBELET)), grid)[0]
         share[cuts] = (counts[4] / counts.sum()).item()
     assert share["ignore"] > 0.4
     assert share["detect"] <= 1.3 / 8
@@ -282,8 +282,8 @@ def test_a_cut_takes_no_more_tokens_than_another_slice(distance):
 @torch.no_grad()
 def test_bytes_and_normalized_frames_keep_the_same_tokens(strategy, align):
     frames, _ = with_object(pan(2.4))
-    selector = replace(strategy, align=align, cuts="detect")
-    of_bytes, of_floats = (selector.importance(x, RawPixels(TUBELET)) for x in (frames, normalize(frames)))
+    aligning = replace(strategy, align=align, cuts="detect")
+    of_bytes, of_floats = (aligning.importance(x, RawPixels(TUBELET)) for x in (frames, normalize(frames)))
     torch.testing.assert_close(of_bytes, of_floats, rtol=1e-5, atol=1e-5)
 
 
@@ -309,7 +309,7 @@ class Importance(nn.Module):
         self.embed = TubeletEmbedding(24, TUBELET)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return change_importance(frames, self.embed, align=self.align, cuts="detect")
+        return embedding_change(frames, self.embed, align=self.align, cuts="detect")
 
 
 @pytest.mark.slow

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
-from everest.methods.importance import RawPixels, change_importance
+from everest.methods.importance import RawPixels, embedding_change
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import Tube
 from everest.methods.ranked import FrameDifference, RedundancyRobust
-from everest.methods.selector import Selector
+from everest.methods.selection import Strategy
 from everest.models.embedding import TubeletEmbedding, in_two_parts
 from everest.video.pixels import IMAGENET, normalize
 
@@ -42,9 +42,7 @@ def clips(seed: int = 0) -> Tensor:
 @torch.no_grad()
 def test_change_of_bytes_is_that_of_normalized_frames(embed, distance):
     frames = clips()
-    of_bytes, of_floats = (
-        change_importance(x, embed, distance=distance) for x in (frames, normalize(frames))
-    )
+    of_bytes, of_floats = (embedding_change(x, embed, distance=distance) for x in (frames, normalize(frames)))
     torch.testing.assert_close(of_bytes, of_floats, rtol=1e-5, atol=1e-6)
     still = of_bytes.view(2, 4, 4, 6)[:, :, 0]
     assert torch.equal(still, torch.full_like(still, {"l2": 0.0, "l1": 0.0}.get(distance, -1.0)))
@@ -53,11 +51,11 @@ def test_change_of_bytes_is_that_of_normalized_frames(embed, distance):
 @pytest.mark.parametrize("input_kind", ["frames", "differences"])
 @pytest.mark.parametrize(
     "selection",
-    [RedundancyRobust(), Tube(), FrameDifference(), LearnedImportance(score="embedding-distance")],
+    [RedundancyRobust(), Tube(), FrameDifference(), LearnedImportance(score="frame-difference")],
     ids=lambda selection: selection.strategy,
 )
 def test_a_model_computes_the_same_from_bytes(
-    selection: Selector, input_kind: Literal["frames", "differences"]
+    selection: Strategy, input_kind: Literal["frames", "differences"]
 ):
     torch.manual_seed(0)
     model = tiny("pretrain", size=(32, 48), selection=selection, input=input_kind)
@@ -86,11 +84,11 @@ def test_tokens_kept_in_real_clips_are_those_of_float32(shared: Path):
     torch.manual_seed(0)
     grid, embed = TokenGrid(t=8, h=14, w=14), TubeletEmbedding(768, (2, 16, 16))
     nn.init.xavier_uniform_(embed.proj.weight.view(768, -1))  # pyright: ignore
-    selector, noise = RedundancyRobust(visible_ratio=None), torch.rand(1, grid.num_tokens)
+    strategy, noise = RedundancyRobust(visible_ratio=None), torch.rand(1, grid.num_tokens)
     high, low = in_two_parts(IMAGENET.byte_changes_weight(embed.proj.weight).flatten(1))  # pyright: ignore
 
     def kept(importance: Tensor | None) -> Tensor:
-        return selector(grid, importance=importance, noise=noise).visible
+        return strategy(grid, importance=importance, noise=noise).visible
 
     class OnGpu:
         tubelet = (2, 16, 16)
@@ -101,10 +99,10 @@ def test_tokens_kept_in_real_clips_are_those_of_float32(shared: Path):
 
     others = {"on the host": 0, "on a GPU": 0}
     for clip in real_clips(shared / "videos" / "actions"):
-        wanted = kept(selector.importance(normalize(clip)[None], embed))
+        wanted = kept(strategy.importance(normalize(clip)[None], embed))
         found = {
-            "on the host": kept(selector.importance(clip[None], embed)),
-            "on a GPU": kept(selector.importance(clip[None], OnGpu())),
+            "on the host": kept(strategy.importance(clip[None], embed)),
+            "on a GPU": kept(strategy.importance(clip[None], OnGpu())),
         }  # type: ignore[arg-type]
         for name, ids in found.items():
             others[name] += int((~torch.isin(ids, wanted)).sum())

@@ -13,7 +13,6 @@ from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding, RawPixels
 from everest.methods.ranked import Drawn, RedundancyRobust
-from everest.methods.selector import choose
 
 GRID = TokenGrid(t=2, h=1, w=4)
 CHANGE = torch.tensor([0.0, 0.0, 1.0, 2.0, 0.0, 1.0, 4.0, 0.0])
@@ -22,8 +21,8 @@ CHANGE = torch.tensor([0.0, 0.0, 1.0, 2.0, 0.0, 1.0, 4.0, 0.0])
 def first_draws(uniform: float, importance: Tensor = CHANGE, *, rows: int = 40_000) -> Tensor:
     """The share (N,) of the rows in which each token is drawn first."""
     noise = torch.rand(rows, GRID.num_tokens, generator=torch.Generator().manual_seed(0))
-    selector = Drawn(keep_ratio=0.125, visible_ratio=None, uniform=uniform)
-    chosen = selector(GRID, importance=importance.expand(rows, -1), noise=noise)
+    strategy = Drawn(keep_ratio=0.125, visible_ratio=None, uniform=uniform)
+    chosen = strategy(GRID, importance=importance.expand(rows, -1), noise=noise)
     return torch.bincount(chosen.visible[:, 0], minlength=GRID.num_tokens) / rows
 
 
@@ -56,9 +55,9 @@ def test_visible_tokens_are_drawn_first_and_the_others_are_predicted():
 
 def test_uniform_draws_need_no_importance():
     noise = torch.rand(50, 8, generator=torch.Generator().manual_seed(2))
-    selector = Drawn(keep_ratio=0.5, visible_ratio=None, uniform=1.0)
-    measured = selector(GRID, importance=CHANGE.expand(50, -1), noise=noise)
-    assert torch.equal(measured.visible, selector(GRID, importance=None, noise=noise).visible)
+    strategy = Drawn(keep_ratio=0.5, visible_ratio=None, uniform=1.0)
+    measured = strategy(GRID, importance=CHANGE.expand(50, -1), noise=noise)
+    assert torch.equal(measured.visible, strategy(GRID, importance=None, noise=noise).visible)
 
     @dataclass(frozen=True, kw_only=True)
     class NeverMeasured(Drawn):
@@ -67,10 +66,10 @@ def test_uniform_draws_need_no_importance():
 
     frames = torch.zeros(50, 3, 4, 16, 64, dtype=torch.uint8)
     kept = {"keep_ratio": 0.5, "visible_ratio": None}
-    chosen = choose(NeverMeasured(**kept, uniform=1.0), frames, GRID, RawPixels((2, 16, 16)), noise)
+    chosen = NeverMeasured(**kept, uniform=1.0).select(frames, GRID, RawPixels((2, 16, 16)), noise)
     assert torch.equal(chosen.visible, measured.visible)
     with pytest.raises(AssertionError, match="was measured"):
-        choose(NeverMeasured(**kept, uniform=0.9), frames, GRID, RawPixels((2, 16, 16)), noise)
+        NeverMeasured(**kept, uniform=0.9).select(frames, GRID, RawPixels((2, 16, 16)), noise)
 
 
 def test_evaluation_takes_the_most_changed_tokens():
@@ -81,7 +80,7 @@ def test_evaluation_takes_the_most_changed_tokens():
 
 @pytest.mark.parametrize(
     ("key", "value", "text"),
-    [("uniform", 1.5, "must be from 0 to 1"), ("order", "ascending", "must be descending")],
+    [("uniform", 1.5, "must be at most 1"), ("order", "ascending", "must be descending")],
 )
 def test_a_recipe_with_other_values_is_refused(key: str, value: object, text: str):
     settings = [f"pretrain.selection={{strategy: drawn, {key}: {value}}}"]

@@ -16,7 +16,7 @@ from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.methods.grid import TokenGrid, patchify
-from everest.methods.importance import change_importance
+from everest.methods.importance import embedding_change
 from everest.methods.masks import RandomSpaceTime
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import LearnedPositions, interpolated, position_table
@@ -44,7 +44,7 @@ def test_importance_is_the_distance_of_embeddings_which_are_those_of_the_whole_c
     torch.testing.assert_close(tokens, embed.proj(frames).flatten(2).mT)
     tokens = tokens.unflatten(1, (3, 4))  # (B, slices, places, D)
     expected = (tokens[:, 1:] - tokens[:, :-1]).norm(dim=-1)  # (B, 2, 4)
-    measured = change_importance(frames, embed).unflatten(1, (3, 4))
+    measured = embedding_change(frames, embed).unflatten(1, (3, 4))
     torch.testing.assert_close(measured[:, 1:], expected)
     assert torch.equal(measured[:, 0], measured[:, 1])
 

@@ -48,7 +48,7 @@ def test_it_computes_what_an_autoencoder_with_its_weights_computes():
             assert torch.equal(encoder(clips, keep=keep), expected.pooled)
 
 
-def test_its_selector_chooses_unless_a_call_does():
+def test_its_strategy_chooses_unless_a_call_does():
     encoder, clips = tiny("encoder", selection=KEEP), torch.randn(2, 3, 8, 32, 32)
     assert encoder.kept_tokens(clips).shape == (2, 38)  # of 64
     assert encode_clips(encoder, clips, None).tokens.shape == (2, 38, 24)

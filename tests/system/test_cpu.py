@@ -12,7 +12,7 @@ from torch import Tensor
 
 from everest.methods.alignment import previous_frames
 from everest.methods.fast import fuse_functions
-from everest.methods.importance import change_importance
+from everest.methods.importance import embedding_change
 from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as cpu
 from everest.system import processes as machine
@@ -168,9 +168,9 @@ def found(device: str) -> tuple[Tensor, Tensor]:
 def test_on_a_gpu_the_fused_importance_is_the_same_up_to_rounding():
     clips = moving_clips("cuda")
     embed = TubeletEmbedding(64, (2, 16, 16)).to("cuda")
-    eager = change_importance(clips, embed)
+    eager = embedding_change(clips, embed)
     fuse_functions()
-    torch.testing.assert_close(change_importance(clips, embed), eager, rtol=1e-5, atol=0)
+    torch.testing.assert_close(embedding_change(clips, embed), eager, rtol=1e-5, atol=0)
 
 
 @pytest.mark.gpu

@@ -114,8 +114,8 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
     noise = torch.rand(2, 256)
     chosen = model.select(clips, noise)
     scores, both = frozen.scores(clips), RawPixels((2, 8, 8), scores=frozen.scores)
-    assert torch.equal(model.selector.importance(clips, both), scores)
-    expected = model.selector(model.encoder.grid, importance=scores, noise=noise)
+    assert torch.equal(model.strategy.importance(clips, both), scores)
+    expected = model.strategy(model.encoder.grid, importance=scores, noise=noise)
     assert torch.equal(chosen.target, expected.target)
     assert torch.equal(model(clips, noise=noise).target, model.targets.values(clips, expected.target))
 

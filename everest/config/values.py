@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from everest.system.text import must_be
+from everest.methods.external import must_be
 
 Value = TypeVar("Value")
 

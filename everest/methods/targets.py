@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Discriminator, Field
 from torch import Tensor
 
-from everest.methods.external import external, path_of
+from everest.methods.external import external, must_be, path_of
 from everest.methods.grid import gather_patches, gather_tokens
-from everest.system.text import must_be
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 __all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # of everest.targets

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pydantic import TypeAdapter, ValidationError, WrapValidator
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from everest.errors import CheckpointError, RecipeError, UserError, shown
@@ -78,18 +78,6 @@ def _finite(text: str) -> float:
 def nonfinite_as_null(value: Any) -> Any:
     """A document of measured numbers, with None for each number that is not finite."""
     return to_jsonable_python(value, inf_nan_mode="null")
-
-
-def must_be(requirement: str) -> WrapValidator:
-    """Replace all errors of a value by one."""
-
-    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise ValueError(f"must be {requirement}") from None
-
-    return WrapValidator(check)
 
 
 def validated(adapter: TypeAdapter[Value], value: Any) -> Value:

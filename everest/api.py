@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import describe
 from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, HeadSetting, Task, named_heads
 from everest.config.recipe import make_strategy, recipe_of_sections
@@ -99,7 +98,7 @@ def create_model(
             raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
         spec = classifier_spec(recipe, heads)
     built = spec.build()
-    describe(built, recipe)
+    built.recipe = recipe
     return built
 
 

@@ -20,7 +20,7 @@ from everest.inference.timelines import Timelines, computed_timelines, timeline_
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.models.classifier import Classifier
-from everest.models.video_model import ClipModel
+from everest.models.clip_spec import ClipModel
 from everest.system.events import Report, silent
 from everest.system.storage import parse_location
 

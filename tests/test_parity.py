@@ -72,7 +72,7 @@ class Recorded:
         return Architecture(model=model, frames=frames, size=(height, width))
 
     def autoencoder(self, strategy: RedundancyRobust | Tube, *, normalize: bool = True) -> MaskedAutoencoder:
-        targets = PixelTargets(tubelet=TUBELET, normalize=normalize)
+        targets = PixelTargets(normalize=normalize)
         model = MaskedAutoencoder(self.architecture(), strategy=strategy, targets=targets)
         load_state(model, self.tensors, "pretrain")
         return model
@@ -338,11 +338,11 @@ def test_st_mae_hides_the_same_tokens(st_mae: Recorded):
 
 def test_st_mae_targets_give_the_same_loss(st_mae: Recorded):
     clip, mask = st_mae.tensors["input.clip"], st_mae.tensors["mask"]
-    targets = PixelTargets(tubelet=TUBELET, normalize="token", frames="half")
+    targets = PixelTargets(normalize="token", frames="half")
     # The official program normalises the target without taking the clip's own normalisation back.
     ids = mask.nonzero()[:, 1][None]  # (1, hidden)
-    values = targets.values(normalise_floats(clip), ids)
-    prediction = st_mae.tensors["pred"].gather(1, ids.unsqueeze(-1).expand(-1, -1, targets.width))
+    values = targets.values(normalise_floats(clip), ids, TUBELET)
+    prediction = st_mae.tensors["pred"].gather(1, ids.unsqueeze(-1).expand(-1, -1, targets.width(TUBELET)))
     loss = targets.loss(prediction, values, torch.ones_like(ids, dtype=torch.bool))
     assert loss.item() == pytest.approx(st_mae.facts["loss"], abs=TOLERANCE)
 

@@ -51,8 +51,9 @@ def sections() -> list[Section]:
     places: dict[type, list[str]] = {}
 
     def visit(settings: type, place: str) -> None:
-        for key, hint in get_type_hints(settings, include_extras=True).items():
-            for inner in _dataclasses(hint):
+        hints = get_type_hints(settings, include_extras=True)
+        for key in (each.name for each in fields(settings)):
+            for inner in _dataclasses(hints[key]):
                 where = f"{place}.{key}" if place else key
                 places.setdefault(inner, [])
                 if where not in places[inner]:

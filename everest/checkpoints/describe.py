@@ -21,19 +21,19 @@ from everest.config.heads import head_settings
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.data.recipe_clips import clip_format
 from everest.data.views import ClipFormat
 from everest.errors import CheckpointError
 from everest.models.classifier import Classifier
-from everest.models.clip_spec import ClipSpec
+from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.spec import ModelSpec
-from everest.models.video_model import ClipModel
 from everest.system.files import write_text
 from everest.system.processes import warn_on_main
 from everest.system.run_folder import RECIPE, WEIGHTS
 from everest.system.text import counted
 from everest.system.weights import Weights
 from everest.system.weights_header import ClipSettings
-from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
+from everest.tokenizer.network import TokenizerSpec
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
@@ -47,27 +47,9 @@ def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyMode
         RecipeError: the recipe next to the weights is damaged.
     """
     opened = open_model(checkpoint, which=which)
-    if not isinstance(opened.module, AdaptiveTokenizer):
-        recipe = recipe_of(opened, notify=None if opened.weights.clip else warn_on_main)
-        describe(opened.module, recipe, file=opened.file, class_names=opened.weights.classes)
+    if isinstance(opened.module, ClipModel):
+        opened.module.recipe = recipe_of(opened, notify=None if opened.weights.clip else warn_on_main)
     return opened.module
-
-
-def describe(
-    model: ClipModel, recipe: Recipe, *, file: Path | None = None, class_names: tuple[str, ...] | None = None
-) -> None:
-    """Set what a model knows of its clips and classes; the recipe must have its clip size and backbone."""
-    stage = getattr(recipe, model.stage)
-    model.recipe, model.file, model.class_names = recipe, file, class_names
-    model.clip = ClipFormat(
-        frames=recipe.data.frames,
-        stride=stage.stride,
-        size=recipe.data.frame_size,
-        sampling=stage.sampling,
-        fps=recipe.data.fps,
-        mean=model.pixels.mean,
-        std=model.pixels.std,
-    )
 
 
 def save_classifier(
@@ -113,8 +95,7 @@ def trained_clip(opened: LoadedModel) -> ClipFormat | None:
     """Return the clips that a model was trained on; None if the file does not state their stride."""
     if opened.weights.clip is None and recipe_beside(opened.file) is None:
         return None
-    describe(opened.model, recipe_of(opened, notify=None), file=opened.file)
-    return opened.model.clip
+    return clip_format(recipe_of(opened, notify=None), opened.model.stage)
 
 
 def describe_weights(file: Path, weights: Weights) -> dict[str, Any]:

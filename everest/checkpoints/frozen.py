@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
-from everest.config.stage_settings import FeatureTargetSettings
 from everest.errors import CheckpointError
 from everest.methods.targets import FeatureTargets, TeacherUse
 from everest.models.mae import MaskedAutoencoder
@@ -34,7 +33,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     if section.objective == "views":
         return recipe
     target = section.target
-    if isinstance(target, FeatureTargetSettings):
+    if isinstance(target, FeatureTargets):
         named = target.teacher.startswith(PREFIXES)
         teacher = absolute_name(target.teacher) if named else str(find_weights(target.teacher).resolve())
         target = replace(target, teacher=teacher)
@@ -84,6 +83,7 @@ class FrozenEncoder(nn.Module):
     def __init__(self, encoder: VideoEncoder, pixels: PixelStatistics) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False).eval()
+        self.width = encoder.encoder.width
         self.pixels = pixels
 
     @torch.compiler.disable()
@@ -131,5 +131,4 @@ def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:
 def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
     """Give a new model the teacher of its recipe."""
     assert isinstance(model, MaskedAutoencoder)
-    assert isinstance(model.targets, FeatureTargets)
-    model.targets.teacher = open_teacher(recipe)
+    model.targets = model.targets.bound(model.pixels, open_teacher(recipe))

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from everest.checkpoints.describe import describe, recipe_of, sampled_frames
+from everest.checkpoints.describe import recipe_of, sampled_frames
 from everest.checkpoints.graph import INPUT, INSTALL, KEPT, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
+from everest.data.recipe_clips import clip_format
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
 from everest.lists.inputs import named_samples
 from everest.system.files import atomic_file
@@ -208,11 +209,11 @@ def calibration_clips(opened: LoadedModel, source: Path, *, notify: Notify) -> l
         notify: receives which videos are unreadable.
     """
     samples = named_samples([source], root=None)
-    module, count, clips = opened.model, min(len(samples), MOST_CLIPS), []
-    describe(module, recipe_of(opened, notify=notify), file=opened.file)
+    count, clips = min(len(samples), MOST_CLIPS), []
+    clip = clip_format(recipe_of(opened, notify=notify), opened.model.stage)
     for number in range(count):
         try:
-            clips.append(module.clip.read(samples[number * len(samples) // count])[None])
+            clips.append(clip.read(samples[number * len(samples) // count])[None])
         except VideoError as error:
             notify(f"skipped {error}")
     if len(clips) < LEAST_CLIPS:

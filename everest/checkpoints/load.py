@@ -24,13 +24,12 @@ from everest.foreign.files import (
     refuse_broken_links,
 )
 from everest.methods.strategies import ShippedStrategy
-from everest.models.clip_spec import ClipSpec
+from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.embedding import with_tubelet_frames
 from everest.models.linear import ImageSpec
 from everest.models.mean import MeanSpec
 from everest.models.positions import interpolated
 from everest.models.spec import WITHOUT_TRANSFORMER, ModelSpec, Transformer
-from everest.models.video_model import ClipModel
 from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_once
 from everest.system.run_folder import BEST, FINETUNE, MODEL, PROJECT, RECIPE, WEIGHTS
@@ -201,7 +200,10 @@ def open_model(
         spec = spec.for_clips(frames=frames or usual[0], size=size or usual[1], selection=selection)
         if check is not None:
             check(spec)
-    return LoadedModel(file=file, weights=weights, spec=spec, module=build_model(spec, weights, source=file))
+    module = build_model(spec, weights, source=file)
+    if isinstance(module, ClipModel):
+        module.file, module.class_names = file, weights.classes
+    return LoadedModel(file=file, weights=weights, spec=spec, module=module)
 
 
 def is_of_images(spec: ClipSpec) -> bool:

@@ -20,7 +20,6 @@ from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.config.heads import MULTI_LABEL
 from everest.config.model import MLP_RATIO
 from everest.config.settings import ModelSettings
-from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import TORCH_EPS, Hints
@@ -29,6 +28,7 @@ from everest.foreign.preprocessor import PREPROCESSOR, preprocessor, preprocesso
 from everest.foreign.translation import FAMILIES
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
+from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens
@@ -138,7 +138,7 @@ def _config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
             "label2id": {name: number for number, name in enumerate(names)},
             **({"problem_type": MULTI_LABEL_PROBLEM} if spec.heads[0].task == MULTI_LABEL else {}),
         }
-    assert isinstance(spec.target, PixelTargetSettings)
+    assert isinstance(spec.target, PixelTargets)
     return {
         **shared,
         "architectures": ["VideoMAEForPreTraining"],
@@ -168,7 +168,7 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         "data.task=regression": spec.only_head is not None and spec.only_head.task == "regression",
         "data.heads": bool(spec.heads) and spec.only_head is None,
     }
-    if isinstance(target, PixelTargetSettings):
+    if isinstance(target, PixelTargets) and target.kind == "pixels":  # no subclass
         obstacles["pretrain.target.frames=half"] = target.frames == "half"
     elif target is not None:
         obstacles[f"pretrain.target.kind={target.kind}"] = True
@@ -181,7 +181,7 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
         yield f"transformers selects no tokens: pass the mask of {spec.selection.strategy} as bool_masked_pos"
         if spec.pixels != IMAGENET:
             yield "its loss assumes frames normalized by ImageNet's mean and std, and this model has others"
-        if isinstance(spec.target, PixelTargetSettings) and spec.target.normalize == "token":
+        if isinstance(spec.target, PixelTargets) and spec.target.normalize == "token":
             yield "its loss normalizes the channels of a tubelet one by one, this model all values together"
     elif spec.selection != AllTokens():
         counts = count_tokens(spec)

@@ -8,13 +8,13 @@ import torch
 
 from everest.config.heads import ALLOWED, named_heads
 from everest.config.settings import Recipe
-from everest.config.stage_settings import PixelPretrainSettings, TokenTargetSettings, ViewPretrainSettings
+from everest.config.stage_settings import PixelPretrainSettings, ViewPretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
 from everest.methods.ranked import TopK
-from everest.methods.targets import Target
+from everest.methods.targets import TokenTargets
 
 Problems = Iterator[tuple[str, str]]  # `section.key`, and the reason
 
@@ -41,7 +41,7 @@ def _of_data(recipe: Recipe) -> Problems:
             yield f"data.{key}", text
     if data.channels == 1 and (recipe.tokenizer is not None or pretrain.needs_tokenizer):
         yield "data.channels", "1 does not go with a tokenizer, which codes colors; set it to 3"
-    if data.channels == 1 and pixels and isinstance(pixels.target, Target):
+    if data.channels == 1 and pixels and is_import_path(pixels.target.kind):
         kind = pixels.target.kind
         yield "data.channels", f"1 does not go with {kind}, a target of another package; set it to 3"
 
@@ -118,7 +118,7 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
     key = "pretrain.target.cache"
     if not stage.needs_tokenizer:
         yield key, "serves recipes whose targets or selection need a tokenizer (lvmae-128)"
-    elif isinstance(stage.target, TokenTargetSettings) and stage.target.space == "soft":
+    elif isinstance(stage.target, TokenTargets) and stage.target.space == "soft":
         yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
     if draws:
         yield key, "stores tokens of whole clips, but pretrain.frame_selection.alpha draws other frames"

@@ -13,7 +13,6 @@ from pydantic import BeforeValidator, Discriminator, Field
 
 from everest.config import values as v
 from everest.config.values import settings
-from everest.methods.external import external
 from everest.methods.strategies import (
     EXTERNAL,
     STRATEGIES,
@@ -22,7 +21,7 @@ from everest.methods.strategies import (
     RedundancyRobust,
     ShippedStrategy,
 )
-from everest.methods.targets import Target
+from everest.methods.targets import AnyTarget, FeatureTargets, PixelTargets, ShippedTarget
 
 BestMetric = Annotated[
     Literal["top1", "mean_class_accuracy", "macro_f1", "map", "mae", "loss"],
@@ -42,45 +41,6 @@ class FrameSelectionSettings:
 
     alpha: Annotated[float, Field(ge=1, le=100)] = 1.0  # candidates: alpha times the clip's frames; Table 13
     recompute: bool = False  # measure the drawn slices again; our choice, not specified in the paper
-
-
-@settings
-class PixelTargetSettings:
-    """Predict the pixels of the target tokens."""
-
-    needs_tokenizer: ClassVar[bool] = False
-    kind: Literal["pixels"] = "pixels"
-    cache: str | None = None  # folder of `everest prepare tokens`, for a selection that needs a tokenizer
-    normalize: v.Normalize = True  # per tubelet and channel, as released; token: as ST-MAE
-    frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
-
-
-@settings
-class TokenTargetSettings:
-    """Predict the codes that the recipe's tokenizer gives the target tokens, LVMAE §3.3."""
-
-    needs_tokenizer: ClassVar[bool] = True
-    kind: Literal["tokens"] = "tokens"
-    cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
-    space: Literal["values", "soft", "codes"] = "values"  # LVMAE eq. 2
-
-
-@settings
-class FeatureTargetSettings:
-    """Predict the features that a frozen teacher gives the target tokens."""
-
-    needs_tokenizer: ClassVar[bool] = False
-    kind: Literal["features"] = "features"
-    teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
-    layers: Literal["last"] = "last"  # its output, after its last norm
-    cache: ClassVar[None] = None
-
-
-TargetSettings = Annotated[
-    PixelTargetSettings | TokenTargetSettings | FeatureTargetSettings,
-    Discriminator("kind"),
-    *external(Target, "kind"),
-]
 
 
 @settings
@@ -168,12 +128,12 @@ class PixelPretrainSettings(CommonPretrainSettings):
     objective: Literal["pixels"] = "pixels"
     views_per_decode: v.Count = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
-    target: TargetSettings = field(default_factory=PixelTargetSettings)
+    target: AnyTarget = field(default_factory=PixelTargets)
 
     @property
     def teacher(self) -> str | None:
         """The name of the frozen encoder whose features are predicted."""
-        return self.target.teacher if isinstance(self.target, FeatureTargetSettings) else None
+        return self.target.teacher if isinstance(self.target, FeatureTargets) else None
 
     @property
     def cache(self) -> str | None:
@@ -281,7 +241,7 @@ def _variants(tag: str, union: Any) -> Variants:
 
 VARIANTS: Final = {  # by section, an outer one first
     ("pretrain",): _variants("objective", PretrainSettings),
-    ("pretrain", "target"): _variants("kind", get_args(TargetSettings)[0]),
+    ("pretrain", "target"): _variants("kind", ShippedTarget),
     ("pretrain", "views"): _variants("loss", ContrastSettings | SigregSettings),
     **{(stage, "selection"): Variants("strategy", STRATEGIES) for stage in STAGES},
 }

@@ -5,11 +5,12 @@ Each type includes the check that pydantic runs. The error of a check states wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from everest.methods.external import must_be
 
 Value = TypeVar("Value")
 
@@ -33,18 +34,6 @@ def with_hyphens(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: with_hyphens(inner) for key, inner in value.items()}
     return value.replace("_", "-") if isinstance(value, str) else value
-
-
-def must_be(requirement: str) -> WrapValidator:
-    """Replace all errors of a value by one."""
-
-    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise ValueError(f"must be {requirement}") from None
-
-    return WrapValidator(check)
 
 
 def _check_name(name: str) -> str:
@@ -114,7 +103,6 @@ Freeze = Annotated[
 ]
 # The matrices of a block that may have adapters: two of attention, two of the MLP.
 LoraLayer = Literal["qkv", "proj", "fc1", "fc2"]
-Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")]
 Compile = Annotated[bool | Literal["auto"], must_be("true, false or 'auto'")]
 CountOrAuto = Annotated[Count | Literal["auto"], must_be("'auto' or an integer from 1")]
 NumWorkers = Annotated[

@@ -9,20 +9,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, repeat
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
 
 from everest.config.heads import Heads, best_metric
 from everest.config.settings import DataSettings, Recipe
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import keep_facts_in_cache, open_cache
 from everest.data.class_balance import sample_weights
 from everest.data.clips import VideoClips
 from everest.data.footage import footage_of, frame_span
 from everest.data.regions import largest_region
-from everest.data.views import EvalViews, FinetuneViews, FrameSpec, PretrainViews, StageViews, ValidationViews
+from everest.data.views import (
+    ClipFormat,
+    EvalViews,
+    FinetuneViews,
+    PretrainViews,
+    StageViews,
+    ValidationViews,
+)
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
 from everest.lists.labels import indices
@@ -61,8 +67,9 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     grid = clip_grid(recipe)
     alpha = section.frame_selection.alpha if section.objective == "pixels" else 1.0
     offered = replace(grid, t=num_candidates(grid.t, alpha))
+    clip = replace(clip_format(recipe, "pretrain"), frames=offered.t * recipe.model.tubelet[0])
     views = PretrainViews(
-        **_frame_spec(recipe, section, frames=offered.t * recipe.model.tubelet[0]),
+        **vars(clip),
         flip=data.flip if section.flip is None else section.flip,
         views_per_decode=section.views_per_decode,
         compared=section.objective == "views",
@@ -85,7 +92,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     data, section = recipe.data, recipe.finetune
     settings = section.rand_augment
     views = FinetuneViews(
-        **_frame_spec(recipe, section),
+        **vars(clip_format(recipe, "finetune")),
         flip=data.flip,
         crop_area=section.crop_area,
         rand_augment=settings
@@ -134,7 +141,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
 
 def center_views(recipe: Recipe) -> ValidationViews:
     """The center view of a video, as the labeled stages sample its frames."""
-    return ValidationViews(**_frame_spec(recipe, recipe.finetune))
+    return ValidationViews(**vars(clip_format(recipe, "finetune")))
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
@@ -152,22 +159,21 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "
             f"at most {MOST_VIEWS}"
         )
-    chosen = _frame_spec(recipe, recipe.finetune)
-    return EvalViews(**chosen, clips=recipe.eval.clips, crops=recipe.eval.crops)
+    clip = clip_format(recipe, "finetune")
+    return EvalViews(**vars(clip), clips=recipe.eval.clips, crops=recipe.eval.crops)
 
 
-def _frame_spec(
-    recipe: Recipe, section: PretrainSettings | FinetuneSettings, *, frames: int | None = None
-) -> FrameSpec:
-    """The settings of a stage's clips; `frames` replaces `data.frames`."""
-    data = recipe.data
-    return FrameSpec(
-        frames=frames or data.frames,
+def clip_format(recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> ClipFormat:
+    """The clips of a stage of a recipe."""
+    data, section = recipe.data, getattr(recipe, stage)
+    return ClipFormat(
+        frames=data.frames,
         stride=section.stride,
         size=data.frame_size,
         sampling=section.sampling,
         fps=data.fps,
-        channels=data.channels,
+        mean=data.pixels.mean,
+        std=data.pixels.std,
     )
 
 

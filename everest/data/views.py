@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -77,27 +77,41 @@ class FrameReader:
         return self.cache.read(video, ids, span=span, decoder=self.decoder, channels=self.channels)
 
 
-class FrameSpec(TypedDict):
-    """The settings of the clips of a recipe or model, as all `StageViews` take them."""
+@dataclass(frozen=True, kw_only=True)
+class ClipFormat:
+    """The clips that a model takes: which frames of a video, their size and their normalization."""
 
     frames: int
-    stride: int
-    size: Size
-    sampling: str
-    fps: float | None
-    channels: int
+    stride: int  # frames from one sampled frame to the next; without effect unless `sampling` is dense
+    size: tuple[int, int]  # height, width
+    sampling: str = "dense"  # or segment, spread: as `finetune.sampling` of a recipe
+    fps: float | None = None  # frames per second that the stride counts; None: of the file
+    mean: tuple[float, ...] = IMAGENET_MEAN  # RGB, of values in [0, 1]; one value: of luma
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name, value in (("frames", self.frames), ("stride", self.stride), ("size", min(self.size))):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.fps is not None and not 0 < self.fps < inf:
+            raise ValueError(f"fps must be a number above 0, not {self.fps}")
+
+    @property
+    def channels(self) -> int:
+        """C: 3 colors, or 1 for luma."""
+        return len(self.mean)
+
+    def read(self, video: str | Path | Sample) -> Tensor:
+        """Read the middle of a video or sample, center-cropped: (C, T, H, W) uint8."""
+        center = ValidationViews(**{each.name: getattr(self, each.name) for each in fields(ClipFormat)})
+        sample = video if isinstance(video, Sample) else Sample(path=str(video))
+        return center(sample, np.random.default_rng(0), "auto").frames[0]  # nothing is drawn
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageViews(ABC):
+@dataclass(frozen=True, kw_only=True)
+class StageViews(ClipFormat, ABC):
     """The settings that the views of all stages share."""
 
-    frames: int
-    stride: int
-    size: Size
-    sampling: str
-    fps: float | None = None  # that `stride` counts; None: of the file
-    channels: int = 3  # C; 1: luma
     antialias: ClassVar[bool] = False  # of the resizing, see `resize`
     region: Size | None = None  # (R, S) of regions that the device resizes; None: they are resized here
 
@@ -148,7 +162,7 @@ class StageViews(ABC):
         return Views(frames, torch.tensor([erase] * len(crops)), regions=torch.tensor(rows))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PretrainViews(StageViews):
     """Random window, then crop and flip, `views_per_decode` times from the same frames.
 
@@ -188,7 +202,7 @@ class PretrainViews(StageViews):
         return self._resized(crops, out)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class FinetuneViews(StageViews):
     """Random window, RandAugment on uncropped frames, random resized crop, flip, a box to erase later."""
 
@@ -207,7 +221,7 @@ class FinetuneViews(StageViews):
         return self._resized([(crop(clip, box), flipped)], out, erase=erased)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ValidationViews(StageViews):
     """The middle of the video, the center of the frame: deterministic, unlike the released programs."""
 
@@ -218,7 +232,7 @@ class ValidationViews(StageViews):
         return _stacked([view], out)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalViews(StageViews):
     """`clips` windows x `crops` boxes, ordered by clip. Each frame is decoded and resized once."""
 
@@ -259,52 +273,6 @@ class EvalViews(StageViews):
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
         clips = torch.from_numpy(positions.reshape(self.clips, self.frames))
         return [_cut(video, box)[:, ids] for ids in clips for box in boxes]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipFormat:
-    """The clips that a model takes: which frames of a video, their size and their normalization."""
-
-    frames: int
-    stride: int  # frames from one sampled frame to the next; without effect unless `sampling` is dense
-    size: tuple[int, int]  # height, width
-    sampling: str = "dense"  # or segment, spread: as `finetune.sampling` of a recipe
-    fps: float | None = None  # frames per second that the stride counts; None: of the file
-    mean: tuple[float, ...] = IMAGENET_MEAN  # RGB, of values in [0, 1]; one value: of luma
-    std: tuple[float, ...] = IMAGENET_STD
-
-    def __post_init__(self) -> None:
-        for name, value in (("frames", self.frames), ("stride", self.stride), ("size", min(self.size))):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.fps is not None and not 0 < self.fps < inf:
-            raise ValueError(f"fps must be a number above 0, not {self.fps}")
-
-    @property
-    def channels(self) -> int:
-        """C: 3 colors, or 1 for luma."""
-        return len(self.mean)
-
-    def read(self, video: str | Path | Sample) -> Tensor:
-        """Read the middle of a video or sample, center-cropped: (C, T, H, W) uint8."""
-        unused_rng = np.random.default_rng(0)  # these views draw nothing
-        sample = video if isinstance(video, Sample) else Sample(path=str(video))
-        return ValidationViews(**self.frame_spec)(sample, unused_rng, "auto").frames[0]
-
-    def views(self) -> EvalViews:
-        """The view of an evaluation with one clip and one crop; `read` may take other frames."""
-        return EvalViews(**self.frame_spec, clips=1, crops=1)
-
-    @property
-    def frame_spec(self) -> FrameSpec:
-        return FrameSpec(
-            frames=self.frames,
-            stride=self.stride,
-            size=self.size,
-            sampling=self.sampling,
-            fps=self.fps,
-            channels=self.channels,
-        )
 
 
 def _size(clip: Tensor) -> Size:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.checkpoints.describe import as_trained, describe
+from everest.checkpoints.describe import as_trained
 from everest.checkpoints.graph import ExportedClassifier, open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.heads import head_settings
@@ -239,7 +239,7 @@ def open_classifier(
     if file.suffix == ONNX_SUFFIX:
         fix = "export it again to change it"
         model = _open_onnx(file, recipe, report)
-        spec, names = model.spec, model.class_names
+        spec = model.spec
     else:
         opened = open_model(
             file,
@@ -249,7 +249,7 @@ def open_classifier(
             selection=None if saved_selection else requested,
             check=partial(_check_recipe, recipe, source=file),
         )
-        spec, model, names = opened.spec, opened.module, opened.weights.classes
+        spec, model = opened.spec, opened.module
         assert isinstance(spec, ClipSpec)
         assert isinstance(model, Classifier)
     saved = spec.strategy  # None: the recipe's selection has no meaning
@@ -270,7 +270,7 @@ def open_classifier(
     if saved is not None:
         recipe = replace(recipe, finetune=replace(recipe.finetune, selection=saved))
     if isinstance(model, Classifier):
-        describe(model, recipe, file=file, class_names=names)
+        model.recipe = recipe
     return model, spec, recipe
 
 

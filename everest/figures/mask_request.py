@@ -114,7 +114,8 @@ class MaskRequest:
             crops=1,
             sampling=self.clip.sampling,
             fps=self.clip.fps,
-            channels=self.embed.pixels.channels,
+            mean=self.embed.pixels.mean,
+            std=self.embed.pixels.std,
         )
         sample = Sample(path=str(video))
         (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames

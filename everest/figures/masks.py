@@ -23,8 +23,8 @@ from everest.methods.targets import FeatureTargets
 from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
 from everest.models.video_model import VideoModel
+from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.targets import FrozenTokenizer
 from everest.video.facts import VideoInfo
 
 TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
@@ -208,6 +208,8 @@ def _predicted(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, p
     seen = model.to_input(x)
     patches = patchify(model.pixels.unnormalize(seen), model.embedding.tubelet)[0]  # (N, C, t, p, q)
     shown = torch.full_like(patches, GRAY)
-    shown[selection.target[0]] = model.targets.pixels(prediction, seen, selection.target)[0]
+    shown[selection.target[0]] = model.targets.pixels(
+        prediction, seen, selection.target, model.embedding.tubelet
+    )[0]
     shown[selection.visible[0]] = patches[selection.visible[0]]
     return to_frames(unpatchify(shown[None], model.encoder.grid))

@@ -14,7 +14,6 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 from everest.config.heads import MULTI_LABEL, Head
 from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
-from everest.config.stage_settings import PixelTargetSettings
 from everest.config.values import MOST_BLOCKS, Count, Positions
 from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shown
 from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign
@@ -22,6 +21,7 @@ from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import ALIASES, FAMILIES, Family, Translation, family_of
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.methods.targets import PixelTargets
 from everest.models.positions import BASE, SPATIAL, TEMPORAL, position_table
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
@@ -321,11 +321,11 @@ def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
     if facts.names.kind == "encoder":
         return {"kind": "encoder", "selection": AllTokens()}
     normalize = bool(stored.get("norm_pix_loss", stored.get("normlize_target", True)))
-    target, selection = PixelTargetSettings(normalize=normalize), Tube(mask_ratio=round(1 - visible, 6))
+    target, selection = PixelTargets(normalize=normalize), Tube(mask_ratio=round(1 - visible, 6))
     if facts.program == "everest":
         selection = RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
     elif facts.program == "st-mae":
         normalize = "token" if stored.get("norm_pix_loss", True) else False
-        target = PixelTargetSettings(normalize=normalize, frames="half")
+        target = PixelTargets(normalize=normalize, frames="half")
         selection = RandomSpaceTime(visible_ratio=visible)
     return {"kind": "pretrain", "target": target, "selection": selection}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import as_trained, describe, recipe_of
+from everest.checkpoints.describe import as_trained, recipe_of
 from everest.checkpoints.load import Kind, open_model, wrong_kind
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import evaluation_views
@@ -23,11 +23,11 @@ from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import Classifier
-from everest.models.clip_spec import ClipSpec
+from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.linear import NO_TOKENS
 from everest.models.pooling import mean_and_change
 from everest.models.spec import Transformer
-from everest.models.video_model import ClipModel, SelectingModel, VideoEncoder
+from everest.models.video_model import SelectingModel, VideoEncoder
 from everest.system.accelerator import make_accelerator, runtime_of
 from everest.system.compute import Runtime, choose_precision
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -109,7 +109,7 @@ class OpenedModel:
         else:
             recipe = as_trained(recipe, opened.spec, source=opened.file)
         module = opened.model
-        describe(module, recipe, file=opened.file, class_names=opened.weights.classes)
+        module.recipe = recipe
         train = recipe.train
         runtime = runtime_of(make_accelerator(train.precision, tf32=train.tf32, cpu=cpu))
         return cls(
@@ -169,7 +169,7 @@ class OpenedModel:
         """The module; raises CheckpointError if the model has no encoder of tokens."""
         if isinstance(self.module, Transformer):
             return self.module
-        raise wrong_kind(self.module.spec.kind, "transformer", source=self.source)
+        raise wrong_kind(self.module.spec.dump()["kind"], "transformer", source=self.source)
 
     @property
     def classifier(self) -> Classifier:

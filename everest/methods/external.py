@@ -81,6 +81,18 @@ def named_class(path: str, base: type[Base]) -> type[Base]:
     return cls
 
 
+def must_be(requirement: str) -> WrapValidator:
+    """Replace all errors of a value by one."""
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"must be {requirement}") from None
+
+    return WrapValidator(check)
+
+
 def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
     """Return annotations of a field that may also hold a subclass of `base` from another package.
 

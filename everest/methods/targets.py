@@ -1,40 +1,66 @@
 """The values that are predicted at the target tokens, and the loss of a prediction.
 
-Targets are pixels, the features of a frozen encoder, the codes of a tokenizer (everest.tokenizer.targets), or
-those of another package.
+A target is a frozen dataclass, whose fields are its keys in a recipe.
 
 B batch, C channels, T frames, H W pixels, N tokens, K target tokens, P values of a token, t p q a tubelet's
-frames, rows and columns, D the width of a teacher.
+frames, rows and columns, D the width of a teacher or the dimensions of a code.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Discriminator, Field
 from torch import Tensor
 
-from everest.methods.external import path_of
+from everest.methods.external import external, must_be, path_of
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 __all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # of everest.targets
 
+Tubelet = tuple[int, int, int]  # frames, rows, columns
+CodeSpace = Literal["values", "soft", "codes"]
+Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")]
 
-class TargetMaker(ABC):
-    """Makes the targets. It is no nn.Module, so that it is not part of optimizer, DDP and checkpoint."""
 
+@dataclass(frozen=True, kw_only=True)
+class Target(ABC):
+    """Base class of the targets: a frozen dataclass whose fields are its keys in a recipe.
+
+    A recipe names one of another package by import path, `pretrain.target: {kind: "package.module:Name"}`.
+
+    A model has one that is `bound` to the statistics of its clips and, for some, to a frozen network.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    needs_tokenizer: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
+    statistics: ClassVar[PixelStatistics] = IMAGENET
+    network: ClassVar[Any] = None
+    kind: str = ""  # its name in a recipe; of another package: its import path
+    cache = None  # a setting of the targets that can be stored
 
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """P, the number of values predicted for one token."""
+    def __post_init__(self) -> None:
+        cls = type(self)
+        # A subclass of a shipped class has inherited its name.
+        if not self.kind or ("kind" not in vars(cls) and self.kind == cls.kind):
+            object.__setattr__(self, "kind", path_of(cls))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a network is shared with the average of the model's weights
+
+    def bound(self, statistics: PixelStatistics, network: object = None) -> Self:
+        """The target of a model, whose clips have these statistics, with a frozen network."""
+        target = copy(self)
+        vars(target).update(statistics=statistics, network=network)
+        return target
 
     @property
     def loss_of_one_color(self) -> float | None:
@@ -42,12 +68,15 @@ class TargetMaker(ABC):
         return None
 
     @abstractmethod
-    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """(B, K, P) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized."""
+    def width(self, tubelet: Tubelet) -> int:
+        """P, the number of values predicted for a token of `tubelet` (frames, rows, columns)."""
 
     @abstractmethod
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        """(B, K, C, t, p, q) in [0, 1]: the predictions (B, K, P) as pixels."""
+    def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+        """(B, K, P) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W).
+
+        A target of another package gets normalized clips, everest's own also clips of bytes.
+        """
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The scalar that training minimizes; by default the mean squared error over (B, K, P).
@@ -57,66 +86,9 @@ class TargetMaker(ABC):
         """
         return mean_squared_error(prediction, values, scored)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Target(ABC):
-    """Base class of the targets of other packages: a frozen dataclass whose fields are its keys in a recipe.
-
-    A recipe names it by import path, `pretrain.target: {kind: "package.module:Name"}`.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    needs_tokenizer: ClassVar[bool] = False
-    cache: ClassVar[None] = None
-    kind: str = ""  # its import path
-
-    def __post_init__(self) -> None:
-        if not self.kind:
-            object.__setattr__(self, "kind", path_of(type(self)))
-
-    @abstractmethod
-    def width(self, tubelet: tuple[int, int, int]) -> int:
-        """P, the number of values predicted for a token of `tubelet` (frames, rows, columns)."""
-
-    @abstractmethod
-    def values(self, frames: Tensor, ids: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
-        """(B, K, P) float32 at the tokens `ids` (B, K) of the normalized clips (B, C, T, H, W)."""
-
-    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """The scalar that training minimizes: here the mean squared error of (B, K, P) at the scored tokens.
-
-        Args:
-            scored: (B, K) bool, the tokens that count.
-        """
-        return mean_squared_error(prediction, values, scored)
-
-    def pixels(
-        self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: tuple[int, int, int]
-    ) -> Tensor:
-        """(B, K, C, t, p, q) in [0, 1]: the predictions (B, K, P) as pixels of a figure. Here: gray."""
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+        """(B, K, C, t, p, q) in [0, 1]: the predictions (B, K, P) as pixels of a figure. By default gray."""
         return prediction.new_full((*ids.shape, frames.size(1), *tubelet), 0.5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoundTarget(TargetMaker):
-    """A target from another package, for clips of known tubelets."""
-
-    target: Target
-    tubelet: tuple[int, int, int]
-    statistics: PixelStatistics = IMAGENET  # `pixels` is a method here
-
-    @property
-    def width(self) -> int:
-        return self.target.width(self.tubelet)
-
-    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        return self.target.values(self.statistics.normalized(frames), ids, self.tubelet)
-
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        return self.target.pixels(prediction, self.statistics.normalized(frames), ids, self.tubelet)
-
-    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        return self.target.loss(prediction, values, scored)
 
 
 def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
@@ -130,55 +102,49 @@ def mean_of_scored(error: Tensor, scored: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelTargets(TargetMaker):
-    """The pixels of the target tubelets.
+class PixelTargets(Target):
+    """Predict the pixels of the target tubelets, in [0, 1] unless they are normalized."""
 
-    Args:
-        normalize: True, as in VideoMAE and EVEREST: each channel of a tubelet by itself; "token", as in
-            ST-MAE: all values of a token together; False: pixels in [0, 1].
-        frames: "half", as in ST-MAE, which predicts one frame of each tubelet.
-        statistics: of the clips; their number of channels, and how normalized ones become pixels again.
-    """
-
-    tubelet: tuple[int, int, int]
-    normalize: bool | Literal["token"] = True
-    frames: Literal["all", "half"] = "all"
-    statistics: PixelStatistics = IMAGENET
-
-    @property
-    def width(self) -> int:
-        t, p, q = self.tubelet
-        return (t if self.frames == "all" else 1) * p * q * self.statistics.channels
+    kind: Literal["pixels"] = "pixels"
+    cache: str | None = None  # folder of `everest prepare tokens`, for a selection that needs a tokenizer
+    normalize: Normalize = True  # per tubelet and channel, as released; token: as ST-MAE
+    frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
 
     @property
     def loss_of_one_color(self) -> float | None:
         return 1.0 if self.normalize else None
 
-    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
+    def width(self, tubelet: Tubelet) -> int:
+        t, p, q = tubelet
+        return (t if self.frames == "all" else 1) * p * q * self.statistics.channels
+
+    def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs."""
-        patches, mean, std = self._with_moments(frames, ids)
+        patches, mean, std = self._with_moments(frames, ids, tubelet)
         return ((patches - mean) / std).movedim(2, -1).flatten(2)  # (B, K, t*p*q*C)
 
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, P) predictions to (B, K, C, t, p, q) pixels in [0, 1]. A single frame fills both frames.
 
         Normalized values get the mean and std of the true tubelet, which the model does not know: the figure
         is meant to show the structure inside a tubelet, not its color.
         """
-        patches, mean, std = self._with_moments(frames, ids)
+        patches, mean, std = self._with_moments(frames, ids, tubelet)
         values = prediction.unflatten(2, (*patches.shape[3:], -1)).movedim(-1, 2)
-        return (values * std + mean).clamp(0, 1).expand(-1, -1, -1, self.tubelet[0], -1, -1)
+        return (values * std + mean).clamp(0, 1).expand(-1, -1, -1, tubelet[0], -1, -1)
 
-    def _with_moments(self, frames: Tensor, ids: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    def _with_moments(
+        self, frames: Tensor, ids: Tensor, tubelet: Tubelet
+    ) -> tuple[Tensor, Tensor | float, Tensor | float]:
         """The pixels that are predicted, (B, K, C, t, p, q) in [0, 1], t = 1 for "half"; their mean and std.
 
         These have shapes that broadcast; without normalization they are 0 and 1.
         """
-        patches = self.statistics.to_unit_range(gather_patches(frames, ids, self.tubelet))
+        patches = self.statistics.to_unit_range(gather_patches(frames, ids, tubelet))
         if self.frames == "half":
             # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of
             # the last tubelet.
-            t, p, q = self.tubelet
+            t, p, q = tubelet
             slices = frames.size(2) // t
             number = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, K): the slice of each token
             offset = number * (t - 1) // max(slices - 1, 1)
@@ -195,6 +161,53 @@ class PixelTargets(TargetMaker):
         return patches, mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6
 
 
+class CodeNetwork(Protocol):
+    """A frozen tokenizer (everest.tokenizer.frozen_tokenizer)."""
+
+    levels: tuple[int, ...]  # of the D dimensions of a code
+
+    def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor: ...
+    def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTargets(Target):
+    """Predict the codes that the recipe's tokenizer gives the target tokens, LVMAE §3.3.
+
+    The spaces `values`, quantized, and `soft`, before rounding, have mean 0 and std 1 over clips of the
+    tokenizer's training set. `codes` are the levels of each dimension, by classification. `soft` and `codes`
+    are our choice.
+    """
+
+    needs_tokenizer: ClassVar[bool] = True
+    network: ClassVar[CodeNetwork]
+    kind: Literal["tokens"] = "tokens"
+    cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
+    space: CodeSpace = "values"  # LVMAE eq. 2
+
+    def width(self, tubelet: Tubelet) -> int:
+        levels = self.network.levels
+        return sum(levels) if self.space == "codes" else len(levels)
+
+    def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+        """(B, K, D) float32 at the tokens `ids` (B, K); for `codes` int64 levels."""
+        return self.network.values(frames, ids, self.space)
+
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+        return self.network.rebuilt(prediction, frames, ids, self.space)
+
+    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+        """Mean over the scored tokens, in float32: squared error, or cross-entropy for `codes`."""
+        if self.space != "codes":
+            return mean_squared_error(prediction, values, scored)
+        parts = prediction.float().split(self.network.levels, dim=-1)  # (B, K, levels) each
+        errors = [
+            F.cross_entropy(part.movedim(-1, 1), values[..., dim], reduction="none")
+            for dim, part in enumerate(parts)
+        ]
+        return mean_of_scored(torch.stack(errors).mean(dim=0), scored)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TeacherUse:
     """Identifies the teacher that a model is trained with; its weights are stored separately."""
@@ -206,46 +219,34 @@ class TeacherUse:
     settings: dict[str, Any]  # of its encoder for the model's tokens (everest.models.spec.ModelSpec.dump)
 
 
-class Teacher(Protocol):
-    """A frozen encoder (everest.checkpoints.frozen), which is not among the weights of any model."""
-
-    def __call__(self, frames: Tensor, /) -> Tensor:
-        """Map clips (B, C, T, H, W), bytes or normalized, to the features (B, N, D) of all their tokens."""
-        ...
-
-
-class FeatureTargets(TargetMaker):
-    """The teacher's features of the target tokens, each with mean 0 and variance 1 over its P = D values.
+@dataclass(frozen=True, kw_only=True)
+class FeatureTargets(Target):
+    """Predict the features that a frozen teacher gives the target tokens.
 
     The teacher does not change, so that the targets cannot collapse, and losses of different steps compare
     (SALT: Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers, 2025).
 
-    Attributes:
-        teacher: pre-training sets it; a model that is only used needs none. It is never trained or copied.
+    It maps clips (B, C, T, H, W) to the features (B, N, D) of all tokens (everest.checkpoints.frozen). A
+    model that is only used needs no more than its `TeacherUse`.
     """
 
     of_frames: ClassVar[bool] = True
+    kind: Literal["features"] = "features"
+    teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
+    layers: Literal["last"] = "last"  # its output, after its last norm
 
-    def __init__(self, *, width: int) -> None:
-        self._width = width
-        self.teacher: Teacher | None = None
+    def width(self, tubelet: Tubelet) -> int:
+        return self.network.width
 
-    @property
-    def width(self) -> int:
-        return self._width
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTargets:
-        return self  # shared with the average of the model's weights
-
-    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """(B, K, D) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized."""
-        if self.teacher is None:
+    def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+        """(B, K, D) float32 at the tokens `ids` (B, K), the values of each with mean 0 and variance 1."""
+        if isinstance(self.network, TeacherUse):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"
             )
-        return gather_tokens(standardized(self.teacher(frames)), ids)
+        return gather_tokens(standardized(self.network(frames)), ids)
 
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """Raises NotImplementedError: features have no pixels."""
         raise NotImplementedError("features have no pixels")
 
@@ -257,3 +258,7 @@ class FeatureTargets(TargetMaker):
 def standardized(features: Tensor) -> Tensor:
     """(B, N, D) features in float32, the D values of each token with mean 0 and variance 1."""
     return F.layer_norm(features.float(), features.shape[-1:])
+
+
+ShippedTarget = PixelTargets | TokenTargets | FeatureTargets
+AnyTarget = Annotated[ShippedTarget, Discriminator("kind"), *external(Target, "kind")]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.methods.selection import Strategy
+from everest.models.clip_spec import ClipModel
 from everest.models.pooling import STATISTICS, ClassAttentionPooling, mean_and_change
-from everest.models.video_model import ClipModel, SelectingModel
+from everest.models.video_model import SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
 from everest.system.compute import full_precision
 

@@ -1,4 +1,7 @@
-"""What the specifications of all models on clips have in common: the `settings` of a safetensors file."""
+"""The base of all models on clips, and of their specifications: the `settings` of a safetensors file.
+
+B batch, C channels, T frames, H W pixels.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import TypeAdapter
+from torch import Tensor, nn
 
 from everest.config.heads import Head, Heads
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
 from everest.methods.selection import Strategy
-from everest.models.video_model import ClipModel
-from everest.system.weights import read_spec
 from everest.video.pixels import USUAL, PixelStatistics
+
+if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
+    from everest.config.settings import Recipe
+    from everest.data.views import ClipFormat
 
 
 class ClipSpec(ABC):
@@ -88,6 +95,8 @@ class ClipSpec(ABC):
     @classmethod
     def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
         """Read the values that `dump` returns, from the file `source`."""
+        from everest.system.weights import read_spec  # a model alone reads no files
+
         spec = read_spec(_adapter(cls), settings, source=source)
         if problem := next(spec.problems(), None):
             raise CheckpointError(f"{source}: its settings do not describe a model: {problem}")
@@ -104,6 +113,51 @@ class ClipSpec(ABC):
             yield "heads: regression has one output"
         if any(len(head.thresholds) != head.outputs for head in self.heads):
             yield "heads: thresholds of other classes"
+
+
+class ClipModel(nn.Module):
+    """A model on clips of videos, whatever it computes from them.
+
+    Attributes:
+        spec: the specification that has built the model.
+        pixels: the mean and std by which clips are normalized, and their number of channels.
+        recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`;
+            `everest.load_model` and `everest.create_model` set it.
+        file: the weights that it was loaded from; None for a new model.
+        class_names: in the order of the logits; None if only indices are known, or several heads have them.
+    """
+
+    spec: ClipSpec
+    stage: ClassVar[Literal["pretrain", "finetune"]]  # the section of a recipe that trains such a model
+    pixels: PixelStatistics
+    recipe: Recipe
+    file: Path | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Only a classifier has some."""
+        return ()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def clip(self) -> ClipFormat:
+        """The clips that the model was trained on; `transform` reads one."""
+        from everest.data.recipe_clips import clip_format  # a model alone reads no videos
+
+        return clip_format(self.recipe, self.stage)
+
+    def transform(self, video: str | Path) -> Tensor:
+        """Read the middle of a video as the model takes it.
+
+        Returns:
+            (1, C, T, H, W) float32, normalized, on the device of the model.
+        """
+        return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
 
 
 @cache

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.ranked import TopK, draw_slices, kept_per_slice
 from everest.methods.selection import Strategy
-from everest.methods.targets import TargetMaker
+from everest.methods.targets import Target
 from everest.models.block import Block, Blocks
 from everest.models.positions import add_positions, rotation_of
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 
 if TYPE_CHECKING:
-    from everest.tokenizer.targets import FrozenTokenizer
+    from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -66,7 +67,7 @@ class MaskedAutoencoder(PretrainingModel):
 
     Args:
         strategy: selects the visible and the target tokens (everest.methods.strategies).
-        targets: computes the values of target tokens (everest.methods.targets).
+        targets: `bound` to the clips of the model; computes the values of target tokens.
         learned: its `scores` of tokens, for a strategy that ranks by learned scores.
         candidates: the grid that a clip's slices are drawn from (everest.methods.ranked), by a
             strategy that ranks by importance; None: clips are taken as they are.
@@ -80,7 +81,7 @@ class MaskedAutoencoder(PretrainingModel):
         architecture: Architecture,
         *,
         strategy: Strategy,
-        targets: TargetMaker,
+        targets: Target,
         learned: FrozenTokenizer | None = None,
         candidates: TokenGrid | None = None,
         recompute: bool = False,
@@ -94,7 +95,7 @@ class MaskedAutoencoder(PretrainingModel):
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
-        self.decoder = Decoder(architecture, target_width=targets.width)
+        self.decoder = Decoder(architecture, target_width=targets.width(self.embedding.tubelet))
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
@@ -155,7 +156,10 @@ class MaskedAutoencoder(PretrainingModel):
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, D_dec)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
         if values is None:
-            target = self.targets.values(frames if self.targets.of_frames else x, selection.target)
+            clips = frames if self.targets.of_frames else x
+            if is_import_path(self.targets.kind):  # those of other packages take normalized clips
+                clips = self.pixels.normalized(clips)
+            target = self.targets.values(clips, selection.target, self.embedding.tubelet)
         else:
             target = gather_tokens(values, selection.target)  # (B, M, P)
         loss = self.targets.loss(prediction, target, selection.scored())

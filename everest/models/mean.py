@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +105,7 @@ class MeanClassifier(Classifier):
     @classmethod
     def of(cls, members: Sequence[Classifier]) -> Self:
         """The mean of modules as they are."""
-        return cls(MeanSpec.of([member.spec for member in members]), members)
+        return cls(MeanSpec.of([cast("ModelSpec | ImageSpec", member.spec) for member in members]), members)
 
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """The inputs of the heads of all members, joined: (B, sum of F); see `forward`."""

@@ -5,7 +5,7 @@ Clips are measured in a pass without numbers, so that no layer has to be describ
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -98,7 +98,7 @@ def frozen_bytes(spec: ModelSpec) -> int:
     if spec.tokenizer_in_step is None:
         return 0
 
-    from everest.tokenizer.targets import FrozenTokenizer
+    from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 
     settings = spec.tokenizer_in_step.settings
     with torch.device("meta"):
@@ -162,11 +162,19 @@ class Unmeasured(Strategy):
         return self.of(grid, importance=noise, noise=noise)
 
 
+@dataclass(frozen=True, kw_only=True)
 class NoTargets(FeatureTargets):
     """Placeholder targets of a given width; targets of other packages may need real values."""
 
-    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        return torch.empty(*ids.shape, self.width, device=ids.device)
+    kind: Literal["features"] = "features"  # which, unlike another package, takes clips of bytes
+    teacher: str = ""
+    num_values: int
+
+    def width(self, tubelet: tuple[int, int, int]) -> int:
+        return self.num_values
+
+    def values(self, frames: Tensor, ids: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
+        return torch.empty(*ids.shape, self.num_values, device=ids.device)
 
 
 def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
@@ -178,7 +186,7 @@ def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
     with torch.device("meta"):
         model = spec.without_files().build()
     if isinstance(model, MaskedAutoencoder):
-        model.targets = NoTargets(width=model.targets.width)
+        model.targets = NoTargets(num_values=model.decoder.head.out_features)
     if not measures:
         model.strategy = Unmeasured(of=spec.selection)
     return model

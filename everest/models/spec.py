@@ -12,20 +12,17 @@ import torch
 from everest.config.heads import Heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
-    FeatureTargetSettings,
     FrameSelectionSettings,
-    PixelTargetSettings,
-    TargetSettings,
-    TokenTargetSettings,
     Views,
 )
 from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
+from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.ranked import num_candidates
 from everest.methods.selection import Strategy
 from everest.methods.strategies import AllTokens, StoredStrategy
-from everest.methods.targets import BoundTarget, FeatureTargets, PixelTargets, Target, TargetMaker, TeacherUse
+from everest.methods.targets import AnyTarget, FeatureTargets, TeacherUse
 from everest.models.classifier import VideoClassifier
 from everest.models.clip_spec import ClipSpec
 from everest.models.mae import MaskedAutoencoder
@@ -37,7 +34,7 @@ from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.tokenizer.spec import TokenizerUse
 
 if TYPE_CHECKING:  # most models have no tokenizer
-    from everest.tokenizer.targets import FrozenTokenizer
+    from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
 WITHOUT_TRANSFORMER: Final = {  # by the kind in their settings
@@ -53,7 +50,7 @@ class ModelSpec(Architecture, ClipSpec):
 
     kind: Literal["pretrain", "classifier", "encoder"]
     selection: StoredStrategy
-    target: TargetSettings | None = None  # pretrain, of an autoencoder
+    target: AnyTarget | None = None  # pretrain, of an autoencoder
     views: Views | None = None  # pretrain, without a decoder
     camera: NotNegative = 0.0  # pretrain: weight of the camera task
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
@@ -110,7 +107,7 @@ class ModelSpec(Architecture, ClipSpec):
         yield from super().problems()
         yield from (f"model.{key}: {text}" for key, text in self.model.problems())
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
-        if self.channels == 1 and (self.tokenizer or isinstance(self.target, Target)):
+        if self.channels == 1 and (self.tokenizer or (self.target and is_import_path(self.target.kind))):
             yield "pixels: 1 channel, where tokenizer or target take 3"
         if self.is_autoencoder and self.target is None:
             yield "target: missing"
@@ -118,7 +115,7 @@ class ModelSpec(Architecture, ClipSpec):
             self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
         ):
             yield "tokenizer: missing"
-        if isinstance(self.target, FeatureTargetSettings) and self.teacher is None:
+        if isinstance(self.target, FeatureTargets) and self.teacher is None:
             yield "teacher: missing"
         if (self.position_grid is None) == self.model.positions.startswith(INTERPOLATED):
             yield "position_grid: for interpolated positions, and only for these"
@@ -160,33 +157,17 @@ class ModelSpec(Architecture, ClipSpec):
         """An autoencoder with what it predicts; weights of a tokenizer that no step runs are loaded later."""
         frozen: FrozenTokenizer | None = None
         if self.tokenizer is not None:
-            from everest.tokenizer.targets import FrozenTokenizer
+            from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 
             frozen = FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
             if self.tokenizer_in_step:
                 _ = frozen.tokenizer  # now, to report a missing file at once
-        targets: TargetMaker
-        match self.target:
-            case PixelTargetSettings():
-                # The settings of a loss, too, by their names: none can be forgotten here.
-                choices = vars(self.target).copy()
-                del choices["kind"], choices["cache"]
-                targets = PixelTargets(tubelet=self.model.tubelet, statistics=self.pixels, **choices)
-            case TokenTargetSettings(space=space):
-                from everest.tokenizer.targets import TokenTargets
-
-                assert frozen is not None
-                targets = TokenTargets(frozen=frozen, space=space)
-            case FeatureTargetSettings():
-                targets = FeatureTargets(width=0 if self.teacher is None else self.teacher.width)
-            case Target():  # of another package
-                targets = BoundTarget(target=self.target, tubelet=self.model.tubelet, statistics=self.pixels)
-            case None:
-                raise AssertionError("only the model of pre-training has targets")
+        assert self.target is not None
+        network = frozen if self.target.needs_tokenizer else self.teacher
         return MaskedAutoencoder(
             self,
             strategy=self.selection,
-            targets=targets,
+            targets=self.target.bound(self.pixels, network),
             learned=frozen,
             candidates=self.offered_grid,
             recompute=self.frame_selection.recompute,

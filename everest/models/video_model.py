@@ -6,8 +6,7 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,53 +18,10 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.noise import NoiseLayout
 from everest.methods.selection import Strategy
+from everest.models.clip_spec import ClipModel
 from everest.models.embedding import frame_differences
 from everest.models.pooling import mean_and_change
 from everest.models.vit import Architecture, Encoder, init_linear_layers
-
-if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
-    from everest.config.settings import Recipe
-    from everest.data.views import ClipFormat
-    from everest.video.pixels import PixelStatistics
-
-
-class ClipModel(nn.Module):
-    """A model on clips of videos, whatever it computes from them.
-
-    Attributes, which `everest.load_model` and `everest.create_model` set:
-        spec: the specification that has built the model.
-        pixels: the mean and std by which clips are normalized, and their number of channels.
-        clip: the clips that the model was trained on; `transform` reads one.
-        recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`.
-        file: the weights that it was loaded from; None for a new model.
-        class_names: in the order of the logits; None if only indices are known, or several heads have them.
-    """
-
-    spec: Any
-    stage: ClassVar[Literal["pretrain", "finetune"]]  # the section of a recipe that trains such a model
-    pixels: PixelStatistics
-    clip: ClipFormat
-    recipe: Recipe
-    file: Path | None
-    class_names: tuple[str, ...] | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Only a classifier has some."""
-        return ()
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return next(self.parameters()).device
-
-    def transform(self, video: str | Path) -> Tensor:
-        """Read the middle of a video as the model takes it.
-
-        Returns:
-            (1, C, T, H, W) float32, normalized, on the device of the model.
-        """
-        return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
 
 
 class VideoModel(ClipModel):

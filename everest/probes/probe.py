@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import describe
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.bad_videos import refuse_too_many
 from everest.data.randomness import Purpose, seed_at
@@ -75,7 +74,7 @@ def random_encoder(model: OpenedModel) -> FeatureFunction:
     with torch.random.fork_rng(devices=[]):  # it is built on the CPU
         torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
         module = model.module.spec.without_files().build()
-    describe(module, model.recipe, file=model.module.file)
+    module.recipe, module.file = model.recipe, model.module.file
     untrained = replace(model, module=module.eval().to(model.module.device))
     return lambda clips: untrained.features(clips)["pooled"]
 

@@ -134,7 +134,7 @@ def latency_of(
         exported = open_exported(file)
         precision = exported.precision
         device = "cpu"
-        views = exported.clip.views()
+        views = EvalViews(**vars(exported.clip), clips=1, crops=1)
 
         def outputs(clips: Tensor) -> object:
             return exported.outputs(exported(clips))

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from everest.checkpoints.describe import describe, load_model
+from everest.checkpoints.describe import load_model
 from everest.checkpoints.init import find_init, load_init, read_init
 from everest.config.heads import MEASURED_BY, MULTI_LABEL, Head
 from everest.config.settings import Recipe
@@ -41,7 +41,7 @@ from everest.metrics.head_metrics import metrics_of
 from everest.metrics.predicted import Predictions, label_array
 from everest.models.classifier import Classifier, VideoClassifier
 from everest.models.linear import ImageClassifier, ImageSpec
-from everest.models.spec import classifier_spec
+from everest.models.spec import ModelSpec, classifier_spec
 from everest.probes.classifiers import Floats, Labels
 from everest.probes.linear import (
     DEFAULT_STRENGTH,
@@ -81,6 +81,7 @@ def _frozen_features(recipe: Recipe, classes: Classes, init: str | None) -> Line
     if init is None:
         return None
     model = _feature_classifier(recipe, classes)
+    assert isinstance(model.spec, ModelSpec)
     weights = read_init(find_init(init, output=None, overwrite=False), resumed=None)
     load_init(model, weights.adapted(model.spec), weights, notify=lambda text: None)
     return model
@@ -155,7 +156,7 @@ def feature_table(
     modules = {name: module for name, module in made.items() if module is not None}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for module in modules.values():
-        describe(module, recipe, class_names=classes.names)
+        module.recipe, module.class_names = recipe, classes.names
         module.to(device)
     first = OpenedModel.of(next(iter(modules.values())), clips=1, crops=1)
 

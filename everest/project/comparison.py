@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from everest.checkpoints.describe import describe, save_classifier
+from everest.checkpoints.describe import save_classifier
 from everest.checkpoints.init import find_init, read_init
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
@@ -141,8 +141,8 @@ class Comparison:
         if self.init is not None and any(isinstance(part, ModelSpec) for part in model.spec.parts.values()):
             origin = read_init(find_init(self.init, output=None, overwrite=False), resumed=None).origin
         names = model.class_names
-        file = save_classifier(self.folder / MODEL, model, model.recipe, class_names=names, origin=origin)
-        describe(model, model.recipe, file=file, class_names=model.class_names)
+        folder = self.folder / MODEL
+        model.file = save_classifier(folder, model, model.recipe, class_names=names, origin=origin)
 
     @property
     def _forced(self) -> str | None:
@@ -158,6 +158,5 @@ class Comparison:
         recipe = self.recipe
         if not any(each.reads_views for each in members):
             recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
-        file = model.file if choice.members == (NETWORK,) else None
-        describe(model, recipe, file=file, class_names=self.classes.names)
+        model.recipe, model.class_names = recipe, self.classes.names
         return model.eval()

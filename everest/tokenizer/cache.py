@@ -28,11 +28,11 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter
 from torch import Tensor
 
 from everest.config.settings import Recipe
-from everest.config.stage_settings import TokenTargetSettings
 from everest.data.clips import VideoClips
 from everest.data.recipe_clips import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
+from everest.methods.targets import TokenTargets
 from everest.system.files import write_text
 from everest.system.storage import parse_location
 from everest.system.text import json_text, parse_json, read_json, reading_own, validated
@@ -170,7 +170,7 @@ class TokenCache:
         self.variants = self.index.variants
         self._samples = clips.samples
         # The recipe's checks have refused `soft`. Targets of pixels need no values.
-        self._space = stage.target.space if isinstance(stage.target, TokenTargetSettings) else None
+        self._space = stage.target.space if isinstance(stage.target, TokenTargets) else None
         self._needs_ranks = stage.selection.needs_tokenizer
         self._quantizer = FSQ(self.index.tokenizer.settings.config.levels)
 

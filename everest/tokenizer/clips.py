@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.clips import Batch, VideoClips
 from everest.data.loader import batches, choose_workers
-from everest.data.recipe_clips import clips_of, pretrain_key
-from everest.data.views import PretrainViews, ValidationViews
+from everest.data.recipe_clips import clip_format, clips_of, pretrain_key
+from everest.data.views import ClipFormat, PretrainViews, ValidationViews
 from everest.lists.sample import spaced
 from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
@@ -20,18 +21,16 @@ BATCH: Final = 8  # clips that are measured together; heuristic
 
 def tokenizer_clips(recipe: Recipe) -> VideoClips:
     """The videos of pre-training: random windows, with the stride, crops and flips of pre-training."""
-    stage = recipe.pretrain
-    views = PretrainViews(
-        frames=tokenizer_settings(recipe).frames,
-        stride=stage.stride,
-        size=recipe.data.frame_size,
-        flip=recipe.data.flip if stage.flip is None else stage.flip,
-        sampling="dense",
-        views_per_decode=1,
-        fps=recipe.data.fps,
-    )
+    flip = recipe.data.flip if recipe.pretrain.flip is None else recipe.pretrain.flip
+    views = PretrainViews(**vars(window_format(recipe)), flip=flip, views_per_decode=1)
     samples = read_source(recipe.data, pretrain_key(recipe.data), labeled=False)
     return clips_of(recipe, samples, views, replace_bad=True, training=True)
+
+
+def window_format(recipe: Recipe) -> ClipFormat:
+    """The windows of a tokenizer."""
+    clip = clip_format(recipe, "pretrain")
+    return replace(clip, frames=tokenizer_settings(recipe).frames, sampling="dense")
 
 
 def held_out_key(recipe: Recipe) -> str:
@@ -49,13 +48,7 @@ def held_out_key(recipe: Recipe) -> str:
 
 def held_out_clips(recipe: Recipe) -> VideoClips:
     """The middle window of each video of `held_out_key`, always the same."""
-    views = ValidationViews(
-        frames=tokenizer_settings(recipe).frames,
-        stride=recipe.pretrain.stride,
-        size=recipe.data.frame_size,
-        sampling="dense",
-        fps=recipe.data.fps,
-    )
+    views = ValidationViews(**vars(window_format(recipe)))
     samples = read_source(recipe.data, held_out_key(recipe), labeled=False)
     return clips_of(recipe, samples, views, replace_bad=False)
 

@@ -17,10 +17,10 @@ from everest.checkpoints.graph_files import RunFile, compare
 from everest.checkpoints.load import open_model
 from everest.config.heads import Head, named_heads
 from everest.config.settings import ModelSettings
-from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.inference.model import encode_clips
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
+from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
@@ -42,7 +42,7 @@ LIKE_IMAGE_MODELS = replace(
     LIKE_ST_MAE,
     model=replace(LIKE_ST_MAE.model, rotary="pe:3", norm_before=True, mlp="normed-swiglu", registers=2),
 )
-AUTOENCODER = ModelSpec(kind="pretrain", **CLIPS, selection=RedundancyRobust(), target=PixelTargetSettings())
+AUTOENCODER = ModelSpec(kind="pretrain", **CLIPS, selection=RedundancyRobust(), target=PixelTargets())
 
 
 def saved(path: Path, spec: ModelSpec, *, classes: tuple[str, ...] | None = CLASSES) -> Path:
@@ -143,7 +143,7 @@ LACKED = {  # settings of a model that transformers lacks
     [
         *((replace(CLASSIFIER, model=replace(SMALL, **part)), text) for text, part in LACKED.items()),
         (replace(CLASSIFIER, heads=named_heads({"verb": 2, "noun": 2})), "data.heads"),
-        (replace(AUTOENCODER, target=PixelTargetSettings(frames="half")), "pretrain.target.frames=half"),
+        (replace(AUTOENCODER, target=PixelTargets(frames="half")), "pretrain.target.frames=half"),
     ],
 )
 def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelSpec, message: str):

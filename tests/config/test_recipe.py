@@ -16,13 +16,13 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import (
     ContrastSettings,
     PixelPretrainSettings,
-    PixelTargetSettings,
     SigregSettings,
     ViewPretrainSettings,
 )
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens, Drawn, RandomSpaceTime, RedundancyRobust, Tube
+from everest.methods.targets import PixelTargets
 from everest.sweep.plan import resolve_arms
 from everest.sweep.request import is_sweep, read_request
 
@@ -192,7 +192,7 @@ def test_keys_inherited_for_another_variant_drop_silently(tmp_path):
     assert drawn == Drawn(keep_ratio=0.6, visible_ratio=None)
     assert read("base: small\n", "pretrain.steps=null").pretrain.epochs == 800
     pixels = read("base: lvmae-128\npretrain: {target: {kind: pixels, frames: half}}\n").pretrain
-    assert pixels == replace(pixels, target=PixelTargetSettings(frames="half"))
+    assert pixels == replace(pixels, target=PixelTargets(frames="half"))
     codes = write(tmp_path, "base: lvmae-128\npretrain: {target: {space: codes}}\n", "codes.yaml")
     assert isinstance(read(f"base: {codes}\n", "pretrain.target.kind=pixels").pretrain, PixelPretrainSettings)
     views = read("base: demo\n", "pretrain.objective=views").pretrain

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_runs import called, metrics, refused, sets
 
 import everest
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec, pretrain_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 # The code that docs/methods.md shows, and things that are no strategy.
@@ -41,6 +43,15 @@ class Opposite(everest.strategies.RedundancyRobust):
 
     def importance(self, frames, embed):
         return self.gain * super().importance(frames, embed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Huber(everest.targets.PixelTargets):
+    delta: float = 1.0
+
+    def loss(self, prediction, values, scored):
+        errors = torch.nn.functional.huber_loss(prediction, values, reduction="none", delta=self.delta)
+        return (errors.mean(dim=-1) * scored).sum() / scored.sum()
 
 
 class Bare(Middle):
@@ -206,6 +217,18 @@ def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
     recipe = load_recipe("small", overrides=overrides)
     assert recipe.pretrain.selection == opposite.__class__(gain=-2.0)
     assert f"strategy: {path}" in dump_recipe(recipe)
+
+
+def test_a_loss_of_pixels_is_one_class(package: str, recipe: Path):
+    kind = f"{package}.methods:Huber"
+    settings = f"pretrain.target={{kind: '{kind}', normalize: token, delta: 0.5}}"
+    spec = pretrain_spec(load_recipe(recipe, overrides=[settings]), tokenizer=None)
+    spec = ModelSpec.from_settings(spec.dump(), source=Path("x"))
+    assert (spec.target.kind, spec.target.normalize, spec.target.delta) == (kind, "token", 0.5)
+    out = spec.build()(torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8))
+    error = F.huber_loss(out.prediction, out.target, delta=0.5, reduction="none").mean(dim=-1)
+    scored = out.selection.scored()
+    assert out.loss.item() == pytest.approx(error[scored].mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,9 @@ def test_a_choice_names_tokens_that_need_not_be_contiguous():
 
 @pytest.mark.parametrize("normalize", [True, "token"])
 def test_predicting_the_mean_color_of_tubelets_has_the_stated_loss(normalize):
-    targets = PixelTargets(tubelet=(2, 4, 4), normalize=normalize)
+    targets = PixelTargets(normalize=normalize)
     frames, ids = torch.rand(2, 3, 4, 8, 8), torch.arange(8).expand(2, 8)
-    values = targets.values(frames, ids)
+    values = targets.values(frames, ids, (2, 4, 4))
     loss = targets.loss(torch.zeros_like(values), values, torch.ones(2, 8, dtype=torch.bool))
     assert loss.item() == pytest.approx(targets.loss_of_one_color, rel=0.05)
-    assert PixelTargets(tubelet=(2, 4, 4), normalize=False).loss_of_one_color is None
+    assert PixelTargets(normalize=False).loss_of_one_color is None

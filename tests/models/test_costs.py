@@ -14,7 +14,7 @@ from small_runs import json_of, run
 from steps import Case, clips_for, our_pass
 
 from everest.config.recipe import load_recipe
-from everest.config.stage_settings import TokenTargetSettings
+from everest.methods.targets import TokenTargets
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
@@ -97,7 +97,7 @@ def test_the_tokenizer_is_counted_once_and_not_with_a_cache():
     assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128")) > 0
     assert "tokenizer" not in StageCost(recipe, "finetune", value_bytes=2).model_state
     spec = spec_of("lvmae-128")
-    assert isinstance(spec.target, TokenTargetSettings)
+    assert isinstance(spec.target, TokenTargets)
     assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens"))) == 0
 
 

@@ -14,10 +14,10 @@ from tiny_models import TINY, save_model, tiny
 import everest
 from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings
-from everest.config.stage_settings import PixelTargetSettings
 from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import embedding_change
 from everest.methods.masks import RandomSpaceTime
+from everest.methods.targets import PixelTargets
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import LearnedPositions, interpolated, position_table
 from everest.models.spec import ModelSpec
@@ -96,7 +96,7 @@ def test_a_model_of_other_clips_has_interpolated_positions(tmp_path: Path):
     model = tiny("pretrain", **options)
     grid = model.encoder.grid
     settings = ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY, **options)
-    chosen = {"selection": RandomSpaceTime(), "target": PixelTargetSettings()}
+    chosen = {"selection": RandomSpaceTime(), "target": PixelTargets()}
     spec = ModelSpec(kind="pretrain", frames=8, size=(32, 32), model=settings, **chosen)
     file = save_model(tmp_path / "x.safetensors", spec, model)
     opened = open_model(file, frames=12, size=(48, 40)).transformer

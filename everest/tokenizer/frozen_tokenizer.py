@@ -1,4 +1,4 @@
-"""Targets from a frozen tokenizer: the model predicts its codes of the target tokens, not pixels.
+"""A frozen tokenizer that a model uses: its scores of tokens, and its codes as targets.
 
 Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
 
@@ -9,16 +9,15 @@ sum of the levels of all dimensions; t p q a tubelet's frames, rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from everest.methods.grid import gather_patches, gather_tokens
-from everest.methods.targets import TargetMaker, mean_of_scored, mean_squared_error
+from everest.methods.targets import CodeSpace
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -78,59 +77,30 @@ class FrozenTokenizer:
         parts = frames.split(self.tokenizer.clips_at_once(frames))
         return torch.cat([code(self.pixels.to_unit_range(part)) for part in parts])
 
-
-@dataclass(frozen=True, kw_only=True)
-class TokenTargets(TargetMaker):
-    """Targets from the output of the tokenizer's encoder, before any mask.
-
-    Args:
-        space: `values`: quantized values (LVMAE eq. 2). `soft`: values before rounding. Both have mean 0 and
-            std 1 over clips of the tokenizer's training set. `codes`: the level of each dimension, by
-            classification. `soft` and `codes` are our choice.
-    """
-
-    frozen: FrozenTokenizer
-    space: Literal["values", "soft", "codes"] = "values"
-
-    @property
-    def width(self) -> int:
-        return sum(self.frozen.levels) if self.space == "codes" else len(self.frozen.levels)
-
     @torch.no_grad()
-    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """Compute targets (B, K, D) of the tokens `ids` (B, K): float32; for `codes` int64 levels."""
-        tokenizer = self.frozen.on(frames.device)
-        latent = self.frozen.latent(frames)  # (B, N, D)
+    def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
+        """The targets (B, K, D) of the tokens `ids` (B, K): float32; for `codes` int64 levels."""
+        tokenizer = self.on(frames.device)
+        latent = self.latent(frames)  # (B, N, D)
         values, codes = tokenizer.quantizer(latent)
-        if self.space == "codes":
+        if space == "codes":
             return tokenizer.quantizer.digits(codes.gather(1, ids))
-        values = values if self.space == "values" else tokenizer.quantizer.bound(latent)
+        values = values if space == "values" else tokenizer.quantizer.bound(latent)
         return (gather_tokens(values, ids) - tokenizer.target_mean) / tokenizer.target_std
 
     @torch.no_grad()
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+    def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
         """Decode the clip with predictions (B, K, P) at tokens `ids`: (B, K, C, t, p, q) in [0, 1]."""
-        tokenizer = self.frozen.on(frames.device)
-        values, _ = tokenizer.quantizer(self.frozen.latent(frames))  # (B, N, D)
-        if self.space == "codes":
-            parts = prediction.float().split(self.frozen.levels, dim=-1)
+        tokenizer = self.on(frames.device)
+        values, _ = tokenizer.quantizer(self.latent(frames))  # (B, N, D)
+        if space == "codes":
+            parts = prediction.float().split(self.levels, dim=-1)
             digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)
             predicted = digits / tokenizer.quantizer.steps - 1
         else:
             predicted = prediction.float() * tokenizer.target_std + tokenizer.target_mean  # (B, K, D)
         values = values.scatter(1, ids.unsqueeze(-1).expand(-1, -1, values.size(-1)), predicted)
-        rebuilt = tokenizer.decode(values, tokenizer.grid(frames)).clamp(0, 1)
-        if rebuilt.shape[-2:] != frames.shape[-2:]:
-            rebuilt = F.interpolate(rebuilt, frames.shape[-3:])
-        return gather_patches(rebuilt, ids, tokenizer.tubelet)
-
-    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """Mean over the scored tokens, in float32: squared error, or cross-entropy for `codes`."""
-        if self.space != "codes":
-            return mean_squared_error(prediction, values, scored)
-        parts = prediction.float().split(self.frozen.levels, dim=-1)  # (B, K, levels) each
-        errors = [
-            F.cross_entropy(part.movedim(-1, 1), values[..., dim], reduction="none")
-            for dim, part in enumerate(parts)
-        ]
-        return mean_of_scored(torch.stack(errors).mean(dim=0), scored)
+        clips = tokenizer.decode(values, tokenizer.grid(frames)).clamp(0, 1)
+        if clips.shape[-2:] != frames.shape[-2:]:
+            clips = F.interpolate(clips, frames.shape[-3:])
+        return gather_patches(clips, ids, tokenizer.tubelet)

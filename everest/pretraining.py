@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_text
 from everest.engine.setup import set_up_training
+from everest.engine.step import Step
 from everest.engine.training import Training
 from everest.errors import DataError
 from everest.models.spec import pretrain_spec
@@ -73,33 +75,23 @@ class Pretraining:
     training: Training
     prober: Prober | None  # None: the run is not probed
 
-    def losses(self, batch: Batch) -> list[Tensor]:
-        """The loss, a scalar, of clips on the device."""
-        return [pretraining_output(self.training.model, batch).loss]
+    def losses(self, batch: Batch, step: Step) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The loss, a scalar, of clips on the device, and its parts by name."""
+        output = pretraining_output(self.training.model, batch)
+        return [output.loss], output.parts
 
     def train(self) -> None:
         """Train to the end of the plan."""
         training, prober, collapse = self.training, self.prober, CollapseWatch()
-        training.model.train()
         if prober is not None:
             prober.resume()
-            prober.probe_if_due()  # also one that is missing because the run was killed in it
-        with training.running():
-            while training.has_steps:
-                training.begin_step()
-                for number in range(training.plan.accumulation):
-                    batch = training.next_batch()
-                    with training.one_pass(number):
-                        output = pretraining_output(training.model, batch)
-                        training.backward([output.loss], output.parts)
-                norms = training.clip_gradients()
-                training.update(norms)
-                rows = training.log_step()
-                collapse.add(rows)
+        with closing(training.steps()) as steps:
+            for step in steps:
+                for batch in step.batches():
+                    step.backward(*self.losses(batch, step))
+                collapse.add(step.update())
                 if prober is not None:
                     prober.probe_if_due()
-                training.save_if_due()
-                training.stop_if_asked()
         if training.step_log.losses:
             is_compared = prober is not None and prober.watches_loss
             training.notice(closing_text(training, is_compared=is_compared))

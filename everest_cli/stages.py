@@ -114,9 +114,9 @@ def _check_init(init: str, options: TrainOptions) -> None:
 
 def _print_trial(stage: Stage) -> None:
     """Run two forward and backward passes and print the estimates for the whole run."""
-    from everest.engine.start import try_one_pass
+    from everest.profiling.timing import try_step
 
-    estimates = try_one_pass(stage.training, stage.losses)
+    estimates = try_step(stage.training, stage.losses)
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"
     for name, value in estimates.items():
         typer.echo(f"{name.replace('_', ' ')}: {value}")

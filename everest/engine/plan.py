@@ -60,6 +60,10 @@ class StagePlan:
         """The epoch of the first video of `step`; both are counted from 0."""
         return step * self.videos_per_step // self.videos_per_epoch
 
+    def is_checkpoint(self, done: int) -> bool:
+        """Whether the run is validated after `done` updates: each epoch, if epochs are counted."""
+        return done % self.checkpoint_steps == 0 or done == self.steps
+
     @property
     def accumulation(self) -> int:
         """Number of passes a step."""

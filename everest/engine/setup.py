@@ -69,11 +69,11 @@ def set_up_training(
     plan, scarce = _fitting_plan(recipe, section, spec, context, len(clips), other_bytes)
     network = _new_network(recipe, section, spec, context, classes, init)
     training = Training(
-        context,
-        recipe,
-        prepare_model(context.accelerator, network.module, recipe.train),
-        [network, *other_networks],
-        clips,
+        context=context,
+        recipe=recipe,
+        model=prepare_model(context.accelerator, network.module, recipe.train),
+        networks=[network, *other_networks],
+        clips=clips,
         loaded_clips=resized_by(clips, recipe.data.resize, context.accelerator.device),
         plan=plan,
         weights=Weights(  # all that later commands need to rebuild the model and read clips

@@ -118,7 +118,7 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         logits = wrapped(model.pixels.normalize(clip)).float()
         loss = supervised_loss(logits, targets, model.heads, [None])
         accelerator.backward(loss)
-        record = StepRecord(device)
+        record = StepRecord()
         _, finite = record.gather(accelerator, clip_gradients(accelerator, networks, eager.clip_grad))
         update_weights(accelerator, networks, skipped=finite.logical_not().float())
     model.eval()

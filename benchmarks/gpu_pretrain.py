@@ -102,7 +102,7 @@ class Pretraining:
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
         videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
         set_lr(self._optimizer, lr)
-        record = StepRecord(device)
+        record = StepRecord()
         output = self._wrapped(self._crops(views), noise=noise, **videos)
         record.add(output.loss, output.parts, passes=1)
         accelerator.backward(output.loss)

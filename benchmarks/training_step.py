@@ -59,7 +59,7 @@ class TrainingStep:
 
     def run(self, clips: Batch) -> Tensor:
         """One step. Returns the loss, on the device."""
-        record = StepRecord(self.device)
+        record = StepRecord()
         loss = self.loss(clips)
         record.add(loss, {}, passes=1)
         self.accelerator.backward(loss)

@@ -17,7 +17,7 @@ from everest.data.crops import erase
 from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
 from everest.engine.health import chance_warning
-from everest.engine.setup import set_up_training
+from everest.engine.setup import StageSetup
 from everest.engine.step import Step
 from everest.engine.training import Training
 from everest.evaluation.validation import Validator
@@ -43,7 +43,15 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     spec = classifier_spec(recipe, classes.heads)
     if init is not None:
         spec = init.adapted(spec)
-    training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, init=init)
+    training = StageSetup(
+        recipe=recipe,
+        section=settings,
+        spec=spec,
+        clips=clips,
+        context=context,
+        classes=classes.names,
+        init=init,
+    ).training()
     model = training.state.trained_model
     assert isinstance(model, VideoClassifier)
     validator = None

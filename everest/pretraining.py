@@ -13,7 +13,7 @@ from everest.data.clips import Batch
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_text
-from everest.engine.setup import set_up_training
+from everest.engine.setup import StageSetup
 from everest.engine.step import Step
 from everest.engine.training import Training
 from everest.errors import DataError
@@ -48,7 +48,9 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
 
         clips.tokens = tokens = TokenCache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
-    training = set_up_training(recipe, recipe.pretrain, spec, clips, context, init=init)
+    training = StageSetup(
+        recipe=recipe, section=recipe.pretrain, spec=spec, clips=clips, context=context, init=init
+    ).training()
     if spec.teacher is not None:
         from everest.checkpoints.frozen import attach_teacher
 

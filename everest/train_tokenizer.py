@@ -14,7 +14,7 @@ from everest.data.clips import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_optimizer
-from everest.engine.setup import set_up_training
+from everest.engine.setup import StageSetup
 from everest.engine.step import Step
 from everest.engine.training import Training
 from everest.errors import RecipeError
@@ -47,15 +47,15 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     if (adversary := objective.adversary) is not None:
         optimizer = make_optimizer([adversary.group], betas=BETAS)
         others.append(Network(module=adversary.discriminator, optimizer=optimizer, name="discriminator"))
-    training = set_up_training(
-        replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
-        settings,
-        spec,
-        tokenizer_clips(recipe),
-        context,
+    training = StageSetup(
+        recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
+        section=settings,
+        spec=spec,
+        clips=tokenizer_clips(recipe),
+        context=context,
         other_networks=others,
         other_bytes=partial(objective.bytes_per_clip, spec),
-    )
+    ).training()
     validator = TokenizerValidator(training, recipe)
     return TokenizerStage(training=training, settings=settings, objective=objective, validator=validator)
 

@@ -159,6 +159,18 @@ class CommonPretrainSettings:
     layer_decay: v.ShareAboveZero = 1.0
     encoder_lr_scale: v.Positive = 1.0  # learning rate of the encoder relative to the decoder
     probe: ProbeSettings = field(default_factory=ProbeSettings)
+    stage: ClassVar[str] = "pretrain"
+    freeze: ClassVar[str] = "none"
+    pairs_clips: ClassVar[bool] = False
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate (EVEREST, appendix A)."""
+        return self.base_lr * self.batch_size / 256
+
+    def frozen_layers(self, depth: int) -> int:
+        """The first layers that need no backward pass: with adapters the embedding."""
+        return 1 if self.lora.rank else 0
 
 
 @settings
@@ -169,6 +181,7 @@ class PixelPretrainSettings(CommonPretrainSettings):
     views_per_decode: v.Count = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     target: TargetSettings = field(default_factory=PixelTargetSettings)
+    compares_clips: ClassVar[bool] = False  # whether the loss compares the clips of a step
 
     @property
     def teacher(self) -> str | None:
@@ -195,6 +208,7 @@ class ViewPretrainSettings(CommonPretrainSettings):
         default_factory=lambda: Drawn(keep_ratio=0.25, visible_ratio=None, uniform=0.5)  # our choice
     )
     views: Views = field(default_factory=ContrastSettings)
+    compares_clips: ClassVar[bool] = True
     teacher: ClassVar[None] = None
     cache: ClassVar[None] = None
     needs_tokenizer: ClassVar[bool] = False
@@ -253,9 +267,25 @@ class FinetuneSettings:
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.999)  # Table 8
     weight_decay: v.NotNegative = 0.05  # Table 8
     layer_decay: v.ShareAboveZero = 0.75  # Table 8
+    stage: ClassVar[str] = "finetune"
+    views_per_decode: ClassVar[int] = 1
+    compares_clips: ClassVar[bool] = False
+    encoder_lr_scale: ClassVar[float] = 1.0
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate (EVEREST, appendix A)."""
+        return self.base_lr * self.batch_size / 256
+
+    @property
+    def pairs_clips(self) -> bool:
+        """Whether the clips of a pass are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
 
     def frozen_layers(self, depth: int) -> int:
-        """The number of layers that `freeze` names: the embedding is the first, then come `depth` blocks."""
+        """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""
+        if self.lora.rank:
+            return 1  # all blocks have adapters
         named = {"none": 0, "embedding": 1, "encoder": 1 + depth}
         return named[self.freeze] if self.freeze in named else 1 + int(self.freeze.removeprefix("first:"))
 

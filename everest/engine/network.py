@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import TrainedSection, TrainSettings
-from everest.config.stage_settings import PretrainSettings
-from everest.config.tokenizer import TokenizerSettings
 from everest.methods.fast import fuse_functions
 from everest.models.block import Block
 from everest.models.positions import SPATIAL, TEMPORAL
@@ -66,9 +66,8 @@ def make_optimizer(groups: list[ParamGroup], *, betas: tuple[float, float]) -> t
 
 def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains; those of an encoder may have a scaled learning rate."""
-    layer_decay = 1.0 if isinstance(section, TokenizerSettings) else section.layer_decay
-    groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=layer_decay)
-    if isinstance(section, PretrainSettings) and section.encoder_lr_scale != 1.0:
+    groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=section.layer_decay)
+    if section.encoder_lr_scale != 1.0:
         assert isinstance(model, VideoModel)
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
         groups = [
@@ -185,3 +184,17 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
             compiled = cast(nn.Module, torch.compile(model, dynamic=False))
     # A sharded model exchanges gradients itself: Accelerate adds the precision only.
     return accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
+
+
+def shard(model: nn.Module, accelerator: Accelerator) -> None:
+    """Spread every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
+
+    In bf16 the blocks gather halved weights. The embedding stays float32: it measures importance.
+    """
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)

@@ -17,8 +17,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 from everest.config.recipe import dump_recipe
 from everest.config.settings import Recipe
 from everest.config.yaml import read_yaml
-from everest.engine.context import RunContext, RunOptions
-from everest.engine.folder import find_folder
+from everest.engine.context import RunContext, RunOptions, find_folder
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
 from everest.lists.sample import ListSize
@@ -40,14 +39,14 @@ if TYPE_CHECKING:
 def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator[RunContext]:
     """Set up Accelerate's processes and the run folder; the run goes inside. Nothing is written yet."""
     tracker = options.tracker
-    if tracker != "none" and find_spec(tracker) is None:
+    if tracker is not None and find_spec(tracker) is None:
         raise EnvironmentProblem(
             f"--tracker {tracker}: the package is not installed; run `pip install {tracker}`"
         )
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     init = None
     try:
-        if options.init not in (None, "none"):
+        if options.init is not None:
             from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
 
             folder = options.folder(recipe.name)
@@ -108,7 +107,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             training.report(heading(_summary(training)))
             if resumed:
                 training.resume()
-            if main and options.tracker != "none":
+            if main and options.tracker is not None:
                 steps_done = training.steps_done if resumed else None
                 training.step_log.tracker = _start_tracker(options.tracker, run, steps_done=steps_done)
             yield

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from everest.data.clips import Batch
+from everest.data.clips import Batch, Tries
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.network import GRAD_NORM, Network
 from everest.system.compute import HostCopy
@@ -46,7 +47,7 @@ class Step:
         self._training = training
         self._clips = clips
         self._pass = 0  # the current one
-        self._record = StepRecord(training.accelerator.device, number=self.number)
+        self._record = StepRecord(number=self.number)
         # A warm-up begins at 0: its first step fills the moments of AdamW and changes no weight.
         for network in training.networks:
             set_lr(network.optimizer, training.plan.lr(self.number))
@@ -194,28 +195,22 @@ def update_weights(accelerator: Accelerator, networks: Sequence[Network], *, ski
         accelerator.scaler.update()  # fp16 halves its scale after an overflow
 
 
+@dataclass(eq=False)
 class StepRecord:
     """The numbers of one process about one step, on the device.
 
     `gather` copies those of all processes to the host without waiting, and `read` waits for them.
-
-    Args:
-        number: updates done before.
     """
 
-    def __init__(self, device: torch.device, *, number: int = 0) -> None:
-        self.device = device
-        self.number = number
-        self.losses = {"loss": torch.zeros((), device=device)}  # means over the passes, by name
-        self.failed: list[list[tuple[str, str]]] = []  # for each unreadable sample its tries: path and reason
-        self.videos: list[str] = []
-        self.waited = 0.0  # seconds, for batches
-        self.signal = 0  # that this process received, else 0
-        self.is_save_due = False  # by this process's clock
-        self.seconds: float | None = None  # of the whole step; None: it is not over
-        self.started = time.monotonic()
-        self._names: list[str] = []
-        self._copy = HostCopy({})
+    number: int = 0  # updates done before
+    losses: dict[str, Tensor] = field(default_factory=dict)  # means over the passes, by name
+    failed: list[Tries] = field(default_factory=list)  # of each unreadable sample
+    videos: list[str] = field(default_factory=list)
+    waited: float = 0.0  # seconds, for batches
+    signal: int = 0  # that this process received, else 0
+    is_save_due: bool = False  # by this process's clock
+    started: float = field(default_factory=time.monotonic)
+    seconds: float | None = None  # of the whole step; None: it is not over
 
     def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
@@ -231,7 +226,7 @@ class StepRecord:
         self._names = [*self.losses, *norms]
         flags = (len(self.failed), self.signal, self.is_save_due)
         # Filled on the device: a copy of host memory would wait for it.
-        filled = (torch.full((), float(flag), device=self.device) for flag in flags)
+        filled = (self.losses["loss"].new_full((), float(flag)) for flag in flags)
         values = torch.stack([*self.losses.values(), *norms.values(), *filled])
         gathered = accelerator.gather(values)
         assert isinstance(gathered, Tensor)
@@ -248,6 +243,5 @@ class StepRecord:
             video; a signal that any received, else 0; whether a save is due by the clock of any.
         """
         *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
-        means = (sum(by_process) / len(by_process) for by_process in figures)
-        by_name = dict(zip(self._names, means, strict=True))
-        return by_name, any(failed), int(max(signals)), any(due)
+        means = {name: sum(of) / len(of) for name, of in zip(self._names, figures, strict=True)}
+        return means, any(failed), int(max(signals)), any(due)

@@ -130,7 +130,7 @@ class StepLog:
                 **finite,
                 "clips_per_second": round(plan.batch_size / seconds, 2),
                 "data_wait": round(record.waited / seconds, 4),
-                "memory_bytes": peak_memory(record.device),
+                "memory_bytes": peak_memory(context.accelerator.device),
             }
             self.write(row)
             context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})

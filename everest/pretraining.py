@@ -55,12 +55,12 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         from everest.checkpoints.frozen import attach_teacher
 
         attach_teacher(training.state.trained_model, recipe)
-    if not recipe.pretrain.probe.every or context.options.one_batch:
-        return Pretraining(training=training, prober=None)
+    prober = None
+    if recipe.pretrain.probe.every and not context.options.one_batch:
+        from everest.probes.during_training import Prober
 
-    from everest.probes.during_training import Prober
-
-    return Pretraining(training=training, prober=Prober(training, recipe, spec))
+        prober = Prober(training, recipe, spec)
+    return Pretraining(training=training, prober=prober)
 
 
 def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:

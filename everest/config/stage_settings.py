@@ -161,7 +161,6 @@ class CommonPretrainSettings:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     stage: ClassVar[str] = "pretrain"
     freeze: ClassVar[str] = "none"
-    pairs_clips: ClassVar[bool] = False
 
     @property
     def peak_lr(self) -> float:
@@ -181,7 +180,6 @@ class PixelPretrainSettings(CommonPretrainSettings):
     views_per_decode: v.Count = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     target: TargetSettings = field(default_factory=PixelTargetSettings)
-    compares_clips: ClassVar[bool] = False  # whether the loss compares the clips of a step
 
     @property
     def teacher(self) -> str | None:
@@ -208,7 +206,6 @@ class ViewPretrainSettings(CommonPretrainSettings):
         default_factory=lambda: Drawn(keep_ratio=0.25, visible_ratio=None, uniform=0.5)  # our choice
     )
     views: Views = field(default_factory=ContrastSettings)
-    compares_clips: ClassVar[bool] = True
     teacher: ClassVar[None] = None
     cache: ClassVar[None] = None
     needs_tokenizer: ClassVar[bool] = False
@@ -268,19 +265,12 @@ class FinetuneSettings:
     weight_decay: v.NotNegative = 0.05  # Table 8
     layer_decay: v.ShareAboveZero = 0.75  # Table 8
     stage: ClassVar[str] = "finetune"
-    views_per_decode: ClassVar[int] = 1
-    compares_clips: ClassVar[bool] = False
     encoder_lr_scale: ClassVar[float] = 1.0
 
     @property
     def peak_lr(self) -> float:
         """The highest learning rate (EVEREST, appendix A)."""
         return self.base_lr * self.batch_size / 256
-
-    @property
-    def pairs_clips(self) -> bool:
-        """Whether the clips of a pass are mixed in pairs."""
-        return self.mixup > 0 or self.cutmix > 0
 
     def frozen_layers(self, depth: int) -> int:
         """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""

@@ -122,13 +122,9 @@ class TokenizerSettings:
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # [M]
     ema: v.Decay | None = 0.999  # the averaged weights are the result [M]
     loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)  # weights of its terms
-    # The answers of the other stages' settings.
     base_lr: ClassVar[None] = None
     layer_decay: ClassVar[float] = 1.0
     encoder_lr_scale: ClassVar[float] = 1.0
-    views_per_decode: ClassVar[int] = 1
-    compares_clips: ClassVar[bool] = False
-    pairs_clips: ClassVar[bool] = False
 
     @property
     def peak_lr(self) -> float:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import dump_recipe
@@ -28,11 +28,6 @@ from everest.system.launch import lost_peer
 from everest.system.locks import training_lock
 from everest.system.run_folder import OWN_FILES, RECIPE, RunFolder
 from everest.system.signals import Stopped
-
-if TYPE_CHECKING:
-    from accelerate.tracking import TensorBoardTracker, WandBTracker
-
-    Tracker = TensorBoardTracker | WandBTracker
 
 
 @contextmanager
@@ -120,7 +115,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                 training.step_log.tracker.finish()
 
 
-def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Tracker:
+def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> GeneralTracker:
     """Start TensorBoard or Weights & Biases beside metrics.jsonl, or continue its run over all resumes.
 
     Both know the resolved recipe and write below the run folder. Weights & Biases works offline unless
@@ -131,16 +126,12 @@ def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Trac
     """
     recipe_text = (run.path / RECIPE).read_text(encoding="utf-8")
     if name == "tensorboard":  # its run is a folder, so that it has no id
-        from accelerate.tracking import TensorBoardTracker
-
         purge_step = None if steps_done is None else steps_done + 1
         board = TensorBoardTracker(run.path.name, logging_dir=run.path / name, purge_step=purge_step)
         board.start()
         if steps_done is None:
             board.writer.add_text("recipe", f"```yaml\n{recipe_text}```", global_step=0)
         return board
-
-    from accelerate.tracking import WandBTracker
 
     known = run.environment().tracker or {}
     run_id = known["id"] if known.get("name") == name else secrets.token_hex(8)

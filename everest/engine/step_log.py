@@ -7,8 +7,9 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
+from accelerate.tracking import GeneralTracker
 from accelerate.utils import gather_object
 
 from everest.config.settings import Recipe
@@ -22,9 +23,6 @@ from everest.system.accelerator import peak_memory
 from everest.system.files import write_text
 from everest.system.run_folder import NONFINITE, Row
 from everest.system.text import json_text
-
-if TYPE_CHECKING:
-    from accelerate.tracking import TensorBoardTracker, WandBTracker
 
 RECENT: Final = 50  # heuristic: losses whose mean shows whether a run learns
 SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
@@ -75,7 +73,7 @@ class StepLog:
         self.nonfinite = Nonfinite(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
         self.stop_signal = 0
         self.is_save_due = False
-        self.tracker: TensorBoardTracker | WandBTracker | None = None
+        self.tracker: GeneralTracker | None = None
         self._context = context
         self._plan = plan
         self._workers = workers

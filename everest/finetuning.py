@@ -18,8 +18,7 @@ from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
 from everest.engine.health import chance_warning
 from everest.engine.setup import StageSetup
-from everest.engine.step import Step
-from everest.engine.training import Training
+from everest.engine.training import Step, Training
 from everest.evaluation.validation import Validator
 from everest.lists.classes import empty_classes_notice
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss

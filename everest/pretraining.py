@@ -14,8 +14,7 @@ from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_text
 from everest.engine.setup import StageSetup
-from everest.engine.step import Step
-from everest.engine.training import Training
+from everest.engine.training import Step, Training
 from everest.errors import DataError
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingOutput

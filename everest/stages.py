@@ -10,8 +10,7 @@ The way of a run, here of pre-training; fine-tuning and the tokenizer have the s
     engine/setup.py    StageSetup         the videos, the plan (memory is measured on a model without
                                           numbers), the model, its optimizer: nothing is written yet
     engine/start.py    start_or_resume    lock the folder, write its first files or read the newest state
-    pretraining.py     Pretraining.train  the loop over the steps of engine/training.py and the batches of
-                                          each (engine/step.py)
+    pretraining.py     Pretraining.train  the loop over steps and their batches (engine/training.py)
 
 A batch comes from data/loader.py, whose workers call `VideoClips.read` (data/clips.py) and the views of
 data/views.py. A pass is `MaskedAutoencoder.forward` (models/mae.py): the choice of tokens by

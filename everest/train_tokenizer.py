@@ -15,8 +15,7 @@ from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_optimizer
 from everest.engine.setup import StageSetup
-from everest.engine.step import Step
-from everest.engine.training import Training
+from everest.engine.training import Step, Training
 from everest.errors import RecipeError
 from everest.evaluation.tokenizer import TokenizerValidator
 from everest.foreign.timm_images import load_network

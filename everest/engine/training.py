@@ -1,27 +1,37 @@
-"""A running stage: its steps, and what happens between two of them (see everest.pretraining)."""
+"""A running stage: its steps, and what happens between two of them (see everest.pretraining).
+
+for step in training.steps():
+    for batch in step.batches():
+        step.backward([loss])
+    rows = step.update()
+"""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Never
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
 from everest.data.clips import Batch, StepSampler, VideoClips
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
+from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network
 from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
-from everest.engine.step import Step
+from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
 from everest.engine.step_log import StepLog
 from everest.models.block import DropPath
+from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
 
@@ -174,3 +184,104 @@ class Training:
         if warning is not None and kind not in self._warned:
             self._warned.add(kind)
             self.notice(f"warning: {warning}")
+
+
+class Step:
+    """An update of the weights by the mean of the gradients of its passes, on all processes.
+
+    Random choices follow from the seed, the step, the process and the pass, so that a resumed run is
+    identical, and no generator is saved.
+
+    Args:
+        clips: of each pass of this process.
+    Attributes:
+        number: updates done before, over all resumes.
+    """
+
+    def __init__(self, training: Training, clips: Iterator[Batch]) -> None:
+        self.number = training.steps_done
+        self._training = training
+        self._clips = clips
+        self._pass = 0  # the current one
+        self._record = StepRecord(number=self.number)
+        # A warm-up begins at 0: its first step fills the moments of AdamW and changes no weight.
+        for network in training.networks:
+            set_lr(network.optimizer, training.plan.lr(self.number))
+
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """Yield the clips of each pass from `first` on, on the device; forward and backward go inside.
+
+        Processes exchange gradients in the last pass only. Raises Stopped if a signal comes while clips are
+        awaited.
+        """
+        training, plan = self._training, self._training.plan
+        seed, rank, device = training.settings.seed, training.rank, training.accelerator.device
+        # Dropped paths of the whole step, (P, batch): the same on any number of processes.
+        generator = torch.Generator(device).manual_seed(seed_at(seed, Purpose.DROP_PATH, self.number))
+        uniform = torch.rand(len(training.drop_paths), plan.batch_size, device=device, generator=generator)
+        for number in range(first, plan.accumulation):
+            self._pass = number
+            started = time.monotonic()
+            batch = next(self._clips)
+            self._record.waited += time.monotonic() - started
+            self._record.failed += filter(None, batch.failed)
+            self._record.videos += batch.video_ids
+            batch = training.to_device(batch)
+            # Dropout uses torch's global generator.
+            torch.manual_seed(seed_at(seed, Purpose.STEP, self.number, rank, number))
+            start = (rank * plan.accumulation + number) * plan.micro_batch
+            for path, noise in zip(training.drop_paths, uniform, strict=True):
+                path.noise = noise[start : start + plan.micro_batch]
+            is_last, module = number == plan.accumulation - 1, training.networks[0].module
+            if isinstance(module, FSDPModule):
+                module.set_requires_gradient_sync(is_last)
+            with nullcontext() if is_last else training.accelerator.no_sync(training.model):
+                yield batch
+        for path in training.drop_paths:
+            path.noise = None
+
+    def rng(self) -> np.random.Generator:
+        """A generator to pair or perturb the clips of the current pass."""
+        training = self._training
+        return generator_at(training.settings.seed, Purpose.BATCH, self.number, training.rank, self._pass)
+
+    def backward(self, losses: Sequence[Tensor], parts: Mapping[str, Tensor] | None = None) -> None:
+        """Add the gradients of one pass, in float32.
+
+        Args:
+            losses: the model's, then one for each other network that is active in the step.
+            parts: further scalars of the pass to log, by name.
+        """
+        passes = self._training.plan.accumulation
+        self._record.add(losses[0], parts or {}, passes=passes)
+        self._training.accelerator.backward(losses[0] / passes)
+        for loss in losses[1:]:
+            (loss / passes).backward()
+
+    def apply_gradients(self) -> None:
+        """Clip the gradients of each network to `train.clip_grad`, and update its weights.
+
+        An update is left out whose losses or gradient norms are not finite: the device decides, without the
+        host. With `train.nonfinite: stop` all later ones are left out, too: the host learns of the first a
+        step late, and ends the run.
+        """
+        training, accelerator, record = self._training, self._training.accelerator, self._record
+        norms = clip_gradients(accelerator, training.networks, training.settings.clip_grad)
+        record.signal, record.is_save_due = training.signal.number, training.is_save_due
+        losses_finite, all_finite = record.gather(accelerator, norms)
+        if training.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
+            counted = all_finite if accelerator.scaler is None else losses_finite
+            training.broken = torch.maximum(training.broken, counted.logical_not().float())
+        skipped = torch.maximum(training.broken, all_finite.logical_not().float())  # (): 1 or 0
+        update_weights(accelerator, training.networks, skipped=skipped)
+
+    def update(self, *, wait: bool = False) -> list[Row]:
+        """Update the weights, and log the steps whose numbers have arrived; returns the new rows.
+
+        On a GPU the numbers of a step are read while the next one is computed, so that it never waits for the
+        host. Where the run is saved, or with `wait`, all are read.
+        """
+        self.apply_gradients()
+        training = self._training
+        training.steps_done += 1
+        return training.step_log.add(self._record, all_now=wait or training.saves_here)

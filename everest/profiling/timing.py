@@ -22,8 +22,7 @@ from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, divide_batches, on_device
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
 from everest.engine.network import prepare_model, stage_optimizer
-from everest.engine.step import Step
-from everest.engine.training import Training
+from everest.engine.training import Step, Training
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec

@@ -15,7 +15,8 @@ from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
 
 from everest.engine.network import part_of
-from everest.engine.step import Step, set_lr
+from everest.engine.step import set_lr
+from everest.engine.training import Step
 from everest.foreign import timm_images
 from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss

@@ -20,7 +20,7 @@ from everest.config.heads import Head
 from everest.config.settings import Recipe
 from everest.engine import network
 from everest.engine.plan import cosine_lr
-from everest.engine.step_log import StepRecord
+from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.linear import difference_image
@@ -112,15 +112,15 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         places = order[step * job.batch :][: job.batch]
         clip = crops(finetuning_views(recipe, frames.sizes, numbers[places], rng))
         lr = cosine_lr(step, steps=job.steps, warmup=job.steps // 10, peak=PEAK, minimum=LEAST)
-        network.set_lr(optimizer, lr)
+        set_lr(optimizer, lr)
         answers = torch.from_numpy(labels[places]).to(device)[:, None].float()
         targets = soft_targets(answers, model.heads, smoothing=recipe.finetune.label_smoothing)
         logits = wrapped(model.pixels.normalize(clip)).float()
         loss = supervised_loss(logits, targets, model.heads, [None])
         accelerator.backward(loss)
-        record = StepRecord(device)
-        _, finite = record.gather(accelerator, network.clip_gradients(accelerator, networks, eager.clip_grad))
-        network.update_weights(accelerator, networks, skipped=finite.logical_not().float())
+        record = StepRecord()
+        _, finite = record.gather(accelerator, clip_gradients(accelerator, networks, eager.clip_grad))
+        update_weights(accelerator, networks, skipped=finite.logical_not().float())
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))

@@ -15,7 +15,7 @@ from gpu_rows import Row
 from everest.config.settings import Recipe
 from everest.engine import network
 from everest.engine.plan import cosine_lr
-from everest.engine.step_log import StepRecord
+from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.system.accelerator import make_accelerator
@@ -100,12 +100,12 @@ class Pretraining:
         width = self.model.noise_layout.total
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
         videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
-        network.set_lr(self._optimizer, lr)
-        record = StepRecord(device)
+        set_lr(self._optimizer, lr)
+        record = StepRecord()
         output = self._wrapped(self._crops(views), noise=noise, **videos)
         record.add(output.loss, output.parts, passes=1)
         accelerator.backward(output.loss)
-        norms = network.clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
+        norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
         _, finite = record.gather(accelerator, norms)
-        network.update_weights(accelerator, self._networks, skipped=finite.logical_not().float())
+        update_weights(accelerator, self._networks, skipped=finite.logical_not().float())
         return record

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from everest.config.recipe import load_recipe
 from everest.data.clips import Batch
 from everest.engine import network
-from everest.engine.step_log import StepRecord
+from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec
@@ -41,7 +41,7 @@ class TrainingStep:
         torch.manual_seed(0)
         self.model = (model or self.spec.build()).to(self.device).train()
         optimizer = network.stage_optimizer(self.model, recipe.pretrain)
-        network.set_lr(optimizer, LEARNING_RATE)
+        set_lr(optimizer, LEARNING_RATE)
         self.networks = [network.Network(module=self.model, optimizer=optimizer)]
         self.clip_grad = recipe.train.clip_grad
         wrapped = network.prepare_model(self.accelerator, self.model, recipe.train)
@@ -59,18 +59,18 @@ class TrainingStep:
 
     def run(self, clips: Batch) -> Tensor:
         """One step. Returns the loss, on the device."""
-        record = StepRecord(self.device)
+        record = StepRecord()
         loss = self.loss(clips)
         record.add(loss, {}, passes=1)
         self.accelerator.backward(loss)
-        norms = network.clip_gradients(self.accelerator, self.networks, self.clip_grad)
+        norms = clip_gradients(self.accelerator, self.networks, self.clip_grad)
         _, finite = record.gather(self.accelerator, norms)
         self.update(skipped=finite.logical_not().float())
         return loss.detach()
 
     def update(self, *, skipped: Tensor) -> None:
         """Change the weights by their gradients, unless `skipped` is 1, and drop the gradients."""
-        network.update_weights(self.accelerator, self.networks, skipped=skipped)
+        update_weights(self.accelerator, self.networks, skipped=skipped)
 
 
 def peak_bytes(step: TrainingStep, clips: Batch) -> tuple[int, int]:

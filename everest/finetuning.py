@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,8 @@ from everest.data.crops import erase
 from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
 from everest.engine.health import chance_warning
-from everest.engine.setup import set_up_training
-from everest.engine.training import Training
+from everest.engine.setup import StageSetup
+from everest.engine.training import Step, Training
 from everest.evaluation.validation import Validator
 from everest.lists.classes import empty_classes_notice
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -41,7 +42,15 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     spec = classifier_spec(recipe, classes.heads)
     if init is not None:
         spec = init.adapted(spec)
-    training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, init=init)
+    training = StageSetup(
+        recipe=recipe,
+        section=settings,
+        spec=spec,
+        clips=clips,
+        context=context,
+        classes=classes.names,
+        init=init,
+    ).training()
     model = training.state.trained_model
     assert isinstance(model, VideoClassifier)
     validator = None
@@ -63,41 +72,34 @@ class Finetuning:
     validator: Validator | None  # None: there are no videos in data.val
     class_weights: list[Tensor | None]  # of each head, on the device
 
-    def losses(self, batch: Batch) -> list[Tensor]:
-        """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix."""
-        settings, model, rng = self.settings, self.model, self.training.rng()
+    def losses(self, batch: Batch, step: Step) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix; it has no parts."""
+        settings, model, rng = self.settings, self.model, step.rng()
         generator = torch.Generator(batch.frames.device).manual_seed(int(rng.integers(2**63)))
         frames = model.pixels.normalize(batch.frames.flatten(0, 1))  # (B, C, T, H, W)
         frames = erase(frames, batch.erase.flatten(0, 1), generator=generator)
         targets = soft_targets(batch.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
         frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
         logits = self.training.model(frames, noise=batch.noise.flatten(0, 1)).float()  # (B, outputs)
-        return [supervised_loss(logits, targets, model.heads, self.class_weights)]
+        return [supervised_loss(logits, targets, model.heads, self.class_weights)], {}
 
     def train(self) -> None:
         """Train to the end of the plan, or until `finetune.patience` ends the run."""
         training, validator = self.training, self.validator
-        training.model.train()
         if validator is not None:
             validator.resume()
-        with training.running():
-            while training.has_steps:
-                training.begin_step()
-                for number in range(training.plan.accumulation):
-                    batch = training.next_batch()
-                    with training.one_pass(number):
-                        losses = self.losses(batch)
-                        training.backward(losses)
-                norms = training.clip_gradients()
-                training.update(norms)
-                rows = training.log_step(wait=validator is not None and training.at_checkpoint)
+        with closing(training.steps()) as steps:
+            for step in steps:
+                for batch in step.batches():
+                    step.backward(*self.losses(batch, step))
+                rows = step.update(
+                    wait=validator is not None and training.plan.is_checkpoint(step.number + 1)
+                )
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)
                     training.warn_once("chance", warning)
                 if validator is not None:
                     validator.validate_if_due(rows)
-                training.save_if_due()
-                training.stop_if_asked()
         best = None if validator is None else validator.summary()
         fix = "name a list of videos in data.val to keep the best weights instead of the last"
         training.notice(best or f"finished after step {training.steps_done}; {fix}")

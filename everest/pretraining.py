@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ from everest.data.clips import Batch
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_text
-from everest.engine.setup import set_up_training
-from everest.engine.training import Training
+from everest.engine.setup import StageSetup
+from everest.engine.training import Step, Training
 from everest.errors import DataError
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingOutput
@@ -46,17 +47,19 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
 
         clips.tokens = tokens = TokenCache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
-    training = set_up_training(recipe, recipe.pretrain, spec, clips, context, init=init)
+    training = StageSetup(
+        recipe=recipe, section=recipe.pretrain, spec=spec, clips=clips, context=context, init=init
+    ).training()
     if spec.teacher is not None:
         from everest.checkpoints.frozen import attach_teacher
 
         attach_teacher(training.state.trained_model, recipe)
-    if not recipe.pretrain.probe.every or context.options.one_batch:
-        return Pretraining(training=training, prober=None)
+    prober = None
+    if recipe.pretrain.probe.every and not context.options.one_batch:
+        from everest.probes.during_training import Prober
 
-    from everest.probes.during_training import Prober
-
-    return Pretraining(training=training, prober=Prober(training, recipe, spec))
+        prober = Prober(training, recipe, spec)
+    return Pretraining(training=training, prober=prober)
 
 
 def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:
@@ -73,33 +76,23 @@ class Pretraining:
     training: Training
     prober: Prober | None  # None: the run is not probed
 
-    def losses(self, batch: Batch) -> list[Tensor]:
-        """The loss, a scalar, of clips on the device."""
-        return [pretraining_output(self.training.model, batch).loss]
+    def losses(self, batch: Batch, step: Step) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The loss, a scalar, of clips on the device, and its parts by name."""
+        output = pretraining_output(self.training.model, batch)
+        return [output.loss], output.parts
 
     def train(self) -> None:
         """Train to the end of the plan."""
         training, prober, collapse = self.training, self.prober, CollapseWatch()
-        training.model.train()
         if prober is not None:
             prober.resume()
-            prober.probe_if_due()  # also one that is missing because the run was killed in it
-        with training.running():
-            while training.has_steps:
-                training.begin_step()
-                for number in range(training.plan.accumulation):
-                    batch = training.next_batch()
-                    with training.one_pass(number):
-                        output = pretraining_output(training.model, batch)
-                        training.backward([output.loss], output.parts)
-                norms = training.clip_gradients()
-                training.update(norms)
-                rows = training.log_step()
-                collapse.add(rows)
+        with closing(training.steps()) as steps:
+            for step in steps:
+                for batch in step.batches():
+                    step.backward(*self.losses(batch, step))
+                collapse.add(step.update())
                 if prober is not None:
                     prober.probe_if_due()
-                training.save_if_due()
-                training.stop_if_asked()
         if training.step_log.losses:
             is_compared = prober is not None and prober.watches_loss
             training.notice(closing_text(training, is_compared=is_compared))

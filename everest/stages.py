@@ -4,19 +4,20 @@ The way of a run, here of pre-training; fine-tuning and the tokenizer have the s
 
     everest_cli/stages.py _train          options to a recipe and `RunOptions`; one process for each GPU
     config/recipe.py   recipe_for_run     the YAML, its bases and --set, merged and validated once
-    engine/start.py    run_context        the processes, and a run folder that is new, resumed or refused
+    engine/start.py    run_context        the processes
+    engine/context.py  find_folder        a run folder that is new, resumed or refused
     pretraining.py     set_up_pretraining the model's spec, the clips, weights to start from, probes
-    engine/setup.py    set_up_training    the videos, the plan (memory is measured on a model without
+    engine/setup.py    StageSetup         the videos, the plan (memory is measured on a model without
                                           numbers), the model, its optimizer: nothing is written yet
     engine/start.py    start_or_resume    lock the folder, write its first files or read the newest state
-    pretraining.py     Pretraining.train  the loop; each of its calls is a method of engine/training.py
+    pretraining.py     Pretraining.train  the loop over steps and their batches (engine/training.py)
 
 A batch comes from data/loader.py, whose workers call `VideoClips.read` (data/clips.py) and the views of
 data/views.py. A pass is `MaskedAutoencoder.forward` (models/mae.py): the choice of tokens by
 methods/selection.py with a strategy of methods/ranked.py or masks.py, the encoder of models/vit.py, the
 decoder, targets and loss of methods/targets.py; in the backward pass, models/recomputed.py computes some
-outputs again. `Training.update` ends in `update_weights` of engine/network.py. The first update of a warm-up
-changes no weight.
+outputs again. `Step.update` ends in `update_weights` (engine/step.py). The first update of a warm-up changes
+no weight.
 """
 
 from __future__ import annotations
@@ -108,8 +109,7 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
     """Train the tokenizer in the run folder; see `_with_frozen_networks`."""
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
-    if options.resumed_folder is None:
-        options = replace(options, output=output)
+    options = replace(options, output=output)
     run, overwrite = RunFolder(output / TOKENIZER), options.overwrite
     users = decide_on_main(accelerator, lambda: _users(output)) if overwrite else []
     if users:
@@ -160,7 +160,7 @@ class StageOptions(TypedDict, total=False):
     cpu: bool  # use the CPU even if there is a GPU
     precision: str | None  # `train.precision`; None: the recipe's
     seed: int | None  # `train.seed`; None: the recipe's
-    tracker: str  # none, tensorboard or wandb, in addition to metrics.jsonl
+    tracker: str | None  # tensorboard or wandb, in addition to metrics.jsonl
     report: Report  # receives the progress and notices (everest.system.events)
 
 
@@ -221,5 +221,6 @@ def _train(
     report = given.pop("report", silent)
     changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
     given["resume"] = "auto" if given.get("resume", True) else "never"
-    run = RunOptions(command=command, recipe_file=str(recipe), init=init, decoder=decoder, **given)
+    given["init"] = None if init == "none" else init
+    run = RunOptions(command=command, recipe_file=str(recipe), decoder=decoder, **given)
     return run_stage(recipe_for_run(recipe, **changes), run, report).run.path

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerSettings
@@ -14,8 +14,8 @@ from everest.data.clips import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_optimizer
-from everest.engine.setup import set_up_training
-from everest.engine.training import Training
+from everest.engine.setup import StageSetup
+from everest.engine.training import Step, Training
 from everest.errors import RecipeError
 from everest.evaluation.tokenizer import TokenizerValidator
 from everest.foreign.timm_images import load_network
@@ -46,35 +46,17 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     if (adversary := objective.adversary) is not None:
         optimizer = make_optimizer([adversary.group], betas=BETAS)
         others.append(Network(module=adversary.discriminator, optimizer=optimizer, name="discriminator"))
-    training = set_up_training(
-        replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
-        settings,
-        spec,
-        tokenizer_clips(recipe),
-        context,
+    training = StageSetup(
+        recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
+        section=settings,
+        spec=spec,
+        clips=tokenizer_clips(recipe),
+        context=context,
         other_networks=others,
         other_bytes=partial(objective.bytes_per_clip, spec),
-    )
+    ).training()
     validator = TokenizerValidator(training, recipe)
     return TokenizerStage(training=training, settings=settings, objective=objective, validator=validator)
-
-
-def tokenizer_losses(stage: TokenizerStage, batch: Batch, *, adversarial: bool) -> TokenizerLosses:
-    """The losses of clips on the device, rebuilt from the tokens that the step allows.
-
-    Args:
-        adversarial: whether the adversary is active.
-    """
-    training, settings, step = stage.training, stage.settings, stage.training.steps_done
-    rng = training.rng()
-    # Some steps rebuild from all tokens: tokens that are rarely kept would be trained poorly.
-    chance = generator_at(training.settings.seed, Purpose.ALL_TOKENS, step).random()
-    all_tokens = step < settings.warmup * training.plan.steps or bool(chance < settings.full_batches)
-    frames = in_unit_range(batch.frames.flatten(0, 1))  # (B, 3, T, H, W)
-    generator = torch.Generator(frames.device).manual_seed(int(rng.integers(2**63)))
-    rebuilt = training.model(frames, generator=generator, all_tokens=all_tokens)
-    with training.accelerator.autocast():
-        return stage.objective(rebuilt, adversarial=adversarial, rng=rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,33 +68,40 @@ class TokenizerStage:
     objective: TokenizerObjective
     validator: TokenizerValidator
 
-    def losses(self, batch: Batch) -> list[Tensor]:
-        """The losses of all networks, as in late steps: with the adversary, if there is one."""
-        return tokenizer_losses(self, batch, adversarial=self.objective.adversary is not None).losses
+    def losses(self, batch: Batch, step: Step, *, adversarial: bool | None = None) -> TokenizerLosses:
+        """The losses of clips on the device, rebuilt from the tokens that the step allows.
+
+        Args:
+            adversarial: whether the adversary is active; None: as in late steps, if there is one.
+        """
+        training, settings = self.training, self.settings
+        if adversarial is None:
+            adversarial = self.objective.adversary is not None
+        rng = step.rng()
+        # Some steps rebuild from all tokens: tokens that are rarely kept would be trained poorly.
+        chance = generator_at(training.settings.seed, Purpose.ALL_TOKENS, step.number).random()
+        warms_up = step.number < settings.warmup * training.plan.steps
+        frames = in_unit_range(batch.frames.flatten(0, 1))  # (B, 3, T, H, W)
+        generator = torch.Generator(frames.device).manual_seed(int(rng.integers(2**63)))
+        all_tokens = warms_up or bool(chance < settings.full_batches)
+        rebuilt = training.model(frames, generator=generator, all_tokens=all_tokens)
+        with training.accelerator.autocast():
+            return self.objective(rebuilt, adversarial=adversarial, rng=rng)
 
     def train(self) -> None:
         """Train to the end of the plan, measure the targets and validate."""
         training, validator = self.training, self.validator
         adversary_start = int(ADVERSARY_START * training.plan.steps)
-        training.model.train()
         validator.resume()
-        with training.running():
-            while training.has_steps:
-                training.begin_step()
-                adversarial = self.objective.adversary is not None and training.steps_done >= adversary_start
-                if adversarial and training.steps_done == adversary_start:
+        with closing(training.steps()) as steps:
+            for step in steps:
+                adversarial = self.objective.adversary is not None and step.number >= adversary_start
+                if adversarial and step.number == adversary_start:
                     training.notice(
                         f"the discriminator starts after step {adversary_start}: its term joins the loss"
                     )
-                for number in range(training.plan.accumulation):
-                    batch = training.next_batch()
-                    with training.one_pass(number):
-                        losses, parts = tokenizer_losses(self, batch, adversarial=adversarial)
-                        training.backward(losses, parts)
-                norms = training.clip_gradients()
-                training.update(norms)
-                training.log_step()
+                for batch in step.batches():
+                    step.backward(*self.losses(batch, step, adversarial=adversarial))
+                step.update()
                 validator.validate_if_due()
-                training.save_if_due()
-                training.stop_if_asked()
         validator.finish()

@@ -14,7 +14,7 @@ import typer
 from everest.system.processes import is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
-from everest_cli.options import Precision, Task, argument, local_path, option, run_in_each_process
+from everest_cli.options import Precision, Task, argument, local_path, option, refuse, run_in_each_process
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ def _train(
     """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
     from everest.config.recipe import dump_recipe, recipe_for_run
 
+    resumes_folder = options.resume not in ("auto", "never")
+    problem = "--resume DIR continues in DIR: leave out --output and --overwrite"
+    refuse({problem: resumes_folder and (options.output or options.overwrite)})
+    output = Path(options.resume) if resumes_folder else options.output
     recipe = recipe_for_run(
         recipe_file,
         data=options.data,
@@ -70,7 +74,7 @@ def _train(
     if options.print_config:
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
-    check = None if init == "none" else partial(_check_init, init, options)
+    check = None if init == "none" else partial(_check_init, init, output, overwrite=options.overwrite)
     on_cpu = run_in_each_process(options.gpus, options.processes, check=check)
 
     from everest.engine.context import RunOptions
@@ -79,13 +83,13 @@ def _train(
     run = RunOptions(
         command=command,
         recipe_file=recipe_file,
-        output=options.output,
-        resume=options.resume,
+        output=output,
+        resume="only" if resumes_folder else "auto" if options.resume == "auto" else "never",
         overwrite=options.overwrite,
         cpu=on_cpu,
-        tracker=options.tracker,
+        tracker=None if options.tracker == "none" else options.tracker,
         one_batch=options.overfit_one_batch,
-        init=init,
+        init=None if init == "none" else init,
         decoder=decoder,
     )
     trial = _print_trial if options.dry_run else None
@@ -98,25 +102,24 @@ def _train(
     return training.run.path
 
 
-def _check_init(init: str, options: TrainOptions) -> None:
+def _check_init(init: str, folder: Path | None, *, overwrite: bool) -> None:
     """Read the weights of --init and drop them: wrong ones are found before processes start."""
     from everest.checkpoints.init import find_init, read_init
     from everest.system.run_folder import RunFolder
 
-    folder = options.output if options.resume in ("auto", "never") else Path(options.resume)
-    resumed = None if folder is None or options.overwrite else RunFolder(folder)
+    resumed = None if folder is None or overwrite else RunFolder(folder)
     logging.disable(logging.WARNING)  # the main process shows what is chosen
     try:
-        read_init(find_init(init, output=folder, overwrite=options.overwrite), resumed=resumed)
+        read_init(find_init(init, output=folder, overwrite=overwrite), resumed=resumed)
     finally:
         logging.disable(logging.NOTSET)
 
 
 def _print_trial(stage: Stage) -> None:
     """Run two forward and backward passes and print the estimates for the whole run."""
-    from everest.engine.start import try_one_pass
+    from everest.profiling.timing import try_step
 
-    estimates = try_one_pass(stage.training, stage.losses)
+    estimates = try_step(stage.training, stage.losses)
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"
     for name, value in estimates.items():
         typer.echo(f"{name.replace('_', ' ')}: {value}")

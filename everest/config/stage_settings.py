@@ -119,6 +119,17 @@ class CommonPretrainSettings:
     layer_decay: v.ShareAboveZero = 1.0
     encoder_lr_scale: v.Positive = 1.0  # learning rate of the encoder relative to the decoder
     probe: ProbeSettings = field(default_factory=ProbeSettings)
+    stage: ClassVar[str] = "pretrain"
+    freeze: ClassVar[str] = "none"
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate (EVEREST, appendix A)."""
+        return self.base_lr * self.batch_size / 256
+
+    def frozen_layers(self, depth: int) -> int:
+        """The first layers that need no backward pass: with adapters the embedding."""
+        return 1 if self.lora.rank else 0
 
 
 @settings
@@ -213,9 +224,18 @@ class FinetuneSettings:
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.999)  # Table 8
     weight_decay: v.NotNegative = 0.05  # Table 8
     layer_decay: v.ShareAboveZero = 0.75  # Table 8
+    stage: ClassVar[str] = "finetune"
+    encoder_lr_scale: ClassVar[float] = 1.0
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate (EVEREST, appendix A)."""
+        return self.base_lr * self.batch_size / 256
 
     def frozen_layers(self, depth: int) -> int:
-        """The number of layers that `freeze` names: the embedding is the first, then come `depth` blocks."""
+        """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""
+        if self.lora.rank:
+            return 1  # all blocks have adapters
         named = {"none": 0, "embedding": 1, "encoder": 1 + depth}
         return named[self.freeze] if self.freeze in named else 1 + int(self.freeze.removeprefix("first:"))
 

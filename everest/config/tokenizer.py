@@ -122,6 +122,16 @@ class TokenizerSettings:
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # [M]
     ema: v.Decay | None = 0.999  # the averaged weights are the result [M]
     loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)  # weights of its terms
+    base_lr: ClassVar[None] = None
+    layer_decay: ClassVar[float] = 1.0
+    encoder_lr_scale: ClassVar[float] = 1.0
+
+    @property
+    def peak_lr(self) -> float:
+        return self.lr
+
+    def frozen_layers(self, depth: int) -> int:
+        return 0
 
     @property
     def config(self) -> TokenizerConfig:

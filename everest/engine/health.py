@@ -149,7 +149,7 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
     text += f"; predicting each tubelet's mean color gives about {guess:g}"
     if fmean(losses) <= NEAR_MEAN * guess or is_compared:
         return text
-    advice = learning_rate_advice(plan, new_weights=training.origin is None)
+    advice = learning_rate_advice(plan, new_weights=training.weights.origin is None)
     return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
 
 

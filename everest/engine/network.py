@@ -1,9 +1,9 @@
-"""A network that learns: AdamW's parameter groups, learning rates, one update, tensors in a state."""
+"""A network that learns: AdamW's parameter groups, precision and compilation, its tensors in a state."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import TrainedSection, TrainSettings
-from everest.config.stage_settings import PretrainSettings
-from everest.config.tokenizer import TokenizerSettings
 from everest.methods.fast import fuse_functions
 from everest.models.block import Block
 from everest.models.positions import SPATIAL, TEMPORAL
@@ -25,7 +25,9 @@ from everest.system.weights import full_tensor, like_sharded, load_tensors, requ
 if TYPE_CHECKING:  # timm takes a second to import
     from timm.utils.model_ema import ModelEmaV3
 
-ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
+ParamGroup = dict[
+    str, Any
+]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of a step's learning rate
 # VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
 NO_DECAY: Final = (".bias", "mask_token", "class_token", "registers", SPATIAL, TEMPORAL)
 MEMORY_BUDGET: Final = 0.5  # heuristic: the share of activations that a compiled graph may save
@@ -58,21 +60,14 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
 
 
 def make_optimizer(groups: list[ParamGroup], *, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW in its fused form: one kernel a group. The learning rate is set before each step by `set_lr`."""
+    """AdamW in its fused form: one kernel a group. A `Step` sets the learning rate."""
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group `lr` times its own scale."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
 
 
 def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains; those of an encoder may have a scaled learning rate."""
-    layer_decay = 1.0 if isinstance(section, TokenizerSettings) else section.layer_decay
-    groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=layer_decay)
-    if isinstance(section, PretrainSettings) and section.encoder_lr_scale != 1.0:
+    groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=section.layer_decay)
+    if section.encoder_lr_scale != 1.0:
         assert isinstance(model, VideoModel)
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
         groups = [
@@ -191,59 +186,15 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
     return accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
 
 
-def clip_gradients(
-    accelerator: Accelerator, networks: Sequence[Network], largest: float | None
-) -> dict[str, Tensor]:
-    """Unscale (fp16), average and measure gradients, and scale them down to the norm `largest`, if given.
+def shard(model: nn.Module, accelerator: Accelerator) -> None:
+    """Spread every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
 
-    Args:
-        networks: the model that Accelerate wraps first: it exchanges its gradients itself. Those of the
-            others are averaged over the processes here, once a step.
-    Returns:
-        The norms before, () on the device and over all processes, by their names in metrics.jsonl: none for a
-        network that is not active in this step.
+    In bf16 the blocks gather halved weights. The embedding stays float32: it measures importance.
     """
-    if accelerator.scaler is not None:
-        accelerator.scaler.unscale_(networks[0].optimizer)
-    norms = {}
-    for number, network in enumerate(networks):
-        gradients = [p.grad for p in network.module.parameters() if p.grad is not None]
-        if not gradients:
-            continue
-        if number > 0:
-            mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-            assert isinstance(mean, Tensor)
-            parts = mean.split([gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if largest is not None:
-            torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), largest, norm)
-        norms[network.own_name(GRAD_NORM)] = full_tensor(norm)
-    return norms
-
-
-@torch.no_grad()
-def update_weights(accelerator: Accelerator, networks: Sequence[Network], *, skipped: Tensor) -> None:
-    """Change the weights of all networks by their gradients, then drop the gradients.
-
-    The device itself leaves out an update, so the host need not wait for the numbers that decide about it.
-
-    Args:
-        skipped: () float32 on the device: 1 leaves the update out, also for the averages of weights; else 0.
-    """
-    for network in networks:
-        # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
-        # changes neither weights nor moments. `clip_gradients` has unscaled the gradients.
-        setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
-        network.optimizer.step()
-        network.optimizer.zero_grad()
-        if network.ema is not None:  # timm's own update cannot be skipped without a wait
-            # Buffers are constants.
-            share = (1 - network.ema.decay) * (1 - skipped)
-            for average, weight in zip(
-                network.ema.module.parameters(), network.module.parameters(), strict=True
-            ):
-                average.lerp_(weight, share)
-    if accelerator.scaler is not None:
-        accelerator.scaler.update()  # fp16 halves its scale after an overflow
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)

@@ -9,7 +9,6 @@ from typing import Final
 
 from everest.config.settings import TrainedSection
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
-from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 
 WARMUP_PART: Final = 20  # heuristic: one step in 20 warms up, where the budget is in steps
@@ -60,6 +59,10 @@ class StagePlan:
         """The epoch of the first video of `step`; both are counted from 0."""
         return step * self.videos_per_step // self.videos_per_epoch
 
+    def is_checkpoint(self, done: int) -> bool:
+        """Whether the run is validated after `done` updates: each epoch, if epochs are counted."""
+        return done % self.checkpoint_steps == 0 or done == self.steps
+
     @property
     def accumulation(self) -> int:
         """Number of passes a step."""
@@ -101,10 +104,6 @@ def plan_stage(
             "that does"
         )
     largest = share if compares else min(share, max(1, largest_micro_batch // unit))
-    if isinstance(section, TokenizerSettings):
-        base_lr, peak_lr = None, section.lr
-    else:
-        base_lr, peak_lr = section.base_lr, section.base_lr * section.batch_size / 256
     videos_per_step = section.batch_size // views
     if section.steps is not None:
         steps, videos_per_epoch = section.steps, num_videos
@@ -125,9 +124,9 @@ def plan_stage(
         unit=unit,
         micro_batch=unit * next(number for number in range(largest, 0, -1) if share % number == 0),
         processes=processes,
-        peak_lr=peak_lr,
+        peak_lr=section.peak_lr,
         min_lr=section.min_lr * section.batch_size / 256,
-        base_lr=base_lr,
+        base_lr=section.base_lr,
     )
 
 

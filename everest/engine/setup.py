@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from accelerate.utils import gather_object
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.checkpoints.describe import clip_settings
 from everest.config.settings import Recipe, TrainedSection
@@ -19,11 +18,10 @@ from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import examine_lengths, fingerprint, resized_by
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
-from everest.engine.network import Network, prepare_model, stage_optimizer
+from everest.engine.network import Network, prepare_model, shard, stage_optimizer
 from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
-from everest.models.block import Block
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, require_init
 from everest.models.spec import ModelSpec
@@ -43,138 +41,151 @@ CPU_BYTES: Final = 2**30  # heuristic: on a CPU larger passes are no faster
 SURELY_TOO_MUCH: Final = 1.25
 
 
-def set_up_training(
-    recipe: Recipe,
-    section: TrainedSection,
-    spec: ModelSpec | TokenizerSpec,
-    clips: VideoClips,
-    context: RunContext,
-    *,
-    classes: tuple[str, ...] | None = None,
-    init: InitWeights | None = None,
-    other_networks: Sequence[Network] = (),
-    other_bytes: Callable[[int], int] = lambda bytes_per_value: 0,
-) -> Training:
-    """Build the model and all else that a stage trains with.
+@dataclass(frozen=True, kw_only=True)
+class StageSetup:
+    """What a stage trains, and with what; `training` builds it."""
 
-    Args:
-        classes: names for the header of `model.safetensors`; a head of `init` for others is not kept.
-        init: weights that the model starts from; None: the stage starts from scratch.
-        other_networks: learn in the same steps as the model.
-        other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
-    """
-    if init is None:
-        require_init(section)
-    videos = _check_data(recipe, spec, clips, context, classes)
-    plan, scarce = _fitting_plan(recipe, section, spec, context, len(clips), other_bytes)
-    network = _new_network(recipe, section, spec, context, classes, init)
-    training = Training(
-        context,
-        recipe,
-        prepare_model(context.accelerator, network.module, recipe.train),
-        [network, *other_networks],
-        clips,
-        loaded_clips=resized_by(clips, recipe.data.resize, context.accelerator.device),
-        plan=plan,
-        weights=Weights(  # all that later commands need to rebuild the model and read clips
-            kind=spec.kind,
-            settings=spec.dump(),
-            classes=classes,
-            recipe=recipe.name,
-            step=0,
-            origin=init and init.origin,
-            clip=None if isinstance(section, TokenizerSettings) else clip_settings(recipe, section),
-        ),
-        videos=videos,
-    )
-    workers = training.workers
-    shared = shared_bytes(training.loaded_clips, training.order(), workers=workers)
-    require_shared_memory(shared * local_processes())
-    if recipe.train.workers == "auto" and workers < num_readers():
-        few = f"{workers} of {num_readers()} workers, because little shared memory is free"
-        fix = "start the container with --shm-size=8g or --ipc=host for all of them"
-        context.notice(f"train.workers: auto starts {few}; {fix}")
-    if not context.options.one_batch:
-        advice = () if context.resumed else plan_warnings(plan, new_weights=init is None)
-        context.notice(*(text and f"warning: {text}" for text in (*advice, scarce)))
-    return training
+    recipe: Recipe
+    section: TrainedSection
+    spec: ModelSpec | TokenizerSpec
+    clips: VideoClips
+    context: RunContext
+    classes: tuple[str, ...] | None = None  # for the header of the weights; a head of `init` for others goes
+    init: InitWeights | None = None  # None: the stage starts from scratch
+    other_networks: Sequence[Network] = ()  # learn in the same steps as the model
+    # Memory that a clip takes in a pass outside of the model, by the bytes of a value.
+    other_bytes: Callable[[int], int] = lambda bytes_per_value: 0
 
-
-def _check_data(
-    recipe: Recipe,
-    spec: ModelSpec | TokenizerSpec,
-    clips: VideoClips,
-    context: RunContext,
-    classes: tuple[str, ...] | None,
-) -> dict[str, Any]:
-    """The number and a fingerprint of the videos.
-
-    A new run opens some of the videos. A resumed one must have its own, and its own frozen networks.
-    """
-    run = context.run
-    samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
-    videos = {"videos": len(clips), "samples": samples}
-    if not context.resumed:
-        context.notice(*clips.notices, examine_lengths(clips))
-        return videos
-    plan = run.environment().plan
-    used: list[str] = []
-    if any(getattr(plan, key) != value for key, value in videos.items()):
-        used.append(
-            f"list of {plan.videos} videos (or other labels) than the current one of {videos['videos']}"
+    def training(self) -> Training:
+        """Check the videos, plan the stage, build its model and optimizer; nothing is written."""
+        recipe, context, clips = self.recipe, self.context, self.clips
+        if self.init is None:
+            require_init(self.section)
+        videos = self._checked_videos()
+        plan, scarce = self._fitting_plan()
+        network = self._network()
+        reads = None if isinstance(self.section, TokenizerSettings) else clip_settings(recipe, self.section)
+        training = Training(
+            context=context,
+            recipe=recipe,
+            model=prepare_model(context.accelerator, network.module, recipe.train),
+            networks=[network, *self.other_networks],
+            clips=clips,
+            loaded_clips=resized_by(clips, recipe.data.resize, context.accelerator.device),
+            plan=plan,
+            weights=Weights(  # all that later commands need to rebuild the model and read clips
+                kind=self.spec.kind,
+                settings=self.spec.dump(),
+                classes=self.classes,
+                recipe=recipe.name,
+                step=0,
+                origin=self.init and self.init.origin,
+                clip=reads,
+            ),
+            videos=videos,
         )
-    teacher, tokenizer = (spec.teacher, spec.tokenizer) if isinstance(spec, ModelSpec) else (None, None)
-    has_frozen = run.weights.is_file() and (teacher or tokenizer)
-    settings = read_header(run.weights).settings if has_frozen else {}
-    for kind, name, current in (
-        ("teacher", teacher and teacher.name, teacher and teacher.sha256),
-        ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
-    ):
-        saved = (settings.get(kind) or {}).get("sha256")
-        if None not in (saved, current) and saved != current:
-            used.append(f"{kind} than the current {name}")
-    if used:
-        raise RecipeError(f"--output {run.path}: its run used another {used[0]}; restore it, or {IN_USE_FIX}")
-    return videos
+        workers = training.workers
+        shared = shared_bytes(training.loaded_clips, training.order(), workers=workers)
+        require_shared_memory(shared * local_processes())
+        if recipe.train.workers == "auto" and workers < num_readers():
+            few = f"{workers} of {num_readers()} workers, because little shared memory is free"
+            fix = "start the container with --shm-size=8g or --ipc=host for all of them"
+            context.notice(f"train.workers: auto starts {few}; {fix}")
+        if not context.options.one_batch:
+            advice = () if context.resumed else plan_warnings(plan, new_weights=self.init is None)
+            context.notice(*(text and f"warning: {text}" for text in (*advice, scarce)))
+        return training
 
+    def _checked_videos(self) -> dict[str, Any]:
+        """The number and a fingerprint of the videos.
 
-def _fitting_plan(
-    recipe: Recipe,
-    section: TrainedSection,
-    spec: ModelSpec | TokenizerSpec,
-    context: RunContext,
-    num_videos: int,
-    other_bytes: Callable[[int], int],
-) -> tuple[StagePlan, str | None]:
-    """The plan of a stage whose passes fit in the memory of a device, and a warning if that of a CPU may not.
+        A new run opens some of the videos. A resumed one must have its own, and its own frozen networks.
+        """
+        run, spec, clips = self.context.run, self.spec, self.clips
+        samples = fingerprint(clips.samples, parse_location(self.recipe.data.root), self.classes)
+        videos = {"videos": len(clips), "samples": samples}
+        if not self.context.resumed:
+            self.context.notice(*clips.notices, examine_lengths(clips))
+            return videos
+        plan = run.environment().plan
+        used: list[str] = []
+        if any(getattr(plan, key) != value for key, value in videos.items()):
+            used.append(
+                f"list of {plan.videos} videos (or other labels) than the current one of {len(clips)}"
+            )
+        teacher, tokenizer = (spec.teacher, spec.tokenizer) if isinstance(spec, ModelSpec) else (None, None)
+        has_frozen = run.weights.is_file() and (teacher or tokenizer)
+        settings = read_header(run.weights).settings if has_frozen else {}
+        for kind, name, current in (
+            ("teacher", teacher and teacher.name, teacher and teacher.sha256),
+            ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
+        ):
+            saved = (settings.get(kind) or {}).get("sha256")
+            if None not in (saved, current) and saved != current:
+                used.append(f"{kind} than the current {name}")
+        if used:
+            raise RecipeError(
+                f"--output {run.path}: its run used another {used[0]}; restore it, or {IN_USE_FIX}"
+            )
+        return videos
 
-    The memory of a clip is measured by a pass without numbers.
-    """
-    accelerator = context.accelerator
-    device, on_cpu = accelerator.device, accelerator.device.type == "cpu"
-    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
-    weights = count_weights(spec, section)
-    state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
-    if isinstance(spec, ModelSpec):
-        state_bytes += frozen_bytes(spec)
-    clip_bytes = training_bytes(spec, value_bytes, section) + other_bytes(value_bytes)
+    def _fitting_plan(self) -> tuple[StagePlan, str | None]:
+        """The plan, whose passes fit in the memory of a device, and a warning if that of a CPU may not.
 
-    largest = recipe.train.micro_batch
-    saved = context.run.environment().plan if context.resumed else None
-    if largest == "auto" and saved is not None and saved.processes == accelerator.num_processes:
-        largest = saved.micro_batch  # other passes would sum in another order
-    if largest == "auto":
-        copy_bytes = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_memory()
-        free = int(free * MEMORY_SHARE) - state_bytes - copy_bytes
-        clips = max(1, (min(free, CPU_BYTES) if on_cpu else free) // clip_bytes)
-        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-        largest = min(gather_object([clips]))
-    plan = plan_stage(
-        section, num_videos=num_videos, processes=accelerator.num_processes, largest_micro_batch=largest
-    )
-    needed = plan.micro_batch * clip_bytes + state_bytes
-    return plan, host_memory_warning(needed, processes=local_processes()) if on_cpu else None
+        The memory of a clip is measured by a pass without numbers.
+        """
+        context, spec, section = self.context, self.spec, self.section
+        accelerator, processes = context.accelerator, context.accelerator.num_processes
+        device, on_cpu = accelerator.device, accelerator.device.type == "cpu"
+        value_bytes = 4 if accelerator.mixed_precision == "no" else 2
+        weights = count_weights(spec, section)
+        state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
+        if isinstance(spec, ModelSpec):
+            state_bytes += frozen_bytes(spec)
+        clip_bytes = training_bytes(spec, value_bytes, section) + self.other_bytes(value_bytes)
+
+        largest = self.recipe.train.micro_batch
+        saved = context.run.environment().plan if context.resumed else None
+        if largest == "auto" and saved is not None and saved.processes == processes:
+            largest = saved.micro_batch  # other passes would sum in another order
+        if largest == "auto":
+            copy_bytes = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
+            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_memory()
+            free = int(free * MEMORY_SHARE) - state_bytes - copy_bytes
+            clips = max(1, (min(free, CPU_BYTES) if on_cpu else free) // clip_bytes)
+            # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+            largest = min(gather_object([clips]))
+        plan = plan_stage(
+            section, num_videos=len(self.clips), processes=processes, largest_micro_batch=largest
+        )
+        needed = plan.micro_batch * clip_bytes + state_bytes
+        return plan, host_memory_warning(needed, processes=local_processes()) if on_cpu else None
+
+    def _network(self) -> Network:
+        """The model on its device, with the weights that it starts from, and its optimizer."""
+        context, settings, accelerator = self.context, self.recipe.train, self.context.accelerator
+        torch.manual_seed(seed_at(settings.seed, Purpose.WEIGHTS))
+        model = self.spec.build()
+        if self.init is not None:
+            from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
+
+            load_init(model, self.spec, self.init, classes=self.classes, notify=context.notice)
+            if not context.resumed:
+                context.notice(self.init.other_rate(self.recipe.data.fps))
+        choose_trained(model, self.section)
+        model.to(accelerator.device)
+        if settings.shard != "none" and accelerator.num_processes > 1:
+            if settings.ema is not None:
+                raise RecipeError(
+                    "train.ema keeps a full copy of the weights: not available with train.shard=full"
+                )
+            shard(model, accelerator)
+        ema = None
+        if settings.ema:
+            from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
+
+            ema = ModelEmaV3(model, decay=settings.ema)
+        return Network(module=model, optimizer=stage_optimizer(model, self.section), ema=ema)
 
 
 def host_memory_warning(needed: int, *, processes: int) -> str | None:
@@ -195,45 +206,3 @@ def host_memory_warning(needed: int, *, processes: int) -> str | None:
     if needed > SURELY_TOO_MUCH * free:
         raise EnvironmentProblem(f"too little memory: {text}")
     return f"the system may kill the run: {text}"
-
-
-def _new_network(
-    recipe: Recipe,
-    section: TrainedSection,
-    spec: ModelSpec | TokenizerSpec,
-    context: RunContext,
-    classes: tuple[str, ...] | None,
-    init: InitWeights | None,
-) -> Network:
-    """The model on its device, with the weights that it starts from, and its optimizer."""
-    accelerator, settings = context.accelerator, recipe.train
-    torch.manual_seed(seed_at(settings.seed, Purpose.WEIGHTS))
-    model = spec.build()
-    if init is not None:
-        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
-
-        load_init(model, spec, init, classes=classes, notify=context.notice)
-        if not context.resumed:
-            context.notice(init.other_rate(recipe.data.fps))
-    choose_trained(model, section)
-    model.to(accelerator.device)
-    if settings.shard != "none" and accelerator.num_processes > 1:
-        # Every block and the other parameters are spread over all processes (FSDP, Zhao et al. 2023). In bf16
-        # the blocks gather halved weights. The embedding stays float32: it measures importance.
-        if settings.ema is not None:
-            raise RecipeError(
-                "train.ema keeps a full copy of the weights: not available with train.shard=full"
-            )
-        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-        policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
-        for module in model.modules():
-            if isinstance(module, Block):
-                fully_shard(module, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh)
-    ema = None
-    if settings.ema:
-        from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
-
-        ema = ModelEmaV3(model, decay=settings.ema)
-    return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)

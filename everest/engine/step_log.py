@@ -1,27 +1,25 @@
-"""The steps of a run: noted by every process, logged when their numbers have left the device."""
+"""The rows of metrics.jsonl: those of steps are written when their numbers have left the device."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import torch
-from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from accelerate.utils import gather_object
-from torch import Tensor
 
-from everest.config.settings import TrainSettings
+from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
 from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
+from everest.engine.step import StepRecord
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
-from everest.system.compute import HostCopy
 from everest.system.files import write_text
 from everest.system.run_folder import NONFINITE, Row
 from everest.system.text import json_text
@@ -33,61 +31,6 @@ SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and 
 WAITING: Final = 0.3  # of the time of the first steps
 WATCHED_SECONDS: Final = 60.0  # how long a run is watched; the first files take longer
 WATCHED_STEPS: Final = 20  # at least
-
-
-class StepRecord:
-    """The record of one process about one step, with its numbers on the device.
-
-    `gather` copies the numbers to the host without waiting, and `read` waits for them.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.losses = {"loss": torch.zeros((), device=device)}  # means over the passes, by name
-        self.failed: list[list[tuple[str, str]]] = []  # for each unreadable sample its tries: path and reason
-        self.videos: list[str] = []
-        self.waited = 0.0  # seconds, for batches
-        self.signal = 0  # that this process received, else 0
-        self.is_save_due = False  # by this process's clock
-        self.seconds: float | None = None  # of the whole step; None: it is not over
-        self.started = time.monotonic()
-        self._names: list[str] = []
-        self._copy = HostCopy({})
-
-    def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
-        """Add one of the step's `passes` passes."""
-        for name, value in {"loss": loss, **parts}.items():
-            self.losses[name] = self.losses.get(name, 0) + value.detach() / passes
-
-    def gather(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.
-
-        Returns:
-            () bool each, on the device: whether all losses are finite, and whether losses and norms are.
-        """
-        self._names = [*self.losses, *norms]
-        flags = (len(self.failed), self.signal, self.is_save_due)
-        # Filled on the device: a copy of host memory would wait for it.
-        filled = (torch.full((), float(flag), device=self.device) for flag in flags)
-        values = torch.stack([*self.losses.values(), *norms.values(), *filled])
-        gathered = accelerator.gather(values)
-        assert isinstance(gathered, Tensor)
-        by_process = gathered.view(-1, len(values))  # (processes, values)
-        self._copy = HostCopy({"numbers": by_process})
-        finite = by_process.isfinite()
-        return finite[:, : len(self.losses)].all(), finite[:, : len(self._names)].all()
-
-    def read(self) -> tuple[dict[str, float], bool, int, bool]:
-        """Wait for the numbers that `gather` has copied; returns those of all processes.
-
-        Returns:
-            Figures by their names in metrics.jsonl, losses as means; whether any process met an unreadable
-            video; a signal that any received, else 0; whether a save is due by the clock of any.
-        """
-        *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
-        means = (sum(by_process) / len(by_process) for by_process in figures)
-        by_name = dict(zip(self._names, means, strict=True))
-        return by_name, any(failed), int(max(signals)), any(due)
 
 
 @dataclass
@@ -116,65 +59,78 @@ class StepLog:
     All processes read the same numbers at the same step, so they act alike.
 
     Args:
-        log: appends a row to metrics.jsonl.
+        workers: processes that read videos, of each process.
     Attributes:
         losses: the last finite losses.
         stop_signal: received by any process, else 0.
         is_save_due: by the clock of any process, since the last save.
+        tracker: of the main process, in addition to metrics.jsonl.
     """
 
-    def __init__(
-        self,
-        context: RunContext,
-        settings: TrainSettings,
-        plan: StagePlan,
-        *,
-        max_bad: float,
-        log: Callable[[Row], None],
-    ) -> None:
+    def __init__(self, context: RunContext, recipe: Recipe, plan: StagePlan, *, workers: int) -> None:
         self.losses: deque[float] = deque(maxlen=RECENT)
-        self.bad_videos = BadVideos(max_bad)
-        self.nonfinite = Nonfinite(settings.nonfinite, scaled=context.accelerator.scaler is not None)
+        self.bad_videos = BadVideos(recipe.data.max_bad)
+        self.nonfinite = Nonfinite(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
         self.stop_signal = 0
         self.is_save_due = False
+        self.tracker: GeneralTracker | None = None
         self._context = context
         self._plan = plan
-        self._log = log
-        self._unread: deque[tuple[int, StepRecord]] = deque()
+        self._workers = workers
+        self._waits = WaitWatch()
+        self._unread: deque[StepRecord] = deque()
 
-    def add(self, step: int, record: StepRecord, *, all_now: bool) -> list[Row]:
+    def write(self, row: Row) -> None:
+        """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
+        if self._context.accelerator.is_main_process:
+            self._context.run.log(row)
+        if self.tracker is not None:
+            numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
+            self.tracker.log(numbers, step=row["step"])
+
+    def add(self, record: StepRecord, *, all_now: bool) -> list[Row]:
         """Add a step, and log the steps whose numbers have arrived, or wait for those of all steps.
 
         Returns:
             The new rows.
         """
-        self._unread.append((step, record))
+        self._unread.append(record)
         rows = self.read(but=1 if self._context.overlaps and not all_now else 0)
-        return rows + self.read() if self.stop_signal or self.is_save_due else rows
+        if self.stop_signal or self.is_save_due:
+            rows += self.read()
+        record.seconds = time.monotonic() - record.started  # its row may be written later
+        share = self._waits.add(record.waited, record.seconds)
+        if share is not None:
+            self._context.notice(
+                f"warning: the first steps spent {share:.0%} of their time waiting for videos: raise "
+                f"train.workers (now {self._workers}), or encode the videos (`everest prepare encode --codec "
+                "mjpeg`); `everest profile --data` states what helps most"
+            )
+        return rows
 
     def read(self, *, but: int = 0) -> list[Row]:
         """Log the steps that are done, except the last `but`; returns their rows."""
         context, plan = self._context, self._plan
         rows: list[Row] = []
         while len(self._unread) > but:
-            step, record = self._unread.popleft()
+            record = self._unread.popleft()
             figures, any_failed, stop_signal, is_save_due = record.read()
             self.stop_signal = self.stop_signal or stop_signal
             self.is_save_due = self.is_save_due or is_save_due
-            self._check_finite(step, record, figures)
+            self._check_finite(record, figures)
             finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
             seconds = record.seconds or time.monotonic() - record.started
             row: Row = {
-                "step": step,
-                "epoch": plan.epoch(step - 1),
+                "step": record.number + 1,
+                "epoch": plan.epoch(record.number),
                 "loss": finite.pop("loss"),
-                "lr": plan.lr(step - 1),
+                "lr": plan.lr(record.number),
                 **finite,
                 "clips_per_second": round(plan.batch_size / seconds, 2),
                 "data_wait": round(record.waited / seconds, 4),
-                "memory_bytes": peak_memory(record.device),
+                "memory_bytes": peak_memory(context.accelerator.device),
             }
-            self._log(row)
+            self.write(row)
             context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
             if row["loss"] is not None:
                 self.losses.append(row["loss"])
@@ -186,8 +142,9 @@ class StepLog:
             rows.append(row)
         return rows
 
-    def _check_finite(self, step: int, record: StepRecord, figures: Mapping[str, float]) -> None:
+    def _check_finite(self, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report an update that was skipped, with its videos; DivergedError if it ends the run."""
+        step = record.number + 1
         verdict = self.nonfinite.judge(figures)
         skipped = self.nonfinite.skipped
         skips_all = skipped == self._plan.steps

@@ -61,7 +61,7 @@ class TokenizerValidator:
         plan = self._training.plan
         checkpoint, checkpoints = done // plan.checkpoint_steps, plan.steps // plan.checkpoint_steps
         is_chosen = checkpoint % max(1, checkpoints // 20) == 0  # heuristic: about 20 in a run
-        return 0 < done < plan.steps and self._training.at_checkpoint and is_chosen
+        return 0 < done < plan.steps and plan.is_checkpoint(done) and is_chosen
 
     def _validate(self) -> None:
         """Log the measures of the current weights, and warn of a collapse."""
@@ -72,7 +72,7 @@ class TokenizerValidator:
         assert isinstance(model, AdaptiveTokenizer)
         figures = self._measure(model).figures
         training.model.train()
-        training.log({"step": training.steps_done, **scalar_figures(figures)})
+        training.step_log.write({"step": training.steps_done, **scalar_figures(figures)})
         self._show(training.steps_done, figures["psnr"], scorer_warnings(figures))
 
     def _measure(self, model: AdaptiveTokenizer) -> TokenizerReport:
@@ -81,7 +81,7 @@ class TokenizerValidator:
         for path, reason in report.skipped:
             training.notice(f"data.{self._key} skips {path}: {reason}")
         total = len(report.skipped) + report.figures.get("clips", 0)
-        refuse_too_many(report.skipped, requested=total, max_bad=training.bad_videos.max_bad)
+        refuse_too_many(report.skipped, requested=total, max_bad=training.recipe.data.max_bad)
         return report
 
     def _show(self, step: int, psnr: dict[str, float], warnings: Iterable[str]) -> None:
@@ -126,7 +126,7 @@ class TokenizerValidator:
                 "target_std": model.target_std.tolist(),
             }
             draw_examples(run.path / REPORT_IMAGE, report.examples)
-            training.log({"step": weights.step, **scalar_figures(report.figures)})
+            training.step_log.write({"step": weights.step, **scalar_figures(report.figures)})
             write_text(run.report, json_text(nonfinite_as_null(document), indent=2))
         self._show(document["step"], document["psnr"], document["warnings"])
 

@@ -55,7 +55,8 @@ class Validator:
         with reading_own(training.run.path / METRICS_FILE, fix=RESTORE_FIX):
             self._validations = Validations(training.run.rows(), self._validations.metric)
         validated = {0, *(row["step"] for row in self._validations.rows)}
-        if training.at_checkpoint and training.is_loaded and training.steps_done not in validated:
+        done = training.steps_done
+        if training.plan.is_checkpoint(done) and training.is_loaded and done not in validated:
             self._validate()
         self._end_early()
 
@@ -63,7 +64,7 @@ class Validator:
         """Add new rows of metrics.jsonl, and validate the model if that is due."""
         for row in rows:
             self._validations.add(row)
-        if self._training.at_checkpoint:
+        if self._training.plan.is_checkpoint(self._training.steps_done):
             self._training.save()  # first: a validation may take long, and may fail
             self._validate()
             self._end_early()
@@ -87,7 +88,7 @@ class Validator:
         training.model.train()
         for path, reason in predictions.skipped:
             training.notice(f"validation skips {path}: {reason}")
-        refuse_too_many_skipped(predictions, training.bad_videos.max_bad)
+        refuse_too_many_skipped(predictions, training.recipe.data.max_bad)
         if not np.isfinite(predictions.outputs).all():
             raise DivergedError(
                 f"step {step}: the outputs for the validation videos are not finite; lower base_lr or set "
@@ -110,7 +111,7 @@ class Validator:
                     head = replace(head, chosen_thresholds=chosen)
                 heads.append(asdict(head))
             training.state.save_weights(training.run.best, step, {"heads": heads})
-        training.log(row)
+        training.step_log.write(row)
         event = {
             "event": "validation",
             "epoch": training.plan.epoch(step - 1),

@@ -17,7 +17,7 @@ from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
 from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
-from everest.models.partial import LowRank, choose_trained, freeze_layers, frozen_layers
+from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import ModelSpec, Transformer
 from everest.models.video_model import PretrainingModel
 from everest.system.compute import peak_bytes
@@ -40,7 +40,9 @@ def training_bytes(
     Args:
         section: of the stage, whose frozen layers save nothing; None: none are frozen.
     """
-    frozen = 0 if isinstance(spec, TokenizerSpec) else frozen_layers(section, spec.model.backbone_size.depth)
+    frozen = 0
+    if section is not None and not isinstance(spec, TokenizerSpec):
+        frozen = section.frozen_layers(spec.model.backbone_size.depth)
     key = (repr(spec), bytes_per_value, frozen)
     if key in _training_bytes:
         return _training_bytes[key]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection
-from everest.config.stage_settings import FinetuneSettings, LoraSettings
+from everest.config.stage_settings import LoraSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
@@ -34,11 +34,10 @@ def require_init(section: TrainedSection) -> None:
     """Check a stage that starts from new weights."""
     if isinstance(section, TokenizerSettings):
         return
-    stage = "finetune" if isinstance(section, FinetuneSettings) else "pretrain"
     if section.lora.rank:
-        setting, without = f"{stage}.lora.rank={section.lora.rank}", f"{stage}.lora.rank=0"
-    elif isinstance(section, FinetuneSettings) and section.freeze not in ("none", "embedding"):
-        setting, without = f"{stage}.freeze={section.freeze}", f"{stage}.freeze=none"
+        setting, without = f"{section.stage}.lora.rank={section.lora.rank}", f"{section.stage}.lora.rank=0"
+    elif section.freeze not in ("none", "embedding"):
+        setting, without = f"{section.stage}.freeze={section.freeze}", f"{section.stage}.freeze=none"
     else:
         return
     raise RecipeError(
@@ -64,7 +63,7 @@ def choose_trained(model: nn.Module, section: TrainedSection) -> None:
                 assert isinstance(linear, nn.Linear)
                 block.set_submodule(PATHS[layer], LowRank(linear, section.lora))
     else:
-        freeze_layers(encoder, frozen_layers(section, len(encoder.blocks)))
+        freeze_layers(encoder, section.frozen_layers(len(encoder.blocks)))
 
 
 def freeze_layers(encoder: Encoder, layers: int) -> None:
@@ -74,18 +73,6 @@ def freeze_layers(encoder: Encoder, layers: int) -> None:
         trained = {id(parameter) for module in later for parameter in module.parameters()}
         for parameter in encoder.parameters():
             parameter.requires_grad_(id(parameter) in trained)
-
-
-def frozen_layers(section: TrainedSection | None, depth: int) -> int:
-    """The first layers of an encoder that need no backward pass: the embedding, then each of `depth` blocks.
-
-    Without a section nothing is trained, and no layer is frozen.
-    """
-    if section is None or isinstance(section, TokenizerSettings):
-        return 0
-    if section.lora.rank:
-        return 1  # all blocks have adapters
-    return section.frozen_layers(depth) if isinstance(section, FinetuneSettings) else 0
 
 
 class LowRank(nn.Module):

@@ -99,9 +99,10 @@ class Prober:
         self.watches_loss = num_held_out >= FEWEST_HELD_OUT  # whether one that does not fall is reported
 
     def resume(self) -> None:
-        """Remember the probes that a resumed run has logged."""
+        """Remember the probes that a resumed run has logged, and make the one that it was stopped before."""
         training = self._training
         self.rows = decide_on_main(training.accelerator, lambda: probe_rows(training.run.rows()))
+        self.probe_if_due()
 
     def probe_if_due(self) -> None:
         """Probe the model after the last update, if it is due and was not done before the run was resumed."""
@@ -113,7 +114,7 @@ class Prober:
         if step:
             training.save()  # first: a probe may take long, and may fail
         row: Row = {"step": step, **self._measured_row()}
-        training.log(row)
+        training.step_log.write(row)
         rows.append(row)
         event = {
             "event": "probe",
@@ -230,7 +231,7 @@ class Prober:
         skipped = [reason for part in results for reason in part.failed]
         for path, reason in skipped:
             training.warn_once(f"probe {path}", f"the probe skips {path}: {reason}")
-        refuse_too_many(skipped, requested=len(clips), max_bad=training.bad_videos.max_bad)
+        refuse_too_many(skipped, requested=len(clips), max_bad=training.recipe.data.max_bad)
         return [part for part in results if part.videos]
 
     @contextmanager

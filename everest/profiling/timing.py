@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from itertools import repeat
 from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from torch import Tensor
 
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
-from everest.data.clips import StepSampler, VideoClips
+from everest.data.clips import Batch, StepSampler, VideoClips
 from everest.data.frames import sampling
-from everest.data.loader import batches, choose_workers, divide_batches
+from everest.data.loader import batches, choose_workers, divide_batches, on_device
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
 from everest.engine.network import prepare_model, stage_optimizer
+from everest.engine.training import Step, Training
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
@@ -80,21 +83,15 @@ def time_steps(
     multiple = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # views to compare
     clips = multiple * math.ceil((batch or BATCH.get(device.type, 1)) / multiple)
     torch.manual_seed(recipe.train.seed)
-    seconds: list[float] = []
     try:
         step = _step(recipe, spec, stage, clips, accelerator)
-        for number in range(WARM_UP + STEPS):
-            if number == WARM_UP and device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-            began = time.perf_counter()
-            step()
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)
-            seconds.append(time.perf_counter() - began)
+        _seconds_of(step, WARM_UP, device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        timed = _seconds_of(step, STEPS, device)
     except torch.OutOfMemoryError as error:
         problem = f"out of memory with {clips} clips of {stage}"
         raise EnvironmentProblem(f"{problem}; try a smaller --batch") from error
-    timed = seconds[WARM_UP:]
     median = statistics.median(timed)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -139,6 +136,62 @@ def _step(
         optimizer.zero_grad()
 
     return step
+
+
+def try_step(
+    training: Training, losses_of: Callable[[Batch, Step], tuple[Sequence[Tensor], object]]
+) -> dict[str, Any]:
+    """The plan, the loss, and the estimated time and memory of a run, of which nothing is written.
+
+    Two passes with updates are run on real clips, the second one is timed.
+
+    Args:
+        losses_of: first the model's loss, then one for each other network that is active.
+    """
+    plan, device = training.plan, training.accelerator.device
+    training.model.train()
+    started = time.perf_counter()
+    with closing(training.loader()) as loader:
+        batch = on_device(next(iter(loader)), device)
+    loaded = time.perf_counter()
+    losses: list[float] = []
+
+    def one_pass() -> None:
+        step = Step(training, repeat(batch))
+        for clips in step.batches(plan.accumulation - 1):  # the last one: processes exchange gradients
+            of_networks, _ = losses_of(clips, step)
+            step.backward(of_networks)
+            losses.append(of_networks[0].item())
+        step.apply_gradients()
+
+    _, seconds = _seconds_of(one_pass, 2, device)
+    return {
+        "loss": losses[0],
+        "videos": len(training.clips),
+        "steps": plan.steps,
+        "batch_size": plan.batch_size,
+        "micro_batch": plan.micro_batch,
+        "passes_per_step": plan.accumulation,
+        "peak_lr": plan.peak_lr,
+        "parameters": sum(p.numel() for p in training.state.trained_model.parameters()),
+        "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+        "seconds_to_load": round(loaded - started, 2),
+        "seconds_per_pass": round(seconds, 3),
+        "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),
+        "memory_bytes": peak_memory(device),
+    }
+
+
+def _seconds_of(work: Callable[[], object], times: int, device: torch.device) -> list[float]:
+    """The seconds of each call, the device's work included."""
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -48,19 +48,12 @@ def started(
 
 def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
     """The loop of pre-training, with losses that are no number in the steps `broken`, from 0."""
-    training.model.train()
-    with training.running():
-        while training.has_steps:
-            training.begin_step()
-            for number in range(training.plan.accumulation):
-                batch = training.next_batch()
-                with training.one_pass(number):
-                    loss = pretraining_output(training.model, batch).loss
-                    training.backward([loss * math.nan if training.steps_done in broken else loss])
-            training.update(training.clip_gradients())
-            yield training.log_step()
-            training.save_if_due()
-            training.stop_if_asked()
+    with closing(training.steps()) as steps:
+        for step in steps:
+            for batch in step.batches():
+                loss = pretraining_output(training.model, batch).loss
+                step.backward([loss * math.nan if step.number in broken else loss])
+            yield step.update()
 
 
 def learned(training: Training) -> dict[str, Tensor]:

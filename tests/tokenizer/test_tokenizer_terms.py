@@ -2,6 +2,7 @@ import json
 import math
 import re
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from small_runs import called, equal, sets, weights
 from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
 
-from everest.engine.network import part_of, set_lr
+from everest.engine.network import part_of
+from everest.engine.step import set_lr
+from everest.engine.training import Step
 from everest.foreign import timm_images
 from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss
 from everest.tokenizer.loss import BETAS, Adversary
-from everest.train_tokenizer import TokenizerStage, tokenizer_losses
+from everest.train_tokenizer import TokenizerStage
 
 __all__ = ["recipe"]  # a fixture
 
@@ -120,8 +123,10 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
     stage, _ = with_adversary(recipe, run)
-    loss, _ = stage.losses(next(iter(stage.training.loader())))
-    assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
+    step = Step(stage.training, iter(stage.training.loader()))
+    losses, _ = stage.losses(next(step.batches()), step)
+    printed = float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1])
+    assert printed == pytest.approx(losses[0].item(), rel=1e-5)
     assert not run.exists()
 
 
@@ -146,8 +151,8 @@ def test_two_processes_add_up_to_the_gradients_of_one(recipe: Path, tmp_path: Pa
     options = [*GAN, *sets(*step)]
     train(recipe, tmp_path / "one", *options, "--gpus", "cpu")
     everest("train-tokenizer", "--recipe", recipe, "-o", tmp_path / "two", *options, *TWO)
-    one, two = (part_of(newest(tmp_path / name), "adversary_optimizer") for name in ("one", "two"))
-    assert one.keys() == two.keys()
+    one, two = (part_of(newest(tmp_path / name), "discriminator_optimizer") for name in ("one", "two"))
+    assert one.keys() == two.keys() != set()
     for name in (name for name in one if name.endswith("/exp_avg")):
         assert (two[name] - one[name]).norm() <= 1e-4 * one[name].norm(), name
     rows = [step_rows(tmp_path / name)[0] for name in ("one", "two")]
@@ -189,22 +194,13 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
     assert math.isfinite(float(noted["loss"]))
 
 
-def passes_of(stage: TokenizerStage) -> None:
-    """The passes of a step of `train_tokenizer`, with the adversary."""
-    training = stage.training
-    training.begin_step()
-    for number in range(training.plan.accumulation):
-        clip = training.next_batch()
-        with training.one_pass(number):
-            training.backward(*tokenizer_losses(stage, clip, adversarial=True))
-
-
 def whole_step(stage: TokenizerStage) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
-    with stage.training.running():
-        passes_of(stage)
-        stage.training.update(stage.training.clip_gradients())
-        stage.training.log_step()
+    with closing(stage.training.steps()) as steps:
+        step = next(steps)
+        for clips in step.batches():
+            step.backward(*stage.losses(clips, step))
+        step.update()
 
 
 def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_path, small_network):

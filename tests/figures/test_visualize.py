@@ -102,9 +102,10 @@ def test_a_recipe_shows_the_clips_and_tokens_that_training_uses(video: Path, tmp
     (row,) = json_of(*shown)
     assert (row["grid"], row["keep"]) == ([4, 6, 8], 0.25)
     assert [b - a for a, b in itertools.pairwise(row["frames"])] == [3] * 7
-    clips = {"frames": 8, "stride": 3, "size": (48, 64), "channels": 1, "sampling": "dense"}
-    views = EvalViews(**clips, clips=1, crops=1)(Sample(path=str(video)), np.random.default_rng(), "auto")
     pixels = load_recipe(recipe).data.pixels
+    clips = {"frames": 8, "stride": 3, "size": (48, 64), "sampling": "dense"}
+    make_views = EvalViews(**clips, mean=pixels.mean, std=pixels.std, clips=1, crops=1)
+    views = make_views(Sample(path=str(video)), np.random.default_rng(), "auto")
     seen = frame_differences(pixels.normalize(views.frames), pixels)
     strategy = load_recipe(recipe).pretrain.selection
     importance = strategy.importance(seen, RawPixels((2, 8, 8), pixels))

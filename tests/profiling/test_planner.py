@@ -107,6 +107,7 @@ def test_the_sentence_states_hours_memory_and_the_assumption(gpu: str):
     assert text.stdout.splitlines()[-1] == planned["sentence"]
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_says_so_with_a_remedy():
     huge = ["--backbone", "vit-h", "--frames", "512", "--videos", "100"]
     planned = plan(*huge, "--gpu", "t4")

@@ -363,6 +363,7 @@ def test_short_videos_for_pre_training_are_read_without_gaps(here: Path):
     assert (recipe.pretrain.stride, recipe.finetune.stride) == (1, 1)  # of 16 frames, and of 32
 
 
+@pytest.mark.slow
 def test_the_steps_and_the_time_of_each_stage_are_printed_also_as_json(here: Path):
     measured = r"^finetune: 600 steps of 16 clips, about \d+ (s|min) at \d+ clips/s \(measured\)$"
     assert re.search(measured, shown("data --device cpu"), re.MULTILINE)

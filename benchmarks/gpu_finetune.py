@@ -119,6 +119,7 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         loss = supervised_loss(logits, targets, model.heads, [None])
         accelerator.backward(loss)
         record = StepRecord()
+        record.add(loss, {}, passes=1)
         _, finite = record.gather(accelerator, clip_gradients(accelerator, networks, eager.clip_grad))
         update_weights(accelerator, networks, skipped=finite.logical_not().float())
     model.eval()

@@ -222,5 +222,6 @@ def _train(
     changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
     given["resume"] = "auto" if given.get("resume", True) else "never"
     given["init"] = None if init == "none" else init
+    given["tracker"] = None if given.get("tracker") == "none" else given.get("tracker")
     run = RunOptions(command=command, recipe_file=str(recipe), decoder=decoder, **given)
     return run_stage(recipe_for_run(recipe, **changes), run, report).run.path

@@ -131,4 +131,4 @@ def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:
 def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
     """Give a new model the teacher of its recipe."""
     assert isinstance(model, MaskedAutoencoder)
-    model.targets = model.targets.bound(model.pixels, open_teacher(recipe))
+    model.targets.attach(open_teacher(recipe))

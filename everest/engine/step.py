@@ -100,7 +100,7 @@ class StepRecord:
     def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
         for name, value in {"loss": loss, **parts}.items():
-            self.losses[name] = self.losses.get(name, 0) + value.detach() / passes
+            self.losses[name] = self.losses.get(name, 0) + value.detach().float() / passes
 
     def gather(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.

@@ -42,8 +42,8 @@ class Target(ABC):
     __pydantic_config__ = ConfigDict(extra="forbid")
     needs_tokenizer: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
-    statistics: ClassVar[PixelStatistics] = IMAGENET
-    network: ClassVar[Any] = None
+    _statistics: ClassVar[PixelStatistics] = IMAGENET
+    _network: ClassVar[Any] = None
     kind: str = ""  # its name in a recipe; of another package: its import path
     cache = None  # a setting of the targets that can be stored
 
@@ -59,8 +59,12 @@ class Target(ABC):
     def bound(self, statistics: PixelStatistics, network: object = None) -> Self:
         """The target of a model, whose clips have these statistics, with a frozen network."""
         target = copy(self)
-        vars(target).update(statistics=statistics, network=network)
+        vars(target).update(_statistics=statistics, _network=network)
         return target
+
+    def attach(self, network: object) -> None:
+        """Give a bound target its frozen network; the average of the model's weights shares it."""
+        vars(self).update(_network=network)
 
     @property
     def loss_of_one_color(self) -> float | None:
@@ -112,11 +116,11 @@ class PixelTargets(Target):
 
     @property
     def loss_of_one_color(self) -> float | None:
-        return 1.0 if self.normalize else None
+        return 1.0 if self.normalize and type(self).loss is Target.loss else None
 
     def width(self, tubelet: Tubelet) -> int:
         t, p, q = tubelet
-        return (t if self.frames == "all" else 1) * p * q * self.statistics.channels
+        return (t if self.frames == "all" else 1) * p * q * self._statistics.channels
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs."""
@@ -140,7 +144,7 @@ class PixelTargets(Target):
 
         These have shapes that broadcast; without normalization they are 0 and 1.
         """
-        patches = self.statistics.to_unit_range(gather_patches(frames, ids, tubelet))
+        patches = self._statistics.to_unit_range(gather_patches(frames, ids, tubelet))
         if self.frames == "half":
             # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of
             # the last tubelet.
@@ -186,21 +190,21 @@ class TokenTargets(Target):
     space: CodeSpace = "values"  # LVMAE eq. 2
 
     def width(self, tubelet: Tubelet) -> int:
-        levels = self.network.levels
+        levels = self._network.levels
         return sum(levels) if self.space == "codes" else len(levels)
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, D) float32 at the tokens `ids` (B, K); for `codes` int64 levels."""
-        return self.network.values(frames, ids, self.space)
+        return self._network.values(frames, ids, self.space)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        return self.network.rebuilt(prediction, frames, ids, self.space)
+        return self._network.rebuilt(prediction, frames, ids, self.space)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """Mean over the scored tokens, in float32: squared error, or cross-entropy for `codes`."""
         if self.space != "codes":
             return mean_squared_error(prediction, values, scored)
-        parts = prediction.float().split(self.network.levels, dim=-1)  # (B, K, levels) each
+        parts = prediction.float().split(self._network.levels, dim=-1)  # (B, K, levels) each
         errors = [
             F.cross_entropy(part.movedim(-1, 1), values[..., dim], reduction="none")
             for dim, part in enumerate(parts)
@@ -236,15 +240,15 @@ class FeatureTargets(Target):
     layers: Literal["last"] = "last"  # its output, after its last norm
 
     def width(self, tubelet: Tubelet) -> int:
-        return self.network.width
+        return self._network.width
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, D) float32 at the tokens `ids` (B, K), the values of each with mean 0 and variance 1."""
-        if isinstance(self.network, TeacherUse):
+        if isinstance(self._network, TeacherUse):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"
             )
-        return gather_tokens(standardized(self.network(frames)), ids)
+        return gather_tokens(standardized(self._network(frames)), ids)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """Raises NotImplementedError: features have no pixels."""

@@ -100,6 +100,13 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, teacher:
     assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
 
 
+def test_an_average_of_the_weights_does_not_change_what_the_teacher_teaches(
+    recipe: Path, teacher: Path, student: Path, tmp_path: Path
+):
+    run("pretrain -q", "-r", recipe, *taught_by(teacher, "train.ema=0.5"), "-o", tmp_path / "averaged")
+    assert logged(tmp_path / "averaged") == logged(student)
+
+
 def test_what_follows_needs_no_teacher(recipe, teacher, student, tmp_path, clip_files):
     moved = tmp_path / "moved"
     teacher.rename(moved)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from everest.annotations.boris_events import (
     Event,
-    Recording,
+    Observation,
     bouts_of,
     media_borders,
     observer_in,
@@ -76,7 +76,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             begin = border + delay if start or end else 0.0  # an end of 0 is the end of the media
             span = max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)
             observed[file, observer if events else ""].append(span)
-        recording = Recording(where, observer, media, borders, offset + delay, sets_time=player == first)
+        recording = Observation(where, observer, media, borders, offset + delay, sets_time=player == first)
         bouts += bouts_of(events, recording, left_out)
     for file, observer in dict.fromkeys((bout.video, bout.observer) for bout in bouts):
         scored = [*observed[file, observer], *observed[file, ""]]

@@ -49,7 +49,7 @@ class Event(NamedTuple):
         )
 
 
-class Recording(NamedTuple):
+class Observation(NamedTuple):
     """What an observation shows in the player of the user's videos."""
 
     where: str  # file and name of the observation, for messages
@@ -94,7 +94,7 @@ def media_borders(
     return [0.0, *accumulate(math.inf if length is None else length for length in seconds)]
 
 
-def bouts_of(events: Sequence[Event], recording: Recording, left_out: LeftOut) -> Iterator[Bout]:
+def bouts_of(events: Sequence[Event], recording: Observation, left_out: LeftOut) -> Iterator[Bout]:
     """Yield the bouts of states and points in the files shown then: one for each file that they touch."""
     media, borders, offset = recording.media, recording.borders, recording.offset
     less_offset = f" less the time offset of {offset:g} s" if offset else ""

@@ -20,7 +20,7 @@ from everest.annotations.boris_events import (
     FIX_UNPAIRED,
     LEEWAY,
     Event,
-    Recording,
+    Observation,
     bouts_of,
     media_borders,
     observer_in,
@@ -114,7 +114,7 @@ def _recordings(
     *,
     name: str,
     where: str,
-) -> Iterator[tuple[Recording, list[Event]]]:
+) -> Iterator[tuple[Observation, list[Event]]]:
     """Yield what the rows of one observation, or of one file that has none, are of, and the events there.
 
     Media are those of a stated player; else as rows name them.
@@ -137,7 +137,7 @@ def _recordings(
     offset = _number(cells.get(OFFSET, "")) or 0.0
     wrong = _out_of_queue(rows, media, borders, offset)
     if wrong is None:
-        yield Recording(where, "", media, borders, offset, sets_time=player == first), events
+        yield Observation(where, "", media, borders, offset, sets_time=player == first), events
         return
     if shown_media or not all(row.file for row in rows):
         raise DataError(
@@ -147,7 +147,7 @@ def _recordings(
     for file in media:
         alone = media_borders([file], [None], videos, where=where)
         own = [row.event for row in rows if row.file == file]
-        yield Recording(where, "", [file], alone, offset), own
+        yield Observation(where, "", [file], alone, offset), own
 
 
 def _out_of_queue(

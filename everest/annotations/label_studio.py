@@ -36,7 +36,7 @@ KINDS: Final = ("timelinelabels", "labels", "choices", "text", "rating", "number
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
 
 
-class Regions(NamedTuple):
+class LabeledRegions(NamedTuple):
     """What one annotator, or a model, marked in a task."""
 
     observer: str
@@ -121,10 +121,10 @@ def _spans(
     return [(*span, label) for span, label in product(times, labels)]
 
 
-def _marked(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[Regions]:
+def _marked(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[LabeledRegions]:
     """Yield the regions of each annotator of a task, or of its last prediction."""
     if not task.keys() & TASK_KEYS:
-        yield Regions(str(task.get("annotator", "")), list(_plain_regions(task)))
+        yield LabeledRegions(str(task.get("annotator", "")), list(_plain_regions(task)))
         return
     annotations = task.get("annotations") or task.get("completions") or []
     given = [each for each in annotations if not each.get("was_cancelled")]
@@ -142,9 +142,9 @@ def _marked(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[Regions]:
         }
     )
     for annotator, each in last.items():
-        yield Regions(annotator, each.get("result") or ())
+        yield LabeledRegions(annotator, each.get("result") or ())
     if predictions and not given:
-        yield Regions("", predictions[-1].get("result") or (), is_predicted=True)
+        yield LabeledRegions("", predictions[-1].get("result") or (), is_predicted=True)
 
 
 def _annotator(annotation: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.inference.jobs import Job, RowOf, add_rows, add_window_rows, encoding_of, times_of
+from everest.inference.jobs import LongJob, RowOf, add_rows, add_window_rows, encoding_of, times_of
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.videos import ViewTensors, compute_over_videos, divided
 from everest.inference.windows import Unreadable, Window, check_seconds
@@ -74,7 +74,7 @@ def extract(
         {} if window is None else {"window": window, "step": window if step is None else step}
     )
     settings = {"features": level, "batch": batch, **sliding}
-    job = Job(model=model, samples=samples, settings=settings, output=out, overwrite=overwrite)
+    job = LongJob(model=model, samples=samples, settings=settings, output=out, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
         if sliding:

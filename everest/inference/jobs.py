@@ -43,7 +43,7 @@ RowOf = Callable[[ViewTensors], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class LongJob:
     """A command over many videos, whose rows are kept in `OUTPUT.parts` until its output is written.
 
     A launcher's processes divide the videos; the main one writes.

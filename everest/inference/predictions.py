@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
-from everest.inference.jobs import Job, add_rows
+from everest.inference.jobs import LongJob, add_rows
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.videos import ViewTensors
 from everest.lists.classes import Classes
@@ -43,7 +43,7 @@ def predicting(
         top: number of classes; None: 5, and all that are present of several.
         batch: videos in one forward pass.
         workers: processes that read videos; None: as the recipe's `train.workers`.
-        output: the file that the block writes; see `Job`.
+        output: the file that the block writes; see `LongJob`.
         overwrite: replace the file, and start again.
     Yields:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
@@ -54,7 +54,7 @@ def predicting(
     check_top(classes, top)
     check_counts(batch=batch)
     settings = {"predict": "videos", "batch": batch}
-    job = Job(model=model, samples=samples, settings=settings, output=output, overwrite=overwrite)
+    job = LongJob(model=model, samples=samples, settings=settings, output=output, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
         rows = add_rows(

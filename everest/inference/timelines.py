@@ -23,7 +23,7 @@ from torch import Tensor
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, PredictedBouts, WindowSpans, bouts_of_head
-from everest.inference.jobs import Job, add_window_rows, times_of
+from everest.inference.jobs import LongJob, add_window_rows, times_of
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.predictions import predictions_of
 from everest.inference.row_store import Result
@@ -151,7 +151,7 @@ def timeline_job(
     batch: int,
     report: Report,
     **options: Any,
-) -> Job:
+) -> LongJob:
     """Choose the windows of the timelines of videos or segments.
 
     Args:
@@ -159,7 +159,7 @@ def timeline_job(
             another model the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
         batch: windows in one forward pass.
-        options: of `Job`.
+        options: of `LongJob`.
     """
     check_counts(batch=batch)
     if window is None and (trained := _trained_window(model.module.file)) is not None:
@@ -169,11 +169,11 @@ def timeline_job(
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_seconds(window=window, step=step)
     settings = {"window": window, "step": step, "batch": batch}
-    return Job(model=model, samples=samples, settings=settings, **options)
+    return LongJob(model=model, samples=samples, settings=settings, **options)
 
 
 @contextmanager
-def computed_timelines(job: Job, *, report: Report) -> Iterator[Timelines | None]:
+def computed_timelines(job: LongJob, *, report: Report) -> Iterator[Timelines | None]:
     """Compute the outputs of a classifier for every window; a block that ends well removes the kept rows.
 
     Yields:

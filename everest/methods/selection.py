@@ -123,8 +123,13 @@ class Strategy(ABC):
         return self if keep is None else self.keeping(keep)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the name of each setting that contradicts another one, and the reason."""
-        yield from ()
+        """Yields the name of each setting with an invalid value, or that contradicts another, and the reason.
+
+        Here each ratio outside of 0 to 1: a strategy of another package may declare it as a plain float.
+        """
+        for name, value in vars(self).items():
+            if name.endswith("_ratio") and isinstance(value, float) and not 0 <= value <= 1:
+                yield name, f"must be from 0 to 1, not {value}"
 
 
 def checked_share(share: float) -> float:

@@ -165,7 +165,7 @@ class PixelTargets(Target):
         return patches, mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6
 
 
-class CodeNetwork(Protocol):
+class _CodeNetwork(Protocol):
     """A frozen tokenizer (everest.tokenizer.frozen_tokenizer)."""
 
     levels: tuple[int, ...]  # of the D dimensions of a code
@@ -184,7 +184,7 @@ class TokenTargets(Target):
     """
 
     needs_tokenizer: ClassVar[bool] = True
-    network: ClassVar[CodeNetwork]
+    _network: ClassVar[_CodeNetwork]
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
     space: CodeSpace = "values"  # LVMAE eq. 2

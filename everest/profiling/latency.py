@@ -22,7 +22,7 @@ from everest.checkpoints.load import ONNX_SUFFIX, find_weights
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import DataError
-from everest.inference.jobs import Job
+from everest.inference.jobs import LongJob
 from everest.inference.model import OpenedModel
 from everest.inference.timelines import has_windows, timeline_job
 from everest.inference.videos import ViewTensors, compute_over_windows
@@ -81,7 +81,7 @@ def time_latency(
     }
 
 
-def time_timeline(job: Job) -> dict[str, float]:
+def time_timeline(job: LongJob) -> dict[str, float]:
     """Time the windows of a timeline, of its videos in turns, in this process.
 
     Returns:
@@ -106,7 +106,7 @@ def time_timeline(job: Job) -> dict[str, float]:
     return {"window": max(lengths), "step": step, "batch": job.settings["batch"], "hours_per_hour": hours}
 
 
-def _windows(job: Job, sample: Sample) -> Iterator[tuple[Window, ViewTensors] | Unreadable]:
+def _windows(job: LongJob, sample: Sample) -> Iterator[tuple[Window, ViewTensors] | Unreadable]:
     """Yield the windows of a video, each when its outputs are computed."""
     clear_video_cache()
     computed = compute_over_windows(job.model, sample, job.model.outputs, **job.settings, report=silent)

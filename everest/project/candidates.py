@@ -9,7 +9,6 @@ N videos, F features of a candidate, C outputs.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.init import find_init, load_init, read_init
-from everest.config.heads import MEASURED_BY, MULTI_LABEL, Head
+from everest.config.heads import Head
 from everest.config.settings import Recipe
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import DataError
@@ -35,14 +34,12 @@ from everest.inference.row_store import open_row_store
 from everest.inference.videos import compute_over_videos, divided
 from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
-from everest.lists.labels import Label
 from everest.lists.sample import Sample
-from everest.metrics.head_metrics import metrics_of
-from everest.metrics.predicted import Predictions, label_array
+from everest.metrics.predicted import label_array
 from everest.models.classifier import Classifier, VideoClassifier
 from everest.models.linear import ImageClassifier, ImageSpec
 from everest.models.spec import ModelSpec, classifier_spec
-from everest.probes.classifiers import Floats, Labels
+from everest.probes.classifiers import Floats
 from everest.probes.linear import (
     DEFAULT_STRENGTH,
     STRENGTHS,
@@ -50,7 +47,6 @@ from everest.probes.linear import (
     cross_predict,
     fit_linear,
     group_splits,
-    losses,
 )
 from everest.profiling.timing import reading_speed, stage_clips
 from everest.project.result import NETWORK
@@ -107,9 +103,6 @@ FEATURES: Final[dict[str, MakeModule]] = {
     RANDOM: _untrained_features,
     FROZEN: _frozen_features,
 }
-SIMPLE_FIRST: Final = (*FEATURES, NETWORK, MEAN)
-TIE: Final = 0.01  # heuristic: of the lowest loss
-FEWEST_GROUPS: Final = 4  # heuristic: from which on a standard error is one over groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,121 +246,3 @@ def center_outputs(module: Classifier, samples: Sequence[Sample]) -> dict[str, N
         for sample, values in pairs
         if not isinstance(values, Unreadable)
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The candidate that is delivered, and why."""
-
-    name: str
-    reason: str
-    mean_of: tuple[str, ...]  # the candidates of the mean; empty: there is no mean
-    validation: Mapping[str, float | None]  # the metric of each on samples that none has learned from
-    learned: bool = True  # whether its loss is lower than that of guessing by the frequencies of the labels
-
-    @property
-    def explanation(self) -> str:
-        """The reason, and whether the candidate has learned anything."""
-        return self.reason if self.learned else f"{self.reason}, though no lower than that of guessing"
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The candidates that the delivered model consists of."""
-        return self.mean_of if self.name == MEAN else (self.name,)
-
-
-def choose(
-    outputs: Mapping[str, Floats], labels: Labels, groups: Sequence[str], head: Head, *, forced: str | None
-) -> Choice:
-    """Choose a candidate by its mean loss on samples of groups that it has not seen.
-
-    Linear candidates are compared on all samples, by cross-validation. The mean of the outputs of the best
-    two is a candidate, too; a tie goes to the simpler one. A network has outputs for the validation list
-    only; it, or its mean with the best of them, is chosen if its loss there is lower by a standard error.
-
-    Measured on seven sets of 70 to 280 clips, the linear candidate or mean with the lowest loss was never
-    clearly worse than the best, while the accuracy on a single validation list chose such ones.
-
-    Args:
-        outputs: (N, C) of each candidate; nan for samples that it has learned from.
-        groups: of the samples; two of one group are not independent.
-        forced: the candidate to deliver; None: the best.
-    """
-    linear = {name: rows for name, rows in outputs.items() if name != NETWORK}
-    seen = ~np.isnan(next(iter(linear.values()))[:, 0])  # (N,)
-    chosen, mean_of, reason = next(iter(linear)), (), "the videos are of one group, so none can be compared"
-    learned = True
-    if seen.any():
-        loss_of = {name: losses(rows[seen], labels[seen], head).mean() for name, rows in linear.items()}
-        best, *others = sorted(linear, key=loss_of.__getitem__)
-        if others:
-            mean_of = (best, others[0])
-            linear[MEAN] = (linear[best] + linear[others[0]]) / np.float32(2)  # (N, C)
-            loss_of[MEAN] = losses(linear[MEAN][seen], labels[seen], head).mean()
-        limit = (1 + TIE) * min(loss_of.values())
-        chosen = next(name for name in SIMPLE_FIRST if loss_of.get(name, math.inf) <= limit)
-        reason = "lowest loss in cross-validation over groups"
-        learned = bool(loss_of[chosen] < losses(_guesses(labels, head), labels, head)[seen].mean())
-        if NETWORK in outputs:
-            network, simple = outputs[NETWORK], linear[chosen]
-            joined = (network + linear[best]) / np.float32(2)
-            gain_of = {
-                name: _gain(simple, rows, labels, groups, head)
-                for name, rows in ((NETWORK, network), (MEAN, joined))
-            }
-            winner = max(gain_of, key=gain_of.__getitem__)
-            if gain_of[winner] > 0:
-                chosen, mean_of, reason = winner, (best, NETWORK), "clearly lower loss on the validation list"
-                learned = True
-    if forced is not None:
-        chosen, reason, learned = forced, "by --model", True
-    known = dict(outputs)
-    if mean_of:
-        known[MEAN] = (outputs[mean_of[0]] + outputs[mean_of[1]]) / np.float32(2)
-    common = ~np.any([np.isnan(rows[:, 0]) for rows in known.values()], axis=0)
-    metric = MEASURED_BY[head.task]
-    validation = {
-        name: _metric(rows[common], labels[common], head, metric) if common.any() else None
-        for name, rows in known.items()
-    }
-    return Choice(name=chosen, reason=reason, mean_of=mean_of, validation=validation, learned=learned)
-
-
-def _guesses(labels: Labels, head: Head) -> Floats:
-    """Outputs (N, C) that say the same of each sample: how frequent each class is, or the mean number."""
-    if head.task == "single-label":
-        labels = np.eye(head.outputs)[labels]
-    mean = labels.reshape(len(labels), -1).mean(axis=0, dtype=np.float64)  # (C,)
-    return np.tile(mean, (len(labels), 1)).astype(np.float32)
-
-
-def _gain(before: Floats, after: Floats, labels: Labels, groups: Sequence[str], head: Head) -> float:
-    """How much lower the mean loss of outputs (N, C) is, less a standard error of that difference.
-
-    On the samples that both have outputs for; the error is over their groups, or over samples of few groups.
-    Minus infinity if there are fewer than two samples.
-    """
-    seen = ~np.isnan(before[:, 0]) & ~np.isnan(after[:, 0])
-    if seen.sum() < 2:
-        return -math.inf
-    gain = losses(before[seen], labels[seen], head) - losses(after[seen], labels[seen], head)
-    _, numbers = np.unique(np.asarray(groups)[seen], return_inverse=True)
-    count = int(numbers.max()) + 1
-    if count < FEWEST_GROUPS:
-        numbers, count = np.arange(len(gain)), len(gain)
-    sums = np.bincount(numbers, gain - gain.mean())  # of each group
-    return float(gain.mean() - np.sqrt((sums**2).sum() * count / (count - 1)) / len(gain))
-
-
-def _metric(outputs: Floats, labels: Labels, head: Head, metric: str) -> float | None:
-    listed: list[Label] = [
-        tuple(np.flatnonzero(row).tolist()) if head.task == MULTI_LABEL else row.item() for row in labels
-    ]
-    predictions = Predictions(
-        videos=[str(number) for number in range(len(labels))],
-        labels=[(label,) for label in listed],
-        outputs=outputs[:, None],
-        skipped=[],
-        heads=(head,),
-    )
-    return metrics_of(predictions)[metric]

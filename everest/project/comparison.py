@@ -27,13 +27,12 @@ from everest.project.candidates import (
     MEAN,
     NETWORK,
     Candidate,
-    Choice,
     FeatureTable,
-    choose,
     feature_table,
     linear_candidates,
     network_candidate,
 )
+from everest.project.choice import BestCandidate, choose
 from everest.project.request import FEATURES, Project
 from everest.project.result import DELIVERED, TestOutputs
 from everest.system.events import Report, heading, notice
@@ -92,7 +91,7 @@ class Comparison:
             self.tables.append(table)
             yield
 
-    def compare(self, folder: Path) -> tuple[Classifier, list[Candidate], Choice]:
+    def compare(self, folder: Path) -> tuple[Classifier, list[Candidate], BestCandidate]:
         """Train the candidates on the training list, choose one by the validation list; returns its model.
 
         Linear candidates also learn from the validation list. `folder` gets the run of the network.
@@ -113,7 +112,7 @@ class Comparison:
 
     def compare_folds(
         self, outputs: TestOutputs, chosen_in_folds: Sequence[str]
-    ) -> tuple[Classifier, Choice]:
+    ) -> tuple[Classifier, BestCandidate]:
         """Choose a candidate by its outputs for the tests of all folds; returns its model of all videos."""
         (table,) = self.tables
         by_name = {
@@ -148,7 +147,7 @@ class Comparison:
     def _forced(self) -> str | None:
         return NETWORK if self.project.request.model == NETWORK else None
 
-    def _model(self, candidates: Sequence[Candidate], choice: Choice) -> Classifier:
+    def _model(self, candidates: Sequence[Candidate], choice: BestCandidate) -> Classifier:
         """The model of the chosen candidate, which knows the recipe with the views that it was made for."""
         self.report(notice(f"best candidate by validation: {choice.name} ({choice.explanation})"))
         members = [each for each in candidates if each.name in choice.members]

@@ -34,7 +34,8 @@ from everest.metrics.names import METRICS
 from everest.metrics.predicted import HeadPredictions, Predictions, write_predictions
 from everest.models.classifier import Classifier
 from everest.prepare.windows import read_bouts
-from everest.project.candidates import IMAGES, MEAN, Candidate, Choice
+from everest.project.candidates import IMAGES, MEAN, Candidate
+from everest.project.choice import BestCandidate
 from everest.project.request import REPORT, Project, write_document
 from everest.project.result import (
     DELIVERED,
@@ -61,7 +62,7 @@ SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the val
 def measure_candidates(
     model: Classifier,
     candidates: Sequence[Candidate],
-    choice: Choice,
+    choice: BestCandidate,
     samples: Sequence[Sample],
     folder: Path,
     project: Project,
@@ -126,7 +127,7 @@ def measure_candidates(
 
 
 def measured_outputs(
-    outputs: TestOutputs, head: Head, choice: Choice, *, intervals: bool = True
+    outputs: TestOutputs, head: Head, choice: BestCandidate, *, intervals: bool = True
 ) -> dict[str, Any]:
     """The fields of a MeasuredTest that follow from the outputs of all candidates, with their intervals."""
     metric = MEASURED_BY[head.task]
@@ -189,7 +190,7 @@ def _fold_reports(folder: Path, fold_results: Sequence[MeasuredTest]) -> list[Pa
 
 def pool_folds(
     model: Classifier,
-    choice: Choice,
+    choice: BestCandidate,
     outputs: TestOutputs,
     fold_results: Sequence[MeasuredTest],
     folder: Path,

@@ -54,6 +54,11 @@ class Huber(everest.targets.PixelTargets):
         return (errors.mean(dim=-1) * scored).sum() / scored.sum()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plain(Middle):
+    other_ratio: float = 0.5
+
+
 class Bare(Middle):
     extra: float = 0.5
 
@@ -267,10 +272,12 @@ def test_what_is_no_strategy_is_a_line(package: str, recipe: Path, name: str, me
         ({"keep_ratoi": 0.5}, r"pretrain\.selection\.keep_ratoi: unknown key; did you mean 'keep_ratio'"),
         ({"keep_ratio": "much"}, r"pretrain\.selection\.keep_ratio: must be a number, not 'much'"),
         ({"keep_ratio": 2}, r"pretrain\.selection\.keep_ratio: must be at most 1\.0, not 2"),
+        ({"other_ratio": 7.5}, r"pretrain\.selection\.other_ratio: must be from 0 to 1, not 7\.5"),
     ],
 )
 def test_its_keys_are_checked_like_others(package: str, recipe: Path, options: dict, message: str):
-    given = strategy("pretrain", f"{package}.methods:Middle", **options)
+    name = "Plain" if "other_ratio" in options else "Middle"
+    given = strategy("pretrain", f"{package}.methods:{name}", **options)
     shown = refused("pretrain", "-r", recipe, *given, "--dry-run", code=2)
     assert re.search(f"^error: {message}", shown), shown
 

@@ -5,7 +5,9 @@ import pytest
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.probes.linear import STRENGTHS, cross_predict, fit_linear, group_splits, losses
-from everest.project.candidates import FROZEN, IMAGES, MEAN, NETWORK, choose
+from everest.project.candidates import FROZEN, IMAGES, MEAN
+from everest.project.choice import choose
+from everest.project.result import NETWORK
 
 HEAD = Head(outputs=2)
 LABELS = np.arange(40) % 2

@@ -37,6 +37,7 @@ from everest.project.request import FEATURES, Project
 from everest.project.result import DELIVERED, TestOutputs
 from everest.system.events import Report, heading, notice
 from everest.system.run_folder import FINETUNE, MODEL, RECIPE
+from everest.system.text import counted
 
 Finetune = Callable[[Path, Sequence[str]], Path]  # into a run folder, with overrides
 
@@ -130,8 +131,9 @@ class Comparison:
         model = self._model(candidates, choice)
         if self._forced:
             return model, choice
-        own = ", ".join(f"{name} in {number}" for name, number in Counter(chosen_in_folds).items())
-        reason = f"chosen within folds: {own}; lowest loss over all folds"
+        times = Counter(chosen_in_folds).items()
+        own = ", ".join(f"{name} {counted(number, 'time')}" for name, number in times)
+        reason = f"lowest loss over all folds (by single folds: {own})"
         return model, replace(choice, reason=reason)
 
     def save(self, model: Classifier) -> None:

@@ -68,6 +68,7 @@ NEW_LISTS: Final = f".{LISTS}{UNFINISHED}"  # the folder of lists until the plan
 PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
 ROUNDS: Final = 8  # to find the steps whose validations and tests fit into --hours, too
 SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds vary between measurements
+CHECK_SECONDS: Final = 12.0  # estimate: to fit linear candidates, and to test one and write its page
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
 
 
@@ -192,6 +193,7 @@ def _make_plan(
     if not has_stages:
         clips = sum(sizes.values()) + sizes.get("test", 0)  # all for their features, tests by the model
         seconds = clips * seconds_per_clip(suggestion.recipe, classes)
+        seconds += CHECK_SECONDS * max(len(lists.folds), 1)
         document = plan_document(lists, suggestion, samples, classes, (seconds, 0.0), trains_network=False)
         return lists, suggestion.text, document
     if request.hours is not None:

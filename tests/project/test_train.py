@@ -423,6 +423,20 @@ def test_other_tasks_are_measured_by_their_metric(
     folds = json_of(*folds)
     assert sum(fold["videos"] for fold in folds["folds"]) == folds["videos"] == 16
     assert folds["interval"][0] <= folds[metric] <= folds["interval"][1]
+    behaviors = {row["name"]: row for row in folds["behaviors"]}
+    assert {name: row["prevalence"] for name, row in behaviors.items()} == {
+        "both": 100,
+        "down": 50,
+        "right": 50,
+    }
+    mean = sum(row["ap"] for row in behaviors.values()) / len(behaviors)
+    assert folds[metric] == pytest.approx(mean, abs=1e-3)
+    for row in behaviors.values():
+        assert row["interval"] is None or row["interval"][0] <= row["ap"] <= row["interval"][1]
+    shown = called("train", root / "all.csv", *options[:2], "-o", tmp_path / "folds", "--folds", "3", *FEW)
+    assert re.search(
+        r"^down: average precision [\d.]+ % .*present in 50.0 % of the videos", shown.stdout, re.M
+    )
 
 
 @pytest.mark.slow

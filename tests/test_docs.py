@@ -144,7 +144,9 @@ def desk(tmp_path: Path, clip_files: Path, image_file: Path, monkeypatch: pytest
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(text)
     bouts = [
-        f"C:\\lab\\clip{i}.mp4,{i / 8},1.5,{name}\n" for i, name in enumerate(["run", "walk", "run", "walk"])
+        f"C:\\lab\\clip{number}.mp4,{begin},{begin + 0.75},{name}\n"
+        for number in range(4)
+        for name, begin in (("run", 0), ("walk", 0.75))
     ]
     (tmp_path / "annotated.csv").write_text("".join(["video,start,end,label\n", *bouts]))
     monkeypatch.syspath_prepend(tmp_path)

@@ -8,8 +8,9 @@ source stay together, but the same three animals are in all of them, so all resu
 about new animals.
 
 Without `--clips`, the clips of all lists become ten recordings, with a cut every 1.3 s, and one annotation
-file. `everest train --folds` tests each recording once. `everest budget` estimates the seconds of each class
-from windows that are filled from the ground truth. The results are in results/mouse_recordings.json.
+file. `everest train --folds --init` (weights of ViT-Ti) tests each recording once. `everest budget` estimates
+the seconds of each class from windows that are filled from the ground truth. The results are in
+results/mouse_recordings.json.
 
 With `--clips`, the clips of the first two lists are dealt to three folds. Each setting trains on two folds
 and predicts the third, by a run with a seed of its own. The results are in results/mouse.json.
@@ -55,13 +56,24 @@ SIDE: Final = 16  # rows and columns of an image of the simple models
 SETTINGS: Final[dict[str, tuple[str, ...]]] = {"suggestion": (), "frames": ("model.input=frames",)}
 ALPHAS: Final = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)  # of the ridge, the best on training clips
 RECORDINGS, RECORDING_FOLDS = 10, 5
-STEPS: Final = 500  # of a fold, a third of the suggested number: three to six minutes of a core
+INIT: Final = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 FPS: Final = 15
 CRF: Final = 4  # of H.264; at 18, a keyframe changes more pixels than the animal
 WINDOW, DRAWN, DRAWS = 2, 30, 20  # seconds of a window, windows to check for a budget, seeds
 KEPT: Final = (
     *("top1", "metric", "interval", "chance", "majority", "majority_class", "linear_pixels", "difference"),
-    *("videos", "groups", "frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50", "smooth"),
+    *(
+        "candidates",
+        "chosen",
+        "reason",
+        "videos",
+        "groups",
+        "frame_accuracy",
+        "majority_accuracy",
+        "mean_class_accuracy",
+        "f1@50",
+        "smooth",
+    ),
 )
 Clips = dict[str, int]  # the class of each path
 
@@ -234,11 +246,11 @@ def budgets(timeline: Path, smooth: float, truth: Path) -> dict[str, Any]:
     return {"window": WINDOW, "checked": DRAWN, "windows": document["windows"], "classes": found}
 
 
-def record(videos: Path, folder: Path) -> dict[str, Any]:
+def record(videos: Path, folder: Path, init: str) -> dict[str, Any]:
     """Join, train by folds unless that is done, and add up the tests of all recordings."""
     changed, counts = join(videos, folder), Counter()
     annotated, trained = folder / "annotated.csv", folder / "behavior"
-    options = ("--folds", RECORDING_FOLDS, "--set", f"finetune.steps={STEPS}", "--output", trained)
+    options = ("--folds", RECORDING_FOLDS, "--init", init, "--output", trained)
     everest("train", folder / "recordings", "--annotations", annotated, *options, show=True)
     result = json.loads((trained / "result.json").read_text())
     pages = [trained / "folds" / str(1 + number) / "report" for number in range(RECORDING_FOLDS)]
@@ -269,12 +281,13 @@ def main() -> None:
     parser.add_argument("videos", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", action="store_true", help="compare settings on single clips")
+    parser.add_argument("--init", default=INIT, help="weights for the recordings [%(default)s]")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    name, measure = ("mouse", compare) if given.clips else ("mouse_recordings", record)
-    file = HERE / "results" / f"{name}.json"
+    file = HERE / "results" / ("mouse.json" if given.clips else "mouse_recordings.json")
     earlier = json.loads(file.read_text()) if file.exists() else {}
-    results = earlier | measure(given.videos.absolute(), given.folder.absolute())
+    videos, folder = given.videos.absolute(), given.folder.absolute()
+    results = earlier | (compare(videos, folder) if given.clips else record(videos, folder, given.init))
     file.write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -111,6 +111,9 @@ def desk(tmp_path: Path, clip_files: Path, image_file: Path, monkeypatch: pytest
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "vit_tiny.safetensors").symlink_to(image_file)
+    (tmp_path / "timm").mkdir()
+    shutil.copy(image_file, tmp_path / "timm" / "model.safetensors")
+    cached(tmp_path / "hub", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", tmp_path / "timm")
     monkeypatch.setattr(timing, "LOADER_SECONDS", 0.2)
     monkeypatch.setattr(timing, "READING_SECONDS", 0.1)
     monkeypatch.setattr(paper, "FEWEST_VIDEOS", 4)  # docs/large.md
@@ -141,7 +144,9 @@ def desk(tmp_path: Path, clip_files: Path, image_file: Path, monkeypatch: pytest
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(text)
     bouts = [
-        f"C:\\lab\\clip{i}.mp4,{i / 8},1.5,{name}\n" for i, name in enumerate(["run", "walk", "run", "walk"])
+        f"C:\\lab\\clip{number}.mp4,{begin},{begin + 0.75},{name}\n"
+        for number in range(4)
+        for name, begin in (("run", 0), ("walk", 0.75))
     ]
     (tmp_path / "annotated.csv").write_text("".join(["video,start,end,label\n", *bouts]))
     monkeypatch.syspath_prepend(tmp_path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import groupby
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
+from everest.video.missing import Span
 from everest.video.reader import VideoError, frame_range, intact_frames, known_damage, repairs
 from everest.video.source import Video
 from everest.video.times import TIME_TOLERANCE
@@ -136,10 +137,22 @@ def window_items(
             is_damaged.append(clip is None)
             report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
         is_open = sample.end is None and sample.end_frame is None
-        damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
+        damaged = _damaged_spans(windows, is_damaged)
         within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
         problem = known_damage(sample.video, damaged, within=within)
     except VideoError as error:
         problem = error.reason
     if problem is not None:
         yield Unreadable(problem)
+
+
+def _damaged_spans(windows: Sequence[Window], is_damaged: Sequence[bool]) -> Iterator[Span]:
+    """Yield the seconds of damaged windows in a row that no intact neighbor covers; all if none is left."""
+    for damaged, run in groupby(range(len(windows)), key=is_damaged.__getitem__):
+        numbers = list(run)
+        if not damaged:
+            continue
+        whole = windows[numbers[0]].start, windows[numbers[-1]].end
+        begin = max(whole[0], windows[numbers[0] - 1].end if numbers[0] else whole[0])
+        end = min(whole[1], *(window.start for window in windows[numbers[-1] + 1 :][:1]), math.inf)
+        yield (begin, end) if begin < end else whole

@@ -301,3 +301,28 @@ def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Values
         | {score: _rounded(values[i], is_share=True) for score, values in scores.items()}
         for i, name in enumerate(names)
     ]
+
+
+def class_precisions(
+    predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable]
+) -> list[Values]:
+    """Return `name`, `prevalence` and `ap`, with its 95 % `interval`, of each class that occurs, in percent.
+
+    `ap`, the average precision, is about the prevalence if the outputs say nothing. The interval is over
+    groups; None of a class with fewer than `FEW_OF_CLASS` videos.
+    """
+    labels, _ = predictions.class_flags()  # (V, C)
+    precisions = average_precisions(labels, predictions.means)
+    ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
+    values = precisions(np.ones(len(labels)))  # (C,)
+    return [
+        {
+            "name": names[number],
+            "prevalence": _rounded(labels[:, number].mean(), is_share=True),
+            "ap": _rounded(values[number], is_share=True),
+            "interval": [_rounded(end, is_share=True) for end in ends[names[number]]]
+            if labels[:, number].sum() >= FEW_OF_CLASS and not any(map(math.isnan, ends[names[number]]))
+            else None,
+        }
+        for number in np.flatnonzero(labels.any(axis=0))
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts
 from everest.annotations.labels import Labels
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError, first_names
@@ -32,6 +33,8 @@ SHORTEST_WINDOW: Final = 0.5
 LONGEST_WINDOW: Final = 2.0
 STEP: Final = 0.5  # of a window, from one to the next
 SUGGESTED_FOLDS: Final = 5  # default: each is tested on a fifth of the groups
+SUBJECT: Final = "subject"  # value of --group: recordings that share a subject
+WORDS: Final = {r"^([^\W_]+)": 0, r"([^\W_]+)\.\w+$": -1}  # of file names: --group, and which word it takes
 
 
 def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str]) -> ProjectLists:
@@ -86,6 +89,8 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
     window, labels = None, None
     if request.annotations:
         videos, window, labels = _windows_of_recordings(request, folder, report)
+        if request.group is None and (warning := same_animal_warning(labels.bouts)):
+            report(notice(f"warning: {warning}"))
     else:
         videos = _readable_videos(request, report)
     _refuse_unusable(request, videos)
@@ -197,9 +202,51 @@ def _windows_of_recordings(
     )
     report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
     classes = None if summary["classes"] is None else Path(summary["classes"])
-    videos = LabeledVideos.read(listed, root=folder, group=request.group, task=request.task, classes=classes)
+    group = None if request.group == SUBJECT else request.group
+    videos = LabeledVideos.read(listed, root=folder, group=group, task=request.task, classes=classes)
+    if request.group == SUBJECT:
+        group_of_path = subject_groups(labels.bouts)
+        samples = [replace(sample, group=group_of_path[sample.path]) for sample in videos.samples]
+        videos = replace(videos, samples=samples)
     # By their names, wherever they are.
     return replace(videos, samples=sorted(videos.samples, key=group_of)), window, labels
+
+
+def subject_groups(bouts: Bouts) -> dict[str, str]:
+    """The group of each recording: those that share a subject, also through a third recording."""
+    merged: list[tuple[set[str], list[str]]] = []  # subjects, recordings
+    for recording, listed in bouts.items():
+        subjects, recordings = {bout.subject for bout in listed if bout.subject} or {recording}, [recording]
+        for group in [group for group in merged if group[0] & subjects]:
+            merged.remove(group)
+            subjects, recordings = subjects | group[0], [*group[1], *recordings]
+        merged.append((subjects, recordings))
+    return {recording: "+".join(sorted(group)) for group, recordings in merged for recording in recordings}
+
+
+def same_animal_warning(bouts: Bouts) -> str | None:
+    """A warning if recordings that would be divided seem to show one animal or person, by subject or name."""
+    group_of_path = subject_groups(bouts)
+    named = {bout.subject for listed in bouts.values() for bout in listed} - {""}
+    if named and (same := _first_shared(group_of_path)):
+        if len(set(group_of_path.values())) == 1:
+            return "recordings share their subjects, so the test shows new moments, not new animals or people"
+        return f"{first_names(same)} share subjects; keep them in one list by --group {SUBJECT}"
+    for pattern, position in WORDS.items():
+        stems = {path: Path(path).stem for path in bouts}
+        word_of = {path: (re.findall(r"[^\W_]+", stem) or [stem])[position] for path, stem in stems.items()}
+        if len(set(word_of.values())) > 1 and (same := _first_shared(word_of)):
+            fix = f"if they show one animal or person, add --group '{pattern}'"
+            return f"{first_names(same)} may be in both training and test; {fix}"
+    return None
+
+
+def _first_shared(group_of_path: Mapping[str, str]) -> list[str]:
+    """The names of the recordings of the first group of several; empty if each is its own group."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for path, group in group_of_path.items():
+        names[group].append(Path(path).name)
+    return next((same for same in names.values() if len(same) > 1), [])
 
 
 def _readable_videos(request: Request, report: Report) -> LabeledVideos:

@@ -15,7 +15,7 @@ import numpy as np
 
 from everest import functions
 from everest.annotations.bout import Bouts
-from everest.config.heads import MEASURED_BY, Head
+from everest.config.heads import MEASURED_BY, MULTI_LABEL, Head
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
@@ -28,7 +28,7 @@ from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
-from everest.metrics.head_metrics import HEAD_METRICS, chance_of, metrics_of
+from everest.metrics.head_metrics import HEAD_METRICS, chance_of, class_precisions, metrics_of
 from everest.metrics.intervals import bootstrap
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import HeadPredictions, Predictions, write_predictions
@@ -42,6 +42,7 @@ from everest.project.result import (
     F1_KEY,
     NETWORK,
     CandidateTest,
+    ClassTest,
     MeasuredTest,
     TestOutputs,
     TimelineScores,
@@ -111,7 +112,7 @@ def measure_candidates(
     metric = MEASURED_BY[head.task]
     interval = evaluation.get("intervals", {}).get(metric)
     test = MeasuredTest(
-        **measured_outputs(outputs, head, choice, intervals=not project.folds),  # those of all folds count
+        **measured_outputs(outputs, classes, choice, intervals=not project.folds),  # those of all folds count
         value=evaluation[metric],
         interval=None if interval is None or None in interval else interval,
         majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],
@@ -127,9 +128,10 @@ def measure_candidates(
 
 
 def measured_outputs(
-    outputs: TestOutputs, head: Head, choice: BestCandidate, *, intervals: bool = True
+    outputs: TestOutputs, classes: Classes, choice: BestCandidate, *, intervals: bool = True
 ) -> dict[str, Any]:
     """The fields of a MeasuredTest that follow from the outputs of all candidates, with their intervals."""
+    (head,) = classes.heads
     metric = MEASURED_BY[head.task]
     names = [name for name in outputs.outputs if name != DELIVERED]
     several = intervals and len(set(outputs.groups)) > 1
@@ -146,6 +148,10 @@ def measured_outputs(
         )
     delivered = outputs.predictions(DELIVERED, head)
     chance = METRICS[metric].chance or ""
+    behaviors = []
+    if head.task == MULTI_LABEL:
+        rows = class_precisions(delivered.by_head()[""], classes.of_head(head), outputs.groups)
+        behaviors = [ClassTest(**row) for row in rows]
     return {
         "metric": metric,
         "chance": chance_of(metric, (head,), delivered.labels),
@@ -153,6 +159,7 @@ def measured_outputs(
         "linear_pixels": tests[IMAGES].test if IMAGES in tests else None,
         "difference": _difference(outputs, head) if IMAGES in tests and several and chance else None,
         "candidates": list(tests.values()),
+        "behaviors": behaviors,
         "chosen": choice.name,
         "reason": choice.explanation,
     }
@@ -221,7 +228,7 @@ def pool_folds(
         frequent = classes.name(int(np.bincount(part.labels).argmax()))
     interval = metrics["intervals"][metric]
     pooled = MeasuredTest(
-        **measured_outputs(outputs, head, choice),
+        **measured_outputs(outputs, classes, choice),
         value=metrics[metric],
         interval=None if None in interval else interval,
         majority_class=frequent,

@@ -52,6 +52,16 @@ class CandidateTest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassTest:
+    """How well a model finds one of several classes that a video may have, in percent."""
+
+    name: str
+    prevalence: float  # of the test videos or windows
+    ap: float  # average precision
+    interval: list[float] | None  # 95 %, of `ap`
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasuredTest:
     """The test of a model, or of the models of all folds; of classes in percent.
 
@@ -75,6 +85,7 @@ class MeasuredTest:
     candidates: list[CandidateTest] = field(default_factory=list)
     chosen: str = NETWORK  # the name of the candidate that is delivered
     reason: str = "no other was compared"
+    behaviors: list[ClassTest] = field(default_factory=list)  # if videos have several classes
     timelines: TimelineScores | None = None  # of recordings
     folds: Sequence[MeasuredTest] = ()
 
@@ -106,6 +117,7 @@ class MeasuredTest:
         if self.timelines is not None:
             document |= self.timelines.dump()
         document["candidates"] = list(map(asdict, self.candidates))
+        document["behaviors"] = list(map(asdict, self.behaviors))
         if self.folds:
             document["folds"] = [fold.dump() for fold in self.folds]
         return document

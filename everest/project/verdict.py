@@ -159,6 +159,13 @@ def result_lines(result: MeasuredTest) -> list[str]:
     lines.append(
         f"model: {result.chosen}, {result.reason}" + (f"; validation: {validation}" if validation else "")
     )
+    unit = "videos" if result.timelines is None else "windows"
+    for behavior in result.behaviors[:MOST_CLASSES]:
+        share = f"present in {behavior.prevalence:.1f} % of the {unit}"
+        if behavior.interval is not None:
+            low, high = behavior.interval
+            share = f"(95 % interval: {low:.3g} to {high:.3g}), {share}"
+        lines.append(f"{behavior.name}: average precision {behavior.ap:.1f} % {share}")
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
         correct = f"{scores.frame_accuracy:.1f} % (most frequent class {scores.majority_accuracy:.1f} %)"

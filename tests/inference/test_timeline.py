@@ -80,7 +80,10 @@ def test_windows_around_the_damage_are_reported(classifier_run: Path, clip_files
     for batch in (1, 3):
         damaged, text = json_of("timeline", *videos, *options, "--batch", batch, code=4)
         assert re.fullmatch(r"damaged: no intact frames from \d\.\d\d to \d\.\d\d s", damaged["error"])
-        starts = [one["start"] for one in damaged["windows"]]
+        begin, end = map(float, re.findall(r"\d\.\d\d", damaged["error"]))
+        windows = [(one["start"], one["end"]) for one in damaged["windows"]]
+        assert all(stop <= begin + 0.01 or start >= end - 0.01 for start, stop in windows)
+        starts = [start for start, _ in windows]
         assert set(starts) < {one["start"] for one in expected}
         assert 0 < len(starts) < len(expected)
         no_windows = {"windows": [], "bouts": [], "error": "not a video file"}

@@ -24,7 +24,7 @@ from everest.lists.sample import Sample
 from everest.metrics.names import METRICS
 from everest.prepare import windows
 from everest.project import lists
-from everest.project.lists import window_seconds
+from everest.project.lists import same_animal_warning, subject_groups, window_seconds
 from everest.project.request import Request, with_warmup
 from everest.project.result import MeasuredTest
 from everest.project.verdict import describe_samples, judge
@@ -285,6 +285,54 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, m
     assert re.search(plan, shown.stdout)
 
 
+def _bouts(**subject_of: str) -> dict[str, list[Bout]]:
+    return {
+        f"/v/{name}.mp4": [Bout(video=name, start=0, end=1, label="up", subject=subject)]
+        for name, subject in subject_of.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("subject_of", "warning"),
+    [
+        (
+            {"m1_day1": "", "m1_day2": "", "m2_day1": ""},
+            r"m1_day1.mp4, m1_day2.mp4 .*'\^\(\[\^\\W_\]\+\)'",
+        ),
+        ({"0103_m1": "", "0104_m1": "", "0105_m2": ""}, r"0103_m1.mp4, 0104_m1.mp4 may .*--group '\(\["),
+        ({"r0": "", "r1": "", "r2": ""}, None),
+        ({"rec_1": "", "rec_2": ""}, None),
+        ({"___": "", "-": ""}, None),
+        ({"a": "m1", "b": "m2", "c": "m1"}, "a.mp4, c.mp4 share subjects; .*--group subject"),
+        ({"a": "m1", "b": "m1"}, "not new animals"),
+        ({"a": "m1", "b": "m2"}, None),
+    ],
+)
+def test_recordings_that_seem_to_show_one_animal_are_named(subject_of, warning):
+    found = same_animal_warning(_bouts(**subject_of))
+    assert found is None if warning is None else re.match(f"{warning}|.*{warning}", found or "")
+
+
+def test_recordings_that_share_a_subject_are_one_group():
+    bouts = _bouts(a="m1", b="m2", c="m3", d="", e="m4")
+    bouts["/v/b.mp4"] += _bouts(b="m3")["/v/b.mp4"]
+    groups = subject_groups(bouts)
+    assert groups["/v/b.mp4"] == groups["/v/c.mp4"] == "m2+m3"
+    assert len(set(groups.values())) == 4
+
+
+def test_group_subject_keeps_the_recordings_of_an_animal_together(recordings: Path, tmp_path: Path):
+    header, *rows = recordings.with_name("bouts.csv").read_text().split()
+    animal = {"r0": "m1", "r1": "m2", "r2": "m1", "r3": "m3"}
+    noted = [f"{header},subject", *(f"{row},{animal[row.partition('.')[0]]}" for row in rows)]
+    (tmp_path / "noted.csv").write_text("\n".join(noted))
+    command = ("train", recordings, "--annotations", tmp_path / "noted.csv", "--dry-run", *FEW)
+    assert "--group subject" in called(*command).stderr
+    shown = called(*command, "--group", "subject")
+    assert "--group subject" not in shown.stderr
+    assert re.search("3 groups: ", shown.stdout)
+
+
 def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: Path, tmp_path: Path):
     header, *bouts = recordings.with_name("bouts.csv").read_text().splitlines(keepends=True)
     annotations = []
@@ -375,6 +423,20 @@ def test_other_tasks_are_measured_by_their_metric(
     folds = json_of(*folds)
     assert sum(fold["videos"] for fold in folds["folds"]) == folds["videos"] == 16
     assert folds["interval"][0] <= folds[metric] <= folds["interval"][1]
+    behaviors = {row["name"]: row for row in folds["behaviors"]}
+    assert {name: row["prevalence"] for name, row in behaviors.items()} == {
+        "both": 100,
+        "down": 50,
+        "right": 50,
+    }
+    mean = sum(row["ap"] for row in behaviors.values()) / len(behaviors)
+    assert folds[metric] == pytest.approx(mean, abs=1e-3)
+    for row in behaviors.values():
+        assert row["interval"] is None or row["interval"][0] <= row["ap"] <= row["interval"][1]
+    shown = called("train", root / "all.csv", *options[:2], "-o", tmp_path / "folds", "--folds", "3", *FEW)
+    assert re.search(
+        r"^down: average precision [\d.]+ % .*present in 50.0 % of the videos", shown.stdout, re.M
+    )
 
 
 @pytest.mark.slow

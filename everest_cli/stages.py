@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from everest.stages import Stage
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
+INIT_MISSING = (
+    "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE, or "
+    "`none` to train from scratch"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ def _train(
     recipe_file: str,
     options: TrainOptions,
     *,
-    init: str = "none",
+    init: str | None = "none",
     decoder: Decoder | None = None,
 ) -> Path | None:
     """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
@@ -74,7 +78,10 @@ def _train(
     if options.print_config:
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
-    check = None if init == "none" else partial(_check_init, init, output, overwrite=options.overwrite)
+    refuse({INIT_MISSING: not init})
+    check = (
+        None if init in (None, "none") else partial(_check_init, init, output, overwrite=options.overwrite)
+    )
     on_cpu = run_in_each_process(options.gpus, options.processes, check=check)
 
     from everest.engine.context import RunOptions
@@ -87,9 +94,9 @@ def _train(
         resume="only" if resumes_folder else "auto" if options.resume == "auto" else "never",
         overwrite=options.overwrite,
         cpu=on_cpu,
-        tracker=None if options.tracker == "none" else options.tracker,
+        tracker=options.tracker,
         one_batch=options.overfit_one_batch,
-        init=None if init == "none" else init,
+        init=init,
         decoder=decoder,
     )
     trial = _print_trial if options.dry_run else None
@@ -152,7 +159,7 @@ def pretrain(
     say(f"next:\n  {shlex.join(words)}\n  {shlex.join(['everest', 'probe', '--checkpoint', str(folder)])}")
 
 
-def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str = option(*o.INIT, "")) -> None:
+def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str | None = option(*o.INIT)) -> None:
     """Train a classifier from a pre-trained encoder; prints the run folder.
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101

@@ -1,22 +1,6 @@
 """The training stages as functions for notebooks and programs, with the results of the commands.
 
-The way of a run, here of pre-training; fine-tuning and the tokenizer have the same (`run_stage`):
-
-    everest_cli/stages.py _train          options to a recipe and `RunOptions`; one process for each GPU
-    config/recipe.py   recipe_for_run     the YAML, its bases and --set, merged and validated once
-    engine/context.py  run_context        the processes, and a run folder that is new, resumed or refused
-    pretraining.py     set_up_pretraining the model's spec, the clips, weights to start from, probes
-    engine/setup.py    StageSetup         the videos, the plan (memory is measured on a model without
-                                          numbers), the model, its optimizer: nothing is written yet
-    stages.py          start_or_resume    lock the folder, write its first files or read the newest state
-    pretraining.py     Pretraining.train  the loop over steps and their batches (engine/training.py)
-
-A batch comes from data/loader.py, whose workers call `VideoClips.read` (data/clips.py) and the views of
-data/views.py. A pass is `MaskedAutoencoder.forward` (models/mae.py): the choice of tokens by
-methods/selection.py with a strategy of methods/ranked.py or masks.py, the encoder of models/vit.py, the
-decoder, targets and loss of methods/targets.py; in the backward pass, models/recomputed.py computes some
-outputs again. `Step.update` ends in `update_weights` (engine/network.py). The first update of a warm-up
-changes no weight.
+docs/architecture.md has the way of a run from its command to the first update.
 """
 
 from __future__ import annotations
@@ -289,7 +273,7 @@ def pretrain(
     """
     if decoder not in (None, "keep", "fresh"):
         raise unknown_name("decoder", decoder, ("keep", "fresh"))
-    return _train("pretrain", recipe, options, init=init, decoder=decoder)
+    return _train_stage("pretrain", recipe, options, init=init, decoder=decoder)
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
@@ -303,11 +287,11 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    return _train("finetune", recipe, options, init=init)
+    return _train_stage("finetune", recipe, options, init=init)
 
 
 @restored_process()
-def _train(
+def _train_stage(
     command: str,
     recipe: str | Path,
     options: StageOptions,

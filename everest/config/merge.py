@@ -44,7 +44,6 @@ class Written(NamedTuple):
     label: str = ""  # the file, or `--set`
     key: KeyPath = ()  # in the file
     layer: int = -1  # counted from the bottom; -1: a default
-    fields: Mapping[KeyPath, Field[Any] | None] = {}  # of the variant that its layer chose, by section
 
     def is_below(self, other: Written) -> bool:
         """Whether this value is inherited where the other one is written; `--set` inherits nothing."""
@@ -71,7 +70,7 @@ def _fields(section: KeyPath, variant: Any) -> Mapping[str, Field[Any]]:
 
 
 _DEFAULTS: Final = _defaults(Recipe(name=""))
-_VIEWS: Final = reversed(VARIANTS[VIEWS].classes.values())  # the default loss comes last
+_VIEWS: Final = [*VARIANTS[VIEWS].classes.values()][::-1]  # the default loss comes last
 USUAL: Final = {  # by key, also of sections that the default recipe does not have
     **_defaults(TokenizerSettings(), ("tokenizer",)),
     **{key: each for cls in _VIEWS for key, each in _defaults(cls(), VIEWS).items()},
@@ -80,7 +79,7 @@ USUAL: Final = {  # by key, also of sections that the default recipe does not ha
 # Keys of a section that no class has.
 FURTHER: Final[dict[KeyPath, tuple[str, ...]]] = {
     (): ("base",),
-    **{section: short.names for section, short in SHORT.items()},
+    **{section: names for section, (names, *_) in SHORT.items()},
     **{(stage,): (BY_BACKBONE,) for stage in STAGES},
 }
 # Choices by a name, which may have underscores in place of hyphens.
@@ -94,6 +93,9 @@ class Merged:
     label: str  # the requested recipe
     written: dict[KeyPath, Written]  # no key is inside another one
     problems: list[str] = field(default_factory=list)
+    variants: list[dict[KeyPath, Any]] = field(
+        default_factory=list
+    )  # by section: of the defaults, each layer
 
     @property
     def values(self) -> dict[str, Any]:
@@ -136,14 +138,11 @@ class Merged:
             self.written.pop(each, None)
         self.written[key] = written
 
-    def note_fields(self, layer: int) -> None:
-        """Note for which variants a layer has written its values."""
-        for section, variants in VARIANTS.items():
-            own = _fields(section, self.at((*section, variants.tag)).value)
-            for key, written in self.inside(section).items():
-                if key != section and written.layer == layer:
-                    noted = {**written.fields, section: own.get(key[len(section)])}
-                    self.written[key] = written._replace(fields=noted)
+    def note_variants(self) -> None:
+        """Note the variants after a layer, for which it has written its values."""
+        self.variants.append(
+            {section: self.at((*section, each.tag)).value for section, each in VARIANTS.items()}
+        )
 
     def choose(self) -> None:
         """Drop what lower layers wrote for other variants, and what sets nothing."""
@@ -155,7 +154,8 @@ class Merged:
             own = _fields(section, chosen.value)
             for key, written in inside.items() if section not in inside else ():
                 name = key[len(section)]
-                is_of_other = written.is_below(chosen) and written.fields.get(section) is not own.get(name)
+                meant = _fields(section, self.variants[written.layer + 1][section]).get(name)
+                is_of_other = written.is_below(chosen) and meant is not own.get(name)
                 # A file may list the keys of all variants.
                 sets_nothing = _is_default(key, written) or written.value in (None, {})
                 if key != tag and (is_of_other or (own and name not in own and sets_nothing)):
@@ -170,10 +170,9 @@ class Merged:
         tag = (*section, VARIANTS[section].tag)
         chosen = self.written.get(tag, Written(defaults.get(tag)))
         if section not in self.written and chosen.value == defaults.get(tag):
-            own = _fields(section, chosen.value)
             for key, value in defaults.items():
                 if not self.inside(key):
-                    self.written[key] = Written(value, fields={section: own.get(key[len(section)])})
+                    self.written[key] = Written(value)
 
     def drop_without_effect(self) -> None:
         """Drop inherited values without effect; those written beside the choice, or later, are errors."""
@@ -202,7 +201,7 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
     """Merge the defaults, a recipe with its bases, and `section.key=value` texts."""
     defaults = {key: Written(value) for key, value in _DEFAULTS.items()}
     merged = Merged(file.label, defaults | {("name",): Written(file.name)})
-    merged.note_fields(-1)
+    merged.note_variants()
     layers = [(source.label, _leaves(values)) for source, values in with_bases(file) if values]
     layers += read_overrides(overrides, merged.problems)
     backbones = [layer[BACKBONE] for _, layer in layers if BACKBONE in layer]
@@ -216,12 +215,12 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
             elif name not in BACKBONES and value not in (None, {}):
                 text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
                 merged.problems.append(f"{_place(label, key[:2])}: {text}")
-        for section, short in SHORT.items():
-            given = {name: layer.pop((*section, name)) for name in short.names if (*section, name) in layer}
-            if given and not layer.get(short.section):
-                layer.pop(short.section, None)
-                for name, value in {**short.implied, **given}.items():
-                    layer.setdefault((*short.section, name), value)
+        for section, (names, other, implied) in SHORT.items():
+            given = {name: layer.pop((*section, name)) for name in names if (*section, name) in layer}
+            if given and not layer.get(other):
+                layer.pop(other, None)
+                for name, value in {**implied, **given}.items():
+                    layer.setdefault((*other, name), value)
         for key, (value, place) in [*((key, (layer[key], key)) for key in layer), *of_backbone.items()]:
             if key[:2] == HEADS != key:  # a head; the others stay
                 heads = merged.at(HEADS).value
@@ -230,7 +229,7 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
             elif key in NAMED and not is_import_path(value):
                 value = with_hyphens(value)
             merged.write(key, Written(value, label, place, number))
-        merged.note_fields(number)
+        merged.note_variants()
     merged.choose()
     merged.drop_without_effect()
     return merged

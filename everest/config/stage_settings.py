@@ -291,16 +291,7 @@ WITHOUT_EFFECT: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
     **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED},
     **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED},
 }
-
-
-class Short(NamedTuple):
-    """Keys of a section that stand for those of another one."""
-
-    names: tuple[str, ...]
-    section: KeyPath  # that has them
-    implied: Mapping[str, Any]  # what it has, too, where nothing else is written
-
-
-SHORT: Final = {  # by section
-    VIEWS: Short(("keep_ratio", "uniform"), SELECTION, {"strategy": "drawn", "visible_ratio": None})
+# Keys of a section that are short for keys of another one, which then has these values, too.
+SHORT: Final[dict[KeyPath, tuple[tuple[str, ...], KeyPath, dict[str, Any]]]] = {
+    VIEWS: (("keep_ratio", "uniform"), SELECTION, {"strategy": "drawn", "visible_ratio": None})
 }

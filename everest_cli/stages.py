@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from everest.stages import Stage
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
-INIT_MISSING = (
-    "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE, or "
-    "`none` to train from scratch"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +75,12 @@ def _train(
     if options.print_config:
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
-    refuse({INIT_MISSING: not init})
-    check = (
-        None if init in (None, "none") else partial(_check_init, init, output, overwrite=options.overwrite)
-    )
+    if not init:
+        raise RecipeError(
+            "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or "
+            "timm:NAME=FILE, or `none` to train from scratch"
+        )
+    check = None if init == "none" else partial(_check_init, init, output, overwrite=options.overwrite)
     on_cpu = run_in_each_process(options.gpus, options.processes, check=check)
 
     from everest.engine.context import RunOptions

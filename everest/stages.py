@@ -1,47 +1,45 @@
 """The training stages as functions for notebooks and programs, with the results of the commands.
 
-The way of a run, here of pre-training; fine-tuning and the tokenizer have the same (`run_stage`):
-
-    everest_cli/stages.py _train          options to a recipe and `RunOptions`; one process for each GPU
-    config/recipe.py   recipe_for_run     the YAML, its bases and --set, merged and validated once
-    engine/start.py    run_context        the processes
-    engine/context.py  find_folder        a run folder that is new, resumed or refused
-    pretraining.py     set_up_pretraining the model's spec, the clips, weights to start from, probes
-    engine/setup.py    StageSetup         the videos, the plan (memory is measured on a model without
-                                          numbers), the model, its optimizer: nothing is written yet
-    engine/start.py    start_or_resume    lock the folder, write its first files or read the newest state
-    pretraining.py     Pretraining.train  the loop over steps and their batches (engine/training.py)
-
-A batch comes from data/loader.py, whose workers call `VideoClips.read` (data/clips.py) and the views of
-data/views.py. A pass is `MaskedAutoencoder.forward` (models/mae.py): the choice of tokens by
-methods/selection.py with a strategy of methods/ranked.py or masks.py, the encoder of models/vit.py, the
-decoder, targets and loss of methods/targets.py; in the backward pass, models/recomputed.py computes some
-outputs again. `Step.update` ends in `update_weights` (engine/step.py). The first update of a warm-up changes
-no weight.
+docs/architecture.md has the way of a run from its command to the first update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+import torch
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils.memory import clear_device_cache
 
 from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
-from everest.config.recipe import load_recipe, recipe_for_run
+from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run
 from everest.config.settings import Recipe
-from everest.engine.context import RunOptions
-from everest.engine.start import run_context, start_or_resume
+from everest.config.yaml import read_yaml
+from everest.engine.context import RunOptions, run_context
 from everest.engine.training import Training
-from everest.errors import RecipeError, unknown_name
+from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, unknown_name
+from everest.lists.sample import ListSize
 from everest.pretraining import Pretraining, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
-from everest.system.events import Report, notice, silent
+from everest.system.events import Report, heading, notice, silent
+from everest.system.files import UNFINISHED
+from everest.system.locks import training_lock
 from everest.system.restored import restored_process
-from everest.system.run_folder import RECIPE, TOKENIZER, Decoder, RunFolder, is_own_tokenizer, own_tokenizer
+from everest.system.run_folder import (
+    OWN_FILES,
+    RECIPE,
+    TOKENIZER,
+    Decoder,
+    RunFolder,
+    is_own_tokenizer,
+    own_tokenizer,
+)
 from everest.system.signals import Stopped
 from everest.tokenizer.spec import tokenizer_settings
 
@@ -84,6 +82,93 @@ def run_stage(
             stage.train()
     stage.training.accelerator.wait_for_everyone()
     return stage.training
+
+
+@contextmanager
+def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
+    """Write the first files of a new run, or resume the run that is there; the loop goes inside.
+
+    All processes must call it. The tracker ends with the run, even after an error: another stage may follow
+    in this process. Until then no other process can train the run.
+    """
+    run, plan, options = training.run, training.plan, training.context.options
+    main, resumed = training.accelerator.is_main_process, training.context.resumed
+    with training_lock(run.path) if main else nullcontext():
+        try:
+            if main:  # unfinished files of killed processes
+                own_files = [run.path / f".{name}{UNFINISHED}" for name in OWN_FILES]
+                for file in (*own_files, *run.state.glob(f".step-*.safetensors{UNFINISHED}")):
+                    file.unlink(missing_ok=True)
+            if main and not resumed:
+                facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
+                facts |= training.videos
+                values = {"stage": options.command, "plan": facts, "one_batch": options.one_batch}
+                values["init"] = None
+                if (init := training.context.init) is not None:
+                    values |= {"init": init.file, "init_name": init.name, "decoder": init.decoder}
+                    values["origin"] = training.weights.origin
+                run.start(dump_recipe(recipe), values)
+            training.accelerator.wait_for_everyone()
+            training.report(heading(_summary(training)))
+            if resumed:
+                training.resume()
+            if main and options.tracker is not None:
+                steps_done = training.steps_done if resumed else None
+                training.step_log.tracker = _start_tracker(options.tracker, run, steps_done=steps_done)
+            yield
+            if main:
+                run.finish(training.steps_done)
+        except torch.OutOfMemoryError as error:
+            raise EnvironmentProblem(f"out of memory; {LESS_MEMORY}") from error
+        finally:
+            if training.step_log.tracker is not None:
+                training.step_log.tracker.finish()
+
+
+def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> GeneralTracker:
+    """Start TensorBoard or Weights & Biases beside metrics.jsonl, or continue its run over all resumes.
+
+    Both know the resolved recipe and write below the run folder. Weights & Biases works offline unless
+    WANDB_MODE is set.
+
+    Args:
+        steps_done: of a resumed run, else None; TensorBoard replaces values that were logged after them.
+    """
+    recipe_text = (run.path / RECIPE).read_text(encoding="utf-8")
+    if name == "tensorboard":  # its run is a folder, so that it has no id
+        purge_step = None if steps_done is None else steps_done + 1
+        board = TensorBoardTracker(run.path.name, logging_dir=run.path / name, purge_step=purge_step)
+        board.start()
+        if steps_done is None:
+            board.writer.add_text("recipe", f"```yaml\n{recipe_text}```", global_step=0)
+        return board
+
+    known = run.environment().tracker or {}
+    run_id = known["id"] if known.get("name") == name else secrets.token_hex(8)
+    os.environ.setdefault("WANDB_MODE", "offline")
+    tracker = WandBTracker("everest", name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
+    tracker.start()
+    tracker.store_init_configuration(read_yaml(recipe_text, RECIPE))
+    run.note("tracker", {"name": name, "id": run_id})
+    return tracker
+
+
+def _summary(training: Training) -> str:
+    """The first line of a run: its videos, steps, batch, learning rate, parameters and precision."""
+    plan = training.plan
+    text = (
+        f"{ListSize.of(training.clips.samples)}, {plan.steps} steps over {plan.epochs} epochs; "
+        f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
+        f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
+    )
+    if plan.base_lr is not None:
+        text += f" (base_lr {plan.base_lr:g} x batch / 256)"
+    sizes = [(p.numel(), p.requires_grad) for p in training.networks[0].module.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    if trained < total:
+        text += f"; trains {trained:,} of {total:,} parameters"
+    precision = training.accelerator.mixed_precision.replace("no", "fp32")
+    return f"{text}; {precision}; {training.workers} workers for each process"
 
 
 def _with_frozen_networks(
@@ -188,7 +273,7 @@ def pretrain(
     """
     if decoder not in (None, "keep", "fresh"):
         raise unknown_name("decoder", decoder, ("keep", "fresh"))
-    return _train("pretrain", recipe, options, init=init, decoder=decoder)
+    return _train_stage("pretrain", recipe, options, init=init, decoder=decoder)
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
@@ -202,11 +287,11 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    return _train("finetune", recipe, options, init=init)
+    return _train_stage("finetune", recipe, options, init=init)
 
 
 @restored_process()
-def _train(
+def _train_stage(
     command: str,
     recipe: str | Path,
     options: StageOptions,
@@ -221,7 +306,5 @@ def _train(
     report = given.pop("report", silent)
     changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
     given["resume"] = "auto" if given.get("resume", True) else "never"
-    given["init"] = None if init == "none" else init
-    given["tracker"] = None if given.get("tracker") == "none" else given.get("tracker")
-    run = RunOptions(command=command, recipe_file=str(recipe), decoder=decoder, **given)
+    run = RunOptions(command=command, recipe_file=str(recipe), init=init, decoder=decoder, **given)
     return run_stage(recipe_for_run(recipe, **changes), run, report).run.path

@@ -1,7 +1,4 @@
-"""The app: its commands, and the only code that turns a UserError into a message and an exit code.
-
-everest/stages.py begins with a map of the way of a training run.
-"""
+"""The app: its commands, and the only code that turns a UserError into a message and an exit code."""
 
 from __future__ import annotations
 

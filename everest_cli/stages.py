@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
@@ -54,7 +55,7 @@ def _train(
     recipe_file: str,
     options: TrainOptions,
     *,
-    init: str = "none",
+    init: str | None = "none",
     decoder: Decoder | None = None,
 ) -> Path | None:
     """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
@@ -74,6 +75,11 @@ def _train(
     if options.print_config:
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
+    if not init:
+        raise RecipeError(
+            "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or "
+            "timm:NAME=FILE, or `none` to train from scratch"
+        )
     check = None if init == "none" else partial(_check_init, init, output, overwrite=options.overwrite)
     on_cpu = run_in_each_process(options.gpus, options.processes, check=check)
 
@@ -87,9 +93,9 @@ def _train(
         resume="only" if resumes_folder else "auto" if options.resume == "auto" else "never",
         overwrite=options.overwrite,
         cpu=on_cpu,
-        tracker=None if options.tracker == "none" else options.tracker,
+        tracker=options.tracker,
         one_batch=options.overfit_one_batch,
-        init=None if init == "none" else init,
+        init=init,
         decoder=decoder,
     )
     trial = _print_trial if options.dry_run else None
@@ -152,7 +158,7 @@ def pretrain(
     say(f"next:\n  {shlex.join(words)}\n  {shlex.join(['everest', 'probe', '--checkpoint', str(folder)])}")
 
 
-def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str = option(*o.INIT, "")) -> None:
+def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str | None = option(*o.INIT)) -> None:
     """Train a classifier from a pre-trained encoder; prints the run folder.
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101

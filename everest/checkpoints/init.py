@@ -39,11 +39,6 @@ def find_init(
         output: the folder of the run. A run that is there, and is not to be overwritten, keeps the weights
             that it started from, even if these have been moved since.
     """
-    if name == "":
-        raise RecipeError(
-            "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or "
-            "timm:NAME=FILE, or `none` to train from scratch"
-        )
     name = absolute_name(name)
     run = None if output is None or overwrite else RunFolder(output)
     environment = run.environment() if run is not None and run.has_environment() else None

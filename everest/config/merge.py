@@ -1,26 +1,30 @@
 """Merges recipe files and `--set`; every value remembers where it was written.
 
 The layers, from the bottom: the defaults of everest.config.settings, the bases of a recipe, the recipe,
-`--set`. The `by_backbone` values of a layer are a layer directly above it. A later layer wins. When a layer
-makes a different choice, settings that lower files wrote for the old choice are dropped.
+`--set`. The `by_backbone` values of a layer are a layer directly above it. A later layer wins. A layer that
+chooses a variant of a section replaces the section, apart from `--set` and settings that the variant shares
+with that for which they were written. everest.config.stage_settings has the variants.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from everest.config.model import BACKBONES
 from everest.config.recipe_files import RecipeFile, with_bases
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
+    HEADS,
+    SHORT,
     STAGES,
+    TRAINED,
     VARIANTS,
-    ContrastSettings,
-    SigregSettings,
-    ViewPretrainSettings,
+    VIEWS,
+    WITHOUT_EFFECT,
+    KeyPath,
 )
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import with_hyphens
@@ -28,17 +32,9 @@ from everest.config.yaml import read_yaml
 from everest.errors import RecipeError, did_you_mean, shown
 from everest.methods.external import is_import_path
 
-KeyPath = tuple[str, ...]
-
 SET: Final = "--set"  # the origin of an override
 BY_BACKBONE: Final = "by_backbone"
 BACKBONE: Final = ("model", "backbone")
-HEADS: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
-TRAINED: Final = (*STAGES, "tokenizer")
-OBJECTIVE: Final = ("pretrain", "objective")
-SELECTION: Final = ("pretrain", "selection")
-VIEWS: Final = ("pretrain", "views")
-VIEW_DRAW: Final = ("keep_ratio", "uniform")  # of VIEWS: short for the same keys of the selection
 
 
 class Written(NamedTuple):
@@ -67,29 +63,24 @@ def _defaults(settings: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
     return _leaves(json.loads(json.dumps(asdict(settings))), path)
 
 
+def _fields(section: KeyPath, variant: Any) -> Mapping[str, Field[Any]]:
+    """The fields of a variant, the same objects in variants that share them; none if it is not shipped."""
+    cls = VARIANTS[section].classes.get(variant) if isinstance(variant, str) else None
+    return {} if cls is None else cls.__dataclass_fields__  # type: ignore[attr-defined]
+
+
 _DEFAULTS: Final = _defaults(Recipe(name=""))
+_VIEWS: Final = [*VARIANTS[VIEWS].classes.values()][::-1]  # the default loss comes last
 USUAL: Final = {  # by key, also of sections that the default recipe does not have
     **_defaults(TokenizerSettings(), ("tokenizer",)),
-    **_defaults(SigregSettings(), VIEWS),
-    **_defaults(ContrastSettings(), VIEWS),
+    **{key: each for cls in _VIEWS for key, each in _defaults(cls(), VIEWS).items()},
     **_DEFAULTS,
 }
-_DRAW: Final = _defaults(ViewPretrainSettings().selection, SELECTION)
-
-
 # Keys of a section that no class has.
 FURTHER: Final[dict[KeyPath, tuple[str, ...]]] = {
     (): ("base",),
-    VIEWS: VIEW_DRAW,
+    **{section: names for section, (names, *_) in SHORT.items()},
     **{(stage,): (BY_BACKBONE,) for stage in STAGES},
-}
-# By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are
-# dropped; those that the layer of the choice or a later one writes are errors.
-IDLE: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
-    ("data", "task"): lambda task: ("classes", "num_classes") if task == "regression" else (),
-    HEADS: lambda heads: ("task", "num_classes") if heads else (),
-    **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED},
-    **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED},
 }
 # Choices by a name, which may have underscores in place of hyphens.
 NAMED: Final = {(*section, variants.tag) for section, variants in VARIANTS.items()} | {("data", "task")}
@@ -102,6 +93,9 @@ class Merged:
     label: str  # the requested recipe
     written: dict[KeyPath, Written]  # no key is inside another one
     problems: list[str] = field(default_factory=list)
+    variants: list[dict[KeyPath, Any]] = field(
+        default_factory=list
+    )  # by section: of the defaults, each layer
 
     @property
     def values(self) -> dict[str, Any]:
@@ -140,67 +134,62 @@ class Merged:
         is_section = below and key not in below
         if is_section and (written.value == {} or (written.value is None and len(key) == 1)):
             return  # it contains only comments
-        if key == OBJECTIVE and written.value == self.at(key).value:
-            return  # it was chosen in an earlier layer
         for each in [*below, *(key[:length] for length in range(1, len(key)))]:
             self.written.pop(each, None)
         self.written[key] = written
 
+    def note_variants(self) -> None:
+        """Note the variants after a layer, for which it has written its values."""
+        self.variants.append(
+            {section: self.at((*section, each.tag)).value for section, each in VARIANTS.items()}
+        )
+
     def choose(self) -> None:
-        """Drop what lower files wrote for other choices; what is left is an error, here or in validation."""
-        self._draw_views()
+        """Drop what lower layers wrote for other variants, and what sets nothing."""
         for section, variants in VARIANTS.items():
-            tag = (*section, variants.tag)
-            inside = self.inside(section)
+            tag, inside = (*section, variants.tag), self.inside(section)
             if inside.keys() - {section} and not self.inside(tag):
                 self.written[tag] = Written(next(iter(variants.classes)))
             chosen = self.at(tag)
-            cls = variants.classes.get(chosen.value) if isinstance(chosen.value, str) else None
-            types = {} if cls is None else {each.name: str(each.type) for each in fields(cls)}
-            for key, written in inside.items():
-                if key == section:
-                    continue
-                name, *inner = key[len(section) :]
-                is_unfit = cls is not None and name not in types
-                is_null = written.value is None and not inner and "None" not in types.get(name, "None")
-                # A share that means something else in other strategies is not inherited from them.
-                is_own = (chosen.value, name) == ("learned-importance", "keep_ratio")
-                is_replaced = is_null or is_own or is_import_path(chosen.value)
+            own = _fields(section, chosen.value)
+            for key, written in inside.items() if section not in inside else ():
+                name = key[len(section)]
+                meant = _fields(section, self.variants[written.layer + 1][section]).get(name)
+                is_of_other = written.is_below(chosen) and meant is not own.get(name)
                 # A file may list the keys of all variants.
                 sets_nothing = _is_default(key, written) or written.value in (None, {})
-                if (is_unfit and sets_nothing) or ((is_unfit or is_replaced) and written.is_below(chosen)):
+                if key != tag and (is_of_other or (own and name not in own and sets_nothing)):
                     del self.written[key]
+            for inner in VARIANTS:
+                if inner[:-1] == section and inner[-1] in own and section not in inside:
+                    self._fill(inner, own[inner[-1]].default_factory)
+
+    def _fill(self, section: KeyPath, factory: Any) -> None:
+        """Write the default of a section where nothing is written, unless that chooses another variant."""
+        defaults = {} if factory is MISSING else _defaults(factory(), section)
+        tag = (*section, VARIANTS[section].tag)
+        chosen = self.written.get(tag, Written(defaults.get(tag)))
+        if section not in self.written and chosen.value == defaults.get(tag):
+            for key, value in defaults.items():
+                if not self.inside(key):
+                    self.written[key] = Written(value)
+
+    def drop_without_effect(self) -> None:
+        """Drop inherited values without effect; those written beside the choice, or later, are errors."""
         for stage in TRAINED:  # of steps and epochs those of the later layer stay
             steps, epochs = self.at((stage, "steps")), self.at((stage, "epochs"))
             if None not in (steps.value, epochs.value) and steps.layer != epochs.layer:
                 earlier = "epochs" if epochs.layer < steps.layer else "steps"
                 self.written[stage, earlier] = Written(None)
-        for tag, idle in IDLE.items():
+        for tag, without_effect in WITHOUT_EFFECT.items():
             chosen = self.at(tag)
             named = "" if isinstance(chosen.value, dict) else f"={shown(chosen.value)}"
-            for key in [(*tag[:-1], name) for name in idle(chosen.value)]:
+            for key in [(*tag[:-1], name) for name in without_effect(chosen.value)]:
                 written = self.at(key)
                 if not (written.is_below(chosen) or written.value is None or _is_default(key, written)):
                     text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
                     self.problems.append(f"{self.place(key)}: {text}")
                 self.written.pop(key, None)
-
-    def _draw_views(self) -> None:
-        """Draw the tokens of views, unless the objective's layer or a later one names another strategy.
-
-        Another selection below the objective is for predicting pixels. Values of `--set` stay, in any order.
-        """
-        objective, strategy = self.at(OBJECTIVE), self.at((*SELECTION, "strategy"))
-        draws, is_inherited = strategy.value == "drawn", strategy.is_below(objective)
-        if objective.value != "views" or SELECTION in self.written or not (draws or is_inherited):
-            return
-        since = min(objective, strategy, key=lambda each: each.layer) if draws else objective
-        for key, written in self.inside(SELECTION).items():
-            if written.is_below(since):
-                del self.written[key]
-        for key, value in _DRAW.items():
-            if not self.inside(key):
-                self.written[key] = Written(value)
 
 
 def _is_default(key: KeyPath, written: Written) -> bool:
@@ -212,6 +201,7 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
     """Merge the defaults, a recipe with its bases, and `section.key=value` texts."""
     defaults = {key: Written(value) for key, value in _DEFAULTS.items()}
     merged = Merged(file.label, defaults | {("name",): Written(file.name)})
+    merged.note_variants()
     layers = [(source.label, _leaves(values)) for source, values in with_bases(file) if values]
     layers += read_overrides(overrides, merged.problems)
     backbones = [layer[BACKBONE] for _, layer in layers if BACKBONE in layer]
@@ -225,11 +215,12 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
             elif name not in BACKBONES and value not in (None, {}):
                 text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
                 merged.problems.append(f"{_place(label, key[:2])}: {text}")
-        drawn = {name: layer.pop((*VIEWS, name)) for name in VIEW_DRAW if (*VIEWS, name) in layer}
-        if drawn and not layer.get(SELECTION):  # the draw in `views` is short for a selection
-            layer.pop(SELECTION, None)
-            for name, value in {"strategy": "drawn", "visible_ratio": None, **drawn}.items():
-                layer.setdefault((*SELECTION, name), value)
+        for section, (names, other, implied) in SHORT.items():
+            given = {name: layer.pop((*section, name)) for name in names if (*section, name) in layer}
+            if given and not layer.get(other):
+                layer.pop(other, None)
+                for name, value in {**implied, **given}.items():
+                    layer.setdefault((*other, name), value)
         for key, (value, place) in [*((key, (layer[key], key)) for key in layer), *of_backbone.items()]:
             if key[:2] == HEADS != key:  # a head; the others stay
                 heads = merged.at(HEADS).value
@@ -238,7 +229,9 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
             elif key in NAMED and not is_import_path(value):
                 value = with_hyphens(value)
             merged.write(key, Written(value, label, place, number))
+        merged.note_variants()
     merged.choose()
+    merged.drop_without_effect()
     return merged
 
 

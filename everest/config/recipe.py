@@ -13,10 +13,10 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import FURTHER, SELECTION, USUAL, KeyPath, merge
+from everest.config.merge import FURTHER, USUAL, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
-from everest.config.stage_settings import STAGES, VARIANTS, PretrainSelection
+from everest.config.stage_settings import SELECTION, STAGES, VARIANTS, KeyPath, PretrainSelection
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, did_you_mean, one_per_line, shown
 from everest.methods.external import NOT_A_CLASS, import_named, is_import_path, named_class

@@ -5,7 +5,7 @@ As in everest.config.settings, a default that names a table of the EVEREST paper
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args
 
@@ -121,6 +121,8 @@ class CommonPretrainSettings:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     stage: ClassVar[str] = "pretrain"
     freeze: ClassVar[str] = "none"
+    compares_clips: ClassVar[bool] = False  # of one step
+    mixes_pairs: ClassVar[bool] = False
 
     @property
     def peak_lr(self) -> float:
@@ -169,6 +171,7 @@ class ViewPretrainSettings(CommonPretrainSettings):
     teacher: ClassVar[None] = None
     cache: ClassVar[None] = None
     needs_tokenizer: ClassVar[bool] = False
+    compares_clips: ClassVar[bool] = True
 
     @property
     def views_per_decode(self) -> int:
@@ -226,6 +229,13 @@ class FinetuneSettings:
     layer_decay: v.ShareAboveZero = 0.75  # Table 8
     stage: ClassVar[str] = "finetune"
     encoder_lr_scale: ClassVar[float] = 1.0
+    views_per_decode: ClassVar[int] = 1
+    compares_clips: ClassVar[bool] = False
+
+    @property
+    def mixes_pairs(self) -> bool:
+        """Whether clips are mixed with each other, two by two."""
+        return bool(self.mixup or self.cutmix)
 
     @property
     def peak_lr(self) -> float:
@@ -248,6 +258,14 @@ class EvalSettings:
     crops: v.Count = 3  # Table 8
 
 
+KeyPath = tuple[str, ...]  # of a value in a recipe
+
+HEADS: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
+SELECTION: Final = ("pretrain", "selection")
+VIEWS: Final = ("pretrain", "views")
+TRAINED: Final = (*STAGES, "tokenizer")
+
+
 class Variants(NamedTuple):
     """Settings of a section that exclude each other: the key that names one of them, and their classes."""
 
@@ -262,6 +280,18 @@ def _variants(tag: str, union: Any) -> Variants:
 VARIANTS: Final = {  # by section, an outer one first
     ("pretrain",): _variants("objective", PretrainSettings),
     ("pretrain", "target"): _variants("kind", ShippedTarget),
-    ("pretrain", "views"): _variants("loss", ContrastSettings | SigregSettings),
+    VIEWS: _variants("loss", ContrastSettings | SigregSettings),
     **{(stage, "selection"): Variants("strategy", STRATEGIES) for stage in STAGES},
+}
+# By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are
+# dropped; those that the layer of the choice or a later one writes are errors.
+WITHOUT_EFFECT: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
+    ("data", "task"): lambda task: ("classes", "num_classes") if task == "regression" else (),
+    HEADS: lambda heads: ("task", "num_classes") if heads else (),
+    **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED},
+    **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED},
+}
+# Keys of a section that are short for keys of another one, which then has these values, too.
+SHORT: Final[dict[KeyPath, tuple[tuple[str, ...], KeyPath, dict[str, Any]]]] = {
+    VIEWS: (("keep_ratio", "uniform"), SELECTION, {"strategy": "drawn", "visible_ratio": None})
 }

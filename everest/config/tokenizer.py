@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from everest.config import values as v
+from everest.config.stage_settings import LoraSettings
 from everest.config.values import settings
 from everest.errors import shown
 
@@ -125,6 +126,12 @@ class TokenizerSettings:
     base_lr: ClassVar[None] = None
     layer_decay: ClassVar[float] = 1.0
     encoder_lr_scale: ClassVar[float] = 1.0
+    stage: ClassVar[str] = "tokenizer"
+    freeze: ClassVar[str] = "none"
+    lora: ClassVar[LoraSettings] = LoraSettings()
+    views_per_decode: ClassVar[int] = 1
+    compares_clips: ClassVar[bool] = False
+    mixes_pairs: ClassVar[bool] = False
 
     @property
     def peak_lr(self) -> float:

@@ -1,4 +1,4 @@
-"""The choices of a run that no recipe has, and its folder: free, with a run to resume, or refused.
+"""The choices of a run that no recipe has, its processes, and its folder: free, to be resumed, or refused.
 
 Leftovers of killed processes are ignored: a run that has not started, and unfinished files.
 """
@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch.distributed as dist
 from accelerate import Accelerator
+from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, load_recipe, recipe_values
 from everest.config.settings import Recipe
-from everest.errors import RecipeError, differing, first_names
+from everest.errors import EnvironmentProblem, RecipeError, differing, first_names
+from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import IN_USE_FIX, is_unfinished
+from everest.system.launch import lost_peer
 from everest.system.locks import refuse_trained
 from everest.system.run_folder import (
     ENVIRONMENT,
@@ -31,6 +38,7 @@ from everest.system.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
+from everest.system.signals import Stopped
 from everest.tokenizer.clips import tokenizer_depends_on
 
 if TYPE_CHECKING:
@@ -47,10 +55,15 @@ class RunOptions:
     resume: Literal["auto", "never", "only"] = "auto"  # the run in `output`; only: there must be one
     overwrite: bool = False
     cpu: bool = False
-    tracker: str | None = None  # tensorboard, wandb
+    tracker: str | None = None  # tensorboard, wandb; "none" is None
     one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
-    init: str | Path | None = None  # run folder or weights to start from; None: from scratch
+    init: str | Path | None = None  # run folder or weights to start from; None or "none": from scratch
     decoder: Decoder | None = None  # of `init`; None: keep it if it fits
+
+    def __post_init__(self) -> None:
+        for name in ("init", "tracker"):
+            if getattr(self, name) == "none":  # as commands have it
+                object.__setattr__(self, name, None)
 
     def folder(self, recipe: str) -> Path:
         """The run folder: the named one, else runs/COMMAND/RECIPE-TIME, numbered if that exists already."""
@@ -91,6 +104,50 @@ class RunContext:
         if init.weights is not None:
             self.notice(init.notice())
         return init
+
+
+@contextmanager
+def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator[RunContext]:
+    """Set up Accelerate's processes and the run folder; the run goes inside. Nothing is written yet."""
+    tracker = options.tracker
+    if tracker is not None and find_spec(tracker) is None:
+        raise EnvironmentProblem(
+            f"--tracker {tracker}: the package is not installed; run `pip install {tracker}`"
+        )
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
+    init = None
+    try:
+        if options.init is not None:
+            from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
+
+            folder = options.folder(recipe.name)
+            with accelerator.main_process_first():  # which downloads what the others then find
+                init = find_init(
+                    options.init, output=folder, overwrite=options.overwrite, decoder=options.decoder
+                )
+        elif options.decoder is not None:
+            raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
+        run, resumed = decide_on_main(accelerator, lambda: find_folder(recipe, options, init))
+        yield RunContext(
+            accelerator=accelerator,
+            run=run,
+            resumed=resumed,
+            report=report,
+            options=options,
+            init=init,
+            overlaps=accelerator.device.type == "cuda",
+        )
+    except BaseException as error:
+        lost = lost_peer(error)  # known only while the connections are open
+        # A failing process closes its connections, which might otherwise abort it while it exits. NCCL ends a
+        # communicator only when all its processes do, and the others may wait in a collective for this one.
+        # After a signal, all processes have left the loop.
+        if dist.is_initialized() and dist.get_backend() == "nccl" and not isinstance(error, Stopped):
+            _abort_process_group()
+        accelerator.end_training()
+        if lost is not None:
+            raise lost from error
+        raise
 
 
 def find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tuple[RunFolder, bool]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from everest.config.settings import TrainedSection
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.errors import RecipeError
 
 WARMUP_PART: Final = 20  # heuristic: one step in 20 warms up, where the budget is in steps
@@ -89,10 +88,7 @@ def plan_stage(
     in one epoch and end in the next. A loss that compares the clips of a step takes all of them in one pass.
     The learning rate is base_lr * batch / 256, with the batch of all processes: EVEREST, appendix A.
     """
-    views, compares = 1, False
-    if isinstance(section, PretrainSettings):
-        views, compares = section.views_per_decode, section.objective == "views"
-    pair = 2 if isinstance(section, FinetuneSettings) and (section.mixup or section.cutmix) else 1
+    views, pair = section.views_per_decode, 2 if section.mixes_pairs else 1
     unit = views * pair
     share, rest = divmod(section.batch_size, processes * unit)  # of a process, in units
     if rest:
@@ -103,7 +99,7 @@ def plan_stage(
             f"{' in pairs, which mixup and cutmix need' if pair > 1 else ''}; {nearest} is the nearest "
             "that does"
         )
-    largest = share if compares else min(share, max(1, largest_micro_batch // unit))
+    largest = share if section.compares_clips else min(share, max(1, largest_micro_batch // unit))
     videos_per_step = section.batch_size // views
     if section.steps is not None:
         steps, videos_per_epoch = section.steps, num_videos

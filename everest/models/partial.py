@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection
 from everest.config.stage_settings import LoraSettings
-from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.video_model import PretrainingModel
@@ -32,8 +31,6 @@ PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2":
 
 def require_init(section: TrainedSection) -> None:
     """Check a stage that starts from new weights."""
-    if isinstance(section, TokenizerSettings):
-        return
     if section.lora.rank:
         setting, without = f"{section.stage}.lora.rank={section.lora.rank}", f"{section.stage}.lora.rank=0"
     elif section.freeze not in ("none", "embedding"):
@@ -51,9 +48,8 @@ def choose_trained(model: nn.Module, section: TrainedSection) -> None:
 
     Weights outside of the encoder are always trained.
     """
-    if isinstance(section, TokenizerSettings):
-        return
-    assert isinstance(model, PretrainingModel | VideoClassifier)
+    if not isinstance(model, PretrainingModel | VideoClassifier):
+        return  # a tokenizer
     encoder = model.encoder
     if section.lora.rank:
         encoder.requires_grad_(False)

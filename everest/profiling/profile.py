@@ -9,11 +9,11 @@ from typing import Any, Final, Literal
 
 from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, named_heads
-from everest.config.merge import SELECTION, merge
+from everest.config.merge import merge
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import find_recipe
 from everest.config.settings import Recipe
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.config.stage_settings import SELECTION, FinetuneSettings, PretrainSettings
 from everest.errors import unknown_name
 from everest.methods.external import is_import_path
 from everest.methods.learned import LearnedImportance

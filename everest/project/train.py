@@ -7,6 +7,7 @@ import math
 import shlex
 import shutil
 import signal
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -66,7 +67,6 @@ from everest.system.text import json_text
 
 NEW_LISTS: Final = f".{LISTS}{UNFINISHED}"  # the folder of lists until the plan is made
 PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
-ROUNDS: Final = 8  # to find the steps whose validations and tests fit into --hours, too
 SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds vary between measurements
 CHECK_SECONDS: Final = 12.0  # estimate: to fit linear candidates, and to test one and write its page
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
@@ -210,10 +210,14 @@ def _within_hours(
 ) -> Suggestion:
     """The suggestion with so many steps that all training, validations and tests take these hours."""
     budget = 3600 * PLANNED_SHARE * hours
-    stage_seconds = budget
-    for _ in range(ROUNDS):  # the number of validations depends on the steps
-        suggestion = suggestion.within(stage_seconds)
-        stage_seconds *= min(1.0, budget / _all_seconds(suggestion, sizes, lists)[0])
+    # Of the budget, for each stage: what they need, and how often they validate, grows with them.
+    thousandths = range(1, 1001)
+    fitting = bisect_right(
+        thousandths,
+        budget,
+        key=lambda part: _all_seconds(suggestion.within(part / 1000 * budget), sizes, lists)[0],
+    )
+    suggestion = suggestion.within(fitting / 1000 * budget)
     for time in suggestion.times:
         if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
             needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)

@@ -21,7 +21,14 @@ from everest.config.stage_settings import (
 )
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
-from everest.methods.strategies import AllTokens, Drawn, RandomSpaceTime, RedundancyRobust, Tube
+from everest.methods.strategies import (
+    AllTokens,
+    Drawn,
+    FrameDifference,
+    RandomSpaceTime,
+    RedundancyRobust,
+    Tube,
+)
 from everest.methods.targets import PixelTargets
 from everest.sweep.plan import resolve_arms
 from everest.sweep.request import is_sweep, read_request
@@ -184,6 +191,9 @@ def test_keys_inherited_for_another_variant_drop_silently(tmp_path):
         return load_recipe(write(tmp_path, text), overrides=overrides)
 
     strategy = "pretrain.selection.strategy=random"
+    ranked, change = (
+        f"pretrain.selection.strategy={name}" for name in ("redundancy-robust", "frame-difference")
+    )
     assert read("base: ucf101\n", strategy).pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
     assert read("base: custom\n", strategy).pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
     assert read("base: small-views\n", strategy).pretrain.selection == RandomSpaceTime()
@@ -201,6 +211,12 @@ def test_keys_inherited_for_another_variant_drop_silently(tmp_path):
     assert sigreg.pretrain == replace(sigreg.pretrain, views=SigregSettings())
     numbers = read("base: ucf101\ndata: {classes: a.txt}\n", "data.task=regression").data
     assert (numbers.classes, numbers.num_classes) == (None, None)
+    # A share of the same name is another setting, unless both strategies have it of one class.
+    pixels = read("base: small-views\n", "pretrain.objective=pixels").pretrain.selection
+    assert (pixels, read("base: lvmae-128\n", ranked).pretrain.selection) == (RedundancyRobust(),) * 2
+    assert read(
+        "base: k400\npretrain: {selection: {keep_ratio: 0.4}}\n", change
+    ).pretrain.selection == replace(FrameDifference(), keep_ratio=0.4)
 
 
 HEADS = "data.heads={verb: 97, noun: 300}"

@@ -122,7 +122,7 @@ def test_overwrite_spares_what_the_run_reads_and_what_no_run_has_written(command
 
 
 def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everest.engine.start.find_spec", lambda name: None)
+    monkeypatch.setattr("everest.engine.context.find_spec", lambda name: None)
     before = contents(finished)
     shown = everest(command, "--overwrite", "--tracker", "wandb", code=5)
     assert "pip install wandb" in shown

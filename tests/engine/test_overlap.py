@@ -14,10 +14,10 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.engine.context import RunContext, RunOptions
-from everest.engine.start import start_or_resume
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import Pretraining, pretraining_output, set_up_pretraining
+from everest.stages import start_or_resume
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import Bout, Bouts, Span, unscored_spans
-from everest.annotations.labels import ANYONE, Labels, read_labels
+from everest.annotations.labels import ANYONE, Labels, WhoseBouts, read_labels
 from everest.annotations.matching import late_notices, stem
-from everest.annotations.observers import WhoseBouts
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, first_names
 from everest.inference.windows import check_seconds

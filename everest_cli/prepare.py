@@ -42,12 +42,13 @@ def index(
     Example: everest prepare index /data/ucf101
     """
     from everest.config.yaml import write_yaml
-    from everest.prepare.index import index_folder, write_index
+    from everest.prepare.index import write_index
 
-    result = index_folder(folder, annotations=annotations, split=split)
-    document = write_index(result, output or folder, overwrite=overwrite)
+    document = write_index(
+        folder, output or folder, annotations=annotations, split=split, overwrite=overwrite
+    )
     lists = ", ".join(f"{name} {count}" for name, count in document["lists"].items())
-    classes = f"; {counted(len(result.class_names), 'class')}" if result.class_names else ""
+    classes = f"; {counted(document['classes'], 'class')}" if document["classes"] else ""
     say(f"{document['layout']}: {lists}{classes}")
     if document["missing"] or document["extra"]:
         missing = counted(document["missing"], "video")

@@ -7,7 +7,6 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,25 +24,18 @@ UNLABELLED: Final = "-unlabelled"  # appended to the name of a list whose labels
 _SUFFIXES: Final = (".txt", ".csv", ".json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Index:
-    """The contents of a data set's folder."""
+def write_index(
+    folder: Path, output: Path, *, annotations: Path | None, split: int, overwrite: bool
+) -> dict[str, Any]:
+    """Recognize the data set in a folder, find the videos of its lists, and write them.
 
-    layout: Layout
-    root: Path  # absolute
-    lists: Mapping[str, Sequence[Sample]]
-    class_names: tuple[str, ...]
-    sources: Sequence[Path]  # the annotation files
-    missing: Sequence[tuple[str, str]]  # list, and the preferred name of the file
-    extra: Sequence[Path]  # videos in no list
-
-
-def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index:
-    """Recognize the data set in a folder and find the videos of its lists.
+    Writes `NAME.csv` for each list, `classes.txt`, and `index_report.csv` if there are problems.
 
     Args:
         annotations: the folder of the annotations, if it is not inside `folder`.
         split: the number of the official split, if there are several.
+    Returns:
+        The document of `everest prepare index --json`; in `data`, the keys of a recipe for the lists.
     """
     for searched in (folder, annotations or folder):
         if not searched.is_dir():
@@ -52,29 +44,58 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
     layout, sources = find_layout(annotations or folder, split=split)
     videos = list(videos_under(root))
     annotated, class_names = READERS[layout.name](sources)
-    lists, missing = match_files(annotated, videos)
-    if not any(lists.values()):
+    matched, missing = match_files(annotated, videos)
+    if not any(matched.values()):
         wanted = next((name for _, name in missing), "any video")
         raise DataError(
             f"{folder}: annotations of {layout.title}, and none of their {len(missing)} videos (first "
             f"{wanted}) among the {len(videos)} below it; expected are {layout.expects}"
         )
     # Without any label, lists are for pre-training only, which their names show.
-    lists = {
-        name if any(sample.labels for sample in samples) else name + UNLABELLED: samples
-        for name, samples in lists.items()
-        if samples
-    }
+    has_labels = {name: any(sample.labels for sample in samples) for name, samples in matched.items()}
+    lists = {name if has_labels[name] else name + UNLABELLED: part for name, part in matched.items() if part}
     used = {sample.path for samples in lists.values() for sample in samples}
-    return Index(
-        layout=layout,
-        root=root,
-        lists=lists,
-        class_names=class_names,
-        sources=[file for files in sources.values() for file in files],
-        missing=missing,
-        extra=[video for video in videos if str(video) not in used],
-    )
+    extra = [video for video in videos if str(video) not in used]  # in no list
+    problems = [
+        *(("missing", name, video) for name, video in missing),
+        *(("extra", "", os.path.relpath(video, root)) for video in extra),
+    ]
+    written = [output / f"{name}.csv" for name in lists]
+    written += [output / CLASSES] if class_names else []
+    written += [output / REPORT] if problems else []
+    annotation_files = [file for files in sources.values() for file in files]
+    refuse_existing(written, overwrite=overwrite, read=annotation_files)
+    refuse_unlistable(sample for samples in lists.values() for sample in samples)
+    names = names_needed(class_names)
+    heads = list(layout.heads)
+    for file, samples in zip(written, lists.values(), strict=False):
+        write_list(file, samples, root=root, class_names=names, head_names=heads)
+    if problems:
+        write_table(output / REPORT, [("problem", "list", "video"), *problems])
+    below = Path(os.path.relpath(output.absolute(), root))
+    labeled = {name: str(below / f"{name}.csv") for name in lists if has_labels.get(name)}
+    data: dict[str, Any] = {
+        "root": str(root),
+        "train": labeled.get("train"),
+        "val": labeled.get("val"),
+        # If test labels are secret, publications report the validation set.
+        "test": labeled.get("test", labeled.get("val")),
+        "pretrain": None if labeled else str(below / written[0].name),
+    }
+    if class_names:
+        write_lines(output / CLASSES, class_names)
+        data |= {"classes": str(below / CLASSES), "num_classes": len(class_names)}
+    if layout.heads:
+        data["heads"] = dict(layout.heads)
+    return {
+        "layout": layout.name,
+        "lists": {name: len(samples) for name, samples in lists.items()},
+        "classes": len(class_names) or None,
+        "missing": len(missing),
+        "extra": len(extra),
+        "written": list(map(str, written)),
+        "data": data | dict(layout.settings),
+    }
 
 
 def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
@@ -139,52 +160,3 @@ def match_files(
             segment = {key: value for key, value in ref._asdict().items() if key != "name"}
             matched[name].append(Sample(path=str(path), labels=sample.labels, **segment))
     return matched, missing
-
-
-def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any]:
-    """Write `NAME.csv` for each list, `classes.txt`, and `index_report.csv` if there are problems.
-
-    Returns:
-        The document of `everest prepare index --json`; in `data`, the keys of a recipe for the lists.
-    """
-    paths = {name: folder / f"{name}.csv" for name in index.lists}
-    problems = [
-        *(("missing", name, video) for name, video in index.missing),
-        *(("extra", "", os.path.relpath(video, index.root)) for video in index.extra),
-    ]
-    written = list(paths.values())
-    written += [folder / CLASSES] if index.class_names else []
-    written += [folder / REPORT] if problems else []
-    refuse_existing(written, overwrite=overwrite, read=index.sources)
-    refuse_unlistable(sample for samples in index.lists.values() for sample in samples)
-    names = names_needed(index.class_names)
-    heads = list(index.layout.heads)
-    for name, samples in index.lists.items():
-        write_list(paths[name], samples, root=index.root, class_names=names, head_names=heads)
-    if problems:
-        write_table(folder / REPORT, [("problem", "list", "video"), *problems])
-    below = Path(os.path.relpath(folder.absolute(), index.root))
-    lists = {name: str(below / f"{name}.csv") for name in index.lists}
-    labeled = {name: lists[name] for name, part in index.lists.items() if any(each.labels for each in part)}
-    data: dict[str, Any] = {
-        "root": str(index.root),
-        "train": labeled.get("train"),
-        "val": labeled.get("val"),
-        # If test labels are secret, publications report the validation set.
-        "test": labeled.get("test", labeled.get("val")),
-        "pretrain": None if labeled else next(iter(lists.values())),
-    }
-    if index.class_names:
-        write_lines(folder / CLASSES, index.class_names)
-        data |= {"classes": str(below / CLASSES), "num_classes": len(index.class_names)}
-    if index.layout.heads:
-        data["heads"] = dict(index.layout.heads)
-    return {
-        "layout": index.layout.name,
-        "lists": {name: len(samples) for name, samples in index.lists.items()},
-        "classes": len(index.class_names) or None,
-        "missing": len(index.missing),
-        "extra": len(index.extra),
-        "written": list(map(str, written)),
-        "data": data | dict(index.layout.settings),
-    }

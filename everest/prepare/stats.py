@@ -5,7 +5,7 @@ F frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
@@ -24,7 +24,7 @@ from everest.methods.alignment import previous_frames
 from everest.methods.camera import FIT
 from everest.prepare.check import min_median_max
 from everest.system.events import Report, notice
-from everest.video.facts_cache import clear_video_cache
+from everest.video.facts import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.pixels import IMAGENET
 from everest.video.reader import probe, read_frames
@@ -89,19 +89,35 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     """Measure videos. All have the same weight, however large and long.
 
     Args:
-        most: videos of each class, drawn at random, always the same; None takes all.
+        most: videos of each class, sampled at random, always the same; None takes all.
     Returns:
         The document of `everest prepare stats --json`.
     """
     keep_facts_in_cache()  # segments are looked up in what the workers found
-    chosen = samples = data.samples
-    by_class = _samples_by_class(data)
+    sampled = samples = data.samples
+    by_index: dict[int, list[Sample]] = {}  # by the first label
+    for sample in samples:
+        for index in indices(sample.labels[0]) if sample.labels else ():
+            by_index.setdefault(index, []).append(sample)
+    names = data.class_names
+    by_class = {names[index] if names else str(index): by_index[index] for index in sorted(by_index)}
     if most is not None:
         rng = np.random.default_rng(0)
-        drawn = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
-        chosen = [group[number] for group, numbers in drawn for number in sorted(numbers)]
-    paths = list(dict.fromkeys(sample.path for sample in chosen))
-    measured, skipped = _measure_all(paths, workers=workers, report=report)
+        places = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
+        sampled = [group[number] for group, numbers in places for number in sorted(numbers)]
+    paths = list(dict.fromkeys(sample.path for sample in sampled))
+    results: dict[str, Measured] = {}
+    skipped: dict[str, str] = {}
+    for path, result in map_apart(measure, paths, workers=workers, limit=LIMIT):
+        if isinstance(result, Measured):
+            results[path] = result
+        else:
+            skipped[path] = result.reason
+            report(notice(f"{path}: {result.reason}"))
+        report({"event": "video", "done": len(results) + len(skipped), "videos": len(paths)})
+    if not results:
+        raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
+    measured = {path: results[path] for path in paths if path in results}
     videos = list(measured.values())
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
@@ -141,31 +157,3 @@ def _num_frames(sample: Sample, measured: Mapping[str, Measured]) -> int:
         return frame_span(sample)[1]
     except VideoError:
         return 0
-
-
-def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
-    """The samples of each class, by the first label, in the order of the classes."""
-    samples_of: dict[int, list[Sample]] = {}
-    for sample in data.samples:
-        for index in indices(sample.labels[0]) if sample.labels else ():
-            samples_of.setdefault(index, []).append(sample)
-    names = data.class_names
-    return {names[index] if names else str(index): samples_of[index] for index in sorted(samples_of)}
-
-
-def _measure_all(
-    paths: Sequence[str], *, workers: int, report: Report
-) -> tuple[dict[str, Measured], dict[str, str]]:
-    """The measurements by path, in the order of `paths`, and the reasons of videos that cannot be read."""
-    measured: dict[str, Measured] = {}
-    skipped: dict[str, str] = {}
-    for path, result in map_apart(measure, paths, workers=workers, limit=LIMIT):
-        if isinstance(result, Measured):
-            measured[path] = result
-        else:
-            skipped[path] = result.reason
-            report(notice(f"{path}: {result.reason}"))
-        report({"event": "video", "done": len(measured) + len(skipped), "videos": len(paths)})
-    if not measured:
-        raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
-    return {path: measured[path] for path in paths if path in measured}, skipped

@@ -111,7 +111,7 @@ def bouts_of(events: Sequence[Event], recording: Observation, left_out: LeftOut)
         if event.comment.strip() not in ("", "NA", *ORIGINS):
             left_out["comment of an event"] += 1
     borders, offset = recording.borders, recording.offset
-    for event, stop in _paired(events, recording.where):
+    for event, stop in _pair_events(events, recording.where):
         start, end = event.time - offset, stop - offset
         if not recording.sets_time:  # these media may begin later, and end sooner
             start, end = max(start, 0.0), min(end, borders[-1])
@@ -134,7 +134,7 @@ def bouts_of(events: Sequence[Event], recording: Observation, left_out: LeftOut)
                 yield Bout(video=name, start=first - begin, end=last - begin, origin=origin, **who)
 
 
-def _paired(events: Sequence[Event], where: str) -> Iterator[tuple[Event, float]]:
+def _pair_events(events: Sequence[Event], where: str) -> Iterator[tuple[Event, float]]:
     """Yield the first event of each state and point, and the time of its end."""
     running: dict[tuple[str, str, str], Event] = {}
     for event in sorted(events, key=lambda event: event.time):

@@ -84,11 +84,11 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     for number, fields in table_rows:
         with in_line(number, fields, header):
             cells = general | {name: fields[place].strip() for name, place in places.items()}
-            row = Row(cells, _event(cells), _named(cells, column))
-            name = _named(cells, ID)
+            row = Row(cells, _event(cells), _name_in(cells, column))
+            name = _name_in(cells, ID)
             if not (row.file or name):
                 raise ValueError("it names neither an observation nor a media file")
-            media = _named(cells, SOURCE) or ("" if name else row.file)
+            media = _name_in(cells, SOURCE) or ("" if name else row.file)
             by_recording[name, media, observer_in(cells)].append(row)
     for (name, source, observer), rows in by_recording.items():
         rows.sort(key=lambda row: row.event.time)
@@ -149,7 +149,7 @@ def _recordings(
         yield Observation(where, "", [file], borders, offset), events
 
 
-def _named(cells: Cells, column: str) -> str:
+def _name_in(cells: Cells, column: str) -> str:
     """What a cell names; empty if nothing."""
     text = cells.get(column, "")
     return "" if text in NO_NAME else text

@@ -56,7 +56,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 
 def _bouts_of(task: Mapping[str, Any], fps: float | None, left_out: LeftOut) -> Iterator[Bout]:
     """Yield the bouts of a task."""
-    marked = list(_marked(task, left_out))
+    marked = list(_regions_of_annotators(task, left_out))
     if not any(regions for _, regions, _ in marked):
         left_out[_without_region(task)] += 1
     for observer, regions, is_predicted in marked:
@@ -112,7 +112,7 @@ def _spans(
     return [(*span, label) for span, label in product(times, labels)]
 
 
-def _marked(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[LabeledRegions]:
+def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[LabeledRegions]:
     """Yield the regions of each annotator of a task, or of its last prediction."""
     if not task.keys() & TASK_KEYS:
         yield str(task.get("annotator", "")), list(_plain_regions(task)), False

@@ -174,7 +174,7 @@ def read_labels(
         used = whose.codings(video, used)
         if len(used) > 1:
             several |= dict.fromkeys(different_names(used))
-        bouts_of[video] = joined(video, used)
+        bouts_of[video] = _join(video, used)
     classes = [bout for bouts in bouts_of.values() for bout in bouts if bout.label not in MARKS]
     subjects = sorted({bout.subject or NO_SUBJECT for bout in classes})
     bouts_of = {video: kept for video, bouts in bouts_of.items() if (kept := whose.of_subject(bouts))}
@@ -218,7 +218,7 @@ def _codings_in(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
     return codings
 
 
-def joined(video: str, codings: Sequence[Coding]) -> list[Bout]:
+def _join(video: str, codings: Sequence[Coding]) -> list[Bout]:
     """The bouts of codings of one video, each once; time is unscored if it is so in all of them."""
     scored = dict.fromkeys(replace(bout, video=video) for coding in codings for bout in coding.scored)
     spans = [span for coding in codings for span in spans_outside(unscored_spans(coding.bouts))]

@@ -95,7 +95,7 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
     for number, line in lines:
         if line.lstrip().startswith("#"):
             raise DataError(
-                f"{file}:{number}: {quoted(line)} looks like a comment, and a list has none; remove the line "
+                f"{file}:{number}: {quote(line)} looks like a comment, and a list has none; remove the line "
                 "(a path that begins with # is written ./#…)"
             )
     fields_of_lines = _split(file, lines)
@@ -113,7 +113,7 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
             raise DataError(
                 f"{file}:{number}: {counted(len(fields), 'field')} where {', '.join(columns)} are expected; "
                 "quote paths with spaces, or separate by tabs; further columns need a header; the line is "
-                f"{quoted(line)}"
+                f"{quote(line)}"
             )
         values = {column: value for column, value in zip(columns, fields, strict=True) if value}
         rows.append(ListRow(f"{file}:{number}", values, line, header=header))
@@ -136,7 +136,7 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def quoted(line: str) -> str:
+def quote(line: str) -> str:
     """A line in quotes for a message, without its middle if it is long."""
     return f"'{shown(line.strip())}'"
 
@@ -166,7 +166,7 @@ def _parse(
             (fields,) = csv.reader([line.strip(ends)], delimiter=separator, skipinitialspace=True)
         except csv.Error as error:  # a field of more than 131072 characters
             raise DataError(
-                f"{file}:{number}: {error}; a line is `path label`, this is {quoted(line)}"
+                f"{file}:{number}: {error}; a line is `path label`, this is {quote(line)}"
             ) from error
         rows.append([field.strip() for field in fields])
     return rows

@@ -296,7 +296,7 @@ def _samples_of_list(
     _refuse(problems)
     # The shards that an index names are known to be there.
     listed = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.member is None]
-    absent = _absent({sample.path: parse_location(sample.path) for _, sample in listed})
+    absent = _find_missing({sample.path: parse_location(sample.path) for _, sample in listed})
     if absent and all(sample.path in absent for _, sample in listed):
         raise DataError(
             f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
@@ -307,7 +307,7 @@ def _samples_of_list(
     return tuple(samples)
 
 
-def _absent(videos: dict[str, Location]) -> dict[str, str]:
+def _find_missing(videos: dict[str, Location]) -> dict[str, str]:
     """The paths of a list without a video, and why."""
     problems = {}
 

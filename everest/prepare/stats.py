@@ -5,7 +5,6 @@ F frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
@@ -121,7 +120,13 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     videos = list(measured.values())
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
-    lengths = sorted(_num_frames(sample, measured) for sample in samples if sample.path in measured)
+    lengths: list[int] = []  # in frames; of a segment outside of its video 0
+    for sample in (sample for sample in samples if sample.path in measured):
+        try:
+            lengths.append(frame_span(sample)[1] if sample.is_segment else measured[sample.path].frames)
+        except VideoError:
+            lengths.append(0)
+    lengths.sort()
     length = lengths[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
     for name, members in by_class.items():
@@ -147,13 +152,3 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "strides": {str(frames): length // frames or None for frames in CLIPS},
         "task": data.task,
     }
-
-
-def _num_frames(sample: Sample, measured: Mapping[str, Measured]) -> int:
-    """The frames of a video or of a segment; 0 if the segment is outside of the video."""
-    if not sample.is_segment:
-        return measured[sample.path].frames
-    try:
-        return frame_span(sample)[1]
-    except VideoError:
-        return 0

@@ -35,7 +35,7 @@ LEAST_SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
 FACTS_VERSION: Final = 12  # raise it with every change of the facts or of how they are found
 STORED: Final = np.dtype("<i8")
 MOST_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
-SLANTED: Final = "is turned by an angle that is no multiple of 90 degrees; the nearest is used"
+SLANTED: Final = "is rotated by an angle that is no multiple of 90 degrees; the nearest is used"
 
 
 class Orientation(NamedTuple):
@@ -185,13 +185,6 @@ class _FactsCache:
     recent: dict[Key, VideoFacts] = field(default_factory=dict)  # the last one used stands last
     frames: int = 0  # of all recent ones
 
-    def add(self, key: Key, facts: VideoFacts) -> None:
-        """Add the facts of a file, which were not known, and forget those of the files used first."""
-        self.frames += facts.info.frames
-        while self.recent and self.frames > MOST_FRAMES:
-            self.frames -= self.recent.pop(next(iter(self.recent))).info.frames
-        self.recent[key] = facts
-
 
 _cache = _FactsCache()
 
@@ -220,9 +213,12 @@ def inspect_video(path: Video) -> VideoFacts:
             facts = read_facts(path)
         else:
             facts = _facts_from_disk(path, _cache.folder)
-        _cache.add(key, facts)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
+    _cache.frames += facts.info.frames
+    while _cache.recent and _cache.frames > MOST_FRAMES:  # forget the files used first
+        _cache.frames -= _cache.recent.pop(next(iter(_cache.recent))).info.frames
+    _cache.recent[key] = facts
     return facts
 
 
@@ -230,13 +226,13 @@ def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
     """The facts of a file that a folder has; else they are read, and kept there."""
     file = file_of_facts(folder, path)
     with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
-        return _unpacked(zlib.decompress(file.read_bytes()))
+        return _unpack(zlib.decompress(file.read_bytes()))
     facts = read_facts(path)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     with suppress(OSError):  # without space or permission, they are read again next time
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_bytes(zlib.compress(_packed(facts), level=1))
+            part.write_bytes(zlib.compress(_pack(facts), level=1))
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
@@ -256,7 +252,7 @@ def file_of_facts(folder: Path, path: Path | RemotePath) -> Path:
     return folder / name[:2] / name[2:]
 
 
-def _packed(facts: VideoFacts) -> bytes:
+def _pack(facts: VideoFacts) -> bytes:
     """A line of JSON, and the numbers of the index: of each array the differences, a tenth of the space."""
     index = {name: getattr(facts.index, name) for name in facts.index.__slots__}
     arrays = {name: value for name, value in index.items() if isinstance(value, np.ndarray)}
@@ -270,8 +266,8 @@ def _packed(facts: VideoFacts) -> bytes:
     return json.dumps(header).encode() + b"\n" + b"".join(steps)
 
 
-def _unpacked(packed: bytes) -> VideoFacts:
-    """Undo `_packed`."""
+def _unpack(packed: bytes) -> VideoFacts:
+    """Undo `_pack`."""
     header, _, numbers = packed.partition(b"\n")
     values = json.loads(header)
     index, lengths = values.pop("index"), values.pop("lengths")

@@ -68,7 +68,7 @@ def probe(path: str | Video) -> VideoInfo:
 
 
 def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto", channels: int = 3) -> Tensor:
-    """Read the frames numbered `ids`, in this order, repetitions included, turned and mirrored as tagged.
+    """Read the frames numbered `ids`, in this order, repetitions included, rotated and mirrored as tagged.
 
     Args:
         decoder: `auto` is PyAV; `decord` refuses files of which it may return wrong frames.
@@ -280,7 +280,7 @@ def image_frames(folder: Location) -> Sequence[Location]:
 
 
 def read_image(file: Location) -> np.ndarray:
-    """Read an image of a folder of images: (H, W, 3) uint8, RGB, turned and mirrored as its EXIF data say.
+    """Read an image of a folder of images: (H, W, 3) uint8, RGB, rotated and mirrored as its EXIF data say.
 
     Of 16 bits, the upper 8 are kept.
 

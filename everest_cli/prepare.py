@@ -42,7 +42,7 @@ def index(
     Example: everest prepare index /data/ucf101
     """
     from everest.config.yaml import write_yaml
-    from everest.prepare.index import write_index
+    from everest.prepare.archives import write_index
 
     document = write_index(
         folder, output or folder, annotations=annotations, split=split, overwrite=overwrite
@@ -80,7 +80,7 @@ def split(
 
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
-    from everest.prepare.index import CLASSES
+    from everest.lists.writing import CLASSES
     from everest.prepare.split import SHARES, LabeledVideos, read_shares
 
     parts = SHARES if shares is None else read_shares(shares)

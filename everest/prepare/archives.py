@@ -13,12 +13,18 @@ from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
 from everest.lists.sample import Sample
-from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
+from everest.lists.writing import (
+    CLASSES,
+    names_needed,
+    refuse_existing,
+    refuse_unlistable,
+    write_lines,
+    write_list,
+)
 from everest.prepare.layouts import LAYOUTS, READERS, AnnotatedSample, Layout, Sources
 from everest.system.files import write_table
 from everest.video.folders import as_data_error, video_name, videos_under
 
-CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
 UNLABELLED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
 _SUFFIXES: Final = (".txt", ".csv", ".json")

@@ -8,6 +8,7 @@ import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,9 +34,7 @@ _SUFFIXES: Final = (".txt", ".csv", ".json")
 def write_index(
     folder: Path, output: Path, *, annotations: Path | None, split: int, overwrite: bool
 ) -> dict[str, Any]:
-    """Recognize the data set in a folder, find the videos of its lists, and write them.
-
-    Writes `NAME.csv` for each list, `classes.txt`, and `index_report.csv` if there are problems.
+    """Recognize the data set in a folder; write its lists, `classes.txt`, and problems to `index_report.csv`.
 
     Args:
         annotations: the folder of the annotations, if it is not inside `folder`.
@@ -50,13 +49,7 @@ def write_index(
     layout, sources = find_layout(annotations or folder, split=split)
     videos = list(videos_under(root))
     annotated, class_names = READERS[layout.name](sources)
-    matched, missing = match_files(annotated, videos)
-    if not any(matched.values()):
-        wanted = next((name for _, name in missing), "any video")
-        raise DataError(
-            f"{folder}: annotations of {layout.title}, and none of their {len(missing)} videos (first "
-            f"{wanted}) among the {len(videos)} below it; expected are {layout.expects}"
-        )
+    matched, missing = match_files(annotated, videos, layout, folder)
     # Without any label, lists are for pre-training only, which their names show.
     has_labels = {name: any(sample.labels for sample in samples) for name, samples in matched.items()}
     lists = {name if has_labels[name] else name + UNLABELLED: part for name, part in matched.items() if part}
@@ -69,13 +62,11 @@ def write_index(
     written = [output / f"{name}.csv" for name in lists]
     written += [output / CLASSES] if class_names else []
     written += [output / REPORT] if problems else []
-    annotation_files = [file for files in sources.values() for file in files]
-    refuse_existing(written, overwrite=overwrite, read=annotation_files)
+    refuse_existing(written, overwrite=overwrite, read=chain(*sources.values()))
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
     names = names_needed(class_names)
-    heads = list(layout.heads)
     for file, samples in zip(written, lists.values(), strict=False):
-        write_list(file, samples, root=root, class_names=names, head_names=heads)
+        write_list(file, samples, root=root, class_names=names, head_names=list(layout.heads))
     if problems:
         write_table(output / REPORT, [("problem", "list", "video"), *problems])
     below = Path(os.path.relpath(output.absolute(), root))
@@ -140,9 +131,9 @@ def _columns(table: Path) -> list[str]:
 
 
 def match_files(
-    lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path]
+    lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path], layout: Layout, folder: Path
 ) -> tuple[Mapping[str, Sequence[Sample]], list[tuple[str, str]]]:
-    """Find the file of each annotated sample by its name, at any depth and whatever its suffix.
+    """Find the file of each annotated sample by its name, at any depth of a folder and whatever its suffix.
 
     Among files of one name, the file in the most of the sample's folders is taken.
 
@@ -165,4 +156,10 @@ def match_files(
             path = max(candidates, key=lambda file, near=sample.folders: len(near.intersection(file.parts)))
             segment = {key: value for key, value in ref._asdict().items() if key != "name"}
             matched[name].append(Sample(path=str(path), labels=sample.labels, **segment))
+    if not any(matched.values()):
+        wanted = next((name for _, name in missing), "any video")
+        raise DataError(
+            f"{folder}: annotations of {layout.title}, and none of their {len(missing)} videos (first "
+            f"{wanted}) among the {len(videos)} below it; expected are {layout.expects}"
+        )
     return matched, missing

@@ -5,6 +5,7 @@ F frames, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
@@ -105,18 +106,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         places = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
         sampled = [group[number] for group, numbers in places for number in sorted(numbers)]
     paths = list(dict.fromkeys(sample.path for sample in sampled))
-    results: dict[str, Measured] = {}
-    skipped: dict[str, str] = {}
-    for path, result in map_apart(measure, paths, workers=workers, limit=LIMIT):
-        if isinstance(result, Measured):
-            results[path] = result
-        else:
-            skipped[path] = result.reason
-            report(notice(f"{path}: {result.reason}"))
-        report({"event": "video", "done": len(results) + len(skipped), "videos": len(paths)})
-    if not results:
-        raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
-    measured = {path: results[path] for path in paths if path in results}
+    measured, skipped = _measure_all(paths, workers=workers, report=report)
     videos = list(measured.values())
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
@@ -152,3 +142,21 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "strides": {str(frames): length // frames or None for frames in CLIPS},
         "task": data.task,
     }
+
+
+def _measure_all(
+    paths: Sequence[str], *, workers: int, report: Report
+) -> tuple[dict[str, Measured], dict[str, str]]:
+    """The measurements by path, in the order of `paths`, and the reasons of videos that cannot be read."""
+    measured: dict[str, Measured] = {}
+    skipped: dict[str, str] = {}
+    for path, result in map_apart(measure, paths, workers=workers, limit=LIMIT):
+        if isinstance(result, Measured):
+            measured[path] = result
+        else:
+            skipped[path] = result.reason
+            report(notice(f"{path}: {result.reason}"))
+        report({"event": "video", "done": len(measured) + len(skipped), "videos": len(paths)})
+    if not measured:
+        raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
+    return {path: measured[path] for path in paths if path in measured}, skipped

@@ -235,7 +235,7 @@ def _contested(first: Coding, second: Coding) -> str | None:
     for label in sorted(labels[0] & labels[1]):
         of_label = [[bout for bout in bouts if bout.label == label] for bouts in scored]
         if are_parts:
-            both = [span for span in _both(*map(covered_spans, of_label)) if span[0] < span[1]]
+            both = _both(*map(covered_spans, of_label))
         # Who names no subject may mean any of them.
         has_subjects = all(bout.subject for bouts in of_label for bout in bouts)
         times = [
@@ -257,8 +257,7 @@ def _coded_spans(coding: Coding) -> list[Span]:
     scored = coding.scored
     first = min((bout.start for bout in scored), default=0.0)
     last = max((bout.end for bout in scored), default=0.0)
-    spans = spans_outside(unscored_spans(coding.bouts))
-    return [(max(start, first), min(end, last)) for start, end in spans if start <= last and first <= end]
+    return _both([(first, last)], spans_outside(unscored_spans(coding.bouts)))
 
 
 def _both(first: Sequence[Span], second: Sequence[Span]) -> list[Span]:

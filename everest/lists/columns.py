@@ -9,7 +9,7 @@ usual names. Semicolons may separate a list that has a header, too.
 
 Shards are tar files of WebDataset's layout with videos. The index of a list `train.csv`, `train.index.json`,
 is next to them. It has a row for every line of the list, with the same columns and in the same order, so that
-a run over shards draws the same clips as a run over the files, and the tar file and the bytes of each video.
+a run over shards samples the clips of a run over the files, and the tar file and the bytes of each video.
 """
 
 from __future__ import annotations

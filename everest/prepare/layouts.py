@@ -276,7 +276,7 @@ def _read_oscc(sources: Sources) -> Annotations:
     """`clips` with `state_change` and times in the video (`parent_*`) and in the annotated clip (`clip_*`).
 
     The field names are from fho_oscc-pnr_*.json (ego4d-data.org, annotation schemas). Files are full videos,
-    canonical clips, or pieces cut by a program and named by their `unique_id`.
+    canonical clips, or pieces that a program made, named by their `unique_id`.
     """
 
     def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:

@@ -48,7 +48,7 @@ class Measured:
     square: Floats  # (3,) mean of the squares
     motion: float  # mean absolute difference of neighboring gray frames, in [0, 1]
     moving: float  # share of pairs between which the camera moves
-    unexplained: float  # share with a large change that is no motion of the camera: a cut, a fast object
+    unexplained: float  # share with a large change of another cause: a scene change, a fast object
     frames: int
     seconds: float | None  # None: a folder of images
 

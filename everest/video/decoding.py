@@ -261,7 +261,7 @@ def _is_complete(path: Video, codec: VideoCodecContext, since_key: Sequence[Pack
     """Whether the picture of the last packet ends within it: its pixels do not depend on what follows.
 
     By chance, the first bytes of a small picture are a whole one that repeats another: with 64 x 48 pixels,
-    2 of 540 cuts after 6 to 15 bytes showed a frame twice (46 without this check), and none of 1,432 others.
+    2 of 540 truncated after 6 to 15 bytes showed a frame twice (46 without this check), none of 1,432 others.
     """
     outputs = set()
     for ending in ENDINGS:

@@ -27,7 +27,9 @@ Result = TypeVar("Result")
 
 # Not fork: a copy of a process with threads may wait for a lock forever. A server imports the modules once.
 _HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
-_PROCESSES = multiprocessing.get_context("forkserver" if _HAS_SERVER else "spawn")
+_PROCESSES = (
+    multiprocessing.get_context("forkserver") if _HAS_SERVER else multiprocessing.get_context("spawn")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,9 +45,8 @@ def write_index(
     for searched in (folder, annotations or folder):
         if not searched.is_dir():
             raise DataError(f"{searched}: no such folder")
-    root = folder.absolute()
     layout, sources = find_layout(annotations or folder, split=split)
-    videos = list(videos_under(root))
+    videos = list(videos_under(root := folder.absolute()))
     annotated, class_names = READERS[layout.name](sources)
     matched, missing = match_files(annotated, videos, layout, folder)
     # Without any label, lists are for pre-training only, which their names show.
@@ -64,9 +63,9 @@ def write_index(
     written += [output / REPORT] if problems else []
     refuse_existing(written, overwrite=overwrite, read=chain(*sources.values()))
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
-    names = names_needed(class_names)
+    names, heads = names_needed(class_names), list(layout.heads)
     for file, samples in zip(written, lists.values(), strict=False):
-        write_list(file, samples, root=root, class_names=names, head_names=list(layout.heads))
+        write_list(file, samples, root=root, class_names=names, head_names=heads)
     if problems:
         write_table(output / REPORT, [("problem", "list", "video"), *problems])
     below = Path(os.path.relpath(output.absolute(), root))
@@ -82,8 +81,7 @@ def write_index(
     if class_names:
         write_lines(output / CLASSES, class_names)
         data |= {"classes": str(below / CLASSES), "num_classes": len(class_names)}
-    if layout.heads:
-        data["heads"] = dict(layout.heads)
+    data |= {"heads": dict(layout.heads)} if heads else {}
     return {
         "layout": layout.name,
         "lists": {name: len(samples) for name, samples in lists.items()},

@@ -23,7 +23,7 @@ from everest.data.regions import largest_region
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory
-from everest.video.facts_cache import clear_video_cache
+from everest.video.facts import clear_video_cache
 
 T, STRIDE, SIZE = 16, 4, 224
 GOALS = {"H.264 320x240, GOP 12": (3.0, 9.0)}

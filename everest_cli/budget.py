@@ -17,7 +17,7 @@ from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
-    from everest.annotations.observers import WhoseBouts
+    from everest.annotations.labels import WhoseBouts
 
 WINDOW_SECONDS: Final = 10.0  # heuristic
 
@@ -45,7 +45,7 @@ def budget(
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
     from everest.annotations.bout import CHECKED, DRAWN
-    from everest.annotations.observers import WhoseBouts
+    from everest.annotations.labels import WhoseBouts
     from everest.inference.scores import check_one_head
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget, window_length
@@ -111,7 +111,7 @@ def _draw(
 ) -> None:
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
-    from everest.annotations.bout_table import COLUMNS
+    from everest.annotations.formats import COLUMNS
     from everest.figures.pages import clip_card, write_page
     from everest.lists.sample import Sample
     from everest.metrics.budget import draw_windows

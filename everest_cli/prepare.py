@@ -42,12 +42,13 @@ def index(
     Example: everest prepare index /data/ucf101
     """
     from everest.config.yaml import write_yaml
-    from everest.prepare.index import index_folder, write_index
+    from everest.prepare.archives import write_index
 
-    result = index_folder(folder, annotations=annotations, split=split)
-    document = write_index(result, output or folder, overwrite=overwrite)
+    document = write_index(
+        folder, output or folder, annotations=annotations, split=split, overwrite=overwrite
+    )
     lists = ", ".join(f"{name} {count}" for name, count in document["lists"].items())
-    classes = f"; {counted(len(result.class_names), 'class')}" if result.class_names else ""
+    classes = f"; {counted(document['classes'], 'class')}" if document["classes"] else ""
     say(f"{document['layout']}: {lists}{classes}")
     if document["missing"] or document["extra"]:
         missing = counted(document["missing"], "video")
@@ -79,7 +80,7 @@ def split(
 
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
-    from everest.prepare.index import CLASSES
+    from everest.lists.writing import CLASSES
     from everest.prepare.split import SHARES, LabeledVideos, read_shares
 
     parts = SHARES if shares is None else read_shares(shares)

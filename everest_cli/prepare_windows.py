@@ -46,7 +46,7 @@ def windows(
 
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
-    from everest.annotations.observers import WhoseBouts
+    from everest.annotations.labels import WhoseBouts
     from everest.annotations.records import left_out_rows
     from everest.lists.inputs import named_samples
     from everest.prepare.windows import WindowSettings, read_bouts, write_windows
@@ -123,9 +123,8 @@ def convert_annotations(
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
     from everest.annotations.formats import files_of, write_annotations
-    from everest.annotations.labels import read_labels
+    from everest.annotations.labels import WhoseBouts, read_labels
     from everest.annotations.matching import checked_lengths
-    from everest.annotations.observers import WhoseBouts
     from everest.annotations.records import left_out_rows
     from everest.lists.inputs import named_videos
 

@@ -116,8 +116,7 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.annotations.labels import read_labels
-    from everest.annotations.observers import WhoseBouts
+    from everest.annotations.labels import WhoseBouts, read_labels
     from everest.inference.scores import check_bouts, score_timelines, write_bouts
 
     refuse({"--observer and --subject need --truth": (observer or subject) and truth is None})

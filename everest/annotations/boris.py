@@ -1,23 +1,33 @@
-"""BORIS projects, `.boris`: one JSON file with the behaviors, and the events of each observation."""
+"""BORIS: the events and media of an observation, which make bouts, and projects, one JSON file, `.boris`.
+
+An event is a press of a key; two make a state and one a point. Times run on over the queued media of an
+observation: a time after the end of the first file is in the second. They contain the time offset of the
+observation. Tables of BORIS have the same events: everest.annotations.boris_table.
+
+Source: projects saved by BORIS 7 to 9 (github.com/olivierfriard/BORIS, tests/files, and issue 468 on the
+offset).
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from everest.annotations.boris_events import (
-    Event,
-    Observation,
-    bouts_of,
-    media_borders,
-    observer_in,
-    player_of,
+from everest.annotations.bout import (
+    LONGEST,
+    ORIGINS,
+    Bout,
+    Bouts,
+    Span,
+    merge_overlaps,
+    origin_in,
+    unscored_bouts,
 )
-from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.annotations.records import NO_EVENT, LeftOut, in_record
 from everest.errors import DataError, first_names, shown
@@ -27,6 +37,121 @@ EMPTY: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # its pa
 POINT: Final = "Point event"
 STATE: Final = "State event"
 EVENT: Final = ("time", "subject", "behavior", "modifiers", "comment")  # versions add further fields
+LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
+FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
+NO_SUBJECT: Final = "No focal subject"
+OBSERVER_KEYS: Final = ("observer", "coder", "rater", "annotator", "scorer", "observer name")
+
+
+class Event(NamedTuple):
+    """A coded event."""
+
+    time: float
+    end: float | None  # of a point, or of a bout in a table; None: of a state, whose stop is another event
+    behavior: str
+    subject: str
+    modifiers: str = ""
+    comment: str = ""
+    status: str = ""  # START or STOP of a state; empty: every second event is its stop
+
+
+class Observation(NamedTuple):
+    """What an observation shows in the player of the user's videos."""
+
+    where: str  # file and name of the observation, for messages
+    observer: str
+    media: Sequence[str]  # queued
+    borders: Sequence[float]  # of the media; see `media_borders`
+    offset: float  # seconds that are part of the times of the events
+    sets_time: bool = True  # is the first player, whose time is that of the events
+
+
+def player_of(players: Mapping[str, Sequence[str]], videos: VideoFinder, left_out: LeftOut) -> str:
+    """The key of the first player that shows videos of the user, else of the first; others are left out."""
+    keys = sorted(players)
+    player = next((key for key in keys if any(map(videos.find, players[key]))), keys[0])
+    if len(keys) > 1:
+        left_out["media file of another player"] += sum(len(players[key]) for key in keys if key != player)
+    return player
+
+
+def observer_in(variables: Mapping[str, object]) -> str:
+    """The observer that an independent variable names, such as `Observer`; empty if none does."""
+    named = {name.strip().casefold(): value for name, value in variables.items()}
+    return next((str(named[key]).strip() for key in OBSERVER_KEYS if named.get(key)), "")
+
+
+def media_borders(
+    media: Sequence[str], lengths: Sequence[float | None], videos: VideoFinder, *, where: str
+) -> list[float]:
+    """When each of the queued media begins, and the end of the last, which is infinite if it is not known.
+
+    Args:
+        lengths: seconds of the media; None: not stated.
+        where: file and name of the observation, for messages.
+    """
+    seconds = [
+        times.seconds if length is None and (times := videos.times(name)) is not None else length
+        for name, length in zip(media, lengths, strict=True)
+    ]
+    if None in seconds[:-1]:
+        raise DataError(
+            f"{where}: has {len(media)} queued media, and times run on over them, but the length of "
+            f"{shown(media[seconds.index(None)])} is not in the file; name the folder of the videos "
+            "(--videos), or use the .boris project"
+        )
+    return [0.0, *accumulate(math.inf if length is None else length for length in seconds)]
+
+
+def bouts_of(events: Sequence[Event], recording: Observation, left_out: LeftOut) -> Iterator[Bout]:
+    """Yield the bouts of states and points in the files shown then: one for each file that they touch."""
+    for event in events:  # no bout has a modifier or a comment, but for an origin
+        if not {*event.modifiers.split("|")} <= {"", "None", "NA"}:
+            left_out["modifier of an event"] += 1
+        if event.comment.strip() not in ("", "NA", *ORIGINS):
+            left_out["comment of an event"] += 1
+    borders, offset = recording.borders, recording.offset
+    for event, stop in _pair_events(events, recording.where):
+        start, end = event.time - offset, stop - offset
+        if not recording.sets_time:  # these media may begin later, and end sooner
+            start, end = max(start, 0.0), min(end, borders[-1])
+            if not start <= end:
+                left_out["bout outside the media of the player"] += 1
+                continue
+        if not 0 <= start <= end or end > borders[-1] + LEEWAY:
+            less_offset = f" less the time offset of {offset:g} s" if offset else ""
+            what = f"'{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset}"
+            raise DataError(
+                f"{recording.where}: {what} is outside of its media, which have {borders[-1]:.3f} s; "
+                "check the observation in BORIS"
+            )
+        subject = "" if event.subject == NO_SUBJECT else event.subject
+        who = {"label": event.behavior, "subject": subject, "observer": recording.observer}
+        for name, (begin, after) in zip(recording.media, pairwise([*borders[:-1], math.inf]), strict=True):
+            first, last = max(start, begin), min(end, after)
+            if begin <= start < after or first < last:
+                origin = origin_in(event.comment.strip())
+                yield Bout(video=name, start=first - begin, end=last - begin, origin=origin, **who)
+
+
+def _pair_events(events: Sequence[Event], where: str) -> Iterator[tuple[Event, float]]:
+    """Yield the first event of each state and point, and the time of its end."""
+    running: dict[tuple[str, str, str], Event] = {}
+    for event in sorted(events, key=lambda event: event.time):
+        key = event.subject, event.behavior, event.modifiers
+        if event.end is not None:
+            yield event, event.end
+        elif key in running and event.status != "START":
+            yield running.pop(key), event.time
+        elif key not in running and event.status != "STOP":
+            running[key] = event
+        else:  # a stop without a start, or a second start
+            running = {key: event}
+            break
+    for event in running.values():
+        done, missing = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
+        problem = f"'{shown(event.behavior)}' is {done} at {event.time:.3f} s and not {missing}"
+        raise DataError(f"{where}: {problem}; {FIX_UNPAIRED}")
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> list[Bout]:
@@ -52,17 +177,15 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             if values.get("type") == "IMAGES":  # has no times
                 left_out["observation of images"] += 1
                 continue
-            lengths = (values.get("media_info") or {}).get("length") or {}
+            info = values.get("media_info") or {}
+            lengths = info.get("length") or {}
             ends |= lengths
             # Live observations have no file, and an empty list instead of a table of players.
             players = {key: media for key, media in dict(values.get("file") or {}).items() if media}
             players = players or {"1": [name]}
-            player, first = player_of(players, videos), min(players)
-            media = players[player]
-            if len(players) > 1:
-                left_out["media file of another player"] += sum(map(len, players.values())) - len(media)
-            delays = (values.get("media_info") or {}).get("offset") or {}
-            delay = 0.0 if player == first else float(delays.get(player) or 0)
+            player = player_of(players, videos, left_out)
+            media, sets_time = players[player], player == min(players)
+            delay = 0.0 if sets_time else float((info.get("offset") or {}).get(player) or 0)
             offset = float(values.get("time offset") or 0)
             events = _events_of(values["events"], types)
             observer = observer_in(values.get("independent_variables") or {}) or name
@@ -76,7 +199,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             begin = border + delay if start or end else 0.0  # an end of 0 is the end of the media
             span = max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)
             observed[file, observer if events else ""].append(span)
-        recording = Observation(where, observer, media, borders, offset + delay, sets_time=player == first)
+        recording = Observation(where, observer, media, borders, offset + delay, sets_time)
         bouts += bouts_of(events, recording, left_out)
     for file, observer in dict.fromkeys((bout.video, bout.observer) for bout in bouts):
         scored = [*observed[file, observer], *observed[file, ""]]
@@ -128,7 +251,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
         info: dict[str, Any] = {"hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}}
         if video in times:
             info |= {"length": {media: times[video].seconds}, "fps": {media: times[video].fps}}
-        events = _events(video_bouts, points)
+        events = _rows_of_events(video_bouts, points)
         facts = {"file": {"1": [media]}, "date": date, "events": events, "media_info": info}
         observations[stem(video) if count[stem(video)] == 1 else video] = EMPTY["observation"] | facts
     document = EMPTY["project"] | {
@@ -143,7 +266,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     return json_text(document, indent=1)
 
 
-def _events(bouts: Iterable[Bout], points: Collection[str]) -> list[list[Any]]:
+def _rows_of_events(bouts: Iterable[Bout], points: Collection[str]) -> list[list[Any]]:
     """The events of the bouts of a video by their times; classes in `points` have point events only.
 
     Overlapping bouts are merged, as BORIS reads every second event of a state as its stop.

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from everest.annotations.boris_events import (
+from everest.annotations.boris import (
     FIX_UNPAIRED,
     LEEWAY,
     Event,
@@ -28,8 +28,7 @@ from everest.annotations.boris_events import (
 )
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.matching import VideoFinder
-from everest.annotations.records import LeftOut
-from everest.annotations.tables import in_line, number_in, read_table
+from everest.annotations.records import LeftOut, in_line, number_in, read_table
 from everest.errors import DataError, shown
 
 ID: Final = "Observation id"
@@ -45,8 +44,7 @@ NO_NAME: Final = frozenset({"", "NA", "Not found"})
 # These columns are before the variables of the user, all others after them; a variable may have any name.
 FIRST: Final = (ID, SOURCE, LENGTHS, OFFSET, "Media file path", "Media file")
 STATUSES: Final = ("START", "STOP", "POINT")
-
-NAMED_PLAYER: Final = re.compile(r"\s*(player #\d+):", re.IGNORECASE)
+NAMED_PLAYER: Final = re.compile(r"\A\s*(player #\d+):", re.IGNORECASE)
 
 Cells = dict[str, str]  # of a row, by the names of the columns
 
@@ -86,24 +84,21 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     for number, fields in table_rows:
         with in_line(number, fields, header):
             cells = general | {name: fields[place].strip() for name, place in places.items()}
-            row = Row(cells, _event(cells), _named(cells, column))
-            name = _named(cells, ID)
+            row = Row(cells, _event(cells), _name_in(cells, column))
+            name = _name_in(cells, ID)
             if not (row.file or name):
                 raise ValueError("it names neither an observation nor a media file")
-            media = _named(cells, SOURCE) or ("" if name else row.file)
+            media = _name_in(cells, SOURCE) or ("" if name else row.file)
             by_recording[name, media, observer_in(cells)].append(row)
     for (name, source, observer), rows in by_recording.items():
         rows.sort(key=lambda row: row.event.time)
         where = f"{path}, observation '{shown(name or rows[0].file)}'"
-        stated = dict(map(_player, source.split("|"))) if SOURCE in rows[0].cells and source else players
+        stated: Mapping[str, Sequence[str]] = players
+        if SOURCE in rows[0].cells and source:  # players without a name have ""
+            named_media = map(NAMED_PLAYER.split, source.split("|"))
+            stated = {"".join(player): media.split(";") for *player, media in named_media}
         for recording, events in _recordings(rows, stated, videos, left_out, name=name, where=where):
             yield from bouts_of(events, recording._replace(observer=observer or name), left_out)
-
-
-def _player(text: str) -> tuple[str, list[str]]:
-    """The name of a player and its media, from a part of `Source`."""
-    match = NAMED_PLAYER.match(text)
-    return (match.group(1), text[match.end() :].split(";")) if match else ("", text.split(";"))
 
 
 def _recordings(
@@ -127,15 +122,19 @@ def _recordings(
     named = list(dict.fromkeys(row.file for row in rows if row.file))
     media, player, first = named or [name], "", ""
     if shown_media:
-        player, first = player_of(shown_media, videos), min(shown_media)
+        player, first = player_of(shown_media, videos, left_out), min(shown_media)
         media = shown_media[player]
-        if len(shown_media) > 1:
-            left_out["media file of another player"] += sum(map(len, shown_media.values())) - len(media)
     lengths = [_number(text) for text in parts.get(player, cells.get(LENGTHS, "")).split(";")]
     lengths = lengths if len(lengths) == len(media) else [None] * len(media)
     borders = media_borders(media, lengths, videos, where=where)
     offset = _number(cells.get(OFFSET, "")) or 0.0
-    wrong = _out_of_queue(rows, media, borders, offset)
+    # If the media follow each other, a row's file may not be played at its time.
+    spans = dict(zip(media, pairwise([*borders[:-1], math.inf]), strict=True))
+    wrong = None
+    for row in rows:
+        begin, end = spans.get(row.file, (0.0, math.inf))
+        if not begin - LEEWAY <= row.event.time - offset <= end + LEEWAY:
+            wrong = wrong or row
     if wrong is None:
         yield Observation(where, "", media, borders, offset, sets_time=player == first), events
         return
@@ -145,24 +144,12 @@ def _recordings(
             "media does not show then; remove the column Source, or use the .boris project"
         )
     for file in media:
-        alone = media_borders([file], [None], videos, where=where)
-        own = [row.event for row in rows if row.file == file]
-        yield Observation(where, "", [file], alone, offset), own
+        borders = media_borders([file], [None], videos, where=where)
+        events = [row.event for row in rows if row.file == file]
+        yield Observation(where, "", [file], borders, offset), events
 
 
-def _out_of_queue(
-    rows: Sequence[Row], media: Sequence[str], borders: Sequence[float], offset: float
-) -> Row | None:
-    """The first row whose file is not played at its time, if the media follow each other; None: all are."""
-    spans = dict(zip(media, pairwise([*borders[:-1], math.inf]), strict=True))
-    for row in rows:
-        begin, end = spans.get(row.file, (0.0, math.inf))
-        if not begin - LEEWAY <= row.event.time - offset <= end + LEEWAY:
-            return row
-    return None
-
-
-def _named(cells: Cells, column: str) -> str:
+def _name_in(cells: Cells, column: str) -> str:
     """What a cell names; empty if nothing."""
     text = cells.get(column, "")
     return "" if text in NO_NAME else text

@@ -1,27 +1,41 @@
 """The kinds of annotation files: recognized, read and written.
 
 A file names videos as its program wrote them; everest.annotations.matching finds the user's videos by them.
+Here are also plain tables of bouts (csv, tsv): `video,start,end,label`, perhaps `origin,subject,observer`.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from everest.annotations import boris, boris_table, bout_table, elan, frame_tables, label_studio, subtitles
-from everest.annotations.bout import CHECKED, DRAWN, Bout, Bouts, by_video, unscored_bouts
+from everest.annotations import boris, boris_table, elan, frame_tables, label_studio, subtitles
+from everest.annotations.bout import CHECKED, DRAWN, ORIGINS, Bout, Bouts, Span, by_video, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
-from everest.annotations.records import NO_EVENT, LeftOut, left_out_text, reason_of
-from everest.annotations.tables import SEPARATORS, IsHeader, cells_of
+from everest.annotations.records import (
+    NO_EVENT,
+    SEPARATORS,
+    UNREADABLE,
+    IsHeader,
+    LeftOut,
+    cells_of,
+    in_line,
+    left_out_text,
+    number_in,
+    read_table,
+    reason_of,
+)
 from everest.errors import DataError, shown
 from everest.system.files import write_text
 from everest.system.text import read_json
 from everest.video.folders import as_data_error, refuse_video
 
+COLUMNS: Final = ("video", "start", "end", "label")  # of a table of bouts
 LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
 
 Read = Callable[[Path, "float | None", VideoFinder, LeftOut], Iterable[Bout]]
@@ -40,8 +54,45 @@ class Format:
     is_of_one_video: bool = False
 
 
+def _has_columns(cells: Sequence[str]) -> bool:
+    """Whether a line names the columns of a table of bouts."""
+    return {cell.strip().lower() for cell in cells}.issuperset(COLUMNS)
+
+
+def _read_table(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
+    """Read a bout from each row with a label."""
+    _, header, rows = read_table(path, _has_columns)
+    names = [cell.strip().lower() for cell in header]
+    for number, cells in rows:
+        with in_line(number, cells, names):
+            row = dict(zip(names, map(str.strip, cells), strict=False))
+            if not row["label"]:
+                left_out["row without a label"] += 1
+                continue
+            if not row["video"]:
+                raise ValueError("it names no video")
+            origin = row.get("origin") or "manual"
+            if origin not in ORIGINS:
+                raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
+            start, end = number_in(row["start"]), number_in(row["end"])
+            who = {name: row[name] for name in ("subject", "observer") if name in row}
+            bout = Bout(video=row["video"], start=start, end=end, label=row["label"], origin=origin, **who)
+        yield bout
+
+
+def _write_table(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
+    """A comma-separated table; times are the shortest decimals that are read back as the same numbers."""
+    all_bouts = [bout for video_bouts in bouts.values() for bout in video_bouts]
+    columns = [*COLUMNS, "origin"]
+    columns += [name for name in ("subject", "observer") if any(getattr(bout, name) for bout in all_bouts)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([columns, *([getattr(bout, name) for name in columns] for bout in all_bouts)])
+    return text.getvalue()
+
+
 FORMATS: Final[dict[str, Format]] = {
-    "csv": Format(read=bout_table.read, write=bout_table.write, has_columns=bout_table.has_columns),
+    "csv": Format(read=_read_table, write=_write_table, has_columns=_has_columns),
     "boris": Format(
         read=boris.read, write=boris.write, ending=".boris", keys=[{"observations", "behaviors_conf"}]
     ),
@@ -89,7 +140,7 @@ def read_annotations(
                 if not all(isinstance(text, str) and text.strip() for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
             bouts = [replace(bout, label=bout.label.strip()) for bout in bouts]
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
+        except (*UNREADABLE, csv.Error) as error:
             reason = shown(reason_of(error), most=300)
             raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
     if not bouts and own_left_out.keys() - {NO_EVENT}:
@@ -99,22 +150,19 @@ def read_annotations(
     if keep_windows:
         return bouts
     kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
-    drawn = [bout for bout in bouts if bout.label in (CHECKED, DRAWN)]
-    for video, observer in dict.fromkeys((window.video, window.observer) for window in drawn):
-        checked = [
-            (window.start, window.end)
-            for window in drawn
-            if (window.video, window.observer, window.label) == (video, observer, CHECKED)
-        ]
-        kept += unscored_bouts(video, checked, observer=observer)
+    checked: dict[tuple[str, str], list[Span]] = {}  # of the sampled windows, by video and observer
+    for window in (bout for bout in bouts if bout.label in (CHECKED, DRAWN)):
+        spans = checked.setdefault((window.video, window.observer), [])
+        spans += [(window.start, window.end)] if window.label == CHECKED else []
+    for (video, observer), spans in checked.items():
+        kept += unscored_bouts(video, spans, observer=observer)
     return kept
 
 
 def recognize(path: Path) -> str:
     """The kind of a file, by its ending, the keys of its JSON or the names of its columns."""
-    suffix = path.suffix.lower()
     for kind, file_format in FORMATS.items():
-        if suffix and suffix == file_format.ending:
+        if path.suffix and path.suffix.lower() == file_format.ending:
             return kind
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = list(islice(file, LINES_SEARCHED))

@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
 from everest.annotations.matching import VideoFinder, VideoTimes
-from everest.annotations.records import LeftOut
-from everest.annotations.tables import in_line, read_table
+from everest.annotations.records import LeftOut, in_line, read_table
 from everest.errors import DataError, first_names, shown
 
 LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
@@ -111,9 +110,8 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
     first_cells: list[str] = []
     for number, cells in rows:
         with in_line(number, cells, header):
-            row_codes.append(
-                np.array([CODES.get(cell.strip(), OTHER) for cell in cells[: len(header)]], np.int8)
-            )
+            codes_of_cells = [CODES.get(cell.strip(), OTHER) for cell in cells[: len(header)]]
+            row_codes.append(np.array(codes_of_cells, np.int8))
             first_cells.append(cells[0])
     if not row_codes:
         raise ValueError("it has no row of a frame")
@@ -145,7 +143,12 @@ def _class_columns(
     if stated:
         classes = [place for place in classes if header[place] in stated]
     elif is_simba:
-        is_feature = [_is_feature(name, binary) for name, binary in zip(header, is_binary, strict=True)]
+        is_feature = [  # one that may be after all others
+            name.lower().startswith(COUNTS)
+            or REGION.search(name) is not None
+            or (DISTANCE.search(name) is not None and not binary)
+            for name, binary in zip(header, is_binary, strict=True)
+        ]
         ends = dropwhile(is_feature.__getitem__, reversed(places))
         classes = list(takewhile(lambda place: is_binary[place] and not is_feature[place], ends))[::-1]
     elif others and BACKGROUND in header:  # DeepEthogram has columns of classes only
@@ -168,27 +171,19 @@ def _class_columns(
     return classes
 
 
-def _is_feature(name: str, is_binary: bool) -> bool:
-    """Whether a column of SimBA is one of its features that may be after all others."""
-    is_region = REGION.search(name) or (DISTANCE.search(name) and not is_binary)
-    return name.lower().startswith(COUNTS) or bool(is_region)
-
-
 def _project_classes(path: Path) -> set[str]:
     """The classes that the project of a table of SimBA names; none if it is in no project."""
-    config = next(
-        (file for folder in path.absolute().parents[:4] if (file := folder / CONFIG).exists()), None
-    )
-    if config is None:
-        return set()
-    parser = ConfigParser(interpolation=None)
-    try:
-        parser.read_string(config.read_text(encoding="utf-8-sig"))
-        settings = parser.items(CONFIG_SECTION)
-    except ConfigParserError as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{config} cannot be read: {reason}") from error
-    return {value.strip() for key, value in settings if key.startswith(CONFIG_CLASS) and value.strip()}
+    for config in (folder / CONFIG for folder in path.absolute().parents[:4]):
+        if config.exists():
+            parser = ConfigParser(interpolation=None)
+            try:
+                parser.read_string(config.read_text(encoding="utf-8-sig"))
+                settings = parser.items(CONFIG_SECTION)
+            except ConfigParserError as error:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(f"{config} cannot be read: {reason}") from error
+            return {name.strip() for key, name in settings if key.startswith(CONFIG_CLASS) and name.strip()}
+    return set()
 
 
 def _frame_numbers(cells: Sequence[str]) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from everest.annotations.bout import Bout, Origin, origin_in
 from everest.annotations.matching import VideoFinder
@@ -34,14 +34,8 @@ BOX: Final = "sequence"  # the key frames of a box that moves
 # Fields that name the kind of a region without a type.
 KINDS: Final = ("timelinelabels", "labels", "choices", "text", "rating", "number", "ranges")
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
-
-
-class LabeledRegions(NamedTuple):
-    """What one annotator, or a model, marked in a task."""
-
-    observer: str
-    regions: Sequence[Mapping[str, Any]]
-    is_predicted: bool = False
+# What one annotator, or a model, marked in a task: the annotator, the regions, and whether a model did.
+LabeledRegions = tuple[str, Sequence[Mapping[str, Any]], bool]
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
@@ -55,25 +49,22 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     for number, task in enumerate(document if isinstance(document, list) else [document], start=1):
         with in_record(f"task {task.get('id', number) if isinstance(task, dict) else number}"):
             if "bouts" in task:
-                raise ValueError(
-                    "JSON of `everest timeline`, which is not read; write csv, boris or elan by --to"
-                )
+                problem = "JSON of `everest timeline`, which is not read; write csv, boris or elan by --to"
+                raise ValueError(problem)
             yield from _bouts_of(task, fps, left_out)
 
 
 def _bouts_of(task: Mapping[str, Any], fps: float | None, left_out: LeftOut) -> Iterator[Bout]:
     """Yield the bouts of a task."""
-    marked = list(_marked(task, left_out))
+    marked = list(_regions_of_annotators(task, left_out))
     if not any(regions for _, regions, _ in marked):
         left_out[_without_region(task)] += 1
     for observer, regions, is_predicted in marked:
         for number, region in enumerate(regions, start=1):
             with in_record(f"region {region.get('id') or number}"):
                 for start, end, label in _spans(region, task, fps, left_out):
-                    origin = _ORIGINS.get(
-                        "prediction" if is_predicted else region.get("origin", ""), "manual"
-                    )
-                    who: Any = {"origin": origin, "observer": observer}
+                    made = "prediction" if is_predicted else region.get("origin", "")
+                    who: Any = {"origin": _ORIGINS.get(made, "manual"), "observer": observer}
                     yield Bout(video=_video(task), start=start, end=end, label=label, **who)
 
 
@@ -121,10 +112,10 @@ def _spans(
     return [(*span, label) for span, label in product(times, labels)]
 
 
-def _marked(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[LabeledRegions]:
+def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[LabeledRegions]:
     """Yield the regions of each annotator of a task, or of its last prediction."""
     if not task.keys() & TASK_KEYS:
-        yield LabeledRegions(str(task.get("annotator", "")), list(_plain_regions(task)))
+        yield str(task.get("annotator", "")), list(_plain_regions(task)), False
         return
     annotations = task.get("annotations") or task.get("completions") or []
     given = [each for each in annotations if not each.get("was_cancelled")]
@@ -142,9 +133,9 @@ def _marked(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[LabeledRegio
         }
     )
     for annotator, each in last.items():
-        yield LabeledRegions(annotator, each.get("result") or ())
+        yield annotator, each.get("result") or (), False
     if predictions and not given:
-        yield LabeledRegions("", predictions[-1].get("result") or (), is_predicted=True)
+        yield "", predictions[-1].get("result") or (), True
 
 
 def _annotator(annotation: Mapping[str, Any]) -> str:

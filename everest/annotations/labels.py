@@ -1,19 +1,106 @@
-"""The labels of videos: the bouts in annotation files of any kinds, of those whose bouts count."""
+"""The labels of videos: the bouts in annotation files of any kinds, of those whose bouts count.
+
+Two people who coded the same of one video are never added up. A coding is what one observer scored of a video
+in one file. Two codings complement each other if they share no class of a subject, or no time from first to
+last bout, and equal ones are copies. Others are opinions on the same, of which one is to be chosen.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.bout import MARKS, Bout
+from everest.annotations.bout import (
+    MARKS,
+    UNSCORED,
+    Bout,
+    Span,
+    by_video,
+    covered_spans,
+    spans_outside,
+    unscored_bouts,
+    unscored_spans,
+)
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder
-from everest.annotations.observers import NO_SUBJECT, Coding, WhoseBouts, codings_in, different_names, joined
 from everest.annotations.records import LeftOut, left_out_text
-from everest.errors import DataError, first_names
+from everest.errors import DataError, first_names, shown
+
+NO_SUBJECT: Final = "no subject"  # chooses the bouts that name none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """The bouts of one video by one observer in one file."""
+
+    file: Path
+    video: str  # as the file writes it
+    observer: str  # empty: the file names none
+    bouts: Sequence[Bout]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """How messages and `--observer` may name it: by the observer, or by the file."""
+        return self.observer or self.file.stem, self.file.stem
+
+    @property
+    def scored(self) -> list[Bout]:
+        return [bout for bout in self.bouts if bout.label != UNSCORED]
+
+    @property
+    def is_manual(self) -> bool:
+        """Whether no bout comes from a model."""
+        return all(bout.origin == "manual" for bout in self.bouts)
+
+    @property
+    def is_predicted(self) -> bool:
+        """Whether a model found all bouts, and nobody corrected one."""
+        return all(bout.origin == "automated" for bout in self.bouts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhoseBouts:
+    """The options --observer and --subject: names, perhaps with the wildcards * and ?."""
+
+    observers: Sequence[str] = ()  # who counts where several coded a video; empty: none is chosen
+    subject: str | None = None  # None: the bouts of all subjects, together
+
+    def is_chosen(self, coding: Coding) -> bool:
+        """Whether --observer names it."""
+        return any(fnmatchcase(name, observer) for name in coding.names for observer in self.observers)
+
+    def codings(self, video: str, codings: Sequence[Coding]) -> list[Coding]:
+        """The codings of a video that count; DataError if none is chosen, or two are opinions on the same."""
+        names = different_names(codings)
+        if len(names) > 1 and self.observers:
+            codings = [coding for coding in codings if self.is_chosen(coding)]
+            if not codings:
+                given = ", ".join(self.observers)
+                problem = f"{shown(video)} is coded by {first_names(names)}"
+                raise DataError(f"--observer {given}: {problem}; name one of them")
+        for first, second in combinations((each for each in codings if not each.is_predicted), 2):
+            # A corrected prediction is no second opinion on the bouts of a person.
+            label = _contested(first, second) if first.is_manual == second.is_manual else None
+            if label is not None:
+                names = different_names([first, second])
+                fix = "choose one with --observer NAME" if len(names) > 1 else "name one of the two files"
+                who = f"{shown(video)}: {len(codings)} observations ({first_names(names)})"
+                raise DataError(f"{who} differ in '{shown(label)}'; {fix}")
+        return list(codings)
+
+    def of_subject(self, bouts: Sequence[Bout]) -> list[Bout]:
+        """The bouts of the subject, unscored time and checked windows; empty if there is no such bout."""
+        if self.subject is None:
+            return list(bouts)
+        who = self.subject
+        kept = [b for b in bouts if b.label in MARKS or fnmatchcase(b.subject or NO_SUBJECT, who)]
+        return kept if any(bout.label not in MARKS for bout in kept) else []
+
 
 ANYONE: Final = WhoseBouts()
 
@@ -56,7 +143,7 @@ def read_labels(
     all_codings: list[Coding] = []
     for file in files:
         bouts = read_annotations(file, fps=fps, videos=finder, keep_windows=keep_windows, left_out=left_out)
-        for coding in codings_in(file, bouts):
+        for coding in _codings_in(file, bouts):
             all_codings.append(coding)
             found = finder.find(coding.video)
             if paths and found is None:
@@ -87,15 +174,9 @@ def read_labels(
         used = whose.codings(video, used)
         if len(used) > 1:
             several |= dict.fromkeys(different_names(used))
-        bouts_of[video] = joined(video, used)
-    subjects = sorted(
-        {
-            bout.subject or NO_SUBJECT
-            for bouts in bouts_of.values()
-            for bout in bouts
-            if bout.label not in MARKS
-        }
-    )
+        bouts_of[video] = _join(video, used)
+    classes = [bout for bouts in bouts_of.values() for bout in bouts if bout.label not in MARKS]
+    subjects = sorted({bout.subject or NO_SUBJECT for bout in classes})
     bouts_of = {video: kept for video, bouts in bouts_of.items() if (kept := whose.of_subject(bouts))}
     if not bouts_of:
         known = first_names(subjects, 10)
@@ -105,22 +186,81 @@ def read_labels(
     if unmatched:
         notices.append(f"left out, no such video: {first_names(list(unmatched), 10)}")
     if predicted:
-        text = (
-            f"left out, predicted bouts of videos that a person has labeled: {first_names(sorted(predicted))}"
-        )
-        notices.append(text)
+        names = first_names(sorted(predicted))
+        notices.append(f"left out, predicted bouts of videos that a person has labeled: {names}")
     if left_out:
         notices.append(f"left out: {left_out_text(left_out)}")
     if len(several) > 1:
         notices.append(f"joined: the codings of {first_names(list(several), 10)}; --observer keeps one")
     if together:
-        notices.append(
-            f"taken together, bouts of several subjects: {first_names(together, 10)}; --subject keeps one"
-        )
-    return Labels(
-        bouts=bouts_of,
-        unmatched=list(unmatched),
-        left_out=left_out,
-        together=together,
-        notices=notices,
+        names = first_names(together, 10)
+        notices.append(f"taken together, bouts of several subjects: {names}; --subject keeps one")
+    named = list(unmatched)
+    return Labels(bouts=bouts_of, unmatched=named, left_out=left_out, together=together, notices=notices)
+
+
+def different_names(codings: Iterable[Coding]) -> list[str]:
+    """The names of codings: of their observers, or of their files if all are of one observer."""
+    by_observer, by_file = (
+        sorted(set(names)) for names in zip(*(each.names for each in codings), strict=True)
     )
+    return by_observer if len(by_observer) > 1 else by_file
+
+
+def _codings_in(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
+    """The codings in a file; unscored time without an observer is so for all of them."""
+    codings = []
+    for video, video_bouts in by_video(bouts).items():
+        named = [bout for bout in video_bouts if bout.label not in MARKS or bout.observer] or video_bouts
+        for observer in dict.fromkeys(bout.observer for bout in named):
+            own = [b for b in video_bouts if b.observer == observer or (b.label in MARKS and not b.observer)]
+            codings.append(Coding(file=file, video=video, observer=observer, bouts=own))
+    return codings
+
+
+def _join(video: str, codings: Sequence[Coding]) -> list[Bout]:
+    """The bouts of codings of one video, each once; time is unscored if it is so in all of them."""
+    scored = dict.fromkeys(replace(bout, video=video) for coding in codings for bout in coding.scored)
+    spans = [span for coding in codings for span in spans_outside(unscored_spans(coding.bouts))]
+    return [*scored, *unscored_bouts(video, spans)]
+
+
+def _contested(first: Coding, second: Coding) -> str | None:
+    """A class in which two codings differ where both were coded; None if there is none."""
+    # Files that name no observer may hold parts of one annotation: only bouts that overlap contradict.
+    are_parts = not (first.observer or second.observer)
+    both = _both(_coded_spans(first), _coded_spans(second))
+    scored = [first.scored, second.scored]
+    labels = [{bout.label for bout in bouts} for bouts in scored]
+    for label in sorted(labels[0] & labels[1]):
+        of_label = [[bout for bout in bouts if bout.label == label] for bouts in scored]
+        if are_parts:
+            both = _both(*map(covered_spans, of_label))
+        # Who names no subject may mean any of them.
+        has_subjects = all(bout.subject for bouts in of_label for bout in bouts)
+        times = [
+            {
+                (bout.subject if has_subjects else "", bout.start, bout.end)
+                for bout in bouts
+                if any(start <= bout.end and bout.start <= end for start, end in both)
+            }
+            for bouts in of_label
+        ]
+        subjects = [{bout.subject if has_subjects else "" for bout in bouts} for bouts in of_label]
+        if any(subject in subjects[0] & subjects[1] for subject, _, _ in times[0] ^ times[1]):
+            return label
+    return None
+
+
+def _coded_spans(coding: Coding) -> list[Span]:
+    """The time from the first to the last bout, less what is unscored."""
+    scored = coding.scored
+    first = min((bout.start for bout in scored), default=0.0)
+    last = max((bout.end for bout in scored), default=0.0)
+    return _both([(first, last)], spans_outside(unscored_spans(coding.bouts)))
+
+
+def _both(first: Sequence[Span], second: Sequence[Span]) -> list[Span]:
+    """The time in both of two lists of spans."""
+    pairs = ((max(a[0], b[0]), min(a[1], b[1])) for a in first for b in second)
+    return [(start, end) for start, end in pairs if start < end]

@@ -92,13 +92,11 @@ class VideoFinder:
         if "://" in name or _LOCAL_FILES in name:
             text = unquote(text.partition("?")[0])
         *folders, last = text.replace("\\", "/").split("/")
-        videos = next((self._by_key[key] for key in _keys(last) if key in self._by_key), [])
-        shared = {}  # the folders at the end that are equal
-        for video in videos:
+        shared: dict[Path, int] = {}  # the folders at the end that are equal
+        for video in next((self._by_key[key] for key in _keys(last) if key in self._by_key), []):
             pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
-            shared[video] = list(takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs))
-        most = max(map(len, shared.values()), default=0)
-        best = [video for video, equal in shared.items() if len(equal) == most]
+            shared[video] = len([*takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)])
+        best = [video for video, equal in shared.items() if equal == max(shared.values())]
         if len(best) > 1:
             names = f"{best[0]} or {best[1]}; name one of the folders"
             raise DataError(f"the annotated video {shown(name)} may be {names}")

@@ -1,16 +1,24 @@
-"""The records of a file: a reader reads each one, counts it as left out, or names it in an error."""
+"""Records of a file: a reader reads each one, counts it as left out, or names it in an error.
+
+A record is an entry of a document, or a row of a table, whose separator and header are found here.
+"""
 
 from __future__ import annotations
 
+import csv
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from json import JSONDecodeError
+from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import first_names
 
 LeftOut = Counter[str]  # the records that a file has and no bout comes from, by the reason
+IsHeader = Callable[[Sequence[str]], bool]  # whether the cells of a line are the columns of a kind of table
+Row = tuple[int, list[str]]  # the number of a line, from 1, and its cells
 
 MOST_REASONS: Final = 6  # in a line
 NO_EVENT: Final = "observation without an event"  # of which nothing could be read
@@ -21,6 +29,8 @@ REASONS: Final = (  # why a record or file cannot be read, by the type of the er
     (OverflowError, "a number is too large for a time"),
     ((TypeError, AttributeError, IndexError), "unexpected structure; export the file again"),
 )
+UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+SEPARATORS: Final = "\t;,"  # a comma may be in a cell, too
 
 
 def reason_of(error: Exception) -> str:
@@ -34,8 +44,20 @@ def in_record(name: str) -> Iterator[None]:
     """Name the record in an error of the block about its content."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{name}: {reason_of(error)}") from error
+
+
+@contextmanager
+def in_line(number: int, cells: Sequence[str] = (), header: Sequence[str] = ()) -> Iterator[None]:
+    """Name the line in an error of the block, and refuse cells that do not fit a header.
+
+    Cells after the last column may be empty.
+    """
+    with in_record(f"line {number}"):
+        if len(cells) < len(header) or any(cells[len(header) :]):
+            raise ValueError(f"it has {len(cells)} fields, and the header {len(header)}")
+        yield
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
@@ -47,3 +69,43 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
 def left_out_rows(left_out: Mapping[str, int]) -> list[dict[str, Any]]:
     """The same as JSON."""
     return [{"reason": reason, "count": count} for reason, count in sorted(left_out.items())]
+
+
+def read_table(path: Path, is_header: IsHeader) -> tuple[list[list[str]], list[str], Iterator[Row]]:
+    """Read what is above the header of a table, the header, and further rows one by one, without empty lines.
+
+    ValueError if it has no header.
+    """
+    rows = _rows(path, is_header)
+    above: list[list[str]] = []
+    for _, cells in rows:
+        if is_header(cells):
+            return above, cells, rows
+        above.append(cells)
+    raise ValueError("no line with the names of the columns")
+
+
+def _rows(path: Path, is_header: IsHeader) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        separators = (sign for line in file for sign in SEPARATORS if is_header(cells_of(line, sign)))
+        separator = next(separators, ",")
+        file.seek(0)
+        reader = csv.reader(file, delimiter=separator)
+        yield from ((reader.line_num, cells) for cells in reader if any(cells))
+
+
+def cells_of(line: str, separator: str) -> list[str]:
+    """The cells of a line; csv.Error if it is none of a table."""
+    return next(csv.reader([line], delimiter=separator), [])
+
+
+def number_in(text: str) -> float:
+    """The finite number of a cell; ValueError if it has none."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        fix = "write decimals with a point" if "," in text else "write seconds such as 1.5"
+        raise ValueError(f"{text[:20]!r} is no number; {fix}")
+    return number

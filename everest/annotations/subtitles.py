@@ -18,8 +18,7 @@ from typing import Final
 
 from everest.annotations.bout import Bout, Bouts, from_milliseconds, milliseconds
 from everest.annotations.matching import VideoFinder, VideoTimes
-from everest.annotations.records import LeftOut
-from everest.annotations.tables import in_line
+from everest.annotations.records import LeftOut, in_line
 from everest.errors import DataError, shown
 
 _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"

@@ -28,7 +28,7 @@ from everest.data.footage import FrameSpan, frame_bytes, frame_span
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system.processes import free_host_memory
-from everest.video.facts_cache import keep_facts_in
+from everest.video.facts import keep_facts_in
 from everest.video.reader import VideoError, read_frames, video_files
 from everest.video.source import Video, as_video, video_version
 
@@ -87,7 +87,7 @@ def cache_folder() -> Path:
 
 
 def keep_facts_in_cache() -> None:
-    """Keep the facts about video files in the cache folder from now on (everest.video.facts_cache)."""
+    """Keep the facts about video files in the cache folder from now on (everest.video.facts)."""
     with suppress(RuntimeError):  # a user without a home
         keep_facts_in(cache_folder() / "indexes")
 

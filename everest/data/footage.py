@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from everest.data.frames import FrameIds
 from everest.lists.sample import Sample
-from everest.video.facts_cache import inspect_video
+from everest.video.facts import inspect_video
 from everest.video.reader import VideoError, frame_times, frames_between, probe
 from everest.video.source import Video, as_video
 from everest.video.times import TIME_TOLERANCE

@@ -38,9 +38,9 @@ class Classes:
         """
         if data.heads:
             heads = named_heads(data.heads)
-            return cls(heads=tuple(_scaled(head, samples, i) for i, head in enumerate(heads)))
+            return cls(heads=tuple(_scale(head, samples, i) for i, head in enumerate(heads)))
         if data.task == "regression":
-            return cls(heads=(_scaled(Head(task="regression", outputs=1), samples, 0),))
+            return cls(heads=(_scale(Head(task="regression", outputs=1), samples, 0),))
         count = data.num_classes or len(samples.class_names or ())
         if not count:
             used = {label for sample in samples.samples for label in indices(sample.labels[0])}
@@ -68,7 +68,7 @@ class Classes:
         return [self.name(label) for label in range(head.outputs)]
 
 
-def _scaled(head: Head, samples: SampleList, position: int) -> Head:
+def _scale(head: Head, samples: SampleList, position: int) -> Head:
     """A head of numbers with their mean and std; another head as it is."""
     if head.task != "regression":
         return head

@@ -1,4 +1,4 @@
-"""The text of a list of videos: its separator, its header and its rows.
+"""The rows of a list of videos: of a text with its separator and header, or of the index of shards.
 
 A line is `path label`, separated by a tab, a comma or a space; paths with spaces are quoted if a space
 separates. The text is UTF-8.
@@ -6,12 +6,17 @@ separates. The text is UTF-8.
 A header is optional. It names the columns of `COLUMNS`, a column `label.NAME` for each of several heads, and
 others, which are ignored. In a sheet of another program, the columns of paths and classes are found by their
 usual names. Semicolons may separate a list that has a header, too.
+
+Shards are tar files of WebDataset's layout with videos. The index of a list `train.csv`, `train.index.json`,
+is next to them. It has a row for every line of the list, with the same columns and in the same order, so that
+a run over shards samples the clips of a run over the files, and the tar file and the bytes of each video.
 """
 
 from __future__ import annotations
 
 import csv
 import difflib
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +24,9 @@ from typing import Final
 
 from everest.errors import DataError, RecipeError, did_you_mean, shown
 from everest.system.storage import Location
-from everest.system.text import counted
-from everest.video.folders import as_data_error, refuse_video
-from everest.video.source import Member
+from everest.system.text import counted, parse_json, reading_own
+from everest.video.folders import as_data_error, no_such, refuse_video
+from everest.video.source import Member, video_version
 
 SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
 GROUP_COLUMN: Final = "group"
@@ -39,6 +44,11 @@ CLASS_NAMES: Final = frozenset(
 # With the characters to strip from a line (None: all white space): a tab at its end may end an empty cell.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
 _OF_SHEETS: Final = (";", " ")  # where a comma separates decimals; for a list with a header only
+INDEX_SUFFIX: Final = ".index.json"
+SHARDS: Final = {"format": "everest-shards", "version": 1}  # how the index of shards begins
+# Of a sample in it: its shard, first byte and bytes; the rest are columns.
+_PLACE: Final = ("tar", "offset", "size")
+_FIX: Final = "copy it again, or make the shards again with --overwrite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,15 @@ class SheetColumns:
 BY_NAME: Final = SheetColumns()
 
 
+def rows_in(source: Location) -> list[ListRow] | None:
+    """The rows of a list, or of the index of shards; None for a folder of videos."""
+    with as_data_error(source):
+        if not source.exists():
+            raise DataError(f"{no_such(source)}; set data.root (in most commands: --data DIR)")
+        index = find_index(source)
+        return read_index(index) if index else read_rows(source) if source.is_file() else None
+
+
 def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
     """Read the rows of a list."""
     lines = read_lines(file)
@@ -76,7 +95,7 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
     for number, line in lines:
         if line.lstrip().startswith("#"):
             raise DataError(
-                f"{file}:{number}: {quoted(line)} looks like a comment, and a list has none; remove the line "
+                f"{file}:{number}: {quote(line)} looks like a comment, and a list has none; remove the line "
                 "(a path that begins with # is written ./#…)"
             )
     fields_of_lines = _split(file, lines)
@@ -94,7 +113,7 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
             raise DataError(
                 f"{file}:{number}: {counted(len(fields), 'field')} where {', '.join(columns)} are expected; "
                 "quote paths with spaces, or separate by tabs; further columns need a header; the line is "
-                f"{quoted(line)}"
+                f"{quote(line)}"
             )
         values = {column: value for column, value in zip(columns, fields, strict=True) if value}
         rows.append(ListRow(f"{file}:{number}", values, line, header=header))
@@ -117,7 +136,7 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def quoted(line: str) -> str:
+def quote(line: str) -> str:
     """A line in quotes for a message, without its middle if it is long."""
     return f"'{shown(line.strip())}'"
 
@@ -147,7 +166,7 @@ def _parse(
             (fields,) = csv.reader([line.strip(ends)], delimiter=separator, skipinitialspace=True)
         except csv.Error as error:  # a field of more than 131072 characters
             raise DataError(
-                f"{file}:{number}: {error}; a line is `path label`, this is {quoted(line)}"
+                f"{file}:{number}: {error}; a line is `path label`, this is {quote(line)}"
             ) from error
         rows.append([field.strip() for field in fields])
     return rows
@@ -274,3 +293,50 @@ def as_number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def find_index(source: Location) -> Location | None:
+    """The index that a path names: the path itself, or the only index in a folder, or None."""
+    if source.name.endswith(INDEX_SUFFIX):
+        return source
+    if not source.is_dir():
+        return None
+    names = sorted(path.name for path in source.iterdir() if path.name.endswith(INDEX_SUFFIX))
+    if len(names) > 1:
+        raise DataError(f"{source}: holds the shards of several lists; name one of {', '.join(names)}")
+    return source / names[0] if names else None
+
+
+def refuse_shards(source: Location) -> None:
+    """Raise DataError for an index of shards, or a folder with one, where videos themselves are needed."""
+    if find_index(source):
+        raise DataError(f"{source}: an index of shards; name the list or folder that they were made from")
+
+
+def read_index(file: Location) -> list[ListRow]:
+    """Read the rows of an index, each with the part of a shard that is its video."""
+    folder = file.parent.absolute()
+    rows = []
+    with reading_own(file, fix=_FIX, error=DataError):
+        with as_data_error(file):
+            document = parse_json(file.read_text(encoding="utf-8"))
+        if {key: document[key] for key in SHARDS} != SHARDS or not document["samples"]:
+            raise ValueError("no index of `everest prepare shard`, or one of another version")
+        sizes = {shard["file"]: shard["bytes"] for shard in document["shards"]}
+        for number, sample in enumerate(document["samples"]):
+            values = {key: text for key, text in sample.items() if key not in _PLACE}
+            tar, offset, size = (sample[key] for key in _PLACE)
+            is_inside = 0 <= offset <= offset + size <= sizes[tar]
+            if not is_inside or not all(isinstance(text, str) for text in values.values()):
+                raise ValueError(f"sample {number} is not inside its shard, or has a value that is not text")
+            member = Member(folder / tar, offset, size, sample["path"])
+            rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
+        for name, expected in sizes.items():
+            try:
+                size = video_version(folder / name)[0]
+                problem = f"{size} bytes"
+            except OSError as error:
+                size, problem = None, error.strerror or "cannot be read"
+            if size not in (expected, -1):  # -1: the storage does not report it
+                raise DataError(f"{folder / name}: {problem} where {file} expects {expected} bytes; {_FIX}")
+    return rows

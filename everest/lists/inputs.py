@@ -8,10 +8,9 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.columns import read_rows
+from everest.lists.columns import read_rows, refuse_shards
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
-from everest.lists.shards import refuse_shards
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import video_name, videos_under
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, did_you_mean, shown
-from everest.lists.columns import HEAD_PREFIX, ListRow, as_number, quoted, read_lines
+from everest.lists.columns import HEAD_PREFIX, ListRow, as_number, quote, read_lines
 from everest.system.storage import Location
 
 # The index of a class; the indices of all classes of a video, ascending; or a number.
@@ -56,7 +56,7 @@ class LabelRules:
                     raise ValueError(f"{column} '{shown(text)}' {problem}")
                 labels.append(tuple(classes))
             elif text is None:
-                raise ValueError(f"no {column} in {quoted(row.text)}; {LINE_FORMAT}")
+                raise ValueError(f"no {column} in {quote(row.text)}; {LINE_FORMAT}")
             elif head.task == "regression":
                 number = as_number(text)
                 is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script

@@ -1,8 +1,7 @@
 """The videos of a data set and their labels, from a list or from folders, checked before a run starts.
 
-The text of a list is described in everest.lists.columns; the index of shards, which is a list too, in
-everest.lists.shards. A folder has a subfolder for every class; without labels, any folder of videos will do.
-A folder of images counts as a video.
+The rows of a list are described in everest.lists.columns. A folder has a subfolder for every class; without
+labels, any folder of videos will do. A folder of images counts as a video.
 """
 
 from __future__ import annotations
@@ -14,7 +13,15 @@ from pathlib import Path
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, RecipeError, did_you_mean, first_names, one_per_line, shown
-from everest.lists.columns import BY_NAME, HEAD_PREFIX, ListRow, SheetColumns, read_rows
+from everest.lists.columns import (
+    BY_NAME,
+    HEAD_PREFIX,
+    ListRow,
+    SheetColumns,
+    read_rows,
+    refuse_shards,
+    rows_in,
+)
 from everest.lists.labels import (
     JOINED_BY,
     NEEDS_MULTI_LABEL,
@@ -26,12 +33,10 @@ from everest.lists.labels import (
     task_notice,
 )
 from everest.lists.sample import Sample, sample_of_row
-from everest.lists.shards import find_index, read_index, refuse_shards
 from everest.system.storage import Location, RemotePath, parse_location
 from everest.video.folders import (
     as_data_error,
     loose_videos_notice,
-    no_such,
     split_folders,
     videos_by_subfolder,
     videos_under,
@@ -75,21 +80,12 @@ def read_samples(
     """
     heads = heads or (Head(outputs=0),)
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
-    return _sample_list(source, _rows_of(source), root, rules, may_miss=may_miss)
+    return _sample_list(source, rows_in(source), root, rules, may_miss=may_miss)
 
 
 def read_unlabeled(source: Location, *, root: Location, may_miss: bool = False) -> SampleList:
     """Read and check the videos of a list or a folder without their labels; see `read_samples`."""
-    return _sample_list(source, _rows_of(source), root, None, may_miss=may_miss)
-
-
-def _rows_of(source: Location) -> Sequence[ListRow] | None:
-    """The rows of a list, or of the index of shards; None for a folder of videos."""
-    with as_data_error(source):
-        if not source.exists():
-            raise DataError(f"{no_such(source)}; set data.root (in most commands: --data DIR)")
-        index = find_index(source)
-        return read_index(index) if index else read_rows(source) if source.is_file() else None
+    return _sample_list(source, rows_in(source), root, None, may_miss=may_miss)
 
 
 def read_labeled(
@@ -300,7 +296,7 @@ def _samples_of_list(
     _refuse(problems)
     # The shards that an index names are known to be there.
     listed = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.member is None]
-    absent = _absent({sample.path: parse_location(sample.path) for _, sample in listed})
+    absent = _find_missing({sample.path: parse_location(sample.path) for _, sample in listed})
     if absent and all(sample.path in absent for _, sample in listed):
         raise DataError(
             f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
@@ -311,7 +307,7 @@ def _samples_of_list(
     return tuple(samples)
 
 
-def _absent(videos: dict[str, Location]) -> dict[str, str]:
+def _find_missing(videos: dict[str, Location]) -> dict[str, str]:
     """The paths of a list without a video, and why."""
     problems = {}
 

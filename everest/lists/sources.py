@@ -15,9 +15,9 @@ from everest.config.heads import Head, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
+from everest.lists.columns import find_index
 from everest.lists.labels import read_class_names
 from everest.lists.reading import SampleList, read_samples, read_unlabeled
-from everest.lists.shards import find_index
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, holds_list, no_such, split_folders, videos_under
 

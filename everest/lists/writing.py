@@ -15,6 +15,7 @@ from everest.lists.labels import JOINED_BY, indices, is_integer
 from everest.lists.sample import Sample
 from everest.system.files import refuse_inputs, write_text
 
+CLASSES: Final = "classes.txt"  # names of classes, for data.classes
 ELSEWHERE: Final = "write elsewhere by --output DIR"
 
 

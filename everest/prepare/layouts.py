@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from everest.config.yaml import read_yaml
 from everest.errors import DataError, did_you_mean
-from everest.lists.columns import quoted, read_lines
+from everest.lists.columns import quote, read_lines
 from everest.lists.sources import LIST_FILES
 from everest.system.text import read_json
 from everest.video.folders import as_data_error
@@ -173,14 +173,14 @@ def _read_ucf101(sources: Sources) -> Annotations:
     for place, line in entries(classes):
         first, _, name = line.partition(" ")
         if not (first.isdecimal() and name):
-            raise DataError(f"{place}: a line is `number name`, this is {quoted(line)}")
+            raise DataError(f"{place}: a line is `number name`, this is {quote(line)}")
         label_of[name.strip()] = int(first) - 1
     names = by_label(label_of, classes)
 
     def sample(role: str, line: str) -> AnnotatedSample:
         folder, slash, name = re.sub(r"\s+\d+\s*$", "", line).rpartition("/")
         if not slash or folder not in label_of:
-            raise ValueError(f"no class of the data set in {quoted(line)}")
+            raise ValueError(f"no class of the data set in {quote(line)}")
         return AnnotatedSample((VideoRef(Path(name).stem),), (label_of[folder],), frozenset({folder}))
 
     return read_lists(sources, sample), names
@@ -197,7 +197,7 @@ def _read_hmdb51(sources: Sources) -> Annotations:
         for place, line in entries(only_file(files[name])):
             video, _, use = line.rpartition(" ")
             if use not in ("0", "1", "2") or not video:
-                raise DataError(f"{place}: a line is `file.avi 0|1|2`, this is {quoted(line)}")
+                raise DataError(f"{place}: a line is `file.avi 0|1|2`, this is {quote(line)}")
             if use != "0":
                 refs = (VideoRef(Path(video.strip()).stem),)
                 sample = AnnotatedSample(refs, (label,), frozenset({name}))
@@ -217,7 +217,7 @@ def _read_ssv2(sources: Sources) -> Annotations:
     for number, line in read_lines(answers) if answers else ():
         (fields,) = csv.reader([line.strip()], delimiter=";")
         if len(fields) != 2 or fields[1] not in label_of:
-            raise DataError(f"{answers}:{number}: a line is `id;label`, this is {quoted(line)}")
+            raise DataError(f"{answers}:{number}: a line is `id;label`, this is {quote(line)}")
         label_of_id[fields[0]] = label_of[fields[1]]
 
     def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:
@@ -276,7 +276,7 @@ def _read_oscc(sources: Sources) -> Annotations:
     """`clips` with `state_change` and times in the video (`parent_*`) and in the annotated clip (`clip_*`).
 
     The field names are from fho_oscc-pnr_*.json (ego4d-data.org, annotation schemas). Files are full videos,
-    canonical clips, or pieces cut by a program and named by their `unique_id`.
+    canonical clips, or pieces that a program made, named by their `unique_id`.
     """
 
     def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:

@@ -1,4 +1,4 @@
-"""Write the videos of a list to tar files in WebDataset's layout, with an index (everest.lists.shards).
+"""Write the videos of a list to tar files in WebDataset's layout, with an index (everest.lists.columns).
 
 A video is a member `000000012.mp4` with its bytes unchanged, next to `000000012.json` with its line of the
 list. All shards are planned before the first is written. The same list and videos give the same bytes,
@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.columns import SEGMENT_COLUMNS, is_known
+from everest.lists.columns import INDEX_SUFFIX, SEGMENT_COLUMNS, SHARDS, is_known
 from everest.lists.inputs import VideoTable
 from everest.lists.labels import is_integer
-from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.system.events import Report
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import sole_writer
@@ -202,5 +201,5 @@ def _index(plan: ShardPlan, source: VideoTable) -> str:
                 raise DataError(f"{tar}: damaged, its {entry.member} is not {entry.path}; use --overwrite")
             location_of[entry.path] = {"tar": tar.name, "offset": offset, "size": size}
     samples = ",\n".join(json.dumps({**row, **location_of[row["path"]]}) for row in source.rows)
-    head = {"format": FORMAT, "version": VERSION, "plan": plan.fingerprint, "shards": shards}
+    head = SHARDS | {"plan": plan.fingerprint, "shards": shards}
     return f'{json.dumps(head)[:-1]}, "samples": [\n{samples}\n]}}\n'

@@ -24,9 +24,15 @@ from everest.lists.labels import indices, is_number_like, read_class_names
 from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
-from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
+from everest.lists.writing import (
+    CLASSES,
+    names_needed,
+    refuse_existing,
+    refuse_unlistable,
+    write_lines,
+    write_list,
+)
 from everest.prepare.assignment import NO_CLASS, assign
-from everest.prepare.index import CLASSES
 from everest.system.text import counted
 
 NAMES: Final = tuple(LIST_FILES)

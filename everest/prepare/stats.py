@@ -5,7 +5,7 @@ F frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
@@ -24,7 +24,7 @@ from everest.methods.alignment import previous_frames
 from everest.methods.camera import FIT
 from everest.prepare.check import min_median_max
 from everest.system.events import Report, notice
-from everest.video.facts_cache import clear_video_cache
+from everest.video.facts import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.pixels import IMAGENET
 from everest.video.reader import probe, read_frames
@@ -48,7 +48,7 @@ class Measured:
     square: Floats  # (3,) mean of the squares
     motion: float  # mean absolute difference of neighboring gray frames, in [0, 1]
     moving: float  # share of pairs between which the camera moves
-    unexplained: float  # share with a large change that is no motion of the camera: a cut, a fast object
+    unexplained: float  # share with a large change of another cause: a scene change, a fast object
     frames: int
     seconds: float | None  # None: a folder of images
 
@@ -89,23 +89,34 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     """Measure videos. All have the same weight, however large and long.
 
     Args:
-        most: videos of each class, drawn at random, always the same; None takes all.
+        most: videos of each class, sampled at random, always the same; None takes all.
     Returns:
         The document of `everest prepare stats --json`.
     """
     keep_facts_in_cache()  # segments are looked up in what the workers found
-    chosen = samples = data.samples
-    by_class = _samples_by_class(data)
+    sampled = samples = data.samples
+    by_index: dict[int, list[Sample]] = {}  # by the first label
+    for sample in samples:
+        for index in indices(sample.labels[0]) if sample.labels else ():
+            by_index.setdefault(index, []).append(sample)
+    names = data.class_names
+    by_class = {names[index] if names else str(index): by_index[index] for index in sorted(by_index)}
     if most is not None:
         rng = np.random.default_rng(0)
-        drawn = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
-        chosen = [group[number] for group, numbers in drawn for number in sorted(numbers)]
-    paths = list(dict.fromkeys(sample.path for sample in chosen))
+        places = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
+        sampled = [group[number] for group, numbers in places for number in sorted(numbers)]
+    paths = list(dict.fromkeys(sample.path for sample in sampled))
     measured, skipped = _measure_all(paths, workers=workers, report=report)
     videos = list(measured.values())
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
-    lengths = sorted(_num_frames(sample, measured) for sample in samples if sample.path in measured)
+    lengths: list[int] = []  # in frames; of a segment outside of its video 0
+    for sample in (sample for sample in samples if sample.path in measured):
+        try:
+            lengths.append(frame_span(sample)[1] if sample.is_segment else measured[sample.path].frames)
+        except VideoError:
+            lengths.append(0)
+    lengths.sort()
     length = lengths[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
     for name, members in by_class.items():
@@ -131,26 +142,6 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "strides": {str(frames): length // frames or None for frames in CLIPS},
         "task": data.task,
     }
-
-
-def _num_frames(sample: Sample, measured: Mapping[str, Measured]) -> int:
-    """The frames of a video or of a segment; 0 if the segment is outside of the video."""
-    if not sample.is_segment:
-        return measured[sample.path].frames
-    try:
-        return frame_span(sample)[1]
-    except VideoError:
-        return 0
-
-
-def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
-    """The samples of each class, by the first label, in the order of the classes."""
-    samples_of: dict[int, list[Sample]] = {}
-    for sample in data.samples:
-        for index in indices(sample.labels[0]) if sample.labels else ():
-            samples_of.setdefault(index, []).append(sample)
-    names = data.class_names
-    return {names[index] if names else str(index): samples_of[index] for index in sorted(samples_of)}
 
 
 def _measure_all(

@@ -52,11 +52,11 @@ def choose_windows(
     # At equal distances from a random first one, over all recordings in a row: each gets its even share.
     even = ((np.arange(count) + rng.random()) * total / count).astype(np.int64)  # (count,)
     if scores is None:
-        return [np.flatnonzero(taken) for taken in _marked(even, lengths)]
-    floor = _marked(even[rng.integers(FLOOR) :: FLOOR], lengths)
+        return [np.flatnonzero(taken) for taken in _flags_at(even, lengths)]
+    floor = _flags_at(even[rng.integers(FLOOR) :: FLOOR], lengths)
     chosen = [
         share if score is None else least
-        for score, share, least in zip(scores, _marked(even, lengths), floor, strict=True)
+        for score, share, least in zip(scores, _flags_at(even, lengths), floor, strict=True)
     ]
     limits = [int(np.ceil(MOST_TIMES * count * n / total)) for n in lengths]
     counts = [int(taken.sum()) for taken in chosen]
@@ -80,7 +80,7 @@ def choose_windows(
     return [np.flatnonzero(taken) for taken in chosen]
 
 
-def _marked(places: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
+def _flags_at(places: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
     """Whether each candidate, R of (N,), is at one of the places that count over all recordings."""
     marked = np.zeros(sum(lengths), dtype=bool)
     marked[places] = True

@@ -1,12 +1,17 @@
 """Lists of windows of long videos: `prepare windows`, with the classes of the bouts in them if there are any.
 
-A window is a sample: a video with a start and an end in seconds. N candidates: all windows of a video.
+A window is a sample: a video with a start and an end in seconds. A class is a label of a window if its bouts
+cover at least half of the window, or if at least half of one of its bouts is in the window. A point event
+labels the window in which it is. Windows without a class are background. If bouts of two classes overlap
+anywhere, a window has all its classes, else the one with the most seconds in it.
+
+N candidates: all windows of a video. W windows.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
@@ -16,17 +21,24 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import Bout, Bouts, Span, unscored_spans
-from everest.annotations.labels import ANYONE, Labels, read_labels
+from everest.annotations.bout import (
+    BACKGROUND,
+    UNSCORED,
+    Bout,
+    Bouts,
+    Span,
+    by_label,
+    covered_spans,
+    unscored_spans,
+)
+from everest.annotations.labels import ANYONE, Labels, WhoseBouts, read_labels
 from everest.annotations.matching import late_notices, stem
-from everest.annotations.observers import WhoseBouts
-from everest.config.heads import Task
+from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError, RecipeError, first_names
 from everest.inference.windows import check_seconds
-from everest.lists.labels import indices, is_number_like
+from everest.lists.labels import JOINED_BY, indices, is_number_like
 from everest.lists.sample import Sample
 from everest.lists.writing import refuse_unlistable, write_lines, write_list
-from everest.prepare.window_labels import label_samples
 from everest.prepare.window_selection import choose_windows, why_none, window_activity
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file
@@ -37,11 +49,14 @@ from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.stream import VideoError
 from everest.video.times import TIME_TOLERANCE
 
+SHARE: Final = 0.5  # of a window or of a bout, that makes its class a label; heuristic
 FATES: Final = {  # of a video with a problem
     "failed": "no windows",
     "damaged": "no windows there",
     "unranked": "its windows are spread evenly",
 }
+
+ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the order of the names
 
 
 def read_bouts(
@@ -124,7 +139,19 @@ def write_windows(
         samples = [sample for sample in samples if sample.path in bouts]
     candidates, problems = _find_candidates(samples, settings, bouts or {}, report)
     unscored = sum(each.unscored for each in candidates)
-    windows = _choose(candidates, settings)
+    lengths = [len(each.windows) for each in candidates]
+    chosen = choose_windows(
+        lengths,
+        [each.scores for each in candidates] if settings.by == "activity" else None,
+        count=sum(lengths) if settings.count is None else settings.count,
+        apart=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
+        seed=settings.seed,
+    )
+    windows = [
+        each.sample.with_seconds(start, end)
+        for each, numbers in zip(candidates, chosen, strict=True)
+        for start, end in each.windows[numbers].tolist()
+    ]
     if settings.count is not None and len(windows) < settings.count:
         report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested"))
     document: dict[str, Any] = {
@@ -216,23 +243,6 @@ def _candidates(
     return candidates, problems
 
 
-def _choose(candidates: Sequence[Candidates], settings: WindowSettings) -> list[Sample]:
-    """The windows to list, in the order of their videos and times."""
-    lengths = [len(each.windows) for each in candidates]
-    chosen = choose_windows(
-        lengths,
-        [each.scores for each in candidates] if settings.by == "activity" else None,
-        count=sum(lengths) if settings.count is None else settings.count,
-        apart=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
-        seed=settings.seed,
-    )
-    return [
-        each.sample.with_seconds(start, end)
-        for each, numbers in zip(candidates, chosen, strict=True)
-        for start, end in each.windows[numbers].tolist()
-    ]
-
-
 def _write_labeled(
     out: Path, windows: Sequence[Sample], bouts: Bouts, *, task: Task | None, overwrite: bool
 ) -> dict[str, Any]:
@@ -257,6 +267,81 @@ def _write_labeled(
         "labels": dict(counts.most_common()),
         "classes": None if names_file is None else str(names_file),
     }
+
+
+def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassSeconds]:
+    """The classes of the windows of a video, W of (start, end) in seconds, each with its seconds there."""
+    starts, ends = np.array(windows, np.float64).reshape(-1, 2).T
+    order = starts.argsort()
+    starts, ends = starts[order], ends[order]  # (W,)
+    last_ends = np.maximum.accumulate(ends)  # of overlapping windows, a later one may end earlier
+
+    def inside(start: float, end: float) -> tuple[slice, NDArray[np.float64]]:
+        """The windows near a span, and the seconds of it in each; negative outside of a window."""
+        near = slice(last_ends.searchsorted(start, "right"), starts.searchsorted(end, "right"))
+        return near, np.minimum(ends[near], end) - np.maximum(starts[near], start)
+
+    labels: list[ClassSeconds] = [{} for _ in windows]
+    for label, label_bouts in by_label(bouts).items():
+        seconds = np.zeros(len(windows))
+        for span in covered_spans(label_bouts):
+            near, held = inside(*span)
+            seconds[near] += held.clip(min=0)
+        has_label = seconds >= SHARE * (ends - starts) - TIME_TOLERANCE
+        for bout in label_bouts:  # a point is in the window that it starts, not in the one that it ends
+            near, held = inside(bout.start, bout.end)
+            has_label[near] |= (held >= SHARE * bout.seconds - TIME_TOLERANCE) & (bout.start < ends[near])
+        for place in np.flatnonzero(has_label):
+            labels[order[place]][label] = float(seconds[place])
+    return labels
+
+
+def label_samples(
+    samples: Sequence[Sample], bouts: Bouts, *, task: Task | None = None
+) -> tuple[list[Sample], list[str], Task]:
+    """Give windows the classes of the bouts in them.
+
+    Args:
+        samples: segments of videos in seconds. Leave out those that touch unscored time first
+            (`unscored_spans`).
+        bouts: by `Sample.path`.
+        task: single-label gives a window the class with the most seconds in it, and background if it has
+            none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
+    Returns:
+        The samples with their labels, the names of the classes, and the task.
+    """
+    spans_of: dict[str, list[Span]] = defaultdict(list)  # of the windows of each video
+    for sample in samples:
+        spans_of[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
+    window_labels: dict[str, Iterator[ClassSeconds]] = {}
+    overlap = False
+    for path, spans in spans_of.items():
+        # A bout of the background states that nothing happens.
+        class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
+        window_labels[path] = iter(label_windows(spans, class_bouts))
+        ends: dict[str, float] = {}  # of the bouts of each class; touching bouts do not overlap
+        for bout in sorted(class_bouts, key=lambda bout: bout.start):
+            others = [end for label, end in ends.items() if label != bout.label]
+            overlap = overlap or max(others, default=0.0) > bout.start + TIME_TOLERANCE
+            ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
+    labels = [next(window_labels[sample.path]) for sample in samples]
+    names = sorted({name for seconds_of in labels for name in seconds_of})
+    for name in names:
+        if JOINED_BY in name or name != name.strip() or not name.isprintable():
+            raise DataError(
+                f"the name of the class {name!r} has a '{JOINED_BY}', a space at its end or a line break, "
+                "which no list can hold; rename it in the annotations"
+            )
+    task = task or (MULTI_LABEL if overlap else "single-label")
+    if task != MULTI_LABEL:
+        # Of equal seconds, the first name.
+        chosen = [max(seconds_of, key=seconds_of.__getitem__, default=BACKGROUND) for seconds_of in labels]
+        names = sorted(set(chosen))
+        numbered = [(names.index(name),) for name in chosen]
+    else:
+        numbered = [(tuple(names.index(name) for name in seconds_of),) for seconds_of in labels]
+    labeled = [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)]
+    return labeled, names, task
 
 
 def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray[np.bool_]:

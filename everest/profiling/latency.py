@@ -30,7 +30,7 @@ from everest.inference.windows import Unreadable, Window
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.system.events import silent
-from everest.video.facts_cache import clear_video_cache
+from everest.video.facts import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import torch
 from pydantic import InstanceOf, TypeAdapter
 
-from everest.annotations.observers import WhoseBouts
+from everest.annotations.labels import WhoseBouts
 from everest.config.heads import Task
 from everest.config.merge import SET, merge
 from everest.config.recipe import check_overrides

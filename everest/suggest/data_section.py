@@ -12,12 +12,11 @@ from typing import Any
 from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
-from everest.lists.columns import read_rows
+from everest.lists.columns import find_index, read_index, read_rows
 from everest.lists.labels import find_task, read_class_names, task_notice
 from everest.lists.reading import read_unlabeled
-from everest.lists.shards import find_index, read_index
 from everest.lists.sources import LIST_FILES, list_in, read_source
-from everest.prepare.index import CLASSES
+from everest.lists.writing import CLASSES
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, split_folders, subfolders, videos_under
 

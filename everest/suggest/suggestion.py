@@ -20,7 +20,7 @@ from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import LIST_FILES
-from everest.prepare.index import CLASSES
+from everest.lists.writing import CLASSES
 from everest.prepare.split import LabeledVideos
 from everest.profiling.timing import TrainingStage, reading_speed, stage_clips, time_steps
 from everest.suggest.data_section import (

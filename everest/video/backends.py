@@ -17,8 +17,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from everest.errors import EnvironmentProblem
 from everest.video.decoding import decode_frames, decode_images
-from everest.video.facts import VideoFacts
-from everest.video.facts_cache import inspect_video
+from everest.video.facts import VideoFacts, inspect_video
 from everest.video.index import FrameIndex, StampedIndex, numbered
 from everest.video.source import Video, decoder_input
 from everest.video.stream import VideoError, decoder_errors

@@ -18,9 +18,9 @@ from av import Packet, VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 from av.error import InvalidDataError
 
-from everest.video.cuts import is_cut, pes_state
 from everest.video.source import Video, open_bytes
 from everest.video.stream import MOTION_JPEG, decoder_errors, decoder_options, open_stream, packets
+from everest.video.truncation import is_truncated, pes_state
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
@@ -31,9 +31,7 @@ MOST_OUTPUTS: Final = 2**8  # frames that one packet pushes out; the end of a fi
 REACHED_WITHIN: Final = 4000  # packets from where a seek ended to the keyframe
 # A picture that ends early is decoded from what follows it in the memory: it differs with these bytes.
 ENDINGS: Final = (b"", b"\xff" * 64, b"\x55" * 64)
-MOST_REPEATED: Final = (
-    1000  # heuristic: packets from the last keyframe on that are decoded to check the last one
-)
+MOST_REPEATED: Final = 1000  # heuristic: packets from a keyframe on that are decoded to check the last one
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +93,6 @@ class _Recovery:
     is_broken: bool = False  # by damage
     lost: int = 0  # packets since the damage
 
-    def wait_for_key(self, *, is_damaged: bool) -> None:
-        """Wait for a keyframe after a packet that is damaged, or after which the stream breaks off."""
-        self.lost += is_damaged
-        self.is_broken = self.awaits_key = True
-
     def skip_to_key(self, packet: Packet, *, is_damaged: bool) -> bool:
         """Pass over a packet before the awaited keyframe; returns whether it was passed over."""
         if self.awaits_key:
@@ -153,10 +146,11 @@ def decode_frames(
             with decoder_errors(path):
                 ends = is_last or breaks_off
                 frames, held, is_lost = _decode(codec, packet, is_damaged=is_damaged, ends=ends)
-                ends_cut = not (packet.size or is_lost or is_timed) and survey.frames > 0 and is_cut(path)
+                is_end = not (packet.size or is_lost or is_timed) and survey.frames > 0
+                ends_early = is_end and is_truncated(path)
             if is_timed:
                 frames += held
-            elif ends_cut:  # what the decoder still held may have gaps
+            elif ends_early:  # what the decoder still held may have gaps
                 recovery.lost += len(frames)
                 frames = []
             else:
@@ -167,7 +161,8 @@ def decode_frames(
                 return
             survey.frames += len(frames)
             if is_lost or breaks_off:
-                recovery.wait_for_key(is_damaged=is_lost)
+                recovery.lost += is_lost
+                recovery.is_broken = recovery.awaits_key = True
     if recovery.lost:
         recovery.add_loss()
     elif recovery.awaits_key and not recovery.is_broken:  # there is no keyframe
@@ -266,7 +261,7 @@ def _is_complete(path: Video, codec: VideoCodecContext, since_key: Sequence[Pack
     """Whether the picture of the last packet ends within it: its pixels do not depend on what follows.
 
     By chance, the first bytes of a small picture are a whole one that repeats another: with 64 x 48 pixels,
-    2 of 540 cuts after 6 to 15 bytes showed a frame twice (46 without this check), and none of 1,432 others.
+    2 of 540 truncated after 6 to 15 bytes showed a frame twice (46 without this check), none of 1,432 others.
     """
     outputs = set()
     for ending in ENDINGS:

@@ -1,26 +1,41 @@
-"""Facts about a video file that its frames are read by: number, size, index, orientation, damage."""
+"""Facts about a video file that its frames are read by: number, size, index, orientation, damage.
+
+They are kept in memory and on the disk, so that a process need not read the packets of each file again. On
+the disk, there is one small file for each video, named by a hash of its path, size, times and inode (in a
+storage: URL, size and version). A changed video has another name. Files are renamed into place when they are
+complete, and a damaged one counts as missing.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import struct
-from contextlib import closing
-from dataclasses import dataclass
+import zlib
+from contextlib import closing, suppress
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
 from typing import Final, NamedTuple
 
+import av
 import numpy as np
-from av import VideoCodecContext, VideoFrame
-from av.container import InputContainer
+from av import VideoFrame
 
-from everest.video.decoding import Loss, Survey, decode_frames, decode_images
-from everest.video.index import FrameIndex, StampedIndex, StampedPacket, count_frames, stamped_packets
+from everest.system.storage import RemotePath
+from everest.video.decoding import Survey, decode_frames, decode_images
+from everest.video.index import CountedIndex, FrameIndex, StampedIndex, count_frames, stamped_packets
 from everest.video.missing import Span, StatedTimes
-from everest.video.source import Video
+from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, MOTION_JPEG, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
 MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
 LEAST_SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
-SLANTED: Final = "is turned by an angle that is no multiple of 90 degrees; the nearest is used"
+FACTS_VERSION: Final = 12  # raise it with every change of the facts or of how they are found
+STORED: Final = np.dtype("<i8")
+MOST_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
+SLANTED: Final = "is rotated by an angle that is no multiple of 90 degrees; the nearest is used"
 
 
 class Orientation(NamedTuple):
@@ -100,15 +115,26 @@ def read_facts(path: Video) -> VideoFacts:
             is_sized = codec.width > 0
             # Other formats state where a header before the image is.
             are_images = codec.name == MOTION_JPEG and container.format.name.startswith("mov")
-            suits_decord = _suits_decord(container, codec)
-    first, losses = _first_frame(path, is_sized=is_sized)
+            # decord 0.6 may read wrong pixels of 4:4:4 and AV1, and the wrong stream of several.
+            has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
+            is_av1 = codec.codec.name in ("av1", "libdav1d")
+            suits_decord = has_plain_pixels and not is_av1 and len(container.streams.video) == 1
+    survey = Survey()
+    with closing(decode_frames(path, survey=survey)) as frames:
+        first = next((frame for frame, _ in frames), None)
+    if first is None:
+        problem = "no frame can be decoded"
+        raise VideoError(path, problem if is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
+    losses = survey.losses  # before the first frame
     with decoder_errors(path):
         orientation, is_slanted = orientation_of(first)
     notices = [SLANTED] * is_slanted
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
-    if packets and are_images:
-        are_images = _is_image_of(path, min(packets), first)  # the first one by time
+    if packets and are_images:  # not if they are interlaced, for example: judged by the first one by time
+        (alone,) = decode_images(path, [(max(0, min(packets).offset), min(packets).size)])
+        with decoder_errors(path):
+            are_images = alone is not None and np.array_equal(rgb(alone), rgb(first))
     stamped = StampedIndex.of(packets, are_images=are_images) if packets else None
     if stamped is not None and is_trusted:
         index = stamped
@@ -140,34 +166,119 @@ def read_facts(path: Video) -> VideoFacts:
     )
 
 
-def _first_frame(path: Video, *, is_sized: bool) -> tuple[VideoFrame, list[Loss]]:
-    """The first frame that can be decoded, and what cannot before it."""
-    survey = Survey()
-    with closing(decode_frames(path, survey=survey)) as frames:
-        first = next((frame for frame, _ in frames), None)
-    if first is None:
-        problem = "no frame can be decoded"
-        raise VideoError(path, problem if is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
-    return first, survey.losses
-
-
-def _suits_decord(container: InputContainer, codec: VideoCodecContext) -> bool:
-    """Whether decord 0.6 reads pixels right: not 4:4:4 and AV1, and perhaps the wrong stream of several."""
-    has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
-    is_av1 = codec.codec.name in ("av1", "libdav1d")
-    return has_plain_pixels and not is_av1 and len(container.streams.video) == 1
-
-
-def _is_image_of(path: Video, packet: StampedPacket, frame: VideoFrame) -> bool:
-    """Whether the bytes of a packet alone give a frame: not if it is interlaced, for example."""
-    (alone,) = decode_images(path, [(max(0, packet.offset), packet.size)])
-    with decoder_errors(path):
-        return alone is not None and np.array_equal(rgb(alone), rgb(frame))
-
-
 def rgb(frame: VideoFrame) -> np.ndarray:
     """(H, W, 3) uint8, as stored.
 
     By one thread: a frame ends its threads when it is freed, and a process forked before would wait forever.
     """
     return frame.to_ndarray(format="rgb24", threads=1)
+
+
+Key = tuple[Video, int, str]  # a video, and its version: a rewritten file has another one
+
+
+@dataclass(slots=True)
+class _FactsCache:
+    """The facts that this process keeps."""
+
+    folder: Path | None = None  # on the disk
+    recent: dict[Key, VideoFacts] = field(default_factory=dict)  # the last one used stands last
+    frames: int = 0  # of all recent ones
+
+
+_cache = _FactsCache()
+
+
+def keep_facts_in(folder: Path | None) -> None:
+    """Keep the facts of all files but shards in a folder from now on, also for processes started later."""
+    _cache.folder = folder
+
+
+def clear_video_cache() -> None:
+    """Free the facts of all files, for callers that need each file only once."""
+    _cache.recent.clear()
+    _cache.frames = 0
+
+
+def inspect_video(path: Video) -> VideoFacts:
+    """Index a file and decode its first frame; cached until the file changes."""
+    try:
+        key = (path, *video_version(path))
+        facts = _cache.recent.pop(key, None)
+        if facts is not None:
+            _cache.recent[key] = facts
+            return facts
+        _, _, version = key
+        if _cache.folder is None or isinstance(path, Member) or not version:  # a storage may state none
+            facts = read_facts(path)
+        else:
+            facts = _facts_from_disk(path, _cache.folder)
+    except OSError as error:
+        raise VideoError(path, error.strerror or str(error)) from error
+    _cache.frames += facts.info.frames
+    while _cache.recent and _cache.frames > MOST_FRAMES:  # forget the files used first
+        _cache.frames -= _cache.recent.pop(next(iter(_cache.recent))).info.frames
+    _cache.recent[key] = facts
+    return facts
+
+
+def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
+    """The facts of a file that a folder has; else they are read, and kept there."""
+    file = file_of_facts(folder, path)
+    with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
+        return _unpack(zlib.decompress(file.read_bytes()))
+    facts = read_facts(path)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with suppress(OSError):  # without space or permission, they are read again next time
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(zlib.compress(_pack(facts), level=1))
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+    return facts
+
+
+def file_of_facts(folder: Path, path: Path | RemotePath) -> Path:
+    """The file in `folder` for the facts of a video as it is now."""
+    path = path.absolute()
+    if isinstance(path, RemotePath):
+        version: tuple[int | str, ...] = path.version()
+    else:
+        status = path.stat()  # the second time cannot be set
+        version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    identity = repr((FACTS_VERSION, av.__version__, str(path), *version))
+    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    return folder / name[:2] / name[2:]
+
+
+def _pack(facts: VideoFacts) -> bytes:
+    """A line of JSON, and the numbers of the index: of each array the differences, a tenth of the space."""
+    index = {name: getattr(facts.index, name) for name in facts.index.__slots__}
+    arrays = {name: value for name, value in index.items() if isinstance(value, np.ndarray)}
+    header = {name: getattr(facts, name) for name in facts.__slots__} | {
+        "info": astuple(facts.info),
+        "index": {name: value for name, value in index.items() if name not in arrays},
+        "lengths": {name: len(array) for name, array in arrays.items()},
+        "is_counted": isinstance(facts.index, CountedIndex),
+    }
+    steps = [np.diff(array, prepend=np.int64(0)).astype(STORED).tobytes() for array in arrays.values()]
+    return json.dumps(header).encode() + b"\n" + b"".join(steps)
+
+
+def _unpack(packed: bytes) -> VideoFacts:
+    """Undo `_pack`."""
+    header, _, numbers = packed.partition(b"\n")
+    values = json.loads(header)
+    index, lengths = values.pop("index"), values.pop("lengths")
+    parts = np.split(np.frombuffer(numbers, dtype=STORED), np.cumsum(list(lengths.values()))[:-1])
+    index |= {name: np.cumsum(part, dtype=np.int64) for name, part in zip(lengths, parts, strict=True)}
+    kind = CountedIndex if values.pop("is_counted") else StampedIndex
+    return VideoFacts(
+        info=VideoInfo(*values.pop("info")),
+        index=kind(**index),
+        orientation=Orientation(*values.pop("orientation")),
+        missing=tuple((start, end) for start, end in values.pop("missing")),
+        notices=tuple(values.pop("notices")),
+        **values,
+    )

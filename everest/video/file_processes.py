@@ -55,8 +55,7 @@ def map_apart(
     busy = {}
     try:
         for item in islice(waiting, workers):
-            worker = _Worker(work, limit)
-            worker.start(item)
+            worker = _Worker(work, limit).start(item)
             busy[worker.connection] = worker
         while busy:
             for ready in wait(list(busy)):
@@ -66,13 +65,7 @@ def map_apart(
                 if following is None:
                     worker.end()
                 else:
-                    if worker.is_dead:
-                        worker = _Worker(work, limit)
-                    try:
-                        worker.start(following)
-                    except (BrokenPipeError, ConnectionResetError):  # it died after its last item
-                        worker = _Worker(work, limit)
-                        worker.start(following)
+                    worker = worker.start(following)
                     busy[worker.connection] = worker
                 yield item, result
     finally:
@@ -88,12 +81,17 @@ class _Worker(Generic[Result]):
         self._process = _PROCESSES.Process(target=_serve, args=(child, work, limit), daemon=True)
         start_process(self._process)
         child.close()
-        self._limit = limit
-        self.is_dead = False
+        self._work, self._limit = work, limit
 
-    def start(self, item: str) -> None:
+    def start(self, item: str) -> _Worker[Result]:
+        """Work on an item in this process, or in another one if it has died; returns its worker."""
         self._item, self._began = item, time.monotonic()
-        self.connection.send(item)
+        try:
+            self.connection.send(item)
+        except (BrokenPipeError, ConnectionResetError):
+            self.end()
+            return _Worker(self._work, self._limit).start(item)
+        return self
 
     def take(self) -> tuple[str, Result | Failure]:
         """The item and its result."""
@@ -101,7 +99,6 @@ class _Worker(Generic[Result]):
             result = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            self.is_dead = True
             code = self._process.exitcode
             name = signal_name(code)
             reason = f"the decoder ended with code {code}"

@@ -26,9 +26,10 @@ _VIDEO_HEAD: Final = re.compile(
     re.DOTALL,
 )
 # Usual names of folders that are lists and not classes, with the lists.
-SPLITS: Final = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"} | {
-    "test": "test",
-    "testing": "test",
+SPLITS: Final = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 _MACOS_FOLDER: Final = "__MACOSX"  # macOS adds it to the archives that it packs
 _NUMBER: Final = re.compile("[0-9]+")

@@ -305,13 +305,13 @@ def count_frames(
         times = (numbers_among_lost(losses, len(outputs)) * step).round().astype(np.int64)
     marks = Counter(key.mark for key in survey.keys)
     distinct = [entry for entry in candidates if marks[entry.mark] == 1]
-    rows = [(first, *astuple(entry)) for first, entry in _working(path, distinct, outputs, checksums)]
+    rows = [(first, *astuple(entry)) for first, entry in _find_entries(path, distinct, outputs, checksums)]
     columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
     index = CountedIndex(np.array(outputs, dtype=np.int64), times, *columns, last_duration=last_duration)
     return index, losses, repaired
 
 
-def _working(
+def _find_entries(
     path: Video, entries: Sequence[Entry], outputs: list[int], checksums: dict[int, int]
 ) -> list[tuple[int, Entry]]:
     """The entries that give the same images at the same outputs, each with the number of its first frame."""

@@ -15,16 +15,16 @@ from av import VideoStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from everest.video.cuts import is_cut
 from everest.video.decoding import MOST_HELD, Loss
 from everest.video.source import Video
 from everest.video.stream import USUAL_RATE, decoder_errors, open_stream, packets, stated_rate
 from everest.video.times import TIME_TOLERANCE
+from everest.video.truncation import is_truncated
 
 DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
 # Heuristic: how much of the stated duration may be missing from an intact file, in seconds and as a share.
-CUT_SECONDS: Final = 1.0
-CUT_SHARE: Final = 0.1
+MAY_LACK: Final = 1.0
+MAY_LACK_SHARE: Final = 0.1
 
 Span = tuple[float, float]  # begin and end in seconds from the first frame; inf: no end known
 
@@ -38,8 +38,8 @@ class StatedTimes:
     end: float = -inf  # of the video, in seconds after time 0; -inf: not stated
     end_of_sound: bool = False  # the end may be that of the sound
     end_if_intact: bool = True  # an intact file lasts until the end
-    end_of_found: bool = False  # a file that is cut may have gone on after the end
-    hides_cut: bool = False  # in a file that is cut, the end is an estimate, and packets may be incomplete
+    end_of_found: bool = False  # a truncated file may have gone on after the end
+    hides_truncation: bool = False  # in a truncated file, the end is an estimate; packets may be incomplete
     of_decoding: bool = False  # the time stamps are times of decoding
 
     @classmethod
@@ -61,7 +61,7 @@ class StatedTimes:
                 case "flv":
                     return times(end=end_of_file, end_of_sound=True)
                 case "asf":
-                    return times(end=end_of_file, end_of_sound=True, hides_cut=True)
+                    return times(end=end_of_file, end_of_sound=True, hides_truncation=True)
                 case "matroska":
                     stated = DURATION.match(stream.metadata.get("DURATION", ""))
                     if stated is not None:
@@ -98,17 +98,17 @@ class StatedTimes:
                     yield gap, max(following, gap + step)
             else:
                 breaks_off = True
-        cut = is_cut(path)
-        is_strict = breaks_off or cut
+        ends_early = is_truncated(path)
+        is_strict = breaks_off or ends_early
         end = _end_before_gap(seconds, step) if is_strict else float(seconds[-1]) + step
-        promised = -inf if cut and self.hides_cut else self.end - begin
-        is_short = promised - end > (step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised))
+        promised = -inf if ends_early and self.hides_truncation else self.end - begin
+        is_short = promised - end > (step / 2 if is_strict else max(MAY_LACK, MAY_LACK_SHARE * promised))
         may_be_of_sound = self.end_of_sound and promised > -inf and (is_strict or is_short)
         if may_be_of_sound and _lasts_as_stated_without_video(path):
             promised = -inf
         if promised > -inf and is_short and (is_strict or self.end_if_intact):
             yield end, promised
-        elif breaks_off or (cut and (promised == -inf or self.end_of_found)):
+        elif breaks_off or (ends_early and (promised == -inf or self.end_of_found)):
             yield end, inf
 
 
@@ -126,7 +126,7 @@ def _lasts_as_stated_without_video(path: Video) -> bool:
         stated = (container.duration or 0) / av.time_base
         others = [other for other in container.streams if other is not stream]
         return any(
-            float((packet.pts + (packet.duration or 0)) * packet.time_base) > stated - CUT_SECONDS
+            float((packet.pts + (packet.duration or 0)) * packet.time_base) > stated - MAY_LACK
             for packet in (packets(path, container, *others) if others else ())
             if packet.pts is not None
         )

@@ -1,6 +1,6 @@
 """The sizes of a video's packets, read without decoding.
 
-Only cut ASF files, and cut AVI files with B-frames, are decoded, to find their last intact frame.
+Only truncated ASF files, and truncated AVI files with B-frames, are decoded, to find their last intact frame.
 
 P packets. Where nothing moves, an encoder with a constant quality writes small packets: their sizes show when
 something happens in a file of many hours, in the time that reading it takes.
@@ -17,14 +17,14 @@ from av import VideoStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from everest.video.cuts import is_cut
 from everest.video.decoding import checked_packets
-from everest.video.facts_cache import inspect_video
+from everest.video.facts import inspect_video
 from everest.video.missing import Span, StatedTimes
 from everest.video.reader import NO_SECONDS, image_folder
 from everest.video.source import Video
 from everest.video.stream import VideoError, open_stream, stated_rate
 from everest.video.times import frame_rate
+from everest.video.truncation import is_truncated
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +64,7 @@ def packet_sizes(path: Video) -> PacketSizes:
     first = int(times[0])
     seconds = (times - first) * unit
     # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
-    if (stated.hides_cut or (stated.of_decoding and is_reordered)) and is_cut(path):
+    if (stated.hides_truncation or (stated.of_decoding and is_reordered)) and is_truncated(path):
         missing = inspect_video(path).missing
     else:
         step = 1 / frame_rate(stated.fps, seconds)

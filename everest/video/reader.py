@@ -30,8 +30,7 @@ from everest.errors import RecipeError, unknown_name
 from everest.system.storage import Location, RemotePath
 from everest.video.backends import pixel_converter, pyav_in_order, read_decord
 from everest.video.decoding import Loss, Survey, decode_frames
-from everest.video.facts import EXIF_ORIENTATIONS, Orientation, VideoInfo
-from everest.video.facts_cache import inspect_video
+from everest.video.facts import EXIF_ORIENTATIONS, Orientation, VideoInfo, inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.index import StampedIndex, numbered
 from everest.video.missing import Span, damage_text
@@ -69,7 +68,7 @@ def probe(path: str | Video) -> VideoInfo:
 
 
 def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto", channels: int = 3) -> Tensor:
-    """Read the frames numbered `ids`, in this order, repetitions included, turned and mirrored as tagged.
+    """Read the frames numbered `ids`, in this order, repetitions included, rotated and mirrored as tagged.
 
     Args:
         decoder: `auto` is PyAV; `decord` refuses files of which it may return wrong frames.
@@ -281,7 +280,7 @@ def image_frames(folder: Location) -> Sequence[Location]:
 
 
 def read_image(file: Location) -> np.ndarray:
-    """Read an image of a folder of images: (H, W, 3) uint8, RGB, turned and mirrored as its EXIF data say.
+    """Read an image of a folder of images: (H, W, 3) uint8, RGB, rotated and mirrored as its EXIF data say.
 
     Of 16 bits, the upper 8 are kept.
 
@@ -300,16 +299,11 @@ def read_image(file: Location) -> np.ndarray:
             if is_animated or image.mode in ("I", "F"):  # the range of 32 bits is not known
                 problem = "an animation, or pixels of 32 bits; save it as an image of 8 bits"
                 raise VideoError(folder, f"{file.name}: {problem}")
-            orientation = _exif_orientation(image)
+            tag = None
+            with suppress(SyntaxError, struct.error):  # EXIF data are damaged: as stored
+                tag = image.getexif().get(ExifTags.Base.Orientation)
+            orientation = EXIF_ORIENTATIONS.get(tag or 1, Orientation())
             if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds
             return np.ascontiguousarray(orientation.upright(np.asarray(image.convert("RGB"))))
-
-
-def _exif_orientation(image: Image.Image) -> Orientation:
-    """The orientation that EXIF data state; as stored if there are none, or if they are damaged."""
-    value = None
-    with suppress(SyntaxError, struct.error):
-        value = image.getexif().get(ExifTags.Base.Orientation)
-    return EXIF_ORIENTATIONS.get(value or 1, Orientation())

@@ -17,8 +17,8 @@ from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Disposition, Stream
 
 from everest.errors import DataError, UserError
-from everest.video.cuts import MATROSKA_MARK
 from everest.video.source import Video, decoder_input, open_bytes
+from everest.video.truncation import MATROSKA_MARK
 
 # FFmpeg's names of formats that are read alone, and the marks in their first bytes: ISO media (mp4, mov),
 # Matroska and WebM, AVI.

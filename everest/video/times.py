@@ -75,11 +75,11 @@ def repair_times(
         times = np.sort(times)
     steps = np.diff(times)
     usual_step = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 1.0
-    times, kept, restarts = _rising(times, stamped, usual_step)
+    times, kept, restarts = _choose_rising(times, stamped, usual_step)
     replaced = len(stamps) - len(kept)
     if replaced > MOST_REPLACED * len(stamps):
         return NO_TIMES
-    times = _interpolated(times[kept], stamped[kept], len(stamps), usual_step)
+    times = _interpolate(times[kept], stamped[kept], len(stamps), usual_step)
     return RepairedTimes(times, replaced, stamped[restarts].tolist(), not (of_decoding or replaced))
 
 
@@ -95,7 +95,7 @@ def numbers_among_lost(lost: Sequence[tuple[int, int]], count: int) -> NDArray[n
     return numbers
 
 
-def _rising(times: Stamps, frames: Stamps, usual_step: float) -> tuple[Stamps, list[int], list[int]]:
+def _choose_rising(times: Stamps, frames: Stamps, usual_step: float) -> tuple[Stamps, list[int], list[int]]:
     """Choose the times that can be right.
 
     Args:
@@ -150,7 +150,7 @@ def _is_smoother_without_last(times: Stamps, kept: Sequence[int], at: int) -> bo
     return unevenness([*earlier, at, at + 1]) < unevenness([*earlier, last, at + 1])
 
 
-def _interpolated(times: Stamps, frames: Stamps, count: int, usual_step: float) -> Stamps:
+def _interpolate(times: Stamps, frames: Stamps, count: int, usual_step: float) -> Stamps:
     """The times (F,) of `count` frames, of which some are known; the usual step apart at both ends."""
     numbers = np.arange(count)
     all_times = np.interp(numbers, frames, times.astype(np.float64))

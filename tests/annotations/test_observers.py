@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from small_runs import called, json_of, refused
 
-from everest.annotations.labels import read_labels
-from everest.annotations.observers import WhoseBouts
+from everest.annotations.labels import WhoseBouts, read_labels
 from everest.errors import DataError
 
 Spans = list[tuple[float, float, str]]  # start, end, class

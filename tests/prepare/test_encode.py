@@ -19,7 +19,7 @@ from timed_videos import write_frames
 
 from everest.lists.reading import read_samples
 from everest.prepare.encode import encoded_size
-from everest.video.facts_cache import inspect_video
+from everest.video.facts import inspect_video
 from everest.video.index import CountedIndex, StampedIndex
 from everest.video.reader import frame_times, frames_between, probe, read_frames
 

@@ -13,9 +13,8 @@ import pytest
 import torch
 from timed_videos import write_numbered
 
-from everest.video import facts_cache
-from everest.video.facts import VideoFacts
-from everest.video.facts_cache import clear_video_cache, file_of_facts, inspect_video, keep_facts_in
+from everest.video import facts
+from everest.video.facts import VideoFacts, clear_video_cache, file_of_facts, inspect_video, keep_facts_in
 from everest.video.index import CountedIndex
 from everest.video.reader import VideoError
 from everest.video.writer import write_video
@@ -61,7 +60,7 @@ def test_facts_of_long_videos_leave_the_memory_first_used_first(
     clear_video_cache()
     paths = [clip_files / f"clip{number}.mp4" for number in range(3)]
     first = inspect_video(paths[0])
-    monkeypatch.setattr(facts_cache, "MOST_FRAMES", 2 * first.info.frames)
+    monkeypatch.setattr(facts, "MOST_FRAMES", 2 * first.info.frames)
     second = inspect_video(paths[1])
     assert inspect_video(paths[0]) is first  # the last one used
     inspect_video(paths[2])

@@ -12,8 +12,7 @@ from timed_videos import repack, write_frames
 from torch import Tensor
 
 from everest.prepare.check import decode_completely
-from everest.video.facts import rgb
-from everest.video.facts_cache import inspect_video
+from everest.video.facts import inspect_video, rgb
 from everest.video.index import StampedIndex
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, read_frames
 from everest.video.source import Member

@@ -16,7 +16,7 @@ from storage import new_bucket, put, s3_server
 from timed_videos import write_frames
 
 from everest.system.storage import RemotePath
-from everest.video.facts_cache import clear_video_cache, keep_facts_in
+from everest.video.facts import clear_video_cache, keep_facts_in
 from everest.video.packet_sizes import packet_sizes
 from everest.video.reader import frames_in_order, probe, read_frames
 from everest.video.source import MOST_LOADED, PartsOfFile, _part

@@ -28,7 +28,7 @@ from video_kinds import (
 from everest.prepare.check import decode_completely
 from everest.prepare.encode import EncodeSettings, encode_video
 from everest.video.decoding import Survey, decode_frames
-from everest.video.facts_cache import clear_video_cache
+from everest.video.facts import clear_video_cache
 from everest.video.reader import (
     VideoError,
     frame_times,

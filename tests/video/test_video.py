@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from everest.errors import RecipeError
-from everest.video.cuts import MXF_MARK, is_cut
 from everest.video.reader import (
     VideoError,
     VideoInfo,
@@ -23,6 +22,7 @@ from everest.video.reader import (
     probe,
     read_frames,
 )
+from everest.video.truncation import MXF_MARK, is_truncated
 from everest.video.writer import write_video
 
 FRAMES, BITS = 70, 8
@@ -264,7 +264,7 @@ def test_file_that_is_no_video_is_refused_with_the_reason(tmp_path):
     with pytest.raises(VideoError, match=r"b\.mp4: No such file"):
         probe(tmp_path / "b.mp4")
     (tmp_path / "a.mxf").write_bytes(MXF_MARK)
-    assert is_cut(tmp_path / "a.mxf")
+    assert is_truncated(tmp_path / "a.mxf")
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "empty file")))
     assert (error.path, error.reason, str(error)) == ("a.mp4", "empty file", "a.mp4: empty file")
 

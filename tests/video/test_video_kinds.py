@@ -12,7 +12,7 @@ import pytest
 from av.error import FFmpegError
 from video_kinds import CODECS, RATE, Case, Written, all_cases, number_of, write_case
 
-from everest.video.facts_cache import clear_video_cache
+from everest.video.facts import clear_video_cache
 from everest.video.reader import VideoError, frame_times, intact_frames, known_damage, probe, read_frames
 
 NO_FILE, RIGHT, REPORTED, UNREPORTED, REFUSED = (

@@ -7,74 +7,90 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
 from everest.lists.sample import Sample
-from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
+from everest.lists.writing import (
+    CLASSES,
+    names_needed,
+    refuse_existing,
+    refuse_unlistable,
+    write_lines,
+    write_list,
+)
 from everest.prepare.layouts import LAYOUTS, READERS, AnnotatedSample, Layout, Sources
 from everest.system.files import write_table
 from everest.video.folders import as_data_error, video_name, videos_under
 
-CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
 UNLABELLED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
 _SUFFIXES: Final = (".txt", ".csv", ".json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Index:
-    """The contents of a data set's folder."""
-
-    layout: Layout
-    root: Path  # absolute
-    lists: Mapping[str, Sequence[Sample]]
-    class_names: tuple[str, ...]
-    sources: Sequence[Path]  # the annotation files
-    missing: Sequence[tuple[str, str]]  # list, and the preferred name of the file
-    extra: Sequence[Path]  # videos in no list
-
-
-def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index:
-    """Recognize the data set in a folder and find the videos of its lists.
+def write_index(
+    folder: Path, output: Path, *, annotations: Path | None, split: int, overwrite: bool
+) -> dict[str, Any]:
+    """Recognize the data set in a folder; write its lists, `classes.txt`, and problems to `index_report.csv`.
 
     Args:
         annotations: the folder of the annotations, if it is not inside `folder`.
         split: the number of the official split, if there are several.
+    Returns:
+        The document of `everest prepare index --json`; in `data`, the keys of a recipe for the lists.
     """
     for searched in (folder, annotations or folder):
         if not searched.is_dir():
             raise DataError(f"{searched}: no such folder")
-    root = folder.absolute()
     layout, sources = find_layout(annotations or folder, split=split)
-    videos = list(videos_under(root))
+    videos = list(videos_under(root := folder.absolute()))
     annotated, class_names = READERS[layout.name](sources)
-    lists, missing = match_files(annotated, videos)
-    if not any(lists.values()):
-        wanted = next((name for _, name in missing), "any video")
-        raise DataError(
-            f"{folder}: annotations of {layout.title}, and none of their {len(missing)} videos (first "
-            f"{wanted}) among the {len(videos)} below it; expected are {layout.expects}"
-        )
+    matched, missing = match_files(annotated, videos, layout, folder)
     # Without any label, lists are for pre-training only, which their names show.
-    lists = {
-        name if any(sample.labels for sample in samples) else name + UNLABELLED: samples
-        for name, samples in lists.items()
-        if samples
-    }
+    has_labels = {name: any(sample.labels for sample in samples) for name, samples in matched.items()}
+    lists = {name if has_labels[name] else name + UNLABELLED: part for name, part in matched.items() if part}
     used = {sample.path for samples in lists.values() for sample in samples}
-    return Index(
-        layout=layout,
-        root=root,
-        lists=lists,
-        class_names=class_names,
-        sources=[file for files in sources.values() for file in files],
-        missing=missing,
-        extra=[video for video in videos if str(video) not in used],
-    )
+    extra = [video for video in videos if str(video) not in used]  # in no list
+    problems = [
+        *(("missing", name, video) for name, video in missing),
+        *(("extra", "", os.path.relpath(video, root)) for video in extra),
+    ]
+    written = [output / f"{name}.csv" for name in lists]
+    written += [output / CLASSES] if class_names else []
+    written += [output / REPORT] if problems else []
+    refuse_existing(written, overwrite=overwrite, read=chain(*sources.values()))
+    refuse_unlistable(sample for samples in lists.values() for sample in samples)
+    names, heads = names_needed(class_names), list(layout.heads)
+    for file, samples in zip(written, lists.values(), strict=False):
+        write_list(file, samples, root=root, class_names=names, head_names=heads)
+    if problems:
+        write_table(output / REPORT, [("problem", "list", "video"), *problems])
+    below = Path(os.path.relpath(output.absolute(), root))
+    labeled = {name: str(below / f"{name}.csv") for name in lists if has_labels.get(name)}
+    data: dict[str, Any] = {
+        "root": str(root),
+        "train": labeled.get("train"),
+        "val": labeled.get("val"),
+        # If test labels are secret, publications report the validation set.
+        "test": labeled.get("test", labeled.get("val")),
+        "pretrain": None if labeled else str(below / written[0].name),
+    }
+    if class_names:
+        write_lines(output / CLASSES, class_names)
+        data |= {"classes": str(below / CLASSES), "num_classes": len(class_names)}
+    data |= {"heads": dict(layout.heads)} if heads else {}
+    return {
+        "layout": layout.name,
+        "lists": {name: len(samples) for name, samples in lists.items()},
+        "classes": len(class_names) or None,
+        "missing": len(missing),
+        "extra": len(extra),
+        "written": list(map(str, written)),
+        "data": data | dict(layout.settings),
+    }
 
 
 def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
@@ -113,9 +129,9 @@ def _columns(table: Path) -> list[str]:
 
 
 def match_files(
-    lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path]
+    lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path], layout: Layout, folder: Path
 ) -> tuple[Mapping[str, Sequence[Sample]], list[tuple[str, str]]]:
-    """Find the file of each annotated sample by its name, at any depth and whatever its suffix.
+    """Find the file of each annotated sample by its name, at any depth of a folder and whatever its suffix.
 
     Among files of one name, the file in the most of the sample's folders is taken.
 
@@ -138,53 +154,10 @@ def match_files(
             path = max(candidates, key=lambda file, near=sample.folders: len(near.intersection(file.parts)))
             segment = {key: value for key, value in ref._asdict().items() if key != "name"}
             matched[name].append(Sample(path=str(path), labels=sample.labels, **segment))
+    if not any(matched.values()):
+        wanted = next((name for _, name in missing), "any video")
+        raise DataError(
+            f"{folder}: annotations of {layout.title}, and none of their {len(missing)} videos (first "
+            f"{wanted}) among the {len(videos)} below it; expected are {layout.expects}"
+        )
     return matched, missing
-
-
-def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any]:
-    """Write `NAME.csv` for each list, `classes.txt`, and `index_report.csv` if there are problems.
-
-    Returns:
-        The document of `everest prepare index --json`; in `data`, the keys of a recipe for the lists.
-    """
-    paths = {name: folder / f"{name}.csv" for name in index.lists}
-    problems = [
-        *(("missing", name, video) for name, video in index.missing),
-        *(("extra", "", os.path.relpath(video, index.root)) for video in index.extra),
-    ]
-    written = list(paths.values())
-    written += [folder / CLASSES] if index.class_names else []
-    written += [folder / REPORT] if problems else []
-    refuse_existing(written, overwrite=overwrite, read=index.sources)
-    refuse_unlistable(sample for samples in index.lists.values() for sample in samples)
-    names = names_needed(index.class_names)
-    heads = list(index.layout.heads)
-    for name, samples in index.lists.items():
-        write_list(paths[name], samples, root=index.root, class_names=names, head_names=heads)
-    if problems:
-        write_table(folder / REPORT, [("problem", "list", "video"), *problems])
-    below = Path(os.path.relpath(folder.absolute(), index.root))
-    lists = {name: str(below / f"{name}.csv") for name in index.lists}
-    labeled = {name: lists[name] for name, part in index.lists.items() if any(each.labels for each in part)}
-    data: dict[str, Any] = {
-        "root": str(index.root),
-        "train": labeled.get("train"),
-        "val": labeled.get("val"),
-        # If test labels are secret, publications report the validation set.
-        "test": labeled.get("test", labeled.get("val")),
-        "pretrain": None if labeled else next(iter(lists.values())),
-    }
-    if index.class_names:
-        write_lines(folder / CLASSES, index.class_names)
-        data |= {"classes": str(below / CLASSES), "num_classes": len(index.class_names)}
-    if index.layout.heads:
-        data["heads"] = dict(index.layout.heads)
-    return {
-        "layout": index.layout.name,
-        "lists": {name: len(samples) for name, samples in index.lists.items()},
-        "classes": len(index.class_names) or None,
-        "missing": len(index.missing),
-        "extra": len(index.extra),
-        "written": list(map(str, written)),
-        "data": data | dict(index.layout.settings),
-    }

@@ -19,14 +19,14 @@ TS_SPACINGS: Final = (TS_PACKET, 192, 204)  # plain, with a clock before each pa
 TS_SYNC: Final = 0x47
 
 
-def is_cut(path: Video) -> bool:
+def is_truncated(path: Video) -> bool:
     """Whether a file ends early: of ISO media, Matroska, AVI, ASF, FLV, TS, Ogg, GIF, MXF; else False."""
     size = video_version(path)[0]
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES_SEARCHED)
-        for position, mark, is_format_cut in CUT_RULES:
+        for position, mark, rule in TRUNCATION_RULES:
             if head.startswith(mark, position):
-                return is_format_cut(file, size)
+                return rule(file, size)
         layout = _ts_spacing(head)
         if layout is not None:  # the last packet is incomplete, and not zeros that follow the end
             first, spacing = layout
@@ -43,7 +43,7 @@ def is_cut(path: Video) -> bool:
     return begin >= 0 and int.from_bytes(head[begin + 40 : begin + 48], "little") > size
 
 
-def _is_iso_media_cut(file: BinaryIO, size: int) -> bool:
+def _is_truncated_iso_media(file: BinaryIO, size: int) -> bool:
     """The last box is incomplete and has frames, or the boxes of a fragmented file break off."""
     begin = 0
     is_fragmented = False
@@ -61,7 +61,7 @@ def _is_iso_media_cut(file: BinaryIO, size: int) -> bool:
     return False
 
 
-def _is_matroska_cut(file: BinaryIO, size: int) -> bool:
+def _is_truncated_matroska(file: BinaryIO, size: int) -> bool:
     """The last element is incomplete. An element of unknown length is entered."""
     begin = 0
     while begin < size:
@@ -76,14 +76,14 @@ def _is_matroska_cut(file: BinaryIO, size: int) -> bool:
     return begin > size
 
 
-def _is_flv_cut(file: BinaryIO, size: int) -> bool:
+def _is_truncated_flv(file: BinaryIO, size: int) -> bool:
     """The file does not end with the size of its last part, as each part does."""
     stated = int.from_bytes(_read(file, size - 4, 4))
     size_of_data = int.from_bytes(_read(file, size - 4 - stated + 1, 3))
     return stated != size_of_data + 11
 
 
-def _is_ogg_cut(file: BinaryIO, size: int) -> bool:
+def _is_truncated_ogg(file: BinaryIO, size: int) -> bool:
     """The last page is incomplete, or not marked as the last one of its stream."""
     page = _read(file, size - OGG_PAGE, OGG_PAGE).rpartition(b"OggS")[2]
     is_last = int.from_bytes(page[1:2]) & 4
@@ -91,18 +91,18 @@ def _is_ogg_cut(file: BinaryIO, size: int) -> bool:
     return not is_last or len(page) < 23 + num_segments + sum(page[23 : 23 + num_segments])
 
 
-def _is_gif_cut(file: BinaryIO, size: int) -> bool:
+def _is_truncated_gif(file: BinaryIO, size: int) -> bool:
     """The mark of the end is missing."""
     return not _read(file, size - OGG_PAGE, OGG_PAGE).rstrip(b"\0").endswith(b";")
 
 
-# Where a format's mark is, and the rule by which its files are cut.
-CUT_RULES: Final[tuple[tuple[int, bytes, Callable[[BinaryIO, int], bool]], ...]] = (
-    (4, b"ftyp", _is_iso_media_cut),
-    (0, MATROSKA_MARK, _is_matroska_cut),
-    (0, b"FLV", _is_flv_cut),
-    (0, b"OggS", _is_ogg_cut),
-    (0, b"GIF8", _is_gif_cut),
+# Where a format's mark is, and the rule by which a file is truncated.
+TRUNCATION_RULES: Final[tuple[tuple[int, bytes, Callable[[BinaryIO, int], bool]], ...]] = (
+    (4, b"ftyp", _is_truncated_iso_media),
+    (0, MATROSKA_MARK, _is_truncated_matroska),
+    (0, b"FLV", _is_truncated_flv),
+    (0, b"OggS", _is_truncated_ogg),
+    (0, b"GIF8", _is_truncated_gif),
 )
 
 

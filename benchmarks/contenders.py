@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from everest.engine.network import make_optimizer, parameter_groups, set_lr
 from everest.profiling.profile import StageName
-from everest.system.compute import configure_cpu
+from everest.system.processes import TRAINER_KEPT_BYTES, keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -47,7 +47,7 @@ class Contender:
         the plain implementation is a loop.
         """
         if self.tuned:
-            configure_cpu()
+            keep_freed_memory(TRAINER_KEPT_BYTES)
         model, clips = self._model()
         run = self._pass(model)
         optimizer = _looped(model) if self.code == "plain" else _fused(model)

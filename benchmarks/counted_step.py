@@ -1,6 +1,6 @@
 """Launches, copies and memory of one pre-training step on a device that computes nothing (tests/fake_cuda).
 
-Prints a JSON object. `--set train.compile=auto` counts the compiled blocks.
+Prints a JSON object. The device runs without compilation: `--set train.compile=false`.
 """
 
 from __future__ import annotations

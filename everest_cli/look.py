@@ -175,9 +175,6 @@ def visualize_mask(
     cuts: Literal["ignore", "detect"] | None = option(
         "--cuts", "detect: treat the start of a scene as the start of a clip [ignore]."
     ),
-    slice_cap: float | None = option(
-        "--slice-cap SHARE", "Largest share of the kept tokens in one slice [1]."
-    ),
     frames: int | None = option("--frames N", "Frames of a clip [16, or C's or R's].", min=2),
     stride: int | None = option("--stride N", "Distance between frames [4, or C's or R's].", min=1),
     size: int | None = option(
@@ -197,7 +194,7 @@ def visualize_mask(
     from everest.figures.mask_request import request_masks
     from everest.lists.inputs import named_videos, refuse_same_stems
 
-    settings = {"slice_cap": slice_cap, "align": align, "cuts": cuts}
+    settings = {"align": align, "cuts": cuts}
     clip = {"frames": frames, "stride": stride, "size": size}
     request = request_masks(
         None if checkpoint is None else open_model(checkpoint),

@@ -104,7 +104,6 @@ class CommonPretrainSettings:
     flip: bool | None = None  # None: data.flip; the released pre-training never flips
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
     camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera
-    lora: LoraSettings = field(default_factory=LoraSettings)
     epochs: v.Count | None = 3200  # Table 7
     steps: v.Count | None = None  # updates, instead of epochs
     warmup_epochs: v.CountOrZero = 40  # Table 7
@@ -121,6 +120,7 @@ class CommonPretrainSettings:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     stage: ClassVar[str] = "pretrain"
     freeze: ClassVar[str] = "none"
+    lora: ClassVar[LoraSettings] = LoraSettings()
     compares_clips: ClassVar[bool] = False  # of one step
     mixes_pairs: ClassVar[bool] = False
 
@@ -130,8 +130,7 @@ class CommonPretrainSettings:
         return self.base_lr * self.batch_size / 256
 
     def frozen_layers(self, depth: int) -> int:
-        """The first layers that need no backward pass: with adapters the embedding."""
-        return 1 if self.lora.rank else 0
+        return 0
 
 
 @settings

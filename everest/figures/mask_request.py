@@ -153,12 +153,12 @@ def request_masks(
     if scores is not None:
         if settings or strategy not in (None, scores.strategy):
             raise RecipeError(
-                "--strategy, --align, --cuts, --slice-cap: a tokenizer's scores choose by "
-                f"{scores.strategy}; leave them out"
+                f"--strategy, --align, --cuts: a tokenizer's scores choose by {scores.strategy}; "
+                "leave them out"
             )
         strategy = None
     if compare and (strategy is not None or settings or len(ratios) > 1):
-        raise RecipeError("--compare takes one --keep, and no --strategy, --align, --cuts or --slice-cap")
+        raise RecipeError("--compare takes one --keep, and no --strategy, --align or --cuts")
     clip = replace(default_clip, **given_clip)
     if "stride" in given_clip:
         clip = replace(clip, sampling="dense")  # the others have no stride

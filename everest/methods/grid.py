@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
 from typing import Final
 
 import torch
@@ -107,15 +106,9 @@ def num_kept(num_tokens: int, ratio: float) -> int:
     return int(num_tokens * Fraction(str(ratio)))
 
 
-def num_at_most(num_tokens: int, ratio: float) -> int:
-    """The number of tokens in a share, rounded up, computed like `num_kept`."""
-    return ceil(num_tokens * Fraction(str(ratio)))
-
-
-for _function in (num_kept, num_at_most):
-    # torch.compile cannot trace fractions. `torch.compiler.assume_constant_result` sets the same mark, but
-    # imports the compiler, which takes a second.
-    vars(_function)["_dynamo_marked_constant"] = True
+# torch.compile cannot trace fractions. `torch.compiler.assume_constant_result` sets the same mark, but
+# imports the compiler, which takes a second.
+vars(num_kept)["_dynamo_marked_constant"] = True
 
 
 def _tubelets(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:

@@ -18,9 +18,8 @@ from typing import Final, Literal, Self
 import torch
 from torch import Tensor
 
-from everest.errors import RecipeError
 from everest.methods.alignment import Align, Cuts
-from everest.methods.grid import TokenGrid, TokenSelection, num_at_most, num_kept
+from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import DistanceName, Embedding, FirstSlice, embedding_change, pixel_change
 from everest.methods.selection import Ratio, RatioOrZero, Strategy, ascending, checked_share, split
 
@@ -35,8 +34,6 @@ class TopK(Strategy):
     those that are not visible, and so does this class.
 
     Args:
-        slice_cap: ours. Of a moving object, 93 instead of 91 % of the tokens are kept with 0.2, in 60 clips
-            in which `align` finds the motion of the camera between some slices only.
         align: `shift` and `affine` remove this motion of the camera before the change is measured.
         cuts: `detect` lets the first slice of a scene take the importance of the next one, as in a clip.
     """
@@ -44,7 +41,6 @@ class TopK(Strategy):
     keep_ratio: Ratio = 0.3  # rho_pre, EVEREST Table 7
     visible_ratio: Ratio | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all kept tokens
     order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
-    slice_cap: Ratio | None = None  # the largest share of the kept tokens in one slice
     align: Align = "none"
     cuts: Cuts = "ignore"
 
@@ -59,17 +55,7 @@ class TopK(Strategy):
         """(B, K) ids of the kept tokens of `grid`, the most important first."""
         # Stable: the first slice copies the second slice's distances, so ties are common.
         order = importance.argsort(dim=1, descending=self.order == "descending", stable=True)  # (B, N)
-        count = num_kept(grid.num_tokens, self.keep_ratio)
-        if self.slice_cap is not None:
-            most = num_at_most(count, self.slice_cap)
-            if most * grid.t < count:
-                raise RecipeError(
-                    f"slice_cap: {grid.t} slices cannot hold all kept tokens with {self.slice_cap:g} of them "
-                    f"each; give at least {-(-10_000 // grid.t) / 10_000:g}"
-                )
-            too_late = ranks_in_parts(order, grid.per_slice) >= most  # (B, N): they come after all others
-            order = order.gather(1, too_late.long().argsort(dim=1, stable=True))
-        return order[:, :count]
+        return order[:, : num_kept(grid.num_tokens, self.keep_ratio)]
 
     @property
     def sees_camera(self) -> bool:

@@ -16,13 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from everest.config.model import MLP_RATIO
 from everest.config.values import Gelu, MlpKind
-from everest.methods.fast import is_eager_on_cpu
 from everest.models.positions import Rotation
 from everest.models.recomputed import (
-    FEW_TOKENS,
     Activation,
     ActivationLinear,
-    FewTokensAttention,
     RecomputedSwiglu,
     norm_linear,
 )
@@ -92,13 +89,8 @@ class Attention(nn.Module):
         if rotation is not None:
             # Values are copied: a view would keep what queries and keys were turned from.
             q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
-        if mask is not None:
-            seen = mask[:, :, mask.size(2) - q.size(2) :]  # (B, 1, L, K)
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        elif k.size(2) <= FEW_TOKENS and q.dtype == torch.float32 and is_eager_on_cpu(q):
-            attended = FewTokensAttention.apply(q, k, v)
-        else:
-            attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, L, D / heads)
+        seen = None if mask is None else mask[:, :, mask.size(2) - q.size(2) :]  # (B, 1, L, K)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)  # (B, heads, L, D / heads)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 

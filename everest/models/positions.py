@@ -92,7 +92,8 @@ class RotaryPositions(nn.Module):
     coordinates of a point, but each has the angle of its own number modulo R / 2. So V-JEPA 2 was trained: a
     pair is not turned by one angle as in other rotary positions.
 
-    Of an image model, half of the channels are for the row, half for the column. Channels 2i and 2i + 1 are a
+    Of an image model (timm has weights of 21 EVA-02, 17 DINOv3, 14 PE and 6 RoPE-ViT models with rotations
+    along the axes), half of the channels are for the row, half for the column. Channels 2i and 2i + 1 are a
     point, and turned by one angle: coordinate * base ** -(i / (E / 4)). everest.foreign.timm_images puts the
     channels of other layouts into this order.
 

@@ -2,7 +2,7 @@
 
 All are exact: outputs and gradients are equal to the plain formulation's.
 
-B batch, K tokens, L queries, D width, P outputs, F width of the MLP.
+B batch, K tokens, D width, P outputs, F width of the MLP.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch.nn import LayerNorm
 Activation = Literal["exact", "tanh", "quick", "swiglu"]  # the first three are of GELU
 QUICK: Final = 1.702  # Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
 APPROXIMATE: Final = {"exact": "none", "tanh": "tanh"}
-FEW_TOKENS: Final = 192  # heuristic: on an AMD EPYC, fused attention is faster above it
 
 
 def norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
@@ -130,27 +129,3 @@ class RecomputedSwiglu(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return activation_gradient(grad_outputs[0], x, "swiglu")
-
-
-class FewTokensAttention(torch.autograd.Function):
-    """Attention by plain products, which saves queries, keys and values only; for few tokens on a CPU.
-
-    Torch's fused attention takes up to ten times as long with oneDNN, which `configure_cpu` chooses on AMD
-    processors, because its products are small.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v)  # (B, heads, L, D), (B, heads, K, D), (B, heads, K, D)
-        return (q @ k.mT).mul_(q.size(-1) ** -0.5).softmax(dim=-1) @ v
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = ctx.saved_tensors
-        (grad,) = grad_outputs  # (B, heads, L, D)
-        scale = q.size(-1) ** -0.5
-        weights = (q @ k.mT).mul_(scale).softmax(dim=-1)  # (B, heads, L, K)
-        grad_v = weights.mT @ grad
-        grad_scores = torch.ops.aten._softmax_backward_data(grad @ v.mT, weights, -1, weights.dtype)
-        grad_scores *= scale
-        return grad_scores @ k, grad_scores.mT @ q, grad_v

@@ -11,10 +11,7 @@ import torch
 
 from everest.config.heads import Heads
 from everest.config.settings import Recipe
-from everest.config.stage_settings import (
-    FrameSelectionSettings,
-    Views,
-)
+from everest.config.stage_settings import FrameSelectionSettings, Views
 from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.external import is_import_path

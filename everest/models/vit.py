@@ -171,8 +171,7 @@ class Encoder(nn.Module):
 
     def _mask(self, ids: Tensor, learned: int) -> Tensor:
         """Whether tokens are of the same slice, (B, 1, L + K, L + K): L learned tokens, then `ids` (B, K)."""
-        slices = torch.arange(self.grid.t, device=ids.device).repeat_interleave(
-            learned // self.grid.t
-        )  # (L,)
+        of_slice = learned // self.grid.t
+        slices = torch.arange(self.grid.t, device=ids.device).repeat_interleave(of_slice)  # (L,)
         owner = torch.cat([slices.expand(ids.size(0), -1), ids // self.grid.per_slice], dim=1)  # (B, L + K)
         return owner[:, None, :, None] == owner[:, None, None, :]

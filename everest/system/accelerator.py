@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
-from everest.system.compute import Precision, Runtime, choose_precision, configure_cpu
-from everest.system.processes import is_launched
+from everest.system.compute import Precision, Runtime, choose_precision
+from everest.system.processes import TRAINER_KEPT_BYTES, is_launched, keep_freed_memory
 
 T = TypeVar("T")
 
@@ -29,8 +29,7 @@ COLLECTIVE_TIMEOUT: Final = timedelta(hours=2)
 def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     """Set up the process group and the precision.
 
-    Also sets the precision of float32 products, and on a CPU the options that make it fast
-    (everest.system.compute).
+    Also sets the precision of float32 products. On a CPU, the memory that a step frees is kept for the next.
 
     For commands and stages: a call of the library that only computes has a `Runtime`.
 
@@ -42,7 +41,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     chosen = choose_precision(precision, torch.device("cuda" if on_gpu else "cpu"))
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     if not on_gpu:
-        configure_cpu()
+        keep_freed_memory(TRAINER_KEPT_BYTES)
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
     # The new name of the option is not in older versions of torch, and Accelerate does not pass it.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 import torch
@@ -18,13 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from everest.errors import EnvironmentProblem, unknown_name
-from everest.system.processes import TRAINER_KEPT_BYTES, keep_freed_memory
 
 T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 FIRST_WITH_BF16: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
-CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -78,29 +74,6 @@ class Runtime:
         parts: list[list[T]] = [[] for _ in range(self.processes)]
         dist.all_gather_object(parts, rows)
         return [row for part in parts for row in part]
-
-
-def configure_cpu() -> None:
-    """Set up this process to compute on a CPU: faster matrix products, and freed memory is kept.
-
-    By default torch computes float32 products with MKL, which reaches less than half of oneDNN's speed on an
-    AMD EPYC, but more than oneDNN's speed on an Intel Xeon (benchmarks/performance.md). On AMD processors
-    `torch.set_float32_matmul_precision("medium")` is therefore set, which makes torch choose oneDNN. That
-    setting also permits a lower precision, which oneDNN uses on processors with units for it (AMX): if a
-    product shows this, the setting is restored. The default also remains on other processors, and if there
-    is a GPU, because one setting is valid for both devices.
-    """
-    processor = CPUINFO.read_text() if CPUINFO.is_file() else platform.processor()
-    if "AuthenticAMD" in processor and not torch.cuda.is_available():
-        default = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("medium")
-        # Numbers that differ in their last bits only.
-        steps = torch.arange(256, dtype=torch.float32, device="cpu") * torch.finfo(torch.float32).eps
-        fine = 1 + steps.repeat(256, 1)
-        identity = torch.eye(256, dtype=torch.float32, device="cpu")
-        if not torch.equal(fine @ identity, fine):
-            torch.set_float32_matmul_precision(default)
-    keep_freed_memory(TRAINER_KEPT_BYTES)
 
 
 class HostCopy:

@@ -171,8 +171,8 @@ def keep_freed_memory(limit: int) -> None:
     """Let this process keep the memory of a clip or a step for the next one, which needs the same amount.
 
     By default glibc returns blocks of this size to the system at once. Getting new pages takes a sixth of the
-    time of a clip (measured on an AMD EPYC) and 2 to 7 % of a step (on an Intel Xeon, where nothing else is
-    set: benchmarks/performance.md, on equal terms). Other allocators are left unchanged.
+    time of a clip (measured on an AMD EPYC) and 2 to 7 % of a step (on an Intel Xeon; on equal terms in
+    benchmarks/performance.md). Other allocators are left unchanged.
 
     Args:
         limit: bytes, READER_KEPT_BYTES or TRAINER_KEPT_BYTES; each thread may keep that many.

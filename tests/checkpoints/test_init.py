@@ -228,23 +228,6 @@ def test_a_run_without_a_state_reads_its_weights_again(first: Path, pretrain: li
     assert equal(weights(tmp_path / "run"), before)
 
 
-def test_adapters_continue_pre_training(first: Path, pretrain: list[str], tmp_path: Path):
-    """The encoder's own weights stay; a resumed run needs only its state."""
-    command = [*pretrain, "--init", first, *sets("pretrain.lora.rank=2")]
-    run(*command, "-o", tmp_path / "whole")
-    old, new = weights(first), weights(tmp_path / "whole")
-    assert new.keys() == old.keys()
-    assert "lora" in refused(*pretrain, "--set", "pretrain.lora.rank=2", "-o", tmp_path / "x", code=2)
-    changed = {name for name in old if not torch.equal(old[name], new[name])}
-    adapted = {f"encoder.blocks.{i}.attn.{layer}.weight" for i in range(2) for layer in ("qkv", "proj")}
-    assert {name for name in changed if name.startswith("encoder.")} == adapted
-    assert "decoder.blocks.0.attn.qkv.weight" in changed
-    killed = killed_copy(tmp_path / "whole", tmp_path / "killed")
-    first.rename(tmp_path / "moved")
-    run(*command, "-o", killed)
-    assert equal(weights(killed), new)
-
-
 def test_learning_rates_of_encoder_and_decoder(first: Path, recipe: Path):
     values = ["pretrain.layer_decay=0.5", "pretrain.encoder_lr_scale=0.1"]
     settings = load_recipe(str(recipe), overrides=values).pretrain

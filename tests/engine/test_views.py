@@ -65,8 +65,6 @@ def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path:
     )
     assert "the projector starts fresh" in fresh.stderr
     run("extract", video, "-c", views_run, "-o", tmp_path / "features.safetensors")
-    adapted = ["--set", "pretrain.lora.rank=2"]
-    run("pretrain", "--recipe", recipe, *VIEWS, *adapted, "--init", views_run, "-o", tmp_path / "lora")
 
 
 @pytest.mark.parametrize("options", [(), ("--decoder", "fresh")])

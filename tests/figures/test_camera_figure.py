@@ -53,8 +53,6 @@ def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
     ("settings", "message"),
     [
         ({"pretrain.selection.align": "zoom"}, "pretrain.selection.align: "),
-        ({"pretrain.selection.slice_cap": "0.01"}, "give at least"),
-        ({"finetune.selection.slice_cap": "2"}, "finetune.selection.slice_cap: must be at most 1"),
         ({"model.input": "differences", "finetune.selection.align": "shift"}, "model.input: must be frames"),
         ({"model.input": "differences", "pretrain.selection.cuts": "detect"}, "model.input: must be frames"),
     ],

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-from fractions import Fraction
 from typing import get_args
 
 import pytest
@@ -11,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.grid import TokenGrid, num_kept
+from everest.methods.grid import TokenGrid
 from everest.methods.importance import DistanceName, RawPixels, embedding_change, pixel_change
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust, kept_per_slice
+from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust
 from everest.methods.strategies import STRATEGIES, AllTokens, TubeDropout
 from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding
@@ -170,34 +168,6 @@ def test_first_slice_copies_the_second_or_is_zero_in_float32():
     assert not embedding_change(frames[:, :, :2], RawPixels((2, 2, 2))).any()  # a clip of one slice
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert embedding_change(frames.bfloat16(), RawPixels((2, 2, 2))).dtype == torch.float32
-
-
-def test_no_slice_takes_more_than_its_cap():
-    grid = TokenGrid(t=4, h=3, w=3)
-    importance = torch.arange(36.0).flip(0)[None]  # the first slice is the most important
-    capped = RedundancyRobust(keep_ratio=0.5, visible_ratio=None, slice_cap=0.3)
-    counts = kept_per_slice(capped, importance, grid)[0].tolist()
-    assert counts == [6, 6, 6, 0]  # at most 30 % of 18, rounded up
-    assert kept_per_slice(replace(capped, slice_cap=None), importance, grid)[0].tolist() == [9, 9, 0, 0]
-    order = capped.kept(grid, importance)[0].tolist()
-    assert order == sorted(order)  # within the cap by importance
-
-
-@given(cap=st.floats(0.01, 1), keep=st.floats(0.1, 1), seed=st.integers(0, 99))
-def test_a_cap_holds_or_is_refused(cap: float, keep: float, seed: int):
-    grid = TokenGrid(t=5, h=2, w=3)
-    importance = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(seed))
-    strategy = RedundancyRobust(keep_ratio=keep, visible_ratio=None, slice_cap=cap)
-    count = num_kept(grid.num_tokens, keep)
-    if -(-count * Fraction(str(cap)) // 1) * grid.t < count:
-        with pytest.raises(RecipeError, match=r"slice_cap: 5 slices .* give at least 0.2"):
-            strategy.kept(grid, importance)
-        return
-    kept = strategy.kept(grid, importance)
-    assert kept.shape == (2, count)
-    assert all(len(set(row)) == count for row in kept.tolist())
-    counts = kept_per_slice(strategy, importance, grid)
-    assert counts.max() <= -(-count * Fraction(str(cap)) // 1)
 
 
 def test_keeping_a_share_of_whole_slices_or_places_masks_the_floor():

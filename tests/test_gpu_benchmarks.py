@@ -1,4 +1,4 @@
-"""`gpu_real.py` and `gpu_feed.py` in miniature, on a CPU and on the device that computes nothing."""
+"""`gpu_real.py` and `gpu_feed.py` in miniature on a CPU, and the pages of what a GPU measured."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gpu_page
 import gpu_real_page
+import measuring
 import pytest
-from device_build import Device
-from device_runs import ROOT, run_command
+import torch
+from gpu_cases import GFLOP
 from gpu_real import ARMS, IMAGE, MINIATURE
+from saved import gflop, without_numbers
+from steps import Case, clips_for, our_pass
 
+ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = ROOT.parent / "shared" / "videos"
 RESULTS = sorted((ROOT / "benchmarks" / "results" / "gpu_real").glob("*.jsonl"))
 
@@ -66,14 +71,6 @@ def test_the_miniature_writes_its_rows_and_a_page(clips: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_miniature_ends_well_on_a_gpu(clips: Path, device: Device, tmp_path: Path):
-    command = [str(ROOT / "benchmarks" / "gpu_real.py"), str(clips), "--miniature"]
-    ended = run_command(device, command, timeout=1000, extra={"OUT": str(tmp_path)})
-    assert ended.code == 0, ended.stderr
-    check_rows(tmp_path / "gpu_real.jsonl")
-
-
-@pytest.mark.slow
 def test_the_feed_of_a_gpu_is_measured_in_miniature(tmp_path: Path):
     video = VIDEOS / "odd" / "mae_demo_853x480.avi"
     if not video.is_file():
@@ -91,3 +88,19 @@ def test_the_page_is_what_the_committed_rows_give():
     assert gpu_real_page.PAGE.exists() == bool(RESULTS)
     if RESULTS:
         assert gpu_real_page.PAGE.read_text() == gpu_real_page.page(gpu_real_page.Calls(RESULTS))
+
+
+def test_the_tables_of_the_page_are_what_the_results_give():
+    page = measuring.PAGE.read_text()
+    rows = json.loads((ROOT / "benchmarks" / "results" / "gpu_page.json").read_text())["rows"]
+    tables = [make(rows) for make in gpu_page.TABLES]
+    assert all(table and table in page for table in tables)
+    assert [make([]) for make in gpu_page.TABLES[1:]] == [""] * (len(tables) - 1)  # nothing was measured
+
+
+@pytest.mark.parametrize(("recipe", "backbone"), [("k400", "vit-b"), ("videomae-k400", "vit-s")])
+def test_the_counted_flops_are_constants(recipe: str, backbone: str):
+    model = Case(recipe, "pretrain", (f"model.backbone={backbone}",)).build()
+    with without_numbers(model):
+        counted = gflop(our_pass(model, torch.float32), clips_for(model, 1))
+    assert counted == pytest.approx(GFLOP[recipe, backbone], rel=1e-3)

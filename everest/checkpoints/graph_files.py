@@ -220,8 +220,7 @@ def _widths(model: Any, names: Collection[str], batches: Sequence[Tensor]) -> di
             source, result = f"{name} squared" if key == "square" else name, f"{name} {key}"
             measured.graph.node.append(make_node(kind, [source], [result], keepdims=0))
             measured.graph.output.append(make_tensor_value_info(result, onnx.TensorProto.FLOAT, ()))
-    options = {"providers": ["CPUExecutionProvider"]}
-    session = onnxruntime.InferenceSession(measured.SerializeToString(), **options)
+    session = onnxruntime.InferenceSession(measured.SerializeToString(), providers=["CPUExecutionProvider"])
     rows = [session.run(None, {INPUT: clips.numpy()}) for clips in batches]
     values = np.array(rows, np.float64).reshape(len(rows), len(names), 3)
     ranges = values[..., 1].max(axis=0) - values[..., 0].min(axis=0)

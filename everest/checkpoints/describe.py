@@ -136,7 +136,8 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
     """Return the recipe of a model's run, with the clip size of the weights.
 
     Without a recipe next to the weights, it has the stride that they were trained with, if their header
-    states it, and the views of the recipe `ucf101`.
+    states it, and the views of the recipe `ucf101`; for image weights one view, the center of the frames, as
+    their clips span the video.
 
     Args:
         notify: receives a notice when `ucf101` is used.
@@ -155,11 +156,13 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         num_classes = None if head.task == "regression" else head.outputs
         data = replace(data, task=head.task, num_classes=num_classes)
     pretrain, finetune = replace(recipe.pretrain, **clip), replace(recipe.finetune, **clip)
+    if is_of_images(opened.saved):
+        recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
     if notify is not None and is_of_images(opened.saved):
         height, width = spec.size
         notify(
-            f"{file}: image weights; a clip is {spec.frames} frames spread over the video, "
-            f"{height} x {width} pixels; choose another with --recipe"
+            f"{file}: image weights; by default one center view of {spec.frames} frames spread over the "
+            f"video, {height} x {width} pixels; change it with --views or --recipe"
         )
     elif notify is not None:
         by = "as in training" if clip else "choose another with --recipe"

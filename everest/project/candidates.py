@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.init import find_init, load_init, read_init
-from everest.config.heads import Head
+from everest.config.heads import MULTI_LABEL, Head
 from everest.config.settings import Recipe
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import DataError
@@ -35,6 +35,7 @@ from everest.inference.videos import compute_over_videos, divided
 from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
+from everest.metrics.head_metrics import choose_thresholds
 from everest.metrics.predicted import label_array
 from everest.models.classifier import Classifier, VideoClassifier
 from everest.models.linear import ImageClassifier, ImageSpec
@@ -219,13 +220,25 @@ def linear_candidates(
 
 
 def network_candidate(run: Path, samples: Sequence[Sample], validation: Sequence[Sample]) -> Candidate:
-    """A fine-tuned network, with its outputs for the center view of the validation samples."""
-    module = load_model(run)
+    """A fine-tuned network, with its outputs for the center view of the validation samples.
+
+    Its weights are the last of the run. The best ones were chosen on the validation list, which flatters
+    them: in 25 folds of five sets, they classified 72 % of it correctly, but 61 % of the test videos. The
+    last ones reached 61 % and 63 %, with a lower loss on the test of all five.
+    """
+    module = load_model(run, which="newest")
     assert isinstance(module, VideoClassifier)
     module.to("cuda" if torch.cuda.is_available() else "cpu")
     by_video = center_outputs(module, validation)
     nothing = np.full(module.num_classes, np.nan, np.float32)
     outputs = np.stack([by_video.get(sample.video_id, nothing) for sample in samples])
+    (head,) = module.heads
+    seen = ~np.isnan(outputs[:, 0])  # (N,)
+    if head.task == MULTI_LABEL and seen.any():
+        labels = label_array([sample.labels[0] for sample in samples], head)
+        head = replace(head, chosen_thresholds=tuple(choose_thresholds(outputs[seen], labels[seen])))
+        assert isinstance(module.spec, ModelSpec)
+        module.heads, module.spec = (head,), replace(module.spec, heads=(head,))
     return Candidate(
         name=NETWORK,
         module=module,

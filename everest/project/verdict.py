@@ -68,8 +68,7 @@ def plan_document(
         lines.append("warning: no validation list to compare a network on; --model network trains one")
     elif chosen_on < FEWEST_TO_CHOOSE:
         size = counted(chosen_on, ListSize.of(all_samples).unit)
-        fate = " in each fold; the final model keeps its last weights" if lists.folds else ""
-        lines.append(f"warning: the best weights are chosen on only {size}{fate}")
+        lines.append(f"warning: a network is compared on only {size}{' in each fold' if lists.folds else ''}")
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total = f"all training: about {time_text(seconds[0])}{several}"
     total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import everest
 from everest.checkpoints.graph import KEPT
-from everest.checkpoints.graph_files import nodes_behind
+from everest.checkpoints.graph_files import nodes_behind, quantize
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -80,6 +80,35 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     kinds = [node.op_type for node in onnx.load(file).graph.node]
     assert kinds.count("QuantizeLinear") == 2 * 4  # the inputs of the four products of each of two blocks
     assert file.stat().st_size < onnx_file.stat().st_size
+
+
+def test_a_product_with_an_outlier_in_its_input_stays_in_float32(tmp_path: Path):
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"first": (1000, 8), "second": (8, 3)}
+    weights = {key: torch.randn(shape, generator=generator).numpy() for key, shape in shapes.items()}
+    names = ["frames", "hidden", "logits"]
+    nodes = [
+        helper.make_node("MatMul", [names[i], key], [names[i + 1]], name=key) for i, key in enumerate(weights)
+    ]
+    ends = (
+        helper.make_tensor_value_info(name, floats, ["b", width])
+        for name, width in (("frames", 1000), ("logits", 3))
+    )
+    graph = helper.make_graph(
+        nodes,
+        "two products",
+        *([end] for end in ends),
+        [onnx.numpy_helper.from_array(x, key) for key, x in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    clips = torch.randn(8, 1, 1000, generator=generator)
+    for outlier, kept, quantized in ((0.0, 0, ["frames", "hidden"]), (500.0, 1, ["hidden"])):
+        clips[3, 0, 7] = outlier
+        onnx.save(model, tmp_path / "f.onnx")
+        assert quantize(tmp_path / "f.onnx", list(clips)) == kept
+        written = onnx.load(tmp_path / "f.onnx").graph.node
+        assert [node.input[0] for node in written if node.op_type == "QuantizeLinear"] == quantized
 
 
 def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classifier_run, tmp_path):

@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from shared_files import shared_folder
-from small_runs import json_of, refused, run
+from small_runs import called, json_of, refused, run
 
 from everest.checkpoints.load import open_model
 from everest.checkpoints.weight_settings import settings_from
@@ -136,3 +136,11 @@ def test_weights_of_timm_are_converted_with_their_license(image_file: Path, tmp_
     assert "only --output, --inspect and --json apply" in refused(
         "convert --inspect --frames 4", name, code=2
     )
+
+
+def test_image_weights_without_a_recipe_see_one_center_view(image_file, clip_files, tmp_path):
+    out = tmp_path / "f.safetensors"
+    options = ["-c", f"timm:{TINY}={image_file}", "--features", "views", "-o", out]
+    shown = called("extract", clip_files / "clip0.mp4", *options).stderr
+    assert "by default one center view of 8 frames spread over the video, 144 x 144 pixels" in shown
+    assert load_file(out)["features"].shape == (1, 1, 4 * 192)

@@ -1,13 +1,21 @@
 """The choice among candidates by outputs for videos of groups that they have not seen."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from everest.config.heads import MULTI_LABEL, Head
+from everest.lists.sample import Sample
 from everest.probes.linear import STRENGTHS, cross_predict, fit_linear, group_splits, losses
-from everest.project.candidates import FROZEN, IMAGES, MEAN
+from everest.project.candidates import FROZEN, IMAGES, MEAN, network_candidate
 from everest.project.choice import choose
 from everest.project.result import NETWORK
+from everest.system.run_folder import WEIGHTS
+from everest.system.weights import read_weights
 
 HEAD = Head(outputs=2)
 LABELS = np.arange(40) % 2
@@ -95,3 +103,25 @@ def test_cross_predictions_come_from_models_of_other_groups(task):
     np.testing.assert_allclose(outputs[tested], expected)
     guess = {"regression": np.zeros((40, 1))}.get(task, np.full((40, 2), 0.5)).astype(np.float32)
     assert losses(outputs, labels, head).mean() < losses(guess, labels, head).mean() / 2
+
+
+@pytest.mark.parametrize("task", ["single-label", MULTI_LABEL])
+def test_a_network_has_its_last_weights_and_thresholds_of_its_outputs(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, task
+):
+    run = shutil.copytree(classifier_run, tmp_path / "run")
+    last = read_weights(run / WEIGHTS)
+    heads = [{**head, "task": task} for head in last.settings["heads"]]
+    last = replace(last, settings={**last.settings, "heads": heads})
+    last.save(run / WEIGHTS)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in last.tensors.items()}
+    replace(last, tensors=zeros).save(run / "best.safetensors")
+    label = (1,) if task == MULTI_LABEL else 1
+    samples = [Sample(path=str(path), labels=(label,)) for path in sorted(clip_files.glob("*.mp4"))[:3]]
+    candidate = network_candidate(run, samples, samples[1:])
+    assert all(torch.equal(x, last.tensors[name]) for name, x in candidate.module.state_dict().items())
+    assert np.isnan(candidate.outputs).all(axis=1).tolist() == [True, False, False]
+    (head,) = candidate.module.heads
+    assert candidate.module.spec.heads == (head,)
+    assert (min(candidate.outputs[1:, 1]) > head.thresholds[1]) or task != MULTI_LABEL
+    assert bool(head.chosen_thresholds) == (task == MULTI_LABEL)

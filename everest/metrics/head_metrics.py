@@ -314,15 +314,15 @@ def class_precisions(
     labels, _ = predictions.class_flags()  # (V, C)
     precisions = average_precisions(labels, predictions.means)
     ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
-    values = precisions(np.ones(len(labels)))  # (C,)
-    return [
-        {
-            "name": names[number],
-            "prevalence": _rounded(labels[:, number].mean(), is_share=True),
-            "ap": _rounded(values[number], is_share=True),
-            "interval": [_rounded(end, is_share=True) for end in ends[names[number]]]
-            if labels[:, number].sum() >= FEW_OF_CLASS and not any(map(math.isnan, ends[names[number]]))
-            else None,
-        }
-        for number in np.flatnonzero(labels.any(axis=0))
-    ]
+    rows = []
+    for name, has_class, ap in zip(names, labels.T, precisions(np.ones(len(labels))), strict=True):
+        if not has_class.any():
+            continue
+        interval = [_rounded(end, is_share=True) for end in ends[name]]
+        if has_class.sum() < FEW_OF_CLASS or None in interval:
+            interval = None
+        share = _rounded(has_class.mean(), is_share=True)
+        rows.append(
+            {"name": name, "prevalence": share, "ap": _rounded(ap, is_share=True), "interval": interval}
+        )
+    return rows

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import RecipeError, unknown_name
 from everest_cli import options as o
 from everest_cli.options import is_on_cpu, option, read_size, refuse
 from everest_cli.output import print_json, print_table, say
@@ -73,7 +73,7 @@ def profile(
 
     from everest.checkpoints.frozen import with_absolute_paths
     from everest.profiling.plan import plan_pretraining
-    from everest.profiling.profile import METHODS, RANKS, changed_recipe, method_recipe, profile
+    from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile
     from everest.profiling.timing import BATCH, time_loader, time_stages
 
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
@@ -85,7 +85,10 @@ def profile(
         keep=keep,
         overrides=[*(overrides or []), *root],
     )
-    profiled = with_absolute_paths(changed(recipe or method_recipe(method or "everest")))
+    method = (method or "everest").replace("_", "-")
+    if method not in METHODS:
+        raise unknown_name("--method", method, METHODS)
+    profiled = with_absolute_paths(changed(recipe or METHODS[method]))
     if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
         raise RecipeError(f"--keep: strategy {profiled.pretrain.selection.strategy} has no keep ratio")
     document: dict[str, Any] = {**profile(profiled), "compare": []}
@@ -210,7 +213,7 @@ def _print_profile(document: Mapping[str, Any]) -> None:
 
 def _print_paper(*, as_json: bool) -> None:
     """Print the paper's figures next to everest's."""
-    from everest.profiling.paper import SUBJECTS, paper_figures
+    from everest.profiling.profile import SUBJECTS, paper_figures
 
     figures = [figure.dump() for figure in paper_figures()]
     if as_json:

@@ -24,7 +24,6 @@ from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
 from everest.data.clips import VideoClips
-from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
 from everest.figures.masks import to_rgb
 from everest.figures.pages import data_uri, write_page
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
@@ -32,7 +31,7 @@ from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import FEW_OF_CLASS, per_class
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.names import METRICS, percent_text
+from everest.metrics.names import METRICS, fact_rows, metric_rows, percent_text, views_text
 from everest.metrics.predicted import HeadPredictions, Predictions
 from everest.system.text import counted
 

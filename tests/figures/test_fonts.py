@@ -8,7 +8,7 @@ from matplotlib import font_manager
 from everest.config.heads import Head
 from everest.figures.curves import Curve, RunCurves, draw_curves
 from everest.figures.frame_selection import FrameSelection, draw_selection
-from everest.figures.mask_figure import FigureRow, draw_rows
+from everest.figures.masks import FigureRow, draw_rows
 from everest.figures.timeline import draw_timelines
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes

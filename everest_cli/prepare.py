@@ -241,7 +241,7 @@ def tokens(
     """
     from everest.checkpoints.frozen import with_absolute_paths
     from everest.config.recipe import recipe_for_run
-    from everest.tokenizer.cache_writing import write_tokens
+    from everest.tokenizer.cache import write_tokens
 
     if recipe_for_run(recipe, data=data, overrides=overrides).pretrain.teacher is not None:
         raise RecipeError(f"{recipe}: predicts a teacher's features; only a tokenizer's output is cached")

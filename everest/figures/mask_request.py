@@ -75,8 +75,10 @@ class MaskRequest:
         check_new_file(path, overwrite=overwrite)
         info = probe(video)
         clip, numbers = self._read_clip(video, info)
-        chosen = {"model": self.model, "embed": self.embed, "input_kind": self.clip.input_kind}
-        masks = apply_strategies(clip, self.strategies, **chosen, seed=self.seed)
+        kind = self.clip.input_kind
+        masks = apply_strategies(
+            clip, self.strategies, model=self.model, embed=self.embed, input_kind=kind, seed=self.seed
+        )
         embedding = "pixels" if self.model is None else "checkpoint"
         title = mask_title(masks[0]) if len(masks) == 1 else "tokens by strategy and keep ratio"
         measured = "" if all(mask.importance is None for mask in masks) else f"; measured on the {embedding}"

@@ -29,9 +29,9 @@ from everest.methods.targets import FeatureTargets
 from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
 from everest.models.video_model import VideoModel
-from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import Example
+from everest.tokenizer.spec import FrozenTokenizer
 from everest.video.facts import VideoInfo
 
 TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model

@@ -146,14 +146,14 @@ def _print_latency(
         )
 
 
-def _measured(step: Mapping[str, Any]) -> str:
+def _step_text(step: Mapping[str, Any]) -> str:
     return (
         f"{step['step_seconds']['median']:.3f} s for {step['batch']} clips: {step['clips_per_second']:.2f} "
         f"clips/s, peak {step['peak_memory_bytes'] / GB:.2f} GB ({step['device']}, {step['precision']})"
     )
 
 
-def _loading(loader: Mapping[str, Any]) -> str:
+def _loader_text(loader: Mapping[str, Any]) -> str:
     waits = f"; the step waits for it {loader['data_wait']:.0%} of its time" if loader["data_wait"] else ""
     return f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers{waits}"
 
@@ -170,8 +170,8 @@ ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "tokens": ("tokens", lambda counts: ", ".join(f"{count} {name}" for name, count in counts.items())),
     "activation_bytes_per_clip": ("activations of a clip, estimate", lambda size: f"{size / MB:.1f} MB"),
     "model_state_bytes": ("weights, gradients, moments", lambda size: f"{size / GB:.2f} GB"),
-    "measured": ("measured step", _measured),
-    "loading": ("measured loader", _loading),
+    "measured": ("measured step", _step_text),
+    "loading": ("measured loader", _loader_text),
 }
 
 

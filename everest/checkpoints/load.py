@@ -244,7 +244,7 @@ def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Pat
             before = saved.parts[prefix]
             if isinstance(part, ModelSpec) and isinstance(before, ModelSpec):
                 own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-                changed = fitted(own, before, part, notify=warn_on_main)
+                changed = fit_tensors(own, before, part, notify=warn_on_main)
                 tensors = tensors | {f"{prefix}{name}": x for name, x in changed.items()}
     with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
         require_fitting(blank.build().state_dict(), tensors, source=str(source))
@@ -254,7 +254,7 @@ def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Pat
     return module.eval()
 
 
-def fitted(
+def fit_tensors(
     tensors: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec, *, notify: Notify
 ) -> dict[str, Tensor]:
     """The tensors of `saved` for the clips and tubelets of `spec`: learned positions, and the embedding."""

@@ -151,7 +151,7 @@ def _write_page(
     folder: Path, *, num_videos: int, num_groups: int, unit: str, summary: Summary, **values: Any
 ) -> Path:
     """Write a page by its template."""
-    drawn = f"groups of {unit}s" if num_groups < num_videos else f"{unit}s"
+    sampled = f"groups of {unit}s" if num_groups < num_videos else f"{unit}s"
     constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "most_numbered": MOST_NUMBERED}
     values |= {"longest_name": LONGEST_NAME, "percent_text": percent_text, **constants}
     page = folder / PAGE
@@ -160,7 +160,7 @@ def _write_page(
     }
     image = None if summary.figure is None else data_uri("image/png", Path(summary.figure).read_bytes())
     values |= {"lines": summary.lines, "timelines": image}
-    write_page(page, "evaluation", "page.html", groups=num_groups, unit=unit, drawn=drawn, **values)
+    write_page(page, "evaluation", "page.html", groups=num_groups, unit=unit, sampled=sampled, **values)
     return page
 
 

@@ -50,7 +50,7 @@ from everest.probes.collapse import (
     probed_steps,
     rank_me,
 )
-from everest.probes.linear import cross_validated
+from everest.probes.linear import cross_validated_accuracy
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.weights import full_tensor
@@ -145,7 +145,7 @@ class Prober:
         """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
         training = self._training
         started = time.monotonic()
-        with self._evaluating() as model:
+        with self._evaluation_mode() as model:
 
             def pooled(batch: Batch) -> Floats:
                 """The mean of all encoded tokens and their change over time: (R, 4D)."""
@@ -174,7 +174,7 @@ class Prober:
                 count = self._classes.count
                 row["probe_knn"] = leave_one_out(known, count)
                 if self._metric == "linear":
-                    row["probe_linear"] = cross_validated(known, count, seed=training.settings.seed)
+                    row["probe_linear"] = cross_validated_accuracy(known, count, seed=training.settings.seed)
                 row["probe_retrieval"] = precision_of_nearest(known, known)
                 row["probe_chance"] = 100 * float(np.bincount(known.labels).max()) / len(samples)
             return row
@@ -242,7 +242,7 @@ class Prober:
         return [part for part in results if part.videos]
 
     @contextmanager
-    def _evaluating(self) -> Iterator[PretrainingModel]:
+    def _evaluation_mode(self) -> Iterator[PretrainingModel]:
         """The trained model, not sharded, in evaluation mode; restores the modes afterwards."""
         training = self._training
         trained = training.state.trained_model

@@ -74,7 +74,7 @@ def first_line(error: Exception | str) -> str:
     return lines[0][:160] if lines else type(error).__name__
 
 
-def _checked(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State = "warning") -> CheckResult:
+def _result(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State = "warning") -> CheckResult:
     """A result with its fix unless it `is_ok`."""
     return CheckResult(name, "ok", found) if is_ok else CheckResult(name, otherwise, found, fix)
 
@@ -96,7 +96,7 @@ def check_devices() -> Iterator[CheckResult]:
     free = free_host_memory()
     found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield _checked("memory", found, free >= 2 * GIB, fix)  # heuristic: a small model's run
+    yield _result("memory", found, free >= 2 * GIB, fix)  # heuristic: a small model's run
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
@@ -178,9 +178,9 @@ def check_decoders() -> Iterator[CheckResult]:
                 problem = error.reason if isinstance(error, VideoError) else first_line(error)
             found = problem or f"{len(FRAME_IDS)} of {len(FRAME_IDS)} test frames are correct"
             if name == "auto":  # PyAV, which reads every file
-                yield _checked(title, found, problem is None, reinstall, otherwise="broken")
+                yield _result(title, found, problem is None, reinstall, otherwise="broken")
             else:
-                yield _checked(title, found, problem is None, "leave data.decoder at auto")
+                yield _result(title, found, problem is None, "leave data.decoder at auto")
 
 
 def check_storage() -> Iterator[CheckResult]:
@@ -189,11 +189,11 @@ def check_storage() -> Iterator[CheckResult]:
     free = shutil.disk_usage(here).free
     found = f"{free / GIB:.1f} GiB free at {here}"
     is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # heuristic: states of a ViT-B run, twice
-    yield _checked("disk", found, is_ok, "free some space, or name an --output that can be written")
+    yield _result("disk", found, is_ok, "free some space, or name an --output that can be written")
 
     from everest.data.workers import REMEDY, free_shared_memory
 
     shared = free_shared_memory()
     if shared is not None:
         # Heuristic: the clips of a run on one GPU. A container of Docker has 64 MB.
-        yield _checked("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, REMEDY)
+        yield _result("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, REMEDY)

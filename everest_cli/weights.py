@@ -125,7 +125,10 @@ def convert(
     if out is not None and not inspect:
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
         refuse_inputs(out, [*all_weights(path), *files, classes])
-    everest_file = None if is_of_timm(checkpoint) else own_file(path)
+    is_timm = is_of_timm(checkpoint)
+    if is_timm and (partial or any(value is not None for value in (family, frames, size, heads, classes))):
+        raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
+    everest_file = None if is_timm else own_file(path)
     if everest_file is not None and not inspect:
         raise CheckpointError(f"{path}: written by everest; use it without conversion")
     counts: list[int] = []
@@ -139,9 +142,7 @@ def convert(
         **dict(zip(("heads", "decoder_heads"), counts, strict=False)),
     )
     weights = None
-    if is_of_timm(checkpoint):
-        if partial or any(value is not None for value in (family, frames, size, heads, classes)):
-            raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
+    if is_timm:
         weights = open_weights(path)
         document = describe_weights(path, weights)
     elif everest_file is not None:

@@ -42,9 +42,8 @@ class TokenScorer(nn.Module):
     def features(self, frames: Tensor) -> Tensor:
         """Compute features (B, C, t, h, w) of clips (B, 3, T, H, W), always in float32 to avoid ties."""
         with full_precision(frames.device):
-            return self.second(
-                _pad_edges(F.gelu(self.first(_pad_edges(frames.float(), self.first))), self.second)
-            )
+            inner = F.gelu(self.first(_pad_edges(frames.float(), self.first)))
+            return self.second(_pad_edges(inner, self.second))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Compute scores (B, t, h, w) of clips (B, 3, T, H, W)."""

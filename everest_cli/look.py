@@ -131,16 +131,9 @@ def select_frames(
     from everest.video.folders import video_name
 
     read_shares(str(keep))
-    selection_of = partial(
-        select_video_frames,
-        checkpoint=None if checkpoint is None else open_model(checkpoint, kind="transformer"),
-        keep=keep,
-        frames=frames,
-        stride=stride,
-        alpha=alpha,
-        size=size,
-        seed=seed,
-    )
+    model = None if checkpoint is None else open_model(checkpoint, kind="transformer")
+    options: dict[str, Any] = {"keep": keep, "frames": frames, "stride": stride, "alpha": alpha}
+    selection_of = partial(select_video_frames, checkpoint=model, **options, size=size, seed=seed)
     paths = named_videos(videos)
     if picture is not None:
         refuse_same_stems(paths)

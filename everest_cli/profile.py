@@ -101,20 +101,13 @@ def profile(
         for stage, measurement in time_stages(profiled, batch=batch, loads=loads, cpu=on_cpu).items():
             stages[stage] |= measurement
     if gpu is not None and videos is not None:
-        planned = partial(
-            plan_pretraining,
-            profiled,
-            gpu,
-            videos=videos,
-            epochs=epochs,
-            gpus=int(gpus) if plans_several else 1,
-        )
+        count = int(gpus) if plans_several else 1
+        planned = partial(plan_pretraining, profiled, gpu, videos=videos, epochs=epochs, gpus=count)
         document["plan"] = planned()
         if data is not None:  # against the step of the planned GPUs, not of this machine
             speed = document["plan"]["step_clips_per_second"]
-            loading = time_loader(
-                profiled, "pretrain", batch=batch or BATCH["cuda"], step_clips_per_second=speed
-            )
+            clips = batch or BATCH["cuda"]
+            loading = time_loader(profiled, "pretrain", batch=clips, step_clips_per_second=speed)
             stages["pretrain"]["loading"] = loading
             document["plan"] = planned(loader=loading["clips_per_second"])
     if as_json:
@@ -177,10 +170,8 @@ ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
 
 def _print_profile(document: Mapping[str, Any]) -> None:
     """Print a column per stage, then the plan and the comparison. `eval` is per video."""
-    title = (
-        f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
-        f"({document['recipe']}, {document['precision']})"
-    )
+    title = f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
+    title += f"({document['recipe']}, {document['precision']})"
     stages = document["stages"].values()
     rows = []
     for key, (name, shown) in ROWS.items():

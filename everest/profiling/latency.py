@@ -129,20 +129,18 @@ def latency_of(
     Args:
         window, step, batch: of the timeline that is timed, too, if a classifier has such windows.
     """
-    file = find_weights(checkpoint)
-    model = None
+    file, model = find_weights(checkpoint), None
     if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)
-        precision = exported.precision
-        device = "cpu"
+        precision, device = exported.precision, "cpu"
         views = EvalViews(**vars(exported.clip), clips=1, crops=1)
 
         def outputs(clips: Tensor) -> object:
             return exported.outputs(exported(clips))
+
     else:
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
-        precision = model.runtime.precision
-        device = str(model.module.device)
+        precision, device = model.runtime.precision, str(model.module.device)
         views = model.views
         outputs = model.features if model.module.classes == () else model.outputs
     with TemporaryDirectory() as folder:
@@ -154,9 +152,8 @@ def latency_of(
             write_video(path, torch.stack([picture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
         samples = named_samples([path], root=None)
         latency = time_latency(outputs, views, samples)
-        is_timed = model is not None and model.module.classes and (window or has_windows(model))
         timeline = None
-        if model is not None and is_timed:
+        if model is not None and model.module.classes and (window or has_windows(model)):
             options = {"window": window, "step": step, "batch": batch}
             timeline = time_timeline(timeline_job(model, samples, **options, report=silent))
     about = {"checkpoint": str(file), "precision": precision, "device": device}

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
-import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -134,9 +133,6 @@ def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

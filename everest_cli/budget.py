@@ -77,16 +77,10 @@ def budget(
         if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
             length = window_length(extents, labeled, window)
         windows = draw_windows(extents, labeled, length, draw, seed=seed)
-        for file in (output, output.with_suffix(".html")):
-            refuse_inputs(file, [timeline, checked])
-            check_new_file(file, overwrite=overwrite)
-        _write_windows(output, windows, labeled)
+        _write_windows(output, windows, labeled, inputs=[timeline, checked], overwrite=overwrite)
         return
     document = time_budget(extents, predicted, labeled, window=window)
-    if as_json:
-        print_json(document)
-    else:
-        _print_budget(document)
+    (print_json if as_json else _print_budget)(document)
 
 
 def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose: WhoseBouts) -> Bouts:
@@ -115,13 +109,24 @@ def _print_budget(document: Mapping[str, Any]) -> None:
             typer.echo(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
 
 
-def _write_windows(output: Path, windows: Sequence[FootageWindow], checked: Bouts) -> None:
+def _write_windows(
+    output: Path,
+    windows: Sequence[FootageWindow],
+    checked: Bouts,
+    *,
+    inputs: Sequence[object],
+    overwrite: bool,
+) -> None:
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
     from everest.annotations.bout_table import COLUMNS
     from everest.figures.pages import clip_card, write_page
     from everest.lists.sample import Sample
 
+    page = output.with_suffix(".html")
+    for file in (output, page):
+        refuse_inputs(file, inputs)
+        check_new_file(file, overwrite=overwrite)
     rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN) for each in windows]
     known = [
         (bout.video, repr(bout.start), repr(bout.end), bout.label)
@@ -132,7 +137,6 @@ def _write_windows(output: Path, windows: Sequence[FootageWindow], checked: Bout
         clip_card(Sample(path=each.video, start=each.start, end=each.end)) | {"line": ",".join(row)}
         for each, row in zip(windows, rows, strict=True)
     ]
-    page = output.with_suffix(".html")
     write_page(page, "figures", "windows_page.html", list_file=output.name, cards=cards)
     write_table(output, [COLUMNS, *known, *rows])
     typer.echo(output)

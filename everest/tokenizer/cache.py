@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -38,6 +39,7 @@ from everest.data.loader import batches, choose_workers
 from everest.data.recipe_clips import clip_grid, fingerprint, pretrain_clips
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, differing, first_names
+from everest.lists.sample import Sample
 from everest.methods.targets import TokenTargets
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
@@ -251,8 +253,9 @@ def write_tokens(
                 path.unlink(missing_ok=True)
         precision = accelerator.mixed_precision
         index = _write_index(output, recipe, clips, use, tokenizer, variants=variants, precision=precision)
+        encode = partial(_encode, clips, tokenizer, accelerator, recipe.train, batch=batch)
         kept, bad = _write_parts(
-            index, output, recipe, clips, tokenizer, accelerator, batch=batch, report=report
+            index, output, clips.samples, encode, max_bad=recipe.data.max_bad, report=report
         )
         if bad:
             write_table(output / BAD_VIDEOS, [BAD_COLUMNS, *bad.items()])
@@ -271,12 +274,10 @@ def write_tokens(
 def _write_parts(
     index: TokenIndex,
     output: Path,
-    recipe: Recipe,
-    clips: VideoClips,
-    tokenizer: AdaptiveTokenizer,
-    accelerator: Accelerator,
+    samples: Sequence[Sample],
+    encode: Callable[[CachePart], tuple[dict[str, Tensor], dict[int, str]]],
     *,
-    batch: int,
+    max_bad: float,
     report: Report,
 ) -> tuple[int, dict[str, str]]:
     """Write the missing parts; return the number of the others, and the reason of each unreadable video."""
@@ -286,17 +287,17 @@ def _write_parts(
     bad: list[tuple[str, str]] = []  # path and reason of each unreadable clip
     for part in finished:
         with open_part(output / part.name) as (_, problems):
-            bad += [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
+            bad += [(samples[int(number)].path, reason) for number, reason in problems.items()]
     done = sum(len(part.samples) for part in finished)  # clips
     for part in missing:
-        tensors, problems = _encode(part, clips, tokenizer, accelerator, recipe.train, batch=batch)
+        tensors, problems = encode(part)
         for number, reason in problems.items():
-            path = clips.samples[number].path
+            path = samples[number].path
             bad.append((path, reason))
             report(notice(f"cannot read {path}: {reason}; left out"))
         done += len(part.samples)
         # A part with too many unreadable samples is not written, so that it is tried again.
-        refuse_too_many(bad, requested=done, max_bad=recipe.data.max_bad)
+        refuse_too_many(bad, requested=done, max_bad=max_bad)
         write_tensors(output / part.name, tensors, metadata={"problems": json.dumps(problems)})
         report({"event": "video", "done": done, "videos": index.videos * index.variants})
     return len(finished), dict(sorted(bad))
@@ -337,11 +338,11 @@ def _write_index(
 
 @torch.inference_mode()
 def _encode(
-    part: CachePart,
     clips: VideoClips,
     tokenizer: AdaptiveTokenizer,
     accelerator: Accelerator,
     settings: TrainSettings,
+    part: CachePart,
     *,
     batch: int,
 ) -> tuple[dict[str, Tensor], dict[int, str]]:

@@ -152,7 +152,8 @@ def convert(
     else:
         names = None if classes is None else read_class_names(classes)
         conversion = convert(read_foreign(path), hints, partial=partial, classes=names)
-        weights, document = conversion.weights, describe(conversion.identity)
+        weights = conversion.weights
+        document = {**describe(conversion.identity), "written": str(out)}
     lines = list(_lines(document))
     if inspect or out is None or weights is None:
         print_result(document, "\n".join(lines), as_json=as_json)

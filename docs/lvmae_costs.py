@@ -7,8 +7,7 @@ from pathlib import Path
 from everest.config.recipe import load_recipe
 from everest.models.cost import count_macs, count_tokens
 from everest.models.memory import training_bytes
-from everest.profiling.paper import softmax_bytes
-from everest.profiling.profile import stage_spec
+from everest.profiling.profile import softmax_bytes, stage_spec
 
 PAGE = Path(__file__).with_name("lvmae.md")
 BEGIN, END = "<!-- docs/lvmae_costs.py -->\n", "<!-- end of lvmae_costs -->"

@@ -18,6 +18,7 @@ from everest_cli.timeline import RuleOptions
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
     from everest.annotations.labels import WhoseBouts
+    from everest.metrics.budget import FootageWindow
 
 WINDOW_SECONDS: Final = 10.0  # heuristic
 
@@ -48,7 +49,7 @@ def budget(
     from everest.annotations.labels import WhoseBouts
     from everest.inference.scores import check_one_head
     from everest.inference.timelines import Timelines
-    from everest.metrics.budget import time_budget, window_length
+    from everest.metrics.budget import draw_windows, time_budget, window_length
 
     refuse(
         {
@@ -72,18 +73,14 @@ def budget(
     whose = WhoseBouts(observers=observer or (), subject=subject)
     labeled = {} if checked is None else _read_checked(checked, extents, whose)
     if draw is not None and output is not None:
-        has_windows = any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts)
         length = round(window or WINDOW_SECONDS, 3)
-        if has_windows:
+        if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
             length = window_length(extents, labeled, window)
-        inputs = [timeline, *([checked] if checked else [])]
-        _draw(draw, extents, labeled, length, seed, output, inputs=inputs, overwrite=overwrite)
+        windows = draw_windows(extents, labeled, length, draw, seed=seed)
+        _write_windows(output, windows, labeled, inputs=[timeline, checked], overwrite=overwrite)
         return
     document = time_budget(extents, predicted, labeled, window=window)
-    if as_json:
-        print_json(document)
-    else:
-        typer.echo(_text(document), nl=False)
+    (print_json if as_json else _print_budget)(document)
 
 
 def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose: WhoseBouts) -> Bouts:
@@ -98,15 +95,26 @@ def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose:
     return {video: labels.bouts.get(video, []) for video in extents}
 
 
-def _draw(
-    number: int,
-    extents: Mapping[str, tuple[float, float]],
-    checked: Bouts,
-    length: float,
-    seed: int,
+def _print_budget(document: Mapping[str, Any]) -> None:
+    """A line for the seconds and for the bouts of each class."""
+    typer.echo(
+        f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked\n"
+        f"  {'class':<24}{'':<9}{'model':>10}{'checked':>10}{'estimate':>10}  95 % interval"
+    )
+    for entry in document["classes"]:
+        for what in ("seconds", "bouts"):
+            row = entry[what]
+            low, high = row["interval"]
+            values = "".join(f"{row[key]:>10.1f}" for key in ("naive", "checked", "estimate"))
+            typer.echo(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
+
+
+def _write_windows(
     output: Path,
+    windows: Sequence[FootageWindow],
+    checked: Bouts,
     *,
-    inputs: Sequence[Path],
+    inputs: Sequence[object],
     overwrite: bool,
 ) -> None:
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
@@ -114,14 +122,12 @@ def _draw(
     from everest.annotations.formats import COLUMNS
     from everest.figures.pages import clip_card, write_page
     from everest.lists.sample import Sample
-    from everest.metrics.budget import draw_windows
 
-    drawn = draw_windows(extents, checked, length, number, seed=seed)
     page = output.with_suffix(".html")
     for file in (output, page):
         refuse_inputs(file, inputs)
         check_new_file(file, overwrite=overwrite)
-    rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN) for each in drawn]
+    rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN) for each in windows]
     known = [
         (bout.video, repr(bout.start), repr(bout.end), bout.label)
         for bouts in checked.values()
@@ -129,24 +135,9 @@ def _draw(
     ]
     cards = [
         clip_card(Sample(path=each.video, start=each.start, end=each.end)) | {"line": ",".join(row)}
-        for each, row in zip(drawn, rows, strict=True)
+        for each, row in zip(windows, rows, strict=True)
     ]
     write_page(page, "figures", "windows_page.html", list_file=output.name, cards=cards)
     write_table(output, [COLUMNS, *known, *rows])
     typer.echo(output)
     typer.echo(page)
-
-
-def _text(document: Mapping[str, Any]) -> str:
-    """A line for the seconds and for the bouts of each class."""
-    lines = [
-        f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked",
-        f"  {'class':<24}{'':<9}{'model':>10}{'checked':>10}{'estimate':>10}  95 % interval",
-    ]
-    for entry in document["classes"]:
-        for what in ("seconds", "bouts"):
-            row = entry[what]
-            low, high = row["interval"]
-            values = "".join(f"{row[key]:>10.1f}" for key in ("naive", "checked", "estimate"))
-            lines.append(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
-    return "".join(f"{line}\n" for line in lines)

@@ -58,7 +58,7 @@ def evaluate(
     on_cpu = run_in_each_process(gpus, processes)
 
     from everest.evaluation.evaluation import EvaluationFiles, evaluate
-    from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
+    from everest.metrics.names import fact_rows, metric_rows, views_text
     from everest.system.accelerator import make_accelerator, runtime_of
 
     files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)

@@ -131,23 +131,16 @@ def select_frames(
     from everest.video.folders import video_name
 
     read_shares(str(keep))
-    selection_of = partial(
-        select_video_frames,
-        checkpoint=None if checkpoint is None else open_model(checkpoint, kind="transformer"),
-        keep=keep,
-        frames=frames,
-        stride=stride,
-        alpha=alpha,
-        size=size,
-        seed=seed,
-    )
+    model = None if checkpoint is None else open_model(checkpoint, kind="transformer")
+    options: dict[str, Any] = {"keep": keep, "frames": frames, "stride": stride, "alpha": alpha}
+    selection_of = partial(select_video_frames, checkpoint=model, **options, size=size, seed=seed)
     paths = named_videos(videos)
     if picture is not None:
         refuse_same_stems(paths)
         image_folders = [path for path in paths if path.resolve() == picture.resolve()]
         refuse_inputs(picture, image_folders, option="--picture")
     rows: list[dict[str, Any]] = []
-    for video, selection in _readable(paths, selection_of):
+    for video, selection in _read_each(paths, selection_of):
         row = selection.to_dict()
         if picture is not None:
             figure = picture / f"{video_name(video)}-frames.png"
@@ -209,17 +202,17 @@ def visualize_mask(
     paths = named_videos(videos)
     refuse_same_stems(paths)
     draw = partial(request.draw, folder=out, read=paths, overwrite=overwrite)
-    drawn: list[list[dict[str, Any]]] = []
-    for _, rows in _readable(paths, draw):
-        drawn.append(rows)
+    figures: list[list[dict[str, Any]]] = []
+    for _, rows in _read_each(paths, draw):
+        figures.append(rows)
         if not as_json:
             typer.echo(rows[0]["written"][0])
     if as_json:
-        print_json([row for rows in drawn for row in rows])
-    exit_if_failed(len(drawn) < len(paths))
+        print_json([row for rows in figures for row in rows])
+    exit_if_failed(len(figures) < len(paths))
 
 
-def _readable(videos: Sequence[Path], read: Callable[[Path], Read]) -> Iterator[tuple[Path, Read]]:
+def _read_each(videos: Sequence[Path], read: Callable[[Path], Read]) -> Iterator[tuple[Path, Read]]:
     """Yield each video with what is read of it; the error of a damaged one goes to stderr."""
     for video in videos:
         try:

@@ -153,9 +153,9 @@ class Display:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
             from rich.table import Column
 
-            # Last and cut: on a narrow terminal, the bar and the remaining time are shown in full.
-            cut = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-            description = TextColumn("{task.description}", markup=False, table_column=cut)
+            # Last and truncated: on a narrow terminal, the bar and the remaining time are shown in full.
+            truncated = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            description = TextColumn("{task.description}", markup=False, table_column=truncated)
             columns = (BarColumn(bar_width=20), TextColumn("ETA"), TimeRemainingColumn(), description)
             self._progress = Progress(*columns, console=Console(stderr=True), expand=True)
             self._progress.start()

@@ -20,16 +20,8 @@ from everest_cli.output import exit_if_failed, print_json
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
 COLUMNS: Final = (
-    "video",
-    "head",
-    "rank",
-    "label",
-    "index",
-    "probability",
-    "present",
-    "threshold",
-    "value",
-    "error",
+    *("video", "head", "rank", "label", "index"),
+    *("probability", "present", "threshold", "value", "error"),
 )
 
 

@@ -1,134 +1,169 @@
-"""`everest prepare`: the commands that make a data set usable; here those that write lists and files."""
+"""`everest prepare`: the commands that make a data set usable; here those that read whole videos."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
-from everest.errors import RecipeError, first_names
+from everest.errors import EnvironmentProblem, RecipeError, first_names
+from everest.system.files import check_writable, write_table
 from everest.system.processes import num_cores
+from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli import prepare_check, prepare_windows
-from everest_cli.options import Task, argument, is_on_cpu, local_path, option, root_of
-from everest_cli.output import Display, exit_if_failed, print_result, say
+from everest_cli import prepare_lists
+from everest_cli.options import Task, argument, is_on_cpu, local_path, option, refuse, root_of
+from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
 
 if TYPE_CHECKING:
-    from everest.lists.sample import Sample
+    from everest.lists.reading import SampleList
 
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, faster files.", no_args_is_help=True)
 MOST_BYTES: Final = 10**9  # of the videos of a shard
 ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
-MOST_NAMES: Final = 20  # heuristic: groups that a line names
+SHOWN: Final = 20  # problems of each kind on the screen
 
 
-def index(
-    folder: Path = argument("FOLDER", "The data set: data.root of a recipe.", parser=local_path),
-    annotations: Path | None = option(
-        "--annotations DIR", "Folder of the annotations, if not below FOLDER.", parser=local_path
+def check(
+    sources: list[Path] | None = argument(
+        "SOURCE…", "Lists or folders, the training list first.", None, parser=local_path
     ),
-    split: int = option("--split N", "Official split of UCF101 or HMDB51.", 1, min=1, max=3),
-    output: Path | None = o.LISTS_FOLDER,
-    overwrite: bool = o.OVERWRITE_FILES,
-    as_json: bool = o.AS_JSON,
-) -> None:
-    """Write lists from the annotations of a data set; prints the lines for a recipe.
-
-    Example: everest prepare index /data/ucf101
-    """
-    from everest.config.yaml import write_yaml
-    from everest.prepare.archives import write_index
-
-    document = write_index(
-        folder, output or folder, annotations=annotations, split=split, overwrite=overwrite
-    )
-    lists = ", ".join(f"{name} {count}" for name, count in document["lists"].items())
-    classes = f"; {counted(document['classes'], 'class')}" if document["classes"] else ""
-    say(f"{document['layout']}: {lists}{classes}")
-    if document["missing"] or document["extra"]:
-        missing = counted(document["missing"], "video")
-        say(f"{missing} missing, {document['extra']} in no list: {document['written'][-1]}")
-    lines = write_yaml({"data": document["data"]}, width=1000).rstrip("\n")
-    print_result(document, lines, as_json=as_json)
-
-
-def split(
-    source: Path = argument("SOURCE", "A list or a folder of class folders.", parser=local_path),
-    shares: str | None = option(
-        "--shares A/B/C", "Shares of train, val and test, or of train and test [70/15/15]."
-    ),
-    group: str | None = option(
-        "--group folder|column:NAME|REGEX",
-        "Keep videos together by folder, by a column, or by the match of (…) in the file name; "
-        "path:REGEX, or a REGEX with /, matches the path below --data.",
-    ),
-    class_column: str | None = option("--class-column NAME", "Column with the classes [found by name]."),
-    task: Task | None = o.TASK,
-    seed: int = option("--seed N", "Equal seeds give equal splits.", 0, min=0),
-    classes: Path | None = option("--classes FILE", "Class names in order, one per line.", parser=local_path),
+    recipe: str | None = option("--recipe -r R", "Recipe with the lists and classes."),
     data: Path | None = o.LOCAL_ROOT,
-    output: Path | None = o.LISTS_FOLDER,
+    overrides: list[str] | None = o.OVERRIDES,
+    task: Task | None = o.TASK,
+    output: Path | None = option("--output -o DIR", "Folder for bad_videos.csv and progress [the list's]."),
+    limit: float = option(
+        "--timeout SECONDS", "Longest time before a video counts as bad.", 1800.0, min=0.01
+    ),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
-    """Split a data set into train, val and test: equal shares of every class, groups kept together.
+    """Check labels, decode every video, find duplicates; exit code 4 on failure.
 
-    Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
+    A stopped check resumes when the same command is repeated.
+
+    Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
-    from everest.lists.writing import CLASSES
-    from everest.prepare.split import SHARES, LabeledVideos, read_shares
+    from everest.lists.writing import refuse_existing
+    from everest.prepare.check import JOURNAL, check_lists
 
-    parts = SHARES if shares is None else read_shares(shares)
-    root = root_of(source, data).absolute()
-    videos = LabeledVideos.read(
-        source, root=root, group=group, class_column=class_column, task=task, classes=classes
+    lists, paths = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
+    say(*(samples.notice for samples in lists.values() if samples.notice is not None))
+    folder = root_of(paths[0], output)
+    journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
+    # Before hours of work: check that the output can be written.
+    refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), read=paths)
+    try:
+        check_writable(bad_videos)
+    except EnvironmentProblem as error:
+        raise EnvironmentProblem(f"{error}; name another folder by --output") from error
+    with Display(quiet=quiet) as display:
+        document = check_lists(
+            lists,
+            may_repeat=None if recipe is None else "pretrain",
+            journal=journal,
+            workers=num_cores(),
+            limit=limit,
+            report=display.report,
+            restart=overwrite,
+        )
+    bad = [(row["path"], row["reason"]) for row in document["bad"]]
+    write_table(bad_videos, [BAD_COLUMNS, *bad])
+    document |= {"written": [str(bad_videos)]}
+    if as_json:
+        print_json(document)
+    else:
+        _print_check(document)
+    exit_if_failed(bad or document["leaks"])  # copies within one list are only reported
+
+
+def _read_lists(
+    sources: list[Path],
+    recipe: str | None,
+    *,
+    data: Path | None,
+    task: Task | None,
+    overrides: list[str] | None,
+) -> tuple[dict[str, SampleList], list[Path]]:
+    """Read the named lists and folders, or the lists of a recipe as its stages read them.
+
+    Returns:
+        The lists by name, the training list first, and their paths.
+    """
+    from everest.config.recipe import recipe_for_run
+    from everest.lists.classes import Classes
+    from everest.lists.reading import read_labeled
+    from everest.lists.sources import read_source
+
+    refuse(
+        {
+            "nothing to check: give a list or a folder, or --recipe": recipe is None and not sources,
+            "--set needs --recipe, whose values it changes": recipe is None and overrides,
+            f"--recipe {recipe} sets the lists and the task; leave out SOURCE and --task": (
+                recipe and (sources or task)
+            ),
+        }
     )
-    lists = videos.split(parts, seed=seed)
-    folder = output or root
-    written = list(videos.write(lists, folder, overwrite=overwrite).values())
-    say(*videos.notices)
-    document = {
-        "seed": seed,
-        "shares": {name: round(share, 5) for name, share in parts.items()},
-        "lists": _say_lists(lists, videos.class_names),
-        "written": [*written, *([str(folder / CLASSES)] if videos.class_names else [])],
-        "task": videos.task,
-    }
-    say(f"lists: {folder}")
-    print_result(document, "\n".join(document["written"]), as_json=as_json)
+    lists: dict[str, SampleList] = {}
+    if recipe is None:
+        known: dict[str, Any] = {"task": task}  # from the first list
+        for source in sources:
+            listed = read_labeled(source, root=root_of(source, data), **known, may_miss=True)
+            if not lists:
+                heads = {"task": listed.task, "heads": listed.heads, "of_model": True}
+                known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}
+            lists[str(source)] = listed
+        return lists, sources
+    settings = recipe_for_run(recipe, data=data, overrides=overrides)
+    section, classes = settings.data, None
+    root, paths = local_path(section.root), []
+    for key in ("train", "val", "test", "pretrain"):
+        path = getattr(section, key)
+        if path is None or path in paths:  # data.test may be data.val
+            continue
+        paths.append(path)
+        lists[key] = read_source(section, key, labeled=key != "pretrain", classes=classes, may_miss=True)
+        if key == "train":
+            classes = Classes.of(lists[key], section)
+    if not lists:
+        raise RecipeError(f"{recipe}: names no lists; give lists or folders to check")
+    return lists, [root / path for path in paths]
 
 
-def _say_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Print the size, groups and missing classes of each list; returns its facts for --json."""
-    from everest.lists.labels import count_classes, number_facts
-    from everest.lists.sample import ListSize
+def _print_check(document: dict[str, Any]) -> None:
+    from everest.prepare.check import RARE
 
-    samples = list(chain(*lists.values()))
-    unit, facts = ListSize.of(samples).unit, {}
-    every_class = count_classes(sample.labels[0] for sample in samples if sample.labels)
-    for name, part in lists.items():
-        labels = [sample.labels[0] for sample in part if sample.labels]
-        counts, numbers = count_classes(labels), number_facts(labels)
-        groups = sorted({sample.group for sample in part if sample.group is not None})
-        text = f"{name}: {counted(len(part), unit)} ({len(part) / len(samples):.1%})"
-        if numbers:
-            text += f", labels from {numbers['min']:g} to {numbers['max']:g}, mean {numbers['mean']:g}"
-        if groups:
-            text += f" of {counted(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"
-        say(text)
-        if empty := sorted(
-            names[index] if names else str(index) for index in every_class.keys() - counts.keys()
-        ):
-            reason = f"which have too few {unit}s or groups to be in every list"
-            say(f"{name} has no {unit} of {counted(len(empty), 'class')}, {reason}: {first_names(empty)}")
-        classes = {names[index] if names else str(index): count for index, count in sorted(counts.items())}
-        facts[name] = {"videos": len(part), "groups": groups, "classes": classes, "numbers": numbers}
-    return facts
+    checked = counted(document["checked"], "video")
+    typer.echo(f"{document['ok']} of {checked} decode completely")
+    if document["frames"]:
+        frames, seconds = document["frames"], document["seconds"]
+        lengths = f", {seconds['min']:.2f} to {seconds['max']:.2f} s" if seconds else ""
+        typer.echo(f"frames: {frames['min']} to {frames['max']}, median {frames['median']:g}{lengths}")
+    counts = [row["videos"] for row in document["classes"]]
+    if counts:
+        fewest = "" if min(counts) == max(counts) else f"{min(counts)} to "
+        typer.echo(f"classes: {len(counts)}, with {fewest}{counted(max(counts), 'video')} each")
+    if document["rare_classes"]:
+        rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
+        typer.echo(f"warning: fewer than {RARE} training videos: {first_names(rare, SHOWN)}")
+    problems = {"bad": [f"{row['path']}: {row['reason']}" for row in document["bad"]]}
+    for leak, title in ((True, "in several lists"), (False, "twice in one list")):
+        problems[title] = [
+            f"{' = '.join(row['videos'])} ({', '.join(row['lists'])})"
+            + (", with other labels" if row["labels_differ"] else "")
+            for row in document["duplicates"]
+            if row["leak"] == leak
+        ]
+    for title, lines in problems.items():
+        if lines:
+            typer.echo("\n  ".join([f"{title}: {len(lines)}", *lines[:SHOWN]]))
+        if len(lines) > SHOWN:
+            typer.echo(f"  … {len(lines) - SHOWN} more; --json lists all")
 
 
 def encode(
@@ -242,7 +277,7 @@ def tokens(
     """
     from everest.checkpoints.frozen import with_absolute_paths
     from everest.config.recipe import recipe_for_run
-    from everest.tokenizer.cache_writing import write_tokens
+    from everest.tokenizer.cache import write_tokens
 
     if recipe_for_run(recipe, data=data, overrides=overrides).pretrain.teacher is not None:
         raise RecipeError(f"{recipe}: predicts a teacher's features; only a tokenizer's output is cached")
@@ -266,13 +301,13 @@ def tokens(
 
 # In the order of help.
 for name, command, line in (
-    ("index", index, "Write lists from the annotations of a data set."),
-    ("annotations", prepare_windows.convert_annotations, "Convert annotations of times; label windows."),
-    ("split", split, "Divide videos into train, val and test lists."),
-    ("windows", prepare_windows.windows, "List windows of long videos."),
-    ("check", prepare_check.check, "Decode every video, verify labels, find copies."),
+    ("index", prepare_lists.index, "Write lists from the annotations of a data set."),
+    ("annotations", prepare_lists.convert_annotations, "Convert annotations of times; label windows."),
+    ("split", prepare_lists.split, "Divide videos into train, val and test lists."),
+    ("windows", prepare_lists.windows, "List windows of long videos."),
+    ("check", check, "Decode every video, verify labels, find copies."),
     ("encode", encode, "Re-encode videos so that training reads them faster."),
-    ("stats", prepare_check.stats, "Measure colors, lengths, class balance and motion."),
+    ("stats", prepare_lists.stats, "Measure colors, lengths, class balance and motion."),
     ("shard", shard, "Pack the videos of a list into tar files."),
     ("tokens", tokens, "Cache the outputs of LVMAE's tokenizer."),
 ):

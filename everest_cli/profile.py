@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import RecipeError, unknown_name
 from everest_cli import options as o
 from everest_cli.options import is_on_cpu, option, read_size, refuse
 from everest_cli.output import print_json, print_table, say
@@ -73,7 +73,7 @@ def profile(
 
     from everest.checkpoints.frozen import with_absolute_paths
     from everest.profiling.plan import plan_pretraining
-    from everest.profiling.profile import METHODS, RANKS, changed_recipe, method_recipe, profile
+    from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile
     from everest.profiling.timing import BATCH, time_loader, time_stages
 
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
@@ -85,7 +85,10 @@ def profile(
         keep=keep,
         overrides=[*(overrides or []), *root],
     )
-    profiled = with_absolute_paths(changed(recipe or method_recipe(method or "everest")))
+    method = (method or "everest").replace("_", "-")
+    if method not in METHODS:
+        raise unknown_name("--method", method, METHODS)
+    profiled = with_absolute_paths(changed(recipe or METHODS[method]))
     if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
         raise RecipeError(f"--keep: strategy {profiled.pretrain.selection.strategy} has no keep ratio")
     document: dict[str, Any] = {**profile(profiled), "compare": []}
@@ -98,20 +101,13 @@ def profile(
         for stage, measurement in time_stages(profiled, batch=batch, loads=loads, cpu=on_cpu).items():
             stages[stage] |= measurement
     if gpu is not None and videos is not None:
-        planned = partial(
-            plan_pretraining,
-            profiled,
-            gpu,
-            videos=videos,
-            epochs=epochs,
-            gpus=int(gpus) if plans_several else 1,
-        )
+        count = int(gpus) if plans_several else 1
+        planned = partial(plan_pretraining, profiled, gpu, videos=videos, epochs=epochs, gpus=count)
         document["plan"] = planned()
         if data is not None:  # against the step of the planned GPUs, not of this machine
             speed = document["plan"]["step_clips_per_second"]
-            loading = time_loader(
-                profiled, "pretrain", batch=batch or BATCH["cuda"], step_clips_per_second=speed
-            )
+            clips = batch or BATCH["cuda"]
+            loading = time_loader(profiled, "pretrain", batch=clips, step_clips_per_second=speed)
             stages["pretrain"]["loading"] = loading
             document["plan"] = planned(loader=loading["clips_per_second"])
     if as_json:
@@ -143,14 +139,14 @@ def _print_latency(
         )
 
 
-def _measured(step: Mapping[str, Any]) -> str:
+def _step_text(step: Mapping[str, Any]) -> str:
     return (
         f"{step['step_seconds']['median']:.3f} s for {step['batch']} clips: {step['clips_per_second']:.2f} "
         f"clips/s, peak {step['peak_memory_bytes'] / GB:.2f} GB ({step['device']}, {step['precision']})"
     )
 
 
-def _loading(loader: Mapping[str, Any]) -> str:
+def _loader_text(loader: Mapping[str, Any]) -> str:
     waits = f"; the step waits for it {loader['data_wait']:.0%} of its time" if loader["data_wait"] else ""
     return f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers{waits}"
 
@@ -167,17 +163,15 @@ ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "tokens": ("tokens", lambda counts: ", ".join(f"{count} {name}" for name, count in counts.items())),
     "activation_bytes_per_clip": ("activations of a clip, estimate", lambda size: f"{size / MB:.1f} MB"),
     "model_state_bytes": ("weights, gradients, moments", lambda size: f"{size / GB:.2f} GB"),
-    "measured": ("measured step", _measured),
-    "loading": ("measured loader", _loading),
+    "measured": ("measured step", _step_text),
+    "loading": ("measured loader", _loader_text),
 }
 
 
 def _print_profile(document: Mapping[str, Any]) -> None:
     """Print a column per stage, then the plan and the comparison. `eval` is per video."""
-    title = (
-        f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
-        f"({document['recipe']}, {document['precision']})"
-    )
+    title = f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
+    title += f"({document['recipe']}, {document['precision']})"
     stages = document["stages"].values()
     rows = []
     for key, (name, shown) in ROWS.items():
@@ -210,7 +204,7 @@ def _print_profile(document: Mapping[str, Any]) -> None:
 
 def _print_paper(*, as_json: bool) -> None:
     """Print the paper's figures next to everest's."""
-    from everest.profiling.paper import SUBJECTS, paper_figures
+    from everest.profiling.profile import SUBJECTS, paper_figures
 
     figures = [figure.dump() for figure in paper_figures()]
     if as_json:

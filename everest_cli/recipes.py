@@ -56,11 +56,11 @@ def suggest(
             f"--hours: cannot measure the speed of --device {device} on this machine; leave it out": no_speed,
         }
     )
-    given = {"train": train, "val": val, "test": test}
+    lists = {"train": train, "val": val, "test": test}
     request = SuggestRequest(
         data=data,
         output=output,
-        lists={key: name for key, name in given.items() if name is not None},
+        lists={key: name for key, name in lists.items() if name is not None},
         device=device or here,
         pretrain=pretrain,
         unlabeled=unlabeled,
@@ -72,12 +72,12 @@ def suggest(
         overwrite=overwrite,
     )
     suggestion, lines = suggest_for_folder(request, notify=say)
-    run, file = f"runs/{shlex.quote(output.stem)}", shlex.quote(str(output))
-    encoder, start = run if unlabeled else f"{run}-pretrain", shlex.quote(init)
+    run, file, start = f"runs/{shlex.quote(output.stem)}", shlex.quote(str(output)), shlex.quote(init)
+    encoder = run if unlabeled else f"{run}-pretrain"
     commands = []
     if unlabeled or pretrain is not None:
-        given = "" if init == "none" else f" --init {start}"
-        commands, start = [f"everest pretrain --recipe {file}{given} --output {encoder}"], encoder
+        from_init = "" if init == "none" else f" --init {start}"
+        commands, start = [f"everest pretrain --recipe {file}{from_init} --output {encoder}"], encoder
     if not unlabeled:
         commands.append(f"everest finetune --recipe {file} --init {start} --output {run}")
         commands += [f"everest eval --checkpoint {run}"] if suggestion.section.get("test") else []

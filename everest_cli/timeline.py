@@ -125,13 +125,13 @@ def timeline(
     display = model.display()
     save_option = "--save" if save is not None else "saved timeline"  # written beside --output
     if len(videos) == 1 and videos[0].suffix == SAVED:
-        source = _saved(videos[0], {"window": window, "step": step, "save": save}, model)
+        source = _saved_timelines(videos[0], {"window": window, "step": step, "save": save}, model)
     else:
         save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED:
             raise RecipeError(f"--save {save}: end its name in {SAVED}")
         kept = {"output": save, "others": [*filter(None, [output, plot])], "overwrite": overwrite}
-        source = _of_model(model, videos, window=window, step=step, report=display.report, **kept)
+        source = _model_timelines(model, videos, window=window, step=step, report=display.report, **kept)
     bout_rules.check(source.classes.heads)
     if kind not in (None, "json") and all(head.task == "regression" for head in source.classes.heads):
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
@@ -196,7 +196,7 @@ class Source(NamedTuple):
     may_replace: bool = False  # see `Job`
 
 
-def _saved(file: Path, options: Mapping[str, object], model: TimelineModel) -> Source:
+def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> Source:
     """Saved timelines; videos that could not be read are reported again.
 
     Options that have no effect on them are refused: those with a value, and all of the model.
@@ -218,7 +218,7 @@ def _saved(file: Path, options: Mapping[str, object], model: TimelineModel) -> S
     return Source(saved.classes, [video.path for video in saved.videos], [], with_errors)
 
 
-def _of_model(model: TimelineModel, videos: Sequence[Path], **options: Any) -> Source:
+def _model_timelines(model: TimelineModel, videos: Sequence[Path], **options: Any) -> Source:
     """Timelines that a model will compute; `options` are of `timeline_job`."""
     from everest.checkpoints.load import all_weights
     from everest.inference.timelines import computed_timelines, timeline_job

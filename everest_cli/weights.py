@@ -125,19 +125,10 @@ def convert(
     if out is not None and not inspect:
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
         refuse_inputs(out, [*all_weights(path), *files, classes])
-    if is_of_timm(checkpoint):
-        if partial or any(value is not None for value in (family, frames, size, heads, classes)):
-            raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
-        weights = open_weights(path)
-        document = describe_weights(path, weights)
-        if out is None or inspect:
-            print_result(document, "\n".join(_lines(document)), as_json=as_json)
-            return
-        weights.save(out)
-        say(*_lines(document))
-        print_result({**document, "written": str(out)}, out, as_json=as_json)
-        return
-    everest_file = own_file(path)
+    is_timm = is_of_timm(checkpoint)
+    if is_timm and (partial or any(value is not None for value in (family, frames, size, heads, classes))):
+        raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
+    everest_file = None if is_timm else own_file(path)
     if everest_file is not None and not inspect:
         raise CheckpointError(f"{path}: written by everest; use it without conversion")
     counts: list[int] = []
@@ -150,20 +141,26 @@ def convert(
         size=None if size is None else read_size(size),
         **dict(zip(("heads", "decoder_heads"), counts, strict=False)),
     )
-    if inspect or out is None:
-        if everest_file is None:
-            document = describe(identify(read_foreign(path), hints))
-        else:
-            opened = open_model(everest_file)
-            document = describe_weights(everest_file, opened.weights)
-        print_result(document, "\n".join(_lines(document)), as_json=as_json)
+    weights = None
+    if is_timm:
+        weights = open_weights(path)
+        document = describe_weights(path, weights)
+    elif everest_file is not None:
+        document = describe_weights(everest_file, open_model(everest_file).weights)
+    elif inspect:
+        document = describe(identify(read_foreign(path), hints))
+    else:
+        names = None if classes is None else read_class_names(classes)
+        conversion = convert(read_foreign(path), hints, partial=partial, classes=names)
+        weights = conversion.weights
+        document = {**describe(conversion.identity), "written": str(out)}
+    lines = list(_lines(document))
+    if inspect or out is None or weights is None:
+        print_result(document, "\n".join(lines), as_json=as_json)
         return
-    names = None if classes is None else read_class_names(classes)
-    conversion = convert(read_foreign(path), hints, partial=partial, classes=names)
-    conversion.weights.save(out)
-    document = {**describe(conversion.identity), "written": str(out)}
-    say(*_lines(document))
-    print_result(document, out, as_json=as_json)
+    weights.save(out)
+    say(*lines)
+    print_result({**document, "written": str(out)}, out, as_json=as_json)
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:

@@ -8,8 +8,7 @@ from pathlib import Path
 from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import pretrain_clips
-from everest.figures.mask_figure import draw_rows, mask_title, rows_of
-from everest.figures.masks import apply_model
+from everest.figures.masks import apply_model, draw_rows, mask_title, rows_of
 from everest.models.mae import MaskedAutoencoder
 from everest.system.events import Report
 from everest_demo.motions import CLASSES, DEMO_SET

@@ -23,7 +23,7 @@ from everest.system.events import Report, notice
 from everest.system.files import is_unfinished, write_text
 from everest.system.locks import sole_writer
 from everest.system.signals import Stopped
-from everest.tokenizer.cache_writing import write_tokens
+from everest.tokenizer.cache import write_tokens
 from everest_demo.rendering import RenderedSet
 
 VIDEOS: Final = "demo-videos"

@@ -126,10 +126,10 @@ def sampled_frames(*, stride: int, sampling: str, fps: float | None) -> str:
     """State in words how the frames of a clip are chosen; see `ClipFormat`."""
     if sampling != "dense":
         return f"a clip spans the whole video ({sampling} sampling)"
-    counted = "frames of the video" if fps is None else f"frames at {fps:g} per second"
+    frames = "frames of the video" if fps is None else f"frames at {fps:g} per second"
     if stride == 1:
-        return f"the frames of a clip are successive {counted}"
-    return f"the frames of a clip are {stride} {counted} apart"
+        return f"the frames of a clip are successive {frames}"
+    return f"the frames of a clip are {stride} {frames} apart"
 
 
 def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:

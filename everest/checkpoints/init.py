@@ -11,7 +11,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from everest.checkpoints.describe import other_pixels
-from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, is_of_timm, open_encoder
+from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_of_timm, open_encoder
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
@@ -143,7 +143,7 @@ def load_init(
     changes = " --set ".join(differing_settings(saved, spec))
     if changes:
         raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
-    initial, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
+    initial, tensors = model.state_dict(), fit_tensors(weights.tensors, saved, spec, notify=notify)
     # The last norm of the encoder may be in the weights alone or in the model alone.
     norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(NORM)}
     expected, encoder = (

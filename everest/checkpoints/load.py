@@ -239,8 +239,13 @@ def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Pat
     """
     tensors, blank = weights.tensors, spec
     if isinstance(spec, ClipSpec):
-        saved = read_clip_spec(weights.settings, source=source)
-        tensors, blank = _fitted_parts(tensors, saved, spec), spec.without_files()
+        saved, blank = read_clip_spec(weights.settings, source=source), spec.without_files()
+        for prefix, part in spec.parts.items():  # each encoder of the model
+            before = saved.parts[prefix]
+            if isinstance(part, ModelSpec) and isinstance(before, ModelSpec):
+                own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+                changed = fit_tensors(own, before, part, notify=warn_on_main)
+                tensors = tensors | {f"{prefix}{name}": x for name, x in changed.items()}
     with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
         require_fitting(blank.build().state_dict(), tensors, source=str(source))
     with torch.random.fork_rng(devices=[]):  # the first weights, which those of the file replace
@@ -249,18 +254,7 @@ def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Pat
     return module.eval()
 
 
-def _fitted_parts(tensors: dict[str, Tensor], saved: ClipSpec, spec: ClipSpec) -> dict[str, Tensor]:
-    """`fitted` for each encoder of a model."""
-    for prefix, part in spec.parts.items():
-        before = saved.parts[prefix]
-        if isinstance(part, ModelSpec) and isinstance(before, ModelSpec):
-            own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-            changed = fitted(own, before, part, notify=warn_on_main)
-            tensors = tensors | {f"{prefix}{name}": x for name, x in changed.items()}
-    return tensors
-
-
-def fitted(
+def fit_tensors(
     tensors: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec, *, notify: Notify
 ) -> dict[str, Tensor]:
     """The tensors of `saved` for the clips and tubelets of `spec`: learned positions, and the embedding."""

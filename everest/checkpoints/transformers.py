@@ -40,13 +40,8 @@ from everest.video.pixels import IMAGENET
 
 CARD: Final = "README.md"
 BIASED: Final = (  # modules of a layer with a weight and a bias
-    "attention.attention.query",
-    "attention.attention.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-    "layernorm_before",
-    "layernorm_after",
+    *("attention.attention.query", "attention.attention.value", "attention.output.dense"),
+    *("intermediate.dense", "output.dense", "layernorm_before", "layernorm_after"),
 )
 
 

@@ -15,7 +15,7 @@ from everest.checkpoints.describe import sampled_frames, trained_clip
 from everest.checkpoints.load import ONNX_SUFFIX, LoadedModel, is_of_timm
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
-from everest.evaluation.metric_text import metric_rows, views_text
+from everest.metrics.names import metric_rows, views_text
 from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens, total_macs
 from everest.models.spec import ModelSpec

@@ -138,7 +138,15 @@ def evaluate_classifier(
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
-    result = _measured(predictions, classes) | {
+    num_groups = len(set(predictions.groups))
+    measured = metrics_of(predictions, intervals=num_groups > 1)
+    for name, head in predictions.by_head().items():
+        if head.task != "regression":
+            of_head = measured["heads"][name] if name else measured
+            of_head["per_class"] = per_class(head, classes.of_head(head.head))
+    result = measured | {
+        "videos": len(predictions.videos),
+        "groups": num_groups,
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
         **view_cost(spec),
@@ -213,17 +221,6 @@ def evaluate_views(
         heads=model.heads,
         groups=[sample.source for sample in samples],
     )
-
-
-def _measured(predictions: Predictions, classes: Classes) -> dict[str, Any]:
-    """The metrics of all heads, and of each class, and the numbers of videos and of their groups."""
-    groups = len(set(predictions.groups))
-    measured = metrics_of(predictions, intervals=groups > 1)
-    for name, head in predictions.by_head().items():
-        if head.task != "regression":
-            of_head = measured["heads"][name] if name else measured
-            of_head["per_class"] = per_class(head, classes.of_head(head.head))
-    return measured | {"videos": len(predictions.videos), "groups": groups}
 
 
 def open_classifier(

@@ -24,7 +24,6 @@ from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
 from everest.data.clips import VideoClips
-from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
 from everest.figures.masks import to_rgb
 from everest.figures.pages import data_uri, write_page
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
@@ -32,7 +31,7 @@ from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import FEW_OF_CLASS, per_class
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.names import METRICS, percent_text
+from everest.metrics.names import METRICS, fact_rows, metric_rows, percent_text, views_text
 from everest.metrics.predicted import HeadPredictions, Predictions
 from everest.system.text import counted
 
@@ -152,7 +151,7 @@ def _write_page(
     folder: Path, *, num_videos: int, num_groups: int, unit: str, summary: Summary, **values: Any
 ) -> Path:
     """Write a page by its template."""
-    drawn = f"groups of {unit}s" if num_groups < num_videos else f"{unit}s"
+    sampled = f"groups of {unit}s" if num_groups < num_videos else f"{unit}s"
     constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "most_numbered": MOST_NUMBERED}
     values |= {"longest_name": LONGEST_NAME, "percent_text": percent_text, **constants}
     page = folder / PAGE
@@ -161,7 +160,7 @@ def _write_page(
     }
     image = None if summary.figure is None else data_uri("image/png", Path(summary.figure).read_bytes())
     values |= {"lines": summary.lines, "timelines": image}
-    write_page(page, "evaluation", "page.html", groups=num_groups, unit=unit, drawn=drawn, **values)
+    write_page(page, "evaluation", "page.html", groups=num_groups, unit=unit, sampled=sampled, **values)
     return page
 
 

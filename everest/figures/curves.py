@@ -177,13 +177,7 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
     with png_figure(path, (12, 8), points=13, dpi=100, tight=False) as figure:
         panels = figure.subplots(len(names), sharex=True, height_ratios=heights)
         for panel, name in zip(panels, names, strict=True):
-            for run, style in zip(runs, styles, strict=True):
-                for key in LOSSES if name == "loss" else [name]:
-                    if key in run.curves:
-                        _plot(panel, key, run.curves[key], style)
-            panel.grid(alpha=0.3)
-            panel.margins(x=0.01)
-            _finish(panel, name, runs)
+            _draw_panel(panel, name, runs, styles)
         panels[-1].set_xlabel(AXIS_LABELS[x])
         labels = [escape_dollars(shorten(run.name)) for run in runs]
         columns = max(1, 150 // (max(map(len, labels)) + 8))  # letters in a row; 8: the line before a name
@@ -192,22 +186,28 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
     return figure
 
 
-def _plot(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -> None:
-    """Plot a curve; the values of one that is logged at each step are faint behind their running means."""
-    marker = "o" if len(curve.x) <= 30 else ""
-    if key in SMOOTHED:
-        panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
-        panel.plot(curve.x, smooth(curve.y), marker=marker, **style)
-    elif key in LOSSES:  # thinner than the training loss
-        panel.plot(*curve, marker=LOSSES[key][0], **{**style, "linewidth": 1})
-    else:
-        panel.plot(*curve, marker=marker, **style)
+def _draw_panel(
+    panel: Axes, name: str, runs: Sequence[RunCurves], styles: Sequence[Mapping[str, Any]]
+) -> None:
+    """Draw the curves of a value, with a title and limits: accuracies from 0 to 100 %, with chance.
 
-
-def _finish(panel: Axes, name: str, runs: Sequence[RunCurves]) -> None:
-    """Set the title and the limits of the panel of a value: accuracies from 0 to 100 %, with chance."""
+    The values of a curve that is logged at each step are faint behind their running means.
+    """
+    for run, style in zip(runs, styles, strict=True):
+        for key in [key for key in (LOSSES if name == "loss" else [name]) if key in run.curves]:
+            curve = run.curves[key]
+            marker = "o" if len(curve.x) <= 30 else ""
+            if key in SMOOTHED:
+                panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
+                panel.plot(curve.x, smooth(curve.y), marker=marker, **style)
+            elif key in LOSSES:  # thinner than the training loss
+                panel.plot(*curve, marker=LOSSES[key][0], **{**style, "linewidth": 1})
+            else:
+                panel.plot(*curve, marker=marker, **style)
+    panel.grid(alpha=0.3)
+    panel.margins(x=0.01)
     if name == "loss":
-        _finish_losses(panel, runs)
+        _limit_losses(panel, runs)
         return
     metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
     if name in ACCURACIES:
@@ -227,17 +227,17 @@ def _finish(panel: Axes, name: str, runs: Sequence[RunCurves]) -> None:
     panel.set_ylim(0, 100)
 
 
-def _finish_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
+def _limit_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
     """Set limits from 0, or the lowest loss below, to the highest one that is no spike; name the markers.
 
     A model before its first step does not count: its losses may be far above.
     """
     lows, highs = [0.0], [0.0]
-    shown: list[Line2D] = []
+    entries: list[Line2D] = []
     for key, (marker, label) in LOSSES.items():
         curves = [run.curves[key] for run in runs if key in run.curves]
         if curves:
-            shown.append(Line2D([], [], color="black", marker=marker, label=label))
+            entries.append(Line2D([], [], color="black", marker=marker, label=label))
         for curve in curves:
             values = smooth(curve.y) if key in SMOOTHED else curve.y
             values = values[np.isfinite(values) & (curve.x > 0)]
@@ -245,4 +245,4 @@ def _finish_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
             highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []
     if max(highs) > min(lows):
         panel.set_ylim(1.05 * min(lows), 1.05 * max(highs))
-    panel.legend(handles=shown, frameon=False, fontsize="small", loc="upper right")
+    panel.legend(handles=entries, frameon=False, fontsize="small", loc="upper right")

@@ -1,4 +1,4 @@
-"""Information-intensive frame selection on one video: candidates, counts, probabilities, drawn frames.
+"""Information-intensive frame selection on one video: candidates, counts, probabilities, sampled frames.
 
 The figure follows EVEREST's Figures 3 and 10.
 
@@ -21,8 +21,7 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
-from everest.figures.mask_figure import COLUMNS, SMALL, range_text
-from everest.figures.masks import TUBELET, embedding_of, scaled_size, to_rgb
+from everest.figures.masks import COLUMNS, SMALL, TUBELET, embedding_of, range_text, scaled_size, to_rgb
 from everest.figures.png import COLORS, PALE, escape_dollars, png_figure
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
@@ -32,7 +31,7 @@ from everest.video.reader import probe, read_frames
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSelection:
-    """The candidates of one video, and those that were drawn for a clip with a `seed`."""
+    """The candidates of one video, and those that were sampled for a clip with a `seed`."""
 
     video: Path
     alpha: float
@@ -41,11 +40,11 @@ class FrameSelection:
     numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
     frames: Tensor  # (S * p, H, W, 3) uint8, the candidates; gray if the model takes luma
     counts: Tensor  # (S,) kept tokens
-    drawn: Tensor  # (t,) candidate numbers, ascending
+    sampled: Tensor  # (t,) candidate numbers, ascending
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json."""
-        selected = [self.numbers[i] for i in self.drawn.tolist()]
+        selected = [self.numbers[i] for i in self.sampled.tolist()]
         counts = self.counts.tolist()
         total = max(sum(counts), 1)
         return {
@@ -99,7 +98,7 @@ def select_video_frames(
     strategy = RedundancyRobust(keep_ratio=keep)
     counts = kept_per_slice(strategy, strategy.importance(x, embed), grid)  # (1, S)
     uniform = np.random.default_rng(seed).random(counts.shape, dtype=np.float32)
-    (drawn,) = draw_slices(counts, torch.from_numpy(uniform), frames // pair)  # (t,)
+    (sampled,) = draw_slices(counts, torch.from_numpy(uniform), frames // pair)  # (t,)
     return FrameSelection(
         video=video,
         alpha=alpha,
@@ -108,7 +107,7 @@ def select_video_frames(
         numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
         frames=to_rgb(candidates),
         counts=counts[0],
-        drawn=drawn,
+        sampled=sampled,
     )
 
 
@@ -130,27 +129,27 @@ def _candidate_frames(video: Path, wanted: int, *, stride: int | None, fps: floa
 
 
 def draw_selection(path: Path, selection: FrameSelection) -> None:
-    """Draw a PNG: the first frame of every candidate pair, faded unless drawn, and their counts below."""
+    """Draw a PNG: the first frame of every candidate pair, faded unless sampled, and their counts below."""
     num_pairs = len(selection.numbers)
-    drawn = set(selection.drawn.tolist())
+    sampled = set(selection.sampled.tolist())
     rows = -(-num_pairs // COLUMNS)
     height, width = selection.frames.shape[1:3]
     column = min(1.5 * max(width / height, 0.6), 1.8)  # inches
     line = column * height / width + 0.35
     names = [range_text(pair) for pair in selection.numbers]
-    colors = [COLORS[0] if number in drawn else PALE for number in range(num_pairs)]
+    colors = [COLORS[0] if number in sampled else PALE for number in range(num_pairs)]
     first_frames = selection.frames[:: len(selection.numbers[0])].numpy() / 255
     with png_figure(path, (column * COLUMNS + 0.8, line * rows + 2.6), points=9, framed=True) as figure:
         grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[line] * rows + [1.7])
         for number, (frame, name) in enumerate(zip(first_frames, names, strict=True)):
             panel = figure.add_subplot(grid[divmod(number, COLUMNS)])
             panel.axis("off")
-            panel.imshow(frame if number in drawn else frame + (1 - frame) * 0.72)  # faded to white
-            panel.set_title(name, fontsize=SMALL, color=COLORS[0] if number in drawn else "#666666")
+            panel.imshow(frame if number in sampled else frame + (1 - frame) * 0.72)  # faded to white
+            panel.set_title(name, fontsize=SMALL, color=COLORS[0] if number in sampled else "#666666")
         counts = figure.add_subplot(grid[rows, :])
         counts.bar(range(num_pairs), selection.counts.numpy(), color=colors)
         step = -(-num_pairs // 24)  # as many names fit under the bars
         counts.set_xticks(range(0, num_pairs, step), names[::step], fontsize=SMALL)
         counts.set(xlabel="frames of the pair, counted from 0 in the video", ylabel="kept tokens")
-        title = f"{selection.video.name}: {len(drawn)} of {num_pairs} candidate pairs are drawn (blue)"
+        title = f"{selection.video.name}: {len(sampled)} of {num_pairs} candidate pairs are drawn (blue)"
         figure.suptitle(escape_dollars(title), fontsize=10)

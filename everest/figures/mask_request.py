@@ -22,8 +22,7 @@ from everest.config.values import Input
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.figures.mask_figure import draw_rows, mask_title, rows_of
-from everest.figures.masks import apply_strategies, embedding_of, scaled_size
+from everest.figures.masks import apply_strategies, draw_rows, embedding_of, mask_title, rows_of, scaled_size
 from everest.lists.sample import Sample
 from everest.methods.importance import Embedding, RawPixels
 from everest.methods.learned import LearnedImportance, ScoreName
@@ -76,13 +75,9 @@ class MaskRequest:
         check_new_file(path, overwrite=overwrite)
         info = probe(video)
         clip, numbers = self._read_clip(video, info)
+        kind = self.clip.input_kind
         masks = apply_strategies(
-            clip,
-            self.strategies,
-            model=self.model,
-            embed=self.embed,
-            input_kind=self.clip.input_kind,
-            seed=self.seed,
+            clip, self.strategies, model=self.model, embed=self.embed, input_kind=kind, seed=self.seed
         )
         embedding = "pixels" if self.model is None else "checkpoint"
         title = mask_title(masks[0]) if len(masks) == 1 else "tokens by strategy and keep ratio"
@@ -90,17 +85,9 @@ class MaskRequest:
         source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.frames}"
         title = f"{source}\n{title}{measured}"
         draw_rows(path, rows_of(masks), slices=masks[0].grid.t, title=title, numbers=numbers)
-        return [
-            {
-                "video": str(video),
-                **mask.to_dict(),
-                "embedding": embedding,
-                "written": [str(path)],
-                "frames": numbers,
-                "frames_total": info.frames,
-            }
-            for mask in masks
-        ]
+        facts = {"embedding": embedding, "written": [str(path)], "frames": numbers}
+        facts["frames_total"] = info.frames
+        return [{"video": str(video), **mask.to_dict(), **facts} for mask in masks]
 
     def _read_clip(self, video: Path, info: VideoInfo) -> tuple[Tensor, list[int]]:
         """The clip (C, T, H, W) uint8 in the middle of a video, and the numbers of its T frames."""
@@ -163,12 +150,13 @@ def request_masks(
     if "stride" in given_clip:
         clip = replace(clip, sampling="dense")  # the others have no stride
     embed = embedding_of(module) if recipe is None else RawPixels(recipe.model.tubelet, recipe.data.pixels)
+    rows: list[tuple[str, Strategy]] = []
     if isinstance(scores, LearnedImportance):
-        rows = _tokenizer_rows(scores, ratios, compare=compare)
-    elif compare:
-        rows = _compared_rows(ratios)
+        for ratio in ratios or [scores.keep_ratio]:
+            compared = SCORES if compare else SCORES[-1:]
+            rows += [(score, replace(scores, score=score, keep_ratio=ratio)) for score in compared]
     else:
-        rows = _strategy_rows(default, strategy, ratios, settings)
+        rows = [(each.strategy, each) for each in _strategies(default, strategy, ratios, settings, compare)]
     sees_camera = any(isinstance(chosen, TopK) and chosen.sees_camera for _, chosen in rows)
     if sees_camera and clip.input_kind == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
@@ -213,39 +201,26 @@ def _defaults(
     return strategy, MaskClip(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
 
 
-def _tokenizer_rows(
-    scores: LearnedImportance, ratios: Sequence[float], *, compare: bool
-) -> list[tuple[str, Strategy]]:
-    """The learned scores of a tokenizer at each keep ratio, below the scores to compare them with."""
-    return [
-        (score, replace(scores, score=score, keep_ratio=ratio))
-        for ratio in ratios or [scores.keep_ratio]
-        for score in (SCORES if compare else SCORES[-1:])
-    ]
-
-
-def _compared_rows(ratios: Sequence[float]) -> list[tuple[str, Strategy]]:
-    """The common strategies; a keep ratio is of the last one."""
-    *masks, ranked = (make_strategy(name, {}) for name in COMPARED)
-    if ratios:
-        ranked = _with_ratio(ranked, ratios[0])
-    return [(each.strategy, each) for each in (*masks, ranked)]
-
-
-def _strategy_rows(
-    default: Strategy | None, name: str | None, ratios: Sequence[float], settings: Mapping[str, Any]
-) -> list[tuple[str, Strategy]]:
-    """The given strategy at each keep ratio.
+def _strategies(
+    default: Strategy | None,
+    name: str | None,
+    ratios: Sequence[float],
+    settings: Mapping[str, Any],
+    compare: bool,
+) -> list[Strategy]:
+    """The given strategy at each keep ratio; to compare, the common ones, with the ratio of the last.
 
     Without one, it is the default of the checkpoint or the recipe, if that can have the ratios and settings.
     """
+    if compare:
+        *masks, ranked = (make_strategy(common, {}) for common in COMPARED)
+        return [*masks, _with_ratio(ranked, ratios[0]) if ratios else ranked]
     fits = isinstance(default, TopK) or not (settings or (ratios and isinstance(default, AllTokens)))
     strategy = default if name is None and fits else None
     strategy = strategy or make_strategy(name or DEFAULT, {})
     if settings:
         strategy = make_strategy(strategy.strategy, {**vars(strategy), **settings})
-    rows = [_with_ratio(strategy, ratio) for ratio in ratios] or [strategy]
-    return [(each.strategy, each) for each in rows]
+    return [_with_ratio(strategy, ratio) for ratio in ratios] or [strategy]
 
 
 def _with_ratio(strategy: Strategy, ratio: float) -> Strategy:

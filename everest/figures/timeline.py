@@ -52,15 +52,15 @@ def draw_timelines(
     ]
     if not panels:
         raise DataError("no recording has a window, so there is no timeline to draw")
-    drawn = panels[:PANELS]
-    seconds_by_class = [_seconds(predicted, of_person) for *_, predicted, of_person in drawn]
+    shown_panels = panels[:PANELS]
+    seconds_by_class = [_seconds(predicted, of_person) for *_, predicted, of_person in shown_panels]
     heights = [  # inches: of the title and the seconds, and of a curve or lanes
         0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), LANES))
-        for (_, head, *_), lanes in zip(drawn, seconds_by_class, strict=True)
+        for (_, head, *_), lanes in zip(shown_panels, seconds_by_class, strict=True)
     ]
     with png_figure(path, (15, sum(heights) + 0.5), points=11, dpi=100) as figure:
-        axes = figure.subplots(len(drawn), squeeze=False, height_ratios=heights)[:, 0]
-        for area, panel, lanes in zip(axes, drawn, seconds_by_class, strict=True):
+        axes = figure.subplots(len(shown_panels), squeeze=False, height_ratios=heights)[:, 0]
+        for area, panel, lanes in zip(axes, shown_panels, seconds_by_class, strict=True):
             recording, head, predicted, of_person = panel
             title_parts = [Path(recording.video).name, head.name]
             if head.task == "regression":

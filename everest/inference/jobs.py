@@ -30,9 +30,9 @@ from everest.inference.videos import (
 )
 from everest.inference.windows import Unreadable, Window
 from everest.lists.sample import Sample
+from everest.system.accelerator import Processes, processes_of
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs
-from everest.system.group import Processes, processes_of
 from everest.system.text import counted
 from everest.system.weights import state_hash
 from everest.video.reader import video_files

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.inference.windows import Unreadable
+from everest.system.accelerator import ALONE, Processes
 from everest.system.files import is_unfinished, write_text, writing
-from everest.system.group import ALONE, Processes
 from everest.system.journal import open_journal, write_all
 from everest.system.locks import sole_writer
 from everest.system.text import read_own_json, reading_own, validated

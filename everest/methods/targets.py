@@ -166,7 +166,7 @@ class PixelTargets(Target):
 
 
 class _CodeNetwork(Protocol):
-    """A frozen tokenizer (everest.tokenizer.frozen_tokenizer)."""
+    """A frozen tokenizer (everest.tokenizer.spec)."""
 
     levels: tuple[int, ...]  # of the D dimensions of a code
 

@@ -71,8 +71,8 @@ def draw_windows(
     if number > len(left):
         unused = " left" if checked else ""
         raise RecipeError(f"--draw {number}: only {len(left)} windows of {seconds:g} s{unused}")
-    drawn = np.random.default_rng(seed).choice(len(left), size=number, replace=False)
-    return [left[index] for index in np.sort(drawn)]
+    sampled = np.random.default_rng(seed).choice(len(left), size=number, replace=False)
+    return [left[index] for index in np.sort(sampled)]
 
 
 def total_interval(
@@ -147,14 +147,14 @@ def time_budget(
     _refuse_fewer_than_two(len(marks))
     length = window_length(extents, checked, window)
     windows = footage_windows(extents, length)
-    drawn = _windows_of(marks, windows, extents, length)
-    _refuse_fewer_than_two(len(drawn))  # a window may have several marks
+    sampled = _windows_of(marks, windows, extents, length)
+    _refuse_fewer_than_two(len(sampled))  # a window may have several marks
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     classes = [
-        _class_budget(name, windows, drawn, length, extents, predicted, checked)
+        _class_budget(name, windows, sampled, length, extents, predicted, checked)
         for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED})
     ]
-    return {"windows": len(windows), "checked": len(drawn), "window": length, "classes": classes}
+    return {"windows": len(windows), "checked": len(sampled), "window": length, "classes": classes}
 
 
 def _refuse_fewer_than_two(number: int) -> None:
@@ -167,17 +167,17 @@ def _refuse_fewer_than_two(number: int) -> None:
 def _class_budget(
     name: str,
     windows: Sequence[FootageWindow],
-    drawn: Sequence[FootageWindow],
+    sampled: Sequence[FootageWindow],
     length: float,
     extents: Extents,
     predicted: Bouts,
     checked: Bouts,
 ) -> dict[str, Any]:
     """The entry of a class in the budget, from all windows and those that were drawn and checked."""
-    labeled = np.array([_amounts(part, checked, name, extents, manual=True) for part in drawn]).T  # (2, N)
-    guessed = np.array([_amounts(part, predicted, name, extents) for part in drawn]).T  # (2, N)
+    labeled = np.array([_amounts(part, checked, name, extents, manual=True) for part in sampled]).T  # (2, N)
+    guessed = np.array([_amounts(part, predicted, name, extents) for part in sampled]).T  # (2, N)
     bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
-    lengths = np.array([end - start for _, start, end in drawn])  # (N,)
+    lengths = np.array([end - start for _, start, end in sampled])  # (N,)
     most = math.inf
     if (labeled[0] <= lengths + ROUNDED).all():  # else bouts of the class overlap, as those of two animals
         most = sum(end - start for _, start, end in windows) - float(lengths.sum())
@@ -199,7 +199,7 @@ def _windows_of(
         return part.video, round((part.start - extents[part.video][0]) / length)
 
     by_place = {place(window): window for window in windows}
-    drawn: dict[FootageWindow, None] = {}
+    marked: dict[FootageWindow, None] = {}
     for mark in marks:
         window = by_place.get(place(mark))
         if window is None or max(abs(window.start - mark.start), abs(window.end - mark.end)) > ROUNDED:
@@ -207,8 +207,8 @@ def _windows_of(
             raise DataError(
                 f"{where}: no window of {length:g} s of this timeline; keep windows as --draw wrote them"
             )
-        drawn[window] = None
-    return list(drawn)
+        marked[window] = None
+    return list(marked)
 
 
 def _amounts(
@@ -216,7 +216,7 @@ def _amounts(
 ) -> tuple[float, int]:
     """The seconds of a class in a window, and the number of its bouts that start there.
 
-    The bouts of a person (`manual`) may be cut at the start of the window.
+    The bouts of a person (`manual`) may be clipped at the start of the window.
     """
     inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # none twice
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)

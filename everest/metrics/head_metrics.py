@@ -96,8 +96,8 @@ def regression_metrics(predictions: HeadPredictions) -> MetricFunction:
     labels, predicted = predictions.labels, predictions.means[:, 0].astype(np.float64)  # (V,)
 
     def metrics(weights: Weights) -> dict[str, float]:
-        drawn = np.repeat(np.arange(len(labels)), weights.astype(np.int64))
-        x, y = labels[drawn], predicted[drawn]
+        sampled = np.repeat(np.arange(len(labels)), weights.astype(np.int64))
+        x, y = labels[sampled], predicted[sampled]
         varies = np.ptp(x) > 0
         ranks = (rankdata(x), rankdata(y)) if varies and np.ptp(y) > 0 else None
         return {
@@ -149,11 +149,11 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
     the median of the labels. A video has a label per head.
     """
     if len(heads) != 1:
-        return {"chance_top1": _rounded(1 / math.prod(head.outputs for head in heads), is_share=True)}
+        return {"chance_top1": _round(1 / math.prod(head.outputs for head in heads), is_share=True)}
     (head,) = heads
     truth = label_array([row[0] for row in labels], head)
     if head.task == "regression":
-        return {"chance_mae": _rounded(np.abs(truth - np.median(truth)).mean(), is_share=False)}
+        return {"chance_mae": _round(np.abs(truth - np.median(truth)).mean(), is_share=False)}
     if head.task == MULTI_LABEL:
         shares = {"chance_map": _chance_map(truth)}
     else:
@@ -162,7 +162,7 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
             "chance_top1": 1 / head.outputs,
             "chance_top5": min(5, head.outputs) / head.outputs,
         }
-    return {name: _rounded(share, is_share=True) for name, share in shares.items()}
+    return {name: _round(share, is_share=True) for name, share in shares.items()}
 
 
 def _chance_map(labels: NDArray[np.bool_]) -> float:
@@ -241,7 +241,9 @@ def metrics_of(predictions: Predictions, *, intervals: bool = False) -> Values:
     if any(head.task != "single-label" for head in predictions.heads):
         return result
     right = np.all([in_top(part.means, part.labels, 1) for part in by_head.values()], axis=0)  # (V,)
-    result |= _with_intervals(lambda drawn: {"action_top1": drawn @ right / drawn.sum()}, len(right), groups)
+    result |= _with_intervals(
+        lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups
+    )
     return result | {"chance_action_top1": chances(predictions.heads, predictions.labels)["chance_top1"]}
 
 
@@ -249,14 +251,14 @@ def _with_intervals(
     metrics: MetricFunction, videos: int, groups: Sequence[Hashable] | None, is_share: bool = True
 ) -> Values:
     """Metrics of videos as JSON values, with their intervals if there are groups of the videos."""
-    result: Values = {name: _rounded(x, is_share) for name, x in metrics(np.ones(videos)).items()}
+    result: Values = {name: _round(x, is_share) for name, x in metrics(np.ones(videos)).items()}
     if groups is not None:
         ends = bootstrap(metrics, groups, shares=is_share)
-        result["intervals"] = {name: [_rounded(end, is_share) for end in ends[name]] for name in ends}
+        result["intervals"] = {name: [_round(end, is_share) for end in ends[name]] for name in ends}
     return result
 
 
-def _rounded(value: float, is_share: bool) -> float | None:
+def _round(value: float, is_share: bool) -> float | None:
     """Percent with four digits after the point, or a number with six digits; None instead of nan."""
     if math.isnan(value):
         return None
@@ -298,7 +300,7 @@ def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Values
         scores["threshold"] = np.array(predictions.head.thresholds)
     return [
         {"name": name, "videos": int(videos[i])}
-        | {score: _rounded(values[i], is_share=True) for score, values in scores.items()}
+        | {score: _round(values[i], is_share=True) for score, values in scores.items()}
         for i, name in enumerate(names)
     ]
 
@@ -318,11 +320,11 @@ def class_precisions(
     for name, has_class, ap in zip(names, labels.T, precisions(np.ones(len(labels))), strict=True):
         if not has_class.any():
             continue
-        interval = [_rounded(end, is_share=True) for end in ends[name]]
+        interval = [_round(end, is_share=True) for end in ends[name]]
         if has_class.sum() < FEW_OF_CLASS or None in interval:
             interval = None
-        share = _rounded(has_class.mean(), is_share=True)
+        share = _round(has_class.mean(), is_share=True)
         rows.append(
-            {"name": name, "prevalence": share, "ap": _rounded(ap, is_share=True), "interval": interval}
+            {"name": name, "prevalence": share, "ap": _round(ap, is_share=True), "interval": interval}
         )
     return rows

@@ -52,8 +52,8 @@ def bootstrap(
     rng = np.random.default_rng(SEED)
     rows = []
     for _ in range(draws):
-        drawn = rng.integers(len(index_of), size=len(index_of))  # (G,)
-        counts = np.bincount(drawn, minlength=len(index_of))  # (G,)
+        sampled = rng.integers(len(index_of), size=len(index_of))  # (G,)
+        counts = np.bincount(sampled, minlength=len(index_of))  # (G,)
         rows.append(metrics(counts[group_ids].astype(np.float64)))
     bound = OUTSIDE ** (1 / len(index_of))
     intervals = {}

@@ -23,7 +23,7 @@ from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 
 if TYPE_CHECKING:
-    from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
+    from everest.tokenizer.spec import FrozenTokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

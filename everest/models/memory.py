@@ -104,7 +104,7 @@ def frozen_bytes(spec: ModelSpec) -> int:
     if spec.tokenizer_in_step is None:
         return 0
 
-    from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
+    from everest.tokenizer.spec import FrozenTokenizer
 
     settings = spec.tokenizer_in_step.settings
     with torch.device("meta"):

@@ -31,7 +31,7 @@ from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.tokenizer.spec import TokenizerUse
 
 if TYPE_CHECKING:  # most models have no tokenizer
-    from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
+    from everest.tokenizer.spec import FrozenTokenizer
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
 WITHOUT_TRANSFORMER: Final = {  # by the kind in their settings
@@ -154,7 +154,7 @@ class ModelSpec(Architecture, ClipSpec):
         """An autoencoder with what it predicts; weights of a tokenizer that no step runs are loaded later."""
         frozen: FrozenTokenizer | None = None
         if self.tokenizer is not None:
-            from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
+            from everest.tokenizer.spec import FrozenTokenizer
 
             frozen = FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
             if self.tokenizer_in_step:

@@ -10,7 +10,7 @@ R videos of a pass, N videos, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -32,19 +32,14 @@ from everest.errors import DivergedError
 from everest.inference.model import encode_clips
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
-from everest.lists.sample import Sample, spaced
+from everest.lists.sample import spaced
 from everest.lists.sources import read_source
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
-from everest.probes.classifiers import (
-    Floats,
-    LabeledFeatures,
-    leave_one_out,
-    precision_of_nearest,
-)
+from everest.probes.classifiers import Floats, LabeledFeatures, leave_one_out, precision_of_nearest
 from everest.probes.collapse import (
     FEWEST_HELD_OUT,
     MOST_HELD_OUT,
@@ -55,7 +50,7 @@ from everest.probes.collapse import (
     probed_steps,
     rank_me,
 )
-from everest.probes.linear import cross_validated
+from everest.probes.linear import cross_validated_accuracy
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.weights import full_tensor
@@ -88,12 +83,24 @@ class Prober:
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec  # of the model, to build a copy of a sharded one that is not
         self._steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
-        held_out = _held_out_clips(training, recipe)
-        known = training.clips if held_out is None else held_out
-        self._clips, self._classes = _probed_clips(recipe, known.samples)
-        self._held_out = None
-        if held_out is not None:
-            self._held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
+        known = training.clips
+        self._held_out: VideoClips | None = None  # some of data.val, with masks as training draws them
+        if recipe.data.val is not None:
+            views = known.make_views
+            assert isinstance(views, PretrainViews)
+            views = views if views.compared else replace(views, views_per_decode=1)
+            listed = read_source(recipe.data, "val", labeled=False)
+            known = clips_of(recipe, listed, views, replace_bad=False, num_noise=known.num_noise)
+            self._held_out = replace(known, samples=spaced(known.samples, MOST_HELD_OUT))
+        self._classes: Classes | None = None  # of `pretrain.probe.list`
+        if settings.list is None:
+            samples = spaced(list(dict.fromkeys(known.samples)), MOST_VIDEOS)
+            listed = SampleList(samples=samples, class_names=None)
+        else:
+            data = replace(recipe.data, train=settings.list)
+            listed = read_source(data, "train", labeled=True)
+            self._classes = Classes.of(listed, data)
+        self._clips = clips_of(recipe, listed, center_views(recipe), replace_bad=False)
         num_held_out = 0 if self._held_out is None else len(self._held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
         self.watches_loss = num_held_out >= FEWEST_HELD_OUT  # whether one that does not fall is reported
@@ -138,7 +145,7 @@ class Prober:
         """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
         training = self._training
         started = time.monotonic()
-        with self._evaluating() as model:
+        with self._evaluation_mode() as model:
 
             def pooled(batch: Batch) -> Floats:
                 """The mean of all encoded tokens and their change over time: (R, 4D)."""
@@ -167,7 +174,7 @@ class Prober:
                 count = self._classes.count
                 row["probe_knn"] = leave_one_out(known, count)
                 if self._metric == "linear":
-                    row["probe_linear"] = cross_validated(known, count, seed=training.settings.seed)
+                    row["probe_linear"] = cross_validated_accuracy(known, count, seed=training.settings.seed)
                 row["probe_retrieval"] = precision_of_nearest(known, known)
                 row["probe_chance"] = 100 * float(np.bincount(known.labels).max()) / len(samples)
             return row
@@ -235,7 +242,7 @@ class Prober:
         return [part for part in results if part.videos]
 
     @contextmanager
-    def _evaluating(self) -> Iterator[PretrainingModel]:
+    def _evaluation_mode(self) -> Iterator[PretrainingModel]:
         """The trained model, not sharded, in evaluation mode; restores the modes afterwards."""
         training = self._training
         trained = training.state.trained_model
@@ -260,27 +267,3 @@ class Prober:
             finally:
                 for module, mode in modes.items():
                     module.training = mode
-
-
-def _held_out_clips(training: Training, recipe: Recipe) -> VideoClips | None:
-    """The clips of data.val, with masks as training draws them; None without this list."""
-    if recipe.data.val is None:
-        return None
-    views = training.clips.make_views
-    assert isinstance(views, PretrainViews)
-    views = views if views.compared else replace(views, views_per_decode=1)
-    listed = read_source(recipe.data, "val", labeled=False)
-    return clips_of(recipe, listed, views, replace_bad=False, num_noise=training.clips.num_noise)
-
-
-def _probed_clips(recipe: Recipe, unlabeled: Sequence[Sample]) -> tuple[VideoClips, Classes | None]:
-    """The videos of `pretrain.probe.list` and their classes; else some of `unlabeled`, without classes."""
-    classes = None
-    if recipe.pretrain.probe.list is None:
-        samples = spaced(list(dict.fromkeys(unlabeled)), MOST_VIDEOS)
-        listed = SampleList(samples=samples, class_names=None)
-    else:
-        data = replace(recipe.data, train=recipe.pretrain.probe.list)
-        listed = read_source(data, "train", labeled=True)
-        classes = Classes.of(listed, data)
-    return clips_of(recipe, listed, center_views(recipe), replace_bad=False), classes

@@ -175,7 +175,7 @@ def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     return held
 
 
-def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
+def cross_validated_accuracy(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
     """The accuracy in percent of logistic regression, in up to five folds that divide no source.
 
     None if a class has a single source, or the videos for fitting have one class.

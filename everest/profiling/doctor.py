@@ -41,29 +41,26 @@ class CheckResult:
 def run_checks() -> list[CheckResult]:
     """Run all checks. A check that cannot run at all is a result, too."""
     results: list[CheckResult] = []
-    checks = {"packages": check_packages, "devices": check_devices}
-    checks |= {"decoders": check_decoders, "storage": check_storage}
-    for name, check in checks.items():
+    for check in (check_packages, check_devices, check_decoders, check_storage):
         try:
             results.extend(check())  # what it found before an error stays
         except Exception as error:  # whatever a broken package raises
-            fix = "run `pip install --force-reinstall .`"
+            name, fix = check.__name__.removeprefix("check_"), "run `pip install --force-reinstall .`"
             results.append(CheckResult(name, "broken", first_line(error), fix))
     return results
 
 
 def verdict(results: Sequence[CheckResult]) -> str:
     """The results of all checks in a sentence: whether everest works, on which device, and where to start."""
-    broken = [result.name for result in results if result.state == "broken"]
-    warned = [result.name for result in results if result.state == "warning"]
+    broken, warned = (
+        [each.name for each in results if each.state == state] for state in ("broken", "warning")
+    )
     if broken:
         return f"everest does not work on this machine: fix {', '.join(broken)} first."
     gpus = sum(result.name.startswith("GPU ") and result.state == "ok" for result in results)
-    device = "the CPU: begin with `everest train VIDEOS`"
-    if gpus:
-        device = counted(gpus, "GPU")
-    elif any(result.name == "MPS" for result in results):
-        device = "the GPU of this Mac, by --gpus mps"
+    has_mps = any(result.name == "MPS" for result in results)
+    device = "the GPU of this Mac, by --gpus mps" if has_mps else "the CPU: begin with `everest train VIDEOS`"
+    device = counted(gpus, "GPU") if gpus else device
     warning = f"; {counted(len(warned), 'warning')}: {', '.join(warned)}" if warned else ""
     return f"everest works on this machine, on {device}{warning}."
 
@@ -74,7 +71,7 @@ def first_line(error: Exception | str) -> str:
     return lines[0][:160] if lines else type(error).__name__
 
 
-def _checked(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State = "warning") -> CheckResult:
+def _result(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State = "warning") -> CheckResult:
     """A result with its fix unless it `is_ok`."""
     return CheckResult(name, "ok", found) if is_ok else CheckResult(name, otherwise, found, fix)
 
@@ -96,7 +93,7 @@ def check_devices() -> Iterator[CheckResult]:
     free = free_host_memory()
     found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield _checked("memory", found, free >= 2 * GIB, fix)  # heuristic: a small model's run
+    yield _result("memory", found, free >= 2 * GIB, fix)  # heuristic: a small model's run
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
@@ -164,8 +161,7 @@ def check_decoders() -> Iterator[CheckResult]:
         path = Path(folder) / "rendered.mp4"
         write_video(path, frames, fps=12)
         for name in DECODERS:
-            title = f"decoder {name}"
-            problem = None
+            title, problem = f"decoder {name}", None
             try:
                 decoded = read_frames(path, FRAME_IDS, decoder=name)  # (F, H, W, 3)
                 difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
@@ -176,11 +172,10 @@ def check_decoders() -> Iterator[CheckResult]:
                 continue
             except Exception as error:  # whatever a broken package raises
                 problem = error.reason if isinstance(error, VideoError) else first_line(error)
+            is_needed = name == "auto"  # PyAV, which reads every file
+            fix = reinstall if is_needed else "leave data.decoder at auto"
             found = problem or f"{len(FRAME_IDS)} of {len(FRAME_IDS)} test frames are correct"
-            if name == "auto":  # PyAV, which reads every file
-                yield _checked(title, found, problem is None, reinstall, otherwise="broken")
-            else:
-                yield _checked(title, found, problem is None, "leave data.decoder at auto")
+            yield _result(title, found, problem is None, fix, otherwise="broken" if is_needed else "warning")
 
 
 def check_storage() -> Iterator[CheckResult]:
@@ -189,11 +184,11 @@ def check_storage() -> Iterator[CheckResult]:
     free = shutil.disk_usage(here).free
     found = f"{free / GIB:.1f} GiB free at {here}"
     is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # heuristic: states of a ViT-B run, twice
-    yield _checked("disk", found, is_ok, "free some space, or name an --output that can be written")
+    yield _result("disk", found, is_ok, "free some space, or name an --output that can be written")
 
     from everest.data.workers import REMEDY, free_shared_memory
 
     shared = free_shared_memory()
     if shared is not None:
         # Heuristic: the clips of a run on one GPU. A container of Docker has 64 MB.
-        yield _checked("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, REMEDY)
+        yield _result("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, REMEDY)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import chain, cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,10 +87,19 @@ def time_timeline(job: LongJob) -> dict[str, float]:
         The seconds of a `window` and a `step`, the windows in a forward pass, `batch`, and `hours_per_hour`:
         of long recordings, in which a window begins at each step, in an hour.
     """
+
+    def windows() -> Iterator[tuple[Window, ViewTensors] | Unreadable]:
+        for sample in cycle(job.samples):
+            clear_video_cache()
+            computed = compute_over_windows(
+                job.model, sample, job.model.outputs, **job.settings, report=silent
+            )
+            yield from chain.from_iterable(computed)
+
     lengths: list[float] = []  # seconds, of intact windows
     started = time.perf_counter()
     elapsed = 0.0
-    for item in chain.from_iterable(map(partial(_windows, job), cycle(job.samples))):
+    for item in windows():
         if not isinstance(item, Unreadable):
             lengths.append(item[0].end - item[0].start)
         elapsed = time.perf_counter() - started
@@ -104,13 +112,6 @@ def time_timeline(job: LongJob) -> dict[str, float]:
     step = job.settings["step"] or max(lengths)
     hours = len(lengths) * step / elapsed
     return {"window": max(lengths), "step": step, "batch": job.settings["batch"], "hours_per_hour": hours}
-
-
-def _windows(job: LongJob, sample: Sample) -> Iterator[tuple[Window, ViewTensors] | Unreadable]:
-    """Yield the windows of a video, each when its outputs are computed."""
-    clear_video_cache()
-    computed = compute_over_windows(job.model, sample, job.model.outputs, **job.settings, report=silent)
-    return chain.from_iterable(computed)
 
 
 def latency_of(
@@ -128,20 +129,18 @@ def latency_of(
     Args:
         window, step, batch: of the timeline that is timed, too, if a classifier has such windows.
     """
-    file = find_weights(checkpoint)
-    model = None
+    file, model = find_weights(checkpoint), None
     if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)
-        precision = exported.precision
-        device = "cpu"
+        precision, device = exported.precision, "cpu"
         views = EvalViews(**vars(exported.clip), clips=1, crops=1)
 
         def outputs(clips: Tensor) -> object:
             return exported.outputs(exported(clips))
+
     else:
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
-        precision = model.runtime.precision
-        device = str(model.module.device)
+        precision, device = model.runtime.precision, str(model.module.device)
         views = model.views
         outputs = model.features if model.module.classes == () else model.outputs
     with TemporaryDirectory() as folder:
@@ -153,9 +152,8 @@ def latency_of(
             write_video(path, torch.stack([picture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
         samples = named_samples([path], root=None)
         latency = time_latency(outputs, views, samples)
-        is_timed = model is not None and model.module.classes and (window or has_windows(model))
         timeline = None
-        if model is not None and is_timed:
+        if model is not None and model.module.classes and (window or has_windows(model)):
             options = {"window": window, "step": step, "batch": batch}
             timeline = time_timeline(timeline_job(model, samples, **options, report=silent))
     about = {"checkpoint": str(file), "precision": precision, "device": device}

@@ -66,14 +66,13 @@ def plan_pretraining(
     """Estimate the pre-training of a recipe on GPUs, `gpu_name` of `GPUS` in any case of letters.
 
     Args:
-        videos: in the training list.
         epochs: None takes the recipe's.
         gpus: number of GPUs of one machine.
         loader: clips per second of the machine's loader, if it was measured.
     Returns:
         The values of `"plan"` in `everest profile --json`: `hours` of the run, None if it does not fit;
-        `fits`; `batch`, clips in one pass; `limit`, `step` or `loader`, and the hours of both alone,
-        `step_hours` and `loader_hours`; `step_clips_per_second` of all GPUs; `memory_gib`; `sentence`.
+        `batch`, clips in one pass; `limit`, `step` or `loader`, and the hours of both alone, `step_hours` and
+        `loader_hours`; `step_clips_per_second` of all GPUs; `memory_gib`; `sentence`.
     Raises:
         RecipeError: the GPU is unknown, or the batch does not divide over the GPUs.
     """
@@ -89,24 +88,27 @@ def plan_pretraining(
     plan = plan_stage(stage, num_videos=videos, processes=gpus, largest_micro_batch=max(largest, together))
     fits = largest >= plan.micro_batch
     memory = (state_bytes + plan.micro_batch * clip_bytes) / GIB
-    run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
     gpu_seconds, speed_text = _gpu_time(recipe, cost, plan, gpu)
     loader_seconds, loader_text = _loader_time(recipe, cost, plan, loader)
     step_hours, loader_hours = gpu_seconds / 3600, loader_seconds / 3600
     hours = max(step_hours, loader_hours)
     limit = "loader" if loader_hours > step_hours else "step"
     limited = "reading videos" if limit == "loader" else "the GPU" if gpus == 1 else "the GPUs"
+    run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
     place = f"{'one' if gpus == 1 else gpus} {gpu.name}"
-    sentence = f"{run} takes about {hours:.1f} hours on {place}, limited by {limited}: the steps alone take "
-    sentence += f"{step_hours:.1f} hours, reading alone {loader_hours:.1f}. It fits in memory: "
     need = f"{memory:.1f} of {gpu.gib:g} GiB"
-    sentence += f"{plan.micro_batch} clips per pass need about {need}."
+    sentence = (
+        f"{run} takes about {hours:.1f} hours on {place}, limited by {limited}: the steps alone take "
+        f"{step_hours:.1f} hours, reading alone {loader_hours:.1f}. It fits in memory: "
+        f"{plan.micro_batch} clips per pass need about {need}."
+    )
     if not fits:
-        remedy = "try train.checkpointing=true, a smaller model, or shorter or smaller clips"
-        need += f", of which {MEMORY_USED:.0%} can be used"
-        sentence = f"{run} does not fit on {place}: one pass needs {need}; {remedy}."
+        sentence = (
+            f"{run} does not fit on {place}: one pass needs {need}, of which {MEMORY_USED:.0%} can be used; "
+            "try train.checkpointing=true, a smaller model, or shorter or smaller clips."
+        )
     several = "" if gpus == 1 else f", {gpus} GPUs as fast as {gpus} times one"
-    assumed = f"Assumed: {speed_text}{several}, and {loader_text}; expect half to twice the time."
+    sentence += f" Assumed: {speed_text}{several}, and {loader_text}; expect half to twice the time."
     return {
         "gpu": gpu.name,
         "gpus": gpus,
@@ -118,7 +120,7 @@ def plan_pretraining(
         "loader_hours": loader_hours,
         "step_clips_per_second": plan.steps * plan.batch_size / gpu_seconds,
         "memory_gib": round(memory, 2),
-        "sentence": f"{sentence} {assumed}",
+        "sentence": sentence,
     }
 
 

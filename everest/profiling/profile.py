@@ -1,11 +1,14 @@
-"""The cost of a recipe's stages: tokens, multiply-accumulates, parameters and memory."""
+"""The cost of a recipe's stages: tokens, multiply-accumulates, parameters, memory; the paper's tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Final, Literal
+
+from pydantic import TypeAdapter
 
 from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, named_heads
@@ -14,7 +17,7 @@ from everest.config.recipe import load_recipe
 from everest.config.recipe_files import find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import SELECTION, FinetuneSettings, PretrainSettings
-from everest.errors import unknown_name
+from everest.config.yaml import read_yaml
 from everest.methods.external import is_import_path
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import TopK
@@ -35,6 +38,19 @@ METHODS: Final = {
 RANKS: Final = (TopK, LearnedImportance)  # strategies whose keep ratio `--keep` sets
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
+PAPER_TABLES: Final = Path(__file__).with_name("paper_tables.yaml")
+PAPER_GPUS: Final = 8  # the paper's memory figures are sums over the GPUs of its machine
+SOFTMAX_COPIES: Final = 2.5  # tensors of tokens x tokens x heads that unfused attention saves
+SUBJECTS: Final = {  # of the paper's tables
+    1: "cost of pre-training and fine-tuning by backbone",
+    3: "memory of pre-training by batch size",
+    4: "time and memory of pre-training by method",
+    5: "cost and memory of fine-tuning with and without EVEREST",
+    10: "cost by the share of tokens kept (EVEREST) or masked (VideoMAE, ST-MAE), ViT-B",
+    11: "cost of fine-tuning by backbone",
+    12: "cost by the number of frames",
+    15: "size, memory and cost by the number of convolutions in the embedding",
+}
 
 
 class StageCost:
@@ -119,14 +135,6 @@ def precision_of(recipe: Recipe) -> str:
     return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
 
 
-def method_recipe(method: str) -> str:
-    """The name of the shipped recipe of a method of `METHODS`; underscores are accepted for hyphens."""
-    name = method.replace("_", "-")
-    if name not in METHODS:
-        raise unknown_name("--method", name, METHODS)
-    return METHODS[name]
-
-
 def changed_recipe(
     name: str,
     *,
@@ -165,3 +173,60 @@ def profile(recipe: Recipe) -> dict[str, Any]:
         "checkpointing": recipe.train.checkpointing,
         "stages": costs,
     }
+
+
+@cache
+def cost_of(recipe: str, stage: StageName, overrides: tuple[str, ...]) -> StageCost:
+    """The cost of a stage of a shipped recipe with overrides, in bf16."""
+    return StageCost(load_recipe(recipe, overrides=overrides), stage, value_bytes=VALUE_BYTES["bf16"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperFigure:
+    """A printed figure, and what computes it: a row of paper_tables.yaml, which describes the keys."""
+
+    table: int
+    what: str
+    printed: str
+    unit: Literal["GMACs", "M parameters", "GB", "time"] = "GMACs"
+    of: tuple[str, StageName, tuple[str, ...]] | None = None  # recipe, stage and overrides
+    batch: int | None = None
+    note: str = ""
+
+    def dump(self) -> dict[str, Any]:
+        """Return the values of `everest profile --paper --json`; `ours` is None if it must be measured.
+
+        GB (10^9 bytes) are estimated for all GPUs, in bf16 with attention that is not fused, as the paper's.
+        """
+        ours = None
+        if self.of is not None and self.unit != "GB":
+            cost = cost_of(*self.of)
+            ours = cost.gmacs if self.unit == "GMACs" else cost.parameters / 1e6
+        elif self.of is not None and self.batch is not None:
+            cost = cost_of(*self.of)
+            clip = cost.activation_bytes_per_clip + softmax_bytes(cost.spec, VALUE_BYTES["bf16"])
+            ours = (PAPER_GPUS * sum(cost.model_state.values()) + self.batch * clip) / 1e9
+        row: dict[str, Any] = {"table": self.table, "what": self.what, "unit": self.unit}
+        row |= {"paper": self.printed, "ours": ours, "note": self.note}
+        if ours is not None:
+            decimals = len(self.printed.partition(".")[2])
+            row["rounded"] = f"{ours:.{decimals}f}"
+            row["deviation_percent"] = 100 * (ours / float(self.printed) - 1)
+        return row
+
+
+def softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+    """Estimate the bytes that unfused attention saves in addition: tokens x tokens per head and block."""
+    tokens = count_tokens(spec)
+    size = spec.model.backbone_size
+    encoded = spec.model.class_token + spec.model.registers + tokens.visible
+    squares = size.depth * size.heads * encoded**2
+    if spec.is_autoencoder:
+        squares += spec.model.decoder_depth * size.decoder_heads * (tokens.visible + tokens.target) ** 2
+    return int(SOFTMAX_COPIES * bytes_per_value * squares)
+
+
+def paper_figures() -> list[PaperFigure]:
+    """Every cost figure of Tables 1, 3, 4, 5, 10, 11, 12 and 15."""
+    rows = read_yaml(PAPER_TABLES.read_text("utf-8"), str(PAPER_TABLES))
+    return TypeAdapter(list[PaperFigure]).validate_python(rows)

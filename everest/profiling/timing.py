@@ -53,9 +53,8 @@ def time_stages(
     Returns:
         Of each stage `measured`, see `time_steps`, and perhaps `loading`, see `time_loader`.
     """
-    loading: tuple[TrainingStage, ...] = ()
-    if loads:
-        loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
+    loading: tuple[TrainingStage, ...] = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
+    loading = loading if loads else ()
     for stage in loading:  # missing videos are reported before anything is measured
         stage_clips(recipe, stage)
     stages: dict[StageName, dict[str, Any]] = {
@@ -63,9 +62,9 @@ def time_stages(
     }
     for stage in loading:
         step = stages[stage]["measured"]
-        stages[stage]["loading"] = time_loader(
-            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
-        )
+        speed = step["clips_per_second"]
+        loader = time_loader(recipe, stage, batch=step["batch"], step_clips_per_second=speed, cpu=cpu)
+        stages[stage]["loading"] = loader
     return stages
 
 

@@ -1,4 +1,4 @@
-"""Accelerate: processes and precision, decisions of the main process, memory in use."""
+"""The processes of a command: their precision, what they decide and gather together, their memory."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import atexit
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -24,6 +24,8 @@ T = TypeVar("T")
 # The other processes wait in a collective while the main one evaluates a tokenizer, measures its targets or
 # writes a checkpoint. NCCL gives up after 10 minutes by default, and gloo after 30. Our choice.
 COLLECTIVE_TIMEOUT: Final = timedelta(hours=2)
+# A process that is done waits for the longest recordings of the others. One that dies ends the wait at once.
+LONGEST_WAIT: Final = timedelta(days=30)
 
 
 def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
@@ -84,13 +86,52 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     return value
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Processes:
+    """The processes of a launcher that divide the work of a command: they exchange small objects only."""
+
+    rank: int = 0
+    count: int = 1
+    group: Any = None  # of torch.distributed; None: this is the only one
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the output."""
+        return self.rank == 0
+
+    def decide(self, decide: Callable[[], T]) -> T:
+        """Let the main process decide for all, by what it finds on the disk."""
+        values = [decide() if self.is_main else None]
+        if self.group is not None:
+            dist.broadcast_object_list(values, group=self.group)
+        (value,) = values
+        return value  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T]:
+        """Wait for all; returns the values by rank in the main process, and none in the others."""
+        if self.group is None:
+            return [value]
+        values: list[Any] | None = [None] * self.count if self.is_main else None
+        dist.gather_object(value, values, group=self.group)
+        return values or []
+
+
+ALONE: Final = Processes()
+
+
+def processes_of(runtime: Runtime) -> Processes:
+    """The processes of a command, each of which must call it."""
+    if runtime.processes == 1:
+        return ALONE
+    # Of its own, as NCCL's, for training, needs a GPU to wait.
+    group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    return Processes(rank=runtime.rank, count=runtime.processes, group=group)
+
+
 def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

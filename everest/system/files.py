@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,8 +66,6 @@ def made_folder(path: Path) -> Iterator[None]:
 
 def _flush(path: Path) -> None:
     """Write a file, or the entries of a folder, through to the disk."""
-    if sys.platform == "win32" and path.is_dir():  # cannot be opened; its entries are journaled
-        return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # only a writer can flush there
     try:
         os.fsync(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -55,10 +54,6 @@ def is_running(run: Path) -> bool:
     lock_file = run / f".{TRAINING_LOCK}{LOCK}"
     if not lock_file.exists():
         return False
-    if sys.platform == "win32":
-        with suppress(OSError), FileLock(lock_file, timeout=0):  # Timeout is an OSError
-            return False
-        return True
 
     import fcntl
 

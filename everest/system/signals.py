@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,8 @@ from typing import Any, Final, Self
 from everest.errors import UserError
 from everest.system.processes import is_main
 
-# Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal; Ctrl-Break of Windows.
-STOP_NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
+# Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal.
+STOP_NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 STOP_SIGNALS: Final = tuple(getattr(signal, name) for name in STOP_NAMES if hasattr(signal, name))
 PARENT_VARIABLE: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 PARENT_SECONDS: Final = 0.25  # heuristic: between two looks at the parent
@@ -137,5 +136,5 @@ def end_with_parent() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     parent = os.environ.get(PARENT_VARIABLE, "")
-    if parent.isdecimal() and sys.platform != "win32":  # where an orphan keeps the id of its parent
+    if parent.isdecimal():
         threading.Thread(target=watch, args=(int(parent),), daemon=True).start()

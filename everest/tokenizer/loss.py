@@ -188,10 +188,10 @@ class PerceptualDistance:
         """Scalar float32: the distance of clips (B, 3, T, H, W) in [0, 1], on frames that `rng` draws."""
         number = min(FRAMES, real.size(2))
         ids = np.sort(rng.choice(real.size(2), size=number, replace=False))
-        drawn = torch.from_numpy(ids).to(real.device)
+        sampled = torch.from_numpy(ids).to(real.device)
         with torch.no_grad():
-            target = self._logits(real[:, :, drawn])
-        return F.mse_loss(self._logits(rebuilt[:, :, drawn]), target)
+            target = self._logits(real[:, :, sampled])
+        return F.mse_loss(self._logits(rebuilt[:, :, sampled]), target)
 
     def _logits(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B * T, classes) float32."""

@@ -91,10 +91,10 @@ def measure_tokenizer(
             "own": psnr(rebuilt[0], scaled),  # (n,) in dB, from the tokens that the tokenizer selects
             "random": psnr(rebuilt[1], scaled),  # from as many random tokens
             "all": psnr(rebuilt[2], scaled),
-            "kept": _ranked(mask).bool(),  # (n, N)
-            "scores": _ranked(output.scores),
-            "untrained": _ranked(untrained(scaled)),
-            "change": _ranked(change_of_tokens(scaled, mask.shape[1:])),
+            "kept": _ranked_tokens(mask).bool(),  # (n, N)
+            "scores": _ranked_tokens(output.scores),
+            "untrained": _ranked_tokens(untrained(scaled)),
+            "change": _ranked_tokens(change_of_tokens(scaled, mask.shape[1:])),
             "codes": output.codes.gather(1, ids),  # (n, K), including the first slice
         }
         for name, values in batch.items():
@@ -110,7 +110,7 @@ def measure_tokenizer(
     return TokenizerReport(figures=figures, examples=examples, skipped=skipped)
 
 
-def _ranked(by_token: Tensor) -> Tensor:
+def _ranked_tokens(by_token: Tensor) -> Tensor:
     """Remove the first slice, of which all tokens are kept: (n, t, h, w) to (n, N)."""
     return by_token[:, 1:].flatten(1)
 

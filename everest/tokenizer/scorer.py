@@ -42,7 +42,8 @@ class TokenScorer(nn.Module):
     def features(self, frames: Tensor) -> Tensor:
         """Compute features (B, C, t, h, w) of clips (B, 3, T, H, W), always in float32 to avoid ties."""
         with full_precision(frames.device):
-            return self.second(_padded(F.gelu(self.first(_padded(frames.float(), self.first))), self.second))
+            inner = F.gelu(self.first(_pad_edges(frames.float(), self.first)))
+            return self.second(_pad_edges(inner, self.second))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Compute scores (B, t, h, w) of clips (B, 3, T, H, W)."""
@@ -56,7 +57,7 @@ class TokenScorer(nn.Module):
             return torch.cat([scores[:, :1], scores], dim=1)
 
 
-def _padded(x: Tensor, conv: nn.Conv3d) -> Tensor:
+def _pad_edges(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """Repeat the edges in space, so that the output size of `conv` is the input size over its stride."""
     padding = conv.kernel_size[1] - conv.stride[1]
     sides = (padding // 2, padding - padding // 2)

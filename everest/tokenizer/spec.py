@@ -1,18 +1,32 @@
-"""The tokenizer of a recipe: a new one, or the trained one that a model uses."""
+"""The tokenizer of a recipe: a new one, or the trained one that a model uses.
+
+Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
+
+B batch, C channels, T frames, H W pixels, N tokens, K target tokens, D code dimensions, P = D values, or the
+sum of the levels of all dimensions; t p q a tubelet's frames, rows and columns.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import ConfigDict
+from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import CheckpointError, RecipeError
+from everest.methods.grid import gather_patches, gather_tokens
+from everest.methods.targets import CodeSpace
 from everest.system.weights import load_tensors, read_weights, state_hash
 from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 
 def tokenizer_settings(recipe: Recipe) -> TokenizerSettings:
@@ -80,3 +94,87 @@ def tokenizer_use(recipe: Recipe) -> TokenizerUse:
             f"has model.tubelet {recipe.model.tubelet} and clips of {recipe.data.frames} frames"
         )
     return TokenizerUse(settings=spec, path=str(path.resolve()), sha256=state_hash(weights.tensors))
+
+
+class FrozenTokenizer:
+    """A trained tokenizer that a model uses. It is not among the model's weights, never trained or copied.
+
+    Args:
+        load: called when the tokenizer is first needed; clips from a token cache never need it.
+        levels: of its code dimensions.
+        pixels: of the model's clips. The tokenizer takes frames in [0, 1].
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], AdaptiveTokenizer],
+        levels: tuple[int, ...],
+        pixels: PixelStatistics = IMAGENET,
+    ) -> None:
+        self._load = load
+        self.levels = levels
+        self.pixels = pixels
+
+    @classmethod
+    def wrap(cls, tokenizer: AdaptiveTokenizer, pixels: PixelStatistics = IMAGENET) -> FrozenTokenizer:
+        """Freeze a tokenizer that is already loaded."""
+        return cls(lambda: tokenizer, tokenizer.quantizer.levels, pixels)
+
+    @cached_property
+    def tokenizer(self) -> AdaptiveTokenizer:
+        return self._load().eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTokenizer:
+        return self  # shared with the average of the model's weights
+
+    def on(self, device: torch.device) -> AdaptiveTokenizer:
+        """The tokenizer, moved to the device of the clips."""
+        if self.tokenizer.target_mean.device != device:
+            self.tokenizer.to(device)
+        return self.tokenizer
+
+    @torch.no_grad()
+    def scores(self, frames: Tensor) -> Tensor:
+        """Score tokens (B, N) float32 of clips (B, C, T, H, W), bytes or normalized; high is important."""
+        return self._in_parts(self.on(frames.device).scores, frames).flatten(1)
+
+    @torch.no_grad()
+    def latent(self, frames: Tensor) -> Tensor:
+        """Encode clips (B, C, T, H, W), bytes or normalized: (B, N, D) float32, before the quantizer."""
+        return self._in_parts(self.on(frames.device).latent, frames)
+
+    # A graph would repeat the tokenizer for every part of a batch. `torch.compiler.disable` is the same, but
+    # imports the compiler at once, which takes a second.
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+    def _in_parts(self, code: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+        """Apply `code` to the pixels in [0, 1] of a few clips at a time; all at once take much memory."""
+        parts = frames.split(self.tokenizer.clips_at_once(frames))
+        return torch.cat([code(self.pixels.to_unit_range(part)) for part in parts])
+
+    @torch.no_grad()
+    def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
+        """The targets (B, K, D) of the tokens `ids` (B, K): float32; for `codes` int64 levels."""
+        tokenizer = self.on(frames.device)
+        latent = self.latent(frames)  # (B, N, D)
+        values, codes = tokenizer.quantizer(latent)
+        if space == "codes":
+            return tokenizer.quantizer.digits(codes.gather(1, ids))
+        values = values if space == "values" else tokenizer.quantizer.bound(latent)
+        return (gather_tokens(values, ids) - tokenizer.target_mean) / tokenizer.target_std
+
+    @torch.no_grad()
+    def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
+        """Decode the clip with predictions (B, K, P) at tokens `ids`: (B, K, C, t, p, q) in [0, 1]."""
+        tokenizer = self.on(frames.device)
+        values, _ = tokenizer.quantizer(self.latent(frames))  # (B, N, D)
+        if space == "codes":
+            parts = prediction.float().split(self.levels, dim=-1)
+            digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)
+            predicted = digits / tokenizer.quantizer.steps - 1
+        else:
+            predicted = prediction.float() * tokenizer.target_std + tokenizer.target_mean  # (B, K, D)
+        values = values.scatter(1, ids.unsqueeze(-1).expand(-1, -1, values.size(-1)), predicted)
+        clips = tokenizer.decode(values, tokenizer.grid(frames)).clamp(0, 1)
+        if clips.shape[-2:] != frames.shape[-2:]:
+            clips = F.interpolate(clips, frames.shape[-3:])
+        return gather_patches(clips, ids, tokenizer.tubelet)

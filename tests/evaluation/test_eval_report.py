@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from small_runs import json_of, refused, run, sets, small_recipe
 
-from everest.evaluation.metric_text import metric_rows
 from everest.evaluation.page import draw_confusion, shorten_names
+from everest.metrics.names import metric_rows
 
 
 def test_long_names_stay_distinct_on_the_axes():

@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.config.recipe import load_recipe
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
-from everest.profiling.paper import cost_of, paper_figures
-from everest.profiling.profile import METHODS, STAGES, profile, stage_spec
+from everest.profiling.profile import METHODS, STAGES, cost_of, paper_figures, profile, stage_spec
 from everest.profiling.timing import time_steps
 
 

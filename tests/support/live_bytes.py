@@ -12,7 +12,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
 from everest.system.compute import LiveBytes
-from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
+from everest.tokenizer.spec import FrozenTokenizer
 
 
 @contextmanager

@@ -16,9 +16,8 @@ from everest.methods.targets import TokenTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.weights import state_hash
-from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.spec import tokenizer_spec
+from everest.tokenizer.spec import FrozenTokenizer, tokenizer_spec
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)

@@ -1,0 +1,333 @@
+"""The commands of `everest prepare` for lists, splits, statistics, windows and annotations."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import typer
+
+from everest.errors import first_names
+from everest.system.files import check_new_file, refuse_inputs
+from everest.system.processes import num_cores
+from everest.system.storage import parse_location
+from everest.system.text import counted
+from everest_cli import options as o
+from everest_cli.options import Task, argument, local_path, option, refuse, root_of
+from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
+from everest_cli.timeline import AnnotationKind, kind_of
+
+if TYPE_CHECKING:
+    from everest.lists.sample import Sample
+
+DIGITS: Final = 4  # heuristic, of a mean and std: a fortieth of a level of a byte
+MOST_HOURS: Final = 10_000_000  # more than 1000 years
+MOST_NAMES: Final = 20  # heuristic: groups that a line names
+
+
+def index(
+    folder: Path = argument("FOLDER", "The data set: data.root of a recipe.", parser=local_path),
+    annotations: Path | None = option(
+        "--annotations DIR", "Folder of the annotations, if not below FOLDER.", parser=local_path
+    ),
+    split: int = option("--split N", "Official split of UCF101 or HMDB51.", 1, min=1, max=3),
+    output: Path | None = o.LISTS_FOLDER,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Write lists from the annotations of a data set; prints the lines for a recipe.
+
+    Example: everest prepare index /data/ucf101
+    """
+    from everest.config.yaml import write_yaml
+    from everest.prepare.archives import write_index
+
+    document = write_index(
+        folder, output or folder, annotations=annotations, split=split, overwrite=overwrite
+    )
+    lists = ", ".join(f"{name} {count}" for name, count in document["lists"].items())
+    classes = f"; {counted(document['classes'], 'class')}" if document["classes"] else ""
+    say(f"{document['layout']}: {lists}{classes}")
+    if document["missing"] or document["extra"]:
+        missing = counted(document["missing"], "video")
+        say(f"{missing} missing, {document['extra']} in no list: {document['written'][-1]}")
+    lines = write_yaml({"data": document["data"]}, width=1000).rstrip("\n")
+    print_result(document, lines, as_json=as_json)
+
+
+def split(
+    source: Path = argument("SOURCE", "A list or a folder of class folders.", parser=local_path),
+    shares: str | None = option(
+        "--shares A/B/C", "Shares of train, val and test, or of train and test [70/15/15]."
+    ),
+    group: str | None = option(
+        "--group folder|column:NAME|REGEX",
+        "Keep videos together by folder, by a column, or by the match of (…) in the file name; "
+        "path:REGEX, or a REGEX with /, matches the path below --data.",
+    ),
+    class_column: str | None = option("--class-column NAME", "Column with the classes [found by name]."),
+    task: Task | None = o.TASK,
+    seed: int = option("--seed N", "Equal seeds give equal splits.", 0, min=0),
+    classes: Path | None = option("--classes FILE", "Class names in order, one per line.", parser=local_path),
+    data: Path | None = o.LOCAL_ROOT,
+    output: Path | None = o.LISTS_FOLDER,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Split a data set into train, val and test: equal shares of every class, groups kept together.
+
+    Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
+    """
+    from everest.lists.writing import CLASSES
+    from everest.prepare.split import SHARES, LabeledVideos, read_shares
+
+    parts = SHARES if shares is None else read_shares(shares)
+    root = root_of(source, data).absolute()
+    videos = LabeledVideos.read(
+        source, root=root, group=group, class_column=class_column, task=task, classes=classes
+    )
+    lists = videos.split(parts, seed=seed)
+    folder = output or root
+    written = list(videos.write(lists, folder, overwrite=overwrite).values())
+    say(*videos.notices)
+    document = {
+        "seed": seed,
+        "shares": {name: round(share, 5) for name, share in parts.items()},
+        "lists": _say_lists(lists, videos.class_names),
+        "written": [*written, *([str(folder / CLASSES)] if videos.class_names else [])],
+        "task": videos.task,
+    }
+    say(f"lists: {folder}")
+    print_result(document, "\n".join(document["written"]), as_json=as_json)
+
+
+def _say_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Print the size, groups and missing classes of each list; returns its facts for --json."""
+    from everest.lists.labels import count_classes, number_facts
+    from everest.lists.sample import ListSize
+
+    samples = list(chain(*lists.values()))
+    unit = ListSize.of(samples).unit
+    facts = {}
+    every_class = count_classes(sample.labels[0] for sample in samples if sample.labels)
+    for name, part in lists.items():
+        labels = [sample.labels[0] for sample in part if sample.labels]
+        counts = count_classes(labels)
+        numbers = number_facts(labels)
+        groups = sorted({sample.group for sample in part if sample.group is not None})
+        text = f"{name}: {counted(len(part), unit)} ({len(part) / len(samples):.1%})"
+        if numbers:
+            text += f", labels from {numbers['min']:g} to {numbers['max']:g}, mean {numbers['mean']:g}"
+        if groups:
+            text += f" of {counted(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"
+        say(text)
+        if empty := sorted(
+            names[index] if names else str(index) for index in every_class.keys() - counts.keys()
+        ):
+            reason = f"which have too few {unit}s or groups to be in every list"
+            say(f"{name} has no {unit} of {counted(len(empty), 'class')}, {reason}: {first_names(empty)}")
+        classes = {names[index] if names else str(index): count for index, count in sorted(counts.items())}
+        facts[name] = {"videos": len(part), "groups": groups, "classes": classes, "numbers": numbers}
+    return facts
+
+
+def stats(
+    source: Path = argument("SOURCE", "A list, or a folder of videos.", parser=local_path),
+    most: int | None = option("--videos N", "Use N random videos of each class [all].", min=1),
+    data: Path | None = o.LOCAL_ROOT,
+    task: Task | None = o.TASK,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
+) -> None:
+    """Print mean and std of the colors, lengths, class balance and camera motion.
+
+    Motion is the mean absolute difference of neighboring gray frames, from 0 (still) to 1.
+
+    Example: everest prepare stats train.csv
+    """
+    from everest.lists.reading import read_labeled
+    from everest.prepare.stats import MOTION, take_stats
+
+    listed = read_labeled(source, root=root_of(source, data), task=task)
+    if listed.notice is not None:
+        say(listed.notice)
+    with Display(quiet=quiet) as display:
+        document = take_stats(listed, most=most, workers=num_cores(), report=display.report)
+    if as_json:
+        print_json(document)
+        return
+    typer.echo(f"{document['measured']} of {document['videos']} videos measured")
+    options = []
+    for name in ("mean", "std"):
+        typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in document[name]))
+        options.append(f"--set 'data.{name}={[round(value, DIGITS) for value in document[name]]}'")
+    typer.echo(f"for a recipe: {' '.join(options)}")
+    for name in ("seconds", "frames"):
+        if document[name]:
+            least, middle, most = (document[name][key] for key in ("min", "median", "max"))
+            typer.echo(f"{name}: {least:.4g} to {most:.4g}, median {middle:.4g}")
+    strides = ", ".join(f"{clip} frames: {stride or 'none'}" for clip, stride in document["strides"].items())
+    typer.echo(f"largest stride that fits 95 % of the videos, for clips of {strides}")
+    if document["numbers"]:
+        facts = (f"{name} {value:g}" for name, value in document["numbers"].items())
+        typer.echo(f"labels: {', '.join(facts)}")
+    camera = document["camera"]
+    typer.echo(
+        f"camera: of the neighboring frames sampled, it moves in {camera['moving']:.0%}; in "
+        f"{camera['unexplained']:.0%}, the change has another cause (cuts, fast motion, large objects)"
+    )
+    typer.echo(f"motion: {document['motion']:.4f} ({MOTION})")
+    if document["classes"]:
+        typer.echo(f"largest class / smallest: {document['imbalance']:g}")
+    for row in document["classes"]:
+        motion = "" if row["motion"] is None else f", motion {row['motion']:.4f}"
+        typer.echo(f"  {row['class']}: {counted(row['videos'], 'video')}{motion}")
+
+
+def windows(
+    sources: list[Path] = o.VIDEOS,
+    seconds: float = option("--seconds S", "Length of a window.", ..., min=0.01),
+    output: Path = option("--output -o LIST", "The list to write (.csv).", ...),
+    step: float | None = option("--step S", "Seconds between window starts [--seconds].", min=0.01),
+    hours: float | None = option("--hours H", "Total hours of windows [no limit].", min=0),
+    count: int | None = option("--count N", "Total number of windows [no limit].", min=1),
+    by: Literal["uniform", "activity"] = option(
+        "--by", "Spread evenly, or mostly where something moves.", "uniform"
+    ),
+    labels: list[Path] | None = option(
+        "--labels F", "Annotations of any kind that label the windows; repeatable."
+    ),
+    fps: float | None = o.FPS,
+    observer: list[str] | None = o.OBSERVER,
+    subject: str | None = o.SUBJECT,
+    task: Task | None = option("--task", "Kind of labels [multi-label if classes overlap]."),
+    seed: int = o.SEED,
+    data: Path | None = o.LIST_ROOT,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
+) -> None:
+    """Write a list of windows of long videos; intact files are not decoded.
+
+    Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
+    """
+    from everest.annotations.labels import WhoseBouts
+    from everest.annotations.records import left_out_rows
+    from everest.lists.inputs import named_samples
+    from everest.prepare.windows import WindowSettings, read_bouts, write_windows
+
+    refuse(
+        {
+            "--hours and --count both limit the windows; use one of them": None not in (hours, count),
+            f"--hours {hours}: must be at most {MOST_HOURS}": not (hours is None or hours <= MOST_HOURS),
+            "--fps and --task need --labels": (fps or task) and not labels,
+            "--observer and --subject need --labels": (observer or subject) and not labels,
+        }
+    )
+    number = count if hours is None else int(hours * 3600 / seconds)
+    settings = WindowSettings(seconds=seconds, step=step or seconds, by=by, count=number, seed=seed)
+    samples = named_samples(sources, root=data)
+    inputs = [*sources, *(labels or []), *{sample.video for sample in samples}]
+    refuse_inputs(output, inputs)
+    check_new_file(output, overwrite=overwrite)
+    with Display(quiet=quiet) as display:
+        paths = [str(parse_location(sample.path).absolute()) for sample in samples]
+        whose = WhoseBouts(observers=observer or (), subject=subject)
+        read = read_bouts(labels, paths, display.report, whose=whose, fps=fps) if labels else None
+        bouts = None if read is None else read.bouts
+        document = write_windows(
+            samples, output, settings, bouts=bouts, task=task, overwrite=overwrite, report=display.report
+        )
+    if read is not None:
+        document["left_out"] = left_out_rows(read.left_out)
+    print_result(document, output, as_json=as_json)
+    if not quiet:
+        _print_windows(document)
+    exit_if_failed(document["failed"] or document["damaged"])
+
+
+def _print_windows(document: dict[str, Any]) -> None:
+    """Print the numbers of windows and labels, and the command that splits a labeled list."""
+    numbers = f"{counted(document['windows'], 'window')} of {counted(document['videos'], 'video')}"
+    say(f"{numbers}, {document['hours']:.2f} hours")
+    if "task" in document:
+        task, classes = document["task"], document["classes"]
+        say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in document["labels"].items()))
+        words = ["everest", "prepare", "split", document["list"], "--group", "column:group"]
+        words += [] if task == "single-label" else ["--task", task]
+        words += [] if classes is None else ["--classes", classes]
+        say(f"next:\n  {shlex.join(words)}")
+
+
+def convert_annotations(
+    files: list[Path] = argument("FILE…", "Annotation files of any kind.", parser=local_path),
+    fps: float | None = o.FPS,
+    videos: list[Path] | None = option(
+        "--videos DIR", "The annotated videos, or their folder; repeatable.", parser=local_path
+    ),
+    observer: list[str] | None = o.OBSERVER,
+    subject: str | None = o.SUBJECT,
+    to: AnnotationKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
+    output: Path | None = option("--output -o OUT", "Convert to this file, or folder of files."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Read annotation files: print bouts and seconds per class, or convert them.
+
+    everest prepare windows --labels makes a list of labeled windows of them.
+
+    Example: everest prepare annotations project.boris --to elan -o elan
+    """
+    kind = kind_of(output, to, get_args(AnnotationKind))
+
+    from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
+    from everest.annotations.formats import files_of, write_annotations
+    from everest.annotations.labels import WhoseBouts, read_labels
+    from everest.annotations.matching import checked_lengths
+    from everest.annotations.records import left_out_rows
+    from everest.lists.inputs import named_videos
+
+    paths = list(map(str, named_videos(videos or [])))
+    whose = WhoseBouts(observers=observer or (), subject=subject)
+    labels = read_labels(files, paths, whose=whose, fps=fps)
+    bouts_of, times, notices = checked_lengths(labels.bouts) if videos else (labels.bouts, {}, [])
+    bouts = [bout for video_bouts in bouts_of.values() for bout in video_bouts]
+    unscored = [bout for bout in bouts if bout.label == UNSCORED]
+    scored = [bout for bout in bouts if bout.label != UNSCORED]
+    lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}
+    classes = sorted(lengths.items(), key=lambda item: -sum(item[1]))  # the class with the most seconds first
+    document: dict[str, Any] = {
+        "videos": len({bout.video for bout in bouts}),
+        "bouts": len(scored),
+        "classes": {name: {"bouts": len(s), "seconds": round(sum(s), 3)} for name, s in classes},
+        "unscored": {
+            "videos": len({bout.video for bout in unscored}),
+            "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
+        },
+        "unmatched": labels.unmatched,
+        "left_out": left_out_rows(labels.left_out),
+        "written": [],
+    }
+    if kind is not None and output is not None:
+        for file in files_of(output, by_video(bouts), kind):
+            refuse_inputs(file, [*files, *paths])
+            check_new_file(file, overwrite=overwrite)
+        written = write_annotations(output, bouts, kind, times=times)
+        document["written"] = [str(file) for file in written]
+    say(*_bout_texts(document), *labels.notices, *notices)
+    if as_json:
+        print_json(document)
+    elif document["written"]:
+        typer.echo("\n".join(document["written"]))
+
+
+def _bout_texts(document: dict[str, Any]) -> Iterator[str]:
+    """A line for the bouts of each class, and for what is not scored."""
+    yield f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}"
+    for name, facts in document["classes"].items():
+        yield f"  {name}: {counted(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s"
+    if (facts := document["unscored"])["videos"]:
+        yield f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s"

@@ -151,7 +151,8 @@ class FeatureTable:
         """The features (N, F) of a candidate or an input for readable samples."""
         candidate, blocks, kept = INPUTS.get(name, (name, 1, (0,)))
         features = self.features[candidate][[self.rows[sample.video_id] for sample in samples]]
-        return features.reshape(len(samples), blocks, -1)[:, list(kept)].reshape(len(samples), -1)
+        width = features.shape[1] // blocks
+        return np.concatenate([features[:, part * width : (part + 1) * width] for part in kept], axis=1)
 
 
 @contextmanager

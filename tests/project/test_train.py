@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from html import unescape
 from pathlib import Path
@@ -24,10 +25,12 @@ from everest.lists.sample import Sample
 from everest.metrics.names import METRICS
 from everest.prepare import windows
 from everest.project import lists
+from everest.project.exported import exported_accuracy
 from everest.project.lists import same_animal_warning, subject_groups, window_seconds
 from everest.project.request import Request, with_warmup
 from everest.project.result import MeasuredTest
 from everest.project.verdict import describe_samples, input_lines, judge
+from everest.system.events import silent
 from everest.system.weights_header import read_header
 from everest.video.writer import write_video
 
@@ -132,6 +135,20 @@ def test_the_model_is_the_one_that_the_commands_train(trained: Path, tmp_path: P
         assert (tmp_path / "run" / name).read_bytes() == (trained / "finetune" / name).read_bytes()
 
 
+def test_an_exported_file_is_tested_on_one_view(trained: Path, tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    result, file = json.loads((trained / "result.json").read_text()), tmp_path / "line.onnx"
+    shown = called("export", trained, "--to", "onnx", "--json", "-o", file)
+    document = json.loads(shown.stdout)
+    accuracy = document["accuracy"]
+    assert (accuracy["metric"], accuracy["trained"]) == ("top1", result["top1"])
+    assert f"top-1 of train {result['top1']:.1f} % (" in shown.stderr
+    assert f"next: {document['next']}" in shown.stderr
+    evaluated = json_of(*shlex.split(document["next"])[1:])
+    assert evaluated["top1"] == accuracy["exported"]
+    assert evaluated["views"] == {"clips": 1, "crops": 1}
+
+
 def test_a_project_of_another_request_is_refused_until_it_is_replaced(
     class_folders: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -209,6 +226,9 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     assert "the rarest class has too few videos" in refused("train", few, *output, code=4)
     assert "inside of the input" in refused("train", class_folders, "-o", class_folders / "project", code=2)
     assert "contains" in refused("train", class_folders, "-o", class_folders.parent, code=2)
+    assert "--latency inf: must be a number" in refused(
+        "train", class_folders, *output, "--latency", "inf", code=2
+    )
     assert sorted(tmp_path.iterdir()) == [tmp_path / "empty", one]
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
@@ -363,6 +383,11 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert f"<p>Fold 2 of 4:</p>\n<p>top-1 {document['folds'][1]['top1']:.1f} % on" in of_fold.read_text()
     assert "windows</th><td>44, from 4 groups" in page.read_text()
     assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
+    assert {each["name"] for each in document["candidates"]} >= {"image-mean", "image-change"}
+    accuracy = exported_accuracy(Path("none.onnx"), Path(document["checkpoint"]), silent)
+    assert accuracy is not None
+    assert (accuracy.trained, accuracy.exported) == (document["top1"], None)
+    assert "has learned from all videos" in str(accuracy)
     text = page.read_text()
     (output / "result.json").unlink()
     again = json_of("train", recordings, *annotations, "-o", output, "--folds", 4, *FEW)

@@ -23,7 +23,7 @@ from everest.models.classifier import Classifier
 from everest.models.spec import classifier_spec
 from everest.suggest.rules import DEVICE_VALUES, DeviceValues
 from everest.suggest.suggestion import Suggestion
-from everest.video.facts_cache import clear_video_cache
+from everest.video.facts import clear_video_cache
 
 _GPU, _CPU = DEVICE_VALUES["8GB"], DEVICE_VALUES["cpu"]
 SIZES: Final[tuple[DeviceValues, ...]] = (  # the largest first

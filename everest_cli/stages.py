@@ -202,6 +202,11 @@ def train(
     model: Literal["auto", "network", "linear"] = option(
         "--model", "What to deliver: the best candidate on the validation videos, or one of a kind.", "auto"
     ),
+    latency: float | None = option(
+        "--latency MS",
+        "Choose the model's size so that it needs at most MS milliseconds for a clip on one CPU thread.",
+        min=0.01,
+    ),
     task: Task | None = o.TASK,
     overrides: list[str] | None = o.OVERRIDES,
     overwrite: bool = option("--overwrite", "Replace the results in --output; other files stay.", False),
@@ -231,6 +236,7 @@ def train(
             folds=folds,
             hours=hours,
             model=model,
+            latency=latency,
             overrides=overrides or (),
             overwrite=overwrite,
             dry_run=dry_run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -248,7 +249,35 @@ def export(
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
         document = {"written": [str(out), str(card_file)], **write_onnx(out, exported, calibration=clips)}
         write_text(card_file, card)
+        document |= _accuracy(out, opened.file) if opened.weights.kind == "classifier" else {}
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
+    if "next" in document:
+        say(f"next: {document['next']}")
     print_result({"checkpoint": str(opened.file), "to": to, **document}, out, as_json=as_json)
+
+
+def _accuracy(file: Path, weights: Path) -> dict[str, Any]:
+    """The accuracy of an ONNX file of a project's model, and the command that evaluates a classifier."""
+    from everest.checkpoints.load import recipe_beside
+    from everest.errors import UserError
+    from everest.project.exported import exported_accuracy
+    from everest.system.events import silent
+
+    recipe = recipe_beside(weights)
+    if recipe is None:
+        return {}
+    command = ["everest", "eval", "--checkpoint", str(file), "--recipe", str(recipe)]
+    document: dict[str, Any] = {
+        "next": shlex.join([*command, "--set", "eval.clips=1", "--set", "eval.crops=1"])
+    }
+    try:
+        accuracy = exported_accuracy(file, weights, silent)
+    except UserError as error:  # such as videos that have moved; the file is written
+        say(f"accuracy not measured: {error}")
+        return document
+    if accuracy is not None:
+        say(str(accuracy))
+        document["accuracy"] = accuracy.dump()
+    return document

@@ -126,6 +126,11 @@ def desk(tmp_path: Path, clip_files: Path, image_file: Path, monkeypatch: pytest
         (tmp_path / "CLIPS" / name).mkdir(parents=True)
         for person in ("daria", "denis", "eli", "ido", "ira", "lena", "moshe"):
             shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "CLIPS" / name / f"{person}.mp4")
+    for shift in range(7):  # of a production line, as in docs/export.md
+        for number, name in enumerate(["ok", "jam"]):
+            (tmp_path / "LINE" / name).mkdir(parents=True, exist_ok=True)
+            clip = tmp_path / "LINE" / name / f"2026-03-0{shift}-early_{number:03}.mp4"
+            shutil.copy(clip_files / f"clip{number}.mp4", clip)
     rows = [f"ACTIONS/{name}/clip{i}.mp4,{name},m{i}\n" for i, name in enumerate(["run", "walk"])]
     videos = [f"clip{number}.mp4" for number in range(4)]
     for name, labels in (("tags", ("run|jump", "run", "", "jump")), ("speeds", ("0.5", "1.25", "2", "0"))):

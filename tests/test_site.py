@@ -15,7 +15,7 @@ from from_matrix import COLUMNS
 from from_messages import SUBJECTS, messages
 from from_settings import settings_part
 from page_parts import MARK, PAGES, PARTS, written
-from small_runs import json_of, run
+from small_runs import run
 
 from everest.checkpoints.public_weights import public_weights
 from everest.config.model import BACKBONES
@@ -103,21 +103,6 @@ def test_the_example_of_a_strategy_computes_a_loss(monkeypatch: pytest.MonkeyPat
 
 def test_the_example_of_an_encoder_has_an_answer_for_each_clip(monkeypatch: pytest.MonkeyPatch):
     assert example("encoder_in_a_project", monkeypatch).main() == (2, 3)
-
-
-def test_the_example_of_a_live_source_has_a_class_for_each_window(
-    classifier_run: Path,
-    clip_files: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    video = clip_files / "clip0.mp4"  # of 2 seconds
-    example("live", monkeypatch).main(str(classifier_run), str(video), 0.5)
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["start"] for row in rows] == [0, 0.5, 1, 1.5]
-    (predicted,) = json_of("predict", video, "-c", classifier_run, "-q")
-    assert {row["label"] for row in rows} <= {found["label"] for found in predicted["predictions"]}
-    assert all(0 < row["probability"] <= 1 for row in rows)
 
 
 @pytest.mark.slow

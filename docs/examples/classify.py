@@ -1,22 +1,44 @@
-"""Classify a video with an exported model and without everest: numpy, onnxruntime and PyAV.
+"""Classify a file, a camera or a stream by an exported model, without everest: numpy, onnxruntime and PyAV.
 
-everest export runs/finetune --to onnx --output model.onnx
-python docs/examples/classify.py model.onnx video.mp4
+everest export runs/line --to onnx --output line.onnx
+python docs/examples/classify.py line.onnx video.mp4        # the middle of a file
+python docs/examples/classify.py line.onnx /dev/video0 2    # each 2 seconds of a camera, a stream or a file
+
+Prints a JSON line for each clip. What a clip is follows from the metadata of the model: its frames and their
+rate or sampling, its size, its mean and std. Ctrl-C ends the program.
 """
 
 import json
 import sys
+import time
+from collections.abc import Iterator
 
 import av
 import numpy as np
 import onnxruntime
 
+MOST = 5  # classes of a line
 
-def read_clip(path: str, clip: dict, channels: int) -> np.ndarray:
-    """The middle of a video, (T, H, W, C) uint8, as the metadata `clip` of the model states it."""
-    with av.open(path) as container:
-        video = list(container.decode(video=0))
-    if clip["fps"]:  # of the frames, those that are shown at that rate
+
+def windows(source: str, seconds: float) -> Iterator[tuple[float, float, list[av.VideoFrame]]]:
+    """Yield start, end and frames of each window; after a gap of the source, a new one begins."""
+    kind = "v4l2" if source.startswith("/dev/") else None  # a camera
+    frames: list[av.VideoFrame] = []
+    with av.open(source, format=kind) as container:
+        if not container.streams.video:
+            sys.exit(f"{source}: no video in it")
+        for frame in container.decode(video=0):
+            if frames and frame.time >= frames[0].time + seconds:
+                yield frames[0].time, frame.time, frames
+                frames = []
+            frames.append(frame)
+    if frames:  # the last window may be shorter
+        yield frames[0].time, frames[-1].time, frames
+
+
+def clip_of(video: list[av.VideoFrame], clip: dict, channels: int) -> np.ndarray:
+    """The middle of a window, (T, H, W, C) uint8, as the metadata `clip` of the model states it."""
+    if clip["fps"] and len(video) > 1:  # of the frames, those that are shown at that rate
         times = np.array([frame.time - video[0].time for frame in video])
         ticks = np.arange(round((times[-1] + np.diff(times).mean()) * clip["fps"])) / clip["fps"]
         video = [video[number] for number in np.abs(times - ticks[:, None]).argmin(axis=1)]
@@ -26,53 +48,59 @@ def read_clip(path: str, clip: dict, channels: int) -> np.ndarray:
         numbers = steps[np.minimum(first + np.arange(clip["frames"]), len(steps) - 1)]
     else:  # the middle of each of T equal parts
         numbers = ((np.arange(clip["frames"]) + 0.5) * len(video) / clip["frames"]).astype(int)
-    images = [
-        np.rot90(video[number].to_ndarray(format="rgb24" if channels == 3 else "gray"), frame_turns(video[0]))
-        for number in numbers
-    ]
-    return crop(np.stack(images).reshape(*np.shape(images)[:3], channels), clip["height"], clip["width"])
+    kind = "rgb24" if channels == 3 else "gray"
+    turns = round(video[0].rotation / 90) % 4  # counter-clockwise, as the camera wants frames to be shown
+    images = [np.rot90(video[number].to_ndarray(format=kind), turns) for number in numbers]
+    return np.stack([crop(image.reshape(*image.shape[:2], -1), clip) for image in images])
 
 
-def frame_turns(frame: av.VideoFrame) -> int:
-    """The quarter turns, counter-clockwise, with which the camera wants a frame to be shown."""
-    return round(frame.rotation / 90) % 4
-
-
-def crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize frames (T, H', W', C) bilinearly to cover height x width, and cut out their center."""
-    scale = max(height / frames.shape[1], width / frames.shape[2])
-    for axis, size in ((1, height), (2, width)):
-        length = frames.shape[axis]
+def crop(image: np.ndarray, clip: dict) -> np.ndarray:
+    """Resize an image (H', W', C) bilinearly to cover the model's height x width, and cut out the center."""
+    scale = max(clip["height"] / image.shape[0], clip["width"] / image.shape[1])
+    for axis, size in enumerate((clip["height"], clip["width"])):
+        length = image.shape[axis]
         resized = max(int(length * scale + 1e-6), size)
         start = round((resized - size) / 2)
         place = (np.arange(start, start + size) + 0.5) * length / resized - 0.5  # in the frame as decoded
         place = place.clip(0, length - 1)
         low = place.astype(int)
-        part = (place - low).reshape(-1, *[1] * (3 - axis))
-        frames = (
-            frames.take(low, axis) * (1 - part) + frames.take(np.minimum(low + 1, length - 1), axis) * part
-        )
-    return np.rint(frames).astype(np.uint8)
+        part = (place - low).reshape(-1, *[1] * (2 - axis))
+        image = image.take(low, axis) * (1 - part) + image.take(np.minimum(low + 1, length - 1), axis) * part
+    return np.rint(image).astype(np.uint8)
 
 
-def main(model: str, path: str) -> None:
+def main(model: str, source: str, seconds: float = float("inf")) -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     clip, mean, std, heads, classes = (
         json.loads(about[key]) for key in ("clip", "mean", "std", "heads", "classes")
     )
-    if len(heads) > 1 or heads[0]["task"] == "regression":
+    if not heads or len(heads) > 1 or heads[0]["task"] == "regression":
         sys.exit(f"{model}: this example shows models with one head of classes")
-    frames = (read_clip(path, clip, len(mean))[None] / 255 - mean) / std  # (1, T, H, W, C)
-    frames = frames.transpose(0, 4, 1, 2, 3).astype(np.float32)
-    logits = session.run(None, {"frames": frames})[0][0]
-    if heads[0]["task"] == "multi-label":
-        probabilities = 1 / (1 + np.exp(-logits))
-    else:
-        probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    for index in np.argsort(-probabilities)[:5]:
-        print(f"{classes[index] if classes else index}\t{probabilities[index]:.6f}")
+    for start, end, video in windows(source, seconds):
+        began = time.perf_counter()
+        frames = (clip_of(video, clip, len(mean))[None] / 255 - mean) / std  # (1, T, H, W, C)
+        frames = frames.transpose(0, 4, 1, 2, 3).astype(np.float32)
+        logits = session.run(None, {"frames": frames})[0][0]
+        if heads[0]["task"] == "multi-label":
+            shares = 1 / (1 + np.exp(-logits))
+        else:
+            shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        found = {
+            str(classes[index] if classes else index): round(float(shares[index]), 6)
+            for index in np.argsort(-shares)[:MOST]
+        }
+        spent = round(1000 * (time.perf_counter() - began), 1)
+        line = {"start": round(start, 3), "end": round(end, 3), "classes": found, "ms": spent}
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: classify.py MODEL.onnx SOURCE [SECONDS]")
+    try:
+        main(*sys.argv[1:3], *map(float, sys.argv[3:]))
+    except (OSError, av.FFmpegError) as error:
+        sys.exit(f"{sys.argv[2]}: {error}")
+    except KeyboardInterrupt:
+        pass

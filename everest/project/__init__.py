@@ -7,6 +7,7 @@
    timelines of test recordings beside the bouts of a person; the accuracy over all folds together.
    `result.py`: what it found, in DIR/result.json.
 5. `verdict.py`: lines for people, with what to do next.
+6. `exported.py`: the accuracy of an exported file of the model.
 
 Files are written atomically, and each stage resumes its own run: a killed call goes on where it was.
 """

@@ -39,6 +39,7 @@ from everest.metrics.head_metrics import choose_thresholds
 from everest.metrics.predicted import label_array
 from everest.models.classifier import Classifier, VideoClassifier
 from everest.models.linear import ImageClassifier, ImageSpec
+from everest.models.pooling import STATISTICS
 from everest.models.spec import ModelSpec, classifier_spec
 from everest.probes.classifiers import Floats
 from everest.probes.linear import (
@@ -57,6 +58,14 @@ IMAGES: Final = "linear-images"
 RANDOM: Final = "random-features"
 FROZEN: Final = "frozen-features"
 MEAN: Final = "mean"
+# Columns of the features of a candidate, in equal blocks: what appearance alone and change alone reach. They
+# are compared and never delivered.
+INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # candidate, blocks, those that are kept
+    "image-mean": (IMAGES, 2, (0,)),
+    "image-change": (IMAGES, 2, (1,)),
+    "frozen-mean": (FROZEN, STATISTICS, (0,)),
+    "frozen-change": (FROZEN, STATISTICS, (1, 3)),
+}
 
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU
 
@@ -128,9 +137,22 @@ class FeatureTable:
     def readable(self, samples: Sequence[Sample]) -> list[Sample]:
         return [sample for sample in samples if sample.video_id in self.rows]
 
+    @property
+    def inputs(self) -> dict[str, LinearCandidate]:
+        """The modules of the INPUTS that can be told apart: of an encoder only if it sees single images."""
+        return {
+            name: module
+            for name, (candidate, *_) in INPUTS.items()
+            if (module := self.modules.get(candidate)) is not None
+            and (candidate != FROZEN or module.recipe.model.attention == "slice")
+        }
+
     def of(self, name: str, samples: Sequence[Sample]) -> Floats:
-        """The features (N, F) of a candidate for readable samples."""
-        return self.features[name][[self.rows[sample.video_id] for sample in samples]]
+        """The features (N, F) of a candidate or an input for readable samples."""
+        candidate, blocks, kept = INPUTS.get(name, (name, 1, (0,)))
+        features = self.features[candidate][[self.rows[sample.video_id] for sample in samples]]
+        width = features.shape[1] // blocks
+        return np.concatenate([features[:, part * width : (part + 1) * width] for part in kept], axis=1)
 
 
 @contextmanager
@@ -193,20 +215,24 @@ def seconds_per_clip(recipe: Recipe, classes: Classes) -> float:
 def linear_candidates(
     table: FeatureTable, samples: Sequence[Sample], head: Head, *, seed: int
 ) -> list[Candidate]:
-    """Fit the head of each linear candidate on samples; its outputs are cross-validated over their groups."""
+    """Fit the head of each linear candidate on samples; its outputs are cross-validated over their groups.
+
+    The INPUTS come last; their modules are those of their candidates.
+    """
     labels = label_array([sample.labels[0] for sample in samples], head)
     splits = group_splits(labels, [sample.source for sample in samples], head, seed=seed)
     candidates = []
-    for name, module in table.modules.items():
+    for name, module in (*table.modules.items(), *table.inputs.items()):
         features = table.of(name, samples)  # (N, F)
         strength, outputs = DEFAULT_STRENGTH, np.full((len(samples), head.outputs), np.nan, np.float32)
         if splits:
             strength, outputs = cross_predict(features, labels, head, splits, strengths=STRENGTHS)
         layer = fit_linear(features, labels, head, strength=strength)
-        assert isinstance(module.head, nn.Linear)
-        with torch.no_grad():
-            module.head.weight.copy_(torch.from_numpy(layer.weight))
-            module.head.bias.copy_(torch.from_numpy(layer.bias))
+        if name in table.modules:
+            assert isinstance(module.head, nn.Linear)
+            with torch.no_grad():
+                module.head.weight.copy_(torch.from_numpy(layer.weight))
+                module.head.bias.copy_(torch.from_numpy(layer.bias))
 
         def predict(
             others: Sequence[Sample], name: str = name, layer: LinearModel = layer

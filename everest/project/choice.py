@@ -19,7 +19,7 @@ from everest.metrics.predicted import Predictions
 from everest.probes.classifiers import Floats, Labels
 from everest.probes.linear import losses
 from everest.project.candidates import FEATURES, MEAN
-from everest.project.result import NETWORK
+from everest.project.result import NETWORK, InputTest
 
 SIMPLE_FIRST: Final = (*FEATURES, NETWORK, MEAN)
 TIE: Final = 0.01  # heuristic: of the lowest loss
@@ -34,6 +34,7 @@ class BestCandidate:
     reason: str
     mean_of: tuple[str, ...]  # the candidates of the mean; empty: there is no mean
     validation: Mapping[str, float | None]  # the metric of each on samples that none has learned from
+    inputs: Sequence[InputTest] = ()
     learned: bool = True  # whether its loss is lower than that of guessing by the frequencies of the labels
 
     @property
@@ -64,7 +65,7 @@ def choose(
         groups: of the samples; two of one group are not independent.
         forced: the candidate to deliver; None: the best.
     """
-    linear = {name: rows for name, rows in outputs.items() if name != NETWORK}
+    linear = {name: rows for name, rows in outputs.items() if name in FEATURES}
     seen = ~np.isnan(next(iter(linear.values()))[:, 0])  # (N,)
     chosen, mean_of, reason = next(iter(linear)), (), "the videos are of one group, so none can be compared"
     learned = True

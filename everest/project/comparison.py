@@ -33,6 +33,7 @@ from everest.project.candidates import (
     network_candidate,
 )
 from everest.project.choice import BestCandidate, choose
+from everest.project.inputs import compare_inputs
 from everest.project.request import FEATURES, Project
 from everest.project.result import DELIVERED, TestOutputs
 from everest.system.events import Report, heading, notice
@@ -109,6 +110,9 @@ class Comparison:
         groups = [sample.source for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
         choice = choose(outputs, labels, groups, self.head, forced=self._forced)
+        if not self.overrides:  # of folds, the tests of all count
+            inputs = compare_inputs(outputs, choice, labels, groups, self.head)
+            choice = replace(choice, inputs=inputs)
         return self._model(candidates, choice), candidates, choice
 
     def compare_folds(
@@ -123,6 +127,8 @@ class Comparison:
         }
         (part,) = outputs.predictions(DELIVERED, self.head).by_head().values()
         choice = choose(by_name, part.labels, outputs.groups, self.head, forced=self._forced)
+        inputs = compare_inputs(by_name, choice, part.labels, outputs.groups, self.head)
+        choice = replace(choice, inputs=inputs)
         learned = table.readable(self.samples["train"])
         candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if NETWORK in choice.members:

@@ -162,6 +162,7 @@ def measured_outputs(
         "behaviors": behaviors,
         "chosen": choice.name,
         "reason": choice.explanation,
+        "inputs": list(choice.inputs),
     }
 
 

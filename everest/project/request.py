@@ -63,6 +63,7 @@ class Request:
     folds: int | None = None
     hours: float | None = None
     model: ModelChoice = "auto"
+    latency: float | None = None  # milliseconds of the network for a clip, on one thread of a CPU
     overrides: list[str] = field(default_factory=list)
 
     @property
@@ -98,6 +99,8 @@ class Request:
             raise RecipeError(f"--folds {self.folds}: needs at least {FEWEST_FOLDS}")
         if self.hours is not None and not 0 < self.hours < float("inf"):
             raise RecipeError(f"--hours {self.hours}: must be a number above 0")
+        if self.latency is not None and not 0 < self.latency < float("inf"):
+            raise RecipeError(f"--latency {self.latency}: must be a number of milliseconds above 0")
         check_overrides(SUGGESTED, self.overrides)  # before the videos are read
         recipe = merge(SUGGESTED, self.overrides)
         set_keys = [key for key in BUDGETS if recipe.at(key).label == SET]

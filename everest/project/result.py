@@ -41,6 +41,24 @@ class TimelineScores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipTime:
+    """The milliseconds of one view of a video on one thread of a CPU, in float32 by PyTorch."""
+
+    network_ms: float
+    reading_ms: float  # to decode its frames from a file and resize them
+    limit_ms: float  # of --latency, for the network
+
+    def __str__(self) -> str:
+        fits = f"within the limit of {self.limit_ms:g}"
+        if self.network_ms > self.limit_ms:
+            fits = f"above the limit of {self.limit_ms:g}"
+        return (
+            f"a clip on one CPU thread: {self.network_ms:.3g} ms in the network ({fits}), and "
+            f"{self.reading_ms:.3g} ms to read it from a file"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CandidateTest:
     """How good a candidate is, in the metric of the task."""
 
@@ -59,6 +77,14 @@ class ClassTest:
     prevalence: float  # of the test videos or windows
     ap: float  # average precision
     interval: list[float] | None  # 95 %, of `ap`
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputTest:
+    """How far the delivered model is above a linear model of one input, on validation videos."""
+
+    name: str  # of everest.project.candidates.INPUTS
+    gain: list[float]  # 95 % interval over groups, in the metric of the task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +112,7 @@ class MeasuredTest:
     chosen: str = NETWORK  # the name of the candidate that is delivered
     reason: str = "no other was compared"
     behaviors: list[ClassTest] = field(default_factory=list)  # if videos have several classes
+    inputs: list[InputTest] = field(default_factory=list)
     timelines: TimelineScores | None = None  # of recordings
     folds: Sequence[MeasuredTest] = ()
 
@@ -116,8 +143,8 @@ class MeasuredTest:
             del document[name]
         if self.timelines is not None:
             document |= self.timelines.dump()
-        document["candidates"] = list(map(asdict, self.candidates))
-        document["behaviors"] = list(map(asdict, self.behaviors))
+        for name in ("candidates", "inputs", "behaviors"):
+            document[name] = list(map(asdict, document[name]))
         if self.folds:
             document["folds"] = [fold.dump() for fold in self.folds]
         return document
@@ -131,7 +158,11 @@ class ProjectResult(MeasuredTest):
     minutes: float
     planned_minutes: float
     resumed: bool
+    clip_time: ClipTime | None = None  # with --latency
     next: list[InstanceOf[str]]  # commands
+
+    def dump(self) -> dict[str, Any]:
+        return super().dump() | {"clip_time": self.clip_time and asdict(self.clip_time)}
 
 
 @dataclass(frozen=True, kw_only=True)

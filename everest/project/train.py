@@ -25,6 +25,7 @@ from everest.evaluation.page import PAGE, Summary
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
 from everest.lists.sources import read_source
+from everest.models.classifier import Classifier
 from everest.project.candidates import seconds_per_clip
 from everest.project.comparison import Comparison
 from everest.project.lists import STEP, make_lists
@@ -46,8 +47,9 @@ from everest.project.request import (
     with_warmup,
     write_document,
 )
-from everest.project.result import MeasuredTest, ProjectResult
+from everest.project.result import ClipTime, MeasuredTest, ProjectResult
 from everest.project.verdict import judge, plan_document, result_lines
+from everest.suggest.latency import fit_latency, network_ms, reading_ms
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import (
@@ -87,6 +89,7 @@ def train(
     folds: int | None = None,
     hours: float | None = None,
     model: ModelChoice = "auto",
+    latency: float | None = None,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
     dry_run: bool = False,
@@ -113,6 +116,8 @@ def train(
         folds: leave each of so many parts of the groups out in turn; the last model learns from all videos.
         hours: about so many in all, with validations and tests, by the speed measured on this machine.
         model: what to deliver: the best candidate by validation (auto), the network, or a linear model.
+        latency: the most milliseconds that the network may need for a clip on one thread of a CPU, by which
+            the size of the model is chosen, here measured; the test has one view of each video.
         overrides: `section.key=value` texts, which win over the suggested recipe.
         overwrite: replace the project in `output`.
         dry_run: only make the plan, and write nothing.
@@ -135,6 +140,7 @@ def train(
         folds=folds,
         hours=hours,
         model=model,
+        latency=latency,
         overrides=with_warmup(overrides),
     )
     started = monotonic()
@@ -179,6 +185,10 @@ def _make_plan(
         overrides=request.overrides,
         start=start,
     )
+    milliseconds = None
+    if request.latency is not None:
+        suggestion, milliseconds = fit_latency(suggestion, request.latency)
+    planned = partial(plan_document, lists, trains_network=request.trains_network, network_ms=milliseconds)
     has_stages = request.trains_network or request.unlabeled is not None
     if has_stages:
         suggestion = suggestion.timed()
@@ -194,15 +204,11 @@ def _make_plan(
         clips = sum(sizes.values()) + sizes.get("test", 0)  # all for their features, tests by the model
         seconds = clips * seconds_per_clip(suggestion.recipe, classes)
         seconds += CHECK_SECONDS * max(len(lists.folds), 1)
-        document = plan_document(lists, suggestion, samples, classes, (seconds, 0.0), trains_network=False)
-        return lists, suggestion.text, document
+        return lists, suggestion.text, planned(suggestion, samples, classes, (seconds, 0.0))
     if request.hours is not None:
         suggestion = _within_hours(request.hours, suggestion, sizes, lists, report)
     seconds = _all_seconds(suggestion, sizes, lists)
-    document = plan_document(
-        lists, suggestion, samples, classes, seconds, trains_network=request.trains_network
-    )
-    return lists, suggestion.text, document
+    return lists, suggestion.text, planned(suggestion, samples, classes, seconds)
 
 
 def _within_hours(
@@ -320,21 +326,25 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         report=report,
     )
     verdict = partial(judge, possible_folds=project.possible_folds)
+    clip_time: ClipTime | None = None
     with comparison.reading_features():
         fold_results = _train_folds(project, folder, comparison, report)
         pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
 
         def summarize(test: MeasuredTest) -> Summary:
-            return Summary([*result_lines(test), verdict(test)], pages, test.figure)
+            times = [] if clip_time is None else [str(clip_time)]
+            return Summary([*result_lines(test), verdict(test), *times], pages, test.figure)
 
         if fold_results:
             outputs = pooled_outputs(folder, fold_results)
             model, choice = comparison.compare_folds(outputs, [each.chosen for each in fold_results])
             comparison.save(model)
+            clip_time = _clip_time(model, comparison, project.request.latency)
             test = pool_folds(model, choice, outputs, fold_results, folder, project, summarize, report)
         else:
             model, candidates, choice = comparison.compare(folder)
             comparison.save(model)
+            clip_time = _clip_time(model, comparison, project.request.latency)
             tested = comparison.samples["test"]
             test = measure_candidates(model, candidates, choice, tested, folder, project, summarize, report)
     option = f"--checkpoint {shlex.quote(str(folder))}"
@@ -347,10 +357,24 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         minutes=round((monotonic() - started) / 60, 1),
         planned_minutes=project.planned_minutes,
         resumed=resumed,
+        clip_time=clip_time,
         next=[command],
     )
     write_document(folder / RESULT, result.dump())
     return result
+
+
+def _clip_time(model: Classifier, comparison: Comparison, limit: float | None) -> ClipTime | None:
+    """The time of the delivered model for a clip; None without a limit."""
+    if limit is None:
+        return None
+    (table,) = comparison.tables
+    readable = table.readable([sample for listed in comparison.samples.values() for sample in listed])
+    return ClipTime(
+        network_ms=round(network_ms(model), 2),
+        reading_ms=round(reading_ms(model.clip, readable), 2),
+        limit_ms=limit,
+    )
 
 
 def _train_folds(

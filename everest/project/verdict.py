@@ -18,7 +18,7 @@ from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.project.candidates import IMAGES
 from everest.project.request import ProjectLists
-from everest.project.result import MeasuredTest, ProjectResult
+from everest.project.result import InputTest, MeasuredTest, ProjectResult
 from everest.suggest.suggestion import Suggestion
 from everest.system.text import counted, time_text
 
@@ -27,6 +27,7 @@ FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is mo
 MOST_CLASSES: Final = 12  # default: whose numbers are shown
 FEWEST_GROUPS: Final = 6  # five that all agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 LINEAR_MODEL: Final = "a linear model on small images"
+MOST_EQUAL: Final = 5.0  # heuristic: points, up to which a classifier of images is as good
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
 
 
@@ -38,10 +39,12 @@ def plan_document(
     seconds: tuple[float, float],
     *,
     trains_network: bool,
+    network_ms: float | None = None,
 ) -> dict[str, Any]:
     """The plan as `--json` has it, with its lines for people.
 
-    `samples` are of each list, `seconds` of everything, and of the validations and tests.
+    `samples` are of each list, `seconds` of everything, and of the validations and tests, `network_ms` of the
+    network for a clip on one thread of a CPU, if there is a limit.
     """
     sizes = {}
     for key, listed in samples.items():
@@ -69,6 +72,8 @@ def plan_document(
     elif chosen_on < FEWEST_TO_CHOOSE:
         size = counted(chosen_on, ListSize.of(all_samples).unit)
         lines.append(f"warning: a network is compared on only {size}{' in each fold' if lists.folds else ''}")
+    if network_ms is not None:
+        lines.append(size_line(suggestion, network_ms))
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total = f"all training: about {time_text(seconds[0])}{several}"
     total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
@@ -83,6 +88,7 @@ def plan_document(
         "lists": sizes,
         "classes": counts,
         "window": lists.window,
+        "network_ms": network_ms,
         "init": None if suggestion.start is None else suggestion.start.name,
         "left_out": left_out_rows(lists.left_out),
         "stages": [time._asdict() for time in times],
@@ -90,6 +96,18 @@ def plan_document(
         "minutes": round(seconds[0] / 60, 1),
         "lines": [*list_lines, *lines, *map(str, times), total],
     }
+
+
+def size_line(suggestion: Suggestion, network_ms: float) -> str:
+    """The size of the network, and whether it is fast enough for `--latency`."""
+    data, model = suggestion.recipe.data, suggestion.recipe.model
+    height, width = data.frame_size
+    size = f"{model.backbone}, {data.frames} frames of {height} x {width} pixels, one view"
+    text = f"{size}: {network_ms:.3g} ms a clip on one CPU thread (limit {suggestion.latency:g})"
+    if network_ms <= (suggestion.latency or 0):
+        return text
+    fix = "omit --init, or name smaller weights" if suggestion.start else "it is the smallest size"
+    return f"warning: {text}; {fix}"
 
 
 def describe_samples(
@@ -129,7 +147,8 @@ def verdict_lines(result: ProjectResult) -> list[str]:
     """The lines of `everest train`."""
     since = " since it resumed" if result.resumed else ""
     took = f"took {time_text(60 * result.minutes)}{since} (planned {time_text(60 * result.planned_minutes)})"
-    lines = [*result_lines(result), result.judgment, took, f"page: {result.report}"]
+    times = [] if result.clip_time is None else [str(result.clip_time)]
+    lines = [*result_lines(result), result.judgment, *times, took, f"page: {result.report}"]
     if result.figure is not None:
         lines.append(f"picture: {result.figure}")
     return [*lines, f"weights: {result.checkpoint}", f"next: {result.next[0]}"]
@@ -165,6 +184,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
             low, high = behavior.interval
             share = f"(95 % interval: {low:.3g} to {high:.3g}), {share}"
         lines.append(f"{behavior.name}: average precision {behavior.ap:.1f} % {share}")
+    lines += input_lines(result)
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
         correct = f"{scores.frame_accuracy:.1f} % (most frequent class {scores.majority_accuracy:.1f} %)"
@@ -172,6 +192,32 @@ def result_lines(result: MeasuredTest) -> list[str]:
         means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
         lines.append(f"timelines of {recordings}: frames correct {correct}, {means}")
     return lines
+
+
+def input_lines(result: MeasuredTest) -> list[str]:
+    """What appearance alone and change alone reach, and whether one of them is enough; see INPUTS."""
+    metric = METRICS[result.metric]
+    values = {each.name: each.validation for each in result.candidates}
+    best: dict[str, tuple[float, InputTest]] = {}  # of each input, on features of images or of an encoder
+    for test in result.inputs:
+        value, kind = values.get(test.name), test.name.partition("-")[2]
+        if value is not None and (kind not in best or (value > best[kind][0]) == metric.higher):
+            best[kind] = value, test
+    if set(best) != {"mean", "change"}:
+        return []
+    texts = {kind: f"{test.name} {value_text(result.metric, value)}" for kind, (value, test) in best.items()}
+    (low, high), (lost, most_lost) = best["mean"][1].gain, best["change"][1].gain
+    unit = " points" if metric.percent else ""
+    gain = f"{low:.3g} to {high:.3g}{unit}"
+    if low > 0:
+        verdict = f"motion counts: the model is clearly better than appearance alone, by {gain}"
+    elif high <= MOST_EQUAL or not metric.percent:
+        verdict = f"a classifier of images will do: motion gains {gain}"
+    else:
+        verdict = f"a classifier of images may do: motion gains {gain}, so more groups would tell"
+    if lost > 0:
+        verdict += f"; change alone (model.input: differences) loses {lost:.3g} to {most_lost:.3g}{unit}"
+    return [f"inputs: appearance alone {texts['mean']}, change alone {texts['change']}; {verdict}"]
 
 
 def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:

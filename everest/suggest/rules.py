@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Final, Literal, NamedTuple
 
@@ -146,13 +146,23 @@ class Choice(NamedTuple):
 
 
 def choose_values(
-    facts: DataFacts, device_name: str, *, purpose: RecipePurpose, most_steps: Mapping[str, int]
+    facts: DataFacts,
+    device_name: str,
+    *,
+    purpose: RecipePurpose,
+    most_steps: Mapping[str, int],
+    size: DeviceValues | None = None,
 ) -> list[Choice]:
     """The values that depend on the data and on a device of `DEVICE_VALUES`, in the order of the sections.
 
     Stages that are not in `most_steps` have as many as the data set needs.
+
+    Args:
+        size: of the model, if not the largest that the device trains in hours.
     """
     device = DEVICE_VALUES[device_name]
+    if size is not None:
+        device = replace(size, batch=device.batch)
     train = facts.train
     device_text = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
     median_text = f"the median video, {facts.height:g} x {facts.width:g}"
@@ -183,6 +193,23 @@ def choose_values(
         Choice("eval.crops", 3, "over the longer side"),
     ]
     return [choice for choice in choices if choice.applies]
+
+
+def for_latency(choices: Sequence[Choice], limit: float) -> list[Choice]:
+    """The choices for a model that has at most `limit` ms for a clip on one thread of a CPU."""
+    changed = {
+        "model.backbone": f"the largest that was measured to need at most {limit:g} ms a clip on a CPU",
+        "eval.clips": "an exported file sees one view of a video",
+        "eval.crops": "the center",
+    }
+    return [
+        choice._replace(
+            reason=changed[choice.key], value=1 if choice.key != "model.backbone" else choice.value
+        )
+        if choice.key in changed
+        else choice
+        for choice in choices
+    ]
 
 
 def frame_size(facts: DataFacts, side: float, tubelet: Sequence[int]) -> list[int]:

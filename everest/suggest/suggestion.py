@@ -31,7 +31,16 @@ from everest.suggest.data_section import (
     with_task,
 )
 from everest.suggest.paper import BASE_LINE, follows_paper, paper_values
-from everest.suggest.rules import DEVICE_VALUES, Choice, DataFacts, RecipePurpose, choose_values, examine_data
+from everest.suggest.rules import (
+    DEVICE_VALUES,
+    Choice,
+    DataFacts,
+    DeviceValues,
+    RecipePurpose,
+    choose_values,
+    examine_data,
+    for_latency,
+)
 from everest.suggest.weights import with_weights
 from everest.system.files import made_folder, write_text
 from everest.system.processes import num_cores
@@ -76,16 +85,26 @@ class Suggestion:
     speeds: Mapping[TrainingStage, float] = field(default_factory=dict)  # clips/s here; none: not measured
     most_steps: Mapping[str, int] = field(default_factory=dict)  # none: as many as the data set needs
     start: WeightSettings | None = None  # the weights of --init; None: from scratch
+    size: DeviceValues | None = None  # of the model, for a time on a CPU; None: by the device
+    latency: float | None = None  # milliseconds for a clip on one thread of a CPU; None: no limit
 
     @property
     def text(self) -> str:
         """The YAML."""
-        base = DEVICE_VALUES[self.device].base
+        base = (self.size or DEVICE_VALUES[self.device]).base
         if follows_paper(self.facts, self.device, self.purpose):
             base = BASE_LINE
             choices = paper_values(self.facts, self.device, most_steps=self.most_steps.get("pretrain"))
         else:
-            choices = choose_values(self.facts, self.device, purpose=self.purpose, most_steps=self.most_steps)
+            choices = choose_values(
+                self.facts,
+                self.device,
+                purpose=self.purpose,
+                most_steps=self.most_steps,
+                size=self.size,
+            )
+        if self.latency is not None:
+            choices = for_latency(choices, self.latency)
         if self.start is not None:
             choices = with_weights(choices, self.facts, self.device, self.start)
         return recipe_text(choices, self.section, base=base, facts=self.facts)

@@ -188,13 +188,29 @@ def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: 
     assert "--latency and --checkpoint: give both or neither" in refused("profile --latency", code=2)
 
 
+def classified(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """What docs/examples/classify.py printed."""
+    return subprocess.run([sys.executable, EXAMPLE, *map(str, arguments)], capture_output=True, text=True)
+
+
 def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, clip_files: Path):
     video = clip_files / "clip2.mp4"
-    result = subprocess.run(
-        [sys.executable, EXAMPLE, onnx_file, video], capture_output=True, text=True, check=True
-    )
-    found = {label: float(value) for label, value in map(str.split, result.stdout.splitlines())}
+    found = json.loads(classified(onnx_file, video).stdout)["classes"]
     (row,) = json_of("predict --views 1x1 -q --checkpoint", classifier_run, video)
     expected = {each["label"]: each["probability"] for each in row["predictions"]}
     assert found == pytest.approx(expected, abs=2e-3)
     assert list(found) == list(expected)
+    lines = [json.loads(line) for line in classified(onnx_file, video, 0.5).stdout.splitlines()]
+    assert [line["start"] for line in lines] == [0, 0.5, 1, 1.5]  # of 2 seconds
+    assert all(list(line["classes"].keys() ^ expected.keys()) == [] for line in lines)
+    assert all(0.99 < sum(line["classes"].values()) < 1.01 and line["ms"] > 0 for line in lines)
+
+
+def test_the_example_refuses_what_is_no_video_in_a_line(onnx_file: Path, tmp_path: Path):
+    (tmp_path / "text.mp4").write_text("no video")
+    for source in (tmp_path / "text.mp4", tmp_path / "none.mp4"):
+        ended = classified(onnx_file, source)
+        assert ended.returncode == 1
+        assert ended.stderr.startswith(f"{source}: ")
+        assert len(ended.stderr.splitlines()) == 1
+    assert classified(onnx_file).stderr.startswith("usage: ")

@@ -11,8 +11,9 @@ import torch
 from everest.config.heads import MULTI_LABEL, Head
 from everest.lists.sample import Sample
 from everest.probes.linear import STRENGTHS, cross_predict, fit_linear, group_splits, losses
-from everest.project.candidates import FROZEN, IMAGES, MEAN, network_candidate
+from everest.project.candidates import FROZEN, IMAGES, INPUTS, MEAN, FeatureTable, network_candidate
 from everest.project.choice import choose
+from everest.project.inputs import compare_inputs
 from everest.project.result import NETWORK
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import read_weights
@@ -75,6 +76,42 @@ def test_a_choice_says_whether_it_has_learned_more_than_frequencies(labels, head
         choice = choose({IMAGES: outputs.astype(np.float32)}, labels, GROUPS, head, forced=None)
         assert choice.learned == learned
         assert ("guessing" in choice.explanation) != learned
+
+
+def test_an_input_is_compared_with_the_model_and_never_delivered():
+    outputs = {IMAGES: sure(0.9), "image-mean": sure(1.0), "image-change": sure(0.5)}
+    choice = choose(outputs, LABELS, GROUPS, HEAD, forced=None)
+    assert (choice.name, choice.mean_of) == (IMAGES, ())
+    mean, change = compare_inputs(outputs, choice, LABELS, GROUPS, HEAD)
+    assert (mean.name, change.name) == ("image-mean", "image-change")
+    assert mean.gain[0] < -10 < mean.gain[1] <= 0 < change.gain[0] < 40 < change.gain[1]
+    assert compare_inputs(outputs, choice, LABELS, ["a", "b"] * 20, HEAD) == []  # no evidence
+    guessing = choose({**outputs, IMAGES: sure(0.1)}, LABELS, GROUPS, HEAD, forced=None)
+    assert compare_inputs({**outputs, IMAGES: sure(0.1)}, guessing, LABELS, GROUPS, HEAD) == []
+
+
+def test_errors_of_numbers_are_gained_when_they_fall():
+    labels = np.arange(40.0)
+    head = Head(task="regression", outputs=1, mean=19.5, std=11.5)
+    outputs = {IMAGES: labels[:, None] + 1, "image-mean": labels[:, None] + 3}
+    outputs = {name: rows.astype(np.float32) for name, rows in outputs.items()}
+    choice = choose(outputs, labels, GROUPS, head, forced=None)
+    (mean,) = compare_inputs(outputs, choice, labels, GROUPS, head)
+    assert mean.gain == pytest.approx([2, 2])
+
+
+def test_the_columns_of_an_input_are_its_blocks():
+    features = np.arange(16, dtype=np.float32).reshape(2, 8)
+    table = FeatureTable(modules={}, rows={"a": 0, "b": 1}, features={IMAGES: features, FROZEN: features})
+    (sample,) = table.readable([Sample(path="b"), Sample(path="c")])
+    columns = {name: table.of(name, [sample])[0].tolist() for name in (IMAGES, *INPUTS)}
+    assert columns == {
+        IMAGES: features[1].tolist(),
+        "image-mean": [8, 9, 10, 11],
+        "image-change": [12, 13, 14, 15],
+        "frozen-mean": [8, 9],
+        "frozen-change": [10, 11, 14, 15],
+    }
 
 
 def test_without_a_second_group_the_simplest_is_taken():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from html import unescape
 from pathlib import Path
@@ -24,10 +25,12 @@ from everest.lists.sample import Sample
 from everest.metrics.names import METRICS
 from everest.prepare import windows
 from everest.project import lists
+from everest.project.exported import exported_accuracy
 from everest.project.lists import same_animal_warning, subject_groups, window_seconds
 from everest.project.request import Request, with_warmup
 from everest.project.result import MeasuredTest
-from everest.project.verdict import describe_samples, judge
+from everest.project.verdict import describe_samples, input_lines, judge
+from everest.system.events import silent
 from everest.system.weights_header import read_header
 from everest.video.writer import write_video
 
@@ -108,8 +111,10 @@ def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders:
     assert document["report"] == str(trained / "report" / "index.html")
     assert document["checkpoint"] == str(trained / "model" / "model.safetensors")
     candidates = {each["name"]: each for each in document["candidates"]}
-    assert list(candidates) == ["linear-images", "random-features", "network", "mean"]
-    assert document["chosen"] in candidates
+    assert list(candidates) == [
+        *("linear-images", "random-features", "image-mean", "image-change", "network", "mean"),
+    ]
+    assert document["chosen"] in {*candidates} - {"image-mean", "image-change"}
     assert candidates["linear-images"]["test"] == document["linear_pixels"]
     assert f"<p>{document['judgment']}</p>" in unescape(Path(document["report"]).read_text())
     assert document["chance"] == document["majority"] == 50 <= document["linear_pixels"] + 50 <= 150
@@ -128,6 +133,20 @@ def test_the_model_is_the_one_that_the_commands_train(trained: Path, tmp_path: P
     called("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", *FEW)
     for name in ("best.safetensors", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (trained / "finetune" / name).read_bytes()
+
+
+def test_an_exported_file_is_tested_on_one_view(trained: Path, tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    result, file = json.loads((trained / "result.json").read_text()), tmp_path / "line.onnx"
+    shown = called("export", trained, "--to", "onnx", "--json", "-o", file)
+    document = json.loads(shown.stdout)
+    accuracy = document["accuracy"]
+    assert (accuracy["metric"], accuracy["trained"]) == ("top1", result["top1"])
+    assert f"top-1 of train {result['top1']:.1f} % (" in shown.stderr
+    assert f"next: {document['next']}" in shown.stderr
+    evaluated = json_of(*shlex.split(document["next"])[1:])
+    assert evaluated["top1"] == accuracy["exported"]
+    assert evaluated["views"] == {"clips": 1, "crops": 1}
 
 
 def test_a_project_of_another_request_is_refused_until_it_is_replaced(
@@ -207,6 +226,9 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     assert "the rarest class has too few videos" in refused("train", few, *output, code=4)
     assert "inside of the input" in refused("train", class_folders, "-o", class_folders / "project", code=2)
     assert "contains" in refused("train", class_folders, "-o", class_folders.parent, code=2)
+    assert "--latency inf: must be a number" in refused(
+        "train", class_folders, *output, "--latency", "inf", code=2
+    )
     assert sorted(tmp_path.iterdir()) == [tmp_path / "empty", one]
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
@@ -361,6 +383,11 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert f"<p>Fold 2 of 4:</p>\n<p>top-1 {document['folds'][1]['top1']:.1f} % on" in of_fold.read_text()
     assert "windows</th><td>44, from 4 groups" in page.read_text()
     assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
+    assert {each["name"] for each in document["candidates"]} >= {"image-mean", "image-change"}
+    accuracy = exported_accuracy(Path("none.onnx"), Path(document["checkpoint"]), silent)
+    assert accuracy is not None
+    assert (accuracy.trained, accuracy.exported) == (document["top1"], None)
+    assert "has learned from all videos" in str(accuracy)
     text = page.read_text()
     (output / "result.json").unlink()
     again = json_of("train", recordings, *annotations, "-o", output, "--folds", 4, *FEW)
@@ -390,7 +417,17 @@ def test_pretraining_goes_on_from_image_weights_whose_license_the_model_keeps(
     few = [*FEW, *sets("pretrain.steps=2", "pretrain.batch_size=4", "data.size=32", "data.frames=2")]
     project = tmp_path / "project"
     options = ["--init", name, "--unlabeled", unlabeled, "--model", "network", "-o", project, *few]
+    options += ["--latency", 0.01]
+    shown = called("train", class_folders, *options)
+    too_slow = r"warning: vit-tiny, .*, one view: [\d.e+]+ ms .* \(limit 0.01\); omit --init, or name smaller"
+    assert re.search(too_slow, shown.stderr)
+    assert "ms in the network (above the limit of 0.01), and " in shown.stdout
     document = json_of("train", class_folders, *options)
+    time, page = document["clip_time"], Path(document["report"]).read_text()
+    assert min(time["network_ms"], time["reading_ms"]) > time["limit_ms"] == 0.01
+    assert "a clip on one CPU thread: " in page
+    recipe = load_recipe(project / "recipe.yaml")
+    assert (recipe.eval.clips, recipe.eval.crops) == (1, 1)  # as an exported file
     assert "frozen-features" in {each["name"] for each in document["candidates"]}
     recipe = load_recipe(project / "pretrain" / "recipe.yaml")
     assert (recipe.model.attention, recipe.pretrain.camera_motion) == ("slice", 0)
@@ -490,6 +527,29 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
         assert sentence in judge(MeasuredTest.of(result), possible_folds=5)
     one_group = MeasuredTest.of(RESULT | {"interval": None})
     assert "one group; label videos of more groups" in judge(one_group, possible_folds=None)
+
+
+def test_the_verdict_says_which_input_is_enough():
+    def lines(mean: list[float], change: list[float], metric: str = "top1") -> str:
+        rows = [
+            {"name": name, "metric": metric, "validation": value, "test": value, "interval": None}
+            for name, value in (("image-mean", 70.0), ("image-change", 60.0))
+        ]
+        gains = [{"name": "image-mean", "gain": mean}, {"name": "image-change", "gain": change}]
+        return "".join(input_lines(MeasuredTest.of(RESULT | {"candidates": rows, "inputs": gains})))
+
+    assert input_lines(MeasuredTest.of(RESULT)) == []
+    assert (
+        lines([-1.0, 2.0], [3.0, 9.0])
+        == "inputs: appearance alone image-mean 70.0 %, change alone image-change 60.0 %; a classifier of "
+        "images will do: motion gains -1 to 2 points; change alone (model.input: differences) loses 3 to 9 "
+        "points"
+    )
+    assert "images may do: motion gains -1 to 20 points, so more groups" in lines([-1.0, 20.0], [-3.0, 9.0])
+    moving = lines([4.0, 20.0], [-3.0, 9.0])
+    assert moving.endswith(
+        "; motion counts: the model is clearly better than appearance alone, by 4 to 20 points"
+    )
 
 
 def test_a_project_is_a_checkpoint_and_steps_bring_their_warm_up(trained: Path, class_folders: Path):

@@ -1,0 +1,106 @@
+"""The size of a model by the time that one thread of a CPU needs for a clip.
+
+A pass of the network is measured on this machine, in float32 by PyTorch; `everest profile --latency` measures
+an exported file. Larger models come first: which one is more accurate was not measured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
+from typing import Final
+
+import torch
+
+from everest.config.heads import Head
+from everest.data.views import ClipFormat
+from everest.lists.sample import Sample, spaced
+from everest.models.classifier import Classifier
+from everest.models.spec import classifier_spec
+from everest.suggest.rules import DEVICE_VALUES, DeviceValues
+from everest.suggest.suggestion import Suggestion
+from everest.video.facts import clear_video_cache
+
+_GPU, _CPU = DEVICE_VALUES["8GB"], DEVICE_VALUES["cpu"]
+SIZES: Final[tuple[DeviceValues, ...]] = (  # the largest first
+    *(DEVICE_VALUES[name] for name in ("80GB", "24GB", "8GB")),
+    replace(_GPU, backbone="vit-tiny"),
+    replace(_GPU, backbone="vit-tiny", side=_CPU.side, tubelet=_CPU.tubelet, keep=_CPU.keep),
+    _CPU,
+    replace(_CPU, side=64),
+)
+PASSES: Final = 5  # default, after one that takes longer
+FAR: Final = 4.0  # heuristic
+MOST_SAMPLES: Final = 10  # default: videos whose reading is timed
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use a single thread of the CPU in the block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def network_ms(model: Classifier, *, limit: float = math.inf) -> float:
+    """The median milliseconds of a classifier for one clip, on one thread of the CPU.
+
+    The time is that of the thread: other programs do not count. A first pass that takes far longer than
+    `limit` is enough.
+    """
+    spec, device = model.spec, model.device
+    model.cpu().eval()
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, spec.channels, spec.frames, *spec.size)
+    clip = spec.pixels.normalize(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
+    seconds = []
+    with one_thread():
+        for _ in range(1 + PASSES):
+            started = time.thread_time()
+            model(clip)
+            seconds.append(time.thread_time() - started)
+            if 1000 * seconds[0] > FAR * limit:
+                break
+    model.to(device)
+    return 1000 * median(seconds[1:] or seconds)
+
+
+def reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
+    """The median milliseconds, of all threads together, to decode and resize the clip of readable videos."""
+    seconds = []
+    for sample in spaced(samples, MOST_SAMPLES):
+        clear_video_cache()
+        started = time.process_time()
+        clip.read(sample)
+        seconds.append(time.process_time() - started)
+    return 1000 * median(seconds)
+
+
+def fit_latency(suggestion: Suggestion, limit: float) -> tuple[Suggestion, float]:
+    """The suggestion with the largest size whose network needs at most `limit` ms for a clip, and its time.
+
+    No size is larger than the suggested one. If none is fast enough, it is the smallest; with weights to
+    start from, it is the size of the weights.
+    """
+    sizes: Sequence[DeviceValues | None] = SIZES[SIZES.index(DEVICE_VALUES[suggestion.device]) :]
+    if suggestion.start is not None:
+        sizes = [None]
+    measured = 0.0
+    for size in sizes:
+        suggestion = replace(suggestion, size=size, latency=limit)
+        with torch.random.fork_rng(devices=[]):  # new weights
+            heads = (Head(outputs=max(1, suggestion.facts.classes)),)
+            model = classifier_spec(suggestion.recipe, heads).build()
+        assert isinstance(model, Classifier)
+        measured = network_ms(model, limit=limit)
+        if measured <= limit:
+            break
+    return suggestion, measured

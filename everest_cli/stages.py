@@ -193,7 +193,8 @@ def train(
     group: str | None = option(
         "--group G",
         "Pattern for file names that captures the person or animal, whose videos stay in one list; see "
-        "`prepare split` [the column `group` of a list, else one group per recording or video].",
+        "`prepare split`; `subject`: of the annotations [the column `group` of a list, else one group per "
+        "recording or video].",
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
     hours: float | None = option(

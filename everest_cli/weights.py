@@ -15,7 +15,7 @@ from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_numbers, read_shares, read_size, refuse
-from everest_cli.output import print_json, print_result, print_table, say
+from everest_cli.output import Display, print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
     from everest.checkpoints.public_weights import PublicWeights
@@ -261,19 +261,20 @@ def export(
 def _accuracy(file: Path, weights: Path) -> dict[str, Any]:
     """The accuracy of an ONNX file of a project's model, and the command that evaluates a classifier."""
     from everest.checkpoints.load import recipe_beside
+    from everest.config.recipe import load_recipe
     from everest.errors import UserError
     from everest.project.exported import exported_accuracy
-    from everest.system.events import silent
 
     recipe = recipe_beside(weights)
     if recipe is None:
         return {}
-    command = ["everest", "eval", "--checkpoint", str(file), "--recipe", str(recipe)]
-    document: dict[str, Any] = {
-        "next": shlex.join([*command, "--set", "eval.clips=1", "--set", "eval.crops=1"])
-    }
+    document: dict[str, Any] = {}
+    if load_recipe(recipe).data.test is not None:
+        command = ["everest", "eval", "--checkpoint", str(file), "--recipe", str(recipe)]
+        document["next"] = shlex.join([*command, "--set", "eval.clips=1", "--set", "eval.crops=1"])
     try:
-        accuracy = exported_accuracy(file, weights, silent)
+        with Display() as display:
+            accuracy = exported_accuracy(file, weights, display.report)
     except UserError as error:  # such as videos that have moved; the file is written
         say(f"accuracy not measured: {error}")
         return document

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import av
 import numpy as np
@@ -96,8 +97,12 @@ def main(model: str, source: str, seconds: float = float("inf")) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    if len(sys.argv) not in (3, 4) or not all(text.replace(".", "", 1).isdigit() for text in sys.argv[3:]):
         sys.exit("usage: classify.py MODEL.onnx SOURCE [SECONDS]")
+    if not Path(sys.argv[1]).is_file():
+        sys.exit(f"{sys.argv[1]}: no such file")
+    if len(sys.argv) == 3 and (sys.argv[2].startswith("/dev/") or "://" in sys.argv[2]):
+        sys.exit(f"{sys.argv[2]}: has no end; give the SECONDS of a window, such as 2")
     try:
         main(*sys.argv[1:3], *map(float, sys.argv[3:]))
     except (OSError, av.FFmpegError) as error:

@@ -225,7 +225,8 @@ def _widths(model: Any, names: Collection[str], batches: Sequence[Tensor]) -> di
     values = np.array(rows, np.float64).reshape(len(rows), len(names), 3)
     ranges = values[..., 1].max(axis=0) - values[..., 0].min(axis=0)
     squares = values[..., 2].mean(axis=0)
-    return dict(zip(names, (ranges / np.sqrt(squares)).tolist(), strict=True))
+    widths = ranges / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 of inputs that are all 0
+    return dict(zip(names, widths.tolist(), strict=True))
 
 
 def nodes_behind(model: Any, output: str) -> Iterator[Any]:

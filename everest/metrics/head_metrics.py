@@ -306,16 +306,18 @@ def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Values
 
 
 def class_precisions(
-    predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable]
+    predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable] | None
 ) -> list[Values]:
     """Return `name`, `prevalence` and `ap`, with its 95 % `interval`, of each class that occurs, in percent.
 
     `ap`, the average precision, is about the prevalence if the outputs say nothing. The interval is over
-    groups; None of a class with fewer than `FEW_OF_CLASS` videos.
+    groups; None without groups, and of a class with fewer than `FEW_OF_CLASS` videos.
     """
     labels, _ = predictions.class_flags()  # (V, C)
     precisions = average_precisions(labels, predictions.means)
-    ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
+    ends = dict.fromkeys(names, (math.nan, math.nan))
+    if groups is not None:
+        ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
     rows = []
     for name, has_class, ap in zip(names, labels.T, precisions(np.ones(len(labels))), strict=True):
         if not has_class.any():

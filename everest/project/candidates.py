@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.init import find_init, load_init, read_init
 from everest.config.heads import MULTI_LABEL, Head
-from everest.config.settings import Recipe
+from everest.config.settings import ModelSettings, Recipe
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import DataError
 from everest.inference.jobs import add_rows
@@ -126,6 +126,11 @@ class Candidate:
     reads_views: bool = False  # whether it was made for the views of an evaluation, not the center view alone
 
 
+def _sees_images(model: ModelSettings) -> bool:
+    """Whether a token is of one frame and attends to that frame only."""
+    return model.attention == "slice" and model.tubelet[0] == 1 and model.input == "frames"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureTable:
     """The features of all readable samples of a project, for each linear candidate."""
@@ -144,7 +149,7 @@ class FeatureTable:
             name: module
             for name, (candidate, *_) in INPUTS.items()
             if (module := self.modules.get(candidate)) is not None
-            and (candidate != FROZEN or module.recipe.model.attention == "slice")
+            and (candidate != FROZEN or _sees_images(module.recipe.model))
         }
 
     def of(self, name: str, samples: Sequence[Sample]) -> Floats:

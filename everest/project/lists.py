@@ -34,7 +34,7 @@ LONGEST_WINDOW: Final = 2.0
 STEP: Final = 0.5  # of a window, from one to the next
 SUGGESTED_FOLDS: Final = 5  # default: each is tested on a fifth of the groups
 SUBJECT: Final = "subject"  # value of --group: recordings that share a subject
-WORDS: Final = {r"^([^\W_]+)": 0, r"([^\W_]+)\.\w+$": -1}  # of file names: --group, and which word it takes
+WORDS: Final = (r"^([^\W_]+)", r"([^\W_]+)\.\w+$")  # values of --group: first and last word of a file name
 
 
 def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str]) -> ProjectLists:
@@ -205,6 +205,8 @@ def _windows_of_recordings(
     group = None if request.group == SUBJECT else request.group
     videos = LabeledVideos.read(listed, root=folder, group=group, task=request.task, classes=classes)
     if request.group == SUBJECT:
+        if not has_subjects(labels.bouts):
+            raise DataError(f"--group {SUBJECT}: no annotation names a subject; group by file names instead")
         group_of_path = subject_groups(labels.bouts)
         samples = [replace(sample, group=group_of_path[sample.path]) for sample in videos.samples]
         videos = replace(videos, samples=samples)
@@ -227,18 +229,21 @@ def subject_groups(bouts: Bouts) -> dict[str, str]:
 def same_animal_warning(bouts: Bouts) -> str | None:
     """A warning if recordings that would be divided seem to show one animal or person, by subject or name."""
     group_of_path = subject_groups(bouts)
-    named = {bout.subject for listed in bouts.values() for bout in listed} - {""}
-    if named and (same := _first_shared(group_of_path)):
+    if has_subjects(bouts) and (same := _first_shared(group_of_path)):
         if len(set(group_of_path.values())) == 1:
             return "recordings share their subjects, so the test shows new moments, not new animals or people"
         return f"{first_names(same)} share subjects; keep them in one list by --group {SUBJECT}"
-    for pattern, position in WORDS.items():
-        stems = {path: Path(path).stem for path in bouts}
-        word_of = {path: (re.findall(r"[^\W_]+", stem) or [stem])[position] for path, stem in stems.items()}
-        if len(set(word_of.values())) > 1 and (same := _first_shared(word_of)):
+    for pattern in WORDS:
+        words = {path: re.search(pattern, Path(path).name) for path in bouts}
+        word_of = {path: word[1] for path, word in words.items() if word and not word[1].isdecimal()}
+        if len(set(word_of.values())) > 1 and len(word_of) == len(bouts) and (same := _first_shared(word_of)):
             fix = f"if they show one animal or person, add --group '{pattern}'"
             return f"{first_names(same)} may be in both training and test; {fix}"
     return None
+
+
+def has_subjects(bouts: Bouts) -> bool:
+    return any(bout.subject for listed in bouts.values() for bout in listed)
 
 
 def _first_shared(group_of_path: Mapping[str, str]) -> list[str]:

@@ -150,7 +150,8 @@ def measured_outputs(
     chance = METRICS[metric].chance or ""
     behaviors = []
     if head.task == MULTI_LABEL:
-        rows = class_precisions(delivered.by_head()[""], classes.of_head(head), outputs.groups)
+        groups = outputs.groups if several else None
+        rows = class_precisions(delivered.by_head()[""], classes.of_head(head), groups)
         behaviors = [ClassTest(**row) for row in rows]
     return {
         "metric": metric,

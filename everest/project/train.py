@@ -110,8 +110,9 @@ def train(
         init: the weights to start from, as of `everest.finetune`; clips and encoder follow from them. None or
             "none": from scratch.
         output: the folder of the project; None: `runs/train/NAME`.
-        group: what keeps videos in one list, as `everest prepare split --group`; None: the column `group`
-            of a list, the recording of a window, else each video alone.
+        group: what keeps videos in one list, as `everest prepare split --group`, or `subject`: recordings
+            that share a subject of the annotations; None: the column `group` of a list, the recording of a
+            window, else each video alone.
         task: single-label, multi-label or regression; None: as the labels show.
         folds: leave each of so many parts of the groups out in turn; the last model learns from all videos.
         hours: about so many in all, with validations and tests, by the speed measured on this machine.
@@ -175,7 +176,10 @@ def _make_plan(
     request: Request, folder: Path, tested: Sequence[str], report: Report
 ) -> tuple[ProjectLists, str, dict[str, Any]]:
     """Write the lists into `NEW_LISTS`; returns them, the text of a recipe, and the plan of `--json`."""
-    start = None if request.init is None else settings_from(request.init)  # before the videos are read
+    on_cpu = None if request.latency is None else True
+    start = None  # or weights, which are found before the videos are read
+    if request.init is not None:
+        start = settings_from(request.init, on_cpu=on_cpu)
     lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)
     suggestion = suggest_recipe(
         lists.section,

@@ -16,7 +16,7 @@ from everest.lists.labels import indices
 from everest.lists.sample import ListSize, Sample
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
-from everest.project.candidates import IMAGES
+from everest.project.candidates import IMAGES, INPUTS
 from everest.project.request import ProjectLists
 from everest.project.result import InputTest, MeasuredTest, ProjectResult
 from everest.suggest.suggestion import Suggestion
@@ -27,7 +27,7 @@ FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is mo
 MOST_CLASSES: Final = 12  # default: whose numbers are shown
 FEWEST_GROUPS: Final = 6  # five that all agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 LINEAR_MODEL: Final = "a linear model on small images"
-MOST_EQUAL: Final = 5.0  # heuristic: points, up to which a classifier of images is as good
+MOST_EQUAL: Final = 5.0  # heuristic: points, up to which a model of images is as good
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
 
 
@@ -106,7 +106,7 @@ def size_line(suggestion: Suggestion, network_ms: float) -> str:
     text = f"{size}: {network_ms:.3g} ms a clip on one CPU thread (limit {suggestion.latency:g})"
     if network_ms <= (suggestion.latency or 0):
         return text
-    fix = "omit --init, or name smaller weights" if suggestion.start else "it is the smallest size"
+    fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
     return f"warning: {text}; {fix}"
 
 
@@ -171,7 +171,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
     validation = ", ".join(
         f"{each.name} {value_text(result.metric, each.validation)}"
         for each in result.candidates
-        if each.validation is not None
+        if each.validation is not None and each.name not in INPUTS  # see `input_lines`
     )
     lines = [f"{metric}{spread} on {size}", f"compare: {compared}"]
     lines.append(
@@ -184,6 +184,8 @@ def result_lines(result: MeasuredTest) -> list[str]:
             low, high = behavior.interval
             share = f"(95 % interval: {low:.3g} to {high:.3g}), {share}"
         lines.append(f"{behavior.name}: average precision {behavior.ap:.1f} % {share}")
+    if len(result.behaviors) > MOST_CLASSES:
+        lines.append(f"{len(result.behaviors) - MOST_CLASSES} further classes: see `behaviors` of --json")
     lines += input_lines(result)
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
@@ -211,10 +213,10 @@ def input_lines(result: MeasuredTest) -> list[str]:
     gain = f"{low:.3g} to {high:.3g}{unit}"
     if low > 0:
         verdict = f"motion counts: the model is clearly better than appearance alone, by {gain}"
-    elif high <= MOST_EQUAL or not metric.percent:
+    elif high <= MOST_EQUAL and metric.percent:
         verdict = f"a classifier of images will do: motion gains {gain}"
     else:
-        verdict = f"a classifier of images may do: motion gains {gain}, so more groups would tell"
+        verdict = f"a model of images may do: motion gains {gain}, so more groups would tell"
     if lost > 0:
         verdict += f"; change alone (model.input: differences) loses {lost:.3g} to {most_lost:.3g}{unit}"
     return [f"inputs: appearance alone {texts['mean']}, change alone {texts['change']}; {verdict}"]

@@ -103,4 +103,4 @@ def fit_latency(suggestion: Suggestion, limit: float) -> tuple[Suggestion, float
         measured = network_ms(model, limit=limit)
         if measured <= limit:
             break
-    return suggestion, measured
+    return replace(suggestion, is_fast=measured <= limit), measured

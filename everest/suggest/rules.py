@@ -195,10 +195,18 @@ def choose_values(
     return [choice for choice in choices if choice.applies]
 
 
-def for_latency(choices: Sequence[Choice], limit: float) -> list[Choice]:
-    """The choices for a model that has at most `limit` ms for a clip on one thread of a CPU."""
+def for_latency(choices: Sequence[Choice], limit: float, *, fits: bool) -> list[Choice]:
+    """The choices for a model that has at most `limit` ms for a clip on one thread of a CPU.
+
+    `fits`: whether the size was measured to be fast enough.
+    """
+    size = (
+        "the largest that was measured to need at most"
+        if fits
+        else "the smallest, measured to need more than"
+    )
     changed = {
-        "model.backbone": f"the largest that was measured to need at most {limit:g} ms a clip on a CPU",
+        "model.backbone": f"{size} {limit:g} ms a clip on a CPU",
         "eval.clips": "an exported file sees one view of a video",
         "eval.crops": "the center",
     }

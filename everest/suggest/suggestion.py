@@ -87,6 +87,7 @@ class Suggestion:
     start: WeightSettings | None = None  # the weights of --init; None: from scratch
     size: DeviceValues | None = None  # of the model, for a time on a CPU; None: by the device
     latency: float | None = None  # milliseconds for a clip on one thread of a CPU; None: no limit
+    is_fast: bool = True  # whether the size was measured to keep the limit
 
     @property
     def text(self) -> str:
@@ -104,7 +105,7 @@ class Suggestion:
                 size=self.size,
             )
         if self.latency is not None:
-            choices = for_latency(choices, self.latency)
+            choices = for_latency(choices, self.latency, fits=self.is_fast)
         if self.start is not None:
             choices = with_weights(choices, self.facts, self.device, self.start)
         return recipe_text(choices, self.section, base=base, facts=self.facts)

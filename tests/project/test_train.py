@@ -194,7 +194,7 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     shown = called("train", class_folders, "--dry-run", "--folds", "4", *FEW)
-    classes = r"2 classes: down 8, right 8\nwarning: .* only 4 videos in each fold; .*\n(?s:.*)"
+    classes = r"2 classes: down 8, right 8\nwarning: .* only 4 videos in each fold\n(?s:.*)"
     training = r"all training: about \d+ s for 5 fine-tunings, including \d+ s for validations"
     assert re.search(classes + training, shown.stdout)
     shown = called("train", class_folders, "--dry-run", "--json", "--hours", "0.01")
@@ -325,6 +325,8 @@ def _bouts(**subject_of: str) -> dict[str, list[Bout]]:
         ({"r0": "", "r1": "", "r2": ""}, None),
         ({"rec_1": "", "rec_2": ""}, None),
         ({"___": "", "-": ""}, None),
+        ({"_a_1": "", "_a_2": "", "_b_1": ""}, None),
+        ({"2024-01": "", "2024-02": "", "2025-01": ""}, None),
         ({"a": "m1", "b": "m2", "c": "m1"}, "a.mp4, c.mp4 share subjects; .*--group subject"),
         ({"a": "m1", "b": "m1"}, "not new animals"),
         ({"a": "m1", "b": "m2"}, None),
@@ -353,6 +355,9 @@ def test_group_subject_keeps_the_recordings_of_an_animal_together(recordings: Pa
     shown = called(*command, "--group", "subject")
     assert "--group subject" not in shown.stderr
     assert re.search("3 groups: ", shown.stdout)
+    plain = recordings.with_name("bouts.csv")
+    without = ("train", recordings, "--annotations", plain, "--dry-run", *FEW, "--group", "subject")
+    assert "no annotation names a subject" in refused(*without, code=4)
 
 
 def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: Path, tmp_path: Path):
@@ -536,7 +541,8 @@ def test_the_verdict_says_which_input_is_enough():
             for name, value in (("image-mean", 70.0), ("image-change", 60.0))
         ]
         gains = [{"name": "image-mean", "gain": mean}, {"name": "image-change", "gain": change}]
-        return "".join(input_lines(MeasuredTest.of(RESULT | {"candidates": rows, "inputs": gains})))
+        document = RESULT | {"metric": metric, metric: 90.0, "candidates": rows, "inputs": gains}
+        return "".join(input_lines(MeasuredTest.of(document)))
 
     assert input_lines(MeasuredTest.of(RESULT)) == []
     assert (
@@ -546,6 +552,7 @@ def test_the_verdict_says_which_input_is_enough():
         "points"
     )
     assert "images may do: motion gains -1 to 20 points, so more groups" in lines([-1.0, 20.0], [-3.0, 9.0])
+    assert "images may do: motion gains -1 to 2, so more groups" in lines([-1.0, 2.0], [-3.0, 9.0], "mae")
     moving = lines([4.0, 20.0], [-3.0, 9.0])
     assert moving.endswith(
         "; motion counts: the model is clearly better than appearance alone, by 4 to 20 points"

@@ -38,6 +38,8 @@ def test_the_largest_size_that_is_fast_enough_is_taken_and_the_test_has_one_view
     for each in (fitted, smallest):
         assert (each.recipe.eval.clips, each.recipe.eval.crops) == (1, 1)
         assert "ms a clip on a CPU" in each.text
+    assert "the largest that was measured to need at most" in fitted.text
+    assert "the smallest, measured to need more than" in smallest.text
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.get_num_threads() == threads
 

@@ -71,8 +71,13 @@ def crop(image: np.ndarray, clip: dict) -> np.ndarray:
 
 
 def main(model: str, source: str, seconds: float = float("inf")) -> None:
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no other class in common
+        sys.exit(f"{model}: not an ONNX file ({type(error).__name__})")
     about = session.get_modelmeta().custom_metadata_map
+    if "clip" not in about:
+        sys.exit(f"{model}: not a file of `everest export`")
     clip, mean, std, heads, classes = (
         json.loads(about[key]) for key in ("clip", "mean", "std", "heads", "classes")
     )
@@ -97,7 +102,9 @@ def main(model: str, source: str, seconds: float = float("inf")) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4) or not all(text.replace(".", "", 1).isdigit() for text in sys.argv[3:]):
+    if len(sys.argv) not in (3, 4) or not all(
+        text.strip("0.") and text.replace(".", "", 1).isdigit() for text in sys.argv[3:]
+    ):
         sys.exit("usage: classify.py MODEL.onnx SOURCE [SECONDS]")
     if not Path(sys.argv[1]).is_file():
         sys.exit(f"{sys.argv[1]}: no such file")

@@ -134,6 +134,10 @@ class Timelines:
                 shapes = [arrays[name].shape for name in ARRAYS]
                 if shapes != [(windows,), (windows,), (windows, classes.count), (num_borders,)]:
                     raise ValueError(f"the shapes of {recording.video} are {shapes}")
+                outputs = arrays["outputs"]
+                is_share = all(head.task != "regression" for head in classes.heads)
+                if not np.isfinite(outputs).all() or (is_share and (np.abs(outputs - 0.5) > 0.501).any()):
+                    raise ValueError(f"the outputs of {recording.video} are no probabilities")
                 videos.append(VideoTimeline(**vars(recording), **arrays))
         return cls(classes=classes, videos=videos)
 

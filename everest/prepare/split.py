@@ -191,7 +191,7 @@ def read_group(text: str) -> Callable[[Path], str]:
         match = re.search(expression, path.as_posix() if searches_path else path.name)
         if match is None or not match[1]:
             raise DataError(
-                f"{path}: --group {text} does not match; '(\\w+)' takes the first word of a file name, "
+                f"{path}: --group {text} does not match; '^([^\\W_]+)' takes the first word of a file name, "
                 f"and '{PATH}REGEX' matches the path"
             )
         return match[1]

@@ -87,6 +87,8 @@ def _ready_lists(request: Request) -> ProjectLists | None:
 def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[str]) -> ProjectLists:
     """Write lists of class folders, of a list, or of the windows of recordings."""
     window, labels = None, None
+    if request.group == SUBJECT and not request.annotations:
+        raise RecipeError(f"--group {SUBJECT}: needs --annotations that name subjects; give a pattern")
     if request.annotations:
         videos, window, labels = _windows_of_recordings(request, folder, report)
         if request.group is None and (warning := same_animal_warning(labels.bouts)):

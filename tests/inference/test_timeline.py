@@ -10,12 +10,16 @@ import pytest
 from damage import with_hole
 from frame_spans import frame_span
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from small_runs import called, json_of, refused, run
 
 import everest
 from everest.annotations.formats import read_annotations, recognize
 from everest.annotations.matching import VideoTimes
+from everest.errors import DataError
 from everest.inference.bouts import BoutRules
+from everest.inference.timelines import Timelines
 
 OPTIONS = ["--window", 0.5, "--step", 0.25, "-q"]
 
@@ -219,3 +223,14 @@ def test_a_folder_of_images_has_no_timeline(classifier_run: Path, tmp_path: Path
         Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
     (found,) = json_of("timeline", tmp_path, "-c", classifier_run, code=4)
     assert "a folder of images has no seconds" in found["error"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.5, 3e14])
+def test_outputs_that_are_no_probabilities_are_damage(saved: Path, tmp_path: Path, value: float):
+    assert len(Timelines.load(saved).videos) == 2
+    with safe_open(saved, "pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["0.outputs"][0, 0] = value
+    save_file(tensors, tmp_path / "damaged.safetensors", header)
+    with pytest.raises(DataError, match="damaged"):
+        Timelines.load(tmp_path / "damaged.safetensors")

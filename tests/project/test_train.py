@@ -345,7 +345,9 @@ def test_recordings_that_share_a_subject_are_one_group():
     assert len(set(groups.values())) == 4
 
 
-def test_group_subject_keeps_the_recordings_of_an_animal_together(recordings: Path, tmp_path: Path):
+def test_group_subject_keeps_the_recordings_of_an_animal_together(
+    recordings: Path, class_folders: Path, tmp_path: Path
+):
     header, *rows = recordings.with_name("bouts.csv").read_text().split()
     animal = {"r0": "m1", "r1": "m2", "r2": "m1", "r3": "m3"}
     noted = [f"{header},subject", *(f"{row},{animal[row.partition('.')[0]]}" for row in rows)]
@@ -358,6 +360,7 @@ def test_group_subject_keeps_the_recordings_of_an_animal_together(recordings: Pa
     plain = recordings.with_name("bouts.csv")
     without = ("train", recordings, "--annotations", plain, "--dry-run", *FEW, "--group", "subject")
     assert "no annotation names a subject" in refused(*without, code=4)
+    assert "needs --annotations" in refused("train", class_folders, "--group", "subject", code=2)
 
 
 def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: Path, tmp_path: Path):

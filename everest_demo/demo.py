@@ -10,9 +10,10 @@ from everest.config.settings import Recipe
 from everest.data.recipe_clips import pretrain_clips
 from everest.figures.masks import apply_model, draw_rows, mask_title, rows_of
 from everest.models.mae import MaskedAutoencoder
+from everest.system.compute import one_thread
 from everest.system.events import Report
 from everest_demo.motions import CLASSES, DEMO_SET
-from everest_demo.steps import PICTURE, RUNS, DemoSteps, one_thread
+from everest_demo.steps import PICTURE, RUNS, DemoSteps
 
 
 @dataclass(frozen=True, kw_only=True)

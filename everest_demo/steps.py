@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.engine.context import RunOptions
@@ -68,17 +66,6 @@ def demo_folder(folder: Path, *, overwrite: bool) -> Iterator[None]:
     with sole_writer(folder / REPORT):
         clear_demo(folder, overwrite=overwrite)
         yield
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: steps this small are slower on two, and the loader uses the other core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, kw_only=True)

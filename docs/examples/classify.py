@@ -109,7 +109,7 @@ if __name__ == "__main__":
     if not Path(sys.argv[1]).is_file():
         sys.exit(f"{sys.argv[1]}: no such file")
     if len(sys.argv) == 3 and (sys.argv[2].startswith("/dev/") or "://" in sys.argv[2]):
-        sys.exit(f"{sys.argv[2]}: has no end; give the SECONDS of a window, such as 2")
+        sys.exit(f"{sys.argv[2]}: never ends; give SECONDS, the length of a window, such as 2")
     try:
         main(*sys.argv[1:3], *map(float, sys.argv[3:]))
     except (OSError, av.FFmpegError) as error:

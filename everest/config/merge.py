@@ -93,9 +93,8 @@ class Merged:
     label: str  # the requested recipe
     written: dict[KeyPath, Written]  # no key is inside another one
     problems: list[str] = field(default_factory=list)
-    variants: list[dict[KeyPath, Any]] = field(
-        default_factory=list
-    )  # by section: of the defaults, each layer
+    # By section, of the defaults and then of each layer.
+    variants: list[dict[KeyPath, Any]] = field(default_factory=list)
 
     @property
     def values(self) -> dict[str, Any]:

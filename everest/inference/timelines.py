@@ -137,7 +137,7 @@ class Timelines:
                 outputs = arrays["outputs"]
                 is_share = all(head.task != "regression" for head in classes.heads)
                 if not np.isfinite(outputs).all() or (is_share and (np.abs(outputs - 0.5) > 0.501).any()):
-                    raise ValueError(f"the outputs of {recording.video} are no probabilities")
+                    raise ValueError(f"the outputs of {recording.video} are not probabilities")
                 videos.append(VideoTimeline(**vars(recording), **arrays))
         return cls(classes=classes, videos=videos)
 

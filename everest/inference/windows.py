@@ -152,7 +152,10 @@ def _damaged_spans(windows: Sequence[Window], is_damaged: Sequence[bool]) -> Ite
         numbers = list(run)
         if not damaged:
             continue
-        whole = windows[numbers[0]].start, windows[numbers[-1]].end
-        begin = max(whole[0], windows[numbers[0] - 1].end if numbers[0] else whole[0])
-        end = min(whole[1], *(window.start for window in windows[numbers[-1] + 1 :][:1]), math.inf)
+        first, last = numbers[0], numbers[-1]
+        whole = begin, end = windows[first].start, windows[last].end
+        if first > 0:
+            begin = max(begin, windows[first - 1].end)
+        if last + 1 < len(windows):
+            end = min(end, windows[last + 1].start)
         yield (begin, end) if begin < end else whole

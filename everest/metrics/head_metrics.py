@@ -315,18 +315,16 @@ def class_precisions(
     """
     labels, _ = predictions.class_flags()  # (V, C)
     precisions = average_precisions(labels, predictions.means)
-    ends = dict.fromkeys(names, (math.nan, math.nan))
+    ends = {}
     if groups is not None:
         ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
     rows = []
-    for name, has_class, ap in zip(names, labels.T, precisions(np.ones(len(labels))), strict=True):
-        if not has_class.any():
+    for row in per_class(predictions, names):
+        if not row["videos"]:
             continue
-        interval = [_round(end, is_share=True) for end in ends[name]]
-        if has_class.sum() < FEW_OF_CLASS or None in interval:
+        interval = [_round(end, is_share=True) for end in ends.get(row["name"], ())] or None
+        if row["videos"] < FEW_OF_CLASS or (interval and None in interval):
             interval = None
-        share = _round(has_class.mean(), is_share=True)
-        rows.append(
-            {"name": name, "prevalence": share, "ap": _round(ap, is_share=True), "interval": interval}
-        )
+        prevalence = _round(row["videos"] / len(labels), is_share=True)
+        rows.append({"name": row["name"], "prevalence": prevalence, "ap": row["ap"], "interval": interval})
     return rows

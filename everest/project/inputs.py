@@ -20,7 +20,7 @@ from everest.project.candidates import INPUTS
 from everest.project.choice import BestCandidate
 from everest.project.result import InputTest
 
-FEWEST_GROUPS: Final = 6  # heuristic: an interval over fewer is no evidence
+FEWEST_GROUPS: Final = 6  # five that all agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 
 
 def compare_inputs(

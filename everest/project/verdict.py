@@ -17,6 +17,7 @@ from everest.lists.sample import ListSize, Sample
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.project.candidates import IMAGES, INPUTS
+from everest.project.inputs import FEWEST_GROUPS
 from everest.project.request import ProjectLists
 from everest.project.result import InputTest, MeasuredTest, ProjectResult
 from everest.suggest.suggestion import Suggestion
@@ -25,7 +26,6 @@ from everest.system.text import counted, time_text
 MOST_NAMES: Final = 3  # of groups and recordings
 FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is more than 5 %
 MOST_CLASSES: Final = 12  # default: whose numbers are shown
-FEWEST_GROUPS: Final = 6  # five that all agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 LINEAR_MODEL: Final = "a linear model on small images"
 MOST_EQUAL: Final = 5.0  # heuristic: points, up to which a model of images is as good
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
@@ -209,14 +209,14 @@ def input_lines(result: MeasuredTest) -> list[str]:
         return []
     texts = {kind: f"{test.name} {value_text(result.metric, value)}" for kind, (value, test) in best.items()}
     (low, high), (lost, most_lost) = best["mean"][1].gain, best["change"][1].gain
-    unit = " points" if metric.percent else ""
+    unit, kind = (" points", "classifier") if metric.percent else ("", "model")
     gain = f"{low:.3g} to {high:.3g}{unit}"
     if low > 0:
         verdict = f"motion counts: the model is clearly better than appearance alone, by {gain}"
     elif high <= MOST_EQUAL and metric.percent:
-        verdict = f"a classifier of images will do: motion gains {gain}"
+        verdict = f"a {kind} of images will do: motion adds {gain}"
     else:
-        verdict = f"a model of images may do: motion gains {gain}, so more groups would tell"
+        verdict = f"a {kind} of images may do: motion adds {gain}; label more groups to tell"
     if lost > 0:
         verdict += f"; change alone (model.input: differences) loses {lost:.3g} to {most_lost:.3g}{unit}"
     return [f"inputs: appearance alone {texts['mean']}, change alone {texts['change']}; {verdict}"]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Final
@@ -23,6 +22,7 @@ from everest.models.classifier import Classifier
 from everest.models.spec import classifier_spec
 from everest.suggest.rules import DEVICE_VALUES, DeviceValues
 from everest.suggest.suggestion import Suggestion
+from everest.system.compute import one_thread
 from everest.video.facts import clear_video_cache
 
 _GPU, _CPU = DEVICE_VALUES["8GB"], DEVICE_VALUES["cpu"]
@@ -36,17 +36,6 @@ SIZES: Final[tuple[DeviceValues, ...]] = (  # the largest first
 PASSES: Final = 5  # default, after one that takes longer
 FAR: Final = 4.0  # heuristic
 MOST_SAMPLES: Final = 10  # default: videos whose reading is timed
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch use a single thread of the CPU in the block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

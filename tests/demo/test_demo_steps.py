@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from everest.errors import RecipeError
+from everest.system.compute import one_thread
 from everest.system.events import silent
 from everest.tokenizer.cache import INDEX
 from everest_demo.events import event_set
 from everest_demo.lvmae import clips_of, tokens_of
-from everest_demo.steps import DemoSteps, clear_demo, demo_folder, one_thread
+from everest_demo.steps import DemoSteps, clear_demo, demo_folder
 
 FEW = ("tokenizer.epochs=1", "pretrain.epochs=2", "finetune.epochs=1", "train.workers=0")
 FEW_CLIPS = replace(event_set(), pretrain=32, train_per_class=3, test_per_class=1)

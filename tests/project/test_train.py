@@ -551,11 +551,15 @@ def test_the_verdict_says_which_input_is_enough():
     assert (
         lines([-1.0, 2.0], [3.0, 9.0])
         == "inputs: appearance alone image-mean 70.0 %, change alone image-change 60.0 %; a classifier of "
-        "images will do: motion gains -1 to 2 points; change alone (model.input: differences) loses 3 to 9 "
+        "images will do: motion adds -1 to 2 points; change alone (model.input: differences) loses 3 to 9 "
         "points"
     )
-    assert "images may do: motion gains -1 to 20 points, so more groups" in lines([-1.0, 20.0], [-3.0, 9.0])
-    assert "images may do: motion gains -1 to 2, so more groups" in lines([-1.0, 2.0], [-3.0, 9.0], "mae")
+    assert "a classifier of images may do: motion adds -1 to 20 points; label more groups" in lines(
+        [-1.0, 20.0], [-3.0, 9.0]
+    )
+    assert "a model of images may do: motion adds -1 to 2; label more groups" in lines(
+        [-1.0, 2.0], [-3.0, 9.0], "mae"
+    )
     moving = lines([4.0, 20.0], [-3.0, 9.0])
     assert moving.endswith(
         "; motion counts: the model is clearly better than appearance alone, by 4 to 20 points"

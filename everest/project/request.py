@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,10 +21,12 @@ from everest.config.recipe import check_overrides
 from everest.config.recipe_files import RecipeFile
 from everest.errors import DataError, RecipeError, UserError, differing
 from everest.lists.sources import LIST_FILES
+from everest.suggest.data_section import has_class_folders
 from everest.system.files import IN_USE_FIX, UNFINISHED, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
 from everest.system.run_folder import ENVIRONMENT, FINETUNE, FOLDS, MODEL, PROJECT, RECIPE, WEIGHTS, RunFolder
 from everest.system.text import json_text, read_own_json, reading_own, validated
+from everest.video.folders import videos_under
 
 RESULT: Final = "result.json"
 LISTS: Final = "lists"
@@ -110,7 +113,7 @@ class Request:
             raise RecipeError(f"--hours and {budget} both set the number of steps; use one of them")
 
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of the files with the labels, by their paths."""
+        """SHA-256 of the files with the labels, and of the names in class folders, by their paths."""
         source = Path(self.videos)
         folder = source if source.is_dir() else source.parent
         prefix = "" if source.is_dir() else source.name.removesuffix(LIST_FILES["train"])
@@ -120,6 +123,9 @@ class Request:
         for path in filter(Path.is_file, paths):
             with path.open("rb") as file:  # a video may be larger than the memory
                 checksums[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+        if source.is_dir() and not self.annotations and has_class_folders(str(source)):
+            names = "\0".join(sorted(str(path.relative_to(source)) for path in videos_under(source)))
+            checksums[str(source)] = hashlib.sha256(os.fsencode(names)).hexdigest()
         return checksums
 
 

@@ -19,7 +19,7 @@ from everest.metrics.names import METRICS, value_text
 from everest.project.candidates import IMAGES, INPUTS
 from everest.project.inputs import FEWEST_GROUPS
 from everest.project.request import ProjectLists
-from everest.project.result import InputTest, MeasuredTest, ProjectResult
+from everest.project.result import NETWORK, InputTest, MeasuredTest, ProjectResult
 from everest.suggest.suggestion import Suggestion
 from everest.system.text import counted, time_text
 
@@ -122,12 +122,14 @@ def describe_samples(
     if classes.heads[0].task == "regression":
         return {}, lines
     counts = dict.fromkeys(classes.of_head(classes.heads[0]), 0)
+    sources_of: dict[str, set[str]] = defaultdict(set)  # of each class
     behaviors: dict[str, set[str]] = defaultdict(set)  # of each recording
     without = 0
     for sample in samples:
         names = {classes.name(index) for index in indices(sample.labels[0])}
         for name in names:
             counts[name] += 1
+            sources_of[name].add(sample.source)
         behaviors[sample.source] |= names - {BACKGROUND}
         without += not names - {BACKGROUND}
     sizes = [f"{name} {number}" for name, number in counts.items()]
@@ -136,6 +138,10 @@ def describe_samples(
         fate = f"class '{BACKGROUND}'" if BACKGROUND in counts else "no class"
         fix = f"label time that nobody watched '{UNSCORED}'"
         lines.append(f"{without} of {counted(len(samples), 'window')} have no bout ({fate}); {fix}")
+    if rare := [name for name, sources in sources_of.items() if len(sources) == 1]:
+        unit = "recording" if windows else "group" if groups else "video"
+        problem = f"{first_names(rare, MOST_NAMES)} can be learned or tested, not both"
+        lines.append(f"warning: {problem}: all from one {unit}; add {unit}s with it, or merge classes")
     single = sorted(recording for recording, names in behaviors.items() if len(names) == 1)
     if windows and single:
         problem = f"only one behavior is annotated in {first_names(single, MOST_NAMES)}"
@@ -174,9 +180,8 @@ def result_lines(result: MeasuredTest) -> list[str]:
         if each.validation is not None and each.name not in INPUTS  # see `input_lines`
     )
     lines = [f"{metric}{spread} on {size}", f"compare: {compared}"]
-    lines.append(
-        f"model: {result.chosen}, {result.reason}" + (f"; validation: {validation}" if validation else "")
-    )
+    unseen = f"; on groups that they had not seen: {validation}" if validation else ""
+    lines.append(f"model: {result.chosen}, {result.reason}{unseen}")
     unit = "videos" if result.timelines is None else "windows"
     for behavior in result.behaviors[:MOST_CLASSES]:
         share = f"present in {behavior.prevalence:.1f} % of the {unit}"
@@ -247,7 +252,9 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
         if not result.folds and result.groups < FEW_GROUPS:
             size = f"{result.videos} tests of {counted(result.groups, 'group')}"
             return f"no better than {linear_model}, but {size} are too few to tell: {fix}"
-        return f"no better than {linear_model}: {LABEL_MORE}, or train longer (--set finetune.steps)"
+        trained = any(each.name == NETWORK for each in result.candidates)
+        more = "train longer (--set finetune.steps)" if trained else "let a network be trained, too (--hours 1)"
+        return f"no better than {linear_model}: {LABEL_MORE}, or {more}"
     if result.interval is None:
         return f"no interval: the test has only one group; {fix}"
     if sign * result.interval[sign < 0] <= sign * simple:

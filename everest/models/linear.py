@@ -1,11 +1,11 @@
-"""A linear classifier of small images: the mean of a clip and its change, without any token.
+"""A linear classifier of what pixels say without any token: small images, or histograms of motion.
 
 B batch, C channels, T frames, H W pixels, S the side of an image, F features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, Self
 
@@ -18,6 +18,7 @@ from everest.config.values import Count, Length, settings
 from everest.methods.grid import TokenGrid
 from everest.models.classifier import Classifier, ExactLinear
 from everest.models.clip_spec import ClipSpec
+from everest.models.histograms import NUM_HISTOGRAM_FEATURES, motion_histograms
 from everest.models.vit import require_clips
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -45,6 +46,17 @@ def image_features(clips: Tensor) -> Tensor:
     return torch.cat([mean_image(clips, SIDE), difference_image(clips, SIDE)], dim=1)
 
 
+# Of clips (B, C, T, H, W) of bytes: the function, the number of features, and what they are.
+PIXEL_FEATURES: Final[dict[str, tuple[Callable[[Tensor], Tensor], int, str]]] = {
+    "images": (
+        image_features,
+        2 * SIDE * SIDE,
+        f"the mean image and the change over time, {SIDE} x {SIDE} pixels each",
+    ),
+    "motion": (motion_histograms, NUM_HISTOGRAM_FEATURES, "histograms of edges and their motion"),
+}
+
+
 @settings
 class ImageSpec(ClipSpec):
     """All that is needed to rebuild an `ImageClassifier`."""
@@ -54,10 +66,11 @@ class ImageSpec(ClipSpec):
     size: tuple[Length, Length]
     pixels: PixelStatistics = IMAGENET
     heads: Heads
+    features: Literal["images", "motion"] = "images"  # a key of PIXEL_FEATURES
 
     @property
     def title(self) -> str:
-        return f"linear model on the mean image and the change over time, {SIDE} x {SIDE} pixels each"
+        return f"linear model on {PIXEL_FEATURES[self.features][2]}"
 
     @property
     def strategy(self) -> None:
@@ -70,7 +83,7 @@ class ImageSpec(ClipSpec):
     @property
     def num_features(self) -> int:
         """F."""
-        return 2 * SIDE * SIDE
+        return PIXEL_FEATURES[self.features][1]
 
     def for_clips(
         self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
@@ -87,11 +100,12 @@ class ImageSpec(ClipSpec):
 
 
 class ImageClassifier(Classifier):
-    """Classifies clips by a linear function of `image_features`. New weights are zero."""
+    """Classifies clips by a linear function of PIXEL_FEATURES. New weights are zero."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         self.spec, self.heads, self.pixels = spec, spec.heads, spec.pixels
+        self.compute, *_ = PIXEL_FEATURES[spec.features]
         self.head = ExactLinear(spec.num_features, self.num_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -109,7 +123,7 @@ class ImageClassifier(Classifier):
             raise ValueError(f"keep={keep}: {NO_TOKENS}")
         if frames.dtype != torch.uint8:
             frames = self.pixels.to_unit_range(frames).mul(255).round()
-        return image_features(frames)
+        return self.compute(frames)
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
         """Compute the logits (B, outputs) of clips (B, C, T, H, W), bytes or normalized; see `features`."""

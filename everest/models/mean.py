@@ -1,4 +1,6 @@
-"""The mean of classifiers: one model whose outputs are the mean of theirs.
+"""The mean of classifiers: one model whose outputs, or logits, are the mean of theirs.
+
+The mean of the logits of linear models is a linear model on their features, joined.
 
 M members, B batch, C channels, T frames, H W pixels.
 """
@@ -19,11 +21,9 @@ from everest.config.heads import MULTI_LABEL, Heads
 from everest.config.values import Count, Length, settings
 from everest.models.classifier import Classifier, by_head
 from everest.models.clip_spec import ClipSpec
-from everest.models.linear import NO_TOKENS, ImageClassifier, ImageSpec
+from everest.models.linear import NO_TOKENS, ImageSpec
 from everest.models.spec import ModelSpec
 from everest.video.pixels import PixelStatistics
-
-MemberSpec = Annotated[ModelSpec | ImageSpec, Field(discriminator="kind")]
 
 
 @settings
@@ -35,10 +35,11 @@ class MeanSpec(ClipSpec):
     size: tuple[Length, Length]
     pixels: PixelStatistics
     heads: Heads
+    mean_of: Literal["outputs", "logits"] = "outputs"
     members: Annotated[tuple[MemberSpec, ...], Field(min_length=2, max_length=16)]  # our choice
 
     @classmethod
-    def of(cls, members: Sequence[ModelSpec | ImageSpec]) -> Self:
+    def of(cls, members: Sequence[MemberSpec], mean_of: Literal["outputs", "logits"]) -> Self:
         """The mean of classifiers, with the clips and the heads of the first one."""
         first = members[0]
         return cls(
@@ -46,16 +47,21 @@ class MeanSpec(ClipSpec):
             size=first.size,
             pixels=first.pixels,
             heads=first.heads,
+            mean_of=mean_of,
             members=tuple(members),
         )
 
     @property
     def parts(self) -> Mapping[str, ClipSpec]:
-        return {f"members.{number}.": member for number, member in enumerate(self.members)}
+        return {
+            f"members.{number}.{prefix}": part
+            for number, member in enumerate(self.members)
+            for prefix, part in member.parts.items()
+        }
 
     @property
     def title(self) -> str:
-        return f"mean of the outputs of a {' and a '.join(member.title for member in self.members)}"
+        return f"mean of the {self.mean_of} of a {' and a '.join(member.title for member in self.members)}"
 
     @property
     def strategy(self) -> None:
@@ -81,13 +87,16 @@ class MeanSpec(ClipSpec):
         return MeanClassifier(self, [member.build() for member in self.members])
 
 
+MemberSpec = Annotated[ModelSpec | ImageSpec | MeanSpec, Field(discriminator="kind")]
+
+
 def _without_thresholds(heads: Heads) -> Heads:
     """Heads without what was chosen on the outputs of one model."""
     return tuple(replace(head, chosen_thresholds=()) for head in heads)
 
 
 class MeanClassifier(Classifier):
-    """Classifies clips by the mean of the outputs of its members.
+    """Classifies clips by the mean of the outputs, or the logits, of its members.
 
     Args:
         members: classifiers of the same clips and heads; each keeps its tokens as it was trained.
@@ -100,19 +109,21 @@ class MeanClassifier(Classifier):
         if problem := next(spec.problems(), None):
             raise ValueError(problem)
         self.spec, self.heads, self.pixels = spec, spec.heads, spec.pixels
+        self.mean_of, self.have_tokens = spec.mean_of, [bool(member.encoded) for member in spec.members]
         self.members = nn.ModuleList(members)
 
     @classmethod
-    def of(cls, members: Sequence[Classifier]) -> Self:
+    def of(cls, members: Sequence[Classifier], mean_of: Literal["outputs", "logits"] = "outputs") -> Self:
         """The mean of modules as they are."""
-        return cls(MeanSpec.of([cast("ModelSpec | ImageSpec", member.spec) for member in members]), members)
+        specs = [cast("MemberSpec", member.spec) for member in members]
+        return cls(MeanSpec.of(specs, mean_of), members)
 
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """The inputs of the heads of all members, joined: (B, sum of F); see `forward`."""
         return torch.cat([part.float() for part in self._of_members("features", frames, keep)], dim=1)
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
-        """Compute logits (B, outputs) of clips (B, C, T, H, W) whose outputs are the mean of the members'.
+        """Compute the logits (B, outputs) of clips (B, C, T, H, W), whose outputs or logits are the mean.
 
         Args:
             keep: the ratio of the tokens that members with an encoder encode; None: as trained.
@@ -121,16 +132,17 @@ class MeanClassifier(Classifier):
         """
         logits = self._of_members("forward", frames, keep)
         stacked = torch.stack([part.float() for part in logits])  # (M, B, outputs)
+        if self.mean_of == "logits":
+            return stacked.mean(dim=0)
         pairs = zip(by_head(stacked, self.heads), self.heads, strict=True)
         return torch.cat([_mean(part, head.task) for part, head in pairs], dim=-1)
 
     def _of_members(self, method: str, frames: Tensor, keep: float | None) -> list[Tensor]:
-        images = [isinstance(member, ImageClassifier) for member in self.members]
-        if keep is not None and all(images):
+        if keep is not None and not any(self.have_tokens):
             raise ValueError(f"keep={keep}: {NO_TOKENS}")
         return [
-            getattr(member, method)(frames, keep=None if is_image else keep)
-            for member, is_image in zip(self.members, images, strict=True)
+            getattr(member, method)(frames, keep=keep if has_tokens else None)
+            for member, has_tokens in zip(self.members, self.have_tokens, strict=True)
         ]
 
 

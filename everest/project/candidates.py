@@ -1,8 +1,9 @@
 """What could classify the videos of a project: simple models beside the fine-tuned network, and the best.
 
-A linear candidate is a linear layer on features that are not trained; a new one is a row of `FEATURES`. The
-features are of the center view of each video, read once for all candidates, lists and folds. Candidates are
-compared on videos whose groups they have not seen; the best one becomes the model of the project.
+A linear candidate is a linear layer on features that are not trained, of a kind or of several; a new one is a
+row of `LINEAR`. The features are of the center view of each video, read once for all candidates, lists and
+folds. Candidates are compared on videos whose groups they have not seen; the best one becomes the model of
+the project.
 
 N videos, F features of a candidate, C outputs.
 """
@@ -12,10 +13,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, cast
 
 import numpy as np
 import torch
@@ -39,6 +41,7 @@ from everest.metrics.head_metrics import choose_thresholds
 from everest.metrics.predicted import label_array
 from everest.models.classifier import Classifier, VideoClassifier
 from everest.models.linear import ImageClassifier, ImageSpec
+from everest.models.mean import MeanClassifier
 from everest.models.pooling import STATISTICS
 from everest.models.spec import ModelSpec, classifier_spec
 from everest.probes.classifiers import Floats
@@ -55,34 +58,45 @@ from everest.project.result import NETWORK
 from everest.system.events import Report, silent
 
 IMAGES: Final = "linear-images"
-RANDOM: Final = "random-features"
 FROZEN: Final = "frozen-features"
 MEAN: Final = "mean"
-# Columns of the features of a candidate, in equal blocks: what appearance alone and change alone reach. They
-# are compared and never delivered.
-INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # candidate, blocks, those that are kept
-    "image-mean": (IMAGES, 2, (0,)),
-    "image-change": (IMAGES, 2, (1,)),
-    "frozen-mean": (FROZEN, STATISTICS, (0,)),
-    "frozen-change": (FROZEN, STATISTICS, (1, 3)),
+# The kinds of features of each linear candidate. Simple ones first: of two equally good ones, the earlier is
+# chosen.
+LINEAR: Final[dict[str, tuple[str, ...]]] = {
+    IMAGES: ("images",),
+    "images-motion": ("images", "motion"),
+    "random-features": ("random",),
+    FROZEN: ("frozen",),
+    "frozen-motion": ("frozen", "motion"),
+}
+# Columns of features, in equal blocks: what appearance alone and change alone reach. They are compared and
+# never delivered.
+INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # kind, blocks, those that are kept
+    "image-mean": ("images", 2, (0,)),
+    "image-change": ("images", 2, (1,)),
+    "frozen-mean": ("frozen", STATISTICS, (0,)),
+    "frozen-change": ("frozen", STATISTICS, (1, 3)),
 }
 
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU
 
 
-def _image_classifier(recipe: Recipe, classes: Classes, init: str | None) -> LinearCandidate | None:
-    """A linear model of the mean image and the mean change of a clip, as small images."""
+def _pixel_classifier(
+    features: Literal["images", "motion"], recipe: Recipe, classes: Classes, init: str | None
+) -> ImageClassifier:
+    """A linear model of what the pixels of a clip say."""
     data = recipe.data
-    spec = ImageSpec(frames=data.frames, size=data.frame_size, pixels=data.pixels, heads=classes.heads)
+    size, heads = data.frame_size, classes.heads
+    spec = ImageSpec(frames=data.frames, size=size, pixels=data.pixels, heads=heads, features=features)
     return spec.build()
 
 
-def _untrained_features(recipe: Recipe, classes: Classes, init: str | None) -> LinearCandidate | None:
+def _untrained_features(recipe: Recipe, classes: Classes, init: str | None) -> LinearModule | None:
     """Features of an encoder with new weights; not beside trained ones."""
     return _feature_classifier(recipe, classes) if init is None else None
 
 
-def _frozen_features(recipe: Recipe, classes: Classes, init: str | None) -> LinearCandidate | None:
+def _frozen_features(recipe: Recipe, classes: Classes, init: str | None) -> LinearModule | None:
     """Features of the weights that the project starts from."""
     if init is None:
         return None
@@ -105,13 +119,13 @@ def _feature_classifier(recipe: Recipe, classes: Classes) -> VideoClassifier:
 
 
 Predict = Callable[[Sequence[Sample]], dict[str, NDArray[np.float32]]]  # outputs (C,) of readable ones, by id
-LinearCandidate = ImageClassifier | VideoClassifier  # has `features`, and a linear `head`
-MakeModule = Callable[[Recipe, Classes, "str | None"], "LinearCandidate | None"]
-# Simple ones first: of two that are equally good, the earlier is chosen.
-FEATURES: Final[dict[str, MakeModule]] = {
-    IMAGES: _image_classifier,
-    RANDOM: _untrained_features,
-    FROZEN: _frozen_features,
+LinearModule = ImageClassifier | VideoClassifier  # has `features`, and a linear `head`
+# Of each kind of features, the module that computes them; None: the project cannot have it.
+FEATURES: Final[dict[str, Callable[[Recipe, Classes, str | None], LinearModule | None]]] = {
+    "images": partial(_pixel_classifier, "images"),
+    "motion": partial(_pixel_classifier, "motion"),
+    "random": _untrained_features,
+    "frozen": _frozen_features,
 }
 
 
@@ -120,7 +134,7 @@ class Candidate:
     """A model, and its outputs for samples of groups that it has not seen."""
 
     name: str
-    module: Classifier
+    module: Classifier | None  # None of an input
     outputs: Floats  # (N, C); nan for samples that it has learned from
     predict: Predict  # of other samples
     reads_views: bool = False  # whether it was made for the views of an evaluation, not the center view alone
@@ -133,31 +147,52 @@ def _sees_images(model: ModelSettings) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureTable:
-    """The features of all readable samples of a project, for each linear candidate."""
+    """The features of all readable samples of a project, of each kind."""
 
-    modules: Mapping[str, LinearCandidate]
+    modules: Mapping[str, LinearModule]
     rows: Mapping[str, int]  # of the readable samples, by their ids
-    features: Mapping[str, Floats]  # (rows, F) of each candidate
+    features: Mapping[str, Floats]  # (rows, F) of each kind
 
     def readable(self, samples: Sequence[Sample]) -> list[Sample]:
         return [sample for sample in samples if sample.video_id in self.rows]
 
     @property
-    def inputs(self) -> dict[str, LinearCandidate]:
-        """The modules of the INPUTS that can be told apart: of an encoder only if it sees single images."""
-        return {
-            name: module
-            for name, (candidate, *_) in INPUTS.items()
-            if (module := self.modules.get(candidate)) is not None
-            and (candidate != FROZEN or _sees_images(module.recipe.model))
-        }
+    def candidates(self) -> dict[str, tuple[str, ...]]:
+        """The rows of LINEAR whose kinds of features there are."""
+        return {name: kinds for name, kinds in LINEAR.items() if all(kind in self.modules for kind in kinds)}
+
+    @property
+    def inputs(self) -> list[str]:
+        """The INPUTS that can be told apart: of an encoder only if it sees single images."""
+        return [
+            name
+            for name, (kind, *_) in INPUTS.items()
+            if (module := self.modules.get(kind)) is not None
+            and (kind != "frozen" or _sees_images(module.recipe.model))
+        ]
 
     def of(self, name: str, samples: Sequence[Sample]) -> Floats:
         """The features (N, F) of a candidate or an input for readable samples."""
-        candidate, blocks, kept = INPUTS.get(name, (name, 1, (0,)))
-        features = self.features[candidate][[self.rows[sample.video_id] for sample in samples]]
-        width = features.shape[1] // blocks
-        return np.concatenate([features[:, part * width : (part + 1) * width] for part in kept], axis=1)
+        rows = [self.rows[sample.video_id] for sample in samples]
+        if name in LINEAR:
+            return np.concatenate([self.features[kind][rows] for kind in LINEAR[name]], axis=1)
+        kind, blocks, kept = INPUTS[name]
+        parts = np.split(self.features[kind][rows], blocks, axis=1)
+        return np.concatenate([parts[part] for part in kept], axis=1)
+
+    def model(self, name: str, layer: LinearModel) -> Classifier:
+        """The model of a candidate with a fitted layer. Of several kinds, it is the mean of their logits."""
+        modules = [self.modules[kind] for kind in LINEAR[name]]
+        if len(modules) > 1:  # each with weights of its own
+            modules = list(map(deepcopy, modules))
+        weight, bias = torch.from_numpy(layer.weight), torch.from_numpy(layer.bias)
+        heads = [cast("nn.Linear", module.head) for module in modules]
+        parts = weight.split([head.in_features for head in heads], dim=1)
+        with torch.no_grad():
+            for head, part in zip(heads, parts, strict=True):
+                head.weight.copy_(part * len(modules))
+                head.bias.copy_(bias)
+        return modules[0] if len(modules) == 1 else MeanClassifier.of(modules, mean_of="logits")
 
 
 @contextmanager
@@ -190,7 +225,7 @@ def feature_table(
     def row_of(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: x[0] for name, x in views.items()}
 
-    with open_row_store(folder, {"candidates": [*modules]}) as store:
+    with open_row_store(folder, {"features": [*modules]}) as store:
         joined = add_rows(store, first, samples, compute, row_of, batch=READ_BATCH, report=report)
         assert joined is not None  # this is the only process
         problems = [result.reason if result else None for (result,) in joined.results]
@@ -222,22 +257,17 @@ def linear_candidates(
 ) -> list[Candidate]:
     """Fit the head of each linear candidate on samples; its outputs are cross-validated over their groups.
 
-    The INPUTS come last; their modules are those of their candidates.
+    The INPUTS come last.
     """
     labels = label_array([sample.labels[0] for sample in samples], head)
     splits = group_splits(labels, [sample.source for sample in samples], head, seed=seed)
     candidates = []
-    for name, module in (*table.modules.items(), *table.inputs.items()):
+    for name in (*table.candidates, *table.inputs):
         features = table.of(name, samples)  # (N, F)
         strength, outputs = DEFAULT_STRENGTH, np.full((len(samples), head.outputs), np.nan, np.float32)
         if splits:
             strength, outputs = cross_predict(features, labels, head, splits, strengths=STRENGTHS)
         layer = fit_linear(features, labels, head, strength=strength)
-        if name in table.modules:
-            assert isinstance(module.head, nn.Linear)
-            with torch.no_grad():
-                module.head.weight.copy_(torch.from_numpy(layer.weight))
-                module.head.bias.copy_(torch.from_numpy(layer.bias))
 
         def predict(
             others: Sequence[Sample], name: str = name, layer: LinearModel = layer
@@ -246,6 +276,7 @@ def linear_candidates(
             rows = layer.outputs(table.of(name, readable), head)
             return {sample.video_id: row for sample, row in zip(readable, rows, strict=True)}
 
+        module = table.model(name, layer) if name in LINEAR else None
         candidates.append(Candidate(name=name, module=module, outputs=outputs, predict=predict))
     return candidates
 

@@ -18,10 +18,10 @@ from everest.metrics.head_metrics import metrics_of
 from everest.metrics.predicted import Predictions
 from everest.probes.classifiers import Floats, Labels
 from everest.probes.linear import losses
-from everest.project.candidates import FEATURES, MEAN
+from everest.project.candidates import LINEAR, MEAN
 from everest.project.result import NETWORK, InputTest
 
-SIMPLE_FIRST: Final = (*FEATURES, NETWORK, MEAN)
+SIMPLE_FIRST: Final = (*LINEAR, NETWORK, MEAN)
 TIE: Final = 0.01  # heuristic: of the lowest loss
 FEWEST_GROUPS: Final = 4  # heuristic: from which on a standard error is one over groups
 
@@ -65,7 +65,7 @@ def choose(
         groups: of the samples; two of one group are not independent.
         forced: the candidate to deliver; None: the best.
     """
-    linear = {name: rows for name, rows in outputs.items() if name in FEATURES}
+    linear = {name: rows for name, rows in outputs.items() if name in LINEAR}
     seen = ~np.isnan(next(iter(linear.values()))[:, 0])  # (N,)
     chosen, mean_of, reason = next(iter(linear)), (), "the videos are of one group, so none can be compared"
     learned = True

@@ -159,9 +159,8 @@ class Comparison:
         """The model of the chosen candidate, which knows the recipe with the views that it was made for."""
         self.report(notice(f"best candidate by validation: {choice.name} ({choice.explanation})"))
         members = [each for each in candidates if each.name in choice.members]
-        model = (
-            members[0].module if len(members) == 1 else MeanClassifier.of([each.module for each in members])
-        )
+        modules = [each.module for each in members if each.module is not None]
+        model = modules[0] if len(modules) == 1 else MeanClassifier.of(modules)
         recipe = self.recipe
         if not any(each.reads_views for each in members):
             recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))

@@ -253,7 +253,9 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
             size = f"{result.videos} tests of {counted(result.groups, 'group')}"
             return f"no better than {linear_model}, but {size} are too few to tell: {fix}"
         trained = any(each.name == NETWORK for each in result.candidates)
-        more = "train longer (--set finetune.steps)" if trained else "let a network be trained, too (--hours 1)"
+        more = (
+            "train longer (--set finetune.steps)" if trained else "let a network be trained, too (--hours 1)"
+        )
         return f"no better than {linear_model}: {LABEL_MORE}, or {more}"
     if result.interval is None:
         return f"no interval: the test has only one group; {fix}"

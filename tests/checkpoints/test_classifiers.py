@@ -1,5 +1,5 @@
 """Every kind of classifier, saved and used by every command: a network, features of a frozen encoder with
-their change, a linear model on images, and the mean of two."""
+their change, a linear model on images, on histograms of motion, on several kinds of features, and a mean."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.inference.timelines import Timelines
 from everest.models.classifier import Classifier
+from everest.models.histograms import BINS, NUM_HISTOGRAM_FEATURES, motion_histograms
 from everest.models.linear import SIDE, ImageSpec, image_features
 from everest.models.mean import MeanClassifier, MeanSpec
 from everest.models.spec import classifier_spec
@@ -56,11 +57,22 @@ def images(recipe: Recipe, heads: tuple[Head, ...] = HEADS) -> Classifier:
     return randomized(spec.build(), 0.01)
 
 
+def motion(recipe: Recipe, heads: tuple[Head, ...] = HEADS) -> Classifier:
+    spec = images(recipe, heads).spec
+    assert isinstance(spec, ImageSpec)
+    return randomized(replace(spec, features="motion").build(), 1.0)
+
+
+def joined(recipe: Recipe, heads: tuple[Head, ...] = HEADS) -> Classifier:
+    """A linear model on the features of an encoder and on histograms of motion."""
+    return MeanClassifier.of([frozen(recipe, heads), motion(recipe, heads)], mean_of="logits")
+
+
 def mean(recipe: Recipe, heads: tuple[Head, ...] = HEADS) -> Classifier:
-    return MeanClassifier.of([frozen(recipe, heads), images(recipe, heads)])
+    return MeanClassifier.of([joined(recipe, heads), images(recipe, heads)])
 
 
-KINDS = {made.__name__: made for made in (network, frozen, images, mean)}
+KINDS = {made.__name__: made for made in (network, frozen, images, motion, joined, mean)}
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +126,11 @@ def test_it_is_opened_by_every_command_that_predicts(folder: Path, clip_files: P
 @pytest.mark.parametrize(  # networks: test_export.py
     ("folder", "precision"),
     [
-        *(("images", "fp32"), ("images", "int8"), ("frozen", "int8"), ("mean", "fp32")),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("frozen", "fp32"), ("mean", "int8"))),
+        *(("images", "int8"), ("motion", "fp32"), ("frozen", "int8"), ("mean", "fp32")),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("images", "fp32"), ("motion", "int8"), ("frozen", "fp32"), ("mean", "int8"))
+        ),
     ],
     indirect=["folder"],
 )
@@ -140,7 +155,9 @@ def test_features_are_the_input_of_the_head(folder: Path, clip_files: Path, tmp_
     out = tmp_path / "features.npz"
     run("extract -q --views 1x1", video, "-c", folder, "--output", out)
     features = torch.from_numpy(np.load(out)["features"])
-    width = {"network": 24, "frozen": 96, "images": 2 * SIDE**2, "mean": 96 + 2 * SIDE**2}
+    width = {"network": 24, "frozen": 96, "images": 2 * SIDE**2, "motion": NUM_HISTOGRAM_FEATURES}
+    width["joined"] = width["frozen"] + width["motion"]
+    width["mean"] = width["joined"] + width["images"]
     assert features.shape == (1, width[folder.parent.name.rstrip("0123456789")])
     assert torch.equal(everest.extract(model, video, clips=1, crops=1).features, features)
 
@@ -151,15 +168,17 @@ def test_a_mean_has_the_mean_of_the_outputs(loaded: Recipe, task: Task):
     outputs = 1 if task == "regression" else 3
     only = Head(task=task, outputs=outputs, mean=5.0 * (outputs == 1), std=2.0)
     for heads in ((only,), (replace(only, name="a"), Head(name="b", outputs=4))):
-        joined = mean(loaded, heads).eval()
+        model = mean(loaded, heads).eval()
         clips = torch.randint(0, 256, (5, 3, 4, 32, 32), dtype=torch.uint8)
         with torch.no_grad():
-            joined.members[0].head.bias.copy_(torch.linspace(-60, 60, joined.num_classes))
-            expected = sum(member.outputs(member(clips)) for member in joined.members) / 2
-            found = joined.outputs(joined(clips))
+            first, second = model.members[0].members
+            first.head.bias.copy_(torch.linspace(-120, 120, model.num_classes))
+            expected = sum(member.outputs(member(clips)) for member in model.members) / 2
+            found = model.outputs(model(clips))
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
-            assert not torch.allclose(joined.features(clips, keep=0.25), joined.features(clips))
-    assert MeanSpec.from_settings(joined.spec.dump(), source=Path("here")) == joined.spec
+            torch.testing.assert_close(model.members[0](clips), (first(clips) + second(clips)) / 2)
+            assert not torch.allclose(model.features(clips, keep=0.25), model.features(clips))
+    assert MeanSpec.from_settings(model.spec.dump(), source=Path("here")) == model.spec
 
 
 def test_images_are_those_of_the_bytes_and_have_no_tokens(loaded: Recipe):
@@ -179,6 +198,25 @@ def test_images_are_those_of_the_bytes_and_have_no_tokens(loaded: Recipe):
         model(clips, keep=0.5)
     with pytest.raises(ValueError, match="expected clips of shape"):
         model(clips[:, :, :2])
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_histograms_say_where_an_edge_moves_and_not_its_color(steps: int):
+    """A soft vertical edge moves to the right, in the left half of the picture; then to the left."""
+    along = torch.arange(32.0)
+    places = 6 + steps * torch.arange(4.0)
+    frames = 100 + 100 * torch.sigmoid(along - places[:, None])  # (T, W)
+    clips = frames[:, None].expand(1, 3, 4, 32, 32).round().byte()
+    shares = motion_histograms(torch.cat([clips, clips.flip(2), 200 - clips])).square()  # (B, F)
+    edges, moves, _ = shares.split(NUM_HISTOGRAM_FEATURES // 3, dim=1)
+    whole = [part[:, -BINS:].argmax(dim=1).tolist() for part in (edges, moves)]  # of the grid of one cell
+    assert whole == [[0, 0, 0], [0, BINS // 2, 0]]
+    torch.testing.assert_close(shares[0], shares[2], atol=0.02, rtol=0)
+    cells = moves[0, : BINS * 16].unflatten(0, (BINS, 4, 4)).sum(dim=(0, 1))  # of each column
+    assert cells[:2].sum() > 0.95 * cells.sum()
+    torch.testing.assert_close(shares.sum(dim=1), torch.full((3,), 9.0), atol=1e-3, rtol=0)
+    still = motion_histograms(clips[:, :, :1])
+    assert still.count_nonzero(dim=1) == still[:, : NUM_HISTOGRAM_FEATURES // 3].count_nonzero(dim=1) > 0
 
 
 def test_what_needs_tokens_is_refused(loaded: Recipe, recipe: Path, clip_files: Path, tmp_path: Path):

@@ -102,7 +102,7 @@ def test_errors_of_numbers_are_gained_when_they_fall():
 
 def test_the_columns_of_an_input_are_its_blocks():
     features = np.arange(16, dtype=np.float32).reshape(2, 8)
-    table = FeatureTable(modules={}, rows={"a": 0, "b": 1}, features={IMAGES: features, FROZEN: features})
+    table = FeatureTable(modules={}, rows={"a": 0, "b": 1}, features={"images": features, "frozen": features})
     (sample,) = table.readable([Sample(path="b"), Sample(path="c")])
     columns = {name: table.of(name, [sample])[0].tolist() for name in (IMAGES, *INPUTS)}
     assert columns == {

@@ -112,7 +112,15 @@ def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders:
     assert document["checkpoint"] == str(trained / "model" / "model.safetensors")
     candidates = {each["name"]: each for each in document["candidates"]}
     assert list(candidates) == [
-        *("linear-images", "random-features", "image-mean", "image-change", "network", "mean"),
+        *(
+            "linear-images",
+            "images-motion",
+            "random-features",
+            "image-mean",
+            "image-change",
+            "network",
+            "mean",
+        ),
     ]
     assert document["chosen"] in {*candidates} - {"image-mean", "image-change"}
     assert candidates["linear-images"]["test"] == document["linear_pixels"]

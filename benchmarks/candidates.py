@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--scratch", action="store_true", help="also without weights, which trains networks")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--hours", type=float, help="of each set without weights [as suggested]")
+    parser.add_argument("--model", default="auto", help="of each set without weights; linear: no network")
     arguments = parser.parse_args()
     starts = [*arguments.init, *([None] if arguments.scratch else [])]
     rows = {}
@@ -95,9 +96,10 @@ def main() -> None:
         listed = joined_list(prefix, arguments.out)
         for start in starts:
             name = "none" if start is None else start.partition("=")[0].removeprefix("timm:")
-            hours = arguments.hours if start is None else None
+            hours, model = (arguments.hours, arguments.model) if start is None else (None, "auto")
             folder = arguments.out / f"{listed.stem}-{name.replace('/', '-')}"
-            result = everest.train(listed, init=start, folds=arguments.folds, hours=hours, output=folder)
+            folds = arguments.folds
+            result = everest.train(listed, init=start, folds=folds, hours=hours, model=model, output=folder)
             rows[f"{listed.stem}, {name}"] = row_of(result)
             text = json.dumps(rows, indent=1) + "\n"  # after each row, so that a killed call has those before
             (arguments.out / "candidates.json").write_text(text)

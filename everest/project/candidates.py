@@ -239,16 +239,17 @@ def feature_table(
 
 
 def seconds_per_clip(recipe: Recipe, classes: Classes) -> float:
-    """The measured time to read a clip and to encode it."""
-    module = _feature_classifier(recipe, classes).eval()
+    """The measured time to read a clip and to compute its features."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module.to(device)
+    encoder, motion = _feature_classifier(recipe, classes), _pixel_classifier("motion", recipe, classes, None)
+    modules = [module.to(device).eval() for module in (encoder, motion)]
     data = recipe.data
     clips = torch.zeros(1, data.channels, data.frames, *data.frame_size, dtype=torch.uint8, device=device)
     with torch.inference_mode():
-        module.features(clips)  # the first pass takes longer
-        started = time.monotonic()
-        module.features(clips).cpu()
+        for _ in range(2):  # the first pass takes longer
+            started = time.monotonic()
+            for module in modules:
+                module.features(clips).cpu()
     return time.monotonic() - started + 1 / reading_speed(stage_clips(recipe, "finetune"))
 
 

@@ -114,8 +114,9 @@ def test_it_is_opened_by_every_command_that_predicts(folder: Path, clip_files: P
 @pytest.mark.parametrize(  # networks: test_export.py
     ("folder", "precision"),
     [
-        *(("images", "fp32"), ("images", "int8"), ("frozen", "int8"), ("mean", "fp32")),
+        *(("images", "fp32"), ("frozen", "int8"), ("mean", "fp32")),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in (("frozen", "fp32"), ("mean", "int8"))),
+        pytest.param("images", "int8", marks=pytest.mark.slow),
     ],
     indirect=["folder"],
 )

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from profiles import json_profile, profile_of
-from small_runs import refused
+from small_runs import refused, sets
 
 from everest.config.recipe import load_recipe
 from everest.profiling import timing
@@ -26,7 +26,9 @@ def test_hours_follow_from_flops_peak_and_share_and_the_sentence_is_printed_last
     assert planned["hours"] == pytest.approx(seconds / 3600, rel=1e-3)
     assert (planned["fits"], planned["batch"]) == (True, 1024)
     assert planned["memory_gib"] < 139
-    assert profile_of(*options).stdout.splitlines()[-1] == planned["sentence"]
+    small = ("data.size=32", "model.tubelet=[2, 8, 8]", "model.depth=1", "train.workers=128")
+    sentence = plan("k400", "h200", *small, videos=10_240, epochs=800)["sentence"]
+    assert profile_of(*options, *sets(*small)).stdout.splitlines()[-1] == sentence
 
 
 def test_the_loader_limits_a_fast_gpu_and_frame_selection_decodes_more_frames():
@@ -111,6 +113,7 @@ def test_a_run_that_does_not_fit_says_so_with_a_remedy():
     assert plan("k400", "h200", *huge)["fits"]
 
 
+@pytest.mark.slow
 def test_a_larger_tokenizer_takes_more_memory():
     small, large = (plan("lvmae-128", "4090", f"tokenizer.size={size}") for size in ("lite", "magvit-b"))
     assert small["fits"]

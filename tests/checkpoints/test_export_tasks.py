@@ -25,6 +25,7 @@ def opened(checkpoint: Path, clip_files: Path) -> tuple[VideoClassifier, Tensor]
     return model, everest.normalize(frames)
 
 
+@pytest.mark.slow
 def test_a_graph_of_numbers_computes_them_in_their_unit(scores_run, clip_files, tmp_path):
     model, clips = opened(scores_run, clip_files)
     run("export", scores_run, "--to", "onnx", "--out", tmp_path / "m.onnx")
@@ -40,8 +41,13 @@ def test_a_graph_of_numbers_computes_them_in_their_unit(scores_run, clip_files, 
 
 
 def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
-    mixed_run: Path, clip_files: Path, tmp_path: Path
+    mixed_run: Path, scores_run: Path, clip_files: Path
 ):
+    model, clips = opened(scores_run, clip_files)
+    numbers = exportable(open_model(scores_run / "best.safetensors", kind="transformer"), keep=None)
+    assert numbers.outputs == ("values", "kept")
+    with torch.no_grad():
+        assert torch.equal(numbers(clips)[0], model.outputs(model(clips)))
     model, clips = opened(mixed_run, clip_files)
     exported = exportable(open_model(mixed_run / "best.safetensors", kind="transformer"), keep=None)
     assert exported.outputs == ("logits", "kept")

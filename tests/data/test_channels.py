@@ -99,7 +99,10 @@ def test_commands_use_gray_clips_with_and_without_the_recipe(gray_runs, recipe, 
 
 def test_an_export_takes_gray_clips(gray_runs: Path, tmp_path: Path):
     document = json_of("export --to onnx", gray_runs / "finetune", "-o", tmp_path / "model.onnx")
-    assert "clips x 1 x 4 x 32 x 32, normalized" in document["notes"][0]
+    assert document["notes"] == [
+        "frames (clips x 1 x 4 x 32 x 32, normalized) to logits, kept",
+        "the frames of a clip are 2 frames of the video apart",
+    ]
     message = refused("export --to hf", gray_runs / "finetune", "-o", tmp_path / "hf", code=6)
     assert "data.channels=1" in message
     assert not (tmp_path / "hf").exists()

@@ -1,4 +1,5 @@
 import itertools
+import json
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,9 @@ from small_runs import called, json_of, sets, small_recipe
 from timed_videos import nearest, numbers_shown, write_numbered
 
 import everest
+from everest.checkpoints.describe import sampled_frames
+from everest.checkpoints.graph import exportable
+from everest.checkpoints.load import open_model
 from everest.data.cache import FrameCache
 from everest.data.footage import FrameTimes, footage_of
 from everest.data.frames import sampling
@@ -164,13 +168,14 @@ def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Pat
     assert with_recipe != json_of(*command, "-c", run, "--recipe", data / "tiny.yaml")
 
 
-def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(run, data, tmp_path):
+def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(run: Path, data: Path):
     (row,) = json_of("timeline --gpus cpu", "-c", run, data / "clip0.mp4")
     first = row["windows"][0]
     assert first["end"] - first["start"] == pytest.approx(4 * 2 / FPS, abs=1e-3)
-    written = json_of("export --to onnx", run, "-o", tmp_path / "m.onnx")
-    assert written["clip"]["fps"] == FPS
-    assert "the frames of a clip are 2 frames at 15 per second apart" in written["notes"]
+    clip = json.loads(exportable(open_model(run, kind="transformer"), keep=None).metadata["clip"])
+    assert clip["fps"] == FPS
+    sampled = sampled_frames(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"])
+    assert sampled == "the frames of a clip are 2 frames at 15 per second apart"
 
 
 def test_short_videos_are_counted_at_the_rate(data: Path):

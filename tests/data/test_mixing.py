@@ -101,7 +101,7 @@ def test_several_heads_are_mixed_alike_each_with_its_own_sum():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_lowest_loss_is_the_mean_entropy_of_the_targets(mixup, cutmix, smoothing):
     rng, entropies = np.random.default_rng(0), []
-    for _ in range(2000):
+    for _ in range(2000 if mixup or cutmix else 1):
         labels, frames = torch.from_numpy(rng.integers(CLASSES, size=(8, 1))), torch.zeros(8, 1, 1, 16, 16)
         settings = {"smoothing": smoothing, "mixup": mixup, "cutmix": cutmix}
         _, targets = mixed_batch(frames, labels, num_classes=[CLASSES], **settings, rng=rng)

@@ -13,7 +13,7 @@ from everest_demo.lvmae import clips_of, tokens_of
 from everest_demo.steps import DemoSteps, clear_demo, demo_folder
 
 FEW = ("tokenizer.epochs=1", "pretrain.epochs=2", "finetune.epochs=1", "train.workers=0")
-FEW_CLIPS = replace(event_set(), pretrain=32, train_per_class=3, test_per_class=1)
+FEW_CLIPS = replace(event_set(), pretrain=16, train_per_class=3, test_per_class=1)
 
 
 @pytest.fixture(scope="module")

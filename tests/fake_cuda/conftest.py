@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import small_runs
 import tokenizer_runs
-from device_build import Device, NoDeviceError, built_device
-from device_runs import Ended, run_everest
+from device_runs import Device, Ended, NoDeviceError, built_device, run_everest
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +29,8 @@ def train(device: Device, clip_files: Path, tmp_path: Path) -> Callable[..., End
 
     def run(command: str, *options: object, code: int = 0, **how: object) -> Ended:
         text = tokenizer_runs.RECIPE if command == "train-tokenizer" else small_runs.RECIPE
-        text = text.replace("data: {", f'data: {{root: "{clip_files}", ').replace("fp32", "auto")
-        path = tmp_path / "tiny.yaml"
-        text = text.replace(", save_every: 1", "")
-        path.write_text(text.replace("batch_size: 4", "batch_size: 2"))
+        changes = {"fp32": "auto", ", save_every: 1": "", "batch_size: 4": "batch_size: 2"}
+        path = small_runs.small_recipe(tmp_path, clip_files, changes, text)
         command_line = (command, "--recipe", path, "-o", tmp_path / command, "--set", "train.compile=false")
         ended = run_everest(device, *command_line, *options, **how)
         assert ended.code == code, ended.stderr

@@ -1,6 +1,6 @@
 // The functions of libcudart and libcublas that return something. Streams and events are always done, kernels
 // are counted, and all that is copied from the device reads as zeros. Device memory is addresses without memory,
-// so that the host cannot read it. device_build.py makes a stub of every other function that torch needs.
+// so that the host cannot read it. device_runs.py makes a stub of every other function that torch needs.
 #define _GNU_SOURCE
 #include <cuda_runtime_api.h>
 #include <pthread.h>

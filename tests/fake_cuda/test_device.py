@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_build import Device, NoDeviceError, built_device
-from device_runs import ROOT, Ended, run_command, run_everest
+from device_runs import ROOT, Device, Ended, NoDeviceError, built_device, run_command, run_everest
+from small_runs import sets
 
 from everest.config.recipe import load_recipe
 from everest.engine.state import SavedState
@@ -77,10 +77,7 @@ def test_a_gpu_without_bf16_trains_in_fp16_with_a_loss_scale(train: Train, tmp_p
 def test_launches_and_memory_of_vit_b(device: Device):
     settings = ["model.backbone=vit-b", "train.compile=false"]
     script = str(ROOT / "benchmarks" / "counted_step.py")
-    ended = run_command(
-        device,
-        [script, "k400", "--batch", str(BATCH), *(part for each in settings for part in ("--set", each))],
-    )
+    ended = run_command(device, [script, "k400", "--batch", str(BATCH), *sets(*settings)])
     assert ended.code == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     assert found["counts"]["launches"] <= LAUNCHES

@@ -109,9 +109,17 @@ def figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return drawn
 
 
+SEVERAL = ("redundancy-robust", "tube", "running-cell")
+
+
 @pytest.mark.parametrize("size", [(48, 64), (96, 32), (32, 128)])
-@pytest.mark.parametrize("frames", [4, 32])
-@pytest.mark.parametrize("strategies", [["redundancy-robust"], ["redundancy-robust", "tube", "running-cell"]])
+@pytest.mark.parametrize(
+    ("frames", "strategies"),
+    [
+        *((4, SEVERAL[:1]), (32, SEVERAL)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((4, SEVERAL), (32, SEVERAL[:1]))),
+    ],
+)
 def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames, strategies):
     views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
     title = f"a name of a video that is rather long, as many are.mp4\n{mask_title(views[0])}"

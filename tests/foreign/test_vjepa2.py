@@ -240,6 +240,7 @@ def test_a_classifier_starts_from_the_folder_and_keeps_its_places(folder, recipe
     run("eval", "-c", tmp_path / "run", "--json", "-q")
 
 
+@pytest.mark.slow
 def test_exports_select_inside(folder: Path, tmp_path: Path):
     document = json_of("export", folder, "--to", "onnx", "-o", tmp_path / "m.onnx", "--keep", "0.5")
     assert document["difference"] < 1e-4

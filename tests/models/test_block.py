@@ -117,7 +117,10 @@ def test_the_width_of_the_mlp_is_counted_and_that_of_its_backbone_unless_set():
     assert all(size.mlp == 4 * size.width for name, size in BACKBONES.items() if name != "vit-g")
 
 
-@pytest.mark.parametrize("changes", [{}, {"mlp": "swiglu"}, {"mlp": "plain", "gelu": "quick"}])
+QUICK = pytest.param({"mlp": "plain", "gelu": "quick"}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("changes", [{}, {"mlp": "swiglu"}, QUICK])
 def test_a_compiled_model_is_one_graph_with_the_same_gradients(changes: dict[str, str]):
     torch.manual_seed(0)
     model = tiny("classifier", num_classes=3, **{**PARTS, **changes})

@@ -10,7 +10,7 @@ import torch
 from flops_memory import LONGER_GFLOP, LONGER_MEGABYTES, QUARTER, SAVING, B, S, counts
 from live_bytes import peak_of_forward
 from saved import saved_bytes_per_clip, without_numbers
-from small_runs import json_of, run
+from small_runs import json_of, run, sets
 from steps import Case, clips_for, our_pass
 
 from everest.config.recipe import load_recipe
@@ -64,18 +64,21 @@ def coding_bytes_of(spec: ModelSpec) -> int:
     return frozen_bytes(spec) - weights
 
 
+FEW = "model.depth=3"  # blocks, which are alike
+
+
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
         ("k400", ()),
         pytest.param("k400", ("model.embedding_layers=2",), marks=pytest.mark.slow),
-        ("k400", ("model.embedding_layers=3",)),
+        ("k400", ("model.embedding_layers=3", FEW)),
         pytest.param("k400", ("pretrain.camera_motion=1",), marks=pytest.mark.slow),
         pytest.param("k400", (VIEWS,), marks=pytest.mark.slow),
         pytest.param("k400", (VIEWS, "pretrain.camera_motion=1"), marks=pytest.mark.slow),
-        ("k400", (VIEWS, "pretrain.camera_motion=1", "pretrain.views.number=4")),
+        ("k400", (VIEWS, "pretrain.camera_motion=1", "pretrain.views.number=4", FEW)),
         pytest.param("lvmae-128", ("data.frames=32",), marks=pytest.mark.slow),
-        ("lvmae-128", ("data.frames=32", "pretrain.selection.score=frame-difference")),
+        ("lvmae-128", ("data.frames=32", "pretrain.selection.score=frame-difference", FEW)),
     ],
 )
 def test_a_clip_takes_what_is_estimated(recipe: str, overrides: tuple[str, ...]):
@@ -84,7 +87,7 @@ def test_a_clip_takes_what_is_estimated(recipe: str, overrides: tuple[str, ...])
     assert training_bytes(spec, 2) == pytest.approx((many - few) / 8, rel=0.1)
 
 
-@pytest.mark.parametrize("size", [(), (HALF,), (MAGVIT,)])
+@pytest.mark.parametrize("size", [(), pytest.param((HALF,), marks=pytest.mark.slow), (MAGVIT,)])
 def test_a_step_with_a_tokenizer_takes_what_is_estimated(size: tuple[str, ...]):
     spec = spec_of("lvmae-128", "train.checkpointing=false", *size)
     peak = peak_of_forward(spec, 2, bytes_per_value=4)
@@ -112,11 +115,12 @@ BASE = ("model.backbone=vit-b", f"model.depth={DEPTH}", "finetune.drop_path=0.0"
     ("bytes_per_value", "settings"),
     [
         (2, ()),
-        (2, ("finetune.freeze=embedding",)),
+        pytest.param(2, ("finetune.freeze=embedding",), marks=pytest.mark.slow),
         (2, ("finetune.freeze=first:3",)),
         (2, ("finetune.freeze=first:5", "model.pooling=class-attention")),
         (2, ("finetune.lora.rank=8",)),
         (4, ("finetune.freeze=first:3",)),
+        pytest.param(4, ("finetune.lora.rank=8",), marks=pytest.mark.slow),
         (4, ("finetune.lora.rank=8",)),
     ],
 )
@@ -164,7 +168,8 @@ def test_adapters_are_counted_with_the_matrices_that_float32_keeps(value_bytes: 
 
 
 def test_profile_shows_the_trained_parameters_of_partial_training():
-    options = ["profile", "--backbone", "vit-tiny", "--set", "finetune.lora.rank=4"]
+    small = sets("data.size=32", "model.tubelet=[2, 8, 8]", "model.depth=2", "data.num_classes=2")
+    options = ["profile", "--backbone", "vit-tiny", *small, "--set", "finetune.lora.rank=4"]
     stages = json_of(*options)["stages"]
     assert stages["pretrain"]["trained_parameters"] == stages["pretrain"]["parameters"]
     assert stages["finetune"]["trained_parameters"] < stages["finetune"]["parameters"] / 20

@@ -112,7 +112,7 @@ def test_what_needs_classes_says_to_train_them(checkpoint: Path, recipe: Path, c
     assert not (tmp_path / "hf").exists()
 
 
-@pytest.mark.parametrize("keep", [None, 0.5])
+@pytest.mark.parametrize("keep", [None, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_onnxruntime_computes_the_same(checkpoint: Path, tmp_path: Path, keep: float | None):
     share = [] if keep is None else ["--keep", keep]
     run("export", checkpoint, "--to", "onnx", "-o", tmp_path / "m.onnx", *share)

@@ -99,13 +99,15 @@ KINDS = {
     "values": [],
     "codes": ["pretrain.target.space=codes"],
     "two views of a decode": ["pretrain.views_per_decode=2"],
+    "its own importance": ["pretrain.selection={strategy: redundancy-robust}"],
     "scores only": ["pretrain.target.kind=pixels"],
     "targets only": ["pretrain.selection.score=random"],
-    "its own importance": ["pretrain.selection={strategy: redundancy-robust}"],
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * kind.endswith("only")) for kind in KINDS]
+)
 def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe, tokenizer, tmp_path):
     values = KINDS[kind]
     pretrain(recipe, tmp_path / "live", f"tokenizer.checkpoint={tokenizer}", *values)

@@ -35,7 +35,8 @@ from everest.system.weights_header import read_header
 from everest.video.writer import write_video
 
 LISTS = ("train", "val", "test")
-FEW = sets("finetune.steps=3", "finetune.warmup_steps=1", "train.workers=0", "finetune.batch_size=4")
+STEPS = sets("finetune.steps=3", "finetune.warmup_steps=1", "train.workers=0", "finetune.batch_size=4")
+FEW = [*STEPS, "--set=model.depth=1"]
 RESULT: dict[str, Any] = {
     "metric": "top1",
     "top1": 90.0,
@@ -430,7 +431,7 @@ def test_pretraining_goes_on_from_image_weights_whose_license_the_model_keeps(
     unlabeled, name = tmp_path / "unlabeled", f"timm:vit_tiny_patch16_224={image_file}"
     for number in range(4):
         moving(unlabeled / f"{number}.mp4", 16 * [(1, 1)], 20 + number)
-    few = [*FEW, *sets("pretrain.steps=2", "pretrain.batch_size=4", "data.size=32", "data.frames=2")]
+    few = [*STEPS, *sets("pretrain.steps=2", "pretrain.batch_size=4", "data.size=32", "data.frames=2")]
     project = tmp_path / "project"
     options = ["--init", name, "--unlabeled", unlabeled, "--model", "network", "-o", project, *few]
     options += ["--latency", 0.01]
@@ -473,23 +474,19 @@ def test_other_tasks_are_measured_by_their_metric(
     if task == "regression":
         assert "needs classes, but the labels are numbers" in refused(*folds, code=2)
         return
-    folds = json_of(*folds)
-    assert sum(fold["videos"] for fold in folds["folds"]) == folds["videos"] == 16
-    assert folds["interval"][0] <= folds[metric] <= folds["interval"][1]
-    behaviors = {row["name"]: row for row in folds["behaviors"]}
+    document = json_of(*folds)
+    assert sum(fold["videos"] for fold in document["folds"]) == document["videos"] == 16
+    assert document["interval"][0] <= document[metric] <= document["interval"][1]
+    behaviors = {row["name"]: row for row in document["behaviors"]}
     assert {name: row["prevalence"] for name, row in behaviors.items()} == {
-        "both": 100,
-        "down": 50,
-        "right": 50,
+        **{"both": 100, "down": 50, "right": 50}
     }
     mean = sum(row["ap"] for row in behaviors.values()) / len(behaviors)
-    assert folds[metric] == pytest.approx(mean, abs=1e-3)
+    assert document[metric] == pytest.approx(mean, abs=1e-3)
     for row in behaviors.values():
         assert row["interval"] is None or row["interval"][0] <= row["ap"] <= row["interval"][1]
-    shown = called("train", root / "all.csv", *options[:2], "-o", tmp_path / "folds", "--folds", "3", *FEW)
-    assert re.search(
-        r"^down: average precision [\d.]+ % .*present in 50.0 % of the videos", shown.stdout, re.M
-    )
+    line = r"^down: average precision [\d.]+ % .*present in 50.0 % of the videos"
+    assert re.search(line, called(*folds).stdout, re.M)
 
 
 @pytest.mark.slow

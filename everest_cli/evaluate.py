@@ -99,9 +99,7 @@ def probe(
     from everest.probes.probe import probe
 
     names = [name.strip() for name in probes.split(",")]
-    model = OpenedModel.open(
-        weights, kind="transformer", recipe=recipe, clips=1, crops=1, cpu=o.is_on_cpu(gpus)
-    )
+    model = OpenedModel.open(weights, kind="transformer", recipe=recipe, views=(1, 1), cpu=o.is_on_cpu(gpus))
     with Display(quiet=run.quiet) as display:
         result = probe(model, names, batch=batch, report=display.report)
     if run.as_json:

@@ -28,7 +28,7 @@ from everest.errors import DataError, unknown_name
 from everest.inference.jobs import add_rows
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
-from everest.inference.videos import ViewTensors
+from everest.inference.videos import Passes, ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import chance_of, metrics_of
 from everest.metrics.predicted import Predictions, label_array
@@ -117,7 +117,7 @@ def encode_set(
         return {name: views[name][0] for name in names}
 
     with open_row_store(folder, {}) as store:
-        joined = add_rows(store, model, samples, compute, row_of, batch=batch, report=report)
+        joined = add_rows(store, model, samples, compute, row_of, Passes(batch=batch, report=report))
         assert joined is not None  # this is the only process
         problems = [result.reason if result else None for (result,) in joined.results]
         skipped = [(sample.video_id, text) for sample, text in zip(samples, problems, strict=True) if text]

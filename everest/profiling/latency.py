@@ -24,11 +24,10 @@ from everest.errors import DataError
 from everest.inference.jobs import LongJob
 from everest.inference.model import OpenedModel
 from everest.inference.timelines import has_windows, timeline_job
-from everest.inference.videos import ViewTensors, compute_over_windows
+from everest.inference.videos import Passes, ViewTensors, compute_over_windows
 from everest.inference.windows import Unreadable, Window
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
-from everest.system.events import silent
 from everest.video.facts import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
@@ -91,9 +90,7 @@ def time_timeline(job: LongJob) -> dict[str, float]:
     def windows() -> Iterator[tuple[Window, ViewTensors] | Unreadable]:
         for sample in cycle(job.samples):
             clear_video_cache()
-            computed = compute_over_windows(
-                job.model, sample, job.model.outputs, **job.settings, report=silent
-            )
+            computed = compute_over_windows(job.model, sample, job.model.outputs, job.passes)
             yield from chain.from_iterable(computed)
 
     lengths: list[float] = []  # seconds, of intact windows
@@ -109,9 +106,9 @@ def time_timeline(job: LongJob) -> dict[str, float]:
         raise DataError(
             f"{job.samples[0].path}: no intact window within {TIMED_SECONDS:g} s; try another --data"
         )
-    step = job.settings["step"] or max(lengths)
+    step = job.passes.step or max(lengths)
     hours = len(lengths) * step / elapsed
-    return {"window": max(lengths), "step": step, "batch": job.settings["batch"], "hours_per_hour": hours}
+    return {"window": max(lengths), "step": step, "batch": job.passes.batch, "hours_per_hour": hours}
 
 
 def latency_of(
@@ -139,7 +136,7 @@ def latency_of(
             return exported.outputs(exported(clips))
 
     else:
-        model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
+        model = OpenedModel.open(file, views=(1, 1), cpu=cpu, notify=notify)
         precision, device = model.runtime.precision, str(model.module.device)
         views = model.views
         outputs = model.features if model.module.classes == () else model.outputs
@@ -154,7 +151,7 @@ def latency_of(
         latency = time_latency(outputs, views, samples)
         timeline = None
         if model is not None and model.module.classes and (window or has_windows(model)):
-            options = {"window": window, "step": step, "batch": batch}
-            timeline = time_timeline(timeline_job(model, samples, **options, report=silent))
+            passes = Passes(batch=batch, window=window, step=step)
+            timeline = time_timeline(timeline_job(model, samples, passes))
     about = {"checkpoint": str(file), "precision": precision, "device": device}
     return {**about, "data": None if data is None else str(data), "latency": latency, "timeline": timeline}

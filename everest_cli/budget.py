@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -17,7 +17,6 @@ from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
-    from everest.annotations.labels import WhoseBouts
     from everest.metrics.budget import FootageWindow
 
 WINDOW_SECONDS: Final = 10.0  # heuristic
@@ -30,9 +29,7 @@ def budget(
     observer: list[str] | None = o.OBSERVER,
     subject: str | None = o.SUBJECT,
     draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
-    window: float | None = option(
-        "--window SECONDS", "Length of the windows [10, or as in --checked].", min=0.1
-    ),
+    window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
     output: Path | None = option("--output -o LIST", "CSV list of windows to write."),
     overwrite: bool = o.OVERWRITE_FILES,
@@ -46,7 +43,7 @@ def budget(
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
     from everest.annotations.bout import CHECKED, DRAWN
-    from everest.annotations.labels import WhoseBouts
+    from everest.annotations.labels import WhoseBouts, read_labels
     from everest.inference.scores import check_one_head
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import draw_windows, time_budget, window_length
@@ -70,8 +67,15 @@ def budget(
             predicted[name] = [bout.as_bout(video=name) for bout in bouts if bout.has_class]
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
-    whose = WhoseBouts(observers=observer or (), subject=subject)
-    labeled = {} if checked is None else _read_checked(checked, extents, whose)
+    labeled: Bouts = {}
+    if checked is not None:
+        whose = WhoseBouts(observers=observer or (), subject=subject)
+        labels = read_labels([checked], extents, whose=whose, keep_windows=True)
+        if labels.unmatched:
+            names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
+            raise DataError(f"{checked}: names videos that are not in the timeline: {names}")
+        say(*labels.notices)
+        labeled = {video: labels.bouts.get(video, []) for video in extents}
     if draw is not None and output is not None:
         length = round(window or WINDOW_SECONDS, 3)
         if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
@@ -80,23 +84,9 @@ def budget(
         _write_windows(output, windows, labeled, inputs=[timeline, checked], overwrite=overwrite)
         return
     document = time_budget(extents, predicted, labeled, window=window)
-    (print_json if as_json else _print_budget)(document)
-
-
-def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose: WhoseBouts) -> Bouts:
-    """The checked bouts of each recording."""
-    from everest.annotations.labels import read_labels
-
-    labels = read_labels([file], extents, whose=whose, keep_windows=True)
-    if labels.unmatched:
-        names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
-        raise DataError(f"{file}: names videos that are not in the timeline: {names}")
-    say(*labels.notices)
-    return {video: labels.bouts.get(video, []) for video in extents}
-
-
-def _print_budget(document: Mapping[str, Any]) -> None:
-    """A line for the seconds and for the bouts of each class."""
+    if as_json:
+        print_json(document)
+        return
     typer.echo(
         f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked\n"
         f"  {'class':<24}{'':<9}{'model':>10}{'checked':>10}{'estimate':>10}  95 % interval"

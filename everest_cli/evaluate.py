@@ -131,10 +131,11 @@ def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         if retrieval is None:
             continue
         shares = {"encoder": retrieval["precision@10"], **retrieval["baselines"]}
-        known = [
-            f"{name.replace('_', ' ')} {share:.1f} %" for name, share in shares.items() if share is not None
-        ]
-        text = ", ".join(known) or "no video has one of its class in another group"
+        known = {name.replace("_", " "): share for name, share in shares.items() if share is not None}
+        text = (
+            ", ".join(f"{name} {share:.1f} %" for name, share in known.items())
+            or "no video has one of its class in another group"
+        )
         yield f"{start}same class among the 10 nearest videos of other groups: {text}"
 
 
@@ -166,9 +167,7 @@ def sweep(
     over: list[str] | None = option("--over KEY=A,B,…", "Values to compare; repeat for all combinations."),
     overrides: list[str] | None = option("--set KEY=VALUE", "Override a value for all arms; repeatable."),
     seeds: str | None = option("--seeds N|A,B,…", "Number or list of seeds. [1]"),
-    stages: str | None = option(
-        "--stages STAGE,…", "pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
-    ),
+    stages: str | None = option("--stages STAGE,…", "Of pretrain, finetune, eval, probe. [the first three]"),
     init: str | None = option("--init C", "Weights that the first stage starts from, or none. [none]"),
     data: str | None = o.DATA_ROOT,
     jobs: int = option("--jobs N", "Jobs at once.", 1, min=1),
@@ -184,9 +183,8 @@ def sweep(
     """
     from everest.sweep.request import read_request
 
-    request = read_request(
-        recipe, overrides=overrides or (), over=over or (), seeds=seeds, stages=stages, init=init
-    )
+    changes = {"overrides": overrides or (), "over": over or ()}
+    request = read_request(recipe, **changes, seeds=seeds, stages=stages, init=init)
 
     from everest.sweep.plan import make_plan
     from everest.sweep.run import JOB_FAILED, JobLauncher, check_folder, run_sweep

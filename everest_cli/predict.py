@@ -130,7 +130,7 @@ def extract(
     ),
     views: str | None = o.VIEWS,
     window: float | None = option(
-        "--window SECONDS", "A row for each window of this length [a video].", min=0.001
+        "--window SECONDS", "A row per window of this length [a video].", min=0.001
     ),
     step: float | None = option("--step SECONDS", "Time between window starts [--window].", min=0.001),
     overwrite: bool = o.OVERWRITE_FILES,
@@ -157,9 +157,7 @@ def extract(
 def search(
     queries: list[str] = argument("QUERY…", "A video, a moment (video.mp4@12.5), or a name in F."),
     features: Path = option("--features F", "A .safetensors file of everest extract.", ...),
-    checkpoint: str | None = option(
-        "--checkpoint -c C", "Weights that made the features; needed for new videos."
-    ),
+    checkpoint: str | None = option("--checkpoint -c C", "Weights of the features; needed for new videos."),
     recipe: str | None = o.CLIP_RECIPE,
     top: int = option("--top -k K", "Number of results for each query.", 10, min=1),
     page: Path | None = option("--page F", "Also write a page with the clips of the results."),

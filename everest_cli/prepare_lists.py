@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -30,9 +30,7 @@ MOST_NAMES: Final = 20  # heuristic: groups that a line names
 
 def index(
     folder: Path = argument("FOLDER", "The data set: data.root of a recipe.", parser=local_path),
-    annotations: Path | None = option(
-        "--annotations DIR", "Folder of the annotations, if not below FOLDER.", parser=local_path
-    ),
+    annotations: Path | None = option("--annotations DIR", "Their folder [in FOLDER].", parser=local_path),
     split: int = option("--split N", "Official split of UCF101 or HMDB51.", 1, min=1, max=3),
     output: Path | None = o.LISTS_FOLDER,
     overwrite: bool = o.OVERWRITE_FILES,
@@ -61,7 +59,7 @@ def index(
 def split(
     source: Path = argument("SOURCE", "A list or a folder of class folders.", parser=local_path),
     shares: str | None = option(
-        "--shares A/B/C", "Shares of train, val and test, or of train and test [70/15/15]."
+        "--shares A/B/C", "Shares of train, val, test, or of train, test [70/15/15]."
     ),
     group: str | None = option(
         "--group folder|column:NAME|REGEX",
@@ -194,12 +192,8 @@ def windows(
     step: float | None = option("--step S", "Seconds between window starts [--seconds].", min=0.01),
     hours: float | None = option("--hours H", "Total hours of windows [no limit].", min=0),
     count: int | None = option("--count N", "Total number of windows [no limit].", min=1),
-    by: Literal["uniform", "activity"] = option(
-        "--by", "Spread evenly, or mostly where something moves.", "uniform"
-    ),
-    labels: list[Path] | None = option(
-        "--labels F", "Annotations of any kind that label the windows; repeatable."
-    ),
+    by: Literal["uniform", "activity"] = option("--by", "Evenly, or mostly where things move.", "uniform"),
+    labels: list[Path] | None = option("--labels F", "Annotations of any kind for the labels; repeatable."),
     fps: float | None = o.FPS,
     observer: list[str] | None = o.OBSERVER,
     subject: str | None = o.SUBJECT,
@@ -245,21 +239,16 @@ def windows(
         document["left_out"] = left_out_rows(read.left_out)
     print_result(document, output, as_json=as_json)
     if not quiet:
-        _print_windows(document)
-    exit_if_failed(document["failed"] or document["damaged"])
-
-
-def _print_windows(document: dict[str, Any]) -> None:
-    """Print the numbers of windows and labels, and the command that splits a labeled list."""
-    numbers = f"{counted(document['windows'], 'window')} of {counted(document['videos'], 'video')}"
-    say(f"{numbers}, {document['hours']:.2f} hours")
-    if "task" in document:
-        task, classes = document["task"], document["classes"]
-        say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in document["labels"].items()))
+        numbers = f"{counted(document['windows'], 'window')} of {counted(document['videos'], 'video')}"
+        say(f"{numbers}, {document['hours']:.2f} hours")
+    if not quiet and "task" in document:
+        kind, classes = document["task"], document["classes"]
+        say(f"{kind}: " + ", ".join(f"{name} {number}" for name, number in document["labels"].items()))
         words = ["everest", "prepare", "split", document["list"], "--group", "column:group"]
-        words += [] if task == "single-label" else ["--task", task]
+        words += [] if kind == "single-label" else ["--task", kind]
         words += [] if classes is None else ["--classes", classes]
         say(f"next:\n  {shlex.join(words)}")
+    exit_if_failed(document["failed"] or document["damaged"])
 
 
 def convert_annotations(
@@ -317,17 +306,13 @@ def convert_annotations(
             check_new_file(file, overwrite=overwrite)
         written = write_annotations(output, bouts, kind, times=times)
         document["written"] = [str(file) for file in written]
-    say(*_bout_texts(document), *labels.notices, *notices)
+    say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
+    for name, facts in document["classes"].items():
+        say(f"  {name}: {counted(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s")
+    if (facts := document["unscored"])["videos"]:
+        say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
+    say(*labels.notices, *notices)
     if as_json:
         print_json(document)
     elif document["written"]:
         typer.echo("\n".join(document["written"]))
-
-
-def _bout_texts(document: dict[str, Any]) -> Iterator[str]:
-    """A line for the bouts of each class, and for what is not scored."""
-    yield f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}"
-    for name, facts in document["classes"].items():
-        yield f"  {name}: {counted(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s"
-    if (facts := document["unscored"])["videos"]:
-        yield f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s"

@@ -56,16 +56,10 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
 class RuleOptions:
     """How bouts follow from the probabilities of windows."""
 
-    background: float | None = option(
-        "--background P", "Report no class where even the most probable is below P."
-    )
-    threshold: float | None = option(
-        "--threshold P", "Multi-label: report classes at least this probable [the model's]."
-    )
+    background: float | None = option("--background P", "Report no class if the most probable is below P.")
+    threshold: float | None = option("--threshold P", "Multi-label: least probability [the model's].")
     smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
-    min_seconds: float = option(
-        "--min-seconds SECONDS", "Shorter bouts take their neighbor's class.", 0.0, min=0
-    )
+    min_seconds: float = option("--min-seconds SECONDS", "Shorter bouts take a neighbor's class.", 0.0, min=0)
 
     def rules(self) -> BoutRules:
         from everest.inference.bouts import BoutRules
@@ -85,9 +79,7 @@ class TimelineModel(o.ModelOptions):
 def timeline(
     model: TimelineModel,
     rules: RuleOptions,
-    videos: list[Path] = argument(
-        "VIDEO…", "Videos, folders of videos, or lists; or one saved file instead."
-    ),
+    videos: list[Path] = argument("VIDEO…", "Videos, folders of videos, or lists; or one saved file."),
     window: float | None = option(
         "--window SECONDS", "Length of a window [as trained by everest train, else a clip's span].", min=0.001
     ),

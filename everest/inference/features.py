@@ -63,18 +63,13 @@ def extract(
     if out.suffix not in SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
     passes = replace(passes, step=passes.step or passes.window)
-    settings = {"features": level}
-    job = LongJob(
-        model=model, samples=samples, passes=passes, settings=settings, output=out, overwrite=overwrite
-    )
+    job = LongJob(model, samples, passes, {"features": level}, output=out, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
         if passes.window is None:
             rows = add_rows(store, model, samples, model.features, row_of, passes)
         else:
-            rows = add_window_rows(
-                store, model, samples, model.features, lambda _, views: row_of(views), passes
-            )
+            rows = add_window_rows(store, model, samples, model.features, lambda _, x: row_of(x), passes)
         if rows is None:
             return None
         pairs = [

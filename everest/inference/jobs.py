@@ -33,7 +33,7 @@ from everest.video.reader import video_files
 from everest.video.source import video_version
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LongJob:
     """A command over many videos, whose rows are kept in `OUTPUT.parts` until its output is written.
 

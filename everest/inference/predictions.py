@@ -17,7 +17,7 @@ from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
 from everest.inference.jobs import LongJob, add_rows
 from everest.inference.model import OpenedModel, check_counts
-from everest.inference.videos import Passes
+from everest.inference.videos import Passes, ViewTensors
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 
@@ -47,20 +47,10 @@ def predicting(
     """
     classes = model.classes
     check_top(classes, top)
-    settings = {"predict": "videos"}
-    job = LongJob(
-        model=model, samples=samples, passes=passes, settings=settings, output=output, overwrite=overwrite
-    )
+    job = LongJob(model, samples, passes, {"predict": "videos"}, output=output, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
-        rows = add_rows(
-            store,
-            model,
-            samples,
-            model.outputs,
-            lambda views: {"outputs": views["outputs"].mean(dim=0)},
-            passes,
-        )
+        rows = add_rows(store, model, samples, model.outputs, mean_outputs, passes)
         if rows is None:
             yield None
             return
@@ -72,6 +62,11 @@ def predicting(
             for sample, (result,) in zip(samples, rows.results, strict=True)
         ]
         store.remove()
+
+
+def mean_outputs(views: ViewTensors) -> dict[str, Tensor]:
+    """The mean over the views of a video, or of a window."""
+    return {"outputs": views["outputs"].mean(dim=0)}
 
 
 def check_top(classes: Classes, top: int | None) -> None:

@@ -179,11 +179,10 @@ class RowStore:
                         spans[-1][2] += count
                     elif count:
                         spans.append([process, first, first + count])
-                files = [(self.folder / f"{process}.{name}.bin", first, end) for process, first, end in spans]
-                mapped = [
-                    np.memmap(file, dtype=dtype, mode="c", shape=(end, *row))[first:]
-                    for file, first, end in files
-                ]
+                mapped = []
+                for process, first, end in spans:
+                    file = self.folder / f"{process}.{name}.bin"
+                    mapped.append(np.memmap(file, dtype=dtype, mode="c", shape=(end, *row))[first:])
                 arrays[name] = mapped[0]
                 if len(mapped) > 1:
                     whole = self.folder / f"all.{name}.bin"

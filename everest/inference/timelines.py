@@ -24,7 +24,7 @@ from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, PredictedBouts, WindowSpans, bouts_of_head
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.model import OpenedModel
-from everest.inference.predictions import predictions_of
+from everest.inference.predictions import mean_outputs, predictions_of
 from everest.inference.videos import Passes, ViewTensors
 from everest.inference.windows import Window
 from everest.lists.classes import Classes
@@ -157,7 +157,7 @@ def timeline_job(model: OpenedModel, samples: Sequence[Sample], passes: Passes, 
         passes.report(heading(f"windows of {trained:g} s, every {passes.step:g} s, as trained"))
     if passes.window is None and not has_windows(model):
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
-    return LongJob(model=model, samples=samples, passes=passes, settings={}, **options)
+    return LongJob(model, samples, passes, {}, **options)
 
 
 @contextmanager
@@ -170,8 +170,7 @@ def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
     model = job.model
 
     def row_of(window: Window, values: ViewTensors) -> dict[str, Tensor]:
-        frames = torch.tensor([window.first, window.first + window.length])
-        return {"outputs": values["outputs"].mean(dim=0), "frames": frames}
+        return {**mean_outputs(values), "frames": torch.tensor([window.first, window.first + window.length])}
 
     def of_video(sample: Sample) -> dict[str, Tensor]:
         times = VideoTimes.of(sample.video)
@@ -179,9 +178,8 @@ def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
         return {"borders": torch.from_numpy(times.borders), "fps": fps}
 
     with job.open() as store:
-        rows = add_window_rows(
-            store, model, job.samples, model.outputs, row_of, job.passes, of_video=of_video
-        )
+        given = model, job.samples, model.outputs, row_of, job.passes
+        rows = add_window_rows(store, *given, of_video=of_video)
         if rows is None:
             yield None
             return

@@ -109,13 +109,31 @@ def compute_over_windows(
 ) -> Iterator[list[tuple[Window, ViewTensors] | Unreadable]]:
     """Yield the items of `window_items` of each pass, with the values of their views in place of the views.
 
-    All windows of a pass are of one video: the values do not depend on other videos. Another thread reads
-    ahead, up to as many windows as a pass has.
+    All windows of a pass are of one video: the values do not depend on other videos.
 
     Raises:
         DataError: a window takes longer than the recipe's `train.data_timeout` (0: no limit).
     """
+
+    def read(report: Report) -> Iterator[Item]:
+        sliding = {"window": passes.window, "step": passes.step}
+        return window_items(sample, model.views, **sliding, report=report, done=done)
+
     timeout = model.recipe.train.data_timeout
+    items = _read_ahead(read, passes, timeout=timeout, path=sample.path)
+    while part := list(islice(items, passes.batch)):
+        clips = [item[1] for item in part if not isinstance(item, Unreadable)]
+        values = _values_of_each(compute, torch.stack(clips)) if clips else iter(())
+        for item in part:
+            if isinstance(item, Unreadable) and not item.is_window:
+                passes.report(notice(f"{sample.video_id}: {item.reason}"))
+        yield [item if isinstance(item, Unreadable) else (item[0], next(values)) for item in part]
+
+
+def _read_ahead(
+    read: Callable[[Report], Iterator[Item]], passes: Passes, *, timeout: float, path: str
+) -> Iterator[Item]:
+    """Yield the items that `read` yields in another thread, a pass ahead; pass on its reports."""
     queue: Queue[Item | dict[str, Any] | Exception | None] = Queue(passes.batch)
     is_over = Event()
 
@@ -124,10 +142,9 @@ def compute_over_windows(
             with suppress(Full):
                 return queue.put(item, timeout=STOP_SECONDS)
 
-    def read() -> None:
+    def work() -> None:
         try:
-            sliding = {"window": passes.window, "step": passes.step}
-            for item in window_items(sample, model.views, **sliding, report=put, done=done):
+            for item in read(put):
                 put(item)
                 if is_over.is_set():
                     return
@@ -135,13 +152,15 @@ def compute_over_windows(
         except Exception as error:
             put(error)
 
-    def items() -> Iterator[Item]:
+    # A thread that waits for a file for ever does not keep the process from ending.
+    Thread(target=work, daemon=True, name="everest reader").start()
+    try:
         while True:
             try:
                 item = queue.get(timeout=timeout or None)
             except Empty:
                 limit = f"{timeout:g} s (train.data_timeout)"
-                raise DataError(f"no window within {limit} from {sample.path}") from None
+                raise DataError(f"no window within {limit} from {path}") from None
             if item is None:
                 return
             if isinstance(item, Exception):
@@ -150,18 +169,6 @@ def compute_over_windows(
                 passes.report(item)
             else:
                 yield item
-
-    # A thread that waits for a file for ever does not keep the process from ending.
-    Thread(target=read, daemon=True, name="everest reader").start()
-    try:
-        remaining = items()
-        while part := list(islice(remaining, passes.batch)):
-            clips = [item[1] for item in part if not isinstance(item, Unreadable)]
-            values = _values_of_each(compute, torch.stack(clips)) if clips else iter(())
-            for item in part:
-                if isinstance(item, Unreadable) and not item.is_window:
-                    passes.report(notice(f"{sample.video_id}: {item.reason}"))
-            yield [item if isinstance(item, Unreadable) else (item[0], next(values)) for item in part]
     finally:
         is_over.set()
 

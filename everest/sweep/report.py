@@ -127,9 +127,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
             }
         )
     return {
-        "recipe": results["recipe"],
-        "summary": results["summary"],
-        "stages": results["stages"],
+        **{key: results[key] for key in ("recipe", "summary", "stages")},
         "metric": name,
         "title": metric_title(name),
         "percent": kind is not None and kind.percent,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -84,9 +84,11 @@ def budget(
         _write_windows(output, windows, labeled, inputs=[timeline, checked], overwrite=overwrite)
         return
     document = time_budget(extents, predicted, labeled, window=window)
-    if as_json:
-        print_json(document)
-        return
+    (print_json if as_json else _print_budget)(document)
+
+
+def _print_budget(document: Mapping[str, Any]) -> None:
+    """A line for the seconds and for the bouts of each class."""
     typer.echo(
         f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked\n"
         f"  {'class':<24}{'':<9}{'model':>10}{'checked':>10}{'estimate':>10}  95 % interval"

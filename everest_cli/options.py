@@ -163,7 +163,7 @@ def read_shares(text: str) -> tuple[float, ...]:
     with suppress(ValueError):
         shares = tuple(float(part) for part in text.split(","))
     if not shares or not all(0 < share <= 1 for share in shares) or len(set(shares)) < len(shares):
-        raise RecipeError(f"--keep {text}: give ratios above 0 and at most 1, each once, such as 0.5,0.25")
+        raise RecipeError(f"--keep {text}: give keep ratios above 0 up to 1, each once, such as 0.5,0.25")
     return shares
 
 

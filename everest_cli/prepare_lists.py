@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -239,16 +239,21 @@ def windows(
         document["left_out"] = left_out_rows(read.left_out)
     print_result(document, output, as_json=as_json)
     if not quiet:
-        numbers = f"{counted(document['windows'], 'window')} of {counted(document['videos'], 'video')}"
-        say(f"{numbers}, {document['hours']:.2f} hours")
-    if not quiet and "task" in document:
-        kind, classes = document["task"], document["classes"]
-        say(f"{kind}: " + ", ".join(f"{name} {number}" for name, number in document["labels"].items()))
+        _print_windows(document)
+    exit_if_failed(document["failed"] or document["damaged"])
+
+
+def _print_windows(document: dict[str, Any]) -> None:
+    """Print the numbers of windows and labels, and the command that splits a labeled list."""
+    numbers = f"{counted(document['windows'], 'window')} of {counted(document['videos'], 'video')}"
+    say(f"{numbers}, {document['hours']:.2f} hours")
+    if "task" in document:
+        task, classes = document["task"], document["classes"]
+        say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in document["labels"].items()))
         words = ["everest", "prepare", "split", document["list"], "--group", "column:group"]
-        words += [] if kind == "single-label" else ["--task", kind]
+        words += [] if task == "single-label" else ["--task", task]
         words += [] if classes is None else ["--classes", classes]
         say(f"next:\n  {shlex.join(words)}")
-    exit_if_failed(document["failed"] or document["damaged"])
 
 
 def convert_annotations(
@@ -306,13 +311,17 @@ def convert_annotations(
             check_new_file(file, overwrite=overwrite)
         written = write_annotations(output, bouts, kind, times=times)
         document["written"] = [str(file) for file in written]
-    say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
-    for name, facts in document["classes"].items():
-        say(f"  {name}: {counted(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s")
-    if (facts := document["unscored"])["videos"]:
-        say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
-    say(*labels.notices, *notices)
+    say(*_bout_texts(document), *labels.notices, *notices)
     if as_json:
         print_json(document)
     elif document["written"]:
         typer.echo("\n".join(document["written"]))
+
+
+def _bout_texts(document: dict[str, Any]) -> Iterator[str]:
+    """A line for the bouts of each class, and for what is not scored."""
+    yield f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}"
+    for name, facts in document["classes"].items():
+        yield f"  {name}: {counted(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s"
+    if (facts := document["unscored"])["videos"]:
+        yield f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s"

@@ -213,7 +213,7 @@ def train(
     from everest.project.train import train as train_project
     from everest.project.verdict import verdict_lines
 
-    lists = {"observers": options.observers or (), "overrides": options.overrides or ()}
+    lists: dict[str, Any] = {"observers": options.observers or (), "overrides": options.overrides or ()}
     with Display(quiet=quiet) as display:
         result: dict[str, Any] = train_project(videos, **vars(options) | lists, report=display.report)
     if as_json:

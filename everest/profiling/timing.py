@@ -56,10 +56,11 @@ def time_stages(
         loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
     for stage in loading:  # missing videos are reported before anything is measured
         stage_clips(recipe, stage)
-    measured = {stage: time_steps(recipe, stage, batch=batch, cpu=cpu) for stage in STAGES}
-    stages: dict[StageName, dict[str, Any]] = {stage: {"measured": step} for stage, step in measured.items()}
+    stages: dict[StageName, dict[str, Any]] = {}
+    for stage in STAGES:
+        stages[stage] = {"measured": time_steps(recipe, stage, batch=batch, cpu=cpu)}
     for stage in loading:
-        step = measured[stage]
+        step = stages[stage]["measured"]
         stages[stage]["loading"] = time_loader(
             recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
         )

@@ -167,7 +167,9 @@ def sweep(
     over: list[str] | None = option("--over KEY=A,B,…", "Values to compare; repeat for all combinations."),
     overrides: list[str] | None = option("--set KEY=VALUE", "Override a value for all arms; repeatable."),
     seeds: str | None = option("--seeds N|A,B,…", "Number or list of seeds. [1]"),
-    stages: str | None = option("--stages STAGE,…", "Of pretrain, finetune, eval, probe. [the first three]"),
+    stages: str | None = option(
+        "--stages STAGE,…", "pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
+    ),
     init: str | None = option("--init C", "Weights that the first stage starts from, or none. [none]"),
     data: str | None = o.DATA_ROOT,
     jobs: int = option("--jobs N", "Jobs at once.", 1, min=1),

@@ -159,7 +159,9 @@ def visualize_mask(
     keep: str | None = option("--keep SHARE,…", "Keep ratios to draw [0.3, or C's or R's]."),
     compare: bool = option("--compare", "Compare the common strategies.", False),
     align: Literal["none", "shift", "affine"] | None = option("--align", "Camera motion to remove [none]."),
-    cuts: Literal["ignore", "detect"] | None = option("--cuts", "detect: each scene starts anew [ignore]."),
+    cuts: Literal["ignore", "detect"] | None = option(
+        "--cuts", "detect: treat the start of a scene as the start of a clip [ignore]."
+    ),
     frames: int | None = option("--frames N", "Frames of a clip [16, or C's or R's].", min=2),
     stride: int | None = option("--stride N", "Distance between frames [4, or C's or R's].", min=1),
     size: int | None = option("--size N", "Shorter side in pixels [224, R's, or the model's].", min=16),

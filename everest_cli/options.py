@@ -85,9 +85,13 @@ RECIPE = option("--recipe -r R", "A shipped recipe, or a YAML file.", ..., autoc
 OVERRIDES = option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
 DATA_ROOT = option("--data DIR", "Folder or URL of lists and videos (data.root).")
 LIST_ROOT = option("--data DIR", "Folder that paths in a list are relative to [the list's].")
-LOCAL_ROOT = option("--data DIR", "Folder that paths in lists start from [the list's].", parser=local_path)
+LOCAL_ROOT = option(
+    "--data DIR", "Folder that paths in lists are relative to [the list's].", parser=local_path
+)
 TASK = option("--task", "One class, classes joined by |, or a number per video [by the labels].")
-OBSERVER = option("--observer NAME", "Whose bouts count if several coded a video; * is any text; repeatable.")
+OBSERVER = option(
+    "--observer NAME", "Whose bouts count where several people coded a video; * is any text; repeatable."
+)
 SUBJECT = option("--subject NAME", "Only the bouts of this subject, such as an animal; * is any text.")
 FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
 
@@ -163,7 +167,9 @@ def read_shares(text: str) -> tuple[float, ...]:
     with suppress(ValueError):
         shares = tuple(float(part) for part in text.split(","))
     if not shares or not all(0 < share <= 1 for share in shares) or len(set(shares)) < len(shares):
-        raise RecipeError(f"--keep {text}: give keep ratios above 0 up to 1, each once, such as 0.5,0.25")
+        raise RecipeError(
+            f"--keep {text}: give keep ratios above 0 and at most 1, each once, such as 0.5,0.25"
+        )
     return shares
 
 

@@ -256,7 +256,9 @@ def shard(
 def tokens(
     recipe: str = o.RECIPE,
     output: Path = option("--output -o DIR", "Folder for the tokens.", ...),
-    variants: int = option("--variants N", "Clips per video; epochs repeat them.", 4, min=1, max=10_000),
+    variants: int = option(
+        "--variants N", "Clips per video; later epochs repeat them.", 4, min=1, max=10_000
+    ),
     data: str | None = o.DATA_ROOT,
     overrides: list[str] | None = o.OVERRIDES,
     batch: int = option("--batch N", "Videos in one forward pass.", 8, min=1),

@@ -30,7 +30,9 @@ MOST_NAMES: Final = 20  # heuristic: groups that a line names
 
 def index(
     folder: Path = argument("FOLDER", "The data set: data.root of a recipe.", parser=local_path),
-    annotations: Path | None = option("--annotations DIR", "Their folder [in FOLDER].", parser=local_path),
+    annotations: Path | None = option(
+        "--annotations DIR", "Annotation folder [in FOLDER].", parser=local_path
+    ),
     split: int = option("--split N", "Official split of UCF101 or HMDB51.", 1, min=1, max=3),
     output: Path | None = o.LISTS_FOLDER,
     overwrite: bool = o.OVERWRITE_FILES,
@@ -192,8 +194,12 @@ def windows(
     step: float | None = option("--step S", "Seconds between window starts [--seconds].", min=0.01),
     hours: float | None = option("--hours H", "Total hours of windows [no limit].", min=0),
     count: int | None = option("--count N", "Total number of windows [no limit].", min=1),
-    by: Literal["uniform", "activity"] = option("--by", "Evenly, or mostly where things move.", "uniform"),
-    labels: list[Path] | None = option("--labels F", "Annotations of any kind for the labels; repeatable."),
+    by: Literal["uniform", "activity"] = option(
+        "--by", "Spread evenly, or mostly where something moves.", "uniform"
+    ),
+    labels: list[Path] | None = option(
+        "--labels F", "Annotations of any kind that label the windows; repeatable."
+    ),
     fps: float | None = o.FPS,
     observer: list[str] | None = o.OBSERVER,
     subject: str | None = o.SUBJECT,

@@ -31,7 +31,9 @@ class TrainOptions:
     data: str | None = o.DATA_ROOT
     overrides: list[str] | None = o.OVERRIDES
     output: Path | None = option("--output -o DIR", "Run folder [runs/COMMAND/RECIPE-TIME].")
-    resume: str = option("--resume auto|never|DIR", "Resume the run in --output or DIR, or never.", "auto")
+    resume: str = option(
+        "--resume auto|never|DIR", "Resume the run in --output (auto), in DIR, or never.", "auto"
+    )
     overwrite: bool = o.OVERWRITE
     gpus: str = o.GPUS
     processes: int | None = o.PROCESSES
@@ -166,7 +168,9 @@ def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:
 class ProjectOptions:
     """The options of `everest train`, by the names of the arguments of `everest.train`."""
 
-    annotations: list[Path] | None = option("--annotations F", "Bouts: BORIS, ELAN, CSV, …; repeatable.")
+    annotations: list[Path] | None = option(
+        "--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others; repeatable."
+    )
     observers: list[str] | None = o.OBSERVER
     subject: str | None = o.SUBJECT
     unlabeled: Path | None = option("--unlabeled DIR", "Folder or list of videos to pre-train on first.")

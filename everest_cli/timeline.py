@@ -57,7 +57,9 @@ class RuleOptions:
     """How bouts follow from the probabilities of windows."""
 
     background: float | None = option("--background P", "Report no class if the most probable is below P.")
-    threshold: float | None = option("--threshold P", "Multi-label: least probability [the model's].")
+    threshold: float | None = option(
+        "--threshold P", "Multi-label: report classes at least this probable [the model's]."
+    )
     smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
     min_seconds: float = option("--min-seconds SECONDS", "Shorter bouts take a neighbor's class.", 0.0, min=0)
 

@@ -166,7 +166,7 @@ def add_window_rows(
 ) -> JoinedRows | None:
     """Add the rows of the windows that a store does not have yet; a unit is a video. See `add_rows`.
 
-    The start and the end of each window in seconds are kept, too.
+    It also keeps the start and the end of each window, in seconds.
 
     Args:
         of_video: further tensors of a video that has a row.

@@ -89,11 +89,11 @@ class RowStore:
         self._files: dict[str, IO[bytes]] = {}
         self._counts: Counter[str] = Counter()  # rows of each tensor of this process
         sizes: Counter[str] = Counter()  # bytes
-        for made in self._journal.entries:
-            for name, (dtype, shape, _) in made.rows.items():
-                self._counts[name] += shape[0]
-                sizes[name] += math.prod(shape) * np.dtype(dtype).itemsize
         with reading_own(folder, fix=FIX):
+            for made in self._journal.entries:
+                for name, (dtype, shape, _) in made.rows.items():
+                    self._counts[name] += shape[0]
+                    sizes[name] += math.prod(shape) * np.dtype(dtype).itemsize
             for name, size in sizes.items():
                 self._open(name, size)
 

@@ -112,19 +112,12 @@ def time_timeline(job: LongJob) -> dict[str, float]:
 
 
 def latency_of(
-    checkpoint: str,
-    data: Path | None,
-    *,
-    window: float | None,
-    step: float | None,
-    batch: int,
-    cpu: bool,
-    notify: Callable[[str], None],
+    checkpoint: str, data: Path | None, windows: Passes, *, cpu: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
     """The latency of a checkpoint or an ONNX file on videos, or on a rendered one, as `--json` has it.
 
     Args:
-        window, step, batch: of the timeline that is timed, too, if a classifier has such windows.
+        windows: of the timeline that is timed as well, if a classifier has such windows.
     """
     file, model = find_weights(checkpoint), None
     if file.suffix == ONNX_SUFFIX:
@@ -150,8 +143,7 @@ def latency_of(
         samples = named_samples([path], root=None)
         latency = time_latency(outputs, views, samples)
         timeline = None
-        if model is not None and model.module.classes and (window or has_windows(model)):
-            passes = Passes(batch=batch, window=window, step=step)
-            timeline = time_timeline(timeline_job(model, samples, passes))
+        if model is not None and model.module.classes and (windows.window or has_windows(model)):
+            timeline = time_timeline(timeline_job(model, samples, windows))
     about = {"checkpoint": str(file), "precision": precision, "device": device}
     return {**about, "data": None if data is None else str(data), "latency": latency, "timeline": timeline}

@@ -17,6 +17,7 @@ from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
+    from everest.annotations.labels import WhoseBouts
     from everest.metrics.budget import FootageWindow
 
 WINDOW_SECONDS: Final = 10.0  # heuristic
@@ -43,7 +44,7 @@ def budget(
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
     from everest.annotations.bout import CHECKED, DRAWN
-    from everest.annotations.labels import WhoseBouts, read_labels
+    from everest.annotations.labels import WhoseBouts
     from everest.inference.scores import check_one_head
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import draw_windows, time_budget, window_length
@@ -67,15 +68,8 @@ def budget(
             predicted[name] = [bout.as_bout(video=name) for bout in bouts if bout.has_class]
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
-    labeled: Bouts = {}
-    if checked is not None:
-        whose = WhoseBouts(observers=observer or (), subject=subject)
-        labels = read_labels([checked], extents, whose=whose, keep_windows=True)
-        if labels.unmatched:
-            names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
-            raise DataError(f"{checked}: names videos that are not in the timeline: {names}")
-        say(*labels.notices)
-        labeled = {video: labels.bouts.get(video, []) for video in extents}
+    whose = WhoseBouts(observers=observer or (), subject=subject)
+    labeled = {} if checked is None else _read_checked(checked, extents, whose)
     if draw is not None and output is not None:
         length = round(window or WINDOW_SECONDS, 3)
         if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
@@ -85,6 +79,18 @@ def budget(
         return
     document = time_budget(extents, predicted, labeled, window=window)
     (print_json if as_json else _print_budget)(document)
+
+
+def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose: WhoseBouts) -> Bouts:
+    """The checked bouts of each recording."""
+    from everest.annotations.labels import read_labels
+
+    labels = read_labels([file], extents, whose=whose, keep_windows=True)
+    if labels.unmatched:
+        names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
+        raise DataError(f"{file}: names videos that are not in the timeline: {names}")
+    say(*labels.notices)
+    return {video: labels.bouts.get(video, []) for video in extents}
 
 
 def _print_budget(document: Mapping[str, Any]) -> None:

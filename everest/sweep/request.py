@@ -99,18 +99,18 @@ def read_request(
         values = {key: value for key, value in file.values().items() if value is not None}
         for key in values:
             if key not in FILE_KEYS:
-                raise RecipeError(f"{label}{shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
+                raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
         try:
             written = validated(_SWEEP_FILE, values)
         except ValueError as error:
             problem = str(error).replace("Input should be a valid string", "must be text")
-            raise RecipeError(f"{label}{problem}") from error
+            raise RecipeError(f"{file.label}: {problem}") from error
         try:
             recipe = find_recipe(written.recipe, folder=file.folder or Path())
             if is_sweep(recipe):
                 raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
         except RecipeError as error:
-            raise RecipeError(f"{label}recipe: {error}") from error
+            raise RecipeError(f"{file.label}: recipe: {error}") from error
     if over:
         arms = arms_of_options(over)
     else:

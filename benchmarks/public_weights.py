@@ -40,7 +40,7 @@ def probed(name: str, recipe: str, data: str, overrides: list[str]) -> dict[str,
     """The top-1 of the probes of frozen weights, and of the difference image of the same clips."""
     changes = [*settings_from(name).overrides, *overrides]
     settings = recipe_for_run(find_recipe(recipe), data=data, overrides=changes)
-    model = OpenedModel.open(find_weights(name), recipe=settings, clips=1, crops=1)
+    model = OpenedModel.open(find_weights(name), recipe=settings, views=(1, 1))
     document = probe(model, PROBES, batch=4, report=silent)
     baseline = document["baselines"]["difference_image"]
     return {

@@ -17,6 +17,7 @@ from everest.inference.features import VideoFeatures, features_of
 from everest.inference.model import OpenedModel
 from everest.inference.predictions import predicting
 from everest.inference.timelines import Timelines, computed_timelines, timeline_job
+from everest.inference.videos import Passes
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.models.classifier import Classifier
@@ -64,9 +65,8 @@ def predict(
             `top` or `batch` is below 1.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    with predicting(
-        opened, _samples(videos, data), top=top, batch=batch, workers=workers, report=report
-    ) as rows:
+    passes = Passes(batch=batch, workers=workers, report=report)
+    with predicting(opened, _samples(videos, data), passes, top=top) as rows:
         assert rows is not None  # this is the only process
         return rows
 
@@ -102,8 +102,8 @@ def timeline(
             no default window; or `window` or `step` is below 0.001 or not finite.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    job = timeline_job(opened, _samples(videos, data), window=window, step=step, batch=batch, report=report)
-    with computed_timelines(job, report=report) as timelines:
+    passes = Passes(batch=batch, window=window, step=step, report=report)
+    with computed_timelines(timeline_job(opened, _samples(videos, data), passes)) as timelines:
         assert timelines is not None  # this is the only process
         return timelines
 
@@ -134,9 +134,8 @@ def extract(
         RecipeError: an unknown level, `keep` is no ratio that leaves a token, or `batch` is below 1.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    return features_of(
-        opened, _samples(videos, data), level=level, batch=batch, workers=workers, report=report
-    )
+    passes = Passes(batch=batch, workers=workers, report=report)
+    return features_of(opened, _samples(videos, data), passes, level=level)
 
 
 def evaluate(

@@ -30,9 +30,7 @@ def budget(
     observer: list[str] | None = o.OBSERVER,
     subject: str | None = o.SUBJECT,
     draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
-    window: float | None = option(
-        "--window SECONDS", "Length of the windows [10, or as in --checked].", min=0.1
-    ),
+    window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
     output: Path | None = option("--output -o LIST", "CSV list of windows to write."),
     overwrite: bool = o.OVERWRITE_FILES,

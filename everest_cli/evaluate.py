@@ -99,9 +99,7 @@ def probe(
     from everest.probes.probe import probe
 
     names = [name.strip() for name in probes.split(",")]
-    model = OpenedModel.open(
-        weights, kind="transformer", recipe=recipe, clips=1, crops=1, cpu=o.is_on_cpu(gpus)
-    )
+    model = OpenedModel.open(weights, kind="transformer", recipe=recipe, views=(1, 1), cpu=o.is_on_cpu(gpus))
     with Display(quiet=run.quiet) as display:
         result = probe(model, names, batch=batch, report=display.report)
     if run.as_json:
@@ -133,10 +131,11 @@ def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         if retrieval is None:
             continue
         shares = {"encoder": retrieval["precision@10"], **retrieval["baselines"]}
-        known = [
-            f"{name.replace('_', ' ')} {share:.1f} %" for name, share in shares.items() if share is not None
-        ]
-        text = ", ".join(known) or "no video has one of its class in another group"
+        known = {name.replace("_", " "): share for name, share in shares.items() if share is not None}
+        text = (
+            ", ".join(f"{name} {share:.1f} %" for name, share in known.items())
+            or "no video has one of its class in another group"
+        )
         yield f"{start}same class among the 10 nearest videos of other groups: {text}"
 
 
@@ -186,9 +185,8 @@ def sweep(
     """
     from everest.sweep.request import read_request
 
-    request = read_request(
-        recipe, overrides=overrides or (), over=over or (), seeds=seeds, stages=stages, init=init
-    )
+    changes = {"overrides": overrides or (), "over": over or ()}
+    request = read_request(recipe, **changes, seeds=seeds, stages=stages, init=init)
 
     from everest.sweep.plan import make_plan
     from everest.sweep.run import JOB_FAILED, JobLauncher, check_folder, run_sweep

@@ -64,9 +64,7 @@ def runs(
 
 def plot(
     runs: list[Path] = argument("RUN…", "Run folders."),
-    x: Literal["steps", "hours", "gflops"] = option(
-        "--x", "Axis: steps, hours of training, or computation.", "steps"
-    ),
+    x: Literal["steps", "hours", "gflops"] = option("--x", "Axis: steps, hours, or computation.", "steps"),
     out: Path = option("--output -o F", "The PNG to write.", Path("curves.png")),
 ) -> None:
     """Draw losses, validations, probes and learning rates of runs; prints the figure's path.
@@ -111,9 +109,7 @@ def select_frames(
     alpha: float = option("--alpha A", "Candidate frames per selected frame.", 1.5, min=1.0, max=1000),
     keep: float = option("--keep SHARE", "Keep ratio over all candidate tokens.", 0.3),
     frames: int = option("--frames N", "Number of frames to select.", 16, min=2),
-    stride: int | None = option(
-        "--stride N", "Take candidates up to N frames apart from the middle [the whole video].", min=1
-    ),
+    stride: int | None = option("--stride N", "Candidates at most N frames apart [the whole video].", min=1),
     size: int = option("--size N", "Shorter side, without a checkpoint.", 224, min=16),
     checkpoint: str | None = o.EMBEDDING,
     picture: Path | None = option("--picture DIR", "Folder for VIDEO-frames.png."),
@@ -132,8 +128,8 @@ def select_frames(
 
     read_shares(str(keep))
     model = None if checkpoint is None else open_model(checkpoint, kind="transformer")
-    options: dict[str, Any] = {"keep": keep, "frames": frames, "stride": stride, "alpha": alpha}
-    selection_of = partial(select_video_frames, checkpoint=model, **options, size=size, seed=seed)
+    clip: dict[str, Any] = {"frames": frames, "stride": stride, "size": size}
+    selection_of = partial(select_video_frames, checkpoint=model, keep=keep, alpha=alpha, seed=seed, **clip)
     paths = named_videos(videos)
     if picture is not None:
         refuse_same_stems(paths)
@@ -162,17 +158,13 @@ def visualize_mask(
     strategy: str | None = option("--strategy NAME", "Token selection [redundancy-robust, or C's or R's]."),
     keep: str | None = option("--keep SHARE,…", "Keep ratios to draw [0.3, or C's or R's]."),
     compare: bool = option("--compare", "Compare the common strategies.", False),
-    align: Literal["none", "shift", "affine"] | None = option(
-        "--align", "Remove this camera motion before measuring change [none]."
-    ),
+    align: Literal["none", "shift", "affine"] | None = option("--align", "Camera motion to remove [none]."),
     cuts: Literal["ignore", "detect"] | None = option(
         "--cuts", "detect: treat the start of a scene as the start of a clip [ignore]."
     ),
     frames: int | None = option("--frames N", "Frames of a clip [16, or C's or R's].", min=2),
     stride: int | None = option("--stride N", "Distance between frames [4, or C's or R's].", min=1),
-    size: int | None = option(
-        "--size N", "Shorter side in pixels [224, or R's]; a model has its own.", min=16
-    ),
+    size: int | None = option("--size N", "Shorter side in pixels [224, R's, or the model's].", min=16),
     out: Path = option("--output -o DIR", "Folder for the figures.", Path()),
     seed: int = option("--seed N", "Seed of random selections.", 0, min=0),
     overwrite: bool = o.OVERWRITE_FILES,

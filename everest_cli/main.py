@@ -82,10 +82,8 @@ def shorten(message: str) -> str:
     def short(text: str, most: int) -> str:
         return shown(text, most=most) if len(text) > most else text
 
-    lines = [
-        " ".join(short(word, MOST_SHOWN_OF_PATH) for word in ln.split(" ")) for ln in message.split("\n")
-    ]
-    return "\n".join(short(line, MOST_OF_A_LINE) for line in lines)
+    lines = [[short(word, MOST_SHOWN_OF_PATH) for word in line.split(" ")] for line in message.split("\n")]
+    return "\n".join(short(" ".join(words), MOST_OF_A_LINE) for words in lines)
 
 
 def as_user_error(error: Exception) -> UserError | None:
@@ -212,9 +210,7 @@ def _show_version(requested: bool) -> None:
 @app.callback()
 def everest(
     debug: bool = option("--debug", "Show the traceback of an error.", False),
-    imports: list[str] | None = option(
-        "--import MODULE", "Import a module of yours that weights or run folders need."
-    ),
+    imports: list[str] | None = option("--import MODULE", "Import your module that weights or runs need."),
     version: bool = option("--version", "Show the version.", False, callback=_show_version, is_eager=True),
 ) -> None:
     """Train video classifiers and encoders on your own videos, and use them.

@@ -187,13 +187,13 @@ def read_size(text: str) -> int | tuple[int, int]:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
-def read_views(text: str | None) -> dict[str, int]:
-    """Parse the clips and crops of --views, `2x3`; empty for None."""
+def read_views(text: str | None) -> tuple[int | None, int | None]:
+    """Parse the clips and crops of --views, `2x3`; None for None."""
     if text is None:
-        return {}
+        return None, None
     pattern = r"[1-9]\d{0,8}x[1-9]\d{0,8}"
     clips, crops = read_numbers("--views", text, pattern, fix="CLIPSxCROPS, such as 1x1 or 5x3")
-    return {"clips": clips, "crops": crops}
+    return clips, crops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +206,7 @@ class ModelOptions:
     batch: int = BATCH
     data: Path | None = LIST_ROOT
     which: Which | None = WHICH
-    gpus: str = option(
-        "--gpus auto|N|cpu|mps", "A GPU if there is one (auto), N GPUs, the CPU or MPS.", "auto"
-    )
+    gpus: str = option("--gpus auto|N|cpu|mps", "A GPU if any (auto), N GPUs, the CPU or MPS.", "auto")
     processes: int | None = PROCESSES
     quiet: bool = QUIET
 
@@ -219,9 +217,9 @@ class ModelOptions:
 
     @property
     def changed(self) -> list[str]:
-        """The names of the options that were given and change the outputs."""
+        """The options that were given and change the outputs."""
         return [
-            name
+            f"--{name}"
             for name, value in vars(self).items()
             if name != "quiet" and value not in (None, getattr(type(self), name).default)
         ]
@@ -230,7 +228,7 @@ class ModelOptions:
         """Shows the progress of the main process."""
         return Display(quiet=self.quiet or not is_main())
 
-    def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
+    def open(self, views: tuple[int | None, int | None]) -> OpenedModel:
         """Open the model, in a process for each device; see `OpenedModel.open`."""
         from everest.checkpoints.load import find_weights
         from everest.config.recipe import recipe_for_run
@@ -241,8 +239,7 @@ class ModelOptions:
         return OpenedModel.open(
             find_weights(self.checkpoint, which=self.which, quiet=self.quiet),
             recipe=recipe_for_run(self.recipe) if self.recipe else None,
-            clips=clips,
-            crops=crops,
+            views=views,
             keep=self.keep,
             cpu=cpu,
             notify=say,

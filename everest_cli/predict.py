@@ -15,7 +15,7 @@ from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_views
-from everest_cli.output import exit_if_failed, print_json
+from everest_cli.output import exit_if_failed, print_json, say
 
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
@@ -40,19 +40,22 @@ def predict(
     Example: everest predict match.mp4 --checkpoint runs/finetune --top 3
     """
     from everest.inference.predictions import check_top, predicting
+    from everest.inference.videos import Passes
     from everest.lists.inputs import named_samples
 
     if as_json and kind not in (None, "json"):
         raise RecipeError(f"--json and --format {kind}: choose one")
-    opened = model.open(**read_views(views))
+    opened = model.open(read_views(views))
     check_top(opened.classes, top)  # also refuses an autoencoder, before the videos are listed
     samples = named_samples(videos, root=model.data)
     if output is not None:
         refuse_inputs(output, [*model.inputs, *videos])
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
     by_suffix = suffix if suffix in get_args(PredictionFormat) else "table"
-    options = {"top": top, "batch": model.batch, "output": output, "overwrite": overwrite}
-    with model.display() as display, predicting(opened, samples, report=display.report, **options) as rows:
+    options = {"top": top, "output": output, "overwrite": overwrite}
+    display = model.display()
+    passes = Passes(batch=model.batch, report=display.report)
+    with display, predicting(opened, samples, passes, **options) as rows:
         if rows is None:
             return
         text = TEXTS["json" if as_json else kind or by_suffix](rows)
@@ -127,7 +130,7 @@ def extract(
     ),
     views: str | None = o.VIEWS,
     window: float | None = option(
-        "--window SECONDS", "A row for each window of this length [a video].", min=0.001
+        "--window SECONDS", "A row per window of this length [a video].", min=0.001
     ),
     step: float | None = option("--step SECONDS", "Time between window starts [--window].", min=0.001),
     overwrite: bool = o.OVERWRITE_FILES,
@@ -137,23 +140,15 @@ def extract(
     Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """
     from everest.inference.features import extract
+    from everest.inference.videos import Passes
     from everest.lists.inputs import named_samples
 
-    opened = model.open(**read_views(views or (None if window is None else "1x1")))
+    opened = model.open(read_views(views or (None if window is None else "1x1")))
     samples = named_samples(videos, root=model.data)
     refuse_inputs(out, [*videos, *model.inputs])
     with model.display() as display:
-        skipped = extract(
-            opened,
-            samples,
-            out,
-            level=features,
-            batch=model.batch,
-            overwrite=overwrite,
-            report=display.report,
-            window=window,
-            step=step,
-        )
+        passes = Passes(batch=model.batch, window=window, step=step, report=display.report)
+        skipped = extract(opened, samples, out, passes, level=features, overwrite=overwrite)
     if skipped is not None:
         typer.echo(out)
     exit_if_failed(skipped)
@@ -162,9 +157,7 @@ def extract(
 def search(
     queries: list[str] = argument("QUERY…", "A video, a moment (video.mp4@12.5), or a name in F."),
     features: Path = option("--features F", "A .safetensors file of everest extract.", ...),
-    checkpoint: str | None = option(
-        "--checkpoint -c C", "Weights that made the features; needed for new videos."
-    ),
+    checkpoint: str | None = option("--checkpoint -c C", "Weights of the features; needed for new videos."),
     recipe: str | None = o.CLIP_RECIPE,
     top: int = option("--top -k K", "Number of results for each query.", 10, min=1),
     page: Path | None = option("--page F", "Also write a page with the clips of the results."),
@@ -177,6 +170,9 @@ def search(
 
     Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
     """
+    from everest.checkpoints.load import find_weights
+    from everest.config.recipe import recipe_for_run
+    from everest.inference.model import OpenedModel
     from everest.search.feature_file import read_feature_file
     from everest.search.neighbors import nearest, read_query, to_dict, write_results
 
@@ -186,16 +182,13 @@ def search(
         check_new_file(page, option="--page", overwrite=overwrite)
     model = None
     if checkpoint is not None:
-        options = o.ModelOptions(
-            checkpoint=checkpoint,
-            recipe=recipe,
+        model = OpenedModel.open(
+            find_weights(checkpoint, quiet=True),
+            recipe=None if recipe is None else recipe_for_run(recipe),
+            views=(file.clips, file.crops),
             keep=file.keep,
-            which=None,
-            gpus="auto",
-            processes=None,
-            quiet=True,
+            notify=say,
         )
-        model = options.open(clips=file.clips, crops=file.crops)
     examples = [read_query(text, file, model) for text in queries]
     results = [(example, nearest(file, example, top=top)) for example in examples]
     if page is not None:

@@ -36,9 +36,7 @@ def check(
     overrides: list[str] | None = o.OVERRIDES,
     task: Task | None = o.TASK,
     output: Path | None = option("--output -o DIR", "Folder for bad_videos.csv and progress [the list's]."),
-    limit: float = option(
-        "--timeout SECONDS", "Longest time before a video counts as bad.", 1800.0, min=0.01
-    ),
+    limit: float = option("--timeout SECONDS", "Time after which a video counts as bad.", 1800.0, min=0.01),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
@@ -174,7 +172,7 @@ def encode(
         "--short-side PIXELS", "Maximum; smaller videos keep their size.", 256, min=16
     ),  # heuristic, for crops of 224
     codec: Literal["h264", "mjpeg"] = option(
-        "--codec", "mjpeg: files of 8 times the size that are read 3 times as fast.", "h264"
+        "--codec", "mjpeg: 8 times the size, read 3 times as fast.", "h264"
     ),
     gop: int | None = option("--gop N", "Frames from keyframe to keyframe of h264 [12].", min=1),
     crf: int | None = option("--crf N", "Quality of h264 [18]; 0 is lossless.", min=0, max=51),

@@ -31,7 +31,7 @@ MOST_NAMES: Final = 20  # heuristic: groups that a line names
 def index(
     folder: Path = argument("FOLDER", "The data set: data.root of a recipe.", parser=local_path),
     annotations: Path | None = option(
-        "--annotations DIR", "Folder of the annotations, if not below FOLDER.", parser=local_path
+        "--annotations DIR", "Annotation folder [in FOLDER].", parser=local_path
     ),
     split: int = option("--split N", "Official split of UCF101 or HMDB51.", 1, min=1, max=3),
     output: Path | None = o.LISTS_FOLDER,
@@ -61,7 +61,7 @@ def index(
 def split(
     source: Path = argument("SOURCE", "A list or a folder of class folders.", parser=local_path),
     shares: str | None = option(
-        "--shares A/B/C", "Shares of train, val and test, or of train and test [70/15/15]."
+        "--shares A/B/C", "Shares of train, val, test, or of train, test [70/15/15]."
     ),
     group: str | None = option(
         "--group folder|column:NAME|REGEX",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -64,11 +64,17 @@ def profile(
         }
     )
     if checkpoint is not None:
-        windows = {"window": window, "step": step, "batch": batch or 1}
-        _print_latency(checkpoint, data, windows, cpu=is_on_cpu(gpus), as_json=as_json)
+        from everest.inference.videos import Passes
+        from everest.profiling.latency import latency_of
+
+        windows = Passes(window=window, step=step, batch=batch or 1)
+        timed = latency_of(checkpoint, data, windows, cpu=is_on_cpu(gpus), notify=say)
+        (print_json if as_json else _print_latency)(timed)
         return
     if paper:
-        _print_paper(as_json=as_json)
+        from everest.profiling.profile import paper_figures
+
+        (print_json if as_json else _print_paper)([figure.dump() for figure in paper_figures()])
         return
 
     from everest.checkpoints.frozen import with_absolute_paths
@@ -116,21 +122,12 @@ def profile(
         _print_profile(document)
 
 
-def _print_latency(
-    checkpoint: str, data: Path | None, windows: Mapping[str, Any], *, cpu: bool, as_json: bool
-) -> None:
-    """Measure a checkpoint or an ONNX file on videos, or on a rendered one, and print the result."""
-    from everest.profiling.latency import latency_of
-
-    document = latency_of(checkpoint, data, **windows, cpu=cpu, notify=say)
-    if as_json:
-        print_json(document)
-        return
+def _print_latency(document: Mapping[str, Any]) -> None:
     for name, value in document["latency"].items():
         typer.echo(f"{name:<14}{value:10.1f}" if name.endswith("_ms") else f"{name:<14}{value:8}")
     typer.echo(
         f"{document['checkpoint']} ({document['precision']}) on {document['device']}; one clip of "
-        f"{data or 'a rendered video of 320 x 240 pixels'}"
+        f"{document['data'] or 'a rendered video of 320 x 240 pixels'}"
     )
     if (timed := document["timeline"]) is not None:
         typer.echo(
@@ -202,14 +199,10 @@ def _print_profile(document: Mapping[str, Any]) -> None:
         print_table(columns, rows, title="\nMethods", box=None)
 
 
-def _print_paper(*, as_json: bool) -> None:
+def _print_paper(figures: Sequence[Mapping[str, Any]]) -> None:
     """Print the paper's figures next to everest's."""
-    from everest.profiling.profile import SUBJECTS, paper_figures
+    from everest.profiling.profile import SUBJECTS
 
-    figures = [figure.dump() for figure in paper_figures()]
-    if as_json:
-        print_json(figures)
-        return
     columns = ("quantity", "unit", "paper", "everest", "difference", "note")
     for number, subject in SUBJECTS.items():
         rows = []

@@ -40,13 +40,9 @@ class TrainOptions:
     precision: Precision | None = option("--precision", "Override train.precision.")
     seed: int | None = option("--seed N", "Override train.seed.")
     tracker: Tracker = option("--tracker", "Log curves and images to TensorBoard or W&B (offline).", "none")
-    overfit_one_batch: bool = option(
-        "--overfit-one-batch", "Overfit the first batch, to check that the model can learn.", False
-    )
+    overfit_one_batch: bool = option("--overfit-one-batch", "Overfit the first batch, as a check.", False)
     print_config: bool = option("--print-config", "Print all settings and stop.", False)
-    dry_run: bool = option(
-        "--dry-run", "Check everything, try two passes, estimate time and memory; write nothing.", False
-    )
+    dry_run: bool = option("--dry-run", "Check, try two passes, estimate time and memory; no files.", False)
     quiet: bool = o.QUIET
 
 
@@ -65,13 +61,8 @@ def _train(
     problem = "--resume DIR continues in DIR: leave out --output and --overwrite"
     refuse({problem: resumes_folder and (options.output or options.overwrite)})
     output = Path(options.resume) if resumes_folder else options.output
-    recipe = recipe_for_run(
-        recipe_file,
-        data=options.data,
-        overrides=options.overrides,
-        precision=options.precision,
-        seed=options.seed,
-    )
+    changes = {"data": options.data, "overrides": options.overrides}
+    recipe = recipe_for_run(recipe_file, **changes, precision=options.precision, seed=options.seed)
     if options.print_config:
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
@@ -98,9 +89,8 @@ def _train(
         init=init,
         decoder=decoder,
     )
-    trial = _print_trial if options.dry_run else None
     with Display(quiet=options.quiet or not is_main()) as display:
-        training = run_stage(recipe, run, display.report, trial=trial)
+        training = run_stage(recipe, run, display.report, trial=_print_trial if options.dry_run else None)
     if options.dry_run:
         return None
     if is_main():
@@ -174,44 +164,48 @@ def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:
     _train("train-tokenizer", recipe, options)
 
 
-def train(
-    videos: Path = argument(
-        "VIDEOS",
-        "A folder of class folders or of lists (train.csv, …), or a list; with --annotations, of recordings.",
-        parser=local_path,
-    ),
+@dataclass(frozen=True, kw_only=True)
+class ProjectOptions:
+    """The options of `everest train`, by the names of the arguments of `everest.train`."""
+
     annotations: list[Path] | None = option(
         "--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others; repeatable."
-    ),
-    observer: list[str] | None = o.OBSERVER,
-    subject: str | None = o.SUBJECT,
-    unlabeled: Path | None = option(
-        "--unlabeled DIR", "Folder or list of unlabeled videos to pre-train on first."
-    ),
-    init: str = option(*o.INIT, "none"),
-    output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME]."),
+    )
+    observers: list[str] | None = o.OBSERVER
+    subject: str | None = o.SUBJECT
+    unlabeled: Path | None = option("--unlabeled DIR", "Folder or list of videos to pre-train on first.")
+    init: str = option(*o.INIT, "none")
+    output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME].")
     group: str | None = option(
         "--group G",
         "Pattern for file names that captures the person or animal, whose videos stay in one list; see "
         "`prepare split`; `subject`: of the annotations [the column `group` of a list, else one group per "
         "recording or video].",
-    ),
-    folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
-    hours: float | None = option(
-        "--hours H", "Shorten the run to about H hours in all.", min=0.01, max=10_000
-    ),
+    )
+    folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3)
+    hours: float | None = option("--hours H", "Shorten the run to about H hours.", min=0.01, max=10_000)
     model: Literal["auto", "network", "linear"] = option(
         "--model", "What to deliver: the best candidate on the validation videos, or one of a kind.", "auto"
-    ),
+    )
     latency: float | None = option(
         "--latency MS",
         "Choose the model's size so that it needs at most MS milliseconds for a clip on one CPU thread.",
         min=0.01,
+    )
+    task: Task | None = o.TASK
+    overrides: list[str] | None = o.OVERRIDES
+    overwrite: bool = option("--overwrite", "Replace the results in --output; other files stay.", False)
+    dry_run: bool = option("--dry-run", "Print the plan and an estimate of the time; write nothing.", False)
+
+
+def train(
+    *,
+    videos: Path = argument(
+        "VIDEOS",
+        "A folder of class folders or of lists (train.csv, …), or a list; with --annotations, of recordings.",
+        parser=local_path,
     ),
-    task: Task | None = o.TASK,
-    overrides: list[str] | None = o.OVERRIDES,
-    overwrite: bool = option("--overwrite", "Replace the results in --output; other files stay.", False),
-    dry_run: bool = option("--dry-run", "Print the plan and an estimate of the time; write nothing.", False),
+    options: ProjectOptions,
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
 ) -> None:
@@ -223,36 +217,18 @@ def train(
     from everest.project.train import train as train_project
     from everest.project.verdict import verdict_lines
 
+    lists: dict[str, Any] = {"observers": options.observers or (), "overrides": options.overrides or ()}
     with Display(quiet=quiet) as display:
-        result: dict[str, Any] = train_project(
-            videos,
-            annotations=annotations,
-            observers=observer or (),
-            subject=subject,
-            unlabeled=unlabeled,
-            init=init,
-            output=output,
-            group=group,
-            task=task,
-            folds=folds,
-            hours=hours,
-            model=model,
-            latency=latency,
-            overrides=overrides or (),
-            overwrite=overwrite,
-            dry_run=dry_run,
-            report=display.report,
-        )
+        result: dict[str, Any] = train_project(videos, **vars(options) | lists, report=display.report)
     if as_json:
         print_json(result)
     else:
-        typer.echo("\n".join(result["lines"] if dry_run else verdict_lines(ProjectResult.of(result))))
+        lines = result["lines"] if options.dry_run else verdict_lines(ProjectResult.of(result))
+        typer.echo("\n".join(lines))
 
 
 def demo(
-    recipe: Literal["demo", "lvmae-demo"] = option(
-        "--recipe -r", "EVEREST in 5 minutes, or LVMAE in 8.", "demo"
-    ),
+    recipe: Literal["demo", "lvmae-demo"] = option("--recipe -r", "EVEREST in 5 min, or LVMAE in 8.", "demo"),
     output: Path | None = option("--output -o DIR", "Folder for videos, runs and report [runs/RECIPE]."),
     overwrite: bool = o.OVERWRITE,
     quiet: bool = o.QUIET,

@@ -49,10 +49,8 @@ def list_weights(as_json: bool = o.AS_JSON) -> None:
     print_table(("first to try for", Column("weights", no_wrap=True), "license"), first, box=None)
     typer.echo()
     columns = (Column("weights", no_wrap=True), "method, backbone, data; license; gives")
-    rows = [
-        (row.name, f"{row.method}, {row.backbone}, {row.data}; {row.license}; {row.gives}") for row in table
-    ]
-    print_table(columns, rows, box=None)
+    facts = "{0.method}, {0.backbone}, {0.data}; {0.license}; {0.gives}"
+    print_table(columns, [(row.name, facts.format(row)) for row in table], box=None)
     say(NOTES)
 
 
@@ -198,9 +196,7 @@ def export(
     to: Literal["hf", "onnx"] = option("--to hf|onnx", "A transformers folder, or an ONNX file.", ...),
     out: Path = option("--output -o D", "The folder, or the .onnx file.", ...),
     keep: float | None = o.KEEP,
-    precision: Literal["fp32", "int8"] = option(
-        "--precision", "Precision of an ONNX network; tokens are selected in float32.", "fp32"
-    ),
+    precision: Literal["fp32", "int8"] = option("--precision", "Precision of an ONNX network.", "fp32"),
     calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8."),
     evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card."),
     which: o.Which | None = o.WHICH,

@@ -185,7 +185,14 @@ def _head_values(
         draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64), unit=unit)
         plotted["plot"] = data_uri("image/png", plot.read_bytes())
     elif task in PLOTS:
-        plotted = _confusion_values(plot, head.labels, head.means.argmax(axis=1), names, unit=unit)
+        counts = np.zeros((len(names), len(names)), dtype=np.int64)  # of true and predicted classes
+        np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
+        draw_confusion(plot, counts, names, unit=unit)
+        support = counts.sum(axis=1)  # (C,)
+        pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+        pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
+        confused = [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
+        plotted = {"plot": data_uri("image/png", plot.read_bytes()), "confusions": confused}
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
     mistakes = None
@@ -196,23 +203,6 @@ def _head_values(
             mistakes.append((video, label, predicted, frames))
     shown = {"name": name, "task": task, "classes": rows, "num_classes": len(rows), "mistakes": mistakes}
     return shown | plotted
-
-
-def _confusion_values(
-    plot: Path, labels: NDArray[np.int64], predicted: NDArray[np.int64], names: Names, *, unit: str
-) -> dict[str, Any]:
-    """Write the plot of videos by true and predicted class (V,); returns it and the 20 most confused pairs.
-
-    A pair has the true and the predicted class, its videos, and all videos of the true class.
-    """
-    counts = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    draw_confusion(plot, counts, names, unit=unit)
-    support = counts.sum(axis=1)  # (C,)
-    pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
-    pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
-    confusions = [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
-    return {"plot": data_uri("image/png", plot.read_bytes()), "confusions": confusions}
 
 
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:

@@ -6,8 +6,8 @@ V views, K encoded tokens, D width.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,17 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.inference.jobs import LongJob, RowOf, add_rows, add_window_rows, encoding_of, times_of
-from everest.inference.model import OpenedModel, check_counts
-from everest.inference.videos import ViewTensors, compute_over_videos, divided
-from everest.inference.windows import Unreadable, Window, check_seconds
+from everest.inference.jobs import LongJob, add_rows, add_window_rows, encoding_of
+from everest.inference.model import OpenedModel
+from everest.inference.videos import Passes, ViewTensors, compute_over_videos
+from everest.inference.windows import Unreadable
 from everest.lists.sample import Sample
-from everest.system.events import Report
 from everest.system.files import atomic_file
 from everest.system.weights import write_tensors
 
 # From the fields of everest.inference.model.Features, of one video's views.
-LEVELS: Final[dict[str, RowOf]] = {
+LEVELS: Final[dict[str, Callable[[ViewTensors], dict[str, Tensor]]]] = {
     "video": lambda views: {"features": views["pooled"].mean(dim=0)},  # (D,)
     "views": lambda views: {"features": views["pooled"]},  # (V, D)
     "tokens": lambda views: {"features": views["tokens"], "token_ids": views["ids"]},  # (V, K, D), (V, K)
@@ -40,13 +39,10 @@ def extract(
     model: OpenedModel,
     samples: Sequence[Sample],
     out: Path,
+    passes: Passes,
     *,
     level: str,
-    batch: int,
-    overwrite: bool,
-    report: Report,
-    window: float | None = None,
-    step: float | None = None,
+    overwrite: bool = False,
 ) -> list[tuple[str, str]] | None:
     """Write the features of videos, one row for each readable video or window, and the names of the videos.
 
@@ -55,38 +51,25 @@ def extract(
     its rows are kept in `OUT.parts`, where another call resumes.
 
     Args:
-        batch: videos or windows in one forward pass.
+        passes: with a `window`, each window of a video has a row.
         overwrite: replace the file, and start again.
-        window: seconds of the windows that slide over a video, each with a row; None: a row for each video.
-        step: seconds from the start of one window to the start of the next; None: `window`.
     Returns:
         The unreadable videos, each with the reason; a video that is damaged somewhere has its intact windows.
         None in a process other than the main one.
     """
-    check_counts(batch=batch)
-    _check_level(model, level, option="--features")
-    if window is None and step is not None:
+    row_of = _row_of(model, level, option="--features")
+    if passes.window is None and passes.step is not None:
         raise RecipeError("--step: belongs to --window; set the seconds of a window")
-    check_seconds(window=window, step=step)
     if out.suffix not in SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
-    sliding: dict[str, Any] = (
-        {} if window is None else {"window": window, "step": window if step is None else step}
-    )
-    settings = {"features": level, "batch": batch, **sliding}
-    job = LongJob(model=model, samples=samples, settings=settings, output=out, overwrite=overwrite)
+    passes = replace(passes, step=passes.step or passes.window)
+    job = LongJob(model, samples, passes, {"features": level}, output=out, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
-        if sliding:
-
-            def row_of(place: Window, values: ViewTensors) -> dict[str, Tensor]:
-                return LEVELS[level](values) | times_of(place)
-
-            rows = add_window_rows(
-                store, model, samples, model.features, row_of, **sliding, batch=batch, report=report
-            )
+        if passes.window is None:
+            rows = add_rows(store, model, samples, model.features, row_of, passes)
         else:
-            rows = add_rows(store, model, samples, model.features, LEVELS[level], batch=batch, report=report)
+            rows = add_window_rows(store, model, samples, model.features, lambda _, x: row_of(x), passes)
         if rows is None:
             return None
         pairs = [
@@ -97,8 +80,10 @@ def extract(
         skipped = [(video, result.reason) for video, result in pairs if result and not result.is_window]
         names = [video for video, result in pairs if result is None]
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding_of(model)}
-        header |= {**sliding, "clips": model.recipe.eval.clips, "crops": model.recipe.eval.crops}
-        header |= {"keep": model.keep}
+        if passes.window is not None:
+            header |= {"window": passes.window, "step": passes.step}
+        views = model.recipe.eval
+        header |= {"clips": views.clips, "crops": views.crops, "keep": model.keep}
         if names:
             _write_features(store.arrays(), names, out, header)
         store.remove()
@@ -107,11 +92,13 @@ def extract(
     return skipped
 
 
-def _check_level(model: OpenedModel, level: str, *, option: str) -> None:
+def _row_of(model: OpenedModel, level: str, *, option: str) -> Callable[[ViewTensors], dict[str, Tensor]]:
+    """The function of a level; raises RecipeError, or CheckpointError if the model has no tokens."""
     if level not in LEVELS:
         raise unknown_name(option, level, LEVELS)
     if level == "tokens":
         _ = model.transformer  # raises
+    return LEVELS[level]
 
 
 def _none_readable(samples: Sequence[Sample], skipped: Sequence[tuple[str, str]]) -> DataError:
@@ -130,21 +117,13 @@ class VideoFeatures:
 
 
 def features_of(
-    model: OpenedModel,
-    samples: Sequence[Sample],
-    *,
-    level: str,
-    batch: int,
-    workers: int | None = None,
-    report: Report,
+    model: OpenedModel, samples: Sequence[Sample], passes: Passes, *, level: str
 ) -> VideoFeatures:
     """Compute the features of videos in memory, as `extract` writes them."""
-    _check_level(model, level, option="level")
-    parts = divided(samples, batch)
-    encoded = compute_over_videos(model, samples, model.features, parts=parts, workers=workers, report=report)
-    pairs = [pair for part in encoded for pair in part]
+    row_of = _row_of(model, level, option="level")
+    pairs = [pair for part in compute_over_videos(model, samples, model.features, passes) for pair in part]
     skipped = [(sample.video_id, values.reason) for sample, values in pairs if isinstance(values, Unreadable)]
-    read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, Unreadable)]
+    read = [(sample, row_of(values)) for sample, values in pairs if not isinstance(values, Unreadable)]
     if not read:
         raise _none_readable(samples, skipped)
     ids = [row["token_ids"] for _, row in read if "token_ids" in row]

@@ -21,13 +21,7 @@ from everest.checkpoints.load import all_weights, is_of_timm
 from everest.data.recipe_clips import fingerprint
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import JoinedRows, Result, RowStore, open_row_store, saved_plan
-from everest.inference.videos import (
-    Compute,
-    ViewTensors,
-    compute_over_videos,
-    compute_over_windows,
-    divided,
-)
+from everest.inference.videos import Compute, Passes, ViewTensors, compute_over_videos, compute_over_windows
 from everest.inference.windows import Unreadable, Window
 from everest.lists.sample import Sample
 from everest.system.accelerator import Processes, processes_of
@@ -38,11 +32,8 @@ from everest.system.weights import state_hash
 from everest.video.reader import video_files
 from everest.video.source import video_version
 
-# The tensors that are kept of a video or a window, from the values of its views.
-RowOf = Callable[[ViewTensors], dict[str, Tensor]]
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LongJob:
     """A command over many videos, whose rows are kept in `OUTPUT.parts` until its output is written.
 
@@ -51,7 +42,8 @@ class LongJob:
 
     model: OpenedModel
     samples: Sequence[Sample]
-    settings: dict[str, Any]  # JSON values that the rows follow from, besides the model and the videos
+    passes: Passes
+    settings: dict[str, Any]  # further JSON values that the rows follow from
     output: Path | None = None  # None: the rows are in a temporary folder
     others: Sequence[Path] = ()  # further files that are written with the output
     overwrite: bool = False
@@ -79,13 +71,16 @@ class LongJob:
             "versions of videos": versions.hexdigest()[:16],
             "precision": self.model.runtime.precision,
             **self.settings,
+            "batch": self.passes.batch,
+            "window": self.passes.window,
+            "step": self.passes.step,
             "files": [str(path) for path in self.others],
         }
 
     @property
     def parts(self) -> Path | None:
         """The folder of the rows."""
-        return None if self.output is None else self.output.with_name(f"{self.output.name}.parts")
+        return self.output and self.output.with_name(f"{self.output.name}.parts")
 
     def may_replace(self) -> bool:
         """Whether existing files may be replaced: with --overwrite, or after an interrupted call."""
@@ -104,13 +99,13 @@ class LongJob:
     @contextmanager
     def open(self) -> Iterator[RowStore]:
         """Open the rows of this job."""
+        processes = self.processes
         with ExitStack() as stack:
             folder = self.parts or Path(
-                self.processes.decide(lambda: stack.enter_context(TemporaryDirectory(prefix="everest-")))
+                processes.decide(lambda: stack.enter_context(TemporaryDirectory(prefix="everest-")))
             )
-            yield stack.enter_context(
-                open_row_store(folder, self.plan, restart=self.overwrite, processes=self.processes)
-            )
+            store = open_row_store(folder, self.plan, restart=self.overwrite, processes=processes)
+            yield stack.enter_context(store)
 
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:
@@ -129,29 +124,24 @@ def add_rows(
     model: OpenedModel,
     samples: Sequence[Sample],
     compute: Compute,
-    row_of: RowOf,
-    *,
-    batch: int,
-    report: Report,
-    workers: int | None = None,
+    row_of: Callable[[ViewTensors], dict[str, Tensor]],
+    passes: Passes,
 ) -> JoinedRows | None:
-    """Add the rows of the videos that a store does not have yet; a unit is a forward pass of `batch` videos.
+    """Add the rows of the videos that a store does not have yet; a unit is a forward pass.
 
     Args:
-        workers: see `compute_over_videos`.
+        row_of: the tensors that are kept of a video, from the values of its views.
     Returns:
         The rows of all, with the results of each video; None in a process other than the main one.
     """
-    units = divided(samples, batch)
+    units = passes.divided(samples)
     done = sum(len(store.results(unit)) for unit in range(len(units)))
     if done:
-        report(notice(f"resuming after {done} of {len(samples)} videos"))
+        passes.report(notice(f"resuming after {done} of {len(samples)} videos"))
     mine, others = store.remaining(len(units))
     parts = [units[unit] for unit in mine]
     processes = store.processes.count
-    computed = compute_over_videos(
-        model, samples, compute, parts=parts, workers=workers, report=report, processes=processes
-    )
+    computed = compute_over_videos(model, samples, compute, passes, parts=parts, processes=processes)
     for unit, pairs in zip(mine, computed, strict=True):
         results = [values if isinstance(values, Unreadable) else None for _, values in pairs]
         rows = [row_of(values) for _, values in pairs if not isinstance(values, Unreadable)]
@@ -160,7 +150,7 @@ def add_rows(
     if joined is None:
         return None
     results = [[result] for of_unit in joined.results for result in of_unit]
-    _report_problems(samples, results, [index for unit in others for index in units[unit]], report)
+    _report_problems(samples, results, [index for unit in others for index in units[unit]], passes.report)
     return joined._replace(results=results)
 
 
@@ -170,46 +160,36 @@ def add_window_rows(
     samples: Sequence[Sample],
     compute: Compute,
     row_of: Callable[[Window, ViewTensors], dict[str, Tensor]],
+    passes: Passes,
     *,
-    window: float | None,
-    step: float | None,
-    batch: int,
-    report: Report,
     of_video: Callable[[Sample], dict[str, Tensor]] = lambda sample: {},
 ) -> JoinedRows | None:
-    """Add the rows of the windows that a store does not have yet; a unit is a video.
+    """Add the rows of the windows that a store does not have yet; a unit is a video. See `add_rows`.
+
+    It also keeps the start and the end of each window, in seconds.
 
     Args:
         of_video: further tensors of a video that has a row.
-    Returns:
-        The rows of all, with the results of each video; None in a process other than the main one.
     """
     done, windows = store.done
     if done or windows:
         others = f" and {counted(windows, 'window')} of others" if windows else ""
-        report(notice(f"resuming after {done} of {counted(len(samples), 'video')}{others}"))
+        passes.report(notice(f"resuming after {done} of {counted(len(samples), 'video')}{others}"))
     mine, videos_of_others = store.remaining(len(samples))
     for unit in mine:
         sample = samples[unit]
-        passes = compute_over_windows(
-            model,
-            sample,
-            compute,
-            window=window,
-            step=step,
-            batch=batch,
-            report=report,
-            done=store.results(unit),
-        )
-        for items in passes:
+        for items in compute_over_windows(model, sample, compute, passes, done=store.results(unit)):
             results = [item if isinstance(item, Unreadable) else None for item in items]
-            rows = [row_of(*item) for item in items if not isinstance(item, Unreadable)]
+            rows = []
+            for window, values in (item for item in items if not isinstance(item, Unreadable)):
+                starts, ends = torch.tensor([window.start, window.end], dtype=torch.float64)
+                rows.append({**row_of(window, values), "starts": starts, "ends": ends})
             store.add(unit, results, _stacked(rows), is_last=False)
         has_rows = None in store.results(unit)
         store.add(unit, [], of_video(sample) if has_rows else {}, is_last=True)
     joined = store.join()
     if joined is not None:
-        _report_problems(samples, joined.results, videos_of_others, report)
+        _report_problems(samples, joined.results, videos_of_others, passes.report)
     return joined
 
 
@@ -221,12 +201,6 @@ def _report_problems(
         for result in results[number]:
             if result is not None and not result.is_window:
                 report(notice(f"{samples[number].video_id}: {result.reason}"))
-
-
-def times_of(window: Window) -> dict[str, Tensor]:
-    """The start and the end of a window in seconds, as tensors to keep."""
-    starts, ends = torch.tensor([window.start, window.end], dtype=torch.float64)
-    return {"starts": starts, "ends": ends}
 
 
 def _stacked(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

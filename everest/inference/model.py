@@ -81,8 +81,7 @@ class OpenedModel:
         *,
         kind: Kind = "clips",
         recipe: Recipe | None = None,
-        clips: int | None = None,
-        crops: int | None = None,
+        views: tuple[int | None, int | None] = (None, None),
         keep: float | None = None,
         cpu: bool = False,
         notify: Callable[[str], None] | None = None,
@@ -92,7 +91,7 @@ class OpenedModel:
         Args:
             kind: the only kind of models that is accepted, as `open_model` has them.
             recipe: gives the size and stride of clips. None: see everest.checkpoints.describe.recipe_of.
-            clips, crops: views of a video; None: as in the evaluation of the recipe.
+            views: clips and crops of a video; None: as in the evaluation of the recipe.
             cpu: use the CPU even if there is a GPU.
             notify: receives a notice when there is no recipe next to the weights.
         """
@@ -114,7 +113,7 @@ class OpenedModel:
         runtime = runtime_of(make_accelerator(train.precision, tf32=train.tf32, cpu=cpu))
         return cls(
             module=module.to(runtime.device),
-            recipe=_with_views(recipe, clips, crops),
+            recipe=_with_views(recipe, *views),
             keep=keep,
             runtime=runtime,
             written_by=opened.weights.recipe,

@@ -17,10 +17,9 @@ from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
 from everest.inference.jobs import LongJob, add_rows
 from everest.inference.model import OpenedModel, check_counts
-from everest.inference.videos import ViewTensors
+from everest.inference.videos import Passes, ViewTensors
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
-from everest.system.events import Report
 
 TOP: Final = 5  # classes, unless another number is requested
 
@@ -29,20 +28,16 @@ TOP: Final = 5  # classes, unless another number is requested
 def predicting(
     model: OpenedModel,
     samples: Sequence[Sample],
+    passes: Passes,
     *,
     top: int | None,
-    batch: int,
-    workers: int | None = None,
     output: Path | None = None,
     overwrite: bool = False,
-    report: Report,
 ) -> Iterator[list[dict[str, Any]] | None]:
     """Yield the `top` most likely classes of every video, by the mean of its views' probabilities.
 
     Args:
         top: number of classes; None: 5, and all that are present of several.
-        batch: videos in one forward pass.
-        workers: processes that read videos; None: as the recipe's `train.workers`.
         output: the file that the block writes; see `LongJob`.
         overwrite: replace the file, and start again.
     Yields:
@@ -52,14 +47,10 @@ def predicting(
     """
     classes = model.classes
     check_top(classes, top)
-    check_counts(batch=batch)
-    settings = {"predict": "videos", "batch": batch}
-    job = LongJob(model=model, samples=samples, settings=settings, output=output, overwrite=overwrite)
+    job = LongJob(model, samples, passes, {"predict": "videos"}, output=output, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
-        rows = add_rows(
-            store, model, samples, model.outputs, _mean_outputs, batch=batch, workers=workers, report=report
-        )
+        rows = add_rows(store, model, samples, model.outputs, mean_outputs, passes)
         if rows is None:
             yield None
             return
@@ -73,7 +64,8 @@ def predicting(
         store.remove()
 
 
-def _mean_outputs(views: ViewTensors) -> dict[str, Tensor]:
+def mean_outputs(views: ViewTensors) -> dict[str, Tensor]:
+    """The mean over the views of a video, or of a window."""
     return {"outputs": views["outputs"].mean(dim=0)}
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -33,29 +33,28 @@ PLAN: Final = "plan.json"
 FIX: Final = "start again with --overwrite"
 
 Result = Unreadable | None  # why a video or a window has no row; None: it has one
-Layout = dict[str, tuple[str, tuple[NonNegativeInt, ...]]]  # dtype and shape (rows, …) of each tensor
+
+
+class Rows(NamedTuple):
+    """The rows that a pass has added to the file of a tensor."""
+
+    dtype: str
+    shape: tuple[NonNegativeInt, ...]  # (rows, …)
+    first: NonNegativeInt  # number of the first one in the file
 
 
 class Pass(NamedTuple):
-    """What a forward pass has added to a unit."""
+    """What a forward pass of a process has added to a unit."""
 
     unit: NonNegativeInt
     before: NonNegativeInt  # results of the unit in earlier passes
+    process: NonNegativeInt
     results: list[Result]
-    layout: Layout
+    rows: dict[str, Rows]  # of each tensor
     is_last: bool  # of the unit
 
 
 _PASS: Final = TypeAdapter(Pass)
-Passes = Mapping[int, Sequence[Pass]]  # by process
-
-
-class Part(NamedTuple):
-    """A pass, and where its rows are."""
-
-    process: int
-    first: Counter[str]  # the number of its first row in the file of each tensor
-    made: Pass
 
 
 class JoinedRows(NamedTuple):
@@ -71,23 +70,32 @@ class RowStore:
     The numbers are flushed to the disk before the journal counts them: all rows of a journal are there.
     """
 
-    def __init__(self, folder: Path, known: Passes, processes: Processes, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, known: list[Pass], processes: Processes, stack: ExitStack) -> None:
         self.folder = folder
         self.processes = processes
         self.is_open = True
         self.is_removed = False
-        self._known = known
-        self._parts: list[list[Part]] = []  # of each unit, once joined
+        self._known = known  # passes of earlier calls
+        self._joined: list[Pass] = []
         self._stack = stack
         units = by_unit(known)
-        self._results = defaultdict(list, {unit: _results(parts) for unit, parts in units.items()})
+        self._results = defaultdict(
+            list, {unit: [x for made in passes for x in made.results] for unit, passes in units.items()}
+        )
         # Those of earlier calls. What this call adds does not change which units a process has.
-        self._ended = {unit for unit, parts in units.items() if parts[-1].made.is_last}
-        path = journal_of(folder, processes.rank)
+        self._ended = {unit for unit, passes in units.items() if passes[-1].is_last}
+        path = folder / f"{processes.rank}.jsonl"
         self._journal = stack.enter_context(open_journal(path, entry=_read_pass, fix=FIX))
         self._files: dict[str, IO[bytes]] = {}
+        self._counts: Counter[str] = Counter()  # rows of each tensor of this process
+        sizes: Counter[str] = Counter()  # bytes
         with reading_own(folder, fix=FIX):
-            self._open_files()
+            for made in self._journal.entries:
+                for name, (dtype, shape, _) in made.rows.items():
+                    self._counts[name] += shape[0]
+                    sizes[name] += math.prod(shape) * np.dtype(dtype).itemsize
+            for name, size in sizes.items():
+                self._open(name, size)
 
     def results(self, unit: int) -> list[Result]:
         """The results of a unit so far."""
@@ -96,8 +104,8 @@ class RowStore:
     @property
     def done(self) -> tuple[int, int]:
         """The numbers of units that earlier calls have ended, and of results of those they have begun."""
-        others = [len(results) for unit, results in self._results.items() if unit not in self._ended]
-        return len(self._ended), sum(others)
+        begun = [len(results) for unit, results in self._results.items() if unit not in self._ended]
+        return len(self._ended), sum(begun)
 
     def remaining(self, units: int) -> tuple[list[int], list[int]]:
         """The units, of so many in all, that are not done: those of this process, and those of others."""
@@ -107,14 +115,18 @@ class RowStore:
 
     def add(self, unit: int, results: list[Result], rows: Mapping[str, Tensor], *, is_last: bool) -> None:
         """Add the results of a pass, and the tensors (rows, …) of those that have rows."""
-        layout: Layout = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in rows.items()}
+        added: dict[str, Rows] = {}
         with writing(self.folder):
-            for name, value in rows.items():
+            for name, tensor in rows.items():
+                array = tensor.contiguous().numpy()
                 if name not in self._files:
                     self._open(name, 0)
-                write_all(self._files[name], value.contiguous().numpy().tobytes())
+                write_all(self._files[name], array.tobytes())
+                added[name] = Rows(array.dtype.str, array.shape, self._counts[name])
+                self._counts[name] += len(array)
         before = self._results[unit]
-        self._journal.entries.append(Pass(unit, len(before), results, layout, is_last))
+        made = Pass(unit, len(before), self.processes.rank, results, added, is_last)
+        self._journal.entries.append(made)
         before.extend(results)
         if self._journal.is_due:
             self.sync()
@@ -139,114 +151,75 @@ class RowStore:
         added = self.processes.gather(self._journal.entries)
         if not added:
             return None
-        self._known = {**self._known, **dict(enumerate(added))}
-        units = by_unit(self._known)
-        self._parts = [units[unit] for unit in sorted(units)]
-        names = dict.fromkeys(
-            name for of_unit in self._parts for part in of_unit for name in part.made.layout
-        )
-        return JoinedRows(
-            results=[_results(of_unit) for of_unit in self._parts],
-            counts={
-                name: [sum(num_rows(part.made, name) for part in of_unit) for of_unit in self._parts]
-                for name in names
-            },
-        )
+        earlier = (made for made in self._known if made.process >= len(added))
+        units = by_unit([*earlier, *(made for passes in added for made in passes)])
+        parts = [units[unit] for unit in sorted(units)]
+        self._joined = [made for passes in parts for made in passes]
+        results = [[result for made in passes for result in made.results] for passes in parts]
+        counts: dict[str, list[int]] = {}
+        for number, passes in enumerate(parts):
+            for made in passes:
+                for name, rows in made.rows.items():
+                    counts.setdefault(name, [0] * len(parts))[number] += rows.shape[0]
+        return JoinedRows(results, counts)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Each tensor (rows, …) of the joined rows, mapped from the disk into memory."""
-        parts = [part for of_unit in self._parts for part in of_unit]
+        """Each tensor (rows, …) of the joined rows, mapped from the disk into memory.
+
+        Rows that are not in the order of the units are copied into one file first.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
         with reading_own(self.folder, fix=FIX):
-            names = dict.fromkeys(name for part in parts for name in part.made.layout)
-            return {name: self._array(name, parts) for name in names}
+            for name in dict.fromkeys(name for made in self._joined for name in made.rows):
+                parts = [(made.process, made.rows[name]) for made in self._joined if name in made.rows]
+                dtype, (_, *row), _ = parts[0][1]
+                spans: list[list[int]] = []  # process, first row, and the one after the last
+                for process, (_, (count, *_), first) in parts:
+                    if spans and [spans[-1][0], spans[-1][2]] == [process, first]:
+                        spans[-1][2] += count
+                    elif count:
+                        spans.append([process, first, first + count])
+                mapped = []
+                for process, first, end in spans:
+                    file = self.folder / f"{process}.{name}.bin"
+                    mapped.append(np.memmap(file, dtype=dtype, mode="c", shape=(end, *row))[first:])
+                arrays[name] = mapped[0]
+                if len(mapped) > 1:
+                    whole = self.folder / f"all.{name}.bin"
+                    with writing(self.folder), whole.open("wb") as file:
+                        for part in mapped:
+                            part.tofile(file)
+                    shape = (sum(map(len, mapped)), *row)
+                    arrays[name] = np.memmap(whole, dtype=dtype, mode="c", shape=shape)
+        return arrays
 
     def remove(self) -> None:
         """Remove the rows; `open_row_store` then removes the folder. No array may be in use."""
         self.is_removed = True
-        for process in self._known:  # first, so that what remains after a kill counts nothing
-            journal_of(self.folder, process).unlink(missing_ok=True)
-        for path in self.folder.glob("*.bin"):
-            path.unlink()
-
-    def _array(self, name: str, parts: Sequence[Part]) -> NDArray[Any]:
-        """Map a tensor from the disk into memory; rows that are not in order are copied into one file."""
-        dtype, shape = next(part.made.layout[name] for part in parts if name in part.made.layout)
-        spans: list[tuple[int, int, int]] = []  # process, first row, and the one after the last
-        for part in parts:
-            first, count = part.first[name], num_rows(part.made, name)
-            if spans and spans[-1][::2] == (part.process, first):
-                spans[-1] = (part.process, spans[-1][1], first + count)
-            elif count:
-                spans.append((part.process, first, first + count))
-        mapped = [
-            self._map(name, process, dtype, (last, *shape[1:]))[first:] for process, first, last in spans
-        ]
-        if len(mapped) == 1:
-            return mapped[0]
-        with writing(self.folder), numbers_of(self.folder, name, JOINED).open("wb") as file:
-            for rows in mapped:
-                rows.tofile(file)
-        return self._map(name, JOINED, dtype, (sum(map(len, mapped)), *shape[1:]))
-
-    def _map(self, name: str, process: int | str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        return np.memmap(numbers_of(self.folder, name, process), dtype=dtype, mode="c", shape=shape)
-
-    def _open_files(self) -> None:
-        """Open the file of each tensor that the journal counts."""
-        sizes: Counter[str] = Counter()
-        for made in self._journal.entries:
-            for name, (dtype, shape) in made.layout.items():
-                sizes[name] += math.prod(shape) * np.dtype(dtype).itemsize
-        for name, size in sizes.items():
-            self._open(name, size)
+        # Journals first, so that what remains after a kill counts nothing.
+        for pattern in ("[0-9]*.jsonl", "*.bin"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
 
     def _open(self, name: str, size: int) -> None:
         """Open the file of a tensor, and remove the rows after the bytes that the journal counts."""
-        path = numbers_of(self.folder, name, self.processes.rank)
+        path = self.folder / f"{self.processes.rank}.{name}.bin"
         file = self._files[name] = self._stack.enter_context(path.open("ab", buffering=0))
         if file.tell() < size:
             raise ValueError(f"{file.tell()} bytes of {name} instead of {size}")
         file.truncate(size)
 
 
-JOINED: Final = "all"  # in place of the number of a process
-
-
-def journal_of(folder: Path, process: int) -> Path:
-    """The journal of a process."""
-    return folder / f"{process}.jsonl"
-
-
-def numbers_of(folder: Path, name: str, process: int | str) -> Path:
-    """The file with the rows of a tensor that a process made."""
-    return folder / f"{process}.{name}.bin"
-
-
-def num_rows(made: Pass, name: str) -> int:
-    """The rows of a tensor in a pass."""
-    return made.layout[name][1][0] if name in made.layout else 0
-
-
-def by_unit(passes: Passes) -> dict[int, list[Part]]:
+def by_unit(passes: Iterable[Pass]) -> dict[int, list[Pass]]:
     """The passes of each unit in order, without those that follow on one that is lost."""
-    parts = []
-    for process, of_process in passes.items():
-        first: Counter[str] = Counter()
-        for made in of_process:
-            parts.append(Part(process, first.copy(), made))
-            first.update({name: shape[0] for name, (_, shape) in made.layout.items()})
-    units: dict[int, list[Part]] = {}
-    for part in sorted(parts, key=lambda part: part.made[:2]):
-        of_unit = units.setdefault(part.made.unit, [])
-        last = of_unit[-1].made if of_unit else None
-        following = (0, False) if last is None else (last.before + len(last.results), last.is_last)
-        if (part.made.before, False) == following:
-            of_unit.append(part)
-    return {unit: of_unit for unit, of_unit in units.items() if of_unit}
-
-
-def _results(parts: Sequence[Part]) -> list[Result]:
-    return [result for part in parts for result in part.made.results]
+    units: dict[int, list[Pass]] = {}
+    for made in sorted(passes, key=lambda made: made[:2]):
+        known = units.get(made.unit)
+        last = known[-1] if known else None
+        done = 0 if last is None else last.before + len(last.results)
+        if made.before == done and (last is None or not last.is_last):
+            units.setdefault(made.unit, []).append(made)
+    return units
 
 
 def _read_pass(value: Any) -> Pass:
@@ -264,8 +237,29 @@ def open_row_store(
         restart: remove all rows, once the lock is held.
         processes: which divide the units; all of them open the store.
     """
-    with ExitStack() as whole:
-        known = processes.decide(lambda: _begin(folder, plan, whole, restart=restart))
+
+    def begin() -> list[Pass]:
+        """Lock the folder until the block ends, and read the passes of earlier calls."""
+        locked.enter_context(sole_writer(folder / PLAN))
+        journals = sorted(folder.glob("[0-9]*.jsonl"), key=lambda path: int(path.stem))
+        known: list[Pass] = []
+        for path in journals:
+            with open_journal(path, entry=_read_pass, fix=FIX, restart=restart) as journal:
+                known += journal.entries
+        saved = None if restart else saved_plan(folder)
+        if restart:
+            for path in (*folder.glob("*.bin"), *journals):
+                path.unlink()
+        elif saved is None and known:
+            read_own_json(folder / PLAN, fix=FIX)  # the error of a missing file
+        elif saved not in (None, plan):
+            names = ", ".join(name for name in {**plan, **saved} if plan.get(name) != saved.get(name))
+            raise RecipeError(f"{folder}: its rows were begun with other {names}; undo that change, or {FIX}")
+        write_text(folder / PLAN, json.dumps(plan))
+        return known
+
+    with ExitStack() as locked:
+        known = processes.decide(begin)
         if not (folder / PLAN).is_file():
             raise EnvironmentProblem(
                 f"{folder}: not on the disk of every process; write to a file system that all nodes share"
@@ -284,28 +278,6 @@ def open_row_store(
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
             folder.rmdir()
-
-
-def _begin(folder: Path, plan: dict[str, Any], stack: ExitStack, *, restart: bool) -> dict[int, list[Pass]]:
-    """Lock the folder of a store, until the stack ends, and read the passes of earlier calls."""
-    stack.enter_context(sole_writer(folder / PLAN))
-    journals = {int(path.stem): path for path in folder.glob("[0-9]*.jsonl")}
-    known: dict[int, list[Pass]] = {}
-    for process, path in journals.items():
-        with open_journal(path, entry=_read_pass, fix=FIX, restart=restart) as journal:
-            known[process] = journal.entries
-    saved = None if restart else saved_plan(folder)
-    if restart:
-        known = {}
-        for path in (*folder.glob("*.bin"), *journals.values()):
-            path.unlink()
-    elif saved is None and any(known.values()):
-        read_own_json(folder / PLAN, fix=FIX)  # the error of a missing file
-    elif saved not in (None, plan):
-        names = ", ".join(name for name in {**plan, **saved} if plan.get(name) != saved.get(name))
-        raise RecipeError(f"{folder}: its rows were begun with other {names}; undo that change, or {FIX}")
-    write_text(folder / PLAN, json.dumps(plan))
-    return known
 
 
 def saved_plan(folder: Path) -> dict[str, Any] | None:

@@ -8,30 +8,28 @@ W windows, O outputs of all heads, V views, C channels, T frames, H W pixels, F 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor
 
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, PredictedBouts, WindowSpans, bouts_of_head
-from everest.inference.jobs import LongJob, add_window_rows, times_of
-from everest.inference.model import OpenedModel, check_counts
-from everest.inference.predictions import predictions_of
-from everest.inference.row_store import Result
-from everest.inference.videos import ViewTensors
-from everest.inference.windows import Window, check_seconds
+from everest.inference.jobs import LongJob, add_window_rows
+from everest.inference.model import OpenedModel
+from everest.inference.predictions import mean_outputs, predictions_of
+from everest.inference.videos import Passes, ViewTensors
+from everest.inference.windows import Window
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
-from everest.system.events import Report, heading
+from everest.system.events import heading
 from everest.system.run_folder import FINETUNE, FOLDS, MODEL, PROJECT
 from everest.system.text import parse_json, read_own_json, reading_own, validated
 from everest.system.weights import read_tensors, write_tensors
@@ -146,48 +144,42 @@ _CLASSES: Final = TypeAdapter(Classes)
 _RECORDINGS: Final = TypeAdapter(list[Recording])
 
 
-def timeline_job(
-    model: OpenedModel,
-    samples: Sequence[Sample],
-    *,
-    window: float | None,
-    step: float | None,
-    batch: int,
-    report: Report,
-    **options: Any,
-) -> LongJob:
+def timeline_job(model: OpenedModel, samples: Sequence[Sample], passes: Passes, **options: Any) -> LongJob:
     """Choose the windows of the timelines of videos or segments.
 
     Args:
-        window: seconds; None: as `everest train` chose it, and with its step unless `step` is given; of
+        passes: without a `window`, it is that of `everest train`, and its step unless `step` is given; of
             another model the length of a clip at the model's stride.
-        step: seconds from the start of one window to the start of the next; None: `window`.
-        batch: windows in one forward pass.
         options: of `LongJob`.
     """
-    check_counts(batch=batch)
-    if window is None and (trained := _trained_window(model.module.file)) is not None:
-        window, step = trained, STEP_AS_TRAINED * trained if step is None else step
-        report(heading(f"windows of {window:g} s, every {step:g} s, as trained"))
-    if window is None and not has_windows(model):
+    if passes.window is None and (trained := _trained_window(model.module.file)) is not None:
+        passes = replace(passes, window=trained, step=passes.step or STEP_AS_TRAINED * trained)
+        passes.report(heading(f"windows of {trained:g} s, every {passes.step:g} s, as trained"))
+    if passes.window is None and not has_windows(model):
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
-    check_seconds(window=window, step=step)
-    settings = {"window": window, "step": step, "batch": batch}
-    return LongJob(model=model, samples=samples, settings=settings, **options)
+    return LongJob(model, samples, passes, {}, **options)
 
 
 @contextmanager
-def computed_timelines(job: LongJob, *, report: Report) -> Iterator[Timelines | None]:
+def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
     """Compute the outputs of a classifier for every window; a block that ends well removes the kept rows.
 
     Yields:
         The timelines; None in a process other than the main one.
     """
-    model, samples = job.model, job.samples
+    model = job.model
+
+    def row_of(window: Window, values: ViewTensors) -> dict[str, Tensor]:
+        return {**mean_outputs(values), "frames": torch.tensor([window.first, window.first + window.length])}
+
+    def of_video(sample: Sample) -> dict[str, Tensor]:
+        times = VideoTimes.of(sample.video)
+        fps = torch.tensor([times.fps], dtype=torch.float64)
+        return {"borders": torch.from_numpy(times.borders), "fps": fps}
+
     with job.open() as store:
-        rows = add_window_rows(
-            store, model, samples, model.outputs, _row_of, **job.settings, report=report, of_video=_of_video
-        )
+        given = model, job.samples, model.outputs, row_of, job.passes
+        rows = add_window_rows(store, *given, of_video=of_video)
         if rows is None:
             yield None
             return
@@ -195,45 +187,26 @@ def computed_timelines(job: LongJob, *, report: Report) -> Iterator[Timelines | 
             name: np.split(np.array(array), np.cumsum(rows.counts[name])[:-1])
             for name, array in store.arrays().items()
         }
-        videos = [
-            _video_timeline(
-                sample, rows.results[number], {name: parts[number] for name, parts in arrays.items()}, model
-            )
-            for number, sample in enumerate(samples)
-        ]
+        videos = []
+        for number, (sample, results) in enumerate(zip(job.samples, rows.results, strict=True)):
+            reasons = [result.reason for result in results if result and not result.is_window]
+            about: dict[str, Any] = {"video": sample.video_id, "path": sample.path}
+            about["error"] = reasons[0] if reasons else None
+            if None in results:
+                frames = arrays["frames"][number]
+                about |= {name: arrays[name][number] for name in ARRAYS}
+                about["frames"] = int(frames[0, 0]), int(frames[-1, 1])
+                about["fps"] = float(arrays["fps"][number][0])
+            else:
+                about |= {"starts": np.zeros(0), "ends": np.zeros(0), "borders": np.zeros(1)}
+                about["outputs"] = np.zeros((0, model.classes.count), np.float32)
+            videos.append(VideoTimeline(**about))
         try:
             yield Timelines(classes=model.classes, videos=videos)
         except DataError:  # the same rows would lead there again
             store.remove()
             raise
         store.remove()
-
-
-def _video_timeline(
-    sample: Sample, results: Sequence[Result], arrays: Mapping[str, NDArray[Any]], model: OpenedModel
-) -> VideoTimeline:
-    """The timeline of a video from what was kept of it."""
-    reasons = [result.reason for result in results if result and not result.is_window]
-    about: dict[str, Any] = {"video": sample.video_id, "path": sample.path}
-    about["error"] = reasons[0] if reasons else None
-    if None in results:
-        frames, fps = arrays["frames"], arrays["fps"]
-        about |= {name: arrays[name] for name in ARRAYS}
-        about |= {"frames": (int(frames[0, 0]), int(frames[-1, 1])), "fps": float(fps[0])}
-    else:
-        about |= {"starts": np.zeros(0), "ends": np.zeros(0), "borders": np.zeros(1)}
-        about["outputs"] = np.zeros((0, model.classes.count), np.float32)
-    return VideoTimeline(**about)
-
-
-def _row_of(window: Window, values: ViewTensors) -> dict[str, Tensor]:
-    frames = torch.tensor([window.first, window.first + window.length])
-    return {"outputs": values["outputs"].mean(dim=0), "frames": frames, **times_of(window)}
-
-
-def _of_video(sample: Sample) -> dict[str, Tensor]:
-    times = VideoTimes.of(sample.video)
-    return {"borders": torch.from_numpy(times.borders), "fps": torch.tensor([times.fps], dtype=torch.float64)}
 
 
 def has_windows(model: OpenedModel) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -19,36 +20,53 @@ from everest.data.clips import VideoClips
 from everest.data.loader import STOP_SECONDS, batches, choose_workers
 from everest.errors import DataError
 from everest.inference.model import OpenedModel, check_counts
-from everest.inference.windows import Item, Unreadable, Window, window_items
+from everest.inference.windows import Item, Unreadable, Window, check_seconds, window_items
 from everest.lists.sample import Sample
-from everest.system.events import Report, notice
+from everest.system.events import Report, notice, silent
 
 ViewTensors = dict[str, Tensor]  # (V, …) each
 Compute = Callable[[Tensor], ViewTensors]  # of clips (B, C, T, H, W) uint8, to tensors of B rows
 
 
-def divided(samples: Sequence[Sample], batch: int) -> list[range]:
-    """The numbers of the videos of each forward pass."""
-    check_counts(batch=batch)
-    return [range(first, min(first + batch, len(samples))) for first in range(0, len(samples), batch)]
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How videos, or their windows, go through a model.
+
+    Raises:
+        RecipeError: `batch` is below 1; `window` or `step` is below 0.001 or not finite.
+    """
+
+    batch: int = 1  # videos, or windows of one video, in a forward pass
+    workers: int | None = None  # processes that read videos; None: as the recipe's `train.workers`
+    window: float | None = None  # seconds of a window; None: of timelines, the length of a clip
+    step: float | None = None  # seconds from the start of a window to that of the next; None: `window`
+    report: Report = silent
+
+    def __post_init__(self) -> None:
+        check_counts(batch=self.batch)
+        check_seconds(window=self.window, step=self.step)
+
+    def divided(self, samples: Sequence[Sample]) -> list[range]:
+        """The numbers of the videos of each forward pass."""
+        firsts = range(0, len(samples), self.batch)
+        return [range(first, min(first + self.batch, len(samples))) for first in firsts]
 
 
 def compute_over_videos(
     model: OpenedModel,
     samples: Sequence[Sample],
     compute: Compute,
+    passes: Passes,
     *,
-    parts: Sequence[range],
-    report: Report,
-    workers: int | None = None,
+    parts: Sequence[range] | None = None,
     processes: int = 1,
 ) -> Iterator[list[tuple[Sample, ViewTensors | Unreadable]]]:
     """Yield the videos of each pass, each with the values of its views.
 
+    The recipe's `train.data_timeout` is the longest time to wait for a video.
+
     Args:
-        parts: the videos of each pass: all or the last ones of `divided`, or a share of them.
-        workers: processes that read videos; None: as the recipe's `train.workers`, which also waits no longer
-            than `train.data_timeout` for a video.
+        parts: the videos of each pass: the last ones of `Passes.divided`, or a share of them; None: all.
         processes: that have a share each.
     """
     clips = VideoClips(
@@ -59,13 +77,14 @@ def compute_over_videos(
         decoder=model.recipe.data.decoder,
         replace_bad=False,
     )
+    parts = passes.divided(samples) if parts is None else parts
     if not parts:
         return
     order = [[(0, index) for index in part] for part in parts]
     settings = model.recipe.train
     number = sum(map(len, parts))
-    chosen = choose_workers(clips, order, settings.workers if workers is None else workers)
-    loaded = batches(clips, order, workers=min(chosen, number), timeout=settings.data_timeout)
+    workers = choose_workers(clips, order, settings.workers if passes.workers is None else passes.workers)
+    loaded = batches(clips, order, workers=min(workers, number), timeout=settings.data_timeout)
     done = max(len(samples) - number * processes, 0)
     for part, read in zip(parts, loaded, strict=True):
         readable = [row for row, failed in enumerate(read.failed) if not failed]
@@ -73,10 +92,10 @@ def compute_over_videos(
         results = (Unreadable(failed[0][1]) if failed else next(values) for failed in read.failed)
         pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
         done = min(done + len(part) * processes, len(samples))
-        report({"event": "video", "done": done, "videos": len(samples)})
+        passes.report({"event": "video", "done": done, "videos": len(samples)})
         for sample, result in pairs:
             if isinstance(result, Unreadable):
-                report(notice(f"{sample.video_id}: {result.reason}"))
+                passes.report(notice(f"{sample.video_id}: {result.reason}"))
         yield pairs
 
 
@@ -84,47 +103,44 @@ def compute_over_windows(
     model: OpenedModel,
     sample: Sample,
     compute: Compute,
+    passes: Passes,
     *,
-    window: float | None,
-    step: float | None,
-    batch: int,
-    report: Report,
     done: Sequence[Unreadable | None] = (),
 ) -> Iterator[list[tuple[Window, ViewTensors] | Unreadable]]:
     """Yield the items of `window_items` of each pass, with the values of their views in place of the views.
 
-    Args:
-        batch: windows in one forward pass, of one video: the values do not depend on other videos.
+    All windows of a pass are of one video: the values do not depend on other videos.
+
+    Raises:
+        DataError: a window takes longer than the recipe's `train.data_timeout` (0: no limit).
     """
 
     def read(report: Report) -> Iterator[Item]:
-        return window_items(sample, model.views, window=window, step=step, report=report, done=done)
+        sliding = {"window": passes.window, "step": passes.step}
+        return window_items(sample, model.views, **sliding, report=report, done=done)
 
-    items = read_ahead(read, batch, timeout=model.recipe.train.data_timeout, path=sample.path, report=report)
-    while part := list(islice(items, batch)):
+    timeout = model.recipe.train.data_timeout
+    items = _read_ahead(read, passes, timeout=timeout, path=sample.path)
+    while part := list(islice(items, passes.batch)):
         clips = [item[1] for item in part if not isinstance(item, Unreadable)]
         values = _values_of_each(compute, torch.stack(clips)) if clips else iter(())
         for item in part:
             if isinstance(item, Unreadable) and not item.is_window:
-                report(notice(f"{sample.video_id}: {item.reason}"))
+                passes.report(notice(f"{sample.video_id}: {item.reason}"))
         yield [item if isinstance(item, Unreadable) else (item[0], next(values)) for item in part]
 
 
-def read_ahead(
-    read: Callable[[Report], Iterator[Item]], number: int, *, timeout: float, path: str, report: Report
+def _read_ahead(
+    read: Callable[[Report], Iterator[Item]], passes: Passes, *, timeout: float, path: str
 ) -> Iterator[Item]:
-    """Yield the items that `read` yields in another thread, up to so many ahead; pass on its reports.
-
-    Raises:
-        DataError: an item takes longer than `timeout` seconds (0: no limit).
-    """
-    found: Queue[Item | dict[str, Any] | Exception | None] = Queue(number)
+    """Yield the items that `read` yields in another thread, a pass ahead; pass on its reports."""
+    queue: Queue[Item | dict[str, Any] | Exception | None] = Queue(passes.batch)
     is_over = Event()
 
     def put(item: Item | dict[str, Any] | Exception | None) -> None:
         while not is_over.is_set():
             with suppress(Full):
-                return found.put(item, timeout=STOP_SECONDS)
+                return queue.put(item, timeout=STOP_SECONDS)
 
     def work() -> None:
         try:
@@ -141,7 +157,7 @@ def read_ahead(
     try:
         while True:
             try:
-                item = found.get(timeout=timeout or None)
+                item = queue.get(timeout=timeout or None)
             except Empty:
                 limit = f"{timeout:g} s (train.data_timeout)"
                 raise DataError(f"no window within {limit} from {path}") from None
@@ -150,7 +166,7 @@ def read_ahead(
             if isinstance(item, Exception):
                 raise item
             if isinstance(item, dict):
-                report(item)
+                passes.report(item)
             else:
                 yield item
     finally:

@@ -150,10 +150,28 @@ def time_budget(
     sampled = _windows_of(marks, windows, extents, length)
     _refuse_fewer_than_two(len(sampled))  # a window may have several marks
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
-    classes = [
-        _class_budget(name, windows, sampled, length, extents, predicted, checked)
-        for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED})
-    ]
+    lengths = np.array([end - start for _, start, end in sampled])  # (N,)
+    unchecked = sum(end - start for _, start, end in windows) - float(lengths.sum())  # seconds
+    classes = []
+    for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
+        labeled = np.array([_amounts(part, checked, name, extents, manual=True) for part in sampled]).T
+        guessed = np.array([_amounts(part, predicted, name, extents) for part in sampled]).T  # (2, N)
+        bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
+        overlaps = (labeled[0] > lengths + ROUNDED).any()  # of bouts of the class, as those of two animals
+        totals = {
+            "seconds": {
+                "naive": sum(bout.seconds for bout in bouts),
+                "largest": length,
+                "most": math.inf if overlaps else unchecked,
+            },
+            "bouts": {"naive": len(bouts), "largest": max(1.0, float(abs(labeled[1] - guessed[1]).max()))},
+        }
+        rows = zip(totals.items(), labeled, guessed, strict=True)
+        intervals = {
+            what: total_interval(seen, found, windows=len(windows), **total)
+            for (what, total), seen, found in rows
+        }
+        classes.append({"name": name, **intervals})
     return {"windows": len(windows), "checked": len(sampled), "window": length, "classes": classes}
 
 
@@ -162,32 +180,6 @@ def _refuse_fewer_than_two(number: int) -> None:
         raise DataError(
             f"two or more windows with the label '{CHECKED}' are needed, not {number}; --draw writes them"
         )
-
-
-def _class_budget(
-    name: str,
-    windows: Sequence[FootageWindow],
-    sampled: Sequence[FootageWindow],
-    length: float,
-    extents: Extents,
-    predicted: Bouts,
-    checked: Bouts,
-) -> dict[str, Any]:
-    """The entry of a class in the budget, from all windows and those that were drawn and checked."""
-    labeled = np.array([_amounts(part, checked, name, extents, manual=True) for part in sampled]).T  # (2, N)
-    guessed = np.array([_amounts(part, predicted, name, extents) for part in sampled]).T  # (2, N)
-    bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
-    lengths = np.array([end - start for _, start, end in sampled])  # (N,)
-    most = math.inf
-    if (labeled[0] <= lengths + ROUNDED).all():  # else bouts of the class overlap, as those of two animals
-        most = sum(end - start for _, start, end in windows) - float(lengths.sum())
-    naive = sum(bout.seconds for bout in bouts)
-    seconds = total_interval(
-        labeled[0], guessed[0], naive=naive, windows=len(windows), largest=length, most=most
-    )
-    largest = max(1.0, float(abs(labeled[1] - guessed[1]).max()))
-    numbers = total_interval(labeled[1], guessed[1], naive=len(bouts), windows=len(windows), largest=largest)
-    return {"name": name, "seconds": seconds, "bouts": numbers}
 
 
 def _windows_of(

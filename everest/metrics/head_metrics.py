@@ -155,7 +155,15 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
     if head.task == "regression":
         return {"chance_mae": _round(np.abs(truth - np.median(truth)).mean(), is_share=False)}
     if head.task == MULTI_LABEL:
-        shares = {"chance_map": _chance_map(truth)}
+        # Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
+        # 1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above
+        # p / V, much for few positive videos: 26 % for one of twelve.
+        videos = len(truth)
+        positive = truth.sum(axis=0)[truth.any(axis=0)]  # of each class that occurs
+        harmonic = (1 / np.arange(1, videos + 1)).sum()
+        others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
+        precisions = (harmonic + others * (videos - harmonic)) / videos
+        shares = {"chance_map": float(precisions.mean()) if len(positive) else 0.0}
     else:
         shares = {
             "majority_top1": np.bincount(truth).max() / len(truth),
@@ -163,21 +171,6 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
             "chance_top5": min(5, head.outputs) / head.outputs,
         }
     return {name: _round(share, is_share=True) for name, share in shares.items()}
-
-
-def _chance_map(labels: NDArray[np.bool_]) -> float:
-    """The mean average precision of a random order, of labels (V, C).
-
-    Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
-    1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above p / V, much
-    for few positive videos: 26 % for one of twelve.
-    """
-    videos = len(labels)
-    positive = labels.sum(axis=0)[labels.any(axis=0)]  # of each class that occurs
-    harmonic = (1 / np.arange(1, videos + 1)).sum()
-    others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
-    precisions = (harmonic + others * (videos - harmonic)) / videos
-    return float(precisions.mean()) if len(positive) else 0.0
 
 
 def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:

@@ -28,7 +28,7 @@ from everest.errors import DataError, unknown_name
 from everest.inference.jobs import add_rows
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
-from everest.inference.videos import ViewTensors
+from everest.inference.videos import Passes, ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import chance_of, metrics_of
 from everest.metrics.predicted import Predictions, label_array
@@ -117,7 +117,7 @@ def encode_set(
         return {name: views[name][0] for name in names}
 
     with open_row_store(folder, {}) as store:
-        joined = add_rows(store, model, samples, compute, row_of, batch=batch, report=report)
+        joined = add_rows(store, model, samples, compute, row_of, Passes(batch=batch, report=report))
         assert joined is not None  # this is the only process
         problems = [result.reason if result else None for (result,) in joined.results]
         skipped = [(sample.video_id, text) for sample, text in zip(samples, problems, strict=True) if text]
@@ -218,21 +218,16 @@ def _probe_head(
     result = {"probes": probes, "baselines": baselines, "chance": chance_of(shown[0], heads, test_labels)}
     if head.task == "single-label":
         result["majority"] = chance_of("majority_top1", heads, test_labels)
-        result["retrieval"] = _retrieval(train, test, position)
+        by_kind = {
+            kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
+            for kind in ("pooled", *BASELINES)
+        }
+        precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
+        by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
+        result["retrieval"] = {
+            f"precision@{RETRIEVED}": precision.pop("pooled"),
+            "baselines": precision,
+            "by_class": by_class,
+            "by_group": by_group,
+        }
     return result
-
-
-def _retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
-    """What the nearest videos have in common; see `probe`."""
-    by_kind = {
-        kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
-        for kind in ("pooled", *BASELINES)
-    }
-    precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
-    by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
-    return {
-        f"precision@{RETRIEVED}": precision.pop("pooled"),
-        "baselines": precision,
-        "by_class": by_class,
-        "by_group": by_group,
-    }

@@ -24,11 +24,10 @@ from everest.errors import DataError
 from everest.inference.jobs import LongJob
 from everest.inference.model import OpenedModel
 from everest.inference.timelines import has_windows, timeline_job
-from everest.inference.videos import ViewTensors, compute_over_windows
+from everest.inference.videos import Passes, ViewTensors, compute_over_windows
 from everest.inference.windows import Unreadable, Window
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
-from everest.system.events import silent
 from everest.video.facts import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
@@ -91,9 +90,7 @@ def time_timeline(job: LongJob) -> dict[str, float]:
     def windows() -> Iterator[tuple[Window, ViewTensors] | Unreadable]:
         for sample in cycle(job.samples):
             clear_video_cache()
-            computed = compute_over_windows(
-                job.model, sample, job.model.outputs, **job.settings, report=silent
-            )
+            computed = compute_over_windows(job.model, sample, job.model.outputs, job.passes)
             yield from chain.from_iterable(computed)
 
     lengths: list[float] = []  # seconds, of intact windows
@@ -109,25 +106,18 @@ def time_timeline(job: LongJob) -> dict[str, float]:
         raise DataError(
             f"{job.samples[0].path}: no intact window within {TIMED_SECONDS:g} s; try another --data"
         )
-    step = job.settings["step"] or max(lengths)
+    step = job.passes.step or max(lengths)
     hours = len(lengths) * step / elapsed
-    return {"window": max(lengths), "step": step, "batch": job.settings["batch"], "hours_per_hour": hours}
+    return {"window": max(lengths), "step": step, "batch": job.passes.batch, "hours_per_hour": hours}
 
 
 def latency_of(
-    checkpoint: str,
-    data: Path | None,
-    *,
-    window: float | None,
-    step: float | None,
-    batch: int,
-    cpu: bool,
-    notify: Callable[[str], None],
+    checkpoint: str, data: Path | None, windows: Passes, *, cpu: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
     """The latency of a checkpoint or an ONNX file on videos, or on a rendered one, as `--json` has it.
 
     Args:
-        window, step, batch: of the timeline that is timed, too, if a classifier has such windows.
+        windows: of the timeline that is timed as well, if a classifier has such windows.
     """
     file, model = find_weights(checkpoint), None
     if file.suffix == ONNX_SUFFIX:
@@ -139,7 +129,7 @@ def latency_of(
             return exported.outputs(exported(clips))
 
     else:
-        model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
+        model = OpenedModel.open(file, views=(1, 1), cpu=cpu, notify=notify)
         precision, device = model.runtime.precision, str(model.module.device)
         views = model.views
         outputs = model.features if model.module.classes == () else model.outputs
@@ -153,8 +143,7 @@ def latency_of(
         samples = named_samples([path], root=None)
         latency = time_latency(outputs, views, samples)
         timeline = None
-        if model is not None and model.module.classes and (window or has_windows(model)):
-            options = {"window": window, "step": step, "batch": batch}
-            timeline = time_timeline(timeline_job(model, samples, **options, report=silent))
+        if model is not None and model.module.classes and (windows.window or has_windows(model)):
+            timeline = time_timeline(timeline_job(model, samples, windows))
     about = {"checkpoint": str(file), "precision": precision, "device": device}
     return {**about, "data": None if data is None else str(data), "latency": latency, "timeline": timeline}

@@ -55,15 +55,9 @@ GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architectur
 
 
 def plan_pretraining(
-    recipe: Recipe,
-    gpu_name: str,
-    *,
-    videos: int,
-    epochs: int | None,
-    gpus: int = 1,
-    loader: float | None = None,
+    recipe: Recipe, gpu: str, *, videos: int, epochs: int | None, gpus: int = 1, loader: float | None = None
 ) -> dict[str, Any]:
-    """Estimate the pre-training of a recipe on GPUs, `gpu_name` of `GPUS` in any case of letters.
+    """Estimate the pre-training of a recipe on GPUs, `gpu` of `GPUS` in any case of letters.
 
     Args:
         epochs: None takes the recipe's.
@@ -76,80 +70,70 @@ def plan_pretraining(
     Raises:
         RecipeError: the GPU is unknown, or the batch does not divide over the GPUs.
     """
-    gpu = GPUS.get(gpu_name.lower())
-    if gpu is None:
-        raise unknown_name("--gpu", gpu_name, GPUS)
+    if gpu.lower() not in GPUS:
+        raise unknown_name("--gpu", gpu, GPUS)
+    kind = GPUS[gpu.lower()]
     stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs, steps=None)
     cost = StageCost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision_of(recipe)])
     state_bytes = sum(cost.model_state.values())
     clip_bytes = cost.activation_bytes_per_clip
-    largest = max(0, int(gpu.gib * GIB * MEMORY_USED) - state_bytes) // clip_bytes
+    largest = max(0, int(kind.gib * GIB * MEMORY_USED) - state_bytes) // clip_bytes
     together = stage.views_per_decode  # clips that stay together in a pass
     plan = plan_stage(stage, num_videos=videos, processes=gpus, largest_micro_batch=max(largest, together))
     fits = largest >= plan.micro_batch
-    memory = (state_bytes + plan.micro_batch * clip_bytes) / GIB
-    gpu_seconds, speed_text = _gpu_time(recipe, cost, plan, gpu)
-    loader_seconds, loader_text = _loader_time(recipe, cost, plan, loader)
-    step_hours, loader_hours = gpu_seconds / 3600, loader_seconds / 3600
-    hours = max(step_hours, loader_hours)
-    limit = "loader" if loader_hours > step_hours else "step"
-    limited = "reading videos" if limit == "loader" else "the GPU" if gpus == 1 else "the GPUs"
+    step_seconds, loader_seconds, assumed = _times(recipe, cost, plan, kind, loader)
+    step_hours, loader_hours = step_seconds / 3600, loader_seconds / 3600
+    numbers = {
+        "gpu": kind.name,
+        "gpus": gpus,
+        "hours": max(step_hours, loader_hours) if fits else None,
+        "fits": fits,
+        "batch": plan.micro_batch if fits else 0,
+        "limit": "loader" if loader_hours > step_hours else "step",
+        "step_hours": step_hours,
+        "loader_hours": loader_hours,
+        "step_clips_per_second": plan.steps * plan.batch_size / step_seconds,
+        "memory_gib": round((state_bytes + plan.micro_batch * clip_bytes) / GIB, 2),
+    }
     run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
-    place = f"{'one' if gpus == 1 else gpus} {gpu.name}"
-    need = f"{memory:.1f} of {gpu.gib:g} GiB"
-    sentence = (
-        f"{run} takes about {hours:.1f} hours on {place}, limited by {limited}: the steps alone take "
-        f"{step_hours:.1f} hours, reading alone {loader_hours:.1f}. It fits in memory: "
-        f"{plan.micro_batch} clips per pass need about {need}."
-    )
-    if not fits:
+    place = f"{'one' if gpus == 1 else gpus} {kind.name}"
+    need = f"{(state_bytes + plan.micro_batch * clip_bytes) / GIB:.1f} of {kind.gib:g} GiB"
+    if fits:
+        limit = "reading videos" if loader_hours > step_hours else "the GPU" if gpus == 1 else "the GPUs"
+        sentence = (
+            f"{run} takes about {numbers['hours']:.1f} hours on {place}, limited by {limit}: the steps alone "
+            f"take {step_hours:.1f} hours, reading alone {loader_hours:.1f}. It fits in memory: "
+            f"{plan.micro_batch} clips per pass need about {need}."
+        )
+    else:
         sentence = (
             f"{run} does not fit on {place}: one pass needs {need}, of which {MEMORY_USED:.0%} can be used; "
             "try train.checkpointing=true, a smaller model, or shorter or smaller clips."
         )
-    several = "" if gpus == 1 else f", {gpus} GPUs as fast as {gpus} times one"
-    sentence += f" Assumed: {speed_text}{several}, and {loader_text}; expect half to twice the time."
-    return {
-        "gpu": gpu.name,
-        "gpus": gpus,
-        "hours": hours if fits else None,
-        "fits": fits,
-        "batch": plan.micro_batch if fits else 0,
-        "limit": limit,
-        "step_hours": step_hours,
-        "loader_hours": loader_hours,
-        "step_clips_per_second": plan.steps * plan.batch_size / gpu_seconds,
-        "memory_gib": round(memory, 2),
-        "sentence": sentence,
-    }
+    return {**numbers, "sentence": f"{sentence} Assumed: {assumed}; expect half to twice the time."}
 
 
-def _gpu_time(recipe: Recipe, cost: StageCost, plan: StagePlan, gpu: Gpu) -> tuple[float, str]:
-    """The seconds of all steps on a GPU that never waits, and the assumed speed as text."""
+def _times(
+    recipe: Recipe, cost: StageCost, plan: StagePlan, gpu: Gpu, measured: float | None
+) -> tuple[float, float, str]:
+    """The seconds of all steps on GPUs that never wait, those of reading all clips, and what is assumed."""
     share = NARROW_SHARE if recipe.model.backbone_size.width < NARROW else SHARE
     peak = gpu.half_tflops
     if precision_of(recipe) == "fp32":
-        share = FP32_SHARE
-        peak = gpu.fp32_tflops
+        share, peak = FP32_SHARE, gpu.fp32_tflops
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
     clip_flops = 2 * (passes * cost.macs.total + (count_frozen_macs(cost.spec) or 0))
-    flops = plan.steps * plan.batch_size // plan.processes * clip_flops  # of one GPU
-    seconds = flops / (peak * 1e12 * share) + plan.steps * plan.accumulation * PASS_SECONDS
-    return seconds, f"{share:.0%} of {peak:g} TFLOP/s"
-
-
-def _loader_time(
-    recipe: Recipe, cost: StageCost, plan: StagePlan, measured: float | None
-) -> tuple[float, str]:
-    """The seconds in which the workers read all clips, and their speed as text."""
-    clips = plan.steps * plan.batch_size
+    clips, gpus = plan.steps * plan.batch_size, plan.processes
+    seconds = clips // gpus * clip_flops / (peak * 1e12 * share)  # of one GPU
+    seconds += plan.steps * plan.accumulation * PASS_SECONDS
     if measured is not None:
-        return clips / measured, f"the {measured:.0f} clips/s that this machine's loader reached"
-    workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
-    workers *= plan.processes
-    clip_ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
-    clip_ms *= cost.spec.offered_frames / MS_FRAMES
-    return (
-        clips * clip_ms / 1000 / workers,
-        f"{workers} workers at {1000 / clip_ms:.0f} clips/s each (320 x 240, H.264)",
-    )
+        reading, speed = clips / measured, f"the {measured:.0f} clips/s that this machine's loader reached"
+    else:
+        workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
+        workers *= gpus
+        clip_ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
+        clip_ms *= cost.spec.offered_frames / MS_FRAMES
+        reading = clips * clip_ms / 1000 / workers
+        speed = f"{workers} workers at {1000 / clip_ms:.0f} clips/s each (320 x 240, H.264)"
+    several = "" if gpus == 1 else f", {gpus} GPUs as fast as {gpus} times one"
+    return seconds, reading, f"{share:.0%} of {peak:g} TFLOP/s{several}, and {speed}"

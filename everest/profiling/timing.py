@@ -12,7 +12,6 @@ from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 
 from everest.checkpoints.frozen import attach_teacher
@@ -25,7 +24,6 @@ from everest.engine.network import prepare_model, stage_optimizer
 from everest.engine.training import Step, Training
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
-from everest.models.spec import ModelSpec
 from everest.profiling.profile import STAGES, StageName, stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
 from everest.system.processes import num_readers
@@ -53,18 +51,19 @@ def time_stages(
     Returns:
         Of each stage `measured`, see `time_steps`, and perhaps `loading`, see `time_loader`.
     """
-    loading: tuple[TrainingStage, ...] = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
-    loading = loading if loads else ()
+    loading: tuple[TrainingStage, ...] = ()
+    if loads:
+        loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
     for stage in loading:  # missing videos are reported before anything is measured
         stage_clips(recipe, stage)
-    stages: dict[StageName, dict[str, Any]] = {
-        stage: {"measured": time_steps(recipe, stage, batch=batch, cpu=cpu)} for stage in STAGES
-    }
+    stages: dict[StageName, dict[str, Any]] = {}
+    for stage in STAGES:
+        stages[stage] = {"measured": time_steps(recipe, stage, batch=batch, cpu=cpu)}
     for stage in loading:
         step = stages[stage]["measured"]
-        speed = step["clips_per_second"]
-        loader = time_loader(recipe, stage, batch=step["batch"], step_clips_per_second=speed, cpu=cpu)
-        stages[stage]["loading"] = loader
+        stages[stage]["loading"] = time_loader(
+            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
+        )
     return stages
 
 
@@ -73,17 +72,42 @@ def time_steps(
 ) -> dict[str, Any]:
     """Measure steps on the first available device, or with `cpu` on the CPU.
 
-    A step of `pretrain` and `finetune` is a forward and a backward pass and an update, a step of `eval` a
-    forward pass; of `batch` clips, or as many as BATCH has.
+    A step of `pretrain` and `finetune` is a forward and a backward pass and an update of new weights, a step
+    of `eval` a forward pass; of `batch` clips, or as many as BATCH has.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    spec = stage_spec(recipe, stage)
+    spec, settings = stage_spec(recipe, stage), training_settings(recipe, stage)
     device = accelerator.device
     multiple = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # views to compare
     clips = multiple * math.ceil((batch or BATCH.get(device.type, 1)) / multiple)
     torch.manual_seed(recipe.train.seed)
     try:
-        step = _step(recipe, spec, stage, clips, accelerator)
+        model = spec.build()
+        if settings is not None:
+            choose_trained(model, settings)
+        if spec.teacher_in_step is not None:
+            attach_teacher(model, recipe)
+        model.to(device).train(stage != "eval")
+        prepared = prepare_model(accelerator, model, recipe.train)
+        shape = (clips, spec.channels, spec.offered_frames, *spec.size)
+        frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+        optimizer = None if settings is None else stage_optimizer(model, settings)
+        for group in () if optimizer is None else optimizer.param_groups:
+            group["lr"] = 1e-6  # not 0: the weights change as in training
+        labels = torch.zeros(clips, dtype=torch.int64, device=device)
+        noise = torch.rand(clips, spec.grid.num_tokens, device=device)
+        options = {"noise": noise} if stage == "finetune" else {}
+
+        def step() -> None:
+            if optimizer is None:
+                with torch.no_grad():
+                    prepared(frames)
+                return
+            out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
+            accelerator.backward(out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels))
+            optimizer.step()
+            optimizer.zero_grad()
+
         _seconds_of(step, WARM_UP, device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -100,41 +124,6 @@ def time_steps(
         "clips_per_second": clips / median,
         "peak_memory_bytes": peak_memory(device),
     }
-
-
-def _step(
-    recipe: Recipe, spec: ModelSpec, stage: StageName, clips: int, accelerator: Accelerator
-) -> Callable[[], None]:
-    """Return a function that runs one step of a stage on new weights, and does not wait for the device."""
-    device = accelerator.device
-    settings = training_settings(recipe, stage)
-    model = spec.build()
-    if settings is not None:
-        choose_trained(model, settings)
-    if spec.teacher_in_step is not None:
-        attach_teacher(model, recipe)
-    model.to(device).train(stage != "eval")
-    prepared = prepare_model(accelerator, model, recipe.train)
-    shape = (clips, spec.channels, spec.offered_frames, *spec.size)
-    frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    optimizer = None if settings is None else stage_optimizer(model, settings)
-    for group in () if optimizer is None else optimizer.param_groups:
-        group["lr"] = 1e-6  # not 0: the weights change as in training
-    labels = torch.zeros(clips, dtype=torch.int64, device=device)
-    noise = torch.rand(clips, spec.grid.num_tokens, device=device)
-    options = {"noise": noise} if stage == "finetune" else {}
-
-    def step() -> None:
-        if optimizer is None:
-            with torch.no_grad():
-                prepared(frames)
-            return
-        out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
-        accelerator.backward(out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels))
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
 def try_step(
@@ -227,19 +216,19 @@ def time_loader(
         for _ in range(divide_batches(clips, order, workers=workers).slots):
             next(loaded)  # batches that are read ahead would distort the rate
         speed = _calls_per_second(lambda _: next(loaded), LOADER_SECONDS) * samples * views
-    data_wait = max(0.0, 1 - speed / step_clips_per_second)
     alone = reading_speed(clips)
+    data_wait = max(0.0, 1 - speed / step_clips_per_second)
     return {
         "workers": workers,
         "clips_per_second": speed,
         "clips_per_second_of_one_process": alone,
         "step_clips_per_second": step_clips_per_second,
         "data_wait": data_wait,  # share of a step's time
-        "changes": _loading_changes(clips, workers=workers, clips_per_second=alone) if data_wait else {},
+        "changes": _loading_changes(clips, workers, alone) if data_wait else {},
     }
 
 
-def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float) -> dict[str, float]:
+def _loading_changes(clips: VideoClips, workers: int, clips_per_second: float) -> dict[str, float]:
     """Changes that make the loader faster, each with the expected factor; the largest first.
 
     Several clips from one decode are not among them: they cost accuracy (docs/performance.md).
@@ -252,12 +241,13 @@ def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float
             reader = views.reader(clips.samples[number % len(clips)], clips.decoder)
             views.decoded(reader, sampling(views.sampling).center)
 
-    seconds = views.num_views / clips_per_second  # of a sample
-    decoding = 0.0 if clips.cache else min(seconds, 1 / _calls_per_second(decode, READING_SECONDS))
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
     for sample in clips.samples[:16]:  # default: videos whose codec is looked at
         with suppress(VideoError):
             if not is_fast_to_read(sample.video):
+                seconds = views.num_views / clips_per_second  # of a sample
+                speed = 0.0 if clips.cache else _calls_per_second(decode, READING_SECONDS)
+                decoding = min(seconds, 1 / speed) if speed else 0.0
                 faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
                 changes["everest prepare encode --codec mjpeg"] = seconds / faster
                 break

@@ -33,7 +33,7 @@ from everest.errors import DataError
 from everest.inference.jobs import add_rows
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
-from everest.inference.videos import compute_over_videos, divided
+from everest.inference.videos import Passes, compute_over_videos
 from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
@@ -55,7 +55,7 @@ from everest.probes.linear import (
 )
 from everest.profiling.timing import reading_speed, stage_clips
 from everest.project.result import NETWORK
-from everest.system.events import Report, silent
+from everest.system.events import Report
 
 IMAGES: Final = "linear-images"
 FROZEN: Final = "frozen-features"
@@ -226,7 +226,7 @@ def feature_table(
         return {name: x[0] for name, x in views.items()}
 
     with open_row_store(folder, {"features": [*modules]}) as store:
-        joined = add_rows(store, first, samples, compute, row_of, batch=READ_BATCH, report=report)
+        joined = add_rows(store, first, samples, compute, row_of, Passes(batch=READ_BATCH, report=report))
         assert joined is not None  # this is the only process
         problems = [result.reason if result else None for (result,) in joined.results]
         readable = [each.video_id for each, text in zip(samples, problems, strict=True) if text is None]
@@ -314,8 +314,7 @@ def network_candidate(run: Path, samples: Sequence[Sample], validation: Sequence
 def center_outputs(module: Classifier, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
     """The outputs (C,) of a classifier for the center view of each readable sample, by its id."""
     model = OpenedModel.of(module, clips=1, crops=1)
-    parts = divided(samples, READ_BATCH)
-    read = compute_over_videos(model, samples, model.outputs, parts=parts, report=silent)
+    read = compute_over_videos(model, samples, model.outputs, Passes(batch=READ_BATCH))
     return {
         sample.video_id: values["outputs"][0].numpy()
         for pairs in read

@@ -23,11 +23,10 @@ from everest.errors import DataError, RecipeError
 from everest.inference.features import LEVELS
 from everest.inference.jobs import encoding_of
 from everest.inference.model import OpenedModel
-from everest.inference.videos import compute_over_videos, divided
+from everest.inference.videos import Passes, compute_over_videos
 from everest.inference.windows import Unreadable, windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats, unit_rows
-from everest.system.events import silent
 
 AT: Final = "@"  # between a video and a moment
 SAME_TIME: Final = 0.001  # seconds: names of rows show milliseconds
@@ -101,11 +100,8 @@ def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, 
         windows = windows_of(video, model.views, window=file.window, step=file.step)
         spans = [(window.start, window.end) for window in windows]
     parts = [Sample(path=video.path, start=start, end=end) for start, end in spans] or [video]
-    encoded = compute_over_videos(
-        model, parts, model.features, parts=divided(parts, 1), workers=0, report=silent
-    )
     rows = []
-    for pairs in encoded:
+    for pairs in compute_over_videos(model, parts, model.features, Passes(workers=0)):
         for sample, values in pairs:
             if isinstance(values, Unreadable):
                 raise DataError(f"{sample.video_id}: {values.reason}")

@@ -103,20 +103,36 @@ def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
     """Resolve a sweep, of the lists and videos in the folder `data` (`data.root`). Nothing is written."""
     recipes = resolve_arms(request, data=data)
     arms = []
+    seen: dict[frozenset[str], str] = {}
     for arm in request.arms:
+        recipe, stages = recipes[arm.name], arm.stages or request.stages
+        init = request.init if arm.init is None else arm.init
         try:
-            arms.append(_plan_arm(request, arm, recipes[arm.name]))
+            for stage in stages:
+                _check_files(recipe, stage)
+            if init != FROM_SCRATCH:  # wrong weights are found before any run
+                located = find_init(init, output=None, overwrite=False)
+                init = read_init(located, resumed=None).named.name
         except UserError as error:
             raise type(error)(f"{request.label}{arm.name}: {error}") from error
-    seen: dict[frozenset[str], str] = {}
-    for arm in arms:
-        keys = frozenset(job.name for planned in arm.jobs.values() for job in planned)
-        name_with_same_jobs = seen.setdefault(keys, arm.name)
-        if name_with_same_jobs != arm.name:
+        jobs: dict[int, tuple[Job, ...]] = {}
+        for seed in request.seeds:
+            seeded = replace(recipe, train=replace(recipe.train, seed=seed))
+            by_stage: dict[StageName, Job] = {}
+            for stage in stages:
+                needs = by_stage.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
+                settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
+                identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
+                key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
+                by_stage[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
+            jobs[seed] = tuple(by_stage.values())
+        keys = frozenset(job.name for planned in jobs.values() for job in planned)
+        if (same := seen.setdefault(keys, arm.name)) != arm.name:
             raise RecipeError(
-                f"{request.label}the arms '{name_with_same_jobs}' and '{arm.name}' have the same jobs: none "
-                f"of the stages {', '.join(arm.stages)} depends on their difference; leave one out"
+                f"{request.label}the arms '{same}' and '{arm.name}' have the same jobs: none of the stages "
+                f"{', '.join(stages)} depends on their difference; leave one out"
             )
+        arms.append(PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, jobs=jobs))
     return SweepPlan(request=request, arms=tuple(arms))
 
 
@@ -140,28 +156,6 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
         raise RecipeError(one_per_line(problems))
     del recipes[no_changes.name]
     return recipes
-
-
-def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
-    stages = arm.stages or request.stages
-    for stage in stages:
-        _check_files(recipe, stage)
-    init = request.init if arm.init is None else arm.init
-    if init != FROM_SCRATCH:
-        located = find_init(init, output=None, overwrite=False)
-        init = read_init(located, resumed=None).named.name  # wrong weights are found before any run
-    jobs: dict[int, tuple[Job, ...]] = {}
-    for seed in request.seeds:
-        seeded = replace(recipe, train=replace(recipe.train, seed=seed))
-        by_stage: dict[StageName, Job] = {}
-        for stage in stages:
-            needs = by_stage.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
-            settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
-            identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
-            key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
-            by_stage[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
-        jobs[seed] = tuple(by_stage.values())
-    return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, jobs=jobs)
 
 
 def _check_files(recipe: Recipe, stage: StageName) -> None:

@@ -9,7 +9,7 @@ N seeds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +18,7 @@ from scipy import stats
 
 from everest.errors import RecipeError, unknown_name
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
-from everest.metrics.names import METRICS, metric_of, value_text
+from everest.metrics.names import METRICS, value_text
 from everest.sweep.results import metric_title, split_metric
 
 LEVEL: Final = 0.95
@@ -102,53 +102,47 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
         values[arm] = {seed: value for seed, value in measured.items() if value is not None}
     if not any(values.values()):
         raise unknown_name("--metric", name, known)
-    kind = metric_of(name)
+    place, kind = split_metric(name)
+    rows = []
+    for arm in results["arms"]:
+        of_arm = values[arm["arm"]]
+        measured = [row for row in arm["seeds"] if row["seed"] in of_arm]
+        difference = None if arm["arm"] == reference else paired(of_arm, values[reference])
+
+        # The values that need no learning are measured next to the metric: HEAD.top1, HEAD.majority_top1.
+        chance = None if kind is None or kind.chance is None else f"{place}{kind.chance}"
+        majority = f"{place}majority_top1" if kind is METRICS["top1"] else None
+        rows.append(
+            {
+                "arm": arm["arm"],
+                "overrides": arm["overrides"],
+                "seeds": list(of_arm),
+                "values": list(of_arm.values()),
+                **(spread(list(of_arm.values()))._asdict() if of_arm else dict.fromkeys(Spread._fields)),
+                "chance": _mean(row["metrics"].get(chance) for row in measured),
+                "majority": _mean(row["metrics"].get(majority) for row in measured),
+                "difference": None if difference is None else difference._asdict(),
+                "gmacs": _mean(row["gmacs"] for row in measured),
+                "hours": _mean(row["hours"] for row in measured),
+            }
+        )
     return {
-        "recipe": results["recipe"],
-        "summary": results["summary"],
-        "stages": results["stages"],
+        **{key: results[key] for key in ("recipe", "summary", "stages")},
         "metric": name,
         "title": metric_title(name),
         "percent": kind is not None and kind.percent,
         "higher_is_better": kind is None or kind.higher,
         "against": reference,
         "jobs": results["jobs"],
-        "arms": [
-            _arm_row(arms[arm], name, values[arm], None if arm == reference else values[reference])
-            for arm in arms
-        ],
+        "arms": rows,
         "failures": results["failures"],
     }
 
 
-def _arm_row(arm: Json, metric: str, values: dict[int, float], reference: dict[int, float] | None) -> Json:
-    measured = [row for row in arm["seeds"] if row["seed"] in values]
-    mean = spread(list(values.values()))._asdict() if values else dict.fromkeys(Spread._fields)
-    difference = None if reference is None else paired(values, reference)
-    place, kind = split_metric(metric)
-    chance = None if kind is None else kind.chance
-
-    def level(name: str) -> float | None:
-        """The value that needs no learning, measured next to the metric: HEAD.top1, HEAD.majority_top1."""
-        levels = [row["metrics"].get(f"{place}{name}") for row in measured]
-        return _mean([value for value in levels if value is not None])
-
-    return {
-        "arm": arm["arm"],
-        "overrides": arm["overrides"],
-        "seeds": list(values),
-        "values": list(values.values()),
-        **mean,
-        "chance": None if chance is None else level(chance),
-        "majority": level("majority_top1") if kind is METRICS["top1"] else None,
-        "difference": None if difference is None else difference._asdict(),
-        "gmacs": _mean([row["gmacs"] for row in measured]),
-        "hours": _mean([row["hours"] for row in measured]),
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean(numbers: Iterable[float | None]) -> float | None:
+    """Of the numbers that are known; None without any."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) / len(known) if known else None
 
 
 def table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -92,9 +92,25 @@ def read_request(
         overrides: of --set.
         over: they replace the arms of a file, also the one to compare with.
     """
-    file = find_recipe(source)
-    label = f"{file.label}: " if is_sweep(file) else ""
-    written, recipe = _read_file(file) if is_sweep(file) else (SweepFile(), file)
+    file = recipe = find_recipe(source)
+    label, written = "", SweepFile()
+    if is_sweep(file):
+        label = f"{file.label}: "
+        values = {key: value for key, value in file.values().items() if value is not None}
+        for key in values:
+            if key not in FILE_KEYS:
+                raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
+        try:
+            written = validated(_SWEEP_FILE, values)
+        except ValueError as error:
+            problem = str(error).replace("Input should be a valid string", "must be text")
+            raise RecipeError(f"{file.label}: {problem}") from error
+        try:
+            recipe = find_recipe(written.recipe, folder=file.folder or Path())
+            if is_sweep(recipe):
+                raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
+        except RecipeError as error:
+            raise RecipeError(f"{file.label}: recipe: {error}") from error
     if over:
         arms = arms_of_options(over)
     else:
@@ -106,42 +122,19 @@ def read_request(
     if against not in names:
         raise unknown_name(f"{label}against", against, names)
     shared_settings = _settings(written.set, f"{label}set")
-
-    def given(key: str, option: str | None) -> tuple[Any, str]:
-        """The option, or the value of the file, and its place for messages."""
-        return (getattr(written, key), f"{label}{key}") if option is None else (option, f"--{key}")
-
     return SweepRequest(
         label=label,
         recipe=recipe,
         overrides=(*(f"{key}={text}" for key, text in shared_settings.items()), *overrides),
         arms=arms,
-        seeds=read_seeds(*given("seeds", seeds)),
-        stages=read_stages(*given("stages", stages)),
+        seeds=read_seeds(written.seeds, f"{label}seeds") if seeds is None else read_seeds(seeds, "--seeds"),
+        stages=read_stages(written.stages, f"{label}stages")
+        if stages is None
+        else read_stages(stages, "--stages"),
         init=written.init if init is None else init,
         against=against,
         summary=written.summary,
     )
-
-
-def _read_file(file: RecipeFile) -> tuple[SweepFile, RecipeFile]:
-    """The keys of a sweep file, and the recipe that it names."""
-    values = {key: value for key, value in file.values().items() if value is not None}
-    for key in values:
-        if key not in FILE_KEYS:
-            raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
-    try:
-        written = validated(_SWEEP_FILE, values)
-    except ValueError as error:
-        problem = str(error).replace("Input should be a valid string", "must be text")
-        raise RecipeError(f"{file.label}: {problem}") from error
-    try:
-        recipe = find_recipe(written.recipe, folder=file.folder or Path())
-        if is_sweep(recipe):
-            raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
-    except RecipeError as error:
-        raise RecipeError(f"{file.label}: recipe: {error}") from error
-    return written, recipe
 
 
 def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
@@ -201,8 +194,7 @@ def arms_of_options(over: Sequence[str]) -> tuple[Arm, ...]:
 
 def split_values(text: str) -> list[str]:
     """Divide `a,[b,c],'d,e'` at the commas outside brackets and quotes; the values keep their quotes."""
-    parts = [""]
-    depth = 0
+    parts, depth = [""], 0
     for token in _TOKENS.findall(text):
         depth += (token in "[{") - (token in "]}")
         if token == "," and not depth:

@@ -7,7 +7,7 @@ of a pre-training. The first metric of a job is the one that it is judged by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -109,15 +109,19 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
     """The document of `results.json`, from finished jobs and the errors of failed ones by their names."""
     jobs = plan.jobs()
     request = plan.request
-    arms = [
-        {
-            "arm": arm.name,
-            "overrides": arm.overrides,
-            "stages": list(arm.stages),
-            "seeds": [_seed_row(seed, planned, rows) for seed, planned in arm.jobs.items()],
-        }
-        for arm in plan.arms
-    ]
+    arms = []
+    for arm in plan.arms:
+        seeds = []
+        for seed, planned in arm.jobs.items():
+            done = {job.stage: rows[job.name] for job in planned if job.name in rows}
+            metrics: Metrics = {}
+            for stage in STAGES_BY_PRIORITY:
+                metrics |= done[stage].metrics if stage in done else {}
+            row = {"seed": seed, "finished": len(done) == len(planned)}
+            row["gmacs"] = sum(part.gmacs for part in done.values())
+            row["hours"] = sum(part.hours for part in done.values())
+            seeds.append({**row, "metrics": metrics, "jobs": [job.name for job in planned]})
+        arms.append({"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "seeds": seeds})
     # The first metric that was measured: where all jobs have finished, if possible of the arm `against`.
     tested = [(arm["arm"], row) for arm in arms for row in arm["seeds"]]
     tested.sort(key=lambda pair: (not pair[1]["finished"], pair[0] != request.against))
@@ -138,22 +142,6 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         ],
     }
     return nonfinite_as_null(document)
-
-
-def _seed_row(seed: int, planned: Sequence[Job], rows: Mapping[str, JobNumbers]) -> dict[str, Any]:
-    """The numbers of an arm at a seed, of those of its jobs that have finished."""
-    done = {job.stage: rows[job.name] for job in planned if job.name in rows}
-    metrics: Metrics = {}
-    for stage in STAGES_BY_PRIORITY:
-        metrics |= done[stage].metrics if stage in done else {}
-    return {
-        "seed": seed,
-        "finished": len(done) == len(planned),
-        "gmacs": sum(part.gmacs for part in done.values()),
-        "hours": sum(part.hours for part in done.values()),
-        "metrics": metrics,
-        "jobs": [job.name for job in planned],
-    }
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -192,9 +192,28 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
     The folder keeps all finished jobs, also those of arms which a later plan does not have.
     """
     check_folder(folder)
+    request = plan.request
+    recipe = request.recipe
+    settings = (override.partition("=") for override in request.overrides)
+    written = {  # a sweep file that gives the same jobs
+        "recipe": recipe.name if recipe.folder is None else str(Path(recipe.label).resolve()),
+        "set": {key.strip(): read_yaml(text, key) for key, _, text in settings},
+        "seeds": list(request.seeds),
+        "stages": list(request.stages),
+        "against": request.against,
+        "summary": request.summary,
+        "arms": {
+            arm.name: {
+                "stages": list(arm.stages),
+                "init": arm.jobs[request.seeds[0]][0].init,
+                **{key: read_yaml(text, key) for key, text in arm.overrides.items()},
+            }
+            for arm in plan.arms
+        },
+    }
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
     with sole_writer(folder / PLAN_FILE, busy=busy):
-        write_text(folder / PLAN_FILE, write_yaml(_sweep_file(plan)))  # jobs are recognized by their settings
+        write_text(folder / PLAN_FILE, write_yaml(written))  # jobs are recognized by their settings
         jobs = plan.jobs()
         rows = {name: row for name, job in jobs.items() if (row := read_job(job, folder)) is not None}
         waiting = [job for name, job in jobs.items() if name not in rows]
@@ -216,30 +235,6 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
             report(notice(f"{len(rows)} of {len(jobs)} jobs have finished; messages of the others: {logs}"))
         sweep.run()
         return sweep.write()
-
-
-def _sweep_file(plan: SweepPlan) -> dict[str, Any]:
-    """The sweep file of a plan, which gives the same jobs."""
-    request = plan.request
-    settings = (override.partition("=") for override in request.overrides)
-    arms = {
-        arm.name: {
-            "stages": list(arm.stages),
-            "init": arm.jobs[request.seeds[0]][0].init,
-            **{key: read_yaml(text, key) for key, text in arm.overrides.items()},
-        }
-        for arm in plan.arms
-    }
-    recipe = request.recipe
-    return {
-        "recipe": recipe.name if recipe.folder is None else str(Path(recipe.label).resolve()),
-        "set": {key.strip(): read_yaml(text, key) for key, _, text in settings},
-        "seeds": list(request.seeds),
-        "stages": list(request.stages),
-        "against": request.against,
-        "summary": request.summary,
-        "arms": arms,
-    }
 
 
 def check_folder(folder: Path) -> None:

@@ -126,7 +126,7 @@ def test_its_features_equal_those_of_extract(runs: dict[str, Path], clip_files: 
     options = [clip_files / "train.csv", "-c", runs["finetune"], "--views", "1x1"]
     samples = [Sample(path=str(clip_files / f"clip{i}.mp4"), labels=(i % 2,)) for i in range(4)]
     recipe = load_recipe(runs["finetune"] / "recipe.yaml")
-    model = OpenedModel.open(runs["finetune"] / "best.safetensors", recipe=recipe, clips=1, crops=1)
+    model = OpenedModel.open(runs["finetune"] / "best.safetensors", recipe=recipe, views=(1, 1))
     found = encode_set(model, samples, tmp_path / "set", with_tokens=True, batch=1, report=silent)
     for level, encoded in (("video", found.features["pooled"]), ("tokens", found.features["tokens"])):
         called("extract -q", *options, "--features", level, "--out", tmp_path / f"{level}.safetensors")

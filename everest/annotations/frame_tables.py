@@ -117,7 +117,13 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
         raise ValueError("it has no row of a frame")
     codes = np.stack(row_codes)
     columns = _class_columns(path, header, codes, left_out)
-    frames = _frame_numbers(first_cells)
+    frames = np.arange(len(codes))  # of each row
+    with suppress(ValueError):  # by the first cells, if these are numbers that rise
+        counts = np.array(first_cells, np.float64)
+        counts -= counts[0] == 1  # numbers from 1 on
+        is_rising = (np.diff(counts) >= 1).all() and (counts == counts.round()).all()
+        if is_rising and 0 <= counts[0] <= counts[-1] < MOST_FRAMES:
+            frames = counts.astype(np.int64)
     values = np.full((frames[-1] + 1, len(columns)), NO_LABEL, np.int8)  # (F, C), with the background
     values[frames] = codes[:, columns]
     unscored = (values == NO_LABEL).any(axis=1)
@@ -184,14 +190,3 @@ def _project_classes(path: Path) -> set[str]:
                 raise ValueError(f"{config} cannot be read: {reason}") from error
             return {name.strip() for key, name in settings if key.startswith(CONFIG_CLASS) and name.strip()}
     return set()
-
-
-def _frame_numbers(cells: Sequence[str]) -> NDArray[np.int64]:
-    """The frame of each row by its first cell, or by its place if these numbers do not rise."""
-    with suppress(ValueError):
-        counts = np.array(cells, np.float64)
-        counts -= counts[0] == 1  # numbers from 1 on
-        is_rising = (np.diff(counts) >= 1).all() and (counts == counts.round()).all()
-        if is_rising and 0 <= counts[0] <= counts[-1] < MOST_FRAMES:
-            return counts.astype(np.int64)
-    return np.arange(len(cells))

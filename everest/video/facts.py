@@ -32,7 +32,7 @@ from everest.video.times import frame_rate
 
 MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
 LEAST_SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
-FACTS_VERSION: Final = 12  # raise it with every change of the facts or of how they are found
+FACTS_VERSION: Final = 13  # raise it with every change of the facts or of how they are found
 STORED: Final = np.dtype("<i8")
 MOST_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
 SLANTED: Final = "is rotated by an angle that is no multiple of 90 degrees; the nearest is used"
@@ -57,29 +57,18 @@ class Orientation(NamedTuple):
         """(H, W) as stored to (H', W') as shown, or the reverse."""
         return (size[1], size[0]) if self.transposed else size
 
-
-EXIF_ORIENTATIONS: Final = {  # by the value of the tag
-    2: Orientation(mirrored=True),
-    3: Orientation(mirrored=True, flipped=True),
-    4: Orientation(flipped=True),
-    5: Orientation(transposed=True),
-    6: Orientation(transposed=True, mirrored=True),
-    7: Orientation(transposed=True, mirrored=True, flipped=True),
-    8: Orientation(transposed=True, flipped=True),
-}
-
-
-def orientation_of(frame: VideoFrame) -> tuple[Orientation, bool]:
-    """The nearest orientation at right angles, and whether the frame's matrix is another one."""
-    data = frame.side_data.get(MATRIX)
-    if data is None:
-        return Orientation(), False
-    a, b, _, c, d, *_ = (value / 2**16 for value in struct.unpack("=9i", bytes(data)))
-    transposed = abs(b) + abs(c) > abs(a) + abs(d)
-    x, y = (c, b) if transposed else (a, d)  # what the new x and y are multiples of
-    rest = (a, d) if transposed else (b, c)
-    is_slanted = max(map(abs, rest)) > LEAST_SLANT * max(abs(x), abs(y))
-    return Orientation(transposed, x < 0, y < 0), is_slanted
+    @classmethod
+    def of(cls, frame: VideoFrame) -> tuple[Orientation, bool]:
+        """The nearest orientation at right angles, and whether the frame's matrix is another one."""
+        data = frame.side_data.get(MATRIX)
+        if data is None:
+            return cls(), False
+        a, b, _, c, d, *_ = (value / 2**16 for value in struct.unpack("=9i", bytes(data)))
+        transposed = abs(b) + abs(c) > abs(a) + abs(d)
+        x, y = (c, b) if transposed else (a, d)  # what the new x and y are multiples of
+        rest = (a, d) if transposed else (b, c)
+        is_slanted = max(map(abs, rest)) > LEAST_SLANT * max(abs(x), abs(y))
+        return cls(transposed, x < 0, y < 0), is_slanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +116,7 @@ def read_facts(path: Video) -> VideoFacts:
         raise VideoError(path, problem if is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
     losses = survey.losses  # before the first frame
     with decoder_errors(path):
-        orientation, is_slanted = orientation_of(first)
+        orientation, is_slanted = Orientation.of(first)
     notices = [SLANTED] * is_slanted
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
@@ -224,7 +213,15 @@ def inspect_video(path: Video) -> VideoFacts:
 
 def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
     """The facts of a file that a folder has; else they are read, and kept there."""
-    file = file_of_facts(folder, path)
+    path = path.absolute()
+    if isinstance(path, RemotePath):
+        version: tuple[int | str, ...] = path.version()
+    else:
+        status = path.stat()  # the second time cannot be set
+        version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    identity = repr((FACTS_VERSION, av.__version__, str(path), *version))
+    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    file = folder / name[:2] / name[2:]
     with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
         return _unpack(zlib.decompress(file.read_bytes()))
     facts = read_facts(path)
@@ -237,19 +234,6 @@ def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
         finally:
             part.unlink(missing_ok=True)
     return facts
-
-
-def file_of_facts(folder: Path, path: Path | RemotePath) -> Path:
-    """The file in `folder` for the facts of a video as it is now."""
-    path = path.absolute()
-    if isinstance(path, RemotePath):
-        version: tuple[int | str, ...] = path.version()
-    else:
-        status = path.stat()  # the second time cannot be set
-        version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    identity = repr((FACTS_VERSION, av.__version__, str(path), *version))
-    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return folder / name[:2] / name[2:]
 
 
 def _pack(facts: VideoFacts) -> bytes:

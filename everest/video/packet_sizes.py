@@ -1,6 +1,6 @@
 """The sizes of a video's packets, read without decoding.
 
-Only truncated ASF files, and truncated AVI files with B-frames, are decoded, to find their last intact frame.
+Only truncated AVI files with B-frames are decoded, to find their last intact frame.
 
 P packets. Where nothing moves, an encoder with a constant quality writes small packets: their sizes show when
 something happens in a file of many hours, in the time that reading it takes.
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from everest.video.decoding import checked_packets
 from everest.video.facts import inspect_video
+from everest.video.images import image_folder
 from everest.video.missing import Span, StatedTimes
-from everest.video.reader import NO_SECONDS, image_folder
+from everest.video.reader import NO_SECONDS
 from everest.video.source import Video
 from everest.video.stream import VideoError, open_stream, stated_rate
 from everest.video.times import frame_rate
@@ -63,8 +64,9 @@ def packet_sizes(path: Video) -> PacketSizes:
     times, sizes, kinds, durations = np.array(packets, dtype=np.int64).T
     first = int(times[0])
     seconds = (times - first) * unit
-    # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
-    if (stated.hides_truncation or (stated.of_decoding and is_reordered)) and is_truncated(path):
+    if (
+        stated.of_decoding and is_reordered and is_truncated(path)
+    ):  # AVI does not state when B-frames are shown
         missing = inspect_video(path).missing
     else:
         step = 1 / frame_rate(stated.fps, seconds)

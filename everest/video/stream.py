@@ -149,10 +149,7 @@ def packets(path: Video, container: InputContainer, *streams: Stream) -> Iterato
     demuxed = container.demux(*streams)
     while True:
         with decoder_errors(path):
-            try:
-                packet = next(demuxed, None)
-            except IndexError:  # of PyAV 18 after the last packet, if a damaged end seems to begin a stream
-                packet = None
+            packet = next(demuxed, None)
         if packet is None:
             return
         yield packet

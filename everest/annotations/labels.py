@@ -141,13 +141,7 @@ def read_labels(
     fps: float | None = None,
     keep_windows: bool = False,
 ) -> Labels:
-    """Read the bouts of the user's videos; see `read_annotations`.
-
-    If a person has labeled a video in one of the files, files of predictions give way.
-
-    Args:
-        videos: paths, which files may name as everest.annotations.matching allows; empty: all videos count.
-    """
+    """Read the bouts of videos (paths; none: of all that are annotated); predictions give way to people."""
     paths = {Path(video): video for video in videos}
     finder = VideoFinder(paths)
     left_out = LeftOut()
@@ -156,17 +150,17 @@ def read_labels(
         bouts = read_annotations(file, fps=fps, videos=finder, keep_windows=keep_windows, left_out=left_out)
         codings += _codings_in(file, bouts)
     names = ", ".join(map(str, files))
-    found_as = {coding.video: finder.find(coding.video) for coding in codings}
-    unmatched = [name for name, video in found_as.items() if paths and video is None]
     codings_of: dict[str, list[Coding]] = defaultdict(list)
-    for coding in (each for each in codings if each.video not in unmatched):
-        found = found_as[coding.video]
-        codings_of[coding.video if found is None else paths[found]].append(coding)
+    unmatched: dict[str, None] = {}
+    for coding in codings:
+        if (found := finder.find(coding.video)) is None and paths:
+            unmatched[coding.video] = None
+        else:
+            codings_of[coding.video if found is None else paths[found]].append(coding)
     if not codings_of:
-        problem = "has no bout"
-        if unmatched:
-            named, has = first_names(unmatched), first_names([video.name for video in finder.videos])
-            problem = f"annotates none of these videos; it names {named}; the videos are {has}"
+        named, has = first_names(list(unmatched)), first_names([video.name for video in finder.videos])
+        problem = f"annotates none of these videos; it names {named}; the videos are {has}"
+        problem = problem if unmatched else "has no bout"
         problem += f"; left out: {left_out_text(left_out)}" if left_out else ""
         raise DataError(f"{names}: {problem}")
     if whose.observers and not any(map(whose.is_chosen, codings)):
@@ -177,22 +171,22 @@ def read_labels(
     predicted: list[str] = []
     for video, of_video in codings_of.items():
         corrected = {coding.file for coding in of_video if not coding.is_predicted}
-        used = [coding for coding in of_video if not corrected or coding.file in corrected]
-        predicted += [video] if len(used) < len(of_video) else []
-        used = whose.codings(video, used)
+        of_people = [coding for coding in of_video if not corrected or coding.file in corrected]
+        predicted += [video] if len(of_people) < len(of_video) else []
+        used = whose.codings(video, of_people)
         joined |= dict.fromkeys(different_names(used) if len(used) > 1 else ())
-        # Each bout once; time is unscored if it is so in all codings.
         scored = dict.fromkeys(replace(bout, video=video) for coding in used for bout in coding.scored)
         spans = [span for coding in used for span in spans_outside(unscored_spans(coding.bouts))]
-        bouts_of[video] = [*scored, *unscored_bouts(video, spans)]
-    all_bouts = [bout for bouts in bouts_of.values() for bout in bouts]
-    subjects = sorted({bout.subject or NO_SUBJECT for bout in all_bouts if bout.label not in MARKS})
+        bouts_of[video] = [*scored, *unscored_bouts(video, spans)]  # unscored in all codings
+    subjects = sorted(
+        {b.subject or NO_SUBJECT for bs in bouts_of.values() for b in bs if b.label not in MARKS}
+    )
     bouts_of = {video: kept for video, bouts in bouts_of.items() if (kept := whose.of_subject(bouts))}
     if not bouts_of:
         raise DataError(f"--subject {whose.subject}: not in {names}, which has {first_names(subjects, 10)}")
     return Labels(
         bouts=bouts_of,
-        unmatched=unmatched,
+        unmatched=list(unmatched),
         left_out=left_out,
         together=subjects if whose.subject is None and len(subjects) > 1 else [],
         joined=list(joined) if len(joined) > 1 else (),

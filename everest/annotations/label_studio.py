@@ -27,7 +27,7 @@ from everest.video.folders import VIDEO_SUFFIXES
 
 VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
 MARKED: Final = ("start", "end", "label")  # the fields of an object that is a bout itself
-TASK_KEYS: Final = {"annotations", "predictions", "completions", "data"}  # of no JSON-MIN
+TASK_KEYS: Final = {"annotations", "predictions", "data"}  # of no JSON-MIN
 # Fields of JSON-MIN about a task, which are no annotation.
 ABOUT: Final = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "fps")
 BOX: Final = "sequence"  # the key frames of a box that moves
@@ -112,7 +112,7 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
     if not task.keys() & TASK_KEYS:
         yield str(task.get("annotator", "")), list(_plain_regions(task)), False
         return
-    annotations = task.get("annotations") or task.get("completions") or []
+    annotations = task.get("annotations") or []
     given = [each for each in annotations if not each.get("was_cancelled")]
     true = [each for each in given if each.get("ground_truth")] or given
     last: dict[str, Mapping[str, Any]] = {}  # by annotator: an e-mail address, a number, or nothing

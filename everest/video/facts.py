@@ -31,10 +31,8 @@ from everest.video.stream import DAMAGED_OR_LARGE, MOTION_JPEG, VideoError, deco
 from everest.video.times import frame_rate
 
 MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
-LEAST_SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
 FACTS_VERSION: Final = 13  # raise it with every change of the facts or of how they are found
 MOST_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
-SLANTED: Final = "is rotated by an angle that is no multiple of 90 degrees; the nearest is used"
 
 
 class Orientation(NamedTuple):
@@ -57,17 +55,15 @@ class Orientation(NamedTuple):
         return (size[1], size[0]) if self.transposed else size
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> tuple[Orientation, bool]:
-        """The nearest orientation at right angles, and whether the frame's matrix is another one."""
+    def of(cls, frame: VideoFrame) -> Orientation:
+        """The orientation at right angles that is nearest to the frame's matrix."""
         data = frame.side_data.get(MATRIX)
         if data is None:
-            return cls(), False
+            return cls()
         a, b, _, c, d, *_ = (value / 2**16 for value in struct.unpack("=9i", bytes(data)))
         transposed = abs(b) + abs(c) > abs(a) + abs(d)
         x, y = (c, b) if transposed else (a, d)  # what the new x and y are multiples of
-        rest = (a, d) if transposed else (b, c)
-        is_slanted = max(map(abs, rest)) > LEAST_SLANT * max(abs(x), abs(y))
-        return cls(transposed, x < 0, y < 0), is_slanted
+        return cls(transposed, x < 0, y < 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +111,8 @@ def read_facts(path: Video) -> VideoFacts:
         raise VideoError(path, problem if is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
     losses = survey.losses  # before the first frame
     with decoder_errors(path):
-        orientation, is_slanted = Orientation.of(first)
-    notices = [SLANTED] * is_slanted
+        orientation = Orientation.of(first)
+    notices: list[str] = []
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
     if packets and are_images:  # not if they are interlaced, for example: judged by the first one by time

@@ -70,7 +70,7 @@ def repair_times(
         np.array([stamp for stamp in each if stamp is not None], dtype=np.int64)
         for each in (stamps, packet_stamps)
     )
-    of_decoding = of_decoding or np.sum(np.diff(packet_times) < 0) < np.sum(np.diff(times) < 0)
+    of_decoding = of_decoding or bool(np.sum(np.diff(packet_times) < 0) < np.sum(np.diff(times) < 0))
     if of_decoding and lost:
         times = np.sort(packet_times)[numbers_among_lost(lost, len(stamps))[frames]]
     elif of_decoding:

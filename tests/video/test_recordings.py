@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from timed_videos import write_frames
 from video_kinds import (
     COUNT,
     GOP,
-    HEIGHT,
     MATRICES,
     RATE,
-    WIDTH,
     Case,
     number_of,
     painted,
@@ -27,7 +23,6 @@ from everest.prepare.check import decode_completely
 from everest.prepare.encode import EncodeSettings, encode_video
 from everest.video.decoding import Survey, decode_frames
 from everest.video.reader import (
-    VideoError,
     frame_times,
     intact_frames,
     known_damage,
@@ -91,16 +86,6 @@ def test_pictures_are_turned_and_mirrored_by_the_display_matrix(tmp_path: Path, 
     assert np.array_equal(changed, MATRICES[name][1](plain))
 
 
-def test_another_angle_is_a_notice(tmp_path: Path):
-    file = written(tmp_path, "mp4", "h264", "none")
-    data, half = bytearray(file.read_bytes()), 46341  # of the unit 65536: 45 degrees
-    at = data.find(b"tkhd") + 44
-    data[at : at + 8] = struct.pack(">2i", half, half)
-    data[at + 12 : at + 20] = struct.pack(">2i", -half, half)
-    file.write_bytes(data)
-    assert "no multiple of 90 degrees" in repairs(file)[0]
-
-
 @pytest.mark.parametrize(
     ("container", "codec"),
     [("mkv", "mpeg2-b"), ("mpg", "mpeg2-b"), ("mkv", "h264-open"), ("ts", "h264-open"), ("mkv", "mpeg4-b")],
@@ -145,14 +130,6 @@ def test_joined_streams_are_read_to_the_end(tmp_path: Path, container: str, code
     assert frame_times(file) == pytest.approx(np.arange(2 * COUNT) / RATE, abs=0.002)
     assert known_damage(file) is None
     assert repairs(file) == [f"{file}: time stamps start again at frame {COUNT}; they are continued"]
-
-
-def test_an_animated_webp_is_not_called_damaged(tmp_path: Path):
-    images = [Image.fromarray(painted(number)) for number in range(3)]
-    assert images[0].size == (WIDTH, HEIGHT)
-    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=40)
-    with pytest.raises(VideoError, match=r"an animated WebP, which FFmpeg does not read; convert it to mp4"):
-        probe(tmp_path / "a.webp")
 
 
 def test_a_damaged_spot_of_a_stamped_file_ends_at_the_next_keyframe(tmp_path: Path):

@@ -143,7 +143,16 @@ def _class_columns(
     is_binary = (codes != OTHER).all(axis=0).tolist()
     is_simba = _is_simba(header)
     stated = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
-    stated = stated or (_project_classes(path) if is_simba else set())
+    configs = [folder / CONFIG for folder in path.absolute().parents[:4]] if is_simba and not stated else []
+    if (config := next((file for file in configs if file.exists()), None)) is not None:
+        parser = ConfigParser(interpolation=None)
+        try:
+            parser.read_string(config.read_text(encoding="utf-8-sig"))
+            settings = parser.items(CONFIG_SECTION)
+        except ConfigParserError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{config} cannot be read: {reason}") from error
+        stated = {name.strip() for key, name in settings if key.startswith(CONFIG_CLASS) and name.strip()}
     others = [place for place in places if not is_binary[place]]
     classes = [place for place in places if is_binary[place]]
     if stated:
@@ -175,18 +184,3 @@ def _class_columns(
         kind = "column of a region" if is_simba and REGION.search(name) else kind
         left_out[f"{kind} '{shown(name)}'"] += 1
     return classes
-
-
-def _project_classes(path: Path) -> set[str]:
-    """The classes that the project of a table of SimBA names; none if it is in no project."""
-    for config in (folder / CONFIG for folder in path.absolute().parents[:4]):
-        if config.exists():
-            parser = ConfigParser(interpolation=None)
-            try:
-                parser.read_string(config.read_text(encoding="utf-8-sig"))
-                settings = parser.items(CONFIG_SECTION)
-            except ConfigParserError as error:
-                reason = str(error).partition("\n")[0]
-                raise ValueError(f"{config} cannot be read: {reason}") from error
-            return {name.strip() for key, name in settings if key.startswith(CONFIG_CLASS) and name.strip()}
-    return set()

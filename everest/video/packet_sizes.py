@@ -1,6 +1,6 @@
 """The sizes of a video's packets, read without decoding.
 
-Only truncated AVI files with B-frames are decoded, to find their last intact frame.
+Only truncated ASF files, and truncated AVI files with B-frames, are decoded, to find their last intact frame.
 
 P packets. Where nothing moves, an encoder with a constant quality writes small packets: their sizes show when
 something happens in a file of many hours, in the time that reading it takes.
@@ -57,16 +57,16 @@ def packet_sizes(path: Video) -> PacketSizes:
         unit = float(stream.time_base or 1)
         packets, gaps, breaks_off = _read(path, container, stream)
         stated = StatedTimes.of(path, container, stream, len(packets))
-        is_reordered = stream.codec_context.has_b_frames
+        # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
+        is_unclear = stated.of_decoding and stream.codec_context.has_b_frames
+        is_unclear = is_unclear or container.format.name == "asf"
     if not packets:
         raise VideoError(path, "no packet has a time")
     packets.sort(key=attrgetter("time"))
     times, sizes, kinds, durations = np.array(packets, dtype=np.int64).T
     first = int(times[0])
     seconds = (times - first) * unit
-    if (
-        stated.of_decoding and is_reordered and is_truncated(path)
-    ):  # AVI does not state when B-frames are shown
+    if is_unclear and is_truncated(path):
         missing = inspect_video(path).missing
     else:
         step = 1 / frame_rate(stated.fps, seconds)

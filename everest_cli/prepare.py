@@ -113,7 +113,7 @@ def _read_lists(
         for source in sources:
             listed = read_labeled(source, root=root_of(source, data), **known, may_miss=True)
             if not lists:
-                heads = {"task": listed.task, "heads": listed.heads, "of_model": True}
+                heads = {"task": listed.task, "heads": listed.heads}
                 known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}
             lists[str(source)] = listed
         return lists, sources

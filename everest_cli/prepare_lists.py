@@ -217,7 +217,8 @@ def windows(
     from everest.annotations.labels import WhoseBouts
     from everest.annotations.records import left_out_rows
     from everest.lists.inputs import named_samples
-    from everest.prepare.windows import WindowSettings, read_bouts, write_windows
+    from everest.prepare.window_labels import read_bouts
+    from everest.prepare.windows import WindowSettings, write_windows
 
     refuse(
         {

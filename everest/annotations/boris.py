@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -251,7 +252,20 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
         info: dict[str, Any] = {"hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}}
         if video in times:
             info |= {"length": {media: times[video].seconds}, "fps": {media: times[video].fps}}
-        events = _rows_of_events(video_bouts, points)
+        running: dict[tuple[str, str], float] = {}
+        events: list[list[Any]] = []
+        for bout in merge_overlaps(video_bouts):  # BORIS reads every second event of a state as its stop
+            key = bout.subject, bout.label
+            if bout.start < running.get(key, 0):
+                raise DataError(
+                    f"{bout.video}: bouts of '{shown(bout.label)}' with different origins overlap at "
+                    f"{bout.start:.3f} s, which BORIS cannot hold; remove one"
+                )
+            running[key] = bout.end
+            comment = "" if bout.origin == "manual" else bout.origin
+            for time in (bout.start,) if bout.label in points else (bout.start, bout.end):
+                events.append([round(time, 3), *key, "", comment, "NA"])
+        events.sort(key=itemgetter(0))
         facts = {"file": {"1": [media]}, "date": date, "events": events, "media_info": info}
         observations[stem(video) if count[stem(video)] == 1 else video] = EMPTY["observation"] | facts
     document = EMPTY["project"] | {
@@ -264,24 +278,3 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
         "observations": observations,
     }
     return json_text(document, indent=1)
-
-
-def _rows_of_events(bouts: Iterable[Bout], points: Collection[str]) -> list[list[Any]]:
-    """The events of the bouts of a video by their times; classes in `points` have point events only.
-
-    Overlapping bouts are merged, as BORIS reads every second event of a state as its stop.
-    """
-    running: dict[tuple[str, str], float] = {}
-    events = []
-    for bout in merge_overlaps(bouts):
-        key = bout.subject, bout.label
-        if bout.start < running.get(key, 0):
-            raise DataError(
-                f"{bout.video}: bouts of '{shown(bout.label)}' with different origins overlap at "
-                f"{bout.start:.3f} s, which BORIS cannot hold; remove one"
-            )
-        running[key] = bout.end
-        comment = "" if bout.origin == "manual" else bout.origin
-        for time in (bout.start,) if bout.label in points else (bout.start, bout.end):
-            events.append([round(time, 3), *key, "", comment, "NA"])
-    return sorted(events, key=lambda event: event[0])

@@ -60,7 +60,16 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     units = root.find("HEADER[@TIME_UNITS]")
     if units is not None and units.attrib["TIME_UNITS"] != UNITS:
         raise ValueError(f"its times are {units.attrib['TIME_UNITS']}, and not {UNITS}; save it by ELAN")
-    media = _media(root, videos) or [(path.stem, 0)]
+    media: list[tuple[str, int]] = []  # with the milliseconds that each has at the time 0, which align them
+    for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
+        with in_record("a media file"):
+            urls = [url for key in URLS if (url := descriptor.get(key, "").strip())]
+            if urls:
+                url = next(filter(videos.find, urls), urls[0])
+                media.append((url, int(descriptor.get("TIME_ORIGIN") or 0)))
+    # Those of sound only are the last.
+    media.sort(key=lambda named: (mimetypes.guess_type(named[0])[0] or "").startswith("audio/"))
+    media = media or [(path.stem, 0)]
     is_found = [videos.find(name) is not None for name, _ in media]
     shown_file = media[is_found.index(True) if any(is_found) else 0]
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
@@ -78,21 +87,6 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             # Named are further videos of the user, which have no bouts; or all, if none is the user's.
             name = f"media file {shown(named[0])}" if found == any(is_found) else "other media file"
             left_out[name] += 1
-
-
-def _media(root: ElementTree.Element, videos: VideoFinder) -> list[tuple[str, int]]:
-    """The media files, and the milliseconds that each has at the time 0 of ELAN, which can align them.
-
-    Those of sound only are the last.
-    """
-    media: list[tuple[str, int]] = []
-    for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
-        with in_record("a media file"):
-            urls = [url for key in URLS if (url := descriptor.get(key, "").strip())]
-            url = next(filter(videos.find, urls), next(iter(urls), None))
-            if url is not None:
-                media.append((url, int(descriptor.get("TIME_ORIGIN") or 0)))
-    return sorted(media, key=lambda named: (mimetypes.guess_type(named[0])[0] or "").startswith("audio/"))
 
 
 def _bouts_of(

@@ -117,7 +117,13 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
         raise ValueError("it has no row of a frame")
     codes = np.stack(row_codes)
     columns = _class_columns(path, header, codes, left_out)
-    frames = _frame_numbers(first_cells)
+    frames = np.arange(len(codes))  # of each row
+    with suppress(ValueError):  # by the first cells, if these are numbers that rise
+        counts = np.array(first_cells, np.float64)
+        counts -= counts[0] == 1  # numbers from 1 on
+        is_rising = (np.diff(counts) >= 1).all() and (counts == counts.round()).all()
+        if is_rising and 0 <= counts[0] <= counts[-1] < MOST_FRAMES:
+            frames = counts.astype(np.int64)
     values = np.full((frames[-1] + 1, len(columns)), NO_LABEL, np.int8)  # (F, C), with the background
     values[frames] = codes[:, columns]
     unscored = (values == NO_LABEL).any(axis=1)
@@ -137,7 +143,16 @@ def _class_columns(
     is_binary = (codes != OTHER).all(axis=0).tolist()
     is_simba = _is_simba(header)
     stated = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
-    stated = stated or (_project_classes(path) if is_simba else set())
+    configs = [folder / CONFIG for folder in path.absolute().parents[:4]] if is_simba and not stated else []
+    if (config := next((file for file in configs if file.exists()), None)) is not None:
+        parser = ConfigParser(interpolation=None)
+        try:
+            parser.read_string(config.read_text(encoding="utf-8-sig"))
+            settings = parser.items(CONFIG_SECTION)
+        except ConfigParserError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{config} cannot be read: {reason}") from error
+        stated = {name.strip() for key, name in settings if key.startswith(CONFIG_CLASS) and name.strip()}
     others = [place for place in places if not is_binary[place]]
     classes = [place for place in places if is_binary[place]]
     if stated:
@@ -169,29 +184,3 @@ def _class_columns(
         kind = "column of a region" if is_simba and REGION.search(name) else kind
         left_out[f"{kind} '{shown(name)}'"] += 1
     return classes
-
-
-def _project_classes(path: Path) -> set[str]:
-    """The classes that the project of a table of SimBA names; none if it is in no project."""
-    for config in (folder / CONFIG for folder in path.absolute().parents[:4]):
-        if config.exists():
-            parser = ConfigParser(interpolation=None)
-            try:
-                parser.read_string(config.read_text(encoding="utf-8-sig"))
-                settings = parser.items(CONFIG_SECTION)
-            except ConfigParserError as error:
-                reason = str(error).partition("\n")[0]
-                raise ValueError(f"{config} cannot be read: {reason}") from error
-            return {name.strip() for key, name in settings if key.startswith(CONFIG_CLASS) and name.strip()}
-    return set()
-
-
-def _frame_numbers(cells: Sequence[str]) -> NDArray[np.int64]:
-    """The frame of each row by its first cell, or by its place if these numbers do not rise."""
-    with suppress(ValueError):
-        counts = np.array(cells, np.float64)
-        counts -= counts[0] == 1  # numbers from 1 on
-        is_rising = (np.diff(counts) >= 1).all() and (counts == counts.round()).all()
-        if is_rising and 0 <= counts[0] <= counts[-1] < MOST_FRAMES:
-            return counts.astype(np.int64)
-    return np.arange(len(cells))

@@ -27,7 +27,7 @@ from everest.video.folders import VIDEO_SUFFIXES
 
 VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
 MARKED: Final = ("start", "end", "label")  # the fields of an object that is a bout itself
-TASK_KEYS: Final = {"annotations", "predictions", "completions", "data"}  # of no JSON-MIN
+TASK_KEYS: Final = {"annotations", "predictions", "data"}  # of no JSON-MIN
 # Fields of JSON-MIN about a task, which are no annotation.
 ABOUT: Final = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "fps")
 BOX: Final = "sequence"  # the key frames of a box that moves
@@ -51,21 +51,16 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             if "bouts" in task:
                 problem = "JSON of `everest timeline`, which is not read; write csv, boris or elan by --to"
                 raise ValueError(problem)
-            yield from _bouts_of(task, fps, left_out)
-
-
-def _bouts_of(task: Mapping[str, Any], fps: float | None, left_out: LeftOut) -> Iterator[Bout]:
-    """Yield the bouts of a task."""
-    marked = list(_regions_of_annotators(task, left_out))
-    if not any(regions for _, regions, _ in marked):
-        left_out[_without_region(task)] += 1
-    for observer, regions, is_predicted in marked:
-        for number, region in enumerate(regions, start=1):
-            with in_record(f"region {region.get('id') or number}"):
-                for start, end, label in _spans(region, task, fps, left_out):
-                    made = "prediction" if is_predicted else region.get("origin", "")
-                    who: Any = {"origin": _ORIGINS.get(made, "manual"), "observer": observer}
-                    yield Bout(video=_video(task), start=start, end=end, label=label, **who)
+            marked = list(_regions_of_annotators(task, left_out))
+            if not any(regions for _, regions, _ in marked):
+                left_out[_without_region(task)] += 1
+            for observer, regions, is_predicted in marked:
+                for place, region in enumerate(regions, start=1):
+                    with in_record(f"region {region.get('id') or place}"):
+                        made = "prediction" if is_predicted else region.get("origin", "")
+                        who: Any = {"origin": _ORIGINS.get(made, "manual"), "observer": observer}
+                        for start, end, label in _spans(region, task, fps, left_out):
+                            yield Bout(video=_video(task), start=start, end=end, label=label, **who)
 
 
 def _video(task: Mapping[str, Any]) -> str:
@@ -117,10 +112,14 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
     if not task.keys() & TASK_KEYS:
         yield str(task.get("annotator", "")), list(_plain_regions(task)), False
         return
-    annotations = task.get("annotations") or task.get("completions") or []
+    annotations = task.get("annotations") or []
     given = [each for each in annotations if not each.get("was_cancelled")]
     true = [each for each in given if each.get("ground_truth")] or given
-    last = {_annotator(each): each for each in true}
+    last: dict[str, Mapping[str, Any]] = {}  # by annotator: an e-mail address, a number, or nothing
+    for each in true:
+        who = each.get("completed_by")
+        who = (who.get("email") or who.get("id")) if isinstance(who, dict) else who
+        last["" if who is None else str(who)] = each
     predictions = task.get("predictions") or []
     left_out += LeftOut(
         {
@@ -136,13 +135,6 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
         yield annotator, each.get("result") or (), False
     if predictions and not given:
         yield "", predictions[-1].get("result") or (), True
-
-
-def _annotator(annotation: Mapping[str, Any]) -> str:
-    """Who completed an annotation: an e-mail address or a number; empty if it does not say."""
-    who = annotation.get("completed_by")
-    who = (who.get("email") or who.get("id")) if isinstance(who, dict) else who
-    return "" if who is None else str(who)
 
 
 def _plain_regions(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

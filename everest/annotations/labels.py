@@ -112,8 +112,25 @@ class Labels:
     bouts: dict[str, list[Bout]]  # by the path of a user's video; without videos, by the name in the file
     unmatched: Sequence[str]  # annotated names that are none of the user's videos
     left_out: LeftOut  # the records that are not read
-    together: Sequence[str]  # the subjects whose bouts are taken together; fewer than 2: none
-    notices: Sequence[str]
+    together: Sequence[str]  # the subjects whose bouts are taken together
+    joined: Sequence[str]  # the observers whose codings are joined
+    predicted: Sequence[str]  # the videos of which predicted bouts are left out
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences about what is left out or joined."""
+        predicted = (
+            f"predicted bouts of videos that a person has labeled: {first_names(sorted(self.predicted))}"
+        )
+        joined, together = first_names(self.joined, 10), first_names(self.together, 10)
+        notices = {
+            f"left out, no such video: {first_names(self.unmatched, 10)}": self.unmatched,
+            f"left out, {predicted}": self.predicted,
+            f"left out: {left_out_text(self.left_out)}": self.left_out,
+            f"joined: the codings of {joined}; --observer keeps one": self.joined,
+            f"taken together, bouts of several subjects: {together}; --subject keeps one": self.together,
+        }
+        return [text for text, is_needed in notices.items() if is_needed]
 
 
 def read_labels(
@@ -124,79 +141,57 @@ def read_labels(
     fps: float | None = None,
     keep_windows: bool = False,
 ) -> Labels:
-    """Read the bouts of the user's videos; see `read_annotations`.
-
-    If a person has labeled a video in one of the files, files of predictions give way.
-
-    Args:
-        videos: paths; files may name them as `everest.annotations.matching` allows. Without any, the bouts
-            of all videos are read.
-    Raises:
-        DataError: a record cannot be read, no video has a bout, two observers of a video differ, or there is
-            no such observer or subject.
-    """
+    """Read the bouts of videos (paths; none: of all that are annotated); predictions give way to people."""
     paths = {Path(video): video for video in videos}
     finder = VideoFinder(paths)
     left_out = LeftOut()
-    codings_of: dict[str, list[Coding]] = defaultdict(list)
-    unmatched: dict[str, None] = {}
-    all_codings: list[Coding] = []
+    codings: list[Coding] = []
     for file in files:
         bouts = read_annotations(file, fps=fps, videos=finder, keep_windows=keep_windows, left_out=left_out)
-        for coding in _codings_in(file, bouts):
-            all_codings.append(coding)
-            found = finder.find(coding.video)
-            if paths and found is None:
-                unmatched[coding.video] = None
-            else:
-                codings_of[coding.video if found is None else paths[found]].append(coding)
+        codings += _codings_in(file, bouts)
     names = ", ".join(map(str, files))
+    codings_of: dict[str, list[Coding]] = defaultdict(list)
+    unmatched: dict[str, None] = {}
+    for coding in codings:
+        if (found := finder.find(coding.video)) is None and paths:
+            unmatched[coding.video] = None
+        else:
+            codings_of[coding.video if found is None else paths[found]].append(coding)
     if not codings_of:
-        problem = "has no bout"
-        if unmatched:
-            named, has = first_names(list(unmatched)), first_names([video.name for video in finder.videos])
-            problem = f"annotates none of these videos; it names {named}; the videos are {has}"
+        named, has = first_names(list(unmatched)), first_names([video.name for video in finder.videos])
+        problem = f"annotates none of these videos; it names {named}; the videos are {has}"
+        problem = problem if unmatched else "has no bout"
         problem += f"; left out: {left_out_text(left_out)}" if left_out else ""
         raise DataError(f"{names}: {problem}")
-    if whose.observers and not any(map(whose.is_chosen, all_codings)):
-        given = ", ".join(whose.observers)
-        raise DataError(
-            f"--observer {given}: not in {names}, which has {first_names(different_names(all_codings), 10)}"
-        )
+    if whose.observers and not any(map(whose.is_chosen, codings)):
+        has = first_names(different_names(codings), 10)
+        raise DataError(f"--observer {', '.join(whose.observers)}: not in {names}, which has {has}")
     bouts_of: dict[str, list[Bout]] = {}
-    several: dict[str, None] = {}  # observers whose codings are joined
+    joined: dict[str, None] = {}  # observers whose codings are
     predicted: list[str] = []
-    for video, codings in codings_of.items():
-        corrected = {coding.file for coding in codings if not coding.is_predicted}
-        used = [coding for coding in codings if not corrected or coding.file in corrected]
-        if len(used) < len(codings):
-            predicted.append(video)
-        used = whose.codings(video, used)
-        if len(used) > 1:
-            several |= dict.fromkeys(different_names(used))
-        bouts_of[video] = _join(video, used)
-    classes = [bout for bouts in bouts_of.values() for bout in bouts if bout.label not in MARKS]
-    subjects = sorted({bout.subject or NO_SUBJECT for bout in classes})
+    for video, of_video in codings_of.items():
+        corrected = {coding.file for coding in of_video if not coding.is_predicted}
+        of_people = [coding for coding in of_video if not corrected or coding.file in corrected]
+        predicted += [video] if len(of_people) < len(of_video) else []
+        used = whose.codings(video, of_people)
+        joined |= dict.fromkeys(different_names(used) if len(used) > 1 else ())
+        scored = dict.fromkeys(replace(bout, video=video) for coding in used for bout in coding.scored)
+        spans = [span for coding in used for span in spans_outside(unscored_spans(coding.bouts))]
+        bouts_of[video] = [*scored, *unscored_bouts(video, spans)]  # unscored in all codings
+    subjects = sorted(
+        {b.subject or NO_SUBJECT for bs in bouts_of.values() for b in bs if b.label not in MARKS}
+    )
     bouts_of = {video: kept for video, bouts in bouts_of.items() if (kept := whose.of_subject(bouts))}
     if not bouts_of:
-        known = first_names(subjects, 10)
-        raise DataError(f"--subject {whose.subject}: not in {names}, which has {known}")
-    together = subjects if whose.subject is None and len(subjects) > 1 else []
-    notices = []
-    if unmatched:
-        notices.append(f"left out, no such video: {first_names(list(unmatched), 10)}")
-    if predicted:
-        names = first_names(sorted(predicted))
-        notices.append(f"left out, predicted bouts of videos that a person has labeled: {names}")
-    if left_out:
-        notices.append(f"left out: {left_out_text(left_out)}")
-    if len(several) > 1:
-        notices.append(f"joined: the codings of {first_names(list(several), 10)}; --observer keeps one")
-    if together:
-        names = first_names(together, 10)
-        notices.append(f"taken together, bouts of several subjects: {names}; --subject keeps one")
-    named = list(unmatched)
-    return Labels(bouts=bouts_of, unmatched=named, left_out=left_out, together=together, notices=notices)
+        raise DataError(f"--subject {whose.subject}: not in {names}, which has {first_names(subjects, 10)}")
+    return Labels(
+        bouts=bouts_of,
+        unmatched=list(unmatched),
+        left_out=left_out,
+        together=subjects if whose.subject is None and len(subjects) > 1 else [],
+        joined=list(joined) if len(joined) > 1 else (),
+        predicted=predicted,
+    )
 
 
 def different_names(codings: Iterable[Coding]) -> list[str]:
@@ -216,13 +211,6 @@ def _codings_in(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
             own = [b for b in video_bouts if b.observer == observer or (b.label in MARKS and not b.observer)]
             codings.append(Coding(file=file, video=video, observer=observer, bouts=own))
     return codings
-
-
-def _join(video: str, codings: Sequence[Coding]) -> list[Bout]:
-    """The bouts of codings of one video, each once; time is unscored if it is so in all of them."""
-    scored = dict.fromkeys(replace(bout, video=video) for coding in codings for bout in coding.scored)
-    spans = [span for coding in codings for span in spans_outside(unscored_spans(coding.bouts))]
-    return [*scored, *unscored_bouts(video, spans)]
 
 
 def _contested(first: Coding, second: Coding) -> str | None:

@@ -237,7 +237,19 @@ def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns)
     columns = _roles(names, chosen)
     if "path" not in columns.values() or len(set(columns.values())) < len(names):
         raise DataError(f"{where}: the header needs the column 'path', and every column once")
-    _refuse_misspelled_times(where, columns, rows[1:])
+    # Numbers in a column that resembles an absent time: whole videos would be read in place of segments.
+    absent = [column for column in SEGMENT_COLUMNS if column not in columns.values()]
+    beginnings = tuple(f"{column}_" for column in ("start", "end") if column in absent)
+    for index, name in enumerate(columns.values()):
+        plain = _plain(name)
+        is_similar = plain.startswith(beginnings) or difflib.get_close_matches(plain, absent, cutoff=SIMILAR)
+        values = [row[index] for row in rows[1:] if index < len(row) and row[index]]
+        is_time = values and None not in map(as_number, values)
+        if not is_known(name) and is_similar and is_time:
+            raise DataError(
+                f"{where}: unknown column '{name}', which may name a segment of each video; rename it to one "
+                f"of {', '.join(SEGMENT_COLUMNS)}, or remove it"
+            )
     return Header(where=where, columns=columns)
 
 
@@ -259,25 +271,6 @@ def _roles(names: Sequence[str], chosen: SheetColumns) -> dict[str, str]:
     if len(paths) == 1 and "path" not in roles.values():
         roles[paths[0]] = "path"
     return roles
-
-
-def _refuse_misspelled_times(where: str, columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> None:
-    """Raise DataError for a column of numbers whose name resembles that of a time, which is absent.
-
-    It would be ignored, and whole videos read in place of their segments.
-    """
-    absent = [column for column in SEGMENT_COLUMNS if column not in columns.values()]
-    beginnings = tuple(f"{column}_" for column in ("start", "end") if column in absent)
-    for index, name in enumerate(columns.values()):
-        plain = _plain(name)
-        is_similar = plain.startswith(beginnings) or difflib.get_close_matches(plain, absent, cutoff=SIMILAR)
-        values = [row[index] for row in rows if index < len(row) and row[index]]
-        is_time = values and None not in map(as_number, values)
-        if not is_known(name) and is_similar and is_time:
-            raise DataError(
-                f"{where}: unknown column '{name}', which may name a segment of each video; rename it to one "
-                f"of {', '.join(SEGMENT_COLUMNS)}, or remove it"
-            )
 
 
 def _holds_labels(name: str) -> bool:

@@ -96,16 +96,16 @@ def read_labeled(
     task: Task | None = None,
     heads: Heads = (),
     columns: SheetColumns = BY_NAME,
-    of_model: bool = False,
     may_miss: bool = False,
 ) -> SampleList:
     """Read a list or a folder with the labels and the task that it shows, as `everest prepare` does.
 
     Args:
-        class_names, of_model, may_miss: see `read_samples`.
+        class_names, may_miss: see `read_samples`.
         task: what a label is; None: as the labels show.
-        heads: known from another list; empty: as the columns `label.NAME` show.
+        heads: of another list, which fixes the classes, too; empty: as the columns `label.NAME` show.
     """
+    of_model = bool(heads)
     rows: Sequence[ListRow] | None = None  # None for a folder of videos
     with as_data_error(source):
         if not source.exists():
@@ -296,20 +296,6 @@ def _samples_of_list(
     _refuse(problems)
     # The shards that an index names are known to be there.
     listed = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.member is None]
-    absent = _find_missing({sample.path: parse_location(sample.path) for _, sample in listed})
-    if absent and all(sample.path in absent for _, sample in listed):
-        raise DataError(
-            f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
-            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
-        )
-    if not may_miss:
-        _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])
-    return tuple(samples)
-
-
-def _find_missing(videos: dict[str, Location]) -> dict[str, str]:
-    """The paths of a list without a video, and why."""
-    problems = {}
 
     @cache  # lists each folder of a storage once
     def children(folder: RemotePath) -> set[RemotePath]:
@@ -318,15 +304,24 @@ def _find_missing(videos: dict[str, Location]) -> dict[str, str]:
         except FileNotFoundError:
             return set()
 
-    for path, video in sorted(videos.items()):
+    absent: dict[str, str] = {}  # the paths without a video, and why
+    for path in sorted({sample.path for _, sample in listed}):
+        video = parse_location(path)
         try:
             exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
+            reason = f"no file {path}"
         except OSError as error:  # a name that is too long, a folder that may not be entered
-            problems[path] = f"cannot look for {path}: {error.strerror}"
-        else:
-            if not exists:
-                problems[path] = f"no file {path}"
-    return problems
+            exists, reason = False, f"cannot look for {path}: {error.strerror}"
+        if not exists:
+            absent[path] = reason
+    if absent and all(sample.path in absent for _, sample in listed):
+        raise DataError(
+            f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
+            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
+        )
+    if not may_miss:
+        _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])
+    return tuple(samples)
 
 
 def _refuse(problems: Sequence[str]) -> None:

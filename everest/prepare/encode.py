@@ -32,7 +32,8 @@ from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
 from everest.video.folders import video_name
-from everest.video.reader import TimedFrame, frames_in_order, image_folder, probe, resized_frames, video_files
+from everest.video.images import image_folder, video_files
+from everest.video.reader import TimedFrame, frames_in_order, probe, resized_frames
 from everest.video.source import Video, video_version
 from everest.video.stream import USUAL_RATE, VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
@@ -76,10 +77,9 @@ def encode_videos(
     Returns:
         The document of `everest prepare encode --json`.
     """
-    targets = name_targets(originals, output)
     values = map(str, (settings.short_side, *astuple(settings.codec)))
     settings_file = output / (SETTINGS_PREFIX + "-".join(values))
-    _check_output(originals, output, settings_file, overwrite=overwrite)
+    targets = _plan_targets(originals, output, settings_file, overwrite=overwrite)
     files: dict[str, EncodedFile] = {}
     failed: list[tuple[str, str]] = []
     with sole_writer(settings_file):
@@ -107,18 +107,35 @@ def encode_videos(
     }
 
 
-def _check_output(
+def _plan_targets(
     originals: Sequence[VideoTable], output: Path, settings_file: Path, *, overwrite: bool
-) -> None:
-    """Raise RecipeError if `output` would replace a source, other files, or videos with other settings."""
+) -> dict[str, Path]:
+    """The target of each video: the same path below `output` as below its root, with the suffix .mp4.
+
+    Raises:
+        RecipeError: two targets or lists would be one file, or `output` would replace a source, other files,
+            or videos with other settings.
+    """
+    targets: dict[str, Path] = {}
+    source_of: dict[Path, str] = {}
     for original in originals:
-        source = original.location.resolve()
-        if isinstance(source, Path) and source.is_dir() and output.resolve().is_relative_to(source):
+        folder = original.location.resolve()
+        if isinstance(folder, Path) and folder.is_dir() and output.resolve().is_relative_to(folder):
             raise RecipeError(
-                f"--output {output}: is inside {source}, which is read; choose a folder next to it"
+                f"--output {output}: is inside {folder}, which is read; choose a folder next to it"
             )
-        inputs = [original.location, *map(original.video, original.rows_by_path())]
-        refuse_inputs(output, inputs, fix="choose a folder of its own")
+        videos = {path: original.video(path) for path in original.rows_by_path()}
+        refuse_inputs(output, [original.location, *videos.values()], fix="choose a folder of its own")
+        for path, video in videos.items():
+            # A path that stays inside a folder: no root, no protocol, no steps upward.
+            steps = PurePosixPath(path.split("://", 1)[-1]).parts
+            inside = [step for step in steps if step not in ("/", "..")] or [video.name]
+            name = f"{video_name(parse_location(inside[-1]))}.mp4"
+            target = targets[str(video)] = output.joinpath(*inside[:-1], name)
+            first = source_of.setdefault(target, str(video))
+            if first != str(video):
+                fix = "give --data, a folder above both, or rename one"
+                raise RecipeError(f"{first} and {video} would both become {target}; {fix}")
     names = [f"{original.location.stem}.csv" for original in originals if original.is_list]
     for name in names:
         if names.count(name) > 1:
@@ -130,24 +147,6 @@ def _check_output(
         raise RecipeError(f"--output {output}: was encoded with other settings; {fix}")
     for file in others:
         file.unlink()
-
-
-def name_targets(originals: Sequence[VideoTable], output: Path) -> dict[str, Path]:
-    """The target of each video: the same path below `output` as below its root, with the suffix .mp4."""
-    targets: dict[str, Path] = {}
-    source_of: dict[Path, str] = {}
-    for original in originals:
-        for path in original.rows_by_path():
-            # A path that stays inside a folder: no root, no protocol, no steps upward.
-            source = str(original.video(path))
-            steps = PurePosixPath(path.split("://", 1)[-1]).parts
-            inside = [step for step in steps if step not in ("/", "..")] or [PurePosixPath(source).name]
-            name = f"{video_name(parse_location(inside[-1]))}.mp4"
-            target = targets[source] = output.joinpath(*inside[:-1], name)
-            first = source_of.setdefault(target, source)
-            if first != source:
-                fix = "give --data, a folder above both, or rename one"
-                raise RecipeError(f"{first} and {source} would both become {target}; {fix}")
     return targets
 
 
@@ -181,7 +180,7 @@ def _write_lists(
 def encode_video(
     source: str, targets: Mapping[str, Path], settings: EncodeSettings, *, overwrite: bool
 ) -> EncodedFile | Failure:
-    """Encode a video, unless an earlier call has encoded it to its target with the same settings."""
+    """Encode a video, unless its target is of this video, wherever it was, and of the same settings."""
     video = parse_location(source)
     target = targets[source]
     try:
@@ -194,34 +193,23 @@ def encode_video(
         version = max((text for _, text in versions), default="")
         facts = {"source_bytes": size, "version": version, "source": source_hash}
         origin = {"by": MAKER, **asdict(settings), **facts}  # kept in the file
-        is_new = overwrite or not _is_kept(video, target, origin)
+        is_new = overwrite or not target.exists()
+        if not is_new:
+            saved: dict[str, Any] = {}  # the origin in the file; not all comments are JSON objects
+            with suppress(ValueError, TypeError):
+                saved = {**json.loads(read_comment(target))}
+            changed = {name for name, value in origin.items() if saved.get(name) != value}
+            is_of_other_video = {"source"} < changed <= facts.keys()
+            if is_of_other_video or "by" in changed:
+                fix = "choose another --output, or use --overwrite"
+                raise VideoError(video, f"{target} is of another video, or not by this command; {fix}")
+            is_new = not changed <= {"source"}
         if is_new:
             with atomic_file(target) as part:
                 _write(video, part, settings, origin)
     except VideoError as error:
         return Failure(error.reason)
     return EncodedFile(target, is_new, size, target.stat().st_size)
-
-
-def _is_kept(video: Video, target: Path, origin: Mapping[str, Any]) -> bool:
-    """Whether a file has this origin, wherever the video was; False: there is none, or it is outdated.
-
-    Raises:
-        VideoError: the file is of another video, or not by this command.
-    """
-    if not target.exists():
-        return False
-    saved: dict[str, Any] = {}  # the origin in the file; not all comments are JSON objects
-    with suppress(ValueError, TypeError):
-        saved = {**json.loads(read_comment(target))}
-    changed = {name for name, value in origin.items() if saved.get(name) != value}
-    if changed <= {"source"}:
-        return True
-    is_of_other_video = "source" in changed and changed <= {"source_bytes", "version", "source"}
-    if is_of_other_video or "by" in changed:
-        fix = "choose another --output, or use --overwrite"
-        raise VideoError(video, f"{target} is of another video, or not by this command; {fix}")
-    return False
 
 
 def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -235,28 +223,24 @@ def _write(video: Video, part: Path, settings: EncodeSettings, origin: dict[str,
     """Encode all frames, and decode the result to verify that none is missing."""
     info = probe(video)
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(LARGEST_RATE)
-    folder = image_folder(video)
     losses: list[Loss] = []
-    if folder:
-        timed_frames = _image_frames(folder, info.frames, settings.short_side)
-    else:
-        size = encoded_size(info.height, info.width, settings.short_side)
-        timed_frames = resized_frames(video, size, rate, losses=losses)
-    with closing(timed_frames) as frames:
+
+    def resized_images(folder: Location) -> Generator[TimedFrame]:
+        for number, pixels in enumerate(frames_in_order(folder, range(info.frames))):
+            height, width = encoded_size(pixels.size(0), pixels.size(1), settings.short_side)
+            image = Image.fromarray(pixels.numpy()).resize((width, height), Image.Resampling.BICUBIC)
+            yield TimedFrame(np.asarray(image), number, Fraction(1, FPS_OF_IMAGES))
+
+    folder = image_folder(video)
+    size = encoded_size(info.height, info.width, settings.short_side)
+    with closing(
+        resized_images(folder) if folder else resized_frames(video, size, rate, losses=losses)
+    ) as frames:
         written = write_timed_frames(part, frames, rate, codec=settings.codec, comment=json.dumps(origin))
-    if not folder:
-        reason = damage_after_decoding(video, frames=written, losses=losses)
-        if reason:
-            raise VideoError(video, reason)
+    reason = None if folder else damage_after_decoding(video, frames=written, losses=losses)
+    if reason:
+        raise VideoError(video, reason)
     with closing(decode_frames(part)) as frames:
         decoded = sum(1 for _ in frames)
     if decoded != info.frames:
         raise VideoError(video, f"has {info.frames} frames, of the encoded ones {decoded} can be decoded")
-
-
-def _image_frames(folder: Location, count: int, short_side: int) -> Generator[TimedFrame]:
-    """The images of a folder, resized."""
-    for number, pixels in enumerate(frames_in_order(folder, range(count))):
-        height, width = encoded_size(pixels.size(0), pixels.size(1), short_side)
-        image = Image.fromarray(pixels.numpy()).resize((width, height), Image.Resampling.BICUBIC)
-        yield TimedFrame(np.asarray(image), number, Fraction(1, FPS_OF_IMAGES))

@@ -29,7 +29,7 @@ from everest.system.locks import sole_writer
 from everest.system.storage import Location
 from everest.system.text import parse_json
 from everest.video.folders import VIDEO_SUFFIXES, as_data_error
-from everest.video.reader import image_folder
+from everest.video.images import image_folder
 from everest.video.source import video_bytes, video_version
 
 PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that exists while shards are written
@@ -123,7 +123,20 @@ def write_shards(
     suffixes = (INDEX_SUFFIX, PLAN_SUFFIX)
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(suffixes))
     with sole_writer(plan.index):
-        _prepare_output(plan, overwrite=overwrite)
+        saved = None  # fingerprint of the plan that an earlier call finished or started
+        for file in (plan.index, plan.progress):
+            # No file, or not a complete one: not a plan.
+            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+                saved = parse_json(file.read_bytes())["plan"]
+                break
+        if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
+            others = f"holds shards of another {plan.stem}, or of other sizes or versions of the videos"
+            raise RecipeError(f"--output {output}: {others}; choose another folder, or use --overwrite")
+        if overwrite or saved is None:
+            for file in (plan.index, *plan.existing()):
+                file.unlink(missing_ok=True)
+        if not plan.index.exists():
+            write_text(plan.progress, json.dumps({"plan": plan.fingerprint}))
         kept = set(plan.existing())
         done = 0
         for number, part in enumerate(plan.parts):
@@ -144,24 +157,6 @@ def write_shards(
     }
 
 
-def _prepare_output(plan: ShardPlan, *, overwrite: bool) -> None:
-    """Keep the shards of this plan in the folder, and note the plan; RecipeError if it holds others."""
-    saved = None  # fingerprint of the plan that an earlier call finished or started
-    for file in (plan.index, plan.progress):
-        # No file, or not a complete one: not a plan.
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            saved = parse_json(file.read_bytes())["plan"]
-            break
-    if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
-        others = f"holds shards of another {plan.stem}, or of other sizes or versions of the videos"
-        raise RecipeError(f"--output {plan.folder}: {others}; choose another folder, or use --overwrite")
-    if overwrite or saved is None:
-        for file in (plan.index, *plan.existing()):
-            file.unlink(missing_ok=True)
-    if not plan.index.exists():
-        write_text(plan.progress, json.dumps({"plan": plan.fingerprint}))
-
-
 def _write_shard(part: Sequence[ShardEntry], file: Path) -> None:
     with tarfile.open(file, "w") as tar:
         for entry in part:
@@ -169,20 +164,20 @@ def _write_shard(part: Sequence[ShardEntry], file: Path) -> None:
                 data = video_bytes(entry.video)
             if len(data) != entry.size:
                 raise DataError(f"{entry.video}: changed while the shards were written; run again")
-            lines = [{name: _number(name, text) for name, text in row.items()} for row in entry.rows]
+            lines: list[dict[str, str | int | float]] = []
+            for row in entry.rows:  # WebDataset's readers expect numbers in columns that can hold one
+                lines.append(line := dict(row))
+                for name, text in row.items():
+                    if is_integer(text) and (name in SEGMENT_COLUMNS or name.startswith("label")):
+                        line[name] = int(text)
+                    elif name in SEGMENT_COLUMNS:
+                        line[name] = float(text)
             facts = lines[0] if len(lines) == 1 else {"path": entry.path, "segments": lines}
             members = {entry.member: data, f"{entry.key}.json": json.dumps(facts).encode()}
             for name, content in sorted(members.items()):
                 info = tarfile.TarInfo(name)  # neither time nor owner
                 info.size = len(content)
                 tar.addfile(info, BytesIO(content))
-
-
-def _number(name: str, text: str) -> str | int | float:
-    """A number, which WebDataset readers expect, if the column can hold one; else the text."""
-    if is_integer(text) and (name in SEGMENT_COLUMNS or name.startswith("label")):
-        return int(text)
-    return float(text) if name in SEGMENT_COLUMNS else text
 
 
 def _index(plan: ShardPlan, source: VideoTable) -> str:

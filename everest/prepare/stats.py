@@ -5,7 +5,7 @@ F frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
@@ -94,35 +94,38 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         The document of `everest prepare stats --json`.
     """
     keep_facts_in_cache()  # segments are looked up in what the workers found
-    sampled = samples = data.samples
-    by_index: dict[int, list[Sample]] = {}  # by the first label
-    for sample in samples:
-        for index in indices(sample.labels[0]) if sample.labels else ():
-            by_index.setdefault(index, []).append(sample)
-    names = data.class_names
-    by_class = {names[index] if names else str(index): by_index[index] for index in sorted(by_index)}
+    samples, by_class = data.samples, _samples_by_class(data)
+    sampled = samples
     if most is not None:
         rng = np.random.default_rng(0)
         places = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
         sampled = [group[number] for group, numbers in places for number in sorted(numbers)]
     paths = list(dict.fromkeys(sample.path for sample in sampled))
-    measured, skipped = _measure_all(paths, workers=workers, report=report)
-    videos = list(measured.values())
+    measured: dict[str, Measured] = {}
+    skipped: dict[str, str] = {}  # the reasons
+    for path, result in map_apart(measure, paths, workers=workers, limit=LIMIT):
+        if isinstance(result, Measured):
+            measured[path] = result
+        else:
+            skipped[path] = result.reason
+            report(notice(f"{path}: {result.reason}"))
+        report({"event": "video", "done": len(measured) + len(skipped), "videos": len(paths)})
+    if not measured:
+        raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
+    videos = [measured[path] for path in paths if path in measured]
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
-    lengths: list[int] = []  # in frames; of a segment outside of its video 0
+    lengths: list[int] = []  # in frames
     for sample in (sample for sample in samples if sample.path in measured):
-        try:
-            lengths.append(frame_span(sample)[1] if sample.is_segment else measured[sample.path].frames)
-        except VideoError:
-            lengths.append(0)
-    lengths.sort()
-    length = lengths[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
+        lengths.append(0)  # of a segment outside of its video
+        with suppress(VideoError):
+            lengths[-1] = frame_span(sample)[1] if sample.is_segment else measured[sample.path].frames
+    length = sorted(lengths)[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
-    for name, members in by_class.items():
-        motions = [measured[sample.path].motion for sample in members if sample.path in measured]
+    for name, group in by_class.items():
+        motions = [measured[sample.path].motion for sample in group if sample.path in measured]
         motion = round(fmean(motions), 5) if motions else None
-        classes.append({"class": name, "videos": len(members), "motion": motion})
+        classes.append({"class": name, "videos": len(group), "motion": motion})
     return {
         "videos": len(samples),
         "measured": len(videos),
@@ -144,19 +147,11 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     }
 
 
-def _measure_all(
-    paths: Sequence[str], *, workers: int, report: Report
-) -> tuple[dict[str, Measured], dict[str, str]]:
-    """The measurements by path, in the order of `paths`, and the reasons of videos that cannot be read."""
-    measured: dict[str, Measured] = {}
-    skipped: dict[str, str] = {}
-    for path, result in map_apart(measure, paths, workers=workers, limit=LIMIT):
-        if isinstance(result, Measured):
-            measured[path] = result
-        else:
-            skipped[path] = result.reason
-            report(notice(f"{path}: {result.reason}"))
-        report({"event": "video", "done": len(measured) + len(skipped), "videos": len(paths)})
-    if not measured:
-        raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
-    return {path: measured[path] for path in paths if path in measured}, skipped
+def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
+    """The samples of each class of the first label, in the order of the classes."""
+    by_index: dict[int, list[Sample]] = {}
+    for sample in data.samples:
+        for index in indices(sample.labels[0]) if sample.labels else ():
+            by_index.setdefault(index, []).append(sample)
+    names = data.class_names
+    return {names[index] if names else str(index): by_index[index] for index in sorted(by_index)}

@@ -1,17 +1,17 @@
-"""Lists of windows of long videos: `prepare windows`, with the classes of the bouts in them if there are any.
+"""Lists of windows of long videos: `prepare windows`, with their classes if there are bouts.
 
-A window is a sample: a video with a start and an end in seconds. A class is a label of a window if its bouts
-cover at least half of the window, or if at least half of one of its bouts is in the window. A point event
-labels the window in which it is. Windows without a class are background. If bouts of two classes overlap
-anywhere, a window has all its classes, else the one with the most seconds in it.
+A window is a sample: a video with a start and an end in seconds. If not all are taken, they are evenly
+spread, or where much happens. How much happens follows from the sizes of packets; nothing is decoded. The
+activity of a packet is its size relative to the running median of its kind, so that slow changes, such as
+light or another scene, do not count. Keyframes are left out: their sizes show the image, not the motion. The
+definition is our choice.
 
-N candidates: all windows of a video. W windows.
+R recordings, N candidates of a recording: windows in the order of time, a step apart. P packets.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
@@ -20,26 +20,16 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
-from everest.annotations.bout import (
-    BACKGROUND,
-    UNSCORED,
-    Bout,
-    Bouts,
-    Span,
-    by_label,
-    covered_spans,
-    unscored_spans,
-)
-from everest.annotations.labels import ANYONE, Labels, WhoseBouts, read_labels
-from everest.annotations.matching import late_notices, stem
-from everest.config.heads import MULTI_LABEL, Task
-from everest.errors import DataError, RecipeError, first_names
+from everest.annotations.bout import Bout, Bouts, Span, unscored_spans
+from everest.annotations.matching import late_notices
+from everest.config.heads import Task
+from everest.errors import DataError, RecipeError
 from everest.inference.windows import check_seconds
-from everest.lists.labels import JOINED_BY, indices, is_number_like
 from everest.lists.sample import Sample
-from everest.lists.writing import refuse_unlistable, write_lines, write_list
-from everest.prepare.window_selection import choose_windows, why_none, window_activity
+from everest.lists.writing import refuse_unlistable, write_list
+from everest.prepare.window_labels import write_labeled
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 from everest.system.storage import parse_location
@@ -49,39 +39,19 @@ from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.stream import VideoError
 from everest.video.times import TIME_TOLERANCE
 
-SHARE: Final = 0.5  # of a window or of a bout, that makes its class a label; heuristic
 FATES: Final = {  # of a video with a problem
     "failed": "no windows",
     "damaged": "no windows there",
     "unranked": "its windows are spread evenly",
 }
 
-ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the order of the names
-
-
-def read_bouts(
-    files: Sequence[Path],
-    paths: Sequence[str],
-    report: Report,
-    *,
-    whose: WhoseBouts = ANYONE,
-    fps: float | None = None,
-) -> Labels:
-    """Read the labels of videos by their paths (see `read_labels`), and report what is not used."""
-    labels = read_labels(files, paths, whose=whose, fps=fps)
-    different = list(dict.fromkeys(paths))
-    without = [path for path in different if path not in labels.bouts]
-    notices = list(labels.notices)
-    if without:
-        number = f"{len(without)} of {counted(len(different), 'video')}"
-        notices.append(f"left out, without a bout in the annotations, {number}: {first_names(without)}")
-    automated = sum(bout.origin == "automated" for bouts in labels.bouts.values() for bout in bouts)
-    if automated:
-        number = counted(automated, "predicted bout")
-        notices.append(f"also used as labels: {number} that nobody corrected")
-    for text in notices:
-        report(notice(text))
-    return labels
+# All our choice.
+FLOOR: Final = 4  # by activity, one in four windows is spread evenly, whatever happens in it
+MOST_TIMES: Final = 2  # a recording has at most this many times its even share by activity
+RUNNING_SECONDS: Final = 600.0  # that a running median covers
+OVERHEAD: Final = 64  # bytes added to a packet's size, so that ratios of nearly empty packets stay small
+BLOCK_SECONDS: Final = 10.0  # whose bytes are compared to find a constant bitrate
+CONSTANT: Final = 0.05  # std / mean of the bytes of these blocks, below which the bitrate is constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +136,7 @@ def write_windows(
     if bouts is None:
         write_list(out, windows, root=out.parent.absolute())
         return document
-    labels = _write_labeled(out, windows, bouts, task=task, overwrite=overwrite)
+    labels = write_labeled(out, windows, bouts, task=task, overwrite=overwrite)
     return document | labels | {"unscored": unscored}
 
 
@@ -243,110 +213,106 @@ def _candidates(
     return candidates, problems
 
 
-def _write_labeled(
-    out: Path, windows: Sequence[Sample], bouts: Bouts, *, task: Task | None, overwrite: bool
-) -> dict[str, Any]:
-    """Write a list of windows with their classes, and with their recording as group.
-
-    A list would read the name of a class that is a number as an index: a file of names is then written, too.
-
-    Returns:
-        `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
-    """
-    ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
-    samples, classes, task = label_samples(ordered, bouts, task=task)
-    names_file = out.with_name(f"{out.stem}_classes.txt") if any(map(is_number_like, classes)) else None
-    if names_file is not None:
-        check_new_file(names_file, overwrite=overwrite)
-        write_lines(names_file, classes)
-    grouped = [replace(sample, group=stem(sample.path)) for sample in samples]
-    write_list(out, grouped, root=out.parent.absolute(), class_names=classes)
-    counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
-    return {
-        "task": task,
-        "labels": dict(counts.most_common()),
-        "classes": None if names_file is None else str(names_file),
-    }
-
-
-def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassSeconds]:
-    """The classes of the windows of a video, W of (start, end) in seconds, each with its seconds there."""
-    starts, ends = np.array(windows, np.float64).reshape(-1, 2).T
-    order = starts.argsort()
-    starts, ends = starts[order], ends[order]  # (W,)
-    last_ends = np.maximum.accumulate(ends)  # of overlapping windows, a later one may end earlier
-
-    def inside(start: float, end: float) -> tuple[slice, NDArray[np.float64]]:
-        """The windows near a span, and the seconds of it in each; negative outside of a window."""
-        near = slice(last_ends.searchsorted(start, "right"), starts.searchsorted(end, "right"))
-        return near, np.minimum(ends[near], end) - np.maximum(starts[near], start)
-
-    labels: list[ClassSeconds] = [{} for _ in windows]
-    for label, label_bouts in by_label(bouts).items():
-        seconds = np.zeros(len(windows))
-        for span in covered_spans(label_bouts):
-            near, held = inside(*span)
-            seconds[near] += held.clip(min=0)
-        has_label = seconds >= SHARE * (ends - starts) - TIME_TOLERANCE
-        for bout in label_bouts:  # a point is in the window that it starts, not in the one that it ends
-            near, held = inside(bout.start, bout.end)
-            has_label[near] |= (held >= SHARE * bout.seconds - TIME_TOLERANCE) & (bout.start < ends[near])
-        for place in np.flatnonzero(has_label):
-            labels[order[place]][label] = float(seconds[place])
-    return labels
-
-
-def label_samples(
-    samples: Sequence[Sample], bouts: Bouts, *, task: Task | None = None
-) -> tuple[list[Sample], list[str], Task]:
-    """Give windows the classes of the bouts in them.
-
-    Args:
-        samples: segments of videos in seconds. Leave out those that touch unscored time first
-            (`unscored_spans`).
-        bouts: by `Sample.path`.
-        task: single-label gives a window the class with the most seconds in it, and background if it has
-            none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
-    Returns:
-        The samples with their labels, the names of the classes, and the task.
-    """
-    spans_of: dict[str, list[Span]] = defaultdict(list)  # of the windows of each video
-    for sample in samples:
-        spans_of[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
-    window_labels: dict[str, Iterator[ClassSeconds]] = {}
-    overlap = False
-    for path, spans in spans_of.items():
-        # A bout of the background states that nothing happens.
-        class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
-        window_labels[path] = iter(label_windows(spans, class_bouts))
-        ends: dict[str, float] = {}  # of the bouts of each class; touching bouts do not overlap
-        for bout in sorted(class_bouts, key=lambda bout: bout.start):
-            others = [end for label, end in ends.items() if label != bout.label]
-            overlap = overlap or max(others, default=0.0) > bout.start + TIME_TOLERANCE
-            ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
-    labels = [next(window_labels[sample.path]) for sample in samples]
-    names = sorted({name for seconds_of in labels for name in seconds_of})
-    for name in names:
-        if JOINED_BY in name or name != name.strip() or not name.isprintable():
-            raise DataError(
-                f"the name of the class {name!r} has a '{JOINED_BY}', a space at its end or a line break, "
-                "which no list can hold; rename it in the annotations"
-            )
-    task = task or (MULTI_LABEL if overlap else "single-label")
-    if task != MULTI_LABEL:
-        # Of equal seconds, the first name.
-        chosen = [max(seconds_of, key=seconds_of.__getitem__, default=BACKGROUND) for seconds_of in labels]
-        names = sorted(set(chosen))
-        numbered = [(names.index(name),) for name in chosen]
-    else:
-        numbered = [(tuple(names.index(name) for name in seconds_of),) for seconds_of in labels]
-    labeled = [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)]
-    return labeled, names, task
-
-
 def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray[np.bool_]:
     """Whether each window, (N, 2) seconds, overlaps none of some spans, (N,)."""
     outside = np.ones(len(windows), np.bool_)
     for start, end in spans:
         outside &= (windows[:, 1] <= start + TIME_TOLERANCE) | (windows[:, 0] >= end - TIME_TOLERANCE)
     return outside
+
+
+def choose_windows(
+    lengths: Sequence[int],
+    scores: Sequence[NDArray[np.float64] | None] | None,
+    *,
+    count: int,
+    apart: int,
+    seed: int,
+) -> list[NDArray[np.int64]]:
+    """Choose `count` windows, or fewer if there are not as many.
+
+    Args:
+        lengths: (R,) N of each recording.
+        scores: (N,) activity of the candidates of each recording; None for a recording spreads its windows
+            evenly, None for all spreads all windows evenly.
+        apart: steps between two windows that do not overlap. By activity, windows overlap only if there are
+            not enough others, and then by as little as possible.
+    Returns:
+        The ascending numbers of the chosen candidates of each recording.
+    """
+    rng = np.random.default_rng(seed)
+    total = sum(lengths)
+    count = min(count, total)
+    # At equal distances from a random first one, over all recordings in a row: each gets its even share.
+    even = ((np.arange(count) + rng.random()) * total / count).astype(np.int64)  # (count,)
+    if scores is None:
+        return [np.flatnonzero(taken) for taken in _flags_at(even, lengths)]
+    floor = _flags_at(even[rng.integers(FLOOR) :: FLOOR], lengths)
+    chosen = [
+        share if score is None else least
+        for score, share, least in zip(scores, _flags_at(even, lengths), floor, strict=True)
+    ]
+    limits = [int(np.ceil(MOST_TIMES * count * n / total)) for n in lengths]
+    counts = [int(taken.sum()) for taken in chosen]
+    missing = count - sum(counts)
+    ranked = sorted(
+        (-value, row, number)
+        for row, score in enumerate(scores)
+        if score is not None
+        for number, value in enumerate(score.tolist())
+    )
+    while apart > 0 and missing > 0:
+        for _, row, number in ranked:
+            near = chosen[row][max(number - apart + 1, 0) : number + apart]
+            if counts[row] < limits[row] and not near.any():
+                chosen[row][number] = True
+                counts[row] += 1
+                missing -= 1
+            if missing <= 0:
+                break
+        apart //= 2
+    return [np.flatnonzero(taken) for taken in chosen]
+
+
+def _flags_at(places: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
+    """Whether each candidate, R of (N,), is at one of the places that count over all recordings."""
+    marked = np.zeros(sum(lengths), dtype=bool)
+    marked[places] = True
+    return np.split(marked, np.cumsum(lengths)[:-1])
+
+
+def why_none(packets: PacketSizes) -> str | None:
+    """Why packet sizes do not show activity; None if they do."""
+    if not (packets.kinds > 0).any():
+        return "every frame is a keyframe"
+    blocks = int(packets.end / BLOCK_SECONDS)  # the incomplete last one is left out
+    if blocks < 3:
+        return None
+    numbers = (packets.seconds / BLOCK_SECONDS).astype(np.int64)
+    sums = np.bincount(numbers, weights=packets.sizes)[:blocks]
+    variation = float(sums.std() / sums.mean())
+    if variation < CONSTANT:
+        return f"its bitrate is constant (it varies by {variation:.1%} between {BLOCK_SECONDS:.0f}-s blocks)"
+    return None
+
+
+def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
+    """The mean activity of the packets in each window, about 1 if it is as usual.
+
+    Args:
+        starts: (N,) seconds.
+        seconds: the length of a window.
+    Returns:
+        (N,); 0 for a window without a packet other than keyframes.
+    """
+    activity = np.zeros(len(packets.sizes))  # (P,)
+    for kind in (1, 2):
+        chosen = np.flatnonzero(packets.kinds == kind)
+        if chosen.size:
+            sizes = packets.sizes[chosen] + OVERHEAD
+            width = max(min(round(RUNNING_SECONDS * chosen.size / packets.end), chosen.size), 1)
+            activity[chosen] = sizes / median_filter(sizes, size=width, mode="nearest")
+    sums = np.concatenate([[0.0], np.cumsum(activity)])
+    counts = np.concatenate([[0], np.cumsum(packets.kinds > 0)])
+    first, last = (np.searchsorted(packets.seconds, times) for times in (starts, starts + seconds))
+    return (sums[last] - sums[first]) / np.maximum(counts[last] - counts[first], 1)

@@ -19,7 +19,8 @@ from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos, group_of
-from everest.prepare.windows import WindowSettings, read_bouts, write_windows
+from everest.prepare.window_labels import read_bouts
+from everest.prepare.windows import WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, heading, notice

@@ -33,7 +33,7 @@ from everest.metrics.intervals import bootstrap
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import HeadPredictions, Predictions, write_predictions
 from everest.models.classifier import Classifier
-from everest.prepare.windows import read_bouts
+from everest.prepare.window_labels import read_bouts
 from everest.project.candidates import IMAGES, MEAN, Candidate
 from everest.project.choice import BestCandidate
 from everest.project.request import REPORT, Project, write_document

@@ -10,7 +10,7 @@ from everest.lists.labels import indices
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
-from everest.prepare.windows import label_samples, label_windows
+from everest.prepare.window_labels import label_samples, label_windows
 
 VIDEO = "/data/a.mp4"
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from everest.prepare.window_selection import OVERHEAD, choose_windows, why_none, window_activity
+from everest.prepare.windows import OVERHEAD, choose_windows, why_none, window_activity
 from everest.video.packet_sizes import PacketSizes
 
 

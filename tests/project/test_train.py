@@ -23,7 +23,7 @@ from everest.lists.classes import Classes
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.metrics.names import METRICS
-from everest.prepare import windows
+from everest.prepare import window_labels
 from everest.project import lists
 from everest.project.exported import exported_accuracy
 from everest.project.lists import same_animal_warning, subject_groups, window_seconds
@@ -279,8 +279,8 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, m
         "left out of the annotations: row without a label (1)",
         "bouts of 2 subjects (m0, m1) are taken together; see --subject",
     } <= set(plan["lines"])
-    read = Mock(wraps=windows.read_labels)
-    monkeypatch.setattr(windows, "read_labels", read)
+    read = Mock(wraps=window_labels.read_labels)
+    monkeypatch.setattr(window_labels, "read_labels", read)
     command = ("train", recordings, "--annotations", bouts, "-o", tmp_path / "project", *FEW)
     document = json_of(*command)
     chooses = document["chosen"] == "network"  # how much to smooth, on the validation list

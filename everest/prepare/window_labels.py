@@ -1,0 +1,163 @@
+"""The classes of windows of long videos, by the bouts in them.
+
+A class is a label of a window if its bouts cover at least half of the window, or if at least half of one of
+its bouts is in the window. A point event labels the window in which it is. Windows without a class are
+background. If bouts of two classes overlap anywhere, a window has all its classes, else the one with the most
+seconds in it.
+
+W windows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, by_label, covered_spans
+from everest.annotations.labels import ANYONE, Labels, WhoseBouts, read_labels
+from everest.annotations.matching import stem
+from everest.config.heads import MULTI_LABEL, Task
+from everest.errors import DataError, first_names
+from everest.lists.labels import JOINED_BY, indices, is_number_like
+from everest.lists.sample import Sample
+from everest.lists.writing import write_lines, write_list
+from everest.system.events import Report, notice
+from everest.system.files import check_new_file
+from everest.system.text import counted
+from everest.video.times import TIME_TOLERANCE
+
+SHARE: Final = 0.5  # of a window or of a bout, that makes its class a label; heuristic
+
+ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the order of the names
+
+
+def read_bouts(
+    files: Sequence[Path],
+    paths: Sequence[str],
+    report: Report,
+    *,
+    whose: WhoseBouts = ANYONE,
+    fps: float | None = None,
+) -> Labels:
+    """Read the labels of videos by their paths (see `read_labels`), and report what is not used."""
+    labels = read_labels(files, paths, whose=whose, fps=fps)
+    different = list(dict.fromkeys(paths))
+    without = [path for path in different if path not in labels.bouts]
+    notices = list(labels.notices)
+    if without:
+        number = f"{len(without)} of {counted(len(different), 'video')}"
+        notices.append(f"left out, without a bout in the annotations, {number}: {first_names(without)}")
+    automated = sum(bout.origin == "automated" for bouts in labels.bouts.values() for bout in bouts)
+    if automated:
+        number = counted(automated, "predicted bout")
+        notices.append(f"also used as labels: {number} that nobody corrected")
+    for text in notices:
+        report(notice(text))
+    return labels
+
+
+def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassSeconds]:
+    """The classes of the windows of a video, W of (start, end) in seconds, each with its seconds there."""
+    starts, ends = np.array(windows, np.float64).reshape(-1, 2).T
+    order = starts.argsort()
+    starts, ends = starts[order], ends[order]  # (W,)
+    last_ends = np.maximum.accumulate(ends)  # of overlapping windows, a later one may end earlier
+
+    def inside(start: float, end: float) -> tuple[slice, NDArray[np.float64]]:
+        """The windows near a span, and the seconds of it in each; negative outside of a window."""
+        near = slice(last_ends.searchsorted(start, "right"), starts.searchsorted(end, "right"))
+        return near, np.minimum(ends[near], end) - np.maximum(starts[near], start)
+
+    labels: list[ClassSeconds] = [{} for _ in windows]
+    for label, label_bouts in by_label(bouts).items():
+        seconds = np.zeros(len(windows))
+        for span in covered_spans(label_bouts):
+            near, held = inside(*span)
+            seconds[near] += held.clip(min=0)
+        has_label = seconds >= SHARE * (ends - starts) - TIME_TOLERANCE
+        for bout in label_bouts:  # a point is in the window that it starts, not in the one that it ends
+            near, held = inside(bout.start, bout.end)
+            has_label[near] |= (held >= SHARE * bout.seconds - TIME_TOLERANCE) & (bout.start < ends[near])
+        for place in np.flatnonzero(has_label):
+            labels[order[place]][label] = float(seconds[place])
+    return labels
+
+
+def label_samples(
+    samples: Sequence[Sample], bouts: Bouts, *, task: Task | None = None
+) -> tuple[list[Sample], list[str], Task]:
+    """Give windows the classes of the bouts in them.
+
+    Args:
+        samples: segments of videos in seconds. Leave out those that touch unscored time first
+            (`unscored_spans`).
+        bouts: by `Sample.path`.
+        task: single-label gives a window the class with the most seconds in it, and background if it has
+            none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
+    Returns:
+        The samples with their labels, the names of the classes, and the task.
+    """
+    spans_of: dict[str, list[Span]] = defaultdict(list)  # of the windows of each video
+    for sample in samples:
+        spans_of[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
+    window_labels: dict[str, Iterator[ClassSeconds]] = {}
+    overlap = False
+    for path, spans in spans_of.items():
+        # A bout of the background states that nothing happens.
+        class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
+        window_labels[path] = iter(label_windows(spans, class_bouts))
+        ends: dict[str, float] = {}  # of the bouts of each class; touching bouts do not overlap
+        for bout in sorted(class_bouts, key=lambda bout: bout.start):
+            others = [end for label, end in ends.items() if label != bout.label]
+            overlap = overlap or max(others, default=0.0) > bout.start + TIME_TOLERANCE
+            ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
+    labels = [next(window_labels[sample.path]) for sample in samples]
+    names = sorted({name for seconds_of in labels for name in seconds_of})
+    for name in names:
+        if JOINED_BY in name or name != name.strip() or not name.isprintable():
+            raise DataError(
+                f"the name of the class {name!r} has a '{JOINED_BY}', a space at its end or a line break, "
+                "which no list can hold; rename it in the annotations"
+            )
+    task = task or (MULTI_LABEL if overlap else "single-label")
+    if task != MULTI_LABEL:
+        # Of equal seconds, the first name.
+        chosen = [max(seconds_of, key=seconds_of.__getitem__, default=BACKGROUND) for seconds_of in labels]
+        names = sorted(set(chosen))
+        numbered = [(names.index(name),) for name in chosen]
+    else:
+        numbered = [(tuple(names.index(name) for name in seconds_of),) for seconds_of in labels]
+    labeled = [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)]
+    return labeled, names, task
+
+
+def write_labeled(
+    out: Path, windows: Sequence[Sample], bouts: Bouts, *, task: Task | None, overwrite: bool
+) -> dict[str, Any]:
+    """Write a list of windows with their classes, and with their recording as group.
+
+    A list would read the name of a class that is a number as an index: a file of names is then written, too.
+
+    Returns:
+        `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
+    """
+    ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
+    samples, classes, task = label_samples(ordered, bouts, task=task)
+    names_file = out.with_name(f"{out.stem}_classes.txt") if any(map(is_number_like, classes)) else None
+    if names_file is not None:
+        check_new_file(names_file, overwrite=overwrite)
+        write_lines(names_file, classes)
+    grouped = [replace(sample, group=stem(sample.path)) for sample in samples]
+    write_list(out, grouped, root=out.parent.absolute(), class_names=classes)
+    counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
+    return {
+        "task": task,
+        "labels": dict(counts.most_common()),
+        "classes": None if names_file is None else str(names_file),
+    }

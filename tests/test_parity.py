@@ -26,8 +26,7 @@ from everest.engine.plan import cosine_lr
 from everest.foreign.translation import our_name
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import embedding_change
-from everest.methods.masks import RandomSpaceTime, Tube
-from everest.methods.strategies import AllTokens, RedundancyRobust
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder

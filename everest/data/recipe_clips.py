@@ -35,9 +35,8 @@ from everest.lists.labels import indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source, unused_validation
-from everest.methods.grid import TokenGrid
-from everest.methods.noise import NoiseLayout
-from everest.methods.ranked import num_candidates
+from everest.methods.grid import NoiseLayout, TokenGrid
+from everest.methods.selection import num_candidates
 from everest.system.storage import Location, RemotePath
 from everest.system.text import counted
 from everest.video.reader import probe

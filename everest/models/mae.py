@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
-from everest.methods.ranked import TopK, draw_slices, kept_per_slice
-from everest.methods.selection import Strategy
+from everest.methods.selection import Strategy, TopK, draw_slices, kept_per_slice
 from everest.methods.targets import Target
 from everest.models.block import Block, Blocks
 from everest.models.positions import add_positions, rotation_of
@@ -69,7 +68,7 @@ class MaskedAutoencoder(PretrainingModel):
         strategy: selects the visible and the target tokens (everest.methods.strategies).
         targets: `bound` to the clips of the model; computes the values of target tokens.
         learned: its `scores` of tokens, for a strategy that ranks by learned scores.
-        candidates: the grid that a clip's slices are drawn from (everest.methods.ranked), by a
+        candidates: the grid that a clip's slices are drawn from (everest.methods.selection), by a
             strategy that ranks by importance; None: clips are taken as they are.
         recompute: measure the drawn slices against each other again. By default they keep the importance that
             they had among the candidates: a distance over a gap reflects the gap more than motion (ours).

@@ -16,8 +16,7 @@ from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens
-from everest.methods.ranked import num_candidates
-from everest.methods.selection import Strategy
+from everest.methods.selection import Strategy, num_candidates
 from everest.methods.strategies import AllTokens, StoredStrategy
 from everest.methods.targets import AnyTarget, FeatureTargets, TeacherUse
 from everest.models.classifier import VideoClassifier

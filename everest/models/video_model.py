@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from everest.config.values import Input
 from everest.methods.camera import MOTIONS, moving_clips
-from everest.methods.grid import TokenGrid, TokenSelection
+from everest.methods.grid import NoiseLayout, TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
-from everest.methods.noise import NoiseLayout
 from everest.methods.selection import Strategy
 from everest.models.clip_spec import ClipModel
 from everest.models.embedding import frame_differences

@@ -16,7 +16,7 @@ from everest.data.views import EvalViews
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
-from everest.methods.ranked import kept_per_slice
+from everest.methods.selection import kept_per_slice
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import frame_differences

@@ -16,7 +16,7 @@ from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings
 from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import embedding_change
-from everest.methods.masks import RandomSpaceTime
+from everest.methods.strategies import RandomSpaceTime
 from everest.methods.targets import PixelTargets
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import LearnedPositions, interpolated, position_table

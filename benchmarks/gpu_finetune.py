@@ -25,8 +25,8 @@ from everest.engine.step_log import StepRecord
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.linear import difference_image
+from everest.models.mae import PretrainingModel
 from everest.models.spec import classifier_spec, pretrain_spec
-from everest.models.video_model import PretrainingModel
 from everest.probes.classifiers import nearest_neighbors
 from everest.probes.linear import linear
 from everest.probes.probe import DIFFERENCE_SIDE

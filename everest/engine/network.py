@@ -18,8 +18,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from everest.config.settings import TrainedSection, TrainSettings
 from everest.methods.fast import fuse_functions
 from everest.models.block import Block
+from everest.models.clip_spec import VideoModel
 from everest.models.positions import SPATIAL, TEMPORAL
-from everest.models.video_model import VideoModel
 from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
 
 if TYPE_CHECKING:  # timm takes a second to import

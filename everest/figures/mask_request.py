@@ -27,7 +27,8 @@ from everest.lists.sample import Sample
 from everest.methods.importance import Embedding, RawPixels
 from everest.methods.selection import Strategy, TopK
 from everest.methods.strategies import AllTokens, LearnedImportance, ScoreName
-from everest.models.video_model import SelectingModel, VideoModel
+from everest.models.classifier import SelectingModel
+from everest.models.clip_spec import VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.facts import VideoInfo

@@ -1,6 +1,6 @@
-"""The base of all models on clips, and of their specifications: the `settings` of a safetensors file.
+"""The bases of all models on clips, and of their specifications: the `settings` of a safetensors file.
 
-B batch, C channels, T frames, H W pixels.
+B batch, C channels, T frames, H W pixels, K tokens, D width.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from everest.config.heads import Head, Heads
+from everest.config.values import Input
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
+from everest.methods.importance import Embedding
 from everest.methods.selection import Strategy
+from everest.models.vit import Architecture, Encoder, frame_differences
 from everest.video.pixels import USUAL, PixelStatistics
 
 if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
@@ -158,6 +161,43 @@ class ClipModel(nn.Module):
             (1, C, T, H, W) float32, normalized, on the device of the model.
         """
         return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
+
+
+class VideoModel(ClipModel):
+    """A model with an encoder of tokens.
+
+    Attributes:
+        input_kind: the input that `to_input` computes: frames or their differences.
+    """
+
+    def __init__(
+        self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.input_kind: Input = architecture.model.input
+        self.pixels = architecture.pixels
+        self.strategy = strategy
+        self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
+
+    @property
+    def embedding(self) -> Embedding:
+        """The embedding by which the strategy measures importance."""
+        return self.encoder.patch_embed
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The layers of timm's layer decay: embedding with positions, blocks, all other parameters."""
+        return {
+            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token|registers|norm_before\.)",
+            "blocks": [(r"encoder\.blocks\.(\d+)\.", None)],
+        }
+
+    def to_input(self, frames: Tensor) -> Tensor:
+        """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and strategy."""
+        return frames if self.input_kind == "frames" else frame_differences(frames, self.pixels)
+
+    def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""
+        return self.encoder(self.to_input(frames), ids)
 
 
 @cache

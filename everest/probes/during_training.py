@@ -34,10 +34,9 @@ from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import spaced
 from everest.lists.sources import read_source
-from everest.models.mae import MaskedAutoencoder, Reconstruction
+from everest.models.mae import MaskedAutoencoder, PretrainingModel, Reconstruction
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
-from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
 from everest.probes.classifiers import Floats, LabeledFeatures, leave_one_out, precision_of_nearest
 from everest.probes.collapse import (

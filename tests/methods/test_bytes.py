@@ -18,7 +18,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, embedding_change
 from everest.methods.selection import FrameDifference, RedundancyRobust, Strategy
 from everest.methods.strategies import LearnedImportance, Tube
-from everest.models.embedding import TubeletEmbedding, in_two_parts
+from everest.models.vit import TubeletEmbedding, in_two_parts
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)

@@ -23,7 +23,7 @@ from everest.methods.strategies import (
     TubeDropout,
 )
 from everest.methods.targets import mean_squared_error
-from everest.models.embedding import TubeletEmbedding
+from everest.models.vit import TubeletEmbedding
 
 GRIDS = {
     "16 frames": TokenGrid(t=8, h=14, w=14),

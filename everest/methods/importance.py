@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.errors import RecipeError
 from everest.methods.alignment import Align, previous_frames
 from everest.methods.fast import fusable, in_parts
 from everest.methods.grid import patchify
@@ -31,14 +30,9 @@ TokenScores = Callable[[Tensor], Tensor]
 class Embedding(Protocol):
     """A linear tubelet embedding: patches (B, K, C, t, p, q) to (B, K, D)."""
 
-    @property
-    def tubelet(self) -> tuple[int, int, int]: ...
-
-    @property
-    def pixels(self) -> PixelStatistics: ...  # by which clips of bytes are normalized
-
-    @property
-    def scores(self) -> TokenScores | None: ...  # of the tokenizer that scores the tokens, if there is one
+    tubelet: tuple[int, int, int]
+    pixels: PixelStatistics  # by which clips of bytes are normalized
+    scores: TokenScores | None  # of the tokenizer that scores the tokens, if there is one
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches or, if not `biased`, a difference of patches, in which the bias cancels."""
@@ -49,7 +43,7 @@ class Embedding(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawPixels:
     """The embedding without a model: the pixels of the tubelet themselves."""
 
@@ -64,12 +58,6 @@ class RawPixels:
         return self.pixels.byte_changes_weight(change.float()).flatten(2)
 
 
-def _neg_cka(now: Tensor, before: Tensor) -> Tensor:
-    """CKA of one pair of vectors, with their channels as samples, is the squared Pearson correlation."""
-    centered = (x - x.mean(dim=-1, keepdim=True) for x in (now, before))
-    return -F.cosine_similarity(*centered, dim=-1).square()
-
-
 # EVEREST Table 9. The norms take the difference of the embeddings, the other distances take both embeddings.
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda change: change.norm(dim=-1),
@@ -77,7 +65,8 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "neg-cosine": lambda now, before: -F.cosine_similarity(now, before, dim=-1),
-    "neg-cka": _neg_cka,
+    # CKA of one pair of vectors, with their channels as samples, is the squared Pearson correlation.
+    "neg-cka": lambda *pair: -F.cosine_similarity(*(x - x.mean(-1, keepdim=True) for x in pair), -1).square(),
 }
 # The lowest value of each distance: the embedding is equal to the one before.
 NO_CHANGE: dict[str, float] = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-cka": -1.0}
@@ -117,7 +106,13 @@ def embedding_change(
     before, begins = earlier_frames(frames, lag=t, align=align, cuts=cuts, pixels=embed.pixels)
     with full_precision(frames.device):
         if distance in DISTANCES:
-            later = _distances(frames, before, embed, distance)  # (B, N - h*w)
+            now, earlier = (
+                patchify(embed.pixels.normalized(x).float(), embed.tubelet)
+                for x in (frames[:, :, t:], before)
+            )  # (B, N - h*w, C, t, p, q) each
+            # Rounding can raise a similarity above 1.
+            later = DISTANCES[distance](embed(now), embed(earlier)).clamp(min=no_change)  # (B, N - h*w)
+            later = later.masked_fill((now == earlier).flatten(2).all(dim=-1), no_change)
         elif frames.dtype == torch.uint8:
             later = in_parts(partial(_norms_of_bytes, embed=embed, norm=NORMS[distance]), frames, before)
         else:
@@ -135,18 +130,6 @@ def _norms_of_bytes(
     exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
     now, earlier = (patchify(x, embed.tubelet) for x in (frames[:, :, embed.tubelet[0] :], before))
     return norm(embed.of_byte_changes(now.to(exact).sub_(earlier)))
-
-
-def _distances(frames: Tensor, before: Tensor, embed: Embedding, distance: DistanceName) -> Tensor:
-    """The distances (B, N - h*w) of embedded tokens from those in the frames `before`."""
-    now, earlier = (
-        patchify(embed.pixels.normalized(x).float(), embed.tubelet)
-        for x in (frames[:, :, embed.tubelet[0] :], before)
-    )  # (B, N - h*w, C, t, p, q) each
-    distances = DISTANCES[distance](embed(now), embed(earlier))
-    # Rounding can raise a similarity above 1.
-    distances = distances.clamp(min=NO_CHANGE[distance])
-    return distances.masked_fill((now == earlier).flatten(2).all(dim=-1), NO_CHANGE[distance])
 
 
 @torch.no_grad()
@@ -177,13 +160,6 @@ def pixel_change(
     later = (x[:, :, 1:] - pixels.normalized(before)).abs().transpose(1, 2)  # (B, T - 1, C, H, W)
     change = with_scene_starts(later, begins, no_change=0.0, copy=True).transpose(1, 2)
     return patchify(change, tubelet).flatten(2).mean(dim=-1)
-
-
-def learned_score(frames: Tensor, embed: Embedding) -> Tensor:
-    """The score (B, N) of each token by the trained tokenizer of `embed`."""
-    if embed.scores is None:
-        raise RecipeError("learned-importance needs a trained tokenizer, as everest train-tokenizer makes it")
-    return embed.scores(frames)
 
 
 def earlier_frames(

@@ -16,7 +16,7 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.external import external
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
-from everest.methods.importance import Embedding, learned_score, pixel_change
+from everest.methods.importance import Embedding, pixel_change
 from everest.methods.selection import (
     Drawn,
     FrameDifference,
@@ -209,13 +209,15 @@ class LearnedImportance(Strategy):
     window: Annotated[int, Field(ge=1)] = SLICES  # slices that are ranked together with `scope: window`
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        match self.score:
-            case "learned":
-                return learned_score(frames, embed)
-            case "frame-difference":
-                return pixel_change(frames, embed.tubelet, embed.pixels)
-            case "random":
-                return None
+        if self.score == "random":
+            return None
+        if self.score == "frame-difference":
+            return pixel_change(frames, embed.tubelet, embed.pixels)
+        if embed.scores is None:
+            raise RecipeError(
+                "learned-importance needs a trained tokenizer, as everest train-tokenizer makes it"
+            )
+        return embed.scores(frames)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible

@@ -60,7 +60,7 @@ class ClipSpec(ABC):
     @property
     def encoded(self) -> Sequence[TokenGrid]:
         """The grids of the tokens that its parts choose from; empty if it has none."""
-        return [grid for part in self.parts.values() for grid in part.encoded]
+        return [part.grid for part in self.parts.values() if isinstance(part, Architecture)]
 
     @property
     def num_tokens(self) -> int | None:
@@ -71,11 +71,6 @@ class ClipSpec(ABC):
     @abstractmethod
     def title(self) -> str:
         """The model in a few words, such as for a card."""
-
-    @property
-    @abstractmethod
-    def strategy(self) -> Strategy | None:
-        """The selection of its tokens; None if it has no tokens, or those of several models."""
 
     @abstractmethod
     def for_clips(

@@ -5,7 +5,7 @@ B batch, C channels, T frames, H W pixels, S the side of an image, F features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, Literal, Self
 
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from everest.config.heads import Heads
 from everest.config.values import Count, Length, settings
-from everest.methods.grid import TokenGrid
 from everest.models.classifier import Classifier, ExactLinear
 from everest.models.clip_spec import ClipSpec
 from everest.models.vit import require_clips
@@ -23,11 +22,6 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 
 SIDE: Final = 16  # heuristic: rows and columns of an image
 NO_TOKENS: Final = "a linear model on images has no tokens"
-
-
-def mean_image(clips: Tensor, side: int) -> Tensor:
-    """The mean over channels and time of clips (B, C, T, H, W) of bytes, as small images (B, S * S)."""
-    return F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), side).flatten(1)
 
 
 def difference_image(clips: Tensor, side: int) -> Tensor:
@@ -42,7 +36,8 @@ def difference_image(clips: Tensor, side: int) -> Tensor:
 
 def image_features(clips: Tensor) -> Tensor:
     """The mean image, then the difference image, of clips (B, C, T, H, W) of bytes: (B, 2 * S * S)."""
-    return torch.cat([mean_image(clips, SIDE), difference_image(clips, SIDE)], dim=1)
+    mean = F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), SIDE).flatten(1)  # over channels and time
+    return torch.cat([mean, difference_image(clips, SIDE)], dim=1)
 
 
 @settings
@@ -58,14 +53,6 @@ class ImageSpec(ClipSpec):
     @property
     def title(self) -> str:
         return f"linear model on the mean image and the change over time, {SIDE} x {SIDE} pixels each"
-
-    @property
-    def strategy(self) -> None:
-        return None
-
-    @property
-    def encoded(self) -> Sequence[TokenGrid]:
-        return ()
 
     @property
     def num_features(self) -> int:

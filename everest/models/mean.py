@@ -57,10 +57,6 @@ class MeanSpec(ClipSpec):
     def title(self) -> str:
         return f"mean of the outputs of a {' and a '.join(member.title for member in self.members)}"
 
-    @property
-    def strategy(self) -> None:
-        return None
-
     def for_clips(
         self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
     ) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -16,7 +16,7 @@ from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens
-from everest.methods.selection import Strategy, num_candidates
+from everest.methods.selection import num_candidates
 from everest.methods.strategies import AllTokens, StoredStrategy
 from everest.methods.targets import AnyTarget, FeatureTargets, TeacherUse
 from everest.models.classifier import VideoClassifier, VideoEncoder
@@ -58,14 +58,6 @@ class ModelSpec(Architecture, ClipSpec):
     def title(self) -> str:
         size = self.model.backbone_size
         return f"ViT of width {size.width}, depth {size.depth}, {size.heads} heads ({self.model.backbone})"
-
-    @property
-    def strategy(self) -> Strategy:
-        return self.selection
-
-    @property
-    def encoded(self) -> Sequence[TokenGrid]:
-        return [self.grid]
 
     @property
     def offered_grid(self) -> TokenGrid:

@@ -14,10 +14,10 @@ from everest.config.model import BACKBONES
 from everest.config.recipe import load_recipe
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FinetuneSettings
-from everest.config.values import Gelu, MlpKind, Rotary
+from everest.config.values import Rotary
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
-from everest.models.block import Block
+from everest.models.block import Activation, Block, NormedSwiglu
 from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
 from everest.models.partial import choose_trained
 from everest.models.positions import RotaryPositions
@@ -63,9 +63,7 @@ def plain(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 @pytest.mark.parametrize("mlp", ["exact", "tanh", "quick", "swiglu", "normed-swiglu"])
 @pytest.mark.parametrize("rotary", ["none", "dinov3"])
 @pytest.mark.parametrize("last", [None, 1, 5])
-def test_a_block_is_the_plain_formulation(
-    mlp: Activation | NormedSwiglu, rotary: Rotary, last: int | None
-):
+def test_a_block_is_the_plain_formulation(mlp: Activation | NormedSwiglu, rotary: Rotary, last: int | None):
     """Its outputs and gradients."""
     torch.manual_seed(0)
     block = randomized(Block(32, 2, mlp_width=40, rotary=True, mlp=mlp).double())

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from everest.config.heads import Heads
 from everest.data.cache import FrameCache
+from everest.data.crops import Regions
 from everest.data.randomness import Purpose, generator_at
-from everest.data.regions import Regions
 from everest.data.views import PretrainViews, StageViews, Views
 from everest.data.workers import Layout
 from everest.errors import DataError

@@ -148,11 +148,6 @@ class Training:
         every = self.settings.save_every
         return self.steps_done == self.plan.steps or (isinstance(every, int) and self.steps_done % every == 0)
 
-    @property
-    def is_save_due(self) -> bool:
-        """Whether the run is to be saved by the clock of this process."""
-        return time.monotonic() - self.state.saved_at >= self.settings.save_seconds
-
     def _stop(self, number: int, *, saved: bool) -> Never:
         """Raise Stopped, after saving the steps so far; one of several processes in a step cannot do that."""
         text, place = "timed out waiting for a batch, so this step is not saved", "the last saved step"
@@ -266,7 +261,8 @@ class Step:
         """
         training, accelerator, record = self._training, self._training.accelerator, self._record
         norms = clip_gradients(accelerator, training.networks, training.settings.clip_grad)
-        record.signal, record.is_save_due = training.signal.number, training.is_save_due
+        record.signal = training.signal.number
+        record.is_save_due = time.monotonic() - training.state.saved_at >= training.settings.save_seconds
         losses_finite, all_finite = record.gather(accelerator, norms)
         if training.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
             counted = all_finite if accelerator.scaler is None else losses_finite

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ def image_features(clips: Tensor) -> Tensor:
 class ImageSpec(ClipSpec):
     """All that is needed to rebuild an `ImageClassifier`."""
 
+    num_features: ClassVar[int] = 2 * SIDE * SIDE  # F
     kind: Literal["images"] = "images"
     frames: Count
     size: tuple[Length, Length]
@@ -53,11 +54,6 @@ class ImageSpec(ClipSpec):
     @property
     def title(self) -> str:
         return f"linear model on the mean image and the change over time, {SIDE} x {SIDE} pixels each"
-
-    @property
-    def num_features(self) -> int:
-        """F."""
-        return 2 * SIDE * SIDE
 
     def for_clips(
         self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None

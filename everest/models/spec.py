@@ -136,30 +136,27 @@ class ModelSpec(Architecture, ClipSpec):
         elif self.views is not None:
             model = ViewModel(self, strategy=strategy, settings=self.views, camera=self.camera)
         else:
-            model = self._autoencoder()
+            frozen: FrozenTokenizer | None = None
+            if self.tokenizer is not None:
+                from everest.tokenizer.spec import FrozenTokenizer
+
+                levels = self.tokenizer.settings.config.levels
+                frozen = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
+                if self.tokenizer_in_step:  # that of stored tokens is loaded later, if at all
+                    _ = frozen.tokenizer  # now, to report a missing file at once
+            assert self.target is not None
+            network = frozen if self.target.needs_tokenizer else self.teacher
+            model = MaskedAutoencoder(
+                self,
+                strategy=strategy,
+                targets=self.target.bound(self.pixels, network),
+                learned=frozen,
+                candidates=self.offered_grid,
+                recompute=self.frame_selection.recompute,
+                camera=self.camera,
+            )
         model.spec = self
         return model
-
-    def _autoencoder(self) -> MaskedAutoencoder:
-        """An autoencoder with what it predicts; weights of a tokenizer that no step runs are loaded later."""
-        frozen: FrozenTokenizer | None = None
-        if self.tokenizer is not None:
-            from everest.tokenizer.spec import FrozenTokenizer
-
-            frozen = FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
-            if self.tokenizer_in_step:
-                _ = frozen.tokenizer  # now, to report a missing file at once
-        assert self.target is not None
-        network = frozen if self.target.needs_tokenizer else self.teacher
-        return MaskedAutoencoder(
-            self,
-            strategy=self.selection,
-            targets=self.target.bound(self.pixels, network),
-            learned=frozen,
-            candidates=self.offered_grid,
-            recompute=self.frame_selection.recompute,
-            camera=self.camera,
-        )
 
     @property
     def is_autoencoder(self) -> bool:

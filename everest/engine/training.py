@@ -25,10 +25,11 @@ from everest.data.clips import Batch, StepSampler, VideoClips
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
-from everest.engine.network import Network, clip_gradients, set_lr, update_weights
+from everest.engine.network import Network
 from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
-from everest.engine.step_log import StepLog, StepRecord
+from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
+from everest.engine.step_log import StepLog
 from everest.models.block import DropPath
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal

@@ -58,6 +58,12 @@ class RawPixels:
         return self.pixels.byte_changes_weight(change.float()).flatten(2)
 
 
+def _neg_cka(now: Tensor, before: Tensor) -> Tensor:
+    """CKA of one pair of vectors, with their channels as samples, is the squared Pearson correlation."""
+    centered = (x - x.mean(dim=-1, keepdim=True) for x in (now, before))
+    return -F.cosine_similarity(*centered, dim=-1).square()
+
+
 # EVEREST Table 9. The norms take the difference of the embeddings, the other distances take both embeddings.
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda change: change.norm(dim=-1),
@@ -65,8 +71,7 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "neg-cosine": lambda now, before: -F.cosine_similarity(now, before, dim=-1),
-    # CKA of one pair of vectors, with their channels as samples, is the squared Pearson correlation.
-    "neg-cka": lambda *pair: -F.cosine_similarity(*(x - x.mean(-1, keepdim=True) for x in pair), -1).square(),
+    "neg-cka": _neg_cka,
 }
 # The lowest value of each distance: the embedding is equal to the one before.
 NO_CHANGE: dict[str, float] = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-cka": -1.0}

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self, cast
 
 import torch
 from pydantic import ConfigDict, Field
@@ -200,7 +200,7 @@ class TopK(Strategy):
         return self.align != "none" or self.cuts == "detect"
 
     def keeping(self, share: float) -> Self:
-        return replace(super().keeping(share), visible_ratio=None)
+        return replace(cast("Self", super().keeping(share)), visible_ratio=None)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if (self.visible_ratio or 0) > self.keep_ratio:
@@ -234,7 +234,7 @@ class FrameDifference(TopK):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn(RedundancyRobust):
+class Drawn(TopK):
     """Draws tokens without replacement, those that have changed with a higher probability. Ours.
 
     A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
@@ -243,7 +243,12 @@ class Drawn(RedundancyRobust):
     """
 
     strategy: Literal["drawn"] = "drawn"
+    distance: DistanceName = "l2"  # EVEREST Table 9
+    first_slice: FirstSlice = "copy"  # released program: copy
     uniform: RatioOrZero = 0.5  # heuristic
+
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
+        return embedding_change(frames, embed, self.distance, self.first_slice, self.align, self.cuts)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         chance = torch.full_like(noise, max(self.uniform, LEAST_UNIFORM) / grid.num_tokens)  # (B, N)

@@ -123,20 +123,13 @@ class Training:
             ending.callback(self.state.finish)
             if not self.has_steps:
                 return
-            clips = self._clips(ending.enter_context(closing(self.loader(self.steps_done))))
+            clips = iter(ending.enter_context(closing(self.loader(self.steps_done))))
             while self.has_steps:
                 yield Step(self, clips)
                 if self.step_log.stop_signal or self.step_log.is_save_due or self.saves_here:
                     self.save()
                 if self.step_log.stop_signal and self.has_steps:
-                    self._stop(self.step_log.stop_signal, saved=True)
-
-    def _clips(self, loader: ClipLoader) -> Iterator[Batch]:
-        """Yield the clips of each pass; Stopped if a signal comes while they are awaited."""
-        try:
-            yield from loader
-        except StoppedWaiting:
-            self._stop(self.signal.number, saved=self.plan.processes == 1)
+                    self.stop(self.step_log.stop_signal, saved=True)
 
     @property
     def has_steps(self) -> bool:
@@ -149,7 +142,7 @@ class Training:
         every = self.settings.save_every
         return self.steps_done == self.plan.steps or (isinstance(every, int) and self.steps_done % every == 0)
 
-    def _stop(self, number: int, *, saved: bool) -> Never:
+    def stop(self, number: int, *, saved: bool) -> Never:
         """Raise Stopped, after saving the steps so far; one of several processes in a step cannot do that."""
         text, place = "timed out waiting for a batch, so this step is not saved", "the last saved step"
         if saved:
@@ -217,7 +210,10 @@ class Step:
         for number in range(first, plan.accumulation):
             self._pass = number
             started = time.monotonic()
-            batch = next(self._clips)
+            try:
+                batch = next(self._clips)
+            except StoppedWaiting:
+                training.stop(training.signal.number, saved=plan.processes == 1)
             self._record.waited += time.monotonic() - started
             self._record.failed += filter(None, batch.failed)
             self._record.videos += batch.video_ids

@@ -28,7 +28,7 @@ def api_part() -> str:
     for name, module in modules.items():
         parts += [f"## everest.{name}", _text(module)]
         for member, value in vars(module).items():
-            if getattr(value, "__module__", None) == module.__name__ and not member.startswith("_"):
+            if getattr(value, "__module__", None) == module.__name__ and member in module.__all__:
                 parts += _with_methods(f"{name}.{member}", value, level=3)
     parts += ["## Errors", _text(errors)]
     for name in ERRORS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -72,11 +73,13 @@ class ClipSpec(ABC):
     def title(self) -> str:
         """The model in a few words, such as for a card."""
 
-    @abstractmethod
     def for_clips(
         self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
     ) -> Self:
         """The same model for other clips, and with another selection if it has one; None: as it is."""
+        own: Any = self  # a dataclass
+        given = {"frames": frames, "size": size, "selection": selection}
+        return replace(own, **{key: value for key, value in given.items() if value and hasattr(own, key)})
 
     @abstractmethod
     def build(self) -> ClipModel:

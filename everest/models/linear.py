@@ -6,8 +6,7 @@ B batch, C channels, T frames, H W pixels, S the side of an image, F features.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import ClassVar, Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -54,11 +53,6 @@ class ImageSpec(ClipSpec):
     @property
     def title(self) -> str:
         return f"linear model on the mean image and the change over time, {SIDE} x {SIDE} pixels each"
-
-    def for_clips(
-        self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
-    ) -> Self:
-        return replace(self, frames=frames or self.frames, size=size or self.size)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

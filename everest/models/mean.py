@@ -61,7 +61,7 @@ class MeanSpec(ClipSpec):
         self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
     ) -> Self:
         members = tuple(member.for_clips(frames=frames, size=size) for member in self.members)
-        return replace(self, frames=frames or self.frames, size=size or self.size, members=members)
+        return replace(super().for_clips(frames=frames, size=size), members=members)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

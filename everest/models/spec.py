@@ -80,16 +80,6 @@ class ModelSpec(Architecture, ClipSpec):
             return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
         return spec
 
-    def for_clips(
-        self,
-        *,
-        frames: int | None = None,
-        size: tuple[int, int] | None = None,
-        selection: StoredStrategy | None = None,
-    ) -> Self:
-        frames, size, selection = frames or self.frames, size or self.size, selection or self.selection
-        return replace(self, frames=frames, size=size, selection=selection)
-
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         yield from (f"model.{key}: {text}" for key, text in self.model.problems())

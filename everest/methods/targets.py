@@ -23,7 +23,14 @@ from everest.methods.external import external, must_be, path_of
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.video.pixels import IMAGENET, PixelStatistics
 
-__all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # of everest.targets
+__all__ = [  # of everest.targets
+    "FeatureTargets",
+    "PixelTargets",
+    "Target",
+    "TokenTargets",
+    "gather_patches",
+    "mean_squared_error",
+]
 
 Tubelet = tuple[int, int, int]  # frames, rows, columns
 CodeSpace = Literal["values", "soft", "codes"]

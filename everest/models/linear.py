@@ -6,7 +6,8 @@ B batch, C channels, T frames, H W pixels, S the side of an image, F features.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Final, Literal
+from dataclasses import replace
+from typing import Any, Final, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,11 @@ SIDE: Final = 16  # heuristic: rows and columns of an image
 NO_TOKENS: Final = "a linear model on images has no tokens"
 
 
+def mean_image(clips: Tensor, side: int) -> Tensor:
+    """The mean over channels and time of clips (B, C, T, H, W) of bytes, as small images (B, S * S)."""
+    return F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), side).flatten(1)
+
+
 def difference_image(clips: Tensor, side: int) -> Tensor:
     """The mean absolute change from frame to frame of clips (B, C, T, H, W) of bytes, as images (B, S * S).
 
@@ -35,15 +41,13 @@ def difference_image(clips: Tensor, side: int) -> Tensor:
 
 def image_features(clips: Tensor) -> Tensor:
     """The mean image, then the difference image, of clips (B, C, T, H, W) of bytes: (B, 2 * S * S)."""
-    mean = F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), SIDE).flatten(1)  # over channels and time
-    return torch.cat([mean, difference_image(clips, SIDE)], dim=1)
+    return torch.cat([mean_image(clips, SIDE), difference_image(clips, SIDE)], dim=1)
 
 
 @settings
 class ImageSpec(ClipSpec):
     """All that is needed to rebuild an `ImageClassifier`."""
 
-    num_features: ClassVar[int] = 2 * SIDE * SIDE  # F
     kind: Literal["images"] = "images"
     frames: Count
     size: tuple[Length, Length]
@@ -53,6 +57,16 @@ class ImageSpec(ClipSpec):
     @property
     def title(self) -> str:
         return f"linear model on the mean image and the change over time, {SIDE} x {SIDE} pixels each"
+
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return 2 * SIDE * SIDE
+
+    def for_clips(
+        self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
+    ) -> Self:
+        return replace(self, frames=frames or self.frames, size=size or self.size)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

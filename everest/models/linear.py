@@ -6,8 +6,7 @@ B batch, C channels, T frames, H W pixels, S the side of an image, F features.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -62,11 +61,6 @@ class ImageSpec(ClipSpec):
     def num_features(self) -> int:
         """F."""
         return 2 * SIDE * SIDE
-
-    def for_clips(
-        self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
-    ) -> Self:
-        return replace(self, frames=frames or self.frames, size=size or self.size)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

@@ -16,7 +16,8 @@ from measuring import Times, in_turns
 from steps import Case, Pass, clips_for, our_pass, plain_pass, transformers_pass, transformers_videomae
 from torch import Tensor, nn
 
-from everest.engine.network import make_optimizer, parameter_groups, set_lr
+from everest.engine.network import make_optimizer, parameter_groups
+from everest.engine.step import set_lr
 from everest.profiling.profile import StageName
 from everest.system.processes import TRAINER_KEPT_BYTES, keep_freed_memory
 

@@ -19,14 +19,13 @@ from torch import Tensor
 from everest.config.heads import Head
 from everest.config.settings import Recipe
 from everest.engine import network
-from everest.engine.network import clip_gradients, set_lr, update_weights
 from everest.engine.plan import cosine_lr
-from everest.engine.step_log import StepRecord
+from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.linear import difference_image
+from everest.models.mae import PretrainingModel
 from everest.models.spec import classifier_spec, pretrain_spec
-from everest.models.video_model import PretrainingModel
 from everest.probes.classifiers import nearest_neighbors
 from everest.probes.linear import linear
 from everest.probes.probe import DIFFERENCE_SIDE

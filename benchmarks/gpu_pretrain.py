@@ -14,11 +14,10 @@ from gpu_rows import Row
 
 from everest.config.settings import Recipe
 from everest.engine import network
-from everest.engine.network import clip_gradients, set_lr, update_weights
 from everest.engine.plan import cosine_lr
-from everest.engine.step_log import StepRecord
+from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
+from everest.models.mae import PretrainingModel
 from everest.models.spec import pretrain_spec
-from everest.models.video_model import PretrainingModel
 from everest.system.accelerator import make_accelerator
 
 LEAST: Final = 1e-6  # learning rate at the end

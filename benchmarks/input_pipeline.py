@@ -18,8 +18,8 @@ import numpy as np
 import plain_input
 import torch
 
+from everest.data.crops import largest_region
 from everest.data.frames import pretrain_window
-from everest.data.regions import largest_region
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.methods.grid import TokenGrid, patchify
-from everest.methods.ranked import TopK
+from everest.methods.selection import TopK
 from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import Decoder, MaskedAutoencoder

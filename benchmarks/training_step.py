@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from everest.config.recipe import load_recipe
 from everest.data.clips import Batch
 from everest.engine import network
-from everest.engine.network import clip_gradients, set_lr, update_weights
-from everest.engine.step_log import StepRecord
+from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec

@@ -16,7 +16,7 @@ import torch
 from measuring import HERE, alternate, markdown, publish, ratio, shown
 
 from everest.config.recipe import load_recipe
-from everest.models.video_model import PretrainingModel
+from everest.models.mae import PretrainingModel
 from everest.profiling.profile import StageCost, stage_spec
 
 CLIPS: Final = 4

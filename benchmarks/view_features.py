@@ -34,8 +34,8 @@ from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.inference.model import encode_clips
 from everest.models.linear import difference_image
+from everest.models.mae import PretrainingModel
 from everest.models.spec import pretrain_spec
-from everest.models.video_model import PretrainingModel
 from everest.probes import classifiers
 from everest.probes.linear import linear
 from everest.probes.probe import DIFFERENCE_SIDE

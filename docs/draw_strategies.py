@@ -14,9 +14,15 @@ from torch import Tensor
 
 from everest.figures.masks import apply_strategies, draw_rows, rows_of
 from everest.methods.importance import RawPixels
-from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
 from everest.methods.selection import Strategy
-from everest.methods.strategies import FrameDifference, RedundancyRobust
+from everest.methods.strategies import (
+    FrameDifference,
+    FrameWise,
+    RandomSpaceTime,
+    RedundancyRobust,
+    RunningCell,
+    Tube,
+)
 
 SIZE, FRAMES, TUBELET = 112, 8, (2, 8, 8)
 STRATEGIES: list[tuple[str, Strategy]] = [

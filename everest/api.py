@@ -23,8 +23,8 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
 from everest.methods.selection import Strategy
 from everest.methods.strategies import AllTokens
+from everest.models.clip_spec import VideoModel
 from everest.models.spec import Transformer, classifier_spec, encoder_spec
-from everest.models.video_model import VideoModel
 from everest.video.pixels import IMAGENET, USUAL
 
 Size = int | tuple[int, int]

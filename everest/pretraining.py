@@ -16,8 +16,8 @@ from everest.engine.health import CollapseWatch, closing_text
 from everest.engine.setup import StageSetup
 from everest.engine.training import Step, Training
 from everest.errors import DataError
+from everest.models.mae import PretrainingOutput
 from everest.models.spec import pretrain_spec
-from everest.models.video_model import PretrainingOutput
 
 # What only some runs need is imported where it is used: probes, which take scikit-learn and a second, and
 # frozen networks.

@@ -25,16 +25,15 @@ tests/methods/test_tokens.py
   everest/methods/grid.py
     count in floats: int(num_tokens * Fraction(str(ratio))) => int(num_tokens * (1 - (1 - ratio)))
 tests/test_parity.py
-  everest/methods/alignment.py
+  everest/methods/importance.py
     first slice zero: first if copy else => first if not copy else
-  everest/methods/ranked.py
+  everest/methods/selection.py
     order ascending: self.order == "descending" => self.order != "descending"
     one token more: num_kept(grid.num_tokens, self.keep => 1 + num_kept(grid.num_tokens, self.keep
-  everest/methods/selection.py
     most of the noise: noise.gather(1, candidates).arg => (-noise).gather(1, candidates).arg
     visible predicted too: ascending(shuffled[:, num_visible:]) => ascending(shuffled)
 tests/methods/test_selection.py
-  everest/methods/masks.py
+  everest/methods/strategies.py
     tube counts visible: grid.per_slice - num_kept(grid.per_slice, => num_kept(grid.per_slice, 1 -
     cells stand still: column - move * turn - phase => column - phase
 tests/test_parity.py
@@ -55,14 +54,14 @@ tests/test_parity.py
 tests/engine/test_plan.py
   everest/engine/network.py
     decay of the mask token: "mask_token" => "mask"
-  everest/models/video_model.py
+  everest/models/clip_spec.py
     embedding in the last layer: "stem": r"encoder => "stem": r"decoder
 tests/data/test_frames.py
   everest/data/frames.py
     last frame reachable: (length - 2 - start) => (length - 1 - start)
     window open at its end: start + window, num=frames) => start + window, num=frames, endpoint=False)
 tests/methods/test_frame_selection.py
-  everest/methods/ranked.py
+  everest/methods/selection.py
     frames by their share alone: .log() / counts => .log() * counts
     frames not in order: order[:, :num].sort(dim=1).values => order[:, :num]
 """

@@ -28,7 +28,8 @@ def api_part() -> str:
     for name, module in modules.items():
         parts += [f"## everest.{name}", _text(module)]
         for member, value in vars(module).items():
-            if getattr(value, "__module__", None) == module.__name__ and not member.startswith("_"):
+            is_ours = (getattr(value, "__module__", None) or "").startswith("everest.")
+            if is_ours and member in module.__all__ and member not in names:
                 parts += _with_methods(f"{name}.{member}", value, level=3)
     parts += ["## Errors", _text(errors)]
     for name in ERRORS:

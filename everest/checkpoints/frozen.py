@@ -16,9 +16,9 @@ from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.targets import FeatureTargets, TeacherUse
+from everest.models.classifier import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
-from everest.models.video_model import VideoEncoder
 from everest.system.hub import PREFIXES, absolute_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_use

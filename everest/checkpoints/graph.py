@@ -26,13 +26,13 @@ from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shown
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
-from everest.models.classifier import Classifier, outputs_of
+from everest.models.classifier import Classifier, SelectingModel, VideoEncoder, outputs_of
 from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.cost import count_tokens
 from everest.models.linear import NO_TOKENS
+from everest.models.mae import PretrainingModel
 from everest.models.pooling import STATISTICS
 from everest.models.spec import ModelSpec
-from everest.models.video_model import PretrainingModel, SelectingModel, VideoEncoder
 from everest.system.text import parse_json
 
 if TYPE_CHECKING:

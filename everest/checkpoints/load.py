@@ -25,11 +25,11 @@ from everest.foreign.files import (
 )
 from everest.methods.strategies import ShippedStrategy
 from everest.models.clip_spec import ClipModel, ClipSpec
-from everest.models.embedding import with_tubelet_frames
 from everest.models.linear import ImageSpec
 from everest.models.mean import MeanSpec
 from everest.models.positions import interpolated
 from everest.models.spec import WITHOUT_TRANSFORMER, ModelSpec, Transformer
+from everest.models.vit import with_tubelet_frames
 from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_once
 from everest.system.run_folder import BEST, FINETUNE, MODEL, PROJECT, RECIPE, WEIGHTS

@@ -13,7 +13,7 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
-from everest.methods.ranked import TopK
+from everest.methods.selection import TopK
 from everest.methods.targets import TokenTargets
 
 Problems = Iterator[tuple[str, str]]  # `section.key`, and the reason

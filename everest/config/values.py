@@ -80,7 +80,7 @@ Rotary = Annotated[
 # plain: with GELU; normed-swiglu: SwiGLU with a norm between its Linear layers, as EVA-02.
 MlpKind = Annotated[Literal["plain", "swiglu", "normed-swiglu"], WITH_HYPHENS]
 Gelu = Literal["exact", "tanh", "quick"]  # tanh: as SigLIP; quick: by a sigmoid, as CLIP
-# frames: normalized pixels; differences: their change since the frame before (everest.models.embedding).
+# frames: normalized pixels; differences: their change since the frame before (everest.models.vit).
 Input = Literal["frames", "differences"]
 Attends = Literal["joint", "slice"]
 Pooling = Annotated[Literal["mean", "first", "class-attention", "mean-change"], WITH_HYPHENS]

@@ -32,7 +32,6 @@ Argument = float | int | None
 PROBABILITY: Final = 0.5  # that a drawn operation is applied
 FILL_COLOR: Final = (128, 128, 128)  # color of pixels from outside the frame
 CUTMIX_PROBABILITY: Final = 0.5  # probability of CutMix if both are on; timm and VideoMAE
-NUM_DRAWS: Final = 10_000  # of a mean over the Beta distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,25 +151,3 @@ def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
         spans.append((max(center - half, 0), min(center + half, side)))
     (top, bottom), (left, right) = spans
     return Box(top, left, bottom - top, right - left)
-
-
-def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: float) -> float:
-    """The cross-entropy of a model that knows every class: the mean entropy of smoothed and mixed targets.
-
-    With equally frequent classes, a partner has another class for 1 - 1 / num_classes of the clips. Its
-    share is drawn from the Beta distributions of `mix`; boxes that the border clips are left out.
-    """
-    alphas = [alpha for alpha in (mixup, cutmix) if alpha > 0]
-    draws = np.random.default_rng(0)
-    kept = np.concatenate([draws.beta(alpha, alpha, size=NUM_DRAWS) for alpha in alphas] or [np.ones(1)])
-
-    uniform = torch.tensor(smoothing / num_classes)
-
-    def entropy(shares: Tensor) -> float:
-        """Mean of targets with `shares` (classes, N) of some classes; the others have only the smoothing."""
-        named = torch.special.entr(shares * (1 - smoothing) + uniform).sum(0).mean()
-        return float(named + (num_classes - len(shares)) * torch.special.entr(uniform))
-
-    same = entropy(torch.ones(1, 1))
-    other = entropy(torch.from_numpy(np.stack([kept, 1 - kept])))
-    return other + (same - other) / num_classes

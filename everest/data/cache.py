@@ -62,7 +62,10 @@ class FrameCache:
         positions = np.asarray(ids) - span[0]
         with suppress(OSError, ValueError, EOFError):  # missing or incomplete
             return torch.from_numpy(np.load(file, mmap_mode="r")[positions])
-        if frame_bytes(video, span[1], channels) <= min(LARGEST_VIDEO, _free_bytes(self.folder)):
+        free = 0.0
+        with suppress(OSError):  # the folder may be gone
+            free = FILLED_SHARE * psutil.disk_usage(str(self.folder)).free
+        if frame_bytes(video, span[1], channels) <= min(LARGEST_VIDEO, free):
             with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
                 wanted = range(span[0], sum(span))
                 frames = read_frames(video, wanted, decoder=decoder, channels=channels)  # (F, H, W, C)
@@ -148,13 +151,6 @@ def mark_used(folder: Path) -> Callable[[], None]:
                         file.unlink(missing_ok=True)  # a reader of a killed run may rename it
 
     return leave
-
-
-def _free_bytes(folder: Path) -> float:
-    """The bytes that may be filled; 0 if the folder is gone."""
-    with suppress(OSError):
-        return FILLED_SHARE * psutil.disk_usage(str(folder)).free
-    return 0.0
 
 
 def _save(file: Path, frames: np.ndarray) -> None:

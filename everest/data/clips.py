@@ -21,8 +21,8 @@ from torch import Tensor
 
 from everest.config.heads import Heads
 from everest.data.cache import FrameCache
+from everest.data.crops import Regions
 from everest.data.randomness import Purpose, generator_at
-from everest.data.regions import Regions
 from everest.data.views import PretrainViews, StageViews, Views
 from everest.data.workers import Layout
 from everest.errors import DataError
@@ -143,28 +143,15 @@ class VideoClips:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:
                     continue
-                views = self._empty_views(out)
-                inputs = {}
-            return self._clip(key, index, views, inputs, failed)
-        path, reason = failed[0]
-        distinct = len({path for path, _ in failed})
-        raise DataError(
-            f"{MAX_TRIES} draws in a row gave unreadable videos ({distinct} of {len(self.samples)}), "
-            f"first {path}: {reason}"
-        )
-
-    def _empty_views(self, out: Tensor | None) -> Views:
-        """The views of an unreadable sample: zeros."""
-        maker = self.make_views
-        frames = torch.empty(maker.shape, dtype=torch.uint8) if out is None else out
-        boxes = torch.zeros(maker.num_views, 4, dtype=torch.int64)
-        regions = None if maker.region is None else torch.tensor([(*maker.size, 0)] * maker.num_views)
-        return Views(frames.zero_(), boxes, regions)
-
-    def _clip(
-        self, key: SampleKey, index: int, views: Views, inputs: dict[str, Tensor], failed: Tries
-    ) -> Clip:
-        """The clip of a key by the views of a sample."""
+                views, inputs = self._empty_views(out), {}
+            break
+        else:
+            path, reason = failed[0]
+            distinct = len({path for path, _ in failed})
+            raise DataError(
+                f"{MAX_TRIES} draws in a row gave unreadable videos ({distinct} of {len(self.samples)}), "
+                f"first {path}: {reason}"
+            )
         if self.compares_videos:
             inputs = {"videos": torch.full((len(views.frames),), index)}
         rng = generator_at(self.seed, Purpose.NOISE, *key)
@@ -180,6 +167,14 @@ class VideoClips:
             inputs=inputs,
             regions=self.regions(views.regions),
         )
+
+    def _empty_views(self, out: Tensor | None) -> Views:
+        """The views of an unreadable sample: zeros."""
+        maker = self.make_views
+        frames = torch.empty(maker.shape, dtype=torch.uint8) if out is None else out
+        boxes = torch.zeros(maker.num_views, 4, dtype=torch.int64)
+        regions = None if maker.region is None else torch.tensor([(*maker.size, 0)] * maker.num_views)
+        return Views(frames.zero_(), boxes, regions)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -27,7 +27,7 @@ from typing import Final, Literal, NamedTuple
 import torch
 
 from everest.data.clips import Batch, SampleKey, StepSampler, Tries, VideoClips
-from everest.data.regions import resize_regions
+from everest.data.crops import resize_regions
 from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError
 from everest.system.processes import local_processes, num_readers

@@ -29,13 +29,9 @@ class Purpose(IntEnum):
 
 def generator_at(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:
     """The generator of a position, independent of all others."""
-    return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, position)))
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(purpose), *position)))
 
 
 def seed_at(seed: int, purpose: Purpose, *position: int) -> int:
     """A seed for a generator of another library."""
-    return int(_sequence(seed, purpose, position).generate_state(1)[0])
-
-
-def _sequence(seed: int, purpose: Purpose, position: tuple[int, ...]) -> np.random.SeedSequence:
-    return np.random.SeedSequence(seed, spawn_key=(int(purpose), *position))
+    return int(np.random.SeedSequence(seed, spawn_key=(int(purpose), *position)).generate_state(1)[0])

@@ -19,8 +19,8 @@ from everest.config.settings import DataSettings, Recipe
 from everest.data.cache import keep_facts_in_cache, open_cache
 from everest.data.class_balance import sample_weights
 from everest.data.clips import VideoClips
+from everest.data.crops import largest_region
 from everest.data.footage import footage_of, frame_span
-from everest.data.regions import largest_region
 from everest.data.views import (
     ClipFormat,
     EvalViews,
@@ -35,9 +35,8 @@ from everest.lists.labels import indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source, unused_validation
-from everest.methods.grid import TokenGrid
-from everest.methods.noise import NoiseLayout
-from everest.methods.ranked import num_candidates
+from everest.methods.grid import NoiseLayout, TokenGrid
+from everest.methods.selection import num_candidates
 from everest.system.storage import Location, RemotePath
 from everest.system.text import counted
 from everest.video.reader import probe
@@ -61,7 +60,7 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
     return digest.hexdigest()[:16]
 
 
-def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
+def pretrain_clips(recipe: Recipe) -> VideoClips:
     """Unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
     data, section = recipe.data, recipe.pretrain
     grid = clip_grid(recipe)
@@ -77,7 +76,7 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     )
     noise = NoiseLayout.of(grid, offered, camera=section.camera_motion)
     samples = read_source(data, pretrain_key(data), labeled=False)
-    return clips_of(recipe, samples, views, num_noise=noise.total, replace_bad=replace_bad, training=True)
+    return clips_of(recipe, samples, views, num_noise=noise.total, training=True)
 
 
 def pretrain_key(data: DataSettings) -> str:
@@ -107,7 +106,6 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         views,
         heads=classes.heads,
         num_noise=clip_grid(recipe).num_tokens,
-        replace_bad=True,
         training=True,
         notices=[unused_validation(data)],
     )
@@ -136,7 +134,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
             f"data.val: no video has a class, so its {OF_CLASSES[metric]} cannot select the best weights; "
             "add videos of classes, or set finetune.best=loss"
         )
-    return clips_of(recipe, samples, center_views(recipe), heads=classes.heads, replace_bad=False)
+    return clips_of(recipe, samples, center_views(recipe), heads=classes.heads)
 
 
 def center_views(recipe: Recipe) -> ValidationViews:
@@ -148,8 +146,8 @@ def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """The evaluation views of each video of `data.test`."""
     samples = read_source(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
-    # Without a cache: each video is read once.
-    return clips_of(recipe, samples, views, heads=classes.heads, replace_bad=False, cached=False)
+    uncached = replace(recipe, data=replace(recipe.data, cache="none"))  # each video is read once
+    return clips_of(uncached, samples, views, heads=classes.heads)
 
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
@@ -190,14 +188,13 @@ def clips_of(
     *,
     heads: Heads = (),
     num_noise: int = 0,
-    replace_bad: bool,
-    cached: bool = True,
     training: bool = False,
     notices: Sequence[str | None] = (),
 ) -> VideoClips:
     """Clips of samples; see `VideoClips`. The `notices` follow those about the list.
 
-    In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states.
+    In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states, and another
+    one replaces an unreadable one.
     """
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
@@ -217,8 +214,8 @@ def clips_of(
         seed=recipe.train.seed,
         num_noise=num_noise,
         decoder=data.decoder,
-        replace_bad=replace_bad,
-        cache=open_cache(data.cache if cached else "none", distinct, channels=data.channels),
+        replace_bad=training,
+        cache=open_cache(data.cache, distinct, channels=data.channels),
         heads=heads,
         notices=tuple(filter(None, (samples.notice, *notices))),
     )

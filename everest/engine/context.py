@@ -153,11 +153,18 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
 def find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tuple[RunFolder, bool]:
     """The folder of a run, and whether the run that is there is resumed. Nothing is written or removed."""
     run = RunFolder(options.folder(recipe.name))
+    names = set[str]()  # of a run that has started, and of other programs
     if run.path.exists():
         if not run.path.is_dir():
             raise RecipeError(f"--output {run.path}: a file is in the way; choose another folder")
         refuse_trained(run.path)
-    if _is_free(run):
+        # The tokenizer's run in the folder may be at any step: it is trained first.
+        names = {file.name for file in run.path.iterdir() if not is_unfinished(file.name)} - {TOKENIZER}
+        if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
+            names.discard(STATE)
+        if run.has_environment():
+            names.discard(ENVIRONMENT)
+    if not names:
         if options.resume == "only":
             raise RecipeError(f"--resume {run.path}: there is no run to resume")
         return run, False
@@ -166,19 +173,6 @@ def find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tuple
     else:
         _check_resume(run, recipe, options, init)
     return run, not options.overwrite
-
-
-def _is_free(run: RunFolder) -> bool:
-    """Whether the folder holds no run that has started, and no files of other programs."""
-    if not run.path.exists():
-        return True
-    # The tokenizer's run in the folder may be at any step: it is trained first.
-    names = {file.name for file in run.path.iterdir() if not is_unfinished(file.name)} - {TOKENIZER}
-    if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
-        names.discard(STATE)
-    if run.has_environment():
-        names.discard(ENVIRONMENT)
-    return not names
 
 
 def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init | None) -> None:
@@ -216,16 +210,6 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init: Ini
         raise RecipeError(
             f"{place}: {ENVIRONMENT} is missing or not of a run; restore it, or choose another folder"
         )
-    differences = _differences(run, recipe, options, init)
-    if differences:
-        shown = first_names(differences, 3)
-        raise RecipeError(
-            f"{place}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
-        )
-
-
-def _differences(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init | None) -> list[str]:
-    """The settings and options in which the run in the folder differs, each with both values."""
     saved = flat_values(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
     given = flat_values(recipe_values(recipe))
     may_change = set(RESUME_MAY_CHANGE)
@@ -242,4 +226,9 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init
     given |= {"command": options.command, "--overfit-one-batch": options.one_batch}
     saved |= {"--init": environment.init, "--decoder": environment.decoder if init else None}
     given |= {"--init": init and init.file, "--decoder": init and init.decoder}
-    return differing(*({key: of[key] for key in of if key not in may_change} for of in (saved, given)))
+    differences = differing(*({key: of[key] for key in of if key not in may_change} for of in (saved, given)))
+    if differences:
+        shown = first_names(differences, 3)
+        raise RecipeError(
+            f"{place}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
+        )

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from everest.config.heads import Heads
 from everest.config.stage_settings import FinetuneSettings
 from everest.engine.plan import FEWEST_STEPS, learning_rate_advice
@@ -31,6 +35,7 @@ UNDERFITS: Final = 0.2
 MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
 FALLEN: Final = 0.95  # and a training loss below this times its value then
+NUM_DRAWS: Final = 10_000  # of a mean over a Beta distribution
 
 
 class Validations:
@@ -163,8 +168,6 @@ def chance_warning(training: Training, step: int, settings: FinetuneSettings, he
     budget = min(plan.steps, plan.warmup_steps + FEWEST_STEPS)
     if step not in (budget, plan.steps) or not is_guessable or not losses:
         return None
-    from everest.data.augment import lowest_loss  # here: it imports timm, for a second
-
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
     sizes = [head.outputs for head in heads]
     chance = fmean(map(math.log, sizes))  # the loss is the mean over the heads
@@ -179,3 +182,25 @@ def chance_warning(training: Training, step: int, settings: FinetuneSettings, he
         f"{'the mean of ' if len(sizes) > 1 else ''}{logarithms} = {chance:.2f}. Check that the labels "
         f"belong to the videos; try {fewer}more steps or a higher base_lr"
     )
+
+
+def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: float) -> float:
+    """The cross-entropy of a model that knows every class: the mean entropy of smoothed and mixed targets.
+
+    With equally frequent classes, a partner has another class for 1 - 1 / num_classes of the clips. Its
+    share is drawn from the Beta distributions of Mixup and CutMix; boxes that the border clips are left out.
+    """
+    alphas = [alpha for alpha in (mixup, cutmix) if alpha > 0]
+    draws = np.random.default_rng(0)
+    kept = np.concatenate([draws.beta(alpha, alpha, size=NUM_DRAWS) for alpha in alphas] or [np.ones(1)])
+
+    uniform = torch.tensor(smoothing / num_classes)
+
+    def entropy(shares: Tensor) -> float:
+        """Mean of targets with `shares` (classes, N) of some classes; the others have only the smoothing."""
+        named = torch.special.entr(shares * (1 - smoothing) + uniform).sum(0).mean()
+        return float(named + (num_classes - len(shares)) * torch.special.entr(uniform))
+
+    same = entropy(torch.ones(1, 1))
+    other = entropy(torch.from_numpy(np.stack([kept, 1 - kept])))
+    return other + (same - other) / num_classes

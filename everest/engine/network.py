@@ -1,9 +1,9 @@
-"""A network that learns: its groups and update by AdamW, precision, compilation, its tensors in a state."""
+"""A network that learns: its groups in AdamW, precision, compilation, its tensors in a state."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -18,8 +18,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from everest.config.settings import TrainedSection, TrainSettings
 from everest.methods.fast import fuse_functions
 from everest.models.block import Block
+from everest.models.clip_spec import VideoModel
 from everest.models.positions import SPATIAL, TEMPORAL
-from everest.models.video_model import VideoModel
 from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
 
 if TYPE_CHECKING:  # timm takes a second to import
@@ -156,70 +156,6 @@ def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors of a state's part `name`, by their names in it."""
     prefix = f"{name}/"
     return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group `lr` times its own scale."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
-
-
-def clip_gradients(
-    accelerator: Accelerator, networks: Sequence[Network], largest: float | None
-) -> dict[str, Tensor]:
-    """Unscale (fp16), average and measure gradients, and scale them down to the norm `largest`, if given.
-
-    Args:
-        networks: the model that Accelerate wraps first: it exchanges its gradients itself. Those of the
-            others are averaged over the processes here, once a step.
-    Returns:
-        The norms before, () on the device and over all processes, by their names in metrics.jsonl: none for a
-        network that is not active in this step.
-    """
-    if accelerator.scaler is not None:
-        accelerator.scaler.unscale_(networks[0].optimizer)
-    norms = {}
-    for number, network in enumerate(networks):
-        gradients = [p.grad for p in network.module.parameters() if p.grad is not None]
-        if not gradients:
-            continue
-        if number > 0:
-            mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-            assert isinstance(mean, Tensor)
-            parts = mean.split([gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if largest is not None:
-            torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), largest, norm)
-        norms[network.own_name(GRAD_NORM)] = full_tensor(norm)
-    return norms
-
-
-@torch.no_grad()
-def update_weights(accelerator: Accelerator, networks: Sequence[Network], *, skipped: Tensor) -> None:
-    """Change the weights of all networks by their gradients, then drop the gradients.
-
-    The device itself leaves out an update, so the host need not wait for the numbers that decide about it.
-
-    Args:
-        skipped: () float32 on the device: 1 leaves the update out, also for the averages of weights; else 0.
-    """
-    for network in networks:
-        # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
-        # changes neither weights nor moments. `clip_gradients` has unscaled the gradients.
-        setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
-        network.optimizer.step()
-        network.optimizer.zero_grad()
-        if network.ema is not None:  # timm's own update cannot be skipped without a wait
-            # Buffers are constants.
-            share = (1 - network.ema.decay) * (1 - skipped)
-            for average, weight in zip(
-                network.ema.module.parameters(), network.module.parameters(), strict=True
-            ):
-                average.lerp_(weight, share)
-    if accelerator.scaler is not None:
-        accelerator.scaler.update()  # fp16 halves its scale after an overflow
 
 
 def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSettings) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The numbers of a step, and its row of metrics.jsonl, which is written when they have left the device."""
+"""The rows of metrics.jsonl: that of a step is written when its numbers have left the device."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
-import torch
-from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
-from everest.data.clips import Tries
 from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
+from everest.engine.step import StepRecord
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
-from everest.system.compute import HostCopy
 from everest.system.files import write_text
 from everest.system.run_folder import NONFINITE, Row
 from everest.system.text import json_text
@@ -35,58 +31,6 @@ SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and 
 WAITING: Final = 0.3  # of the time of the first steps
 WATCHED_SECONDS: Final = 60.0  # how long a run is watched; the first files take longer
 WATCHED_STEPS: Final = 20  # at least
-
-
-@dataclass(eq=False)
-class StepRecord:
-    """The numbers of one process about one step, on the device.
-
-    `gather` copies those of all processes to the host without waiting, and `read` waits for them.
-    """
-
-    number: int = 0  # updates done before
-    losses: dict[str, Tensor] = field(default_factory=dict)  # means over the passes, by name
-    failed: list[Tries] = field(default_factory=list)  # of each unreadable sample
-    videos: list[str] = field(default_factory=list)
-    waited: float = 0.0  # seconds, for batches
-    signal: int = 0  # that this process received, else 0
-    is_save_due: bool = False  # by this process's clock
-    started: float = field(default_factory=time.monotonic)
-    seconds: float | None = None  # of the whole step; None: it is not over
-
-    def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
-        """Add one of the step's `passes` passes."""
-        for name, value in {"loss": loss, **parts}.items():
-            self.losses[name] = self.losses.get(name, 0) + value.detach().float() / passes
-
-    def gather(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.
-
-        Returns:
-            () bool each, on the device: whether all losses are finite, and whether losses and norms are.
-        """
-        self._names = [*self.losses, *norms]
-        flags = (len(self.failed), self.signal, self.is_save_due)
-        # Filled on the device: a copy of host memory would wait for it.
-        filled = (self.losses["loss"].new_full((), float(flag)) for flag in flags)
-        values = torch.stack([*self.losses.values(), *norms.values(), *filled])
-        gathered = accelerator.gather(values)
-        assert isinstance(gathered, Tensor)
-        by_process = gathered.view(-1, len(values))  # (processes, values)
-        self._copy = HostCopy({"numbers": by_process})
-        finite = by_process.isfinite()
-        return finite[:, : len(self.losses)].all(), finite[:, : len(self._names)].all()
-
-    def read(self) -> tuple[dict[str, float], bool, int, bool]:
-        """Wait for the numbers that `gather` has copied; returns those of all processes.
-
-        Returns:
-            Figures by their names in metrics.jsonl, losses as means; whether any process met an unreadable
-            video; a signal that any received, else 0; whether a save is due by the clock of any.
-        """
-        *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
-        means = {name: sum(of) / len(of) for name, of in zip(self._names, figures, strict=True)}
-        return means, any(failed), int(max(signals)), any(due)
 
 
 @dataclass

@@ -25,10 +25,11 @@ from everest.data.clips import Batch, StepSampler, VideoClips
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
-from everest.engine.network import Network, clip_gradients, set_lr, update_weights
+from everest.engine.network import Network
 from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
-from everest.engine.step_log import StepLog, StepRecord
+from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
+from everest.engine.step_log import StepLog
 from everest.models.block import DropPath
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal
@@ -122,20 +123,13 @@ class Training:
             ending.callback(self.state.finish)
             if not self.has_steps:
                 return
-            clips = self._clips(ending.enter_context(closing(self.loader(self.steps_done))))
+            clips = iter(ending.enter_context(closing(self.loader(self.steps_done))))
             while self.has_steps:
                 yield Step(self, clips)
                 if self.step_log.stop_signal or self.step_log.is_save_due or self.saves_here:
                     self.save()
                 if self.step_log.stop_signal and self.has_steps:
-                    self._stop(self.step_log.stop_signal, saved=True)
-
-    def _clips(self, loader: ClipLoader) -> Iterator[Batch]:
-        """Yield the clips of each pass; Stopped if a signal comes while they are awaited."""
-        try:
-            yield from loader
-        except StoppedWaiting:
-            self._stop(self.signal.number, saved=self.plan.processes == 1)
+                    self.stop(self.step_log.stop_signal, saved=True)
 
     @property
     def has_steps(self) -> bool:
@@ -148,12 +142,7 @@ class Training:
         every = self.settings.save_every
         return self.steps_done == self.plan.steps or (isinstance(every, int) and self.steps_done % every == 0)
 
-    @property
-    def is_save_due(self) -> bool:
-        """Whether the run is to be saved by the clock of this process."""
-        return time.monotonic() - self.state.saved_at >= self.settings.save_seconds
-
-    def _stop(self, number: int, *, saved: bool) -> Never:
+    def stop(self, number: int, *, saved: bool) -> Never:
         """Raise Stopped, after saving the steps so far; one of several processes in a step cannot do that."""
         text, place = "timed out waiting for a batch, so this step is not saved", "the last saved step"
         if saved:
@@ -221,7 +210,10 @@ class Step:
         for number in range(first, plan.accumulation):
             self._pass = number
             started = time.monotonic()
-            batch = next(self._clips)
+            try:
+                batch = next(self._clips)
+            except StoppedWaiting:
+                training.stop(training.signal.number, saved=plan.processes == 1)
             self._record.waited += time.monotonic() - started
             self._record.failed += filter(None, batch.failed)
             self._record.videos += batch.video_ids
@@ -266,7 +258,8 @@ class Step:
         """
         training, accelerator, record = self._training, self._training.accelerator, self._record
         norms = clip_gradients(accelerator, training.networks, training.settings.clip_grad)
-        record.signal, record.is_save_due = training.signal.number, training.is_save_due
+        record.signal = training.signal.number
+        record.is_save_due = time.monotonic() - training.state.saved_at >= training.settings.save_seconds
         losses_finite, all_finite = record.gather(accelerator, norms)
         if training.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
             counted = all_finite if accelerator.scaler is None else losses_finite

@@ -249,7 +249,7 @@ def open_classifier(
         spec, model = opened.spec, opened.module
         assert isinstance(spec, ClipSpec)
         assert isinstance(model, Classifier)
-    saved = spec.strategy  # None: the recipe's selection has no meaning
+    saved = spec.selection if isinstance(spec, ModelSpec) else None  # else it has no meaning
     if saved is not None and requested.at_evaluation() != saved.at_evaluation():
         have, wanted = (
             ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)

@@ -25,7 +25,7 @@ from everest.figures.masks import COLUMNS, SMALL, TUBELET, embedding_of, range_t
 from everest.figures.png import COLORS, PALE, escape_dollars, png_figure
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
-from everest.methods.ranked import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
+from everest.methods.selection import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
 from everest.video.reader import probe, read_frames
 
 

@@ -25,11 +25,10 @@ from everest.errors import RecipeError
 from everest.figures.masks import apply_strategies, draw_rows, embedding_of, mask_title, rows_of, scaled_size
 from everest.lists.sample import Sample
 from everest.methods.importance import Embedding, RawPixels
-from everest.methods.learned import LearnedImportance, ScoreName
-from everest.methods.ranked import TopK
-from everest.methods.selection import Strategy
-from everest.methods.strategies import AllTokens
-from everest.models.video_model import SelectingModel, VideoModel
+from everest.methods.selection import Strategy, TopK
+from everest.methods.strategies import AllTokens, LearnedImportance, ScoreName
+from everest.models.classifier import SelectingModel
+from everest.models.clip_spec import VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.facts import VideoInfo

@@ -26,9 +26,9 @@ from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
 from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
-from everest.models.embedding import frame_differences
+from everest.models.clip_spec import VideoModel
 from everest.models.mae import MaskedAutoencoder
-from everest.models.video_model import VideoModel
+from everest.models.vit import frame_differences
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import Example
 from everest.tokenizer.spec import FrozenTokenizer

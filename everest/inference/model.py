@@ -22,12 +22,11 @@ from everest.errors import CheckpointError, RecipeError
 from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.strategies import AllTokens
-from everest.models.classifier import Classifier
+from everest.models.classifier import Classifier, SelectingModel, VideoEncoder
 from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.linear import NO_TOKENS
 from everest.models.pooling import mean_and_change
 from everest.models.spec import Transformer
-from everest.models.video_model import SelectingModel, VideoEncoder
 from everest.system.accelerator import make_accelerator, runtime_of
 from everest.system.compute import Runtime, choose_precision
 from everest.tokenizer.network import AdaptiveTokenizer

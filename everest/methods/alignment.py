@@ -19,11 +19,9 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.camera import SMALLEST, Plane, estimate_motion, gray_pairs, mean_change, moved, no_motion
 from everest.methods.fast import fusable, in_parts, is_eager_on_cpu
-from everest.system.compute import full_precision
 from everest.video.pixels import PixelStatistics
 
 Align = Literal["none", "shift", "affine"]
-Cuts = Literal["ignore", "detect"]
 
 # Heuristic, made on real clips and on pairs of them: what a new scene changes, after the camera's motion.
 CUT: Final = 0.5  # the mean change, in standard deviations of the clip's gray values, at least
@@ -67,20 +65,6 @@ class PreviousFrames:
         earlier, later = torch.cat([none, inner[:, :-1]], dim=1), torch.cat([inner[:, 1:], none], dim=1)
         alone = inner & ~(earlier | later)
         return torch.cat([none.expand(-1, self.lag), alone, none.expand(-1, self.lag - 1)], dim=1)
-
-
-def earlier_frames(
-    frames: Tensor, *, lag: int, align: Align, cuts: Cuts, pixels: PixelStatistics
-) -> tuple[Tensor, Tensor | None]:
-    """For each frame the one `lag` frames earlier, (B, C, P, H, W), and the frames that begin a scene.
-
-    These are (B, T) bool, or None if cuts are not looked for; for the arguments, see `previous_frames`.
-    """
-    if align == "none" and cuts == "ignore":
-        return frames[:, :, :-lag], None
-    with full_precision(frames.device):
-        previous = previous_frames(frames, lag=lag, align=align, pixels=pixels)
-    return previous.frames, previous.begins_scene if cuts == "detect" else None
 
 
 @fusable
@@ -155,35 +139,3 @@ def _shown(
 def _moves(motion: Tensor) -> Tensor:
     """Whether motions (..., 2, 3) are any: (...) bool."""
     return (motion != torch.eye(2, 3, device=motion.device)).flatten(-2).any(dim=-1)
-
-
-def with_scene_starts(later: Tensor, begins: Tensor | None, *, no_change: float, copy: bool) -> Tensor:
-    """The change of all S steps of time, of which the first step and those after a cut cannot be measured.
-
-    A step with a cut inside belongs to the new scene. Neither it nor the next step can be measured.
-
-    Args:
-        later: (B, S - 1, …) of all but the first step, since the step before.
-        begins: (B, T) bool: the frames that begin a scene, T / S of each step; None: only the first one.
-        copy: take the next change in the same scene; if it has none, the mean change of each place in the
-            clip, so that a short scene is neither kept nor lost as a whole. Otherwise: no change.
-    """
-    first = later[:, :1]
-    if begins is None:
-        return torch.cat([first if copy else torch.full_like(first, no_change), later], dim=1)
-    change = torch.cat([first, later], dim=1)  # (B, S, …)
-    steps, tail = change.size(1), (1,) * (change.dim() - 2)
-    frames = begins.unflatten(1, (steps, -1))  # (B, S, frames of a step)
-    starts, mixed = frames.any(dim=2), frames[:, :, 1:].any(dim=2)  # (B, S)
-    after_mixed = torch.cat([torch.ones_like(mixed[:, :1]), mixed[:, :-1]], dim=1)  # and the first step
-    is_measured = ~(starts | after_mixed)
-    measured = is_measured.view(-1, steps, *tail)
-    if not copy:
-        return change.where(measured, no_change)
-    count = measured.sum(dim=1, keepdim=True)
-    mean = change.where(measured, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)  # (B, 1, …)
-    mean = mean.where(count > 0, no_change)
-    scene, step = starts.long().cumsum(dim=1), torch.arange(steps, device=change.device)
-    serves = is_measured[:, None] & (scene[:, None] == scene[:, :, None]) & (step >= step[:, None])
-    source = torch.where(serves, step, steps).amin(dim=2)  # (B, S); S: the mean
-    return torch.cat([change, mean], dim=1).gather(1, source.view(-1, steps, *tail).expand_as(change))

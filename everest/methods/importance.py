@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.errors import RecipeError
-from everest.methods.alignment import Align, Cuts, earlier_frames, with_scene_starts
+from everest.methods.alignment import Align, previous_frames
 from everest.methods.fast import fusable, in_parts
 from everest.methods.grid import patchify
 from everest.system.compute import computes_bf16, full_precision
@@ -23,6 +22,7 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 FirstSlice = Literal["copy", "zero"]
+Cuts = Literal["ignore", "detect"]
 # Of a trained scorer: (B, N) float32 of clips (B, C, T, H, W), bytes or normalized; higher: more important.
 TokenScores = Callable[[Tensor], Tensor]
 
@@ -30,14 +30,9 @@ TokenScores = Callable[[Tensor], Tensor]
 class Embedding(Protocol):
     """A linear tubelet embedding: patches (B, K, C, t, p, q) to (B, K, D)."""
 
-    @property
-    def tubelet(self) -> tuple[int, int, int]: ...
-
-    @property
-    def pixels(self) -> PixelStatistics: ...  # by which clips of bytes are normalized
-
-    @property
-    def scores(self) -> TokenScores | None: ...  # of the tokenizer that scores the tokens, if there is one
+    tubelet: tuple[int, int, int]
+    pixels: PixelStatistics  # by which clips of bytes are normalized
+    scores: TokenScores | None  # of the tokenizer that scores the tokens, if there is one
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches or, if not `biased`, a difference of patches, in which the bias cancels."""
@@ -48,7 +43,7 @@ class Embedding(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawPixels:
     """The embedding without a model: the pixels of the tubelet themselves."""
 
@@ -116,7 +111,13 @@ def embedding_change(
     before, begins = earlier_frames(frames, lag=t, align=align, cuts=cuts, pixels=embed.pixels)
     with full_precision(frames.device):
         if distance in DISTANCES:
-            later = _distances(frames, before, embed, distance)  # (B, N - h*w)
+            now, earlier = (
+                patchify(embed.pixels.normalized(x).float(), embed.tubelet)
+                for x in (frames[:, :, t:], before)
+            )  # (B, N - h*w, C, t, p, q) each
+            # Rounding can raise a similarity above 1.
+            later = DISTANCES[distance](embed(now), embed(earlier)).clamp(min=no_change)  # (B, N - h*w)
+            later = later.masked_fill((now == earlier).flatten(2).all(dim=-1), no_change)
         elif frames.dtype == torch.uint8:
             later = in_parts(partial(_norms_of_bytes, embed=embed, norm=NORMS[distance]), frames, before)
         else:
@@ -134,18 +135,6 @@ def _norms_of_bytes(
     exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
     now, earlier = (patchify(x, embed.tubelet) for x in (frames[:, :, embed.tubelet[0] :], before))
     return norm(embed.of_byte_changes(now.to(exact).sub_(earlier)))
-
-
-def _distances(frames: Tensor, before: Tensor, embed: Embedding, distance: DistanceName) -> Tensor:
-    """The distances (B, N - h*w) of embedded tokens from those in the frames `before`."""
-    now, earlier = (
-        patchify(embed.pixels.normalized(x).float(), embed.tubelet)
-        for x in (frames[:, :, embed.tubelet[0] :], before)
-    )  # (B, N - h*w, C, t, p, q) each
-    distances = DISTANCES[distance](embed(now), embed(earlier))
-    # Rounding can raise a similarity above 1.
-    distances = distances.clamp(min=NO_CHANGE[distance])
-    return distances.masked_fill((now == earlier).flatten(2).all(dim=-1), NO_CHANGE[distance])
 
 
 @torch.no_grad()
@@ -178,8 +167,47 @@ def pixel_change(
     return patchify(change, tubelet).flatten(2).mean(dim=-1)
 
 
-def learned_score(frames: Tensor, embed: Embedding) -> Tensor:
-    """The score (B, N) of each token by the trained tokenizer of `embed`."""
-    if embed.scores is None:
-        raise RecipeError("learned-importance needs a trained tokenizer, as everest train-tokenizer makes it")
-    return embed.scores(frames)
+def earlier_frames(
+    frames: Tensor, *, lag: int, align: Align, cuts: Cuts, pixels: PixelStatistics
+) -> tuple[Tensor, Tensor | None]:
+    """For each frame the one `lag` frames earlier, (B, C, P, H, W), and the frames that begin a scene.
+
+    These are (B, T) bool, or None if cuts are not looked for; for the arguments, see `previous_frames`.
+    """
+    if align == "none" and cuts == "ignore":
+        return frames[:, :, :-lag], None
+    with full_precision(frames.device):
+        previous = previous_frames(frames, lag=lag, align=align, pixels=pixels)
+    return previous.frames, previous.begins_scene if cuts == "detect" else None
+
+
+def with_scene_starts(later: Tensor, begins: Tensor | None, *, no_change: float, copy: bool) -> Tensor:
+    """The change of all S steps of time, of which the first step and those after a cut cannot be measured.
+
+    A step with a cut inside belongs to the new scene. Neither it nor the next step can be measured.
+
+    Args:
+        later: (B, S - 1, …) of all but the first step, since the step before.
+        begins: (B, T) bool: the frames that begin a scene, T / S of each step; None: only the first one.
+        copy: take the next change in the same scene; if it has none, the mean change of each place in the
+            clip, so that a short scene is neither kept nor lost as a whole. Otherwise: no change.
+    """
+    first = later[:, :1]
+    if begins is None:
+        return torch.cat([first if copy else torch.full_like(first, no_change), later], dim=1)
+    change = torch.cat([first, later], dim=1)  # (B, S, …)
+    steps, tail = change.size(1), (1,) * (change.dim() - 2)
+    frames = begins.unflatten(1, (steps, -1))  # (B, S, frames of a step)
+    starts, mixed = frames.any(dim=2), frames[:, :, 1:].any(dim=2)  # (B, S)
+    after_mixed = torch.cat([torch.ones_like(mixed[:, :1]), mixed[:, :-1]], dim=1)  # and the first step
+    is_measured = ~(starts | after_mixed)
+    measured = is_measured.view(-1, steps, *tail)
+    if not copy:
+        return change.where(measured, no_change)
+    count = measured.sum(dim=1, keepdim=True)
+    mean = change.where(measured, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)  # (B, 1, …)
+    mean = mean.where(count > 0, no_change)
+    scene, step = starts.long().cumsum(dim=1), torch.arange(steps, device=change.device)
+    serves = is_measured[:, None] & (scene[:, None] == scene[:, :, None]) & (step >= step[:, None])
+    source = torch.where(serves, step, steps).amin(dim=2)  # (B, S); S: the mean
+    return torch.cat([change, mean], dim=1).gather(1, source.view(-1, steps, *tail).expand_as(change))

@@ -4,7 +4,14 @@ The measure is `Strategy.importance`; masks, which do not look at the clip, have
 a strategy. It draws by sorting the uniform `noise` that the caller passes, so a selection is a pure function
 with the same result on every machine.
 
-B batch, C channels, T frames, H W pixels, N tokens, K candidate tokens.
+Here are the strategies that rank tokens by how much they change, EVEREST's first, and its
+information-intensive frame selection (§4.2): of more frames than fit, those where much happens. The paper
+does not specify what happens if too few pairs of frames have tokens, where the chosen pairs are placed, and
+what is measured afterwards. These are our choices, marked where they are made. All other strategies are in
+everest.methods.strategies.
+
+B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, t h w the grid's slices, rows and columns,
+S candidate slices. A slice is a pair of frames with the usual tubelets.
 """
 
 from __future__ import annotations
@@ -13,18 +20,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Annotated, ClassVar
+from fractions import Fraction
+from typing import Annotated, ClassVar, Final, Literal, Self, cast
 
+import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from everest.errors import RecipeError
+from everest.methods.alignment import Align
 from everest.methods.external import is_import_path, path_of
-from everest.methods.grid import TokenGrid, TokenSelection
-from everest.methods.importance import Embedding
+from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.importance import (
+    Cuts,
+    DistanceName,
+    Embedding,
+    FirstSlice,
+    embedding_change,
+    pixel_change,
+)
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 RatioOrZero = Annotated[float, Field(ge=0, le=1)]
+LEAST_UNIFORM: Final = 1e-6  # heuristic: where fewer tokens change than are drawn, still ones are drawn, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +123,14 @@ class Strategy(ABC):
 
     def keeping(self, share: float) -> Strategy:
         """The strategy that encodes `share` of all tokens, of all places or of all slices."""
-        value = checked_share(share)
+        if not 0 < share <= 1:
+            raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share}")
         if self.share_setting not in vars(self):
             raise RecipeError(
                 f"{self.strategy} has no share of tokens to change; define its method `keeping`"
             )
-        if self.share_setting == "mask_ratio":  # on the decimals as they were written, like `num_kept`
-            value = float(1 - Decimal(str(share)))
+        # On the decimals as they were written, like `num_kept`.
+        value = float(1 - Decimal(str(share))) if self.share_setting == "mask_ratio" else share
         return replace(self, **{self.share_setting: value})
 
     def at_evaluation(self, keep: float | None = None) -> Strategy:
@@ -132,13 +151,6 @@ class Strategy(ABC):
                 yield name, f"must be from 0 to 1, not {value}"
 
 
-def checked_share(share: float) -> float:
-    """`share`, if it is in (0, 1]; ValueError otherwise."""
-    if not 0 < share <= 1:
-        raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share}")
-    return share
-
-
 def ascending(ids: Tensor) -> Tensor:
     return ids.sort(dim=1).values
 
@@ -148,3 +160,154 @@ def split(candidates: Tensor, noise: Tensor, num_visible: int) -> TokenSelection
     order = noise.gather(1, candidates).argsort(dim=1, stable=True)
     shuffled = candidates.gather(1, order)
     return TokenSelection(ascending(shuffled[:, :num_visible]), ascending(shuffled[:, num_visible:]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK(Strategy):
+    """Keeps the most important tokens, encodes a random part of them and predicts the others.
+
+    EVEREST §4.1 predicts all kept tokens; the released program and the paper's own cost tables predict only
+    those that are not visible, and so does this class.
+
+    Args:
+        align: `shift` and `affine` remove this motion of the camera before the change is measured.
+        cuts: `detect` lets the first slice of a scene take the importance of the next one, as in a clip.
+    """
+
+    share_setting: ClassVar[str] = "keep_ratio"
+    keep_ratio: Ratio = 0.3  # rho_pre, EVEREST Table 7
+    visible_ratio: Ratio | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all kept tokens
+    order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
+    align: Align = "none"
+    cuts: Cuts = "ignore"
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        assert importance is not None, "this strategy ranks by importance"
+        kept = self.kept(grid, importance)  # (B, K)
+        if self.visible_ratio is None:
+            return TokenSelection(ascending(kept), kept[:, :0])
+        return split(kept, noise, num_kept(grid.num_tokens, self.visible_ratio))
+
+    def kept(self, grid: TokenGrid, importance: Tensor) -> Tensor:
+        """(B, K) ids of the kept tokens of `grid`, the most important first."""
+        # Stable: the first slice copies the second slice's distances, so ties are common.
+        order = importance.argsort(dim=1, descending=self.order == "descending", stable=True)  # (B, N)
+        return order[:, : num_kept(grid.num_tokens, self.keep_ratio)]
+
+    @property
+    def sees_camera(self) -> bool:
+        """Whether the camera's motion or cuts are estimated."""
+        return self.align != "none" or self.cuts == "detect"
+
+    def keeping(self, share: float) -> Self:
+        return replace(cast("Self", super().keeping(share)), visible_ratio=None)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if (self.visible_ratio or 0) > self.keep_ratio:
+            yield "visible_ratio", f"{self.visible_ratio} is more than keep_ratio ({self.keep_ratio})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedundancyRobust(TopK):
+    """EVEREST §4.1: keeps the tokens whose embeddings k have changed most since the slice before.
+
+    I(i+1, j) = S(k(i+1, j), k(i, j)) is the importance of place j in slice i+1, with the distance S (eq. 2).
+    Of all N tokens, those with the rho_pre N highest I are kept.
+    """
+
+    strategy: Literal["redundancy-robust"] = "redundancy-robust"
+    distance: DistanceName = "l2"  # EVEREST Table 9
+    first_slice: FirstSlice = "copy"  # released program: copy
+
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
+        return embedding_change(frames, embed, self.distance, self.first_slice, self.align, self.cuts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameDifference(TopK):
+    """A baseline: keeps the tokens whose pixels differ most from the frame before. It uses no embedding."""
+
+    strategy: Literal["frame-difference"] = "frame-difference"
+
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
+        return pixel_change(frames, embed.tubelet, embed.pixels, self.align, self.cuts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(TopK):
+    """Draws tokens without replacement, those that have changed with a higher probability. Ours.
+
+    A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
+    importance above the lowest of the clip. The tokens drawn first are visible, the others are predicted.
+    With `uniform` 1 the importance does not count, and training does not measure it.
+    """
+
+    strategy: Literal["drawn"] = "drawn"
+    distance: DistanceName = "l2"  # EVEREST Table 9
+    first_slice: FirstSlice = "copy"  # released program: copy
+    uniform: RatioOrZero = 0.5  # heuristic
+
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
+        return embedding_change(frames, embed, self.distance, self.first_slice, self.align, self.cuts)
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        chance = torch.full_like(noise, max(self.uniform, LEAST_UNIFORM) / grid.num_tokens)  # (B, N)
+        if self.uses_importance:
+            assert importance is not None, "this strategy draws by importance"
+            change = importance - importance.amin(dim=1, keepdim=True)  # some distances are negative
+            total = change.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            chance = chance + (1 - self.uniform) * change / total
+        # The order of log p + Gumbel noise is that of a draw without replacement (Yellott 1977).
+        gumbel = -(-noise.log()).log()
+        kept = self.kept(grid, chance.log() + gumbel)  # (B, K), as drawn
+        num_visible = kept.size(1)
+        if self.visible_ratio is not None:
+            num_visible = num_kept(grid.num_tokens, self.visible_ratio)
+        return TokenSelection(ascending(kept[:, :num_visible]), ascending(kept[:, num_visible:]))
+
+    @property
+    def uses_importance(self) -> bool:
+        return self.uniform < 1
+
+    def at_evaluation(self, keep: float | None = None) -> RedundancyRobust:
+        """The tokens with the highest probabilities."""
+        settings = {name: value for name, value in vars(self).items() if name not in ("strategy", "uniform")}
+        ranked = RedundancyRobust(**settings)
+        return ranked if keep is None else ranked.keeping(keep)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.order != "descending":
+            yield "order", "must be descending: what changes most has the highest probability"
+
+
+def num_candidates(slices: int, alpha: float) -> int:
+    """The number of slices that `slices` are drawn from: alpha times as many, rounded down."""
+    return int(slices * Fraction(str(alpha)))
+
+
+def kept_per_slice(strategy: TopK, importance: Tensor, grid: TokenGrid) -> Tensor:
+    """(B, S) int64: how many of the kept tokens of all candidates are in each slice, c_i in the paper."""
+    kept = strategy.kept(grid, importance)  # (B, K)
+    counts = torch.zeros(kept.size(0), grid.t, dtype=torch.int64, device=kept.device)
+    return counts.scatter_add_(1, kept // grid.per_slice, torch.ones_like(kept))
+
+
+def draw_slices(counts: Tensor, uniform: Tensor, num: int) -> Tensor:
+    """Draw slices without replacement, each with probability c_i / sum of the c of the remaining slices.
+
+    Taking the smallest of -log(u) / c is equivalent to drawing one after the other (Efraimidis and Spirakis
+    2006). Slices without kept tokens come last, in the order of their `uniform` (our choice).
+
+    Args:
+        counts: (B, S) kept tokens of each candidate.
+        uniform: (B, S) in [0, 1).
+        num: t, how many to draw.
+    Returns:
+        (B, t) int64 candidate numbers in temporal order.
+    """
+    smallest = torch.finfo(uniform.dtype).tiny
+    keys = -uniform.clamp_min(smallest).log() / counts  # (B, S), infinite if nothing is kept
+    shuffled = uniform.argsort(dim=1, stable=True)
+    order = shuffled.gather(1, keys.gather(1, shuffled).argsort(dim=1, stable=True))
+    return order[:, :num].sort(dim=1).values

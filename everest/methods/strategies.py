@@ -1,17 +1,33 @@
-"""All strategies by their names. The contract of a strategy is in everest.methods.selection."""
+"""All strategies by their names, and those that are not in everest.methods.selection: masks, and LVMAE's.
+
+B batch, N tokens, M target tokens, t h w the grid's slices, rows and columns.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
-from pydantic import Discriminator
+import torch
+from pydantic import Discriminator, Field
+from torch import Tensor
 
+from everest.errors import RecipeError
 from everest.methods.external import external
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
-from everest.methods.learned import LearnedImportance
-from everest.methods.masks import AllTokens, FrameWise, RandomSpaceTime, RunningCell, Tube, TubeDropout
-from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust, TopK
-from everest.methods.selection import Ratio, RatioOrZero, Strategy, split
+from everest.methods.importance import Embedding, pixel_change
+from everest.methods.selection import (
+    Drawn,
+    FrameDifference,
+    Ratio,
+    RatioOrZero,
+    RedundancyRobust,
+    Strategy,
+    TopK,
+    ascending,
+    split,
+)
 
 __all__ = [  # of everest.strategies
     "STRATEGIES",
@@ -34,6 +50,220 @@ __all__ = [  # of everest.strategies
     "num_kept",
     "split",
 ]
+
+ScoreName = Literal["learned", "random", "frame-difference"]
+SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1
+
+
+def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The tokens (B, t * num) at `num` random places, the same in every slice, and all other tokens."""
+    places = noise[:, : grid.per_slice].argsort(dim=1, stable=True)  # (B, h*w)
+    starts = torch.arange(grid.t, device=noise.device).view(1, -1, 1) * grid.per_slice  # (1, t, 1)
+    drawn, others = ascending(places[:, :num]), ascending(places[:, num:])
+    return (starts + drawn.unsqueeze(1)).flatten(1), (starts + others.unsqueeze(1)).flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tube(Strategy):
+    """VideoMAE's tube masking (Tong et al. 2022, §3.3): one random map of places, masked in every slice."""
+
+    strategy: Literal["tube"] = "tube"
+    mask_ratio: Ratio = 0.9  # VideoMAE §3.3; the number of masked places is rounded down: 176 of 196
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        num_visible = grid.per_slice - num_kept(grid.per_slice, self.mask_ratio)
+        return TokenSelection(*random_tubes(grid, noise, num_visible))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSpaceTime(Strategy):
+    """ST-MAE's masking (Feichtenhofer et al. 2022, §3.2): tokens drawn uniformly from the whole clip."""
+
+    share_setting: ClassVar[str] = "visible_ratio"
+    strategy: Literal["random"] = "random"
+    visible_ratio: Ratio = 0.1  # ST-MAE masks 90 %; the number of visible tokens is rounded down: 156 of 1568
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)
+        return split(tokens, noise, num_kept(grid.num_tokens, self.visible_ratio))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameWise(Strategy):
+    """VideoMAE's frame masking (Tong et al. 2022, Table 1b): whole slices are masked and predicted."""
+
+    strategy: Literal["frame"] = "frame"
+    mask_ratio: Ratio = 0.875  # VideoMAE Table 1b; the number of masked slices is rounded down: 7 of 8
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        num_visible = grid.t - num_kept(grid.t, self.mask_ratio)
+        slices = noise[:, : grid.t].argsort(dim=1, stable=True)  # (B, t)
+        places = torch.arange(grid.per_slice, device=noise.device)  # (h*w,)
+        visible, target = ascending(slices[:, :num_visible]), ascending(slices[:, num_visible:])
+        return TokenSelection(
+            *((part.unsqueeze(2) * grid.per_slice + places).flatten(1) for part in (visible, target))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningCell(Strategy):
+    """Running cells of 2 x 2 places: the chosen places of each cell move by one place with every slice.
+
+    VideoMAE V2 (Wang et al. 2023, §3.2) predicts the cells and encodes a tube; tokens that are visible and
+    predicted do not count in the loss. MAR (Qing et al. 2023, §3.2) encodes the cells and predicts the rest.
+    The papers do not state the order of the places. It is that of the released programs: counted row by row,
+    the chosen places move back in VideoMAE V2's and forward in MAR's.
+    """
+
+    cell: ClassVar[int] = 2
+    strategy: Literal["running-cell"] = "running-cell"
+    encoder: Literal["tube", "running-cell"] = "tube"  # VideoMAE V2; MAR: running-cell
+    mask_ratio: Ratio = 0.9  # VideoMAE V2; MAR: 0.5. The number of masked places is rounded down
+    target_ratio: Ratio = 0.5  # VideoMAE V2 and MAR; predicted places of a cell, rounded down
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        if grid.h % self.cell or grid.w % self.cell:
+            raise RecipeError(
+                f"running cells of 2 x 2 places do not fill {grid.h} x {grid.w} places; "
+                "choose a size that is a multiple of two tubelets"
+            )
+        phase = (noise[:, -1] * 4).long()  # (B,): the place of each cell that comes first
+        num_target = num_kept(4, self.target_ratio)
+        if self.encoder == "tube":
+            visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible
+            return TokenSelection(visible, _running(grid, phase, num_target, move=-1))
+        num_visible = 4 - num_kept(4, self.mask_ratio)
+        target = _running(grid, phase + num_visible, min(num_target, 4 - num_visible), move=1)
+        return TokenSelection(_running(grid, phase, num_visible, move=1), target)
+
+
+def _running(grid: TokenGrid, phase: Tensor, num: int, *, move: Literal[-1, 1]) -> Tensor:
+    """(B, N * num / 4) tokens, ascending: `num` places of each cell from place `phase` + `move` * slice on.
+
+    Args:
+        phase: (B,) int64, the first chosen place of a cell in slice 0.
+        move: the places by which the choice moves from one slice to the next.
+    """
+    row = torch.arange(grid.h, device=phase.device).view(-1, 1) % 2  # (h, 1)
+    column = torch.arange(grid.w, device=phase.device) % 2  # (w,)
+    turn = torch.arange(grid.t, device=phase.device).view(-1, 1, 1)  # (t, 1, 1)
+    # The position of a token in the queue of its cell: the first `num` are chosen.
+    position = (2 * row + column - move * turn - phase.view(-1, 1, 1, 1)) % 4  # (B, t, h, w)
+    order = position.flatten(1).argsort(dim=1, stable=True)  # (B, N): position 0 of all cells, then 1, …
+    return ascending(order[:, : grid.num_tokens // 4 * num])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllTokens(Strategy):
+    """Encodes all tokens and predicts none: ordinary fine-tuning."""
+
+    strategy: Literal["all"] = "all"
+
+    def keeping(self, share: float) -> AllTokens | RedundancyRobust:
+        """Keep a share of the tokens by redundancy-robust, because `all` has no ranking."""
+        return self if share == 1 else RedundancyRobust().keeping(share)
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)
+        return TokenSelection(tokens, tokens[:, :0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TubeDropout(Strategy):
+    """Drops random tubes in fine-tuning (LVMAE §4.1): encodes the same random places of every slice."""
+
+    share_setting: ClassVar[str] = "keep_ratio"
+    strategy: Literal["tube-dropout"] = "tube-dropout"
+    keep_ratio: Ratio = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
+
+    def at_evaluation(self, keep: float | None = None) -> AllTokens | RedundancyRobust:
+        """All tokens. Our choice: LVMAE does not state which tokens it encodes in evaluation."""
+        return AllTokens() if keep is None else AllTokens().keeping(keep)
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        kept, _ = random_tubes(grid, noise, num_kept(grid.per_slice, self.keep_ratio))
+        return TokenSelection(kept, kept[:, :0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedImportance(Strategy):
+    """LVMAE's selection (§3.2): encodes random tubes and predicts a small share of the other tokens.
+
+    The target is `keep_ratio` of all tokens by score and `random_ratio` at random. Visible tokens are never
+    targets, so all targets count in the loss. In the paper a trained tokenizer gives the score.
+
+    Args:
+        score: how the targets are chosen. If 5 % of the tokens are predicted, the top-1 on rendered clips is
+            42 % with `learned`, 38 % with `frame-difference`, which needs no tokenizer, 20 % with `random`,
+            and 18 % without pre-training (benchmarks/evidence/lvmae-few.yaml).
+        scope: the tokens that are ranked together: the whole clip (LVMAE §3.2), or each window of `window`
+            slices.
+    """
+
+    strategy: Literal["learned-importance"] = "learned-importance"
+    mask_ratio: Ratio = 0.9  # LVMAE §4.1; the number of masked places is rounded down, as in `tube`
+    keep_ratio: Ratio = 0.10  # LVMAE §4.1
+    random_ratio: RatioOrZero = 0.05  # LVMAE §4.1
+    score: ScoreName = "learned"
+    scope: Literal["clip", "window"] = "clip"
+    window: Annotated[int, Field(ge=1)] = SLICES  # slices that are ranked together with `scope: window`
+
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
+        if self.score == "random":
+            return None
+        if self.score == "frame-difference":
+            return pixel_change(frames, embed.tubelet, embed.pixels)
+        if embed.scores is None:
+            raise RecipeError(
+                "learned-importance needs a trained tokenizer, as everest train-tokenizer makes it"
+            )
+        return embed.scores(frames)
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible
+        if num_tubes := visible.size(1) // grid.t:
+            # The tubes took the smallest numbers of the first slice. Those above are uniform: they are
+            # stretched over the whole range again, so that the noise does not depend on the tubes.
+            first = noise[:, : grid.per_slice]
+            border = first.gather(1, visible[:, :num_tubes]).amax(dim=1, keepdim=True)  # (B, 1)
+            stretched = ((first - border) / (1 - border)).clamp(0, 1)
+            noise = torch.cat([stretched, noise[:, grid.per_slice :]], dim=1)
+        seen = torch.zeros_like(noise).scatter_(1, visible, 1.0)  # (B, N)
+        hidden = grid.num_tokens - visible.size(1)
+        num_important = min(num_kept(grid.num_tokens, self.keep_ratio), hidden)
+        num_random = min(num_kept(grid.num_tokens, self.random_ratio), hidden - num_important)
+        if self.score == "random":
+            return TokenSelection(visible, _smallest(2 * seen + noise, num_important + num_random))
+        assert importance is not None, "this score measures"
+        # Ties, common in a still clip, are in random order: token order would favor the first slices.
+        shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
+        offered = importance.masked_fill(seen.bool(), torch.finfo(importance.dtype).min).gather(1, shuffled)
+        order = shuffled.gather(1, offered.argsort(dim=1, descending=True, stable=True))  # seen tokens last
+        if self.scope == "window":  # the best token of every window, then every second best
+            size = grid.per_slice * self.window
+            by_window = (order // size).argsort(dim=1, stable=True)  # window after window, each in its order
+            counts = (torch.arange(grid.num_tokens, device=order.device) % size).expand_as(order)
+            rank = torch.empty_like(order).scatter_(1, by_window, counts)  # (B, N), of a token in its window
+            rank = rank.masked_fill(seen.gather(1, order).bool(), grid.num_tokens)  # a window may be all seen
+            order = order.gather(1, rank.argsort(dim=1, stable=True))
+        important = order[:, :num_important]
+        taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))
+        return TokenSelection(visible, ascending(torch.cat([important, _smallest(taken, num_random)], dim=1)))
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        return self.score == "learned"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.keep_ratio + self.random_ratio > 1:
+            both = f"{self.random_ratio} and keep_ratio ({self.keep_ratio})"
+            yield "random_ratio", f"{both} are more than all tokens"
+
+
+def _smallest(key: Tensor, number: int) -> Tensor:
+    """The ids (B, number) with the smallest keys (B, N), ascending."""
+    return ascending(key.argsort(dim=1, stable=True)[:, :number])
+
 
 # In fine-tuning, all kept tokens are encoded. The order is that of messages and figures.
 FinetuneStrategy = RedundancyRobust | Drawn | FrameDifference | AllTokens | TubeDropout

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,14 @@ from everest.methods.external import external, must_be, path_of
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.video.pixels import IMAGENET, PixelStatistics
 
-__all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # of everest.targets
+__all__ = [  # of everest.targets
+    "FeatureTargets",
+    "PixelTargets",
+    "Target",
+    "TokenTargets",
+    "gather_patches",
+    "mean_squared_error",
+]
 
 Tubelet = tuple[int, int, int]  # frames, rows, columns
 CodeSpace = Literal["values", "soft", "codes"]
@@ -165,26 +172,16 @@ class PixelTargets(Target):
         return patches, mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6
 
 
-class _CodeNetwork(Protocol):
-    """A frozen tokenizer (everest.tokenizer.spec)."""
-
-    levels: tuple[int, ...]  # of the D dimensions of a code
-
-    def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor: ...
-    def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class TokenTargets(Target):
     """Predict the codes that the recipe's tokenizer gives the target tokens, LVMAE §3.3.
 
     The spaces `values`, quantized, and `soft`, before rounding, have mean 0 and std 1 over clips of the
     tokenizer's training set. `codes` are the levels of each dimension, by classification. `soft` and `codes`
-    are our choice.
+    are our choice. Its network is an everest.tokenizer.spec.FrozenTokenizer.
     """
 
     needs_tokenizer: ClassVar[bool] = True
-    _network: ClassVar[_CodeNetwork]
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
     space: CodeSpace = "values"  # LVMAE eq. 2
@@ -248,7 +245,8 @@ class FeatureTargets(Target):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"
             )
-        return gather_tokens(standardized(self._network(frames)), ids)
+        features = self._network(frames).float()  # (B, N, D)
+        return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """Raises NotImplementedError: features have no pixels."""
@@ -257,11 +255,6 @@ class FeatureTargets(Target):
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The mean absolute error over all values of the scored tokens, in float32."""
         return mean_of_scored((prediction.float() - values.float()).abs().mean(dim=-1), scored)
-
-
-def standardized(features: Tensor) -> Tensor:
-    """(B, N, D) features in float32, the D values of each token with mean 0 and variance 1."""
-    return F.layer_norm(features.float(), features.shape[-1:])
 
 
 ShippedTarget = PixelTargets | TokenTargets | FeatureTargets

@@ -1,4 +1,4 @@
-"""Classifiers: their heads and losses, and the one that pools the tokens of an encoder.
+"""Classifiers: their heads and losses, and the models that pool the tokens of an encoder.
 
 B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 """
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
+from everest.methods.grid import TokenSelection
 from everest.methods.selection import Strategy
-from everest.models.clip_spec import ClipModel
+from everest.models.clip_spec import ClipModel, VideoModel
 from everest.models.pooling import STATISTICS, ClassAttentionPooling, mean_and_change
-from everest.models.video_model import SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
 from everest.system.compute import full_precision
 
@@ -129,6 +129,88 @@ class Classifier(ClipModel):
     def outputs(self, logits: Tensor) -> Tensor:
         """Convert logits (..., outputs) to float32 probabilities or numbers, as `outputs_of`."""
         return outputs_of(logits, self.heads)
+
+
+class SelectingModel(VideoModel):
+    """A model that encodes the tokens of its strategy and pools them."""
+
+    stage: ClassVar = "finetune"
+    head: nn.Module  # features (B, F) to the outputs
+
+    def kept_tokens(
+        self,
+        frames: Tensor,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
+        """Select the tokens to encode: ids (B, K).
+
+        Args:
+            keep: overrides the keep ratio of training.
+            noise: (B, at least N) uniform in [0, 1), in training.
+            selection: its visible tokens replace the strategy's choice; nothing is predicted, so
+                its target has no effect and may be empty, (B, 0).
+        """
+        strategy, grid = self.strategy, self.encoder.grid
+        self.encoder.check(frames)
+        if selection is not None:
+            if keep is not None:
+                raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
+            selection.check(grid, frames.size(0), predicts=False)
+            return selection.visible
+        if noise is None:
+            strategy = strategy.at_evaluation(keep)
+            noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)  # nothing is drawn
+        elif keep is not None:
+            strategy = strategy.keeping(keep)
+        ids = strategy.select(self.to_input(frames), grid, self.embedding, noise).visible
+        if ids.size(1) == 0:
+            raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
+        return ids
+
+    def pooled(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Pool encoded tokens (B, K, D) with their ids (B, K): by `mean_and_change` to (B, 4D).
+
+        A classifier may pool otherwise.
+        """
+        return mean_and_change(tokens, ids, self.encoder.grid)
+
+    def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""
+        ids = self.kept_tokens(frames, keep)  # (B, K)
+        return self.pooled(self.encode(frames, ids), ids)
+
+    def forward(
+        self,
+        frames: Tensor,
+        *,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
+        """Compute the outputs of clips (B, C, T, H, W), bytes or normalized.
+
+        Args:
+            keep, noise, selection: which tokens are encoded; see `kept_tokens`.
+        Returns:
+            Of a classifier the logits (B, outputs) of all heads, joined; of an encoder the features (B, 4D).
+        """
+        ids = self.kept_tokens(frames, keep, noise, selection)  # (B, K)
+        return self.head(self.pooled(self.encode(frames, ids), ids))
+
+
+class VideoEncoder(SelectingModel):
+    """An encoder with its last norm, and no decoder or head: the weights of programs that have neither.
+
+    Args:
+        strategy: selects the tokens that are encoded, unless a call names another keep ratio.
+    """
+
+    def __init__(self, architecture: Architecture, *, strategy: Strategy) -> None:
+        super().__init__(architecture, strategy=strategy, final_norm=True)
+        self.head = nn.Identity()
+        init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)
 
 
 class VideoClassifier(SelectingModel, Classifier):

@@ -1,12 +1,13 @@
-"""The base of all models on clips, and of their specifications: the `settings` of a safetensors file.
+"""The bases of all models on clips, and of their specifications: the `settings` of a safetensors file.
 
-B batch, C channels, T frames, H W pixels.
+B batch, C channels, T frames, H W pixels, K tokens, D width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -16,9 +17,12 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from everest.config.heads import Head, Heads
+from everest.config.values import Input
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
+from everest.methods.importance import Embedding
 from everest.methods.selection import Strategy
+from everest.models.vit import Architecture, Encoder, frame_differences
 from everest.video.pixels import USUAL, PixelStatistics
 
 if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
@@ -57,7 +61,7 @@ class ClipSpec(ABC):
     @property
     def encoded(self) -> Sequence[TokenGrid]:
         """The grids of the tokens that its parts choose from; empty if it has none."""
-        return [grid for part in self.parts.values() for grid in part.encoded]
+        return [part.grid for part in self.parts.values() if isinstance(part, Architecture)]
 
     @property
     def num_tokens(self) -> int | None:
@@ -69,16 +73,13 @@ class ClipSpec(ABC):
     def title(self) -> str:
         """The model in a few words, such as for a card."""
 
-    @property
-    @abstractmethod
-    def strategy(self) -> Strategy | None:
-        """The selection of its tokens; None if it has no tokens, or those of several models."""
-
-    @abstractmethod
     def for_clips(
         self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
     ) -> Self:
         """The same model for other clips, and with another selection if it has one; None: as it is."""
+        own: Any = self  # a dataclass
+        given = {"frames": frames, "size": size, "selection": selection}
+        return replace(own, **{key: value for key, value in given.items() if value and hasattr(own, key)})
 
     @abstractmethod
     def build(self) -> ClipModel:
@@ -158,6 +159,43 @@ class ClipModel(nn.Module):
             (1, C, T, H, W) float32, normalized, on the device of the model.
         """
         return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
+
+
+class VideoModel(ClipModel):
+    """A model with an encoder of tokens.
+
+    Attributes:
+        input_kind: the input that `to_input` computes: frames or their differences.
+    """
+
+    def __init__(
+        self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.input_kind: Input = architecture.model.input
+        self.pixels = architecture.pixels
+        self.strategy = strategy
+        self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
+
+    @property
+    def embedding(self) -> Embedding:
+        """The embedding by which the strategy measures importance."""
+        return self.encoder.patch_embed
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The layers of timm's layer decay: embedding with positions, blocks, all other parameters."""
+        return {
+            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token|registers|norm_before\.)",
+            "blocks": [(r"encoder\.blocks\.(\d+)\.", None)],
+        }
+
+    def to_input(self, frames: Tensor) -> Tensor:
+        """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and strategy."""
+        return frames if self.input_kind == "frames" else frame_differences(frames, self.pixels)
+
+    def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""
+        return self.encoder(self.to_input(frames), ids)
 
 
 @cache

@@ -24,9 +24,9 @@ from everest.errors import RecipeError
 from everest.models.block import Block
 from everest.models.clip_spec import ClipSpec
 from everest.models.linear import ImageSpec
+from everest.models.mae import PretrainingModel
 from everest.models.memory import model_on_meta
 from everest.models.spec import ModelSpec
-from everest.models.video_model import PretrainingModel
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
 _NORM: Final = torch.ops.aten.native_layer_norm

@@ -5,9 +5,8 @@ B batch, C channels, T frames, H W pixels, S the side of an image, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, Final, Literal, Self
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 from everest.config.heads import Heads
 from everest.config.values import Count, Length, settings
-from everest.methods.grid import TokenGrid
 from everest.models.classifier import Classifier, ExactLinear
 from everest.models.clip_spec import ClipSpec
 from everest.models.histograms import NUM_HISTOGRAM_FEATURES, motion_histograms
@@ -73,22 +71,9 @@ class ImageSpec(ClipSpec):
         return f"linear model on {PIXEL_FEATURES[self.features][2]}"
 
     @property
-    def strategy(self) -> None:
-        return None
-
-    @property
-    def encoded(self) -> Sequence[TokenGrid]:
-        return ()
-
-    @property
     def num_features(self) -> int:
         """F."""
         return PIXEL_FEATURES[self.features][1]
-
-    def for_clips(
-        self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
-    ) -> Self:
-        return replace(self, frames=frames or self.frames, size=size or self.size)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

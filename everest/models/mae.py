@@ -1,4 +1,6 @@
-"""The masked autoencoder. EVEREST, LVMAE, VideoMAE and ST-MAE differ in strategy, target and frame selection.
+"""Pre-training by a masked autoencoder, and what it shares with other pre-training: noise, the camera's task.
+
+EVEREST, LVMAE, VideoMAE and ST-MAE differ in strategy, target and frame selection.
 
 B batch, C channels, T frames, H W pixels, N tokens, t slices of a clip, S candidates, K visible, M target
 tokens, D width, P target values.
@@ -6,24 +8,89 @@ tokens, D width, P target values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everest.methods.camera import MOTIONS, moving_clips
 from everest.methods.external import is_import_path
-from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
-from everest.methods.ranked import TopK, draw_slices, kept_per_slice
-from everest.methods.selection import Strategy
+from everest.methods.grid import NoiseLayout, TokenGrid, TokenSelection, gather_tokens
+from everest.methods.selection import Strategy, TopK, draw_slices, kept_per_slice
 from everest.methods.targets import Target
 from everest.models.block import Block, Blocks
+from everest.models.clip_spec import VideoModel
 from everest.models.positions import add_positions, rotation_of
-from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 
 if TYPE_CHECKING:
     from everest.tokenizer.spec import FrozenTokenizer
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PretrainingOutput:
+    """The output of one forward pass of pre-training.
+
+    It is no tuple: Accelerate would copy the tensors of a tuple to float32.
+    """
+
+    loss: Tensor  # scalar
+    parts: dict[str, Tensor] = field(default_factory=dict)  # further scalars for metrics.jsonl, by name
+
+
+class PretrainingModel(VideoModel):
+    """An encoder with its last norm, and the head of the camera's task (everest.methods.camera).
+
+    Args:
+        candidates: the grid that a clip's slices are drawn from; None: clips are taken as they are.
+        camera: the weight of the task in the loss; 0: without it.
+    """
+
+    stage: ClassVar = "pretrain"
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        strategy: Strategy,
+        candidates: TokenGrid | None = None,
+        camera: float,
+    ) -> None:
+        super().__init__(architecture, strategy=strategy, final_norm=True)
+        self.camera_weight = camera
+        self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
+        self.candidates = candidates or self.encoder.grid
+        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidates, camera=camera)
+
+    def new_noise(self, frames: Tensor) -> Tensor:
+        """The random numbers (B, noise_layout.total) of clips, from torch's default generator."""
+        return torch.rand(frames.size(0), self.noise_layout.total, device=frames.device)
+
+    def visible_features(self, frames: Tensor, noise: Tensor) -> Tensor:
+        """The mean (B, D) of the encoded visible tokens of clips (B, C, T, H, W), bytes or normalized.
+
+        Args:
+            noise: (B, at least N) uniform in [0, 1).
+        """
+        encoder = self.encoder
+        encoder.check(frames)
+        x = self.to_input(frames)
+        visible = self.strategy.select(x, encoder.grid, self.embedding, noise).visible
+        return encoder(x, visible).mean(dim=1)
+
+    def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
+        """The mean squared error, a scalar, of predicting the motion simulated on still frames.
+
+        Args:
+            noise: (B, noise_layout.total) uniform in [0, 1).
+        """
+        assert self.camera_head is not None
+        uniform = self.noise_layout.split(noise)
+        clips, motions = moving_clips(frames, uniform.camera)
+        predicted = self.camera_head(self.visible_features(clips, uniform.tokens))  # (B, MOTIONS)
+        return F.mse_loss(predicted.float(), motions)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -69,7 +136,7 @@ class MaskedAutoencoder(PretrainingModel):
         strategy: selects the visible and the target tokens (everest.methods.strategies).
         targets: `bound` to the clips of the model; computes the values of target tokens.
         learned: its `scores` of tokens, for a strategy that ranks by learned scores.
-        candidates: the grid that a clip's slices are drawn from (everest.methods.ranked), by a
+        candidates: the grid that a clip's slices are drawn from (everest.methods.selection), by a
             strategy that ranks by importance; None: clips are taken as they are.
         recompute: measure the drawn slices against each other again. By default they keep the importance that
             they had among the candidates: a distance over a gap reflects the gap more than motion (ours).

@@ -63,15 +63,11 @@ class MeanSpec(ClipSpec):
     def title(self) -> str:
         return f"mean of the {self.mean_of} of a {' and a '.join(member.title for member in self.members)}"
 
-    @property
-    def strategy(self) -> None:
-        return None
-
     def for_clips(
         self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
     ) -> Self:
         members = tuple(member.for_clips(frames=frames, size=size) for member in self.members)
-        return replace(self, frames=frames or self.frames, size=size or self.size, members=members)
+        return replace(super().for_clips(frames=frames, size=size), members=members)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

@@ -20,10 +20,9 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
 from everest.models.block import Blocks
-from everest.models.mae import MaskedAutoencoder
+from everest.models.mae import MaskedAutoencoder, PretrainingModel
 from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import ModelSpec, Transformer
-from everest.models.video_model import PretrainingModel
 from everest.system.compute import peak_bytes
 from everest.tokenizer.network import TokenizerSpec
 

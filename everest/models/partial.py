@@ -22,7 +22,7 @@ from everest.config.settings import TrainedSection
 from everest.config.stage_settings import LoraSettings
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
-from everest.models.video_model import PretrainingModel
+from everest.models.mae import PretrainingModel
 from everest.models.vit import Encoder
 from everest.system.compute import full_precision
 

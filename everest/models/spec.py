@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -16,15 +16,13 @@ from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens
-from everest.methods.ranked import num_candidates
-from everest.methods.selection import Strategy
+from everest.methods.selection import num_candidates
 from everest.methods.strategies import AllTokens, StoredStrategy
 from everest.methods.targets import AnyTarget, FeatureTargets, TeacherUse
-from everest.models.classifier import VideoClassifier
+from everest.models.classifier import VideoClassifier, VideoEncoder
 from everest.models.clip_spec import ClipSpec
-from everest.models.mae import MaskedAutoencoder
+from everest.models.mae import MaskedAutoencoder, PretrainingModel
 from everest.models.positions import INTERPOLATED
-from everest.models.video_model import PretrainingModel, VideoEncoder
 from everest.models.views import ViewModel
 from everest.models.vit import Architecture
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
@@ -62,14 +60,6 @@ class ModelSpec(Architecture, ClipSpec):
         return f"ViT of width {size.width}, depth {size.depth}, {size.heads} heads ({self.model.backbone})"
 
     @property
-    def strategy(self) -> Strategy:
-        return self.selection
-
-    @property
-    def encoded(self) -> Sequence[TokenGrid]:
-        return [self.grid]
-
-    @property
     def offered_grid(self) -> TokenGrid:
         """The tokens that the loader returns: more than the clip's if its slices are drawn."""
         return replace(self.grid, t=num_candidates(self.grid.t, self.frame_selection.alpha))
@@ -89,16 +79,6 @@ class ModelSpec(Architecture, ClipSpec):
         if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and moved.is_file():
             return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
         return spec
-
-    def for_clips(
-        self,
-        *,
-        frames: int | None = None,
-        size: tuple[int, int] | None = None,
-        selection: StoredStrategy | None = None,
-    ) -> Self:
-        frames, size, selection = frames or self.frames, size or self.size, selection or self.selection
-        return replace(self, frames=frames, size=size, selection=selection)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -146,30 +126,27 @@ class ModelSpec(Architecture, ClipSpec):
         elif self.views is not None:
             model = ViewModel(self, strategy=strategy, settings=self.views, camera=self.camera)
         else:
-            model = self._autoencoder()
+            frozen: FrozenTokenizer | None = None
+            if self.tokenizer is not None:
+                from everest.tokenizer.spec import FrozenTokenizer
+
+                levels = self.tokenizer.settings.config.levels
+                frozen = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
+                if self.tokenizer_in_step:  # that of stored tokens is loaded later, if at all
+                    _ = frozen.tokenizer  # now, to report a missing file at once
+            assert self.target is not None
+            network = frozen if self.target.needs_tokenizer else self.teacher
+            model = MaskedAutoencoder(
+                self,
+                strategy=strategy,
+                targets=self.target.bound(self.pixels, network),
+                learned=frozen,
+                candidates=self.offered_grid,
+                recompute=self.frame_selection.recompute,
+                camera=self.camera,
+            )
         model.spec = self
         return model
-
-    def _autoencoder(self) -> MaskedAutoencoder:
-        """An autoencoder with what it predicts; weights of a tokenizer that no step runs are loaded later."""
-        frozen: FrozenTokenizer | None = None
-        if self.tokenizer is not None:
-            from everest.tokenizer.spec import FrozenTokenizer
-
-            frozen = FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
-            if self.tokenizer_in_step:
-                _ = frozen.tokenizer  # now, to report a missing file at once
-        assert self.target is not None
-        network = frozen if self.target.needs_tokenizer else self.teacher
-        return MaskedAutoencoder(
-            self,
-            strategy=self.selection,
-            targets=self.target.bound(self.pixels, network),
-            learned=frozen,
-            candidates=self.offered_grid,
-            recompute=self.frame_selection.recompute,
-            camera=self.camera,
-        )
 
     @property
     def is_autoencoder(self) -> bool:

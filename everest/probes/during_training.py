@@ -34,10 +34,9 @@ from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import spaced
 from everest.lists.sources import read_source
-from everest.models.mae import MaskedAutoencoder, Reconstruction
+from everest.models.mae import MaskedAutoencoder, PretrainingModel, Reconstruction
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
-from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
 from everest.probes.classifiers import Floats, LabeledFeatures, leave_one_out, precision_of_nearest
 from everest.probes.collapse import (
@@ -90,7 +89,7 @@ class Prober:
             assert isinstance(views, PretrainViews)
             views = views if views.compared else replace(views, views_per_decode=1)
             listed = read_source(recipe.data, "val", labeled=False)
-            known = clips_of(recipe, listed, views, replace_bad=False, num_noise=known.num_noise)
+            known = clips_of(recipe, listed, views, num_noise=known.num_noise)
             self._held_out = replace(known, samples=spaced(known.samples, MOST_HELD_OUT))
         self._classes: Classes | None = None  # of `pretrain.probe.list`
         if settings.list is None:
@@ -100,7 +99,7 @@ class Prober:
             data = replace(recipe.data, train=settings.list)
             listed = read_source(data, "train", labeled=True)
             self._classes = Classes.of(listed, data)
-        self._clips = clips_of(recipe, listed, center_views(recipe), replace_bad=False)
+        self._clips = clips_of(recipe, listed, center_views(recipe))
         num_held_out = 0 if self._held_out is None else len(self._held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
         self.watches_loss = num_held_out >= FEWEST_HELD_OUT  # whether one that does not fall is reported

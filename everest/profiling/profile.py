@@ -19,9 +19,8 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import SELECTION, FinetuneSettings, PretrainSettings
 from everest.config.yaml import read_yaml
 from everest.methods.external import is_import_path
-from everest.methods.learned import LearnedImportance
-from everest.methods.ranked import TopK
-from everest.methods.strategies import STRATEGIES
+from everest.methods.selection import TopK
+from everest.methods.strategies import STRATEGIES, LearnedImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
 from everest.models.spec import ModelSpec, classifier_spec

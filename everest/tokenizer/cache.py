@@ -243,7 +243,7 @@ def write_tokens(
             "tokenizer.checkpoint=RUN names it"
         )
     tokenizer = use.load().to(accelerator.device)
-    clips = pretrain_clips(recipe, replace_bad=False)
+    clips = replace(pretrain_clips(recipe), replace_bad=False)
     inputs = [Path(use.path), *(sample.video for sample in clips.samples)]
     refuse_inputs(output, inputs, fix="choose a folder of its own")
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name == INDEX)

@@ -24,7 +24,7 @@ def tokenizer_clips(recipe: Recipe) -> VideoClips:
     flip = recipe.data.flip if recipe.pretrain.flip is None else recipe.pretrain.flip
     views = PretrainViews(**vars(window_format(recipe)), flip=flip, views_per_decode=1)
     samples = read_source(recipe.data, pretrain_key(recipe.data), labeled=False)
-    return clips_of(recipe, samples, views, replace_bad=True, training=True)
+    return clips_of(recipe, samples, views, training=True)
 
 
 def window_format(recipe: Recipe) -> ClipFormat:
@@ -50,7 +50,7 @@ def held_out_clips(recipe: Recipe) -> VideoClips:
     """The middle window of each video of `held_out_key`, always the same."""
     views = ValidationViews(**vars(window_format(recipe)))
     samples = read_source(recipe.data, held_out_key(recipe), labeled=False)
-    return clips_of(recipe, samples, views, replace_bad=False)
+    return clips_of(recipe, samples, views)
 
 
 def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Batch]:

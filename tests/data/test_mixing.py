@@ -8,7 +8,8 @@ from draws import NumpyDraws
 from safetensors.torch import load_file
 
 from everest.config.heads import Head
-from everest.data.augment import lowest_loss, mix
+from everest.data.augment import mix
+from everest.engine.health import lowest_loss
 from everest.models.classifier import soft_targets
 
 CLASSES = 5

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from everest.data.augment import RandAugment
 from everest.data.clips import VideoClips
-from everest.data.crops import resize
+from everest.data.crops import Regions, largest_region, resize, resize_regions
 from everest.data.loader import batches, on_device
-from everest.data.regions import Regions, largest_region, resize_regions
 from everest.data.views import FinetuneViews, PretrainViews
 from everest.lists.sample import Sample
 from everest.video.reader import read_frames

@@ -7,8 +7,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import everest
-from everest.methods.masks import RandomSpaceTime, RunningCell, Tube
-from everest.methods.strategies import AllTokens, FrameDifference, RedundancyRobust
+from everest.methods.strategies import (
+    AllTokens,
+    FrameDifference,
+    RandomSpaceTime,
+    RedundancyRobust,
+    RunningCell,
+    Tube,
+)
 
 SIZE = {"width": 48, "depth": 3, "heads": 4, "decoder_width": 32, "decoder_heads": 2, "decoder_depth": 2}
 

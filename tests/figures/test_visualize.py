@@ -16,10 +16,10 @@ from everest.data.views import EvalViews
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
-from everest.methods.ranked import kept_per_slice
+from everest.methods.selection import kept_per_slice
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
-from everest.models.embedding import frame_differences
+from everest.models.vit import frame_differences
 from everest.video.writer import write_video
 
 SMALL = ["--size", "32", "--frames", "8", "--stride", "2"]

@@ -17,7 +17,7 @@ from everest.checkpoints.load import open_model
 from everest.checkpoints.weight_settings import settings_from
 from everest.data.views import ClipFormat
 from everest.errors import CheckpointError
-from everest.models.video_model import VideoEncoder
+from everest.models.classifier import VideoEncoder
 from everest.suggest.suggestion import suggest_recipe
 
 TINY = "vit_tiny_patch16_224"

@@ -22,8 +22,8 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.timm_images import image_weights, open_image_weights, require_plain
 from everest.methods.grid import patchify
+from everest.models.classifier import VideoEncoder
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
-from everest.models.video_model import VideoEncoder
 from everest.system.run_folder import Init
 from everest.system.weights import Weights
 

@@ -19,7 +19,7 @@ from everest.foreign.convert import convert, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign, read_foreign
 from everest.inference.model import encode_clips
-from everest.models.video_model import VideoEncoder
+from everest.models.classifier import VideoEncoder
 
 # Of the first, heads have no channels that are not turned; the second has the heads of the released models.
 SIZES: dict[str, dict[str, Any]] = {

@@ -20,8 +20,8 @@ from everest.methods.alignment import PreviousFrames, previous_frames
 from everest.methods.camera import Plane, no_motion
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, embedding_change
-from everest.methods.ranked import FrameDifference, RedundancyRobust, kept_per_slice
-from everest.models.embedding import TubeletEmbedding
+from everest.methods.selection import FrameDifference, RedundancyRobust, kept_per_slice
+from everest.models.vit import TubeletEmbedding
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)

@@ -16,11 +16,9 @@ from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, embedding_change
-from everest.methods.learned import LearnedImportance
-from everest.methods.masks import Tube
-from everest.methods.ranked import FrameDifference, RedundancyRobust
-from everest.methods.selection import Strategy
-from everest.models.embedding import TubeletEmbedding, in_two_parts
+from everest.methods.selection import FrameDifference, RedundancyRobust, Strategy
+from everest.methods.strategies import LearnedImportance, Tube
+from everest.models.vit import TubeletEmbedding, in_two_parts
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)

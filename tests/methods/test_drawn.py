@@ -12,7 +12,7 @@ from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding, RawPixels
-from everest.methods.ranked import Drawn, RedundancyRobust
+from everest.methods.selection import Drawn, RedundancyRobust
 
 GRID = TokenGrid(t=2, h=1, w=4)
 CHANGE = torch.tensor([0.0, 0.0, 1.0, 2.0, 0.0, 1.0, 4.0, 0.0])

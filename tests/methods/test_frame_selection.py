@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from everest.methods.grid import TokenGrid
-from everest.methods.ranked import draw_slices, kept_per_slice, num_candidates
+from everest.methods.selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.strategies import RedundancyRobust
 
 

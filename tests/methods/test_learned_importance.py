@@ -14,8 +14,7 @@ from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, pixel_change
-from everest.methods.learned import LearnedImportance
-from everest.methods.masks import Tube
+from everest.methods.strategies import LearnedImportance, Tube
 
 GRID = TokenGrid(t=16, h=4, w=4)
 SCORES = ("learned", "random", "frame-difference")

@@ -10,8 +10,7 @@ import torch
 from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import pretrain_clips
-from everest.methods.grid import TokenGrid
-from everest.methods.noise import NoiseLayout
+from everest.methods.grid import NoiseLayout, TokenGrid
 
 
 def test_the_numbers_are_those_of_tokens_then_slices_then_the_camera():

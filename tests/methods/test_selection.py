@@ -11,12 +11,19 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import DistanceName, RawPixels, embedding_change, pixel_change
-from everest.methods.learned import LearnedImportance
-from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust
-from everest.methods.strategies import STRATEGIES, AllTokens, TubeDropout
+from everest.methods.selection import Drawn, FrameDifference, RedundancyRobust
+from everest.methods.strategies import (
+    STRATEGIES,
+    AllTokens,
+    FrameWise,
+    LearnedImportance,
+    RandomSpaceTime,
+    RunningCell,
+    Tube,
+    TubeDropout,
+)
 from everest.methods.targets import mean_squared_error
-from everest.models.embedding import TubeletEmbedding
+from everest.models.vit import TubeletEmbedding
 
 GRIDS = {
     "16 frames": TokenGrid(t=8, h=14, w=14),

@@ -16,11 +16,11 @@ from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings
 from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import embedding_change
-from everest.methods.masks import RandomSpaceTime
+from everest.methods.strategies import RandomSpaceTime
 from everest.methods.targets import PixelTargets
-from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import LearnedPositions, interpolated, position_table
 from everest.models.spec import ModelSpec
+from everest.models.vit import TubeletEmbedding
 
 # EVEREST Table 15, to its digit: millions of parameters in pre-training and with 51 classes.
 TABLE_15 = {1: (94.2, 86.3), 2: (102.5, 94.6), 3: (97.8, 89.9)}

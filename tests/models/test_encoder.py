@@ -16,9 +16,9 @@ from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError
 from everest.inference.model import encode_clips
 from everest.methods.grid import TokenSelection
+from everest.models.classifier import VideoEncoder
 from everest.models.pooling import mean_and_change
 from everest.models.spec import ModelSpec, encoder_spec
-from everest.models.video_model import VideoEncoder
 
 KEEP = everest.strategies.RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
 

@@ -13,8 +13,8 @@ import everest
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.inference.model import encode_clips
-from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
+from everest.models.vit import frame_differences
 from everest.video.pixels import IMAGENET
 
 changes_of = partial(frame_differences, pixels=IMAGENET)

@@ -13,8 +13,7 @@ from tiny_models import PARTS, TINY, assert_all_learn, tiny
 
 import everest
 from everest.config.settings import ModelSettings
-from everest.methods.grid import TokenSelection
-from everest.methods.noise import NoiseLayout
+from everest.methods.grid import NoiseLayout, TokenSelection
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
 from everest.models.spec import ModelSpec

@@ -18,7 +18,7 @@ from everest.config.stage_settings import PixelPretrainSettings
 from everest.engine.plan import plan_stage
 from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
-from everest.methods.ranked import Drawn
+from everest.methods.selection import Drawn
 from everest.probes.collapse import probed_steps
 from everest.suggest import paper, rules
 from everest.suggest.rules import DEVICE_VALUES as DEVICES

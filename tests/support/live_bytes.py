@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from everest.models.mae import MaskedAutoencoder
+from everest.models.mae import MaskedAutoencoder, PretrainingModel
 from everest.models.spec import ModelSpec
-from everest.models.video_model import PretrainingModel
 from everest.system.compute import LiveBytes
 from everest.tokenizer.spec import FrozenTokenizer
 

@@ -1,0 +1,132 @@
+"""One step: its numbers, which leave the device later, its gradients and its update of the weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from everest.data.clips import Tries
+from everest.engine.network import GRAD_NORM, Network
+from everest.system.compute import HostCopy
+from everest.system.weights import full_tensor
+
+
+@dataclass(eq=False)
+class StepRecord:
+    """The numbers of one process about one step, on the device.
+
+    `gather` copies those of all processes to the host without waiting, and `read` waits for them.
+    """
+
+    number: int = 0  # updates done before
+    losses: dict[str, Tensor] = field(default_factory=dict)  # means over the passes, by name
+    failed: list[Tries] = field(default_factory=list)  # of each unreadable sample
+    videos: list[str] = field(default_factory=list)
+    waited: float = 0.0  # seconds, for batches
+    signal: int = 0  # that this process received, else 0
+    is_save_due: bool = False  # by this process's clock
+    started: float = field(default_factory=time.monotonic)
+    seconds: float | None = None  # of the whole step; None: it is not over
+
+    def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
+        """Add one of the step's `passes` passes."""
+        for name, value in {"loss": loss, **parts}.items():
+            self.losses[name] = self.losses.get(name, 0) + value.detach().float() / passes
+
+    def gather(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.
+
+        Returns:
+            () bool each, on the device: whether all losses are finite, and whether losses and norms are.
+        """
+        self._names = [*self.losses, *norms]
+        flags = (len(self.failed), self.signal, self.is_save_due)
+        # Filled on the device: a copy of host memory would wait for it.
+        filled = (self.losses["loss"].new_full((), float(flag)) for flag in flags)
+        values = torch.stack([*self.losses.values(), *norms.values(), *filled])
+        gathered = accelerator.gather(values)
+        assert isinstance(gathered, Tensor)
+        by_process = gathered.view(-1, len(values))  # (processes, values)
+        self._copy = HostCopy({"numbers": by_process})
+        finite = by_process.isfinite()
+        return finite[:, : len(self.losses)].all(), finite[:, : len(self._names)].all()
+
+    def read(self) -> tuple[dict[str, float], bool, int, bool]:
+        """Wait for the numbers that `gather` has copied; returns those of all processes.
+
+        Returns:
+            Figures by their names in metrics.jsonl, losses as means; whether any process met an unreadable
+            video; a signal that any received, else 0; whether a save is due by the clock of any.
+        """
+        *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
+        means = {name: sum(of) / len(of) for name, of in zip(self._names, figures, strict=True)}
+        return means, any(failed), int(max(signals)), any(due)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group `lr` times its own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def clip_gradients(
+    accelerator: Accelerator, networks: Sequence[Network], largest: float | None
+) -> dict[str, Tensor]:
+    """Unscale (fp16), average and measure gradients, and scale them down to the norm `largest`, if given.
+
+    Args:
+        networks: the model that Accelerate wraps first: it exchanges its gradients itself. Those of the
+            others are averaged over the processes here, once a step.
+    Returns:
+        The norms before, () on the device and over all processes, by their names in metrics.jsonl: none for a
+        network that is not active in this step.
+    """
+    if accelerator.scaler is not None:
+        accelerator.scaler.unscale_(networks[0].optimizer)
+    norms = {}
+    for number, network in enumerate(networks):
+        gradients = [p.grad for p in network.module.parameters() if p.grad is not None]
+        if not gradients:
+            continue
+        if number > 0:
+            mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+            assert isinstance(mean, Tensor)
+            parts = mean.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if largest is not None:
+            torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), largest, norm)
+        norms[network.own_name(GRAD_NORM)] = full_tensor(norm)
+    return norms
+
+
+@torch.no_grad()
+def update_weights(accelerator: Accelerator, networks: Sequence[Network], *, skipped: Tensor) -> None:
+    """Change the weights of all networks by their gradients, then drop the gradients.
+
+    The device itself leaves out an update, so the host need not wait for the numbers that decide about it.
+
+    Args:
+        skipped: () float32 on the device: 1 leaves the update out, also for the averages of weights; else 0.
+    """
+    for network in networks:
+        # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
+        # changes neither weights nor moments. `clip_gradients` has unscaled the gradients.
+        setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
+        network.optimizer.step()
+        network.optimizer.zero_grad()
+        if network.ema is not None:  # timm's own update cannot be skipped without a wait
+            # Buffers are constants.
+            share = (1 - network.ema.decay) * (1 - skipped)
+            for average, weight in zip(
+                network.ema.module.parameters(), network.module.parameters(), strict=True
+            ):
+                average.lerp_(weight, share)
+    if accelerator.scaler is not None:
+        accelerator.scaler.update()  # fp16 halves its scale after an overflow

@@ -245,12 +245,14 @@ def seconds_per_clip(recipe: Recipe, classes: Classes) -> float:
     modules = [module.to(device).eval() for module in (encoder, motion)]
     data = recipe.data
     clips = torch.zeros(1, data.channels, data.frames, *data.frame_size, dtype=torch.uint8, device=device)
+    seconds = 0.0
     with torch.inference_mode():
         for _ in range(2):  # the first pass takes longer
             started = time.monotonic()
             for module in modules:
                 module.features(clips).cpu()
-    return time.monotonic() - started + 1 / reading_speed(stage_clips(recipe, "finetune"))
+            seconds = time.monotonic() - started
+    return seconds + 1 / reading_speed(stage_clips(recipe, "finetune"))
 
 
 def linear_candidates(

@@ -89,33 +89,32 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     positions = _positions(run, environment, steps, x)
     x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
     x_of_step[0] = 0.0  # of the probe before the first step
-    logged = [row for row in rows if row["step"] in x_of_step]
-    validations = [row for row in logged if any(key.startswith("val_") for key in row)]
-    probes = probe_rows(logged)
+    known = [row for row in rows if row["step"] in x_of_step]
+    validations = [row for row in known if any(key.startswith("val_") for key in row)]
+    probes = probe_rows(known)
     metric = metric_of_run(run, validations)
     probe = next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), None)
     spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
-    curves = {key: _curve(x_of_step, steps, key) for key in ("loss", "lr", "view_top1")}
-    of_validations = ["val_loss"] if metric is None else ["val_loss", f"val_{metric}"]
-    curves |= {key: _curve(x_of_step, validations, key) for key in of_validations}
-    wanted = ("heldout_loss", "heldout_mean_loss", "rank_me", probe)
-    curves |= {key: _curve(x_of_step, probes, key) for key in wanted if key is not None}
+    curves: dict[str, Curve] = {}
+    for logged, keys in (
+        (steps, ("loss", "lr", "view_top1")),
+        (validations, ("val_loss", f"val_{metric}")),
+        (probes, ("heldout_loss", "heldout_mean_loss", "rank_me", probe)),
+    ):
+        for key in keys:
+            values = {row["step"]: row[key] for row in logged if key in row}
+            points = [(x_of_step[step], value) for step, value in values.items()]
+            both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2); None is a gap in the line
+            if key is not None and np.isfinite(both[:, 1]).any():
+                curves[key] = Curve(both[:, 0], both[:, 1])
     return RunCurves(
         name=name,
-        curves={key: curve for key, curve in curves.items() if np.isfinite(curve.y).any()},
+        curves=curves,
         metric=None if metric == "loss" else metric,
         chance=100 / math.prod(head.outputs for head in spec.heads) if spec and spec.heads else None,
         probe=probe,
         probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
     )
-
-
-def _curve(x_of_step: Mapping[int, float], rows: Sequence[Row], key: str) -> Curve:
-    """Collect the values of `key`; None, a value that is not finite, is a gap in the line."""
-    values = {row["step"]: row[key] for row in rows if key in row}
-    points = [(x_of_step[step], value) for step, value in values.items()]
-    both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2)
-    return Curve(both[:, 0], both[:, 1])
 
 
 def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: AxisName) -> list[float]:

@@ -205,12 +205,8 @@ def _bytes_of_pass(network: nn.Module, shape: tuple[int, ...], bytes_per_value: 
     """Measure the bytes that a pass of an input takes, on a copy without numbers."""
     tensors = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
     copy = deepcopy(network, tensors | {id(b): b.to("meta") for b in network.buffers()})
-    return peak_bytes(
-        copy,
-        lambda: copy(torch.empty(shape, requires_grad=True)),
-        bytes_per_value=bytes_per_value,
-        trains=True,
-    )
+    options = {"bytes_per_value": bytes_per_value, "trains": True}
+    return peak_bytes(copy, lambda: copy(torch.empty(shape, requires_grad=True)), **options)
 
 
 class TokenizerLosses(NamedTuple):

@@ -23,9 +23,8 @@ from everest.config.settings import TrainSettings
 from everest.data.clips import VideoClips
 from everest.methods.grid import num_kept
 from everest.tokenizer.clips import spaced_clips
-from everest.tokenizer.layers import FSQ
+from everest.tokenizer.layers import FSQ, TokenScorer, top_k
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.scorer import TokenScorer, top_k
 from everest.video.pixels import in_unit_range
 
 CLIPS: Final = 256  # enough for every figure; heuristic
@@ -104,8 +103,8 @@ def measure_tokenizer(
             examples.append(Example(clip.video_ids[readable[row]], *tensors))
     if not measured:
         return TokenizerReport(figures={}, examples=[], skipped=skipped)
-    clips_measured = {name: torch.cat(parts) for name, parts in measured.items()}
-    figures = figures_of(clips_measured, slices=model.slices - 1, quantizer=model.quantizer)
+    whole = {name: torch.cat(parts) for name, parts in measured.items()}
+    figures = figures_of(whole, slices=model.slices - 1, quantizer=model.quantizer)
     figures["warnings"] = [*scorer_warnings(figures), *codebook_warnings(figures)]
     return TokenizerReport(figures=figures, examples=examples, skipped=skipped)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from everest.checkpoints.describe import other_pixels
+from everest.checkpoints.describe import as_yaml, other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_of_timm, open_encoder
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
@@ -84,9 +83,8 @@ class InitWeights:
     def adapted(self, spec: ModelSpec) -> ModelSpec:
         """The spec of a new model, with the properties that it takes from the weights."""
         spec = spec.with_positions_of(self.saved.trained_grid)
-        if spec.kind == "pretrain" and self.saved.kind != "classifier":
-            spec = replace(spec, norms=self.saved.norms)
-        return spec
+        keeps_norms = spec.kind == "pretrain" and self.saved.kind != "classifier"
+        return replace(spec, norms=self.saved.norms) if keeps_norms else spec
 
 
 def read_init(init: Init, *, resumed: RunFolder | None) -> InitWeights:
@@ -97,15 +95,9 @@ def read_init(init: Init, *, resumed: RunFolder | None) -> InitWeights:
             saved = ModelSpec.from_settings(origin["settings"], source=resumed.path)
         return InitWeights(named=init, origin=origin, saved=saved, weights=None)
     weights, saved = open_encoder(init.file)
-    origin = {
-        "file": init.file,
-        "kind": weights.kind,
-        "recipe": weights.recipe,
-        "step": weights.step,
-        "sha256": state_hash(weights.tensors),
-        "settings": weights.settings,
-        "clip": weights.clip,
-    }
+    origin = {"file": init.file, "kind": weights.kind, "recipe": weights.recipe, "step": weights.step}
+    origin["sha256"] = state_hash(weights.tensors)
+    origin |= {"settings": weights.settings, "clip": weights.clip}
     parent = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
     if parent is not None and parent.get("file") in (init.file, str(Path(init.file).parent)):
         origin = {**parent, **origin, "step": None, "origin": None}  # of another program
@@ -263,8 +255,3 @@ def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     for key in keys:
         if getattr(needed, key) != getattr(given, key):
             yield f"model.{key}={as_yaml(getattr(needed, key))}"
-
-
-def as_yaml(value: object) -> str:
-    """A setting as --set takes it."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -13,9 +13,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import sampled_frames, trained_clip
+from everest.checkpoints.describe import as_yaml, sampled_frames, trained_clip
 from everest.checkpoints.graph import sample_pixels
-from everest.checkpoints.init import PARTS, as_yaml
+from everest.checkpoints.init import PARTS
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.config.heads import MULTI_LABEL
 from everest.config.model import MLP_RATIO

@@ -89,7 +89,20 @@ def select_video_frames(
         raise RecipeError(f"--frames {settings.frames}: must be a multiple of {pair}")
     slices, fps, info = settings.frames // pair, None if clip is None else clip.fps, probe(video)
     wanted = num_candidates(slices, settings.alpha) * pair
-    ids = _candidate_frames(video, wanted, stride=settings.stride, fps=fps)
+    footage = footage_of(Sample(path=str(video)), fps)
+    count = footage.num_frames
+    if count < wanted:
+        rate = "" if fps is None else f" at {fps:g} per second"
+        raise DataError(
+            f"{video}: {count} frames{rate}, but --frames and --alpha ask for {wanted} candidates; choose a "
+            "smaller one"
+        )
+    if settings.stride is None:
+        ids: list[int] = footage.numbers(spread_frames(count, wanted, 0.5)).tolist()
+    else:
+        stride = min(settings.stride, count // wanted)
+        start = (count - ((wanted - 1) * stride + 1)) // 2
+        ids = footage.numbers(start + stride * np.arange(wanted)).tolist()
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
     shape = scaled_size(model, settings.size, info, multiples=TUBELET[1:])
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
@@ -108,23 +121,6 @@ def select_video_frames(
         counts=counts[0],
         sampled=sampled,
     )
-
-
-def _candidate_frames(video: Path, wanted: int, *, stride: int | None, fps: float | None) -> list[int]:
-    """The numbers of `wanted` frames: `stride` apart in the middle of a video, or spread over all of it."""
-    footage = footage_of(Sample(path=str(video)), fps)
-    count = footage.num_frames
-    if count < wanted:
-        rate = "" if fps is None else f" at {fps:g} per second"
-        raise DataError(
-            f"{video}: {count} frames{rate}, but --frames and --alpha ask for {wanted} candidates; choose a "
-            "smaller one"
-        )
-    if stride is None:
-        return footage.numbers(spread_frames(count, wanted, 0.5)).tolist()
-    stride = min(stride, count // wanted)
-    start = (count - ((wanted - 1) * stride + 1)) // 2
-    return footage.numbers(start + stride * np.arange(wanted)).tolist()
 
 
 def draw_selection(path: Path, selection: FrameSelection) -> None:

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, Final
 
 from everest import stages
-from everest.checkpoints.weight_settings import settings_from
+from everest.checkpoints.describe import settings_from
 from everest.config.heads import Task
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError

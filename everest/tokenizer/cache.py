@@ -102,7 +102,7 @@ class TokenIndex:
         return CachePart(variant, range(first, min(first + PART, self.videos)))
 
     def save(self, folder: Path) -> TokenIndex:
-        """Write the index, or add its variants to the one that is there; RecipeError: that has other tokens."""
+        """Write the index, or add its variants to the one that is there; RecipeError: of other tokens."""
         index = self
         if (folder / INDEX).is_file():
             saved = TokenIndex.read(folder)

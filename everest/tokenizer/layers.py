@@ -1,4 +1,4 @@
-"""The parts of the tokenizer: a 3-D convolutional encoder and decoder, the quantizer between them, the scorer.
+"""The parts of the tokenizer: a 3-D convolutional encoder and decoder, the quantizer, the scorer.
 
 Encoder and decoder follow MAGVIT's public code (Yu et al. 2023) in layers, order and sizes. The patchifying
 stem, which makes small tokenizers, is our choice. The quantizer is FSQ (Mentzer et al. 2024). The scorer is a

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from shared_files import shared_folder
 from small_runs import called, json_of, refused, run
 
+from everest.checkpoints.describe import settings_from
 from everest.checkpoints.load import open_model
-from everest.checkpoints.weight_settings import settings_from
 from everest.data.views import ClipFormat
 from everest.errors import CheckpointError
 from everest.models.video_model import VideoEncoder

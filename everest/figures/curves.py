@@ -74,51 +74,47 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
     names = [run.resolve().name for run in once]
     if len(set(names)) < len(names):
         names = [str(run) for run in once]
-    read = []
+    curves = []
     for run, name in zip(once, names, strict=True):
         with reading_own(run, fix=RESTORE_FIX):
-            environment, rows = read_run(run)
-            steps = [row for row in rows if "loss" in row]
-            if not steps:
-                raise RecipeError(f"{run}: no step in {METRICS_FILE} yet; there is nothing to draw")
-            positions = _positions(run, environment, steps, x)
-            x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
-            x_of_step[0] = 0.0  # of the probe before the first step
-            known = [row for row in rows if row["step"] in x_of_step]
-            validations = [row for row in known if any(key.startswith("val_") for key in row)]
-            probes = probe_rows(known)
-            metric = metric_of_run(run, validations)
-            probe = next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), None)
-            spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
-            curves: dict[str, Curve] = {}
-            for logged, keys in (
-                (steps, ("loss", "lr", "view_top1")),
-                (validations, ("val_loss", f"val_{metric}")),
-                (probes, ("heldout_loss", "heldout_mean_loss", "rank_me", probe)),
-            ):
-                for key in keys:
-                    values = {row["step"]: row[key] for row in logged if key in row}
-                    points = [(x_of_step[step], value) for step, value in values.items()]
-                    both = np.array(points, dtype=np.float64).reshape(
-                        -1, 2
-                    )  # (R, 2); None is a gap in the line
-                    if key is not None and np.isfinite(both[:, 1]).any():
-                        curves[key] = Curve(both[:, 0], both[:, 1])
-            read.append(
-                RunCurves(
-                    name=name,
-                    curves=curves,
-                    metric=None if metric == "loss" else metric,
-                    chance=100 / math.prod(head.outputs for head in spec.heads)
-                    if spec and spec.heads
-                    else None,
-                    probe=probe,
-                    probe_chance=next(
-                        (row["probe_chance"] for row in probes if row.get("probe_chance")), None
-                    ),
-                )
-            )
-    return read
+            curves.append(_read_run(run, name, x))
+    return curves
+
+
+def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
+    environment, rows = read_run(run)
+    steps = [row for row in rows if "loss" in row]
+    if not steps:
+        raise RecipeError(f"{run}: no step in {METRICS_FILE} yet; there is nothing to draw")
+    positions = _positions(run, environment, steps, x)
+    x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
+    x_of_step[0] = 0.0  # of the probe before the first step
+    known = [row for row in rows if row["step"] in x_of_step]
+    validations = [row for row in known if any(key.startswith("val_") for key in row)]
+    probes = probe_rows(known)
+    metric = metric_of_run(run, validations)
+    probe = next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), None)
+    spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
+    curves: dict[str, Curve] = {}
+    for logged, keys in (
+        (steps, ("loss", "lr", "view_top1")),
+        (validations, ("val_loss", f"val_{metric}")),
+        (probes, ("heldout_loss", "heldout_mean_loss", "rank_me", str(probe))),
+    ):
+        for key in keys:
+            values = {row["step"]: row[key] for row in logged if key in row}
+            points = [(x_of_step[step], value) for step, value in values.items()]
+            both = np.array(points, np.float64).reshape(-1, 2)  # (R, 2); None is a gap in the line
+            if np.isfinite(both[:, 1]).any():
+                curves[key] = Curve(both[:, 0], both[:, 1])
+    return RunCurves(
+        name=name,
+        curves=curves,
+        metric=None if metric == "loss" else metric,
+        chance=100 / math.prod(head.outputs for head in spec.heads) if spec and spec.heads else None,
+        probe=probe,
+        probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
+    )
 
 
 def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: AxisName) -> list[float]:

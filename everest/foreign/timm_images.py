@@ -22,7 +22,6 @@ from timm.layers.attention import Attention, AttentionRope
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
-from timm.models._pretrained import PretrainedCfg
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -80,7 +79,17 @@ def open_image_weights(name: str) -> Weights:
         require_plain(timm.create_model(model_name, num_classes=0), source=name)  # before a download
     license_name = config.license
     if file is None:
-        file = _of_hub(name, config)
+        try:
+            folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # stated below
+        except Unreachable as error:
+            cached = Path(constants.HF_HUB_CACHE, f"models--{config.hf_hub_id}".replace("/", "--"))
+            raise Unreachable(
+                f"{name}: not in the cache and the hub does not answer; copy {cached.name} to "
+                f"{cached.parent} (HF_HUB_CACHE), or use {name}=FILE"
+            ) from error
+        file = folder / (config.hf_hub_filename or WEIGHTS)
+        if not file.is_file():
+            raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
         license_name = license_of(file.parent) or license_name
         warn_once(f"{name}: license {license_name or 'not stated'}, revision {file.parent.name[:12]}")
         # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
@@ -93,22 +102,6 @@ def open_image_weights(name: str) -> Weights:
     return image_weights(model, mean=config.mean, std=config.std, source=name, licence=license_name)
 
 
-def _of_hub(name: str, config: PretrainedCfg) -> Path:
-    """The file of `timm:NAME` on the hub or in its cache."""
-    try:
-        folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # the caller states it
-    except Unreachable as error:
-        cached = Path(constants.HF_HUB_CACHE, f"models--{config.hf_hub_id}".replace("/", "--"))
-        raise Unreachable(
-            f"{name}: not in the cache and the hub does not answer; copy {cached.name} to {cached.parent} "
-            f"(HF_HUB_CACHE), or use {name}=FILE"
-        ) from error
-    file = folder / (config.hf_hub_filename or WEIGHTS)
-    if not file.is_file():
-        raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
-    return file
-
-
 def _without_head(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a file without those of its classifier and of pre-training, which an encoder lacks."""
     expected = model.state_dict()
@@ -116,18 +109,10 @@ def _without_head(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
 
 
 def refuse_bare_file(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
-    """Raise CheckpointError for a file with timm's names that was named without its model."""
-    fitting = models_fitting(tensors)
-    stem = path.stem if path.stem.partition(".")[0] in fitting and timm.is_model(path.stem) else None
-    names = [stem] if stem else fitting
-    model, known = names[0] if len(names) == 1 else "NAME", ""
-    if len(names) > 1:
-        known = f"; NAME may be {first_names(names, 3)}"
-    raise CheckpointError(f"{path}: weights of an image model; name them timm:{model}={path}{known}")
+    """Raise CheckpointError for a file with timm's names that was named without its model.
 
-
-def models_fitting(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The models of timm whose names and shapes these tensors have, of the usual sizes."""
+    The error names the models of timm whose names and shapes these tensors have, of the usual sizes.
+    """
     width, _, patch, _ = tensors[IMAGE_EMBEDDING].shape
     places = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else 0
     side = f"_{isqrt(places) * patch}"  # a class token or two do not change the root
@@ -140,7 +125,11 @@ def models_fitting(tensors: Mapping[str, Tensor]) -> list[str]:
         shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
         if shapes == {key: tensor.shape for key, tensor in _without_head(tensors, model).items()}:
             fitting.append(name)
-    return fitting
+    stem = path.stem if path.stem.partition(".")[0] in fitting and timm.is_model(path.stem) else None
+    names = [stem] if stem else fitting
+    named = names[0] if len(names) == 1 else "NAME"
+    known = f"; NAME may be {first_names(names, 3)}" if len(names) > 1 else ""
+    raise CheckpointError(f"{path}: weights of an image model; name them timm:{named}={path}{known}")
 
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:

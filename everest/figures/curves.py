@@ -206,7 +206,22 @@ def _draw_panel(
     panel.grid(alpha=0.3)
     panel.margins(x=0.01)
     if name == "loss":
-        _limit_losses(panel, runs)
+        # From 0, or the lowest loss below, to the highest one that is no spike. A model before its first step
+        # does not count: its losses may be far above.
+        lows, highs = [0.0], [0.0]
+        entries: list[Line2D] = []
+        for key, (marker, label) in LOSSES.items():
+            curves = [run.curves[key] for run in runs if key in run.curves]
+            if curves:
+                entries.append(Line2D([], [], color="black", marker=marker, label=label))
+            for curve in curves:
+                values = smooth(curve.y) if key in SMOOTHED else curve.y
+                values = values[np.isfinite(values) & (curve.x > 0)]
+                lows += values.tolist()
+                highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []
+        if max(highs) > min(lows):
+            panel.set_ylim(1.05 * min(lows), 1.05 * max(highs))
+        panel.legend(handles=entries, frameon=False, fontsize="small", loc="upper right")
         return
     metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
     if name in ACCURACIES:
@@ -224,24 +239,3 @@ def _draw_panel(
     dotted = f"; dotted: chance, {', '.join(f'{level:.3g} %' for level in levels)}" if levels else ""
     panel.set_title(title + dotted, **TITLE_STYLE)
     panel.set_ylim(0, 100)
-
-
-def _limit_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
-    """Set limits from 0, or the lowest loss below, to the highest one that is no spike; name the markers.
-
-    A model before its first step does not count: its losses may be far above.
-    """
-    lows, highs = [0.0], [0.0]
-    entries: list[Line2D] = []
-    for key, (marker, label) in LOSSES.items():
-        curves = [run.curves[key] for run in runs if key in run.curves]
-        if curves:
-            entries.append(Line2D([], [], color="black", marker=marker, label=label))
-        for curve in curves:
-            values = smooth(curve.y) if key in SMOOTHED else curve.y
-            values = values[np.isfinite(values) & (curve.x > 0)]
-            lows += values.tolist()
-            highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []
-    if max(highs) > min(lows):
-        panel.set_ylim(1.05 * min(lows), 1.05 * max(highs))
-    panel.legend(handles=entries, frameon=False, fontsize="small", loc="upper right")

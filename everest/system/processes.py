@@ -122,8 +122,7 @@ def num_cores() -> int:
 
 def num_readers() -> int:
     """The processes that read videos for each process that trains, if the recipe leaves it open."""
-    memory = host_memory()  # what is free changes from run to run
-    possible = min(num_cores(), memory // READER_BYTES)
+    possible = min(num_cores(), host_memory() // READER_BYTES)  # what is free changes from run to run
     trainers = local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine
     return max(1, min(possible // trainers, MOST_READERS))
 

@@ -106,8 +106,11 @@ class TokenIndex:
         index = self
         if (folder / INDEX).is_file():
             saved = TokenIndex.read(folder)
-            differences = differing(saved.token_values(), self.token_values())
-            if differences:
+            before, now = (
+                {**x.clip_values(), "train.precision": x.precision, "tokenizer": x.tokenizer.sha256}
+                for x in (saved, self)
+            )
+            if differences := differing(before, now):
                 problem = f"holds other tokens: {', '.join(differences)}"
                 raise RecipeError(f"--output {folder}: {problem}; {IN_USE_FIX}")
             index = replace(saved, variants=max(saved.variants, self.variants))
@@ -127,11 +130,6 @@ class TokenIndex:
     def clip_values(self) -> dict[str, Any]:
         """The values that must be those of a run's clips."""
         return {"videos": self.videos, "grid": list(self.grid), **self.clips}
-
-    def token_values(self) -> dict[str, Any]:
-        """The values that must be equal in two calls that write one cache."""
-        made_by = {"train.precision": self.precision, "tokenizer": self.tokenizer.sha256}
-        return {**self.clip_values(), **made_by}
 
 
 _INDEX: Final = TypeAdapter(TokenIndex)

@@ -17,11 +17,11 @@ from everest.foreign.facts import Hints
 from everest.foreign.files import (
     CONFIG,
     WEIGHT_FILES,
-    is_image_file,
     locate,
     own_file,
     read_foreign,
     refuse_broken_links,
+    refuse_image_file,
 )
 from everest.methods.strategies import ShippedStrategy
 from everest.models.clip_spec import ClipModel, ClipSpec
@@ -153,10 +153,7 @@ def open_weights(path: Path) -> Weights:
         for note in converted.identity.notes:
             warn_on_main(f"{path}: {note}")
         return converted.weights
-    if is_image_file(path):
-        from everest.foreign.timm_images import refuse_bare_file
-
-        refuse_bare_file(path, read_foreign(path).tensors)
+    refuse_image_file(path)
     return read_weights(path)
 
 

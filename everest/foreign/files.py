@@ -39,6 +39,7 @@ CONTAINERS: Final = ("model", "module", "state_dict", "model_state_dict", "model
 # Prefixes of the names: DDP, torch.compile, model hubs, mmaction, MME's two trainers.
 WRAPPERS = ("module.", "_orig_mod.", "encoder_q.encoder.model.", "encoder.model.", "model.", "backbone.")
 IMAGE_EMBEDDING: Final = "patch_embed.proj.weight"  # of an image model
+IMAGES: Final = "weights of an image model; name them timm:NAME={}, NAME as in timm"
 EMBEDDINGS: Final = (IMAGE_EMBEDDING, "patch_embeddings.projection.weight")
 # Released programs save their command line and optimizer with the weights: a Namespace with paths, and
 # learning rates that are numpy scalars.
@@ -85,15 +86,12 @@ def own_file(path: Path) -> Path | None:
         return None
 
 
-def is_image_file(path: Path) -> bool:
-    """Whether a safetensors file embeds patches of images, (D, 3, p, q), under timm's name."""
-    if path.suffix != ".safetensors":
-        return False
-    try:
-        with open_safetensors(path) as file:
-            return IMAGE_EMBEDDING in file.keys() and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4  # noqa: SIM118
-    except (CheckpointError, EnvironmentProblem):
-        return False
+def refuse_image_file(path: Path) -> None:
+    """Raise CheckpointError if a safetensors file embeds patches of images, (D, 3, p, q), as timm's do."""
+    with open_safetensors(path) as file:
+        has_patches = IMAGE_EMBEDDING in file.keys()  # noqa: SIM118
+        if has_patches and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4:
+            raise CheckpointError(f"{path}: {IMAGES.format(path)}")
 
 
 def refuse_broken_links(*paths: Path) -> None:

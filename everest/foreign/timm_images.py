@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from math import isqrt
 from pathlib import Path
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
 import timm
 import torch
@@ -30,8 +29,8 @@ from torch import Tensor, nn
 from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, first_names, shown
-from everest.foreign.files import IMAGE_EMBEDDING, locate, read_foreign
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, shown
+from everest.foreign.files import locate, read_foreign
 from everest.methods.strategies import AllTokens
 from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
@@ -49,7 +48,6 @@ ARCHITECTURES: Final = (VisionTransformer, VisionTransformerDistilled, Eva)
 GELUS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
 # Parts of a block that have the same names here. Not all models have a norm in their MLP.
 SAME: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
-WORDS: Final = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}  # of widths, in names
 # Of a classifier, or of pre-training: an encoder has none of these.
 HEADS: Final = ("head.", "head_dist.", "mask_token")
 RESNET_SETTING: Final = "tokenizer.loss.perceptual_weights"
@@ -106,30 +104,6 @@ def _without_head(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
     """The tensors of a file without those of its classifier and of pre-training, which an encoder lacks."""
     expected = model.state_dict()
     return {name: x for name, x in tensors.items() if name in expected or not name.startswith(HEADS)}
-
-
-def refuse_bare_file(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
-    """Raise CheckpointError for a file with timm's names that was named without its model.
-
-    The error names the models of timm whose names and shapes these tensors have, of the usual sizes.
-    """
-    width, _, patch, _ = tensors[IMAGE_EMBEDDING].shape
-    places = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else 0
-    side = f"_{isqrt(places) * patch}"  # a class token or two do not change the root
-    fitting = []
-    for name in timm.list_models(f"*{WORDS.get(width, 'vit')}*patch{patch}*"):
-        if name[-3:].isdecimal() and not name.endswith(side):
-            continue
-        with torch.device("meta"):
-            model = timm.create_model(name, num_classes=0)
-        shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
-        if shapes == {key: tensor.shape for key, tensor in _without_head(tensors, model).items()}:
-            fitting.append(name)
-    stem = path.stem if path.stem.partition(".")[0] in fitting and timm.is_model(path.stem) else None
-    names = [stem] if stem else fitting
-    named = names[0] if len(names) == 1 else "NAME"
-    known = f"; NAME may be {first_names(names, 3)}" if len(names) > 1 else ""
-    raise CheckpointError(f"{path}: weights of an image model; name them timm:{named}={path}{known}")
 
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:

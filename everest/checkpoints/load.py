@@ -16,12 +16,13 @@ from everest.foreign.convert import convert
 from everest.foreign.facts import Hints
 from everest.foreign.files import (
     CONFIG,
+    IMAGE_EMBEDDING,
     WEIGHT_FILES,
+    image_file,
     locate,
     own_file,
     read_foreign,
     refuse_broken_links,
-    refuse_image_file,
 )
 from everest.methods.strategies import ShippedStrategy
 from everest.models.clip_spec import ClipModel, ClipSpec
@@ -34,7 +35,7 @@ from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_once
 from everest.system.run_folder import BEST, FINETUNE, MODEL, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
-from everest.system.weights_header import read_header
+from everest.system.weights_header import open_safetensors, read_header
 from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 Which = Literal["newest", "best"]
@@ -153,7 +154,10 @@ def open_weights(path: Path) -> Weights:
         for note in converted.identity.notes:
             warn_on_main(f"{path}: {note}")
         return converted.weights
-    refuse_image_file(path)
+    with open_safetensors(path) as file:
+        has_patches = IMAGE_EMBEDDING in file.keys()  # noqa: SIM118
+        if has_patches and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4:  # (D, 3, p, q): of images
+            raise image_file(path)
     return read_weights(path)
 
 

@@ -16,7 +16,7 @@ from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_set
 from everest.config.settings import ModelSettings
 from everest.config.values import MOST_BLOCKS, Count, Positions
 from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shown
-from everest.foreign.files import IMAGES, MULTI_LABEL_PROBLEM, Foreign
+from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign, image_file
 from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import ALIASES, FAMILIES, Family, Translation, family_of
 from everest.methods.grid import TokenGrid
@@ -161,7 +161,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     """Return the model that the parameters of the checkpoint fit; CheckpointError: none computes the same."""
     embedding = facts.shapes.get(EMBEDDING, ())
     if len(embedding) == 4 and facts.names is FAMILIES["videomae"]:
-        raise facts.error(IMAGES.format(facts.foreign.path))
+        raise image_file(facts.foreign.path)
     if len(embedding) != 5 or embedding[1] != 3:
         shape = list(embedding) or "missing"
         raise facts.error(f"its embedding is {shape}, not one of RGB tubelets, [D, 3, t, p, q]; take another")

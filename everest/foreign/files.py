@@ -39,7 +39,6 @@ CONTAINERS: Final = ("model", "module", "state_dict", "model_state_dict", "model
 # Prefixes of the names: DDP, torch.compile, model hubs, mmaction, MME's two trainers.
 WRAPPERS = ("module.", "_orig_mod.", "encoder_q.encoder.model.", "encoder.model.", "model.", "backbone.")
 IMAGE_EMBEDDING: Final = "patch_embed.proj.weight"  # of an image model
-IMAGES: Final = "weights of an image model; name them timm:NAME={}, NAME as in timm"
 EMBEDDINGS: Final = (IMAGE_EMBEDDING, "patch_embeddings.projection.weight")
 # Released programs save their command line and optimizer with the weights: a Namespace with paths, and
 # learning rates that are numpy scalars.
@@ -86,12 +85,9 @@ def own_file(path: Path) -> Path | None:
         return None
 
 
-def refuse_image_file(path: Path) -> None:
-    """Raise CheckpointError if a safetensors file embeds patches of images, (D, 3, p, q), as timm's do."""
-    with open_safetensors(path) as file:
-        has_patches = IMAGE_EMBEDDING in file.keys()  # noqa: SIM118
-        if has_patches and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4:
-            raise CheckpointError(f"{path}: {IMAGES.format(path)}")
+def image_file(path: Path) -> CheckpointError:
+    """The error for a file of an image model that is named without its model."""
+    return CheckpointError(f"{path}: weights of an image model; name them timm:NAME={path}, NAME as in timm")
 
 
 def refuse_broken_links(*paths: Path) -> None:
@@ -195,8 +191,10 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
             continue
         for key, tensor in tensors.items():
             if tensor.layout is not torch.strided:
-                problem = f"{shown(key)} is stored as {tensor.layout}, not as a dense tensor"
-                raise CheckpointError(f"{file}: {problem}; save it with to_dense()")
+                raise CheckpointError(
+                    f"{file}: {shown(key)} is stored as {tensor.layout}, not as a dense tensor; save it with "
+                    "to_dense()"
+                )
         args = saved.get("args")
         args = args.state if isinstance(args, IgnoredObject) else args
         pairs = args.items() if isinstance(args, dict) else ()

@@ -166,8 +166,8 @@ def restored_process() -> Iterator[None]:
         # torch has two settings of float32 products. The older one, for all devices, cannot be read after the
         # newer one, for each device, has been used. It is restored first.
         for products in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)):
-            if hasattr(products, "fp32_precision"):
-                stack.callback(setattr, products, "fp32_precision", products.fp32_precision)
+            if (value := getattr(products, "fp32_precision", None)) is not None:
+                stack.callback(setattr, products, "fp32_precision", value)
         precision = "highest"  # the default
         with suppress(RuntimeError):
             precision = torch.get_float32_matmul_precision()

@@ -11,10 +11,9 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from everest.errors import CheckpointError
-from everest.foreign.convert import convert
-from everest.foreign.facts import Hints
-from everest.foreign.files import (
+from everest.converters.convert import convert
+from everest.converters.facts import Hints
+from everest.converters.files import (
     CONFIG,
     IMAGE_EMBEDDING,
     WEIGHT_FILES,
@@ -24,6 +23,7 @@ from everest.foreign.files import (
     read_foreign,
     refuse_broken_links,
 )
+from everest.errors import CheckpointError
 from everest.methods.strategies import ShippedStrategy
 from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.embedding import with_tubelet_frames
@@ -142,7 +142,7 @@ def all_weights(file: Path) -> list[Path]:
 def open_weights(path: Path) -> Weights:
     """Read what `find_weights` returned; checkpoints of transformers and of timm are converted."""
     if is_of_timm(path):
-        from everest.foreign.timm_images import open_image_weights  # here: timm takes a second to import
+        from everest.converters.timm_images import open_image_weights  # here: timm takes a second to import
 
         return open_image_weights(str(path))
     if path.suffix == ONNX_SUFFIX:

@@ -261,7 +261,7 @@ def tokenizer_objective(
     """Build the terms of a recipe, on the device.
 
     Args:
-        load: returns the perceptual network for `perceptual_weights` (everest.foreign.timm_images).
+        load: returns the perceptual network for `perceptual_weights` (everest.converters.timm_images).
     """
     settings = tokenizer_settings(recipe)
     weights, perceptual, adversary = settings.loss, None, None

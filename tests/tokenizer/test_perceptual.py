@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from everest.converters import timm_images
+from everest.converters.timm_images import load_network
 from everest.errors import CheckpointError
-from everest.foreign import timm_images
-from everest.foreign.timm_images import load_network
 from everest.tokenizer.loss import FRAMES, perceptual_distance
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
@@ -105,7 +105,7 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize("weights", [None, timm_images.RESNET_WEIGHTS, "hf:nonsense"])
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = f"from everest.foreign.timm_images import load_network; load_network({weights!r})"
+    code = f"from everest.converters.timm_images import load_network; load_network({weights!r})"
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     kind, message = shown.stderr.strip().splitlines()[-1].split(": ", 1)

@@ -15,10 +15,10 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import MOST_BLOCKS, Count, Positions
+from everest.converters.files import MULTI_LABEL_PROBLEM, Foreign, image_file
+from everest.converters.preprocessor import preprocessor_pixels
+from everest.converters.translation import ALIASES, FAMILIES, Family, Translation, family_of
 from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shown
-from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign, image_file
-from everest.foreign.preprocessor import preprocessor_pixels
-from everest.foreign.translation import ALIASES, FAMILIES, Family, Translation, family_of
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
@@ -43,7 +43,7 @@ FIX_CLIP: Final = "set --frames and --size of its training"
 class Hints:
     """Settings from the user that a file may not contain; None: as in the file, or as released."""
 
-    family: str | None = None  # of everest.foreign.translation.ALIASES
+    family: str | None = None  # of everest.converters.translation.ALIASES
     frames: int | None = None
     size: int | tuple[int, int] | None = None  # (height, width) of one that is not square
     heads: int | None = None

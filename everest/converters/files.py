@@ -17,9 +17,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from everest.converters.preprocessor import PREPROCESSORS
+from everest.converters.translation import FAMILIES, family_of
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
-from everest.foreign.preprocessor import PREPROCESSORS
-from everest.foreign.translation import FAMILIES, family_of
 from everest.system.hub import PREFIX, fetch, license_of
 from everest.system.run_folder import WEIGHTS
 from everest.system.text import read_json

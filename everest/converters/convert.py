@@ -14,10 +14,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from everest.converters.facts import ForeignFacts, Hints, model_spec, recognize
+from everest.converters.files import FRAME_SAMPLE_RATE, Foreign
+from everest.converters.preprocessor import preprocessor_notes
 from everest.errors import CheckpointError, first_names, shown
-from everest.foreign.facts import ForeignFacts, Hints, model_spec, recognize
-from everest.foreign.files import FRAME_SAMPLE_RATE, Foreign
-from everest.foreign.preprocessor import preprocessor_notes
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
 from everest.system.weights import Weights, require_finite

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
+from everest.converters.files import locate, read_foreign
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, shown
-from everest.foreign.files import locate, read_foreign
 from everest.methods.strategies import AllTokens
 from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec

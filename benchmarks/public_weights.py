@@ -17,9 +17,8 @@ from typing import Any, Final
 from measuring import difference_text, markdown
 
 from everest import functions, stages
-from everest.checkpoints.describe import load_model
+from everest.checkpoints.describe import load_model, settings_from
 from everest.checkpoints.load import find_weights
-from everest.checkpoints.weight_settings import settings_from
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import find_recipe
 from everest.inference.model import OpenedModel

@@ -25,8 +25,8 @@ from typer.testing import CliRunner
 import everest
 from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.config.model import BACKBONES
+from everest.converters.timm_images import image_weights
 from everest.errors import UserError
-from everest.foreign.timm_images import image_weights
 from everest.methods.grid import TokenGrid
 from everest.models.positions import position_table
 from everest.video.writer import write_video

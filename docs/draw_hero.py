@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from everest.figures.masks import apply_strategies, draw_rows, embedding_of, mask_title, rows_of
+from everest.figures.masks import apply_strategies, embedding_of
+from everest.figures.rows import draw_rows, mask_title, rows_of
 from everest.methods.strategies import RedundancyRobust
 
 HEIGHT, WIDTH, FRAMES = 192, 336, 8

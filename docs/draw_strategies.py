@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from everest.figures.masks import apply_strategies, draw_rows, rows_of
+from everest.figures.masks import apply_strategies
+from everest.figures.rows import draw_rows, rows_of
 from everest.methods.importance import RawPixels
 from everest.methods.selection import Strategy
 from everest.methods.strategies import (

@@ -26,11 +26,10 @@ from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, unknown_name
 from everest.lists.sample import ListSize
 from everest.pretraining import Pretraining, set_up_pretraining
-from everest.system.accelerator import decide_on_main, make_accelerator
+from everest.system.accelerator import decide_on_main, make_accelerator, restored_process
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import UNFINISHED
 from everest.system.locks import training_lock
-from everest.system.restored import restored_process
 from everest.system.run_folder import (
     OWN_FILES,
     RECIPE,

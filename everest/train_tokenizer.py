@@ -10,6 +10,7 @@ import torch
 
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerSettings
+from everest.converters.timm_images import load_network
 from everest.data.clips import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
@@ -18,7 +19,6 @@ from everest.engine.setup import StageSetup
 from everest.engine.training import Step, Training
 from everest.errors import RecipeError
 from everest.evaluation.tokenizer import TokenizerValidator
-from everest.foreign.timm_images import load_network
 from everest.tokenizer.clips import tokenizer_clips
 from everest.tokenizer.loss import (
     ADVERSARY_START,

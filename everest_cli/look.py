@@ -122,14 +122,14 @@ def select_frames(
     Example: everest select-frames video.mp4 --picture .
     """
     from everest.checkpoints.load import open_model
-    from everest.figures.frame_selection import draw_selection, select_video_frames
+    from everest.figures.frame_selection import SelectionSettings, draw_selection, select_video_frames
     from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.video.folders import video_name
 
     read_shares(str(keep))
     model = None if checkpoint is None else open_model(checkpoint, kind="transformer")
-    clip: dict[str, Any] = {"frames": frames, "stride": stride, "size": size}
-    selection_of = partial(select_video_frames, checkpoint=model, keep=keep, alpha=alpha, seed=seed, **clip)
+    settings = SelectionSettings(keep=keep, frames=frames, stride=stride, alpha=alpha, size=size, seed=seed)
+    selection_of = partial(select_video_frames, settings=settings, checkpoint=model)
     paths = named_videos(videos)
     if picture is not None:
         refuse_same_stems(paths)
@@ -176,7 +176,7 @@ def visualize_mask(
     """
     from everest.checkpoints.load import open_model
     from everest.config.recipe import recipe_for_run
-    from everest.figures.mask_request import request_masks
+    from everest.figures.masks import request_masks
     from everest.lists.inputs import named_videos, refuse_same_stems
 
     settings = {"align": align, "cuts": cuts}
@@ -189,11 +189,10 @@ def visualize_mask(
         compare=compare,
         settings={name: value for name, value in settings.items() if value is not None},
         given_clip={name: value for name, value in clip.items() if value is not None},
-        seed=seed,
     )
     paths = named_videos(videos)
     refuse_same_stems(paths)
-    draw = partial(request.draw, folder=out, read=paths, overwrite=overwrite)
+    draw = partial(request.draw, folder=out, read=paths, overwrite=overwrite, seed=seed)
     figures: list[list[dict[str, Any]]] = []
     for _, rows in _read_each(paths, draw):
         figures.append(rows)

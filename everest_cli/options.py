@@ -271,7 +271,7 @@ class LabeledListOptions:
                 fix += ", or the folder of its lists by --data"
             raise CheckpointError(f"{weights}: no {RUN_RECIPE} next to it; {fix}")
         if named is None:
-            from everest.checkpoints.weight_settings import settings_from
+            from everest.checkpoints.describe import settings_from
 
             settings = settings_from(str(weights))
             say(f"weights: {settings.title}")

@@ -115,9 +115,9 @@ def convert(
 
     from everest.checkpoints.describe import describe_weights
     from everest.checkpoints.load import all_weights, is_of_timm, open_model, open_weights
-    from everest.foreign.convert import convert, describe, identify
-    from everest.foreign.facts import Hints
-    from everest.foreign.files import locate, own_file, read_foreign
+    from everest.converters.convert import convert, describe, identify
+    from everest.converters.facts import Hints
+    from everest.converters.files import locate, own_file, read_foreign
     from everest.lists.labels import read_class_names
 
     path = locate(checkpoint, notify=say)
@@ -164,7 +164,7 @@ def convert(
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
     """Yield a line per known property; long lists of names by group."""
-    from everest.foreign.convert import grouped
+    from everest.converters.convert import grouped
 
     for name, value in document.items():
         title = name.replace("_", " ")

@@ -8,7 +8,8 @@ from pathlib import Path
 from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import pretrain_clips
-from everest.figures.masks import apply_model, draw_rows, mask_title, rows_of
+from everest.figures.masks import apply_model
+from everest.figures.rows import draw_rows, mask_title, rows_of
 from everest.models.mae import MaskedAutoencoder
 from everest.system.compute import one_thread
 from everest.system.events import Report

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # files of everest/ itself: the training loops and the library's face.
 ROOMS = (
     *("errors", "system", "video", "methods", "config", "lists", "annotations", "data", "metrics"),
-    *("tokenizer", "models", "foreign", "checkpoints", "engine", "inference", "probes", "figures", "search"),
-    *("evaluation", "profiling", "prepare", "suggest", "sweep", "root", "project", "demo"),
+    *("tokenizer", "models", "converters", "checkpoints", "engine", "inference", "probes", "figures"),
+    *("search", "evaluation", "profiling", "prepare", "suggest", "sweep", "root", "project", "demo"),
     "cli",
 )
 PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}

@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 from everest.config.heads import Head
 from everest.config.settings import ModelSettings
 from everest.config.values import Pooling
+from everest.converters.translation import our_name
 from everest.engine.network import make_optimizer, parameter_groups
 from everest.engine.plan import cosine_lr
 from everest.engine.step import set_lr
-from everest.foreign.translation import our_name
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import embedding_change
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube

@@ -35,7 +35,7 @@ SUBJECTS = {
     "Videos and clips": ("everest/video", "everest/data"),
     "Weights and checkpoints": (
         "everest/checkpoints",
-        "everest/foreign",
+        "everest/converters",
         "everest/models",
         "everest/tokenizer",
     ),

@@ -1,8 +1,10 @@
-"""Models that know their clips: their recipe is next to the weights, or follows from the header."""
+"""What weights say about clips and settings: by a recipe next to them, or by their header."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,13 +13,17 @@ from everest.checkpoints.load import (
     LoadedModel,
     Notify,
     Which,
+    clip_of,
     is_of_images,
     is_of_timm,
+    open_encoder,
     open_model,
     read_clip_spec,
     recipe_beside,
 )
+from everest.checkpoints.public_weights import public_weights
 from everest.config.heads import head_settings
+from everest.config.model import ModelSettings
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
@@ -37,6 +43,9 @@ from everest.tokenizer.network import TokenizerSpec
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
+# Also set where they are the default, because the base of a recipe may set them: None is the backbone's own.
+ALWAYS: Final = ("backbone", "width", "depth", "heads", "mlp_width", "tubelet", "positions", "input")
+OF_DECODER: Final = ("decoder_depth", "decoder_width", "decoder_heads")
 
 
 def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyModel:
@@ -158,18 +167,15 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
     pretrain, finetune = replace(recipe.pretrain, **clip), replace(recipe.finetune, **clip)
     if is_of_images(opened.saved):
         recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
-    if notify is not None and is_of_images(opened.saved):
-        height, width = spec.size
-        notify(
-            f"{file}: image weights; by default one center view of {spec.frames} frames spread over the "
-            f"video, {height} x {width} pixels; change it with --views or --recipe"
+        text = (
+            f"image weights; by default one center view of {spec.frames} frames spread over the video, "
+            f"{spec.size[0]} x {spec.size[1]} pixels; change it with --views or --recipe"
         )
-    elif notify is not None:
-        by = "as in training" if clip else "choose another with --recipe"
-        notify(
-            f"{file}: no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
-            f"{finetune.stride}; {by}"
-        )
+    else:
+        text = f"no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
+        text += f"{finetune.stride}; {'as in training' if clip else 'choose another with --recipe'}"
+    if notify is not None:
+        notify(f"{file}: {text}")
     model = spec.model if isinstance(spec, ModelSpec) else recipe.model
     data = data.with_pixels(spec.pixels)
     return replace(recipe, data=data, model=model, pretrain=pretrain, finetune=finetune)
@@ -194,3 +200,72 @@ def other_pixels(saved: PixelStatistics, requested: PixelStatistics) -> str:
         "trained with another normalization than the recipe's; to match it, "
         f"set data.mean={list(saved.mean)} and data.std={list(saved.std)}"
     )
+
+
+def as_yaml(value: object) -> str:
+    """A setting as --set takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSettings:
+    """What weights say about the recipe of a model that starts from them."""
+
+    name: str  # as given: a run, a file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE
+    weights: Weights
+    spec: ModelSpec  # that they were saved of
+    values: Mapping[str, Any]  # by the keys of a recipe, such as data.size
+
+    @property
+    def overrides(self) -> list[str]:
+        """The same as `section.key=value` texts."""
+        return [f"{key}={as_yaml(value)}" for key, value in self.values.items()]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the weights are of single images."""
+        return is_of_images(self.spec)
+
+    @property
+    def title(self) -> str:
+        """The weights in a line: their name, license, backbone and clip."""
+        bare = self.name.partition("=")[0].partition("@")[0]  # without a file or a revision
+        listed = next((weights.license for weights in public_weights() if weights.name == bare), None)
+        license_name = listed or (self.weights.origin or {}).get("licence") or "not stated"
+        height, width = self.values["data.size"]
+        clip = f"{self.values['data.frames']} frames of {height} x {width} pixels"
+        over = " spread over the video" if self.is_image else ""
+        return f"{self.name} (license {license_name}), {self.values['model.backbone']}, {clip}{over}"
+
+
+def settings_from(checkpoint: str, *, on_cpu: bool | None = None) -> WeightSettings:
+    """Read weights, and derive the clips and the encoder of a recipe from them.
+
+    Weights of single images take a frame of the video as a time slice; frames that are larger than
+    `everest.checkpoints.load.MOST_SIDE` become smaller.
+
+    Args:
+        on_cpu: whether the model will run on a CPU; None: as on this machine.
+    Raises:
+        CheckpointError: no such weights, or a damaged or foreign file.
+        RecipeError: a name that timm does not have.
+    """
+    weights, spec = open_encoder(checkpoint)
+    frames, size = clip_of(spec, on_cpu=on_cpu)
+    usual, pixels = USUAL[spec.channels], spec.pixels
+    values: dict[str, Any] = {"data.frames": frames, "data.size": list(size)}
+    if spec.channels != 3:
+        values["data.channels"] = spec.channels
+    if pixels != usual:
+        values |= {"data.mean": list(pixels.mean), "data.std": list(pixels.std)}
+    clip = dict[str, Any](weights.clip or {})
+    if (fps := clip.pop("fps", None)) is not None:
+        values["data.fps"] = fps
+    default, model = ModelSettings(), spec.model
+    for field in fields(model):
+        value = getattr(model, field.name)
+        needed = field.name in ALWAYS or value != getattr(default, field.name)
+        if needed and field.name not in OF_DECODER:
+            values[f"model.{field.name}"] = list(value) if isinstance(value, tuple) else value
+    values |= {f"{stage}.{key}": value for stage in ("pretrain", "finetune") for key, value in clip.items()}
+    return WeightSettings(name=checkpoint, weights=weights, spec=spec, values=values)

@@ -9,7 +9,6 @@ B batch, C channels, T frames, H W pixels, K kept tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -120,36 +119,31 @@ def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         except RecipeError as error:
             raise RecipeError(f"--keep {keep:g}: {error}") from error
         model.strategy = spec.selection
-    graph = Graph(model, spec, precision).eval()
-    values = _metadata(opened, graph)
-    graph.metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values}
-    return graph
-
-
-def _metadata(opened: LoadedModel, graph: Graph) -> Iterator[tuple[str, Any]]:
-    """Yield the facts of a model for other programs, and for `ExportedClassifier`."""
-    weights, spec, clip = opened.weights, graph.spec, trained_clip(opened)
-    yield "format", "everest"
-    yield from ((name, getattr(weights, name)) for name in ("kind", "recipe", "step"))
-    yield "precision", graph.precision
-    yield "settings", spec.dump()
-    yield "classes", weights.classes
+    graph, weights, clip = Graph(model, spec, precision).eval(), opened.weights, trained_clip(opened)
     heads = []  # what they predict, the mean and std of numbers, and what was chosen on data.val
-    for head in graph.spec.heads:
+    for head in spec.heads:
         facts: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
         if head.task == "regression":
             facts |= {"mean": head.mean, "std": head.std}
         elif head.task == MULTI_LABEL:
             facts["thresholds"] = list(head.thresholds)
         heads.append(facts)
-    yield "heads", heads or None
-    yield "mean", spec.pixels.mean
-    yield "std", spec.pixels.std
     chosen = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null: not stated
-    yield "clip", {"frames": spec.frames, **chosen, "height": spec.size[0], "width": spec.size[1]}
     layout = f"batch, {'RGB' if spec.channels == 3 else 'luma'}, frames, height, width"
-    values = "(pixel / 255 - mean) / std"
-    yield "input", {"name": INPUT, "dtype": "float32", "layout": layout, "values": values}
+    metadata: dict[str, Any] = {  # facts for other programs, and for `ExportedClassifier`
+        **{"format": "everest", "kind": weights.kind, "recipe": weights.recipe, "step": weights.step},
+        **{"precision": precision, "settings": spec.dump(), "classes": weights.classes},
+        **{"heads": heads or None, "mean": spec.pixels.mean, "std": spec.pixels.std},
+        "clip": {"frames": spec.frames, **chosen, "height": spec.size[0], "width": spec.size[1]},
+        "input": {
+            "name": INPUT,
+            "dtype": "float32",
+            "layout": layout,
+            "values": "(pixel / 255 - mean) / std",
+        },
+    }
+    graph.metadata = {key: x if isinstance(x, str) else json.dumps(x) for key, x in metadata.items()}
+    return graph
 
 
 def sample_pixels(spec: ClipSpec, batch: int) -> Tensor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from torch import Tensor, nn
+from torch import nn
 
-from everest.checkpoints.describe import other_pixels
+from everest.checkpoints.describe import as_yaml, other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_of_timm, open_encoder
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
@@ -84,9 +83,8 @@ class InitWeights:
     def adapted(self, spec: ModelSpec) -> ModelSpec:
         """The spec of a new model, with the properties that it takes from the weights."""
         spec = spec.with_positions_of(self.saved.trained_grid)
-        if spec.kind == "pretrain" and self.saved.kind != "classifier":
-            spec = replace(spec, norms=self.saved.norms)
-        return spec
+        keeps_norms = spec.kind == "pretrain" and self.saved.kind != "classifier"
+        return replace(spec, norms=self.saved.norms) if keeps_norms else spec
 
 
 def read_init(init: Init, *, resumed: RunFolder | None) -> InitWeights:
@@ -97,15 +95,9 @@ def read_init(init: Init, *, resumed: RunFolder | None) -> InitWeights:
             saved = ModelSpec.from_settings(origin["settings"], source=resumed.path)
         return InitWeights(named=init, origin=origin, saved=saved, weights=None)
     weights, saved = open_encoder(init.file)
-    origin = {
-        "file": init.file,
-        "kind": weights.kind,
-        "recipe": weights.recipe,
-        "step": weights.step,
-        "sha256": state_hash(weights.tensors),
-        "settings": weights.settings,
-        "clip": weights.clip,
-    }
+    origin = {"file": init.file, "kind": weights.kind, "recipe": weights.recipe, "step": weights.step}
+    origin["sha256"] = state_hash(weights.tensors)
+    origin |= {"settings": weights.settings, "clip": weights.clip}
     parent = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
     if parent is not None and parent.get("file") in (init.file, str(Path(init.file).parent)):
         origin = {**parent, **origin, "step": None, "origin": None}  # of another program
@@ -140,111 +132,89 @@ def load_init(
         if saved.channels != spec.channels:
             raise CheckpointError(other)
         notify(other)
-    changes = " --set ".join(differing_settings(saved, spec))
-    if changes:
+    if changes := " --set ".join(differing_settings(saved, spec)):
         raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
     initial, tensors = model.state_dict(), fit_tensors(weights.tensors, saved, spec, notify=notify)
     # The last norm of the encoder may be in the weights alone or in the model alone.
     norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(NORM)}
-    expected, encoder = (
+    expected, loaded = (
         {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
         for part in (initial, tensors)
     )
-    require_fitting(expected, encoder, source=source)
+    require_fitting(expected, loaded, source=source)
     if norm & initial.keys():
         notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
-    resized = (saved.grid.h, saved.grid.w) != (spec.grid.h, spec.grid.w)
-    if resized and spec.model.positions in ("flat", "separable"):
-        notify(
-            f"positions are computed again for clips of {clip_shape(spec)} instead of {clip_shape(saved)}; "
-            f"model.positions=interpolated-{spec.model.positions} keeps them"
-        )
+    positions, grids = spec.model.positions, [(each.grid.h, each.grid.w) for each in (saved, spec)]
+    if grids[0] != grids[1] and positions in ("flat", "separable"):
+        shapes = f"{clip_shape(spec)} instead of {clip_shape(saved)}"
+        fix = f"model.positions=interpolated-{positions} keeps them"
+        notify(f"positions are computed again for clips of {shapes}; {fix}")
     if spec.kind == "classifier" and saved.kind != "classifier":
         tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
-    kept = _other_parts(init, spec, initial, tensors, classes=classes, notify=notify)
-    load_tensors(model, initial | encoder | kept, source=source)
-
-
-def _other_parts(
-    init: InitWeights,
-    spec: ModelSpec,
-    initial: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    *,
-    classes: tuple[str, ...] | None,
-    notify: Notify,
-) -> dict[str, Tensor]:
-    """Choose, of the parts beside the encoder, the tensors that fit the initial ones of the model."""
-    saved = init.saved
-    # The title of each part, the prefixes of its tensors, and why the saved part does not fit (None: it fits
-    # unless its size differs).
-    parts: list[tuple[str, tuple[str, ...], str | None]] = []
-    if spec.kind == "classifier" and saved.kind != "classifier":
-        if spec.model.pooling in ("first", "mean-change"):  # which norm tokens; an average has its own norm
-            parts.append(("the last norm", ("norm.",), None))
-    elif spec.kind == "classifier":
-        pooling = None
-        if saved.model.pooling != spec.model.pooling:
-            pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
-        parts.append(("the pooling", ("norm.", "pool."), pooling))
-        parts.append(("the head", ("head.",), pooling or _other_classes(init, spec, classes)))
-    else:
-        fresh = "requested by --decoder fresh" if init.named.decoder == "fresh" else None
-        parts.append(("the layer that predicts a camera's motion", ("camera_head.",), fresh))
-        parts.append(("the projector", ("projector.",), fresh))
-        parts.append(("the decoder", DECODER, fresh or _other_decoder(saved, spec)))
-    kept: dict[str, Tensor] = {}
-    for title, prefixes, problem in parts:
-        new, old = (
-            {name: x.shape for name, x in part.items() if name.startswith(prefixes)}
-            for part in (initial, tensors)
-        )
-        missing = sorted(new.keys() - old.keys())
+    for title, prefixes, problem in _other_parts(init, spec, classes):
+        new, old = ({name for name in part if name.startswith(prefixes)} for part in (initial, tensors))
         if not old:
             problem = f"{saved.kind} weights have none"
-        elif problem is None and missing:
-            raise CheckpointError(f"{init.named.file}: damaged, it has no {missing[0]}")
-        elif problem is None and new != old:
+        elif problem is None and new - old:
+            raise CheckpointError(f"{source}: damaged, it has no {min(new - old)}")
+        elif problem is None and (new != old or any(initial[x].shape != tensors[x].shape for x in new)):
             problem = "it has another size"
         if prefixes == DECODER and init.named.decoder == "keep" and (problem or not new):
             problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
-            raise CheckpointError(f"{init.named.file}: {problem}; use --decoder fresh")
-        if new and problem is None:
-            kept |= {name: tensors[name] for name in new}
+            raise CheckpointError(f"{source}: {problem}; use --decoder fresh")
         if new:
+            loaded |= {name: tensors[name] for name in new} if problem is None else {}
             notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
-    return kept
+    load_tensors(model, initial | loaded, source=source)
 
 
-def _other_classes(init: InitWeights, spec: ModelSpec, classes: tuple[str, ...] | None) -> str | None:
-    heads, wanted = (
-        ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.heads)
-        for model in (init.saved, spec)
-    )
-    if heads != wanted:
-        return f"the checkpoint predicts {heads}, the recipe {wanted}"
-    named = init.weights.classes if init.weights else None
-    for label, (old, new) in enumerate(zip(named or (), classes or (), strict=False)):
-        if old != new:
-            return f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
-    return None
+def _other_parts(
+    init: InitWeights, spec: ModelSpec, classes: tuple[str, ...] | None
+) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
+    """Yield each part beside the encoder: its title, the prefixes of its tensors, and why it cannot be kept.
 
-
-def _other_decoder(saved: ModelSpec, spec: ModelSpec) -> str | None:
-    if not (saved.is_autoencoder and spec.is_autoencoder):
-        return None
-    keys = [f"decoder_{part}" for part in ("depth", "width", "heads")]
-    old, new = (vars(each.model) | asdict(each.model.backbone_size) for each in (saved, spec))
-    changes = " ".join(f"--set model.{key}={old[key]}" for key in keys if old[key] != new[key])
-    if changes:
-        return f"it needs {changes}"
-    predicted = []  # the target without its files, which may be moved; the hash of its teacher or tokenizer
-    for each in (saved, spec):
-        target = each.target
-        network = each.tokenizer if target is not None and target.needs_tokenizer else each.teacher
-        settings = {key: value for key, value in vars(target).items() if key not in ("cache", "teacher")}
-        predicted.append((type(target), settings, network and network.sha256))
-    return "it predicts other targets" if predicted[0] != predicted[1] else None
+    None: it can, unless its size differs.
+    """
+    saved, problem = init.saved, None
+    if spec.kind == "classifier" and saved.kind != "classifier":
+        if spec.model.pooling in ("first", "mean-change"):  # which norm tokens; an average has its own norm
+            yield "the last norm", ("norm.",), None
+        return
+    if spec.kind == "classifier":
+        if saved.model.pooling != spec.model.pooling:
+            problem = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
+        yield "the pooling", ("norm.", "pool."), problem
+        heads, wanted = (
+            ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.heads)
+            for model in (saved, spec)
+        )
+        named = init.weights.classes if init.weights else None
+        pairs = enumerate(zip(named or (), classes or (), strict=False))
+        renamed = [(label, old, new) for label, (old, new) in pairs if old != new]
+        if heads != wanted:
+            problem = problem or f"the checkpoint predicts {heads}, the recipe {wanted}"
+        elif renamed:
+            label, old, new = renamed[0]
+            other = f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
+            problem = problem or other
+        yield "the head", ("head.",), problem
+        return
+    problem = "requested by --decoder fresh" if init.named.decoder == "fresh" else None
+    yield "the layer that predicts a camera's motion", ("camera_head.",), problem
+    yield "the projector", ("projector.",), problem
+    if problem is None and saved.is_autoencoder and spec.is_autoencoder:
+        keys = [f"decoder_{part}" for part in ("depth", "width", "heads")]
+        before, now = (vars(each.model) | asdict(each.model.backbone_size) for each in (saved, spec))
+        changes = " ".join(f"--set model.{key}={before[key]}" for key in keys if before[key] != now[key])
+        predicted = []  # the target without its files, which may be moved; its teacher or tokenizer by hash
+        for each in (saved, spec):
+            target = each.target
+            network = each.tokenizer if target is not None and target.needs_tokenizer else each.teacher
+            settings = {key: value for key, value in vars(target).items() if key not in ("cache", "teacher")}
+            predicted.append((type(target), settings, network and network.sha256))
+        if changes or predicted[0] != predicted[1]:
+            problem = f"it needs {changes}" if changes else "it predicts other targets"
+    yield "the decoder", DECODER, problem
 
 
 def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
@@ -263,8 +233,3 @@ def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     for key in keys:
         if getattr(needed, key) != getattr(given, key):
             yield f"model.{key}={as_yaml(getattr(needed, key))}"
-
-
-def as_yaml(value: object) -> str:
-    """A setting as --set takes it."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -11,18 +11,19 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from everest.errors import CheckpointError
-from everest.foreign.convert import convert
-from everest.foreign.facts import Hints
-from everest.foreign.files import (
+from everest.converters.convert import convert
+from everest.converters.facts import Hints
+from everest.converters.files import (
     CONFIG,
+    IMAGE_EMBEDDING,
     WEIGHT_FILES,
-    is_image_file,
+    image_file,
     locate,
     own_file,
     read_foreign,
     refuse_broken_links,
 )
+from everest.errors import CheckpointError
 from everest.methods.strategies import ShippedStrategy
 from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.linear import ImageSpec
@@ -34,7 +35,7 @@ from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_once
 from everest.system.run_folder import BEST, FINETUNE, MODEL, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
-from everest.system.weights_header import read_header
+from everest.system.weights_header import open_safetensors, read_header
 from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 Which = Literal["newest", "best"]
@@ -141,7 +142,7 @@ def all_weights(file: Path) -> list[Path]:
 def open_weights(path: Path) -> Weights:
     """Read what `find_weights` returned; checkpoints of transformers and of timm are converted."""
     if is_of_timm(path):
-        from everest.foreign.timm_images import open_image_weights  # here: timm takes a second to import
+        from everest.converters.timm_images import open_image_weights  # here: timm takes a second to import
 
         return open_image_weights(str(path))
     if path.suffix == ONNX_SUFFIX:
@@ -153,10 +154,10 @@ def open_weights(path: Path) -> Weights:
         for note in converted.identity.notes:
             warn_on_main(f"{path}: {note}")
         return converted.weights
-    if is_image_file(path):
-        from everest.foreign.timm_images import refuse_bare_file
-
-        refuse_bare_file(path, read_foreign(path).tensors)
+    with open_safetensors(path) as file:
+        has_patches = IMAGE_EMBEDDING in file.keys()  # noqa: SIM118
+        if has_patches and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4:  # (D, 3, p, q): of images
+            raise image_file(path)
     return read_weights(path)
 
 

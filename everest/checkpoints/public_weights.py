@@ -45,12 +45,6 @@ class PublicWeights:
         return self.name if self.page is None else "converted.safetensors"
 
     @property
-    def cache_folder(self) -> str:
-        """The folder of the hub's cache for these weights; the owner of timm's models is `timm`."""
-        repository = self.name.removeprefix(PREFIX).replace(TIMM_PREFIX, "timm/")
-        return f"models--{repository.replace('/', '--')}"
-
-    @property
     def commands(self) -> list[str]:
         """Commands to begin with."""
         partial = " --partial" if self.gives == "encoder" else ""
@@ -73,16 +67,13 @@ def weights_in_cache() -> list[PublicWeights]:
     """The weights of the table that the local cache of the hub has; nothing is downloaded."""
     from huggingface_hub import constants
 
-    cache = Path(constants.HF_HUB_CACHE)
-    return [
-        weights for weights in public_weights() if any(cache.glob(f"{weights.cache_folder}/snapshots/*/*"))
-    ]
-
-
-def license_named(name: str) -> str | None:
-    """The license of `hf:OWNER/NAME`, `timm:NAME` or `timm:NAME=FILE`, if the table has these weights."""
-    bare = name.partition("=")[0].partition("@")[0]
-    return next((weights.license for weights in public_weights() if weights.name == bare), None)
+    present = []
+    for weights in public_weights():  # the owner of timm's models is `timm`
+        repository = weights.name.removeprefix(PREFIX).replace(TIMM_PREFIX, "timm/")
+        folder = f"models--{repository.replace('/', '--')}"
+        if any(Path(constants.HF_HUB_CACHE).glob(f"{folder}/snapshots/*/*")):
+            present.append(weights)
+    return present
 
 
 def find_public_weights(name: str) -> PublicWeights:

@@ -1,6 +1,6 @@
 """A model as a folder of transformers: VideoMAEForVideoClassification or VideoMAEForPreTraining.
 
-It is written without transformers, under the names that `everest.foreign.translation` reads.
+It is written without transformers, under the names that `everest.converters.translation` reads.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import sampled_frames, trained_clip
+from everest.checkpoints.describe import as_yaml, sampled_frames, trained_clip
 from everest.checkpoints.graph import sample_pixels
-from everest.checkpoints.init import PARTS, as_yaml
+from everest.checkpoints.init import PARTS
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.config.heads import MULTI_LABEL
 from everest.config.model import MLP_RATIO
 from everest.config.settings import ModelSettings
+from everest.converters.convert import convert
+from everest.converters.facts import TORCH_EPS, Hints
+from everest.converters.files import CONFIG, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, Foreign
+from everest.converters.preprocessor import PREPROCESSOR, preprocessor, preprocessor_notes
+from everest.converters.translation import FAMILIES
 from everest.errors import CheckpointError
-from everest.foreign.convert import convert
-from everest.foreign.facts import TORCH_EPS, Hints
-from everest.foreign.files import CONFIG, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, Foreign
-from everest.foreign.preprocessor import PREPROCESSOR, preprocessor, preprocessor_notes
-from everest.foreign.translation import FAMILIES
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
 from everest.methods.targets import PixelTargets

@@ -24,9 +24,9 @@ from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
 from everest.data.clips import VideoClips
-from everest.figures.masks import to_rgb
 from everest.figures.pages import data_uri, write_page
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
+from everest.figures.rows import to_rgb
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import FEW_OF_CLASS, per_class

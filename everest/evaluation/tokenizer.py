@@ -15,7 +15,7 @@ from everest.data.clips import VideoClips
 from everest.data.randomness import Purpose, seed_at
 from everest.engine.training import Training
 from everest.errors import RecipeError
-from everest.figures.masks import draw_examples
+from everest.figures.rows import draw_examples
 from everest.system.files import write_text
 from everest.system.run_folder import REPORT_IMAGE
 from everest.system.text import json_text, nonfinite_as_null, read_own_json

@@ -89,33 +89,32 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     positions = _positions(run, environment, steps, x)
     x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
     x_of_step[0] = 0.0  # of the probe before the first step
-    logged = [row for row in rows if row["step"] in x_of_step]
-    validations = [row for row in logged if any(key.startswith("val_") for key in row)]
-    probes = probe_rows(logged)
+    known = [row for row in rows if row["step"] in x_of_step]
+    validations = [row for row in known if any(key.startswith("val_") for key in row)]
+    probes = probe_rows(known)
     metric = metric_of_run(run, validations)
     probe = next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), None)
     spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
-    curves = {key: _curve(x_of_step, steps, key) for key in ("loss", "lr", "view_top1")}
-    of_validations = ["val_loss"] if metric is None else ["val_loss", f"val_{metric}"]
-    curves |= {key: _curve(x_of_step, validations, key) for key in of_validations}
-    wanted = ("heldout_loss", "heldout_mean_loss", "rank_me", probe)
-    curves |= {key: _curve(x_of_step, probes, key) for key in wanted if key is not None}
+    curves: dict[str, Curve] = {}
+    for logged, keys in (
+        (steps, ("loss", "lr", "view_top1")),
+        (validations, ("val_loss", f"val_{metric}")),
+        (probes, ("heldout_loss", "heldout_mean_loss", "rank_me", str(probe))),
+    ):
+        for key in keys:
+            values = {row["step"]: row[key] for row in logged if key in row}
+            points = [(x_of_step[step], value) for step, value in values.items()]
+            both = np.array(points, np.float64).reshape(-1, 2)  # (R, 2); None is a gap in the line
+            if np.isfinite(both[:, 1]).any():
+                curves[key] = Curve(both[:, 0], both[:, 1])
     return RunCurves(
         name=name,
-        curves={key: curve for key, curve in curves.items() if np.isfinite(curve.y).any()},
+        curves=curves,
         metric=None if metric == "loss" else metric,
         chance=100 / math.prod(head.outputs for head in spec.heads) if spec and spec.heads else None,
         probe=probe,
         probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
     )
-
-
-def _curve(x_of_step: Mapping[int, float], rows: Sequence[Row], key: str) -> Curve:
-    """Collect the values of `key`; None, a value that is not finite, is a gap in the line."""
-    values = {row["step"]: row[key] for row in rows if key in row}
-    points = [(x_of_step[step], value) for step, value in values.items()]
-    both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2)
-    return Curve(both[:, 0], both[:, 1])
 
 
 def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: AxisName) -> list[float]:
@@ -207,7 +206,22 @@ def _draw_panel(
     panel.grid(alpha=0.3)
     panel.margins(x=0.01)
     if name == "loss":
-        _limit_losses(panel, runs)
+        # From 0, or the lowest loss below, to the highest one that is no spike. A model before its first step
+        # does not count: its losses may be far above.
+        lows, highs = [0.0], [0.0]
+        entries: list[Line2D] = []
+        for key, (marker, label) in LOSSES.items():
+            curves = [run.curves[key] for run in runs if key in run.curves]
+            if curves:
+                entries.append(Line2D([], [], color="black", marker=marker, label=label))
+            for curve in curves:
+                values = smooth(curve.y) if key in SMOOTHED else curve.y
+                values = values[np.isfinite(values) & (curve.x > 0)]
+                lows += values.tolist()
+                highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []
+        if max(highs) > min(lows):
+            panel.set_ylim(1.05 * min(lows), 1.05 * max(highs))
+        panel.legend(handles=entries, frameon=False, fontsize="small", loc="upper right")
         return
     metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
     if name in ACCURACIES:
@@ -225,24 +239,3 @@ def _draw_panel(
     dotted = f"; dotted: chance, {', '.join(f'{level:.3g} %' for level in levels)}" if levels else ""
     panel.set_title(title + dotted, **TITLE_STYLE)
     panel.set_ylim(0, 100)
-
-
-def _limit_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
-    """Set limits from 0, or the lowest loss below, to the highest one that is no spike; name the markers.
-
-    A model before its first step does not count: its losses may be far above.
-    """
-    lows, highs = [0.0], [0.0]
-    entries: list[Line2D] = []
-    for key, (marker, label) in LOSSES.items():
-        curves = [run.curves[key] for run in runs if key in run.curves]
-        if curves:
-            entries.append(Line2D([], [], color="black", marker=marker, label=label))
-        for curve in curves:
-            values = smooth(curve.y) if key in SMOOTHED else curve.y
-            values = values[np.isfinite(values) & (curve.x > 0)]
-            lows += values.tolist()
-            highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []
-    if max(highs) > min(lows):
-        panel.set_ylim(1.05 * min(lows), 1.05 * max(highs))
-    panel.legend(handles=entries, frameon=False, fontsize="small", loc="upper right")

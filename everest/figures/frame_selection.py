@@ -21,8 +21,9 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
-from everest.figures.masks import COLUMNS, SMALL, TUBELET, embedding_of, range_text, scaled_size, to_rgb
+from everest.figures.masks import TUBELET, embedding_of, scaled_size
 from everest.figures.png import COLORS, PALE, escape_dollars, png_figure
+from everest.figures.rows import COLUMNS, SMALL, range_text, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.selection import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
@@ -30,12 +31,23 @@ from everest.video.reader import probe, read_frames
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectionSettings:
+    """The options of `select-frames`."""
+
+    keep: float = 0.3  # ratio of the kept tokens of all candidates
+    frames: int = 16  # of the clip
+    stride: int | None = None  # of candidates in the middle, at most; None spreads them over the video
+    alpha: float = 1.5  # candidates per selected frame
+    size: int = 224  # pixels of the shorter side, without a checkpoint
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrameSelection:
-    """The candidates of one video, and those that were sampled for a clip with a `seed`."""
+    """The candidates of one video, and those that were sampled for a clip."""
 
     video: Path
-    alpha: float
-    seed: int
+    settings: SelectionSettings
     frames_total: int
     numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
     frames: Tensor  # (S * p, H, W, 3) uint8, the candidates; gray if the model takes luma
@@ -50,69 +62,33 @@ class FrameSelection:
         return {
             "video": str(self.video),
             "frames_total": self.frames_total,
-            "alpha": self.alpha,
+            "alpha": self.settings.alpha,
             "candidate_pairs": [list(pair) for pair in self.numbers],
             "counts": counts,
             # Of each candidate in the first draw: c_i / sum of c (EVEREST §4.2).
             "probabilities": [round(count / total, 6) for count in counts],
             "selected_pairs": [list(pair) for pair in selected],
             "frames": [number for pair in selected for number in pair],
-            "seed": self.seed,
+            "seed": self.settings.seed,
         }
 
 
 def select_video_frames(
-    video: Path,
-    checkpoint: LoadedModel | None,
-    *,
-    keep: float,
-    frames: int,
-    stride: int | None,
-    alpha: float,
-    size: int,
-    seed: int,
+    video: Path, settings: SelectionSettings, checkpoint: LoadedModel | None
 ) -> FrameSelection:
-    """Draw the `frames` frames of a clip from `alpha` times as many candidates of a video.
+    """Draw the frames of a clip from `alpha` times as many candidates of a video.
 
     Args:
         checkpoint: its embedding measures change, at its frame rate and size; None: raw pixels do.
-        stride: of the candidates in the middle of the video, less if they would not fit in; None spreads
-            them over all of it.
-        size: pixels of the shorter side without a checkpoint.
     """
     model = None if checkpoint is None else checkpoint.transformer
     clip = None if checkpoint is None else trained_clip(checkpoint)
     embed = embedding_of(model)
     pair = embed.tubelet[0]
-    if frames % pair:
-        raise RecipeError(f"--frames {frames}: must be a multiple of {pair}")
-    fps = None if clip is None else clip.fps
-    info = probe(video)
-    wanted = num_candidates(frames // pair, alpha) * pair
-    ids = _candidate_frames(video, wanted, stride=stride, fps=fps)
-    candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
-    shape = scaled_size(model, size, info, multiples=TUBELET[1:])
-    x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
-    x = x if model is None else model.to_input(x)
-    grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
-    strategy = RedundancyRobust(keep_ratio=keep)
-    counts = kept_per_slice(strategy, strategy.importance(x, embed), grid)  # (1, S)
-    uniform = np.random.default_rng(seed).random(counts.shape, dtype=np.float32)
-    (sampled,) = draw_slices(counts, torch.from_numpy(uniform), frames // pair)  # (t,)
-    return FrameSelection(
-        video=video,
-        alpha=alpha,
-        seed=seed,
-        frames_total=info.frames,
-        numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
-        frames=to_rgb(candidates),
-        counts=counts[0],
-        sampled=sampled,
-    )
-
-
-def _candidate_frames(video: Path, wanted: int, *, stride: int | None, fps: float | None) -> list[int]:
-    """The numbers of `wanted` frames: `stride` apart in the middle of a video, or spread over all of it."""
+    if settings.frames % pair:
+        raise RecipeError(f"--frames {settings.frames}: must be a multiple of {pair}")
+    slices, fps, info = settings.frames // pair, None if clip is None else clip.fps, probe(video)
+    wanted = num_candidates(slices, settings.alpha) * pair
     footage = footage_of(Sample(path=str(video)), fps)
     count = footage.num_frames
     if count < wanted:
@@ -121,11 +97,30 @@ def _candidate_frames(video: Path, wanted: int, *, stride: int | None, fps: floa
             f"{video}: {count} frames{rate}, but --frames and --alpha ask for {wanted} candidates; choose a "
             "smaller one"
         )
-    if stride is None:
-        return footage.numbers(spread_frames(count, wanted, 0.5)).tolist()
-    stride = min(stride, count // wanted)
-    start = (count - ((wanted - 1) * stride + 1)) // 2
-    return footage.numbers(start + stride * np.arange(wanted)).tolist()
+    if settings.stride is None:
+        ids: list[int] = footage.numbers(spread_frames(count, wanted, 0.5)).tolist()
+    else:
+        stride = min(settings.stride, count // wanted)
+        start = (count - ((wanted - 1) * stride + 1)) // 2
+        ids = footage.numbers(start + stride * np.arange(wanted)).tolist()
+    candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
+    shape = scaled_size(model, settings.size, info, multiples=TUBELET[1:])
+    x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
+    x = x if model is None else model.to_input(x)
+    grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
+    strategy = RedundancyRobust(keep_ratio=settings.keep)
+    counts = kept_per_slice(strategy, strategy.importance(x, embed), grid)  # (1, S)
+    uniform = np.random.default_rng(settings.seed).random(counts.shape, dtype=np.float32)
+    (sampled,) = draw_slices(counts, torch.from_numpy(uniform), slices)  # (t,)
+    return FrameSelection(
+        video=video,
+        settings=settings,
+        frames_total=info.frames,
+        numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
+        frames=to_rgb(candidates),
+        counts=counts[0],
+        sampled=sampled,
+    )
 
 
 def draw_selection(path: Path, selection: FrameSelection) -> None:

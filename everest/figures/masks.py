@@ -1,81 +1,50 @@
-"""Apply strategies and models to a clip, and draw which tokens they keep, see and predict.
-
-Also a tokenizer's reconstructions (LVMAE Figure 3).
+"""`visualize-mask`: which tokens of a clip strategies and models keep, see and predict.
 
 C channels, T frames, H W pixels, N tokens, K selected tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from torch import Tensor
 
-from everest.checkpoints.load import AnyModel
+from everest.checkpoints.describe import trained_clip
+from everest.checkpoints.load import AnyModel, LoadedModel
+from everest.config.recipe import make_strategy
+from everest.config.settings import Recipe
 from everest.config.values import Input
+from everest.data.footage import footage_of
+from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.figures.png import escape_dollars, png_figure, shorten
+from everest.figures.rows import GRAY, ClipMask, draw_rows, mask_title, rows_of, to_rgb
+from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
-from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
-from everest.methods.selection import Strategy
+from everest.methods.importance import Embedding, RawPixels
+from everest.methods.selection import Strategy, TopK
+from everest.methods.strategies import AllTokens, LearnedImportance, ScoreName
 from everest.methods.targets import FeatureTargets
+from everest.models.classifier import SelectingModel
 from everest.models.clip_spec import VideoModel
 from everest.models.mae import MaskedAutoencoder
 from everest.models.vit import frame_differences
+from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.report import Example
 from everest.tokenizer.spec import FrozenTokenizer
 from everest.video.facts import VideoInfo
+from everest.video.folders import video_name
+from everest.video.reader import probe
 
 TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
-GRAY: Final = 0.55  # of tokens that are not shown: neither black nor white, which videos contain
-COLUMNS: Final = 8  # frames in a row, at most
-HEAT: Final = "cividis"  # also readable without color vision and in gray
-SMALL: Final = 8  # points, of explanations
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipMask:
-    """One strategy on one clip."""
-
-    title: str
-    strategy: Strategy
-    grid: TokenGrid
-    kept: Tensor  # (K,) ids of the encoded or predicted tokens, ascending
-    visible: Tensor  # (K_vis,) ids of the encoded tokens, ascending
-    importance: Tensor | None  # (N,) float32; None for strategies that measure nothing
-    frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
-    predicted: Tensor | None = None  # like frames: visible tokens unchanged, targets as a model predicts them
-
-    @property
-    def hides_some(self) -> bool:
-        """Whether the encoder sees some of the kept tokens and the decoder predicts the others."""
-        return 0 < len(self.visible) < len(self.kept)
-
-    def pixels_of(self, tokens: Tensor) -> Tensor:
-        """The frames (T, H, W, 3) with `tokens` (K,) as they are and all others gray."""
-        is_shown = torch.zeros(self.grid.num_tokens)
-        is_shown[tokens] = 1
-        return gray_but(self.frames, is_shown.view(self.grid.t, self.grid.h, self.grid.w))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the values of --json: ids and counts."""
-        kept_per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
-        return {
-            "grid": [self.grid.t, self.grid.h, self.grid.w],
-            "strategy": self.strategy.strategy,
-            "keep": round(len(self.kept) / self.grid.num_tokens, 4),
-            "kept_per_slice": kept_per_slice.tolist(),
-            "kept": self.kept.tolist(),
-            "visible": self.visible.tolist(),
-        }
+DEFAULT: Final = "redundancy-robust"
+COMPARED: Final = ("random", "tube", "running-cell", DEFAULT)  # EVEREST Figure 8
+SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
 
 
 @torch.inference_mode()
@@ -101,8 +70,6 @@ def apply_strategies(
     else:
         seen = x if input_kind == "frames" else frame_differences(x, embed.pixels)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
-    # Features have no pixels.
-    predicts = isinstance(model, MaskedAutoencoder) and not isinstance(model.targets, FeatureTargets)
     masks: list[ClipMask] = []
     for title, strategy in strategies:
         importance = strategy.measure(seen, embed) if strategy.uses_importance else None
@@ -112,7 +79,12 @@ def apply_strategies(
             name = strategy.strategy
             raise RecipeError(f"--keep: {name} keeps none of the tokens that are seen; keep more")
         predicted = None
-        if isinstance(model, MaskedAutoencoder) and predicts and num_targets:
+        # Features have no pixels.
+        if (
+            num_targets
+            and isinstance(model, MaskedAutoencoder)
+            and not isinstance(model.targets, FeatureTargets)
+        ):
             predicted = _predicted(model, x, selection, model(x, selection=selection).prediction)
         masks.append(_clip_mask(title, strategy, x, selection, importance, embed, predicted))
     return masks
@@ -126,64 +98,13 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
         clip: (C, T, H, W) uint8, or the candidate frames that the model draws a clip from.
         noise: (model.noise_layout.total,) uniform in [0, 1).
     """
-    strategy = model.strategy
-    device = model.mask_token.device
+    strategy, embed, device = model.strategy, model.embedding, model.mask_token.device
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = None
     if strategy.uses_importance:
-        importance = strategy.measure(model.to_input(out.frames), model.embedding)
+        importance = strategy.measure(model.to_input(out.frames), embed)
     predicted = _predicted(model, out.frames, out.selection, out.prediction)
-    return _clip_mask(
-        strategy.strategy, strategy, out.frames, out.selection, importance, model.embedding, predicted
-    )
-
-
-def embedding_of(model: VideoModel | AdaptiveTokenizer | None) -> Embedding:
-    """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
-    if isinstance(model, AdaptiveTokenizer):
-        return RawPixels(model.tubelet, scores=FrozenTokenizer.wrap(model).scores)
-    return RawPixels(TUBELET) if model is None else model.embedding
-
-
-def scaled_size(
-    model: AnyModel | None, size: int | tuple[int, int], video: VideoInfo, *, multiples: tuple[int, int]
-) -> tuple[int, int]:
-    """Height and width of the frames: a transformer's, else `size`, a side in whole `multiples`."""
-    if isinstance(model, VideoModel):
-        encoder = model.encoder
-        _, p, q = encoder.patch_embed.tubelet
-        return encoder.grid.h * p, encoder.grid.w * q
-    if not isinstance(size, int):
-        return size
-    scale = size / min(video.height, video.width)
-    height, width = (
-        max(round(side * scale / multiple), 1) * multiple
-        for side, multiple in zip((video.height, video.width), multiples, strict=True)
-    )
-    return height, width
-
-
-def over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
-    """Spread values of tokens (t, h, w) over the pixels (T, H, W) of `shape` that they cover."""
-    for dim, (length, tokens) in enumerate(zip(shape, by_token.shape, strict=True)):
-        by_token = by_token.repeat_interleave(length // tokens, dim=dim)
-    return by_token
-
-
-def gray_but(frames: Tensor, mask: Tensor) -> Tensor:
-    """Frames (T, H, W, 3) with the tokens of a mask (t, h, w) of 0 and 1 as they are, and all others gray."""
-    shown = over_pixels(mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
-    return frames * shown + GRAY * (1 - shown)
-
-
-def to_rgb(frames: Tensor) -> Tensor:
-    """Frames (..., 3) as they are; gray ones (..., 1) with three equal channels."""
-    return frames.expand(*frames.shape[:-1], 3)
-
-
-def to_frames(clip: Tensor) -> Tensor:
-    """A clip (1, C, T, H, W) as frames (T, H, W, 3) in [0, 1] on the CPU."""
-    return to_rgb(clip[0].movedim(0, -1).clamp(0, 1).cpu())
+    return _clip_mask(strategy.strategy, strategy, out.frames, out.selection, importance, embed, predicted)
 
 
 def _clip_mask(
@@ -203,132 +124,220 @@ def _clip_mask(
         kept=torch.cat([selection.visible[0], selection.target[0]]).unique().cpu(),
         visible=selection.visible[0].cpu(),
         importance=None if importance is None else importance[0].cpu(),
-        frames=to_frames(embed.pixels.unnormalize(x)),
+        frames=_to_frames(embed.pixels.unnormalize(x)),
         predicted=predicted,
     )
 
 
 def _predicted(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor) -> Tensor:
     """The frames (T, H, W, 3) with the visible tokens as they are and the target as a model predicts it."""
-    seen = model.to_input(x)
-    patches = patchify(model.pixels.unnormalize(seen), model.embedding.tubelet)[0]  # (N, C, t, p, q)
+    seen, tubelet = model.to_input(x), model.embedding.tubelet
+    patches = patchify(model.pixels.unnormalize(seen), tubelet)[0]  # (N, C, t, p, q)
     shown = torch.full_like(patches, GRAY)
-    shown[selection.target[0]] = model.targets.pixels(
-        prediction, seen, selection.target, model.embedding.tubelet
-    )[0]
+    shown[selection.target[0]] = model.targets.pixels(prediction, seen, selection.target, tubelet)[0]
     shown[selection.visible[0]] = patches[selection.visible[0]]
-    return to_frames(unpatchify(shown[None], model.encoder.grid))
+    return _to_frames(unpatchify(shown[None], model.encoder.grid))
 
 
-class FigureRow(NamedTuple):
-    """Images of one kind, with their explanation."""
-
-    label: str
-    frames: Tensor  # (T, H, W, 3) pixels or (T, H, W) importance
-    note: str = ""
-    scale: Normalize | None = None  # the colors of the importance of all frames
+def _to_frames(clip: Tensor) -> Tensor:
+    """A clip (1, C, T, H, W) as frames (T, H, W, 3) in [0, 1] on the CPU."""
+    return to_rgb(clip[0].movedim(0, -1).clamp(0, 1).cpu())
 
 
-def share_text(count: int, total: int) -> str:
-    """`30 % = 604 of 2016`."""
-    return f"{round(100 * count / total, 1):g} % = {count} of {total}"
+def embedding_of(model: VideoModel | AdaptiveTokenizer | None) -> Embedding:
+    """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
+    if isinstance(model, AdaptiveTokenizer):
+        return RawPixels(model.tubelet, scores=FrozenTokenizer.wrap(model).scores)
+    return RawPixels(TUBELET) if model is None else model.embedding
 
 
-def range_text(numbers: Sequence[int]) -> str:
-    """`7` or `7, 11` or `7 to 19`: the ascending frame numbers of a time slice."""
-    if len(numbers) < 3:
-        return ", ".join(map(str, numbers))
-    return f"{numbers[0]} to {numbers[-1]}"
+def scaled_size(
+    model: AnyModel | None, size: int | tuple[int, int], video: VideoInfo, *, multiples: tuple[int, int]
+) -> tuple[int, int]:
+    """Height and width of the frames: a transformer's, else `size`, a side in whole `multiples`."""
+    if isinstance(model, VideoModel):
+        encoder = model.encoder
+        _, p, q = encoder.patch_embed.tubelet
+        return encoder.grid.h * p, encoder.grid.w * q
+    if not isinstance(size, int):
+        return size
+    sides = (video.height, video.width)
+    scale = size / min(sides)
+    height, width = (max(round(side * scale / n), 1) * n for side, n in zip(sides, multiples, strict=True))
+    return height, width
 
 
-def mask_title(mask: ClipMask) -> str:
-    """How many tokens a strategy keeps and shows to the encoder."""
-    total = mask.grid.num_tokens
-    text = f"{mask.title} keeps {share_text(len(mask.kept), total)} tokens"
-    return f"{text}; {share_text(len(mask.visible), total)} are visible" if mask.hides_some else text
+@dataclass(frozen=True, kw_only=True)
+class MaskClip:
+    """The clip of a video that masks are drawn on; a transformer has its own frames, size and input."""
+
+    frames: int = 16  # T
+    stride: int = 4  # in frames of the video, or in frames at `fps`
+    size: int | tuple[int, int] = 224  # pixels of the shorter side, or height and width
+    fps: float | None = None
+    sampling: str = "dense"  # of the frames (everest.data.frames.SAMPLINGS)
+    input_kind: Input = "frames"
 
 
-def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
-    """Return the rows of a figure of one clip: all images of a single mask, one row for each of several.
+@dataclass(frozen=True, kw_only=True)
+class MaskRequest:
+    """The strategies to draw, with their titles, and the clip of a video to draw them on."""
 
-    The last rows show the importance that the strategies measure; those that measure the same share a row.
+    strategies: Sequence[tuple[str, Strategy]]
+    clip: MaskClip
+    model: AnyModel | None  # None: raw pixels
+    embed: Embedding  # measures change
+
+    def draw(
+        self, video: Path, folder: Path, *, read: Sequence[Path], overwrite: bool, seed: int
+    ) -> list[dict[str, Any]]:
+        """Draw a clip in the middle of a video into VIDEO-mask.png; returns a --json row per strategy.
+
+        Args:
+            read: the inputs of the command, which no figure may replace.
+            seed: of random selections.
+        """
+        path = folder / f"{video_name(video)}-mask.png"
+        refuse_inputs(path, read)
+        check_new_file(path, overwrite=overwrite)
+        info, model, wanted = probe(video), self.model, self.clip
+        cell = max(strategy.cell for _, strategy in self.strategies)
+        _, height, width = self.embed.tubelet
+        views = EvalViews(
+            frames=model.encoder.num_frames if isinstance(model, VideoModel) else wanted.frames,
+            stride=wanted.stride,
+            size=scaled_size(model, wanted.size, info, multiples=(cell * height, cell * width)),
+            clips=1,
+            crops=1,
+            sampling=wanted.sampling,
+            fps=wanted.fps,
+            mean=self.embed.pixels.mean,
+            std=self.embed.pixels.std,
+        )
+        sample = Sample(path=str(video))
+        (clip,) = views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
+        (numbers,) = views.windows(footage_of(sample, wanted.fps)).tolist()
+        masks = apply_strategies(
+            clip, self.strategies, model=model, embed=self.embed, input_kind=wanted.input_kind, seed=seed
+        )
+        embedding = "pixels" if model is None else "checkpoint"
+        title = mask_title(masks[0]) if len(masks) == 1 else "tokens by strategy and keep ratio"
+        measured = "" if all(mask.importance is None for mask in masks) else f"; measured on the {embedding}"
+        source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.frames}"
+        title = f"{source}\n{title}{measured}"
+        draw_rows(path, rows_of(masks), slices=masks[0].grid.t, title=title, numbers=numbers)
+        facts = {"embedding": embedding, "written": [str(path)], "frames": numbers}
+        facts["frames_total"] = info.frames
+        return [{"video": str(video), **mask.to_dict(), **facts} for mask in masks]
+
+
+def request_masks(
+    opened: LoadedModel | None,
+    recipe: Recipe | None,
+    *,
+    strategy: str | None,
+    ratios: Sequence[float],
+    compare: bool,
+    settings: Mapping[str, Any],
+    given_clip: Mapping[str, Any],
+) -> MaskRequest:
+    """Turn the options of `visualize-mask` into strategies and clips.
+
+    Args:
+        opened, recipe: have their own clips and strategy, which the other options change.
+        ratios: keep ratios, one row each; none: the strategy's own.
+        compare: draw the common strategies or, for a tokenizer, other scores next to its own.
+        settings: of the strategy, by their names in a recipe.
+        given_clip: the frames, stride and size that are given, by their names.
     """
-    first = masks[0]
-    total = first.grid.num_tokens
-    rows = [FigureRow("original", first.frames)]
-    if len(masks) == 1:
-        kept, visible = len(first.kept), len(first.visible)
-        if kept < total or not first.hides_some:  # else the row would be equal to the frames
-            rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), share_text(kept, total)))
-        if first.hides_some:
-            seen = first.pixels_of(first.visible)
-            rows.append(FigureRow("visible tokens", seen, share_text(visible, total)))
-        if first.predicted is not None:
-            rows.append(FigureRow("predicted", first.predicted, share_text(kept - visible, total)))
+    if opened is not None and recipe is not None:
+        raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
+    module: VideoModel | AdaptiveTokenizer | None = None
+    if opened is not None:
+        module = opened.module if isinstance(opened.module, AdaptiveTokenizer) else opened.transformer
+    default, default_clip = _defaults(opened, recipe, given_clip)
+    scores = default if isinstance(module, AdaptiveTokenizer) else None
+    if scores is not None:
+        if settings or strategy not in (None, scores.strategy):
+            raise RecipeError(
+                f"--strategy, --align, --cuts: a tokenizer's scores choose by {scores.strategy}; "
+                "leave them out"
+            )
+        strategy = None
+    if compare and (strategy is not None or settings or len(ratios) > 1):
+        raise RecipeError("--compare takes one --keep, and no --strategy, --align or --cuts")
+    clip = replace(default_clip, **given_clip)
+    if "stride" in given_clip:
+        clip = replace(clip, sampling="dense")  # the others have no stride
+    rows: list[tuple[str, Strategy]] = []
+    if isinstance(scores, LearnedImportance):
+        for ratio in ratios or [scores.keep_ratio]:
+            compared = SCORES if compare else SCORES[-1:]
+            rows += [(score, replace(scores, score=score, keep_ratio=ratio)) for score in compared]
     else:
-        for mask in masks:
-            is_mask = mask.hides_some and mask.importance is None  # a random mask: what the encoder sees
-            verb, tokens = ("shows", mask.visible) if is_mask else ("keeps", mask.kept)
-            note = f"{verb} {share_text(len(tokens), total)}"
-            rows.append(FigureRow(mask.title, mask.pixels_of(tokens), note))
-    drawn: list[Tensor] = []
-    for mask in masks:
-        if mask.importance is None or any(torch.equal(mask.importance, known) for known in drawn):
-            continue
-        drawn.append(mask.importance)
-        lowest = NO_CHANGE.get(getattr(mask.strategy, "distance", ""), 0.0)  # of a token that did not change
-        highest = float(mask.importance.max())
-        scale = Normalize(lowest, highest if highest > lowest else lowest + 1)
-        by_token = mask.importance.view(mask.grid.t, mask.grid.h, mask.grid.w)
-        heat = over_pixels(by_token, mask.frames.shape[:3])  # (T, H, W)
-        rows.append(FigureRow("importance", heat, mask.title, scale))
-    return rows
+        rows = [(each.strategy, each) for each in _strategies(default, strategy, ratios, settings, compare)]
+    sees_camera = any(isinstance(chosen, TopK) and chosen.sees_camera for _, chosen in rows)
+    if sees_camera and clip.input_kind == "differences":
+        raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
+    embed = embedding_of(module) if recipe is None else RawPixels(recipe.model.tubelet, recipe.data.pixels)
+    return MaskRequest(strategies=rows, clip=clip, model=module, embed=embed)
 
 
-def draw_rows(
-    path: Path, rows: Sequence[FigureRow], *, slices: int, title: str, numbers: Sequence[int] = ()
-) -> None:
-    """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices.
+def _defaults(
+    opened: LoadedModel | None, recipe: Recipe | None, given_clip: Mapping[str, Any]
+) -> tuple[Strategy | None, MaskClip]:
+    """The strategy and the clips of a recipe's pre-training, of a tokenizer, or of a transformer.
 
-    Gray tokens are dropped or hidden. The columns have the `numbers` of T frames in the video, else from 0.
+    `given_clip`, as in `request_masks`, must fit the checkpoint.
     """
-    length, height, width = rows[0].frames.shape[:3]
-    numbers = numbers or range(length)
-    step = length // slices
-    columns = range(0, slices, -(-slices // COLUMNS))  # slices
-    column = min(1.3 * max(width / height, 0.75), 1.6)  # inches: eight columns fit on a screen
-    size = (column * len(columns) + 2.6, column * height / width * len(rows) + 1)
-    with png_figure(path, size, points=10, framed=True, layout="compressed") as figure:
-        axes = figure.subplots(len(rows), len(columns), squeeze=False)
-        for row, line in zip(rows, axes, strict=True):
-            colors = {} if row.scale is None else {"cmap": HEAT, "norm": row.scale}
-            for panel, number in zip(line, columns, strict=True):
-                panel.set(xticks=[], yticks=[])
-                panel.imshow(row.frames[number * step].numpy(), interpolation="antialiased", **colors)
-            label = escape_dollars(f"{row.label}\n{row.note}".strip())
-            line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=SMALL)
-            if row.scale is not None:
-                bar = figure.colorbar(ScalarMappable(row.scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)
-                bar.ax.tick_params(labelsize=SMALL)
-        for panel, number in zip(axes[0], columns, strict=True):
-            named = range_text(numbers[number * step : (number + 1) * step])
-            panel.set_title(f"frame{'s' if step > 1 else ''} {named}", fontsize=SMALL)
-        figure.suptitle(escape_dollars(title), fontsize=10)
+    if recipe is not None:
+        data, stage = recipe.data, recipe.pretrain
+        clip = MaskClip(frames=data.frames, stride=stage.stride, size=data.frame_size, fps=data.fps)
+        return stage.selection, replace(clip, sampling=stage.sampling, input_kind=recipe.model.input)
+    if opened is None:
+        return None, MaskClip()
+    if isinstance(opened.module, AdaptiveTokenizer):
+        window = opened.module.window
+        if given_clip.get("frames", window) % window:
+            raise RecipeError(f"--frames {given_clip['frames']}: give a multiple of the tokenizer's {window}")
+        frames = -(-MaskClip.frames // window) * window
+        scores = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
+        return scores, MaskClip(frames=frames, size=min(opened.spec.size))
+    model, trained = opened.transformer, trained_clip(opened)
+    for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
+        if given_clip.get(name, side) != side:
+            raise RecipeError(f"--{name} {given_clip[name]}: the model of --checkpoint takes {side}")
+    strategy = model.strategy.at_evaluation() if isinstance(model, SelectingModel) else model.strategy
+    if trained is None:
+        return strategy, MaskClip()
+    return strategy, MaskClip(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
 
 
-def draw_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Draw for each clip its frames, the kept tokens, the clip rebuilt from them, and the scores."""
-    rows: list[FigureRow] = []
-    for example in examples:
-        frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
-        scores = over_pixels(example.scores, frames.shape[:3])
-        highest = float(scores.max()) if scores.max() > 0 else 1.0
-        count = share_text(int(example.mask.sum()), example.mask.numel())
-        rows += [
-            FigureRow("original", frames, shorten(Path(example.video).name, 24)),
-            FigureRow("kept tokens", gray_but(frames, example.mask), count),
-            FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
-            FigureRow("score", scores, "higher is kept first", Normalize(0, highest)),
-        ]
-    title = "tokens kept by the tokenizer, and the clip rebuilt from them"
-    draw_rows(path, rows, slices=examples[0].mask.size(0), title=title)
+def _strategies(
+    default: Strategy | None,
+    name: str | None,
+    ratios: Sequence[float],
+    settings: Mapping[str, Any],
+    compare: bool,
+) -> list[Strategy]:
+    """The given strategy at each keep ratio; to compare, the common ones, with the ratio of the last.
+
+    Without one, it is the default of the checkpoint or the recipe, if that can have the ratios and settings.
+    """
+    if compare:
+        *masks, ranked = (make_strategy(common, {}) for common in COMPARED)
+        return [*masks, _with_ratio(ranked, ratios[0]) if ratios else ranked]
+    fits = isinstance(default, TopK) or not (settings or (ratios and isinstance(default, AllTokens)))
+    strategy = default if name is None and fits else None
+    strategy = strategy or make_strategy(name or DEFAULT, {})
+    if settings:
+        strategy = make_strategy(strategy.strategy, {**vars(strategy), **settings})
+    return [_with_ratio(strategy, ratio) for ratio in ratios] or [strategy]
+
+
+def _with_ratio(strategy: Strategy, ratio: float) -> Strategy:
+    """The strategy with this keep ratio; at most a third of the kept tokens is visible, as in recipes."""
+    if not isinstance(strategy, TopK):
+        return strategy.keeping(ratio)
+    third = float(Decimal(str(ratio)) / 3)  # of the number as written: 0.1 of 0.3, not slightly less
+    return replace(strategy, keep_ratio=ratio, visible_ratio=min(strategy.visible_ratio or ratio, third))

@@ -53,7 +53,16 @@ def draw_timelines(
     if not panels:
         raise DataError("no recording has a window, so there is no timeline to draw")
     shown_panels = panels[:PANELS]
-    seconds_by_class = [_seconds(predicted, of_person) for *_, predicted, of_person in shown_panels]
+    seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true; most first, background last
+    for *_, predicted, of_person in shown_panels:
+        seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for bout in predicted:
+            seconds[bout.label or BACKGROUND][0] += bout.end - bout.start
+        for bout in of_person:
+            if bout.label not in (BACKGROUND, UNSCORED):
+                seconds[bout.label][1] += bout.seconds
+        in_order = sorted(seconds.items(), key=lambda item: (item[0] == BACKGROUND, -sum(item[1])))
+        seconds_by_class.append(dict(in_order))
     heights = [  # inches: of the title and the seconds, and of a curve or lanes
         0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), LANES))
         for (_, head, *_), lanes in zip(shown_panels, seconds_by_class, strict=True)
@@ -83,17 +92,6 @@ def draw_timelines(
             notes.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown.")
         figure.suptitle("  ".join(notes), fontsize=11)
     return figure
-
-
-def _seconds(predicted: Sequence[PredictedBout], labeled: Sequence[Bout]) -> dict[str, list[float]]:
-    """Predicted and true seconds of each class, that with most seconds first, background last."""
-    seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for bout in predicted:
-        seconds[bout.label or BACKGROUND][0] += bout.end - bout.start
-    for bout in labeled:
-        if bout.label not in (BACKGROUND, UNSCORED):
-            seconds[bout.label][1] += bout.seconds
-    return dict(sorted(seconds.items(), key=lambda item: (item[0] == BACKGROUND, -sum(item[1]))))
 
 
 def _draw_lanes(

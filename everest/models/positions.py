@@ -94,8 +94,8 @@ class RotaryPositions(nn.Module):
 
     Of an image model (timm has weights of 21 EVA-02, 17 DINOv3, 14 PE and 6 RoPE-ViT models with rotations
     along the axes), half of the channels are for the row, half for the column. Channels 2i and 2i + 1 are a
-    point, and turned by one angle: coordinate * base ** -(i / (E / 4)). everest.foreign.timm_images puts the
-    channels of other layouts into this order.
+    point, and turned by one angle: coordinate * base ** -(i / (E / 4)). everest.converters.timm_images puts
+    the channels of other layouts into this order.
 
     Args:
         places: `none`: of a video; else the coordinates of an image model. `eva02:N` (Fang et al. 2024):

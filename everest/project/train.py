@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, Final
 
 from everest import stages
-from everest.checkpoints.weight_settings import settings_from
+from everest.checkpoints.describe import settings_from
 from everest.config.heads import Task
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
@@ -51,6 +51,7 @@ from everest.project.result import ClipTime, MeasuredTest, ProjectResult
 from everest.project.verdict import judge, plan_document, result_lines
 from everest.suggest.latency import fit_latency, network_ms, reading_ms
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
+from everest.system.accelerator import restored_process
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import (
     IN_USE_FIX,
@@ -62,7 +63,6 @@ from everest.system.files import (
 )
 from everest.system.hub import absolute_name
 from everest.system.locks import sole_writer
-from everest.system.restored import restored_process
 from everest.system.run_folder import FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
 from everest.system.text import json_text

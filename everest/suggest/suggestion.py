@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from everest.checkpoints.weight_settings import WeightSettings, settings_from
+from everest.checkpoints.describe import WeightSettings, settings_from
 from everest.config.heads import Task
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from everest.checkpoints.weight_settings import WeightSettings
+from everest.checkpoints.describe import WeightSettings
 from everest.suggest.rules import DEVICE_VALUES, GROUPS_FOR_DIFFERENCES, Choice, DataFacts, frame_size
 from everest.system.text import counted
 

@@ -1,20 +1,26 @@
-"""The processes of a command: their precision, what they decide and gather together, their memory."""
+"""The processes of a command: their precision, what they decide and gather, and the state they leave."""
 
 from __future__ import annotations
 
 import atexit
+import multiprocessing
+import os
+import random
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from torch._functorch import config as functorch_config
 
 from everest.system.compute import Precision, Runtime, choose_precision
 from everest.system.processes import TRAINER_KEPT_BYTES, is_launched, keep_freed_memory
@@ -126,6 +132,50 @@ def processes_of(runtime: Runtime) -> Processes:
     # Of its own, as NCCL's, for training, needs a GPU to wait.
     group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
     return Processes(rank=runtime.rank, count=runtime.processes, group=group)
+
+
+@contextmanager
+def restored_process() -> Iterator[None]:
+    """Restore at the end of the block what a stage sets up in this process, also after an error.
+
+    That is the state of random generators, the precision of float32 products, the number of threads, the
+    start method of processes, filters of warnings, the environment, settings of torch's compiler, and the
+    state that all Accelerators of a process share: one of the caller would otherwise report the precision and
+    the device of the stage. What stays is the process group of a run of several processes, that glibc keeps
+    freed memory, and the variables of OpenMP that scikit-learn sets for the life of a process (KMP_…).
+    """
+    from torch._dynamo import config as dynamo_config  # here: it imports the compiler, as any optimizer does
+
+    def refill(mapping: Any, saved: dict[str, Any]) -> None:
+        for key in [key for key in mapping if key not in saved and not key.startswith("KMP_")]:
+            del mapping[key]
+        mapping.update(saved)
+
+    shared_states = [class_._shared_state for class_ in (PartialState, AcceleratorState, GradientState)]
+    with ExitStack() as stack:
+        for mapping in (os.environ, *shared_states):
+            stack.callback(refill, mapping, dict(mapping))
+        budget, limit = functorch_config.activation_memory_budget, dynamo_config.recompile_limit
+        stack.enter_context(functorch_config.patch(activation_memory_budget=budget))
+        stack.enter_context(dynamo_config.patch(recompile_limit=limit))
+        chosen = multiprocessing.get_start_method(allow_none=True)  # None: the program may choose it later
+        stack.callback(multiprocessing.set_start_method, chosen, force=True)
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        # torch has two settings of float32 products. The older one, for all devices, cannot be read after the
+        # newer one, for each device, has been used. It is restored first.
+        for products in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)):
+            if (value := getattr(products, "fp32_precision", None)) is not None:
+                stack.callback(setattr, products, "fp32_precision", value)
+        precision = "highest"  # the default
+        with suppress(RuntimeError):
+            precision = torch.get_float32_matmul_precision()
+        stack.callback(torch.set_float32_matmul_precision, precision)
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(warnings.catch_warnings())
+        yield
 
 
 def peak_memory(device: torch.device) -> int:

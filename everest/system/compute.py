@@ -95,9 +95,7 @@ class HostCopy:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], *, keep: bool = False) -> None:
-        self._copies = {
-            name: tensor.to("cpu", non_blocking=True, copy=keep) for name, tensor in tensors.items()
-        }
+        self._copies = {name: x.to("cpu", non_blocking=True, copy=keep) for name, x in tensors.items()}
         self._arrived: torch.cuda.Event | None = None
         if any(tensor.is_cuda for tensor in tensors.values()):
             self._arrived = torch.cuda.Event()

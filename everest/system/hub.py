@@ -47,7 +47,7 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     If the hub does not answer (no network, HF_HUB_OFFLINE=1), the files come from the local cache in HF_HOME
     or HF_HUB_CACHE. `notify` gets a line with the license and the revision.
     """
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
     from huggingface_hub.utils import validate_repo_id
 
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
@@ -57,14 +57,20 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     except ValueError as error:
         raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
     download = partial(snapshot_download, repository, revision=revision or None)
+    refused = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)  # or gated, a subclass
     no_answer = None
     try:
-        if no_answer := _why_no_answer(repository, revision or None):
+        try:  # the hub also shows a gated repository
+            HfApi().model_info(repository, revision=revision or None, timeout=ANSWER_SECONDS)
+        except refused:
+            raise
+        except Exception as error:
+            no_answer = _first_line(error)
             download = partial(download, local_files_only=True)
         folder = Path(download(allow_patterns=_SAFE))
         if not any(folder.rglob("*.safetensors")):
             folder = Path(download(allow_patterns=_PICKLED))
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:  # or gated, a subclass
+    except refused as error:
         raise CheckpointError(
             f"{name}: the hub refuses it ({_first_line(error)}); check the name and the revision, or "
             f"accept its terms at https://huggingface.co/{repository} and run `hf auth login`"
@@ -83,22 +89,6 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         ) from error
     notify(f"{name}: license {license_of(folder) or 'not stated'}, revision {folder.name[:12]}")
     return folder
-
-
-def _why_no_answer(repository: str, revision: str | None) -> str | None:
-    """Ask the hub for a repository; returns why there is no answer. A refusal is an error of huggingface_hub.
-
-    A gated repository is not refused here, because the hub shows its name and its files.
-    """
-    from huggingface_hub import HfApi, errors
-
-    try:
-        HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS)
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-        raise
-    except Exception as error:
-        return _first_line(error)
-    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -105,7 +105,15 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
     The first process has this one's terminal. The error output of the others is held back, and returned only
     if one of them fails by itself, so that an error appears once. Signals are forwarded.
     """
-    environment = _environment(devices)
+    with socket.socket() as probe:  # for a free port
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    count = str(devices.processes)
+    environment = {**os.environ, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **devices.environment}
+    if devices.kind == "cpu":
+        environment["ACCELERATE_USE_CPU"] = "true"
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // devices.processes)))
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as held_back,
         SignalForwarder() as signals,
@@ -135,25 +143,6 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""
     error = f"error: process {failed} of the run was killed by {name}{hint}"
     return EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n"
-
-
-def _environment(devices: Devices) -> dict[str, str]:
-    """The environment of the processes of a run: what torch.distributed reads, but for their ranks."""
-    with socket.socket() as probe:  # for a free port
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "WORLD_SIZE": str(devices.processes),
-        "LOCAL_WORLD_SIZE": str(devices.processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        **devices.environment,
-    }
-    if devices.kind == "cpu":
-        environment["ACCELERATE_USE_CPU"] = "true"
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // devices.processes)))
-    return environment
 
 
 def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:

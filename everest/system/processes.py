@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import suppress
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -65,7 +65,7 @@ def is_launched() -> bool:
 
 def is_main() -> bool:
     """Whether this process is the one that writes files and messages."""
-    return _run_variables().get("RANK", "0") == "0"
+    return adopt_slurm(dict(os.environ)).get("RANK", "0") == "0"
 
 
 def warn_on_main(text: str) -> None:
@@ -82,14 +82,7 @@ def warn_once(text: str) -> None:
 
 def local_processes() -> int:
     """The number of processes of the run on this machine."""
-    return int(_run_variables().get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _run_variables() -> dict[str, str]:
-    """The environment with the variables of the run; only `is_launched` gives them to this process."""
-    variables = dict(os.environ)
-    adopt_slurm(variables)
-    return variables
+    return int(adopt_slurm(dict(os.environ)).get("LOCAL_WORLD_SIZE", "1"))
 
 
 def start_process(process: BaseProcess) -> None:
@@ -99,12 +92,12 @@ def start_process(process: BaseProcess) -> None:
     multiprocessing.set_start_method(chosen, force=True)
 
 
-def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
-    """Give a task of `srun` the variables that torch.distributed reads."""
+def adopt_slurm(environment: MutableMapping[str, str]) -> MutableMapping[str, str]:
+    """Give the environment of a task of `srun` the variables that torch.distributed reads, and return it."""
     # The variables of the step, not of the job: an sbatch script has the job's, and is one process.
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in environment or int(tasks) < 2 or not environment.keys() >= {"SLURM_PROCID", "SLURM_LOCALID"}:
-        return
+        return environment
     environment["RANK"] = environment["SLURM_PROCID"]
     environment["WORLD_SIZE"] = tasks
     environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
@@ -114,6 +107,7 @@ def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
     first = "".join(re.findall(r"^([^\[,]*)(?:\[(\d+))?", nodes)[0])
     environment.setdefault("MASTER_ADDR", first)
     environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+    return environment
 
 
 def num_cores() -> int:
@@ -128,8 +122,7 @@ def num_cores() -> int:
 
 def num_readers() -> int:
     """The processes that read videos for each process that trains, if the recipe leaves it open."""
-    memory = host_memory()  # what is free changes from run to run
-    possible = min(num_cores(), memory // READER_BYTES)
+    possible = min(num_cores(), host_memory() // READER_BYTES)  # what is free changes from run to run
     trainers = local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine
     return max(1, min(possible // trainers, MOST_READERS))
 

@@ -38,10 +38,8 @@ NONFINITE: Final = "nonfinite.json"  # the last step with a non-finite loss or g
 REPORT: Final = "report.json"  # of a tokenizer: its quality on held-out videos
 REPORT_IMAGE: Final = "report.png"
 STATE: Final = "state"
-OWN_FILES: Final = (  # replaced by a new run
-    *(RECIPE, ENVIRONMENT, METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE),
-    *(REPORT, REPORT_IMAGE),
-)
+RESULTS: Final = (METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE, REPORT, REPORT_IMAGE)
+OWN_FILES: Final = (RECIPE, *RESULTS, ENVIRONMENT)  # replaced by a new run
 PROJECT: Final = "project.json"  # of everest train, whose folder holds runs
 MODEL: Final = "model"  # in a folder of everest train: the classifier that it delivers
 FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the network
@@ -138,11 +136,9 @@ class RunFolder:
         commit = None
         checkout = Path(__file__).parents[2]
         if (checkout / ".git").exists():  # else the package is installed, or was copied
-            git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+            git: Any = {"args": ["git", "-C", str(checkout), "rev-parse", "HEAD"], "timeout": 10}
             with suppress(OSError, subprocess.SubprocessError):
-                commit = subprocess.check_output(
-                    git, stderr=subprocess.DEVNULL, text=True, timeout=10
-                ).strip()
+                commit = subprocess.check_output(**git, stderr=subprocess.DEVNULL, text=True).strip()
         machine = {
             "command": sys.argv,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -161,9 +157,8 @@ class RunFolder:
         The recipe goes first, and the environment stays: after a kill at any moment, the folder is no run,
         but its files are known to be a run's.
         """
-        for name in OWN_FILES:
-            if name != ENVIRONMENT:
-                (self.path / name).unlink(missing_ok=True)
+        for name in OWN_FILES[:-1]:
+            (self.path / name).unlink(missing_ok=True)
         for state in self.state.glob("step-*"):
             state.unlink()
 

@@ -62,12 +62,8 @@ class StopSignal:
         return time.monotonic() - self._at
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self._at = time.monotonic()
+        self.number, self._at = number, time.monotonic()
         _stopping.set()
-        self._react(number)
-
-    def _react(self, number: int) -> None:
         signal.signal(number, self._outer[number])
         if is_main() and os.isatty(2):
             # Not by print, which may be what the signal has interrupted.
@@ -111,7 +107,9 @@ class SignalForwarder(StopSignal):
             process.send_signal(self.number)
         return process
 
-    def _react(self, number: int) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.number, self._at = number, time.monotonic()
+        _stopping.set()
         for process in self._processes:
             self._signaled.add(process.pid)
             process.send_signal(number)

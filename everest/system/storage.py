@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from everest.errors import DataError, EnvironmentProblem
 
@@ -83,8 +83,11 @@ class RemotePath:
         return self._type() == "directory"
 
     def _type(self) -> str | None:
+        if self.listed_as is not None:
+            return self.listed_as
         try:
-            return self.listed_as or self._info()["type"]
+            with self._filesystem() as (storage, path):
+                return storage.info(path)["type"]
         except FileNotFoundError:
             return None
 
@@ -109,14 +112,11 @@ class RemotePath:
     @lru_cache(maxsize=32768)  # noqa: B019 the kept paths are small
     def version(self) -> tuple[int, str]:
         """Size in bytes (-1 if unknown) and a text that changes with the file, as of the first call."""
-        info = self._info()
+        with self._filesystem() as (storage, path):
+            info = storage.info(path)
         size = info.get("size")
         changing = (str(info[key]) for key in _CHANGING if info.get(key) is not None)
         return -1 if size is None else size, next(changing, "")
-
-    def _info(self) -> dict[str, Any]:
-        with self._filesystem() as (storage, path):
-            return storage.info(path)
 
     @contextmanager
     def _filesystem(self) -> Iterator[tuple[AbstractFileSystem, str]]:
@@ -128,12 +128,12 @@ class RemotePath:
             yield url_to_fs(self.url)
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.url) from error
+        except MemoryError:
+            raise
         except ImportError as error:
             s3 = 'needs the package s3fs: pip install "everest-video[remote]"'
             fix = s3 if self.url.startswith("s3") else f"{error}, by pip"
             raise EnvironmentProblem(f"{self.url}: {fix}") from error
-        except MemoryError:
-            raise
         except Exception as error:  # every storage has errors of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             is_known = self.url.partition("://")[0] in {*known_implementations, *registry}

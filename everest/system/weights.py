@@ -34,6 +34,7 @@ TYPES: Final = {
     **{getattr(torch, f"int{bits}"): f"I{bits}" for bits in (8, 16, 32, 64)},
     **{getattr(torch, f"uint{bits}"): f"U{bits}" for bits in (8, 16, 32, 64)},
 }
+PICKLES: Final = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
 ALIGNMENT: Final = 8  # bytes: the header ends with spaces, so that tensors can be mapped into memory
 
 
@@ -49,11 +50,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
     start = 0
     for name, tensor in ordered:
         end = start + tensor.nbytes
-        header[name] = {
-            "dtype": TYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
+        shape, offsets = list(tensor.shape), [start, end]
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": shape, "data_offsets": offsets}
         start = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
@@ -67,9 +65,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
 def _content(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, not copied from one that is contiguous and on the CPU."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-
-
-PICKLES = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,22 +145,21 @@ def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
     The error names up to three tensors of each kind.
     """
     both = expected.keys() & tensors.keys()
+    pairs = {name: (expected[name], tensors[name]) for name in both}
     mismatches = {
         "missing": expected.keys() - tensors.keys(),
         "unexpected": tensors.keys() - expected.keys(),
-        "of another shape": {name for name in both if expected[name].shape != tensors[name].shape},
+        "of another shape": {name for name, (a, b) in pairs.items() if a.shape != b.shape},
         "of another type": {
             name
-            for name in both
-            if tensors[name].is_floating_point() != expected[name].is_floating_point()
-            or tensors[name].is_complex()
+            for name, (a, b) in pairs.items()
+            if b.is_floating_point() != a.is_floating_point() or b.is_complex()
         },
     }
-    problems = [
-        f"{len(names)} {kind} ({', '.join(map(shown, sorted(names)[:3]))})"
-        for kind, names in mismatches.items()
-        if names
-    ]
+    counts = (
+        (kind, len(names), ", ".join(map(shown, sorted(names)[:3]))) for kind, names in mismatches.items()
+    )
+    problems = [f"{count} {kind} ({names})" for kind, count, names in counts if count]
     if problems:
         raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
 

@@ -101,9 +101,21 @@ class TokenIndex:
         first = sample // PART * PART
         return CachePart(variant, range(first, min(first + PART, self.videos)))
 
-    def save(self, folder: Path) -> None:
-        """Write the index atomically."""
-        write_text(folder / INDEX, json_text(_INDEX.dump_python(self, mode="json"), indent=2) + "\n")
+    def save(self, folder: Path) -> TokenIndex:
+        """Write the index, or add its variants to the one that is there; RecipeError: of other tokens."""
+        index = self
+        if (folder / INDEX).is_file():
+            saved = TokenIndex.read(folder)
+            before, now = (
+                {**x.clip_values(), "train.precision": x.precision, "tokenizer": x.tokenizer.sha256}
+                for x in (saved, self)
+            )
+            if differences := differing(before, now):
+                problem = f"holds other tokens: {', '.join(differences)}"
+                raise RecipeError(f"--output {folder}: {problem}; {IN_USE_FIX}")
+            index = replace(saved, variants=max(saved.variants, self.variants))
+        write_text(folder / INDEX, json_text(_INDEX.dump_python(index, mode="json"), indent=2) + "\n")
+        return index
 
     @staticmethod
     def read(folder: Path) -> TokenIndex:
@@ -118,11 +130,6 @@ class TokenIndex:
     def clip_values(self) -> dict[str, Any]:
         """The values that must be those of a run's clips."""
         return {"videos": self.videos, "grid": list(self.grid), **self.clips}
-
-    def token_values(self) -> dict[str, Any]:
-        """The values that must be equal in two calls that write one cache."""
-        made_by = {"train.precision": self.precision, "tokenizer": self.tokenizer.sha256}
-        return {**self.clip_values(), **made_by}
 
 
 _INDEX: Final = TypeAdapter(TokenIndex)
@@ -251,24 +258,26 @@ def write_tokens(
         if overwrite:
             for path in (output / INDEX, output / BAD_VIDEOS, *output.glob(PARTS)):
                 path.unlink(missing_ok=True)
-        precision = accelerator.mixed_precision
-        index = _write_index(output, recipe, clips, use, tokenizer, variants=variants, precision=precision)
+        grid = clip_grid(recipe)
+        index = TokenIndex(
+            tokenizer=use,
+            mean=tuple(tokenizer.target_mean.tolist()),
+            std=tuple(tokenizer.target_std.tolist()),
+            videos=len(clips),
+            variants=variants,
+            grid=(grid.t, grid.h, grid.w),
+            clips=clip_facts(recipe, clips),
+            precision=accelerator.mixed_precision,
+        ).save(output)
         encode = partial(_encode, clips, tokenizer, accelerator, recipe.train, batch=batch)
-        kept, bad = _write_parts(
-            index, output, clips.samples, encode, max_bad=recipe.data.max_bad, report=report
-        )
+        kept, bad = _write_parts(index, output, clips.samples, encode, recipe.data.max_bad, report)
         if bad:
             write_table(output / BAD_VIDEOS, [BAD_COLUMNS, *bad.items()])
     parts = index.parts()
-    return {
-        "output": str(output),
-        "videos": index.videos,
-        "variants": index.variants,
-        "parts": len(parts),
-        "kept": kept,
-        "bytes": sum((output / part.name).stat().st_size for part in parts),
-        "bad": [{"path": path, "reason": reason} for path, reason in bad.items()],
-    }
+    document = {"output": str(output), "videos": index.videos, "variants": index.variants}
+    document |= {"parts": len(parts), "kept": kept}
+    document["bytes"] = sum((output / part.name).stat().st_size for part in parts)
+    return {**document, "bad": [{"path": path, "reason": reason} for path, reason in bad.items()]}
 
 
 def _write_parts(
@@ -276,7 +285,6 @@ def _write_parts(
     output: Path,
     samples: Sequence[Sample],
     encode: Callable[[CachePart], tuple[dict[str, Tensor], dict[int, str]]],
-    *,
     max_bad: float,
     report: Report,
 ) -> tuple[int, dict[str, str]]:
@@ -301,39 +309,6 @@ def _write_parts(
         write_tensors(output / part.name, tensors, metadata={"problems": json.dumps(problems)})
         report({"event": "video", "done": done, "videos": index.videos * index.variants})
     return len(finished), dict(sorted(bad))
-
-
-def _write_index(
-    output: Path,
-    recipe: Recipe,
-    clips: VideoClips,
-    use: TokenizerUse,
-    tokenizer: AdaptiveTokenizer,
-    *,
-    variants: int,
-    precision: str,
-) -> TokenIndex:
-    """Write the index, or add variants to the one that is there; RecipeError if it is of other tokens."""
-    grid = clip_grid(recipe)
-    index = TokenIndex(
-        tokenizer=use,
-        mean=tuple(tokenizer.target_mean.tolist()),
-        std=tuple(tokenizer.target_std.tolist()),
-        videos=len(clips),
-        variants=variants,
-        grid=(grid.t, grid.h, grid.w),
-        clips=clip_facts(recipe, clips),
-        precision=precision,
-    )
-    if (output / INDEX).is_file():
-        saved = TokenIndex.read(output)
-        differences = differing(saved.token_values(), index.token_values())
-        if differences:
-            problem = f"holds other tokens: {', '.join(differences)}"
-            raise RecipeError(f"--output {output}: {problem}; {IN_USE_FIX}")
-        index = replace(saved, variants=max(saved.variants, index.variants))
-    index.save(output)
-    return index
 
 
 @torch.inference_mode()
@@ -365,11 +340,9 @@ def _encode(
             ) from error
         codes, scores = tokens.codes.cpu().numpy(), tokens.scores.flatten(1).cpu().numpy()  # (B * V, N)
         ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])  # 0 for the lowest score
-        for name, values, most in (
-            ("codes", codes, tokenizer.quantizer.num_codes - 1),
-            ("ranks", ranks, scores.shape[1] - 1),
-        ):
-            values = values.astype(np.min_scalar_type(most))
+        most = {"codes": tokenizer.quantizer.num_codes - 1, "ranks": scores.shape[1] - 1}
+        for name, values in (("codes", codes), ("ranks", ranks)):
+            values = values.astype(np.min_scalar_type(most[name]))
             rows[name].append(values.reshape(*clip.frames.shape[:2], -1))
     tensors = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in rows.items()}
     tries = zip(part.samples, failed, strict=True)

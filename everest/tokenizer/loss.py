@@ -178,39 +178,32 @@ class Adversary:
             return DiscriminatorLosses(logistic + self._r1_weight * r1, logistic, r1)
 
 
-class PerceptualDistance:
-    """A frozen network. Not an nn.Module, so that no network that is trained or saved contains it."""
+def perceptual_distance(
+    network: nn.Module, rebuilt: Tensor, real: Tensor, rng: np.random.Generator
+) -> Tensor:
+    """Scalar float32: the distance of clips (B, 3, T, H, W) in [0, 1], on frames that `rng` draws.
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network.eval().requires_grad_(False)
-
-    def __call__(self, rebuilt: Tensor, real: Tensor, rng: np.random.Generator) -> Tensor:
-        """Scalar float32: the distance of clips (B, 3, T, H, W) in [0, 1], on frames that `rng` draws."""
-        number = min(FRAMES, real.size(2))
-        ids = np.sort(rng.choice(real.size(2), size=number, replace=False))
-        sampled = torch.from_numpy(ids).to(real.device)
-        with torch.no_grad():
-            target = self._logits(real[:, :, sampled])
-        return F.mse_loss(self._logits(rebuilt[:, :, sampled]), target)
-
-    def _logits(self, clips: Tensor) -> Tensor:
-        """(B, 3, T, H, W) to (B * T, classes) float32."""
-        frames = IMAGENET.normalize_unit_range(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
-        if frames.shape[2:] != (SIDE, SIDE):
+    Args:
+        network: frozen, from frames (N, 3, H, W) to logits.
+    """
+    number = min(FRAMES, real.size(2))
+    ids = np.sort(rng.choice(real.size(2), size=number, replace=False))
+    sampled = torch.from_numpy(ids).to(real.device)
+    logits = []
+    for clips in (rebuilt, real.detach()):
+        frames = IMAGENET.normalize_unit_range(clips[:, :, sampled]).transpose(1, 2).flatten(0, 1)
+        if frames.shape[2:] != (SIDE, SIDE):  # (N, 3, H, W)
             frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
-        return self.network(frames).float()
+        logits.append(network(frames).float())
+    return F.mse_loss(*logits)
 
 
 def _bytes_of_pass(network: nn.Module, shape: tuple[int, ...], bytes_per_value: int) -> int:
     """Measure the bytes that a pass of an input takes, on a copy without numbers."""
     tensors = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
     copy = deepcopy(network, tensors | {id(b): b.to("meta") for b in network.buffers()})
-    return peak_bytes(
-        copy,
-        lambda: copy(torch.empty(shape, requires_grad=True)),
-        bytes_per_value=bytes_per_value,
-        trains=True,
-    )
+    options = {"bytes_per_value": bytes_per_value, "trains": True}
+    return peak_bytes(copy, lambda: copy(torch.empty(shape, requires_grad=True)), **options)
 
 
 class TokenizerLosses(NamedTuple):
@@ -225,7 +218,7 @@ class TokenizerObjective:
     """The terms with their weights; one with weight 0 is None."""
 
     weights: TokenizerLossSettings
-    perceptual: PerceptualDistance | None = None
+    perceptual: nn.Module | None = None  # frozen, see `perceptual_distance`
     adversary: Adversary | None = None
 
     def __call__(
@@ -240,7 +233,7 @@ class TokenizerObjective:
         parts = {"reconstruction": out.loss}
         loss = self.weights.reconstruction * out.loss
         if self.perceptual is not None:
-            parts["perceptual"] = self.perceptual(out.frames, out.original, rng)
+            parts["perceptual"] = perceptual_distance(self.perceptual, out.frames, out.original, rng)
             loss = loss + self.weights.perceptual * parts["perceptual"]
         if self.adversary is None or not adversarial:
             several = self.perceptual is not None or self.adversary is not None
@@ -258,7 +251,7 @@ class TokenizerObjective:
             shape = (1, 3, spec.window, *spec.config.scaled(spec.size))
             total += DISCRIMINATOR_PASSES * _bytes_of_pass(self.adversary.discriminator, shape, 4)
         if self.perceptual is not None:
-            total += _bytes_of_pass(self.perceptual.network, (FRAMES, 3, SIDE, SIDE), bytes_per_value)
+            total += _bytes_of_pass(self.perceptual, (FRAMES, 3, SIDE, SIDE), bytes_per_value)
         return total
 
 
@@ -268,13 +261,13 @@ def tokenizer_objective(
     """Build the terms of a recipe, on the device.
 
     Args:
-        load: returns the perceptual network for `perceptual_weights` (everest.foreign.timm_images).
+        load: returns the perceptual network for `perceptual_weights` (everest.converters.timm_images).
     """
     settings = tokenizer_settings(recipe)
     weights, perceptual, adversary = settings.loss, None, None
     with torch.random.fork_rng(devices=[]):
         if weights.perceptual:
-            perceptual = PerceptualDistance(load(weights.perceptual_weights).to(device))
+            perceptual = load(weights.perceptual_weights).to(device).eval().requires_grad_(False)
         if weights.gan:
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.DISCRIMINATOR))
             discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size).to(device)

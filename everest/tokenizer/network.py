@@ -24,8 +24,7 @@ from everest.config.values import Length
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid, num_kept
 from everest.system.weights import read_spec
-from everest.tokenizer.layers import FSQ, make_decoder, make_encoder
-from everest.tokenizer.scorer import TokenScorer, soft_topk_mask
+from everest.tokenizer.layers import FSQ, TokenScorer, make_decoder, make_encoder, soft_topk_mask
 
 # Heuristic: the most values of a chunk in the encoder's first layer, unless a single window has more.
 CHUNK_VALUES: Final = 2**23
@@ -41,7 +40,7 @@ class TokenizerSpec:
     window: int  # frames that are encoded together
     size: tuple[Length, Length]  # height, width of the training clips; other sizes work as well
     keep: float  # ratio of the ranked tokens of a window that a clip is rebuilt from in training
-    select: TopKKind = "straight-through"  # how gradients pass their selection (everest.tokenizer.scorer)
+    select: TopKKind = "straight-through"  # how gradients pass their selection (`soft_topk_mask`)
     temperature: float = 0.5  # of the selection
     checkpointing: bool = False  # recompute activations in the backward pass
 

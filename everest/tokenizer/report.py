@@ -10,7 +10,7 @@ grid of tokens.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -23,9 +23,8 @@ from everest.config.settings import TrainSettings
 from everest.data.clips import VideoClips
 from everest.methods.grid import num_kept
 from everest.tokenizer.clips import spaced_clips
-from everest.tokenizer.layers import FSQ
+from everest.tokenizer.layers import FSQ, TokenScorer, top_k
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.scorer import TokenScorer, top_k
 from everest.video.pixels import in_unit_range
 
 CLIPS: Final = 256  # enough for every figure; heuristic
@@ -80,6 +79,10 @@ def measure_tokenizer(
         frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (n, 3, T, H, W)
         scaled, output = model.scaled(frames), model.encode(frames)
         mask = model.select_tokens(output.scores, keep=model.spec.keep)
+        # The mean absolute difference of each token's pixels from the frame before; 0 in the first frame.
+        tubelet = [length // tokens for length, tokens in zip(scaled.shape[2:], mask.shape[1:], strict=True)]
+        changes = F.pad(scaled.diff(dim=2).abs().mean(dim=1), (0, 0, 0, 0, 1, 0))  # (n, T, H, W)
+        change = F.avg_pool3d(changes.unsqueeze(1), tubelet).squeeze(1)  # (n, t, h, w)
         generator = torch.Generator(frames.device).manual_seed(1)
         noise = torch.rand(mask.shape, generator=generator, device=frames.device)
         masks = (mask, model.select_tokens(noise, keep=model.spec.keep), torch.ones_like(mask))
@@ -94,7 +97,7 @@ def measure_tokenizer(
             "kept": _ranked_tokens(mask).bool(),  # (n, N)
             "scores": _ranked_tokens(output.scores),
             "untrained": _ranked_tokens(untrained(scaled)),
-            "change": _ranked_tokens(change_of_tokens(scaled, mask.shape[1:])),
+            "change": _ranked_tokens(change),
             "codes": output.codes.gather(1, ids),  # (n, K), including the first slice
         }
         for name, values in batch.items():
@@ -104,8 +107,8 @@ def measure_tokenizer(
             examples.append(Example(clip.video_ids[readable[row]], *tensors))
     if not measured:
         return TokenizerReport(figures={}, examples=[], skipped=skipped)
-    clips_measured = {name: torch.cat(parts) for name, parts in measured.items()}
-    figures = figures_of(clips_measured, slices=model.slices - 1, quantizer=model.quantizer)
+    whole = {name: torch.cat(parts) for name, parts in measured.items()}
+    figures = figures_of(whole, slices=model.slices - 1, quantizer=model.quantizer)
     figures["warnings"] = [*scorer_warnings(figures), *codebook_warnings(figures)]
     return TokenizerReport(figures=figures, examples=examples, skipped=skipped)
 
@@ -200,14 +203,6 @@ def psnr(rebuilt: Tensor, frames: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (n,) in dB of clips (n, 3, T, H, W) in [0, 1]."""
     error = (rebuilt.float().clamp(0, 1) - frames).square().flatten(1).mean(dim=1)
     return -10 * error.clamp(min=1e-10).log10()
-
-
-def change_of_tokens(frames: Tensor, grid: Sequence[int]) -> Tensor:
-    """Mean absolute difference (n, t, h, w) of each token's pixels from the frame before; 0 in the first."""
-    differences = frames.diff(dim=2).abs().mean(dim=1)  # (n, T - 1, H, W)
-    padded = F.pad(differences, (0, 0, 0, 0, 1, 0))
-    tubelet = [length // tokens for length, tokens in zip(frames.shape[2:], grid, strict=True)]
-    return F.avg_pool3d(padded.unsqueeze(1), tubelet).squeeze(1)
 
 
 def highest(scores: Tensor, share: float) -> Tensor:

@@ -17,10 +17,10 @@ from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.config.heads import Head
 from everest.config.model import BACKBONES
 from everest.config.recipe import load_recipe
-from everest.foreign.convert import identify
-from everest.foreign.facts import Hints
-from everest.foreign.files import Foreign
-from everest.foreign.timm_images import image_weights
+from everest.converters.convert import identify
+from everest.converters.facts import Hints
+from everest.converters.files import Foreign
+from everest.converters.timm_images import image_weights
 from everest.models.spec import ModelSpec, classifier_spec
 
 TABLE = {weights.name: weights for weights in public_weights()}

@@ -9,10 +9,10 @@ from tiny_models import grouped
 
 import everest
 from everest.config.stage_settings import FinetuneSettings, PixelPretrainSettings
+from everest.converters.translation import our_name
 from everest.data.bad_videos import BadVideos
 from everest.engine.plan import plan_stage, plan_warnings
 from everest.errors import RecipeError
-from everest.foreign.translation import our_name
 
 STAGE = PixelPretrainSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
 

@@ -11,16 +11,8 @@ from small_runs import refused, run
 import everest
 from everest.config.recipe import make_strategy
 from everest.errors import RecipeError
-from everest.figures.masks import (
-    COLUMNS,
-    GRAY,
-    ClipMask,
-    apply_model,
-    apply_strategies,
-    draw_rows,
-    mask_title,
-    rows_of,
-)
+from everest.figures.masks import apply_model, apply_strategies
+from everest.figures.rows import COLUMNS, GRAY, ClipMask, draw_rows, mask_title, rows_of
 from everest.methods.grid import patchify
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust

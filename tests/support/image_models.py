@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from tiny_models import randomized
 from torch import Tensor
 
-from everest.foreign.timm_images import ImageModel, image_weights
+from everest.converters.timm_images import ImageModel, image_weights
 from everest.system.weights import Weights
 
 COARSE_NORM = partial(LayerNorm, eps=1e-5)

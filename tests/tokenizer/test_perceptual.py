@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from everest.converters import timm_images
+from everest.converters.timm_images import load_network
 from everest.errors import CheckpointError
-from everest.foreign import timm_images
-from everest.foreign.timm_images import load_network
-from everest.tokenizer.loss import FRAMES, PerceptualDistance
+from everest.tokenizer.loss import FRAMES, perceptual_distance
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -23,7 +24,7 @@ def network() -> nn.Module:
     """Small, with what a ResNet has."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 7, stride=8), nn.BatchNorm2d(4), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
 
 
 def clips(seed: int, frames: int = 8, side: int = 32) -> Tensor:
@@ -35,7 +36,7 @@ def rng() -> np.random.Generator:
 
 
 def test_a_few_frames_are_drawn_and_the_same_draw_gives_the_same_distance(network: nn.Module):
-    distance = PerceptualDistance(network)
+    distance = partial(perceptual_distance, network)
     assert distance(clips(0), clips(0), rng()) == 0
     generator = rng()
     first, second = (distance(clips(0), clips(1), generator) for _ in range(2))
@@ -48,7 +49,7 @@ def test_a_few_frames_are_drawn_and_the_same_draw_gives_the_same_distance(networ
 @pytest.mark.parametrize("side", [32, 400])
 def test_the_distance_is_that_of_the_logits_of_scaled_normalised_frames(network: nn.Module, side: int):
     rebuilt, real = clips(0, FRAMES, side), clips(1, FRAMES, side)
-    found = PerceptualDistance(network)(rebuilt, real, rng())
+    found = perceptual_distance(network, rebuilt, real, rng())
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     logits = [network((scaled(clip.movedim(1, 2).flatten(0, 1)) - mean) / std) for clip in (rebuilt, real)]
     assert found.item() == pytest.approx((logits[0] - logits[1]).square().mean().item(), rel=1e-4)
@@ -104,7 +105,7 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize("weights", [None, timm_images.RESNET_WEIGHTS, "hf:nonsense"])
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = f"from everest.foreign.timm_images import load_network; load_network({weights!r})"
+    code = f"from everest.converters.timm_images import load_network; load_network({weights!r})"
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     kind, message = shown.stderr.strip().splitlines()[-1].split(": ", 1)

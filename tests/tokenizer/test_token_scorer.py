@@ -6,7 +6,7 @@ from tiny_models import tokenizer_of
 from torch import Tensor
 
 from everest.config.tokenizer import TOKENIZERS
-from everest.tokenizer.scorer import TokenScorer, soft_topk_mask, top_k
+from everest.tokenizer.layers import TokenScorer, soft_topk_mask, top_k
 
 KINDS = ["straight-through", "perturbed"]
 

@@ -14,10 +14,10 @@ from small_runs import called, equal, sets, weights
 from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
 
+from everest.converters import timm_images
 from everest.engine.network import part_of
 from everest.engine.step import set_lr
 from everest.engine.training import Step
-from everest.foreign import timm_images
 from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss
 from everest.tokenizer.loss import BETAS, Adversary

@@ -19,8 +19,8 @@ from everest.checkpoints.load import build_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.converters.timm_images import image_weights, open_image_weights, require_plain
 from everest.errors import CheckpointError, RecipeError
-from everest.foreign.timm_images import image_weights, open_image_weights, require_plain
 from everest.methods.grid import patchify
 from everest.models.classifier import VideoEncoder
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
@@ -218,7 +218,7 @@ def test_files_of_the_hub_are_read(name: str, tmp_path: Path, monkeypatch: pytes
         shapes = {key: tensor.shape for key, tensor in timm.create_model(name).state_dict().items()}
     stored = {key: torch.full(shape, 0.5) for key, shape in shapes.items()}
     save_file(stored, tmp_path / "model.safetensors")
-    monkeypatch.setattr("everest.foreign.timm_images.fetch", lambda *arguments, **options: tmp_path)
+    monkeypatch.setattr("everest.converters.timm_images.fetch", lambda *arguments, **options: tmp_path)
     weights = open_image_weights(f"timm:{name}")
     spec = ModelSpec.from_settings(weights.settings, source=Path(name))
     build_model(spec, weights, source=Path(name))

@@ -18,10 +18,10 @@ from small_runs import STILL, called, refused, run, sets, small_recipe
 from torch import Tensor
 
 from everest.checkpoints.load import build_model
+from everest.converters.convert import Converted, convert
+from everest.converters.facts import Hints
+from everest.converters.files import Foreign
 from everest.errors import CheckpointError
-from everest.foreign.convert import Converted, convert
-from everest.foreign.facts import Hints
-from everest.foreign.files import Foreign
 from everest.methods.grid import TokenGrid
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder

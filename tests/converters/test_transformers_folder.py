@@ -16,10 +16,10 @@ from everest.checkpoints.load import open_model
 from everest.checkpoints.transformers import write_folder
 from everest.config.heads import Head
 from everest.config.settings import ModelSettings
+from everest.converters.convert import convert
+from everest.converters.facts import Hints
+from everest.converters.files import read_foreign
 from everest.errors import CheckpointError, RecipeError
-from everest.foreign.convert import convert
-from everest.foreign.facts import Hints
-from everest.foreign.files import read_foreign
 from everest.methods.strategies import AllTokens
 from everest.models.spec import ModelSpec
 from everest.video.pixels import IMAGENET, PixelStatistics

@@ -15,10 +15,10 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import MOST_BLOCKS, Count, Positions
+from everest.converters.files import MULTI_LABEL_PROBLEM, Foreign, image_file
+from everest.converters.preprocessor import preprocessor_pixels
+from everest.converters.translation import ALIASES, FAMILIES, Family, Translation, family_of
 from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shown
-from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign
-from everest.foreign.preprocessor import preprocessor_pixels
-from everest.foreign.translation import ALIASES, FAMILIES, Family, Translation, family_of
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
@@ -43,7 +43,7 @@ FIX_CLIP: Final = "set --frames and --size of its training"
 class Hints:
     """Settings from the user that a file may not contain; None: as in the file, or as released."""
 
-    family: str | None = None  # of everest.foreign.translation.ALIASES
+    family: str | None = None  # of everest.converters.translation.ALIASES
     frames: int | None = None
     size: int | tuple[int, int] | None = None  # (height, width) of one that is not square
     heads: int | None = None
@@ -134,13 +134,8 @@ def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
         first, *rest = (tuple(foreign.tensors[part].shape) for part in parts)
         can_be_stacked = all(shape and shape[1:] == first[1:] for shape in (first, *rest))
         shapes[ours] = (first[0] + sum(shape[0] for shape in rest), *first[1:]) if can_be_stacked else ()
-    frames_key, size_key = family.clip_keys
-    hinted = {
-        frames_key: hints.frames,
-        size_key: hints.size,
-        "num_attention_heads": hints.heads,
-        "decoder_num_attention_heads": hints.decoder_heads,
-    }
+    hinted = dict(zip(family.clip_keys, (hints.frames, hints.size), strict=True))
+    hinted |= {"num_attention_heads": hints.heads, "decoder_num_attention_heads": hints.decoder_heads}
     settings = (*(foreign.args | foreign.config).items(), *hinted.items())
     stored = {key: value for key, value in settings if value is not None}
     if "head.weight" not in shapes:  # names of classes of another model
@@ -166,9 +161,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     """Return the model that the parameters of the checkpoint fit; CheckpointError: none computes the same."""
     embedding = facts.shapes.get(EMBEDDING, ())
     if len(embedding) == 4 and facts.names is FAMILIES["videomae"]:
-        from everest.foreign.timm_images import refuse_bare_file  # here: timm takes a second to import
-
-        refuse_bare_file(facts.foreign.path, facts.foreign.tensors)
+        raise image_file(facts.foreign.path)
     if len(embedding) != 5 or embedding[1] != 3:
         shape = list(embedding) or "missing"
         raise facts.error(f"its embedding is {shape}, not one of RGB tubelets, [D, 3, t, p, q]; take another")
@@ -182,7 +175,17 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     if activation != "gelu":
         raise facts.error(f"hidden_act is {shown(activation)}; our blocks have gelu")
     if facts.program == "vjepa2":
-        _check_v_jepa(facts)
+        config, hints = facts.foreign.config, facts.hints
+        options = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
+        missing = [option for option, value in options.items() if value is None]
+        if not config and missing:  # no shape shows them
+            needed = " and ".join(missing)
+            raise facts.error(f"no config.json next to it, which has its clip and heads; set {needed}")
+        for name, value in config.items():
+            expected = V_JEPA_CONFIG.get(name)
+            if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
+                needed = "none is possible" if expected is None else f"only {expected} is possible"
+                raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
     if facts.program == "st-mae" and facts.stage == "classifier" and CLASS_TOKEN not in facts.shapes:
         raise facts.error("it classifies without a class token, by a mean that leaves out the first token")
     tubelet = (embedding[2], embedding[3], embedding[4])
@@ -197,31 +200,13 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     elif facts.names.eps is not None:  # VideoMAE: no norm after the encoder where tokens are averaged
         after_encoder = facts.stage == "classifier" or "encoder.norm.weight" in facts.shapes
         norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=TORCH_EPS)
+    model = _settings(facts, tubelet, grid)
     spec = ModelSpec(
-        frames=frames,
-        size=size,
-        model=_settings(facts, tubelet, grid),
-        norms=norms,
-        pixels=pixels,
-        **_stage_settings(facts),
+        frames=frames, size=size, model=model, norms=norms, pixels=pixels, **_stage_settings(facts)
     )
     for problem in spec.problems():
         raise facts.error(f"not a valid everest model: {problem}")
     return spec
-
-
-def _check_v_jepa(facts: ForeignFacts) -> None:
-    config, hints = facts.foreign.config, facts.hints
-    options = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
-    missing = [option for option, value in options.items() if value is None]
-    if not config and missing:  # no shape shows them
-        needed = " and ".join(missing)
-        raise facts.error(f"no config.json next to it, which has its clip and heads; set {needed}")
-    for name, value in config.items():
-        expected = V_JEPA_CONFIG.get(name)
-        if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
-            needed = "none is possible" if expected is None else f"only {expected} is possible"
-            raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
 
 
 def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tuple[int, int], TokenGrid]:

@@ -17,9 +17,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from everest.converters.preprocessor import PREPROCESSORS
+from everest.converters.translation import FAMILIES, family_of
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
-from everest.foreign.preprocessor import PREPROCESSORS
-from everest.foreign.translation import FAMILIES, family_of
 from everest.system.hub import PREFIX, fetch, license_of
 from everest.system.run_folder import WEIGHTS
 from everest.system.text import read_json
@@ -85,15 +85,9 @@ def own_file(path: Path) -> Path | None:
         return None
 
 
-def is_image_file(path: Path) -> bool:
-    """Whether a safetensors file embeds patches of images, (D, 3, p, q), under timm's name."""
-    if path.suffix != ".safetensors":
-        return False
-    try:
-        with open_safetensors(path) as file:
-            return IMAGE_EMBEDDING in file.keys() and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4  # noqa: SIM118
-    except (CheckpointError, EnvironmentProblem):
-        return False
+def image_file(path: Path) -> CheckpointError:
+    """The error for a file of an image model that is named without its model."""
+    return CheckpointError(f"{path}: weights of an image model; name them timm:NAME={path}, NAME as in timm")
 
 
 def refuse_broken_links(*paths: Path) -> None:
@@ -150,7 +144,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
         known = ", ".join(SUFFIXES)
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
     if file.suffix in PICKLES:
-        return _unpacked(_load_pickle(file), file)
+        return _read_pickle(file)
     try:
         with open_safetensors(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
@@ -168,13 +162,17 @@ class IgnoredObject:
         self.state = state
 
 
-def _load_pickle(path: Path) -> Any:
-    """Read a file of `torch.save` to the CPU; objects that are no plain data become `IgnoredObject`."""
+def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """Return the tensors in a file of `torch.save`, on the CPU, the saved command line, and notes.
+
+    Objects that are no plain data become `IgnoredObject`.
+    """
     ignored: list[Any] = [(IgnoredObject, name) for name in HARMLESS]
     try:
         with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the format; a file that it does not understand is an error
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            mapped = zipfile.is_zipfile(file)
+            content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can end in nearly any error
         if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the content
             raise
@@ -184,24 +182,18 @@ def _load_pickle(path: Path) -> Any:
                 f"refused, nothing of it ran: it names {code[1]}, and a pickle that names code can do "
                 "anything; get it as .safetensors, or save its state dict alone if you trust it"
             )
-        raise CheckpointError(f"{path}: {problem}") from error
-
-
-def _unpacked(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
-    """Return the tensors in the content of a pickle, the saved command line, and notes."""
+        raise CheckpointError(f"{file}: {problem}") from error
     saved = content if isinstance(content, dict) else {}
-    for name in (*CONTAINERS, None):
-        state = saved if name is None else saved.get(name)
-        if not isinstance(state, dict):
-            continue
-        tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    for state in (*(saved.get(name) for name in CONTAINERS), saved):
+        pairs = state.items() if isinstance(state, dict) else ()
+        tensors = {str(key): value for key, value in pairs if isinstance(value, Tensor)}
         if not tensors:
             continue
         for key, tensor in tensors.items():
             if tensor.layout is not torch.strided:
                 raise CheckpointError(
-                    f"{file}: {shown(key)} is stored as {tensor.layout}, not as a dense tensor; save it "
-                    "with to_dense()"
+                    f"{file}: {shown(key)} is stored as {tensor.layout}, not as a dense tensor; save it with "
+                    "to_dense()"
                 )
         args = saved.get("args")
         args = args.state if isinstance(args, IgnoredObject) else args

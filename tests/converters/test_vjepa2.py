@@ -15,9 +15,9 @@ from torch import Tensor
 
 import everest
 from everest.checkpoints.load import open_model
-from everest.foreign.convert import convert, identify
-from everest.foreign.facts import Hints
-from everest.foreign.files import Foreign, read_foreign
+from everest.converters.convert import convert, identify
+from everest.converters.facts import Hints
+from everest.converters.files import Foreign, read_foreign
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoEncoder
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, build_model
 from everest.config.model import BackboneSize
+from everest.converters.convert import Converted, convert, identify
+from everest.converters.facts import Hints
+from everest.converters.files import Foreign, read_foreign, unwrapped
 from everest.errors import CheckpointError, RecipeError
-from everest.foreign.convert import Converted, convert, identify
-from everest.foreign.facts import Hints
-from everest.foreign.files import Foreign, read_foreign, unwrapped
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder

@@ -14,10 +14,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from everest.converters.facts import ForeignFacts, Hints, model_spec, recognize
+from everest.converters.files import FRAME_SAMPLE_RATE, Foreign
+from everest.converters.preprocessor import preprocessor_notes
 from everest.errors import CheckpointError, first_names, shown
-from everest.foreign.facts import ForeignFacts, Hints, model_spec, recognize
-from everest.foreign.files import FRAME_SAMPLE_RATE, Foreign
-from everest.foreign.preprocessor import preprocessor_notes
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
 from everest.system.weights import Weights, require_finite
@@ -116,7 +116,21 @@ def convert(
         classes: names of a classifier's classes, instead of those in the checkpoint.
     """
     identity = identify(foreign, hints)
-    _require_complete(identity, partial=partial)
+    facts, missing, unexpected = identity.facts, identity.missing, identity.unexpected
+    of_encoder = [name for name in unexpected if ENCODER.match(name)]
+    if of_encoder or ((missing or unexpected) and not partial):
+        problems = (("it lacks", missing), ("no place for", unexpected))
+        gaps = "; ".join(f"{problem} {', '.join(grouped(names))}" for problem, names in problems if names)
+        if facts.names.left_out and len(of_encoder) < len(unexpected):
+            gaps += f" ({facts.names.left_out})"
+        fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
+        if of_encoder:  # once for a tensor that all blocks have
+            parts = sorted({shown(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
+            named = first_names(parts, FEW)
+            fix = f"its encoder would compute other features without {named}; take another checkpoint"
+        elif any(name.startswith("encoder.") for name in missing):
+            fix = "`everest convert --partial` takes what fits"
+        raise facts.error(f"{facts.program}, cannot be mapped fully: {gaps}; {fix}")
     num_classes = identity.spec.num_classes
     if classes is not None and num_classes != len(classes):
         head = f"its head has {num_classes} classes" if num_classes else "no classifier"
@@ -125,41 +139,19 @@ def convert(
         kind=identity.spec.kind,
         settings=identity.spec.dump(),
         classes=classes or identity.classes,
-        recipe=identity.facts.program,
+        recipe=facts.program,
         step=0,
         tensors=_tensors(identity),
         clip=None if identity.stride is None else {"stride": identity.stride, "sampling": "dense"},
         origin={
-            "family": identity.facts.program,
+            "family": facts.program,
             "file": str(absolute_keeping_links(foreign.path)),
             "licence": foreign.licence,
-            "fresh": grouped(identity.missing),
-            "left_out": grouped(identity.unexpected),
+            "fresh": grouped(missing),
+            "left_out": grouped(unexpected),
         },
     )
     return Converted(weights=weights, identity=identity)
-
-
-def _require_complete(identity: Identity, *, partial: bool) -> None:
-    """Raise CheckpointError if tensors are missing or unexpected; `partial`: only those of the encoder."""
-    missing, unexpected = identity.missing, identity.unexpected
-    of_encoder = [name for name in unexpected if ENCODER.match(name)]
-    if not of_encoder and (partial or not (missing or unexpected)):
-        return
-    problems = (("it lacks", missing), ("no place for", unexpected))
-    gaps = "; ".join(f"{problem} {', '.join(grouped(names))}" for problem, names in problems if names)
-    facts = identity.facts
-    if facts.names.left_out and len(of_encoder) < len(unexpected):
-        gaps += f" ({facts.names.left_out})"
-    if of_encoder:  # once for a tensor that all blocks have
-        parts = sorted({shown(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
-        named = first_names(parts, FEW)
-        fix = f"its encoder would compute other features without {named}; take another checkpoint"
-    elif any(name.startswith("encoder.") for name in missing):
-        fix = "`everest convert --partial` takes what fits"
-    else:
-        fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
-    raise facts.error(f"{facts.program}, cannot be mapped fully: {gaps}; {fix}")
 
 
 def _tensors(identity: Identity) -> dict[str, Tensor]:

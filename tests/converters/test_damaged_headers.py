@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from small_runs import refused
 
 from everest.checkpoints.load import find_weights, open_model
-from everest.foreign.convert import Converted, convert
-from everest.foreign.facts import Hints
-from everest.foreign.files import read_foreign
+from everest.converters.convert import Converted, convert
+from everest.converters.facts import Hints
+from everest.converters.files import read_foreign
 from everest.system.weights_header import read_metadata
 from everest.tokenizer.network import TokenizerSpec
 

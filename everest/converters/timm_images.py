@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from math import isqrt
 from pathlib import Path
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
 import timm
 import torch
@@ -22,7 +21,6 @@ from timm.layers.attention import Attention, AttentionRope
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
-from timm.models._pretrained import PretrainedCfg
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -31,8 +29,8 @@ from torch import Tensor, nn
 from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, first_names, shown
-from everest.foreign.files import IMAGE_EMBEDDING, locate, read_foreign
+from everest.converters.files import locate, read_foreign
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, shown
 from everest.methods.strategies import AllTokens
 from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
@@ -50,7 +48,6 @@ ARCHITECTURES: Final = (VisionTransformer, VisionTransformerDistilled, Eva)
 GELUS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
 # Parts of a block that have the same names here. Not all models have a norm in their MLP.
 SAME: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
-WORDS: Final = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}  # of widths, in names
 # Of a classifier, or of pre-training: an encoder has none of these.
 HEADS: Final = ("head.", "head_dist.", "mask_token")
 RESNET_SETTING: Final = "tokenizer.loss.perceptual_weights"
@@ -80,7 +77,17 @@ def open_image_weights(name: str) -> Weights:
         require_plain(timm.create_model(model_name, num_classes=0), source=name)  # before a download
     license_name = config.license
     if file is None:
-        file = _of_hub(name, config)
+        try:
+            folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # stated below
+        except Unreachable as error:
+            cached = Path(constants.HF_HUB_CACHE, f"models--{config.hf_hub_id}".replace("/", "--"))
+            raise Unreachable(
+                f"{name}: not in the cache and the hub does not answer; copy {cached.name} to "
+                f"{cached.parent} (HF_HUB_CACHE), or use {name}=FILE"
+            ) from error
+        file = folder / (config.hf_hub_filename or WEIGHTS)
+        if not file.is_file():
+            raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
         license_name = license_of(file.parent) or license_name
         warn_once(f"{name}: license {license_name or 'not stated'}, revision {file.parent.name[:12]}")
         # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
@@ -93,54 +100,10 @@ def open_image_weights(name: str) -> Weights:
     return image_weights(model, mean=config.mean, std=config.std, source=name, licence=license_name)
 
 
-def _of_hub(name: str, config: PretrainedCfg) -> Path:
-    """The file of `timm:NAME` on the hub or in its cache."""
-    try:
-        folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # the caller states it
-    except Unreachable as error:
-        cached = Path(constants.HF_HUB_CACHE, f"models--{config.hf_hub_id}".replace("/", "--"))
-        raise Unreachable(
-            f"{name}: not in the cache and the hub does not answer; copy {cached.name} to {cached.parent} "
-            f"(HF_HUB_CACHE), or use {name}=FILE"
-        ) from error
-    file = folder / (config.hf_hub_filename or WEIGHTS)
-    if not file.is_file():
-        raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
-    return file
-
-
 def _without_head(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a file without those of its classifier and of pre-training, which an encoder lacks."""
     expected = model.state_dict()
     return {name: x for name, x in tensors.items() if name in expected or not name.startswith(HEADS)}
-
-
-def refuse_bare_file(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
-    """Raise CheckpointError for a file with timm's names that was named without its model."""
-    fitting = models_fitting(tensors)
-    stem = path.stem if path.stem.partition(".")[0] in fitting and timm.is_model(path.stem) else None
-    names = [stem] if stem else fitting
-    model, known = names[0] if len(names) == 1 else "NAME", ""
-    if len(names) > 1:
-        known = f"; NAME may be {first_names(names, 3)}"
-    raise CheckpointError(f"{path}: weights of an image model; name them timm:{model}={path}{known}")
-
-
-def models_fitting(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The models of timm whose names and shapes these tensors have, of the usual sizes."""
-    width, _, patch, _ = tensors[IMAGE_EMBEDDING].shape
-    places = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else 0
-    side = f"_{isqrt(places) * patch}"  # a class token or two do not change the root
-    fitting = []
-    for name in timm.list_models(f"*{WORDS.get(width, 'vit')}*patch{patch}*"):
-        if name[-3:].isdecimal() and not name.endswith(side):
-            continue
-        with torch.device("meta"):
-            model = timm.create_model(name, num_classes=0)
-        shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
-        if shapes == {key: tensor.shape for key, tensor in _without_head(tensors, model).items()}:
-            fitting.append(name)
-    return fitting
 
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:

@@ -213,7 +213,7 @@ class WeightSettings:
 
     name: str  # as given: a run, a file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE
     weights: Weights
-    spec: ModelSpec  # that they were saved of
+    spec: ModelSpec  # of the model whose weights were saved
     values: Mapping[str, Any]  # by the keys of a recipe, such as data.size
 
     @property

@@ -59,7 +59,7 @@ class InitWeights:
 
     named: Init
     origin: dict[str, Any]  # describes them, for the header of the run's weights and for env.json
-    saved: ModelSpec  # the model that they were saved of
+    saved: ModelSpec  # of the model whose weights were saved
     weights: Weights | None  # None for a run that has a state: its tensors are all there
 
     def notice(self) -> str:
@@ -177,7 +177,10 @@ def _other_parts(
     """
     saved, problem = init.saved, None
     if spec.kind == "classifier" and saved.kind != "classifier":
-        if spec.model.pooling in ("first", "mean-change"):  # which norm tokens; an average has its own norm
+        if spec.model.pooling in (
+            "first",
+            "mean-change",
+        ):  # they norm tokens; `mean` norms an average
             yield "the last norm", ("norm.",), None
         return
     if spec.kind == "classifier":

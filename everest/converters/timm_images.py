@@ -30,7 +30,7 @@ from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
 from everest.converters.files import locate, read_foreign
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, shown
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, first_names, shown
 from everest.methods.strategies import AllTokens
 from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
@@ -65,7 +65,9 @@ def open_image_weights(name: str) -> Weights:
     """
     model_name, file = split_timm(name)
     if not timm.is_model(model_name):
-        raise RecipeError(f"{name}: timm has no such model{did_you_mean(model_name, timm.list_models())}")
+        begin = [each for each in timm.list_pretrained() if model_name and each.startswith(model_name)]
+        similar = f"; it has {first_names(begin)}" if begin else did_you_mean(model_name, timm.list_models())
+        raise RecipeError(f"{name}: timm has no such model{similar}")
     architecture, _, tag = model_name.partition(".")
     listed = timm.list_pretrained(f"{architecture}.*")
     known = model_name in listed or (listed and not tag)
@@ -95,7 +97,10 @@ def open_image_weights(name: str) -> Weights:
         model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
     else:
         model = timm.create_model(model_name, num_classes=0)
-        load_tensors(model, _without_head(read_foreign(file).tensors, model), source=name)
+        try:
+            load_tensors(model, _without_head(read_foreign(file).tensors, model), source=name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; name the model whose weights the file has") from error
     require_finite(model.state_dict(), source=file)
     return image_weights(model, mean=config.mean, std=config.std, source=name, licence=license_name)
 

@@ -50,10 +50,10 @@ class StageSetup:
     spec: ModelSpec | TokenizerSpec
     clips: VideoClips
     context: RunContext
-    classes: tuple[str, ...] | None = None  # for the header of the weights; a head of `init` for others goes
+    classes: tuple[str, ...] | None = None  # in the weights; if others than those of `init`, its head goes
     init: InitWeights | None = None  # None: the stage starts from scratch
     other_networks: Sequence[Network] = ()  # learn in the same steps as the model
-    # Memory that a clip takes in a pass outside of the model, by the bytes of a value.
+    # The bytes that a clip takes in a pass outside of the model, for a number of bytes per value.
     other_bytes: Callable[[int], int] = lambda bytes_per_value: 0
 
     def training(self) -> Training:

@@ -132,6 +132,8 @@ class Decoder(nn.Module):
 class MaskedAutoencoder(PretrainingModel):
     """Selects tokens, encodes the visible ones, decodes the targets, and computes the loss.
 
+    benchmarks/plain_step.py has the same step, its blocks included, in plain code; a test compares them.
+
     Args:
         strategy: selects the visible and the target tokens (everest.methods.strategies).
         targets: `bound` to the clips of the model; computes the values of target tokens.
@@ -175,23 +177,33 @@ class MaskedAutoencoder(PretrainingModel):
         self, frames: Tensor, noise: Tensor, importance: Tensor | None = None
     ) -> tuple[Tensor, Tensor, TokenSelection]:
         """The clips, drawn from `frames` if these are candidates; the encoder's input; its tokens."""
-        grid, offered = self.encoder.grid, self.candidates
+        grid, uniform = self.encoder.grid, self.noise_layout.split(noise)
         is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
-        self.encoder.check(frames, grid if is_clip else offered)
-        uniform = self.noise_layout.split(noise)
+        self.encoder.check(frames, grid if is_clip else self.candidates)
         if not is_clip:
-            assert isinstance(self.strategy, TopK)
-            if importance is None:
-                importance = self.strategy.measure(self.to_input(frames), self.embedding)
-                assert importance is not None
-            counts = kept_per_slice(self.strategy, importance, offered)  # (B, S)
-            slices = draw_slices(counts, uniform.slices, grid.t)  # (B, t)
-            index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
-            frames = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
-            by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
-            importance = None if self.recompute else gather_tokens(by_slice, slices).flatten(1)  # (B, N)
+            frames, importance = self._draw_clips(frames, uniform.slices, importance)
         x = self.to_input(frames)
         return frames, x, self.strategy.select(x, grid, self.embedding, uniform.tokens, importance)
+
+    def _draw_clips(
+        self, frames: Tensor, uniform: Tensor, importance: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw clips (B, C, T, H, W) from candidate frames, by slices with many kept tokens (EVEREST §3.3).
+
+        Returns:
+            The clips, and the importance (B, N) of their tokens; None if it is measured again.
+        """
+        grid, offered = self.encoder.grid, self.candidates
+        assert isinstance(self.strategy, TopK)
+        if importance is None:
+            importance = self.strategy.measure(self.to_input(frames), self.embedding)
+            assert importance is not None
+        counts = kept_per_slice(self.strategy, importance, offered)  # (B, S)
+        slices = draw_slices(counts, uniform, grid.t)  # (B, t)
+        index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
+        clips = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
+        by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
+        return clips, None if self.recompute else gather_tokens(by_slice, slices).flatten(1)
 
     def forward(
         self,

@@ -66,7 +66,11 @@ def training_bytes(
 
 
 def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, frozen: int = 0) -> int:
-    """Measure the bytes of one clip, with `trains` for a backward pass without the first `frozen` layers."""
+    """Measure the bytes of one clip.
+
+    Args:
+        trains: include a backward pass, of all but the first `frozen` layers.
+    """
     # The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
     measures = not (spec.selection.needs_tokenizer or is_import_path(spec.selection.strategy))
     model = model_on_meta(spec, measures=measures).train(trains)

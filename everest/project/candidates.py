@@ -81,10 +81,14 @@ INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # kind, blocks, 
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU
 
 
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _pixel_classifier(
     features: Literal["images", "motion"], recipe: Recipe, classes: Classes, init: str | None
 ) -> ImageClassifier:
-    """A linear model of what the pixels of a clip say."""
+    """A linear model of features of the pixels of a clip."""
     data = recipe.data
     size, heads = data.frame_size, classes.heads
     spec = ImageSpec(frames=data.frames, size=size, pixels=data.pixels, heads=heads, features=features)
@@ -210,7 +214,7 @@ def feature_table(
     """
     made = {name: make(recipe, classes, init) for name, make in FEATURES.items()}
     modules = {name: module for name, module in made.items() if module is not None}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     for module in modules.values():
         module.recipe, module.class_names = recipe, classes.names
         module.to(device)
@@ -240,7 +244,7 @@ def feature_table(
 
 def seconds_per_clip(recipe: Recipe, classes: Classes) -> float:
     """The measured time to read a clip and to compute its features."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     encoder, motion = _feature_classifier(recipe, classes), _pixel_classifier("motion", recipe, classes, None)
     modules = [module.to(device).eval() for module in (encoder, motion)]
     data = recipe.data
@@ -293,7 +297,7 @@ def network_candidate(run: Path, samples: Sequence[Sample], validation: Sequence
     """
     module = load_model(run, which="newest")
     assert isinstance(module, VideoClassifier)
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    module.to(_device())
     by_video = center_outputs(module, validation)
     nothing = np.full(module.num_classes, np.nan, np.float32)
     outputs = np.stack([by_video.get(sample.video_id, nothing) for sample in samples])

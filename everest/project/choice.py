@@ -106,7 +106,7 @@ def choose(
 
 
 def _guesses(labels: Labels, head: Head) -> Floats:
-    """Outputs (N, C) that say the same of each sample: how frequent each class is, or the mean number."""
+    """The same output for each sample (N, C): how frequent each class is, or the mean number."""
     if head.task == "single-label":
         labels = np.eye(head.outputs)[labels]
     mean = labels.reshape(len(labels), -1).mean(axis=0, dtype=np.float64)  # (C,)

@@ -83,7 +83,7 @@ class Request:
         return WhoseBouts(observers=self.observers, subject=self.subject)
 
     def check(self, folder: Path) -> None:
-        """Raise UserError for what cannot be; `folder` must not contain an input, nor be inside of one."""
+        """Raise UserError for contradictions, and if `folder` contains an input or is inside of one."""
         inputs = [("", Path(self.videos)), *(("--annotations ", Path(file)) for file in self.annotations)]
         inputs += [("--unlabeled ", Path(self.unlabeled))] if self.unlabeled is not None else []
         for option, path in inputs:

@@ -114,8 +114,9 @@ def train(
             that share a subject of the annotations; None: the column `group` of a list, the recording of a
             window, else each video alone.
         task: single-label, multi-label or regression; None: as the labels show.
-        folds: leave each of so many parts of the groups out in turn; the last model learns from all videos.
-        hours: about so many in all, with validations and tests, by the speed measured on this machine.
+        folds: divide the groups into this many parts, and test on each in turn; the model that is delivered
+            learns from all videos.
+        hours: the time that training, validations and tests may take together, by the speed measured here.
         model: what to deliver: the best candidate by validation (auto), the network, or a linear model.
         latency: the most milliseconds that the network may need for a clip on one thread of a CPU, by which
             the size of the model is chosen, here measured; the test has one view of each video.
@@ -330,12 +331,11 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         report=report,
     )
     verdict = partial(judge, possible_folds=project.possible_folds)
-    clip_time: ClipTime | None = None
     with comparison.reading_features():
         fold_results = _train_folds(project, folder, comparison, report)
         pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
 
-        def summarize(test: MeasuredTest) -> Summary:
+        def summarize(test: MeasuredTest, *, clip_time: ClipTime | None) -> Summary:
             times = [] if clip_time is None else [str(clip_time)]
             return Summary([*result_lines(test), verdict(test), *times], pages, test.figure)
 
@@ -344,13 +344,14 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
             model, choice = comparison.compare_folds(outputs, [each.chosen for each in fold_results])
             comparison.save(model)
             clip_time = _clip_time(model, comparison, project.request.latency)
-            test = pool_folds(model, choice, outputs, fold_results, folder, project, summarize, report)
+            with_time = partial(summarize, clip_time=clip_time)
+            test = pool_folds(model, choice, outputs, fold_results, folder, project, with_time, report)
         else:
             model, candidates, choice = comparison.compare(folder)
             comparison.save(model)
             clip_time = _clip_time(model, comparison, project.request.latency)
-            tested = comparison.samples["test"]
-            test = measure_candidates(model, candidates, choice, tested, folder, project, summarize, report)
+            tested, with_time = comparison.samples["test"], partial(summarize, clip_time=clip_time)
+            test = measure_candidates(model, candidates, choice, tested, folder, project, with_time, report)
     option = f"--checkpoint {shlex.quote(str(folder))}"
     command = f"everest predict VIDEO {option}"
     if test.timelines is not None:

@@ -35,6 +35,8 @@ def split_timm(name: str) -> tuple[str, Path | None]:
 def absolute_name(name: str | Path) -> str:
     """The name of a checkpoint, the same from wherever it is named: a path in it is absolute."""
     text = str(name)
+    if not text:
+        raise RecipeError(f"no weights are named; give a run folder, a file, {PREFIX}OWNER/NAME or timm:NAME")
     if not text.startswith(PREFIXES):
         return str(absolute_keeping_links(Path(text)))
     model, file = split_timm(text) if text.startswith(TIMM_PREFIX) else (text, None)

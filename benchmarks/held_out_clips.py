@@ -55,7 +55,7 @@ class Clips:
                 file.flush()
                 data = replace(self.recipe.data, root=str(self.videos), train=file.name, cache="none")
                 samples = read_source(data, "train", labeled=False)
-            clips = clips_of(self.recipe, samples, center_views(self.recipe), replace_bad=False)
+            clips = clips_of(self.recipe, samples, center_views(self.recipe))
             frames = [clips.read((0, index)).frames[0] for index in range(len(clips))]
             self._pixels[name] = torch.stack(frames)
         return self._pixels[name]

@@ -188,12 +188,13 @@ def main(clip_files: Path, folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent / "support"))
     training, others = (make(clip_files, folder) for make in (calls_with_training, calls_without_training))
     accelerator = own_state()
-    for calls in (training, others):
-        if calls is others:
-            os.environ.update(SLURM)
+    for calls in (others, training):  # training may leave more behind
+        os.environ.update(SLURM if calls is others else {})
         for name, call in calls.items():
             with unchanged(name, accelerator, but=("torch",) if name == "create_model" else ()):
                 call()
+        for name in SLURM:
+            os.environ.pop(name, None)
     for name in everest.__all__:
         if not isinstance(getattr(everest, name), ModuleType) and name not in training | others:
             sys.stdout.write(f"{name} is not called\n")

@@ -30,9 +30,14 @@ TokenScores = Callable[[Tensor], Tensor]
 class Embedding(Protocol):
     """A linear tubelet embedding: patches (B, K, C, t, p, q) to (B, K, D)."""
 
-    tubelet: tuple[int, int, int]
-    pixels: PixelStatistics  # by which clips of bytes are normalized
-    scores: TokenScores | None  # of the tokenizer that scores the tokens, if there is one
+    @property
+    def tubelet(self) -> tuple[int, int, int]: ...
+
+    @property
+    def pixels(self) -> PixelStatistics: ...  # by which clips of bytes are normalized
+
+    @property
+    def scores(self) -> TokenScores | None: ...  # of the tokenizer that scores the tokens, if there is one
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches or, if not `biased`, a difference of patches, in which the bias cancels."""
@@ -43,7 +48,7 @@ class Embedding(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RawPixels:
     """The embedding without a model: the pixels of the tubelet themselves."""
 

@@ -138,7 +138,7 @@ class Candidate:
     """A model, and its outputs for samples of groups that it has not seen."""
 
     name: str
-    module: Classifier | None  # None of an input
+    make: Callable[[], Classifier] | None  # None: an input, which is never delivered
     outputs: Floats  # (N, C); nan for samples that it has learned from
     predict: Predict  # of other samples
     reads_views: bool = False  # whether it was made for the views of an evaluation, not the center view alone
@@ -186,9 +186,7 @@ class FeatureTable:
 
     def model(self, name: str, layer: LinearModel) -> Classifier:
         """The model of a candidate with a fitted layer. Of several kinds, it is the mean of their logits."""
-        modules = [self.modules[kind] for kind in LINEAR[name]]
-        if len(modules) > 1:  # each with weights of its own
-            modules = list(map(deepcopy, modules))
+        modules = [deepcopy(self.modules[kind]) for kind in LINEAR[name]]  # each with a head of its own
         weight, bias = torch.from_numpy(layer.weight), torch.from_numpy(layer.bias)
         heads = [cast("nn.Linear", module.head) for module in modules]
         parts = weight.split([head.in_features for head in heads], dim=1)
@@ -283,8 +281,8 @@ def linear_candidates(
             rows = layer.outputs(table.of(name, readable), head)
             return {sample.video_id: row for sample, row in zip(readable, rows, strict=True)}
 
-        module = table.model(name, layer) if name in LINEAR else None
-        candidates.append(Candidate(name=name, module=module, outputs=outputs, predict=predict))
+        make = partial(table.model, name, layer) if name in LINEAR else None
+        candidates.append(Candidate(name=name, make=make, outputs=outputs, predict=predict))
     return candidates
 
 
@@ -310,7 +308,7 @@ def network_candidate(run: Path, samples: Sequence[Sample], validation: Sequence
         module.heads, module.spec = (head,), replace(module.spec, heads=(head,))
     return Candidate(
         name=NETWORK,
-        module=module,
+        make=lambda: module,
         outputs=outputs,
         predict=partial(center_outputs, module),
         reads_views=True,

@@ -159,7 +159,7 @@ class Comparison:
         """The model of the chosen candidate, which knows the recipe with the views that it was made for."""
         self.report(notice(f"best candidate by validation: {choice.name} ({choice.explanation})"))
         members = [each for each in candidates if each.name in choice.members]
-        modules = [each.module for each in members if each.module is not None]
+        modules = [each.make() for each in members if each.make is not None]
         model = modules[0] if len(modules) == 1 else MeanClassifier.of(modules)
         recipe = self.recipe
         if not any(each.reads_views for each in members):

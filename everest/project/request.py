@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,7 +27,7 @@ from everest.system.files import IN_USE_FIX, UNFINISHED, check_new_folder, refus
 from everest.system.locks import refuse_trained
 from everest.system.run_folder import ENVIRONMENT, FINETUNE, FOLDS, MODEL, PROJECT, RECIPE, WEIGHTS, RunFolder
 from everest.system.text import json_text, read_own_json, reading_own, validated
-from everest.video.folders import videos_under
+from everest.video.folders import videos_by_subfolder
 
 RESULT: Final = "result.json"
 LISTS: Final = "lists"
@@ -124,7 +125,8 @@ class Request:
             with path.open("rb") as file:  # a video may be larger than the memory
                 checksums[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
         if source.is_dir() and not self.annotations and has_class_folders(str(source)):
-            names = "\0".join(sorted(str(path.relative_to(source)) for path in videos_under(source)))
+            videos = chain.from_iterable(videos_by_subfolder(source).values())
+            names = "\0".join(sorted(map(str, videos)))
             checksums[str(source)] = hashlib.sha256(os.fsencode(names)).hexdigest()
         return checksums
 

@@ -139,7 +139,7 @@ def describe_samples(
         fix = f"label time that nobody watched '{UNSCORED}'"
         lines.append(f"{without} of {counted(len(samples), 'window')} have no bout ({fate}); {fix}")
     if rare := [name for name, sources in sources_of.items() if len(sources) == 1]:
-        unit = "recording" if windows else "group" if groups else "video"
+        unit = "group" if groups else "recording" if windows else "video"
         problem = f"{first_names(rare, MOST_NAMES)} can be learned or tested, not both"
         lines.append(f"warning: {problem}: all from one {unit}; add {unit}s with it, or merge classes")
     single = sorted(recording for recording, names in behaviors.items() if len(names) == 1)
@@ -253,10 +253,8 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
             size = f"{result.videos} tests of {counted(result.groups, 'group')}"
             return f"no better than {linear_model}, but {size} are too few to tell: {fix}"
         trained = any(each.name == NETWORK for each in result.candidates)
-        more = (
-            "train longer (--set finetune.steps)" if trained else "let a network be trained, too (--hours 1)"
-        )
-        return f"no better than {linear_model}: {LABEL_MORE}, or {more}"
+        longer = ", or train longer (--set finetune.steps)" if trained else ""
+        return f"no better than {linear_model}: {LABEL_MORE}{longer}"
     if result.interval is None:
         return f"no interval: the test has only one group; {fix}"
     if sign * result.interval[sign < 0] <= sign * simple:

@@ -16,7 +16,7 @@ import zlib
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import av
 import numpy as np
@@ -31,8 +31,11 @@ from everest.video.stream import DAMAGED_OR_LARGE, MOTION_JPEG, VideoError, deco
 from everest.video.times import frame_rate
 
 MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
-FACTS_VERSION: Final = 13  # raise it with every change of the facts or of how they are found
+LEAST_SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
+FACTS_VERSION: Final = 12  # raise it with every change of the facts or of how they are found
+STORED: Final = np.dtype("<i8")
 MOST_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
+SLANTED: Final = "is rotated by an angle that is no multiple of 90 degrees; the nearest is used"
 
 
 class Orientation(NamedTuple):
@@ -54,16 +57,29 @@ class Orientation(NamedTuple):
         """(H, W) as stored to (H', W') as shown, or the reverse."""
         return (size[1], size[0]) if self.transposed else size
 
-    @classmethod
-    def of(cls, frame: VideoFrame) -> Orientation:
-        """The orientation at right angles that is nearest to the frame's matrix."""
-        data = frame.side_data.get(MATRIX)
-        if data is None:
-            return cls()
-        a, b, _, c, d, *_ = (value / 2**16 for value in struct.unpack("=9i", bytes(data)))
-        transposed = abs(b) + abs(c) > abs(a) + abs(d)
-        x, y = (c, b) if transposed else (a, d)  # what the new x and y are multiples of
-        return cls(transposed, x < 0, y < 0)
+
+EXIF_ORIENTATIONS: Final = {  # by the value of the tag
+    2: Orientation(mirrored=True),
+    3: Orientation(mirrored=True, flipped=True),
+    4: Orientation(flipped=True),
+    5: Orientation(transposed=True),
+    6: Orientation(transposed=True, mirrored=True),
+    7: Orientation(transposed=True, mirrored=True, flipped=True),
+    8: Orientation(transposed=True, flipped=True),
+}
+
+
+def orientation_of(frame: VideoFrame) -> tuple[Orientation, bool]:
+    """The nearest orientation at right angles, and whether the frame's matrix is another one."""
+    data = frame.side_data.get(MATRIX)
+    if data is None:
+        return Orientation(), False
+    a, b, _, c, d, *_ = (value / 2**16 for value in struct.unpack("=9i", bytes(data)))
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    x, y = (c, b) if transposed else (a, d)  # what the new x and y are multiples of
+    rest = (a, d) if transposed else (b, c)
+    is_slanted = max(map(abs, rest)) > LEAST_SLANT * max(abs(x), abs(y))
+    return Orientation(transposed, x < 0, y < 0), is_slanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +127,8 @@ def read_facts(path: Video) -> VideoFacts:
         raise VideoError(path, problem if is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
     losses = survey.losses  # before the first frame
     with decoder_errors(path):
-        orientation = Orientation.of(first)
-    notices: list[str] = []
+        orientation, is_slanted = orientation_of(first)
+    notices = [SLANTED] * is_slanted
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
     if packets and are_images:  # not if they are interlaced, for example: judged by the first one by time
@@ -207,7 +223,24 @@ def inspect_video(path: Video) -> VideoFacts:
 
 
 def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
-    """The facts of a file that a folder has; else they are read, and kept there as compressed JSON."""
+    """The facts of a file that a folder has; else they are read, and kept there."""
+    file = file_of_facts(folder, path)
+    with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
+        return _unpack(zlib.decompress(file.read_bytes()))
+    facts = read_facts(path)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with suppress(OSError):  # without space or permission, they are read again next time
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(zlib.compress(_pack(facts), level=1))
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+    return facts
+
+
+def file_of_facts(folder: Path, path: Path | RemotePath) -> Path:
+    """The file in `folder` for the facts of a video as it is now."""
     path = path.absolute()
     if isinstance(path, RemotePath):
         version: tuple[int | str, ...] = path.version()
@@ -216,36 +249,36 @@ def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
         version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
     identity = repr((FACTS_VERSION, av.__version__, str(path), *version))
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    file = folder / name[:2] / name[2:]
-    with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
-        values: dict[str, Any] = json.loads(zlib.decompress(file.read_bytes()))
-        steps: dict[str, Any] = {
-            key: np.cumsum(value, dtype=np.int64) if isinstance(value, list) else value
-            for key, value in values.pop("index").items()
-        }
-        return VideoFacts(
-            info=VideoInfo(*values.pop("info")),
-            index=CountedIndex(**steps) if "outputs" in steps else StampedIndex(**steps),
-            orientation=Orientation(*values.pop("orientation")),
-            missing=tuple((start, end) for start, end in values.pop("missing")),
-            notices=tuple(values.pop("notices")),
-            **values,
-        )
-    facts = read_facts(path)
-    index = {key: getattr(facts.index, key) for key in facts.index.__slots__}
-    index |= {  # the differences of numbers take a tenth of the space
-        key: np.diff(value, prepend=np.int64(0)).tolist()
-        for key, value in index.items()
-        if isinstance(value, np.ndarray)
+    return folder / name[:2] / name[2:]
+
+
+def _pack(facts: VideoFacts) -> bytes:
+    """A line of JSON, and the numbers of the index: of each array the differences, a tenth of the space."""
+    index = {name: getattr(facts.index, name) for name in facts.index.__slots__}
+    arrays = {name: value for name, value in index.items() if isinstance(value, np.ndarray)}
+    header = {name: getattr(facts, name) for name in facts.__slots__} | {
+        "info": astuple(facts.info),
+        "index": {name: value for name, value in index.items() if name not in arrays},
+        "lengths": {name: len(array) for name, array in arrays.items()},
+        "is_counted": isinstance(facts.index, CountedIndex),
     }
-    values = {key: getattr(facts, key) for key in facts.__slots__}
-    text = json.dumps(values | {"info": astuple(facts.info), "index": index})
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with suppress(OSError):  # without space or permission, they are read again next time
-        part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(zlib.compress(text.encode(), level=1))
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
-    return facts
+    steps = [np.diff(array, prepend=np.int64(0)).astype(STORED).tobytes() for array in arrays.values()]
+    return json.dumps(header).encode() + b"\n" + b"".join(steps)
+
+
+def _unpack(packed: bytes) -> VideoFacts:
+    """Undo `_pack`."""
+    header, _, numbers = packed.partition(b"\n")
+    values = json.loads(header)
+    index, lengths = values.pop("index"), values.pop("lengths")
+    parts = np.split(np.frombuffer(numbers, dtype=STORED), np.cumsum(list(lengths.values()))[:-1])
+    index |= {name: np.cumsum(part, dtype=np.int64) for name, part in zip(lengths, parts, strict=True)}
+    kind = CountedIndex if values.pop("is_counted") else StampedIndex
+    return VideoFacts(
+        info=VideoInfo(*values.pop("info")),
+        index=kind(**index),
+        orientation=Orientation(*values.pop("orientation")),
+        missing=tuple((start, end) for start, end in values.pop("missing")),
+        notices=tuple(values.pop("notices")),
+        **values,
+    )

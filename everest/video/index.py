@@ -203,8 +203,6 @@ def stamped_packets(
 ) -> tuple[list[StampedPacket], bool]:
     """The packets that show a frame, in decode order, and whether their stamps can be trusted.
 
-    In decode order, stamps can be right if no frame is held back longer than a decoder does.
-
     Returns:
         No packets if stamps are missing, or if the format or codec has none for each frame.
     """
@@ -230,20 +228,8 @@ def stamped_packets(
             )
         )
     times = np.array([packet.time for packet in stamped], dtype=np.int64)
-    if times.size < 2:
-        return stamped, True
-    order = np.argsort(times, kind="stable")
-    steps = np.diff(times[order])
-    ranks = np.empty_like(order)
-    ranks[order] = np.arange(order.size)
     delay = (1 if codec.name.startswith("mpeg") else MOST_HELD) if codec.has_b_frames else 0
-    is_possible = bool(np.all(steps > 0) and np.all(np.arange(order.size) - ranks <= delay))
-    if delay and is_possible:
-        # Rising times are those of decoding, or the decoder is only said to hold back frames. A stamp in a
-        # wrong place is not noticed by its order; but it leaves a step of double length.
-        is_even = np.all(np.abs(np.log(steps / np.median(steps))) < np.log(UNEVEN))
-        is_possible = bool(is_even and np.any(np.diff(times) < 0))
-    return stamped, is_possible
+    return stamped, _are_in_a_possible_order(times, delay)
 
 
 def _restarts(codec: VideoCodecContext, packet: Packet) -> bool:
@@ -264,6 +250,24 @@ def _restarts(codec: VideoCodecContext, packet: Packet) -> bool:
             return kind in types.restarts
         begin = unit + int.from_bytes(data[begin:unit])
     return False
+
+
+def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
+    """Whether time stamps in decode order (F,) can be right: a decoder holds back `delay` frames at most."""
+    if times.size < 2:
+        return True
+    order = np.argsort(times, kind="stable")
+    steps = np.diff(times[order])
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(order.size)
+    if np.any(steps == 0) or np.any(np.arange(order.size) - ranks > delay):
+        return False
+    if delay == 0:
+        return True
+    if np.all(np.diff(times) > 0):  # times of decoding, or a decoder that is only said to hold back frames
+        return False
+    # A stamp in a wrong place is not noticed by its order; but it leaves a step of double length.
+    return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(UNEVEN)))
 
 
 def count_frames(
@@ -300,10 +304,21 @@ def count_frames(
     if not times.size and losses:
         times = (numbers_among_lost(losses, len(outputs)) * step).round().astype(np.int64)
     marks = Counter(key.mark for key in survey.keys)
-    rows: list[tuple[int, ...]] = []  # of the entries that give the same images at the same outputs
+    distinct = [entry for entry in candidates if marks[entry.mark] == 1]
+    rows = [(first, *astuple(entry)) for first, entry in _find_entries(path, distinct, outputs, checksums)]
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    index = CountedIndex(np.array(outputs, dtype=np.int64), times, *columns, last_duration=last_duration)
+    return index, losses, repaired
+
+
+def _find_entries(
+    path: Video, entries: Sequence[Entry], outputs: list[int], checksums: dict[int, int]
+) -> list[tuple[int, Entry]]:
+    """The entries that give the same images at the same outputs, each with the number of its first frame."""
+    working: list[tuple[int, Entry]] = []
     failed = 0
-    for entry in (entry for entry in candidates if marks[entry.mark] == 1):
-        if failed > MOST_FAILED + len(rows):
+    for entry in entries:
+        if failed > MOST_FAILED + len(working):
             break
         reached: dict[int, int] = {}
         with suppress(VideoError), closing(decode_frames(path, entry)) as decoded:
@@ -311,9 +326,7 @@ def count_frames(
         first = bisect_left(outputs, min(reached, default=0))
         expected = outputs[first : first + len(reached)]
         if reached and reached == {output: checksums.get(output) for output in expected}:
-            rows.append((first, *astuple(entry)))
+            working.append((first, entry))
         else:
             failed += 1
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
-    index = CountedIndex(np.array(outputs, dtype=np.int64), times, *columns, last_duration=last_duration)
-    return index, losses, repaired
+    return working

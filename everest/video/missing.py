@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from everest.video.decoding import MOST_HELD, Loss
 from everest.video.source import Video
-from everest.video.stream import USUAL_RATE, decoder_errors, stated_rate
+from everest.video.stream import USUAL_RATE, decoder_errors, open_stream, packets, stated_rate
 from everest.video.times import TIME_TOLERANCE
 from everest.video.truncation import is_truncated
 
@@ -36,8 +36,10 @@ class StatedTimes:
     fps: float
     second: float  # in units of the time stamps
     end: float = -inf  # of the video, in seconds after time 0; -inf: not stated
+    end_of_sound: bool = False  # the end may be that of the sound
     end_if_intact: bool = True  # an intact file lasts until the end
     end_of_found: bool = False  # a truncated file may have gone on after the end
+    hides_truncation: bool = False  # in a truncated file, the end is an estimate; packets may be incomplete
     of_decoding: bool = False  # the time stamps are times of decoding
 
     @classmethod
@@ -46,6 +48,7 @@ class StatedTimes:
         with decoder_errors(path):
             second = float(1 / stream.time_base) if stream.time_base else 1.0
             times = partial(cls, fps=stated_rate(stream), second=second)
+            end_of_file = (container.duration or 0) / av.time_base or -inf
             match container.format.name.partition(",")[0]:
                 case "mov":
                     end = float((stream.duration or 0) * (stream.time_base or 0)) or -inf
@@ -55,14 +58,17 @@ class StatedTimes:
                 case "avi":
                     end = float(stream.frames / (stream.average_rate or USUAL_RATE)) or -inf
                     return times(end=end, end_if_intact=False, of_decoding=True)
+                case "flv":
+                    return times(end=end_of_file, end_of_sound=True)
+                case "asf":
+                    return times(end=end_of_file, end_of_sound=True, hides_truncation=True)
                 case "matroska":
                     stated = DURATION.match(stream.metadata.get("DURATION", ""))
                     if stated is not None:
                         hours, minutes, seconds = map(float, stated.groups())
                         return times(end=hours * 3600 + minutes * 60 + seconds)
-                    is_alone = len(container.streams) == 1  # else the end may be that of the sound
-                    return times(end=(container.duration or 0) / av.time_base or -inf if is_alone else -inf)
-                case _:  # no end, or an estimate, or that of the sound
+                    return times(end=end_of_file if len(container.streams) == 1 else -inf)  # or the sound's
+                case _:  # transport streams and others state no end
                     return times()
 
     def missing(
@@ -95,9 +101,12 @@ class StatedTimes:
         ends_early = is_truncated(path)
         is_strict = breaks_off or ends_early
         end = _end_before_gap(seconds, step) if is_strict else float(seconds[-1]) + step
-        promised = self.end - begin
+        promised = -inf if ends_early and self.hides_truncation else self.end - begin
         is_short = promised - end > (step / 2 if is_strict else max(MAY_LACK, MAY_LACK_SHARE * promised))
-        if is_short and (is_strict or self.end_if_intact):
+        may_be_of_sound = self.end_of_sound and promised > -inf and (is_strict or is_short)
+        if may_be_of_sound and _lasts_as_stated_without_video(path):
+            promised = -inf
+        if promised > -inf and is_short and (is_strict or self.end_if_intact):
             yield end, promised
         elif breaks_off or (ends_early and (promised == -inf or self.end_of_found)):
             yield end, inf
@@ -109,6 +118,18 @@ def _end_before_gap(seconds: NDArray[np.float64], step: float) -> float:
     held = range(max(seconds.size - MOST_HELD, 0), seconds.size - 1)
     last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * step), seconds.size - 1)
     return float(seconds[last]) + step
+
+
+def _lasts_as_stated_without_video(path: Video) -> bool:
+    """Whether a stream other than the video ends when the file is stated to end."""
+    with open_stream(path) as (container, stream):
+        stated = (container.duration or 0) / av.time_base
+        others = [other for other in container.streams if other is not stream]
+        return any(
+            float((packet.pts + (packet.duration or 0)) * packet.time_base) > stated - MAY_LACK
+            for packet in (packets(path, container, *others) if others else ())
+            if packet.pts is not None
+        )
 
 
 def damage_text(missing: Iterable[Span], *, within: Span = (-inf, inf)) -> str | None:

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from everest.video.decoding import checked_packets
 from everest.video.facts import inspect_video
-from everest.video.images import image_folder
 from everest.video.missing import Span, StatedTimes
-from everest.video.reader import NO_SECONDS
+from everest.video.reader import NO_SECONDS, image_folder
 from everest.video.source import Video
 from everest.video.stream import VideoError, open_stream, stated_rate
 from everest.video.times import frame_rate
@@ -57,16 +56,15 @@ def packet_sizes(path: Video) -> PacketSizes:
         unit = float(stream.time_base or 1)
         packets, gaps, breaks_off = _read(path, container, stream)
         stated = StatedTimes.of(path, container, stream, len(packets))
-        # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
-        is_unclear = stated.of_decoding and stream.codec_context.has_b_frames
-        is_unclear = is_unclear or container.format.name == "asf"
+        is_reordered = stream.codec_context.has_b_frames
     if not packets:
         raise VideoError(path, "no packet has a time")
     packets.sort(key=attrgetter("time"))
     times, sizes, kinds, durations = np.array(packets, dtype=np.int64).T
     first = int(times[0])
     seconds = (times - first) * unit
-    if is_unclear and is_truncated(path):
+    # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
+    if (stated.hides_truncation or (stated.of_decoding and is_reordered)) and is_truncated(path):
         missing = inspect_video(path).missing
     else:
         step = 1 / frame_rate(stated.fps, seconds)

@@ -23,7 +23,8 @@ from everest.video.truncation import MATROSKA_MARK
 # FFmpeg's names of formats that are read alone, and the marks in their first bytes: ISO media (mp4, mov),
 # Matroska and WebM, AVI.
 KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, MATROSKA_MARK), ("avi", 8, b"AVI "))
-HEAD_BYTES: Final = 12  # that show the format
+HEAD_BYTES: Final = 21  # that show the format
+ANIMATED: Final = 2  # flag in the last of these bytes, of WebP
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; heuristic
 USUAL_RATE: Final = 25  # frames per second, where a file states none: our choice
 MOTION_JPEG: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
@@ -100,6 +101,8 @@ def open_container(path: Video) -> InputContainer:
             begin = file.read(HEAD_BYTES)
         if not begin:
             raise VideoError(path, "empty file")
+        if begin[:4] == b"RIFF" and begin[8:16] == b"WEBPVP8X" and begin[20:] and begin[20] & ANIMATED:
+            raise VideoError(path, "an animated WebP, which FFmpeg does not read; convert it to mp4 or gif")
         known = next((name for name, at, mark in KNOWN_FORMATS if begin[at:].startswith(mark)), None)
         # PyAV 18 loses some memory in each file that is opened with options, which most files do not need.
         options = INPUT_OPTIONS if known is None else {}
@@ -146,7 +149,10 @@ def packets(path: Video, container: InputContainer, *streams: Stream) -> Iterato
     demuxed = container.demux(*streams)
     while True:
         with decoder_errors(path):
-            packet = next(demuxed, None)
+            try:
+                packet = next(demuxed, None)
+            except IndexError:  # of PyAV 18 after the last packet, if a damaged end seems to begin a stream
+                packet = None
         if packet is None:
             return
         yield packet

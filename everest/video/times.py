@@ -1,11 +1,10 @@
 """Time stamps of frames, repaired where they cannot be right, and the frame rate that follows from them.
 
-F frames, N of them with a time stamp.
+F frames.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESTART: Final = 8  # frames on each side that show that times start again: our choice
+STAMPS_COMPARED: Final = 8 * RESTART  # stamps on each side of one that does not rise: our choice
 MOST_REPLACED: Final = 0.25  # heuristic: of the stamps; with more, a file has none that mean anything
 TIME_TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 RATE_TOLERANCE: Final = 0.02  # heuristic: containers round times, and writers round rates
@@ -51,10 +51,10 @@ def repair_times(
     *,
     of_decoding: bool = False,
 ) -> RepairedTimes:
-    """Make time stamps rise, and keep the most that can be right together.
+    """Make time stamps rise, and keep all that can be right.
 
-    Where the stamps start again, as where two recordings are joined, they go on after the last one. Of the
-    others, the longest series that rises is kept; the rest is interpolated.
+    A single stamp that repeats another or is out of order is replaced by the middle of its neighbors. Where
+    the stamps start again, as where two recordings are joined, they go on after the last one.
 
     Args:
         stamps: of the frames, as shown.
@@ -63,70 +63,28 @@ def repair_times(
         of_decoding: they are times of decoding in any case.
         lost: frames after which packets were lost, and how many.
     """
-    frames = np.array([frame for frame, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
-    if 2 * frames.size <= len(stamps):
+    stamped = np.array([frame for frame, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
+    times, packet_times = _without_none(stamps), _without_none(packet_stamps)
+    if 2 * stamped.size <= len(stamps):
         return NO_TIMES
-    times, packet_times = (  # (N,)
-        np.array([stamp for stamp in each if stamp is not None], dtype=np.int64)
-        for each in (stamps, packet_stamps)
-    )
-    of_decoding = of_decoding or bool(np.sum(np.diff(packet_times) < 0) < np.sum(np.diff(times) < 0))
+    falls, packet_falls = (int(np.sum(np.diff(each) < 0)) for each in (times, packet_times))
+    of_decoding = of_decoding or packet_falls < falls
     if of_decoding and lost:
-        times = np.sort(packet_times)[numbers_among_lost(lost, len(stamps))[frames]]
+        times = np.sort(packet_times)[numbers_among_lost(lost, len(stamps))[stamped]]
     elif of_decoding:
         times = np.sort(times)
     steps = np.diff(times)
     usual_step = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 1.0
-    restarts: list[int] = []
-    for at in (np.flatnonzero(steps <= 0) + 1).tolist():
-        before, after = times[max(at - RESTART, 0) : at], times[at : at + RESTART]
-        if after.size > 1 and np.all(before >= times[at]) and np.all(after <= times[at - 1]):
-            restarts.append(int(frames[at]))
-            gap = round(usual_step * (frames[at] - frames[at - 1]))
-            times[at:] += times[at - 1] + gap - times[at]
-    kept = _longest_rising(times)
+    times, kept, restarts = _choose_rising(times, stamped, usual_step)
     replaced = len(stamps) - len(kept)
     if replaced > MOST_REPLACED * len(stamps):
         return NO_TIMES
-    times, frames = times[kept], frames[kept]
-    numbers = np.arange(len(stamps))
-    filled = np.interp(numbers, frames, times.astype(np.float64))
-    before, after = numbers < frames[0], numbers > frames[-1]  # the usual step apart
-    filled[before] = times[0] + usual_step * (numbers[before] - frames[0])
-    filled[after] = times[-1] + usual_step * (numbers[after] - frames[-1])
-    all_times = filled.round().astype(np.int64)
-    all_times[frames] = times  # large ones were rounded above
-    return RepairedTimes(all_times, replaced, restarts, not (of_decoding or replaced))
+    times = _interpolate(times[kept], stamped[kept], len(stamps), usual_step)
+    return RepairedTimes(times, replaced, stamped[restarts].tolist(), not (of_decoding or replaced))
 
 
-def _longest_rising(values: Stamps) -> list[int]:
-    """The positions of the longest series of values that rises."""
-    last_values: list[int] = []  # the smallest last value of a series of each length
-    last_places: list[int] = []  # its position
-    place_before: list[int] = []  # for each value, the position before it in its series; -1: none
-    for place, value in enumerate(values.tolist()):
-        length = bisect_left(last_values, value)
-        last_values[length : length + 1] = [value]
-        last_places[length : length + 1] = [place]
-        place_before.append(last_places[length - 1] if length else -1)
-    series = [last_places[-1]]
-    while (place := place_before[series[-1]]) >= 0:
-        series.append(place)
-    series.reverse()
-
-    def unevenness(places: list[int]) -> float:
-        """The largest change of the rate between frames; at least 0."""
-        rates = np.diff(values[places]) / np.diff(places)
-        return float(np.abs(np.diff(np.log(rates))).max())
-
-    # It has the later of two values that exclude each other; the earlier one counts unless it is less even.
-    for at in range(1, len(series) - 1):
-        before, place, after = series[at - 1 : at + 2]
-        if before < place - 1 and values[before] < values[place - 1] < values[after]:
-            around = series[max(at - 2, 0) : at]
-            is_less_even = unevenness([*around, place - 1, after]) > unevenness([*around, place, after])
-            series[at] = place if is_less_even and at > 1 else place - 1
-    return series
+def _without_none(stamps: Sequence[int | None]) -> Stamps:
+    return np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)
 
 
 def numbers_among_lost(lost: Sequence[tuple[int, int]], count: int) -> NDArray[np.int64]:
@@ -135,6 +93,73 @@ def numbers_among_lost(lost: Sequence[tuple[int, int]], count: int) -> NDArray[n
     for frames, packets in lost:
         numbers[frames:] += packets
     return numbers
+
+
+def _choose_rising(times: Stamps, frames: Stamps, usual_step: float) -> tuple[Stamps, list[int], list[int]]:
+    """Choose the times that can be right.
+
+    Args:
+        times: (N,) of N frames that have one.
+        frames: (N,) their numbers.
+        usual_step: from one frame to the next.
+    Returns:
+        The times, continued where they start again; the positions of those that rise, and of the restarts.
+    """
+    times = times.copy()
+    kept: list[int] = []
+    restarts: list[int] = []
+    at = 0
+    while at < times.size:
+        if kept and times[at] <= times[kept[-1]]:
+            last = kept[-1]
+            later = times[at : at + STAMPS_COMPARED]
+            rises = np.flatnonzero(later > times[last])
+            # Either the frames from here on are wrong, or those up to here.
+            wrong_from_here = int(rises[0]) if rises.size else later.size
+            wrong_up_to_here = int(np.sum(times[kept[-STAMPS_COMPARED:]] >= times[at]))
+            is_rest = not rises.size and at + later.size == times.size
+            if wrong_up_to_here >= min(RESTART, len(kept)) and (
+                wrong_from_here >= RESTART or (is_rest and wrong_from_here > 1)
+            ):
+                restarts.append(at)
+                gap = round(usual_step * (frames[at] - frames[last]))
+                times[at:] += times[last] + gap - times[at]
+            elif wrong_up_to_here < wrong_from_here or (
+                wrong_up_to_here == wrong_from_here == 1 and _is_smoother_without_last(times, kept, at)
+            ):
+                del kept[-wrong_up_to_here:]
+            else:
+                at += wrong_from_here
+                continue
+        kept.append(at)
+        at += 1
+    return times, kept, restarts
+
+
+def _is_smoother_without_last(times: Stamps, kept: Sequence[int], at: int) -> bool:
+    """Whether the last of the `kept` times is more likely wrong than the one `at`, which is not later."""
+    if len(kept) < 3 or at + 2 >= times.size:
+        return False
+
+    def unevenness(positions: list[int]) -> float:
+        """The largest change of the rate between frames; at least 0."""
+        rates = np.maximum(np.diff(times[positions]), 1e-3) / np.diff(positions)
+        return float(np.abs(np.diff(np.log(rates))).max())
+
+    *earlier, last = kept[-3:]
+    return unevenness([*earlier, at, at + 1]) < unevenness([*earlier, last, at + 1])
+
+
+def _interpolate(times: Stamps, frames: Stamps, count: int, usual_step: float) -> Stamps:
+    """The times (F,) of `count` frames, of which some are known; the usual step apart at both ends."""
+    numbers = np.arange(count)
+    all_times = np.interp(numbers, frames, times.astype(np.float64))
+    before, after = numbers < frames[0], numbers > frames[-1]
+    all_times[before] = times[0] + usual_step * (numbers[before] - frames[0])
+    all_times[after] = times[-1] + usual_step * (numbers[after] - frames[-1])
+    rounded = all_times.round().astype(np.int64)
+    rounded[frames] = times  # large ones were rounded above
+    return rounded
 
 
 def frame_rate(stated: float, seconds: NDArray[np.float64]) -> float:

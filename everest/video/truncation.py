@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import BinaryIO, Final
 
 from everest.video.source import Video, open_bytes, video_version
@@ -10,6 +11,8 @@ from everest.video.source import Video, open_bytes, video_version
 HEAD_BYTES_SEARCHED: Final = 4096  # for the marks of a format
 MATROSKA_MARK: Final = b"\x1aE\xdf\xa3"
 ASF_MARK: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # of the object with the file's size
+MXF_MARK: Final = bytes.fromhex("060e2b34020501010d0102010102")
+OGG_PAGE: Final = 65_307  # bytes, at most
 MEDIA_BOXES: Final = (b"mdat", b"moof")  # of ISO media: with frames
 TS_PACKET: Final = 188  # bytes
 TS_SPACINGS: Final = (TS_PACKET, 192, 204)  # plain, with a clock before each packet, with parity after it
@@ -17,22 +20,25 @@ TS_SYNC: Final = 0x47
 
 
 def is_truncated(path: Video) -> bool:
-    """Whether a file of ISO media, Matroska, AVI, ASF or MPEG-TS ends early; False for other formats."""
+    """Whether a file ends early: of ISO media, Matroska, AVI, ASF, FLV, TS, Ogg, GIF, MXF; else False."""
     size = video_version(path)[0]
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES_SEARCHED)
-        if head[4:8] == b"ftyp":
-            return _is_truncated_iso_media(file, size)
-        if head.startswith(MATROSKA_MARK):
-            return _is_truncated_matroska(file, size)
+        for position, mark, rule in TRUNCATION_RULES:
+            if head.startswith(mark, position):
+                return rule(file, size)
         layout = _ts_spacing(head)
         if layout is not None:  # the last packet is incomplete, and not zeros that follow the end
             first, spacing = layout
             rest = (size - first) % spacing
             return 0 < rest < TS_PACKET and _read(file, size - rest, 1)[0] == TS_SYNC
-    # AVI and ASF state their size.
+    # Other formats state their size in bytes, or a part of it.
     if head.startswith(b"RIFF"):
         return 8 + int.from_bytes(head[4:8], "little") > size
+    if head.startswith(MXF_MARK):  # where its footer begins, after a length of 1 to 128 bytes
+        length = int.from_bytes(head[16:17])
+        begin = 41 + (length & 127 if length & 128 else 0)
+        return max(begin + 8, int.from_bytes(head[begin : begin + 8]) + 1) > size
     begin = head.find(ASF_MARK)
     return begin >= 0 and int.from_bytes(head[begin + 40 : begin + 48], "little") > size
 
@@ -70,8 +76,38 @@ def _is_truncated_matroska(file: BinaryIO, size: int) -> bool:
     return begin > size
 
 
+def _is_truncated_flv(file: BinaryIO, size: int) -> bool:
+    """The file does not end with the size of its last part, as each part does."""
+    stated = int.from_bytes(_read(file, size - 4, 4))
+    size_of_data = int.from_bytes(_read(file, size - 4 - stated + 1, 3))
+    return stated != size_of_data + 11
+
+
+def _is_truncated_ogg(file: BinaryIO, size: int) -> bool:
+    """The last page is incomplete, or not marked as the last one of its stream."""
+    page = _read(file, size - OGG_PAGE, OGG_PAGE).rpartition(b"OggS")[2]
+    is_last = int.from_bytes(page[1:2]) & 4
+    num_segments = int.from_bytes(page[22:23])
+    return not is_last or len(page) < 23 + num_segments + sum(page[23 : 23 + num_segments])
+
+
+def _is_truncated_gif(file: BinaryIO, size: int) -> bool:
+    """The mark of the end is missing."""
+    return not _read(file, size - OGG_PAGE, OGG_PAGE).rstrip(b"\0").endswith(b";")
+
+
+# Where a format's mark is, and the rule by which a file is truncated.
+TRUNCATION_RULES: Final[tuple[tuple[int, bytes, Callable[[BinaryIO, int], bool]], ...]] = (
+    (4, b"ftyp", _is_truncated_iso_media),
+    (0, MATROSKA_MARK, _is_truncated_matroska),
+    (0, b"FLV", _is_truncated_flv),
+    (0, b"OggS", _is_truncated_ogg),
+    (0, b"GIF8", _is_truncated_gif),
+)
+
+
 def _ts_spacing(head: bytes) -> tuple[int, int] | None:
-    """Where the first complete packet of a transport stream begins, and the bytes from one to the next."""
+    """Where the first whole packet of a transport stream begins, and the bytes from one to the next."""
     for spacing in TS_SPACINGS:
         for first in range(spacing):
             syncs = head[first::spacing]
@@ -81,12 +117,12 @@ def _ts_spacing(head: bytes) -> tuple[int, int] | None:
 
 
 def _read(file: BinaryIO, begin: int, size: int) -> bytes:
-    file.seek(begin)
+    file.seek(max(begin, 0))
     return file.read(size)
 
 
 def pes_state(path: Video, begin: int | None) -> tuple[bool, bool]:
-    """Whether a packet (PES) of a transport stream is complete, and the next one follows.
+    """Whether a packet (PES) of a transport stream is whole, and the next one follows.
 
     It is in numbered parts of 188 bytes. The last one is filled up, which shows that no other follows.
 
@@ -102,12 +138,12 @@ def pes_state(path: Video, begin: int | None) -> tuple[bool, bool]:
         _, spacing = _ts_spacing(file.read(HEAD_BYTES_SEARCHED)) or (0, TS_PACKET)
         file.seek(begin)
         while len(part := file.read(spacing)[spacing - TS_PACKET :]) == TS_PACKET:
-            sync, flags_and_stream, controls, field, contents = struct.unpack(">BHBBB", part[:6])
+            sync, flags_and_stream, controls = struct.unpack(">BHB", part[:4])
             if sync != TS_SYNC:
                 is_end = not any(part) and not any(map(any, iter(lambda: file.read(2**20), b"")))
                 return is_filled_up and is_end, is_end
             is_damaged, is_start = flags_and_stream & 0x8000, flags_and_stream & 0x4000
-            number = controls & 15
+            number, has_data = controls & 15, controls & 0x10
             follows = last_number is None or number == (last_number + 1) % 16
             if stream is None:
                 stream = flags_and_stream & 0x1FFF
@@ -115,12 +151,17 @@ def pes_state(path: Video, begin: int | None) -> tuple[bool, bool]:
                 continue
             elif is_start:  # the next packet
                 return is_filled_up or follows, follows and not is_damaged
-            if controls & 0x10:  # has data
+            if has_data:
                 if not follows or is_damaged:
                     return False, False
-                last_number = number
-                # The field before the data is longer than its clocks need.
-                clocks = 6 * bool(contents & 0x10) + 6 * bool(contents & 8) + bool(contents & 4)
-                is_stuffed = field > 1 + clocks and part[4 + field : 5 + field] == b"\xff"
-                is_filled_up = bool(controls & 0x20) and (field == 0 or is_stuffed)
+                last_number, is_filled_up = number, _is_filled_up(part)
     return is_filled_up or not part, True
+
+
+def _is_filled_up(part: bytes) -> bool:
+    """Whether a part of a transport stream has a field that is longer than its clocks need."""
+    if not part[3] & 0x20:  # no field
+        return False
+    length, contents = part[4], part[5]
+    clocks = 6 * bool(contents & 0x10) + 6 * bool(contents & 8) + bool(contents & 4)
+    return length == 0 or (length > 1 + clocks and part[4 + length : 5 + length] == b"\xff")

@@ -120,7 +120,6 @@ BASE = ("model.backbone=vit-b", f"model.depth={DEPTH}", "finetune.drop_path=0.0"
         (2, ("finetune.freeze=first:5", "model.pooling=class-attention")),
         (2, ("finetune.lora.rank=8",)),
         (4, ("finetune.freeze=first:3",)),
-        pytest.param(4, ("finetune.lora.rank=8",), marks=pytest.mark.slow),
         (4, ("finetune.lora.rank=8",)),
     ],
 )

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from everest.config.heads import MULTI_LABEL, Head
+from everest.config.recipe import load_recipe
+from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.probes.linear import STRENGTHS, cross_predict, fit_linear, group_splits, losses
-from everest.project.candidates import FROZEN, IMAGES, INPUTS, MEAN, FeatureTable, network_candidate
+from everest.project.candidates import FEATURES, FROZEN, IMAGES, INPUTS, MEAN, FeatureTable, network_candidate
 from everest.project.choice import choose
 from everest.project.inputs import compare_inputs
 from everest.project.result import NETWORK
@@ -114,6 +116,37 @@ def test_the_columns_of_an_input_are_its_blocks():
     }
 
 
+def test_a_mean_is_of_models_with_other_features():
+    outputs = {
+        IMAGES: sure(0.6),
+        FROZEN: sure(0.9, seed=1),
+        "frozen-motion": sure(0.9, seed=2),
+    }
+    assert set(choose(outputs, LABELS, GROUPS, HEAD, forced=None).mean_of) == {FROZEN, IMAGES}
+
+
+@pytest.mark.parametrize("name", ["linear-images", "images-motion", "frozen-motion"])
+@pytest.mark.parametrize("task", ["single-label", "regression"])
+def test_the_model_of_a_candidate_computes_its_outputs(recipe: Path, tmp_path: Path, name: str, task):
+    torch.manual_seed(0)
+    heads = (Head(task=task, outputs=1 if task == "regression" else 3, mean=2.0, std=3.0),)
+    loaded, classes = load_recipe(recipe), Classes(heads=heads, names=())
+    modules = {kind: make(loaded, classes, None) for kind, make in FEATURES.items() if kind != "frozen"}
+    modules["frozen"] = modules["random"]
+    clips = torch.randint(0, 256, (12, 3, 4, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        features = {kind: module.eval().features(clips).numpy() for kind, module in modules.items()}
+    samples = [Sample(path=str(number)) for number in range(12)]
+    table = FeatureTable(modules=modules, rows={str(n): n for n in range(12)}, features=features)
+    labels = np.arange(12.0) if task == "regression" else np.arange(12) % 3
+    layer = fit_linear(table.of(name, samples), labels, heads[0], strength=0.1)
+    model = table.model(name, layer).eval()
+    with torch.no_grad():
+        found = model.outputs(model(clips)).numpy()
+    np.testing.assert_allclose(found, layer.outputs(table.of(name, samples), heads[0]), atol=2e-4)
+    assert not table.modules["images"].head.weight.any()  # the table's own modules stay as they were
+
+
 def test_without_a_second_group_the_simplest_is_taken():
     nothing = np.full((40, 2), np.nan, np.float32)
     choice = choose({IMAGES: nothing, FROZEN: nothing}, LABELS, ["g"] * 40, HEAD, forced=None)
@@ -156,9 +189,11 @@ def test_a_network_has_its_last_weights_and_thresholds_of_its_outputs(
     label = (1,) if task == MULTI_LABEL else 1
     samples = [Sample(path=str(path), labels=(label,)) for path in sorted(clip_files.glob("*.mp4"))[:3]]
     candidate = network_candidate(run, samples, samples[1:])
-    assert all(torch.equal(x, last.tensors[name]) for name, x in candidate.module.state_dict().items())
+    assert candidate.make is not None
+    module = candidate.make()
+    assert all(torch.equal(x, last.tensors[name]) for name, x in module.state_dict().items())
     assert np.isnan(candidate.outputs).all(axis=1).tolist() == [True, False, False]
-    (head,) = candidate.module.heads
-    assert candidate.module.spec.heads == (head,)
+    (head,) = module.heads
+    assert module.spec.heads == (head,)
     assert (min(candidate.outputs[1:, 1]) > head.thresholds[1]) or task != MULTI_LABEL
     assert bool(head.chosen_thresholds) == (task == MULTI_LABEL)

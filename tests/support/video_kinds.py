@@ -366,3 +366,11 @@ def write_with_sound(path: Path, encoder: str) -> Path:
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
             container.mux(packet)
     return path
+
+
+def flv_part(content: bytes, share: float) -> int:
+    """Where the last part of an FLV file begins that is not complete after a share of its bytes."""
+    at = 13
+    while (after := at + 15 + int.from_bytes(content[at + 1 : at + 4])) < share * len(content):
+        at = after
+    return at

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 from timed_videos import write_frames
 from video_kinds import (
     COUNT,
     GOP,
+    HEIGHT,
     MATRICES,
     RATE,
+    WIDTH,
     Case,
+    flv_part,
     number_of,
     painted,
     write_case,
@@ -22,7 +28,9 @@ from video_kinds import (
 from everest.prepare.check import decode_completely
 from everest.prepare.encode import EncodeSettings, encode_video
 from everest.video.decoding import Survey, decode_frames
+from everest.video.facts import clear_video_cache
 from everest.video.reader import (
+    VideoError,
     frame_times,
     intact_frames,
     known_damage,
@@ -86,6 +94,16 @@ def test_pictures_are_turned_and_mirrored_by_the_display_matrix(tmp_path: Path, 
     assert np.array_equal(changed, MATRICES[name][1](plain))
 
 
+def test_another_angle_is_a_notice(tmp_path: Path):
+    file = written(tmp_path, "mp4", "h264", "none")
+    data, half = bytearray(file.read_bytes()), 46341  # of the unit 65536: 45 degrees
+    at = data.find(b"tkhd") + 44
+    data[at : at + 8] = struct.pack(">2i", half, half)
+    data[at + 12 : at + 20] = struct.pack(">2i", -half, half)
+    file.write_bytes(data)
+    assert "no multiple of 90 degrees" in repairs(file)[0]
+
+
 @pytest.mark.parametrize(
     ("container", "codec"),
     [("mkv", "mpeg2-b"), ("mpg", "mpeg2-b"), ("mkv", "h264-open"), ("ts", "h264-open"), ("mkv", "mpeg4-b")],
@@ -130,6 +148,14 @@ def test_joined_streams_are_read_to_the_end(tmp_path: Path, container: str, code
     assert frame_times(file) == pytest.approx(np.arange(2 * COUNT) / RATE, abs=0.002)
     assert known_damage(file) is None
     assert repairs(file) == [f"{file}: time stamps start again at frame {COUNT}; they are continued"]
+
+
+def test_an_animated_webp_is_not_called_damaged(tmp_path: Path):
+    images = [Image.fromarray(painted(number)) for number in range(3)]
+    assert images[0].size == (WIDTH, HEIGHT)
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=40)
+    with pytest.raises(VideoError, match=r"an animated WebP, which FFmpeg does not read; convert it to mp4"):
+        probe(tmp_path / "a.webp")
 
 
 def test_a_damaged_spot_of_a_stamped_file_ends_at_the_next_keyframe(tmp_path: Path):
@@ -242,10 +268,17 @@ def test_the_text_begins_with_the_first_missing_frame(tmp_path: Path, container:
     assert gaps > 0
 
 
-def test_a_live_webm_file_without_its_end_is_damaged(tmp_path: Path):
-    file = tmp_path / "video.webm"
-    frames = np.stack([painted(number) for number in range(COUNT)])
-    write_frames(file, frames, codec="libvpx", rate=RATE, pix_fmt="yuv420p", muxing={"live": "1"})
+@pytest.mark.parametrize(
+    ("muxer", "encoder", "options"),
+    [("ogg", "libvpx", {}), ("gif", "gif", {}), ("mxf", "mpeg2video", {}), ("webm", "libvpx", {"live": "1"})],
+)
+def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: str, options: dict[str, str]):
+    frames, pix_fmt = (
+        np.stack([painted(number) for number in range(COUNT)]),
+        "rgb8" if muxer == "gif" else "yuv420p",
+    )
+    file = tmp_path / f"video.{muxer}"
+    write_frames(file, frames, codec=encoder, rate=RATE, pix_fmt=pix_fmt, muxing=options)
     assert known_damage(file) is None
     data = file.read_bytes()
     for share in (0.5, 0.8):
@@ -260,13 +293,44 @@ def test_sound_that_lasts_longer_than_the_picture_is_no_damage(tmp_path: Path, m
     file = write_with_sound(tmp_path / f"video.{muxer}", encoder)
     assert shown(file) == list(range(COUNT))
     assert known_damage(file) is None
+    content = file.read_bytes()
+    # FLV between two parts, so that only the stated duration shows it.
+    file.write_bytes(content[: flv_part(content, 0.6) if muxer == "flv" else int(0.6 * len(content))])
+    clear_video_cache()
+    damage = known_damage(file)
+    assert damage is not None
+    assert f" {COUNT / RATE:.2f} " in damage
 
 
-@pytest.mark.parametrize(
-    ("encoder", "share"), [("mpeg4", 0.15), ("wmv2", 0.15), ("mpeg4", 0.7), ("wmv2", 0.6)]
-)
+@pytest.mark.parametrize(("encoder", "share"), [("mpeg4", 0.15), ("wmv2", 0.15), ("mpeg4", 0.7)])
 def test_a_cut_asf_file_states_no_end(tmp_path: Path, encoder: str, share: float):
     file = write_with_sound(tmp_path / "video.asf", encoder)
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     assert known_damage(file) == f"damaged: no intact frames after {len(shown(file)) / RATE:.2f} s"
+
+
+def test_a_cut_flv_file_that_seems_to_begin_a_stream_is_read_to_the_cut(tmp_path: Path):
+    file = write_with_sound(tmp_path / "video.flv", "h264")
+    content = file.read_bytes()
+    file.write_bytes(content[: flv_part(content, 0.1) + 10])  # after the kind and the size of a part
+    numbers = shown(file)
+    first = next(number for number in range(COUNT) if number not in numbers)
+    assert 0 < first <= len(numbers) < COUNT
+    assert known_damage(file) == f"damaged: no intact frames from {first / RATE:.2f} to 6.00 s"
+
+
+def test_a_bare_stream_that_ends_in_the_first_bytes_of_a_picture_shows_no_frame_twice(tmp_path):
+    file = written(tmp_path, "h264", "h264-open", "none")
+    content = file.read_bytes()
+    with av.open(str(file)) as container:
+        begins = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
+    for begin in begins[31::2]:
+        for kept in (0, 9, 10, 12, 14):
+            cut = tmp_path / f"{begin + kept}.h264"
+            cut.write_bytes(content[: begin + kept])
+            frames = intact_frames(cut, list(range(probe(cut).frames)))
+            numbers = [number_of(frame.numpy()) for frame in frames if frame is not None]
+            assert numbers == sorted(set(numbers)), (begin, kept)
+            if kept == 0:  # pictures that are whole stay
+                assert len(numbers) == begins.index(begin)

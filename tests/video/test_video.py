@@ -22,6 +22,7 @@ from everest.video.reader import (
     probe,
     read_frames,
 )
+from everest.video.truncation import MXF_MARK, is_truncated
 from everest.video.writer import write_video
 
 FRAMES, BITS = 70, 8
@@ -262,6 +263,8 @@ def test_file_that_is_no_video_is_refused_with_the_reason(tmp_path):
             probe(tmp_path / "a.mp4")
     with pytest.raises(VideoError, match=r"b\.mp4: No such file"):
         probe(tmp_path / "b.mp4")
+    (tmp_path / "a.mxf").write_bytes(MXF_MARK)
+    assert is_truncated(tmp_path / "a.mxf")
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "empty file")))
     assert (error.path, error.reason, str(error)) == ("a.mp4", "empty file", "a.mp4: empty file")
 

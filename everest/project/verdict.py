@@ -59,6 +59,8 @@ def plan_document(
     if lists.are_given:
         names = ", ".join(getattr(data, key) for key in samples)
         lines.append(f"divided by the lists in {data.root}: {names}")
+    if lists.folds:
+        lines.append(f"{len(lists.folds)} folds: each group is tested once, by a model that has not seen it")
     if lists.left_out:
         lines.append(f"left out of the annotations: {left_out_text(lists.left_out)}")
     if lists.subjects:
@@ -66,7 +68,7 @@ def plan_document(
         lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
     chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if not trains_network:
-        lines.append("candidates: linear models of features, and no network; --hours H fine-tunes one, too")
+        lines.append("candidates: linear models only; --hours 1 also fine-tunes a network, in about an hour")
     elif not chosen_on:
         lines.append("warning: no validation list to compare a network on; --model network trains one")
     elif chosen_on < FEWEST_TO_CHOOSE:

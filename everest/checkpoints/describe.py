@@ -228,14 +228,11 @@ class WeightSettings:
 
     @property
     def title(self) -> str:
-        """The weights in a line: their name, license, backbone and clip."""
+        """The weights in a line: their name, license and backbone."""
         bare = self.name.partition("=")[0].partition("@")[0]  # without a file or a revision
         listed = next((weights.license for weights in public_weights() if weights.name == bare), None)
         license_name = listed or (self.weights.origin or {}).get("licence") or "not stated"
-        height, width = self.values["data.size"]
-        clip = f"{self.values['data.frames']} frames of {height} x {width} pixels"
-        over = " spread over the video" if self.is_image else ""
-        return f"{self.name} (license {license_name}), {self.values['model.backbone']}, {clip}{over}"
+        return f"{self.name} (license {license_name}), {self.values['model.backbone']}"
 
 
 def settings_from(checkpoint: str, *, on_cpu: bool | None = None) -> WeightSettings:

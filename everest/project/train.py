@@ -234,7 +234,8 @@ def _within_hours(
             needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)
             enough = SPARE * _all_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
             problem = f"--hours {hours:g} leaves {time.steps} steps for {time.stage}"
-            fix = f"give --hours {math.ceil(100 * enough) / 100:g} for the {FEWEST_STEPS} that it needs"
+            hours_needed = f"{math.ceil(100 * enough) / 100:g}"
+            fix = f"give --hours {hours_needed} for the {FEWEST_STEPS} that it needs, or --model linear"
             report(notice(f"warning: {problem}; {fix}"))
     return suggestion
 

@@ -81,7 +81,10 @@ def plan_document(
     total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
     list_lines = [f"{key}: {size}" for key, size in sizes.items()]
     if suggestion.start is not None:
-        lines.append(f"starts from {suggestion.start.title}")
+        over = " spread over the video" if suggestion.start.is_image else ""
+        height, width = data.frame_size
+        clip = f"{data.frames} frames of {height} x {width} pixels{over}"
+        lines.append(f"starts from {suggestion.start.title}, {clip}")
     elif found := weights_in_cache():
         found.sort(key=lambda weights: weights.first_for is None)
         named = ", ".join(f"{weights.name} ({weights.license})" for weights in found[:MOST_NAMES])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import typer
 
 from everest.errors import RecipeError
-from everest.system.events import notice
+from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.processes import is_main
 from everest.system.text import json_text
@@ -21,6 +22,9 @@ from everest_cli.output import exit_if_failed
 
 if TYPE_CHECKING:
     from everest.inference.bouts import BoutRules
+    from everest.inference.timelines import Timelines
+    from everest.inference.videos import Passes
+    from everest.lists.classes import Classes
 
 SAVED = ".safetensors"
 AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
@@ -56,12 +60,16 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
 class RuleOptions:
     """How bouts follow from the probabilities of windows."""
 
-    background: float | None = option("--background P", "Report no class if the most probable is below P.")
+    background: float | None = option(
+        "--background P", "Report no class where even the most probable is below P."
+    )
     threshold: float | None = option(
         "--threshold P", "Multi-label: report classes at least this probable [the model's]."
     )
     smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
-    min_seconds: float = option("--min-seconds SECONDS", "Shorter bouts take a neighbor's class.", 0.0, min=0)
+    min_seconds: float = option(
+        "--min-seconds SECONDS", "Shorter bouts take their neighbor's class.", 0.0, min=0
+    )
 
     def rules(self) -> BoutRules:
         from everest.inference.bouts import BoutRules
@@ -107,72 +115,44 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.annotations.formats import files_of
     from everest.annotations.labels import WhoseBouts, read_labels
-    from everest.checkpoints.load import all_weights
     from everest.inference.scores import check_bouts, score_timelines, write_bouts
-    from everest.inference.timelines import Timelines, computed_timelines, timeline_job
     from everest.inference.videos import Passes
-    from everest.lists.inputs import named_samples
 
     refuse({"--observer and --subject need --truth": (observer or subject) and truth is None})
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
     display = model.display()
     save_option = "--save" if save is not None else "saved timeline"  # written beside --output
-    saved, job = None, None
     if len(videos) == 1 and videos[0].suffix == SAVED:
         options = {"--window": window, "--step": step, "--save": save}
-        given = [*(name for name, value in options.items() if value), *model.changed]
-        if given:
-            raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
-        saved = Timelines.load(videos[0])
-        classes, names, read = saved.classes, [video.path for video in saved.videos], []
+        source = _saved_timelines(videos[0], options, model, display.report)
     else:
-        if save is None and output is not None:  # next to the output, which may be a folder of subtitles
-            stem = output.stem if output.suffix.lower() in KINDS_BY_ENDING else output.resolve().name
-            save = output.with_name(stem + SAVED) if output.name else output / f"timeline{SAVED}"
+        save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED:
             raise RecipeError(f"--save {save}: end its name in {SAVED}")
-        if not model.checkpoint:
-            raise RecipeError(
-                "--checkpoint: missing; name a model, or give a saved timeline instead of videos"
-            )
-        opened = model.open((1, 1))
-        classes = opened.classes  # also refuses an autoencoder, before the videos are listed
-        samples = named_samples(videos, root=model.data)
         kept = {"output": save, "others": [*filter(None, [output, plot])], "overwrite": overwrite}
         passes = Passes(batch=model.batch, window=window, step=step, report=display.report)
-        job = timeline_job(opened, samples, passes, **kept)
-        names = [sample.path for sample in samples]
-        read = [*all_weights(opened.file), *(sample.video for sample in samples)]
-        if job.parts is not None:
-            refuse_inputs(job.parts, read)
-        overwrite = overwrite or job.may_replace()
-    bout_rules.check(classes.heads)
-    if kind not in (None, "json") and all(head.task == "regression" for head in classes.heads):
+        source = _model_timelines(model, videos, passes, **kept)
+    bout_rules.check(source.classes.heads)
+    if kind not in (None, "json") and all(head.task == "regression" for head in source.classes.heads):
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
-    files: Mapping[Path, Sequence[str]] = {}  # of --output, each with the paths of its videos
-    if output is not None and kind is not None:
-        paths = list(dict.fromkeys(names))
-        files = {output: paths} if kind == "json" else files_of(output, paths, kind)
+    files = _output_files(output, kind, source.names)
     targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
-    _check_files(targets, [*videos, *model.inputs, *filter(None, [truth]), *read], overwrite=overwrite)
+    inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
+    _check_files(targets, inputs, overwrite=overwrite or source.may_replace)
     labeled = {}
     scores = None
     with display:
         if truth is not None:  # before anything is computed
             whose = WhoseBouts(observers=observer or (), subject=subject)
-            labels = read_labels([truth], names, whose=whose)
+            labels = read_labels([truth], source.names, whose=whose)
             for text in labels.notices:
                 display.report(notice(text))
             labeled = labels.bouts
-            check_bouts(labeled, classes, report=display.report)
-        for video in () if saved is None else saved.videos:
-            if video.error is not None:
-                display.report(notice(f"{video.video}: {video.error}"))
-        with nullcontext(saved) if job is None else computed_timelines(job) as timelines:
-            if timelines is None or not is_main():
+            check_bouts(labeled, source.classes, report=display.report)
+        with source.computed() as timelines:
+            if timelines is None:
                 return
             has_windows = any(len(video.starts) for video in timelines.videos)
             if save is not None and has_windows:
@@ -206,6 +186,77 @@ def timeline(
             if path is not None:
                 typer.echo(f"{name}: {path}", err=True)
     exit_if_failed(any(video.error for video in timelines.videos))
+
+
+class Source(NamedTuple):
+    """Where timelines come from."""
+
+    classes: Classes
+    names: Sequence[str]  # paths of the videos
+    inputs: Sequence[object]  # files that are read, besides those of options
+    computed: Callable[[], AbstractContextManager[Timelines | None]]
+    may_replace: bool = False  # see `Job`
+
+
+def _saved_timelines(
+    file: Path, options: Mapping[str, object], model: TimelineModel, report: Report
+) -> Source:
+    """Saved timelines; videos that could not be read are reported again.
+
+    Options that have no effect on them are refused: those with a value, and all of the model.
+    """
+    from everest.inference.timelines import Timelines
+
+    given = [*(name for name, value in options.items() if value), *model.changed]
+    if given:
+        raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
+    saved = Timelines.load(file)
+
+    @contextmanager
+    def with_errors() -> Iterator[Timelines | None]:
+        for video in saved.videos:
+            if video.error is not None:
+                report(notice(f"{video.video}: {video.error}"))
+        yield saved if is_main() else None
+
+    return Source(saved.classes, [video.path for video in saved.videos], [], with_errors)
+
+
+def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passes, **kept: Any) -> Source:
+    """Timelines that a model will compute; `kept` are options of `timeline_job`."""
+    from everest.checkpoints.load import all_weights
+    from everest.inference.timelines import computed_timelines, timeline_job
+    from everest.lists.inputs import named_samples
+
+    if not model.checkpoint:
+        raise RecipeError("--checkpoint: missing; name a model, or give a saved timeline instead of videos")
+    opened = model.open((1, 1))
+    classes = opened.classes  # also refuses an autoencoder, before the videos are listed
+    samples = named_samples(videos, root=model.data)
+    inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]
+    job = timeline_job(opened, samples, passes, **kept)
+    if job.parts is not None:
+        refuse_inputs(job.parts, inputs)
+    computed = partial(computed_timelines, job)
+    return Source(classes, [sample.path for sample in samples], inputs, computed, job.may_replace())
+
+
+def _saved_beside(output: Path) -> Path:
+    """The saved file next to an output, which may be a folder of subtitles."""
+    stem = output.stem if output.suffix.lower() in KINDS_BY_ENDING else output.resolve().name
+    return output.with_name(stem + SAVED) if output.name else output / f"timeline{SAVED}"
+
+
+def _output_files(
+    output: Path | None, kind: str | None, names: Sequence[str]
+) -> Mapping[Path, Sequence[str]]:
+    """The files of --output, each with the paths of its videos."""
+    from everest.annotations.formats import files_of
+
+    if output is None or kind is None:
+        return {}
+    videos = list(dict.fromkeys(names))
+    return {output: videos} if kind == "json" else files_of(output, videos, kind)
 
 
 def _check_files(

@@ -26,23 +26,26 @@ COMMANDS = [  # in the order of help
 HEAVY = {"torch", "numpy", "yaml", "rich", "av"}
 HELP = f"""
 import io, json, sys
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from everest_cli.main import main
-texts = {{}}
+texts, codes = {{}}, set()
 for command in {["", *COMMANDS]}:
     sys.argv = ["everest", *command.split(), "--help"]
-    with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
-        main()
+    with redirect_stdout(io.StringIO()) as shown:
+        try:
+            codes.add(main())
+        except SystemExit as ended:
+            codes.add(ended.code)
     texts[command] = shown.getvalue()
-print(json.dumps([texts, sorted({HEAVY} & set(sys.modules))]))
+print(json.dumps([texts, sorted({HEAVY} & set(sys.modules)), sorted(codes, key=str)]))
 """
 
 
 def test_help_imports_no_heavy_module_and_fits_the_page():
     words = [sys.executable, "-c", HELP]
     ended = subprocess.run(words, capture_output=True, text=True, env={"COLUMNS": "100"}, check=True)
-    texts, heavy = json.loads(ended.stdout)
-    assert (ended.stderr, heavy) == ("", [])
+    texts, heavy, codes = json.loads(ended.stdout)
+    assert (ended.stderr, heavy, codes) == ("", [], [0])
     for command, text in texts.items():
         assert "Example: everest" in text or command in ("recipes", "prepare", "weights")
         assert max(map(len, text.splitlines())) <= 100, command

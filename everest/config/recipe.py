@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -68,11 +68,7 @@ _MESSAGES = {
 
 
 def load_recipe(
-    name_or_path: str | Path | RecipeFile,
-    *,
-    overrides: Sequence[str] = (),
-    imports: bool = True,
-    compares: bool = True,
+    name_or_path: str | Path | RecipeFile, *, overrides: Sequence[str] = (), imports: bool = True
 ) -> Recipe:
     """Read a recipe.
 
@@ -81,11 +77,26 @@ def load_recipe(
         overrides: `section.key=value` texts, which win over the file.
         imports: import the modules of other packages that the recipe names (everest.methods.external). False:
             for a recipe that no user named, such as the one next to weights.
-        compares: False: values may contradict each other, because some are still to be changed.
     Raises:
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
-    merged = merge(find_recipe(name_or_path), overrides)
+    return _load(find_recipe(name_or_path), overrides, imports=imports, check=contradictions)
+
+
+def check_overrides(file: RecipeFile, overrides: Sequence[str]) -> None:
+    """Raise RecipeError for unknown keys and wrong types, but not for values that contradict each other."""
+    _load(file, overrides, imports=True, check=lambda recipe: ())
+
+
+def _load(
+    file: RecipeFile,
+    overrides: Sequence[str],
+    *,
+    imports: bool,
+    check: Callable[[Recipe], Iterable[tuple[str, str]]],
+) -> Recipe:
+    """The recipe of a file; see `load_recipe`."""
+    merged = merge(file, overrides)
     recipe: Recipe | None = None
     problems: Problems = []
     for key in _CLASSES if imports else ():
@@ -99,8 +110,8 @@ def load_recipe(
         # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
         values = json.dumps(merged.values)
         recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
-    if recipe is not None and compares:
-        problems = list(contradictions(recipe))
+    if recipe is not None:
+        problems = list(check(recipe))
     lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))

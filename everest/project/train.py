@@ -193,7 +193,7 @@ def _make_plan(
     milliseconds = None
     if request.latency is not None:
         suggestion, milliseconds = fit_latency(suggestion, request.latency)
-    planned = partial(plan_document, lists, trains_network=request.trains_network, network_ms=milliseconds)
+    planned = partial(plan_document, lists, request=request, network_ms=milliseconds)
     has_stages = request.trains_network or request.unlabeled is not None
     if has_stages:
         suggestion = suggestion.timed()

@@ -18,7 +18,7 @@ from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.project.candidates import IMAGES, INPUTS
 from everest.project.inputs import FEWEST_GROUPS
-from everest.project.request import ProjectLists
+from everest.project.request import ProjectLists, Request
 from everest.project.result import NETWORK, InputTest, MeasuredTest, ProjectResult
 from everest.suggest.suggestion import Suggestion
 from everest.system.text import counted, time_text
@@ -38,7 +38,7 @@ def plan_document(
     classes: Classes,
     seconds: tuple[float, float],
     *,
-    trains_network: bool,
+    request: Request,
     network_ms: float | None = None,
 ) -> dict[str, Any]:
     """The plan as `--json` has it, with its lines for people.
@@ -54,6 +54,7 @@ def plan_document(
     all_samples = [sample for listed in samples.values() for sample in listed]
     counts, lines = describe_samples(all_samples, classes, windows=lists.window is not None)
     data = suggestion.recipe.data
+    trains_network = request.trains_network
     trainings = 1 + len(lists.folds) if trains_network else 0
     times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
     if lists.are_given:
@@ -68,7 +69,8 @@ def plan_document(
         lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
     chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if not trains_network:
-        lines.append("candidates: linear models only; --hours 1 also fine-tunes a network, in about an hour")
+        more = "" if request.model == "linear" else "; --hours 1 also fine-tunes a network, in about an hour"
+        lines.append(f"candidates: linear models only{more}")
     elif not chosen_on:
         lines.append("warning: no validation list to compare a network on; --model network trains one")
     elif chosen_on < FEWEST_TO_CHOOSE:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from small_runs import problems_of
 
@@ -297,7 +297,6 @@ texts = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20
     heads=st.dictionaries(texts, st.integers(2, 10**6), min_size=1, max_size=3),
 )
 @example(root="1\u0660.5", summary="1\u0660", size=(3, 3), base_lr=1e-3, heads={"1\u0660": 2})  # Arabic
-@settings(max_examples=40)
 def test_dump_reads_back_as_written(tmp_path_factory, root, summary, size, base_lr, heads):
     values = {
         "summary": summary,

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import asdict
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ RESULT: dict[str, Any] = {
 }
 
 
+NETWORK_ROW = {"name": "network", "metric": "top1", "validation": None, "test": 70.0, "interval": None}
+
+
 def moving(path: Path, steps: list[tuple[int, int]], seed: int) -> None:
     """Write a video of a picture that moves so many (rows, columns) in each frame."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,6 +96,20 @@ def trained(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("trained") / "project"
     called("train", class_folders, "-o", folder, "--group", r"(p\d)_", *FEW)
     return folder
+
+
+def test_videos_that_are_added_to_class_folders_are_noticed(class_folders: Path, tmp_path: Path):
+    videos, output = shutil.copytree(class_folders, tmp_path / "videos"), tmp_path / "project"
+    request = Request(videos=str(videos))
+    before = request.checksums()
+    (videos / "loose.mp4").write_bytes(b"")  # has no class
+    assert request.checksums() == before
+    first = next((videos / "down").iterdir())
+    shutil.copy(first, videos / "down" / "another.mp4")
+    output.mkdir()
+    (output / "project.json").write_text(json.dumps({"request": asdict(request), "files": before}))
+    message = refused("train", videos, "-o", output, code=2)
+    assert f"{videos}: has changed since the project in {output} began" in message
 
 
 def test_lists_beside_the_named_one_and_in_a_folder_are_compared_too(tmp_path: Path):
@@ -518,6 +536,14 @@ def test_the_windows_are_as_long_as_the_shortest_usual_bout_and_one_behavior_is_
         lines[-1]
         == "warning: only one behavior is annotated in a; time with any other counts as time without behavior"
     )
+    alone = "warning: jump can be learned or tested, not both: all from one {0}; add {0}s with it, or merge "
+    alone += "classes"
+    assert alone.format("recording") in lines
+    both = [Sample(path=path, labels=(1,), group="g") for path in "ab"]
+    _, lines = describe_samples(both, classes, windows=False)
+    assert alone.format("group") in lines
+    _, lines = describe_samples([*both, Sample(path="c", labels=(1,), group="h")], classes, windows=False)
+    assert "not both" not in "".join(lines)
     for lengths, seconds in (((1.1, 7.0), 1), ((0.1,), 0.5), ((9.0, 30.0), 2), ((), 1)):
         bouts = [Bout(video="a", start=0.0, end=length, label=str(length)) for length in lengths]
         assert window_seconds(bouts) == seconds
@@ -529,6 +555,7 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
     for result, sentence in (
         (RESULT | {"top1": 60.0}, "always predicting 'run' (60.0 %)"),
         (RESULT | {"top1": 70.0}, "a linear model on small images (70.0 %)"),
+        (RESULT | {"top1": 70.0, "candidates": [NETWORK_ROW]}, ", or train longer (--set finetune.steps)"),
         (RESULT | {"top1": 70.0, "groups": 2}, "--folds 5 and a new --output"),
         (RESULT, "clearly better than a linear model on small images (70.0 %): the interval is 80 to 97"),
         (RESULT | {"difference": [-2.0, 30.0]}, "the interval of the difference is -2 to 30; test on all"),
@@ -538,6 +565,8 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
         (numbers | {"mae": 2.0}, "no better than guessing (2): label"),
     ):
         assert sentence in judge(MeasuredTest.of(result), possible_folds=5)
+    linear_only = judge(MeasuredTest.of(RESULT | {"top1": 70.0}), possible_folds=5)
+    assert linear_only.endswith("the rarest classes first")
     one_group = MeasuredTest.of(RESULT | {"interval": None})
     assert "one group; label videos of more groups" in judge(one_group, possible_folds=None)
 

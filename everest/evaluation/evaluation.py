@@ -26,6 +26,7 @@ from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
 from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
+from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import metrics_of, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
@@ -187,6 +188,7 @@ def evaluate_views(
     order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
     workers = choose_workers(clips, order, settings.workers)
     loaded = batches(clips, order, workers=workers, timeout=settings.data_timeout)
+    listed = ListSize.of(clips.samples)
     rows: list[VideoScore] = []
 
     def read(numbers: range, videos: list[str], problems: list[str | None], outputs: HostCopy) -> None:
@@ -204,8 +206,7 @@ def evaluate_views(
             read_last()
         problems = [failed[0][1] if failed else None for failed in batch.failed]
         read_last = partial(read, numbers, batch.video_ids, problems, HostCopy(outputs))
-        videos_done = min(done * size * processes, len(clips))
-        report({"event": "video", "done": videos_done, "videos": len(clips)})
+        report(listed.progress(min(done * size * processes, listed.samples)))
     if read_last is not None:
         read_last()
     by_number = {row.number: row for row in runtime.gather(rows)}

@@ -23,7 +23,7 @@ from everest.inference.model import OpenedModel
 from everest.inference.row_store import JoinedRows, Result, RowStore, open_row_store, saved_plan
 from everest.inference.videos import Compute, Passes, ViewTensors, compute_over_videos, compute_over_windows
 from everest.inference.windows import Unreadable, Window
-from everest.lists.sample import Sample
+from everest.lists.sample import ListSize, Sample
 from everest.system.accelerator import Processes, processes_of
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs
@@ -137,7 +137,7 @@ def add_rows(
     units = passes.divided(samples)
     done = sum(len(store.results(unit)) for unit in range(len(units)))
     if done:
-        passes.report(notice(f"resuming after {done} of {len(samples)} videos"))
+        passes.report(notice(f"resuming after {done} of {counted(len(samples), ListSize.of(samples).unit)}"))
     mine, others = store.remaining(len(units))
     parts = [units[unit] for unit in mine]
     processes = store.processes.count

@@ -21,7 +21,7 @@ from everest.data.loader import STOP_SECONDS, batches, choose_workers
 from everest.errors import DataError
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.windows import Item, Unreadable, Window, check_seconds, window_items
-from everest.lists.sample import Sample
+from everest.lists.sample import ListSize, Sample
 from everest.system.events import Report, notice, silent
 
 ViewTensors = dict[str, Tensor]  # (V, …) each
@@ -85,14 +85,15 @@ def compute_over_videos(
     number = sum(map(len, parts))
     workers = choose_workers(clips, order, settings.workers if passes.workers is None else passes.workers)
     loaded = batches(clips, order, workers=min(workers, number), timeout=settings.data_timeout)
-    done = max(len(samples) - number * processes, 0)
+    size = ListSize.of(samples)
+    done = max(size.samples - number * processes, 0)
     for part, read in zip(parts, loaded, strict=True):
         readable = [row for row, failed in enumerate(read.failed) if not failed]
         values = _values_of_each(compute, read.frames[readable]) if readable else iter(())
         results = (Unreadable(failed[0][1]) if failed else next(values) for failed in read.failed)
         pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
-        done = min(done + len(part) * processes, len(samples))
-        passes.report({"event": "video", "done": done, "videos": len(samples)})
+        done = min(done + len(part) * processes, size.samples)
+        passes.report(size.progress(done))
         for sample, result in pairs:
             if isinstance(result, Unreadable):
                 passes.report(notice(f"{sample.video_id}: {result.reason}"))

@@ -108,6 +108,10 @@ class ListSize:
     def unit(self) -> str:
         return "window" if self.are_windows else "video"
 
+    def progress(self, done: int) -> dict[str, Any]:
+        """The event that so many of the samples are done (everest.system.events)."""
+        return {"event": self.unit, "done": done, f"{self.unit}s": self.samples}
+
     def __str__(self) -> str:
         """`989 windows of 4 videos`, `60 videos of 12 groups`, `60 videos`."""
         text = counted(self.samples, self.unit)

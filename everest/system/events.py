@@ -7,8 +7,7 @@ from typing import Any
 
 Report = Callable[[dict[str, Any]], None]
 # {"event": "step", ...}: a row of metrics.jsonl with "steps" and "epochs"
-# {"event": "video", "done", "videos"}: progress of an evaluation
-# {"event": "window", "done", "windows"}: progress of a timeline
+# {"event": "video", "done", "videos"} or {"event": "window", "done", "windows"}: progress
 # {"event": "validation", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "train_loss",
 #   "chance", "majority", "metric", "best", "best_step"
 # {"event": "probe", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "rank_most", and the row of

@@ -221,7 +221,7 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     shown = called("train", class_folders, "--dry-run", "--folds", "4", *FEW)
-    classes = r"2 classes: down 8, right 8\nwarning: .* only 4 videos in each fold\n(?s:.*)"
+    classes = r"2 classes: down 8, right 8\n4 folds: .*\nwarning: .* only 4 videos in each fold\n(?s:.*)"
     training = r"all training: about \d+ s for 5 fine-tunings, including \d+ s for validations"
     assert re.search(classes + training, shown.stdout)
     shown = called("train", class_folders, "--dry-run", "--json", "--hours", "0.01")

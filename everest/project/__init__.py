@@ -2,7 +2,8 @@
 
 1. `request.py`: what was asked for, in DIR/project.json; the same resumes, another one is refused.
 2. `lists.py`: class folders, lists, or recordings with annotations become lists in DIR/lists, or folds.
-3. `train.py`: suggests DIR/recipe.yaml, pre-trains if asked, and compares the candidates.
+3. `project_plan.py`: suggests DIR/recipe.yaml, and how long all of it takes.
+   `train.py`: pre-trains if asked, and compares the candidates.
    `candidates.py`: what could classify the videos. `comparison.py`: trains it on the lists, or on those of a
    fold. `choice.py`: the best by its loss. `inputs.py`: what appearance or change alone reaches.
 4. `measure.py`: the accuracy beside chance, the most frequent class and a linear model on small images; the

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import shutil
 import signal
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 from everest import stages
-from everest.checkpoints.describe import settings_from
 from everest.config.heads import Task
-from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
 from everest.evaluation.page import PAGE, Summary
-from everest.inference.timelines import STEP_AS_TRAINED
-from everest.lists.classes import Classes
-from everest.lists.sources import read_source
 from everest.models.classifier import Classifier
-from everest.project.candidates import seconds_per_clip
 from everest.project.comparison import Comparison
-from everest.project.lists import STEP, make_lists
 from everest.project.measure import OUTPUTS, measure_candidates, pool_folds, pooled_outputs
+from everest.project.project_plan import NEW_LISTS, make_plan
 from everest.project.request import (
     LISTS,
     PRETRAIN,
@@ -38,7 +30,6 @@ from everest.project.request import (
     TESTED,
     ModelChoice,
     Project,
-    ProjectLists,
     Request,
     clear,
     find_project,
@@ -48,14 +39,12 @@ from everest.project.request import (
     write_document,
 )
 from everest.project.result import ClipTime, MeasuredTest, ProjectResult
-from everest.project.verdict import judge, plan_document, result_lines
-from everest.suggest.latency import fit_latency, network_ms, reading_ms
-from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
+from everest.project.verdict import judge, result_lines
+from everest.suggest.latency import network_ms, reading_ms
 from everest.system.accelerator import restored_process
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import (
     IN_USE_FIX,
-    UNFINISHED,
     absolute_keeping_links,
     check_new_folder,
     made_folder,
@@ -66,12 +55,6 @@ from everest.system.locks import sole_writer
 from everest.system.run_folder import FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
 from everest.system.text import json_text
-
-NEW_LISTS: Final = f".{LISTS}{UNFINISHED}"  # the folder of lists until the plan is made
-PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
-SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds vary between measurements
-CHECK_SECONDS: Final = 12.0  # estimate: to fit linear candidates, and to test one and write its page
-START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
 
 
 @restored_process()
@@ -153,7 +136,7 @@ def train(
     check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:
         with TemporaryDirectory(prefix="everest-train-") as trial:
-            return _make_plan(request, Path(trial), tested_before(folder), report)[2]
+            return make_plan(request, Path(trial), tested_before(folder), report)[2]
     try:
         with made_folder(folder), sole_writer(folder / PROJECT):
             resumed = find_project(folder, request, overwrite=overwrite)
@@ -173,98 +156,6 @@ def _path_text(path: str | Path) -> str:
     return str(absolute_keeping_links(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
 
-def _make_plan(
-    request: Request, folder: Path, tested: Sequence[str], report: Report
-) -> tuple[ProjectLists, str, dict[str, Any]]:
-    """Write the lists into `NEW_LISTS`; returns them, the text of a recipe, and the plan of `--json`."""
-    on_cpu = None if request.latency is None else True
-    start = None  # or weights, which are found before the videos are read
-    if request.init is not None:
-        start = settings_from(request.init, on_cpu=on_cpu)
-    lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)
-    suggestion = suggest_recipe(
-        lists.section,
-        this_device(),
-        purpose="scratch" if request.unlabeled is None else "finetune",
-        output=folder / RECIPE,
-        overrides=request.overrides,
-        start=start,
-    )
-    milliseconds = None
-    if request.latency is not None:
-        suggestion, milliseconds = fit_latency(suggestion, request.latency)
-    planned = partial(plan_document, lists, request=request, network_ms=milliseconds)
-    has_stages = request.trains_network or request.unlabeled is not None
-    if has_stages:
-        suggestion = suggestion.timed()
-    data = suggestion.recipe.data
-    train = read_source(data, "train", labeled=True)
-    classes = Classes.of(train, data)
-    samples = {"train": train.samples}
-    for key in ("val", "test"):
-        if getattr(data, key) is not None:
-            samples[key] = read_source(data, key, labeled=True, classes=classes).samples
-    sizes = {key: len(listed) for key, listed in samples.items()}
-    if not has_stages:
-        clips = sum(sizes.values()) + sizes.get("test", 0)  # all for their features, tests by the model
-        seconds = clips * seconds_per_clip(suggestion.recipe, classes)
-        seconds += CHECK_SECONDS * max(len(lists.folds), 1)
-        return lists, suggestion.text, planned(suggestion, samples, classes, (seconds, 0.0))
-    if request.hours is not None:
-        suggestion = _within_hours(request.hours, suggestion, sizes, lists, report)
-    seconds = _all_seconds(suggestion, sizes, lists)
-    return lists, suggestion.text, planned(suggestion, samples, classes, seconds)
-
-
-def _within_hours(
-    hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists, report: Report
-) -> Suggestion:
-    """The suggestion with so many steps that all training, validations and tests take these hours."""
-    budget = 3600 * PLANNED_SHARE * hours
-    # Of the budget, for each stage: what they need, and how often they validate, grows with them.
-    thousandths = range(1, 1001)
-    fitting = bisect_right(
-        thousandths,
-        budget,
-        key=lambda part: _all_seconds(suggestion.within(part / 1000 * budget), sizes, lists)[0],
-    )
-    suggestion = suggestion.within(fitting / 1000 * budget)
-    for time in suggestion.times:
-        if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
-            needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)
-            enough = SPARE * _all_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
-            problem = f"--hours {hours:g} leaves {time.steps} steps for {time.stage}"
-            hours_needed = f"{math.ceil(100 * enough) / 100:g}"
-            fix = f"give --hours {hours_needed} for the {FEWEST_STEPS} that it needs, or --model linear"
-            report(notice(f"warning: {problem}; {fix}"))
-    return suggestion
-
-
-def _all_seconds(
-    suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
-) -> tuple[float, float]:
-    """The time of all stages, validations and tests; and that of the validations and tests.
-
-    The latter is by the speed of fine-tuning, which is slower. `sizes`: the samples of each list.
-    """
-    recipe = suggestion.recipe
-    times = suggestion.times
-    time = times[-1]
-    folds = len(lists.folds)
-    seconds = sum(stage.seconds or 0 for stage in times) + folds * (time.seconds or 0)
-    between = steps_between_checkpoints(time.steps, sizes["train"], time.batch_size)
-    validations = recipe.finetune.epochs or math.ceil(time.steps / between)
-    # Of folds, each sample is once in a validation list and once in a test list.
-    val, test = (sizes["train"] if folds else sizes.get(key, 0) for key in ("val", "test"))
-    compared = 2 * sum(sizes.values())  # features of all, and the network's outputs for the center views
-    clips = validations * val + recipe.eval.clips * recipe.eval.crops * test + compared
-    if lists.window is not None:  # timelines have more windows than lists
-        clips += round(STEP / STEP_AS_TRAINED) * (val + test)
-    starts = (validations * (val > 0) + 1) * max(folds, 1)
-    checks = START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
-    return seconds + checks, checks
-
-
 def _start(request: Request, folder: Path, report: Report) -> Project:
     """Make the plan, and write it. After an error, an earlier project is still there, else nothing.
 
@@ -275,7 +166,7 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
     tested = tested_before(folder)
     try:
         checksums = request.checksums()  # before they are read
-        lists, recipe, plan = _make_plan(request, folder, tested, report)
+        lists, recipe, plan = make_plan(request, folder, tested, report)
         write_document(folder / PROJECT, {"request": asdict(request), TESTED: tested})
         clear(folder)
         for line in plan["lines"]:

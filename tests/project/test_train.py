@@ -28,9 +28,10 @@ from everest.prepare import window_labels
 from everest.project import lists
 from everest.project.exported import exported_accuracy
 from everest.project.lists import same_animal_warning, subject_groups, window_seconds
+from everest.project.project_plan import describe_samples
 from everest.project.request import Request, with_warmup
 from everest.project.result import MeasuredTest
-from everest.project.verdict import describe_samples, input_lines, judge
+from everest.project.verdict import input_lines, judge
 from everest.system.events import silent
 from everest.system.weights_header import read_header
 from everest.video.writer import write_video

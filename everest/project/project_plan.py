@@ -1,0 +1,254 @@
+"""The plan of a project: its lists, a recipe for this machine, and how long all of it takes."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from everest.annotations.bout import BACKGROUND, UNSCORED
+from everest.annotations.records import left_out_rows, left_out_text
+from everest.checkpoints.describe import settings_from
+from everest.checkpoints.public_weights import weights_in_cache
+from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
+from everest.errors import first_names
+from everest.inference.timelines import STEP_AS_TRAINED
+from everest.lists.classes import Classes
+from everest.lists.labels import indices
+from everest.lists.sample import ListSize, Sample
+from everest.lists.sources import read_source
+from everest.project.candidates import seconds_per_clip
+from everest.project.lists import STEP, make_lists
+from everest.project.request import LISTS, ProjectLists, Request
+from everest.project.verdict import MOST_CLASSES, MOST_NAMES
+from everest.suggest.latency import fit_latency
+from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
+from everest.system.events import Report, notice
+from everest.system.files import UNFINISHED
+from everest.system.run_folder import RECIPE
+from everest.system.text import counted, time_text
+
+NEW_LISTS: Final = f".{LISTS}{UNFINISHED}"  # the folder of lists until the plan is made
+PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
+SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds vary between measurements
+CHECK_SECONDS: Final = 12.0  # estimate: to fit linear candidates, and to test one and write its page
+START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
+FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is more than 5 %
+
+
+def make_plan(
+    request: Request, folder: Path, tested: Sequence[str], report: Report
+) -> tuple[ProjectLists, str, dict[str, Any]]:
+    """Write the lists into `NEW_LISTS`; returns them, the text of a recipe, and the plan of `--json`."""
+    on_cpu = None if request.latency is None else True
+    start = None  # or weights, which are found before the videos are read
+    if request.init is not None:
+        start = settings_from(request.init, on_cpu=on_cpu)
+    lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)
+    suggestion = suggest_recipe(
+        lists.section,
+        this_device(),
+        purpose="scratch" if request.unlabeled is None else "finetune",
+        output=folder / RECIPE,
+        overrides=request.overrides,
+        start=start,
+    )
+    milliseconds = None
+    if request.latency is not None:
+        suggestion, milliseconds = fit_latency(suggestion, request.latency)
+    data = suggestion.recipe.data
+    train = read_source(data, "train", labeled=True)
+    classes = Classes.of(train, data)
+    samples = {"train": train.samples}
+    for key in ("val", "test"):
+        if getattr(data, key) is not None:
+            samples[key] = read_source(data, key, labeled=True, classes=classes).samples
+    sizes = {key: len(listed) for key, listed in samples.items()}
+    if request.trains_network or request.unlabeled is not None:
+        suggestion = suggestion.timed()
+        if request.hours is not None:
+            suggestion = _within_hours(request.hours, suggestion, sizes, lists, report)
+        seconds = _all_seconds(suggestion, sizes, lists)
+    else:
+        clips = sum(sizes.values()) + sizes.get("test", 0)  # all for their features, tests by the model
+        features = clips * seconds_per_clip(suggestion.recipe, classes)
+        seconds = features + CHECK_SECONDS * max(len(lists.folds), 1), 0.0
+    times = {"seconds": seconds, "network_ms": milliseconds}
+    return lists, suggestion.text, _document(lists, suggestion, samples, classes, request, **times)
+
+
+def _within_hours(
+    hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists, report: Report
+) -> Suggestion:
+    """The suggestion with so many steps that all training, validations and tests take these hours."""
+    budget = 3600 * PLANNED_SHARE * hours
+    # Of the budget, for each stage: what they need, and how often they validate, grows with them.
+    thousandths = range(1, 1001)
+    fitting = bisect_right(
+        thousandths,
+        budget,
+        key=lambda part: _all_seconds(suggestion.within(part / 1000 * budget), sizes, lists)[0],
+    )
+    suggestion = suggestion.within(fitting / 1000 * budget)
+    for time in suggestion.times:
+        if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
+            needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)
+            enough = SPARE * _all_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
+            problem = f"--hours {hours:g} leaves {time.steps} steps for {time.stage}"
+            hours_needed = f"{math.ceil(100 * enough) / 100:g}"
+            fix = f"give --hours {hours_needed} for the {FEWEST_STEPS} that it needs, or --model linear"
+            report(notice(f"warning: {problem}; {fix}"))
+    return suggestion
+
+
+def _all_seconds(
+    suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
+) -> tuple[float, float]:
+    """The time of all stages, validations and tests; and that of the validations and tests.
+
+    The latter is by the speed of fine-tuning, which is slower. `sizes`: the samples of each list.
+    """
+    recipe = suggestion.recipe
+    times = suggestion.times
+    time = times[-1]
+    folds = len(lists.folds)
+    seconds = sum(stage.seconds or 0 for stage in times) + folds * (time.seconds or 0)
+    between = steps_between_checkpoints(time.steps, sizes["train"], time.batch_size)
+    validations = recipe.finetune.epochs or math.ceil(time.steps / between)
+    # Of folds, each sample is once in a validation list and once in a test list.
+    val, test = (sizes["train"] if folds else sizes.get(key, 0) for key in ("val", "test"))
+    compared = 2 * sum(sizes.values())  # features of all, and the network's outputs for the center views
+    clips = validations * val + recipe.eval.clips * recipe.eval.crops * test + compared
+    if lists.window is not None:  # timelines have more windows than lists
+        clips += round(STEP / STEP_AS_TRAINED) * (val + test)
+    starts = (validations * (val > 0) + 1) * max(folds, 1)
+    checks = START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
+    return seconds + checks, checks
+
+
+def _document(
+    lists: ProjectLists,
+    suggestion: Suggestion,
+    samples: Mapping[str, Sequence[Sample]],
+    classes: Classes,
+    request: Request,
+    *,
+    seconds: tuple[float, float],
+    network_ms: float | None,
+) -> dict[str, Any]:
+    """The plan as `--json` has it, with its lines for people.
+
+    `samples` are of each list, `seconds` of everything, and of the validations and tests, `network_ms` of the
+    network for a clip on one thread of a CPU, if there is a limit.
+    """
+    sizes = {}
+    for key, listed in samples.items():
+        groups = sorted({sample.group for sample in listed if sample.group is not None})
+        names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMES else ""
+        sizes[key] = f"{ListSize.of(listed)}{names}"
+    all_samples = [sample for listed in samples.values() for sample in listed]
+    counts, lines = describe_samples(all_samples, classes, windows=lists.window is not None)
+    data = suggestion.recipe.data
+    trains_network = request.trains_network
+    trainings = 1 + len(lists.folds) if trains_network else 0
+    times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
+    if lists.are_given:
+        names = ", ".join(getattr(data, key) for key in samples)
+        lines.append(f"divided by the lists in {data.root}: {names}")
+    if lists.folds:
+        lines.append(f"{len(lists.folds)} folds: each group is tested once, by a model that has not seen it")
+    if lists.left_out:
+        lines.append(f"left out of the annotations: {left_out_text(lists.left_out)}")
+    if lists.subjects:
+        names = first_names(lists.subjects, MOST_NAMES)
+        lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
+    chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
+    if not trains_network:
+        more = "" if request.model == "linear" else "; --hours 1 also fine-tunes a network, in about an hour"
+        lines.append(f"candidates: linear models only{more}")
+    elif not chosen_on:
+        lines.append("warning: no validation list to compare a network on; --model network trains one")
+    elif chosen_on < FEWEST_TO_CHOOSE:
+        size = counted(chosen_on, ListSize.of(all_samples).unit)
+        lines.append(f"warning: a network is compared on only {size}{' in each fold' if lists.folds else ''}")
+    if network_ms is not None:
+        lines.append(_size_line(suggestion, network_ms))
+    several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
+    total = f"all training: about {time_text(seconds[0])}{several}"
+    total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
+    list_lines = [f"{key}: {size}" for key, size in sizes.items()]
+    if suggestion.start is not None:
+        over = " spread over the video" if suggestion.start.is_image else ""
+        height, width = data.frame_size
+        clip = f"{data.frames} frames of {height} x {width} pixels{over}"
+        lines.append(f"starts from {suggestion.start.title}, {clip}")
+    elif found := weights_in_cache():
+        found.sort(key=lambda weights: weights.first_for is None)
+        named = ", ".join(f"{weights.name} ({weights.license})" for weights in found[:MOST_NAMES])
+        lines.append(f"weights found: {named}; try --init {found[0].name}")
+    return {
+        "lists": sizes,
+        "classes": counts,
+        "window": lists.window,
+        "network_ms": network_ms,
+        "init": None if suggestion.start is None else suggestion.start.name,
+        "left_out": left_out_rows(lists.left_out),
+        "stages": [time._asdict() for time in times],
+        "trainings": trainings,
+        "minutes": round(seconds[0] / 60, 1),
+        "lines": [*list_lines, *lines, *map(str, times), total],
+    }
+
+
+def _size_line(suggestion: Suggestion, network_ms: float) -> str:
+    """The size of the network, and whether it is fast enough for `--latency`."""
+    data, model = suggestion.recipe.data, suggestion.recipe.model
+    height, width = data.frame_size
+    size = f"{model.backbone}, {data.frames} frames of {height} x {width} pixels, one view"
+    text = f"{size}: {network_ms:.3g} ms a clip on one CPU thread (limit {suggestion.latency:g})"
+    if network_ms <= (suggestion.latency or 0):
+        return text
+    fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
+    return f"warning: {text}; {fix}"
+
+
+def describe_samples(
+    samples: Sequence[Sample], classes: Classes, *, windows: bool
+) -> tuple[dict[str, int], list[str]]:
+    """The number of samples of each class, and lines about classes, groups and time without a bout.
+
+    `windows`: whether the samples are from annotated recordings.
+    """
+    groups = sorted({sample.group for sample in samples if sample.group is not None})
+    lines = [f"{counted(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"] if groups else []
+    if classes.heads[0].task == "regression":
+        return {}, lines
+    counts = dict.fromkeys(classes.of_head(classes.heads[0]), 0)
+    sources_of: dict[str, set[str]] = defaultdict(set)  # of each class
+    behaviors: dict[str, set[str]] = defaultdict(set)  # of each recording
+    without = 0
+    for sample in samples:
+        names = {classes.name(index) for index in indices(sample.labels[0])}
+        for name in names:
+            counts[name] += 1
+            sources_of[name].add(sample.source)
+        behaviors[sample.source] |= names - {BACKGROUND}
+        without += not names - {BACKGROUND}
+    sizes = [f"{name} {number}" for name, number in counts.items()]
+    lines = [f"{counted(len(sizes), 'class')}: {first_names(sizes, MOST_CLASSES)}", *lines]
+    if windows and without:
+        fate = f"class '{BACKGROUND}'" if BACKGROUND in counts else "no class"
+        fix = f"label time that nobody watched '{UNSCORED}'"
+        lines.append(f"{without} of {counted(len(samples), 'window')} have no bout ({fate}); {fix}")
+    if rare := [name for name, sources in sources_of.items() if len(sources) == 1]:
+        unit = "group" if groups else "recording" if windows else "video"
+        problem = f"{first_names(rare, MOST_NAMES)} can be learned or tested, not both"
+        lines.append(f"warning: {problem}: all from one {unit}; add {unit}s with it, or merge classes")
+    single = sorted(recording for recording, names in behaviors.items() if len(names) == 1)
+    if windows and single:
+        problem = f"only one behavior is annotated in {first_names(single, MOST_NAMES)}"
+        lines.append(f"warning: {problem}; time with any other counts as time without behavior")
+    return counts, lines

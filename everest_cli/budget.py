@@ -12,7 +12,7 @@ from everest.errors import DataError, first_names
 from everest.system.files import check_new_file, refuse_inputs, write_table
 from everest_cli import options as o
 from everest_cli.options import option, refuse
-from everest_cli.output import print_json, say
+from everest_cli.output import Display, print_json, say
 from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def budget(
     """
     from everest.annotations.bout import CHECKED, DRAWN
     from everest.annotations.labels import WhoseBouts
-    from everest.inference.scores import check_one_head
+    from everest.inference.scores import check_bouts, check_one_head
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import draw_windows, time_budget, window_length
 
@@ -75,8 +75,14 @@ def budget(
         if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
             length = window_length(extents, labeled, window)
         windows = draw_windows(extents, labeled, length, draw, seed=seed)
-        _write_windows(output, windows, labeled, inputs=[timeline, checked], overwrite=overwrite)
+        classes = timelines.classes.of_head(timelines.classes.heads[0])
+        _write_windows(output, windows, labeled, classes, inputs=[timeline, checked], overwrite=overwrite)
         return
+    of_classes = {
+        video: [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
+        for video, bouts in labeled.items()
+    }
+    check_bouts(of_classes, timelines.classes, report=Display().report)
     document = time_budget(extents, predicted, labeled, window=window)
     (print_json if as_json else _print_budget)(document)
 
@@ -111,6 +117,7 @@ def _write_windows(
     output: Path,
     windows: Sequence[FootageWindow],
     checked: Bouts,
+    classes: Sequence[str],
     *,
     inputs: Sequence[object],
     overwrite: bool,
@@ -132,10 +139,11 @@ def _write_windows(
         for bout in bouts
     ]
     cards = [
-        clip_card(Sample(path=each.video, start=each.start, end=each.end)) | {"line": ",".join(row)}
+        clip_card(Sample(path=each.video, start=each.start, end=each.end))
+        | {"start": each.start, "line": ",".join(row)}
         for each, row in zip(windows, rows, strict=True)
     ]
-    write_page(page, "figures", "windows_page.html", list_file=output.name, cards=cards)
+    write_page(page, "figures", "windows_page.html", list_file=output.name, classes=classes, cards=cards)
     write_table(output, [COLUMNS, *known, *rows])
     typer.echo(output)
     typer.echo(page)

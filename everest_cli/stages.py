@@ -153,7 +153,9 @@ def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str | None 
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
     """
-    _train("finetune", recipe, options, init=init)
+    folder = _train("finetune", recipe, options, init=init)
+    if folder is not None and is_main() and not options.quiet:
+        say(f"next:\n  {shlex.join(['everest', 'eval', '--checkpoint', str(folder)])}")
 
 
 def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:

@@ -6,7 +6,7 @@ bars above them.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -31,7 +31,7 @@ BARS: Final = (
     *("#FF9896", "#2CA02C", "#E41A1C", "#7B4173", "#9E9AC8", "#17BECF", "#637939"),
 )
 PANELS: Final = 24  # heuristic: the first ones; the figure counts the others
-LANES: Final = 20  # heuristic: the classes with most seconds; the figure counts the others
+LANES: Final = 20  # heuristic: the classes with most seconds in all panels; the figure counts the others
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
 GAP: Final = 0.15  # of a lane, between its bars and the next
 
@@ -53,7 +53,8 @@ def draw_timelines(
     if not panels:
         raise DataError("no recording has a window, so there is no timeline to draw")
     shown_panels = panels[:PANELS]
-    seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true; most first, background last
+    seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true, of each panel
+    totals: Counter[str] = Counter()  # seconds of each class in all panels
     for *_, predicted, of_person in shown_panels:
         seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for bout in predicted:
@@ -61,8 +62,11 @@ def draw_timelines(
         for bout in of_person:
             if bout.label not in (BACKGROUND, UNSCORED):
                 seconds[bout.label][1] += bout.seconds
-        in_order = sorted(seconds.items(), key=lambda item: (item[0] == BACKGROUND, -sum(item[1])))
-        seconds_by_class.append(dict(in_order))
+        seconds_by_class.append(seconds)
+        totals.update({name: sum(parts) for name, parts in seconds.items()})
+    # All panels have the lanes in one order: the class with most seconds first, background last.
+    ranked = sorted(totals, key=lambda name: (name == BACKGROUND, -totals[name]))
+    seconds_by_class = [{name: lanes[name] for name in ranked if name in lanes} for lanes in seconds_by_class]
     heights = [  # inches: of the title and the seconds, and of a curve or lanes
         0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), LANES))
         for (_, head, *_), lanes in zip(shown_panels, seconds_by_class, strict=True)

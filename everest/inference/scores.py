@@ -101,7 +101,8 @@ def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
     used = [label for label in labels if label not in (BACKGROUND, UNSCORED)]
     unknown = {label: used.count(label) for label in used if label not in names}
     for label, count in unknown.items():
-        report(notice(f"the model has no class '{label}' ({counted(count, 'labeled bout')})"))
+        similar = did_you_mean(label, names)
+        report(notice(f"the model has no class '{label}' ({counted(count, 'labeled bout')}){similar}"))
     if unknown and len(unknown) == len(set(used)):
         label = next(iter(unknown))
         raise DataError(f"the annotations have no class of the model: '{label}'{did_you_mean(label, names)}")

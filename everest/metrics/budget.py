@@ -133,8 +133,9 @@ def time_budget(
     Args:
         predicted: the bouts of the model.
         checked: the checked windows, as bouts with the label `checked`, and the bouts of a person in them. A
-            bout counts in the window in which it starts; one that starts with a window counts as one
-            that goes back before it, but at the start of a recording.
+            bout counts in the window in which it starts. One that starts exactly with a window counts as one
+            that goes back before it, unless the person saw that it does not: the recording starts there, or
+            the window before was checked, too, and has no bout of the class at its end.
     Returns:
         `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
         and `bouts`: `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.
@@ -152,10 +153,15 @@ def time_budget(
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     lengths = np.array([end - start for _, start, end in sampled])  # (N,)
     unchecked = sum(end - start for _, start, end in windows) - float(lengths.sum())  # seconds
+    # Of each checked window, whether the person also knows what was just before it.
+    known = {(video, round(begin, 3)) for video, (begin, _) in extents.items()}
+    known |= {(part.video, round(part.end, 3)) for part in sampled}
+    is_known = [(part.video, round(part.start, 3)) in known for part in sampled]
     classes = []
     for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
-        labeled = np.array([_amounts(part, checked, name, extents, manual=True) for part in sampled]).T
-        guessed = np.array([_amounts(part, predicted, name, extents) for part in sampled]).T  # (2, N)
+        manual = [_amounts(*each, checked, name) for each in zip(sampled, is_known, strict=True)]
+        labeled = np.array(manual).T  # (2, N)
+        guessed = np.array([_amounts(part, None, predicted, name) for part in sampled]).T  # (2, N)
         bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
         overlaps = (labeled[0] > lengths + ROUNDED).any()  # of bouts of the class, as those of two animals
         totals = {
@@ -203,15 +209,18 @@ def _windows_of(
     return list(marked)
 
 
-def _amounts(
-    window: FootageWindow, bouts: Bouts, name: str, extents: Extents, *, manual: bool = False
-) -> tuple[float, int]:
+def _amounts(window: FootageWindow, is_known: bool | None, bouts: Bouts, name: str) -> tuple[float, int]:
     """The seconds of a class in a window, and the number of its bouts that start there.
 
-    The bouts of a person (`manual`) may be clipped at the start of the window.
+    Those of a person may be clipped at the start of the window: unless it `is_known` what was before, a bout
+    that starts there may have begun earlier.
+
+    Args:
+        is_known: None for the bouts of a model, which are never clipped.
     """
     inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # none twice
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)
-    is_first = window.start <= extents[window.video][0] + ROUNDED
-    after = window.start + ROUNDED if manual and not is_first else window.start
+    goes_on = any(abs(bout.end - window.start) <= ROUNDED for bout in inside)  # from the window before
+    is_clipped = is_known is not None and (goes_on or not is_known)
+    after = window.start + ROUNDED if is_clipped else window.start
     return seconds, sum(after <= bout.start < window.end for bout in inside)

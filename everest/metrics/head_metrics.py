@@ -298,19 +298,28 @@ def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Values
     ]
 
 
-def class_precisions(
+def class_tests(
     predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable] | None
 ) -> list[Values]:
-    """Return `name`, `prevalence` and `ap`, with its 95 % `interval`, of each class that occurs, in percent.
+    """Return how well each class that occurs is found, in percent: `name`, `prevalence`, value, `interval`.
 
-    `ap`, the average precision, is about the prevalence if the outputs say nothing. The interval is over
-    groups; None without groups, and of a class with fewer than `FEW_OF_CLASS` videos.
+    Of videos with one class, the value is `recall`, with `precision` beside it. Of videos with several
+    classes, it is `ap`, the average precision, which is about the prevalence if the outputs say nothing. The
+    95 % interval is over groups; None without groups, and of a class with fewer than `FEW_OF_CLASS` videos.
     """
-    labels, _ = predictions.class_flags()  # (V, C)
-    precisions = average_precisions(labels, predictions.means)
+    labels, chosen = predictions.class_flags()  # (V, C) each
+    right, counted = (labels & chosen).astype(np.float64), labels.astype(np.float64)
+
+    def recalls(weights: Weights) -> Floats:
+        support = weights @ counted  # (C,)
+        return np.where(support > 0, weights @ right / np.maximum(support, 1), np.nan)
+
+    is_multi = predictions.task == MULTI_LABEL
+    keys = ("ap",) if is_multi else ("recall", "precision")
+    values = average_precisions(labels, predictions.means) if is_multi else recalls
     ends = {}
     if groups is not None:
-        ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
+        ends = bootstrap(lambda counts: dict(zip(names, values(counts), strict=True)), groups)
     rows = []
     for row in per_class(predictions, names):
         if not row["videos"]:
@@ -319,5 +328,8 @@ def class_precisions(
         if row["videos"] < FEW_OF_CLASS or (interval and None in interval):
             interval = None
         prevalence = _round(row["videos"] / len(labels), is_share=True)
-        rows.append({"name": row["name"], "prevalence": prevalence, "ap": row["ap"], "interval": interval})
+        rows.append(
+            {"name": row["name"], "prevalence": prevalence, "interval": interval}
+            | {key: row[key] for key in keys}
+        )
     return rows

@@ -15,7 +15,7 @@ import numpy as np
 
 from everest import functions
 from everest.annotations.bout import Bouts
-from everest.config.heads import MEASURED_BY, MULTI_LABEL, Head
+from everest.config.heads import MEASURED_BY, Head
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
@@ -28,7 +28,7 @@ from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
-from everest.metrics.head_metrics import HEAD_METRICS, chance_of, class_precisions, metrics_of
+from everest.metrics.head_metrics import HEAD_METRICS, chance_of, class_tests, metrics_of
 from everest.metrics.intervals import bootstrap
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import HeadPredictions, Predictions, write_predictions
@@ -149,9 +149,9 @@ def measured_outputs(
     delivered = outputs.predictions(DELIVERED, head)
     chance = METRICS[metric].chance or ""
     behaviors = []
-    if head.task == MULTI_LABEL:
+    if head.task != "regression":
         groups = outputs.groups if several else None
-        rows = class_precisions(delivered.by_head()[""], classes.of_head(head), groups)
+        rows = class_tests(delivered.by_head()[""], classes.of_head(head), groups)
         behaviors = [ClassTest(**row) for row in rows]
     return {
         "metric": metric,
@@ -289,8 +289,14 @@ def _scored(
     parts: Sequence[tuple[Timelines, float]], project: Project, report_folder: Path, report: Report
 ) -> TimelineScores:
     """The scores of the bouts of timelines, with the seconds to smooth each over; draws their figure."""
-    timelines = replace(parts[0][0], videos=[video for part, _ in parts for video in part.videos])
-    bouts = [recording for part, smooth in parts for recording in part.bouts(BoutRules(smooth=smooth))]
+    recordings = [
+        each
+        for part, smooth in parts
+        for each in zip(part.videos, part.bouts(BoutRules(smooth=smooth)), strict=True)
+    ]
+    recordings.sort(key=lambda each: each[0].video)  # folds have another order
+    timelines = replace(parts[0][0], videos=[video for video, _ in recordings])
+    bouts = [video_bouts for _, video_bouts in recordings]
     labeled = labeled_bouts(timelines, project)
     scores = score_timelines(timelines, bouts, labeled, report=report)
     draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)

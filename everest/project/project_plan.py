@@ -23,6 +23,7 @@ from everest.lists.sources import read_source
 from everest.project.candidates import seconds_per_clip
 from everest.project.lists import STEP, make_lists
 from everest.project.request import LISTS, ProjectLists, Request
+from everest.project.result import NETWORK
 from everest.project.verdict import MOST_CLASSES, MOST_NAMES
 from everest.suggest.latency import fit_latency
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
@@ -67,21 +68,27 @@ def make_plan(
         if getattr(data, key) is not None:
             samples[key] = read_source(data, key, labeled=True, classes=classes).samples
     sizes = {key: len(listed) for key, listed in samples.items()}
-    if request.trains_network or request.unlabeled is not None:
+    trains_network = request.trains_network
+    if trains_network or request.unlabeled is not None:
         suggestion = suggestion.timed()
         if request.hours is not None:
-            suggestion = _within_hours(request.hours, suggestion, sizes, lists, report)
+            suggestion = _within_hours(request.hours, suggestion, sizes, lists)
+            if few := _too_few_steps(request, suggestion, sizes, lists):
+                trains_network = request.model == NETWORK or request.unlabeled is not None
+                result = "a model hardly learns" if trains_network else "no network is trained"
+                report(notice(f"warning: {few}: {result}"))
+    if trains_network or request.unlabeled is not None:
         seconds = _all_seconds(suggestion, sizes, lists)
     else:
         clips = sum(sizes.values()) + sizes.get("test", 0)  # all for their features, tests by the model
         features = clips * seconds_per_clip(suggestion.recipe, classes)
         seconds = features + CHECK_SECONDS * max(len(lists.folds), 1), 0.0
-    times = {"seconds": seconds, "network_ms": milliseconds}
-    return lists, suggestion.text, _document(lists, suggestion, samples, classes, request, **times)
+    figures = {"seconds": seconds, "network_ms": milliseconds, "trains_network": trains_network}
+    return lists, suggestion.text, _document(lists, suggestion, samples, classes, request, **figures)
 
 
 def _within_hours(
-    hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists, report: Report
+    hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
 ) -> Suggestion:
     """The suggestion with so many steps that all training, validations and tests take these hours."""
     budget = 3600 * PLANNED_SHARE * hours
@@ -92,16 +99,21 @@ def _within_hours(
         budget,
         key=lambda part: _all_seconds(suggestion.within(part / 1000 * budget), sizes, lists)[0],
     )
-    suggestion = suggestion.within(fitting / 1000 * budget)
+    return suggestion.within(fitting / 1000 * budget)
+
+
+def _too_few_steps(
+    request: Request, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
+) -> str | None:
+    """Which stage --hours leaves too few steps for, and the hours that it needs."""
     for time in suggestion.times:
         if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
             needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)
             enough = SPARE * _all_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
-            problem = f"--hours {hours:g} leaves {time.steps} steps for {time.stage}"
-            hours_needed = f"{math.ceil(100 * enough) / 100:g}"
-            fix = f"give --hours {hours_needed} for the {FEWEST_STEPS} that it needs, or --model linear"
-            report(notice(f"warning: {problem}; {fix}"))
-    return suggestion
+            hours = f"{math.ceil(100 * enough) / 100:g}"
+            left = f"--hours {request.hours:g} leaves {time.steps} steps for {time.stage}"
+            return f"{left} (at least {FEWEST_STEPS} need --hours {hours})"
+    return None
 
 
 def _all_seconds(
@@ -138,6 +150,7 @@ def _document(
     *,
     seconds: tuple[float, float],
     network_ms: float | None,
+    trains_network: bool,
 ) -> dict[str, Any]:
     """The plan as `--json` has it, with its lines for people.
 
@@ -152,7 +165,6 @@ def _document(
     all_samples = [sample for listed in samples.values() for sample in listed]
     counts, lines = describe_samples(all_samples, classes, windows=lists.window is not None)
     data = suggestion.recipe.data
-    trains_network = request.trains_network
     trainings = 1 + len(lists.folds) if trains_network else 0
     times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
     if lists.are_given:
@@ -167,7 +179,8 @@ def _document(
         lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
     chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if not trains_network:
-        more = "" if request.model == "linear" else "; --hours 1 also fine-tunes a network, in about an hour"
+        is_asked = request.model == "linear" or request.hours is not None
+        more = "" if is_asked else "; --hours 1 also fine-tunes a network, in about an hour"
         lines.append(f"candidates: linear models only{more}")
     elif not chosen_on:
         lines.append("warning: no validation list to compare a network on; --model network trains one")

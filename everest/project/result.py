@@ -71,12 +71,25 @@ class CandidateTest:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTest:
-    """How well a model finds one of several classes that a video may have, in percent."""
+    """How well a model finds a class, in percent."""
 
     name: str
     prevalence: float  # of the test videos or windows
-    ap: float  # average precision
-    interval: list[float] | None  # 95 %, of `ap`
+    ap: float | None = None  # average precision, if videos have several classes
+    recall: float | None = None  # if they have one
+    precision: float | None = None
+    interval: list[float] | None  # 95 %, of `ap` or `recall`
+
+    def line(self, unit: str) -> str:
+        """The class in a line; `unit`: what it is found in, such as `windows`."""
+        spread = ""
+        if self.interval is not None:
+            spread = f" (95 % interval: {self.interval[0]:.3g} to {self.interval[1]:.3g})"
+        share = f"present in {self.prevalence:.1f} % of the {unit}"
+        if self.ap is not None:
+            return f"{self.name}: average precision {self.ap:.1f} %{spread}, {share}"
+        right = f"{self.precision:.1f} % of its predictions right"
+        return f"{self.name}: {self.recall:.1f} % found{spread}, {right}, {share}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +124,7 @@ class MeasuredTest:
     candidates: list[CandidateTest] = field(default_factory=list)
     chosen: str = NETWORK  # the name of the candidate that is delivered
     reason: str = "no other was compared"
-    behaviors: list[ClassTest] = field(default_factory=list)  # if videos have several classes
+    behaviors: list[ClassTest] = field(default_factory=list)  # the classes
     inputs: list[InputTest] = field(default_factory=list)
     timelines: TimelineScores | None = None  # of recordings
     folds: Sequence[MeasuredTest] = ()

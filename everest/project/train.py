@@ -146,6 +146,8 @@ def train(
                 return result.dump()
             except DataError as error:  # the lists and the run keep the videos that were there at the start
                 raise DataError(f"{error}; repair the videos, then repeat with --overwrite") from error
+            except KeyboardInterrupt as interrupt:  # between two stages
+                raise Stopped(signal.SIGINT, "interrupted") from interrupt
     except Stopped as stopped:  # whose message names the folder of a stage
         name = signal.Signals(stopped.number).name
         raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
@@ -179,7 +181,7 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
             request=request,
             files=checksums,
             planned_minutes=plan["minutes"],
-            trains_network=request.trains_network,
+            trains_network=plan["trainings"] > 0,
             **vars(lists),
         )
         document = json_text(asdict(project), indent=2)

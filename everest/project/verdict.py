@@ -54,12 +54,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
     unseen = f"; on groups that they had not seen: {validation}" if validation else ""
     lines.append(f"model: {result.chosen}, {result.reason}{unseen}")
     unit = "videos" if result.timelines is None else "windows"
-    for behavior in result.behaviors[:MOST_CLASSES]:
-        share = f"present in {behavior.prevalence:.1f} % of the {unit}"
-        if behavior.interval is not None:
-            low, high = behavior.interval
-            share = f"(95 % interval: {low:.3g} to {high:.3g}), {share}"
-        lines.append(f"{behavior.name}: average precision {behavior.ap:.1f} % {share}")
+    lines += [behavior.line(unit) for behavior in result.behaviors[:MOST_CLASSES]]
     if len(result.behaviors) > MOST_CLASSES:
         lines.append(f"{len(result.behaviors) - MOST_CLASSES} further classes: see `behaviors` of --json")
     lines += input_lines(result)
@@ -142,7 +137,8 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     name, value = "the interval of the difference", 0.0
     if result.difference is None:  # of a metric that single videos do not have
         name, value = "the interval", linear
-    spread = f"{name} is {low:.3g} to {high:.3g}"
+    narrow = f", too narrow with fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
+    spread = f"{name} is {low:.3g} to {high:.3g}{narrow}"
     if low <= value <= high:
         return f"no clear difference from {linear_model}: {spread}; {fix}"
     return f"clearly better than {linear_model}: {spread}"

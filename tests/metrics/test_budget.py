@@ -27,11 +27,11 @@ def test_windows_cover_the_footage():
 
 def test_a_budget_computed_by_hand():
     extents = {"x": (0.0, 40.0)}
-    predicted = by_video([bout("x", 2, 6), bout("x", 12, 14)])
-    # The person saw 5 s in the first window, and 1 s in the second, of a bout that began before it.
+    predicted = by_video([bout("x", 2, 6), bout("x", 22, 24)])
+    # The person saw 5 s in the first window, and 1 s in the third, of a bout that may have begun before it.
     checked = by_video(
         [
-            *(bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED), bout("x", 2, 7), bout("x", 10, 11)),
+            *(bout("x", 0, 10, CHECKED), bout("x", 20, 30, CHECKED), bout("x", 2, 7), bout("x", 20, 21)),
             *(bout("x", 2, 7), bout("x", 50, 60)),  # a repeated row, and one after the end of the footage
         ]
     )
@@ -44,6 +44,21 @@ def test_a_budget_computed_by_hand():
     low, high = entry["bouts"]["interval"]
     assert low == entry["bouts"]["checked"] == 1 <= high
     assert entry["seconds"]["interval"] == [6, 26]  # the 20 s left can hold no more
+
+
+def test_bouts_at_the_border_of_two_checked_windows_count_once_and_where_they_are_seen_to_begin():
+    extents = {"x": (0.0, 30.0), "y": (0.0, 10.0)}
+    windows = [bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED), bout("x", 20, 30, CHECKED)]
+    windows.append(bout("y", 0, 10, CHECKED))
+
+    def bouts_seen(*bouts: Bout) -> dict[str, float]:
+        document = time_budget(extents, {}, by_video([*windows, *bouts]))
+        return {each["name"]: each["bouts"]["estimate"] for each in document["classes"]}
+
+    parts = [bout("x", 0, 10), bout("x", 10, 20, "b"), bout("x", 20, 30), bout("y", 0, 10, "b")]
+    assert bouts_seen(*parts) == {"a": 2, "b": 2}
+    assert bouts_seen(bout("x", 5, 10), bout("x", 10, 20), bout("x", 20, 25)) == {"a": 1}  # one in three rows
+    assert bouts_seen(bout("x", 5, 25)) == {"a": 1}
 
 
 def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt():

@@ -225,12 +225,17 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(
     classes = r"2 classes: down 8, right 8\n4 folds: .*\nwarning: .* only 4 videos in each fold\n(?s:.*)"
     training = r"all training: about \d+ s for 5 fine-tunings, including \d+ s for validations"
     assert re.search(classes + training, shown.stdout)
-    shown = called("train", class_folders, "--dry-run", "--json", "--hours", "0.01")
+    short = ("train", class_folders, "--dry-run", "--json", "--hours", "0.01")
+    shown = called(*short, "--model", "network")
     plan = json.loads(shown.stdout)
     (stage,) = plan["stages"]
     assert stage["seconds"] / 60 < plan["minutes"] <= 0.6  # with validations and tests
-    few = rf"--hours 0.01 leaves {stage['steps']} steps for finetune; give --hours 0\.\d+ for"
-    assert stage["steps"] >= 300 or re.search(few, shown.stderr)
+    few = r"warning: --hours 0.01 leaves \d+ steps for finetune \(at least 300 need --hours 0\.\d+\): "
+    if stage["steps"] < 300:
+        assert re.search(few + "a model hardly learns", shown.stderr)
+        shown = called(*short)
+        assert re.search(few + "no network is trained", shown.stderr)
+        assert json.loads(shown.stdout)["trainings"] == 0
     assert 0 < stage["steps"] * stage["batch_size"] / stage["clips_per_second"] <= 36
     assert plan["lists"]["test"].startswith("2 videos")
     assert list(tmp_path.iterdir()) == []

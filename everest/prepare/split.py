@@ -191,8 +191,9 @@ def read_group(text: str) -> Callable[[Path], str]:
         match = re.search(expression, path.as_posix() if searches_path else path.name)
         if match is None or not match[1]:
             raise DataError(
-                f"{path}: --group {text} does not match; '^([^\\W_]+)' takes the first word of a file name, "
-                f"and '{PATH}REGEX' matches the path"
+                f"{path}: --group {text} does not match; put what names the group in parentheses, as in "
+                f"'^([^\\W_]+)' for the first word of a file name, '_(g\\d+)_' for g18 in a_g18_2.mp4, or "
+                f"'{PATH}REGEX' for the path"
             )
         return match[1]
 

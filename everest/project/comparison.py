@@ -139,7 +139,7 @@ class Comparison:
             return model, choice
         times = Counter(chosen_in_folds).items()
         own = ", ".join(f"{name} {counted(number, 'time')}" for name, number in times)
-        reason = f"lowest loss over all folds (by single folds: {own})"
+        reason = f"lowest loss over all folds (the test is of each fold's own choice: {own})"
         return model, replace(choice, reason=reason)
 
     def save(self, model: Classifier) -> None:

@@ -262,6 +262,7 @@ def _readable_videos(request: Request, report: Report) -> LabeledVideos:
     source = Path(request.videos)
     root = source if source.is_dir() else source.parent
     videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task)
+    _refuse_unusable(request, videos)  # before all are opened
     readable = []
     for number, sample in enumerate(videos.samples, start=1):
         try:

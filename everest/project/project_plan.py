@@ -59,7 +59,9 @@ def make_plan(
     )
     milliseconds = None
     if request.latency is not None:
-        suggestion, milliseconds = fit_latency(suggestion, request.latency)
+        suggestion, measured = fit_latency(suggestion, request.latency)
+        has_encoder = request.trains_network or request.init is not None
+        milliseconds = measured if has_encoder else None
     data = suggestion.recipe.data
     train = read_source(data, "train", labeled=True)
     classes = Classes.of(train, data)

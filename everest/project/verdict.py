@@ -89,7 +89,8 @@ def input_lines(result: MeasuredTest) -> list[str]:
     else:
         verdict = f"a {kind} of images may do: motion adds {gain}; label more groups to tell"
     if lost > 0:
-        verdict += f"; change alone (model.input: differences) loses {lost:.3g} to {most_lost:.3g}{unit}"
+        setting = " (model.input: differences)" if NETWORK in values else ""
+        verdict += f"; change alone{setting} loses {lost:.3g} to {most_lost:.3g}{unit}"
     return [f"inputs: appearance alone {texts['mean']}, change alone {texts['change']}; {verdict}"]
 
 

@@ -86,6 +86,7 @@ class Suggestion:
     most_steps: Mapping[str, int] = field(default_factory=dict)  # none: as many as the data set needs
     start: WeightSettings | None = None  # the weights of --init; None: from scratch
     size: DeviceValues | None = None  # of the model, for a time on a CPU; None: by the device
+    frames: int | None = None  # of a clip of image weights, for a time on a CPU; None: as usual
     latency: float | None = None  # milliseconds for a clip on one thread of a CPU; None: no limit
     is_fast: bool = True  # whether the size was measured to keep the limit
 
@@ -107,7 +108,7 @@ class Suggestion:
         if self.latency is not None:
             choices = for_latency(choices, self.latency, fits=self.is_fast)
         if self.start is not None:
-            choices = with_weights(choices, self.facts, self.device, self.start)
+            choices = with_weights(choices, self.facts, self.device, self.start, frames=self.frames)
         return recipe_text(choices, self.section, base=base, facts=self.facts)
 
     @cached_property

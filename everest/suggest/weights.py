@@ -24,10 +24,20 @@ ADAPTER_PEAK_LR: Final = 1e-3
 
 
 def with_weights(
-    choices: Sequence[Choice], facts: DataFacts, device_name: str, start: WeightSettings
+    choices: Sequence[Choice],
+    facts: DataFacts,
+    device_name: str,
+    start: WeightSettings,
+    *,
+    frames: int | None,
 ) -> list[Choice]:
-    """The choices of `choose_values` for a model that starts from weights."""
+    """The choices of `choose_values` for a model that starts from weights.
+
+    `frames` are of a clip of image weights, chosen for a time on a CPU; None: as usual.
+    """
     own = [Choice(key, value, "as in the weights") for key, value in start.values.items()]
+    if frames is not None:
+        own.append(Choice("data.frames", frames, "as many as --latency allows, or 2"))
     if start.is_image:
         height, width = start.values["data.size"]
         size = frame_size(facts, (height + width) / 2, start.values["model.tubelet"])

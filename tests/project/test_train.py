@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import unescape
 from pathlib import Path
@@ -578,11 +579,14 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
 
 
 def test_the_verdict_says_which_input_is_enough():
-    def lines(mean: list[float], change: list[float], metric: str = "top1") -> str:
+    def lines(
+        mean: list[float], change: list[float], metric: str = "top1", others: Sequence[dict[str, Any]] = ()
+    ) -> str:
         rows = [
             {"name": name, "metric": metric, "validation": value, "test": value, "interval": None}
             for name, value in (("image-mean", 70.0), ("image-change", 60.0))
         ]
+        rows += others
         gains = [{"name": "image-mean", "gain": mean}, {"name": "image-change", "gain": change}]
         document = RESULT | {"metric": metric, metric: 90.0, "candidates": rows, "inputs": gains}
         return "".join(input_lines(MeasuredTest.of(document)))
@@ -591,9 +595,10 @@ def test_the_verdict_says_which_input_is_enough():
     assert (
         lines([-1.0, 2.0], [3.0, 9.0])
         == "inputs: appearance alone image-mean 70.0 %, change alone image-change 60.0 %; a classifier of "
-        "images will do: motion adds -1 to 2 points; change alone (model.input: differences) loses 3 to 9 "
-        "points"
+        "images will do: motion adds -1 to 2 points; change alone loses 3 to 9 points"
     )
+    of_network = lines([-1.0, 2.0], [3.0, 9.0], others=[NETWORK_ROW])
+    assert "; change alone (model.input: differences) loses 3 to 9 points" in of_network
     assert "a classifier of images may do: motion adds -1 to 20 points; label more groups" in lines(
         [-1.0, 20.0], [-3.0, 9.0]
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from everest.checkpoints.describe import settings_from
 from everest.config.heads import Head
 from everest.models.cost import total_macs
 from everest.models.spec import classifier_spec
@@ -42,6 +43,22 @@ def test_the_largest_size_that_is_fast_enough_is_taken_and_the_test_has_one_view
     assert "the smallest, measured to need more than" in smallest.text
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.get_num_threads() == threads
+
+
+def test_clips_of_image_weights_have_as_many_frames_as_the_time_allows(
+    suggestion: Suggestion, image_file: Path
+):
+    start = settings_from(f"timm:vit_tiny_patch16_224={image_file}", on_cpu=True)
+    suggestion = replace(suggestion, start=start)
+    whole, measured = fit_latency(suggestion, 1e9)
+    assert whole.recipe.data.frames == 8
+    fewer, _ = fit_latency(suggestion, 0.7 * measured)
+    assert fewer.recipe.data.frames == 4
+    fewest, _ = fit_latency(suggestion, 1e-6)
+    assert (fewest.recipe.data.frames, fewest.is_fast) == (2, False)
+    assert "as many as --latency allows, or 2" in fewest.text
+    named, _ = fit_latency(replace(suggestion, overrides=["data.frames=6"]), 1e-6)
+    assert named.recipe.data.frames == 6
 
 
 def test_a_model_stays_where_it_was(suggestion: Suggestion):

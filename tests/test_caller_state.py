@@ -150,7 +150,7 @@ def calls_without_training(clip_files: Path, folder: Path) -> Calls:
         "TokenSelection": lambda: everest.TokenSelection(tokens, tokens),
         "parameter_groups": lambda: everest.parameter_groups(classifier, weight_decay=0.05),
         "predict": lambda: everest.predict(classifier, listed),
-        "predict by workers": lambda: everest.predict(classifier, listed, workers=1, precision="bf16"),
+        "predict by workers": lambda: everest.predict(classifier, listed, workers=2, precision="bf16"),
         "timeline": lambda: everest.timeline(classifier, video, window=0.5),
         "extract": lambda: everest.extract(classifier, listed),
         "evaluate": lambda: everest.evaluate(classifier, **test, workers=0, page=folder / "page"),

@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # They train a tokenizer, run jobs in processes of their own, or write many files.
 LONG = (
-    *("lvmae", "sweeps", "large", "performance", "running", "methods", "install", "files"),
-    *("pretraining", "long-recordings", "using", "export", "starting", "recipes"),
+    *("lvmae", "sweeps", "large", "performance", "running", "methods", "install", "files", "timelines"),
+    *("pretraining", "long-recordings", "using", "export", "starting", "recipes", "camera-motion"),
 )
 NO_COMMANDS = ("index", "faq", "messages", "python")
 STAGES = ("pretrain", "finetune", "train-tokenizer")
@@ -99,10 +99,18 @@ def write_videomae(folder: Path) -> None:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, clip_files: Path, image_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in: videos in VIDEOS, imitations of data sets, what a released program saved."""
+def videos(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder to work in with videos in VIDEOS."""
     shutil.copytree(clip_files, tmp_path / "VIDEOS")
     shutil.copy(clip_files / "train.csv", tmp_path / "VIDEOS" / "test.csv")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def desk(
+    videos: None, tmp_path: Path, clip_files: Path, image_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder to work in, also with imitations of data sets and what a released program saved."""
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4")
     foreign = everest.create_model("vit-tiny", kind="pretrain", tubelet=(2, 8, 8), depth=1, frames=4, size=32)
     saved(tmp_path / "checkpoint-799.pth", foreign.state_dict())
@@ -155,7 +163,6 @@ def desk(tmp_path: Path, clip_files: Path, image_file: Path, monkeypatch: pytest
     ]
     (tmp_path / "annotated.csv").write_text("".join(["video,start,end,label\n", *bouts]))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -187,7 +194,8 @@ def rows_of_the_paper() -> list[str]:
 
 
 @pytest.mark.parametrize("row", rows_of_the_paper())
-def test_every_row_of_the_paper_makes_a_step(row: str, desk: Path):
+@pytest.mark.usefixtures("videos")
+def test_every_row_of_the_paper_makes_a_step(row: str):
     command, *options = row.replace("--init PT", "--init none").split()
     small = [f"--set={value}" for value in SMALL]
     result = called(command, *small, *options, "--data", "VIDEOS", "--gpus", "cpu", "--dry-run")

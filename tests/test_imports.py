@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -20,6 +21,7 @@ PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}
 DECODERS = {"av", "decord"}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the packages, by its name."""
     paths = [path for top in ("everest", *PACKAGES) for path in sorted((ROOT / top).rglob("*.py"))]
@@ -37,10 +39,16 @@ def room_of(module: str) -> str:
     return rest[0] if rest and rest[0] in ROOMS else "root"
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """The modules that a file imports anywhere, those for types only included."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
@@ -109,7 +117,7 @@ def test_nothing_in_the_library_prints():
     for name, path in modules().items():
         calls = [
             node.func.id
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in nodes(path)
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         ]
         assert "print" not in calls or room_of(name) == "cli", name

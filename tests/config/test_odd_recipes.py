@@ -15,7 +15,7 @@ DOCUMENTS = {
     "python": ("data: !!python/object/apply:os.system [ls]", WRITTEN_OUT),
     "alias": ("data: *nothing", WRITTEN_OUT),
     "deep list": ("[" * 100_000, "not YAML: maximum recursion depth exceeded"),
-    "some unknown keys": ("".join(f"k{i}: 1\n" for i in range(4000)), "3990 more problems"),
+    "some unknown keys": ("".join(f"k{i}: 1\n" for i in range(1000)), "990 more problems"),
     "long value": (f"data: {{frames: {'x' * 100_000}}}", "must be an integer"),
     "base with NUL": ('base: "./a\\0b.yaml"', "embedded null"),
     "duplicate key": ("data:\n  frames: 16\n  frames: 24\n", ":3: duplicate key 'frames'"),

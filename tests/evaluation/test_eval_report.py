@@ -1,4 +1,6 @@
 import csv
+import io
+import json
 import os
 import re
 from pathlib import Path
@@ -6,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import json_of, refused, run, sets, small_recipe
+from processes import everest as everest_process
+from small_runs import called, json_of, refused, run, sets, small_recipe
+from task_runs import COLUMNS, NAMES, SCORES, write_list
 
+import everest
 from everest.evaluation.page import draw_confusion, shorten_names
 from everest.metrics.names import metric_rows
 
@@ -92,3 +97,103 @@ def test_nothing_is_replaced_by_default(classifier_run: Path, tmp_path: Path):
     assert (page / "thesis.txt").read_text() == "precious"
     assert (page / "index.html").is_file()
     assert table.read_text().startswith("video,")
+
+
+def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_path: Path):
+    page = tmp_path / "page"
+    result = json_of("eval -q", "-c", mixed_run, "--report", page)
+    listed = {name: "per_class" in head for name, head in result["heads"].items()}
+    assert listed == {"verb": True, "tags": True, "score": False}
+    plots = {"confusion-verb.png", "scatter-score.png"}
+    assert {path.name for path in page.iterdir()} == {*plots, "index.html"}
+    text = (page / "index.html").read_text()
+    assert text.split("<h2>score</h2>")[1].count('class="mistake"') == len(SCORES)
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+    assert re.search("(?s)value.*average precision", run("eval", "-c", mixed_run, "-q"))
+
+
+def test_groups_of_videos_are_counted_and_few_are_a_notice(scores_run, clip_files, tmp_path):
+    listed = write_list(tmp_path / "test.csv", clip_files, label=SCORES, group=("a", "a", "a", "b"))
+    options = ["--set", f"data.test={listed}", "--report", tmp_path / "page"]
+    ended = called("eval", "-c", scores_run, *options)
+    assert "4, from 2 groups" in ended.stdout
+    notice = "data.test has 2 groups of videos; with fewer than 10, the intervals are too narrow"
+    assert notice in ended.stderr
+    told = "groups of videos are drawn again(?s:.*) as many trials as there are groups of videos"
+    assert re.search(told, (tmp_path / "page" / "index.html").read_text())
+    write_list(listed, clip_files, label=SCORES, group=("a",) * 4)
+    ended = called("eval", "-c", scores_run, *options, "--overwrite", "--json")
+    assert "all videos of data.test are of one group: the metrics have no intervals" in ended.stderr
+    assert "intervals" not in json.loads(ended.stdout)
+    assert "All videos are of one group" in (page := (tmp_path / "page" / "index.html").read_text())
+    assert "drawn again" not in page
+
+
+@pytest.mark.slow
+def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(mixed_run, clip_files, tmp_path):
+    listed = write_list(tmp_path / "test.csv", clip_files, **COLUMNS["mixed"])
+    listed.write_text(listed.read_text() + f"{clip_files}/clip0.mp4,1,2,7\n")  # five do not divide by two
+    found = []
+    for processes in (1, 2):
+        options = ["--set", f"data.test={listed}", "--gpus", "cpu", "--processes", processes]
+        result = json.loads(everest_process("eval", "-c", mixed_run, "--json", "-q", *options).stdout)
+        found.append({**result, "seconds": None})
+    assert found[0]["videos"] == 5
+    assert found[0] == found[1]
+
+
+def test_predictions_of_several_classes_say_which_are_present(tags_run: Path, clip_files: Path):
+    video = clip_files / "clip0.mp4"
+    (row,) = json_of("predict -q", video, "-c", tags_run)
+    found = row["predictions"]
+    assert {each["label"] for each in found} == set(NAMES)
+    assert all(each["present"] == (each["probability"] >= 0.5) for each in found)
+    assert [row] == everest.predict(everest.load_model(tags_run), video)
+    lines = list(csv.DictReader(io.StringIO(run("predict", video, "-c", tags_run, "-q", "--format", "csv"))))
+    assert [line["present"] for line in lines] == [str(int(each["present"])) for each in found]
+    table = run("predict", video, "-c", tags_run, "-q", "--top", 2)
+    assert table.count("%") == 2
+    assert table.count("(present)") == sum(each["present"] for each in found[:2])
+
+
+def test_a_predicted_number_has_a_value_in_every_format(scores_run: Path, clip_files: Path, tmp_path: Path):
+    video, plot = clip_files / "clip0.mp4", tmp_path / "t.png"
+    (row,) = json_of("predict -q", video, "-c", scores_run)
+    (answer,) = row["predictions"]
+    model = everest.load_model(scores_run)
+    assert list(answer) == ["value"]
+    assert abs(answer["value"] - np.mean(SCORES)) < 3 * np.std(SCORES)
+    assert f"{answer['value']:.6g}" in run("predict", video, "-c", scores_run, "-q")
+    options = ["-c", scores_run, "--window", 0.5, "-q"]
+    (windows,) = json.loads(run("timeline", video, *options, "--json", "--plot", plot))
+    assert windows["bouts"] == []
+    assert everest.timeline(model, video, window=0.5).rows() == [windows]
+    lines = run("timeline", video, *options).splitlines()
+    values = [f"{each['predictions'][0]['value']:.6g}" for each in windows["windows"]]
+    assert [line.split()[-1] for line in lines[1:]] == values
+    with Image.open(plot) as picture:
+        assert picture.width > 1000
+
+
+def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: Path, clip_files: Path):
+    for command, options, message in (
+        ("predict", ["--top", 2], "--top: this model predicts numbers, not classes"),
+        ("timeline", ["-o", "bouts.csv"], "--to csv: needs classes, but this model predicts numbers"),
+        ("timeline", ["--background", 0.5], "--background: is only for single-label models"),
+        ("timeline", ["--threshold", 0.5], "--threshold: is only for multi-label models"),
+    ):
+        words = (command, clip_files / "clip0.mp4", "-q", "-c", scores_run, *options)
+        assert message in refused(*words, code=2)
+    for run_folder, task in ((scores_run, "regression"), (tags_run, "multi-label")):
+        other = ["--set=data.task=single-label", "--set=data.num_classes=2"]
+        text = refused("eval -q -c", run_folder, *other, code=6)
+        assert f"trained with data.task {task}, the recipe has single-label" in text
+
+
+def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(mixed_run, clip_files, tmp_path):
+    options = ["--window", 0.5, "-q", "--json", "--plot", tmp_path / "t.png"]
+    (row,) = json.loads(run("timeline", clip_files / "clip0.mp4", "-c", mixed_run, *options))
+    assert list(row["bouts"]) == ["verb", "tags", "score"]
+    assert row["bouts"]["verb"]
+    assert row["bouts"]["score"] == []
+    assert (tmp_path / "t.png").is_file()

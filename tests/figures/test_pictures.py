@@ -1,21 +1,31 @@
-from itertools import combinations
+import warnings
+from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from small_runs import refused, run
+from PIL import Image
+from small_runs import json_of, refused, run
 
 import everest
+from everest.annotations.bout import Bout
+from everest.config.heads import Head
 from everest.config.recipe import make_strategy
-from everest.errors import RecipeError
+from everest.errors import DataError, RecipeError
 from everest.figures.masks import apply_model, apply_strategies
 from everest.figures.rows import COLUMNS, GRAY, ClipMask, draw_rows, mask_title, rows_of
+from everest.figures.timeline import LANES, PANELS, draw_timelines
+from everest.inference.bouts import PredictedBout
+from everest.inference.timelines import Timelines, VideoTimeline
+from everest.lists.classes import Classes
 from everest.methods.grid import patchify
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
+from everest.video.writer import write_video
 from everest_demo.motions import CLASSES
 
 
@@ -150,3 +160,162 @@ def test_the_demo_shows_what_pretraining_is_worth(tmp_path: Path):
     assert pretrained > 3 * chance
     assert pretrained > scratch + 15
     assert (tmp_path / "demo" / "reconstruction.png").is_file()
+
+
+SIDE = 64
+OPTIONS = ["--size", "64", "--frames", "8", "--stride", "1"]
+
+
+def texture(seed: int) -> np.ndarray:
+    """(SIDE, 3 * SIDE, 3) uint8, smooth."""
+    noise = np.random.default_rng(seed).integers(0, 256, (12, 36, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((3 * SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def pan() -> torch.Tensor:
+    """(8, SIDE, SIDE, 3) uint8: the camera moves by 3 pixels a frame."""
+    return torch.from_numpy(np.stack([texture(0)[:, 3 * time : 3 * time + SIDE] for time in range(8)]))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("camera") / "pan.mp4"
+    still = torch.from_numpy(texture(1)[:, :SIDE].copy()).expand(8, -1, -1, -1)  # another scene
+    write_video(path, torch.cat([pan(), still]), 10)
+    return path
+
+
+def test_a_figure_ignores_the_cut_on_request(video: Path, tmp_path: Path):
+    shown = ["visualize-mask", video, *OPTIONS, "--frames", "16", "--overwrite", "-o", tmp_path]
+    (plain,) = json_of(*shown)
+    (aligned,) = json_of(*shown, "--align", "affine", "--cuts", "detect")
+    assert plain["kept_per_slice"][4] > 2 * aligned["kept_per_slice"][4]
+
+
+def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
+    clip = torch.rand(1, 1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert everest.select_tokens(clip, align="shift", keep=0.5).visible.shape == (1, 8)
+    with pytest.raises(ValueError, match="expected clips"):
+        everest.select_tokens(clip[0], align="shift")
+    with pytest.raises(RecipeError, match="align and cuts need clips of 3 channels here; these have 4"):
+        everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pretrain.selection.align": "zoom"}, "pretrain.selection.align: "),
+        ({"model.input": "differences", "finetune.selection.align": "shift"}, "model.input: must be frames"),
+        ({"model.input": "differences", "pretrain.selection.cuts": "detect"}, "model.input: must be frames"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, str], message: str):
+    options = [f"--set={key}={value}" for key, value in settings.items()]
+    assert message in refused("pretrain", "--recipe", "small", *options, "--print-config", code=2)
+
+
+def test_stats_tell_how_often_the_camera_moves(video: Path):
+    camera = json_of("prepare stats", video.parent)["camera"]
+    assert 0.3 < camera["moving"] < 0.7
+    assert camera["unexplained"] <= 0.2
+
+
+def predicted(label: str, start: float, end: float) -> PredictedBout:
+    frames = {"start_frame": 0, "end_frame": 0}
+    return PredictedBout(start=start, end=end, label=label, index=0, probability=0.5, **frames)
+
+
+def timelines(*heads: Head, seconds: int, names: tuple[str, ...], videos: int = 1) -> Timelines:
+    """Recordings with a window a second, and random outputs."""
+    outputs = np.random.default_rng(0).dirichlet(np.ones(sum(head.outputs for head in heads)), seconds)
+    starts = np.arange(seconds, dtype=np.float64)
+    each = [
+        VideoTimeline(
+            video=f"${number}.mp4",
+            path=f"${number}.mp4",
+            frames=(0, seconds),
+            starts=starts,
+            ends=starts + 1,
+            outputs=outputs.astype(np.float32),
+            borders=np.arange(seconds + 1, dtype=np.float64),
+        )
+        for number in range(videos)
+    ]
+    return Timelines(classes=Classes(heads=heads, names=names), videos=each)
+
+
+@pytest.mark.parametrize("videos", [1, pytest.param(PANELS + 2, marks=pytest.mark.slow)])
+def test_each_recording_has_a_panel_and_no_label_is_cut(tmp_path: Path, videos: int):
+    names = tuple(f"$class_{i}" for i in range(25))
+    drawn = timelines(Head(outputs=25), seconds=400, names=names, videos=videos)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, if there is no place for the bars
+        figure = draw_timelines(tmp_path / "t.png", drawn, drawn.bouts(), {})
+    with Image.open(tmp_path / "t.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
+    assert len(figure.axes) == min(videos, PANELS)
+    assert ("2 other panels not shown" in figure.get_suptitle()) == (videos > PANELS)
+    for panel in figure.axes:
+        assert len(panel.get_yticklabels()) == LANES
+        assert "5 other classes not shown" in panel.get_title(loc="left")
+
+
+def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
+    drawn = timelines(Head(outputs=3), seconds=10, names=("background", "run", "sit"))
+    spans = {"background": (0, 5), "run": (5, 9), "sit": (9, 10)}
+    bouts = [predicted(name, start, end) for name, (start, end) in spans.items()]
+    truth = [Bout(video="a", start=6, end=10, label="run"), Bout(video="a", start=0, end=1, label="unscored")]
+    figure = draw_timelines(tmp_path / "t.png", drawn, [{"": bouts}], {"$0.mp4": truth})
+    (panel,) = figure.axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == [
+        "run  4.0 s, true 4.0 s",
+        "sit  1.0 s, true 0.0 s",
+        "background  5.0 s",
+    ]
+    FigureCanvasAgg(figure).draw()
+    tops = [tick.get_window_extent().y1 for tick in panel.get_yticklabels()]
+    assert all(above > below for above, below in pairwise(tops))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (panel,) = draw_timelines(tmp_path / "none.png", drawn, [{"": []}], {}).axes  # without a bout
+    assert [text.get_text() for text in panel.texts] == ["no class is present"]
+    drawn = timelines(Head(outputs=2), seconds=0, names=("run", "sit"))
+    with pytest.raises(DataError, match=r"^no recording has a window"):
+        draw_timelines(tmp_path / "windows.png", drawn, [{"": []}], {})
+
+
+def test_twenty_classes_have_their_own_color_which_is_that_of_every_recording(tmp_path: Path):
+    names = ("background", *(f"class {number}" for number in range(20)))
+    drawn = timelines(Head(outputs=21), seconds=21, names=names, videos=2)
+    rows = [predicted(name, second, second + 1) for second, name in enumerate(names)]
+    truth = [Bout(video="a", start=0, end=1, label="class 3")]
+    bouts = [{"": rows[1:]}, {"": rows[::-1]}]  # the order of lanes follows the bouts
+    figure = draw_timelines(tmp_path / "t.png", drawn, bouts, {"$0.mp4": truth})
+    colors = []
+    for panel in figure.axes:
+        lanes = [label.get_text().split("  ")[0] for label in panel.get_yticklabels()]
+        of_lane = {}
+        for bars in panel.collections:
+            if (paths := bars.get_paths()) and bars.get_alpha() == 1:
+                top = paths[0].vertices[:, 1].max()
+                of_lane.setdefault(lanes[int(-top)], tuple(bars.get_facecolor()[0]))
+        colors.append(of_lane)
+    shared = colors[0].keys() & colors[1].keys()
+    assert len(shared) >= 18
+    assert all(colors[0][name] == colors[1][name] for name in shared)
+    of_classes = {name: color for each in colors for name, color in each.items() if name != "background"}
+    assert len(set(of_classes.values())) == len(of_classes) == 20
+    assert (0, 0, 0, 1) not in of_classes.values()  # black is for a person
+
+
+def test_heads_of_every_task_have_a_panel(tmp_path: Path):
+    tags = Head(name="tags", task="multi-label", outputs=3)
+    heads = Head(name="verb", outputs=2), tags, Head(name="_$", task="regression", outputs=1)
+    drawn = timelines(*heads, seconds=5, names=("a", "b", "c"))
+    figure = draw_timelines(tmp_path / "t.png", drawn, drawn.bouts(), {})
+    assert [panel.get_title(loc="left") for panel in figure.axes] == [
+        *(rf"\$0.mp4, {name}" for name in ("verb", "tags", r"_\$"))
+    ]
+    (curve,) = figure.axes[2].lines
+    assert np.array_equal(curve.get_ydata(), drawn.videos[0].outputs[:, 5])

@@ -98,7 +98,8 @@ def test_the_device_is_named_in_one_way(classifier_run, clip_files, tmp_path, mo
     called("predict", video, *options, "--gpus", "cpu")
     called("extract", video, *options, "--gpus", "cpu", "-o", tmp_path / "f.npz")
     called("probe", *options, "--gpus", "cpu", "--probes", "knn")
-    called("profile", *("-b", "vit-tiny"), *("--frames", 4, "--size", 64), "--gpus", "cpu", "--measure")
+    small = ["-b", "vit-tiny", "--frames", 4, "--size", 64, "--set=model.depth=1"]
+    called("profile", *small, "--gpus", "cpu", "--measure")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert "--gpus 2: this command uses one device" in refused("probe", *options, "--gpus", 2, code=2)
     assert "this machine has 3" in refused("predict", video, *options, "--gpus", 7, code=5)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from damage import with_hole
-from processes import start
+from processes import TWO, everest, start
 from small_runs import called, contents, refused, run
 
 from everest.inference.row_store import RowStore, open_row_store
@@ -137,9 +137,8 @@ def test_two_processes_write_the_files_of_one_also_after_kills(classifier_run, v
 def test_processes_that_one_command_starts_join_their_rows(classifier_run, videos, tmp_path):
     words = ["predict", videos, "-c", classifier_run, "--format", "csv"]
     expected = run(*words, code=4)
-    program = [sys.executable, "-m", "everest_cli", *map(str, words), "--gpus", "cpu", "--processes", "2"]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=300)
-    assert (ended.returncode, ended.stdout) == (4, expected), ended.stderr
+    ended = everest(*words, *TWO, code=4, timeout=300)
+    assert ended.stdout == expected, ended.stderr
     assert ended.stderr.count("text.mp4: ") == 1
 
 

@@ -70,7 +70,7 @@ FEW = "model.depth=3"  # blocks, which are alike
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
-        ("k400", ()),
+        ("k400", (FEW,)),
         pytest.param("k400", ("model.embedding_layers=2",), marks=pytest.mark.slow),
         ("k400", ("model.embedding_layers=3", FEW)),
         pytest.param("k400", ("pretrain.camera_motion=1",), marks=pytest.mark.slow),
@@ -87,7 +87,9 @@ def test_a_clip_takes_what_is_estimated(recipe: str, overrides: tuple[str, ...])
     assert training_bytes(spec, 2) == pytest.approx((many - few) / 8, rel=0.1)
 
 
-@pytest.mark.parametrize("size", [(), pytest.param((HALF,), marks=pytest.mark.slow), (MAGVIT,)])
+@pytest.mark.parametrize(
+    "size", [(), *(pytest.param((size,), marks=pytest.mark.slow) for size in (HALF, MAGVIT))]
+)
 def test_a_step_with_a_tokenizer_takes_what_is_estimated(size: tuple[str, ...]):
     spec = spec_of("lvmae-128", "train.checkpointing=false", *size)
     peak = peak_of_forward(spec, 2, bytes_per_value=4)

@@ -112,7 +112,8 @@ def test_what_needs_classes_says_to_train_them(checkpoint: Path, recipe: Path, c
     assert not (tmp_path / "hf").exists()
 
 
-@pytest.mark.parametrize("keep", [None, pytest.param(0.5, marks=pytest.mark.slow)])
+@pytest.mark.slow  # of an autoencoder: fast, in test_export.py
+@pytest.mark.parametrize("keep", [None, 0.5])
 def test_onnxruntime_computes_the_same(checkpoint: Path, tmp_path: Path, keep: float | None):
     share = [] if keep is None else ["--keep", keep]
     run("export", checkpoint, "--to", "onnx", "-o", tmp_path / "m.onnx", *share)

@@ -2,14 +2,13 @@ import csv
 import json
 import shutil
 import signal
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from processes import kill_when, stop_after
-from small_runs import called, metrics, same_run
+from small_runs import called, metrics, same_run, sets
 
 from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import pretrain_clips
@@ -71,12 +70,8 @@ def prepare(recipe: Path, tokenizer: Path, folder: Path, *options: object, code:
     return called(*command, *options, code=code)
 
 
-def sets(values: Sequence[str]) -> list[str]:
-    return [f"--set={value}" for value in values]
-
-
 def pretrain(recipe: Path, folder: Path, *values: str, code: int = 0):
-    return called("pretrain", "--recipe", recipe, "-o", folder, "-q", *sets(values), code=code)
+    return called("pretrain", "--recipe", recipe, "-o", folder, "-q", *sets(*values), code=code)
 
 
 def from_cache(folder: Path) -> str:
@@ -112,7 +107,7 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
     values = KINDS[kind]
     pretrain(recipe, tmp_path / "live", f"tokenizer.checkpoint={tokenizer}", *values)
     moved = shutil.copytree(tokenizer.parent, tmp_path / "moved") / tokenizer.name
-    prepare(recipe, moved, tmp_path / "tokens", *sets(values))
+    prepare(recipe, moved, tmp_path / "tokens", *sets(*values))
     moved.unlink()  # so that nothing can load it
     pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
     assert same_run(tmp_path / "cached", tmp_path / "live")
@@ -134,7 +129,7 @@ def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
 def test_a_killed_run_with_a_cache_and_workers_resumes_to_the_same_bits(recipe, cache, tmp_path):
     values = [from_cache(cache), "pretrain.epochs=40", "train.workers=2"]
     pretrain(recipe, tmp_path / "whole", *values)
-    command = ["pretrain", *sets(values)]
+    command = ["pretrain", *sets(*values)]
     assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5) == -signal.SIGKILL
     pretrain(recipe, tmp_path / "parts", *values)
     assert same_run(tmp_path / "parts", tmp_path / "whole")
@@ -279,7 +274,7 @@ def with_bad(recipe: Path, folder: Path, *, bad: int) -> list[str]:
 def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokenizer, tmp_path):
     values = with_bad(recipe, tmp_path, bad=1)
     bad = {"path": str(tmp_path / "bad0.mp4"), "reason": "not a video file"}
-    result = prepare(recipe, tokenizer, tmp_path / "tokens", *sets(values), "--json")
+    result = prepare(recipe, tokenizer, tmp_path / "tokens", *sets(*values), "--json")
     assert json.loads(result.stdout)["bad"] == [bad]
     assert f"cannot read {bad['path']}: not a video file; left out" in result.stderr
     with (tmp_path / "tokens" / "bad_videos.csv").open() as file:
@@ -294,7 +289,7 @@ def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokeniz
 
 
 def test_too_many_bad_videos_end_with_code_4_and_are_tried_again(recipe, tokenizer, tmp_path):
-    options = sets(with_bad(recipe, tmp_path, bad=5))
+    options = sets(*with_bad(recipe, tmp_path, bad=5))
     said = prepare(recipe, tokenizer, tmp_path / "tokens", *options, code=4).stderr
     assert "5 of 12 videos could not be read, more than data.max_bad=0.3 allows" in said
     for number in range(4):

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from html import unescape
 from pathlib import Path
@@ -24,6 +24,7 @@ from everest.inference.timelines import Timelines
 from everest.lists.classes import Classes
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
+from everest.metrics.intervals import bootstrap
 from everest.metrics.names import METRICS
 from everest.prepare import window_labels
 from everest.project import lists
@@ -39,7 +40,7 @@ from everest.video.writer import write_video
 
 LISTS = ("train", "val", "test")
 STEPS = sets("finetune.steps=3", "finetune.warmup_steps=1", "train.workers=0", "finetune.batch_size=4")
-FEW = [*STEPS, "--set=model.depth=1"]
+FEW = [*STEPS, *sets("model.depth=1", "data.size=32")]
 RESULT: dict[str, Any] = {
     "metric": "top1",
     "top1": 90.0,
@@ -67,6 +68,14 @@ def moving(path: Path, steps: list[tuple[int, int]], seed: int) -> None:
         frames.append(picture.roll((row, column), dims=(0, 1)))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, torch.stack(frames), fps=10)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_draws() -> Iterator[None]:
+    """Intervals of 200 draws; metrics/test_metrics.py has those of all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bootstrap.__kwdefaults__, "draws", 200)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -132,17 +141,8 @@ def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders:
     assert document["report"] == str(trained / "report" / "index.html")
     assert document["checkpoint"] == str(trained / "model" / "model.safetensors")
     candidates = {each["name"]: each for each in document["candidates"]}
-    assert list(candidates) == [
-        *(
-            "linear-images",
-            "images-motion",
-            "random-features",
-            "image-mean",
-            "image-change",
-            "network",
-            "mean",
-        ),
-    ]
+    names = "linear-images images-motion random-features image-mean image-change network mean"
+    assert list(candidates) == names.split()
     assert document["chosen"] in {*candidates} - {"image-mean", "image-change"}
     assert candidates["linear-images"]["test"] == document["linear_pixels"]
     assert f"<p>{document['judgment']}</p>" in unescape(Path(document["report"]).read_text())
@@ -436,17 +436,19 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert (again["folds"], page.read_text()) == (document["folds"], text)
 
 
+@pytest.mark.slow  # from image weights: fast, below
 def test_unlabeled_videos_are_trained_on_first(class_folders: Path, tmp_path: Path):
     unlabeled = tmp_path / "unlabeled"
     for number in range(4):
         moving(unlabeled / f"{number}.mp4", 16 * [(1, 1)], 20 + number)
     few = [*FEW, *sets("pretrain.steps=2", "pretrain.warmup_steps=1", "pretrain.batch_size=4")]
-    options = ["--unlabeled", unlabeled, "-o", tmp_path / "project", *few]
-    called("train", class_folders, *options)
+    called("train", class_folders, "--unlabeled", unlabeled, "-o", tmp_path / "project", *few)
     start = json.loads((tmp_path / "project" / "finetune" / "env.json").read_text())["init"]
     assert start == str(tmp_path / "project" / "pretrain" / "model.safetensors")
-    options[1] = class_folders
-    shutil.rmtree(tmp_path / "project")
+
+
+def test_unlabeled_videos_that_validate_or_test_are_refused(class_folders: Path, tmp_path: Path):
+    options = ["--unlabeled", class_folders, "-o", tmp_path / "project", *FEW]
     assert "of the validation or test list" in refused("train", class_folders, *options, code=2)
 
 

@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import random
+import struct
 import sys
 from collections import Counter
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from av.error import FFmpegError
-from video_kinds import CODECS, RATE, Case, Written, all_cases, number_of, write_case
+from PIL import Image
+from timed_videos import write_frames
+from video_kinds import (
+    CODECS,
+    COUNT,
+    GOP,
+    HEIGHT,
+    MATRICES,
+    RATE,
+    WIDTH,
+    Case,
+    Written,
+    all_cases,
+    flv_part,
+    number_of,
+    painted,
+    write_case,
+    write_with_sound,
+)
 
+from everest.prepare.check import decode_completely
+from everest.prepare.encode import EncodeSettings, encode_video
+from everest.video.decoding import Survey, decode_frames
 from everest.video.facts import clear_video_cache
-from everest.video.reader import VideoError, frame_times, intact_frames, known_damage, probe, read_frames
+from everest.video.reader import (
+    VideoError,
+    frame_times,
+    intact_frames,
+    known_damage,
+    probe,
+    read_frames,
+    repairs,
+)
+from everest.video.writer import H264
 
 NO_FILE, RIGHT, REPORTED, UNREPORTED, REFUSED = (
     "not writable",
@@ -117,3 +149,298 @@ def test_all_kinds_are_read_exactly(tmp_path: Path, capsys: pytest.CaptureFixtur
         sys.stdout.write("\n".join(["", *table, *wrong, ""]))
     assert wrong == []
     assert sum(verdicts.values()) - verdicts[NO_FILE] >= 1000
+
+
+def written(folder: Path, container: str, codec: str, accident: str) -> Path:
+    case = Case(container=container, codec=codec, accident=accident)
+    return write_case(case, folder / f"video.{container}").path
+
+
+def shown(path: Path, ids=None) -> list[int | None]:
+    ids = range(probe(path).frames) if ids is None else ids
+    return [number_of(frame.numpy()) for frame in read_frames(path, ids)]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mpg", "mpeg1-b"), ("mpg", "mpeg2-b"), ("mpg", "h264-b"), ("vob", "mpeg2-b"), ("asf", "h264-b")],
+)
+def test_each_frame_of_a_program_stream_and_of_asf_is_found_alone(tmp_path: Path, container: str, codec: str):
+    file = written(tmp_path, container, codec, "none")
+    assert [shown(file, [number]) for number in range(COUNT)] == [[number] for number in range(COUNT)]
+    assert shown(file, range(0, 16, 2)) == list(range(0, 16, 2))
+
+
+@pytest.mark.parametrize("codec", ["h264-b", "hevc-open", "mpeg4-b"])
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_the_order_of_the_decoder_counts_where_display_times_equal_decode_times(
+    tmp_path: Path, container: str, codec: str
+):
+    file = written(tmp_path, container, codec, "times of decoding")
+    assert shown(file) == list(range(COUNT))
+    assert frame_times(file) == pytest.approx(np.arange(COUNT) / RATE, abs=0.002)
+
+
+@pytest.mark.parametrize("accident", ["repeated time 12", "falling time 12"])
+def test_one_wrong_time_stamp_is_repaired_with_a_notice(tmp_path: Path, accident: str):
+    wrong, right = tmp_path / "wrong", tmp_path / "right"
+    wrong.mkdir()
+    right.mkdir()
+    file, intact = written(wrong, "mkv", "h264", accident), written(right, "mkv", "h264", "uneven times")
+    found, expected = frame_times(file), frame_times(intact)
+    others = [number for number in range(COUNT) if number not in (11, 12)]
+    assert found[others] == pytest.approx(expected[others], abs=0.002)
+    assert found[10] < found[11] < found[12] < found[13]
+    assert shown(file) == list(range(COUNT))
+    assert repairs(file) == [f"{file}: 1 of {COUNT} time stamps cannot be right and were interpolated"]
+    assert repairs(intact) == []
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_pictures_are_turned_and_mirrored_by_the_display_matrix(tmp_path: Path, name: str):
+    (tmp_path / "plain").mkdir()
+    plain = read_frames(written(tmp_path / "plain", "mp4", "h264", "none"), [2])[0].numpy()
+    changed = read_frames(written(tmp_path, "mp4", "h264", f"matrix {name}"), [2])[0].numpy()
+    assert np.array_equal(changed, MATRICES[name][1](plain))
+
+
+def test_another_angle_is_a_notice(tmp_path: Path):
+    file = written(tmp_path, "mp4", "h264", "none")
+    data, half = bytearray(file.read_bytes()), 46341  # of the unit 65536: 45 degrees
+    at = data.find(b"tkhd") + 44
+    data[at : at + 8] = struct.pack(">2i", half, half)
+    data[at + 12 : at + 20] = struct.pack(">2i", -half, half)
+    file.write_bytes(data)
+    assert "no multiple of 90 degrees" in repairs(file)[0]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mkv", "mpeg2-b"), ("mpg", "mpeg2-b"), ("mkv", "h264-open"), ("ts", "h264-open"), ("mkv", "mpeg4-b")],
+)
+def test_frames_that_refer_to_others_before_the_recording_are_left_out(
+    tmp_path: Path, container: str, codec: str
+):
+    file = written(tmp_path, container, codec, "starts at an inner keyframe")
+    numbers = shown(file)
+    assert numbers == list(range(numbers[0], COUNT))
+    assert 9 <= numbers[0] <= 13
+    assert known_damage(file) is None
+    assert decode_completely(str(file)).reason is None
+    settings = EncodeSettings(short_side=48, codec=H264(gop=12, crf=10))
+    encode_video(str(file), {str(file): tmp_path / "encoded.mp4"}, settings, overwrite=False)
+    assert shown(tmp_path / "encoded.mp4") == numbers
+
+
+def test_the_rate_follows_from_the_times_if_the_stated_one_is_the_unit_of_time(tmp_path: Path):
+    file = written(tmp_path, "webm", "vp9", "states 1000 frames per second")
+    assert probe(file).fps == pytest.approx((COUNT - 1) / frame_times(file)[-1])
+    gray = np.zeros((10, 576, 720, 3), np.uint8)
+    assert probe(write_frames(tmp_path / "tape.dv", gray, codec="dvvideo", rate=25)).fps == 25
+
+
+def test_what_is_lost_is_left_out_and_named(tmp_path: Path):
+    file = written(tmp_path, "ts", "h264-b", "lost packet at 0.3")
+    numbers, seconds = shown(file), frame_times(file)
+    assert numbers == np.rint(seconds * RATE).astype(int).tolist()
+    assert numbers[-1] == COUNT - 1
+    assert len(numbers) < COUNT
+    damage = known_damage(file)
+    assert damage is not None
+    assert damage.startswith("damaged: no intact frames from 0.")
+    assert decode_completely(str(file)).reason == damage
+
+
+@pytest.mark.parametrize(("container", "codec"), [("ts", "h264-b"), ("ts", "mpeg2-b"), ("mpg", "mpeg2-b")])
+def test_joined_streams_are_read_to_the_end(tmp_path: Path, container: str, codec: str):
+    file = written(tmp_path, container, codec, "joined")
+    assert shown(file) == [*range(COUNT), *range(64, 64 + COUNT)]
+    assert frame_times(file) == pytest.approx(np.arange(2 * COUNT) / RATE, abs=0.002)
+    assert known_damage(file) is None
+    assert repairs(file) == [f"{file}: time stamps start again at frame {COUNT}; they are continued"]
+
+
+def test_an_animated_webp_is_not_called_damaged(tmp_path: Path):
+    images = [Image.fromarray(painted(number)) for number in range(3)]
+    assert images[0].size == (WIDTH, HEIGHT)
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=40)
+    with pytest.raises(VideoError, match=r"an animated WebP, which FFmpeg does not read; convert it to mp4"):
+        probe(tmp_path / "a.webp")
+
+
+def test_a_damaged_spot_of_a_stamped_file_ends_at_the_next_keyframe(tmp_path: Path):
+    file = written(tmp_path, "mp4", "h264-b", "none")
+    data = file.read_bytes()
+    half = (data.find(b"mdat") + len(data)) // 2
+    file.write_bytes(data[:half] + bytes(400) + data[half + 400 :])
+    numbers = [
+        None if frame is None else number_of(frame.numpy())
+        for frame in intact_frames(file, list(range(COUNT)))
+    ]
+    assert 0 < numbers.count(None) < 2 * GOP
+    assert [number for number, shown in enumerate(numbers) if shown != number] == [
+        number for number, shown in enumerate(numbers) if shown is None
+    ]
+    assert numbers[-1] == COUNT - 1
+
+
+@pytest.mark.parametrize("codec", ["h264-b", "mpeg2-b", "hevc-open"])
+@pytest.mark.parametrize(("before", "after"), [(4, 0), (0, 16)])
+def test_transport_streams_with_more_bytes_a_packet_are_whole(
+    tmp_path: Path, codec: str, before: int, after: int
+):
+    file = written(tmp_path, "ts", codec, "none")
+    data = file.read_bytes()
+    packets = [bytes(before) + data[at : at + 188] + bytes(after) for at in range(0, len(data), 188)]
+    file.write_bytes(b"".join(packets))
+    assert shown(file) == list(range(COUNT))
+    assert known_damage(file) is None
+    half = len(packets) // 2
+    file.write_bytes(b"".join(packets[:half] + packets[half + 5 :]))
+    assert shown(file) == np.rint(frame_times(file) * RATE).astype(int).tolist()
+    assert known_damage(file) is not None
+    file.write_bytes(b"".join(packets[:half]) + packets[half][:100])
+    assert known_damage(file) is not None
+
+
+@pytest.mark.parametrize("codec", ["h264-b", "mpeg2-b", "hevc-open"])
+def test_zeros_after_a_transport_stream_are_its_end(tmp_path: Path, codec: str):
+    file = written(tmp_path, "ts", codec, "none")
+    file.write_bytes(file.read_bytes() + bytes(5000))
+    assert shown(file) == list(range(COUNT))
+    assert known_damage(file) is None
+
+
+def test_a_packet_that_the_receiver_marked_is_a_damage(tmp_path: Path):
+    file = written(tmp_path, "ts", "h264-b", "none")
+    data = bytearray(file.read_bytes())
+    at = next(
+        at
+        for at in range(len(data) * 4 // 10 // 188 * 188, len(data), 188)
+        if data[at + 1] == 1 and data[at + 2] == 0 and data[at + 3] & 0x10
+    )
+    data[at + 1] |= 0x80
+    data[at + 20 : at + 60] = np.random.default_rng(0).bytes(40)
+    file.write_bytes(data)
+    numbers = shown(file)
+    assert numbers == np.rint(frame_times(file) * RATE).astype(int).tolist()
+    assert COUNT - GOP <= len(numbers) < COUNT
+    assert known_damage(file) is not None
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_frames_are_right_where_keyframes_are_refreshed_bit_by_bit(tmp_path: Path, container: str):
+    file, options = tmp_path / f"video.{container}", {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}
+    picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    moved = np.stack([np.roll(picture, (3 * number, 5 * number), (0, 1)) for number in range(100)])
+    write_frames(file, moved, codec="libx264", rate=RATE, options=options)
+    clip, whole = range(1, 100, 8), read_frames(file, range(100))
+    assert np.array_equal(read_frames(file, clip), whole[list(clip)])
+    assert np.array_equal(read_frames(file, clip), [read_frames(file, [number])[0] for number in clip])
+
+
+def test_a_second_attempt_without_a_keyframe_surveys_each_packet_once(tmp_path: Path):
+    file = tmp_path / "video.ts"
+    frames, options = np.stack([painted(number) for number in range(COUNT)]), {"x264-params": "keyint=1000"}
+    write_frames(file, frames, codec="libx264", rate=RATE, options=options | {"sc_threshold": "0"})
+    data = file.read_bytes()
+    file.write_bytes(data[len(data) // 2 // 188 * 188 :])
+    survey = Survey()
+    assert list(decode_frames(file, survey=survey)) == []
+    assert 0 < len(survey.stamps) < 0.6 * COUNT
+
+
+@pytest.mark.parametrize("zeros", [4096, None])
+def test_a_fragmented_file_that_breaks_off_at_zeros_is_damaged(tmp_path: Path, zeros: int | None):
+    file = written(tmp_path, "mp4-fragments", "h264-b", "none")
+    assert known_damage(file) is None
+    data = file.read_bytes()
+    at = data.find(b"moof", len(data) // 2) - 4
+    zeros = zeros or len(data) - at
+    file.write_bytes(data[:at] + bytes(zeros) + data[at + zeros :])
+    count = len(shown(file))
+    assert 0 < count < COUNT
+    assert known_damage(file) == f"damaged: no intact frames after {count / RATE:.2f} s"
+    assert decode_completely(str(file)).reason == known_damage(file)
+
+
+@pytest.mark.parametrize("container", ["mkv", "ts", "mp4-fragments"])
+def test_the_text_begins_with_the_first_missing_frame(tmp_path: Path, container: str):
+    file = written(tmp_path, container, "h264-b", "none")
+    data, gaps = file.read_bytes(), 0
+    for end in range(len(data) * 6 // 10, len(data) * 9 // 10, 400):
+        file.write_bytes(data[: end + (end % 188 == 0)])
+        numbers, damage = shown(file), known_damage(file)
+        first = next(number for number in range(COUNT) if number not in numbers)
+        gaps += first < numbers[-1]
+        assert damage is not None
+        assert float(damage.split()[5]) == pytest.approx(first / RATE, abs=0.006)
+    assert gaps > 0
+
+
+@pytest.mark.parametrize(
+    ("muxer", "encoder", "options"),
+    [("ogg", "libvpx", {}), ("gif", "gif", {}), ("mxf", "mpeg2video", {}), ("webm", "libvpx", {"live": "1"})],
+)
+def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: str, options: dict[str, str]):
+    frames, pix_fmt = (
+        np.stack([painted(number) for number in range(COUNT)]),
+        "rgb8" if muxer == "gif" else "yuv420p",
+    )
+    file = tmp_path / f"video.{muxer}"
+    write_frames(file, frames, codec=encoder, rate=RATE, pix_fmt=pix_fmt, muxing=options)
+    assert known_damage(file) is None
+    data = file.read_bytes()
+    for share in (0.5, 0.8):
+        file.write_bytes(data[: int(share * len(data))])
+        damage = known_damage(file)
+        assert damage is not None
+        assert damage.startswith("damaged: no intact frames after ")
+
+
+@pytest.mark.parametrize(("muxer", "encoder"), [("flv", "flv1"), ("flv", "h264"), ("asf", "wmv2")])
+def test_sound_that_lasts_longer_than_the_picture_is_no_damage(tmp_path: Path, muxer: str, encoder: str):
+    file = write_with_sound(tmp_path / f"video.{muxer}", encoder)
+    assert shown(file) == list(range(COUNT))
+    assert known_damage(file) is None
+    content = file.read_bytes()
+    # FLV between two parts, so that only the stated duration shows it.
+    file.write_bytes(content[: flv_part(content, 0.6) if muxer == "flv" else int(0.6 * len(content))])
+    clear_video_cache()
+    damage = known_damage(file)
+    assert damage is not None
+    assert f" {COUNT / RATE:.2f} " in damage
+
+
+@pytest.mark.parametrize(("encoder", "share"), [("mpeg4", 0.15), ("wmv2", 0.15), ("mpeg4", 0.7)])
+def test_a_cut_asf_file_states_no_end(tmp_path: Path, encoder: str, share: float):
+    file = write_with_sound(tmp_path / "video.asf", encoder)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    assert known_damage(file) == f"damaged: no intact frames after {len(shown(file)) / RATE:.2f} s"
+
+
+def test_a_cut_flv_file_that_seems_to_begin_a_stream_is_read_to_the_cut(tmp_path: Path):
+    file = write_with_sound(tmp_path / "video.flv", "h264")
+    content = file.read_bytes()
+    file.write_bytes(content[: flv_part(content, 0.1) + 10])  # after the kind and the size of a part
+    numbers = shown(file)
+    first = next(number for number in range(COUNT) if number not in numbers)
+    assert 0 < first <= len(numbers) < COUNT
+    assert known_damage(file) == f"damaged: no intact frames from {first / RATE:.2f} to 6.00 s"
+
+
+def test_a_bare_stream_that_ends_in_the_first_bytes_of_a_picture_shows_no_frame_twice(tmp_path):
+    file = written(tmp_path, "h264", "h264-open", "none")
+    content = file.read_bytes()
+    with av.open(str(file)) as container:
+        begins = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
+    for begin in begins[31::2]:
+        for kept in (0, 9, 10, 12, 14):
+            cut = tmp_path / f"{begin + kept}.h264"
+            cut.write_bytes(content[: begin + kept])
+            frames = intact_frames(cut, list(range(probe(cut).frames)))
+            numbers = [number_of(frame.numpy()) for frame in frames if frame is not None]
+            assert numbers == sorted(set(numbers)), (begin, kept)
+            if kept == 0:  # pictures that are whole stay
+                assert len(numbers) == begins.index(begin)

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import unescape
 from pathlib import Path
@@ -24,7 +24,6 @@ from everest.inference.timelines import Timelines
 from everest.lists.classes import Classes
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.metrics.intervals import bootstrap
 from everest.metrics.names import METRICS
 from everest.prepare import window_labels
 from everest.project import lists
@@ -68,14 +67,6 @@ def moving(path: Path, steps: list[tuple[int, int]], seed: int) -> None:
         frames.append(picture.roll((row, column), dims=(0, 1)))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, torch.stack(frames), fps=10)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_draws() -> Iterator[None]:
-    """Intervals of 200 draws; metrics/test_metrics.py has those of all."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(bootstrap.__kwdefaults__, "draws", 200)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ class Pretraining:
         set_lr(self._optimizer, lr)
         record = StepRecord()
         output = self._wrapped(self._crops(views), noise=noise, **videos)
-        record.add(output.loss, output.parts, passes=1)
+        record.add(output.loss, output.metrics, passes=1)
         accelerator.backward(output.loss)
         norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
         _, finite = record.gather(accelerator, norms)

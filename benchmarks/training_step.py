@@ -49,7 +49,7 @@ class TrainingStep:
 
     def clips(self, batch: int, *, random: bool = False) -> Batch:
         """A batch on the device, of random bytes or of no known content."""
-        shape = (batch, 1, 3, self.spec.offered_frames, *self.spec.size)
+        shape = (batch, 1, 3, self.spec.candidate_frames, *self.spec.size)
         frames = torch.empty(shape, dtype=torch.uint8, device=self.device)
         noise = torch.empty(batch, 1, self.spec.grid.num_tokens, device=self.device)
         if random:

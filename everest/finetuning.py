@@ -28,7 +28,7 @@ from everest.models.spec import classifier_spec
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     """Prepare everything up to the first step."""
     settings = recipe.finetune
-    init = context.read_init()  # first: reading the data may take minutes
+    init_weights = context.read_init_weights()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     validation = validation_clips(recipe, classes)
     context.notice(empty_classes_notice("train", clips.samples, classes))
@@ -40,8 +40,8 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         context.notice(*(f"warning: finetune.{name}: no effect without data.val" for name in idle))
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
-    if init is not None:
-        spec = init.adapted(spec)
+    if init_weights is not None:
+        spec = init_weights.adapted(spec)
     training = StageSetup(
         recipe=recipe,
         section=settings,
@@ -49,7 +49,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         clips=clips,
         context=context,
         classes=classes.names,
-        init=init,
+        init_weights=init_weights,
     ).training()
     model = training.state.trained_model
     assert isinstance(model, VideoClassifier)
@@ -68,12 +68,12 @@ class Finetuning:
 
     training: Training
     settings: FinetuneSettings
-    model: VideoClassifier  # that is evaluated
+    model: VideoClassifier  # the module that is evaluated
     validator: Validator | None  # None: there are no videos in data.val
-    class_weights: list[Tensor | None]  # of each head, on the device
+    class_weights: list[Tensor | None]  # weights (classes,) for each head, on the device
 
     def losses(self, batch: Batch, step: Step) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix; it has no parts."""
+        """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix; no further metrics."""
         settings, model, rng = self.settings, self.model, step.rng()
         generator = torch.Generator(batch.frames.device).manual_seed(int(rng.integers(2**63)))
         frames = model.pixels.normalize(batch.frames.flatten(0, 1))  # (B, C, T, H, W)

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     """Prepare everything up to the first step."""
-    init = context.read_init()  # first: reading the data may take minutes
+    init_weights = context.read_init_weights()  # first: reading the data may take minutes
     if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
         spec = pretrain_spec(recipe, tokenizer=None)
     else:
         from everest.checkpoints.frozen import spec_of_pretraining
 
         spec = spec_of_pretraining(recipe)
-    if init is not None:
-        spec = init.adapted(spec)
+    if init_weights is not None:
+        spec = init_weights.adapted(spec)
     clips = pretrain_clips(recipe)
     if spec.views is not None and len(clips) < 2:
         raise DataError(
@@ -48,7 +48,12 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         clips.tokens = tokens = TokenCache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = StageSetup(
-        recipe=recipe, section=recipe.pretrain, spec=spec, clips=clips, context=context, init=init
+        recipe=recipe,
+        section=recipe.pretrain,
+        spec=spec,
+        clips=clips,
+        context=context,
+        init_weights=init_weights,
     ).training()
     if spec.teacher is not None:
         from everest.checkpoints.frozen import attach_teacher
@@ -77,9 +82,9 @@ class Pretraining:
     prober: Prober | None  # None: the run is not probed
 
     def losses(self, batch: Batch, step: Step) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The loss, a scalar, of clips on the device, and its parts by name."""
+        """The loss, a scalar, of clips on the device, and further metrics by name."""
         output = pretraining_output(self.training.model, batch)
-        return [output.loss], output.parts
+        return [output.loss], output.metrics
 
     def train(self) -> None:
         """Train to the end of the plan."""

@@ -34,7 +34,7 @@ from everest.system.run_folder import (
     OWN_FILES,
     RECIPE,
     TOKENIZER,
-    Decoder,
+    DecoderStart,
     RunFolder,
     is_own_tokenizer,
     own_tokenizer,
@@ -103,8 +103,12 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                 facts |= training.videos
                 values = {"stage": options.command, "plan": facts, "one_batch": options.one_batch}
                 values["init"] = None
-                if (init := training.context.init) is not None:
-                    values |= {"init": init.file, "init_name": init.name, "decoder": init.decoder}
+                if (init_file := training.context.init_file) is not None:
+                    values |= {
+                        "init": init_file.file,
+                        "init_name": init_file.name,
+                        "decoder": init_file.decoder,
+                    }
                     values["origin"] = training.weights.origin
                 run.start(dump_recipe(recipe), values)
             training.accelerator.wait_for_everyone()
@@ -252,7 +256,7 @@ def pretrain(
     recipe: str | Path,
     *,
     init: str | Path | None = None,
-    decoder: Decoder | None = None,
+    decoder: DecoderStart | None = None,
     **options: Unpack[StageOptions],
 ) -> Path:
     """Train an encoder on unlabeled videos, as `everest pretrain`, in this process.
@@ -296,7 +300,7 @@ def _train_stage(
     options: StageOptions,
     *,
     init: str | Path | None,
-    decoder: Decoder | None = None,
+    decoder: DecoderStart | None = None,
 ) -> Path:
     """Train a stage with the recipe, changed by the options; returns the run folder."""
     given: dict[str, Any] = {**options}

@@ -63,7 +63,8 @@ def profile(
             ),
         }
     )
-    if checkpoint is not None:
+
+    if checkpoint is not None:  # the time of a trained model
         from everest.inference.videos import Passes
         from everest.profiling.latency import latency_of
 
@@ -71,7 +72,7 @@ def profile(
         timed = latency_of(checkpoint, data, windows, cpu=is_on_cpu(gpus), notify=say)
         (print_json if as_json else _print_latency)(timed)
         return
-    if paper:
+    if paper:  # the paper's tables
         from everest.profiling.profile import paper_figures
 
         (print_json if as_json else _print_paper)([figure.dump() for figure in paper_figures()])
@@ -97,15 +98,21 @@ def profile(
     profiled = with_absolute_paths(changed(recipe or METHODS[method]))
     if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
         raise RecipeError(f"--keep: strategy {profiled.pretrain.selection.strategy} has no keep ratio")
+
+    # The cost of the recipe, and of all methods.
     document: dict[str, Any] = {**profile(profiled), "compare": []}
     if comparing:
         document["compare"] = [{"method": name, **profile(changed(named))} for name, named in METHODS.items()]
+
+    # Steps and loaders on this device.
     stages = document["stages"]
     if measured or (data is not None and gpu is None):
         on_cpu = is_on_cpu("auto" if plans_several else gpus)
         loads = data is not None and gpu is None
         for stage, measurement in time_stages(profiled, batch=batch, loads=loads, cpu=on_cpu).items():
             stages[stage] |= measurement
+
+    # The run that is planned for other devices.
     if gpu is not None and videos is not None:
         count = int(gpus) if plans_several else 1
         planned = partial(plan_pretraining, profiled, gpu, videos=videos, epochs=epochs, gpus=count)
@@ -116,6 +123,7 @@ def profile(
             loading = time_loader(profiled, "pretrain", batch=clips, step_clips_per_second=speed)
             stages["pretrain"]["loading"] = loading
             document["plan"] = planned(loader=loading["clips_per_second"])
+
     if as_json:
         print_json(document)
     else:

@@ -13,7 +13,7 @@ import typer
 
 from everest.errors import RecipeError
 from everest.system.processes import is_main
-from everest.system.run_folder import Decoder
+from everest.system.run_folder import DecoderStart
 from everest_cli import options as o
 from everest_cli.options import Precision, Task, argument, local_path, option, refuse, run_in_each_process
 from everest_cli.output import Display, print_json, say
@@ -52,7 +52,7 @@ def _train(
     options: TrainOptions,
     *,
     init: str | None = "none",
-    decoder: Decoder | None = None,
+    decoder: DecoderStart | None = None,
 ) -> Path | None:
     """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
     from everest.config.recipe import dump_recipe, recipe_for_run
@@ -126,7 +126,7 @@ def pretrain(
     recipe: str = o.RECIPE,
     options: TrainOptions,
     init: str = option(*o.INIT, "none"),
-    decoder: Decoder | None = option(
+    decoder: DecoderStart | None = option(
         "--decoder",
         "Keep the decoder of --init (between views: the projector), or start fresh [keep if it fits].",
     ),

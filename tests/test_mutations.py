@@ -30,7 +30,7 @@ tests/test_parity.py
   everest/methods/selection.py
     order ascending: self.order == "descending" => self.order != "descending"
     one token more: num_kept(grid.num_tokens, self.keep => 1 + num_kept(grid.num_tokens, self.keep
-    most of the noise: noise.gather(1, candidates).arg => (-noise).gather(1, candidates).arg
+    most of the noise: noise.gather(1, kept).arg => (-noise).gather(1, kept).arg
     visible predicted too: ascending(shuffled[:, num_visible:]) => ascending(shuffled)
 tests/methods/test_selection.py
   everest/methods/strategies.py

@@ -271,7 +271,7 @@ def test_finetuning_step_equals_the_released_programs(golden, program: str, case
     if case == "train_droppath":
         rows = iter(recorded.tensors[f"{case}.droppath_keep"])
         for block, rate in zip(model.encoder.blocks[1:], (0.15, 0.3), strict=True):
-            assert block.drop_path1.keep.item() == pytest.approx(1 - rate)
+            assert block.drop_path1.keep_prob.item() == pytest.approx(1 - rate)
             block.drop_path1 = RecordedDropPath(next(rows), rate)
             block.drop_path2 = RecordedDropPath(next(rows), rate)
     loss = F.cross_entropy(model(recorded.clip), recorded.tensors["input.label"], label_smoothing=0.1)

@@ -15,7 +15,15 @@ from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
 from everest.system.hub import absolute_name
-from everest.system.run_folder import BEST, ENVIRONMENT, RESTORE_FIX, WEIGHTS, Decoder, Init, RunFolder
+from everest.system.run_folder import (
+    BEST,
+    ENVIRONMENT,
+    RESTORE_FIX,
+    WEIGHTS,
+    DecoderStart,
+    InitFile,
+    RunFolder,
+)
 from everest.system.text import reading_own
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.network import TokenizerSpec
@@ -30,8 +38,8 @@ PARTS: Final = (
 
 
 def find_init(
-    name: str | Path, *, output: Path | None, overwrite: bool, decoder: Decoder | None = None
-) -> Init:
+    name: str | Path, *, output: Path | None, overwrite: bool, decoder: DecoderStart | None = None
+) -> InitFile:
     """Find the weights of --init.
 
     Args:
@@ -50,14 +58,14 @@ def find_init(
         if output is not None and output.resolve() in (path.parent, path.resolve().parent):
             raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
         file = str(path)
-    return Init(name=name, file=file, decoder=decoder)
+    return InitFile(name=name, file=file, decoder=decoder)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitWeights:
     """The weights that a run starts from."""
 
-    named: Init
+    named: InitFile
     origin: dict[str, Any]  # describes them, for the header of the run's weights and for env.json
     saved: ModelSpec  # of the model whose weights were saved
     weights: Weights | None  # None for a run that has a state: its tensors are all there
@@ -87,7 +95,7 @@ class InitWeights:
         return replace(spec, norms=self.saved.norms) if keeps_norms else spec
 
 
-def read_init(init: Init, *, resumed: RunFolder | None) -> InitWeights:
+def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:
     """Read the weights of `init`, unless the run that is resumed already has a state."""
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
         with reading_own(resumed.path / ENVIRONMENT, fix=RESTORE_FIX):

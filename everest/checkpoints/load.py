@@ -198,7 +198,7 @@ def open_model(
             names = f"{len(weights.classes)} names of classes"
             raise CheckpointError(f"{file}: {names}, its head has {spec.num_classes}")
         usual = clip_of(spec)
-        spec = spec.for_clips(frames=frames or usual[0], size=size or usual[1], selection=selection)
+        spec = spec.for_clips(frames=frames or usual[0], size=size or usual[1], strategy=selection)
         if check is not None:
             check(spec)
     module = build_model(spec, weights, source=file)

@@ -106,12 +106,12 @@ def _of_training(recipe: Recipe) -> Problems:
 
 def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
     """Frame selection, and stored targets, which are of clips known before training."""
-    draws, ranked = stage.frame_selection.alpha > 1, stage.selection
+    draws, strategy = stage.frame_selection.alpha > 1, stage.selection
     if stage.needs_tokenizer and recipe.tokenizer is None:
         key = "target.kind" if stage.target.needs_tokenizer else "selection.score"
         yield f"pretrain.{key}", "needs a tokenizer, and the recipe has no such section; start from lvmae-128"
-    if draws and not isinstance(ranked, TopK):
-        text = f"above 1 it counts tokens by importance, which {ranked.strategy} does not measure"
+    if draws and not isinstance(strategy, TopK):
+        text = f"above 1 it counts tokens by importance, which {strategy.strategy} does not measure"
         yield "pretrain.frame_selection.alpha", text
     if stage.cache is None:
         return
@@ -122,7 +122,7 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
         yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
     if draws:
         yield key, "stores tokens of whole clips, but pretrain.frame_selection.alpha draws other frames"
-    if stage.camera_motion and ranked.needs_tokenizer:
+    if stage.camera_motion and strategy.needs_tokenizer:
         text = "needs scores of moved clips, which pretrain.target.cache does not store; leave one out"
         yield "pretrain.camera_motion", text
 
@@ -170,18 +170,18 @@ def _of_tokens(recipe: Recipe) -> Problems:
         check_num_tokens(grid)
         blank = torch.empty(1, grid.num_tokens, device="meta")  # the numbers do not depend on the data
         for stage, settings in recipe.stages:
-            key, selection = f"{stage}.selection", settings.selection
-            chosen = selection(grid, importance=blank, noise=blank)
-            visible, target = chosen.visible.size(1), chosen.target.size(1)
-            is_external = is_import_path(selection.strategy)
+            key, strategy = f"{stage}.selection", settings.selection
+            selection = strategy(grid, importance=blank, noise=blank)
+            visible, target = selection.visible.size(1), selection.target.size(1)
+            is_external = is_import_path(strategy.strategy)
             if is_external:
                 drawn = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
                 try:
-                    selection(grid, importance=drawn, noise=drawn).check(grid, batch=2, predicts=bool(target))
+                    strategy(grid, importance=drawn, noise=drawn).check(grid, batch=2, predicts=bool(target))
                 except ValueError as error:
-                    yield key, f"{selection.strategy} chooses wrong tokens: {error}"
+                    yield key, f"{strategy.strategy} chooses wrong tokens: {error}"
                     return
-            splits = getattr(selection, "visible_ratio", 0) is not None
+            splits = getattr(strategy, "visible_ratio", 0) is not None
             if not visible:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"
                 fix = "keep more tokens" if splits else "raise keep_ratio"

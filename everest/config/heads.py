@@ -16,11 +16,11 @@ from everest.config.values import Count, NumClasses, Positive, Share, must_be, w
 Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
 
 MULTI_LABEL: Final = "multi-label"
-THRESHOLD: Final = 0.5  # of a multi-label class, unless one was chosen
+THRESHOLD: Final = 0.5  # the probability from which a multi-label class is present, unless one was chosen
 # The metric of a head by its task, where only one is used: the best weights, tables of several heads.
 MEASURED_BY: Final = {"single-label": "top1", "multi-label": "map", "regression": "mae"}
 BACKGROUND: Final = "background"  # a class that states that nothing happens
-OVER_BACKGROUND: Final = "mean_class_accuracy"  # in place of top-1, if a class is background
+OVER_BACKGROUND: Final = "mean_class_accuracy"  # the metric in place of top-1, if a class is background
 ALLOWED: Final = {
     "single-label": ("top1", "mean_class_accuracy", "macro_f1", "loss"),
     "multi-label": ("map", "macro_f1", "loss"),

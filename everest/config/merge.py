@@ -42,7 +42,7 @@ class Written(NamedTuple):
 
     value: Any
     label: str = ""  # the file, or `--set`
-    key: KeyPath = ()  # in the file
+    key: KeyPath = ()  # its key in the file
     layer: int = -1  # counted from the bottom; -1: a default
 
     def is_below(self, other: Written) -> bool:
@@ -206,7 +206,7 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
     backbones = [layer[BACKBONE] for _, layer in layers if BACKBONE in layer]
     backbone = with_hyphens(backbones[-1]) if backbones else _DEFAULTS[BACKBONE]
     for number, (label, layer) in enumerate(layers):
-        of_backbone = {}  # by the key and where it stands in the file
+        of_backbone = {}  # values by their key, each with its key in the file
         for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
             value, name = layer.pop(key), with_hyphens("".join(key[2:3]))
             if name == backbone:

@@ -27,7 +27,7 @@ class BackboneSize:
     heads: int
     decoder_width: int
     decoder_heads: int
-    mlp_width: int | None = None  # of the encoder's blocks; None: four times the width
+    mlp_width: int | None = None  # channels inside the encoder's MLPs; None: four times the width
 
     @property
     def mlp(self) -> int:

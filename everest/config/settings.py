@@ -85,7 +85,7 @@ class DataSettings:
 class TrainSettings:
     """The training loop, the same in every stage. All defaults are our choice."""
 
-    seed: v.Seed = 0  # of all random numbers of a run
+    seed: v.Seed = 0  # seed of all random numbers of a run
     workers: v.NumWorkers = "auto"  # processes that read videos for each process that trains; auto: as cores
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded, too

@@ -1,5 +1,7 @@
 """The settings of the stages: the sections `pretrain`, `finetune` and `eval` of a recipe.
 
+`ScheduleSettings` and `TransformerSettings` declare what stages share; each stage has its own defaults.
+
 As in everest.config.settings, a default that names a table of the EVEREST paper is the value for UCF101.
 """
 
@@ -36,11 +38,40 @@ FinetuneSelection = Annotated[FinetuneStrategy, Discriminator("strategy"), v.WIT
 
 
 @settings
+class ScheduleSettings:
+    """The keys that every stage has, the tokenizer's included."""
+
+    epochs: v.Count | None  # passes over the videos
+    steps: v.Count | None = None  # updates, instead of epochs
+    warmup_epochs: v.CountOrZero  # epochs of a rising learning rate
+    warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
+    batch_size: v.Count  # of all processes, accumulation included
+    betas: tuple[v.ShareBelowOne, v.ShareBelowOne]  # decay rates of AdamW's two moments
+
+
+@settings
+class TransformerSettings(ScheduleSettings):
+    """The keys that pre-training and fine-tuning share, EVEREST Tables 7 and 8."""
+
+    base_lr: v.Positive = 1e-3  # Tables 7, 8; lr = base_lr * batch_size / 256
+    min_lr: v.NotNegative  # scaled like base_lr
+    weight_decay: v.NotNegative = 0.05  # Tables 7, 8
+    layer_decay: v.ShareAboveZero  # learning rate of a block relative to the next one
+    stride: v.Count = 4  # Tables 7, 8
+    sampling: Literal["dense", "segment", "spread"] = "dense"
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate (EVEREST, appendix A)."""
+        return self.base_lr * self.batch_size / 256
+
+
+@settings
 class FrameSelectionSettings:
     """Information-intensive frame selection, EVEREST §4.2."""
 
     alpha: Annotated[float, Field(ge=1, le=100)] = 1.0  # candidates: alpha times the clip's frames; Table 13
-    recompute: bool = False  # measure the drawn slices again; our choice, not specified in the paper
+    recompute: bool = False  # compute the importance of the drawn slices again; our choice, not specified
 
 
 @settings
@@ -49,7 +80,7 @@ class LoraSettings:
 
     rank: v.CountOrZero = 0  # 0: none, the encoder itself is trained
     alpha: v.Positive = 16  # alpha / rank scales the adapters
-    dropout: v.ShareBelowOne = 0.0  # of the input channels of A, in each pass
+    dropout: v.ShareBelowOne = 0.0  # share of the input channels of A that a pass drops
     layers: Annotated[tuple[v.LoraLayer, ...], Field(min_length=1)] = ("qkv", "proj")  # our choice: attention
 
 
@@ -58,12 +89,12 @@ class ProbeSettings:
     """Measurements of the encoder during pre-training, which change no weights."""
 
     every: v.CountOrZero = 0  # epochs from one probe to the next; 0: none
-    list: str | None = None  # of labeled videos, relative to data.root; None: measures without labels
+    list: str | None = None  # list of labeled videos, relative to data.root; None: measures without labels
     metric: Literal["knn", "linear"] = "knn"  # linear: logistic regression, in addition to k-NN
 
 
 @settings
-class ViewsSettings:
+class CommonViewsSettings:
     """Learning between views (everest.models.views), without a decoder; the losses have further keys."""
 
     loss: Literal["contrast", "sigreg"]
@@ -71,12 +102,12 @@ class ViewsSettings:
     # Smallest and largest share of the frame that a view shows; None: the multi-scale crops of the released
     # pre-training, 0.4 to 1 of the largest square.
     crop_area: tuple[v.Share, v.Share] | None = None
-    hidden: v.Length = 512  # of the projector; our choice
-    width: v.Length = 128  # of the projections that are compared; our choice
+    hidden: v.Length = 512  # hidden channels of the projector; our choice
+    width: v.Length = 128  # channels of the projections that are compared; our choice
 
 
 @settings
-class ContrastSettings(ViewsSettings):
+class ContrastSettings(CommonViewsSettings):
     """Learning between views by InfoNCE over the clips of a step."""
 
     loss: Literal["contrast"] = "contrast"
@@ -84,53 +115,35 @@ class ContrastSettings(ViewsSettings):
 
 
 @settings
-class SigregSettings(ViewsSettings):
+class SigregSettings(CommonViewsSettings):
     """Learning between views by the loss of LeJEPA."""
 
     loss: Literal["sigreg"] = "sigreg"
     sigreg_weight: v.Share = 0.05  # LeJEPA's lambda; the weight of the invariance is 1 - sigreg_weight
 
 
-Views = Annotated[ContrastSettings | SigregSettings, Discriminator("loss")]
+ViewsSettings = ContrastSettings | SigregSettings
+ViewsSection = Annotated[ViewsSettings, Discriminator("loss")]
 
 
 @settings
-class CommonPretrainSettings:
+class CommonPretrainSettings(TransformerSettings):
     """The self-supervised stage, EVEREST Table 7; the objectives have further keys."""
 
-    objective: Literal["pixels", "views"]
-    stride: v.Count = 4  # Table 7
-    sampling: Literal["dense", "segment", "spread"] = "dense"
-    flip: bool | None = None  # None: data.flip; the released pre-training never flips
-    selection: PretrainSelection = field(default_factory=RedundancyRobust)
-    camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera
     epochs: v.Count | None = 3200  # Table 7
-    steps: v.Count | None = None  # updates, instead of epochs
     warmup_epochs: v.CountOrZero = 40  # Table 7
-    warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
     batch_size: v.Count = 192  # Table 7; of all processes, accumulation included
-    base_lr: v.Positive = 1e-3  # Table 7; lr = base_lr * batch_size / 256
-    min_lr: v.NotNegative = 1e-5  # released scripts; scaled like base_lr
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.95)  # Table 7
-    weight_decay: v.NotNegative = 0.05  # Table 7
+    min_lr: v.NotNegative = 1e-5  # released scripts; scaled like base_lr
     # For pre-training that continues from trained weights: learning rate of a block relative to the next one,
     # and of the encoder relative to the decoder.
     layer_decay: v.ShareAboveZero = 1.0
+    objective: Literal["pixels", "views"]
+    flip: bool | None = None  # None: data.flip; the released pre-training never flips
+    selection: PretrainSelection = field(default_factory=RedundancyRobust)
+    camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera
     encoder_lr_scale: v.Positive = 1.0  # learning rate of the encoder relative to the decoder
     probe: ProbeSettings = field(default_factory=ProbeSettings)
-    stage: ClassVar[str] = "pretrain"
-    freeze: ClassVar[str] = "none"
-    lora: ClassVar[LoraSettings] = LoraSettings()
-    compares_clips: ClassVar[bool] = False  # of one step
-    mixes_pairs: ClassVar[bool] = False
-
-    @property
-    def peak_lr(self) -> float:
-        """The highest learning rate (EVEREST, appendix A)."""
-        return self.base_lr * self.batch_size / 256
-
-    def frozen_layers(self, depth: int) -> int:
-        return 0
 
 
 @settings
@@ -166,11 +179,10 @@ class ViewPretrainSettings(CommonPretrainSettings):
     selection: PretrainSelection = field(
         default_factory=lambda: Drawn(keep_ratio=0.25, visible_ratio=None, uniform=0.5)  # our choice
     )
-    views: Views = field(default_factory=ContrastSettings)
+    views: ViewsSection = field(default_factory=ContrastSettings)
     teacher: ClassVar[None] = None
     cache: ClassVar[None] = None
     needs_tokenizer: ClassVar[bool] = False
-    compares_clips: ClassVar[bool] = True
 
     @property
     def views_per_decode(self) -> int:
@@ -191,11 +203,15 @@ class RandAugmentSettings:
 
 
 @settings
-class FinetuneSettings:
+class FinetuneSettings(TransformerSettings):
     """The supervised stage, EVEREST Table 8. Its selection has no targets: all kept tokens are encoded."""
 
-    stride: v.Count = 4  # Table 8
-    sampling: Literal["dense", "segment", "spread"] = "dense"
+    epochs: v.Count | None = 100  # Table 8
+    warmup_epochs: v.CountOrZero = 5  # Table 8
+    batch_size: v.Count = 128  # Table 8; of all processes, accumulation included
+    betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.999)  # Table 8
+    min_lr: v.NotNegative = 1e-6  # released scripts; scaled like base_lr
+    layer_decay: v.ShareAboveZero = 0.75  # Table 8
     selection: FinetuneSelection = field(
         default_factory=lambda: RedundancyRobust(keep_ratio=0.6, visible_ratio=None)  # Table 8
     )
@@ -215,31 +231,12 @@ class FinetuneSettings:
     # mean_class_accuracy with a class `background`.
     best: BestMetric | None = None
     drop_path: v.ShareBelowOne = 0.1  # Table 8
-    epochs: v.Count | None = 100  # Table 8
-    steps: v.Count | None = None  # updates, instead of epochs
-    warmup_epochs: v.CountOrZero = 5  # Table 8
-    warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
     patience: v.Count | None = None  # validations without a new best after which a run ends; None: never
-    batch_size: v.Count = 128  # Table 8; of all processes, accumulation included
-    base_lr: v.Positive = 1e-3  # Table 8; lr = base_lr * batch_size / 256
-    min_lr: v.NotNegative = 1e-6  # released scripts; scaled like base_lr
-    betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.999)  # Table 8
-    weight_decay: v.NotNegative = 0.05  # Table 8
-    layer_decay: v.ShareAboveZero = 0.75  # Table 8
-    stage: ClassVar[str] = "finetune"
-    encoder_lr_scale: ClassVar[float] = 1.0
-    views_per_decode: ClassVar[int] = 1
-    compares_clips: ClassVar[bool] = False
 
     @property
     def mixes_pairs(self) -> bool:
         """Whether clips are mixed with each other, two by two."""
         return bool(self.mixup or self.cutmix)
-
-    @property
-    def peak_lr(self) -> float:
-        """The highest learning rate (EVEREST, appendix A)."""
-        return self.base_lr * self.batch_size / 256
 
     def frozen_layers(self, depth: int) -> int:
         """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""
@@ -257,7 +254,7 @@ class EvalSettings:
     crops: v.Count = 3  # Table 8
 
 
-KeyPath = tuple[str, ...]  # of a value in a recipe
+KeyPath = tuple[str, ...]  # the keys that lead to a value in a recipe
 
 HEADS: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
 SELECTION: Final = ("pretrain", "selection")
@@ -279,7 +276,7 @@ def _variants(tag: str, union: Any) -> Variants:
 VARIANTS: Final = {  # by section, an outer one first
     ("pretrain",): _variants("objective", PretrainSettings),
     ("pretrain", "target"): _variants("kind", ShippedTarget),
-    VIEWS: _variants("loss", ContrastSettings | SigregSettings),
+    VIEWS: _variants("loss", ViewsSettings),
     **{(stage, "selection"): Variants("strategy", STRATEGIES) for stage in STAGES},
 }
 # By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from everest.config import values as v
-from everest.config.stage_settings import LoraSettings
+from everest.config.stage_settings import ScheduleSettings
 from everest.config.values import settings
 from everest.errors import shown
 
@@ -29,14 +29,14 @@ class TokenizerConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 pydantic's name for it
     stem: tuple[int, int]  # stride of the first convolution in frames and pixels; (1, 1): no convolution
-    channels: int = 64  # of the first level
-    multipliers: tuple[int, ...]  # of `channels`, one per level
+    channels: int = 64  # channels of the first level
+    multipliers: tuple[int, ...]  # factors of `channels`, one per level
     time_down: tuple[bool, ...]  # whether each halving between two levels also halves time
     blocks: int = 2  # residual blocks per level of the encoder, and in its middle
     decoder_blocks: int = 2  # the same for the decoder
-    levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # of each code dimension; the LVMAE paper has 2^18 codes
-    input_scale: float = 1.0  # of height and width; a clip is scaled first
-    scorer_channels: tuple[int, int] = (32, 64)  # of its two convolutions
+    levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # per dimension of a code; the LVMAE paper has 2^18 codes
+    input_scale: float = 1.0  # factor of height and width; a clip is scaled first
+    scorer_channels: tuple[int, int] = (32, 64)  # channels of the scorer's two convolutions
 
     @property
     def stride(self) -> tuple[int, int]:
@@ -91,9 +91,15 @@ class TokenizerLossSettings:
 
 
 @settings
-class TokenizerSettings:
+class TokenizerSettings(ScheduleSettings):
     """A tokenizer and its training. Settings of the network that are None follow from `size`."""
 
+    epochs: v.Count | None = 30
+    warmup_epochs: v.CountOrZero = 1  # epochs of a rising learning rate [M]
+    batch_size: v.Count = 128  # of all processes, accumulation included [M]
+    betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # decay rates of Adam's two moments [M]
+    lr: v.Positive = 1e-4  # the highest learning rate, not scaled by the batch size [M]
+    weight_decay: ClassVar[float] = 0.0  # the optimizer is Adam [M]
     checkpoint: str | None = None  # a trained tokenizer
     # Of the network; sets the keys of its parts that are None.
     size: Annotated[TokenizerSize, v.WITH_HYPHENS] = "lite"
@@ -106,39 +112,14 @@ class TokenizerSettings:
     decoder_blocks: v.Depth | None = None
     scorer_channels: tuple[v.Length, v.Length] | None = None
     input_scale: Annotated[float, Field(ge=1 / 64, le=1)] | None = None
-    frames: v.Length = 16  # of a window, which is encoded at once [P]
+    frames: v.Length = 16  # frames of a window, which is encoded at once [P]
     keep: v.ShareAboveZero = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
     select: TopKKind = "straight-through"  # how the choice of tokens passes a gradient to their scores
-    temperature: v.Positive = 0.5  # of the scores in `select`
+    temperature: v.Positive = 0.5  # temperature of the scores in `select`
     warmup: v.ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
     full_batches: v.Share = 0.25  # share of the other steps that keep all tokens
-    epochs: v.Count | None = 30  # of the training of the tokenizer
-    steps: v.Count | None = None  # updates, instead of epochs
-    warmup_epochs: v.CountOrZero = 1  # of the learning rate [M]
-    warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
-    batch_size: v.Count = 128  # of all processes, accumulation included [M]
-    lr: v.Positive = 1e-4  # not scaled by the batch size [M]
-    min_lr: ClassVar[float] = 0.0  # at the end of the cosine schedule
-    weight_decay: ClassVar[float] = 0.0  # the optimizer is Adam [M]
-    betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # [M]
     ema: v.Decay | None = 0.999  # the averaged weights are the result [M]
     loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)  # weights of its terms
-    base_lr: ClassVar[None] = None
-    layer_decay: ClassVar[float] = 1.0
-    encoder_lr_scale: ClassVar[float] = 1.0
-    stage: ClassVar[str] = "tokenizer"
-    freeze: ClassVar[str] = "none"
-    lora: ClassVar[LoraSettings] = LoraSettings()
-    views_per_decode: ClassVar[int] = 1
-    compares_clips: ClassVar[bool] = False
-    mixes_pairs: ClassVar[bool] = False
-
-    @property
-    def peak_lr(self) -> float:
-        return self.lr
-
-    def frozen_layers(self, depth: int) -> int:
-        return 0
 
     @property
     def config(self) -> TokenizerConfig:

@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
 # Our choice. The header of a file of weights must not ask for more.
-LONGEST: Final = 2**16  # of a clip in frames, of its sides in pixels, of a layer in channels
+LONGEST: Final = 2**16  # frames of a clip, pixels of its sides, channels of a layer
 MOST_BLOCKS: Final = 1000
 LARGEST: Final = 1e30  # products of a few such numbers are finite
 MOST_WORKERS: Final = 1024

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from everest.data.crops import Box, Size
 
-__all__ = ["RandAugment", "cut_box", "mix"]  # of everest.augment
+__all__ = ["RandAugment", "cut_box", "mix"]  # the public names of everest.augment
 
 Argument = float | int | None
 
-PROBABILITY: Final = 0.5  # that a drawn operation is applied
+PROBABILITY: Final = 0.5  # probability that a drawn operation is applied
 FILL_COLOR: Final = (128, 128, 128)  # color of pixels from outside the frame
 CUTMIX_PROBABILITY: Final = 0.5  # probability of CutMix if both are on; timm and VideoMAE
 
@@ -71,8 +71,8 @@ class RandAugment:
     """`ops` operations, drawn with replacement, each applied with probability 0.5."""
 
     magnitude: float  # 0 to 10
-    std: float  # of the magnitude
-    ops: int
+    std: float  # standard deviation of the magnitude
+    ops: int  # operations of a clip
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, Argument]]:
         """Draw the names and arguments of the operations to apply."""
@@ -120,7 +120,9 @@ def mix(
     Args:
         frames: (B, C, T, H, W) float.
         targets: (B, outputs) of all heads, which are mixed in the same way.
-        mixup, cutmix: alpha of the Beta distribution of the fraction that is kept; 0 is off.
+        mixup, cutmix: alpha of the Beta distribution of the clip's own share; 0 is off.
+    Returns:
+        The mixed clips and targets, of the same shapes.
     """
     if mixup <= 0 and cutmix <= 0:
         return frames, targets
@@ -131,11 +133,11 @@ def mix(
         partners = frames[inside].flip(0)
         frames = frames.clone()
         frames[inside] = partners
-        kept = 1 - box.height * box.width / (height * width)
+        share = 1 - box.height * box.width / (height * width)  # of the clip itself, not its partner
     else:
-        kept = rng.beta(mixup, mixup)
-        frames = frames * kept + frames.flip(0) * (1 - kept)
-    return frames, targets * kept + targets.flip(0) * (1 - kept)
+        share = rng.beta(mixup, mixup)
+        frames = frames * share + frames.flip(0) * (1 - share)
+    return frames, targets * share + targets.flip(0) * (1 - share)
 
 
 def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:

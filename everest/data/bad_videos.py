@@ -17,7 +17,7 @@ class BadVideos:
     max_bad: float  # the largest share of the requested samples that may be unreadable (`data.max_bad`)
     requested: int = 0  # samples
     bad: int = 0  # samples: a broken video counts each time it is requested
-    reasons: dict[str, str] = field(default_factory=dict)  # by path
+    reasons: dict[str, str] = field(default_factory=dict)  # reasons by path
 
     def add(self, *, requested: int, failed: Iterable[Sequence[tuple[str, str]]]) -> list[str]:
         """Count a step and return the lines to show; `failed`: (path, reason) of the tries of each sample."""

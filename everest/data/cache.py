@@ -35,7 +35,7 @@ from everest.video.source import Video, as_video, video_version
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
 LOCKED: Final = ".lock"  # a file, held while a process enters or leaves
 LARGEST_VIDEO: Final = 2**30  # bytes of a cached video; a longer one is decoded again each time
-FILLED_SHARE: Final = 0.9  # of the free space that may be filled
+FILLED_SHARE: Final = 0.9  # the share of the free space that may be filled
 NUM_MEASURED: Final = 16  # videos or segments from which the size of all is estimated
 
 
@@ -107,7 +107,7 @@ def open_cache(
         folder.mkdir(parents=kind == "disk", exist_ok=True)  # without MEMORY, only 'disk' is possible
         if kind == "memory":
             atexit.register(mark_used(folder))
-        sizes = []  # of the frames of some videos
+        sizes = []  # bytes of the frames of some videos
         for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
             with suppress(VideoError):  # reported when it is read
                 sizes.append(frame_bytes(sample.video, frame_span(sample)[1], channels))

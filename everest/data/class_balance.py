@@ -66,7 +66,7 @@ def class_weights(
 
 
 def _balanced(samples: Sequence[Sample], head: Head, position: int) -> NDArray[np.float32] | None:
-    """The balanced weights of the classes of a head, which is the one at a `position` among all."""
+    """The balanced weights (classes,) of a head, the one at a `position` among all; None for numbers."""
     if head.task == "regression":
         return None
     counts = np.zeros(head.outputs)

@@ -23,7 +23,7 @@ from everest.config.heads import Heads
 from everest.data.cache import FrameCache
 from everest.data.crops import Regions
 from everest.data.randomness import Purpose, generator_at
-from everest.data.views import PretrainViews, StageViews, Views
+from everest.data.views import PretrainViews, SampleViews, StageViews
 from everest.data.workers import Layout
 from everest.errors import DataError
 from everest.lists.labels import label_values
@@ -45,7 +45,7 @@ class Clip(NamedTuple):
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
     failed: Tries
     inputs: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
-    regions: Regions | None = None  # for the device to make the frames of
+    regions: Regions | None = None  # the regions from which the device makes the frames
 
 
 class Batch(NamedTuple):
@@ -168,13 +168,13 @@ class VideoClips:
             regions=self.regions(views.regions),
         )
 
-    def _empty_views(self, out: Tensor | None) -> Views:
+    def _empty_views(self, out: Tensor | None) -> SampleViews:
         """The views of an unreadable sample: zeros."""
         maker = self.make_views
         frames = torch.empty(maker.shape, dtype=torch.uint8) if out is None else out
         boxes = torch.zeros(maker.num_views, 4, dtype=torch.int64)
         regions = None if maker.region is None else torch.tensor([(*maker.size, 0)] * maker.num_views)
-        return Views(frames.zero_(), boxes, regions)
+        return SampleViews(frames.zero_(), boxes, regions)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -188,7 +188,7 @@ class StepSampler:
 
     num_samples: int
     batch_size: int  # samples per step, over all processes and micro-batches
-    steps: int  # in all
+    steps: int  # steps in all
     samples_per_epoch: int  # fewer than `num_samples` leave some out, others in each epoch; more repeat some
     seed: int
     start_step: int = 0  # steps already done

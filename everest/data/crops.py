@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from everest.data.frames import part_of
 
-__all__ = [  # of everest.crops
+__all__ = [  # the public names of everest.crops
     "Box",
     "center_box",
     "crop",
@@ -38,14 +38,14 @@ __all__ = [  # of everest.crops
 
 Size = tuple[int, int]
 
-SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side; VideoMAE and EVEREST, pre-training
+SCALES = (1.0, 0.875, 0.75, 0.66)  # crop side / short side of the frame; VideoMAE and EVEREST, pre-training
 MAX_DISTORTION = 1  # steps between the scales of the two sides
 SNAP = 3  # pixels; a side that differs less from the target's becomes the target's: no tiny resize
 AREA = (0.08, 1.0)  # fine-tuning crop, fraction of the frame; Szegedy et al. 2015
 RATIO = (0.75, 1.3333)  # its width / height
 ERASED_AREA = (0.02, 1 / 3)  # random erasing, Zhong et al. 2017, with timm's bounds
 ERASED_RATIO = (0.3, 1 / 0.3)
-ATTEMPTS = 10  # to find a random box that fits
+ATTEMPTS = 10  # draws to find a random box that fits
 CLIPS_AT_ONCE: Final = 32  # clips, our choice: 0.6 GB of values of 16 frames and 224 pixels
 REGION_RATIO: Final = (8, 7)  # a region may be as much larger than a clip: 256 pixels for 224
 
@@ -195,8 +195,8 @@ def erase(frames: Tensor, boxes: Tensor, *, generator: torch.Generator | None = 
     x = torch.arange(frames.size(-1), device=frames.device)
     rows, columns = (y >= top) & (y < top + height), (x >= left) & (x < left + width)  # (B, H), (B, W)
     covered = (rows[:, :, None] & columns[:, None, :])[:, None, None]  # (B, 1, 1, H, W)
-    noise = torch.empty_like(frames).normal_(generator=generator)
-    return torch.where(covered, noise, frames)
+    filling = torch.empty_like(frames).normal_(generator=generator)
+    return torch.where(covered, filling, frames)
 
 
 class Regions(NamedTuple):
@@ -228,13 +228,13 @@ def resize_regions(frames: Tensor, regions: Regions, *, precise: bool = True) ->
     columns = _weights(width, regions.size[1], frames.size(4), antialias=regions.antialias)
     columns = torch.where(flipped.bool()[:, None, None], columns.flip(1), columns)
     clips = []
-    for part, down, across in zip(
+    for group, down, across in zip(
         frames.flatten(0, 1).split(CLIPS_AT_ONCE),
         rows.to(dtype).split(CLIPS_AT_ONCE),
         columns.to(dtype).split(CLIPS_AT_ONCE),
         strict=True,
     ):
-        values = part.permute(0, 4, 1, 2, 3).to(dtype)  # (b, C, T, R, S)
+        values = group.permute(0, 4, 1, 2, 3).to(dtype)  # (b, C, T, R, S)
         values = (values @ across.mT[:, None, None]).round()  # (b, C, T, R, W), as bytes
         clips.append((down[:, None, None] @ values).round().to(torch.uint8))  # (b, C, T, H, W)
     return torch.cat(clips).unflatten(0, frames.shape[:2])

@@ -50,7 +50,7 @@ class Group(NamedTuple):
     """Samples that a worker reads, and where it writes them."""
 
     number: int  # among all groups of a loader
-    slot: int  # of the ring
+    slot: int  # its slot of the ring
     first: int  # row of the first sample in the slot
     keys: Sequence[SampleKey]
 
@@ -59,9 +59,9 @@ class Division(NamedTuple):
     """How batches are divided."""
 
     batch: int  # samples of the largest one
-    samples: int  # of a group, at most
+    samples: int  # samples of a group, at most
     ahead: int  # groups for one worker that are not yet taken; 0 without workers
-    slots: int  # of the ring
+    slots: int  # slots of the ring
 
     def groups(self, batches: Iterable[Sequence[SampleKey]]) -> Iterator[list[Group]]:
         """Yield the groups of each batch."""
@@ -149,7 +149,7 @@ class ClipLoader:
         self._following = division.groups(order)
         self._begun: deque[list[Group]] = deque()  # batches that occupy a slot
         self._unsent: deque[Group] = deque()  # groups of these batches
-        self._copies: list[torch.cuda.Event] = []  # of the batch that is used
+        self._copies: list[torch.cuda.Event] = []  # copies of the batch that is used
         self._ring = Ring(clips.layout(), slots=division.slots, batch=division.batch, shared=workers > 0)
         self._workers: Workers[Group, list[Text]] = Workers(
             partial(read_group, clips, self._ring), number=workers, ahead=division.ahead

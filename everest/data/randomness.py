@@ -15,10 +15,10 @@ import numpy as np
 class Purpose(IntEnum):
     """The use of the random numbers; two purposes never share numbers."""
 
-    ORDER = 0  # of the samples, by epoch
-    NOISE = 1  # of a sample's masks, by epoch and index
-    VIEWS = 2  # of a sample's frames and crops, by epoch, index and 0; of its replacements, by attempt
-    WEIGHTS = 3  # initial ones
+    ORDER = 0  # the order of the samples, by epoch
+    NOISE = 1  # the noise of a sample, by epoch and index
+    VIEWS = 2  # a sample's frames and crops, by epoch, index and 0; its replacements, by attempt
+    WEIGHTS = 3  # initial weights
     STEP = 4  # dropout, by step, process and micro-batch
     BATCH = 5  # mixup, cutmix and erasing, by step, process and micro-batch
     ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step

@@ -65,8 +65,9 @@ def pretrain_clips(recipe: Recipe) -> VideoClips:
     data, section = recipe.data, recipe.pretrain
     grid = clip_grid(recipe)
     alpha = section.frame_selection.alpha if section.objective == "pixels" else 1.0
-    offered = replace(grid, t=num_candidates(grid.t, alpha))
-    clip = replace(clip_format(recipe, "pretrain"), frames=offered.t * recipe.model.tubelet[0])
+    candidate_grid = replace(grid, t=num_candidates(grid.t, alpha))
+    frames = candidate_grid.t * recipe.model.tubelet[0]
+    clip = replace(clip_format(recipe, "pretrain"), frames=frames)
     views = PretrainViews(
         **vars(clip),
         flip=data.flip if section.flip is None else section.flip,
@@ -74,7 +75,7 @@ def pretrain_clips(recipe: Recipe) -> VideoClips:
         compared=section.objective == "views",
         crop_area=section.views.crop_area if section.objective == "views" else None,
     )
-    noise = NoiseLayout.of(grid, offered, camera=section.camera_motion)
+    noise = NoiseLayout.of(grid, candidate_grid, camera=section.camera_motion)
     samples = read_source(data, pretrain_key(data), labeled=False)
     return clips_of(recipe, samples, views, num_noise=noise.total, training=True)
 

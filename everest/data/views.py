@@ -1,7 +1,7 @@
 """The views of a sample for training and evaluation: frames are chosen, decoded once, augmented and cropped.
 
 V views, C channels, T frames, H W pixels; sizes are (height, width). Each class holds the settings of one
-stage and is called with a sample to get its `Views`. Random choices are drawn in the order frames,
+stage and is called with a sample to get its `SampleViews`. Random choices are drawn in the order frames,
 augmentation, crop, flip, erasing.
 """
 
@@ -49,8 +49,8 @@ MOST_AT_ONCE: Final = 2**28
 Out = Tensor | None  # (V, C, T, H, W) uint8
 
 
-class Views(NamedTuple):
-    """The views of one sample."""
+class SampleViews(NamedTuple):
+    """The views of one sample, as a `StageViews` makes them."""
 
     frames: Tensor  # (V, C, T, H, W) uint8
     erase: Tensor  # (V, 4) int64: top, left, height, width of the box to erase; a height of 0 erases nothing
@@ -84,10 +84,10 @@ class ClipFormat:
     frames: int
     stride: int  # frames from one sampled frame to the next; without effect unless `sampling` is dense
     size: tuple[int, int]  # height, width
-    sampling: str = "dense"  # or segment, spread: as `finetune.sampling` of a recipe
-    fps: float | None = None  # frames per second that the stride counts; None: of the file
-    mean: tuple[float, ...] = IMAGENET_MEAN  # RGB, of values in [0, 1]; one value: of luma
-    std: tuple[float, ...] = IMAGENET_STD
+    sampling: str = "dense"  # or segment, spread: the key `finetune.sampling` of a recipe
+    fps: float | None = None  # frames per second that the stride counts; None: the file's
+    mean: tuple[float, ...] = IMAGENET_MEAN  # mean of RGB values in [0, 1]; one number: of luma
+    std: tuple[float, ...] = IMAGENET_STD  # their standard deviation
 
     def __post_init__(self) -> None:
         for name, value in (("frames", self.frames), ("stride", self.stride), ("size", min(self.size))):
@@ -112,7 +112,7 @@ class ClipFormat:
 class StageViews(ClipFormat, ABC):
     """The settings that the views of all stages share."""
 
-    antialias: ClassVar[bool] = False  # of the resizing, see `resize`
+    antialias: ClassVar[bool] = False  # whether crops are resized with a filter, see `resize`
     region: Size | None = None  # (R, S) of regions that the device resizes; None: they are resized here
 
     @property
@@ -129,13 +129,18 @@ class StageViews(ClipFormat, ABC):
 
     def __call__(
         self, sample: Sample, rng: Generator, decoder: str, cache: FrameCache | None = None, out: Out = None
-    ) -> Views:
+    ) -> SampleViews:
         """The views of a sample, in the memory `out` if it is given."""
         return self.make(self.reader(sample, decoder, cache), rng, out)
 
     @abstractmethod
-    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
-        """The views of the sample that `reader` reads."""
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
+        """The views of the sample that `reader` reads.
+
+        Args:
+            rng: draws in the order frames, augmentation, crop, flip, erasing.
+            out: the memory for them, (V, C, T, H, W) uint8 or, of regions, (V, T, R, S, C); None: new memory.
+        """
 
     def reader(self, sample: Sample, decoder: str, cache: FrameCache | None = None) -> FrameReader:
         """The reader of the frames that can be chosen."""
@@ -146,20 +151,20 @@ class StageViews(ClipFormat, ABC):
         ids = choose(reader.footage.num_frames, self.frames, self.stride, *draws)
         return reader.read(reader.footage.numbers(ids))
 
-    def _resized(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> Views:
+    def _resized(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> SampleViews:
         """Resize crops (T, h, w, C), and flip those that are marked; or leave both to the device."""
         if self.region is None:
-            views = [resize(part, self.size, antialias=self.antialias).numpy() for part, _ in crops]
+            views = [resize(region, self.size, antialias=self.antialias).numpy() for region, _ in crops]
             order = [-1 if flipped else 1 for _, flipped in crops]
             return _stacked([view[..., ::step] for view, step in zip(views, order, strict=True)], out, erase)
         frames = torch.empty(self.shape, dtype=torch.uint8) if out is None else out
-        rows = []
-        for target, (part, flipped) in zip(frames, crops, strict=True):
-            if part.size(1) > self.region[0] or part.size(2) > self.region[1]:
-                part = resize(part, self.size, antialias=self.antialias).permute(1, 2, 3, 0)
-            target[:, : part.size(1), : part.size(2)] = part
-            rows.append((part.size(1), part.size(2), int(flipped)))
-        return Views(frames, torch.tensor([erase] * len(crops)), regions=torch.tensor(rows))
+        boxes = []
+        for target, (region, flipped) in zip(frames, crops, strict=True):
+            if region.size(1) > self.region[0] or region.size(2) > self.region[1]:
+                region = resize(region, self.size, antialias=self.antialias).permute(1, 2, 3, 0)
+            target[:, : region.size(1), : region.size(2)] = region
+            boxes.append((region.size(1), region.size(2), int(flipped)))
+        return SampleViews(frames, torch.tensor([erase] * len(crops)), regions=torch.tensor(boxes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +184,7 @@ class PretrainViews(StageViews):
     def num_views(self) -> int:
         return self.views_per_decode
 
-    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         window = sampling(self.sampling).pretrain
         if self.compared:
             length = reader.footage.num_frames
@@ -209,9 +214,9 @@ class FinetuneViews(StageViews):
     flip: bool
     crop_area: tuple[float, float]  # smallest and largest fraction of the frame
     rand_augment: RandAugment | None
-    erasing: float  # probability
+    erasing: float  # the probability of a box to erase
 
-    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         clip = self.decoded(reader, sampling(self.sampling).finetune, rng)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
@@ -225,7 +230,7 @@ class FinetuneViews(StageViews):
 class ValidationViews(StageViews):
     """The middle of the video, the center of the frame: deterministic, unlike the released programs."""
 
-    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         clip = self.decoded(reader, sampling(self.sampling).center)
         covering = covering_size(_size(clip), self.size)
         view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
@@ -247,7 +252,7 @@ class EvalViews(StageViews):
         """The length of a dense clip in a video of `fps` frames a second."""
         return self.frames * self.stride / (self.fps or fps)
 
-    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         needed, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
         source = reader.sample.video
         is_large = frame_bytes(source, len(needed), self.channels) > MOST_AT_ONCE
@@ -284,9 +289,9 @@ def _cut(clip: Tensor, box: Box) -> Tensor:
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def _stacked(views: Sequence[Tensor | NDArray[np.uint8]], out: Out, erase: Box = NO_BOX) -> Views:
+def _stacked(views: Sequence[Tensor | NDArray[np.uint8]], out: Out, erase: Box = NO_BOX) -> SampleViews:
     """Write views (C, T, H, W) into `out` (V, C, T, H, W), or into new memory."""
     frames = torch.empty(len(views), *views[0].shape, dtype=torch.uint8) if out is None else out
     for target, view in zip(frames.numpy(), views, strict=True):
         np.copyto(target, view)  # torch has no views that are flipped, and would copy twice
-    return Views(frames, torch.tensor([erase] * len(views), dtype=torch.int64))
+    return SampleViews(frames, torch.tensor([erase] * len(views), dtype=torch.int64))

@@ -53,8 +53,8 @@ class Workers(Generic[Task, Result]):
     def __init__(self, work: Callable[[Task], Result], *, number: int, ahead: int) -> None:
         self._work = work
         self._ahead = ahead
-        self._tasks: dict[int, Task] = {}  # by number: not yet sent
-        self._results: dict[int, Result | Exception] = {}  # by number: not yet taken
+        self._tasks: dict[int, Task] = {}  # tasks that are not yet sent, by number
+        self._results: dict[int, Result | Exception] = {}  # results that are not yet taken, by number
         self._processes: dict[Connection, BaseProcess] = {}
         self._under_way: dict[Connection, list[int]] = {}  # the numbers of its tasks, in order
         atexit.register(self.kill)  # a worker that hangs in a decoder would keep this process from ending
@@ -190,7 +190,7 @@ def require_shared_memory(needed: int) -> None:
 
 
 ALIGNMENT: Final = 64  # bytes; a cache line, and more than any number needs
-Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # of each tensor of a sample: shape and type
+Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type of each tensor of a sample
 
 
 def field_bytes(layout: Layout, *, slots: int, batch: int) -> dict[str, int]:

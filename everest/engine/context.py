@@ -32,8 +32,8 @@ from everest.system.run_folder import (
     RECIPE,
     STATE,
     TOKENIZER,
-    Decoder,
-    Init,
+    DecoderStart,
+    InitFile,
     RunFolder,
     is_own_tokenizer,
     own_tokenizer,
@@ -58,11 +58,11 @@ class RunOptions:
     tracker: str | None = None  # tensorboard, wandb; "none" is None
     one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
     init: str | Path | None = None  # run folder or weights to start from; None or "none": from scratch
-    decoder: Decoder | None = None  # of `init`; None: keep it if it fits
+    decoder: DecoderStart | None = None  # the decoder of `init`; None: keep it if it fits
 
     def __post_init__(self) -> None:
         for name in ("init", "tracker"):
-            if getattr(self, name) == "none":  # as commands have it
+            if getattr(self, name) == "none":  # the word that commands take
                 object.__setattr__(self, name, None)
 
     def folder(self, recipe: str) -> Path:
@@ -83,7 +83,7 @@ class RunContext:
     resumed: bool  # the folder already holds the run
     report: Report
     options: RunOptions
-    init: Init | None = None  # the weights that the run starts from
+    init_file: InitFile | None = None  # the weights that the run starts from; None: from scratch
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
     overlaps: bool = False
 
@@ -93,17 +93,17 @@ class RunContext:
             if text is not None:
                 self.report(notice(text))
 
-    def read_init(self) -> InitWeights | None:
+    def read_init_weights(self) -> InitWeights | None:
         """Read the weights that the run starts from, if any, and show which they are."""
-        if self.init is None:
+        if self.init_file is None:
             return None
 
         from everest.checkpoints.init import read_init
 
-        init = read_init(self.init, resumed=self.run if self.resumed else None)
-        if init.weights is not None:
-            self.notice(init.notice())
-        return init
+        init_weights = read_init(self.init_file, resumed=self.run if self.resumed else None)
+        if init_weights.weights is not None:
+            self.notice(init_weights.notice())
+        return init_weights
 
 
 @contextmanager
@@ -115,26 +115,26 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
             f"--tracker {tracker}: the package is not installed; run `pip install {tracker}`"
         )
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
-    init = None
+    init_file = None
     try:
         if options.init is not None:
             from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
 
             folder = options.folder(recipe.name)
             with accelerator.main_process_first():  # which downloads what the others then find
-                init = find_init(
+                init_file = find_init(
                     options.init, output=folder, overwrite=options.overwrite, decoder=options.decoder
                 )
         elif options.decoder is not None:
             raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
-        run, resumed = decide_on_main(accelerator, lambda: find_folder(recipe, options, init))
+        run, resumed = decide_on_main(accelerator, lambda: find_folder(recipe, options, init_file))
         yield RunContext(
             accelerator=accelerator,
             run=run,
             resumed=resumed,
             report=report,
             options=options,
-            init=init,
+            init_file=init_file,
             overlaps=accelerator.device.type == "cuda",
         )
     except BaseException as error:
@@ -150,10 +150,10 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
         raise
 
 
-def find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tuple[RunFolder, bool]:
+def find_folder(recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> tuple[RunFolder, bool]:
     """The folder of a run, and whether the run that is there is resumed. Nothing is written or removed."""
     run = RunFolder(options.folder(recipe.name))
-    names = set[str]()  # of a run that has started, and of other programs
+    names = set[str]()  # files of a run that has started, and of other programs
     if run.path.exists():
         if not run.path.is_dir():
             raise RecipeError(f"--output {run.path}: a file is in the way; choose another folder")
@@ -169,17 +169,17 @@ def find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tuple
             raise RecipeError(f"--resume {run.path}: there is no run to resume")
         return run, False
     if options.overwrite:
-        _check_overwrite(run, recipe, options, init)
+        _check_overwrite(run, recipe, options, init_file)
     else:
-        _check_resume(run, recipe, options, init)
+        _check_resume(run, recipe, options, init_file)
     return run, not options.overwrite
 
 
-def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init | None) -> None:
+def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> None:
     """Refuse to remove what the run reads, and what no run has written."""
     read = [
         options.recipe_file,
-        init and init.file,
+        init_file and init_file.file,
         recipe.tokenizer and recipe.tokenizer.checkpoint,
         recipe.pretrain.teacher if options.command == "pretrain" else None,
     ]
@@ -197,7 +197,7 @@ def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init: 
         raise RecipeError(f"--output {run.path}: --overwrite would remove {lost[0]}; choose another folder")
 
 
-def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init | None) -> None:
+def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> None:
     """Refuse a folder without a run, and a run with other settings."""
     place = f"--output {run.path}"
     if not (run.path / RECIPE).is_file():
@@ -224,8 +224,8 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init: Ini
     environment = run.environment()
     saved |= {"command": environment.stage, "--overfit-one-batch": environment.one_batch}
     given |= {"command": options.command, "--overfit-one-batch": options.one_batch}
-    saved |= {"--init": environment.init, "--decoder": environment.decoder if init else None}
-    given |= {"--init": init and init.file, "--decoder": init and init.decoder}
+    saved |= {"--init": environment.init, "--decoder": environment.decoder if init_file else None}
+    given |= {"--init": init_file and init_file.file, "--decoder": init_file and init_file.decoder}
     differences = differing(*({key: of[key] for key in of if key not in may_change} for of in (saved, given)))
     if differences:
         shown = first_names(differences, 3)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from everest.engine.training import Training
 
 # All numbers are our choice.
-COLLAPSED_STEPS: Final = 50  # in a row, with projections that spread less (everest.models.views):
+COLLAPSED_STEPS: Final = 50  # steps in a row with projections that spread less (everest.models.views):
 LEAST_SPREAD: Final = 0.02
 NEAR_MEAN: Final = 0.95  # above this share of the one-color loss, little is learned
 # Of the way from the training loss of guessing to that of a model that knows every label. After few steps
@@ -35,7 +35,7 @@ UNDERFITS: Final = 0.2
 MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
 FALLEN: Final = 0.95  # and a training loss below this times its value then
-NUM_DRAWS: Final = 10_000  # of a mean over a Beta distribution
+NUM_DRAWS: Final = 10_000  # draws for a mean over a Beta distribution
 
 
 class Validations:
@@ -51,7 +51,7 @@ class Validations:
         self.rows: list[Row] = []
         self.best: Row | None = None
         self.train_losses: list[float | None] = []  # means before each validation; None: no loss was finite
-        self._losses: list[float] = []  # of training, since the last validation
+        self._losses: list[float] = []  # training losses since the last validation
         for row in rows:
             self.add(row)
 
@@ -112,7 +112,7 @@ class Validations:
 class CollapseWatch:
     """Stops a run whose views have long been the same for all videos: it learns nothing from then on."""
 
-    steps: int = 0  # in a row
+    steps: int = 0  # collapsed ones in a row
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
@@ -135,7 +135,7 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
     plan, losses, model = training.plan, training.step_log.losses, training.state.trained_model
     text = f"mean loss of the last {len(losses)} steps: {fmean(losses):.3f}"
     if not isinstance(model, MaskedAutoencoder):
-        videos = min(plan.videos_per_step, len(training.clips))  # other draws of a video are no candidates
+        videos = min(plan.videos_per_step, len(training.clips))  # another draw of a video is ignored
         chance = (plan.views - 1) / max(1, plan.views * videos - 1)
         texts = {
             "view_top1": "{:.0%} of clips retrieve their own video within the batch "
@@ -192,15 +192,15 @@ def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: flo
     """
     alphas = [alpha for alpha in (mixup, cutmix) if alpha > 0]
     draws = np.random.default_rng(0)
-    kept = np.concatenate([draws.beta(alpha, alpha, size=NUM_DRAWS) for alpha in alphas] or [np.ones(1)])
+    shares = np.concatenate([draws.beta(alpha, alpha, size=NUM_DRAWS) for alpha in alphas] or [np.ones(1)])
 
     uniform = torch.tensor(smoothing / num_classes)
 
-    def entropy(shares: Tensor) -> float:
-        """Mean of targets with `shares` (classes, N) of some classes; the others have only the smoothing."""
-        named = torch.special.entr(shares * (1 - smoothing) + uniform).sum(0).mean()
-        return float(named + (num_classes - len(shares)) * torch.special.entr(uniform))
+    def entropy(mixed: Tensor) -> float:
+        """The mean entropy of targets with shares `mixed` (classes, N) of some classes."""
+        named = torch.special.entr(mixed * (1 - smoothing) + uniform).sum(0).mean()
+        return float(named + (num_classes - len(mixed)) * torch.special.entr(uniform))
 
     same = entropy(torch.ones(1, 1))
-    other = entropy(torch.from_numpy(np.stack([kept, 1 - kept])))
+    other = entropy(torch.from_numpy(np.stack([shares, 1 - shares])))
     return other + (same - other) / num_classes

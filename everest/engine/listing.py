@@ -37,10 +37,10 @@ class RunSummary:
     command: str | None = None
     recipe: str | None = None
     step: int | None = None  # the last one logged
-    steps: int | None = None  # in all
-    loss: float | None = None  # of the last step
-    best_metric: str | None = None  # that chooses the best weights (everest.metrics.names.METRICS)
-    best_value: float | None = None  # in percent, or in the unit of the labels
+    steps: int | None = None  # steps in all
+    loss: float | None = None  # the loss of the last step
+    best_metric: str | None = None  # the metric that chooses the best weights (everest.metrics.names.METRICS)
+    best_value: float | None = None  # its best value, in percent or in the unit of the labels
     problem: str | None = None
 
 

@@ -16,6 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import TrainedSection, TrainSettings
+from everest.config.stage_settings import PretrainSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.methods.fast import fuse_functions
 from everest.models.block import Block
 from everest.models.clip_spec import VideoModel
@@ -25,10 +27,9 @@ from everest.system.weights import full_tensor, like_sharded, load_tensors, requ
 if TYPE_CHECKING:  # timm takes a second to import
     from timm.utils.model_ema import ModelEmaV3
 
-ParamGroup = dict[
-    str, Any
-]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of a step's learning rate
-# VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
+# A group of torch.optim: "params", "weight_decay", and "lr_scale", a factor of each step's learning rate.
+ParamGroup = dict[str, Any]
+# Without weight decay, as in VideoMAE, BEiT and ST-MAE; nor have other vectors, such as the norms' weights.
 NO_DECAY: Final = (".bias", "mask_token", "class_token", "registers", SPATIAL, TEMPORAL)
 MEMORY_BUDGET: Final = 0.5  # heuristic: the share of activations that a compiled graph may save
 # Heuristic: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
@@ -66,8 +67,9 @@ def make_optimizer(groups: list[ParamGroup], *, betas: tuple[float, float]) -> t
 
 def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains; those of an encoder may have a scaled learning rate."""
-    groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=section.layer_decay)
-    if section.encoder_lr_scale != 1.0:
+    layer_decay = 1.0 if isinstance(section, TokenizerSettings) else section.layer_decay
+    groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=layer_decay)
+    if isinstance(section, PretrainSettings) and section.encoder_lr_scale != 1.0:
         assert isinstance(model, VideoModel)
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
         groups = [
@@ -81,8 +83,8 @@ def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.Ad
 
 MODEL: Final = "model"  # the name of a run's first network
 EMA: Final = "ema"
-GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl: of the gradient of a run's model
-MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # of a parameter in AdamW
+GRAD_NORM: Final = "grad_norm"  # the key in metrics.jsonl of the norm of the model's gradient
+MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # what AdamW stores for a parameter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,11 +93,14 @@ class Network:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    name: str = MODEL  # of its tensors in a state
+    name: str = MODEL  # names its tensors in a state
     ema: ModelEmaV3 | None = None  # an average of its weights
 
     def capture(self) -> dict[str, Tensor]:
-        """Returns full tensors by part and name. All processes must call it."""
+        """The weights, the moments and the averaged weights as full tensors, by `<part>/<name>`.
+
+        All processes must call it.
+        """
         parts = {part: module.state_dict() for part, module in self._modules().items()}
         parts[self.own_name("optimizer")] = {
             f"{name}/{moment}": value

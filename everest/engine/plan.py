@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from everest.config.settings import TrainedSection
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings, ViewPretrainSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 
 WARMUP_PART: Final = 20  # heuristic: one step in 20 warms up, where the budget is in steps
@@ -37,7 +39,7 @@ class StagePlan:
     """The steps and batches of one stage. A step is one update of the weights."""
 
     steps: int
-    warmup_steps: int  # of a rising learning rate
+    warmup_steps: int  # steps of a rising learning rate
     videos_per_epoch: int
     checkpoint_steps: int  # between two validations
     batch_size: int  # clips a step, over all processes and passes
@@ -86,11 +88,13 @@ def plan_stage(
     A budget in epochs drops the last, incomplete batch of each, as the released programs do; a set smaller
     than one batch is repeated to fill it. A budget in steps uses every video equally often: a batch may begin
     in one epoch and end in the next. A loss that compares the clips of a step takes all of them in one pass.
-    The learning rate is base_lr * batch / 256, with the batch of all processes: EVEREST, appendix A.
+    The learning rate is base_lr * batch / 256, with the batch of all processes: EVEREST, appendix A. A
+    tokenizer's is not scaled, and ends at 0.
     """
-    views, pair = section.views_per_decode, 2 if section.mixes_pairs else 1
+    views = section.views_per_decode if isinstance(section, PretrainSettings) else 1
+    pair = 2 if isinstance(section, FinetuneSettings) and section.mixes_pairs else 1
     unit = views * pair
-    share, rest = divmod(section.batch_size, processes * unit)  # of a process, in units
+    share, rest = divmod(section.batch_size, processes * unit)  # the share of a process, in units
     if rest:
         nearest = max(1, round(section.batch_size / (processes * unit))) * processes * unit
         raise RecipeError(
@@ -99,7 +103,8 @@ def plan_stage(
             f"{' in pairs, which mixup and cutmix need' if pair > 1 else ''}; {nearest} is the nearest "
             "that does"
         )
-    largest = share if section.compares_clips else min(share, max(1, largest_micro_batch // unit))
+    compares_clips = isinstance(section, ViewPretrainSettings)
+    largest = share if compares_clips else min(share, max(1, largest_micro_batch // unit))
     videos_per_step = section.batch_size // views
     if section.steps is not None:
         steps, videos_per_epoch = section.steps, num_videos
@@ -110,6 +115,11 @@ def plan_stage(
         checkpoint_steps = max(1, num_videos // videos_per_step)  # an epoch
         steps, videos_per_epoch = section.epochs * checkpoint_steps, checkpoint_steps * videos_per_step
         warmup = section.warmup_epochs * checkpoint_steps
+    if isinstance(section, TokenizerSettings):
+        peak_lr, min_lr, base_lr = section.lr, 0.0, None
+    else:
+        peak_lr, min_lr = section.peak_lr, section.min_lr * section.batch_size / 256
+        base_lr = section.base_lr
     return StagePlan(
         steps=steps,
         warmup_steps=warmup,
@@ -120,9 +130,9 @@ def plan_stage(
         unit=unit,
         micro_batch=unit * next(number for number in range(largest, 0, -1) if share % number == 0),
         processes=processes,
-        peak_lr=section.peak_lr,
-        min_lr=section.min_lr * section.batch_size / 256,
-        base_lr=section.base_lr,
+        peak_lr=peak_lr,
+        min_lr=min_lr,
+        base_lr=base_lr,
     )
 
 

@@ -50,16 +50,17 @@ class StageSetup:
     spec: ModelSpec | TokenizerSpec
     clips: VideoClips
     context: RunContext
-    classes: tuple[str, ...] | None = None  # in the weights; if others than those of `init`, its head goes
-    init: InitWeights | None = None  # None: the stage starts from scratch
-    other_networks: Sequence[Network] = ()  # learn in the same steps as the model
+    # The names that the weights get; with others than those of `init_weights`, its head is not kept.
+    classes: tuple[str, ...] | None = None
+    init_weights: InitWeights | None = None  # None: the stage starts from scratch
+    other_networks: Sequence[Network] = ()  # networks that learn in the same steps as the model
     # The bytes that a clip takes in a pass outside of the model, for a number of bytes per value.
     other_bytes: Callable[[int], int] = lambda bytes_per_value: 0
 
     def training(self) -> Training:
         """Check the videos, plan the stage, build its model and optimizer; nothing is written."""
         recipe, context, clips = self.recipe, self.context, self.clips
-        if self.init is None:
+        if self.init_weights is None:
             require_init(self.section)
         videos = self._checked_videos()
         plan, scarce = self._fitting_plan()
@@ -79,7 +80,7 @@ class StageSetup:
                 classes=self.classes,
                 recipe=recipe.name,
                 step=0,
-                origin=self.init and self.init.origin,
+                origin=self.init_weights and self.init_weights.origin,
                 clip=reads,
             ),
             videos=videos,
@@ -92,7 +93,7 @@ class StageSetup:
             fix = "start the container with --shm-size=8g or --ipc=host for all of them"
             context.notice(f"train.workers: auto starts {few}; {fix}")
         if not context.options.one_batch:
-            advice = () if context.resumed else plan_warnings(plan, new_weights=self.init is None)
+            advice = () if context.resumed else plan_warnings(plan, new_weights=self.init_weights is None)
             context.notice(*(text and f"warning: {text}" for text in (*advice, scarce)))
         return training
 
@@ -166,12 +167,12 @@ class StageSetup:
         context, settings, accelerator = self.context, self.recipe.train, self.context.accelerator
         torch.manual_seed(seed_at(settings.seed, Purpose.WEIGHTS))
         model = self.spec.build()
-        if self.init is not None:
+        if self.init_weights is not None:
             from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
 
-            load_init(model, self.spec, self.init, classes=self.classes, notify=context.notice)
+            load_init(model, self.spec, self.init_weights, classes=self.classes, notify=context.notice)
             if not context.resumed:
-                context.notice(self.init.other_rate(self.recipe.data.fps))
+                context.notice(self.init_weights.other_rate(self.recipe.data.fps))
         choose_trained(model, self.section)
         model.to(accelerator.device)
         if settings.shard != "none" and accelerator.num_processes > 1:

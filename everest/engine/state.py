@@ -37,15 +37,15 @@ class SavedState:
     """The contents of a state file."""
 
     step: int  # updates done
-    tensors: dict[str, Tensor]  # by part and name
-    notes: dict[str, Any]  # plain values: counters, the state of fp16's loss scale
+    tensors: dict[str, Tensor]  # tensors by part and name
+    notes: dict[str, Any]  # plain values: the counters of a run, the state of fp16's loss scale
 
-    def save(self, folder: Path, *, keep: int) -> None:
-        """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
+    def save(self, folder: Path, *, num_states: int) -> None:
+        """Write `step-<n>.safetensors`, and remove all states but the newest `num_states`."""
         header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
         header["sha256"] = _checksum(header, self.tensors)
         write_tensors(folder / f"step-{self.step:09d}.safetensors", self.tensors, metadata=header)
-        for old in list(states_in(folder).values())[:-keep]:
+        for old in list(states_in(folder).values())[:-num_states]:
             old.unlink()
 
     @classmethod
@@ -79,18 +79,18 @@ class TrainState:
     Args:
         networks: the run's model first.
         weights: `model.safetensors` without its tensors and step.
-        keep: number of states to keep.
+        num_states: the number of newest states to keep.
     """
 
     def __init__(
-        self, context: RunContext, networks: Sequence[Network], weights: Weights, *, keep: int
+        self, context: RunContext, networks: Sequence[Network], weights: Weights, *, num_states: int
     ) -> None:
         self.saved_at = time.monotonic()  # seconds
         self._networks = networks
         self._accelerator = context.accelerator
         self._run = context.run
         self._weights = weights
-        self._keep = keep
+        self._num_states = num_states
         self._saved_step = 0
         # On a GPU files are written while it computes the next steps; `finish` waits for them.
         self._writer = ThreadPoolExecutor(max_workers=1) if context.overlaps else None
@@ -115,7 +115,7 @@ class TrainState:
 
         def write() -> None:
             state = SavedState(step=step, tensors=copies.read(), notes=notes)
-            state.save(self._run.state, keep=self._keep)
+            state.save(self._run.state, num_states=self._num_states)
             # After the state: a run with weights and without any state cannot be resumed.
             self._write_weights(self._run.weights, part_of(state.tensors, trained), step, {})
 

@@ -25,17 +25,17 @@ class StepRecord:
 
     number: int = 0  # updates done before
     losses: dict[str, Tensor] = field(default_factory=dict)  # means over the passes, by name
-    failed: list[Tries] = field(default_factory=list)  # of each unreadable sample
+    failed: list[Tries] = field(default_factory=list)  # for each unreadable sample
     videos: list[str] = field(default_factory=list)
-    waited: float = 0.0  # seconds, for batches
-    signal: int = 0  # that this process received, else 0
-    is_save_due: bool = False  # by this process's clock
+    waited: float = 0.0  # seconds of waiting for batches
+    signal: int = 0  # the signal that this process received, else 0
+    is_save_due: bool = False  # according to this process's clock
     started: float = field(default_factory=time.monotonic)
-    seconds: float | None = None  # of the whole step; None: it is not over
+    seconds: float | None = None  # the time of the whole step; None: it is not over
 
-    def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
+    def add(self, loss: Tensor, metrics: Mapping[str, Tensor], *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
-        for name, value in {"loss": loss, **parts}.items():
+        for name, value in {"loss": loss, **metrics}.items():
             self.losses[name] = self.losses.get(name, 0) + value.detach().float() / passes
 
     def gather(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ class StepRecord:
             video; a signal that any received, else 0; whether a save is due by the clock of any.
         """
         *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
-        means = {name: sum(of) / len(of) for name, of in zip(self._names, figures, strict=True)}
+        means = {name: sum(each) / len(each) for name, each in zip(self._names, figures, strict=True)}
         return means, any(failed), int(max(signals)), any(due)
 
 
@@ -96,9 +96,9 @@ def clip_gradients(
         if number > 0:
             mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
             assert isinstance(mean, Tensor)
-            parts = mean.split([gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+            means = mean.split([gradient.numel() for gradient in gradients])
+            for gradient, own_mean in zip(gradients, means, strict=True):
+                gradient.copy_(own_mean.view_as(gradient))
         norm = torch.nn.utils.get_total_norm(gradients)
         if largest is not None:
             torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), largest, norm)

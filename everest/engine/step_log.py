@@ -28,9 +28,9 @@ RECENT: Final = 50  # heuristic: losses whose mean shows whether a run learns
 SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
 SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
 # All our choice.
-WAITING: Final = 0.3  # of the time of the first steps
+WAITING: Final = 0.3  # the share of the time of the first steps, above which a warning is shown
 WATCHED_SECONDS: Final = 60.0  # how long a run is watched; the first files take longer
-WATCHED_STEPS: Final = 20  # at least
+WATCHED_STEPS: Final = 20  # steps that are watched, at least
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Nonfinite:
 
     policy: Literal["stop", "skip"]
     scaled: bool  # fp16: an overflow of the gradient is part of finding the scale
-    skipped: int = 0  # in a row
+    skipped: int = 0  # skipped updates in a row
 
     def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:
         """What becomes of the update with these numbers, by their names in metrics.jsonl."""

@@ -63,13 +63,13 @@ class Training:
         self.rank = self.accelerator.process_index
         self.settings = self.recipe.train
         self.workers = choose_workers(self.loaded_clips, self.order(), self.settings.workers)
-        self.state = TrainState(context, self.networks, self.weights, keep=self.settings.keep_states)
+        self.state = TrainState(context, self.networks, self.weights, num_states=self.settings.keep_states)
         self.step_log = StepLog(context, self.recipe, self.plan, workers=self.workers)
         self.signal = StopSignal()
         device = self.accelerator.device
         self.to_device = DeviceCopy(device)
-        # Pre-training has none.
-        self.drop_paths = [part for part in self.networks[0].module.modules() if isinstance(part, DropPath)]
+        modules = self.networks[0].module.modules()
+        self.drop_paths = [each for each in modules if isinstance(each, DropPath)]  # none in pre-training
         self.broken = torch.zeros((), device=device)  # 1 after an update that ends the run
         self._last_step = self.plan.steps
         self._warned: set[str] = set()
@@ -181,7 +181,7 @@ class Step:
     identical, and no generator is saved.
 
     Args:
-        clips: of each pass of this process.
+        clips: the batch of each pass of this process.
     Attributes:
         number: updates done before, over all resumes.
     """
@@ -204,7 +204,7 @@ class Step:
         """
         training, plan = self._training, self._training.plan
         seed, rank, device = training.settings.seed, training.rank, training.accelerator.device
-        # Dropped paths of the whole step, (P, batch): the same on any number of processes.
+        # For the dropped paths of the step, (paths, batch): the same on any number of processes.
         generator = torch.Generator(device).manual_seed(seed_at(seed, Purpose.DROP_PATH, self.number))
         uniform = torch.rand(len(training.drop_paths), plan.batch_size, device=device, generator=generator)
         for number in range(first, plan.accumulation):
@@ -221,30 +221,30 @@ class Step:
             # Dropout uses torch's global generator.
             torch.manual_seed(seed_at(seed, Purpose.STEP, self.number, rank, number))
             start = (rank * plan.accumulation + number) * plan.micro_batch
-            for path, noise in zip(training.drop_paths, uniform, strict=True):
-                path.noise = noise[start : start + plan.micro_batch]
+            for path, of_step in zip(training.drop_paths, uniform, strict=True):
+                path.uniform = of_step[start : start + plan.micro_batch]
             is_last, module = number == plan.accumulation - 1, training.networks[0].module
             if isinstance(module, FSDPModule):
                 module.set_requires_gradient_sync(is_last)
             with nullcontext() if is_last else training.accelerator.no_sync(training.model):
                 yield batch
         for path in training.drop_paths:
-            path.noise = None
+            path.uniform = None
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass."""
         training = self._training
         return generator_at(training.settings.seed, Purpose.BATCH, self.number, training.rank, self._pass)
 
-    def backward(self, losses: Sequence[Tensor], parts: Mapping[str, Tensor] | None = None) -> None:
+    def backward(self, losses: Sequence[Tensor], metrics: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradients of one pass, in float32.
 
         Args:
             losses: the model's, then one for each other network that is active in the step.
-            parts: further scalars of the pass to log, by name.
+            metrics: further scalars of the pass to log, by name.
         """
         passes = self._training.plan.accumulation
-        self._record.add(losses[0], parts or {}, passes=passes)
+        self._record.add(losses[0], metrics or {}, passes=passes)
         self._training.accelerator.backward(losses[0] / passes)
         for loss in losses[1:]:
             (loss / passes).backward()

@@ -72,7 +72,7 @@ def apply_strategies(
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
     masks: list[ClipMask] = []
     for title, strategy in strategies:
-        importance = strategy.measure(seen, embed) if strategy.uses_importance else None
+        importance = strategy.checked_importance(seen, embed) if strategy.uses_importance else None
         selection = strategy(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
@@ -102,7 +102,7 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = None
     if strategy.uses_importance:
-        importance = strategy.measure(model.to_input(out.frames), embed)
+        importance = strategy.checked_importance(model.to_input(out.frames), embed)
     predicted = _predicted(model, out.frames, out.selection, out.prediction)
     return _clip_mask(strategy.strategy, strategy, out.frames, out.selection, importance, embed, predicted)
 

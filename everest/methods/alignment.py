@@ -25,9 +25,9 @@ Align = Literal["none", "shift", "affine"]
 
 # Heuristic, made on real clips and on pairs of them: what a new scene changes, after the camera's motion.
 CUT: Final = 0.5  # the mean change, in standard deviations of the clip's gray values, at least
-CUT_FACTOR: Final = 2.5  # times the lower quartile of the changes in the clip, at least
+CUT_FACTOR: Final = 2.5  # the mean change / the lower quartile of the changes in the clip, at least
 CHANGED: Final = 0.25  # standard deviations by which a pixel has changed
-CUT_SHARE: Final = 0.6  # of the pixels that have changed, at least: an object changes fewer
+CUT_SHARE: Final = 0.6  # the share of changed pixels, at least: an object changes fewer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -39,6 +39,17 @@ def path_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
+def name_by_class(instance: object, key: str) -> None:
+    """Set the field `key`, the name in a recipe, to the import path of a class that has no name of its own.
+
+    Every shipped class has one; a subclass of another package has inherited it.
+    """
+    cls = type(instance)
+    name = getattr(instance, key)
+    if not name or (key not in vars(cls) and name == getattr(cls, key)):
+        object.__setattr__(instance, key, path_of(cls))
+
+
 def import_named(path: str) -> None:
     """Import the module of an import path that a user names."""
     if not _PATH.fullmatch(path):

@@ -1,7 +1,7 @@
 """Tokens of a clip: their grid, random numbers and selection, and conversion between pixels and tokens.
 
 B batch, C color channels, T frames, H W pixels, N tokens = t*h*w of the grid, K chosen tokens, S candidate
-slices, t p q a tubelet's frames, rows and columns.
+slices (those that a clip is drawn from), t p q a tubelet's frames, rows and columns.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def check_num_tokens(grid: TokenGrid) -> None:
 
 
 class ClipNoise(NamedTuple):
-    """Random numbers of clips, uniform in [0, 1)."""
+    """The noise of clips: uniform random numbers in [0, 1), by what they choose."""
 
     tokens: Tensor  # (B, N): which tokens are visible and which are predicted
-    slices: Tensor  # (B, S): which slices make the clip; (B, 0) without frame selection
+    slices: Tensor  # (B, S): which candidate slices make the clip; (B, 0) without frame selection
     camera: Tensor  # (B, NUMBERS): the simulated motion of the camera; (B, 0) without this task
 
 
@@ -70,14 +70,14 @@ class NoiseLayout:
     camera: int
 
     @classmethod
-    def of(cls, grid: TokenGrid, candidates: TokenGrid, *, camera: float) -> Self:
-        """The layout for clips of `grid`, whose slices are drawn from `candidates` if these are more.
+    def of(cls, grid: TokenGrid, candidate_grid: TokenGrid, *, camera: float) -> Self:
+        """The layout for clips of `grid`, whose slices are drawn from `candidate_grid` if that has more.
 
         Args:
             camera: the weight of the camera task in the loss; 0: without it.
         """
-        slices = candidates.t if candidates != grid else 0
-        return cls(tokens=candidates.num_tokens, slices=slices, camera=NUMBERS if camera else 0)
+        slices = candidate_grid.t if candidate_grid != grid else 0
+        return cls(tokens=candidate_grid.num_tokens, slices=slices, camera=NUMBERS if camera else 0)
 
     @property
     def total(self) -> int:
@@ -119,8 +119,10 @@ class TokenSelection:
         Raises:
             ValueError: names the invalid part.
         """
-        parts = {"selection.visible": self.visible, **({"selection.target": self.target} if predicts else {})}
-        for name, ids in parts.items():
+        checked = {"selection.visible": self.visible}
+        if predicts:
+            checked["selection.target"] = self.target
+        for name, ids in checked.items():
             if ids.dim() != 2 or ids.size(0) != batch or not ids.size(1) or ids.dtype != torch.int64:
                 raise ValueError(
                     f"{name}: expected int64 ids of shape ({batch}, K) for {batch} clips, K at least 1, got "
@@ -189,5 +191,5 @@ def unpatchify(patches: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
-    """The rows `ids` (B, K) of `x` (B, N, D): (B, K, D)."""
+    """The tokens `ids` (B, K) of `x` (B, N, D): (B, K, D)."""
     return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.size(-1)))

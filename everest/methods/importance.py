@@ -23,7 +23,7 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 FirstSlice = Literal["copy", "zero"]
 Cuts = Literal["ignore", "detect"]
-# Of a trained scorer: (B, N) float32 of clips (B, C, T, H, W), bytes or normalized; higher: more important.
+# A trained scorer maps clips (B, C, T, H, W), bytes or normalized, to (B, N) float32; higher: more important.
 TokenScores = Callable[[Tensor], Tensor]
 
 
@@ -34,13 +34,13 @@ class Embedding(Protocol):
     def tubelet(self) -> tuple[int, int, int]: ...
 
     @property
-    def pixels(self) -> PixelStatistics: ...  # by which clips of bytes are normalized
+    def pixels(self) -> PixelStatistics: ...  # the mean and std by which clips of bytes are normalized
 
     @property
-    def scores(self) -> TokenScores | None: ...  # of the tokenizer that scores the tokens, if there is one
+    def scores(self) -> TokenScores | None: ...  # the scorer of a tokenizer, if there is one
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
-        """Embed patches or, if not `biased`, a difference of patches, in which the bias cancels."""
+        """Embed patches or, if not `biased`, a difference of patches, whose bias cancels: (B, K, D)."""
         ...
 
     def of_byte_changes(self, change: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class RawPixels:
 
 
 def _neg_cka(now: Tensor, before: Tensor) -> Tensor:
-    """CKA of one pair of vectors, with their channels as samples, is the squared Pearson correlation."""
+    """Minus CKA (B, K) of embeddings (B, K, D): with channels as samples, the squared Pearson correlation."""
     centered = (x - x.mean(dim=-1, keepdim=True) for x in (now, before))
     return -F.cosine_similarity(*centered, dim=-1).square()
 

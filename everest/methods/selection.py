@@ -1,17 +1,19 @@
-"""Which tokens are encoded and which are predicted: a strategy measures them, then chooses by a rule.
+"""Strategies: which tokens of a clip are encoded, and which are predicted.
 
-The measure is `Strategy.importance`; masks, which do not look at the clip, have none. The rule is the call of
-a strategy. It draws by sorting the uniform `noise` that the caller passes, so a selection is a pure function
-with the same result on every machine.
+A strategy computes the importance of each token (`Strategy.importance`; masks, which do not look at the clip,
+have none), and then chooses tokens by its rule, which is its call. Its result is a `TokenSelection`, the ids
+of the chosen tokens. The rule draws by sorting the uniform `noise` that the caller passes, so a selection is
+a pure function with the same result on every machine. The key `selection` of a recipe holds a strategy.
 
 Here are the strategies that rank tokens by how much they change, EVEREST's first, and its
 information-intensive frame selection (§4.2): of more frames than fit, those where much happens. The paper
 does not specify what happens if too few pairs of frames have tokens, where the chosen pairs are placed, and
-what is measured afterwards. These are our choices, marked where they are made. All other strategies are in
-everest.methods.strategies.
+what importance their tokens have then. These are our choices, marked where they are made. All other
+strategies are in everest.methods.strategies.
 
 B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, t h w the grid's slices, rows and columns,
-S candidate slices. A slice is a pair of frames with the usual tubelets.
+S candidate slices: those that a clip's t slices are drawn from. A slice is a pair of frames with the usual
+tubelets.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.alignment import Align
-from everest.methods.external import is_import_path, path_of
+from everest.methods.external import is_import_path, name_by_class
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import (
     Cuts,
@@ -55,14 +57,10 @@ class Strategy(ABC):
     share_setting: ClassVar[str] = "mask_ratio"  # the setting that `keeping` changes
 
     def __post_init__(self) -> None:
-        cls = type(self)
-        # A subclass of a shipped class has inherited its name.
-        is_inherited = "strategy" not in vars(cls) and self.strategy == cls.strategy
-        if not self.strategy or is_inherited:
-            object.__setattr__(self, "strategy", path_of(cls))
+        name_by_class(self, "strategy")
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        """The measure: (B, N) float32 of clips (B, C, T, H, W), higher is kept first; here None.
+        """The importance (B, N) float32 of the tokens of clips (B, C, T, H, W): higher first; here None.
 
         A strategy of another package gets normalized clips, everest's own also clips of bytes.
         """
@@ -73,10 +71,10 @@ class Strategy(ABC):
         """The rule: choose tokens.
 
         Args:
-            importance: (B, N) float32, the measure; None if there is none.
+            importance: (B, N) float32; None for a strategy that computes none.
             noise: (B, N) uniform in [0, 1); on the `meta` device when only the counts are needed.
         Returns:
-            As many tokens in every row and at every call: counts may depend on the grid only.
+            The ids of as many tokens for every clip and at every call: counts may depend on the grid only.
         """
 
     def select(
@@ -87,18 +85,22 @@ class Strategy(ABC):
         noise: Tensor,
         importance: Tensor | None = None,
     ) -> TokenSelection:
-        """Measure the tokens of clips (B, C, T, H, W), bytes or normalized, and choose by the rule.
+        """Select tokens of clips (B, C, T, H, W), bytes or normalized: by the rule, from their importance.
 
         Args:
             noise: (B, at least N) uniform in [0, 1).
-            importance: (B, N) float32, instead of the measure.
+            importance: (B, N) float32, replaces what the strategy would compute.
         """
         if importance is None and self.uses_importance:
-            importance = self.measure(frames, embed)
+            importance = self.checked_importance(frames, embed)
         return self(grid, importance=importance, noise=noise[:, : grid.num_tokens])
 
-    def measure(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        """The `importance` of clips (B, C, T, H, W), bytes or normalized; RecipeError for a wrong shape."""
+    def checked_importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
+        """The `importance` (B, N) of clips (B, C, T, H, W), bytes or normalized.
+
+        Raises:
+            RecipeError: a strategy of another package returned another shape.
+        """
         if is_import_path(self.strategy):
             frames = embed.pixels.normalized(frames)
         importance = self.importance(frames, embed)
@@ -113,12 +115,12 @@ class Strategy(ABC):
 
     @property
     def uses_importance(self) -> bool:
-        """Whether the rule depends on the importance, if there is a measure."""
+        """Whether the rule depends on the importance, if the strategy computes one."""
         return True
 
     @property
     def needs_tokenizer(self) -> bool:
-        """Whether a trained tokenizer measures."""
+        """Whether a trained tokenizer gives the importance."""
         return False
 
     def keeping(self, share: float) -> Strategy:
@@ -152,13 +154,18 @@ class Strategy(ABC):
 
 
 def ascending(ids: Tensor) -> Tensor:
+    """Sort the ids (B, K) of each clip."""
     return ids.sort(dim=1).values
 
 
-def split(candidates: Tensor, noise: Tensor, num_visible: int) -> TokenSelection:
-    """A random `num_visible` of the `candidates` (B, K) are visible, the other candidates are the target."""
-    order = noise.gather(1, candidates).argsort(dim=1, stable=True)
-    shuffled = candidates.gather(1, order)
+def split(kept: Tensor, noise: Tensor, num_visible: int) -> TokenSelection:
+    """Of the `kept` token ids (B, K), a random `num_visible` are visible, the others are the target.
+
+    Args:
+        noise: (B, N) uniform in [0, 1), by which the tokens are drawn.
+    """
+    order = noise.gather(1, kept).argsort(dim=1, stable=True)
+    shuffled = kept.gather(1, order)
     return TokenSelection(ascending(shuffled[:, :num_visible]), ascending(shuffled[:, num_visible:]))
 
 
@@ -170,7 +177,7 @@ class TopK(Strategy):
     those that are not visible, and so does this class.
 
     Args:
-        align: `shift` and `affine` remove this motion of the camera before the change is measured.
+        align: `shift` and `affine` remove this motion of the camera before the frames are compared.
         cuts: `detect` lets the first slice of a scene take the importance of the next one, as in a clip.
     """
 
@@ -183,13 +190,13 @@ class TopK(Strategy):
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         assert importance is not None, "this strategy ranks by importance"
-        kept = self.kept(grid, importance)  # (B, K)
+        kept = self.kept_ids(grid, importance)  # (B, K)
         if self.visible_ratio is None:
             return TokenSelection(ascending(kept), kept[:, :0])
         return split(kept, noise, num_kept(grid.num_tokens, self.visible_ratio))
 
-    def kept(self, grid: TokenGrid, importance: Tensor) -> Tensor:
-        """(B, K) ids of the kept tokens of `grid`, the most important first."""
+    def kept_ids(self, grid: TokenGrid, importance: Tensor) -> Tensor:
+        """The ids (B, K) of the kept tokens of `grid`, the most important first."""
         # Stable: the first slice copies the second slice's distances, so ties are common.
         order = importance.argsort(dim=1, descending=self.order == "descending", stable=True)  # (B, N)
         return order[:, : num_kept(grid.num_tokens, self.keep_ratio)]
@@ -239,7 +246,7 @@ class Drawn(TopK):
 
     A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
     importance above the lowest of the clip. The tokens drawn first are visible, the others are predicted.
-    With `uniform` 1 the importance does not count, and training does not measure it.
+    With `uniform` 1 the importance does not count, and training does not compute it.
     """
 
     strategy: Literal["drawn"] = "drawn"
@@ -259,7 +266,7 @@ class Drawn(TopK):
             chance = chance + (1 - self.uniform) * change / total
         # The order of log p + Gumbel noise is that of a draw without replacement (Yellott 1977).
         gumbel = -(-noise.log()).log()
-        kept = self.kept(grid, chance.log() + gumbel)  # (B, K), as drawn
+        kept = self.kept_ids(grid, chance.log() + gumbel)  # (B, K), in the order of the draw
         num_visible = kept.size(1)
         if self.visible_ratio is not None:
             num_visible = num_kept(grid.num_tokens, self.visible_ratio)
@@ -282,32 +289,37 @@ class Drawn(TopK):
 
 
 def num_candidates(slices: int, alpha: float) -> int:
-    """The number of slices that `slices` are drawn from: alpha times as many, rounded down."""
+    """The number of candidate slices that `slices` are drawn from: alpha times as many, rounded down."""
     return int(slices * Fraction(str(alpha)))
 
 
 def kept_per_slice(strategy: TopK, importance: Tensor, grid: TokenGrid) -> Tensor:
-    """(B, S) int64: how many of the kept tokens of all candidates are in each slice, c_i in the paper."""
-    kept = strategy.kept(grid, importance)  # (B, K)
+    """Count the kept tokens in each of S candidate slices, c_i in the paper: (B, S) int64.
+
+    Args:
+        importance: (B, N) float32, of the tokens of all candidate slices.
+        grid: of these tokens.
+    """
+    kept = strategy.kept_ids(grid, importance)  # (B, K)
     counts = torch.zeros(kept.size(0), grid.t, dtype=torch.int64, device=kept.device)
     return counts.scatter_add_(1, kept // grid.per_slice, torch.ones_like(kept))
 
 
-def draw_slices(counts: Tensor, uniform: Tensor, num: int) -> Tensor:
-    """Draw slices without replacement, each with probability c_i / sum of the c of the remaining slices.
+def draw_slices(counts: Tensor, noise: Tensor, num: int) -> Tensor:
+    """Draw candidate slices without replacement, with probability c_i / sum of the remaining slices' c.
 
     Taking the smallest of -log(u) / c is equivalent to drawing one after the other (Efraimidis and Spirakis
-    2006). Slices without kept tokens come last, in the order of their `uniform` (our choice).
+    2006). Slices without kept tokens come last, in the order of their noise (our choice).
 
     Args:
-        counts: (B, S) kept tokens of each candidate.
-        uniform: (B, S) in [0, 1).
-        num: t, how many to draw.
+        counts: (B, S), the kept tokens of each candidate slice.
+        noise: (B, S) uniform in [0, 1).
+        num: t, the number of slices to draw.
     Returns:
-        (B, t) int64 candidate numbers in temporal order.
+        The numbers (B, t) int64 of the drawn slices, in temporal order.
     """
-    smallest = torch.finfo(uniform.dtype).tiny
-    keys = -uniform.clamp_min(smallest).log() / counts  # (B, S), infinite if nothing is kept
-    shuffled = uniform.argsort(dim=1, stable=True)
+    smallest = torch.finfo(noise.dtype).tiny
+    keys = -noise.clamp_min(smallest).log() / counts  # (B, S), infinite if nothing is kept
+    shuffled = noise.argsort(dim=1, stable=True)
     order = shuffled.gather(1, keys.gather(1, shuffled).argsort(dim=1, stable=True))
     return order[:, :num].sort(dim=1).values

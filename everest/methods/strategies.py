@@ -29,7 +29,7 @@ from everest.methods.selection import (
     split,
 )
 
-__all__ = [  # of everest.strategies
+__all__ = [  # the public names of everest.strategies
     "STRATEGIES",
     "AllTokens",
     "Drawn",
@@ -52,11 +52,17 @@ __all__ = [  # of everest.strategies
 ]
 
 ScoreName = Literal["learned", "random", "frame-difference"]
-SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1
+SLICES: Final = 8  # in a tokenizer's window of 16 frames, LVMAE §4.1
 
 
 def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """The tokens (B, t * num) at `num` random places, the same in every slice, and all other tokens."""
+    """Draw tubes: the tokens at `num` random places, the same in every slice.
+
+    Args:
+        noise: (B, N) uniform in [0, 1); only the numbers of the first slice count.
+    Returns:
+        The ids (B, t * num) of the drawn tokens and (B, t * (h*w - num)) of all others, ascending.
+    """
     places = noise[:, : grid.per_slice].argsort(dim=1, stable=True)  # (B, h*w)
     starts = torch.arange(grid.t, device=noise.device).view(1, -1, 1) * grid.per_slice  # (1, t, 1)
     drawn, others = ascending(places[:, :num]), ascending(places[:, num:])
@@ -101,7 +107,7 @@ class FrameWise(Strategy):
         places = torch.arange(grid.per_slice, device=noise.device)  # (h*w,)
         visible, target = ascending(slices[:, :num_visible]), ascending(slices[:, num_visible:])
         return TokenSelection(
-            *((part.unsqueeze(2) * grid.per_slice + places).flatten(1) for part in (visible, target))
+            *((chosen.unsqueeze(2) * grid.per_slice + places).flatten(1) for chosen in (visible, target))
         )
 
 
@@ -234,11 +240,11 @@ class LearnedImportance(Strategy):
         num_random = min(num_kept(grid.num_tokens, self.random_ratio), hidden - num_important)
         if self.score == "random":
             return TokenSelection(visible, _smallest(2 * seen + noise, num_important + num_random))
-        assert importance is not None, "this score measures"
+        assert importance is not None, "this score ranks by importance"
         # Ties, common in a still clip, are in random order: token order would favor the first slices.
         shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
-        offered = importance.masked_fill(seen.bool(), torch.finfo(importance.dtype).min).gather(1, shuffled)
-        order = shuffled.gather(1, offered.argsort(dim=1, descending=True, stable=True))  # seen tokens last
+        scores = importance.masked_fill(seen.bool(), torch.finfo(importance.dtype).min).gather(1, shuffled)
+        order = shuffled.gather(1, scores.argsort(dim=1, descending=True, stable=True))  # seen tokens last
         if self.scope == "window":  # the best token of every window, then every second best
             size = grid.per_slice * self.window
             by_window = (order // size).argsort(dim=1, stable=True)  # window after window, each in its order

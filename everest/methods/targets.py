@@ -12,18 +12,18 @@ import math
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import ConfigDict, Discriminator, Field
 from torch import Tensor
 
-from everest.methods.external import external, must_be, path_of
+from everest.methods.external import external, must_be, name_by_class
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.video.pixels import IMAGENET, PixelStatistics
 
-__all__ = [  # of everest.targets
+__all__ = [  # the public names of everest.targets
     "FeatureTargets",
     "PixelTargets",
     "Target",
@@ -50,21 +50,21 @@ class Target(ABC):
     needs_tokenizer: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
     _statistics: ClassVar[PixelStatistics] = IMAGENET
-    _network: ClassVar[Any] = None
     kind: str = ""  # its name in a recipe; of another package: its import path
     cache = None  # a setting of the targets that can be stored
 
     def __post_init__(self) -> None:
-        cls = type(self)
-        # A subclass of a shipped class has inherited its name.
-        if not self.kind or ("kind" not in vars(cls) and self.kind == cls.kind):
-            object.__setattr__(self, "kind", path_of(cls))
+        name_by_class(self, "kind")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # a network is shared with the average of the model's weights
 
     def bound(self, statistics: PixelStatistics, network: object = None) -> Self:
-        """The target of a model, whose clips have these statistics, with a frozen network."""
+        """The target of a model whose clips have these statistics.
+
+        Args:
+            network: the frozen network that gives the values, for targets that need one.
+        """
         target = copy(self)
         vars(target).update(_statistics=statistics, _network=network)
         return target
@@ -172,16 +172,31 @@ class PixelTargets(Target):
         return patches, mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6
 
 
+class CodingNetwork(Protocol):
+    """What targets need of a frozen tokenizer (everest.tokenizer.spec.FrozenTokenizer)."""
+
+    levels: tuple[int, ...]  # the number of levels of each code dimension
+
+    def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
+        """The values (B, K, D) of the tokens `ids` (B, K)."""
+        ...
+
+    def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
+        """The pixels (B, K, C, t, p, q) in [0, 1] of predicted values (B, K, P)."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenTargets(Target):
     """Predict the codes that the recipe's tokenizer gives the target tokens, LVMAE §3.3.
 
     The spaces `values`, quantized, and `soft`, before rounding, have mean 0 and std 1 over clips of the
     tokenizer's training set. `codes` are the levels of each dimension, by classification. `soft` and `codes`
-    are our choice. Its network is an everest.tokenizer.spec.FrozenTokenizer.
+    are our choice.
     """
 
     needs_tokenizer: ClassVar[bool] = True
+    _network: ClassVar[CodingNetwork]
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
     space: CodeSpace = "values"  # LVMAE eq. 2
@@ -198,13 +213,13 @@ class TokenTargets(Target):
         return self._network.rebuilt(prediction, frames, ids, self.space)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """Mean over the scored tokens, in float32: squared error, or cross-entropy for `codes`."""
+        """The mean over the scored tokens, a float32 scalar: squared error, or cross-entropy for `codes`."""
         if self.space != "codes":
             return mean_squared_error(prediction, values, scored)
-        parts = prediction.float().split(self._network.levels, dim=-1)  # (B, K, levels) each
+        logits = prediction.float().split(self._network.levels, dim=-1)  # (B, K, levels) for each dimension
         errors = [
-            F.cross_entropy(part.movedim(-1, 1), values[..., dim], reduction="none")
-            for dim, part in enumerate(parts)
+            F.cross_entropy(of_dim.movedim(-1, 1), values[..., dim], reduction="none")
+            for dim, of_dim in enumerate(logits)
         ]
         return mean_of_scored(torch.stack(errors).mean(dim=0), scored)
 
@@ -214,10 +229,20 @@ class TeacherUse:
     """Identifies the teacher that a model is trained with; its weights are stored separately."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
-    name: str  # as in the recipe
-    sha256: str  # of its weights
+    name: str  # its name in the recipe
+    sha256: str  # the hash of its weights
     width: int  # D
-    settings: dict[str, Any]  # of its encoder for the model's tokens (everest.models.spec.ModelSpec.dump)
+    settings: dict[str, Any]  # its encoder's, for the model's tokens (everest.models.spec.ModelSpec.dump)
+
+
+class Teacher(Protocol):
+    """What targets need of a frozen teacher (everest.checkpoints.frozen)."""
+
+    width: int  # D
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """The features (B, N, D) of all tokens of clips (B, C, T, H, W)."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,11 +252,11 @@ class FeatureTargets(Target):
     The teacher does not change, so that the targets cannot collapse, and losses of different steps compare
     (SALT: Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers, 2025).
 
-    It maps clips (B, C, T, H, W) to the features (B, N, D) of all tokens (everest.checkpoints.frozen). A
-    model that is only used needs no more than its `TeacherUse`.
+    A model that is only used needs no more of its teacher than a `TeacherUse`.
     """
 
     of_frames: ClassVar[bool] = True
+    _network: ClassVar[Teacher | TeacherUse]
     kind: Literal["features"] = "features"
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
     layers: Literal["last"] = "last"  # its output, after its last norm
@@ -253,7 +278,7 @@ class FeatureTargets(Target):
         raise NotImplementedError("features have no pixels")
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """The mean absolute error over all values of the scored tokens, in float32."""
+        """The mean absolute error over all values of the scored tokens, a scalar in float32."""
         return mean_of_scored((prediction.float() - values.float()).abs().mean(dim=-1), scored)
 
 

@@ -1,9 +1,15 @@
-"""The transformer block. It can compute the outputs of the last tokens only.
+"""The blocks of a transformer, from the whole stack down to its layers.
 
-It saves less for the backward pass than the plain formulation, and recomputes the rest in it. That is exact:
-outputs and gradients are equal.
+With `num_outputs`, the last block computes only the last L tokens, which attend to all K: a decoder needs no
+output for visible tokens, an encoder none for its class token.
 
-B batch, K tokens, L last tokens, D width, P outputs of a linear layer, F width of the MLP.
+Each linear layer is one operation with the norm or the activation before it (`NormLinear` and
+`ActivationLinear`), so a norm is an argument of the layer that reads its output. These operations save less
+for the backward pass than the plain formulation, and recompute the rest in it. That is exact: outputs and
+gradients are equal.
+
+B batch, K tokens, L tokens whose outputs are computed, D width, E = D / heads, P outputs of a linear layer, F
+width of the MLP.
 """
 
 from __future__ import annotations
@@ -20,97 +26,41 @@ from torch.utils.checkpoint import checkpoint
 from everest.config.model import MLP_RATIO
 from everest.models.positions import Rotation
 
-Activation = Literal["exact", "tanh", "quick", "swiglu"]  # the first three are of GELU
-NormedSwiglu = Literal["normed-swiglu"]  # with a norm between its Linear layers
+Activation = Literal["exact", "tanh", "quick", "swiglu"]  # the first three are forms of GELU
+NormedSwiglu = Literal["normed-swiglu"]  # SwiGLU with a norm between its Linear layers
 QUICK: Final = 1.702  # Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
 APPROXIMATE: Final = {"exact": "none", "tanh": "tanh"}
-EPS: Final = 1e-6  # of every LayerNorm, as in the released programs
+EPS: Final = 1e-6  # added to the variance by every LayerNorm, as in the released programs
 
 
-class DropPath(nn.Module):
-    """Scales a branch by 1 / keep, or by 0 in the clips that it is left out of (Huang et al. 2016).
-
-    The rate as a number would be a constant of a compiled graph. Blocks with different rates share their
-    graphs, because they read it from a tensor.
+class Blocks(nn.ModuleList):
+    """Blocks in sequence.
 
     Args:
-        rate: the share of the clips that the branch is left out of, below 1.
+        checkpointing: recompute each block in the backward pass.
     """
 
-    keep: Tensor  # () float32: 1 - rate; not stored
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.register_buffer("keep", torch.tensor(1 - rate), persistent=False)
-        self.noise: Tensor | None = None  # (B,) in [0, 1), of a pass; None: drawn by torch
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale the tokens (B, K, D) of each clip; in evaluation by 1."""
-        if not self.training:
-            return x
-        noise = torch.rand(x.size(0), device=x.device) if self.noise is None else self.noise  # (B,)
-        kept = (noise < self.keep).view(-1, 1, 1)
-        return x * (kept / self.keep).to(x.dtype)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, with the biases of the released programs: of queries and values.
-
-    A bias of the keys has no effect unless they are turned: then it is learned, else it is zero.
-    """
-
-    k_bias: Tensor  # (D,)
-
-    def __init__(self, width: int, heads: int, *, rotary: bool) -> None:
-        super().__init__()
-        self.num_heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(width))
-        self.v_bias = nn.Parameter(torch.zeros(width))
-        if rotary:
-            self.k_bias = nn.Parameter(torch.zeros(width))
-        else:
-            self.register_buffer("k_bias", torch.zeros(width), persistent=False)
-        self.proj = nn.Linear(width, width)
+    def __init__(self, blocks: Iterable[Block], *, checkpointing: bool = False) -> None:
+        super().__init__(blocks)
+        self.checkpointing = checkpointing
 
     def forward(
-        self, x: Tensor, norm: LayerNorm, last: int | None, rotation: Rotation | None, mask: Tensor | None
+        self, x: Tensor, *, num_outputs: int | None, rotation: Rotation | None, mask: Tensor | None = None
     ) -> Tensor:
-        """Attend from the last L tokens, or all, to all tokens (B, K, D), which `norm` norms: (B, L, D)."""
-        weight, width = self.qkv.weight, x.size(-1)  # (3 * D, D): of queries, keys, values
-        if last is None:
-            bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
-            parts = norm_linear(x, norm, weight, bias).chunk(3, -1)  # (B, K, D) each
-        else:
-            queries = norm_linear(x[:, x.size(1) - last :], norm, weight[:width], self.q_bias)  # (B, L, D)
-            bias = torch.cat([self.k_bias, self.v_bias])
-            parts = (queries, *norm_linear(x, norm, weight[width:], bias).chunk(2, -1))
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
-        if rotation is not None:
-            # Values are copied: a view would keep what queries and keys were turned from.
-            q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
-        seen = None if mask is None else mask[:, :, mask.size(2) - q.size(2) :]  # (B, 1, L, K)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)  # (B, heads, L, D / heads)
-        return self.proj(attended.transpose(1, 2).flatten(2))
+        """Run the blocks on tokens (B, K, D): outputs (B, L, D) of the last L = `num_outputs` tokens.
 
-
-class Mlp(nn.Module):
-    """Two linear layers with GELU, or with SwiGLU, whose first layer has 2 F outputs (EVA-02: and a norm)."""
-
-    def __init__(self, width: int, hidden: int, kind: Activation | NormedSwiglu, eps: float) -> None:
-        super().__init__()
-        self.activation: Activation = "swiglu" if kind == "normed-swiglu" else kind
-        self.fc1 = nn.Linear(width, 2 * hidden if self.activation == "swiglu" else hidden)
-        self.norm = LayerNorm(hidden, eps=eps) if kind == "normed-swiglu" else None
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor, norm: LayerNorm) -> Tensor:
-        """The MLP (B, K, D) of tokens (B, K, D), which `norm` norms."""
-        hidden = norm_linear(x, norm, self.fc1.weight, self.fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
-        if self.norm is None:
-            return ActivationLinear.apply(hidden, self.fc2.weight, self.fc2.bias, self.activation)
-        gated = RecomputedSwiglu.apply(hidden).to(x.dtype)  # (B, K, F), as the input of every norm
-        return norm_linear(gated, self.norm, self.fc2.weight, self.fc2.bias)
+        Args:
+            num_outputs: None: of all K tokens.
+            rotation, mask: see `Block`.
+        """
+        for number, block in enumerate(self, start=1):
+            needed = num_outputs if number == len(self) else None  # later blocks read all tokens
+            if self.checkpointing and block.training:
+                options = {"rotation": rotation, "mask": mask, "use_reentrant": False}
+                x = checkpoint(block, x, num_outputs=needed, **options)
+            else:
+                x = block(x, num_outputs=needed, rotation=rotation, mask=mask)
+        return x
 
 
 class Block(nn.Module):
@@ -122,7 +72,7 @@ class Block(nn.Module):
         mlp_width: F; None: four times the width.
         rotary: queries and keys are turned.
         mlp: its activation, also SwiGLU with a norm.
-        eps: of its norms.
+        eps: added to the variance by its norms.
     """
 
     def __init__(
@@ -148,44 +98,117 @@ class Block(nn.Module):
         self,
         x: Tensor,
         *,
-        last: int | None = None,
+        num_outputs: int | None = None,
         rotation: Rotation | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Compute the outputs (B, K, D) of tokens (B, K, D); with `last` of the last L tokens: (B, L, D).
+        """Compute the outputs (B, L, D) of the last L = `num_outputs` of the tokens (B, K, D).
 
         Args:
+            num_outputs: None: of all K tokens.
             rotation: turns the queries and keys of the K tokens.
             mask: (B, 1, K, K) bool, whether a token attends to another; None: to all.
         """
-        residual = x if last is None else x[:, x.size(1) - last :]
-        x = residual + self.drop_path1(self.attn(x, self.norm1, last, rotation, mask))
+        residual = x if num_outputs is None else last_tokens(x, num_outputs)  # (B, L, D)
+        x = residual + self.drop_path1(self.attn(x, self.norm1, num_outputs, rotation, mask))
         return x + self.drop_path2(self.mlp(x, self.norm2))
 
 
-class Blocks(nn.ModuleList):
-    """Blocks in sequence.
+class Attention(nn.Module):
+    """Multi-head self-attention, with the biases of the released programs: of queries and values.
 
-    Args:
-        checkpointing: recompute each block in the backward pass.
+    A bias of the keys has no effect unless they are turned: then it is learned, else it is zero.
     """
 
-    def __init__(self, blocks: Iterable[Block], *, checkpointing: bool = False) -> None:
-        super().__init__(blocks)
-        self.checkpointing = checkpointing
+    k_bias: Tensor  # (D,)
+
+    def __init__(self, width: int, heads: int, *, rotary: bool) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        if rotary:
+            self.k_bias = nn.Parameter(torch.zeros(width))
+        else:
+            self.register_buffer("k_bias", torch.zeros(width), persistent=False)
+        self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, *, last: int | None, rotation: Rotation | None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        norm: LayerNorm,
+        num_outputs: int | None,
+        rotation: Rotation | None,
+        mask: Tensor | None,
     ) -> Tensor:
-        """Run the blocks on tokens (B, K, D), for the outputs of all or of the last L tokens: (B, L, D)."""
-        for number, block in enumerate(self, start=1):
-            block_last = last if number == len(self) else None
-            if self.checkpointing and block.training:
-                options = {"rotation": rotation, "mask": mask, "use_reentrant": False}
-                x = checkpoint(block, x, last=block_last, **options)
-            else:
-                x = block(x, last=block_last, rotation=rotation, mask=mask)
-        return x
+        """Attend from the last L tokens, or all, to all tokens (B, K, D), which `norm` norms: (B, L, D)."""
+        weight, width = self.qkv.weight, x.size(-1)  # (3 * D, D): of queries, keys, values
+        if num_outputs is None:  # one product
+            bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
+            q, k, v = norm_linear(x, norm, weight, bias).chunk(3, -1)  # (B, K, D) each
+        else:  # queries of the last tokens only
+            q = norm_linear(last_tokens(x, num_outputs), norm, weight[:width], self.q_bias)  # (B, L, D)
+            bias = torch.cat([self.k_bias, self.v_bias])
+            k, v = norm_linear(x, norm, weight[width:], bias).chunk(2, -1)  # (B, K, D) each
+        q, k, v = (each.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for each in (q, k, v))
+        if rotation is not None:
+            # Values are copied: a view would keep what queries and keys were turned from.
+            q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
+
+        attends = None if mask is None else mask[:, :, mask.size(2) - q.size(2) :]  # (B, 1, L, K)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attends)  # (B, heads, L, E)
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU, or with SwiGLU, whose first layer has 2 F outputs (EVA-02: and a norm)."""
+
+    def __init__(self, width: int, hidden: int, kind: Activation | NormedSwiglu, eps: float) -> None:
+        super().__init__()
+        self.activation: Activation = "swiglu" if kind == "normed-swiglu" else kind
+        self.fc1 = nn.Linear(width, 2 * hidden if self.activation == "swiglu" else hidden)
+        self.norm = LayerNorm(hidden, eps=eps) if kind == "normed-swiglu" else None
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        """The MLP (B, K, D) of tokens (B, K, D), which `norm` norms."""
+        hidden = norm_linear(x, norm, self.fc1.weight, self.fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
+        if self.norm is None:
+            return ActivationLinear.apply(hidden, self.fc2.weight, self.fc2.bias, self.activation)
+        gated = RecomputedSwiglu.apply(hidden).to(x.dtype)  # (B, K, F), as the input of every norm
+        return norm_linear(gated, self.norm, self.fc2.weight, self.fc2.bias)
+
+
+class DropPath(nn.Module):
+    """Scales a branch by 1 / (1 - rate), or by 0 in the clips that it is left out of (Huang et al. 2016).
+
+    The rate as a number would be a constant of a compiled graph. Blocks with different rates share their
+    graphs, because they read it from a tensor.
+
+    Args:
+        rate: the share of the clips that the branch is left out of, below 1.
+    """
+
+    keep_prob: Tensor  # () float32: 1 - rate; not stored
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.register_buffer("keep_prob", torch.tensor(1 - rate), persistent=False)
+        self.uniform: Tensor | None = None  # (B,) in [0, 1), of a pass; None: drawn by torch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the tokens (B, K, D) of each clip; in evaluation by 1."""
+        if not self.training:
+            return x
+        uniform = torch.rand(x.size(0), device=x.device) if self.uniform is None else self.uniform  # (B,)
+        is_computed = (uniform < self.keep_prob).view(-1, 1, 1)
+        return x * (is_computed / self.keep_prob).to(x.dtype)
+
+
+def last_tokens(x: Tensor, number: int) -> Tensor:
+    """The last `number` of the tokens (B, K, D): (B, number, D); there may be none."""
+    return x[:, x.size(1) - number :]
 
 
 def norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
@@ -204,7 +227,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def activation_gradient(grad: Tensor, x: Tensor, activation: Activation) -> Tensor:
-    """The gradient of the input x of `activate`, from that of its output."""
+    """The gradient of the input x of `activate`, of its shape, from that of its output (..., K, F)."""
     aten = torch.ops.aten
     if activation == "swiglu":
         gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
@@ -240,13 +263,13 @@ class ActivationLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors  # (B, K, F), with SwiGLU (B, K, 2 F); (D, F)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen weights need none
         grad = grad_outputs[0].to(x.dtype)  # (B, K, D)
-        rows = grad.flatten(0, -2)  # (B * K, D)
-        grad_x = activation_gradient(grad @ weight, x, ctx.activation) if needs_x else None  # as x
-        grad_bias = rows.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
+        flat_grad = grad.flatten(0, -2)  # (B * K, D)
+        grad_x = activation_gradient(grad @ weight, x, ctx.activation) if needs_x else None  # the shape of x
+        grad_bias = flat_grad.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
         grad_weight = None
         if needs_weight:
             activated = activate(x, ctx.activation).flatten(0, -2)  # (B * K, F)
-            grad_weight = (rows.T @ activated).to(ctx.weight_dtype)
+            grad_weight = (flat_grad.T @ activated).to(ctx.weight_dtype)
         return grad_x, grad_weight, grad_bias, None
 
 
@@ -270,18 +293,18 @@ class NormLinear(torch.autograd.Function):
         needs_norm, (needs_weight, needs_bias) = ctx.needs_input_grad[:3], ctx.needs_input_grad[4:]
         normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)
         grad = grad_outputs[0]  # (B, K, P), under autocast of lower precision than x
-        rows = grad.flatten(0, -2)  # (B * K, P)
+        flat_grad = grad.flatten(0, -2)  # (B * K, P)
         grad_x = grad_scale = grad_shift = grad_weight = None
-        grad_bias = rows.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
+        grad_bias = flat_grad.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
         if needs_weight:
-            grad_weight = (rows.T @ normed.to(grad.dtype).flatten(0, -2)).to(ctx.weight_dtype)
+            grad_weight = (flat_grad.T @ normed.to(grad.dtype).flatten(0, -2)).to(ctx.weight_dtype)
         if any(needs_norm):
             grad_normed = (grad @ weight).to(x.dtype)  # (B, K, D)
             grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
                 grad_normed, x, scale.shape, mean, rstd, scale, shift, list(needs_norm)
             )
         grad_scale, grad_shift = (
-            None if grad is None else grad.to(ctx.weight_dtype) for grad in (grad_scale, grad_shift)
+            None if each is None else each.to(ctx.weight_dtype) for each in (grad_scale, grad_shift)
         )
         return grad_x, grad_scale, grad_shift, None, grad_weight, grad_bias
 

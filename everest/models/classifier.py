@@ -28,11 +28,11 @@ def outputs_of(logits: Tensor, heads: Heads) -> Tensor:
     The probabilities of a single-label head sum to 1; each probability of a multi-label head is from 0 to 1.
     """
     outputs = []
-    for part, head in zip(by_head(logits.float(), heads), heads, strict=True):
+    for of_head, head in zip(by_head(logits.float(), heads), heads, strict=True):
         if head.task == "regression":
-            outputs.append(part * head.std + head.mean)
+            outputs.append(of_head * head.std + head.mean)
         else:
-            outputs.append(part.sigmoid() if head.task == MULTI_LABEL else part.softmax(dim=-1))
+            outputs.append(of_head.sigmoid() if head.task == MULTI_LABEL else of_head.softmax(dim=-1))
     return torch.cat(outputs, dim=-1)
 
 
@@ -48,15 +48,15 @@ def soft_targets(labels: Tensor, heads: Heads, *, smoothing: float) -> Tensor:
         smoothing: fraction of the probability that is spread over all classes of a single-label head, and
             over yes and no for each class of a multi-label head. Numbers have none.
     """
-    parts = labels.split([head.label_width for head in heads], dim=-1)
+    columns = labels.split([head.label_width for head in heads], dim=-1)
     targets = []
-    for part, head in zip(parts, heads, strict=True):
+    for of_head, head in zip(columns, heads, strict=True):
         if head.task == "regression":
-            targets.append(part)  # (B, 1)
+            targets.append(of_head)  # (B, 1)
         elif head.task == MULTI_LABEL:
-            targets.append(part * (1 - smoothing) + smoothing / 2)  # (B, classes)
+            targets.append(of_head * (1 - smoothing) + smoothing / 2)  # (B, classes)
         else:
-            one_hot = F.one_hot(part[:, 0].long(), head.outputs)  # (B, classes)
+            one_hot = F.one_hot(of_head[:, 0].long(), head.outputs)  # (B, classes)
             targets.append(one_hot * (1 - smoothing) + smoothing / head.outputs)
     return torch.cat(targets, dim=-1)
 
@@ -71,12 +71,14 @@ def supervised_loss(
 
     Args:
         logits, targets: (B, C) float32.
-        class_weights: of each head, (classes,); None: all classes count the same. The weight of a multi-label
+        class_weights: (classes,) for each head; None: all classes count the same. The weight of a multi-label
             class is that of its positive videos.
+    Returns:
+        The loss, a scalar.
     """
-    parts = zip(by_head(logits, heads), by_head(targets, heads), heads, class_weights, strict=True)
+    by_heads = zip(by_head(logits, heads), by_head(targets, heads), heads, class_weights, strict=True)
     losses = []
-    for predicted, target, head, weights in parts:
+    for predicted, target, head, weights in by_heads:
         if head.task == "regression":
             losses.append(F.smooth_l1_loss(predicted, target))
         elif head.task == MULTI_LABEL:
@@ -135,7 +137,7 @@ class SelectingModel(VideoModel):
     """A model that encodes the tokens of its strategy and pools them."""
 
     stage: ClassVar = "finetune"
-    head: nn.Module  # features (B, F) to the outputs
+    head: nn.Module  # maps features (B, F) to the outputs
 
     def kept_tokens(
         self,
@@ -194,7 +196,7 @@ class SelectingModel(VideoModel):
         Args:
             keep, noise, selection: which tokens are encoded; see `kept_tokens`.
         Returns:
-            Of a classifier the logits (B, outputs) of all heads, joined; of an encoder the features (B, 4D).
+            A classifier's logits (B, outputs) of all heads, joined; an encoder's features (B, 4D).
         """
         ids = self.kept_tokens(frames, keep, noise, selection)  # (B, K)
         return self.head(self.pooled(self.encode(frames, ids), ids))

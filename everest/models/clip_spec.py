@@ -35,7 +35,7 @@ class ClipSpec(ABC):
 
     frames: int  # T
     size: tuple[int, int]  # height, width
-    pixels: PixelStatistics  # of the clips
+    pixels: PixelStatistics  # channels, mean and std of the clips
     heads: Heads  # what a classifier predicts
 
     @property
@@ -74,11 +74,11 @@ class ClipSpec(ABC):
         """The model in a few words, such as for a card."""
 
     def for_clips(
-        self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
+        self, *, frames: int | None = None, size: tuple[int, int] | None = None, strategy: Any = None
     ) -> Self:
-        """The same model for other clips, and with another selection if it has one; None: as it is."""
+        """The same model for other clips, and with another strategy if it has one; None: as it is."""
         own: Any = self  # a dataclass
-        given = {"frames": frames, "size": size, "selection": selection}
+        given = {"frames": frames, "size": size, "selection": strategy}
         return replace(own, **{key: value for key, value in given.items() if value and hasattr(own, key)})
 
     @abstractmethod

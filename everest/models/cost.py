@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.errors import RecipeError
-from everest.models.block import Block
+from everest.models.block import Block, last_tokens
 from everest.models.clip_spec import ClipSpec
 from everest.models.linear import ImageSpec
 from everest.models.mae import PretrainingModel
@@ -31,7 +31,7 @@ from everest.models.spec import ModelSpec
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
 _NORM: Final = torch.ops.aten.native_layer_norm
 _OF_NORM: Final = {_NORM: lambda shape, *args, **options: 2 * NORM_OPERATIONS * prod(shape)}
-_LINEAR: Final = (torch.ops.aten.mm, torch.ops.aten.addmm)  # all other products are of attention
+_LINEAR: Final = (torch.ops.aten.mm, torch.ops.aten.addmm)  # all other products belong to attention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +52,12 @@ class Macs:
 def count_macs(spec: ModelSpec) -> Macs:
     """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
     # Without gradients: the counter of torch 2.15 fails at a module that is handed a parameter.
-    model = model_on_meta(replace(spec, checkpointing=False), measures=False).train().requires_grad_(False)
+    spec = replace(spec, checkpointing=False)
+    model = model_on_meta(spec, with_importance=False).train().requires_grad_(False)
     for module in model.modules():
         if isinstance(module, Block):
             module.forward = partial(_for_all_tokens, module.forward)
-    clips = spec.views.number if spec.views else 1  # which are compared
+    clips = spec.views.number if spec.views else 1  # clips that are compared
     num_tokens = spec.grid.num_tokens
     frames = torch.empty(clips, spec.channels, spec.frames, *spec.size, device="meta")
     # Operations, two for each multiply-accumulate.
@@ -65,10 +66,10 @@ def count_macs(spec: ModelSpec) -> Macs:
         model(frames, noise=torch.empty(clips, numbers, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
-    parts = [name for name, _ in model.named_children() if name != "encoder"]
-    parts += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
-    operations = Counter[Any]()  # by operator
-    for name in parts:
+    counted = [name for name, _ in model.named_children() if name != "encoder"]
+    counted += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
+    operations = Counter[Any]()  # their number by operator
+    for name in counted:
         operations.update(counts.get(f"{root}.{name}", {}))
     norm, linear = operations[_NORM], sum(operations[product] for product in _LINEAR)
     per_mac = 2 * clips
@@ -77,7 +78,7 @@ def count_macs(spec: ModelSpec) -> Macs:
     of_token, camera_tokens = counter.get_total_flops() // 2, num_tokens if spec.camera else 0
     return Macs(
         # The camera's task embeds the first view of each video once more.
-        embedding=of_token * spec.offered_grid.num_tokens + of_token * camera_tokens // clips,
+        embedding=of_token * spec.candidate_grid.num_tokens + of_token * camera_tokens // clips,
         linear=linear // per_mac,
         attention=(operations.total() - norm - linear) // per_mac,
         layer_norm=norm // per_mac,
@@ -85,11 +86,11 @@ def count_macs(spec: ModelSpec) -> Macs:
 
 
 def _for_all_tokens(
-    forward: Callable[..., Tensor], x: Tensor, *, last: int | None = None, **options: Any
+    forward: Callable[..., Tensor], x: Tensor, *, num_outputs: int | None = None, **options: Any
 ) -> Tensor:
     """Compute a block for all its tokens (B, K, D), and return the last L: (B, L, D)."""
     outputs = forward(x, **options)
-    return outputs if last is None else outputs[:, x.size(1) - last :]
+    return outputs if num_outputs is None else last_tokens(outputs, num_outputs)
 
 
 def count_frozen_macs(spec: ModelSpec) -> int | None:
@@ -111,7 +112,7 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The tokens of a clip: all, those kept by the selection, those encoded, those predicted."""
+    """The numbers of tokens of a clip: all, those kept, those encoded, those predicted."""
 
     total: int
     kept: int
@@ -120,17 +121,17 @@ class Tokens:
 
 
 def count_tokens(spec: ModelSpec) -> Tokens:
-    """Count the tokens of a spec's selection; the counts are the same for every clip."""
-    total = spec.grid.num_tokens
+    """Count the tokens that a spec's strategy selects; the counts are the same for every clip."""
+    total, strategy = spec.grid.num_tokens, spec.selection
     noise = torch.rand(1, total, generator=torch.Generator().manual_seed(0))
-    selection = spec.selection(spec.grid, importance=noise, noise=noise)
+    selection = strategy(spec.grid, importance=noise, noise=noise)
     visible, target = selection.visible.size(1), selection.target.size(1)
     scored = int(selection.scored().sum())
     if spec.views is not None:  # without a decoder, nothing is predicted
         target = scored = 0
     if visible == 0 or (spec.is_autoencoder and scored == 0):
         purpose = "encode" if visible == 0 else "predict"
-        raise RecipeError(f"{spec.selection.strategy}: of {total} tokens none is left to {purpose}")
+        raise RecipeError(f"{strategy.strategy}: of {total} tokens none is left to {purpose}")
     return Tokens(total=total, kept=visible + scored, visible=visible, target=target)
 
 

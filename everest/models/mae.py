@@ -1,9 +1,9 @@
-"""Pre-training by a masked autoencoder, and what it shares with other pre-training: noise, the camera's task.
+"""Pre-training by a masked autoencoder, and what all pre-training shares: noise, the task of the camera.
 
 EVEREST, LVMAE, VideoMAE and ST-MAE differ in strategy, target and frame selection.
 
-B batch, C channels, T frames, H W pixels, N tokens, t slices of a clip, S candidates, K visible, M target
-tokens, D width, P target values.
+B batch, C channels, T frames, H W pixels, N tokens, t slices of a clip, S candidate slices, K visible, M
+target tokens, D width of the encoder, E width of the decoder, P target values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from everest.methods.camera import MOTIONS, moving_clips
 from everest.methods.external import is_import_path
-from everest.methods.grid import NoiseLayout, TokenGrid, TokenSelection, gather_tokens
+from everest.methods.grid import ClipNoise, NoiseLayout, TokenGrid, TokenSelection, gather_tokens
 from everest.methods.selection import Strategy, TopK, draw_slices, kept_per_slice
 from everest.methods.targets import Target
 from everest.models.block import Block, Blocks
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 class PretrainingOutput:
     """The output of one forward pass of pre-training.
 
-    It is no tuple: Accelerate would copy the tensors of a tuple to float32.
+    Deliberately not a tuple: Accelerate would copy the tensors of a tuple to float32.
     """
 
     loss: Tensor  # scalar
-    parts: dict[str, Tensor] = field(default_factory=dict)  # further scalars for metrics.jsonl, by name
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # further scalars for metrics.jsonl, by name
 
 
 class PretrainingModel(VideoModel):
     """An encoder with its last norm, and the head of the camera's task (everest.methods.camera).
 
     Args:
-        candidates: the grid that a clip's slices are drawn from; None: clips are taken as they are.
+        candidate_grid: of the slices that a clip's are drawn from; None: clips are taken as they are.
         camera: the weight of the task in the loss; 0: without it.
     """
 
@@ -55,14 +55,14 @@ class PretrainingModel(VideoModel):
         architecture: Architecture,
         *,
         strategy: Strategy,
-        candidates: TokenGrid | None = None,
+        candidate_grid: TokenGrid | None = None,
         camera: float,
     ) -> None:
         super().__init__(architecture, strategy=strategy, final_norm=True)
         self.camera_weight = camera
         self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
-        self.candidates = candidates or self.encoder.grid
-        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidates, camera=camera)
+        self.candidate_grid = candidate_grid or self.encoder.grid
+        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidate_grid, camera=camera)
 
     def new_noise(self, frames: Tensor) -> Tensor:
         """The random numbers (B, noise_layout.total) of clips, from torch's default generator."""
@@ -87,9 +87,9 @@ class PretrainingModel(VideoModel):
             noise: (B, noise_layout.total) uniform in [0, 1).
         """
         assert self.camera_head is not None
-        uniform = self.noise_layout.split(noise)
-        clips, motions = moving_clips(frames, uniform.camera)
-        predicted = self.camera_head(self.visible_features(clips, uniform.tokens))  # (B, MOTIONS)
+        clip_noise = self.noise_layout.split(noise)
+        clips, motions = moving_clips(frames, clip_noise.camera)
+        predicted = self.camera_head(self.visible_features(clips, clip_noise.tokens))  # (B, MOTIONS)
         return F.mse_loss(predicted.float(), motions)
 
 
@@ -120,12 +120,12 @@ class Decoder(nn.Module):
         self.position = architecture.make_positions(width, heads)
 
     def forward(self, encoded: Tensor, mask_token: Tensor, selection: TokenSelection) -> Tensor:
-        """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, D)."""
-        visible = add_positions(encoded, self.position, selection.visible)  # (B, K, D)
-        masked = add_positions(mask_token, self.position, selection.target)  # (B, M, D)
-        x = torch.cat([visible, masked], dim=1)  # (B, K + M, D)
+        """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, E)."""
+        visible = add_positions(encoded, self.position, selection.visible)  # (B, K, E)
+        masked = add_positions(mask_token, self.position, selection.target)  # (B, M, E)
+        x = torch.cat([visible, masked], dim=1)  # (B, K + M, E)
         rotation = rotation_of(self.position, torch.cat([selection.visible, selection.target], dim=1))
-        x = self.blocks(x, last=masked.size(1), rotation=rotation)  # (B, M, D)
+        x = self.blocks(x, num_outputs=masked.size(1), rotation=rotation)  # (B, M, E)
         return self.head(self.norm(x))  # (B, M, P)
 
 
@@ -138,10 +138,10 @@ class MaskedAutoencoder(PretrainingModel):
         strategy: selects the visible and the target tokens (everest.methods.strategies).
         targets: `bound` to the clips of the model; computes the values of target tokens.
         learned: its `scores` of tokens, for a strategy that ranks by learned scores.
-        candidates: the grid that a clip's slices are drawn from (everest.methods.selection), by a
+        candidate_grid: of the slices that a clip's are drawn from (everest.methods.selection), by a
             strategy that ranks by importance; None: clips are taken as they are.
-        recompute: measure the drawn slices against each other again. By default they keep the importance that
-            they had among the candidates: a distance over a gap reflects the gap more than motion (ours).
+        recompute: compute the importance of the drawn slices again. By default it is what it was among the
+            candidates: a distance over a gap reflects the gap more than motion (our choice).
         camera: see `PretrainingModel`.
     """
 
@@ -152,11 +152,11 @@ class MaskedAutoencoder(PretrainingModel):
         strategy: Strategy,
         targets: Target,
         learned: FrozenTokenizer | None = None,
-        candidates: TokenGrid | None = None,
+        candidate_grid: TokenGrid | None = None,
         recompute: bool = False,
         camera: float = 0.0,
     ) -> None:
-        super().__init__(architecture, strategy=strategy, candidates=candidates, camera=camera)
+        super().__init__(architecture, strategy=strategy, candidate_grid=candidate_grid, camera=camera)
         self.targets = targets
         self.learned = learned
         self.encoder.patch_embed.scores = learned and learned.scores
@@ -168,42 +168,6 @@ class MaskedAutoencoder(PretrainingModel):
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
-
-    def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
-        """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
-        return self._select(frames, self.new_noise(frames) if noise is None else noise)[2]
-
-    def _select(
-        self, frames: Tensor, noise: Tensor, importance: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, TokenSelection]:
-        """The clips, drawn from `frames` if these are candidates; the encoder's input; its tokens."""
-        grid, uniform = self.encoder.grid, self.noise_layout.split(noise)
-        is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
-        self.encoder.check(frames, grid if is_clip else self.candidates)
-        if not is_clip:
-            frames, importance = self._draw_clips(frames, uniform.slices, importance)
-        x = self.to_input(frames)
-        return frames, x, self.strategy.select(x, grid, self.embedding, uniform.tokens, importance)
-
-    def _draw_clips(
-        self, frames: Tensor, uniform: Tensor, importance: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Draw clips (B, C, T, H, W) from candidate frames, by slices with many kept tokens (EVEREST §3.3).
-
-        Returns:
-            The clips, and the importance (B, N) of their tokens; None if it is measured again.
-        """
-        grid, offered = self.encoder.grid, self.candidates
-        assert isinstance(self.strategy, TopK)
-        if importance is None:
-            importance = self.strategy.measure(self.to_input(frames), self.embedding)
-            assert importance is not None
-        counts = kept_per_slice(self.strategy, importance, offered)  # (B, S)
-        slices = draw_slices(counts, uniform, grid.t)  # (B, t)
-        index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
-        clips = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
-        by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
-        return clips, None if self.recompute else gather_tokens(by_slice, slices).flatten(1)
 
     def forward(
         self,
@@ -221,36 +185,77 @@ class MaskedAutoencoder(PretrainingModel):
                 candidates, or clips of T frames, from which nothing is drawn.
             noise: (B, noise_layout.total) uniform in [0, 1); None: drawn from torch's default generator.
             selection: replaces the strategy's selection, for clips of T frames.
-            importance: (B, N) float32, of all candidates' tokens, replaces the strategy's measurement.
+            importance: (B, N) float32, of all candidates' tokens, replaces what the strategy would compute.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
         """
+        grid = self.encoder.grid
         if noise is None:
             noise = self.new_noise(frames)
         if selection is None:
-            frames, x, selection = self._select(frames, noise, importance)
+            clip_noise = self.noise_layout.split(noise)
+            frames, importance = self.drawn_clips(frames, clip_noise, importance)
+            x = self.to_input(frames)
+            selection = self.strategy.select(x, grid, self.embedding, clip_noise.tokens, importance)
         else:
             self.encoder.check(frames)
-            selection.check(self.encoder.grid, frames.size(0))
+            selection.check(grid, frames.size(0))
             x = self.to_input(frames)
-        encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, D_dec)
+
+        encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, E)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
-        if values is None:
+
+        if values is not None:
+            target = gather_tokens(values, selection.target)  # (B, M, P)
+        else:
             clips = frames if self.targets.of_frames else x
             if is_import_path(self.targets.kind):  # those of other packages take normalized clips
                 clips = self.pixels.normalized(clips)
             target = self.targets.values(clips, selection.target, self.embedding.tubelet)
-        else:
-            target = gather_tokens(values, selection.target)  # (B, M, P)
         loss = self.targets.loss(prediction, target, selection.scored())
-        parts: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         if self.camera_head is not None and self.training:
-            parts["camera_loss"] = self.camera_loss(frames, noise)
-            loss = loss + self.camera_weight * parts["camera_loss"]
+            metrics["camera_loss"] = self.camera_loss(frames, noise)
+            loss = loss + self.camera_weight * metrics["camera_loss"]
         return Reconstruction(
             loss=loss,
-            parts=parts,
+            metrics=metrics,
             prediction=prediction.detach(),
             target=target,
             selection=selection,
             frames=frames,
         )
+
+    def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
+        """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
+        clip_noise = self.noise_layout.split(self.new_noise(frames) if noise is None else noise)
+        clips, importance = self.drawn_clips(frames, clip_noise, None)
+        x = self.to_input(clips)
+        return self.strategy.select(x, self.encoder.grid, self.embedding, clip_noise.tokens, importance)
+
+    def drawn_clips(
+        self, frames: Tensor, noise: ClipNoise, importance: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw clips from candidate frames: the slices with many kept tokens are likely (EVEREST §4.2).
+
+        Args:
+            frames: of all candidates, (B, C, S * frames of a slice, H, W); clips (B, C, T, H, W) stay as
+                they are, with their importance.
+            importance: (B, N) float32 of all tokens of `frames`; None: the strategy computes it.
+        Returns:
+            The clips (B, C, T, H, W), and the importance of their tokens; None if it is still to be computed.
+        """
+        is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
+        grid, candidates = self.encoder.grid, self.candidate_grid
+        self.encoder.check(frames, grid if is_clip else candidates)
+        if is_clip:
+            return frames, importance
+        assert isinstance(self.strategy, TopK)
+        if importance is None:
+            importance = self.strategy.checked_importance(self.to_input(frames), self.embedding)
+            assert importance is not None
+        counts = kept_per_slice(self.strategy, importance, candidates)  # (B, S)
+        drawn = draw_slices(counts, noise.slices, grid.t)  # (B, t)
+        index = drawn[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
+        clips = frames.unflatten(2, (candidates.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
+        by_slice = importance.unflatten(1, (candidates.t, -1))  # (B, S, h*w)
+        return clips, None if self.recompute else gather_tokens(by_slice, drawn).flatten(1)

@@ -64,7 +64,7 @@ class MeanSpec(ClipSpec):
         return f"mean of the {self.mean_of} of a {' and a '.join(member.title for member in self.members)}"
 
     def for_clips(
-        self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
+        self, *, frames: int | None = None, size: tuple[int, int] | None = None, strategy: Any = None
     ) -> Self:
         members = tuple(member.for_clips(frames=frames, size=size) for member in self.members)
         return replace(super().for_clips(frames=frames, size=size), members=members)
@@ -134,6 +134,7 @@ class MeanClassifier(Classifier):
         return torch.cat([_mean(part, head.task) for part, head in pairs], dim=-1)
 
     def _of_members(self, method: str, frames: Tensor, keep: float | None) -> list[Tensor]:
+        """What a method of each member returns: features (B, F) or logits (B, outputs)."""
         if keep is not None and not any(self.have_tokens):
             raise ValueError(f"keep={keep}: {NO_TOKENS}")
         return [

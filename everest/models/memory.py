@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import TrainedSection
+from everest.config.stage_settings import FinetuneSettings
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selection import Strategy
@@ -44,7 +45,7 @@ def training_bytes(
         section: of the stage, whose frozen layers save nothing; None: none are frozen.
     """
     frozen = 0
-    if section is not None and not isinstance(spec, TokenizerSpec):
+    if isinstance(section, FinetuneSettings) and isinstance(spec, ModelSpec):
         frozen = section.frozen_layers(spec.model.backbone_size.depth)
     key = (repr(spec), bytes_per_value, frozen)
     if key in _training_bytes:
@@ -72,23 +73,24 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
         trains: include a backward pass, of all but the first `frozen` layers.
     """
     # The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
-    measures = not (spec.selection.needs_tokenizer or is_import_path(spec.selection.strategy))
-    model = model_on_meta(spec, measures=measures).train(trains)
+    strategy = spec.selection
+    with_importance = not (strategy.needs_tokenizer or is_import_path(strategy.strategy))
+    model = model_on_meta(spec, with_importance=with_importance).train(trains)
     freeze_layers(model.encoder, frozen)
     if spec.checkpointing:  # one block at a time keeps all
         for blocks in model.modules():
             if isinstance(blocks, Blocks):
                 blocks[-1].eval()
-    clips = spec.views.number if trains and spec.views else 1  # which are compared
-    frames = spec.offered_frames if trains else spec.frames
+    clips = spec.views.number if trains and spec.views else 1  # clips that are compared
+    frames = spec.candidate_frames if trains else spec.frames
 
     def run() -> object:
         clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)
         following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
         if trains and isinstance(model, PretrainingModel):
             noise = torch.empty(clips, model.noise_layout.total)
-            # Only a measured importance draws the slices of a clip from its candidates.
-            return model(clip if measures else clip[:, :, : spec.frames], noise=noise), clip, following
+            # Only by importance are the slices of a clip drawn from its candidates.
+            return model(clip if with_importance else clip[:, :, : spec.frames], noise=noise), clip, following
         normalized, noise = spec.pixels.normalize(clip), torch.empty(clips, spec.grid.num_tokens)
         # Fine-tuning erases parts of the clips and mixes them.
         return model(normalized.clone() if trains else normalized, noise=noise), normalized, clip, following
@@ -129,8 +131,8 @@ class WeightCounts:
     """Numbers of weights."""
 
     total: int  # adapters included
-    trained: int  # in training; the others are frozen
-    adapted: int  # of the matrices that have an adapter
+    trained: int  # weights that training changes; the others are frozen
+    adapted: int  # weights of the matrices that have an adapter
 
     def state_bytes(self, *, training: bool, bytes_per_value: int = WEIGHT_BYTES) -> dict[str, int]:
         """Bytes of the weights, and in training of gradients and AdamW's two moments of the trained ones.
@@ -158,8 +160,8 @@ def count_weights(spec: ModelSpec | TokenizerSpec, section: TrainedSection | Non
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unmeasured(Strategy):
-    """Chooses as many tokens as another strategy, without measuring them."""
+class WithoutImportance(Strategy):
+    """Chooses as many tokens as another strategy, without their importance."""
 
     of: Strategy
 
@@ -186,16 +188,16 @@ class NoTargets(FeatureTargets):
         return torch.empty(*ids.shape, self.num_values, device=ids.device)
 
 
-def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
+def model_on_meta(spec: ModelSpec, *, with_importance: bool = True) -> Transformer:
     """Build a spec's model on the meta device, with placeholder targets.
 
     Args:
-        measures: whether it measures the importance of tokens.
+        with_importance: whether its strategy computes the importance of tokens.
     """
     with torch.device("meta"):
         model = spec.without_files().build()
     if isinstance(model, MaskedAutoencoder):
         model.targets = NoTargets(num_values=model.decoder.head.out_features)
-    if not measures:
-        model.strategy = Unmeasured(of=spec.selection)
+    if not with_importance:
+        model.strategy = WithoutImportance(of=spec.selection)
     return model

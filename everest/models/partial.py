@@ -19,22 +19,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection
-from everest.config.stage_settings import LoraSettings
+from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
-from everest.models.mae import PretrainingModel
 from everest.models.vit import Encoder
 from everest.system.compute import full_precision
 
-PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
+# The adapted layers by their names in a block.
+PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
 
 def require_init(section: TrainedSection) -> None:
-    """Check a stage that starts from new weights."""
+    """Raise RecipeError for a stage that starts from new weights and would not train most of them."""
+    if not isinstance(section, FinetuneSettings):
+        return
     if section.lora.rank:
-        setting, without = f"{section.stage}.lora.rank={section.lora.rank}", f"{section.stage}.lora.rank=0"
+        setting, without = f"finetune.lora.rank={section.lora.rank}", "finetune.lora.rank=0"
     elif section.freeze not in ("none", "embedding"):
-        setting, without = f"{section.stage}.freeze={section.freeze}", f"{section.stage}.freeze=none"
+        setting, without = f"finetune.freeze={section.freeze}", "finetune.freeze=none"
     else:
         return
     raise RecipeError(
@@ -44,12 +46,13 @@ def require_init(section: TrainedSection) -> None:
 
 
 def choose_trained(model: nn.Module, section: TrainedSection) -> None:
-    """Freeze the weights of a model that a stage does not train, and add the stage's adapters.
+    """Freeze the weights of a model that fine-tuning does not train, and add its adapters.
 
-    Weights outside of the encoder are always trained.
+    Weights outside of the encoder, and those of other stages, are always trained.
     """
-    if not isinstance(model, PretrainingModel | VideoClassifier):
-        return  # a tokenizer
+    if not isinstance(section, FinetuneSettings):
+        return
+    assert isinstance(model, VideoClassifier)
     encoder = model.encoder
     if section.lora.rank:
         encoder.requires_grad_(False)
@@ -101,7 +104,7 @@ class LowRank(nn.Module):
         return self.added(self.original, a, self.b)
 
     def added(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """weight + alpha / rank * b a."""
+        """The sum (D, C) of a weight (D, C) and alpha / rank times b (D, R) a (R, C)."""
         with full_precision(weight.device):
             return torch.addmm(weight, b, a, alpha=self.scale)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from everest.methods.grid import TokenGrid
 from everest.models.block import EPS
-from everest.models.positions import learned_rows
+from everest.models.positions import learned_vectors
 
-MOVED: Final = 0.3  # of the pairs: EVEREST's rho_pre (Table 8); 0.15 and 0.5 were about as good
-STATISTICS: Final = 4  # of `mean_and_change`, each of the width of a token
+MOVED: Final = 0.3  # the share of the pairs: EVEREST's rho_pre (Table 8); 0.15 and 0.5 were about as good
+STATISTICS: Final = 4  # the statistics of `mean_and_change`, each of the width of a token
 
 
 def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
@@ -35,10 +35,10 @@ def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
     """
     precision = tokens.dtype
     tokens = tokens.float()
-    # The row of each token id among `ids`, -1 if it is not there. Ids after the last slice are never there.
-    rows = ids.new_full((ids.size(0), grid.num_tokens + grid.per_slice), -1)  # (B, N + P)
+    # Where each token is among `ids`, -1 if it is not there. Tokens after the last slice are never there.
+    index = ids.new_full((ids.size(0), grid.num_tokens + grid.per_slice), -1)  # (B, N + P)
     numbers = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
-    later = rows.scatter(1, ids, numbers).gather(1, ids + grid.per_slice)  # (B, K)
+    later = index.scatter(1, ids, numbers).gather(1, ids + grid.per_slice)  # (B, K)
     is_pair = later >= 0  # (B, K)
     following = tokens.gather(1, later.clamp(min=0).unsqueeze(-1).expand_as(tokens))  # (B, K, D)
     change = (following - tokens).abs()
@@ -68,7 +68,7 @@ class ClassAttentionPooling(nn.Module):
         from timm.models.cait import LayerScaleBlockClassAttn  # here: timm takes a second to import
 
         super().__init__()
-        self.class_token = learned_rows(1, width)
+        self.class_token = learned_vectors(1, width)
         norm: Any = partial(nn.LayerNorm, eps=eps)
         self.block = LayerScaleBlockClassAttn(width, heads, qkv_bias=True, norm_layer=norm, init_values=1.0)
 

@@ -51,9 +51,9 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, grid: TokenGrid, width: int, *, class_token: bool = False) -> None:
         super().__init__()
-        self.spatial = learned_rows(grid.per_slice, width)  # (1, h*w, D)
-        self.temporal = learned_rows(grid.t, width)  # (1, t, D)
-        self.class_token = learned_rows(1, width) if class_token else None  # (1, 1, D)
+        self.spatial = learned_vectors(grid.per_slice, width)  # (1, h*w, D)
+        self.temporal = learned_vectors(grid.t, width)  # (1, t, D)
+        self.class_token = learned_vectors(1, width) if class_token else None  # (1, 1, D)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The positions (B, K, D) of the tokens `ids` (B, K)."""
@@ -61,9 +61,9 @@ class LearnedPositions(nn.Module):
         return self.spatial[0, ids % per_slice] + self.temporal[0, ids // per_slice]
 
 
-def learned_rows(rows: int, width: int) -> nn.Parameter:
-    """New learned vectors (1, rows, D), with the standard deviation of a class token."""
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, rows, width), std=0.02))
+def learned_vectors(number: int, width: int) -> nn.Parameter:
+    """New learned vectors (1, number, D), with the standard deviation of a class token."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, number, width), std=0.02))
 
 
 BASE: Final = 10000.0  # V-JEPA 2, EVA-02, PE: the lowest rate is nearly its inverse
@@ -78,10 +78,15 @@ class Rotation(NamedTuple):
 
     def turn(self, x: Tensor) -> Tensor:
         """Turn queries or keys (B, heads, K, E); for the last L tokens (B, heads, L, E)."""
-        cos, sin = (part[:, :, part.size(2) - x.size(2) :] for part in self)
+        cos, sin = (angle[:, :, angle.size(2) - x.size(2) :] for angle in self)  # (B, 1, L, E) each
         first, second = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, heads, K, E / 2) each
         crossed = torch.stack([-second, first], dim=-1).flatten(-2)
         return (x * cos + crossed * sin).to(x.dtype)  # in the precision of the angles
+
+    def behind(self, number: int) -> Rotation:
+        """The rotation of these tokens behind `number` others, which are not turned."""
+        front = (0, 0, number, 0)
+        return Rotation(F.pad(self.cos, front, value=1.0), F.pad(self.sin, front))
 
 
 class RotaryPositions(nn.Module):
@@ -119,7 +124,7 @@ class RotaryPositions(nn.Module):
             base = LOWER_BASE if places in ("dinov3", "rope-vit") else BASE
             rates = base ** -(torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))
             kind, _, extent = places.partition(":")
-            sides = []  # the coordinates of the rows, of the columns
+            sides = []  # the coordinates of the rows, then those of the columns
             for count in (grid.h, grid.w):
                 number = torch.arange(count, dtype=torch.float64)
                 if kind == "dinov3":
@@ -166,7 +171,7 @@ def interpolated(tensors: Mapping[str, Tensor], old: TokenGrid, new: TokenGrid) 
     ends of the clip and the borders of the frame stay where they are.
     """
     fitted = dict(tensors)
-    for name, tensor in tensors.items():  # (1, rows, D)
+    for name, tensor in tensors.items():  # learned positions are (1, slices or places, D)
         if name.endswith(TEMPORAL):
             fitted[name] = _over_time(tensor, new.t)
         elif name.endswith(SPATIAL):
@@ -174,16 +179,16 @@ def interpolated(tensors: Mapping[str, Tensor], old: TokenGrid, new: TokenGrid) 
     return fitted
 
 
-def _over_time(rows: Tensor, slices: int) -> Tensor:
+def _over_time(table: Tensor, slices: int) -> Tensor:
     """Interpolate (B, t, D) to (B, slices, D)."""
-    return rows if rows.size(1) == slices else F.interpolate(rows.mT, size=slices, mode="linear").mT
+    return table if table.size(1) == slices else F.interpolate(table.mT, size=slices, mode="linear").mT
 
 
-def _over_places(rows: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+def _over_places(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     """Interpolate (B, h*w, D) to (B, h'*w', D)."""
     if (new.h, new.w) == (old.h, old.w):
-        return rows
-    places = rows.mT.unflatten(2, (old.h, old.w))  # (B, D, h, w)
+        return table
+    places = table.mT.unflatten(2, (old.h, old.w))  # (B, D, h, w)
     return F.interpolate(places, size=(new.h, new.w), mode="bicubic").flatten(2).mT
 
 
@@ -213,6 +218,6 @@ def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
 
     half = (width - width // 4) // 2
     time, column, row = sines(grid.t, width // 4), sines(grid.w, half), sines(grid.h, half)
-    parts = (time[:, None, None], column[None, None], row[None, :, None])
+    coordinates = (time[:, None, None], column[None, None], row[None, :, None])
     shape = (grid.t, grid.h, grid.w, -1)
-    return torch.cat([part.expand(shape) for part in parts], dim=-1).flatten(0, 2).float()
+    return torch.cat([each.expand(shape) for each in coordinates], dim=-1).flatten(0, 2).float()

@@ -11,7 +11,7 @@ import torch
 
 from everest.config.heads import Heads
 from everest.config.settings import Recipe
-from everest.config.stage_settings import FrameSelectionSettings, Views
+from everest.config.stage_settings import FrameSelectionSettings, ViewsSection
 from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.external import is_import_path
@@ -31,8 +31,8 @@ from everest.tokenizer.spec import TokenizerUse
 if TYPE_CHECKING:  # most models have no tokenizer
     from everest.tokenizer.spec import FrozenTokenizer
 
-Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
-WITHOUT_TRANSFORMER: Final = {  # by the kind in their settings
+Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelSpec builds, by its kind
+WITHOUT_TRANSFORMER: Final = {  # models by the kind in their settings
     "tokenizer": "a tokenizer",
     "images": "a linear model on images",
     "mean": "the mean of several models",
@@ -44,9 +44,9 @@ class ModelSpec(Architecture, ClipSpec):
     """All that is needed to rebuild a module with an encoder."""
 
     kind: Literal["pretrain", "classifier", "encoder"]
-    selection: StoredStrategy
+    selection: StoredStrategy  # chooses tokens; the key is that of a recipe
     target: AnyTarget | None = None  # pretrain, of an autoencoder
-    views: Views | None = None  # pretrain, without a decoder
+    views: ViewsSection | None = None  # pretrain, without a decoder
     camera: NotNegative = 0.0  # pretrain: weight of the camera task
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
     teacher: TeacherUse | None = None  # pretrain: its features are the targets
@@ -60,14 +60,14 @@ class ModelSpec(Architecture, ClipSpec):
         return f"ViT of width {size.width}, depth {size.depth}, {size.heads} heads ({self.model.backbone})"
 
     @property
-    def offered_grid(self) -> TokenGrid:
+    def candidate_grid(self) -> TokenGrid:
         """The tokens that the loader returns: more than the clip's if its slices are drawn."""
         return replace(self.grid, t=num_candidates(self.grid.t, self.frame_selection.alpha))
 
     @property
-    def offered_frames(self) -> int:
+    def candidate_frames(self) -> int:
         """The frames that the loader returns."""
-        return self.offered_grid.t * self.model.tubelet[0]
+        return self.candidate_grid.t * self.model.tubelet[0]
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
@@ -141,7 +141,7 @@ class ModelSpec(Architecture, ClipSpec):
                 strategy=strategy,
                 targets=self.target.bound(self.pixels, network),
                 learned=frozen,
-                candidates=self.offered_grid,
+                candidate_grid=self.candidate_grid,
                 recompute=self.frame_selection.recompute,
                 camera=self.camera,
             )

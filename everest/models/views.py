@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from everest.config.stage_settings import ContrastSettings, SigregSettings, Views, ViewsSettings
+from everest.config.stage_settings import ContrastSettings, SigregSettings, ViewsSettings
 from everest.methods.selection import Strategy
 from everest.models.mae import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 from everest.system.compute import full_precision
 
 DIRECTIONS: Final = 256  # LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544), its listing of SIGReg
-KNOTS: Final = 17  # the same: of the integral over t, from -5 to 5
+KNOTS: Final = 17  # LeJEPA, as above: knots of the integral over t, from -5 to 5
 LAST_KNOT: Final = 5.0
 
 
@@ -51,7 +51,7 @@ class ViewModel(PretrainingModel):
     """
 
     def __init__(
-        self, architecture: Architecture, *, strategy: Strategy, settings: Views, camera: float = 0.0
+        self, architecture: Architecture, *, strategy: Strategy, settings: ViewsSettings, camera: float = 0.0
     ) -> None:
         super().__init__(architecture, strategy=strategy, camera=camera)
         self.settings = settings
@@ -75,18 +75,18 @@ class ViewModel(PretrainingModel):
             noise = self.new_noise(frames)
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views
-        tokens = self.noise_layout.split(noise).tokens
-        features, numbers = self.visible_features(frames, tokens), videos[::views]  # (B, D), (M,)
+        features = self.visible_features(frames, self.noise_layout.split(noise).tokens)  # (B, D)
+        numbers = videos[::views]  # (M,)
         with full_precision(frames.device):
             features = features.float()
             if self.training:
                 features, numbers = _of_all_processes(features), _of_all_processes(numbers)
             projected = self.projector(features)  # (B, P)
             by_video = projected.unflatten(0, (-1, views))  # (M, V, P)
-            parts = {"view_spread": spread(projected.detach())}
+            metrics = {"view_spread": spread(projected.detach())}
             match self.settings:
                 case ContrastSettings(temperature=temperature):
-                    loss, parts["view_top1"] = contrast(by_video, numbers, temperature=temperature)
+                    loss, metrics["view_top1"] = contrast(by_video, numbers, temperature=temperature)
                 case SigregSettings(sigreg_weight=weight, width=width):
                     directions = torch.randn(width, DIRECTIONS, device=features.device)
                     directions = F.normalize(directions, dim=0)  # (P, S), of length 1
@@ -94,36 +94,38 @@ class ViewModel(PretrainingModel):
                         distributed.broadcast(directions, src=0)
                     of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
                     # The length of projections counts: the invariance alone would make all of them 0.
-                    parts["view_spread"] = torch.minimum(parts["view_spread"], deviation(projected.detach()))
-                    parts["invariance"] = invariance(by_video)
-                    parts["sigreg"] = torch.stack(of_views).mean()
-                    loss = (1 - weight) * parts["invariance"] + weight * parts["sigreg"]
+                    metrics["view_spread"] = torch.minimum(
+                        metrics["view_spread"], deviation(projected.detach())
+                    )
+                    metrics["invariance"] = invariance(by_video)
+                    metrics["sigreg"] = torch.stack(of_views).mean()
+                    loss = (1 - weight) * metrics["invariance"] + weight * metrics["sigreg"]
         if self.camera_head is not None and self.training:
-            parts["camera_loss"] = self.camera_loss(frames[::views], noise[::views])
-            loss = loss + self.camera_weight * parts["camera_loss"]
-        return PretrainingOutput(loss=loss, parts=parts)
+            metrics["camera_loss"] = self.camera_loss(frames[::views], noise[::views])
+            loss = loss + self.camera_weight * metrics["camera_loss"]
+        return PretrainingOutput(loss=loss, metrics=metrics)
 
 
-def _of_all_processes(rows: Tensor) -> Tensor:
-    """The rows (n, …) of all W processes, in their order: (W * n, …).
+def _of_all_processes(own: Tensor) -> Tensor:
+    """Join the clips' tensors (n, …) of all W processes, in their order: (W * n, …).
 
-    Every process computes the same loss of all rows, and gradients are averaged over the processes. So the
-    gradient of the own rows is multiplied by W here, and the average is that of one process with all rows.
+    Every process computes the same loss of all clips, and gradients are averaged over the processes. So the
+    gradient of the `own` clips is multiplied by W here: the average is that of one process with all clips.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return rows
+        return own
     world, rank = distributed.get_world_size(), distributed.get_rank()
-    gathered = [torch.empty_like(rows) for _ in range(world)]
-    distributed.all_gather(gathered, rows.detach().contiguous())
-    if rows.requires_grad:
-        gathered[rank] = world * rows - (world - 1) * rows.detach()
+    gathered = [torch.empty_like(own) for _ in range(world)]
+    distributed.all_gather(gathered, own.detach().contiguous())
+    if own.requires_grad:
+        gathered[rank] = world * own - (world - 1) * own.detach()
     return torch.cat(gathered)
 
 
 def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """InfoNCE: each view has to find the other views of its video among all views (SimCLR, Chen et al. 2020).
 
-    Views of the same video in other rows are ignored: they are neither positives nor negatives.
+    Views of a video that comes twice in the batch are ignored: they are neither positives nor negatives.
 
     Args:
         projections: (M, V, P) float32.
@@ -132,16 +134,16 @@ def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tupl
         The loss, and the share of the views whose nearest other view is one of their video; scalars.
     """
     count, views = projections.shape[:2]
-    rows = F.normalize(projections.flatten(0, 1), dim=1)  # (B, P)
-    place = torch.arange(count, device=rows.device).repeat_interleave(views)  # (B,)
+    directions = F.normalize(projections.flatten(0, 1), dim=1)  # (B, P)
+    place = torch.arange(count, device=directions.device).repeat_interleave(views)  # (B,)
     number = videos.repeat_interleave(views)
-    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    itself = torch.eye(len(directions), dtype=torch.bool, device=directions.device)
     positive = (place[:, None] == place[None]) & ~itself  # (B, B)
     ignored = itself | ((number[:, None] == number[None]) & ~positive)
-    similarity = (rows @ rows.T / temperature).masked_fill(ignored, -torch.inf)
+    similarity = (directions @ directions.T / temperature).masked_fill(ignored, -torch.inf)
     log_chance = similarity.log_softmax(dim=1)
     # An index by `positive` would wait for the device.
-    loss = -log_chance.where(positive, 0.0).sum() / (len(rows) * (views - 1))
+    loss = -log_chance.where(positive, 0.0).sum() / (len(directions) * (views - 1))
     nearest = similarity.detach().argmax(dim=1, keepdim=True)
     return loss, positive.gather(1, nearest).float().mean()
 

@@ -1,6 +1,6 @@
 """The ViT encoder that all methods share: tubelet embedding, from pixels to tokens, positions, blocks.
 
-B batch, C channels, T frames, H W pixels, N tokens, K selected tokens, P + R class token and registers,
+B batch, C channels, T frames, H W pixels, N tokens, K selected tokens, L learned tokens in front of them,
 D width, t p q a tubelet's frames, rows and columns.
 """
 
@@ -25,16 +25,15 @@ from everest.models.positions import (
     FixedPositions,
     LearnedPositions,
     RotaryPositions,
-    Rotation,
     TokenPositions,
     add_positions,
-    learned_rows,
+    learned_vectors,
     rotation_of,
 )
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
-SCALE: Final = 2.0  # heuristic: neighboring frames differ less than frames do
+SCALE: Final = 2.0  # heuristic, for `frame_differences`: neighboring frames differ less than frames do
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
 LATER_STEPS: Final[dict[int, tuple[int, ...]]] = {1: (), 2: (4,), 3: (2, 2)}
 
@@ -79,7 +78,7 @@ class Architecture:
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
     # Slices, rows and columns that interpolated positions were computed for.
     position_grid: tuple[Count, Count, Count] | None = None
-    pixels: PixelStatistics = IMAGENET  # of the clips
+    pixels: PixelStatistics = IMAGENET  # channels, mean and std of the clips
 
     @property
     def grid(self) -> TokenGrid:
@@ -115,7 +114,7 @@ class TubeletEmbedding(nn.Module):
         pixels: of the clips: their number of channels, and how bytes are normalized.
     """
 
-    scores: TokenScores | None = None  # of the tokenizer of an autoencoder
+    scores: TokenScores | None = None  # the scorer of an autoencoder's tokenizer
 
     def __init__(
         self,
@@ -169,21 +168,21 @@ class TubeletEmbedding(nn.Module):
         weight = self.pixels.byte_changes_weight(weight).flatten(1)  # (D, C*t*p*q)
         if not computes_bf16(change.device):
             return F.linear(change.flatten(2).float(), weight)
-        rows = change.flatten(2).flatten(0, 1)  # (B * K, C*t*p*q)
+        flat = change.flatten(2).flatten(0, 1)  # (B * K, C*t*p*q)
         high, low = in_two_parts(weight)
-        embedded = torch.mm(rows, high.T, out_dtype=torch.float32)  # (B * K, D)
-        embedded = embedded + torch.mm(rows, low.T, out_dtype=torch.float32)
+        embedded = torch.mm(flat, high.T, out_dtype=torch.float32)  # (B * K, D)
+        embedded = embedded + torch.mm(flat, low.T, out_dtype=torch.float32)
         return embedded.unflatten(0, change.shape[:2])
 
 
 def _like(patches: Tensor, conv: nn.Conv3d, *, biased: bool) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias in the precision of the patches: importance is measured in float32 by any weights."""
+    """Weight and bias in the precision of the patches: importance is computed in float32 by any weights."""
     bias = conv.bias if biased else None
     return conv.weight.to(patches.dtype), None if bias is None else bias.to(patches.dtype)
 
 
 def in_two_parts(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Two bfloat16 tensors whose sum has 16 bits of the weight, which must be float32.
+    """Two bfloat16 tensors (the shape of the weight) whose sum has 16 bits of the weight, a float32.
 
     The first is rounded by its bits: torch.compile leaves out a cast to bfloat16 and back, and then
     the second would be zero.
@@ -203,33 +202,38 @@ class Encoder(nn.Module):
     def __init__(self, architecture: Architecture, *, final_norm: bool, drop_path: float = 0.0) -> None:
         super().__init__()
         model, grid, norms = architecture.model, architecture.grid, architecture.norms
-        size, turns_places = model.backbone_size, model.rotary != "none"
+        size = model.backbone_size
         self.grid = grid
         self.num_frames = grid.t * model.tubelet[0]  # T
         self.width = size.width
         self.num_heads = size.heads
-        self.by_slice = model.attention == "slice" and grid.t > 1  # of one slice, both are the same
+        self.by_slice = model.attention == "slice" and grid.t > 1  # with one slice, both are the same
         self.pixels = architecture.pixels
         self.patch_embed = TubeletEmbedding(
             size.width, model.tubelet, layers=model.embedding_layers, pixels=self.pixels
         )
-        mlp = model.gelu if model.mlp == "plain" else model.mlp
-        block = partial(Block, size.width, size.heads, mlp=mlp, eps=norms.eps)
-        rotary = turns_places or model.positions == "rotary"
-        rates = torch.linspace(0, drop_path, size.depth, device="cpu").tolist()
-        self.blocks = Blocks(
-            (block(rate, mlp_width=size.mlp_width, rotary=rotary) for rate in rates),
-            checkpointing=architecture.checkpointing,
+        block = partial(
+            Block,
+            size.width,
+            size.heads,
+            mlp_width=size.mlp_width,
+            rotary=model.rotary != "none" or model.positions == "rotary",
+            mlp=model.gelu if model.mlp == "plain" else model.mlp,
+            eps=norms.eps,
         )
+        rates = torch.linspace(0, drop_path, size.depth, device="cpu").tolist()
+        self.blocks = Blocks(map(block, rates), checkpointing=architecture.checkpointing)
         norm = partial(nn.LayerNorm, size.width, eps=norms.eps)
         self.norm_before = norm() if model.norm_before else nn.Identity()
         self.norm = norm() if final_norm and norms.after_encoder else nn.Identity()
         self.position = architecture.make_positions(size.width, size.heads, class_token=model.class_token)
-        self.rotary = RotaryPositions(grid, size.width // size.heads, model.rotary) if turns_places else None
+        self.rotary = None  # turns queries and keys in addition to `position`, as in image models
+        if model.rotary != "none":
+            self.rotary = RotaryPositions(grid, size.width // size.heads, model.rotary)
         # The class token attends with the others in every block and is left out of the output, as in ST-MAE,
         # so that features are computed from a clip's tokens. Registers have no position (Darcet et al. 2024).
-        self.class_token = learned_rows(1, size.width) if model.class_token else None
-        self.registers = learned_rows(model.registers, size.width) if model.registers else None
+        self.class_token = learned_vectors(1, size.width) if model.class_token else None
+        self.registers = learned_vectors(model.registers, size.width) if model.registers else None
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
         """Raise ValueError if `frames` are not clips of `grid`, or if the batch is empty."""
@@ -242,33 +246,40 @@ class Encoder(nn.Module):
 
         The precision is that of the weights, or of autocast, whatever that of the clips is.
         """
-        x = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
+        patches = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
         dtype = next(self.patch_embed.parameters()).dtype
-        x = self.pixels.normalized(x).to(dtype)  # of bytes only what is needed
-        x, last = add_positions(self.patch_embed(x), self.position, ids), None  # (B, K, D)
+        patches = self.pixels.normalized(patches).to(dtype)  # of bytes only what is needed
+        x = add_positions(self.patch_embed(patches), self.position, ids)  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
+
+        learned, num_outputs = self._learned_tokens(), None
+        if learned is not None:
+            num_outputs = x.size(1)  # those of the learned tokens are not needed
+            x = torch.cat([learned.expand(x.size(0), -1, -1), x], dim=1)  # (B, L + K, D)
+            rotation = None if rotation is None else rotation.behind(learned.size(1))
+        mask = self._same_slice(ids, x.size(1) - ids.size(1)) if self.by_slice else None
+
+        x = self.blocks(self.norm_before(x), num_outputs=num_outputs, rotation=rotation, mask=mask)
+        return self.norm(x)  # (B, K, D)
+
+    def _learned_tokens(self) -> Tensor | None:
+        """The class token and the registers (1, L, D); of attention by slice, for every slice; None: none."""
         class_token = self.class_token  # (1, 1, D)
         if class_token is not None and isinstance(self.position, LearnedPositions):
             assert self.position.class_token is not None
             class_token = class_token + self.position.class_token
-        learned = (class_token, self.registers)  # (1, P, D), (1, R, D), or None
-        prefix = [rows for rows in learned if rows is not None]
-        groups = self.grid.t if self.by_slice else 1  # S, each with its own learned tokens
-        if prefix:
-            last = x.size(1)  # the outputs of the learned tokens are not needed
-            rows = torch.cat(prefix, dim=1).repeat(1, groups, 1)  # (1, S (P + R), D)
-            x = torch.cat([rows.expand(x.size(0), -1, -1), x], dim=1)  # (B, S (P + R) + K, D)
-            if rotation is not None:  # which leaves the prefix as it is
-                front = (0, 0, x.size(1) - last, 0)
-                rotation = Rotation(F.pad(rotation.cos, front, value=1.0), F.pad(rotation.sin, front))
-        mask = self._mask(ids, x.size(1) - ids.size(1)) if self.by_slice else None
-        x = self.blocks(self.norm_before(x), last=last, rotation=rotation, mask=mask)  # (B, K, D)
-        return self.norm(x)
+        learned = [tokens for tokens in (class_token, self.registers) if tokens is not None]
+        return (
+            torch.cat(learned, dim=1).repeat(1, self.grid.t if self.by_slice else 1, 1) if learned else None
+        )
 
-    def _mask(self, ids: Tensor, learned: int) -> Tensor:
-        """Whether tokens are of the same slice, (B, 1, L + K, L + K): L learned tokens, then `ids` (B, K)."""
-        of_slice = learned // self.grid.t
-        slices = torch.arange(self.grid.t, device=ids.device).repeat_interleave(of_slice)  # (L,)
+    def _same_slice(self, ids: Tensor, num_learned: int) -> Tensor:
+        """Whether two tokens belong to the same slice: (B, 1, L + K, L + K) bool.
+
+        The tokens are L learned ones, as many for each slice, then `ids` (B, K).
+        """
+        slices = torch.arange(self.grid.t, device=ids.device)
+        slices = slices.repeat_interleave(num_learned // self.grid.t)  # (L,)
         owner = torch.cat([slices.expand(ids.size(0), -1), ids // self.grid.per_slice], dim=1)  # (B, L + K)
         return owner[:, None, :, None] == owner[:, None, None, :]
 

@@ -25,7 +25,7 @@ NARROW: Final = 768  # width of ViT-B, below which a step waits for the launches
 SHARE: Final = 0.3
 NARROW_SHARE: Final = 0.13
 FP32_SHARE: Final = 0.4
-PASS_SECONDS: Final = 0.006  # of a pass besides its FLOPs, by the same steps
+PASS_SECONDS: Final = 0.006  # seconds of a pass besides its FLOPs, by the same steps
 USUAL_WORKERS: Final = 8  # default: cores for one GPU, if the recipe leaves the number of workers open
 # Milliseconds of a worker while all cores read: a clip of 16 frames of H.264, 320 x 240, keyframes every 12
 # (alone, it takes 31 ms); a further view of a decoded video; handing a clip over to the training process.
@@ -124,7 +124,7 @@ def _times(
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
     clip_flops = 2 * (passes * cost.macs.total + (count_frozen_macs(cost.spec) or 0))
     clips, gpus = plan.steps * plan.batch_size, plan.processes
-    seconds = clips // gpus * clip_flops / (peak * 1e12 * share)  # of one GPU
+    seconds = clips // gpus * clip_flops / (peak * 1e12 * share)  # seconds of one GPU
     seconds += plan.steps * plan.accumulation * PASS_SECONDS
     if measured is not None:
         reading, speed = clips / measured, f"the {measured:.0f} clips/s that this machine's loader reached"
@@ -132,7 +132,7 @@ def _times(
         workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
         workers *= gpus
         clip_ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
-        clip_ms *= cost.spec.offered_frames / MS_FRAMES
+        clip_ms *= cost.spec.candidate_frames / MS_FRAMES
         reading = clips * clip_ms / 1000 / workers
         speed = f"{workers} workers at {1000 / clip_ms:.0f} clips/s each (320 x 240, H.264)"
     several = "" if gpus == 1 else f", {gpus} GPUs as fast as {gpus} times one"

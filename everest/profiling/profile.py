@@ -40,7 +40,7 @@ VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 PAPER_TABLES: Final = Path(__file__).with_name("paper_tables.yaml")
 PAPER_GPUS: Final = 8  # the paper's memory figures are sums over the GPUs of its machine
 SOFTMAX_COPIES: Final = 2.5  # tensors of tokens x tokens x heads that unfused attention saves
-SUBJECTS: Final = {  # of the paper's tables
+SUBJECTS: Final = {  # the subject of each of the paper's tables
     1: "cost of pre-training and fine-tuning by backbone",
     3: "memory of pre-training by batch size",
     4: "time and memory of pre-training by method",
@@ -56,7 +56,7 @@ class StageCost:
     """The cost of one stage per clip; of `eval` per video, in which every view is a clip.
 
     Args:
-        value_bytes: bytes of a value that is kept for the backward pass, by precision.
+        value_bytes: bytes of a value that is saved for the backward pass, by precision.
     Attributes:
         settings: the section of a stage that trains; None for `eval`.
         views: clips and crops of `eval`.
@@ -81,7 +81,7 @@ class StageCost:
 
     @cached_property
     def macs(self) -> Macs:
-        """Of the forward pass of one clip."""
+        """The multiply-accumulates of the forward pass of one clip."""
         return count_macs(self.spec)
 
     @property
@@ -91,6 +91,7 @@ class StageCost:
 
     @cached_property
     def activation_bytes_per_clip(self) -> int:
+        """The bytes that each clip of a pass adds, in training or in evaluation."""
         if self.settings is None:
             return bytes_per_clip(self.spec, self.value_bytes, trains=False)
         return training_bytes(self.spec, self.value_bytes, self.settings)
@@ -144,11 +145,11 @@ def changed_recipe(
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens."""
-    strategy = merge(find_recipe(name), overrides).at((*SELECTION, "strategy")).value
-    if is_import_path(strategy):  # of another package: known when it is loaded
+    strategy_name = merge(find_recipe(name), overrides).at((*SELECTION, "strategy")).value
+    if is_import_path(strategy_name):  # of another package: known when it is loaded
         ranks = isinstance(load_recipe(name, overrides=overrides).pretrain.selection, RANKS)
     else:
-        ranks = issubclass(STRATEGIES.get(str(strategy), object), RANKS)
+        ranks = issubclass(STRATEGIES.get(str(strategy_name), object), RANKS)
     values = {
         "model.backbone": backbone,
         "data.frames": frames,

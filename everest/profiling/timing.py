@@ -23,6 +23,7 @@ from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
 from everest.engine.network import prepare_model, stage_optimizer
 from everest.engine.training import Step, Training
 from everest.errors import EnvironmentProblem
+from everest.lists.sample import Sample
 from everest.models.partial import choose_trained
 from everest.profiling.profile import STAGES, StageName, stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
@@ -38,6 +39,7 @@ BATCH: Final = {"cuda": 32, "mps": 4}  # default, unless the user gives a batch;
 
 LOADER_SECONDS: Final = 10.0  # default: how long the loader is timed
 READING_SECONDS: Final = 2.0  # default: how long reading in this process is timed
+CODECS_EXAMINED: Final = 16  # default: videos whose codec is looked at
 # How much faster the frames of a clip are decoded from Motion JPEG than from H.264 with a keyframe every 12
 # frames: 16 of 61 frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
 MJPEG_GAIN: Final = 3.2
@@ -49,7 +51,7 @@ def time_stages(
     """Measure the steps of all stages, and if it `loads`, the loaders of the stages that have videos.
 
     Returns:
-        Of each stage `measured`, see `time_steps`, and perhaps `loading`, see `time_loader`.
+        For each stage `measured`, see `time_steps`, and perhaps `loading`, see `time_loader`.
     """
     loading: tuple[TrainingStage, ...] = ()
     if loads:
@@ -89,7 +91,7 @@ def time_steps(
             attach_teacher(model, recipe)
         model.to(device).train(stage != "eval")
         prepared = prepare_model(accelerator, model, recipe.train)
-        shape = (clips, spec.channels, spec.offered_frames, *spec.size)
+        shape = (clips, spec.channels, spec.candidate_frames, *spec.size)
         frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
         optimizer = None if settings is None else stage_optimizer(model, settings)
         for group in () if optimizer is None else optimizer.param_groups:
@@ -196,7 +198,7 @@ def time_loader(
 
     Args:
         batch: clips in a step.
-        step_clips_per_second: of the step alone.
+        step_clips_per_second: the speed of the step alone.
         cpu: the step is on the CPU even if there is a GPU, which would resize crops.
     """
     device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
@@ -236,21 +238,25 @@ def _loading_changes(clips: VideoClips, workers: int, clips_per_second: float) -
     """
     views = clips.make_views
 
+    def is_slow(sample: Sample) -> bool:
+        try:
+            return not is_fast_to_read(sample.video)
+        except VideoError:  # training replaces an unreadable video, so its codec decides nothing
+            return False
+
     def decode(number: int) -> None:
-        with suppress(VideoError):  # training replaces it
+        # The time until an unreadable video fails counts: training loses it, too, before it reads another.
+        with suppress(VideoError):
             reader = views.reader(clips.samples[number % len(clips)], clips.decoder)
             views.decoded(reader, sampling(views.sampling).center)
 
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
-    for sample in clips.samples[:16]:  # default: videos whose codec is looked at
-        with suppress(VideoError):
-            if not is_fast_to_read(sample.video):
-                seconds = views.num_views / clips_per_second  # of a sample
-                speed = 0.0 if clips.cache else _calls_per_second(decode, READING_SECONDS)
-                decoding = min(seconds, 1 / speed) if speed else 0.0
-                faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
-                changes["everest prepare encode --codec mjpeg"] = seconds / faster
-                break
+    if any(map(is_slow, clips.samples[:CODECS_EXAMINED])):
+        seconds = views.num_views / clips_per_second  # for a sample
+        speed = 0.0 if clips.cache else _calls_per_second(decode, READING_SECONDS)
+        decoding = min(seconds, 1 / speed) if speed else 0.0
+        faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
+        changes["everest prepare encode --codec mjpeg"] = seconds / faster
     stated = {change: factor for change, factor in changes.items() if factor > 1.1}  # heuristic
     return dict(sorted(stated.items(), key=lambda item: -item[1]))
 

@@ -49,12 +49,12 @@ PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate"
 RESTORE_FIX: Final = "restore the file, or start over with --overwrite"
 
 Row = dict[str, Any]  # of metrics.jsonl
-Decoder = Literal["keep", "fresh"]
+DecoderStart = Literal["keep", "fresh"]  # the option --decoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Init:
-    """The option --init of a run.
+class InitFile:
+    """The weights that the option --init of a run names, as they were found.
 
     Args:
         name: as the user wrote it, a path made absolute.
@@ -64,7 +64,7 @@ class Init:
 
     name: str
     file: str
-    decoder: Decoder | None = None
+    decoder: DecoderStart | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class RunEnvironment:
     one_batch: bool = False  # the run overfits its first batch
     init: str | None = None  # the weights that the run starts from
     init_name: str | None = None  # the option --init, as an absolute path
-    decoder: Decoder | None = None  # the option --decoder
+    decoder: DecoderStart | None = None  # the option --decoder
     origin: dict[str, Any] | None = None  # describes the weights, and what they started from in turn
     tracker: dict[str, str] | None = None  # the `name` of the last tracker, and the `id` of its run
 

@@ -21,8 +21,14 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.inference.timelines import Timelines
 from everest.models.classifier import Classifier
-from everest.models.histograms import BINS, NUM_HISTOGRAM_FEATURES, motion_histograms
-from everest.models.linear import SIDE, ImageSpec, image_features
+from everest.models.linear import (
+    BINS,
+    NUM_HISTOGRAM_FEATURES,
+    SIDE,
+    ImageSpec,
+    image_features,
+    motion_histograms,
+)
 from everest.models.mean import MeanClassifier, MeanSpec
 from everest.models.spec import classifier_spec
 from everest.system.weights import read_weights

@@ -32,7 +32,7 @@ from everest.methods.grid import patchify
 from everest.models.classifier import VideoEncoder
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.suggest.suggestion import suggest_recipe
-from everest.system.run_folder import Init
+from everest.system.run_folder import InitFile
 from everest.system.weights import Weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -105,7 +105,7 @@ def started(weights: Weights, recipe: Recipe, stage: str = "pretrain") -> tuple[
     """The new model of a stage that starts from the weights, and the notices."""
     saved, notices = ModelSpec.from_settings(weights.settings, source=Path("small")), []
     init = InitWeights(
-        named=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights
+        named=InitFile(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights
     )
     new = pretrain_spec(recipe, tokenizer=None)
     if stage == "finetune":

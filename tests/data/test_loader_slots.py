@@ -14,7 +14,7 @@ from torch import Tensor
 from everest.config.heads import named_heads
 from everest.data.clips import Batch, Clip, SampleKey, VideoClips
 from everest.data.loader import batches, on_device, shared_bytes
-from everest.data.views import Views
+from everest.data.views import SampleViews
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.video.reader import VideoError
@@ -37,14 +37,14 @@ class Drawn:
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: object, out: Tensor | None = None
-    ) -> Views:
+    ) -> SampleViews:
         time.sleep(rng.random() * self.seconds)
         if sample.path == "damaged":
             raise VideoError(sample.path, "not a video file")
         frames = torch.empty(self.num_views, 3, self.frames, *self.size, dtype=torch.uint8)
         frames = frames if out is None else out
         frames[:] = torch.from_numpy(rng.integers(0, 256, frames.shape, dtype=np.uint8))
-        return Views(frames, torch.from_numpy(rng.integers(0, 9, (self.num_views, 4))))
+        return SampleViews(frames, torch.from_numpy(rng.integers(0, 9, (self.num_views, 4))))
 
 
 def clips_of(views: Drawn, videos: int = 9, **options: object) -> VideoClips:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everest.data.clips import VideoClips
 from everest.data.loader import batches
-from everest.data.views import Views
+from everest.data.views import SampleViews
 from everest.data.workers import Workers
 from everest.errors import DataError, EnvironmentProblem
 from everest.lists.sample import Sample
@@ -94,10 +94,10 @@ class CrashingViews:
     num_views, channels, frames, size = 1, 3, 4, (32, 32)
     shape, region = (1, 3, 4, 32, 32), None
 
-    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> SampleViews:
         if sample.path == "b.mp4":
             die(signal.SIGSEGV)
-        return Views(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
+        return SampleViews(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
 
 
 def test_a_decoder_that_crashes_is_reported_with_the_videos_of_its_group():

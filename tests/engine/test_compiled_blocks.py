@@ -104,7 +104,7 @@ def test_blocks_with_adapters_share_their_graphs(backend: Backend):
 def test_drop_path_scales_the_clips_that_its_noise_keeps_as_timm_does(dtype: torch.dtype):
     x, layer = torch.randn(64, 5, 7, dtype=dtype), DropPath(0.3)
     noise = torch.arange(64) / 64
-    layer.noise = noise
+    layer.uniform = noise
     found = layer(x)
     scale = drop_path(torch.ones(64, 1, 1, dtype=dtype), 0.3, training=True).max()
     expected = torch.where((noise < 0.7)[:, None, None], x * scale, torch.zeros_like(x))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from everest.data.clips import VideoClips
 from everest.data.loader import batches
-from everest.data.views import Views
+from everest.data.views import SampleViews
 from everest.engine.step_log import SCALER_LIMIT, Nonfinite, WaitWatch
 from everest.errors import DataError
 from everest.lists.sample import Sample
@@ -76,14 +76,14 @@ class Blank:
     num_views, channels, frames, size = 1, 3, 4, (32, 32)
     shape, region = (1, 3, 4, 32, 32), None
 
-    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
-        return Views(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> SampleViews:
+        return SampleViews(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
 
 
 class Asleep(Blank):
     """Views of a video that never comes."""
 
-    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> SampleViews:
         time.sleep(3600)
         raise AssertionError
 

@@ -164,7 +164,7 @@ def test_kept_tokens_are_on_the_object_and_not_on_the_edges_of_the_world(cameras
 
     def precision(strategy) -> float:
         importance = strategy.importance(frames, RawPixels(TUBELET))
-        kept = strategy.kept(grid, importance)[0, : int(on_object.sum()) // 2]
+        kept = strategy.kept_ids(grid, importance)[0, : int(on_object.sum()) // 2]
         return on_object[kept].float().mean().item()
 
     assert precision(replace(strategy, align="affine")) > max(0.8, precision(strategy) + 0.2)

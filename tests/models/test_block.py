@@ -70,7 +70,7 @@ def test_a_block_is_the_plain_formulation(mlp: Activation | NormedSwiglu, rotary
     assert isinstance(block, Block)
     rotation = RotaryPositions(GRID, 16, rotary).double()(torch.randint(24, (2, 9)))
     x = torch.randn(2, 9, 32, dtype=torch.float64, requires_grad=True)
-    found, expected = block(x, last=last, rotation=rotation), plain(block, x, *rotation)
+    found, expected = block(x, num_outputs=last, rotation=rotation), plain(block, x, *rotation)
     expected = expected if last is None else expected[:, -last:]
     torch.testing.assert_close(found, expected)
     inputs, weight = [x, *block.parameters()], torch.randn_like(expected)

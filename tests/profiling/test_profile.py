@@ -48,14 +48,14 @@ def counted_by_torch(spec: ModelSpec) -> int:
     with torch.device("meta"):
         model = spec.build().eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, spec.offered_frames, *spec.size, device="meta"))
+        model(torch.empty(1, 3, spec.candidate_frames, *spec.size, device="meta"))
     return counter.get_total_flops() // 2
 
 
 def embedded(spec: ModelSpec) -> int:
     """Tubelets that this program embeds: the encoded, and for importance those of all slices but one."""
     measures = spec.selection.strategy == "redundancy-robust"
-    changes = spec.offered_frames // spec.model.tubelet[0] - 1 if measures else 0
+    changes = spec.candidate_frames // spec.model.tubelet[0] - 1 if measures else 0
     return count_tokens(spec).visible + changes * spec.grid.per_slice
 
 
@@ -93,7 +93,7 @@ def test_counts_equal_torchs_except_for_known_terms(recipe: str, changes: tuple[
     macs = count_macs(spec)
     # torch does not count LayerNorm; everest embeds and decodes fewer tokens than the released programs.
     expected = macs.linear + macs.attention - left_out_of_last_block(spec)
-    offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
+    offered = spec.candidate_frames // spec.model.tubelet[0] * spec.grid.per_slice
     expected += macs.embedding * embedded(spec) // offered
     assert counted_by_torch(spec) == expected
 

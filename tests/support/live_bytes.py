@@ -34,7 +34,7 @@ def autocast(bytes_per_value: int) -> AbstractContextManager[object]:
 
 def peak_of_forward(spec: ModelSpec, clips: int, *, bytes_per_value: int) -> int:
     """The most bytes alive in a forward pass of pre-training, without weights; two batches are alive."""
-    shape = (clips, spec.channels, spec.offered_frames, *spec.size)
+    shape = (clips, spec.channels, spec.candidate_frames, *spec.size)
     with model_without_numbers(spec) as model, LiveBytes() as counter:
         frames, following = (torch.zeros(shape, dtype=torch.uint8) for _ in range(2))
         with autocast(bytes_per_value):

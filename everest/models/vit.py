@@ -246,10 +246,11 @@ class Encoder(nn.Module):
 
         The precision is that of the weights, or of autocast, whatever that of the clips is.
         """
-        patches = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
+        x = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
         dtype = next(self.patch_embed.parameters()).dtype
-        patches = self.pixels.normalized(patches).to(dtype)  # of bytes only what is needed
-        x = add_positions(self.patch_embed(patches), self.position, ids)  # (B, K, D)
+        x = self.pixels.normalized(x).to(dtype)  # of bytes only what is needed
+        # One name for all: the pixels' memory is free while the blocks run.
+        x = add_positions(self.patch_embed(x), self.position, ids)  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
 
         learned, num_outputs = self._learned_tokens(), None

@@ -10,6 +10,7 @@ import typer
 
 from everest.errors import DataError, first_names
 from everest.system.files import check_new_file, refuse_inputs, write_table
+from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.options import option, refuse
 from everest_cli.output import Display, print_json, say
@@ -45,7 +46,7 @@ def budget(
     """
     from everest.annotations.bout import CHECKED, DRAWN
     from everest.annotations.labels import WhoseBouts
-    from everest.inference.scores import check_bouts, check_one_head
+    from everest.inference.scores import check_one_head, report_unknown
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import draw_windows, time_budget, window_length
 
@@ -78,12 +79,10 @@ def budget(
         classes = timelines.classes.of_head(timelines.classes.heads[0])
         _write_windows(output, windows, labeled, classes, inputs=[timeline, checked], overwrite=overwrite)
         return
-    of_classes = {
-        video: [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
-        for video, bouts in labeled.items()
-    }
-    check_bouts(of_classes, timelines.classes, report=Display().report)
+    report_unknown(labeled, timelines.classes, Display().report)
     document = time_budget(extents, predicted, labeled, window=window)
+    if document["unused"]:
+        say(f"{counted(document['unused'], 'bout')} in no checked window: not counted")
     (print_json if as_json else _print_budget)(document)
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
+from everest.annotations.bout import (
+    BACKGROUND,
+    CHECKED,
+    DRAWN,
+    UNSCORED,
+    Bout,
+    Bouts,
+    Span,
+    spans_outside,
+    unscored_spans,
+)
 from everest.annotations.formats import write_annotations
 from everest.annotations.matching import VideoTimes
 from everest.config.heads import Heads
@@ -96,16 +107,23 @@ def score_timelines(
 def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
     """Refuse annotations that share no class with the model; report the classes that the model lacks."""
     check_one_head(classes.heads, option="--truth")
+    unknown, known = report_unknown(labeled, classes, report)
+    if unknown and not known:
+        label = next(iter(unknown))
+        names = classes.of_head(classes.heads[0])
+        raise DataError(f"the annotations have no class of the model: '{label}'{did_you_mean(label, names)}")
+
+
+def report_unknown(labeled: Bouts, classes: Classes, report: Report) -> tuple[Counter[str], Counter[str]]:
+    """Report the annotated classes that the model lacks; returns them and the others, with their bouts."""
     names = classes.of_head(classes.heads[0])
-    labels = [bout.label for video_bouts in labeled.values() for bout in video_bouts]
-    used = [label for label in labels if label not in (BACKGROUND, UNSCORED)]
-    unknown = {label: used.count(label) for label in used if label not in names}
+    special = (BACKGROUND, UNSCORED, CHECKED, DRAWN)
+    labels = [bout.label for bouts in labeled.values() for bout in bouts if bout.label not in special]
+    unknown = Counter(label for label in labels if label not in names)
     for label, count in unknown.items():
         similar = did_you_mean(label, names)
         report(notice(f"the model has no class '{label}' ({counted(count, 'labeled bout')}){similar}"))
-    if unknown and len(unknown) == len(set(used)):
-        label = next(iter(unknown))
-        raise DataError(f"the annotations have no class of the model: '{label}'{did_you_mean(label, names)}")
+    return unknown, Counter(label for label in labels if label in names)
 
 
 def _stretches(

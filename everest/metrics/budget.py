@@ -137,8 +137,9 @@ def time_budget(
             that goes back before it, unless the person saw that it does not: the recording starts there, or
             the window before was checked, too, and has no bout of the class at its end.
     Returns:
-        `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
-        and `bouts`: `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.
+        `windows`, `checked`, the `window` in seconds, `unused`, the bouts of the person that are in no
+        checked window, and of each of the `classes` its `name`, and `seconds` and `bouts`: `naive`, the
+        model's; `checked`, what the person saw; `estimate` and `interval`.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
     if left := sum(bout.label == DRAWN for video in checked.values() for bout in video):
@@ -178,7 +179,14 @@ def time_budget(
             for (what, total), seen, found in rows
         }
         classes.append({"name": name, **intervals})
-    return {"windows": len(windows), "checked": len(sampled), "window": length, "classes": classes}
+    of_person = [bout for video in checked.values() for bout in video]
+    unused = sum(
+        bout.label not in (CHECKED, UNSCORED, BACKGROUND)
+        and not any(_touches(bout, part) for part in sampled)
+        for bout in of_person
+    )
+    sizes = {"windows": len(windows), "checked": len(sampled), "window": length, "unused": unused}
+    return {**sizes, "classes": classes}
 
 
 def _refuse_fewer_than_two(number: int) -> None:
@@ -224,3 +232,7 @@ def _amounts(window: FootageWindow, is_known: bool | None, bouts: Bouts, name: s
     is_clipped = is_known is not None and (goes_on or not is_known)
     after = window.start + ROUNDED if is_clipped else window.start
     return seconds, sum(after <= bout.start < window.end for bout in inside)
+
+
+def _touches(bout: Bout, window: FootageWindow) -> bool:
+    return bout.video == window.video and bout.start < window.end and bout.end > window.start

@@ -308,18 +308,18 @@ def class_tests(
     95 % interval is over groups; None without groups, and of a class with fewer than `FEW_OF_CLASS` videos.
     """
     labels, chosen = predictions.class_flags()  # (V, C) each
-    right, counted = (labels & chosen).astype(np.float64), labels.astype(np.float64)
-
-    def recalls(weights: Weights) -> Floats:
-        support = weights @ counted  # (C,)
-        return np.where(support > 0, weights @ right / np.maximum(support, 1), np.nan)
-
     is_multi = predictions.task == MULTI_LABEL
-    keys = ("ap",) if is_multi else ("recall", "precision")
-    values = average_precisions(labels, predictions.means) if is_multi else recalls
-    ends = {}
-    if groups is not None:
-        ends = bootstrap(lambda counts: dict(zip(names, values(counts), strict=True)), groups)
+    ends: dict[str, tuple[float, float]] = {}
+    if groups is not None and is_multi:
+        precisions = average_precisions(labels, predictions.means)
+        ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
+    elif groups is not None:
+        for index, name in enumerate(names):  # a recall is about the videos of the class, in their groups
+            videos = np.flatnonzero(labels[:, index])
+            found = chosen[videos, index].astype(np.float64)
+            if len(videos):
+                sources = [groups[video] for video in videos.tolist()]
+                (ends[name],) = bootstrap(_mean_of(found), sources).values()
     rows = []
     for row in per_class(predictions, names):
         if not row["videos"]:
@@ -328,8 +328,13 @@ def class_tests(
         if row["videos"] < FEW_OF_CLASS or (interval and None in interval):
             interval = None
         prevalence = _round(row["videos"] / len(labels), is_share=True)
+        keys = ("ap",) if is_multi else ("recall", "precision")
         rows.append(
             {"name": row["name"], "prevalence": prevalence, "interval": interval}
             | {key: row[key] for key in keys}
         )
     return rows
+
+
+def _mean_of(found: Floats) -> MetricFunction:
+    return lambda counts: {"": float(counts @ found / counts.sum())}

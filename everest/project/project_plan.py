@@ -26,7 +26,7 @@ from everest.project.request import LISTS, ProjectLists, Request
 from everest.project.result import NETWORK
 from everest.project.verdict import MOST_CLASSES, MOST_NAMES
 from everest.suggest.latency import fit_latency
-from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
+from everest.suggest.suggestion import StageTime, Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, notice
 from everest.system.files import UNFINISHED
 from everest.system.run_folder import RECIPE
@@ -74,8 +74,9 @@ def make_plan(
     if trains_network or request.unlabeled is not None:
         suggestion = suggestion.timed()
         if request.hours is not None:
+            planned = suggestion.times
             suggestion = _within_hours(request.hours, suggestion, sizes, lists)
-            if few := _too_few_steps(request, suggestion, sizes, lists):
+            if few := _too_few_steps(request, suggestion, planned, sizes, lists):
                 trains_network = request.model == NETWORK or request.unlabeled is not None
                 result = "a model hardly learns" if trains_network else "no network is trained"
                 report(notice(f"warning: {few}: {result}"))
@@ -105,16 +106,24 @@ def _within_hours(
 
 
 def _too_few_steps(
-    request: Request, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
+    request: Request,
+    suggestion: Suggestion,
+    planned: Sequence[StageTime],
+    sizes: Mapping[str, int],
+    lists: ProjectLists,
 ) -> str | None:
-    """Which stage --hours leaves too few steps for, and the hours that it needs."""
-    for time in suggestion.times:
-        if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
-            needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)
+    """Which stage --hours leaves too few steps for, and the hours that it needs.
+
+    `planned` are the stages without --hours, which may have few steps by themselves.
+    """
+    for time, whole in zip(suggestion.times, planned, strict=True):
+        fewest = min(FEWEST_STEPS, whole.steps)
+        if time.steps < fewest and time.clips_per_second is not None:
+            needed = suggestion.within(fewest * time.batch_size / time.clips_per_second)
             enough = SPARE * _all_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
             hours = f"{math.ceil(100 * enough) / 100:g}"
             left = f"--hours {request.hours:g} leaves {time.steps} steps for {time.stage}"
-            return f"{left} (at least {FEWEST_STEPS} need --hours {hours})"
+            return f"{left} (at least {fewest} need --hours {hours})"
     return None
 
 

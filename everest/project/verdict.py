@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import first_names
+from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.project.candidates import IMAGES, INPUTS
@@ -109,6 +110,8 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     linear = None if result.chosen == IMAGES else result.linear_pixels
     linear_model = "" if linear is None else f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
     sign = 1 if METRICS[result.metric].higher else -1
+    if METRICS[result.metric].percent and result.majority == 100:
+        return f"the test has videos of '{result.majority_class}' only: {fix}"
     if sign * result.value <= sign * simple:
         return f"no better than {baseline}: {LABEL_MORE}"
     scores = result.timelines
@@ -122,9 +125,11 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
         trained = any(each.name == NETWORK for each in result.candidates)
         longer = ", or train longer (--set finetune.steps)" if trained else ""
         return f"no better than {linear_model}: {LABEL_MORE}{longer}"
-    if result.interval is None:
+    if result.interval is None and result.groups < 2:
         return f"no interval: the test has only one group; {fix}"
-    if sign * result.interval[sign < 0] <= sign * simple:
+    if result.interval is None and (linear is None or result.difference is None):
+        return f"no interval: a class has fewer than {FEW_OF_CLASS} videos in the test; {LABEL_MORE}"
+    if result.interval is not None and sign * result.interval[sign < 0] <= sign * simple:
         return f"the interval includes {baseline}, so the test cannot tell: {fix}"
     if linear is None:
         better = f"clearly better than {baseline}"
@@ -134,7 +139,9 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
         return f"{better}; {LINEAR_MODEL} was chosen: {fix}"
     if result.groups < FEWEST_GROUPS:
         return f"no clear difference from {linear_model}: only {counted(result.groups, 'group')}; {fix}"
-    low, high = result.difference or result.interval
+    ends = result.difference or result.interval
+    assert ends is not None  # above
+    low, high = ends
     name, value = "the interval of the difference", 0.0
     if result.difference is None:  # of a metric that single videos do not have
         name, value = "the interval", linear

@@ -37,6 +37,7 @@ def test_a_budget_computed_by_hand():
     )
     document = time_budget(extents, predicted, checked)
     assert (document["windows"], document["checked"], document["window"]) == (4, 2, 10)
+    assert document["unused"] == 1
     (entry,) = document["classes"]
     # Seconds: 5 + 1 seen, none predicted elsewhere, errors 5 - 4 and 1 - 2. Bouts: 1 seen, errors 0 and -1.
     assert (entry["seconds"]["naive"], entry["seconds"]["estimate"]) == (6, 6)

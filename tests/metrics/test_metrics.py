@@ -14,7 +14,14 @@ from scipy.stats import beta, binom, spearmanr
 
 from everest.config.heads import Head, named_heads
 from everest.metrics import head_metrics
-from everest.metrics.head_metrics import chance_of, choose_thresholds, mean_loss, metrics_of, per_class
+from everest.metrics.head_metrics import (
+    chance_of,
+    choose_thresholds,
+    class_tests,
+    mean_loss,
+    metrics_of,
+    per_class,
+)
 from everest.metrics.intervals import MetricFunction, bootstrap
 from everest.metrics.names import value_text
 from everest.metrics.predicted import HeadPredictions, Predictions
@@ -46,6 +53,20 @@ def numbers(seed: int) -> Predictions:
 
 def only_head(predictions: Predictions) -> HeadPredictions:
     return predictions.by_head()[""]
+
+
+def test_the_recall_of_a_class_has_the_interval_of_its_own_videos():
+    labels = [0] * 40 + [1] * 8 + [2] * 12
+    chosen = [0] * 30 + [1] * 18 + [2] * 6 + [0] * 6
+    predictions = only_head(predictions_of(labels, np.eye(3)[chosen][:, None], Head(outputs=3)))
+    groups = [*range(48), *([50] * 6), *([51] * 6)]  # the third class has two
+    first, second, third = class_tests(predictions, "abc", groups)
+    assert (first["recall"], first["precision"]) == (75, pytest.approx(100 * 30 / 36, abs=1e-3))
+    assert first["interval"][0] < 75 < first["interval"][1]
+    assert (second["recall"], second["interval"][1]) == (100, 100)
+    assert second["interval"][0] == pytest.approx(100 * 0.025 ** (1 / 8), abs=1e-3)  # of eight groups
+    assert (third["recall"], third["interval"]) == (50, [0, 100])
+    assert class_tests(predictions, "abc", None)[0]["interval"] is None
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -561,13 +561,19 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
         (RESULT | {"difference": [-2.0, 30.0]}, "the interval of the difference is -2 to 30; test on all"),
         (RESULT | {"groups": 5}, "(70.0 %): only 5 groups; test on all videos with --folds 5"),
         (RESULT | {"interval": [59.0, 99.0]}, "the interval includes"),
-        (RESULT | {"interval": None}, "the test has only one group; test on all videos with --folds 5"),
+        (
+            RESULT | {"interval": None, "groups": 1},
+            "the test has only one group; test on all videos with --folds 5",
+        ),
+        (RESULT | {"interval": None}, "no interval: a class has fewer than 5 videos in the test; label"),
+        (RESULT | {"interval": None, "difference": [1.0, 9.0]}, "clearly better than a linear model"),
+        (RESULT | {"majority": 100.0, "top1": 100.0}, "the test has videos of 'run' only: test on all"),
         (numbers | {"mae": 2.0}, "no better than guessing (2): label"),
     ):
         assert sentence in judge(MeasuredTest.of(result), possible_folds=5)
     linear_only = judge(MeasuredTest.of(RESULT | {"top1": 70.0}), possible_folds=5)
     assert linear_only.endswith("the rarest classes first")
-    one_group = MeasuredTest.of(RESULT | {"interval": None})
+    one_group = MeasuredTest.of(RESULT | {"interval": None, "groups": 1})
     assert "one group; label videos of more groups" in judge(one_group, possible_folds=None)
 
 

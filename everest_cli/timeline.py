@@ -195,7 +195,7 @@ class Source(NamedTuple):
     names: Sequence[str]  # paths of the videos
     inputs: Sequence[object]  # files that are read, besides those of options
     computed: Callable[[], AbstractContextManager[Timelines | None]]
-    may_replace: bool = False  # see `Job`
+    may_replace: bool = False  # see `LongJob`
 
 
 def _saved_timelines(

@@ -53,8 +53,8 @@ def test_pretraining_ends_with_commands_that_run(recipe: Path, clip_files: Path,
     start, finetune, probe = shown.stderr.splitlines()[-3:]
     assert (start, probe) == ("next:", f"  everest probe --checkpoint '{out}'")
     assert "pretrain.epochs" not in finetune
-    for command in (finetune, probe):
-        called(*shlex.split(command)[1:], "--gpus", "cpu")
+    tuned, _ = (called(*shlex.split(command)[1:], "--gpus", "cpu") for command in (finetune, probe))
+    assert tuned.stderr.endswith(f"next:\n  everest eval --checkpoint '{out}-finetune'\n")
     assert (tmp_path / "a run-finetune" / "best.safetensors").is_file()
     assert "next:" not in called("pretrain", *small, "-o", out, "-q").stderr
 

@@ -29,7 +29,7 @@ from everest.system.text import counted
 from everest.video.reader import VideoError
 
 TOLERANCE: Final = 1e-4  # heuristic: of logits and features in float32; above it no file is written
-ROUNDING: Final = 1e-6  # heuristic: of the largest output, where this is more than TOLERANCE
+ROUNDING: Final = 1e-6  # heuristic: share of the largest output, where this is more than TOLERANCE
 MOST_LOST: Final = 0.5  # heuristic: of the std of the outputs; above it, they hardly follow the model's
 BATCHES: Final = (1, 3)  # of the comparison; another size is traced, to find one that is fixed in the graph
 TRACED: Final = 2
@@ -113,7 +113,7 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
         [torch.cat(parts) for parts in zip(*map(compute, batches), strict=True)] for compute in (graph, run)
     )
     lost = (outputs - expected) / graph.unit  # (B, outputs)
-    largest = float((expected / graph.unit).abs().max())  # thousands, of a steep linear model
+    magnitude = float((expected / graph.unit).abs().max())  # thousands, of a steep linear model
     # Each output around its own mean: the means of numbers, such as years, are far from each other.
     around = (expected - expected.mean(dim=0)) / graph.unit
     heads = zip(*(part.split(graph.head_widths, dim=1) for part in (lost, around)), strict=True)
@@ -135,7 +135,7 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
         problem = "keeps other tokens than this model"
     elif calibration and not difference.relative <= MOST_LOST:
         problem = f"changes the outputs by {difference.relative:.2f} of their standard deviation"
-    elif not calibration and not difference.largest <= max(TOLERANCE, ROUNDING * largest):
+    elif not calibration and not difference.largest <= max(TOLERANCE, ROUNDING * magnitude):
         problem = f"computes something else than this model (difference {difference.largest:.1e})"
     else:
         return difference

@@ -115,7 +115,7 @@ def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
 
 
 def report_unknown(labeled: Bouts, classes: Classes, report: Report) -> tuple[Counter[str], Counter[str]]:
-    """Report the annotated classes that the model lacks; returns them and the others, with their bouts."""
+    """Report the annotated classes that the model lacks; returns how many bouts these and others have."""
     names = classes.of_head(classes.heads[0])
     special = (BACKGROUND, UNSCORED, CHECKED, DRAWN)
     labels = [bout.label for bouts in labeled.values() for bout in bouts if bout.label not in special]

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from everest.config.heads import MULTI_LABEL, THRESHOLD, Heads
 from everest.lists.labels import Label
-from everest.metrics.intervals import MetricFunction, Weights, bootstrap
+from everest.metrics.intervals import OUTSIDE, MetricFunction, Weights, bootstrap
 from everest.metrics.names import METRICS, OVER_CLASSES
 from everest.metrics.predicted import HeadPredictions, Predictions, in_top, label_array
 
@@ -313,11 +313,15 @@ def class_tests(
     if groups is not None and is_multi:
         precisions = average_precisions(labels, predictions.means)
         ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
+        for index, name in enumerate(names):  # a perfect one has the bound of the groups with the class
+            if ends[name][1] == 1:
+                own = len({groups[video] for video in np.flatnonzero(labels[:, index]).tolist()})
+                ends[name] = min(ends[name][0], OUTSIDE ** (1 / own)), 1.0
     elif groups is not None:
         for index, name in enumerate(names):  # a recall is about the videos of the class, in their groups
             videos = np.flatnonzero(labels[:, index])
-            found = chosen[videos, index].astype(np.float64)
-            if len(videos):
+            if len(videos) >= FEW_OF_CLASS:
+                found = chosen[videos, index].astype(np.float64)
                 sources = [groups[video] for video in videos.tolist()]
                 (ends[name],) = bootstrap(_mean_of(found), sources).values()
     rows = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,10 +76,10 @@ def make_plan(
         if request.hours is not None:
             planned = suggestion.times
             suggestion = _within_hours(request.hours, suggestion, sizes, lists)
-            if few := _too_few_steps(request, suggestion, planned, sizes, lists):
+            for problem, fix in _too_few_steps(request, suggestion, planned, sizes, lists):
                 trains_network = request.model == NETWORK or request.unlabeled is not None
                 result = "a model hardly learns" if trains_network else "no network is trained"
-                report(notice(f"warning: {few}: {result}"))
+                report(notice(f"warning: {problem}, so {result}; {fix}"))
     if trains_network or request.unlabeled is not None:
         seconds = _all_seconds(suggestion, sizes, lists)
     else:
@@ -111,8 +111,8 @@ def _too_few_steps(
     planned: Sequence[StageTime],
     sizes: Mapping[str, int],
     lists: ProjectLists,
-) -> str | None:
-    """Which stage --hours leaves too few steps for, and the hours that it needs.
+) -> Iterator[tuple[str, str]]:
+    """Yields each stage that --hours leaves too few steps for, and the hours that it needs.
 
     `planned` are the stages without --hours, which may have few steps by themselves.
     """
@@ -121,10 +121,8 @@ def _too_few_steps(
         if time.steps < fewest and time.clips_per_second is not None:
             needed = suggestion.within(fewest * time.batch_size / time.clips_per_second)
             enough = SPARE * _all_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
-            hours = f"{math.ceil(100 * enough) / 100:g}"
-            left = f"--hours {request.hours:g} leaves {time.steps} steps for {time.stage}"
-            return f"{left} (at least {fewest} need --hours {hours})"
-    return None
+            left = f"--hours {request.hours:g} leaves {counted(time.steps, 'step')} for {time.stage}"
+            yield left, f"give --hours {math.ceil(100 * enough) / 100:g} for the {fewest} that it needs"
 
 
 def _all_seconds(

@@ -110,7 +110,7 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     linear = None if result.chosen == IMAGES else result.linear_pixels
     linear_model = "" if linear is None else f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
     sign = 1 if METRICS[result.metric].higher else -1
-    if METRICS[result.metric].percent and result.majority == 100:
+    if result.majority == 100:
         return f"the test has videos of '{result.majority_class}' only: {fix}"
     if sign * result.value <= sign * simple:
         return f"no better than {baseline}: {LABEL_MORE}"

@@ -37,7 +37,7 @@ def with_weights(
     """
     own = [Choice(key, value, "as in the weights") for key, value in start.values.items()]
     if frames is not None:
-        own.append(Choice("data.frames", frames, "as many as --latency allows, or 2"))
+        own.append(Choice("data.frames", frames, "the most that --latency allows, at least 2"))
     if start.is_image:
         height, width = start.values["data.size"]
         size = frame_size(facts, (height + width) / 2, start.values["model.tubelet"])

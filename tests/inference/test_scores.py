@@ -1,3 +1,6 @@
+import hashlib
+import re
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +115,11 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         low, high = entry["seconds"]["interval"]
         assert 0 <= low <= entry["seconds"]["estimate"] <= high
     assert "6 of 16 windows of 0.5 s are checked" in run(*budget, "--checked", checked)
+    typed = tmp_path / "typed.csv"
+    typed.write_text(checked.read_text() + f"{video},{start},{end},jmup\n{video},90,91,1\n")
+    shown = called(*budget, "--checked", typed).stderr
+    assert "the model has no class 'jmup' (1 labeled bout); known: " in shown
+    assert "1 bout in no checked window: not counted" in shown
     more = tmp_path / "more.csv"
     run(*budget, "--checked", checked, "--draw", 10, "-o", more)
     rows = [line.split(",") for line in more.read_text().splitlines()[1:]]
@@ -119,6 +127,9 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert len(set(windows)) == len(windows) == 16
     page = more.with_suffix(".html").read_text()
     assert page.count("<video") == page.count("data:video/mp4") == 10
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page  # no other script can run
     assert all(f"<code>{','.join(row)}</code>" in page for row in rows if row[3] == "to check")
     x = tmp_path / "x.csv"
     for options, message in (

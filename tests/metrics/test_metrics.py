@@ -69,6 +69,20 @@ def test_the_recall_of_a_class_has_the_interval_of_its_own_videos():
     assert class_tests(predictions, "abc", None)[0]["interval"] is None
 
 
+def test_a_perfect_average_precision_has_the_bound_of_the_groups_with_the_class():
+    rare = np.arange(40) < 6
+    scores = np.stack([rare * 0.5 + 0.2, np.linspace(0, 1, 40)], axis=1)[:, None]
+    labels = [(0, 1) if is_rare else (1,) for is_rare in rare]
+    head = Head(task="multi-label", outputs=2)
+    first, second = class_tests(only_head(predictions_of(labels, scores, head)), "ab", range(40))
+    assert (first["ap"], first["interval"][1]) == (100, 100)
+    assert first["interval"][0] == pytest.approx(100 * 0.025 ** (1 / 6), abs=1e-3)
+    assert (second["ap"], second["interval"]) == (
+        100,
+        [pytest.approx(100 * 0.025 ** (1 / 40), abs=1e-3), 100],
+    )
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_of_one_class_are_those_of_scikit_learn(seed: int):
     predictions = single_label(seed)

@@ -423,7 +423,7 @@ def test_clips_of_image_weights_have_as_many_frames_as_the_time_allows(
     assert fewer.recipe.data.frames == 4
     fewest, _ = fit_latency(suggestion, 1e-6)
     assert (fewest.recipe.data.frames, fewest.is_fast) == (2, False)
-    assert "as many as --latency allows, or 2" in fewest.text
+    assert "the most that --latency allows, at least 2" in fewest.text
     named, _ = fit_latency(replace(suggestion, overrides=["data.frames=6"]), 1e-6)
     assert named.recipe.data.frames == 6
 

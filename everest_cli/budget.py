@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,14 +33,15 @@ def budget(
     draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
     window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
-    output: Path | None = option("--output -o LIST", "CSV list of windows to write."),
+    group: str | None = option("--group G", "Also each group of recordings, as in `everest train`."),
+    output: Path | None = option("--output -o F", "CSV to write: windows of --draw, else the estimates."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
     """Estimate time and bouts of each class in all footage, with 95 % intervals.
 
-    --draw also writes LIST.html, a page with the windows as playing clips. With --checked, it draws windows
-    that are not in F, and LIST begins with the rows of F.
+    --draw also writes a page beside --output, with the windows as playing clips. With --checked, it draws
+    windows that are not in F, and --output begins with the rows of F.
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
@@ -53,8 +54,10 @@ def budget(
     refuse(
         {
             "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
-            "--draw N and --output LIST: give both or neither": (draw is None) != (output is None),
-            "--observer and --subject need --checked": (observer or subject) and checked is None,
+            "--draw N: needs --output, the list to write": draw is not None and output is None,
+            "--observer, --subject and --group need --checked": (observer or subject or group)
+            and not checked,
+            "--group: has no effect with --draw": group is not None and draw is not None,
         }
     )
     timelines = Timelines.load(timeline)
@@ -70,20 +73,61 @@ def budget(
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
     whose = WhoseBouts(observers=observer or (), subject=subject)
+    classes = timelines.classes.of_head(timelines.classes.heads[0])
     labeled = {} if checked is None else _read_checked(checked, extents, whose)
     if draw is not None and output is not None:
         length = round(window or WINDOW_SECONDS, 3)
         if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
             length = window_length(extents, labeled, window)
         windows = draw_windows(extents, labeled, length, draw, seed=seed)
-        classes = timelines.classes.of_head(timelines.classes.heads[0])
         _write_windows(output, windows, labeled, classes, inputs=[timeline, checked], overwrite=overwrite)
         return
     report_unknown(labeled, timelines.classes, Display().report)
-    document = time_budget(extents, predicted, labeled, window=window)
+    if output is not None:
+        refuse_inputs(output, [timeline, checked])
+        check_new_file(output, overwrite=overwrite)
+    document = time_budget(extents, predicted, labeled, window=window, classes=classes)
     if document["unused"]:
         say(f"{counted(document['unused'], 'bout')} in no checked window: not counted")
-    (print_json if as_json else _print_budget)(document)
+    if group is not None:
+        document["groups"] = {}
+        for name, videos in _grouped(extents, group).items():
+            parts = ({video: all_of[video] for video in videos} for all_of in (extents, predicted, labeled))
+            try:
+                document["groups"][name] = time_budget(*parts, window=document["window"], classes=classes)
+            except DataError as error:
+                say(f"{name}: {error}")
+    if output is not None:
+        write_table(output, _table(document))
+    if as_json:
+        print_json(document)
+        return
+    _print_budget(document)
+    for name, of_group in document.get("groups", {}).items():
+        typer.echo(f"\n{name}")
+        _print_budget(of_group)
+
+
+def _grouped(videos: Iterable[str], group: str) -> Mapping[str, Sequence[str]]:
+    """The recordings of each group by a value of --group."""
+    from everest.prepare.split import read_group
+
+    group_of_path = read_group(group)
+    groups: dict[str, list[str]] = {}
+    for video in videos:
+        groups.setdefault(group_of_path(Path(video)), []).append(video)
+    return dict(sorted(groups.items()))
+
+
+def _table(document: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """The rows of a CSV with all estimates; `group` is empty for all recordings together."""
+    yield "group", "class", "amount", "model", "checked", "estimate", "low", "high"
+    for name, part in {"": document, **document.get("groups", {})}.items():
+        for entry in part["classes"]:
+            for what in ("seconds", "bouts"):
+                row = entry[what]
+                values = *(row[key] for key in ("naive", "checked", "estimate")), *row["interval"]
+                yield name, entry["name"], what, *map(str, values)
 
 
 def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose: WhoseBouts) -> Bouts:

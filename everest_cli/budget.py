@@ -55,9 +55,8 @@ def budget(
         {
             "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
             "--draw N: needs --output, the list to write": draw is not None and output is None,
-            "--observer, --subject and --group need --checked": (observer or subject or group)
-            and not checked,
-            "--group: has no effect with --draw": group is not None and draw is not None,
+            "--observer and --subject need --checked": (observer or subject) and checked is None,
+            "--group needs --checked, and no --draw": group and (checked is None or draw is not None),
         }
     )
     timelines = Timelines.load(timeline)
@@ -92,9 +91,14 @@ def budget(
     if group is not None:
         document["groups"] = {}
         for name, videos in _grouped(extents, group).items():
-            parts = ({video: all_of[video] for video in videos} for all_of in (extents, predicted, labeled))
             try:
-                document["groups"][name] = time_budget(*parts, window=document["window"], classes=classes)
+                document["groups"][name] = time_budget(
+                    {video: extents[video] for video in videos},
+                    {video: predicted[video] for video in videos},
+                    {video: labeled[video] for video in videos},
+                    window=document["window"],
+                    classes=classes,
+                )
             except DataError as error:
                 say(f"{name}: {error}")
     if output is not None:

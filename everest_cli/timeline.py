@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import RecipeError, first_names
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.processes import is_main
@@ -227,12 +227,18 @@ def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passe
     from everest.checkpoints.load import all_weights
     from everest.inference.timelines import computed_timelines, timeline_job
     from everest.lists.inputs import named_samples
+    from everest.lists.sources import learned_from
 
     if not model.checkpoint:
         raise RecipeError("--checkpoint: missing; name a model, or give a saved timeline instead of videos")
     opened = model.open((1, 1))
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
     samples = named_samples(videos, root=model.data)
+    if known := learned_from(opened.recipe.data, samples):
+        names = first_names([Path(sample.path).name for sample in known])
+        passes.report(
+            notice(f"warning: the model learned from {names}: scores there are too good to publish")
+        )
     inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]
     job = timeline_job(opened, samples, passes, **kept)
     if job.parts is not None:

@@ -104,7 +104,7 @@ def timeline(
     truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
     observer: list[str] | None = o.OBSERVER,
     subject: str | None = o.SUBJECT,
-    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to this PNG."),
+    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to F (.png, .pdf, .svg)."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import torch
-from torch import Tensor
+from scipy.special import digamma, entr
 
 from everest.config.heads import Heads
 from everest.config.stage_settings import FinetuneSettings
@@ -35,7 +33,6 @@ UNDERFITS: Final = 0.2
 MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
 FALLEN: Final = 0.95  # and a training loss below this times its value then
-NUM_DRAWS: Final = 10_000  # draws for a mean over a Beta distribution
 
 
 class Validations:
@@ -185,22 +182,13 @@ def chance_warning(training: Training, step: int, settings: FinetuneSettings, he
 
 
 def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: float) -> float:
-    """The cross-entropy of a model that knows every class: the mean entropy of smoothed and mixed targets.
+    """About the cross-entropy of a model that knows every class: the entropy of smoothed and mixed targets.
 
-    With equally frequent classes, a partner has another class for 1 - 1 / num_classes of the clips. Its
-    share is drawn from the Beta distributions of Mixup and CutMix; boxes that the border clips are left out.
+    With equally frequent classes, a partner has another class for 1 - 1 / num_classes of the clips. Its share
+    is from Beta(a, a), whose mean entropy is digamma(2 a + 1) - digamma(a + 1).
     """
     alphas = [alpha for alpha in (mixup, cutmix) if alpha > 0]
-    draws = np.random.default_rng(0)
-    shares = np.concatenate([draws.beta(alpha, alpha, size=NUM_DRAWS) for alpha in alphas] or [np.ones(1)])
-
-    uniform = torch.tensor(smoothing / num_classes)
-
-    def entropy(mixed: Tensor) -> float:
-        """The mean entropy of targets with shares `mixed` (classes, N) of some classes."""
-        named = torch.special.entr(mixed * (1 - smoothing) + uniform).sum(0).mean()
-        return float(named + (num_classes - len(mixed)) * torch.special.entr(uniform))
-
-    same = entropy(torch.ones(1, 1))
-    other = entropy(torch.from_numpy(np.stack([shares, 1 - shares])))
-    return other + (same - other) / num_classes
+    mixed = fmean(float(digamma(2 * alpha + 1) - digamma(alpha + 1)) for alpha in alphas) if alphas else 0.0
+    rare = smoothing / num_classes  # the probability of a wrong class
+    smoothed = float(entr(1 - smoothing + rare) + (num_classes - 1) * entr(rare))
+    return smoothed + (1 - smoothing) * (1 - 1 / num_classes) * mixed

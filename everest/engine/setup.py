@@ -160,7 +160,7 @@ class StageSetup:
             section, num_videos=len(self.clips), processes=processes, largest_micro_batch=largest
         )
         needed = plan.micro_batch * clip_bytes + state_bytes
-        return plan, host_memory_warning(needed, processes=local_processes()) if on_cpu else None
+        return plan, check_host_memory(needed, processes=local_processes()) if on_cpu else None
 
     def _network(self) -> Network:
         """The model on its device, with the weights that it starts from, and its optimizer."""
@@ -189,8 +189,10 @@ class StageSetup:
         return Network(module=model, optimizer=stage_optimizer(model, self.section), ema=ema)
 
 
-def host_memory_warning(needed: int, *, processes: int) -> str | None:
-    """A warning if the run may need more memory than is free; the system would kill it without a message.
+def check_host_memory(needed: int, *, processes: int) -> str | None:
+    """Return a warning if the run may need more memory than is free; EnvironmentProblem if it surely does.
+
+    The system would kill it without a message.
 
     Args:
         needed: bytes of a process.

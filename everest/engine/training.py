@@ -30,7 +30,7 @@ from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
 from everest.engine.step_log import StepLog
-from everest.models.block import DropPath
+from everest.models.block import DroppedPaths
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
@@ -68,8 +68,7 @@ class Training:
         self.signal = StopSignal()
         device = self.accelerator.device
         self.to_device = DeviceCopy(device)
-        modules = self.networks[0].module.modules()
-        self.drop_paths = [each for each in modules if isinstance(each, DropPath)]  # none in pre-training
+        self.dropped_paths = DroppedPaths(self.networks[0].module)  # none in pre-training
         self.broken = torch.zeros((), device=device)  # 1 after an update that ends the run
         self._last_step = self.plan.steps
         self._warned: set[str] = set()
@@ -142,6 +141,25 @@ class Training:
         every = self.settings.save_every
         return self.steps_done == self.plan.steps or (isinstance(every, int) and self.steps_done % every == 0)
 
+    @property
+    def is_save_due(self) -> bool:
+        """Whether a state is due by this process's clock (`train.save_every`)."""
+        return time.monotonic() - self.state.saved_at >= self.settings.save_seconds
+
+    def skips(self, losses_finite: Tensor, all_finite: Tensor) -> Tensor:
+        """Whether an update is left out, () float32 on the device, which decides without the host.
+
+        One whose losses or gradient norms are not finite is. With `train.nonfinite: stop` all later ones are,
+        too: the host learns of the first a step late, and ends the run.
+
+        Args:
+            losses_finite, all_finite: () bool on the device; see `StepRecord.gather`.
+        """
+        if self.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
+            counted = all_finite if self.accelerator.scaler is None else losses_finite
+            self.broken = torch.maximum(self.broken, counted.logical_not().float())
+        return torch.maximum(self.broken, all_finite.logical_not().float())
+
     def stop(self, number: int, *, saved: bool) -> Never:
         """Raise Stopped, after saving the steps so far; one of several processes in a step cannot do that."""
         text, place = "timed out waiting for a batch, so this step is not saved", "the last saved step"
@@ -204,9 +222,7 @@ class Step:
         """
         training, plan = self._training, self._training.plan
         seed, rank, device = training.settings.seed, training.rank, training.accelerator.device
-        # For the dropped paths of the step, (paths, batch): the same on any number of processes.
-        generator = torch.Generator(device).manual_seed(seed_at(seed, Purpose.DROP_PATH, self.number))
-        uniform = torch.rand(len(training.drop_paths), plan.batch_size, device=device, generator=generator)
+        training.dropped_paths.draw(seed_at(seed, Purpose.DROP_PATH, self.number), plan.batch_size, device)
         for number in range(first, plan.accumulation):
             self._pass = number
             started = time.monotonic()
@@ -218,18 +234,16 @@ class Step:
             self._record.failed += filter(None, batch.failed)
             self._record.videos += batch.video_ids
             batch = training.to_device(batch)
-            # Dropout uses torch's global generator.
+            # Of dropout, for example.
             torch.manual_seed(seed_at(seed, Purpose.STEP, self.number, rank, number))
             start = (rank * plan.accumulation + number) * plan.micro_batch
-            for path, of_step in zip(training.drop_paths, uniform, strict=True):
-                path.uniform = of_step[start : start + plan.micro_batch]
+            training.dropped_paths.use(slice(start, start + plan.micro_batch))
             is_last, module = number == plan.accumulation - 1, training.networks[0].module
             if isinstance(module, FSDPModule):
                 module.set_requires_gradient_sync(is_last)
             with nullcontext() if is_last else training.accelerator.no_sync(training.model):
                 yield batch
-        for path in training.drop_paths:
-            path.uniform = None
+        training.dropped_paths.clear()
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass."""
@@ -252,19 +266,12 @@ class Step:
     def apply_gradients(self) -> None:
         """Clip the gradients of each network to `train.clip_grad`, and update its weights.
 
-        An update is left out whose losses or gradient norms are not finite: the device decides, without the
-        host. With `train.nonfinite: stop` all later ones are left out, too: the host learns of the first a
-        step late, and ends the run.
+        The numbers of the step are gathered from all processes, and decide whether the update is left out.
         """
         training, accelerator, record = self._training, self._training.accelerator, self._record
         norms = clip_gradients(accelerator, training.networks, training.settings.clip_grad)
-        record.signal = training.signal.number
-        record.is_save_due = time.monotonic() - training.state.saved_at >= training.settings.save_seconds
-        losses_finite, all_finite = record.gather(accelerator, norms)
-        if training.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
-            counted = all_finite if accelerator.scaler is None else losses_finite
-            training.broken = torch.maximum(training.broken, counted.logical_not().float())
-        skipped = torch.maximum(training.broken, all_finite.logical_not().float())  # (): 1 or 0
+        record.signal, record.is_save_due = training.signal.number, training.is_save_due
+        skipped = training.skips(*record.gather(accelerator, norms))
         update_weights(accelerator, training.networks, skipped=skipped)
 
     def update(self, *, wait: bool = False) -> list[Row]:

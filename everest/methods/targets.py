@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Discriminator, Field
 from torch import Tensor
 
-from everest.methods.external import external, must_be, name_by_class
+from everest.methods.external import external, is_import_path, must_be, name_by_class
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -72,6 +72,11 @@ class Target(ABC):
     def attach(self, network: object) -> None:
         """Give a bound target its frozen network; the average of the model's weights shares it."""
         vars(self).update(_network=network)
+
+    def input_of(self, clips: Tensor, x: Tensor) -> Tensor:
+        """What `values` takes: clips (B, C, T, H, W), or the input `x` that the encoder makes of them."""
+        chosen = clips if self.of_frames else x
+        return self._statistics.normalized(chosen) if is_import_path(self.kind) else chosen
 
     @property
     def loss_of_one_color(self) -> float | None:

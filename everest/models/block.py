@@ -206,6 +206,31 @@ class DropPath(nn.Module):
         return x * (is_computed / self.keep_prob).to(x.dtype)
 
 
+class DroppedPaths:
+    """Which clips of a step leave out which branches of a model: the same on any number of processes.
+
+    P the `DropPath` modules of the model; B the clips of the step.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._paths = [each for each in model.modules() if isinstance(each, DropPath)]
+
+    def draw(self, seed: int, clips: int, device: torch.device) -> None:
+        """Draw the numbers of a step's clips, in all processes."""
+        generator = torch.Generator(device).manual_seed(seed)
+        self._uniform = torch.rand(len(self._paths), clips, device=device, generator=generator)  # (P, B)
+
+    def use(self, clips: slice) -> None:
+        """Give the modules the numbers of the clips of a pass."""
+        for path, uniform in zip(self._paths, self._uniform, strict=True):
+            path.uniform = uniform[clips]
+
+    def clear(self) -> None:
+        """End the step: the modules draw numbers of their own again."""
+        for path in self._paths:
+            path.uniform = None
+
+
 def last_tokens(x: Tensor, number: int) -> Tensor:
     """The last `number` of the tokens (B, K, D): (B, number, D); there may be none."""
     return x[:, x.size(1) - number :]

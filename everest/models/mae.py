@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.methods.camera import MOTIONS, moving_clips
-from everest.methods.external import is_import_path
 from everest.methods.grid import ClipNoise, NoiseLayout, TokenGrid, TokenSelection, gather_tokens
 from everest.methods.selection import Strategy, TopK, draw_slices, kept_per_slice
 from everest.methods.targets import Target
@@ -188,17 +187,13 @@ class MaskedAutoencoder(PretrainingModel):
             importance: (B, N) float32, of all candidates' tokens, replaces what the strategy would compute.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
         """
-        grid = self.encoder.grid
         if noise is None:
             noise = self.new_noise(frames)
         if selection is None:
-            clip_noise = self.noise_layout.split(noise)
-            frames, importance = self.drawn_clips(frames, clip_noise, importance)
-            x = self.to_input(frames)
-            selection = self.strategy.select(x, grid, self.embedding, clip_noise.tokens, importance)
+            frames, x, selection = self.select_tokens(frames, noise, importance)
         else:
             self.encoder.check(frames)
-            selection.check(grid, frames.size(0))
+            selection.check(self.encoder.grid, frames.size(0))
             x = self.to_input(frames)
 
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, E)
@@ -207,9 +202,7 @@ class MaskedAutoencoder(PretrainingModel):
         if values is not None:
             target = gather_tokens(values, selection.target)  # (B, M, P)
         else:
-            clips = frames if self.targets.of_frames else x
-            if is_import_path(self.targets.kind):  # those of other packages take normalized clips
-                clips = self.pixels.normalized(clips)
+            clips = self.targets.input_of(frames, x)
             target = self.targets.values(clips, selection.target, self.embedding.tubelet)
         loss = self.targets.loss(prediction, target, selection.scored())
         metrics: dict[str, Tensor] = {}
@@ -227,10 +220,17 @@ class MaskedAutoencoder(PretrainingModel):
 
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
-        clip_noise = self.noise_layout.split(self.new_noise(frames) if noise is None else noise)
-        clips, importance = self.drawn_clips(frames, clip_noise, None)
+        return self.select_tokens(frames, self.new_noise(frames) if noise is None else noise)[2]
+
+    def select_tokens(
+        self, frames: Tensor, noise: Tensor, importance: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, TokenSelection]:
+        """The clips, their input of the encoder and their selected tokens; arguments as for `forward`."""
+        clip_noise = self.noise_layout.split(noise)
+        clips, importance = self.drawn_clips(frames, clip_noise, importance)  # (B, C, T, H, W)
         x = self.to_input(clips)
-        return self.strategy.select(x, self.encoder.grid, self.embedding, clip_noise.tokens, importance)
+        selection = self.strategy.select(x, self.encoder.grid, self.embedding, clip_noise.tokens, importance)
+        return clips, x, selection
 
     def drawn_clips(
         self, frames: Tensor, noise: ClipNoise, importance: Tensor | None

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_runs import called
 
-from everest.engine.setup import host_memory_warning
+from everest.engine.setup import check_host_memory
 from everest.errors import EnvironmentProblem
 from everest.system import processes as machine
 
@@ -38,9 +38,9 @@ def test_a_cpu_is_checked_with_the_weights_of_all_processes(
         with pytest.raises(
             EnvironmentProblem, match=rf"^too little memory: {free}\.00 GiB of memory is free"
         ):
-            host_memory_warning(40 * GIB, processes=processes)
+            check_host_memory(40 * GIB, processes=processes)
         return
-    warning = host_memory_warning(40 * GIB, processes=processes)
+    warning = check_host_memory(40 * GIB, processes=processes)
     assert warning is None if told is None else told in str(warning)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.frozen import spec_of_pretraining
-from everest.config.heads import Head, HeadSetting, Task, named_heads
+from everest.config.heads import Head, Heads, HeadSetting, Task, named_heads
 from everest.config.recipe import make_strategy, recipe_of_sections
 from everest.data.views import ClipFormat
 from everest.errors import unknown_name
@@ -61,8 +61,7 @@ def create_model(
         fps: frames per second that `stride` counts; None: of the file.
         channels: 3 colors, or 1 for clips of luma.
         mean, std: of each channel, of values in [0, 1]; None: ImageNet's.
-        selection: a strategy of everest.strategies; by default EVEREST's for the kind (Tables 7, 8), and all
-            tokens of an encoder.
+        selection: of everest.strategies; default: EVEREST's (Tables 7, 8), of an encoder all tokens.
         drop_path: of a classifier in training mode, in [0, 1): the rate of stochastic depth in the last
             block; it grows linearly from 0 in the first one (Huang et al. 2016).
         model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.
@@ -90,16 +89,21 @@ def create_model(
     elif kind == "encoder":
         spec = encoder_spec(recipe)
     else:
-        if isinstance(num_classes, Mapping):
-            heads = named_heads(num_classes)
-        else:
-            heads = (Head(task=task, outputs=1 if task == "regression" else num_classes or 0),)
-        if not heads or any(head.outputs < (2 if head.task == "single-label" else 1) for head in heads):
-            raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
-        spec = classifier_spec(recipe, heads)
+        spec = classifier_spec(recipe, _heads_of(num_classes, task))
     built = spec.build()
     built.recipe = recipe
     return built
+
+
+def _heads_of(num_classes: int | Mapping[str, HeadSetting] | None, task: Task) -> Heads:
+    """The heads of a new classifier; ValueError if one of them has too few outputs."""
+    if isinstance(num_classes, Mapping):
+        heads = named_heads(num_classes)
+    else:
+        heads = (Head(task=task, outputs=1 if task == "regression" else num_classes or 0),)
+    if not heads or any(head.outputs < (2 if head.task == "single-label" else 1) for head in heads):
+        raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
+    return heads
 
 
 def read_clip(

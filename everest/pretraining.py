@@ -16,7 +16,7 @@ from everest.engine.health import CollapseWatch, closing_text
 from everest.engine.setup import StageSetup
 from everest.engine.training import Step, Training
 from everest.errors import DataError
-from everest.models.mae import PretrainingOutput
+from everest.models.mae import MaskedAutoencoder, PretrainingOutput
 from everest.models.spec import pretrain_spec
 
 # What only some runs need is imported where it is used: probes, which take scikit-learn and a second, and
@@ -56,9 +56,11 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         init_weights=init_weights,
     ).training()
     if spec.teacher is not None:
-        from everest.checkpoints.frozen import attach_teacher
+        from everest.checkpoints.frozen import open_teacher
 
-        attach_teacher(training.state.trained_model, recipe)
+        model = training.state.trained_model
+        assert isinstance(model, MaskedAutoencoder)
+        model.targets.attach(open_teacher(recipe))
     prober = None
     if recipe.pretrain.probe.every and not context.options.one_batch:
         from everest.probes.during_training import Prober

@@ -101,14 +101,11 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             if main and not resumed:
                 facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
                 facts |= training.videos
+                init_file = training.context.init_file
                 values = {"stage": options.command, "plan": facts, "one_batch": options.one_batch}
-                values["init"] = None
-                if (init_file := training.context.init_file) is not None:
-                    values |= {
-                        "init": init_file.file,
-                        "init_name": init_file.name,
-                        "decoder": init_file.decoder,
-                    }
+                values["init"] = None if init_file is None else init_file.file
+                if init_file is not None:
+                    values |= {"init_name": init_file.name, "decoder": init_file.decoder}
                     values["origin"] = training.weights.origin
                 run.start(dump_recipe(recipe), values)
             training.accelerator.wait_for_everyone()

@@ -165,7 +165,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         num_classes = None if head.task == "regression" else head.outputs
         data = replace(data, task=head.task, num_classes=num_classes)
     pretrain, finetune = replace(recipe.pretrain, **clip), replace(recipe.finetune, **clip)
-    if is_of_images(opened.saved):
+    if is_of_images(read_clip_spec(opened.weights.settings, source=file)):
         recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
         text = (
             f"image weights; by default one center view of {spec.frames} frames spread over the video, "

@@ -17,7 +17,6 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.targets import FeatureTargets, TeacherUse
 from everest.models.classifier import VideoEncoder
-from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
 from everest.system.hub import PREFIXES, absolute_name
 from everest.system.weights import Weights, state_hash
@@ -108,7 +107,7 @@ class FrozenEncoder(nn.Module):
 
 
 def open_teacher(recipe: Recipe) -> FrozenEncoder:
-    """Open the teacher of a recipe, on the CPU."""
+    """Open the teacher of a recipe, on the CPU; a new model needs it (`Target.attach`)."""
     use, spec, weights = _read_teacher(recipe)
     encoder = build_model(spec, weights, source=Path(use.name))
     assert isinstance(encoder, VideoEncoder)
@@ -126,9 +125,3 @@ def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:
     width, sha256 = spec.model.backbone_size.width, state_hash(tensors)
     use = TeacherUse(name=name, sha256=sha256, width=width, settings=spec.dump())
     return use, spec, replace(weights, tensors=tensors)
-
-
-def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
-    """Give a new model the teacher of its recipe."""
-    assert isinstance(model, MaskedAutoencoder)
-    model.targets.attach(open_teacher(recipe))

@@ -185,10 +185,7 @@ def _other_parts(
     """
     saved, problem = init.saved, None
     if spec.kind == "classifier" and saved.kind != "classifier":
-        if spec.model.pooling in (
-            "first",
-            "mean-change",
-        ):  # they norm tokens; `mean` norms an average
+        if spec.model.pooling in ("first", "mean-change"):  # they norm tokens; `mean` norms an average
             yield "the last norm", ("norm.",), None
         return
     if spec.kind == "classifier":

@@ -61,11 +61,6 @@ class LoadedModel:
     module: AnyModel  # in eval mode, on the CPU
 
     @property
-    def saved(self) -> ClipSpec:
-        """The saved spec of a model on clips."""
-        return read_clip_spec(self.weights.settings, source=self.file)
-
-    @property
     def model(self) -> ClipModel:
         """The module of any checkpoint but a tokenizer's."""
         assert not isinstance(self.module, AdaptiveTokenizer)

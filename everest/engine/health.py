@@ -47,15 +47,11 @@ class Validations:
         self.metric = metric
         self.rows: list[Row] = []
         self.best: Row | None = None
+        self.since_best = 0  # validations after the best one
         self.train_losses: list[float | None] = []  # means before each validation; None: no loss was finite
         self._losses: list[float] = []  # training losses since the last validation
         for row in rows:
             self.add(row)
-
-    @property
-    def since_best(self) -> int:
-        """The number of validations after the best one."""
-        return len(self.rows) - 1 - self.rows.index(self.best) if self.best else 0
 
     @property
     def best_value(self) -> float | None:
@@ -80,6 +76,7 @@ class Validations:
         self.train_losses.append(fmean(self._losses) if self._losses else None)
         self._losses = []
         is_best = self.best is None or quality(row) > quality(self.best)
+        self.since_best = 0 if is_best else self.since_best + 1
         if is_best:
             self.best = row
         return is_best

@@ -19,7 +19,7 @@ from everest.figures.rows import draw_examples
 from everest.system.files import write_text
 from everest.system.run_folder import REPORT_IMAGE
 from everest.system.text import json_text, nonfinite_as_null, read_own_json
-from everest.tokenizer.clips import held_out_clips, held_out_key, spaced_clips
+from everest.tokenizer.clips import held_out_clips, spaced_clips
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
 from everest.tokenizer.spec import tokenizer_spec
@@ -34,8 +34,7 @@ class TokenizerValidator:
 
     def __init__(self, training: Training, recipe: Recipe) -> None:
         self._training = training
-        self._clips = held_out_clips(recipe)
-        self._key = held_out_key(recipe)  # of their list in `data`
+        self._key, self._clips = held_out_clips(recipe)  # the key of their list in `data`
         if self._key not in HELD_OUT:
             training.notice("no list in data.val or data.test: the report is of videos that are trained on")
         with torch.random.fork_rng():

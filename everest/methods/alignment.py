@@ -36,14 +36,10 @@ class PreviousFrames:
 
     frames: Tensor  # (B, C, P, H, W) of the type of the clip; the frame itself where nothing corresponds
     motion: Tensor  # (B, P, 2, 3) float32, see everest.methods.camera
+    moves: Tensor  # (B, P) bool: whether the camera moves
     change: Tensor  # (B, P) float32: the mean change of gray values that is left, in standard deviations
     changed: Tensor  # (B, P) float32: the share of the pixels that have changed
     lag: int
-
-    @property
-    def moves(self) -> Tensor:
-        """(B, P) bool: whether the camera moves."""
-        return _moves(self.motion)
 
     @property
     def begins_scene(self) -> Tensor:
@@ -100,14 +96,22 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     motion = still if align == "none" else estimated
     shape = (frames.size(0), frames.size(2) - lag)
     motion, change, changed = (x.unflatten(0, shape) for x in (motion, change, changed))
+    moves = (motion != torch.eye(2, 3, device=motion.device)).flatten(-2).any(dim=-1)  # (B, P)
     shown = frames[:, :, :-lag]
     if align != "none":
-        shown = in_parts(partial(_shown, lag=lag, plane=plane, pixels=pixels), frames, values, motion)
-    return PreviousFrames(shown, motion, change, changed, lag)
+        shown = in_parts(partial(_shown, lag=lag, plane=plane, pixels=pixels), frames, values, motion, moves)
+    return PreviousFrames(shown, motion, moves, change, changed, lag)
 
 
 def _shown(
-    frames: Tensor, values: Tensor, motion: Tensor, *, lag: int, plane: Plane, pixels: PixelStatistics
+    frames: Tensor,
+    values: Tensor,
+    motion: Tensor,
+    moves: Tensor,
+    *,
+    lag: int,
+    plane: Plane,
+    pixels: PixelStatistics,
 ) -> Tensor:
     """The earlier frames (B, C, P, H, W) of clips, moved by the camera; the later ones where it shows more.
 
@@ -115,9 +119,9 @@ def _shown(
         frames: (B, C, T, H, W) uint8, or float: normalized.
         values: the same, from 0 to 255.
         motion: (B, P, 2, 3), of places in `plane`.
+        moves: (B, P) bool, whether it is a motion.
     """
     before, after = frames[:, :, :-lag], frames[:, :, lag:]  # (B, C, P, H, W)
-    moves = _moves(motion)  # (B, P)
     if is_eager_on_cpu(moves) and not moves.any():
         return before
     earlier = values[:, :, :-lag].transpose(1, 2)  # (B, P, C, H, W)
@@ -134,8 +138,3 @@ def _shown(
         return torch.where(inside, shown, after)
     # The same by arithmetic, exact in spite of overflow: on a CPU, `where` is slow on bytes.
     return shown.sub_(after).mul_(inside).add_(after)
-
-
-def _moves(motion: Tensor) -> Tensor:
-    """Whether motions (..., 2, 3) are any: (...) bool."""
-    return (motion != torch.eye(2, 3, device=motion.device)).flatten(-2).any(dim=-1)

@@ -34,11 +34,6 @@ def is_import_path(name: object) -> TypeGuard[str]:
     return isinstance(name, str) and ":" in name
 
 
-def path_of(cls: type) -> str:
-    """The import path of a class."""
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
 def name_by_class(instance: object, key: str) -> None:
     """Set the field `key`, the name in a recipe, to the import path of a class that has no name of its own.
 
@@ -47,7 +42,7 @@ def name_by_class(instance: object, key: str) -> None:
     cls = type(instance)
     name = getattr(instance, key)
     if not name or (key not in vars(cls) and name == getattr(cls, key)):
-        object.__setattr__(instance, key, path_of(cls))
+        object.__setattr__(instance, key, f"{cls.__module__}:{cls.__qualname__}")
 
 
 def import_named(path: str) -> None:

@@ -30,14 +30,9 @@ TokenScores = Callable[[Tensor], Tensor]
 class Embedding(Protocol):
     """A linear tubelet embedding: patches (B, K, C, t, p, q) to (B, K, D)."""
 
-    @property
-    def tubelet(self) -> tuple[int, int, int]: ...
-
-    @property
-    def pixels(self) -> PixelStatistics: ...  # the mean and std by which clips of bytes are normalized
-
-    @property
-    def scores(self) -> TokenScores | None: ...  # the scorer of a tokenizer, if there is one
+    tubelet: tuple[int, int, int]
+    pixels: PixelStatistics  # the mean and std by which clips of bytes are normalized
+    scores: TokenScores | None  # the scorer of a tokenizer, if there is one
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches or, if not `biased`, a difference of patches, whose bias cancels: (B, K, D)."""
@@ -48,7 +43,7 @@ class Embedding(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawPixels:
     """The embedding without a model: the pixels of the tubelet themselves."""
 

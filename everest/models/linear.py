@@ -33,11 +33,6 @@ CELLS: Final = (4, 2, 1)  # along a side of the picture, of the three grids of a
 NUM_HISTOGRAM_FEATURES: Final = 3 * BINS * sum(side**2 for side in CELLS)
 
 
-def mean_image(clips: Tensor, side: int) -> Tensor:
-    """The mean over channels and time of clips (B, C, T, H, W) of bytes, as small images (B, S * S)."""
-    return F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), side).flatten(1)
-
-
 def difference_image(clips: Tensor, side: int) -> Tensor:
     """The mean absolute change from frame to frame of clips (B, C, T, H, W) of bytes, as images (B, S * S).
 
@@ -50,7 +45,8 @@ def difference_image(clips: Tensor, side: int) -> Tensor:
 
 def image_features(clips: Tensor) -> Tensor:
     """The mean image, then the difference image, of clips (B, C, T, H, W) of bytes: (B, 2 * S * S)."""
-    return torch.cat([mean_image(clips, SIDE), difference_image(clips, SIDE)], dim=1)
+    mean_image = F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), SIDE).flatten(1)  # (B, S * S)
+    return torch.cat([mean_image, difference_image(clips, SIDE)], dim=1)
 
 
 def motion_histograms(clips: Tensor) -> Tensor:
@@ -75,7 +71,12 @@ def motion_histograms(clips: Tensor) -> Tensor:
     ]
     across, down = _gradient(change)
     histograms.append(_histogram(across, down, (across.square() + down.square()).sqrt(), turn=math.pi))
-    return torch.cat([_shares(histogram, side) for histogram in histograms for side in CELLS], dim=1)
+    shares = []
+    for histogram in histograms:
+        for side in CELLS:
+            cells = F.adaptive_avg_pool2d(histogram, side).flatten(1)  # (B, BINS * side * side)
+            shares.append((cells / cells.sum(dim=1, keepdim=True).clamp(min=1e-6)).sqrt())
+    return torch.cat(shares, dim=1)
 
 
 def _gradient(pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,12 +103,6 @@ def _histogram(across: Tensor, down: Tensor, weight: Tensor, *, turn: float) -> 
         along = along.abs() if turn == math.pi else along.clamp(min=0)
         bins.append(F.adaptive_avg_pool2d((weight * along**power).mean(dim=1), CELLS[0]))  # (B, 4, 4)
     return torch.stack(bins, dim=1)
-
-
-def _shares(histogram: Tensor, side: int) -> Tensor:
-    """The square roots (B, BINS * side * side) of the shares of all weight that the cells of a grid have."""
-    cells = F.adaptive_avg_pool2d(histogram, side).flatten(1)
-    return (cells / cells.sum(dim=1, keepdim=True).clamp(min=1e-6)).sqrt()
 
 
 # Of clips (B, C, T, H, W) of bytes: the function, the number of features, and what they are.

@@ -38,19 +38,6 @@ class MeanSpec(ClipSpec):
     mean_of: Literal["outputs", "logits"] = "outputs"
     members: Annotated[tuple[MemberSpec, ...], Field(min_length=2, max_length=16)]  # our choice
 
-    @classmethod
-    def of(cls, members: Sequence[MemberSpec], mean_of: Literal["outputs", "logits"]) -> Self:
-        """The mean of classifiers, with the clips and the heads of the first one."""
-        first = members[0]
-        return cls(
-            frames=first.frames,
-            size=first.size,
-            pixels=first.pixels,
-            heads=first.heads,
-            mean_of=mean_of,
-            members=tuple(members),
-        )
-
     @property
     def parts(self) -> Mapping[str, ClipSpec]:
         return {
@@ -71,12 +58,15 @@ class MeanSpec(ClipSpec):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        own = (self.frames, self.size, self.pixels, _without_thresholds(self.heads))
+        shared = []  # without the thresholds, which were chosen on the outputs of one model
+        for spec in (self, *self.members):
+            heads = [replace(head, chosen_thresholds=()) for head in spec.heads]
+            shared.append((spec.frames, spec.size, spec.pixels, heads))
         for number, member in enumerate(self.members):
             yield from (f"members.{number}: {problem}" for problem in member.problems())
             if not member.heads:
                 yield f"members.{number}: not a classifier"
-            elif (member.frames, member.size, member.pixels, _without_thresholds(member.heads)) != own:
+            elif shared[number + 1] != shared[0]:
                 yield f"members.{number}: other clips or heads than the mean"
 
     def build(self) -> MeanClassifier:
@@ -84,11 +74,6 @@ class MeanSpec(ClipSpec):
 
 
 MemberSpec = Annotated[ModelSpec | ImageSpec | MeanSpec, Field(discriminator="kind")]
-
-
-def _without_thresholds(heads: Heads) -> Heads:
-    """Heads without what was chosen on the outputs of one model."""
-    return tuple(replace(head, chosen_thresholds=()) for head in heads)
 
 
 class MeanClassifier(Classifier):
@@ -110,9 +95,17 @@ class MeanClassifier(Classifier):
 
     @classmethod
     def of(cls, members: Sequence[Classifier], mean_of: Literal["outputs", "logits"] = "outputs") -> Self:
-        """The mean of modules as they are."""
-        specs = [cast("MemberSpec", member.spec) for member in members]
-        return cls(MeanSpec.of(specs, mean_of), members)
+        """The mean of modules as they are, with the clips and the heads of the first one."""
+        first = members[0].spec
+        spec = MeanSpec(
+            frames=first.frames,
+            size=first.size,
+            pixels=first.pixels,
+            heads=first.heads,
+            mean_of=mean_of,
+            members=tuple(cast("MemberSpec", member.spec) for member in members),
+        )
+        return cls(spec, members)
 
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """The inputs of the heads of all members, joined: (B, sum of F); see `forward`."""

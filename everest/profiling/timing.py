@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.checkpoints.frozen import attach_teacher
+from everest.checkpoints.frozen import open_teacher
 from everest.config.settings import Recipe
 from everest.data.clips import Batch, StepSampler, VideoClips
 from everest.data.frames import sampling
@@ -24,6 +24,7 @@ from everest.engine.network import prepare_model, stage_optimizer
 from everest.engine.training import Step, Training
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
+from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import choose_trained
 from everest.profiling.profile import STAGES, StageName, stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
@@ -88,7 +89,8 @@ def time_steps(
         if settings is not None:
             choose_trained(model, settings)
         if spec.teacher_in_step is not None:
-            attach_teacher(model, recipe)
+            assert isinstance(model, MaskedAutoencoder)
+            model.targets.attach(open_teacher(recipe))
         model.to(device).train(stage != "eval")
         prepared = prepare_model(accelerator, model, recipe.train)
         shape = (clips, spec.channels, spec.candidate_frames, *spec.size)

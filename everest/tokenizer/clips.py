@@ -33,24 +33,23 @@ def window_format(recipe: Recipe) -> ClipFormat:
     return replace(clip, frames=tokenizer_settings(recipe).frames, sampling="dense")
 
 
-def held_out_key(recipe: Recipe) -> str:
-    """The list for validating a tokenizer: `data.val`, otherwise `data.test` if the file exists.
+def held_out_clips(recipe: Recipe) -> tuple[str, VideoClips]:
+    """The list for validating a tokenizer, and the middle window of each of its videos, always the same.
 
-    Without either it is the training list, so that a folder of videos is enough.
+    The list is `data.val`, otherwise `data.test` if the file exists. Without either it is the training list,
+    so that a folder of videos is enough.
+
+    Returns:
+        The key of the list in `data`, and the clips.
     """
     data = recipe.data
+    key = pretrain_key(data)
     if data.val is not None:
-        return "val"
-    if data.test is not None and join_location(parse_location(data.root), data.test).exists():
-        return "test"
-    return pretrain_key(data)
-
-
-def held_out_clips(recipe: Recipe) -> VideoClips:
-    """The middle window of each video of `held_out_key`, always the same."""
+        key = "val"
+    elif data.test is not None and join_location(parse_location(data.root), data.test).exists():
+        key = "test"
     views = ValidationViews(**vars(window_format(recipe)))
-    samples = read_source(recipe.data, held_out_key(recipe), labeled=False)
-    return clips_of(recipe, samples, views)
+    return key, clips_of(recipe, read_source(data, key, labeled=False), views)
 
 
 def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Batch]:

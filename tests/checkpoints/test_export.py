@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import equal, json_of, onnx_session, refused, run
-from task_runs import NAMES, task_run
+from task_runs import NAMES
 from tiny_models import randomized, save_model
 from torch import Tensor
 
@@ -146,6 +146,9 @@ LACKED = {  # settings of a model that transformers lacks
     [
         *((replace(CLASSIFIER, model=replace(SMALL, **part)), text) for text, part in LACKED.items()),
         (replace(CLASSIFIER, heads=named_heads({"verb": 2, "noun": 2})), "data.heads"),
+        (replace(CLASSIFIER, heads=named_heads({"verb": 2, "score": "regression"})), "data.heads"),
+        (replace(CLASSIFIER, heads=named_heads({"only": 2})), "data.heads"),
+        (replace(CLASSIFIER, heads=(Head(task="regression", outputs=1),)), "data.task=regression"),
         (replace(AUTOENCODER, target=PixelTargets(frames="half")), "pretrain.target.frames=half"),
     ],
 )
@@ -433,14 +436,3 @@ def test_a_number_of_transformers_is_a_number_here(tags_run: Path, tmp_path: Pat
     run(*given)
     (head,) = everest.load_model(tmp_path / "number.safetensors").heads
     assert (head.task, head.mean, head.std) == ("regression", 0, 1)
-
-
-def test_transformers_gets_no_numbers_and_no_named_heads(scores_run, mixed_run, clip_files, tmp_path):
-    named_run = task_run(tmp_path, clip_files, "named")
-    for checkpoint, reason in (
-        (scores_run, "data.task=regression"),
-        (mixed_run, "data.heads"),
-        (named_run, "data.heads"),
-    ):
-        assert reason in refused("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", code=6)
-        assert not (tmp_path / "hf").exists()

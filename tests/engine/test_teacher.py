@@ -36,12 +36,6 @@ def student(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-@pytest.fixture
-def own(teacher: Path, tmp_path: Path) -> Path:
-    """A copy of the teacher's weights."""
-    return Path(shutil.copy(teacher / "model.safetensors", tmp_path / "teacher.safetensors"))
-
-
 def taught(recipe: Path, teacher: Path, *overrides: str) -> Recipe:
     """The settings of a student."""
     target = f"pretrain.target={{kind: features, teacher: {teacher}}}"
@@ -131,7 +125,8 @@ def test_what_follows_needs_no_teacher(recipe, teacher, student, tmp_path, clip_
         moved.rename(teacher)
 
 
-def test_a_run_keeps_its_teacher_which_may_be_moved(recipe: Path, own: Path, tmp_path: Path):
+def test_a_run_keeps_its_teacher_which_may_be_moved(recipe: Path, teacher: Path, tmp_path: Path):
+    own = Path(shutil.copy(teacher / "model.safetensors", tmp_path / "teacher.safetensors"))
     command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
     run(*command, *taught_by(own))
     own = own.rename(tmp_path / "moved.safetensors")

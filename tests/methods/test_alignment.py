@@ -252,8 +252,7 @@ def test_objects_repeated_frames_flashes_and_chaos_are_no_cuts():
     turning = seen_by(zoom(0, 24, frames=6))  # degrees a frame, of a short video
     turning = torch.cat([turning, turning[:, :, -1:].expand(-1, -1, 10, -1, -1)], dim=2)
     repeated = large[:, :, [*range(8), *[7] * 8]]
-    generator = torch.Generator().manual_seed(0)
-    chaos = torch.randint(0, 256, still.shape, dtype=torch.uint8, generator=generator)
+    chaos = noisy(*still.shape)
     dark = torch.zeros_like(still)
     dark[:, :, 8:] = 1
     for clip in (large, flash, repeated, chaos, dark, turning):

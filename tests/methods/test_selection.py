@@ -210,24 +210,19 @@ def places_of_cells(ids, grid):
 
 
 @pytest.mark.parametrize("start", [0.0, 0.5])
-def test_predicted_cells_of_videomae_v2_move_back_one_place_a_slice(start):
-    grid = TokenGrid(t=4, h=2, w=4)
+@pytest.mark.parametrize("grid", [TokenGrid(t=4, h=2, w=4), TokenGrid(t=4, h=4, w=4)], ids=["wide", "square"])
+def test_cells_move_one_place_a_slice_back_in_videomae_v2_and_forward_in_mar(grid, start):
     noise = torch.rand(1, grid.num_tokens)
     noise[:, -1] = start
-    target = RunningCell(mask_ratio=0.5)(grid, importance=None, noise=noise).target[0]
-    for (t, *_), places in places_of_cells(target, grid).items():
+    v2, mar = (
+        RunningCell(encoder=encoder, mask_ratio=0.5)(grid, importance=None, noise=noise)
+        for encoder in ("tube", "running-cell")
+    )
+    for (t, *_), places in places_of_cells(v2.target[0], grid).items():
         assert places == BACK[start][t]
-
-
-@pytest.mark.parametrize("start", [0.0, 0.5])
-def test_encoded_cells_of_mar_move_forward_one_place_a_slice(start):
-    grid = TokenGrid(t=4, h=4, w=4)
-    noise = torch.rand(1, grid.num_tokens)
-    noise[:, -1] = start
-    chosen = RunningCell(encoder="running-cell", mask_ratio=0.5)(grid, importance=None, noise=noise)
-    for (t, *_), places in places_of_cells(chosen.visible[0], grid).items():
+    for (t, *_), places in places_of_cells(mar.visible[0], grid).items():
         assert places == FORWARD[start][t]
-    for (t, *_), places in places_of_cells(chosen.target[0], grid).items():
+    for (t, *_), places in places_of_cells(mar.target[0], grid).items():
         assert places == {0, 1, 2, 3} - FORWARD[start][t]
 
 

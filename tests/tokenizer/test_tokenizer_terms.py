@@ -48,14 +48,11 @@ def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Weights of a small network of timm, which stands in for the ResNet-50."""
+def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The weights of a small network of timm, which stands in for the ResNet-50."""
     monkeypatch.setattr(timm_images, "RESNET", "test_resnet")
-    monkeypatch.setattr(tokenizer_loss, "SIDE", 64)
     torch.manual_seed(0)
-    path = tmp_path / "network.safetensors"
-    save_file(timm.create_model("test_resnet").state_dict(), path)
-    return path
+    return timm.create_model("test_resnet").state_dict()
 
 
 def with_adversary(recipe: Path, folder: Path, *overrides: str) -> tuple[TokenizerStage, Adversary]:
@@ -212,8 +209,11 @@ def whole_step(stage: TokenizerStage) -> None:
         step.update()
 
 
-def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_path, small_network):
-    options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={small_network}"]
+def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_path, small, monkeypatch):
+    monkeypatch.setattr(tokenizer_loss, "SIDE", 64)
+    network = tmp_path / "network.safetensors"
+    save_file(small, network)
+    options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={network}"]
     for name in ("one", "two"):
         train(recipe, tmp_path / name, *sets(*options))
     for row in step_rows(tmp_path / "one"):
@@ -277,13 +277,6 @@ def scaled(frames: Tensor) -> Tensor:
     planes = [Image.fromarray(plane.numpy()) for plane in frames.flatten(0, 1)]
     small = [np.asarray(plane.resize((224, 224), Image.Resampling.BILINEAR)) for plane in planes]
     return torch.from_numpy(np.stack(small)).view(-1, 3, 224, 224)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """The weights of a small network of timm, which stands in for the ResNet-50."""
-    monkeypatch.setattr(timm_images, "RESNET", "test_resnet")
-    return timm.create_model("test_resnet").state_dict()
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth", "without counters"])

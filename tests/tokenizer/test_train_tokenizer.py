@@ -56,19 +56,13 @@ def test_targets_are_measured_on_all_tokens_of_the_training_set(recipe: Path, tr
 
 
 def test_the_scorer_learns_in_masked_steps_only(recipe: Path, tmp_path: Path):
-    first = train_scorer(recipe, tmp_path / "masked", full_batches=0.0)
-    assert not all(torch.equal(before, after) for before, after in first)
-    second = train_scorer(recipe, tmp_path / "all", full_batches=1.0)
-    assert all(torch.equal(before, after) for before, after in second)
-
-
-def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Each weight of the scorer as training starts with it, and after one step."""
-    values = [f"tokenizer.full_batches={full_batches}", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"]
-    train(recipe, folder, *sets(*values, "tokenizer.ema=null"))
-    untrained = set_up(recipe, folder.with_suffix(".fresh")).validator.untrained
-    after = load_model(folder).scorer
-    return list(zip(untrained.parameters(), after.parameters(), strict=True))
+    one_step = ("tokenizer.epochs=1", "tokenizer.warmup_epochs=0", "tokenizer.ema=null")
+    untrained = set_up(recipe, tmp_path / "fresh").validator.untrained
+    for full_batches, learns in ((0.0, True), (1.0, False)):
+        folder = tmp_path / str(full_batches)
+        train(recipe, folder, *sets(*one_step, f"tokenizer.full_batches={full_batches}"))
+        pairs = zip(untrained.parameters(), load_model(folder).scorer.parameters(), strict=True)
+        assert all(torch.equal(before, after) for before, after in pairs) == (not learns)
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system.processes import free_host_memory
 from everest.video.facts import keep_facts_in
-from everest.video.reader import VideoError, read_frames, video_files
+from everest.video.images import video_files
+from everest.video.reader import VideoError, read_frames
 from everest.video.source import Video, as_video, video_version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)

@@ -32,7 +32,8 @@ from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
 from everest.video.folders import video_name
-from everest.video.reader import TimedFrame, frames_in_order, image_folder, probe, resized_frames, video_files
+from everest.video.images import image_folder, video_files
+from everest.video.reader import TimedFrame, frames_in_order, probe, resized_frames
 from everest.video.source import Video, video_version
 from everest.video.stream import USUAL_RATE, VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames

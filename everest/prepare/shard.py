@@ -29,7 +29,7 @@ from everest.system.locks import sole_writer
 from everest.system.storage import Location
 from everest.system.text import parse_json
 from everest.video.folders import VIDEO_SUFFIXES, as_data_error
-from everest.video.reader import image_folder
+from everest.video.images import image_folder
 from everest.video.source import video_bytes, video_version
 
 PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that exists while shards are written

@@ -22,7 +22,7 @@ from everest.lists.reading import read_samples
 from everest.prepare.check import decode_completely
 from everest.system.signals import signal_name
 from everest.video.file_processes import Failure, map_apart
-from everest.video.reader import NO_SECONDS
+from everest.video.images import NO_SECONDS
 from everest.video.stream import VideoError
 
 BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part

@@ -40,40 +40,29 @@ class ShardEntry:
     """A video and its shard member."""
 
     key: str  # WebDataset's name of the sample: a number, as dots and some letters are not allowed
+    member: str  # the key with the suffix of the video
     path: str  # as in the list
     video: Location
     size: int
     rows: tuple[dict[str, str], ...]
-
-    @property
-    def member(self) -> str:
-        suffix = self.video.suffix.lower()
-        return f"{self.key}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
     """The videos of each shard, and the files in the output folder, which may hold other lists, too."""
 
-    folder: Path
-    stem: str
+    prefix: Path  # of the names of the shards
+    index: Path
+    progress: Path  # exists while shards are written
     parts: tuple[tuple[ShardEntry, ...], ...]
     fingerprint: str  # of the lines, the versions of the videos and the limits
 
-    @property
-    def index(self) -> Path:
-        return self.folder / f"{self.stem}{INDEX_SUFFIX}"
-
-    @property
-    def progress(self) -> Path:
-        return self.folder / f".{self.stem}{PLAN_SUFFIX}"
-
     def tar(self, number: int) -> Path:
-        return self.folder / f"{self.stem}-{number:06d}.tar"
+        return self.prefix.with_name(f"{self.prefix.name}-{number:06d}.tar")
 
     def existing(self) -> list[Path]:
         """The shards of a list of this name, of this plan or another."""
-        return sorted(self.folder.glob(f"{escape(self.stem)}-{'[0-9]' * 6}.tar"))
+        return sorted(self.prefix.parent.glob(f"{escape(self.prefix.name)}-{'[0-9]' * 6}.tar"))
 
 
 def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
@@ -88,7 +77,9 @@ def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: 
             size, changing = video_version(video)
         if size < 0:
             raise DataError(f"{video}: its storage does not report sizes; copy the videos here first")
-        entries.append(ShardEntry(f"{number:09d}", path, video, size, tuple(rows)))
+        suffix = video.suffix.lower()
+        member = f"{number:09d}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
+        entries.append(ShardEntry(f"{number:09d}", member, path, video, size, tuple(rows)))
         versions.append((size, changing))
     parts: list[list[ShardEntry]] = []
     room = 0
@@ -100,7 +91,8 @@ def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: 
         room -= entry.size
     facts = [source.rows, versions, max_bytes, max_count]
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    return ShardPlan(output, source.stem, tuple(map(tuple, parts)), fingerprint)
+    index, progress = output / f"{source.stem}{INDEX_SUFFIX}", output / f".{source.stem}{PLAN_SUFFIX}"
+    return ShardPlan(output / source.stem, index, progress, tuple(map(tuple, parts)), fingerprint)
 
 
 def write_shards(
@@ -130,7 +122,7 @@ def write_shards(
                 saved = parse_json(file.read_bytes())["plan"]
                 break
         if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
-            others = f"holds shards of another {plan.stem}, or of other sizes or versions of the videos"
+            others = f"holds shards of another {source.stem}, or of other sizes or versions of the videos"
             raise RecipeError(f"--output {output}: {others}; choose another folder, or use --overwrite")
         if overwrite or saved is None:
             for file in (plan.index, *plan.existing()):

@@ -150,7 +150,7 @@ def _pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.nda
     """
     facts = inspect_video(path)
     index = facts.index
-    to_pixels = pixel_converter(path, facts)
+    to_pixels = _pixel_converter(path, facts)
     if not isinstance(index, StampedIndex) or not index.offsets.size:
         yield from _demuxed_in_order(path, index, to_pixels, wanted)
         return
@@ -204,7 +204,7 @@ def _read_decord(path: Video, wanted: list[int]) -> Iterable[tuple[int, np.ndarr
     return zip(wanted, frames, strict=True)
 
 
-def pixel_converter(
+def _pixel_converter(
     path: Video,
     facts: VideoFacts,
     size: tuple[int, int] | None = None,
@@ -241,16 +241,22 @@ def _damaged_frame(path: Video, number: int) -> VideoError:
 def resized_frames(
     path: Video, size: tuple[int, int], rate: Fraction, *, losses: list[Loss]
 ) -> Generator[TimedFrame]:
-    """Yield all intact frames of a file, upright and scaled to `size` (H, W), from time 0.
+    """Yield all intact frames of a video, upright and scaled to `size` (H, W), from time 0.
 
     Args:
-        rate: frames per second if the file has no display times.
+        rate: frames per second if the video has no display times.
         losses: receives what cannot be decoded.
     """
+    folder = image_folder(path)
+    if folder is not None:
+        for number, pixels in enumerate(frames_in_order(folder, range(probe(folder).frames))):
+            image = Image.fromarray(pixels.numpy()).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+            yield TimedFrame(np.asarray(image), number, 1 / rate)
+        return
     facts = inspect_video(path)
     times = facts.index.times
     unit = Fraction(1) / Fraction(facts.second).limit_denominator(10**9)
-    to_pixels = pixel_converter(path, facts, size, Interpolation.BICUBIC)
+    to_pixels = _pixel_converter(path, facts, size, Interpolation.BICUBIC)
     with closing(decode_frames(path, survey=Survey(losses=losses))) as decoded:
         for number, frame in numbered(facts.index, decoded, range(facts.info.frames)):
             pixels = np.ascontiguousarray(to_pixels(frame))

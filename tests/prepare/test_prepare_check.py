@@ -45,13 +45,6 @@ def bad(result):
     return {Path(row["path"]).name: row["reason"] for row in result["bad"]}
 
 
-@pytest.fixture
-def videos(tmp_path: Path, clip_files: Path) -> Path:
-    """Four clips of 32 frames and the list train.csv, in a folder of their own."""
-    shutil.copytree(clip_files, tmp_path / "videos")
-    return tmp_path / "videos"
-
-
 def put(clip_files: Path, *folders: Path) -> None:
     """Copy a clip into each folder, another into each one."""
     for number, folder in enumerate(folders):

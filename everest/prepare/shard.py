@@ -51,18 +51,19 @@ class ShardEntry:
 class ShardPlan:
     """The videos of each shard, and the files in the output folder, which may hold other lists, too."""
 
-    prefix: Path  # of the names of the shards
+    folder: Path
+    stem: str
     index: Path
     progress: Path  # exists while shards are written
     parts: tuple[tuple[ShardEntry, ...], ...]
     fingerprint: str  # of the lines, the versions of the videos and the limits
 
     def tar(self, number: int) -> Path:
-        return self.prefix.with_name(f"{self.prefix.name}-{number:06d}.tar")
+        return self.folder / f"{self.stem}-{number:06d}.tar"
 
     def existing(self) -> list[Path]:
         """The shards of a list of this name, of this plan or another."""
-        return sorted(self.prefix.parent.glob(f"{escape(self.prefix.name)}-{'[0-9]' * 6}.tar"))
+        return sorted(self.folder.glob(f"{escape(self.stem)}-{'[0-9]' * 6}.tar"))
 
 
 def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
@@ -91,8 +92,14 @@ def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: 
         room -= entry.size
     facts = [source.rows, versions, max_bytes, max_count]
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    index, progress = output / f"{source.stem}{INDEX_SUFFIX}", output / f".{source.stem}{PLAN_SUFFIX}"
-    return ShardPlan(output / source.stem, index, progress, tuple(map(tuple, parts)), fingerprint)
+    return ShardPlan(
+        folder=output,
+        stem=source.stem,
+        index=output / f"{source.stem}{INDEX_SUFFIX}",
+        progress=output / f".{source.stem}{PLAN_SUFFIX}",
+        parts=tuple(map(tuple, parts)),
+        fingerprint=fingerprint,
+    )
 
 
 def write_shards(
@@ -122,7 +129,7 @@ def write_shards(
                 saved = parse_json(file.read_bytes())["plan"]
                 break
         if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
-            others = f"holds shards of another {source.stem}, or of other sizes or versions of the videos"
+            others = f"holds shards of another {plan.stem}, or of other sizes or versions of the videos"
             raise RecipeError(f"--output {output}: {others}; choose another folder, or use --overwrite")
         if overwrite or saved is None:
             for file in (plan.index, *plan.existing()):

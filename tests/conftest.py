@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -81,6 +82,12 @@ def clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(folder / name, moving, fps=16)
     (folder / "train.csv").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(names)))
     return folder
+
+
+@pytest.fixture
+def videos(clip_files: Path, tmp_path: Path) -> Path:
+    """A copy of `clip_files` for tests that change it."""
+    return shutil.copytree(clip_files, tmp_path / "videos")
 
 
 @pytest.fixture

@@ -129,10 +129,9 @@ def mix(
     if cutmix > 0 and (mixup <= 0 or rng.random() < CUTMIX_PROBABILITY):
         height, width = frames.shape[-2:]
         box = cut_box((height, width), kept=rng.beta(cutmix, cutmix), rng=rng)
-        inside = ..., slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
-        partners = frames[inside].flip(0)
+        partners = frames[..., *box.inside].flip(0)
         frames = frames.clone()
-        frames[inside] = partners
+        frames[..., *box.inside] = partners
         share = 1 - box.height * box.width / (height * width)  # of the clip itself, not its partner
     else:
         share = rng.beta(mixup, mixup)

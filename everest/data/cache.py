@@ -12,7 +12,7 @@ import atexit
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system.processes import free_host_memory
 from everest.video.facts import keep_facts_in
-from everest.video.reader import VideoError, read_frames, video_files
+from everest.video.images import video_files
+from everest.video.reader import VideoError, read_frames
 from everest.video.source import Video, as_video, video_version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
@@ -106,7 +107,10 @@ def open_cache(
     try:
         folder.mkdir(parents=kind == "disk", exist_ok=True)  # without MEMORY, only 'disk' is possible
         if kind == "memory":
-            atexit.register(mark_used(folder))
+            mark = folder / f"{os.getpid()}.user"  # this process uses the folder
+            with FileLock(folder / LOCKED):
+                mark.touch()
+            atexit.register(_leave, mark)
         sizes = []  # bytes of the frames of some videos
         for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
             with suppress(VideoError):  # reported when it is read
@@ -127,29 +131,19 @@ def open_cache(
     return FrameCache(folder)
 
 
-def mark_used(folder: Path) -> Callable[[], None]:
-    """Mark a folder in memory, which exists, as used by this process; returns a function for its end.
+def _leave(mark: Path) -> None:
+    """Remove the mark of this process from a folder in memory; the last process to leave removes the frames.
 
-    The last process to leave removes the frames. The folder itself and its lock stay, so that no process
-    loses the folder that it enters.
+    The folder itself and its lock stay, so that no process loses the folder that it enters.
     """
-    lock = FileLock(folder / LOCKED)
-    owner = os.getpid()
-    mark = folder / f"{owner}.user"
-    with lock:
-        mark.touch()
-
-    def leave() -> None:
-        if os.getpid() != owner:  # a worker inherits this handler
-            return
-        with lock:
-            mark.unlink(missing_ok=True)
-            if not any(psutil.pid_exists(int(other.stem)) for other in folder.glob("*.user")):
-                for file in folder.glob("*.*"):
-                    if file.name != LOCKED:
-                        file.unlink(missing_ok=True)  # a reader of a killed run may rename it
-
-    return leave
+    if mark.stem != str(os.getpid()):  # a worker inherits this handler
+        return
+    with FileLock(mark.with_name(LOCKED)):
+        mark.unlink(missing_ok=True)
+        if not any(psutil.pid_exists(int(other.stem)) for other in mark.parent.glob("*.user")):
+            for file in mark.parent.glob("*.*"):
+                if file.name != LOCKED:
+                    file.unlink(missing_ok=True)  # a reader of a killed run may rename it
 
 
 def _save(file: Path, frames: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.config.heads import MULTI_LABEL, Heads
 from everest.errors import RecipeError, did_you_mean
 from everest.lists.labels import indices
 from everest.lists.sample import Sample
@@ -52,7 +52,20 @@ def class_weights(
     if setting == "none":
         return [None for _ in heads]
     if isinstance(setting, str):
-        return [_balanced(samples, head, position) for position, head in enumerate(heads)]
+        balanced: list[NDArray[np.float32] | None] = []
+        for position, head in enumerate(heads):
+            if head.task == "regression":
+                balanced.append(None)
+                continue
+            counts = np.zeros(head.outputs)
+            for sample in samples:
+                counts[list(indices(sample.labels[position]))] += 1
+            if head.task == MULTI_LABEL:
+                weights = np.minimum((len(samples) - counts) / np.maximum(counts, 1), MOST_WEIGHT)
+            else:
+                weights = len(samples) / (np.maximum(counts, 1) * (counts > 0).sum())
+            balanced.append(np.where((counts > 0) & (weights > 0), weights, 1).astype(np.float32))
+        return balanced
     head, *others = heads
     if others or head.task == "regression":
         raise RecipeError("finetune.class_weights: weights by name need one head of classes; use balanced")
@@ -63,17 +76,3 @@ def class_weights(
             raise RecipeError(f"finetune.class_weights: unknown class '{name}'{did_you_mean(name, known)}")
         weights[known.index(name)] = weight
     return [weights]
-
-
-def _balanced(samples: Sequence[Sample], head: Head, position: int) -> NDArray[np.float32] | None:
-    """The balanced weights (classes,) of a head, the one at a `position` among all; None for numbers."""
-    if head.task == "regression":
-        return None
-    counts = np.zeros(head.outputs)
-    for sample in samples:
-        counts[list(indices(sample.labels[position]))] += 1
-    if head.task == MULTI_LABEL:
-        weights = np.minimum((len(samples) - counts) / np.maximum(counts, 1), MOST_WEIGHT)
-    else:
-        weights = len(samples) / (np.maximum(counts, 1) * (counts > 0).sum())
-    return np.where((counts > 0) & (weights > 0), weights, 1).astype(np.float32)

@@ -58,6 +58,11 @@ class Box(NamedTuple):
     height: int
     width: int
 
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """The rows and columns of frames (…, H, W)."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
 
 NO_BOX = Box(0, 0, 0, 0)
 
@@ -77,7 +82,7 @@ def multi_scale_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box
 
 def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
     """The largest box of the target's shape at all scales, and slightly distorted versions."""
-    if _is_wider(frame, target):
+    if target[0] * frame[1] >= target[1] * frame[0]:  # the frame is wider
         largest = frame[0], max(frame[0] * target[1] // target[0], 1)
     else:
         largest = max(frame[1] * target[0] // target[1], 1), frame[1]
@@ -128,14 +133,9 @@ def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Bo
 
 def covering_size(frame: Size, target: Size) -> Size:
     """The smallest size of the frame's shape that is not smaller than the target on either side."""
-    if _is_wider(frame, target):
+    if target[0] * frame[1] >= target[1] * frame[0]:  # the frame is wider
         return target[0], target[0] * frame[1] // frame[0]
     return target[1] * frame[0] // frame[1], target[1]
-
-
-def _is_wider(frame: Size, target: Size) -> bool:
-    """Whether a frame is at least as wide as the target's shape."""
-    return target[0] * frame[1] >= target[1] * frame[0]
 
 
 def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
@@ -166,7 +166,7 @@ def _random_box(frame: Size, size: Size, rng: np.random.Generator) -> Box:
 
 def crop(clip: Tensor, box: Box) -> Tensor:
     """Crop all frames of (T, H, W, C), without a copy."""
-    return clip[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    return clip[:, *box.inside]
 
 
 def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:

@@ -189,9 +189,8 @@ class ClipLoader:
         while len(self._begun) < self._slots and (groups := next(self._following, None)):
             self._begun.append(groups)
             self._unsent.extend(groups)
-        while self._unsent and self._workers.has_room:
-            group = self._unsent.popleft()
-            self._workers.add(group.number, group)
+        while self._unsent and self._workers.add(self._unsent[0].number, self._unsent[0]):
+            self._unsent.popleft()
 
     def _take(self, group: Group) -> list[Text]:
         """Wait for a group of clips."""

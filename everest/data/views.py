@@ -233,7 +233,7 @@ class ValidationViews(StageViews):
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         clip = self.decoded(reader, sampling(self.sampling).center)
         covering = covering_size(_size(clip), self.size)
-        view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
+        view = resize(clip, covering, antialias=False)[..., *center_box(covering, self.size).inside]
         return _stacked([view], out)
 
 
@@ -277,16 +277,11 @@ class EvalViews(StageViews):
         """Cut the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
         clips = torch.from_numpy(positions.reshape(self.clips, self.frames))
-        return [_cut(video, box)[:, ids] for ids in clips for box in boxes]
+        return [video[..., *box.inside][:, ids] for ids in clips for box in boxes]
 
 
 def _size(clip: Tensor) -> Size:
     return clip.shape[1], clip.shape[2]
-
-
-def _cut(clip: Tensor, box: Box) -> Tensor:
-    """Crop all frames of (C, T, H, W), without a copy."""
-    return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def _stacked(views: Sequence[Tensor | NDArray[np.uint8]], out: Out, erase: Box = NO_BOX) -> SampleViews:

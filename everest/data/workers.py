@@ -68,22 +68,24 @@ class Workers(Generic[Task, Result]):
             self._processes[connection] = process
             self._under_way[connection] = []
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another task may be added now."""
-        return not self._processes or any(len(tasks) < self._ahead for tasks in self._under_way.values())
+    def add(self, number: int, task: Task) -> bool:
+        """Give a task to the worker with the fewest, or keep it for `take` if there is no worker.
 
-    def add(self, number: int, task: Task) -> None:
-        """Give a task to the worker with the fewest, or keep it for `take` if there is no worker."""
+        Returns:
+            False: each worker has as many as it may have, and none got the task.
+        """
         if not self._processes:
             self._tasks[number] = task
-            return
+            return True
         least = min(self._under_way, key=lambda connection: len(self._under_way[connection]))
+        if len(self._under_way[least]) >= self._ahead:
+            return False
         try:
             least.send((number, task))
         except OSError:
             raise self._explain(least) from None
         self._under_way[least].append(number)
+        return True
 
     def take(self, number: int, *, limit: float = 0) -> Result:
         """Return the result of a task; TimeoutError after `limit` seconds (0: no limit)."""

@@ -29,7 +29,7 @@ from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.text import counted
 from everest.system.weights import state_hash
-from everest.video.reader import video_files
+from everest.video.images import video_files
 from everest.video.source import video_version
 
 

@@ -39,27 +39,13 @@ def read_source(
     """
     location, notice = find_source(data, key, labeled=labeled)  # first: else class names would be missed
     root = parse_location(data.root)
-    if labeled:
-        heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=data.num_classes or 0),)
-        samples = read_samples(
-            location,
-            root=root,
-            class_names=_class_names(data, classes),
-            heads=classes.heads if classes else heads,
-            of_model=classes is not None,
-            may_miss=may_miss,
-        )
-    else:
+    if not labeled:
         samples = read_unlabeled(location, root=root, may_miss=may_miss)
-    return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)
-
-
-def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...] | None:
-    """The names of `classes`, else those in the file `data.classes`; None if the labels show them."""
+        return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)
     trained = classes.names if classes else None
-    names = None
+    names = None  # in the file `data.classes`
     if data.classes is not None:
-        path = join_location(parse_location(data.root), data.classes)
+        path = join_location(root, data.classes)
         with as_data_error(path):
             exists = path.is_file()
         if exists:
@@ -71,7 +57,16 @@ def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...]
             f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
             f"model was trained on (first {trained[0]}); set data.classes to null"
         )
-    return trained or names
+    heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=data.num_classes or 0),)
+    samples = read_samples(
+        location,
+        root=root,
+        class_names=trained or names,
+        heads=classes.heads if classes else heads,
+        of_model=classes is not None,
+        may_miss=may_miss,
+    )
+    return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)
 
 
 def learned_from(data: DataSettings, samples: Iterable[Sample]) -> list[Sample]:

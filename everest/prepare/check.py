@@ -26,7 +26,8 @@ from everest.system.storage import parse_location
 from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.facts import clear_video_cache, inspect_video
 from everest.video.file_processes import Failure, map_apart
-from everest.video.reader import frames_in_order, image_folder, image_frames, known_damage, probe
+from everest.video.images import image_folder, image_frames
+from everest.video.reader import frames_in_order, known_damage, probe
 from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import VideoError, as_video_error
 

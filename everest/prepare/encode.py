@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, astuple, dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
-
-import numpy as np
-from PIL import Image
 
 from everest.errors import RecipeError
 from everest.lists.columns import COLUMNS
@@ -28,11 +25,12 @@ from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
-from everest.system.storage import Location, parse_location
+from everest.system.storage import parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
 from everest.video.folders import video_name
-from everest.video.reader import TimedFrame, frames_in_order, image_folder, probe, resized_frames, video_files
+from everest.video.images import video_files
+from everest.video.reader import probe, resized_frames
 from everest.video.source import Video, video_version
 from everest.video.stream import USUAL_RATE, VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
@@ -222,21 +220,11 @@ def _write(video: Video, part: Path, settings: EncodeSettings, origin: dict[str,
     """Encode all frames, and decode the result to verify that none is missing."""
     info = probe(video)
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(LARGEST_RATE)
-    losses: list[Loss] = []
-
-    def resized_images(folder: Location) -> Generator[TimedFrame]:
-        for number, pixels in enumerate(frames_in_order(folder, range(info.frames))):
-            height, width = encoded_size(pixels.size(0), pixels.size(1), settings.short_side)
-            image = Image.fromarray(pixels.numpy()).resize((width, height), Image.Resampling.BICUBIC)
-            yield TimedFrame(np.asarray(image), number, Fraction(1, FPS_OF_IMAGES))
-
-    folder = image_folder(video)
     size = encoded_size(info.height, info.width, settings.short_side)
-    with closing(
-        resized_images(folder) if folder else resized_frames(video, size, rate, losses=losses)
-    ) as frames:
+    losses: list[Loss] = []
+    with closing(resized_frames(video, size, rate, losses=losses)) as frames:
         written = write_timed_frames(part, frames, rate, codec=settings.codec, comment=json.dumps(origin))
-    reason = None if folder else damage_after_decoding(video, frames=written, losses=losses)
+    reason = damage_after_decoding(video, frames=written, losses=losses)
     if reason:
         raise VideoError(video, reason)
     with closing(decode_frames(part)) as frames:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -22,7 +21,6 @@ from everest.system.text import read_json
 from everest.video.folders import as_data_error
 
 Sources = Mapping[str, Sequence[Path]]  # the annotation files by role
-Entry = TypeVar("Entry")
 
 
 class VideoRef(NamedTuple):
@@ -45,7 +43,8 @@ class AnnotatedSample:
 
 
 # The samples of each list (train, val, test), and the names of the classes in the order of their labels.
-Annotations = tuple[Mapping[str, Sequence[AnnotatedSample]], tuple[str, ...]]
+Lists = dict[str, list[AnnotatedSample]]
+Annotations = tuple[Lists, tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,26 +78,12 @@ def only_file(files: Sequence[Path]) -> Path:
     return files[0]
 
 
-def read_lists(
-    sources: Sources, sample_of: Callable[[str, Any], AnnotatedSample]
-) -> dict[str, list[AnnotatedSample]]:
-    """The samples of the lists that have a file.
-
-    `sample_of` makes one of the name of the list and an entry of the file, see `entries`.
-    """
+def list_entries(sources: Sources) -> Iterator[tuple[str, str, Any]]:
+    """Yield the entries of the lists that have a file: the name of the list, and see `entries`."""
     files = {name: only_file(sources[name]) for name in LIST_FILES if sources.get(name)}
-    return {name: at_places(entries(file), partial(sample_of, name)) for name, file in files.items()}
-
-
-def at_places(
-    placed: Iterable[tuple[str, Entry]], sample_of: Callable[[Entry], AnnotatedSample]
-) -> list[AnnotatedSample]:
-    """The samples of entries; an error of one names its place, see `errors_at`."""
-    samples = []
-    for place, entry in placed:
-        with errors_at(place):
-            samples.append(sample_of(entry))
-    return samples
+    for name, file in files.items():
+        for place, entry in entries(file):
+            yield name, place, entry
 
 
 @contextmanager
@@ -176,14 +161,14 @@ def _read_ucf101(sources: Sources) -> Annotations:
             raise DataError(f"{place}: a line is `number name`, this is {quote(line)}")
         label_of[name.strip()] = int(first) - 1
     names = by_label(label_of, classes)
-
-    def sample(role: str, line: str) -> AnnotatedSample:
+    lists: Lists = defaultdict(list)
+    for role, place, line in list_entries(sources):
         folder, slash, name = re.sub(r"\s+\d+\s*$", "", line).rpartition("/")
         if not slash or folder not in label_of:
-            raise ValueError(f"no class of the data set in {quote(line)}")
-        return AnnotatedSample((VideoRef(Path(name).stem),), (label_of[folder],), frozenset({folder}))
-
-    return read_lists(sources, sample), names
+            raise DataError(f"{place}: no class of the data set in {quote(line)}")
+        refs = (VideoRef(Path(name).stem),)
+        lists[role].append(AnnotatedSample(refs, (label_of[folder],), frozenset({folder})))
+    return lists, names
 
 
 def _read_hmdb51(sources: Sources) -> Annotations:
@@ -192,7 +177,7 @@ def _read_hmdb51(sources: Sources) -> Annotations:
     for file in sources["splits"]:
         files.setdefault(re.sub(r"_test_split\d\.txt$", "", file.name), []).append(file)
     names = sorted(files)
-    lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
+    lists: Lists = defaultdict(list)
     for label, name in enumerate(names):
         for place, line in entries(only_file(files[name])):
             video, _, use = line.rpartition(" ")
@@ -219,18 +204,17 @@ def _read_ssv2(sources: Sources) -> Annotations:
         if len(fields) != 2 or fields[1] not in label_of:
             raise DataError(f"{answers}:{number}: a line is `id;label`, this is {quote(line)}")
         label_of_id[fields[0]] = label_of[fields[1]]
-
-    def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:
+    lists: Lists = defaultdict(list)
+    for role, place, record in list_entries(sources):
         known, field = (label_of_id, "id") if role == "test" else (label_of, "template")
-        ref = VideoRef(str(record["id"]))
-        key = str(record[field]).replace("[", "").replace("]", "")
-        if role == "test" and answers is None:
-            return AnnotatedSample((ref,))
-        if key not in known:
-            raise ValueError(f"unknown label '{key}'{did_you_mean(key, known)}")
-        return AnnotatedSample((ref,), (known[key],))
-
-    return read_lists(sources, sample), names
+        with errors_at(place):
+            ref = VideoRef(str(record["id"]))
+            key = str(record[field]).replace("[", "").replace("]", "")
+            is_secret = role == "test" and answers is None
+            if not is_secret and key not in known:
+                raise ValueError(f"unknown label '{key}'{did_you_mean(key, known)}")
+            lists[role].append(AnnotatedSample((ref,), () if is_secret else (known[key],)))
+    return lists, names
 
 
 def _read_kinetics(sources: Sources) -> Annotations:
@@ -253,22 +237,20 @@ def _read_kinetics(sources: Sources) -> Annotations:
     names = tuple(sorted(label for label in labels if label))
     label_of = {name: label for label, name in enumerate(names)}
     times_listed = Counter(row.get("youtube_id") for members in rows.values() for _, row in members)
-
-    def sample(split: str, row: dict[str, str]) -> AnnotatedSample:
-        video = row["youtube_id"]
-        label = row.get("label")
-        start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
-        refs = [VideoRef(f"{video}_{start:06d}_{end:06d}")]
-        if times_listed[video] == 1:
-            refs.append(VideoRef(video))
-        if not label:
-            return AnnotatedSample(tuple(refs), folders=frozenset({split}))
-        if label not in label_of:
-            raise ValueError(f"'{label}' is no class of the training list")
-        folders = frozenset({split, label, label.replace(" ", "_")})
-        return AnnotatedSample(tuple(refs), (label_of[label],), folders)
-
-    lists = {split: at_places(rows[split], partial(sample, split)) for split in LIST_FILES if split in rows}
+    lists: Lists = defaultdict(list)
+    for split, place, row in ((name, *placed) for name in LIST_FILES for placed in rows.get(name, ())):
+        with errors_at(place):
+            video = row["youtube_id"]
+            label = row.get("label")
+            start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
+            refs = [VideoRef(f"{video}_{start:06d}_{end:06d}")]
+            if times_listed[video] == 1:
+                refs.append(VideoRef(video))
+            if label and label not in label_of:
+                raise ValueError(f"'{label}' is no class of the training list")
+            folders = frozenset({split, label, label.replace(" ", "_")} if label else {split})
+            labels = (label_of[label],) if label else ()
+            lists[split].append(AnnotatedSample(tuple(refs), labels, folders))
     return lists, names
 
 
@@ -278,28 +260,28 @@ def _read_oscc(sources: Sources) -> Annotations:
     The field names are from fho_oscc-pnr_*.json (ego4d-data.org, annotation schemas). Files are full videos,
     canonical clips, or pieces that a program made, named by their `unique_id`.
     """
-
-    def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:
-        refs = [VideoRef(str(record["unique_id"]))]
-        if record.get("clip_uid"):  # test records have none
-            start, end = float(record["clip_start_sec"]), float(record["clip_end_sec"])
-            refs.append(VideoRef(str(record["clip_uid"]), start=start, end=end))
-        start, end = float(record["parent_start_sec"]), float(record["parent_end_sec"])
-        refs.append(VideoRef(str(record["video_uid"]), start=start, end=end))
-        return AnnotatedSample(tuple(refs), () if role == "test" else (int(bool(record["state_change"])),))
-
-    return read_lists(sources, sample), ("no state change", "state change")
+    lists: Lists = defaultdict(list)
+    for role, place, record in list_entries(sources):
+        with errors_at(place):
+            refs = [VideoRef(str(record["unique_id"]))]
+            if record.get("clip_uid"):  # test records have none
+                start, end = float(record["clip_start_sec"]), float(record["clip_end_sec"])
+                refs.append(VideoRef(str(record["clip_uid"]), start=start, end=end))
+            start, end = float(record["parent_start_sec"]), float(record["parent_end_sec"])
+            refs.append(VideoRef(str(record["video_uid"]), start=start, end=end))
+            labels = () if role == "test" else (int(bool(record["state_change"])),)
+            lists[role].append(AnnotatedSample(tuple(refs), labels))
+    return lists, ("no state change", "state change")
 
 
 def _read_diving48(sources: Sources) -> Annotations:
     """Objects `vid_name, label, start_frame, end_frame`; the vocabulary has the parts of each dive."""
-
-    def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:
-        first, end = int(record["start_frame"]), int(record["end_frame"])
-        ref = VideoRef(str(record["vid_name"]), start_frame=first, end_frame=end)
-        return AnnotatedSample((ref,), (int(record["label"]),))
-
-    lists = read_lists(sources, sample)
+    lists: Lists = defaultdict(list)
+    for role, place, record in list_entries(sources):
+        with errors_at(place):
+            first, end = int(record["start_frame"]), int(record["end_frame"])
+            ref = VideoRef(str(record["vid_name"]), start_frame=first, end_frame=end)
+            lists[role].append(AnnotatedSample((ref,), (int(record["label"]),)))
     names: tuple[str, ...] = ()
     if sources["classes"]:
         vocabulary = only_file(sources["classes"])
@@ -311,14 +293,14 @@ def _read_diving48(sources: Sources) -> Annotations:
 
 def _read_epic(sources: Sources) -> Annotations:
     """Segments of videos, with verb and noun (github.com/epic-kitchens/epic-kitchens-100-annotations)."""
-
-    def sample(role: str, row: dict[str, str]) -> AnnotatedSample:
-        start, end = seconds_of(row["start_timestamp"]), seconds_of(row["stop_timestamp"])
-        labels = (int(row["verb_class"]), int(row["noun_class"])) if role != "test" else ()
-        ref = VideoRef(row["video_id"], start=start, end=end)
-        return AnnotatedSample((ref,), labels, frozenset({row["participant_id"]}))
-
-    return read_lists(sources, sample), ()
+    lists: Lists = defaultdict(list)
+    for role, place, row in list_entries(sources):
+        with errors_at(place):
+            start, end = seconds_of(row["start_timestamp"]), seconds_of(row["stop_timestamp"])
+            labels = (int(row["verb_class"]), int(row["noun_class"])) if role != "test" else ()
+            ref = VideoRef(row["video_id"], start=start, end=end)
+            lists[role].append(AnnotatedSample((ref,), labels, frozenset({row["participant_id"]})))
+    return lists, ()
 
 
 READERS: Final[dict[str, Callable[[Sources], Annotations]]] = {

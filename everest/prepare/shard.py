@@ -29,7 +29,7 @@ from everest.system.locks import sole_writer
 from everest.system.storage import Location
 from everest.system.text import parse_json
 from everest.video.folders import VIDEO_SUFFIXES, as_data_error
-from everest.video.reader import image_folder
+from everest.video.images import image_folder
 from everest.video.source import video_bytes, video_version
 
 PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that exists while shards are written
@@ -40,15 +40,11 @@ class ShardEntry:
     """A video and its shard member."""
 
     key: str  # WebDataset's name of the sample: a number, as dots and some letters are not allowed
+    member: str  # the key with the suffix of the video
     path: str  # as in the list
     video: Location
     size: int
     rows: tuple[dict[str, str], ...]
-
-    @property
-    def member(self) -> str:
-        suffix = self.video.suffix.lower()
-        return f"{self.key}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +53,10 @@ class ShardPlan:
 
     folder: Path
     stem: str
+    index: Path
+    progress: Path  # exists while shards are written
     parts: tuple[tuple[ShardEntry, ...], ...]
     fingerprint: str  # of the lines, the versions of the videos and the limits
-
-    @property
-    def index(self) -> Path:
-        return self.folder / f"{self.stem}{INDEX_SUFFIX}"
-
-    @property
-    def progress(self) -> Path:
-        return self.folder / f".{self.stem}{PLAN_SUFFIX}"
 
     def tar(self, number: int) -> Path:
         return self.folder / f"{self.stem}-{number:06d}.tar"
@@ -88,7 +78,9 @@ def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: 
             size, changing = video_version(video)
         if size < 0:
             raise DataError(f"{video}: its storage does not report sizes; copy the videos here first")
-        entries.append(ShardEntry(f"{number:09d}", path, video, size, tuple(rows)))
+        suffix = video.suffix.lower()
+        member = f"{number:09d}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
+        entries.append(ShardEntry(f"{number:09d}", member, path, video, size, tuple(rows)))
         versions.append((size, changing))
     parts: list[list[ShardEntry]] = []
     room = 0
@@ -100,7 +92,14 @@ def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: 
         room -= entry.size
     facts = [source.rows, versions, max_bytes, max_count]
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    return ShardPlan(output, source.stem, tuple(map(tuple, parts)), fingerprint)
+    return ShardPlan(
+        folder=output,
+        stem=source.stem,
+        index=output / f"{source.stem}{INDEX_SUFFIX}",
+        progress=output / f".{source.stem}{PLAN_SUFFIX}",
+        parts=tuple(map(tuple, parts)),
+        fingerprint=fingerprint,
+    )
 
 
 def write_shards(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +74,7 @@ class LabeledVideos:
         """Read a folder of class folders, or a list.
 
         Args:
-            group: `--group` of `everest prepare split`: as `read_group`, or `column:NAME` for a column of a
+            group: `--group` of `everest prepare split`: as `with_groups`, or `column:NAME` for a column of a
                 list; None: its column `group`, if it has one.
             class_column: of a sheet; None finds it by its name.
             classes: the file of class names.
@@ -155,49 +155,40 @@ class LabeledVideos:
 
 
 def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
-    """The samples with the groups of their paths relative to `root`; `text` as for `read_group`."""
-    group_of_path = read_group(text)
-    grouped = []
-    for sample in samples:
-        path = Path(sample.path)
-        path = path.relative_to(root) if path.is_relative_to(root) else path
-        grouped.append(replace(sample, group=group_of_path(path).strip()))
-    return grouped
-
-
-def read_group(text: str) -> Callable[[Path], str]:
-    """The group of a path by a value of `--group`.
+    """The samples with the groups of their paths relative to `root`, by a value of `--group`.
 
     `folder` takes the folder, `path:REGEX` (or an expression with a `/`) a part of the path, another
     expression a part of the file name.
     """
-    if text == FOLDER:
-        return lambda path: path.parent.as_posix()
     expression = text.removeprefix(PATH)
+    searches_path = text.startswith(PATH) or "/" in text
     try:
         pairs = re.compile(expression).groups
         problem = f"has {counted(pairs, 'pair')} of parentheses, not 1"
     except re.error as error:
         pairs = None
         problem = f"not a regular expression: {error}"
-    if pairs != 1:
+    if text != FOLDER and pairs != 1:
         raise RecipeError(
             f"--group {text}: {problem}; give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one "
             "pair of parentheses around the name of the group, as in _g(\\d+)_"
         )
-    searches_path = text.startswith(PATH) or "/" in text
-
-    def group(path: Path) -> str:
-        match = re.search(expression, path.as_posix() if searches_path else path.name)
-        if match is None or not match[1]:
-            raise DataError(
-                f"{path}: --group {text} does not match; put what names the group in parentheses, as in "
-                f"'^([^\\W_]+)' for the first word of a file name, '_(g\\d+)_' for g18 in a_g18_2.mp4, or "
-                f"'{PATH}REGEX' for the path"
-            )
-        return match[1]
-
-    return group
+    grouped = []
+    for sample in samples:
+        path = Path(sample.path)
+        path = path.relative_to(root) if path.is_relative_to(root) else path
+        group = path.parent.as_posix()
+        if text != FOLDER:
+            match = re.search(expression, path.as_posix() if searches_path else path.name)
+            if match is None or not match[1]:
+                raise DataError(
+                    f"{path}: --group {text} does not match; put what names the group in parentheses, as in "
+                    "'^([^\\W_]+)' for the first word of a file name, '_(g\\d+)_' for g18 in a_g18_2.mp4, or "
+                    f"'{PATH}REGEX' for the path"
+                )
+            group = match[1]
+        grouped.append(replace(sample, group=group.strip()))
+    return grouped
 
 
 def group_of(sample: Sample) -> str:

@@ -149,10 +149,10 @@ def host_memory() -> int:
 def _memory_limits() -> Iterator[tuple[int, int]]:
     """The limit and the use, in bytes, of each control group around this process that has a limit."""
     groups = OWN_GROUPS.read_text(errors="surrogateescape") if OWN_GROUPS.is_file() else ""
-    own = re.search("^0::/?(.*)$", groups, re.MULTILINE)
-    if own is None:
+    own_group = re.search("^0::/?(.*)$", groups, re.MULTILINE)
+    if own_group is None:
         return
-    group = CONTROL_GROUPS / own[1]  # where the container sees its own groups only, the top
+    group = CONTROL_GROUPS / own_group[1]  # where the container sees its own groups only, the top
     for folder in (group, *group.parents):
         with suppress(OSError, ValueError):  # the group is not visible here, or its limit is "max"
             most, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))

@@ -58,17 +58,6 @@ class Orientation(NamedTuple):
         return (size[1], size[0]) if self.transposed else size
 
 
-EXIF_ORIENTATIONS: Final = {  # by the value of the tag
-    2: Orientation(mirrored=True),
-    3: Orientation(mirrored=True, flipped=True),
-    4: Orientation(flipped=True),
-    5: Orientation(transposed=True),
-    6: Orientation(transposed=True, mirrored=True),
-    7: Orientation(transposed=True, mirrored=True, flipped=True),
-    8: Orientation(transposed=True, flipped=True),
-}
-
-
 def orientation_of(frame: VideoFrame) -> tuple[Orientation, bool]:
     """The nearest orientation at right angles, and whether the frame's matrix is another one."""
     data = frame.side_data.get(MATRIX)
@@ -223,8 +212,16 @@ def inspect_video(path: Video) -> VideoFacts:
 
 
 def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
-    """The facts of a file that a folder has; else they are read, and kept there."""
-    file = file_of_facts(folder, path)
+    """The facts of a file as it is now that a folder has; else they are read, and kept there."""
+    absolute = path.absolute()
+    if isinstance(absolute, RemotePath):
+        version: tuple[int | str, ...] = absolute.version()
+    else:
+        status = absolute.stat()  # the second time cannot be set
+        version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    identity = repr((FACTS_VERSION, av.__version__, str(absolute), *version))
+    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    file = folder / name[:2] / name[2:]
     with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
         return _unpack(zlib.decompress(file.read_bytes()))
     facts = read_facts(path)
@@ -237,19 +234,6 @@ def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
         finally:
             part.unlink(missing_ok=True)
     return facts
-
-
-def file_of_facts(folder: Path, path: Path | RemotePath) -> Path:
-    """The file in `folder` for the facts of a video as it is now."""
-    path = path.absolute()
-    if isinstance(path, RemotePath):
-        version: tuple[int | str, ...] = path.version()
-    else:
-        status = path.stat()  # the second time cannot be set
-        version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    identity = repr((FACTS_VERSION, av.__version__, str(path), *version))
-    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return folder / name[:2] / name[2:]
 
 
 def _pack(facts: VideoFacts) -> bytes:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from everest.video.decoding import checked_packets
 from everest.video.facts import inspect_video
+from everest.video.images import NO_SECONDS, image_folder
 from everest.video.missing import Span, StatedTimes
-from everest.video.reader import NO_SECONDS, image_folder
 from everest.video.source import Video
 from everest.video.stream import VideoError, open_stream, stated_rate
 from everest.video.times import frame_rate

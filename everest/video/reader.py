@@ -4,43 +4,41 @@ F frames, H height, W width, C channels. A "video" is a file, or a folder of ima
 names. A path, a URL that fsspec reads, or a member of a shard names it. Frames are chosen by number, also if
 the frame rate varies; `frames_between` converts seconds to numbers.
 
-How a frame is found: see everest.video.index. Only this room imports decoders.
+How a frame is found: see everest.video.index. Only this room imports decoders. PyAV reads every file and is
+always installed. decord refuses the files for which it is known to return wrong frames (everest.video.facts).
 """
 
 from __future__ import annotations
 
-import struct
-import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import inf
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from av.video.reformatter import Interpolation
+from av import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
-from everest.errors import RecipeError, unknown_name
-from everest.system.storage import Location, RemotePath
-from everest.video.backends import pixel_converter, pyav_in_order, read_decord
-from everest.video.decoding import Loss, Survey, decode_frames
-from everest.video.facts import EXIF_ORIENTATIONS, Orientation, VideoInfo, inspect_video
-from everest.video.folders import VIDEO_SUFFIXES, images_in
-from everest.video.index import StampedIndex, numbered
+from everest.errors import EnvironmentProblem, RecipeError, unknown_name
+from everest.video.decoding import Loss, Survey, decode_frames, decode_images
+from everest.video.facts import VideoFacts, VideoInfo, inspect_video
+from everest.video.images import NO_SECONDS, image_folder, image_frames, read_image
+from everest.video.index import FrameIndex, StampedIndex, numbered
 from everest.video.missing import Span, damage_text
-from everest.video.source import Member, Video, as_video, decoder_input
-from everest.video.stream import VideoError, as_video_error, check_frame_size, decoder_errors
+from everest.video.source import Video, as_video, decoder_input
+from everest.video.stream import VideoError, as_video_error, decoder_errors
 from everest.video.times import TIME_TOLERANCE
 
 DECODERS: Final = ("auto", "decord")  # auto: PyAV
-NO_SECONDS: Final = "a folder of images has no seconds; make a video of it by everest prepare encode"
-IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
+
+ToPixels = Callable[[VideoFrame], np.ndarray]  # of a frame (H, W, 3) uint8, RGB
 
 
 class TimedFrame(NamedTuple):
@@ -132,9 +130,9 @@ def _in_order(
         files = image_frames(folder)
         in_order = ((number, read_image(files[number])) for number in wanted)
     elif decoder == "decord":
-        in_order = read_decord(path, wanted)
+        in_order = _read_decord(path, wanted)
     else:
-        in_order = pyav_in_order(path, wanted)
+        in_order = _pyav_in_order(path, wanted)
     shape = None
     for number, pixels in in_order:
         if pixels is not None:
@@ -143,6 +141,86 @@ def _in_order(
                 raise VideoError(path, "images of different sizes")
             pixels = luma(pixels) if channels == 1 else pixels
         yield number, pixels
+
+
+def _pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
+    """The numbers of the `wanted` frames (rising) and their pixels (H, W, 3) uint8; None for a damaged one.
+
+    The packets of Motion JPEG are read where they are in the file, if that is known.
+    """
+    facts = inspect_video(path)
+    index = facts.index
+    to_pixels = _pixel_converter(path, facts)
+    if not isinstance(index, StampedIndex) or not index.offsets.size:
+        yield from _demuxed_in_order(path, index, to_pixels, wanted)
+        return
+    byte_ranges = zip(index.offsets[wanted].tolist(), index.sizes[wanted].tolist(), strict=True)
+    for number, frame in zip(wanted, decode_images(path, byte_ranges), strict=True):
+        if frame is None:
+            yield from _demuxed_in_order(path, index, to_pixels, [number])
+        else:
+            yield number, to_pixels(frame)
+
+
+def _demuxed_in_order(
+    path: Video, index: FrameIndex, to_pixels: ToPixels, wanted: list[int]
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """As `_pyav_in_order`, with all packets that the wanted frames need."""
+    for entry, run in index.runs(wanted):
+        done = 0
+        # Again from the start: a seek may end after its target, or after a frame to which the target refers.
+        # After some keyframes, frames refer to earlier ones; there no frame may be skipped.
+        for start, skipping in ((entry, True), (None, False)):
+            rest = run[done:]
+            # An output that is counted depends on all packets before it.
+            skips = index.skips(rest) if skipping and isinstance(index, StampedIndex) else None
+            with closing(decode_frames(path, start, skips=skips)) as decoded:
+                for number, frame in islice(numbered(index, decoded, rest), len(rest)):
+                    position = bisect_left(run, number)
+                    if position < done:  # a damaged file's late frame: already given as missing
+                        continue
+                    if position > done and skipping:  # perhaps not missing
+                        break
+                    yield from ((missing, None) for missing in run[done:position])
+                    yield number, to_pixels(frame)
+                    done = position + 1
+            if done == len(run):
+                break
+        yield from ((missing, None) for missing in run[done:])
+
+
+def _read_decord(path: Video, wanted: list[int]) -> Iterable[tuple[int, np.ndarray]]:
+    """As `_pyav_in_order`, with decord: all frames or an error; values may differ by a rounding."""
+    try:
+        import decord
+    except ImportError as error:
+        raise EnvironmentProblem("data.decoder: decord is not installed; use 'auto'") from error
+    if not inspect_video(path).decord_is_exact:
+        raise VideoError(path, "decord may return wrong frames of this file; use data.decoder 'auto'")
+    decord.logging.set_level(decord.logging.QUIET)
+    source = decoder_input(path)
+    with decoder_errors(path, "cannot be read by decord; use data.decoder 'auto'", details=False):
+        frames = decord.VideoReader(source, num_threads=1).get_batch(wanted).asnumpy()
+    return zip(wanted, frames, strict=True)
+
+
+def _pixel_converter(
+    path: Video,
+    facts: VideoFacts,
+    size: tuple[int, int] | None = None,
+    interpolation: Interpolation | None = None,
+) -> ToPixels:
+    """Return a function that turns decoded frames into upright pixels of a size (None: that of the video)."""
+    scaler = VideoReformatter()  # one for many frames: making its tables costs as much as using them
+    # Always a size: a stream may change its frame size, a clip must not.
+    height, width = facts.orientation.exchanged(size or (facts.info.height, facts.info.width))
+
+    def to_pixels(frame: VideoFrame) -> np.ndarray:
+        with decoder_errors(path):
+            rgb = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
+            return facts.orientation.upright(rgb.to_ndarray())
+
+    return to_pixels
 
 
 def _check_request(path: Video, wanted: list[int], channels: int) -> None:
@@ -163,16 +241,22 @@ def _damaged_frame(path: Video, number: int) -> VideoError:
 def resized_frames(
     path: Video, size: tuple[int, int], rate: Fraction, *, losses: list[Loss]
 ) -> Generator[TimedFrame]:
-    """Yield all intact frames of a file, upright and scaled to `size` (H, W), from time 0.
+    """Yield all intact frames of a video, upright and scaled to `size` (H, W), from time 0.
 
     Args:
-        rate: frames per second if the file has no display times.
+        rate: frames per second if the video has no display times.
         losses: receives what cannot be decoded.
     """
+    folder = image_folder(path)
+    if folder is not None:
+        for number, pixels in enumerate(frames_in_order(folder, range(probe(folder).frames))):
+            image = Image.fromarray(pixels.numpy()).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+            yield TimedFrame(np.asarray(image), number, 1 / rate)
+        return
     facts = inspect_video(path)
     times = facts.index.times
     unit = Fraction(1) / Fraction(facts.second).limit_denominator(10**9)
-    to_pixels = pixel_converter(path, facts, size, Interpolation.BICUBIC)
+    to_pixels = _pixel_converter(path, facts, size, Interpolation.BICUBIC)
     with closing(decode_frames(path, survey=Survey(losses=losses))) as decoded:
         for number, frame in numbered(facts.index, decoded, range(facts.info.frames)):
             pixels = np.ascontiguousarray(to_pixels(frame))
@@ -248,62 +332,3 @@ def frame_range(seconds: NDArray[np.float64], start: float | None, end: float | 
     first = 0 if start is None else int(np.searchsorted(seconds, start - TIME_TOLERANCE))
     last = seconds.size if end is None else int(np.searchsorted(seconds, end - TIME_TOLERANCE))
     return first, last
-
-
-def image_folder(path: Video) -> Location | None:
-    """The folder if a video is a folder of images; None for a file.
-
-    A video suffix is enough to know: the storage gets no request.
-    """
-    is_remote_file = isinstance(path, RemotePath) and path.suffix.lower() in VIDEO_SUFFIXES
-    if isinstance(path, Member) or is_remote_file:
-        return None
-    return path if path.is_dir() else None
-
-
-def video_files(path: Video) -> Sequence[Video]:
-    """The file of a video, or the images of its folder."""
-    folder = image_folder(path)
-    return [path] if folder is None else images_in(folder)
-
-
-def image_frames(folder: Location) -> Sequence[Location]:
-    """The images that are the frames of a video, in their order.
-
-    Raises:
-        VideoError: there are none.
-    """
-    images = images_in(folder)
-    if not images:
-        raise VideoError(folder, "a folder without jpg or png images")
-    return images
-
-
-def read_image(file: Location) -> np.ndarray:
-    """Read an image of a folder of images: (H, W, 3) uint8, RGB, rotated and mirrored as its EXIF data say.
-
-    Of 16 bits, the upper 8 are kept.
-
-    Raises:
-        VideoError: the folder's; the image is damaged, too large, an animation, no regular file, or has
-            pixels of 32 bits.
-    """
-    folder = file.parent
-    if isinstance(file, Path) and file.exists() and not file.is_file():  # reading a named pipe would wait
-        raise VideoError(folder, f"{file.name}: not a regular file")
-    with decoder_errors(folder, f"{file.name}: cannot be read"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, before decoding
-        with Image.open(decoder_input(file), formats=IMAGE_FORMATS) as image:
-            check_frame_size(folder, (image.height, image.width), f"{file.name}: an image")
-            is_animated = getattr(image, "is_animated", False) and image.format != "MPO"  # the main photo
-            if is_animated or image.mode in ("I", "F"):  # the range of 32 bits is not known
-                problem = "an animation, or pixels of 32 bits; save it as an image of 8 bits"
-                raise VideoError(folder, f"{file.name}: {problem}")
-            tag = None
-            with suppress(SyntaxError, struct.error):  # EXIF data are damaged: as stored
-                tag = image.getexif().get(ExifTags.Base.Orientation)
-            orientation = EXIF_ORIENTATIONS.get(tag or 1, Orientation())
-            if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds
-            return np.ascontiguousarray(orientation.upright(np.asarray(image.convert("RGB"))))

@@ -64,7 +64,10 @@ def repair_times(
         lost: frames after which packets were lost, and how many.
     """
     stamped = np.array([frame for frame, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
-    times, packet_times = _without_none(stamps), _without_none(packet_stamps)
+    times, packet_times = (
+        np.array([stamp for stamp in each if stamp is not None], dtype=np.int64)
+        for each in (stamps, packet_stamps)
+    )
     if 2 * stamped.size <= len(stamps):
         return NO_TIMES
     falls, packet_falls = (int(np.sum(np.diff(each) < 0)) for each in (times, packet_times))
@@ -79,12 +82,15 @@ def repair_times(
     replaced = len(stamps) - len(kept)
     if replaced > MOST_REPLACED * len(stamps):
         return NO_TIMES
-    times = _interpolate(times[kept], stamped[kept], len(stamps), usual_step)
-    return RepairedTimes(times, replaced, stamped[restarts].tolist(), not (of_decoding or replaced))
-
-
-def _without_none(stamps: Sequence[int | None]) -> Stamps:
-    return np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)
+    times, known = times[kept], stamped[kept]
+    numbers = np.arange(len(stamps))
+    all_times = np.interp(numbers, known, times.astype(np.float64))
+    earlier, later = numbers < known[0], numbers > known[-1]  # the usual step apart at both ends
+    all_times[earlier] = times[0] + usual_step * (numbers[earlier] - known[0])
+    all_times[later] = times[-1] + usual_step * (numbers[later] - known[-1])
+    rounded = all_times.round().astype(np.int64)
+    rounded[known] = times  # large ones were rounded above
+    return RepairedTimes(rounded, replaced, stamped[restarts].tolist(), not (of_decoding or replaced))
 
 
 def numbers_among_lost(lost: Sequence[tuple[int, int]], count: int) -> NDArray[np.int64]:
@@ -140,26 +146,13 @@ def _is_smoother_without_last(times: Stamps, kept: Sequence[int], at: int) -> bo
     """Whether the last of the `kept` times is more likely wrong than the one `at`, which is not later."""
     if len(kept) < 3 or at + 2 >= times.size:
         return False
-
-    def unevenness(positions: list[int]) -> float:
-        """The largest change of the rate between frames; at least 0."""
-        rates = np.maximum(np.diff(times[positions]), 1e-3) / np.diff(positions)
-        return float(np.abs(np.diff(np.log(rates))).max())
-
     *earlier, last = kept[-3:]
-    return unevenness([*earlier, at, at + 1]) < unevenness([*earlier, last, at + 1])
-
-
-def _interpolate(times: Stamps, frames: Stamps, count: int, usual_step: float) -> Stamps:
-    """The times (F,) of `count` frames, of which some are known; the usual step apart at both ends."""
-    numbers = np.arange(count)
-    all_times = np.interp(numbers, frames, times.astype(np.float64))
-    before, after = numbers < frames[0], numbers > frames[-1]
-    all_times[before] = times[0] + usual_step * (numbers[before] - frames[0])
-    all_times[after] = times[-1] + usual_step * (numbers[after] - frames[-1])
-    rounded = all_times.round().astype(np.int64)
-    rounded[frames] = times  # large ones were rounded above
-    return rounded
+    unevenness = []  # the largest change of the rate between frames; at least 0
+    for middle in (at, last):
+        positions = [*earlier, middle, at + 1]
+        rates = np.maximum(np.diff(times[positions]), 1e-3) / np.diff(positions)
+        unevenness.append(float(np.abs(np.diff(np.log(rates))).max()))
+    return unevenness[0] < unevenness[1]
 
 
 def frame_rate(stated: float, seconds: NDArray[np.float64]) -> float:

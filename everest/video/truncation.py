@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import BinaryIO, Final
 
 from everest.video.source import Video, open_bytes, video_version
@@ -24,9 +23,20 @@ def is_truncated(path: Video) -> bool:
     size = video_version(path)[0]
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES_SEARCHED)
-        for position, mark, rule in TRUNCATION_RULES:
-            if head.startswith(mark, position):
-                return rule(file, size)
+        if head.startswith(b"ftyp", 4):
+            return _is_truncated_iso_media(file, size)
+        if head.startswith(MATROSKA_MARK):
+            return _is_truncated_matroska(file, size)
+        if head.startswith(b"FLV"):  # each part, and so the file, ends with the size of the part
+            stated = int.from_bytes(_read(file, size - 4, 4))
+            return stated != int.from_bytes(_read(file, size - 4 - stated + 1, 3)) + 11
+        if head.startswith(b"OggS"):  # the last page is incomplete, or not marked as the last of its stream
+            page = _read(file, size - OGG_PAGE, OGG_PAGE).rpartition(b"OggS")[2]
+            is_last = int.from_bytes(page[1:2]) & 4
+            num_segments = int.from_bytes(page[22:23])
+            return not is_last or len(page) < 23 + num_segments + sum(page[23 : 23 + num_segments])
+        if head.startswith(b"GIF8"):  # the mark of the end is missing
+            return not _read(file, size - OGG_PAGE, OGG_PAGE).rstrip(b"\0").endswith(b";")
         layout = _ts_spacing(head)
         if layout is not None:  # the last packet is incomplete, and not zeros that follow the end
             first, spacing = layout
@@ -74,36 +84,6 @@ def _is_truncated_matroska(file: BinaryIO, size: int) -> bool:
         length = int.from_bytes(header[name_bytes : name_bytes + length_bytes]) & unknown
         begin += name_bytes + length_bytes + (length if length != unknown else 0)
     return begin > size
-
-
-def _is_truncated_flv(file: BinaryIO, size: int) -> bool:
-    """The file does not end with the size of its last part, as each part does."""
-    stated = int.from_bytes(_read(file, size - 4, 4))
-    size_of_data = int.from_bytes(_read(file, size - 4 - stated + 1, 3))
-    return stated != size_of_data + 11
-
-
-def _is_truncated_ogg(file: BinaryIO, size: int) -> bool:
-    """The last page is incomplete, or not marked as the last one of its stream."""
-    page = _read(file, size - OGG_PAGE, OGG_PAGE).rpartition(b"OggS")[2]
-    is_last = int.from_bytes(page[1:2]) & 4
-    num_segments = int.from_bytes(page[22:23])
-    return not is_last or len(page) < 23 + num_segments + sum(page[23 : 23 + num_segments])
-
-
-def _is_truncated_gif(file: BinaryIO, size: int) -> bool:
-    """The mark of the end is missing."""
-    return not _read(file, size - OGG_PAGE, OGG_PAGE).rstrip(b"\0").endswith(b";")
-
-
-# Where a format's mark is, and the rule by which a file is truncated.
-TRUNCATION_RULES: Final[tuple[tuple[int, bytes, Callable[[BinaryIO, int], bool]], ...]] = (
-    (4, b"ftyp", _is_truncated_iso_media),
-    (0, MATROSKA_MARK, _is_truncated_matroska),
-    (0, b"FLV", _is_truncated_flv),
-    (0, b"OggS", _is_truncated_ogg),
-    (0, b"GIF8", _is_truncated_gif),
-)
 
 
 def _ts_spacing(head: bytes) -> tuple[int, int] | None:
@@ -154,14 +134,10 @@ def pes_state(path: Video, begin: int | None) -> tuple[bool, bool]:
             if has_data:
                 if not follows or is_damaged:
                     return False, False
-                last_number, is_filled_up = number, _is_filled_up(part)
+                last_number, is_filled_up = number, False
+                if controls & 0x20:  # a field: longer than its clocks need?
+                    length, contents = part[4], part[5]
+                    clocks = 6 * bool(contents & 0x10) + 6 * bool(contents & 8) + bool(contents & 4)
+                    ends_in_filling = length > 1 + clocks and part[4 + length : 5 + length] == b"\xff"
+                    is_filled_up = length == 0 or ends_in_filling
     return is_filled_up or not part, True
-
-
-def _is_filled_up(part: bytes) -> bool:
-    """Whether a part of a transport stream has a field that is longer than its clocks need."""
-    if not part[3] & 0x20:  # no field
-        return False
-    length, contents = part[4], part[5]
-    clocks = 6 * bool(contents & 0x10) + 6 * bool(contents & 8) + bool(contents & 4)
-    return length == 0 or (length > 1 + clocks and part[4 + length : 5 + length] == b"\xff")

@@ -69,23 +69,19 @@ def test_memory_stops_growing_over_thousands_of_opens(video: Path, shared: Path)
     assert grown[-1] <= 2 * 2**20, grown
 
 
-UNREADABLE = {
-    "audio only": ("audio_only.mp4", {}, "no video stream"),
-    "zero bytes": ("zero_bytes.mp4", {}, "empty file"),
-    "truncated": ("truncated_a.mp4", {}, "no frame can be decoded"),
-    "behind the end": ("one_frame_h264.mp4", {"start": 5.0, "end": 6.0}, "no frame between 5.0 s and 6.0 s"),
-    "frames behind the end": ("one_frame_h264.mp4", {"start_frame": 3}, "frames from 3; there are 1"),
-}
-
-
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_a_sample_without_frames_has_one_clear_reason(shared: Path, name: str):
-    file, part, reason = UNREADABLE[name]
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"start": 5.0, "end": 6.0}, "no frame between 5.0 s and 6.0 s"),
+        ({"start_frame": 3}, "frames from 3; there are 1"),
+    ],
+)
+def test_a_sample_behind_the_end_of_its_video_has_one_clear_reason(shared: Path, part, reason: str):
     with pytest.raises(VideoError) as caught:
-        frame_span(Sample(path=str(shared / "videos" / "odd" / file), **part))
+        frame_span(Sample(path=str(shared / "videos" / "odd" / "one_frame_h264.mp4"), **part))
     assert reason in caught.value.reason
     assert "\n" not in str(caught.value)
-    assert file in str(caught.value)
+    assert "one_frame_h264.mp4" in str(caught.value)
 
 
 def test_one_frame_is_a_whole_clip_and_a_folder_without_images_is_none(shared: Path, tmp_path: Path):

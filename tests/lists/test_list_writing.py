@@ -87,3 +87,10 @@ def test_large_and_fine_numbers_are_read_back(tmp_path):
         write_list(tmp_path / f"{number}.csv", samples, root=tmp_path)
         found = read_samples(tmp_path / f"{number}.csv", root=tmp_path)
         assert list(found.samples) == samples
+
+
+def test_a_group_that_would_not_be_read_back_is_refused_before_anything_is_written(tmp_path):
+    for group in ("", " m3", "m3\n", "m\r3", "m\u20283", "m\0"):
+        with pytest.raises(DataError, match=r"its group .*, which no list can hold"):
+            write_list(tmp_path / "list.csv", [Sample(path=f"{tmp_path}/a.mp4", group=group)], root=tmp_path)
+        assert not list(tmp_path.iterdir())

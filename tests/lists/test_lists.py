@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from everest.config.heads import Head, named_heads
+from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError
 from everest.lists.columns import SheetColumns
 from everest.lists.labels import read_class_names
@@ -174,27 +175,13 @@ def test_what_is_no_list_is_named_with_the_fix(root):
         read_samples(root / "none.csv", root=root)
     with pytest.raises(DataError, match="/dev/zero: expected a list or a folder of videos, not a"):
         read_class_names(Path("/dev/zero"))
-    (root / "list.csv").write_bytes(b"a\x00\x01")
-    with pytest.raises(DataError, match="not a text file"):
-        read_samples(root / "list.csv", root=root)
-
-
-def refuse(monkeypatch, method, name):
-    """Let `Path.method` fail at the path called `name`, as it does without permission."""
-    allowed = getattr(Path, method)
-
-    def refusing(path, *args, **options):
-        if path.name == name:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return allowed(path, *args, **options)
-
-    monkeypatch.setattr(Path, method, refusing)
-
-
-def test_a_list_in_another_encoding_is_refused(root):
-    (root / "list.csv").write_bytes("a.mp4 0\ncafé.mp4 1\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"list\.csv:2: not in UTF-8; save it in that encoding"):
-        read_samples(root / "list.csv", root=root)
+    for content, problem in (
+        (b"a\x00\x01", "not a text file"),
+        ("a.mp4 0\ncafé.mp4 1\n".encode("latin-1"), r"list\.csv:2: not in UTF-8; save it in that encoding"),
+    ):
+        (root / "list.csv").write_bytes(content)
+        with pytest.raises(DataError, match=problem):
+            read_samples(root / "list.csv", root=root)
 
 
 @pytest.fixture
@@ -286,7 +273,14 @@ def test_links_to_folders_are_followed_once(folder, tmp_path_factory):
 
 @pytest.mark.parametrize("labeled", [True, False])
 def test_unreadable_folder_is_named(folder, labeled, monkeypatch):
-    refuse(monkeypatch, "iterdir", "deep")
+    allowed = Path.iterdir
+
+    def refusing(path):  # as without permission
+        if path.name == "deep":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return allowed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
     with pytest.raises(DataError, match="run/deep: cannot be read: Permission denied"):
         read_folder(folder, labeled=labeled)
 
@@ -367,3 +361,38 @@ def test_a_sheet_without_classes_is_a_list_for_pretraining(root):
     for name in ("video", "file", "clip"):  # folders of images named like a column are no header
         (root / name).mkdir()
         assert len(read(root, f"{name} 0\nb.mp4 1\n").samples) == 2
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+@pytest.mark.parametrize("name", ["group", "Group", " GROUP "])
+def test_the_column_is_read_and_is_not_ignored(root, name, labeled):
+    found = read(root, f"path,label,{name},note\na.mp4,0,m 3,x\nb.mp4,1,,x\nc.mp4,1,04,x\n", labeled=labeled)
+    assert [sample.group for sample in found.samples] == ["m 3", None, "04"]
+    assert [sample.source for sample in found.samples] == ["m 3", f"{root}/b.mp4", "04"]
+    assert found.notice == f"{root}/train.csv: ignored columns: note"
+    assert read(root, "path,label,group\na.mp4,0,m3\n").notice is None
+
+
+def test_a_group_does_not_change_which_clips_a_run_resumes_with(root):
+    plain = read(root, "path,label\na.mp4,0\nb.mp4,1\n").samples
+    grouped = read(root, "path,label,group\na.mp4,0,m3\nb.mp4,1,m3\n").samples
+    assert fingerprint(grouped, root, None) == fingerprint(plain, root, None)
+    assert [sample.video_id for sample in grouped] == [sample.video_id for sample in plain]
+    segments = read(root, "path,start,end\na.mp4,0,1\na.mp4,1,2\nb.mp4,0,1\n", labeled=False).samples
+    assert segments[0].source == segments[1].source != segments[2].source
+    assert segments[0].video_id != segments[1].video_id
+
+
+def test_of_columns_with_similar_names_only_the_exact_one_is_used(root):
+    for names, group, ignored in (("Group,group", "y", "Group"), ("Group,GROUP", None, "Group, GROUP")):
+        found = read(root, f"path,label,{names}\na.mp4,0,x,y\n")
+        assert found.samples == (Sample(path=f"{root}/a.mp4", labels=(0,), group=group),)
+        assert found.notice == f"{root}/train.csv: ignored columns: {ignored}"
+
+
+def test_the_column_may_hold_the_classes_if_it_is_named_for_that(root):
+    with pytest.raises(DataError, match=r"hold the classes \(group\); .* --class-column NAME`"):
+        read(root, "path,group\na.mp4,salt\nb.mp4,sugar\n")
+    found = read_labeled(root / "train.csv", root=root, columns=SheetColumns("group"))
+    assert found.class_names == ("salt", "sugar")
+    assert [sample.group for sample in found.samples] == [None, None]

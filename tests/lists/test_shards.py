@@ -33,11 +33,6 @@ def labeled(source: Path, root: Path, **given: object) -> SampleList:
 
 
 @pytest.fixture
-def videos(clip_files: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(clip_files, tmp_path / "videos")
-
-
-@pytest.fixture
 def index(videos: Path, tmp_path: Path) -> Path:
     """The index of the shards of `videos/train.csv`, two videos in each."""
     return sharded(videos / "train.csv", tmp_path / "shards", "--count", 2)

@@ -1,5 +1,4 @@
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -134,13 +133,6 @@ def test_the_task_of_folders_is_known_and_class_names_have_no_separator(tmp_path
     options = ["--task", "multi-label", "--classes", tmp_path / "names.txt"]
     shown = everest("prepare split", write(tmp_path, ["a"]), *options, code=4).stderr
     assert "the class 'b|c' has a '|' in its name, which joins classes; rename it" in shown
-
-
-@pytest.fixture
-def videos(tmp_path: Path, clip_files: Path) -> Path:
-    """Four clips, in a folder of their own."""
-    shutil.copytree(clip_files, tmp_path / "videos", ignore=shutil.ignore_patterns("*.csv"))
-    return tmp_path / "videos"
 
 
 def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int):

@@ -34,11 +34,6 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: data for path, data in all_contents(folder).items() if not path.name.startswith(".encode-")}
 
 
-@pytest.fixture
-def videos(clip_files: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(clip_files, tmp_path / "videos")
-
-
 @given(SIZES, SIZES, st.integers(16, 1000))
 def test_a_new_size_is_even_no_larger_and_of_the_same_shape(height: int, width: int, short_side: int):
     new = encoded_size(height, width, short_side)

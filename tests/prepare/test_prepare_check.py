@@ -22,7 +22,7 @@ from everest.lists.reading import read_samples
 from everest.prepare.check import decode_completely
 from everest.system.signals import signal_name
 from everest.video.file_processes import Failure, map_apart
-from everest.video.reader import NO_SECONDS
+from everest.video.images import NO_SECONDS
 from everest.video.stream import VideoError
 
 BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
@@ -43,13 +43,6 @@ def check(*arguments, output: Path, code=0):
 
 def bad(result):
     return {Path(row["path"]).name: row["reason"] for row in result["bad"]}
-
-
-@pytest.fixture
-def videos(tmp_path: Path, clip_files: Path) -> Path:
-    """Four clips of 32 frames and the list train.csv, in a folder of their own."""
-    shutil.copytree(clip_files, tmp_path / "videos")
-    return tmp_path / "videos"
 
 
 def put(clip_files: Path, *folders: Path) -> None:

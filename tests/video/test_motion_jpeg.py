@@ -70,34 +70,31 @@ def test_frames_equal_ffmpegs_and_are_near_the_written_ones(film: Path, pixels: 
     assert torch.equal(read_frames(member, [7]), every[[7]])
 
 
-def test_a_damaged_image_is_an_error_of_its_own_frame_alone(film: Path, tmp_path: Path):
+@pytest.mark.parametrize(("place", "lost"), [(0.0, 400), (0.5, 512)])  # the header; a sector of a disk
+def test_a_damaged_image_is_an_error_of_its_own_frame_alone(
+    film: Path, tmp_path: Path, place: float, lost: int
+):
     index = inspect_video(film).index
     assert isinstance(index, StampedIndex)
     content = bytearray(film.read_bytes())
-    content[index.offsets[9] : index.offsets[9] + 400] = bytes(400)
-    (tmp_path / "damaged.mp4").write_bytes(content)
-    assert torch.equal(read_frames(tmp_path / "damaged.mp4", [8, 10]), read_frames(film, [8, 10]))
-    with pytest.raises(VideoError, match="frame 9 of 24 cannot be decoded"):
-        read_frames(tmp_path / "damaged.mp4", [8, 9])
+    begin = index.offsets[9] + int(place * index.sizes[9])
+    content[begin : begin + lost] = bytes(lost)
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(content)
+    assert torch.equal(read_frames(damaged, [8, 10]), read_frames(film, [8, 10]))
+    repacked = repack(damaged, tmp_path / "damaged.mkv")  # read by the demuxer
+    for file in (damaged, repacked):
+        with pytest.raises(VideoError, match="frame 9 of 24 cannot be decoded"):
+            read_frames(file, [8, 9])
+    assert decode_completely(str(damaged)).reason == "damaged: 23 of 24 frames can be decoded"
+
+
+def test_an_image_that_a_cut_removed_is_an_error(film: Path, tmp_path: Path):
+    index = inspect_video(film).index
+    assert isinstance(index, StampedIndex)
     (tmp_path / "cut.mp4").write_bytes(film.read_bytes()[: index.offsets[20] + 99])
     with pytest.raises(VideoError):
         read_frames(tmp_path / "cut.mp4", [20])
-
-
-def test_a_spot_of_damage_within_an_image_is_found(film: Path, tmp_path: Path):
-    index = inspect_video(film).index
-    assert isinstance(index, StampedIndex)
-    content = bytearray(film.read_bytes())
-    middle = index.offsets[9] + index.sizes[9] // 2
-    content[middle : middle + 512] = bytes(512)  # a lost sector of a disk
-    (tmp_path / "spot.mp4").write_bytes(content)
-    assert torch.equal(read_frames(tmp_path / "spot.mp4", [8, 10]), read_frames(film, [8, 10]))
-    with pytest.raises(VideoError, match="frame 9 of 24 cannot be decoded"):
-        read_frames(tmp_path / "spot.mp4", [9])
-    repacked = repack(tmp_path / "spot.mp4", tmp_path / "spot.mkv")  # read by the demuxer
-    with pytest.raises(VideoError, match="frame 9 of 24 cannot be decoded"):
-        read_frames(repacked, [9])
-    assert decode_completely(str(tmp_path / "spot.mp4")).reason == "damaged: 23 of 24 frames can be decoded"
 
 
 def test_an_image_of_another_size_is_scaled(film: Path, pixels: NDArray[np.uint8], tmp_path: Path):

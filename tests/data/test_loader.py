@@ -1,8 +1,16 @@
-"""Every batch of the loader equals its clips read one by one, and stays so while it is in use."""
+"""Every batch of the loader equals its clips read one by one; workers that end are explained."""
 
+import faulthandler
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +23,18 @@ from everest.config.heads import named_heads
 from everest.data.clips import Batch, Clip, SampleKey, VideoClips
 from everest.data.loader import batches, on_device, shared_bytes
 from everest.data.views import SampleViews
-from everest.errors import EnvironmentProblem
+from everest.data.workers import Workers
+from everest.errors import DataError, EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.video.reader import VideoError
+
+
+def act(task: float | signal.Signals) -> None:
+    """What a worker does with a task: takes some seconds, or ends by a signal."""
+    if isinstance(task, signal.Signals):
+        faulthandler.disable()  # pytest has enabled it; its report would look like a failure
+        os.kill(os.getpid(), task)
+    time.sleep(task)
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,8 @@ class Drawn:
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: object, out: Tensor | None = None
     ) -> SampleViews:
         time.sleep(rng.random() * self.seconds)
+        if sample.path == "crash":
+            act(signal.SIGSEGV)
         if sample.path == "damaged":
             raise VideoError(sample.path, "not a video file")
         frames = torch.empty(self.num_views, 3, self.frames, *self.size, dtype=torch.uint8)
@@ -51,8 +70,8 @@ def clips_of(views: Drawn, videos: int = 9, **options: object) -> VideoClips:
     samples = [Sample(path="damaged" if i == 0 else f"{i}.mp4", labels=(i, i + 1)) for i in range(videos)]
     heads = named_heads({"verb": 100, "noun": 100})
     fixed = {"seed": 3, "num_noise": 7, "decoder": "auto", "replace_bad": True, "heads": heads}
-    given = fixed | options
-    return VideoClips(samples, make_views=views, **given)  # type: ignore[arg-type]
+    given = {"samples": samples} | fixed | options
+    return VideoClips(make_views=views, **given)  # type: ignore[arg-type]
 
 
 def keys_of(lengths: Sequence[int], videos: int = 9) -> list[list[SampleKey]]:
@@ -110,6 +129,63 @@ def test_the_ring_of_a_large_batch_has_three_slots_and_not_one_for_each_worker()
     assert shared_bytes(clip, order, workers=0) == 0
     with pytest.raises(EnvironmentProblem, match="the batches of the workers need"):
         list(batches(clips_of(Drawn(num_views=2**40)), order, workers=1, timeout=60))
+
+
+def readers() -> set[BaseProcess]:
+    """The workers that are alive, of loaders of other tests, too."""
+    return {process for process in multiprocessing.active_children() if process.name == "everest reader"}
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "lower train.workers"),
+        (signal.SIGSEGV, r"crashed \(SIGSEGV\)"),
+        (signal.SIGBUS, "shared memory"),
+    ],
+)
+def test_a_worker_that_ends_is_explained_at_once(number: signal.Signals, message: str):
+    others = readers()
+    workers: Workers[float, None] = Workers(act, number=2, ahead=3)
+    workers.add(0, 60.0)
+    workers.add(1, number)
+    began = time.monotonic()
+    with pytest.raises(EnvironmentProblem, match=message):
+        workers.take(0, limit=60)
+    assert time.monotonic() - began < 10
+    workers.kill()
+    assert readers() == others
+
+
+ORPHANS = """
+import os, sys, time
+from everest.data import workers
+os.register_at_fork(after_in_child=lambda: time.sleep(float(sys.argv[1])))
+pool = workers.Workers(print, number=2, ahead=2)
+print(*(process.pid for process in pool._processes.values()), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_workers_end_soon_after_a_killed_program(delay: float):
+    """Also workers that begin when the program is gone already."""
+    command = [sys.executable, "-c", ORPHANS, str(delay)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        numbers = program.stdout.readline().split()
+        program.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{number}").exists() for number in numbers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_decoder_that_crashes_is_reported_with_the_videos_of_its_group():
+    clips = clips_of(Drawn(num_views=1), samples=[Sample(path=name) for name in ("a", "crash", "c")])
+    order = [[(0, 0)], [(0, 1)], [(0, 2)]]
+    with pytest.raises(DataError, match=r"crashed \(SIGSEGV\) while it read one of: crash; remove the file"):
+        list(batches(clips, order, workers=1, timeout=60))
 
 
 @pytest.mark.gpu

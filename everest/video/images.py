@@ -1,0 +1,90 @@
+"""Folders of images that are read as videos: their images in order, and the pixels of an image."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from everest.system.storage import Location, RemotePath
+from everest.video.facts import Orientation
+from everest.video.folders import VIDEO_SUFFIXES, images_in
+from everest.video.source import Member, Video, decoder_input
+from everest.video.stream import VideoError, check_frame_size, decoder_errors
+
+NO_SECONDS: Final = "a folder of images has no seconds; make a video of it by everest prepare encode"
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
+EXIF_ORIENTATIONS: Final = {  # by the value of the tag
+    2: Orientation(mirrored=True),
+    3: Orientation(mirrored=True, flipped=True),
+    4: Orientation(flipped=True),
+    5: Orientation(transposed=True),
+    6: Orientation(transposed=True, mirrored=True),
+    7: Orientation(transposed=True, mirrored=True, flipped=True),
+    8: Orientation(transposed=True, flipped=True),
+}
+
+
+def image_folder(path: Video) -> Location | None:
+    """The folder if a video is a folder of images; None for a file.
+
+    A video suffix is enough to know: the storage gets no request.
+    """
+    is_remote_file = isinstance(path, RemotePath) and path.suffix.lower() in VIDEO_SUFFIXES
+    if isinstance(path, Member) or is_remote_file:
+        return None
+    return path if path.is_dir() else None
+
+
+def video_files(path: Video) -> Sequence[Video]:
+    """The file of a video, or the images of its folder."""
+    folder = image_folder(path)
+    return [path] if folder is None else images_in(folder)
+
+
+def image_frames(folder: Location) -> Sequence[Location]:
+    """The images that are the frames of a video, in their order.
+
+    Raises:
+        VideoError: there are none.
+    """
+    images = images_in(folder)
+    if not images:
+        raise VideoError(folder, "a folder without jpg or png images")
+    return images
+
+
+def read_image(file: Location) -> np.ndarray:
+    """Read an image of a folder of images: (H, W, 3) uint8, RGB, rotated and mirrored as its EXIF data say.
+
+    Of 16 bits, the upper 8 are kept.
+
+    Raises:
+        VideoError: the folder's; the image is damaged, too large, an animation, no regular file, or has
+            pixels of 32 bits.
+    """
+    folder = file.parent
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # reading a named pipe would wait
+        raise VideoError(folder, f"{file.name}: not a regular file")
+    with decoder_errors(folder, f"{file.name}: cannot be read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, before decoding
+        with Image.open(decoder_input(file), formats=IMAGE_FORMATS) as image:
+            check_frame_size(folder, (image.height, image.width), f"{file.name}: an image")
+            is_animated = getattr(image, "is_animated", False) and image.format != "MPO"  # the main photo
+            if is_animated or image.mode in ("I", "F"):  # the range of 32 bits is not known
+                problem = "an animation, or pixels of 32 bits; save it as an image of 8 bits"
+                raise VideoError(folder, f"{file.name}: {problem}")
+            tag = None
+            with suppress(SyntaxError, struct.error):  # EXIF data are damaged: as stored
+                tag = image.getexif().get(ExifTags.Base.Orientation)
+            orientation = EXIF_ORIENTATIONS.get(tag or 1, Orientation())
+            if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds
+            return np.ascontiguousarray(orientation.upright(np.asarray(image.convert("RGB"))))

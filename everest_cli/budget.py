@@ -25,11 +25,11 @@ WINDOW_SECONDS: Final = 10.0  # heuristic
 
 
 def budget(
+    *,
     rules: RuleOptions,
     timeline: Path = option("--timeline T", "File of `everest timeline --save`.", ...),
     checked: Path | None = option("--checked F", "The list of --draw, with your bouts added."),
-    observer: list[str] | None = o.OBSERVER,
-    subject: str | None = o.SUBJECT,
+    whose: o.WhoseOptions,
     draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
     window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
@@ -45,7 +45,6 @@ def budget(
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
     from everest.annotations.bout import CHECKED, DRAWN
-    from everest.annotations.labels import WhoseBouts
     from everest.inference.scores import check_one_head, report_unknown
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import draw_windows, time_budget, window_length
@@ -54,9 +53,9 @@ def budget(
         {
             "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
             "--draw N and --output LIST: give both or neither": (draw is None) != (output is None),
-            "--observer and --subject need --checked": (observer or subject) and checked is None,
         }
     )
+    whose_bouts = whose.read(checked, option="--checked")
     timelines = Timelines.load(timeline)
     check_one_head(timelines.classes.heads, option="--timeline")
     extents, predicted = {}, {}
@@ -69,8 +68,7 @@ def budget(
             predicted[name] = [bout.as_bout(video=name) for bout in bouts if bout.has_class]
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
-    whose = WhoseBouts(observers=observer or (), subject=subject)
-    labeled = {} if checked is None else _read_checked(checked, extents, whose)
+    labeled = {} if checked is None else _read_checked(checked, extents, whose_bouts)
     if draw is not None and output is not None:
         length = round(window or WINDOW_SECONDS, 3)
         if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):

@@ -17,7 +17,7 @@ from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.processes import is_main
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.options import argument, option, refuse
+from everest_cli.options import argument, option
 from everest_cli.output import exit_if_failed
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class TimelineModel(o.ModelOptions):
 
 
 def timeline(
+    *,
     model: TimelineModel,
     rules: RuleOptions,
     videos: list[Path] = argument("VIDEO…", "Videos, folders of videos, or lists; or one saved file."),
@@ -102,8 +103,7 @@ def timeline(
     output: Path | None = o.OUTPUT_FILE,
     to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
     truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
-    observer: list[str] | None = o.OBSERVER,
-    subject: str | None = o.SUBJECT,
+    whose: o.WhoseOptions,
     plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to this PNG."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
@@ -115,11 +115,11 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.annotations.labels import WhoseBouts, read_labels
+    from everest.annotations.labels import read_labels
     from everest.inference.scores import check_bouts, score_timelines, write_bouts
     from everest.inference.videos import Passes
 
-    refuse({"--observer and --subject need --truth": (observer or subject) and truth is None})
+    whose_bouts = whose.read(truth, option="--truth")
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
     display = model.display()
@@ -145,8 +145,7 @@ def timeline(
     scores = None
     with display:
         if truth is not None:  # before anything is computed
-            whose = WhoseBouts(observers=observer or (), subject=subject)
-            labels = read_labels([truth], source.names, whose=whose)
+            labels = read_labels([truth], source.names, whose=whose_bouts)
             for text in labels.notices:
                 display.report(notice(text))
             labeled = labels.bouts

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import typer
 
 from everest.errors import RecipeError
-from everest.system.events import Report, notice
+from everest.system.events import notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.processes import is_main
 from everest.system.text import json_text
@@ -126,7 +125,7 @@ def timeline(
     save_option = "--save" if save is not None else "saved timeline"  # written beside --output
     if len(videos) == 1 and videos[0].suffix == SAVED:
         options = {"--window": window, "--step": step, "--save": save}
-        source = _saved_timelines(videos[0], options, model, display.report)
+        source = _saved_timelines(videos[0], options, model)
     else:
         save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED:
@@ -150,7 +149,9 @@ def timeline(
                 display.report(notice(text))
             labeled = labels.bouts
             check_bouts(labeled, source.classes, report=display.report)
-        with source.computed() as timelines:
+        for text in source.errors:
+            display.report(notice(text))
+        with source.timelines as timelines:
             if timelines is None:
                 return
             has_windows = any(len(video.starts) for video in timelines.videos)
@@ -193,13 +194,12 @@ class Source(NamedTuple):
     classes: Classes
     names: Sequence[str]  # paths of the videos
     inputs: Sequence[object]  # files that are read, besides those of options
-    computed: Callable[[], AbstractContextManager[Timelines | None]]
+    timelines: AbstractContextManager[Timelines | None]  # None in all processes but the main one
+    errors: Sequence[str] = ()  # of videos that could not be read
     may_replace: bool = False  # see `LongJob`
 
 
-def _saved_timelines(
-    file: Path, options: Mapping[str, object], model: TimelineModel, report: Report
-) -> Source:
+def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> Source:
     """Saved timelines; videos that could not be read are reported again.
 
     Options that have no effect on them are refused: those with a value, and all of the model.
@@ -210,15 +210,9 @@ def _saved_timelines(
     if given:
         raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
     saved = Timelines.load(file)
-
-    @contextmanager
-    def with_errors() -> Iterator[Timelines | None]:
-        for video in saved.videos:
-            if video.error is not None:
-                report(notice(f"{video.video}: {video.error}"))
-        yield saved if is_main() else None
-
-    return Source(saved.classes, [video.path for video in saved.videos], [], with_errors)
+    names = [video.path for video in saved.videos]
+    errors = [f"{video.video}: {video.error}" for video in saved.videos if video.error is not None]
+    return Source(saved.classes, names, [], nullcontext(saved if is_main() else None), errors)
 
 
 def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passes, **kept: Any) -> Source:
@@ -236,8 +230,8 @@ def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passe
     job = timeline_job(opened, samples, passes, **kept)
     if job.parts is not None:
         refuse_inputs(job.parts, inputs)
-    computed = partial(computed_timelines, job)
-    return Source(classes, [sample.path for sample in samples], inputs, computed, job.may_replace())
+    names = [sample.path for sample in samples]
+    return Source(classes, names, inputs, computed_timelines(job), may_replace=job.may_replace())
 
 
 def _saved_beside(output: Path) -> Path:

@@ -1,6 +1,7 @@
 """Errors that a user can cause: one line each, with the exit code that scripts rely on.
 
-Codes: 2 usage or recipe, 3 diverged, 4 data, 5 environment (memory, device, package, disk), 6 checkpoint.
+Codes: 2 usage or recipe, 3 diverged, 4 data, 5 environment (memory, device, package, disk), 6 checkpoint;
+69 another process of a run or a job of a sweep (everest.system.launch, everest.sweep.run); 128 + n a signal.
 """
 
 from __future__ import annotations

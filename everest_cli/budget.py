@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,8 +18,9 @@ from everest_cli.output import Display, print_json, say
 from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
-    from everest.annotations.bout import Bouts
+    from everest.annotations.bout import Bout, Bouts
     from everest.annotations.labels import WhoseBouts
+    from everest.inference.timelines import Timelines
     from everest.metrics.budget import FootageWindow
 
 WINDOW_SECONDS: Final = 10.0  # heuristic
@@ -33,14 +35,15 @@ def budget(
     draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
     window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
-    output: Path | None = option("--output -o LIST", "CSV list of windows to write."),
+    group: str | None = option("--group G", "Also each group of recordings, as in `everest train`."),
+    output: Path | None = option("--output -o F", "CSV to write: windows of --draw, else the estimates."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
     """Estimate time and bouts of each class in all footage, with 95 % intervals.
 
-    --draw also writes LIST.html, a page with the windows as playing clips. With --checked, it draws windows
-    that are not in F, and LIST begins with the rows of F.
+    --draw also writes a page beside --output, with the windows as playing clips. With --checked, it draws
+    windows that are not in F, and --output begins with the rows of F.
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
@@ -52,12 +55,44 @@ def budget(
     refuse(
         {
             "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
-            "--draw N and --output LIST: give both or neither": (draw is None) != (output is None),
+            "--draw N: needs --output, the list to write": draw is not None and output is None,
+            "--group needs --checked, and no --draw": group and (checked is None or draw is not None),
         }
     )
     whose_bouts = whose.read(checked, option="--checked")
     timelines = Timelines.load(timeline)
     check_one_head(timelines.classes.heads, option="--timeline")
+    extents, predicted = _footage(timelines, rules)
+    if not extents:
+        raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
+    classes = timelines.classes.of_head(timelines.classes.heads[0])
+    labeled = {} if checked is None else _read_checked(checked, extents, whose_bouts)
+    if draw is not None and output is not None:
+        length = round(window or WINDOW_SECONDS, 3)
+        if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
+            length = window_length(extents, labeled, window)
+        windows = draw_windows(extents, labeled, length, draw, seed=seed)
+        _write_windows(output, windows, labeled, classes, inputs=[timeline, checked], overwrite=overwrite)
+        return
+    report_unknown(labeled, timelines.classes, Display().report)
+    if output is not None:
+        refuse_inputs(output, [timeline, checked])
+        check_new_file(output, overwrite=overwrite)
+    document = time_budget(extents, predicted, labeled, window=window, classes=classes)
+    if document["unused"]:
+        say(f"{counted(document['unused'], 'bout')} in no checked window: not counted")
+    if group is not None:
+        estimate = partial(time_budget, window=document["window"], classes=classes)
+        document["groups"] = _by_group(group, (extents, predicted, labeled), estimate)
+    if output is not None:
+        write_table(output, _table(document))
+    (print_json if as_json else _print_budget)(document)
+
+
+def _footage(
+    timelines: Timelines, rules: RuleOptions
+) -> tuple[dict[str, tuple[float, float]], dict[str, list[Bout]]]:
+    """The start and end of each recording with windows, in seconds, and its predicted bouts."""
     extents, predicted = {}, {}
     for recording, by_head in zip(timelines.videos, timelines.bouts(rules.rules()), strict=True):
         if len(recording.starts):
@@ -66,22 +101,37 @@ def budget(
             begin, end = recording.extent
             extents[name] = round(begin, 3), round(end, 3)  # lists have milliseconds
             predicted[name] = [bout.as_bout(video=name) for bout in bouts if bout.has_class]
-    if not extents:
-        raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
-    labeled = {} if checked is None else _read_checked(checked, extents, whose_bouts)
-    if draw is not None and output is not None:
-        length = round(window or WINDOW_SECONDS, 3)
-        if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
-            length = window_length(extents, labeled, window)
-        windows = draw_windows(extents, labeled, length, draw, seed=seed)
-        classes = timelines.classes.of_head(timelines.classes.heads[0])
-        _write_windows(output, windows, labeled, classes, inputs=[timeline, checked], overwrite=overwrite)
-        return
-    report_unknown(labeled, timelines.classes, Display().report)
-    document = time_budget(extents, predicted, labeled, window=window)
-    if document["unused"]:
-        say(f"{counted(document['unused'], 'bout')} in no checked window: not counted")
-    (print_json if as_json else _print_budget)(document)
+    return extents, predicted
+
+
+def _by_group(
+    group: str, parts: Sequence[Mapping[str, Any]], estimate: Callable[..., dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The estimates of each group of recordings, by a value of --group; `parts` are by recording."""
+    from everest.prepare.split import read_group
+
+    group_of_path = read_group(group)
+    groups: dict[str, list[str]] = {}
+    for video in parts[0]:
+        groups.setdefault(group_of_path(Path(video)), []).append(video)
+    documents = {}
+    for name, videos in sorted(groups.items()):
+        try:
+            documents[name] = estimate(*({video: part[video] for video in videos} for part in parts))
+        except DataError as error:
+            say(f"{name}: {error}")
+    return documents
+
+
+def _table(document: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """The rows of a CSV with all estimates; `group` is empty for all recordings together."""
+    yield "group", "class", "amount", "model", "checked", "estimate", "low", "high"
+    for name, part in {"": document, **document.get("groups", {})}.items():
+        for entry in part["classes"]:
+            for what in ("seconds", "bouts"):
+                row = entry[what]
+                values = *(row[key] for key in ("naive", "checked", "estimate")), *row["interval"]
+                yield name, entry["name"], what, *map(str, values)
 
 
 def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose: WhoseBouts) -> Bouts:
@@ -97,17 +147,19 @@ def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose:
 
 
 def _print_budget(document: Mapping[str, Any]) -> None:
-    """A line for the seconds and for the bouts of each class."""
-    typer.echo(
-        f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked\n"
-        f"  {'class':<24}{'':<9}{'model':>10}{'checked':>10}{'estimate':>10}  95 % interval"
-    )
-    for entry in document["classes"]:
-        for what in ("seconds", "bouts"):
-            row = entry[what]
-            low, high = row["interval"]
-            values = "".join(f"{row[key]:>10.1f}" for key in ("naive", "checked", "estimate"))
-            typer.echo(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
+    """A line for the seconds and for the bouts of each class, of all recordings and of each group."""
+    for name, part in (None, document), *document.get("groups", {}).items():
+        title = "" if name is None else f"\n{name}\n"
+        typer.echo(
+            f"{title}{part['checked']} of {part['windows']} windows of {part['window']:g} s are checked\n"
+            f"  {'class':<24}{'':<9}{'model':>10}{'checked':>10}{'estimate':>10}  95 % interval"
+        )
+        for entry in part["classes"]:
+            for what in ("seconds", "bouts"):
+                row = entry[what]
+                low, high = row["interval"]
+                values = "".join(f"{row[key]:>10.1f}" for key in ("naive", "checked", "estimate"))
+                typer.echo(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
 
 
 def _write_windows(

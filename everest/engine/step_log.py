@@ -79,6 +79,7 @@ class StepLog:
         self._workers = workers
         self._waits = WaitWatch()
         self._unread: deque[StepRecord] = deque()
+        self._new_rows: list[Row] = []  # logged, and not yet taken by the loop
 
     def write(self, row: Row) -> None:
         """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
@@ -88,16 +89,12 @@ class StepLog:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
             self.tracker.log(numbers, step=row["step"])
 
-    def add(self, record: StepRecord, *, all_now: bool) -> list[Row]:
-        """Add a step, and log the steps whose numbers have arrived, or wait for those of all steps.
-
-        Returns:
-            The new rows.
-        """
+    def add(self, record: StepRecord, *, all_now: bool) -> None:
+        """Add a step, and log the steps whose numbers have arrived, or wait for those of all steps."""
         self._unread.append(record)
-        rows = self.read(but=1 if self._context.overlaps and not all_now else 0)
+        self.read(but=1 if self._context.overlaps and not all_now else 0)
         if self.stop_signal or self.is_save_due:
-            rows += self.read()
+            self.read()
         record.seconds = time.monotonic() - record.started  # its row may be written later
         share = self._waits.add(record.waited, record.seconds)
         if share is not None:
@@ -106,12 +103,15 @@ class StepLog:
                 f"train.workers (now {self._workers}), or encode the videos (`everest prepare encode --codec "
                 "mjpeg`); `everest profile --data` states what helps most"
             )
+
+    def take(self) -> list[Row]:
+        """The rows logged since the last call, also those that a save has read."""
+        rows, self._new_rows = self._new_rows, []
         return rows
 
-    def read(self, *, but: int = 0) -> list[Row]:
-        """Log the steps that are done, except the last `but`; returns their rows."""
+    def read(self, *, but: int = 0) -> None:
+        """Log the steps that are done, except the last `but`."""
         context, plan = self._context, self._plan
-        rows: list[Row] = []
         while len(self._unread) > but:
             record = self._unread.popleft()
             figures, any_failed, stop_signal, is_save_due = record.read()
@@ -139,8 +139,7 @@ class StepLog:
             if failed and context.accelerator.is_main_process:
                 context.run.write_bad_videos(self.bad_videos.reasons)
             self.bad_videos.check(any_failed=any_failed)
-            rows.append(row)
-        return rows
+            self._new_rows.append(row)
 
     def _check_finite(self, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report an update that was skipped, with its videos; DivergedError if it ends the run."""

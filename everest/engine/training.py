@@ -276,4 +276,5 @@ class Step:
         self.apply_gradients()
         training = self._training
         training.steps_done += 1
-        return training.step_log.add(self._record, all_now=wait or training.saves_here)
+        training.step_log.add(self._record, all_now=wait or training.saves_here)
+        return training.step_log.take()

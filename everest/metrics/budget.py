@@ -70,13 +70,22 @@ def draw_windows(
     left = [window for window in windows if window not in done]
     if number > len(left):
         unused = " left" if checked else ""
-        raise RecipeError(f"--draw {number}: only {len(left)} windows of {seconds:g} s{unused}")
+        total = sum(window.end - window.start for window in left)
+        fix = f"use --window {total / (3 * number):.1g}" if not marks and total >= number else "draw fewer"
+        raise RecipeError(f"--draw {number}: only {len(left)} windows of {seconds:g} s{unused}; {fix}")
     sampled = np.random.default_rng(seed).choice(len(left), size=number, replace=False)
     return [left[index] for index in np.sort(sampled)]
 
 
 def total_interval(
-    labeled: Floats, predicted: Floats, *, naive: float, windows: int, largest: float, most: float = math.inf
+    labeled: Floats,
+    predicted: Floats,
+    *,
+    naive: float,
+    windows: int,
+    largest: float,
+    least: float = 0.0,
+    most: float = math.inf,
 ) -> dict[str, Any]:
     """Return the estimate of a total over W windows, and its 95 % interval.
 
@@ -89,6 +98,7 @@ def total_interval(
         labeled, predicted: in each checked window, (N,).
         naive: the model's total.
         largest: possible error of a window.
+        least: possible total of all windows.
         most: possible total of the windows that are left.
     """
     errors = labeled - predicted  # (N,)
@@ -101,7 +111,7 @@ def total_interval(
     # Of a sum over the windows that are left, by a mean of the others: 0 if none is left.
     half = float(t.ppf(1 - OUTSIDE, number + 1)) * std * math.sqrt(left * windows / number)
     rests = estimate - half, estimate, estimate + half
-    low, middle, high = (round(seen + min(max(rest, 0.0), most), 3) for rest in rests)
+    low, middle, high = (round(max(least, seen + min(max(rest, 0.0), most)), 3) for rest in rests)
     return {"naive": round(naive, 3), "checked": round(seen, 3), "estimate": middle, "interval": [low, high]}
 
 
@@ -126,9 +136,16 @@ def window_length(extents: Extents, checked: Bouts, window: float | None = None)
 
 
 def time_budget(
-    extents: Extents, predicted: Bouts, checked: Bouts, *, window: float | None = None
+    extents: Extents,
+    predicted: Bouts,
+    checked: Bouts,
+    *,
+    window: float | None = None,
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return seconds and number of bouts of each class in the footage.
+
+    A recording in which the person saw a class has at least one bout of it.
 
     Args:
         predicted: the bouts of the model.
@@ -136,6 +153,7 @@ def time_budget(
             bout counts in the window in which it starts. One that starts exactly with a window counts as one
             that goes back before it, unless the person saw that it does not: the recording starts there, or
             the window before was checked, too, and has no bout of the class at its end.
+        classes: of the model, which neither it nor the person may have found.
     Returns:
         `windows`, `checked`, the `window` in seconds, `unused`, the bouts of the person that are in no
         checked window, and of each of the `classes` its `name`, and `seconds` and `bouts`: `naive`, the
@@ -152,18 +170,20 @@ def time_budget(
     sampled = _windows_of(marks, windows, extents, length)
     _refuse_fewer_than_two(len(sampled))  # a window may have several marks
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
+    labels.update(classes)
     lengths = np.array([end - start for _, start, end in sampled])  # (N,)
     unchecked = sum(end - start for _, start, end in windows) - float(lengths.sum())  # seconds
     # Of each checked window, whether the person also knows what was just before it.
     known = {(video, round(begin, 3)) for video, (begin, _) in extents.items()}
     known |= {(part.video, round(part.end, 3)) for part in sampled}
     is_known = [(part.video, round(part.start, 3)) in known for part in sampled]
-    classes = []
+    rows = []
     for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
         manual = [_amounts(*each, checked, name) for each in zip(sampled, is_known, strict=True)]
         labeled = np.array(manual).T  # (2, N)
         guessed = np.array([_amounts(part, None, predicted, name) for part in sampled]).T  # (2, N)
         bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
+        videos_seen = {part.video for part, seconds in zip(sampled, labeled[0], strict=True) if seconds}
         overlaps = (labeled[0] > lengths + ROUNDED).any()  # of bouts of the class, as those of two animals
         totals = {
             "seconds": {
@@ -171,14 +191,17 @@ def time_budget(
                 "largest": length,
                 "most": math.inf if overlaps else unchecked,
             },
-            "bouts": {"naive": len(bouts), "largest": max(1.0, float(abs(labeled[1] - guessed[1]).max()))},
+            "bouts": {
+                "naive": len(bouts),
+                "largest": max(1.0, float(abs(labeled[1] - guessed[1]).max())),
+                "least": float(len(videos_seen)),
+            },
         }
-        rows = zip(totals.items(), labeled, guessed, strict=True)
         intervals = {
             what: total_interval(seen, found, windows=len(windows), **total)
-            for (what, total), seen, found in rows
+            for (what, total), seen, found in zip(totals.items(), labeled, guessed, strict=True)
         }
-        classes.append({"name": name, **intervals})
+        rows.append({"name": name, **intervals})
     of_person = [bout for video in checked.values() for bout in video]
     unused = sum(
         bout.label not in (CHECKED, UNSCORED, BACKGROUND)
@@ -186,7 +209,7 @@ def time_budget(
         for bout in of_person
     )
     sizes = {"windows": len(windows), "checked": len(sampled), "window": length, "unused": unused}
-    return {**sizes, "classes": classes}
+    return {**sizes, "classes": rows}
 
 
 def _refuse_fewer_than_two(number: int) -> None:

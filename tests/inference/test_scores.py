@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import re
 from base64 import b64encode
@@ -115,6 +116,15 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         low, high = entry["seconds"]["interval"]
         assert 0 <= low <= entry["seconds"]["estimate"] <= high
     assert "6 of 16 windows of 0.5 s are checked" in run(*budget, "--checked", checked)
+    table = tmp_path / "table.csv"
+    groups = json_of(*budget, "--checked", checked, "--group", r"(clip)\d", "-o", table)["groups"]
+    assert groups == {"clip": {key: value for key, value in document.items() if key != "groups"}}
+    with table.open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["group"] for row in rows] == [""] * (len(rows) // 2) + ["clip"] * (len(rows) // 2)
+    assert float(rows[0]["high"]) == document["classes"][0]["seconds"]["interval"][1]
+    of_one = called(*budget, "--checked", checked, "--group", r"(clip\d)")
+    assert "two or more windows with the label 'checked' are needed" in of_one.stderr
     typed = tmp_path / "typed.csv"
     typed.write_text(checked.read_text() + f"{video},{start},{end},jmup\n{video},90,91,1\n")
     shown = called(*budget, "--checked", typed).stderr
@@ -135,7 +145,8 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     for options, message in (
         (["--checked", more, "--draw", 2, "-o", x], "only 0 windows of 0.5 s left"),
         (["--checked", checked, "--draw", 2, "--window", 0.7, "-o", x], "windows have 0.5 s; leave it out"),
-        (["--draw", 99, "--window", 0.5, "-o", x], "only 16 windows"),
+        (["--draw", 99, "--window", 0.5, "-o", x], "only 16 windows of 0.5 s; draw fewer"),
+        (["--draw", 5, "-o", x], "only 4 windows of 10 s; use --window 0.5"),
         (["--draw", 2, "--window", 0.5, "-o", timeline], "is an input of this command"),
         ([], "give --draw N"),
     ):

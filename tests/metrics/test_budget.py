@@ -62,6 +62,19 @@ def test_bouts_at_the_border_of_two_checked_windows_count_once_and_where_they_ar
     assert bouts_seen(bout("x", 5, 25)) == {"a": 1}
 
 
+def test_a_class_that_nobody_found_has_an_upper_bound_and_one_seen_has_a_bout_in_each_recording():
+    extents = {"x": (0.0, 40.0), "y": (0.0, 40.0)}
+    windows = [bout("x", 10, 20, CHECKED), bout("y", 10, 20, CHECKED), bout("y", 30, 40, CHECKED)]
+    whole = [bout("x", 10, 20), bout("y", 10, 20), bout("y", 30, 40)]  # which may have begun before
+    document = time_budget(extents, {}, by_video([*windows, *whole]), classes=["a", "b"])
+    seen, absent = document["classes"]
+    assert (seen["bouts"]["checked"], seen["bouts"]["estimate"]) == (0, 2)
+    assert seen["bouts"]["interval"][0] == 2
+    assert absent["name"] == "b"
+    assert (absent["seconds"]["estimate"], absent["seconds"]["interval"][0]) == (0, 0)
+    assert absent["seconds"]["interval"][1] > 5
+
+
 def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt():
     truth, predicted = np.array([5.0, 0.0, 4.5]), np.array([4.0, 2.0, 4.0])
     result = total_interval(truth, predicted, naive=10.0, windows=3, largest=LENGTH)
@@ -75,7 +88,7 @@ def test_windows_of_an_earlier_draw_are_not_drawn_again():
     extents = {"x": (0.0, 45.0)}
     marks = by_video([bout("x", 10, 20, CHECKED), bout("x", 40, 45, DRAWN), bout("x", 12, 13)])
     assert [window.start for window in draw_windows(extents, marks, LENGTH, 3)] == [0, 20, 30]
-    with pytest.raises(RecipeError, match="--draw 4: only 3 windows of 10 s left"):
+    with pytest.raises(RecipeError, match="--draw 4: only 3 windows of 10 s left; draw fewer"):
         draw_windows(extents, marks, LENGTH, 4)
 
 

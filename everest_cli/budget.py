@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from everest.metrics.budget import FootageWindow
 
 WINDOW_SECONDS: Final = 10.0  # heuristic
+PAGE: Final = ".html"  # of the drawn windows, beside their list
 
 
 def budget(
@@ -62,22 +63,21 @@ def budget(
     whose_bouts = whose.read(checked, option="--checked")
     timelines = Timelines.load(timeline)
     check_one_head(timelines.classes.heads, option="--timeline")
-    extents, predicted = _footage(timelines, rules)
-    if not extents:
-        raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
+    extents, predicted = _footage(timelines, rules, source=timeline)
     classes = timelines.classes.of_head(timelines.classes.heads[0])
     labeled = {} if checked is None else _read_checked(checked, extents, whose_bouts)
+    if output is not None:
+        for file in (output,) if draw is None else (output, output.with_suffix(PAGE)):
+            refuse_inputs(file, [timeline, checked])
+            check_new_file(file, overwrite=overwrite)
     if draw is not None and output is not None:
         length = round(window or WINDOW_SECONDS, 3)
         if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
             length = window_length(extents, labeled, window)
         windows = draw_windows(extents, labeled, length, draw, seed=seed)
-        _write_windows(output, windows, labeled, classes, inputs=[timeline, checked], overwrite=overwrite)
+        _write_windows(output, windows, labeled, classes)
         return
     report_unknown(labeled, timelines.classes, Display().report)
-    if output is not None:
-        refuse_inputs(output, [timeline, checked])
-        check_new_file(output, overwrite=overwrite)
     document = time_budget(extents, predicted, labeled, window=window, classes=classes)
     if document["unused"]:
         say(f"{counted(document['unused'], 'bout')} in no checked window: not counted")
@@ -90,7 +90,7 @@ def budget(
 
 
 def _footage(
-    timelines: Timelines, rules: RuleOptions
+    timelines: Timelines, rules: RuleOptions, *, source: Path
 ) -> tuple[dict[str, tuple[float, float]], dict[str, list[Bout]]]:
     """The start and end of each recording with windows, in seconds, and its predicted bouts."""
     extents, predicted = {}, {}
@@ -101,6 +101,8 @@ def _footage(
             begin, end = recording.extent
             extents[name] = round(begin, 3), round(end, 3)  # lists have milliseconds
             predicted[name] = [bout.as_bout(video=name) for bout in bouts if bout.has_class]
+    if not extents:
+        raise DataError(f"{source}: has no windows; name a timeline of readable videos")
     return extents, predicted
 
 
@@ -163,13 +165,7 @@ def _print_budget(document: Mapping[str, Any]) -> None:
 
 
 def _write_windows(
-    output: Path,
-    windows: Sequence[FootageWindow],
-    checked: Bouts,
-    classes: Sequence[str],
-    *,
-    inputs: Sequence[object],
-    overwrite: bool,
+    output: Path, windows: Sequence[FootageWindow], checked: Bouts, classes: Sequence[str]
 ) -> None:
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
@@ -177,10 +173,7 @@ def _write_windows(
     from everest.figures.pages import clip_card, write_page
     from everest.lists.sample import Sample
 
-    page = output.with_suffix(".html")
-    for file in (output, page):
-        refuse_inputs(file, inputs)
-        check_new_file(file, overwrite=overwrite)
+    page = output.with_suffix(PAGE)
     rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN) for each in windows]
     known = [
         (bout.video, repr(bout.start), repr(bout.end), bout.label)

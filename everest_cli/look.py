@@ -65,7 +65,7 @@ def runs(
 def plot(
     runs: list[Path] = argument("RUN…", "Run folders."),
     x: Literal["steps", "hours", "gflops"] = option("--x", "Axis: steps, hours, or computation.", "steps"),
-    out: Path = option("--output -o F", "The PNG to write.", Path("curves.png")),
+    out: Path = option("--output -o F", "The figure to write (.png, .pdf, .svg).", Path("curves.png")),
 ) -> None:
     """Draw losses, validations, probes and learning rates of runs; prints the figure's path.
 

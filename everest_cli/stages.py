@@ -185,7 +185,7 @@ class ProjectOptions:
         "recording or video].",
     )
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3)
-    hours: float | None = option("--hours H", "Shorten the run to about H hours.", min=0.01, max=10_000)
+    hours: float | None = option("--hours H", "Train a network, too, in about H hours.", min=0.01, max=10_000)
     model: Literal["auto", "network", "linear"] = option(
         "--model", "What to deliver: the best candidate on the validation videos, or one of a kind.", "auto"
     )

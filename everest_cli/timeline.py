@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import RecipeError, first_names
 from everest.system.events import notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.processes import is_main
@@ -103,7 +103,7 @@ def timeline(
     to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
     truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
     whose: o.WhoseOptions,
-    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to this PNG."),
+    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to F (.png, .pdf, .svg)."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
@@ -220,12 +220,18 @@ def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passe
     from everest.checkpoints.load import all_weights
     from everest.inference.timelines import computed_timelines, timeline_job
     from everest.lists.inputs import named_samples
+    from everest.lists.sources import learned_from
 
     if not model.checkpoint:
         raise RecipeError("--checkpoint: missing; name a model, or give a saved timeline instead of videos")
     opened = model.open((1, 1))
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
     samples = named_samples(videos, root=model.data)
+    if known := learned_from(opened.recipe.data, samples):
+        names = first_names([Path(sample.path).name for sample in known])
+        passes.report(
+            notice(f"warning: the model learned from {names}: scores there are too good to publish")
+        )
     inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]
     job = timeline_job(opened, samples, passes, **kept)
     if job.parts is not None:

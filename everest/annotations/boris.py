@@ -11,6 +11,7 @@ offset).
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -248,7 +249,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     count = Counter(map(stem, bouts))
     observations = {}
     for video, video_bouts in bouts.items():
-        media = str(Path(video).absolute()) if Path(video).exists() else video
+        media = os.path.normpath(Path(video).absolute()) if Path(video).exists() else video
         info: dict[str, Any] = {"hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}}
         if video in times:
             info |= {"length": {media: times[video].seconds}, "fps": {media: times[video].fps}}

@@ -26,7 +26,8 @@ from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
 from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
-from everest.lists.sample import ListSize
+from everest.lists.sample import ListSize, Sample
+from everest.lists.sources import learned_from
 from everest.metrics.head_metrics import metrics_of, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
@@ -102,7 +103,10 @@ def evaluate(
     model, spec, recipe = open_classifier(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
-    result, _ = evaluate_classifier(model, spec, recipe, runtime, report=report, files=files)
+    result, predictions = evaluate_classifier(model, spec, recipe, runtime, report=report, files=files)
+    if known := learned_from(recipe.data, map(Sample.of_video_id, predictions.videos)):
+        share = f"{len(known)} of {len(predictions.videos)} videos of data.test are also in data.train"
+        report(notice(f"warning: {share}; accuracy on videos that the model learned from is too high"))
     groups = result["groups"]
     if groups == 1:
         report(notice("all videos of data.test are of one group: the metrics have no intervals"))

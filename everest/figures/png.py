@@ -17,6 +17,7 @@ from everest.system.files import atomic_file, check_new_file
 # Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 PALE: Final = "#BBBBBB"  # of what matters less
+ENDINGS: Final = (".png", ".pdf", ".svg")
 LINES: Final = ("-", "--", ":", "-.")  # the next style when all colors are used
 # Fonts of common systems with Chinese, Japanese or Korean letters, which matplotlib's own font lacks.
 FALLBACK: Final = (
@@ -36,9 +37,9 @@ def is_own_figure(path: Path) -> bool:
 
 
 def check_png(path: Path, *, option: str, overwrite: bool) -> None:
-    """Check that a PNG can be written to `path`, of `option`, and replaces a file only with --overwrite."""
-    if path.suffix.lower() != ".png":
-        raise RecipeError(f"{option} {path}: the figure is a PNG; end its name in .png")
+    """Check that a figure can be written to the file of an option; --overwrite replaces one that exists."""
+    if path.suffix.lower() not in ENDINGS:
+        raise RecipeError(f"{option} {path}: end the name of the figure in {', '.join(ENDINGS)}")
     if path.is_dir():
         raise RecipeError(f"{option} {path}: is a folder; name a file")
     check_new_file(path, option=option, overwrite=overwrite)
@@ -55,7 +56,7 @@ def png_figure(
     tight: bool = True,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> Iterator[Figure]:
-    """A figure, written as a PNG at the end of the block.
+    """A figure, written at the end of the block, as a PNG unless the path ends in .pdf or .svg.
 
     Letters that matplotlib's font lacks are drawn with an installed font; else as boxes, of which it warns.
 
@@ -72,7 +73,8 @@ def png_figure(
         figure = Figure(figsize=size, dpi=dpi, layout=layout)
         yield figure
         with atomic_file(path) as part:
-            figure.savefig(part, format="png", bbox_inches="tight" if tight else None)
+            kind = path.suffix.lower().removeprefix(".") or "png"
+            figure.savefig(part, format=kind, bbox_inches="tight" if tight else None)
 
 
 def escape_dollars(name: str) -> str:

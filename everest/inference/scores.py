@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,7 +68,12 @@ def write_bouts(
 
 
 def score_timelines(
-    timelines: Timelines, bouts: Sequence[PredictedBouts], labeled: Bouts, *, report: Report
+    timelines: Timelines,
+    bouts: Sequence[PredictedBouts],
+    labeled: Bouts,
+    *,
+    report: Report,
+    groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of timelines; a video without annotations is left out, with a notice.
 
@@ -77,6 +82,7 @@ def score_timelines(
     Args:
         bouts: of `Timelines.bouts`. Only the time of windows is scored.
         labeled: the bouts of a person, by the path of a video.
+        groups: of recordings that are not independent, by their paths; None: all recordings are.
     Returns:
         `timeline_metrics`, and `unscored`: the seconds that do not count.
     """
@@ -92,7 +98,8 @@ def score_timelines(
             gaps = spans_outside(recording.covered, end)
             scored = spans_outside([*gaps, *unscored_spans(true_bouts)], end)
             (predicted,) = by_head.values()
-            recording_stretches = _stretches(recording, predicted, true_bouts, scored)
+            group = (groups or {}).get(recording.path, recording.path)
+            recording_stretches = _stretches(recording, predicted, true_bouts, scored, group)
             stretches += recording_stretches
             videos += bool(recording_stretches)
             unscored += end - begin - sum(stop - start for start, stop in scored)
@@ -127,7 +134,11 @@ def report_unknown(labeled: Bouts, classes: Classes, report: Report) -> tuple[Co
 
 
 def _stretches(
-    recording: VideoTimeline, predicted: Sequence[PredictedBout], labeled: Sequence[Bout], scored: list[Span]
+    recording: VideoTimeline,
+    predicted: Sequence[PredictedBout],
+    labeled: Sequence[Bout],
+    scored: list[Span],
+    group: str,
 ) -> list[Stretch]:
     """The bouts of a recording in each stretch of time that has a frame."""
     times = recording.times
@@ -146,6 +157,7 @@ def _stretches(
                     labeled=_cut(true_bouts, begin, end),
                     predicted=[bout.as_bout() for bout in inside],
                     scores=[bout.probability for bout in inside],
+                    group=group,
                 )
             )
     return stretches

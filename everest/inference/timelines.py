@@ -154,7 +154,7 @@ def timeline_job(model: OpenedModel, samples: Sequence[Sample], passes: Passes, 
     """
     if passes.window is None and (trained := _trained_window(model.module.file)) is not None:
         passes = replace(passes, window=trained, step=passes.step or STEP_AS_TRAINED * trained)
-        passes.report(heading(f"windows of {trained:g} s, every {passes.step:g} s, as trained"))
+        passes.report(heading(f"windows of {trained:g} s, as trained, every {passes.step:g} s"))
     if passes.window is None and not has_windows(model):
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     return LongJob(model, samples, passes, {}, **options)

@@ -7,8 +7,10 @@ the place of a list that is missing.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from everest.config.heads import Head, named_heads
@@ -18,6 +20,7 @@ from everest.lists.classes import Classes
 from everest.lists.columns import find_index
 from everest.lists.labels import read_class_names
 from everest.lists.reading import SampleList, read_samples, read_unlabeled
+from everest.lists.sample import Sample
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, holds_list, no_such, split_folders, videos_under
 
@@ -69,6 +72,28 @@ def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...]
             f"model was trained on (first {trained[0]}); set data.classes to null"
         )
     return trained or names
+
+
+def learned_from(data: DataSettings, samples: Iterable[Sample]) -> list[Sample]:
+    """The samples that `data.train` has, too, as the same segment or in a whole file.
+
+    None are found if that list is remote or cannot be read: a warning is not worth an error.
+    """
+    trained: dict[Path, set[str]] = {}  # the segments of each file; "" is a whole file
+    with suppress(DataError, RecipeError):
+        if isinstance(find_source(data, "train", labeled=True)[0], Path):
+            for sample in read_source(data, "train", labeled=False, may_miss=True).samples:
+                trained.setdefault(Path(sample.path).resolve(), set()).add(_segment_text(sample))
+    known = []
+    for sample in samples:
+        segments = trained.get(Path(sample.path).resolve(), set())
+        if segments and (not sample.is_segment or segments & {"", _segment_text(sample)}):
+            known.append(sample)
+    return known
+
+
+def _segment_text(sample: Sample) -> str:
+    return sample.video_id.removeprefix(sample.path) if sample.is_segment else ""
 
 
 def list_in(root: Location, key: str, *, labeled: bool) -> str | None:

@@ -303,9 +303,10 @@ def class_tests(
 ) -> list[Values]:
     """Return how well each class that occurs is found, in percent: `name`, `prevalence`, value, `interval`.
 
-    Of videos with one class, the value is `recall`, with `precision` beside it. Of videos with several
-    classes, it is `ap`, the average precision, which is about the prevalence if the outputs say nothing. The
-    95 % interval is over groups; None without groups, and of a class with fewer than `FEW_OF_CLASS` videos.
+    Of videos with one class, the value is `recall`, with `precision` beside it, and `taken_for`, the class
+    that most of the others are taken for, with its share `taken`. Of videos with several classes, it is `ap`,
+    the average precision, which is about the prevalence if the outputs say nothing. The 95 % interval is over
+    groups; None without groups, and of a class with fewer than `FEW_OF_CLASS` videos.
     """
     labels, chosen = predictions.class_flags()  # (V, C) each
     is_multi = predictions.task == MULTI_LABEL
@@ -333,10 +334,15 @@ def class_tests(
             interval = None
         prevalence = _round(row["videos"] / len(labels), is_share=True)
         keys = ("ap",) if is_multi else ("recall", "precision")
-        rows.append(
-            {"name": row["name"], "prevalence": prevalence, "interval": interval}
-            | {key: row[key] for key in keys}
-        )
+        measured = {key: row[key] for key in keys}
+        if not is_multi:
+            index = names.index(row["name"])
+            others = chosen[labels[:, index]].sum(axis=0)  # (C,) of its videos, by what they are taken for
+            others[index] = 0
+            if others.any():
+                measured["taken_for"] = names[int(others.argmax())]
+                measured["taken"] = _round(others.max() / row["videos"], is_share=True)
+        rows.append({"name": row["name"], "prevalence": prevalence, "interval": interval} | measured)
     return rows
 
 

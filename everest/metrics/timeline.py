@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, Bout
+from everest.metrics.intervals import bootstrap
 
 OVERLAPS: Final = (0.10, 0.25, 0.50)  # of F1@k
 TIOU: Final = 0.5  # of mAP
@@ -40,6 +41,7 @@ class Stretch:
     labeled: Sequence[Bout]
     predicted: Sequence[Bout]
     scores: Sequence[float]  # of each predicted bout; the most certain ones count first in mAP
+    group: str = ""  # recordings of one group, such as an animal, are not independent
 
 
 class Segment(NamedTuple):
@@ -59,10 +61,11 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     """Return all metrics of some stretches.
 
     Returns:
-        `frame_accuracy`, `mean_class_accuracy` (of the frames of each class, background is one),
-        `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`,
-        `map@0.5`, the number of `frames`, and of each of the `classes` its `name`, `f1` (of its frames),
-        `ap@0.5`, and `truth` and `predicted`, each with `bouts` (their number) and `seconds`.
+        `frame_accuracy`, its 95 % `frame_interval` over groups (None: there is one), `mean_class_accuracy`
+        (of the frames of each class, background is one), `majority_accuracy` (of always predicting the most
+        frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`, `map@0.5`, the number of `frames`, and of each of
+        the `classes` its `name`, `f1` (of its frames), `ap@0.5`, and `truth` and `predicted`, each with
+        `bouts` (their number) and `seconds`.
     """
     true_bouts = [bout for stretch in stretches for bout in stretch.labeled]
     predicted_bouts = [bout for stretch in stretches for bout in stretch.predicted]
@@ -77,6 +80,14 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     num_true, num_predicted = true_frames.sum(axis=0), predicted_frames.sum(axis=0)  # (C + 1,)
     num_agreed = (true_frames & predicted_frames).sum(axis=0)  # (C + 1,)
     num_either = num_true + num_predicted
+    is_right = (true_frames == predicted_frames).all(axis=1)  # (F,)
+    starts = np.cumsum([0, *map(len, labeled)])[:-1]  # of the stretches
+    right, total = np.add.reduceat(is_right, starts, dtype=np.float64), np.array([*map(len, labeled)])
+    groups = [stretch.group for stretch in stretches]
+    interval = None
+    if len(set(groups)) > 1:
+        (ends,) = bootstrap(lambda counts: {"": float(counts @ right / (counts @ total))}, groups).values()
+        interval = [*map(_percent, ends)]
     num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
     occurs = num_true > 0
     num_segments = sum(len(each) for pair in segments for each in pair)
@@ -84,7 +95,8 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     precisions = [bout_average_precision(stretches, name, tiou=TIOU) for name in names]
     known = [precision for precision in precisions if precision is not None]
     return {
-        "frame_accuracy": _percent((true_frames == predicted_frames).all(axis=1).mean()),
+        "frame_accuracy": _percent(is_right.mean()),
+        "frame_interval": interval,
         "mean_class_accuracy": _percent((num_agreed[occurs] / num_true[occurs]).mean()),
         "majority_accuracy": _percent(num_most_frequent / len(true_frames)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),

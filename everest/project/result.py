@@ -78,6 +78,8 @@ class ClassTest:
     ap: float | None = None  # average precision, if videos have several classes
     recall: float | None = None  # if they have one
     precision: float | None = None
+    taken_for: str | None = None  # the class that most of its other videos are taken for
+    taken: float | None = None  # their share of its videos
     interval: list[float] | None  # 95 %, of `ap` or `recall`
 
     def line(self, unit: str) -> str:
@@ -89,7 +91,8 @@ class ClassTest:
         if self.ap is not None:
             return f"{self.name}: average precision {self.ap:.1f} %{spread}, {share}"
         right = f"{self.precision:.1f} % of its predictions right"
-        return f"{self.name}: {self.recall:.1f} % found{spread}, {right}, {share}"
+        mistaken = "" if self.taken is None else f", {self.taken:.1f} % taken for {self.taken_for}"
+        return f"{self.name}: {self.recall:.1f} % found{spread}{mistaken}, {right}, {share}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def test_the_windows_are_those_of_the_training_unless_others_are_given(classifie
     assert everest.timeline(everest.load_model(project), video).rows() == trained
     assert rows(project, "--step", 0.5) == rows(classifier_run, "--window", 0.75, "--step", 0.5)
     assert rows(project, "--window", 0.5) == rows(classifier_run, "--window", 0.5)
-    assert "windows of 0.75 s, every 0.1875 s, as trained" in called("timeline", video, "-c", project).stderr
+    assert "windows of 0.75 s, as trained, every 0.1875 s" in called("timeline", video, "-c", project).stderr
     (project / "project.json").write_text(json.dumps({"window": None}))  # of videos, not of recordings
     assert rows(project) == rows(classifier_run) != trained
     (project / "project.json").write_text("{")
@@ -203,7 +203,7 @@ def test_options_that_do_not_go_together_are_named(saved, classifier_run, clip_f
         ([*video, "-o", tmp_path / "old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
         ([*video, "-o", tmp_path / "t.png"], "end its name in .csv, .boris"),
         ([*video, "--save", tmp_path / "t.json"], "end its name in .safetensors"),
-        ([*video, "--plot", tmp_path / "t.pdf"], "end its name in .png"),
+        ([*video, "--plot", tmp_path / "t.jpg"], "end the name of the figure in .png, .pdf, .svg"),
         ([saved, "-c", classifier_run], "no effect on a saved file"),
         ([saved, "--to", "csv"], "--to csv: needs --output"),
         ([saved, "--to", "csv", "-o", tmp_path / "a.srt"], "its ending says srt, but --to says csv; change"),

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from small_runs import RECIPE, called, refused
 
+from everest.config.recipe import load_recipe
+from everest.lists.sample import Sample
+from everest.lists.sources import learned_from
 from everest.system.weights_header import read_header
 
 OPEN = RECIPE.replace("num_classes: 2, ", "").replace("val: train.csv, test: train.csv", "test: test.csv")
@@ -108,3 +111,27 @@ def test_class_names_of_a_split_reach_the_checkpoint(recipe: Path, tree: Path, t
     called("finetune", *options, "--init", "none", "-o", tmp_path / "run")
     for name in ("model", "best"):
         assert read_header(tmp_path / "run" / f"{name}.safetensors").classes == ("run fast", "walk")
+
+
+def test_videos_that_a_model_learned_from_are_found_by_file_and_segment(tmp_path: Path, clip_files: Path):
+    lines = [f"{clip_files / 'clip0.mp4'},,", f"{clip_files / 'clip1.mp4'},0,1"]
+    (tmp_path / "train.csv").write_text("\n".join(["path,start,end", *lines]) + "\n")
+    (tmp_path / "tiny.yaml").write_text(OPEN)
+    data = load_recipe(tmp_path / "tiny.yaml", overrides=[f"data.root={tmp_path}"]).data
+    (tmp_path / "link").symlink_to(clip_files)
+    clips = [f"{tmp_path}/link/clip{number}.mp4" for number in range(3)]
+    learned = [Sample(path=clips[0]), Sample(path=clips[0], start=0.5, end=1), Sample(path=clips[1])]
+    learned.append(Sample(path=clips[1], start=0.0, end=1.0))
+    assert (
+        learned_from(data, [*learned, Sample(path=clips[1], start=1.0, end=2.0), Sample(path=clips[2])])
+        == learned
+    )
+    (tmp_path / "train.csv").unlink()
+    assert learned_from(data, learned) == []
+
+
+def test_a_test_on_the_training_list_is_reported(classifier_run: Path, clip_files: Path):
+    warning = "videos of data.test are also in data.train; accuracy on videos that the model learned from"
+    assert warning in called("eval", "-c", classifier_run, "--gpus", "cpu").stderr
+    shown = called("timeline", clip_files / "clip0.mp4", "-c", classifier_run, "--gpus", "cpu").stderr
+    assert "warning: the model learned from clip0.mp4: scores there are too good to publish" in shown

@@ -67,6 +67,9 @@ def test_the_recall_of_a_class_has_the_interval_of_its_own_videos():
     assert second["interval"][0] == pytest.approx(100 * 0.025 ** (1 / 8), abs=1e-3)  # of eight groups
     assert (third["recall"], third["interval"]) == (50, [0, 100])
     assert class_tests(predictions, "abc", None)[0]["interval"] is None
+    assert (first["taken_for"], first["taken"]) == ("b", 25)
+    assert "taken" not in second  # all are right
+    assert (third["taken_for"], third["taken"]) == ("a", 50)
 
 
 def test_a_perfect_average_precision_has_the_bound_of_the_groups_with_the_class():

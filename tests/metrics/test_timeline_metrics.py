@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,16 @@ WALK_AND_REAR = video(
     {"walk": [(0, 10), (15, 25), (30, 36)], "rear": [(10, 15), (27, 30)]},
     {"walk": [(1, 9), (14, 20), (21, 26), (37, 40)], "rear": [(9, 15), (20, 22)]},
 )
+
+
+def test_the_interval_of_frames_is_over_groups_of_recordings():
+    right, wrong = video({"a": [(0, 40)]}, {"a": [(0, 40)]}), video({"a": [(0, 40)]}, {})
+    assert timeline_metrics([right, wrong])["frame_interval"] is None  # of one group
+    apart = [replace(each, group=str(number)) for number, each in enumerate([right] * 19 + [wrong])]
+    low, high = timeline_metrics(apart)["frame_interval"]
+    assert 80 <= low < 95 < high == 100
+    pairs = [replace(each, group=str(number // 10)) for number, each in enumerate([right] * 19 + [wrong])]
+    assert timeline_metrics(pairs)["frame_interval"] == [90, 100]
 
 
 def test_metrics_computed_by_hand():

@@ -236,8 +236,8 @@ def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passe
     job = timeline_job(opened, samples, passes, **kept)
     if job.parts is not None:
         refuse_inputs(job.parts, inputs)
-    names = [sample.path for sample in samples]
-    return Source(classes, names, inputs, computed_timelines(job), may_replace=job.may_replace())
+    paths = [sample.path for sample in samples]
+    return Source(classes, paths, inputs, computed_timelines(job), may_replace=job.may_replace())
 
 
 def _saved_beside(output: Path) -> Path:

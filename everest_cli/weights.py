@@ -209,7 +209,8 @@ def export(
     """
     if keep is not None:
         read_shares(str(keep))
-    is_int8, card_file = precision == "int8", out.with_name(f"{out.name}.CARD.md")
+    is_int8 = precision == "int8"
+    card_file = out.with_name(f"{out.name}.CARD.md")
     refuse(
         {
             "--precision int8 needs --to onnx and --calibrate LIST": is_int8
@@ -225,7 +226,10 @@ def export(
         for path in (out, card_file):
             check_new_file(path, overwrite=overwrite)
 
+    from everest.checkpoints.graph import exportable
+    from everest.checkpoints.graph_files import calibration_clips, write_onnx
     from everest.checkpoints.load import all_weights, find_weights, open_model
+    from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
 
     weights = find_weights(checkpoint, which=which)
@@ -233,13 +237,8 @@ def export(
     opened = open_model(weights, kind="clips")
     measured = None if evaluation is None else read_evaluation(evaluation)
     if to == "hf":
-        from everest.checkpoints.transformers import write_folder
-
         document = write_folder(out, opened, card=model_card(opened, evaluation=measured, file=WEIGHTS))
     else:
-        from everest.checkpoints.graph import exportable
-        from everest.checkpoints.graph_files import calibration_clips, write_onnx
-
         clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
         exported = exportable(opened, keep=keep, precision=precision)
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)

@@ -6,7 +6,7 @@ B clips, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +24,8 @@ from everest.errors import DataError
 from everest.inference.jobs import LongJob
 from everest.inference.model import OpenedModel
 from everest.inference.timelines import has_windows, timeline_job
-from everest.inference.videos import Passes, ViewTensors, compute_over_windows
-from everest.inference.windows import Unreadable, Window
+from everest.inference.videos import Passes, compute_over_windows
+from everest.inference.windows import Unreadable
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.video.facts import clear_video_cache
@@ -86,22 +86,19 @@ def time_timeline(job: LongJob) -> dict[str, float]:
         The seconds of a `window` and a `step`, the windows in a forward pass, `batch`, and `hours_per_hour`:
         of long recordings, in which a window begins at each step, in an hour.
     """
-
-    def windows() -> Iterator[tuple[Window, ViewTensors] | Unreadable]:
-        for sample in cycle(job.samples):
-            clear_video_cache()
-            computed = compute_over_windows(job.model, sample, job.model.outputs, job.passes)
-            yield from chain.from_iterable(computed)
-
     lengths: list[float] = []  # seconds, of intact windows
+    samples = cycle(job.samples)
     started = time.perf_counter()
     elapsed = 0.0
-    for item in windows():
-        if not isinstance(item, Unreadable):
-            lengths.append(item[0].end - item[0].start)
-        elapsed = time.perf_counter() - started
-        if elapsed > TIMED_SECONDS:
-            break
+    while elapsed <= TIMED_SECONDS:
+        clear_video_cache()
+        computed = compute_over_windows(job.model, next(samples), job.model.outputs, job.passes)
+        for item in chain.from_iterable(computed):
+            if not isinstance(item, Unreadable):
+                lengths.append(item[0].end - item[0].start)
+            elapsed = time.perf_counter() - started
+            if elapsed > TIMED_SECONDS:
+                break
     if not lengths:
         raise DataError(
             f"{job.samples[0].path}: no intact window within {TIMED_SECONDS:g} s; try another --data"

@@ -258,7 +258,7 @@ def _accuracy(file: Path, weights: Path) -> dict[str, Any]:
     from everest.checkpoints.load import recipe_beside
     from everest.config.recipe import load_recipe
     from everest.errors import UserError
-    from everest.project.exported import exported_accuracy
+    from everest.project.measure import exported_accuracy
 
     recipe = recipe_beside(weights)
     if recipe is None:
@@ -275,5 +275,5 @@ def _accuracy(file: Path, weights: Path) -> dict[str, Any]:
         return document
     if accuracy is not None:
         say(str(accuracy))
-        document["accuracy"] = accuracy.dump()
+        document["accuracy"] = vars(accuracy)
     return document

@@ -20,7 +20,7 @@ from everest.config.recipe import load_recipe
 from everest.methods.strategies import STRATEGIES
 from everest.models.spec import pretrain_spec
 from everest.profiling import timing
-from everest.suggest import paper
+from everest.suggest import suggestion
 from everest.system.weights import Weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +124,7 @@ def desk(
     cached(tmp_path / "hub", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", tmp_path / "timm")
     monkeypatch.setattr(timing, "LOADER_SECONDS", 0.2)
     monkeypatch.setattr(timing, "READING_SECONDS", 0.1)
-    monkeypatch.setattr(paper, "FEWEST_VIDEOS", 4)  # docs/large.md
+    monkeypatch.setattr(suggestion, "FEWEST_PAPER_VIDEOS", 4)  # docs/large.md
     for name, folder in DATA_SETS.items():
         ARCHIVES[name](tmp_path / folder)
     for number, name in enumerate(["run", "walk", "run", "walk"]):

@@ -31,8 +31,8 @@ from everest.lists.sample import Sample
 from everest.metrics.names import METRICS
 from everest.prepare import window_labels
 from everest.project import lists
-from everest.project.exported import exported_accuracy
 from everest.project.lists import same_animal_warning, subject_groups, window_seconds
+from everest.project.measure import exported_accuracy
 from everest.project.project_plan import describe_samples
 from everest.project.request import Request, with_warmup
 from everest.project.result import MeasuredTest

@@ -230,7 +230,7 @@ def _size_line(suggestion: Suggestion, network_ms: float) -> str:
     data, model = suggestion.recipe.data, suggestion.recipe.model
     height, width = data.frame_size
     size = f"{model.backbone}, {data.frames} frames of {height} x {width} pixels, one view"
-    text = f"{size}: {network_ms:.3g} ms a clip on one CPU thread (limit {suggestion.latency:g})"
+    text = f"{size}: {network_ms:.3g} ms a clip by PyTorch on one CPU thread (limit {suggestion.latency:g})"
     if network_ms <= (suggestion.latency or 0):
         return text
     fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"

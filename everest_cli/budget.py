@@ -110,12 +110,12 @@ def _by_group(
     group: str, parts: Sequence[Mapping[str, Any]], estimate: Callable[..., dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """The estimates of each group of recordings, by a value of --group; `parts` are by recording."""
-    from everest.prepare.split import read_group
+    from everest.lists.sample import Sample
+    from everest.prepare.split import with_groups
 
-    group_of_path = read_group(group)
     groups: dict[str, list[str]] = {}
-    for video in parts[0]:
-        groups.setdefault(group_of_path(Path(video)), []).append(video)
+    for sample in with_groups([Sample(path=video) for video in parts[0]], group, root=Path()):
+        groups.setdefault(sample.source, []).append(sample.path)
     documents = {}
     for name, videos in sorted(groups.items()):
         try:

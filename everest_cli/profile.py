@@ -74,7 +74,8 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 
     With --videos and --gpu, also the hours and the memory of a run on that GPU, in words. With
-    --checkpoint and --latency, only the time of a trained model: for a video, and hours of video per hour.
+    --checkpoint and --latency, only the time of a trained model: for a video, on one CPU thread unless
+    OMP_NUM_THREADS is set, and hours of video per hour.
 
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu h100 --gpus 4
     """

@@ -231,20 +231,28 @@ def export(
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
+    from everest.project.exported import card_lines, project_result
 
     weights = find_weights(checkpoint, which=which)
     refuse_inputs(out, all_weights(weights))
     opened = open_model(weights, kind="clips")
     measured = None if evaluation is None else read_evaluation(evaluation)
+    result = project_result(opened.file)
+    tested = [] if result is None else card_lines(result)
     if to == "hf":
-        document = write_folder(out, opened, card=model_card(opened, evaluation=measured, file=WEIGHTS))
+        card = model_card(opened, evaluation=measured, file=WEIGHTS, tested=tested)
+        document = write_folder(out, opened, card=card)
     else:
         clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
         exported = exportable(opened, keep=keep, precision=precision)
-        card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
+        of_file = replace(opened, spec=exported.spec)
+        card = model_card(of_file, evaluation=measured, file=out.name, tested=tested)
         document = {"written": [str(out), str(card_file)], **write_onnx(out, exported, calibration=clips)}
         write_text(card_file, card)
         document |= _accuracy(out, opened.file) if opened.weights.kind == "classifier" else {}
+        time = None if result is None else result.clip_time
+        limit = "" if time is None else f" (train --latency {time.limit_ms:g})"
+        say(f"ONNX Runtime, one CPU thread: {document['network_ms']:.3g} ms for a clip{limit}")
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
@@ -258,15 +266,18 @@ def _accuracy(file: Path, weights: Path) -> dict[str, Any]:
     from everest.checkpoints.load import recipe_beside
     from everest.config.recipe import load_recipe
     from everest.errors import UserError
-    from everest.project.measure import exported_accuracy
+    from everest.project.exported import exported_accuracy
 
     recipe = recipe_beside(weights)
     if recipe is None:
         return {}
-    document: dict[str, Any] = {}
-    if load_recipe(recipe).data.test is not None:
-        command = ["everest", "eval", "--checkpoint", str(file), "--recipe", str(recipe)]
-        document["next"] = shlex.join([*command, "--set", "eval.clips=1", "--set", "eval.crops=1"])
+    data = load_recipe(recipe).data
+    command = ["everest", "eval", "--checkpoint", str(file), "--recipe", str(recipe)]
+    command += ["--set", "eval.clips=1", "--set", "eval.crops=1"]
+    if data.test is None:  # new videos, in a folder of each class or in a list
+        source = "." if data.heads is None and data.task == "single-label" else "test.csv"
+        command += ["--data", "NEW_CLIPS", "--set", f"data.test={source}"]
+    document: dict[str, Any] = {"next": shlex.join(command)}
     try:
         with Display() as display:
             accuracy = exported_accuracy(file, weights, display.report)

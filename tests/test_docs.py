@@ -137,7 +137,7 @@ def desk(
     for shift in range(7):  # of a production line, as in docs/export.md
         for number, name in enumerate(["ok", "jam"]):
             (tmp_path / "LINE" / name).mkdir(parents=True, exist_ok=True)
-            clip = tmp_path / "LINE" / name / f"2026-03-0{shift}-early_{number:03}.mp4"
+            clip = tmp_path / "LINE" / name / f"line2_shift0{shift}_{number:03}.mp4"
             shutil.copy(clip_files / f"clip{number}.mp4", clip)
     rows = [f"ACTIONS/{name}/clip{i}.mp4,{name},m{i}\n" for i, name in enumerate(["run", "walk"])]
     videos = [f"clip{number}.mp4" for number in range(4)]

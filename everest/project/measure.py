@@ -6,21 +6,19 @@ V test videos, C outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from everest import functions
 from everest.annotations.bout import Bouts
 from everest.config.heads import MEASURED_BY
-from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import DataError
-from everest.evaluation.evaluation import EvaluationFiles, evaluate, evaluate_classifier
+from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules
@@ -30,14 +28,14 @@ from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
 from everest.lists.sources import read_source
 from everest.metrics.head_metrics import chance_of, class_tests, metrics_of
-from everest.metrics.names import METRICS, value_text
+from everest.metrics.names import METRICS
 from everest.metrics.predicted import write_predictions
 from everest.models.classifier import Classifier
 from everest.prepare.window_labels import read_bouts
 from everest.project.candidates import IMAGES, MEAN, Candidate
 from everest.project.choice import BestCandidate, difference_interval
 from everest.project.comparison import Comparison
-from everest.project.request import REPORT, RESULT, Project, write_document
+from everest.project.request import REPORT, Project, write_document
 from everest.project.result import (
     DELIVERED,
     F1_KEY,
@@ -48,11 +46,9 @@ from everest.project.result import (
     TestOutputs,
     TimelineScores,
 )
-from everest.system.compute import Runtime
 from everest.system.events import Report, heading, silent
 from everest.system.files import IN_USE_FIX
-from everest.system.run_folder import FOLDS, MODEL, PROJECT, RECIPE
-from everest.system.text import counted
+from everest.system.run_folder import FOLDS
 
 PREDICTIONS: Final = "predictions.csv"
 LINEAR: Final = "linear.csv"  # the predictions of the linear model on small images
@@ -308,46 +304,3 @@ def _timelines(model: Classifier, key: str, window: float, report: Report) -> Ti
     samples = read_source(model.recipe.data, key, labeled=False).samples
     paths = list(dict.fromkeys(sample.path for sample in samples))
     return functions.timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, report=report)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportedAccuracy:
-    """The metric of a project's task on its test videos, before and after the export."""
-
-    metric: str
-    trained: float  # as `everest train` reports it
-    trained_views: int  # of a video
-    exported: float | None  # of the file; None: the project was tested in folds, and has no test list
-    videos: int  # of the test
-
-    def __str__(self) -> str:
-        name, videos = METRICS[self.metric].title, counted(self.videos, "test video")
-        views = counted(self.trained_views, "view")
-        trained = f"{name} of train {value_text(self.metric, self.trained)} ({views} of {videos}"
-        if self.exported is None:
-            return f"{trained} in folds); the exported model has learned from all videos: test it on new ones"
-        return f"{trained}), of the file {value_text(self.metric, self.exported)} (1 view)"
-
-
-def exported_accuracy(file: Path, weights: Path, report: Report) -> ExportedAccuracy | None:
-    """Evaluate an ONNX file on one view of each test video of the project that `weights` are of.
-
-    None if they are not the model of a finished project.
-    """
-    folder = weights.parent.parent
-    if weights.parent.name != MODEL or not all((folder / name).is_file() for name in (PROJECT, RESULT)):
-        return None
-    result = MeasuredTest.read(folder / RESULT, fix=IN_USE_FIX)
-    recipe = load_recipe(weights.parent / RECIPE)
-    views, exported = recipe.eval.clips * recipe.eval.crops, None
-    if recipe.data.test is not None:
-        one_view = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
-        runtime = Runtime(torch.device("cpu"), "fp32")
-        exported = evaluate(one_view, file, runtime, report=report, files=EvaluationFiles())[result.metric]
-    return ExportedAccuracy(
-        metric=result.metric,
-        trained=result.value,
-        trained_views=views,
-        exported=exported,
-        videos=result.videos,
-    )

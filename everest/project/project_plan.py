@@ -222,7 +222,7 @@ def _model_lines(suggestion: Suggestion, network_ms: float | None) -> list[str]:
     clip = f"{data.frames} frames of {height} x {width} pixels"
     lines = []
     if network_ms is not None:
-        speed = f"{network_ms:.3g} ms a clip on one CPU thread (limit {suggestion.latency:g})"
+        speed = f"{network_ms:.3g} ms a clip by PyTorch on one CPU thread (limit {suggestion.latency:g})"
         text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
         fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
         lines.append(text if suggestion.is_fast else f"warning: {text}; {fix}")

@@ -93,20 +93,20 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
 
         (print_json if as_json else _print_paper)([figure.dump() for figure in paper_figures()])
     else:
-        (print_json if as_json else _print_profile)(_cost(options))
+        (print_json if as_json else _print_profile)(_cost_document(options))
 
 
-def _cost(options: ProfileOptions) -> dict[str, Any]:
+def _cost_document(options: ProfileOptions) -> dict[str, Any]:
     """The cost of a recipe and of all methods, on this device and as planned for others."""
     from everest.checkpoints.frozen import with_absolute_paths
     from everest.profiling.plan import plan_pretraining
-    from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile
-    from everest.profiling.timing import BATCH, time_loader, time_stages
+    from everest.profiling.profile import METHODS, RANKING_STRATEGIES, profile, recipe_with_changes
+    from everest.profiling.timing import DEFAULT_BATCH, time_loader, time_stages
 
     data, gpu, batch = options.data, options.gpu, options.batch
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     changed = partial(
-        changed_recipe,
+        recipe_with_changes,
         backbone=options.backbone,
         frames=options.frames,
         size=None if options.size is None else read_size(options.size),
@@ -117,7 +117,7 @@ def _cost(options: ProfileOptions) -> dict[str, Any]:
     if method not in METHODS:
         raise unknown_name("--method", method, METHODS)
     recipe = with_absolute_paths(changed(options.recipe or METHODS[method]))
-    if options.keep is not None and not isinstance(recipe.pretrain.selection, RANKS):
+    if options.keep is not None and not isinstance(recipe.pretrain.selection, RANKING_STRATEGIES):
         raise RecipeError(f"--keep: strategy {recipe.pretrain.selection.strategy} has no keep ratio")
     document: dict[str, Any] = {**profile(recipe), "compare": []}
     if options.compare:
@@ -134,7 +134,7 @@ def _cost(options: ProfileOptions) -> dict[str, Any]:
         document["plan"] = plan_pretraining(recipe, gpu, **run)
         if data is not None:  # against the step of the planned GPUs, not of this machine
             speed = document["plan"]["step_clips_per_second"]
-            clips = batch or BATCH["cuda"]
+            clips = batch or DEFAULT_BATCH["cuda"]
             loading = time_loader(recipe, "pretrain", batch=clips, step_clips_per_second=speed)
             stages["pretrain"]["loading"] = loading
             document["plan"] = plan_pretraining(recipe, gpu, **run, loader=loading["clips_per_second"])
@@ -168,7 +168,7 @@ def _loader_text(loader: Mapping[str, Any]) -> str:
 
 
 # The rows of the table by their keys in the document of --json: name, and how the value is shown.
-ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+TABLE_ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "gmacs": ("GMACs forward (the papers' GFLOPs)", "{:.2f}".format),
     "gflops": ("GFLOPs forward (2 x GMACs)", "{:.2f}".format),
     "tokenizer_gmacs": ("GMACs of the frozen tokenizer", "{:.2f}".format),
@@ -190,7 +190,7 @@ def _print_profile(document: Mapping[str, Any]) -> None:
     title += f"({document['recipe']}, {document['precision']})"
     stages = document["stages"].values()
     rows = []
-    for key, (name, shown) in ROWS.items():
+    for key, (name, shown) in TABLE_ROWS.items():
         values = [stage.get(key) for stage in stages]
         if values != [None] * len(values):
             rows.append([name, *("-" if value is None else shown(value) for value in values)])
@@ -210,7 +210,7 @@ def _print_profile(document: Mapping[str, Any]) -> None:
     rows = []  # of each method and stage, with the ratio of the first method's GMACs to its own
     for compared in document["compare"]:
         for name, stage in compared["stages"].items():
-            cells = {key: shown(stage[key]) for key, (_, shown) in ROWS.items() if key in stage}
+            cells = {key: shown(stage[key]) for key, (_, shown) in TABLE_ROWS.items() if key in stage}
             ratio = f"{document['compare'][0]['stages'][name]['gmacs'] / stage['gmacs']:.2f}"
             rest = (cells[key] for key in ("parameters", "activation_bytes_per_clip", "tokens"))
             rows.append((compared["method"], name, cells["gmacs"], cells["gflops"], ratio, *rest))
@@ -220,10 +220,10 @@ def _print_profile(document: Mapping[str, Any]) -> None:
 
 def _print_paper(figures: Sequence[Mapping[str, Any]]) -> None:
     """Print the paper's figures next to everest's."""
-    from everest.profiling.profile import SUBJECTS
+    from everest.profiling.profile import TABLE_SUBJECTS
 
     columns = ("quantity", "unit", "paper", "everest", "difference", "note")
-    for number, subject in SUBJECTS.items():
+    for number, subject in TABLE_SUBJECTS.items():
         rows = []
         for figure in (figure for figure in figures if figure["table"] == number):
             computed, difference = "needs GPU", ""

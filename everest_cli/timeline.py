@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from everest.inference.videos import Passes
     from everest.lists.classes import Classes
 
-SAVED = ".safetensors"
+SAVED_SUFFIX = ".safetensors"
 AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
 FileKind = Literal[AnnotationKind, "json"]
 KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
@@ -123,13 +123,13 @@ def timeline(
     bout_rules = rules.rules()
     display = model.display()
     save_option = "--save" if save is not None else "saved timeline"  # written beside --output
-    if len(videos) == 1 and videos[0].suffix == SAVED:
+    if len(videos) == 1 and videos[0].suffix == SAVED_SUFFIX:
         options = {"--window": window, "--step": step, "--save": save}
         source = _saved_timelines(videos[0], options, model)
     else:
         save = save or (_saved_beside(output) if output else None)
-        if save is not None and save.suffix != SAVED:
-            raise RecipeError(f"--save {save}: end its name in {SAVED}")
+        if save is not None and save.suffix != SAVED_SUFFIX:
+            raise RecipeError(f"--save {save}: end its name in {SAVED_SUFFIX}")
         kept = {"output": save, "others": [*filter(None, [output, plot])], "overwrite": overwrite}
         passes = Passes(batch=model.batch, window=window, step=step, report=display.report)
         source = _model_timelines(model, videos, passes, **kept)
@@ -139,7 +139,7 @@ def timeline(
     files = _output_files(output, kind, source.names)
     targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    _check_files(targets, inputs, overwrite=overwrite or source.may_replace)
+    _check_outputs(targets, inputs, overwrite=overwrite or source.may_replace)
     labeled = {}
     scores = None
     with display:
@@ -188,7 +188,7 @@ def timeline(
     exit_if_failed(any(video.error for video in timelines.videos))
 
 
-class Source(NamedTuple):
+class TimelineSource(NamedTuple):
     """Where timelines come from."""
 
     classes: Classes
@@ -199,7 +199,7 @@ class Source(NamedTuple):
     may_replace: bool = False  # see `LongJob`
 
 
-def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> Source:
+def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> TimelineSource:
     """Saved timelines; videos that could not be read are reported again.
 
     Options that have no effect on them are refused: those with a value, and all of the model.
@@ -212,10 +212,12 @@ def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineM
     saved = Timelines.load(file)
     names = [video.path for video in saved.videos]
     errors = [f"{video.video}: {video.error}" for video in saved.videos if video.error is not None]
-    return Source(saved.classes, names, [], nullcontext(saved if is_main() else None), errors)
+    return TimelineSource(saved.classes, names, [], nullcontext(saved if is_main() else None), errors)
 
 
-def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passes, **kept: Any) -> Source:
+def _model_timelines(
+    model: TimelineModel, videos: Sequence[Path], passes: Passes, **kept: Any
+) -> TimelineSource:
     """Timelines that a model will compute; `kept` are options of `timeline_job`."""
     from everest.checkpoints.load import all_weights
     from everest.inference.timelines import computed_timelines, timeline_job
@@ -237,13 +239,13 @@ def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passe
     if job.parts is not None:
         refuse_inputs(job.parts, inputs)
     paths = [sample.path for sample in samples]
-    return Source(classes, paths, inputs, computed_timelines(job), may_replace=job.may_replace())
+    return TimelineSource(classes, paths, inputs, computed_timelines(job), may_replace=job.may_replace())
 
 
 def _saved_beside(output: Path) -> Path:
     """The saved file next to an output, which may be a folder of subtitles."""
     stem = output.stem if output.suffix.lower() in KINDS_BY_ENDING else output.resolve().name
-    return output.with_name(stem + SAVED) if output.name else output / f"timeline{SAVED}"
+    return output.with_name(stem + SAVED_SUFFIX) if output.name else output / f"timeline{SAVED_SUFFIX}"
 
 
 def _output_files(
@@ -258,7 +260,7 @@ def _output_files(
     return {output: videos} if kind == "json" else files_of(output, videos, kind)
 
 
-def _check_files(
+def _check_outputs(
     targets: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
 ) -> None:
     """Refuse files, by their options, that exist, that are inputs, or that two options name."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from everest.config.heads import ALLOWED, named_heads
+from everest.config.heads import BEST_METRICS_OF_TASK, named_heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import PixelPretrainSettings, ViewPretrainSettings
 from everest.config.tokenizer import TokenizerSettings
@@ -22,16 +22,16 @@ Problems = Iterator[tuple[str, str]]  # `section.key`, and the reason
 def contradictions(recipe: Recipe) -> Problems:
     """Yields the `section.key` of each setting that contradicts another setting, and the reason."""
     yield from ((f"model.{key}", text) for key, text in recipe.model.problems())
-    yield from _of_data(recipe)
-    yield from _of_training(recipe)
+    yield from _data_contradictions(recipe)
+    yield from _training_contradictions(recipe)
     if isinstance(recipe.pretrain, PixelPretrainSettings):
-        yield from _of_targets(recipe, recipe.pretrain)
+        yield from _target_contradictions(recipe, recipe.pretrain)
     if recipe.tokenizer is not None:
-        yield from _of_tokenizer(recipe, recipe.tokenizer)
-    yield from _of_tokens(recipe)
+        yield from _tokenizer_contradictions(recipe, recipe.tokenizer)
+    yield from _token_contradictions(recipe)
 
 
-def _of_data(recipe: Recipe) -> Problems:
+def _data_contradictions(recipe: Recipe) -> Problems:
     """Channels, differences of frames as the input of the model, and labels."""
     data, pretrain, finetune = recipe.data, recipe.pretrain, recipe.finetune
     pixels = pretrain if isinstance(pretrain, PixelPretrainSettings) else None
@@ -62,7 +62,7 @@ def _of_data(recipe: Recipe) -> Problems:
     if "regression" in tasks and finetune.cutmix:
         yield "finetune.cutmix", "cannot mix numbers: half of a frame has no half of a number; set it to 0"
     # Of several heads: whether all are right, if each names a class.
-    known = ALLOWED[data.task]
+    known = BEST_METRICS_OF_TASK[data.task]
     if heads:
         known = ("top1", "loss") if {*tasks} == {"single-label"} else ("loss",)
     if finetune.best is not None and finetune.best not in known:
@@ -72,7 +72,7 @@ def _of_data(recipe: Recipe) -> Problems:
         yield "pretrain.probe.list", f"{text}; leave it out"
 
 
-def _of_training(recipe: Recipe) -> Problems:
+def _training_contradictions(recipe: Recipe) -> Problems:
     """Rates, budgets, crops, frozen layers and views."""
     pretrain, finetune, depth = recipe.pretrain, recipe.finetune, recipe.model.backbone_size.depth
     views = pretrain.views if isinstance(pretrain, ViewPretrainSettings) else None
@@ -104,7 +104,7 @@ def _of_training(recipe: Recipe) -> Problems:
         yield "data.clips_per_video", text
 
 
-def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
+def _target_contradictions(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
     """Frame selection, and stored targets, which are of clips known before training."""
     draws, strategy = stage.frame_selection.alpha > 1, stage.selection
     if stage.needs_tokenizer and recipe.tokenizer is None:
@@ -127,7 +127,7 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
         yield "pretrain.camera_motion", text
 
 
-def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
+def _tokenizer_contradictions(recipe: Recipe, settings: TokenizerSettings) -> Problems:
     config, loss, size = settings.config, settings.loss, recipe.data.frame_size
     if not (loss.reconstruction or loss.perceptual):
         text = "is 0, as perceptual is: nothing is reconstructed; set one of them"
@@ -152,7 +152,7 @@ def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
             yield "tokenizer.keep", f"{settings.keep} keeps none of a window's {ranked} ranked tokens"
 
 
-def _of_tokens(recipe: Recipe) -> Problems:
+def _token_contradictions(recipe: Recipe) -> Problems:
     """Both stages encode tokens; pre-training predicts tokens, fine-tuning does not."""
     data, uncountable = recipe.data, list[tuple[str, str]]()
     lengths = (data.frames, *data.frame_size)

@@ -26,7 +26,7 @@ from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # heuristic: of the training set, for the mean and std of the targets
-HELD_OUT: Final = ("val", "test")  # lists of videos that are not trained on
+HELD_OUT_LISTS: Final = ("val", "test")  # lists of videos that are not trained on
 
 
 class TokenizerValidator:
@@ -35,7 +35,7 @@ class TokenizerValidator:
     def __init__(self, training: Training, recipe: Recipe) -> None:
         self._training = training
         self._key, self._clips = held_out_clips(recipe)  # the key of their list in `data`
-        if self._key not in HELD_OUT:
+        if self._key not in HELD_OUT_LISTS:
             training.notice("no list in data.val or data.test: the report is of videos that are trained on")
         with torch.random.fork_rng():
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
@@ -118,7 +118,7 @@ class TokenizerValidator:
             document = {
                 "step": weights.step,
                 "videos": self._key,
-                "held_out": self._key in HELD_OUT,
+                "held_out": self._key in HELD_OUT_LISTS,
                 "skipped": len(report.skipped),
                 **report.figures,
                 "target_mean": model.target_mean.tolist(),

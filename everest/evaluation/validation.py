@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from everest.config.heads import MEASURED_BY, MULTI_LABEL, best_metric
+from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, best_metric
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.clips import VideoClips
 from everest.engine.health import Validations
@@ -99,7 +99,7 @@ class Validator:
         if "action_top1" in measured:
             row["val_top1"] = measured["action_top1"]  # of videos with all heads right
         for name, values in measured.get("heads", {}).items():
-            row |= {f"val_{name}_{key}": values[key] for key in MEASURED_BY.values() if key in values}
+            row |= {f"val_{name}_{key}": values[key] for key in METRIC_OF_TASK.values() if key in values}
         row |= {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None}
         row["val_loss"] = mean_loss(predictions)
         if validations.add(row):  # before it is logged: a row without its weights could not be repaired

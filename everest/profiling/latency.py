@@ -35,7 +35,7 @@ from everest.video.facts import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
-WARMUP: Final = 5  # default: videos before the first that counts
+WARMUP_VIDEOS: Final = 5  # default: videos before the first that counts
 TIMED_SECONDS: Final = 5.0  # default: of windows
 
 
@@ -57,8 +57,8 @@ def time_latency(
     """
     count = min(max(len(samples), 30), 200)  # default; fewer videos are repeated in turns
     rows = []
-    for number in range(WARMUP + count):
-        sample = samples[(number - WARMUP) % len(samples)]
+    for number in range(WARMUP_VIDEOS + count):
+        sample = samples[(number - WARMUP_VIDEOS) % len(samples)]
         clear_video_cache()
         times = [time.perf_counter()]
         footage = footage_of(sample, views.fps)
@@ -70,7 +70,7 @@ def time_latency(
         outputs(clips)
         times.append(time.perf_counter())
         rows.append([*np.diff(times), times[-1] - times[0]])
-    decode, transform, network, total = 1000 * np.array(rows[WARMUP:]).T
+    decode, transform, network, total = 1000 * np.array(rows[WARMUP_VIDEOS:]).T
     parts = {"decode_ms": decode, "transform_ms": transform, "network_ms": network}
     return {
         "p50_ms": round(float(np.percentile(total, 50)), 3),

@@ -34,9 +34,9 @@ from everest.video.stream import VideoError
 
 TrainingStage = Literal["pretrain", "finetune"]
 
-WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
-STEPS: Final = 5
-BATCH: Final = {"cuda": 32, "mps": 4}  # default, unless the user gives a batch; 1 on a CPU
+WARMUP_STEPS: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
+TIMED_STEPS: Final = 5
+DEFAULT_BATCH: Final = {"cuda": 32, "mps": 4}  # default, unless the user gives a batch; 1 on a CPU
 
 LOADER_SECONDS: Final = 10.0  # default: how long the loader is timed
 READING_SECONDS: Final = 2.0  # default: how long reading in this process is timed
@@ -76,13 +76,13 @@ def time_steps(
     """Measure steps on the first available device, or with `cpu` on the CPU.
 
     A step of `pretrain` and `finetune` is a forward and a backward pass and an update of new weights, a step
-    of `eval` a forward pass; of `batch` clips, or as many as BATCH has.
+    of `eval` a forward pass; of `batch` clips, or as many as DEFAULT_BATCH has.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     spec, settings = stage_spec(recipe, stage), training_settings(recipe, stage)
     device = accelerator.device
     multiple = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # views to compare
-    clips = multiple * math.ceil((batch or BATCH.get(device.type, 1)) / multiple)
+    clips = multiple * math.ceil((batch or DEFAULT_BATCH.get(device.type, 1)) / multiple)
     torch.manual_seed(recipe.train.seed)
     try:
         model = spec.build()
@@ -112,10 +112,10 @@ def time_steps(
             optimizer.step()
             optimizer.zero_grad()
 
-        _seconds_of(step, WARM_UP, device)
+        _seconds_of(step, WARMUP_STEPS, device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        timed = _seconds_of(step, STEPS, device)
+        timed = _seconds_of(step, TIMED_STEPS, device)
     except torch.OutOfMemoryError as error:
         problem = f"out of memory with {clips} clips of {stage}"
         raise EnvironmentProblem(f"{problem}; try a smaller --batch") from error

@@ -26,16 +26,16 @@ from everest.video.folders import no_such
 KEY_LETTERS: Final = 12  # of a SHA-256: enough for any number of runs
 TRAINING_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
 STARTS_FROM: Final[dict[StageName, StageName]] = {**REQUIRED_STAGE, "finetune": "pretrain"}
-_LABELS: Final = ("data.val", "data.test", "data.classes", "data.num_classes", "data.task", "data.heads")
+_LABEL_KEYS: Final = ("data.val", "data.test", "data.classes", "data.num_classes", "data.task", "data.heads")
 # The keys that a stage reads, by their beginnings, and those among them that it does not read.
-_READS: Final[dict[StageName, tuple[str, ...]]] = {
+_KEYS_READ: Final[dict[StageName, tuple[str, ...]]] = {
     "pretrain": ("data.", "model.", "train.", "tokenizer", "pretrain."),
     "finetune": ("data.", "model.", "train.", "finetune."),
     "eval": ("data.", "train.", "eval."),
     "probe": ("data.", "train.", "finetune.stride", "finetune.sampling", "finetune.selection"),
 }
-_IGNORES: Final[dict[StageName, tuple[str, ...]]] = {
-    "pretrain": _LABELS,
+_KEYS_IGNORED: Final[dict[StageName, tuple[str, ...]]] = {
+    "pretrain": _LABEL_KEYS,
     "finetune": ("data.pretrain", "data.test"),
     "eval": ("data.pretrain",),
     "probe": ("data.pretrain", "data.val"),
@@ -99,7 +99,7 @@ class SweepPlan:
         return [arm.name for arm in self.arms if job.name in {each.name for each in arm.jobs[job.seed]}]
 
 
-def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
+def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepPlan:
     """Resolve a sweep, of the lists and videos in the folder `data` (`data.root`). Nothing is written."""
     recipes = resolve_arms(request, data=data)
     arms = []
@@ -109,7 +109,7 @@ def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
         init = request.init if arm.init is None else arm.init
         try:
             for stage in stages:
-                _check_files(recipe, stage)
+                _check_inputs(recipe, stage)
             if init != FROM_SCRATCH:  # wrong weights are found before any run
                 located = find_init(init, output=None, overwrite=False)
                 init = read_init(located, resumed=None).named.name
@@ -158,7 +158,7 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
     return recipes
 
 
-def _check_files(recipe: Recipe, stage: StageName) -> None:
+def _check_inputs(recipe: Recipe, stage: StageName) -> None:
     """Raise DataError or CheckpointError if a file of a stage is missing: before hours of other stages."""
     data = recipe.data
     probe = recipe.pretrain.probe
@@ -188,12 +188,12 @@ def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict
         own_root: whether the arm has a folder of videos of its own. Otherwise the folder may be moved.
     """
     exempt = RESUME_MAY_CHANGE - {"data.root"} if own_root else RESUME_MAY_CHANGE
-    ignored = _IGNORES[stage]
+    ignored = _KEYS_IGNORED[stage]
     if stage == "pretrain" and recipe.data.pretrain is not None:
         ignored = (*ignored, "data.train")
     sections = tuple(f"{section}." for section in ignored)
     return {
         key: value
         for key, value in flat_values(recipe_values(recipe)).items()
-        if key.startswith(_READS[stage]) and key not in exempt and not f"{key}.".startswith(sections)
+        if key.startswith(_KEYS_READ[stage]) and key not in exempt and not f"{key}.".startswith(sections)
     }

@@ -16,7 +16,7 @@ from everest.config.recipe import load_recipe
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
 from everest.profiling import timing
-from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, PASS_SECONDS, SHARE, plan_pretraining
+from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, PASS_SECONDS, PEAK_SHARE, plan_pretraining
 from everest.profiling.profile import METHODS, STAGES, cost_of, paper_figures, profile, stage_spec
 from everest.profiling.timing import time_steps
 
@@ -235,7 +235,7 @@ def test_hours_follow_from_flops_peak_and_share_and_the_sentence_is_printed_last
     planned = json_profile(*options)["plan"]
     clips = 800 * 10240
     flops = 6 * 19.8072768e9  # forward and backward, Table 1's GMACs
-    seconds = clips * flops / (SHARE * 989e12) + clips / 1024 * PASS_SECONDS
+    seconds = clips * flops / (PEAK_SHARE * 989e12) + clips / 1024 * PASS_SECONDS
     assert planned["hours"] == pytest.approx(seconds / 3600, rel=1e-3)
     assert (planned["fits"], planned["batch"]) == (True, 1024)
     assert planned["memory_gib"] < 139

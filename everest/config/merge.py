@@ -1,9 +1,9 @@
-"""Merges recipe files and `--set`; every value remembers where it was written.
+"""Merges recipe files and `--set`, and remembers where each value was written.
 
 The layers, from the bottom: the defaults of everest.config.settings, the bases of a recipe, the recipe,
 `--set`. The `by_backbone` values of a layer are a layer directly above it. A later layer wins. A layer that
-chooses a variant of a section replaces the section, apart from `--set` and settings that the variant shares
-with that for which they were written. everest.config.stage_settings has the variants.
+chooses a variant of a section (SECTION_VARIANTS) replaces the section, but keeps `--set` and the settings
+that the chosen variant shares with the variant for which they were written.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BACKBONE_KEY: Final = ("model", "backbone")
 
 
 class WrittenValue(NamedTuple):
-    """A value that is no mapping, and where it was written."""
+    """A value that is not a mapping, and where it was written."""
 
     value: Any
     label: str = ""  # the file, or `--set`
@@ -51,7 +51,7 @@ class WrittenValue(NamedTuple):
 
 
 def _leaves(value: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
-    """The keys of the values that are no mappings, at any depth; an empty mapping is a value."""
+    """The values that are not mappings, by their keys at any depth; an empty mapping is a value."""
     if not isinstance(value, dict) or not value or path[:2] == HEADS_KEY:
         return {path: value}
     inner = [_leaves(each, (*path, key)) for key, each in value.items()]
@@ -71,29 +71,29 @@ def _fields(section: KeyPath, variant: Any) -> Mapping[str, Field[Any]]:
 
 _RECIPE_DEFAULTS: Final = _defaults(Recipe(name=""))
 _VIEW_CLASSES: Final = [*SECTION_VARIANTS[VIEWS_KEY].classes.values()][::-1]  # the default loss comes last
-DEFAULT_OF_KEY: Final = {  # by key, also of sections that the default recipe does not have
+DEFAULTS_BY_KEY: Final = {  # with sections that the default recipe lacks
     **_defaults(TokenizerSettings(), ("tokenizer",)),
     **{key: each for cls in _VIEW_CLASSES for key, each in _defaults(cls(), VIEWS_KEY).items()},
     **_RECIPE_DEFAULTS,
 }
-# Keys of a section that no class has.
+# Keys of a section that are not fields of its class.
 KEYS_WITHOUT_FIELD: Final[dict[KeyPath, tuple[str, ...]]] = {
     (): ("base",),
     **{section: names for section, (names, *_) in SELECTION_SHORTHANDS.items()},
     **{(stage,): (BY_BACKBONE,) for stage in STAGES},
 }
-# Choices by a name, which may have underscores in place of hyphens.
+# Keys whose values are names, in which underscores stand for hyphens.
 HYPHENATED_KEYS: Final = {("data", "task"), *((*key, each.tag) for key, each in SECTION_VARIANTS.items())}
 
 
 @dataclass
 class MergedRecipe:
-    """The values of all layers, for the backbone that they choose."""
+    """The merged values of all layers, for the backbone that they choose."""
 
     label: str  # the requested recipe
     written: dict[KeyPath, WrittenValue]  # no key is inside another one
     problems: list[str] = field(default_factory=list)
-    # By section, of the defaults and then of each layer.
+    # The chosen variant of each section: after the defaults, then after each layer.
     variants: list[dict[KeyPath, Any]] = field(default_factory=list)
 
     @property
@@ -109,7 +109,7 @@ class MergedRecipe:
 
     def at(self, key: KeyPath) -> WrittenValue:
         """What is written as `key`, or its default."""
-        return self.written.get(key, WrittenValue(DEFAULT_OF_KEY.get(key)))
+        return self.written.get(key, WrittenValue(DEFAULTS_BY_KEY.get(key)))
 
     def inside(self, section: KeyPath) -> dict[KeyPath, WrittenValue]:
         """What is written in a section, at any depth, or in place of it."""
@@ -137,34 +137,41 @@ class MergedRecipe:
             self.written.pop(each, None)
         self.written[key] = written
 
-    def note_variants(self) -> None:
-        """Note the variants after a layer, for which it has written its values."""
+    def record_variants(self) -> None:
+        """Record which variants are chosen once a layer is written: its values are meant for these."""
         self.variants.append(
             {section: self.at((*section, each.tag)).value for section, each in SECTION_VARIANTS.items()}
         )
 
-    def choose(self) -> None:
-        """Drop what lower layers wrote for other variants, and what sets nothing."""
+    def choose_variants(self) -> None:
+        """Drop values without a place in the chosen variants, and fill in the defaults of inner sections."""
         for section, variants in SECTION_VARIANTS.items():
             tag, inside = (*section, variants.tag), self.inside(section)
             if inside.keys() - {section} and not self.inside(tag):
                 self.written[tag] = WrittenValue(next(iter(variants.classes)))
+            if section in inside:  # a value in place of the section
+                continue
             chosen = self.at(tag)
-            fields = _fields(section, chosen.value)
-            for key, written in inside.items() if section not in inside else ():
-                name = key[len(section)]
-                of_layer = _fields(section, self.variants[written.layer + 1][section])
-                is_of_other = written.is_below(chosen) and of_layer.get(name) is not fields.get(name)
-                # A file may list the keys of all variants.
-                sets_nothing = _is_default(key, written) or written.value in (None, {})
-                if key != tag and (is_of_other or (fields and name not in fields and sets_nothing)):
+            for key in inside.keys() - {tag}:
+                if self._is_dropped(key, section, chosen):
                     del self.written[key]
+            fields = _fields(section, chosen.value)
             for inner in SECTION_VARIANTS:
-                if inner[:-1] == section and inner[-1] in fields and section not in inside:
-                    self._fill(inner, fields[inner[-1]].default_factory)
+                if inner[:-1] == section and inner[-1] in fields:
+                    self._fill_in(inner, fields[inner[-1]].default_factory)
 
-    def _fill(self, section: KeyPath, factory: Any) -> None:
-        """Write the default of a section where nothing is written, unless that chooses another variant."""
+    def _is_dropped(self, key: KeyPath, section: KeyPath, chosen: WrittenValue) -> bool:
+        """Whether a value was written for another variant of its section, or is unknown and sets nothing."""
+        written, name = self.written[key], key[len(section)]
+        fields = _fields(section, chosen.value)
+        fields_then = _fields(section, self.variants[written.layer + 1][section])
+        is_for_other = written.is_below(chosen) and fields_then.get(name) is not fields.get(name)
+        is_unknown = bool(fields) and name not in fields  # a file may list the keys of all variants
+        sets_nothing = _is_default(key, written) or written.value in (None, {})
+        return is_for_other or (is_unknown and sets_nothing)
+
+    def _fill_in(self, section: KeyPath, factory: Any) -> None:
+        """Write the defaults of a section where nothing is written, unless another variant is chosen."""
         defaults = {} if factory is MISSING else _defaults(factory(), section)
         tag = (*section, SECTION_VARIANTS[section].tag)
         chosen = self.written.get(tag, WrittenValue(defaults.get(tag)))
@@ -174,8 +181,8 @@ class MergedRecipe:
                     self.written[key] = WrittenValue(value)
 
     def drop_without_effect(self) -> None:
-        """Drop inherited values without effect; those written beside the choice, or later, are errors."""
-        for stage in TRAINED_SECTIONS:  # of steps and epochs those of the later layer stay
+        """Drop inherited values without effect; values written with the choice, or later, are problems."""
+        for stage in TRAINED_SECTIONS:  # of steps and epochs, the later layer wins
             steps, epochs = self.at((stage, "steps")), self.at((stage, "epochs"))
             if None not in (steps.value, epochs.value) and steps.layer != epochs.layer:
                 earlier = "epochs" if epochs.layer < steps.layer else "steps"
@@ -192,21 +199,21 @@ class MergedRecipe:
 
 
 def _is_default(key: KeyPath, written: WrittenValue) -> bool:
-    """Whether a file writes what a key has anyway."""
-    return written.label != SET_OPTION and written.value == DEFAULT_OF_KEY.get(key)
+    """Whether a file only repeats the default of a key."""
+    return written.label != SET_OPTION and written.value == DEFAULTS_BY_KEY.get(key)
 
 
 def merge(file: RecipeFile, overrides: Sequence[str]) -> MergedRecipe:
     """Merge the defaults, a recipe with its bases, and `section.key=value` texts."""
     defaults = {key: WrittenValue(value) for key, value in _RECIPE_DEFAULTS.items()}
     merged = MergedRecipe(file.label, defaults | {("name",): WrittenValue(file.name)})
-    merged.note_variants()
+    merged.record_variants()
     layers = [(source.label, _leaves(values)) for source, values in with_bases(file) if values]
     layers += read_overrides(overrides, merged.problems)
     backbones = [layer[BACKBONE_KEY] for _, layer in layers if BACKBONE_KEY in layer]
     backbone = with_hyphens(backbones[-1]) if backbones else _RECIPE_DEFAULTS[BACKBONE_KEY]
     for number, (label, layer) in enumerate(layers):
-        of_backbone = {}  # values by their key, each with its key in the file
+        of_backbone = {}  # each value with its key in the file, by the key that it sets
         for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
             value, name = layer.pop(key), with_hyphens("".join(key[2:3]))
             if name == backbone:
@@ -228,14 +235,14 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> MergedRecipe:
             elif key in HYPHENATED_KEYS and not is_import_path(value):
                 value = with_hyphens(value)
             merged.write(key, WrittenValue(value, label, place, number))
-        merged.note_variants()
-    merged.choose()
+        merged.record_variants()
+    merged.choose_variants()
     merged.drop_without_effect()
     return merged
 
 
 def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tuple[str, dict[KeyPath, Any]]]:
-    """A layer for each `section.key=value`; the value is read as YAML."""
+    """Yield a layer for each `section.key=value`; the value is read as YAML."""
     for override in overrides:
         text, equals, yaml = override.partition("=")
         key = tuple(text.strip().split("."))

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import DEFAULT_OF_KEY, KEYS_WITHOUT_FIELD, merge
+from everest.config.merge import DEFAULTS_BY_KEY, KEYS_WITHOUT_FIELD, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import SECTION_VARIANTS, SELECTION_KEY, STAGES, KeyPath, PretrainSelection
@@ -249,7 +249,7 @@ def _unknown_key(key: KeyPath, variant: str) -> str:
     """The message about a key that the section, or its variant, does not have."""
     *outer, name = key
     section = tuple(outer)
-    known = {each[len(section)] for each in DEFAULT_OF_KEY if each[: len(section)] == section != each}
+    known = {each[len(section)] for each in DEFAULTS_BY_KEY if each[: len(section)] == section != each}
     known.update(KEYS_WITHOUT_FIELD.get(section, ()))
     if section in SECTION_VARIANTS:
         classes: list[Any] = [*SECTION_VARIANTS[section].classes.values()]
@@ -260,7 +260,7 @@ def _unknown_key(key: KeyPath, variant: str) -> str:
         tag = ".".join((*section, SECTION_VARIANTS[section].tag))
         return f"has no effect with {tag}={shown(variant)}; leave it out"
     inner: dict[str, list[str]] = {}  # of the sections in this one, by their last word
-    for each in DEFAULT_OF_KEY:
+    for each in DEFAULTS_BY_KEY:
         if each[:-2] == section:
             inner.setdefault(each[-1], []).append(".".join(each))
     close = get_close_matches(name, sorted({*known, *inner}), n=1)

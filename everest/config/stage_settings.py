@@ -274,15 +274,15 @@ SECTION_VARIANTS: Final = {  # by section, an outer one first
     VIEWS_KEY: _variants("loss", ViewsSettings),
     **{(stage, "selection"): Variants("strategy", STRATEGIES) for stage in STAGES},
 }
-# By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are
-# dropped; those that the layer of the choice or a later one writes are errors.
+# By the key of a choice: the keys of its section that its value makes ineffective. Inherited values are
+# dropped; values from the layer of the choice or a later layer are errors.
 KEYS_WITHOUT_EFFECT: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
     ("data", "task"): lambda task: ("classes", "num_classes") if task == "regression" else (),
     HEADS_KEY: lambda heads: ("task", "num_classes") if heads else (),
     **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED_SECTIONS},
     **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED_SECTIONS},
 }
-# Keys of a section that are short for keys of another one, which then has these values, too.
+# Keys of a section that set keys of a selection: their names, the selection, and what else they set there.
 SELECTION_SHORTHANDS: Final[dict[KeyPath, tuple[tuple[str, ...], KeyPath, dict[str, Any]]]] = {
     VIEWS_KEY: (("keep_ratio", "uniform"), SELECTION_KEY, {"strategy": "drawn", "visible_ratio": None})
 }

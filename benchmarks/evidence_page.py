@@ -35,7 +35,7 @@ from view_tables import (
     pairs_table,
 )
 
-from everest.sweep.report import make_report, table
+from everest.sweep.report import make_report, report_table
 from everest_demo.events import event_set
 
 HERE: Final = Path(__file__).resolve().parent
@@ -150,7 +150,7 @@ def part_table(document: dict[str, Any]) -> str:
 
 
 def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
-    columns, *rows = table(report)
+    columns, *rows = report_table(report)
     places = [number for number, name in enumerate(columns) if not name.startswith(("p", *without))]
     return markdown([columns[place] for place in places], [[row[place] for place in places] for row in rows])
 

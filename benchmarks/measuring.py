@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.sweep.report import Paired
+from everest.sweep.report import PairedDifference
 from everest.video.reader import read_frames
 
 HERE = Path(__file__).resolve().parent
@@ -190,7 +190,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def difference_text(difference: Paired | None) -> str:
+def difference_text(difference: PairedDifference | None) -> str:
     """A difference with its interval, bold if zero is outside; empty if there is none."""
     if difference is None or difference.interval is None:
         return ""

@@ -27,7 +27,7 @@ from view_features import BASE, pretrained, run_folder
 import everest
 from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
-from everest.sweep.report import paired
+from everest.sweep.report import compare_pairs
 
 SETS: Final = ("interaction6", "cameramotion8", "weizmann10", "surveillance2", "tabletennis2", LETTERS)
 SCRATCH: Final = "from scratch"
@@ -176,7 +176,7 @@ def arm_cell(key: Key | None, units: dict[int, float], from_scratch: dict[int, f
     if key is None or not units:
         return ""
     text = f"{fmean(units.values()):.1f} ({key.steps} steps, {key.rate}, {100 * key.kept:g} %)"
-    return text if key.arm == SCRATCH else f"{text}<br>{difference_text(paired(units, from_scratch))}"
+    return text if key.arm == SCRATCH else f"{text}<br>{difference_text(compare_pairs(units, from_scratch))}"
 
 
 def kept_table(results: dict[str, dict[str, float]]) -> str:
@@ -188,7 +188,7 @@ def kept_table(results: dict[str, dict[str, float]]) -> str:
             smaller, larger = (measured_units(results, key) for key in keys)
             if smaller and larger:
                 means = [f"{fmean(units.values()):.1f}" for units in (smaller, larger)]
-                difference = difference_text(paired(larger, smaller))
+                difference = difference_text(compare_pairs(larger, smaller))
                 rows.append([name, str(number or "all"), str(steps), arm, *means, difference])
     shares = [f"{100 * kept:g} % kept" for kept in KEPT]
     return markdown(["set", "labels a class", "steps", "pre-training", *shares, "difference"], rows)

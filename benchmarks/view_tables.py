@@ -8,7 +8,7 @@ from typing import Any, Final
 from held_out_clips import LETTERS, SETS
 from measuring import difference_text, markdown
 
-from everest.sweep.report import paired, spread
+from everest.sweep.report import compare_pairs, spread
 
 RANDOM, DIFFERENCES = "random encoder", "difference image"
 BASELINES: Final = (RANDOM, DIFFERENCES)
@@ -35,7 +35,7 @@ MEASURES: Final = ("linear", "knn", "retrieval", "few", "attentive")
 
 def compared(own: dict[int, float], others: Iterable[dict[int, float]]) -> str:
     """The mean over the units of an arm, and its differences from other arms."""
-    texts = (difference_text(paired(own, other)) for other in others)
+    texts = (difference_text(compare_pairs(own, other)) for other in others)
     return "<br>".join([f"{spread(list(own.values())).mean:.1f}", *filter(None, texts)])
 
 
@@ -92,7 +92,7 @@ def pairs_table(
             for of_sets, name in columns:
                 values = by_unit(of_sets, name, measure)
                 first, second = (values.get(arm, {}) for arm in arms)  # not all arms were run on letters
-                cells.append(difference_text(paired(first, second)))
+                cells.append(difference_text(compare_pairs(first, second)))
             rows.append([" less ".join(arms), measure, *cells])
     return markdown(["arms", "measure", *(name for _, name in columns)], rows)
 
@@ -103,5 +103,5 @@ def letters_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     for name, by_arm in results.items():
         before, after = ({int(seed): top1 for seed, top1 in units.items()} for units in by_arm.values())
         means = [f"{spread(list(units.values())).mean:.1f}" for units in (before, after)]
-        rows.append([name, str(len(before)), *means, difference_text(paired(after, before))])
+        rows.append([name, str(len(before)), *means, difference_text(compare_pairs(after, before))])
     return markdown(["list", "seeds", *results["test"], "difference"], rows)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from everest.metrics.budget import FootageWindow
 
 WINDOW_SECONDS: Final = 10.0  # heuristic
-PAGE: Final = ".html"  # of the drawn windows, beside their list
+PAGE_SUFFIX: Final = ".html"  # of the drawn windows, beside their list
 
 
 def budget(
@@ -67,7 +67,7 @@ def budget(
     classes = timelines.classes.of_head(timelines.classes.heads[0])
     labeled = {} if checked is None else _read_checked(checked, extents, whose_bouts)
     if output is not None:
-        for file in (output,) if draw is None else (output, output.with_suffix(PAGE)):
+        for file in (output,) if draw is None else (output, output.with_suffix(PAGE_SUFFIX)):
             refuse_inputs(file, [timeline, checked])
             check_new_file(file, overwrite=overwrite)
     if draw is not None and output is not None:
@@ -173,7 +173,7 @@ def _write_windows(
     from everest.figures.pages import clip_card, write_page
     from everest.lists.sample import Sample
 
-    page = output.with_suffix(PAGE)
+    page = output.with_suffix(PAGE_SUFFIX)
     rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN) for each in windows]
     known = [
         (bout.video, repr(bout.start), repr(bout.end), bout.label)

@@ -19,7 +19,7 @@ from everest_cli import options as o
 from everest_cli.options import argument, option, run_in_each_process, this_program
 from everest_cli.output import Display, print_json, print_table, say
 
-RUN = "run"  # the command of any other first word
+RUN_COMMAND = "run"  # the command of any other first word
 
 
 def evaluate(
@@ -144,7 +144,7 @@ class SweepGroup(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         if not args or args[0] not in self.commands:
-            args = [RUN, *(args or ["--help"])]
+            args = [RUN_COMMAND, *(args or ["--help"])]
         return super().parse_args(ctx, args)
 
 
@@ -159,7 +159,7 @@ class SweepCommand(TyperCommand):
 app = typer.Typer(cls=SweepGroup, help="Compare settings over seeds, with intervals.")
 
 
-@app.command(RUN, cls=SweepCommand)
+@app.command(RUN_COMMAND, cls=SweepCommand)
 def sweep(
     context: typer.Context,
     recipe: str = argument("RECIPE", "A shipped recipe, a recipe file, or a sweep file."),
@@ -188,10 +188,10 @@ def sweep(
     changes = {"overrides": overrides or (), "over": over or ()}
     request = read_request(recipe, **changes, seeds=seeds, stages=stages, init=init)
 
-    from everest.sweep.plan import make_plan
+    from everest.sweep.plan import plan_sweep
     from everest.sweep.run import JOB_FAILED, JobLauncher, check_folder, run_sweep
 
-    plan = make_plan(request, data=data)
+    plan = plan_sweep(request, data=data)
     check_folder(output)
     if dry_run:
         for job in plan.jobs().values():
@@ -225,16 +225,16 @@ def report(
 
     Example: everest sweep report runs/steps
     """
-    from everest.sweep.report import FIGURE, draw_report, make_report, notes, table
-    from everest.sweep.results import FIX, RESULTS, read_results
+    from everest.sweep.report import FIGURE_FILE, draw_report, make_report, report_notes, report_table
+    from everest.sweep.results import RESULTS_FILE, RESULTS_FIX, read_results
     from everest.system.text import reading_own
 
-    with reading_own(folder / RESULTS, fix=FIX):
+    with reading_own(folder / RESULTS_FILE, fix=RESULTS_FIX):
         document = make_report(read_results(folder), metric=metric, against=against)
-        columns, *rows = table(document)
-        lines = [*notes(document), *map(_failure_line, document["failures"])]
-    draw_report(folder / FIGURE, document)
-    document["figure"] = str(folder / FIGURE)
+        columns, *rows = report_table(document)
+        lines = [*report_notes(document), *map(_failure_line, document["failures"])]
+    draw_report(folder / FIGURE_FILE, document)
+    document["figure"] = str(folder / FIGURE_FILE)
     if as_json:
         print_json(document)
         return

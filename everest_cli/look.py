@@ -17,7 +17,7 @@ from everest_cli.options import argument, option, read_shares
 from everest_cli.output import exit_if_failed, print_json, print_table, say
 
 Read = TypeVar("Read")
-UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
+AGE_UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
 
 def runs(
@@ -48,7 +48,7 @@ def runs(
         if run.best_metric is not None and run.best_value is not None:
             metric = METRICS[run.best_metric]
             best = f"{metric.short or metric.title} {value_text(run.best_metric, run.best_value)}"
-        unit, seconds = next(((unit, n) for unit, n in UNITS if run.age_seconds >= n), ("s", 1))
+        unit, seconds = next(((unit, n) for unit, n in AGE_UNITS if run.age_seconds >= n), ("s", 1))
         age = f"{run.age_seconds // seconds} {unit}"
         rows.append((run.path, run.command or "-", run.recipe or "-", run.state, step, loss, best, age))
     columns = [

@@ -26,8 +26,8 @@ from everest_cli.options import grouped, option
 from everest_cli.output import say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
-MOST_OF_A_LINE = 1000  # letters of an error
-PLAIN = {  # of pydantic's words about an option
+MOST_LINE_LENGTH = 1000  # letters of an error
+PYDANTIC_WORDS = {  # of pydantic's words about an option
     "Value error, ": "",
     ", unable to parse string as an integer": "",
     ", unable to parse string as a number": "",
@@ -83,7 +83,7 @@ def shorten(message: str) -> str:
         return shown(text, most=most) if len(text) > most else text
 
     lines = [[short(word, MOST_SHOWN_OF_PATH) for word in line.split(" ")] for line in message.split("\n")]
-    return "\n".join(short(" ".join(words), MOST_OF_A_LINE) for words in lines)
+    return "\n".join(short(" ".join(words), MOST_LINE_LENGTH) for words in lines)
 
 
 def as_user_error(error: Exception) -> UserError | None:
@@ -133,7 +133,7 @@ def _usage(command: TyperCommand, context: typer.Context) -> list[str]:
 def _print_usage_error(error: Any, file: object = None) -> None:
     """Print a wrong or missing word of a command as any other error."""
     message = error.format_message()
-    for words, plain in PLAIN.items():
+    for words, plain in PYDANTIC_WORDS.items():
         message = message.replace(words, plain)
     message = " ".join(message.rstrip(".").split())
     command = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""

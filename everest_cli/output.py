@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Column
 
 PIPE_WIDTH = 1000  # of a table without a terminal: a row stays on one line
-PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
+LINE_INTERVAL = 10.0  # between two progress lines without a terminal
 
 
 def say(*texts: str, everywhere: bool = False) -> None:
@@ -142,7 +142,7 @@ class Display:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._said_at = -PLAIN_SECONDS
+        self._said_at = -LINE_INTERVAL
         self._began = (0.0, 0)  # time and steps done at the start of a stage, or when it was resumed
         self._done = 0
         self._progress: Any = None
@@ -207,7 +207,7 @@ class Display:
         if self._progress is not None:
             with _even_unread():
                 self._progress.update(self._task, completed=done, total=total, description=text)
-        elif done == total or now - self._said_at >= PLAIN_SECONDS:
+        elif done == total or now - self._said_at >= LINE_INTERVAL:
             self._said_at = now
             start, first = self._began
             if done > first:  # the time of a first step is not representative

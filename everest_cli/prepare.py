@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, faster files.", no_args_is_help=True)
 MOST_BYTES: Final = 10**9  # of the videos of a shard
-ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
-SHOWN: Final = 20  # problems of each kind on the screen
+PATHS_ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
+MOST_PROBLEMS: Final = 20  # problems of each kind on the screen
 
 
 def check(
@@ -148,7 +148,7 @@ def _print_check(document: dict[str, Any]) -> None:
         typer.echo(f"classes: {len(counts)}, with {fewest}{counted(max(counts), 'video')} each")
     if document["rare_classes"]:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
-        typer.echo(f"warning: fewer than {RARE} training videos: {first_names(rare, SHOWN)}")
+        typer.echo(f"warning: fewer than {RARE} training videos: {first_names(rare, MOST_PROBLEMS)}")
     problems = {"bad": [f"{row['path']}: {row['reason']}" for row in document["bad"]]}
     for leak, title in ((True, "in several lists"), (False, "twice in one list")):
         problems[title] = [
@@ -159,15 +159,15 @@ def _print_check(document: dict[str, Any]) -> None:
         ]
     for title, lines in problems.items():
         if lines:
-            typer.echo("\n  ".join([f"{title}: {len(lines)}", *lines[:SHOWN]]))
-        if len(lines) > SHOWN:
-            typer.echo(f"  … {len(lines) - SHOWN} more; --json lists all")
+            typer.echo("\n  ".join([f"{title}: {len(lines)}", *lines[:MOST_PROBLEMS]]))
+        if len(lines) > MOST_PROBLEMS:
+            typer.echo(f"  … {len(lines) - MOST_PROBLEMS} more; --json lists all")
 
 
 def encode(
     sources: list[str] = argument("LIST|FOLDER…", "Lists or folders of videos, or their URLs."),
     output: Path = option("--output -o DIR", "Folder for the files.", ...),
-    data: str | None = ROOT,
+    data: str | None = PATHS_ROOT,
     short_side: int = option(
         "--short-side PIXELS", "Maximum; smaller videos keep their size.", 256, min=16
     ),  # heuristic, for crops of 224
@@ -227,7 +227,7 @@ def encode(
 def shard(
     source: str = argument("LIST", "A list or folder of videos, or its URL."),
     output: Path = option("--output -o DIR", "Folder for the shards.", ...),
-    data: str | None = ROOT,
+    data: str | None = PATHS_ROOT,
     count: int = option("--count N", "Largest number of videos in a shard.", 10000, min=1),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,

@@ -23,7 +23,7 @@ from everest_cli.timeline import AnnotationKind, kind_of
 if TYPE_CHECKING:
     from everest.lists.sample import Sample
 
-DIGITS: Final = 4  # heuristic, of a mean and std: a fortieth of a level of a byte
+STATISTICS_DIGITS: Final = 4  # heuristic, of a mean and std: a fortieth of a level of a byte
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 MOST_NAMES: Final = 20  # heuristic: groups that a line names
 
@@ -163,7 +163,7 @@ def stats(
     options = []
     for name in ("mean", "std"):
         typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in document[name]))
-        options.append(f"--set 'data.{name}={[round(value, DIGITS) for value in document[name]]}'")
+        options.append(f"--set 'data.{name}={[round(value, STATISTICS_DIGITS) for value in document[name]]}'")
     typer.echo(f"for a recipe: {' '.join(options)}")
     for name in ("seconds", "frames"):
         if document[name]:

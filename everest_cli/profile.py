@@ -45,8 +45,8 @@ class ProfileOptions:
     gpus: str = option("--gpus auto|N|cpu|mps", "Device to measure on, or N GPUs to plan for.", "auto")
 
     @property
-    def plans_several(self) -> bool:
-        """Whether --gpus is the number of GPUs of the planned run."""
+    def plans_gpus(self) -> bool:
+        """Whether --gpus is the number of GPUs to plan for, not a device to measure on."""
         return self.gpu is not None and self.gpus.isdecimal() and int(self.gpus) > 0
 
     def check(self) -> None:
@@ -64,7 +64,7 @@ class ProfileOptions:
                 "--window and --step need --latency": not self.latency and (self.window or self.step),
                 "--batch needs --measure, --data or --latency": self.batch and not measures,
                 "--gpus needs --measure, --data or --latency, or is a number from 1 beside --gpu": (
-                    self.gpus != "auto" and not (measures or self.plans_several)
+                    self.gpus != "auto" and not (measures or self.plans_gpus)
                 ),
             }
         )
@@ -86,55 +86,55 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
 
         windows = Passes(window=options.window, step=options.step, batch=options.batch or 1)
         on_cpu = is_on_cpu(options.gpus)
-        timed = latency_of(options.checkpoint, options.data, windows, cpu=on_cpu, notify=say)
-        (print_json if as_json else _print_latency)(timed)
+        document = latency_of(options.checkpoint, options.data, windows, cpu=on_cpu, notify=say)
+        (print_json if as_json else _print_latency)(document)
     elif options.paper:  # the paper's tables
         from everest.profiling.profile import paper_figures
 
         (print_json if as_json else _print_paper)([figure.dump() for figure in paper_figures()])
     else:
-        (print_json if as_json else _print_profile)(_cost(options))
+        (print_json if as_json else _print_profile)(_cost_document(options))
 
 
-def _cost(options: ProfileOptions) -> dict[str, Any]:
-    """The cost of a recipe and of all methods, on this device and as planned for others."""
+def _cost_document(options: ProfileOptions) -> dict[str, Any]:
+    """The document of --json: the cost of a recipe and of all methods, measurements, and the plan."""
     from everest.checkpoints.frozen import with_absolute_paths
     from everest.profiling.plan import plan_pretraining
-    from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile
-    from everest.profiling.timing import BATCH, time_loader, time_stages
+    from everest.profiling.profile import METHODS, RANKING_STRATEGIES, profile, recipe_with_changes
+    from everest.profiling.timing import DEFAULT_BATCH, time_loader, time_stages
 
     data, gpu, batch = options.data, options.gpu, options.batch
-    root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
-    changed = partial(
-        changed_recipe,
+    data_root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
+    load = partial(
+        recipe_with_changes,
         backbone=options.backbone,
         frames=options.frames,
         size=None if options.size is None else read_size(options.size),
         keep=options.keep,
-        overrides=[*(options.overrides or []), *root],
+        overrides=[*(options.overrides or []), *data_root],
     )
     method = (options.method or "everest").replace("_", "-")
     if method not in METHODS:
         raise unknown_name("--method", method, METHODS)
-    recipe = with_absolute_paths(changed(options.recipe or METHODS[method]))
-    if options.keep is not None and not isinstance(recipe.pretrain.selection, RANKS):
+    recipe = with_absolute_paths(load(options.recipe or METHODS[method]))
+    if options.keep is not None and not isinstance(recipe.pretrain.selection, RANKING_STRATEGIES):
         raise RecipeError(f"--keep: strategy {recipe.pretrain.selection.strategy} has no keep ratio")
     document: dict[str, Any] = {**profile(recipe), "compare": []}
     if options.compare:
-        document["compare"] = [{"method": name, **profile(changed(named))} for name, named in METHODS.items()]
+        document["compare"] = [{"method": name, **profile(load(source))} for name, source in METHODS.items()]
     stages = document["stages"]
-    loads = data is not None and gpu is None
-    if options.measure or loads:  # on this device
-        on_cpu = is_on_cpu("auto" if options.plans_several else options.gpus)
-        for stage, measurement in time_stages(recipe, batch=batch, loads=loads, cpu=on_cpu).items():
-            stages[stage] |= measurement
+    with_loader = data is not None and gpu is None
+    if options.measure or with_loader:  # on this device
+        on_cpu = is_on_cpu("auto" if options.plans_gpus else options.gpus)
+        for stage, result in time_stages(recipe, batch=batch, with_loader=with_loader, cpu=on_cpu).items():
+            stages[stage] |= result
     if gpu is not None and options.videos is not None:
-        count = int(options.gpus) if options.plans_several else 1
+        count = int(options.gpus) if options.plans_gpus else 1
         run = {"videos": options.videos, "epochs": options.epochs, "gpus": count}
         document["plan"] = plan_pretraining(recipe, gpu, **run)
         if data is not None:  # against the step of the planned GPUs, not of this machine
             speed = document["plan"]["step_clips_per_second"]
-            clips = batch or BATCH["cuda"]
+            clips = batch or DEFAULT_BATCH["cuda"]
             loading = time_loader(recipe, "pretrain", batch=clips, step_clips_per_second=speed)
             stages["pretrain"]["loading"] = loading
             document["plan"] = plan_pretraining(recipe, gpu, **run, loader=loading["clips_per_second"])
@@ -148,10 +148,11 @@ def _print_latency(document: Mapping[str, Any]) -> None:
         f"{document['checkpoint']} ({document['precision']}) on {document['device']}; one clip of "
         f"{document['data'] or 'a rendered video of 320 x 240 pixels'}"
     )
-    if (timed := document["timeline"]) is not None:
+    if (timeline := document["timeline"]) is not None:
         typer.echo(
-            f"timeline: {timed['hours_per_hour']:.3g} hours of video per hour (windows of "
-            f"{timed['window']:g} s, every {timed['step']:g} s, --batch {timed['batch']}, one process)"
+            f"timeline: {timeline['hours_per_hour']:.3g} hours of video per hour (windows of "
+            f"{timeline['window']:g} s, every {timeline['step']:g} s, --batch {timeline['batch']}, "
+            "one process)"
         )
 
 
@@ -167,8 +168,8 @@ def _loader_text(loader: Mapping[str, Any]) -> str:
     return f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers{waits}"
 
 
-# The rows of the table by their keys in the document of --json: name, and how the value is shown.
-ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+# The rows of the table by their keys in the document of --json: the name, and the text of a value.
+TABLE_ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "gmacs": ("GMACs forward (the papers' GFLOPs)", "{:.2f}".format),
     "gflops": ("GFLOPs forward (2 x GMACs)", "{:.2f}".format),
     "tokenizer_gmacs": ("GMACs of the frozen tokenizer", "{:.2f}".format),
@@ -185,15 +186,15 @@ ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
 
 
 def _print_profile(document: Mapping[str, Any]) -> None:
-    """Print a column per stage, then the plan and the comparison. `eval` is per video."""
+    """Print a table with a column for each stage, then the plan and the comparison of methods."""
     title = f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
     title += f"({document['recipe']}, {document['precision']})"
     stages = document["stages"].values()
     rows = []
-    for key, (name, shown) in ROWS.items():
+    for key, (name, text_of) in TABLE_ROWS.items():
         values = [stage.get(key) for stage in stages]
         if values != [None] * len(values):
-            rows.append([name, *("-" if value is None else shown(value) for value in values)])
+            rows.append([name, *("-" if value is None else text_of(value) for value in values)])
     print_table(["", *document["stages"]], rows, title=title, box=None)
     for name, stage in document["stages"].items():
         if "loading" in stage:
@@ -207,23 +208,23 @@ def _print_profile(document: Mapping[str, Any]) -> None:
         typer.echo(document["plan"]["sentence"])
     columns = ("method", "stage", "GMACs", "GFLOPs", "everest / it")
     columns += ("parameters", "activations of a clip", "tokens")
-    rows = []  # of each method and stage, with the ratio of the first method's GMACs to its own
-    for compared in document["compare"]:
-        for name, stage in compared["stages"].items():
-            cells = {key: shown(stage[key]) for key, (_, shown) in ROWS.items() if key in stage}
+    rows = []  # one for each method and stage, with the first method's GMACs over its own
+    for method in document["compare"]:
+        for name, stage in method["stages"].items():
+            cells = {key: text_of(stage[key]) for key, (_, text_of) in TABLE_ROWS.items() if key in stage}
             ratio = f"{document['compare'][0]['stages'][name]['gmacs'] / stage['gmacs']:.2f}"
             rest = (cells[key] for key in ("parameters", "activation_bytes_per_clip", "tokens"))
-            rows.append((compared["method"], name, cells["gmacs"], cells["gflops"], ratio, *rest))
+            rows.append((method["method"], name, cells["gmacs"], cells["gflops"], ratio, *rest))
     if rows:
         print_table(columns, rows, title="\nMethods", box=None)
 
 
 def _print_paper(figures: Sequence[Mapping[str, Any]]) -> None:
     """Print the paper's figures next to everest's."""
-    from everest.profiling.profile import SUBJECTS
+    from everest.profiling.profile import TABLE_SUBJECTS
 
     columns = ("quantity", "unit", "paper", "everest", "difference", "note")
-    for number, subject in SUBJECTS.items():
+    for number, subject in TABLE_SUBJECTS.items():
         rows = []
         for figure in (figure for figure in figures if figure["table"] == number):
             computed, difference = "needs GPU", ""

@@ -54,7 +54,7 @@ def _train(
     init: str | None = "none",
     decoder: DecoderStart | None = None,
 ) -> Path | None:
-    """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
+    """Train the stage of a command in each process; prints and returns the run folder, None for a dry run."""
     from everest.config.recipe import dump_recipe, recipe_for_run
 
     resumes_folder = options.resume not in ("auto", "never")
@@ -99,14 +99,14 @@ def _train(
 
 
 def _check_init(init: str, folder: Path | None, *, overwrite: bool) -> None:
-    """Read the weights of --init and drop them: wrong ones are found before processes start."""
-    from everest.checkpoints.init import find_init, read_init
+    """Check the weights of --init before processes start; files of everest by their header."""
+    from everest.checkpoints.init import check_init, find_init
     from everest.system.run_folder import RunFolder
 
     resumed = None if folder is None or overwrite else RunFolder(folder)
     logging.disable(logging.WARNING)  # the main process shows what is chosen
     try:
-        read_init(find_init(init, output=folder, overwrite=overwrite), resumed=resumed)
+        check_init(find_init(init, output=folder, overwrite=overwrite), resumed=resumed)
     finally:
         logging.disable(logging.NOTSET)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from everest.inference.videos import Passes
     from everest.lists.classes import Classes
 
-SAVED = ".safetensors"
+SAVED_SUFFIX = ".safetensors"
 AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
 FileKind = Literal[AnnotationKind, "json"]
 KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
@@ -57,7 +57,7 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """How bouts follow from the probabilities of windows."""
+    """The options that turn probabilities of windows into bouts."""
 
     background: float | None = option(
         "--background P", "Report no class where even the most probable is below P."
@@ -123,23 +123,23 @@ def timeline(
     bout_rules = rules.rules()
     display = model.display()
     save_option = "--save" if save is not None else "saved timeline"  # written beside --output
-    if len(videos) == 1 and videos[0].suffix == SAVED:
+    if len(videos) == 1 and videos[0].suffix == SAVED_SUFFIX:
         options = {"--window": window, "--step": step, "--save": save}
         source = _saved_timelines(videos[0], options, model)
     else:
         save = save or (_saved_beside(output) if output else None)
-        if save is not None and save.suffix != SAVED:
-            raise RecipeError(f"--save {save}: end its name in {SAVED}")
-        kept = {"output": save, "others": [*filter(None, [output, plot])], "overwrite": overwrite}
+        if save is not None and save.suffix != SAVED_SUFFIX:
+            raise RecipeError(f"--save {save}: end its name in {SAVED_SUFFIX}")
+        job_options = {"output": save, "others": [*filter(None, [output, plot])], "overwrite": overwrite}
         passes = Passes(batch=model.batch, window=window, step=step, report=display.report)
-        source = _model_timelines(model, videos, passes, **kept)
+        source = _model_timelines(model, videos, passes, **job_options)
     bout_rules.check(source.classes.heads)
     if kind not in (None, "json") and all(head.task == "regression" for head in source.classes.heads):
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
     files = _output_files(output, kind, source.names)
-    targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
+    outputs = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    _check_files(targets, inputs, overwrite=overwrite or source.may_replace)
+    _check_outputs(outputs, inputs, overwrite=overwrite or source.may_replace)
     labeled = {}
     scores = None
     with display:
@@ -179,8 +179,8 @@ def timeline(
         typer.echo(bouts_table(rows), nl=False)
     if scores is not None and not as_json:
         typer.echo(scores_text(scores), nl=False, err=output is not None)
-    for each in written:
-        typer.echo(each, err=as_json)
+    for file in written:
+        typer.echo(file, err=as_json)
     if has_windows and not model.quiet:
         for name, path in (("probabilities", save), ("figure", plot)):
             if path is not None:
@@ -188,21 +188,21 @@ def timeline(
     exit_if_failed(any(video.error for video in timelines.videos))
 
 
-class Source(NamedTuple):
-    """Where timelines come from."""
+class TimelineSource(NamedTuple):
+    """Timelines, saved or to be computed, with what is known before any is computed."""
 
     classes: Classes
     names: Sequence[str]  # paths of the videos
-    inputs: Sequence[object]  # files that are read, besides those of options
+    inputs: Sequence[object]  # files that are read, besides files that options name
     timelines: AbstractContextManager[Timelines | None]  # None in all processes but the main one
     errors: Sequence[str] = ()  # of videos that could not be read
     may_replace: bool = False  # see `LongJob`
 
 
-def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> Source:
+def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> TimelineSource:
     """Saved timelines; videos that could not be read are reported again.
 
-    Options that have no effect on them are refused: those with a value, and all of the model.
+    Refuses options without effect on saved timelines: `options` with a value, and the options of the model.
     """
     from everest.inference.timelines import Timelines
 
@@ -212,11 +212,13 @@ def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineM
     saved = Timelines.load(file)
     names = [video.path for video in saved.videos]
     errors = [f"{video.video}: {video.error}" for video in saved.videos if video.error is not None]
-    return Source(saved.classes, names, [], nullcontext(saved if is_main() else None), errors)
+    return TimelineSource(saved.classes, names, [], nullcontext(saved if is_main() else None), errors)
 
 
-def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passes, **kept: Any) -> Source:
-    """Timelines that a model will compute; `kept` are options of `timeline_job`."""
+def _model_timelines(
+    model: TimelineModel, videos: Sequence[Path], passes: Passes, **job_options: Any
+) -> TimelineSource:
+    """Timelines that a model will compute; see `timeline_job` for its options."""
     from everest.checkpoints.load import all_weights
     from everest.inference.timelines import computed_timelines, timeline_job
     from everest.lists.inputs import named_samples
@@ -233,17 +235,17 @@ def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passe
             notice(f"warning: the model learned from {names}: scores there are too good to publish")
         )
     inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]
-    job = timeline_job(opened, samples, passes, **kept)
+    job = timeline_job(opened, samples, passes, **job_options)
     if job.parts is not None:
         refuse_inputs(job.parts, inputs)
     paths = [sample.path for sample in samples]
-    return Source(classes, paths, inputs, computed_timelines(job), may_replace=job.may_replace())
+    return TimelineSource(classes, paths, inputs, computed_timelines(job), may_replace=job.may_replace())
 
 
 def _saved_beside(output: Path) -> Path:
     """The saved file next to an output, which may be a folder of subtitles."""
     stem = output.stem if output.suffix.lower() in KINDS_BY_ENDING else output.resolve().name
-    return output.with_name(stem + SAVED) if output.name else output / f"timeline{SAVED}"
+    return output.with_name(stem + SAVED_SUFFIX) if output.name else output / f"timeline{SAVED_SUFFIX}"
 
 
 def _output_files(
@@ -258,24 +260,24 @@ def _output_files(
     return {output: videos} if kind == "json" else files_of(output, videos, kind)
 
 
-def _check_files(
-    targets: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
+def _check_outputs(
+    outputs: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
 ) -> None:
-    """Refuse files, by their options, that exist, that are inputs, or that two options name."""
+    """Refuse an output that exists, that is an input, or that two options name."""
     from everest.figures.png import check_png
 
-    taken: dict[Path, str] = {}
-    for name, paths in targets.items():
+    options: dict[Path, str] = {}  # the option that names each file
+    for option_name, paths in outputs.items():
         for path in filter(None, paths):
-            if (first := taken.setdefault(path.resolve(), name)) != name:
-                raise RecipeError(f"{name} {path}: is also the file of {first}; choose another name")
-            refuse_inputs(path, inputs, option=name)
-            check = check_png if name == "--plot" else check_new_file
-            check(path, option=name, overwrite=overwrite)
+            if (first := options.setdefault(path.resolve(), option_name)) != option_name:
+                raise RecipeError(f"{option_name} {path}: is also the file of {first}; choose another name")
+            refuse_inputs(path, inputs, option=option_name)
+            check = check_png if option_name == "--plot" else check_new_file
+            check(path, option=option_name, overwrite=overwrite)
 
 
 def bouts_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each bout of a recording, and for each window of numbers."""
+    """A table of recordings, with a line for each bout, or for each window with predicted numbers."""
     lines: list[str] = []
     for row in rows:
         lines.append(row["video"])

@@ -20,7 +20,7 @@ from everest_cli.output import Display, print_json, print_result, print_table, s
 if TYPE_CHECKING:
     from everest.checkpoints.public_weights import PublicWeights
 
-NOTES = (
+LIST_NOTES = (
     "Tested with random weights of the same names and shapes, three small image encoders with real ones. "
     "Further image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
 )
@@ -51,7 +51,7 @@ def list_weights(as_json: bool = o.AS_JSON) -> None:
     columns = (Column("weights", no_wrap=True), "method, backbone, data; license; gives")
     facts = "{0.method}, {0.backbone}, {0.data}; {0.license}; {0.gives}"
     print_table(columns, [(row.name, facts.format(row)) for row in table], box=None)
-    say(NOTES)
+    say(LIST_NOTES)
 
 
 def _document(weights: PublicWeights) -> dict[str, Any]:
@@ -117,17 +117,17 @@ def convert(
     from everest.checkpoints.load import all_weights, is_of_timm, open_model, open_weights
     from everest.converters.convert import convert, describe, identify
     from everest.converters.facts import Hints
-    from everest.converters.files import locate, own_file, read_foreign
+    from everest.converters.files import everest_file_at, locate_checkpoint, read_foreign
     from everest.lists.labels import read_class_names
 
-    path = locate(checkpoint, notify=say)
+    path = locate_checkpoint(checkpoint, notify=say)
     if out is not None and not inspect:
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
         refuse_inputs(out, [*all_weights(path), *files, classes])
     is_timm = is_of_timm(checkpoint)
     if is_timm and (partial or any(value is not None for value in (family, frames, size, heads, classes))):
         raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
-    everest_file = None if is_timm else own_file(path)
+    everest_file = None if is_timm else everest_file_at(path)
     if everest_file is not None and not inspect:
         raise CheckpointError(f"{path}: written by everest; use it without conversion")
     counts: list[int] = []
@@ -164,7 +164,7 @@ def convert(
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
     """Yield a line per known property; long lists of names by group."""
-    from everest.converters.convert import grouped
+    from everest.converters.convert import name_groups
 
     for name, value in document.items():
         title = name.replace("_", " ")
@@ -173,7 +173,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         elif value is None or value == []:
             continue
         elif name in FATES:
-            yield f"{FATES[name]}: {len(value)} ({', '.join(grouped(value))})"
+            yield f"{FATES[name]}: {len(value)} ({', '.join(name_groups(value))})"
         elif name == "classes":
             yield f"classes: {first_names(value, MOST_NAMES)}"
         elif name == "origin":

@@ -11,6 +11,7 @@ from torch import nn
 
 from everest.checkpoints.describe import as_yaml, other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_of_timm, open_encoder
+from everest.converters.files import everest_file_at
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
@@ -26,6 +27,7 @@ from everest.system.run_folder import (
 )
 from everest.system.text import reading_own
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
+from everest.system.weights_header import read_header
 from everest.tokenizer.network import TokenizerSpec
 
 NORM: Final = "encoder.norm."  # the last one, which not every encoder has
@@ -93,6 +95,15 @@ class InitWeights:
         spec = spec.with_positions_of(self.saved.trained_grid)
         keeps_norms = spec.kind == "pretrain" and self.saved.kind != "classifier"
         return replace(spec, norms=self.saved.norms) if keeps_norms else spec
+
+
+def check_init(init: InitFile, *, resumed: RunFolder | None) -> None:
+    """Check the weights of `init` before a run: everest's by their header, others by reading them."""
+    file = everest_file_at(Path(init.file))
+    if file is None or (resumed is not None and resumed.state.is_dir()):
+        read_init(init, resumed=resumed)
+    else:
+        ModelSpec.from_settings(read_header(file).settings, source=file)
 
 
 def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:

@@ -14,12 +14,12 @@ from torch import Tensor
 from everest.converters.convert import convert
 from everest.converters.facts import Hints
 from everest.converters.files import (
-    CONFIG,
+    CONFIG_FILE,
     IMAGE_EMBEDDING,
     WEIGHT_FILES,
+    everest_file_at,
     image_file,
-    locate,
-    own_file,
+    locate_checkpoint,
     read_foreign,
     refuse_broken_links,
 )
@@ -86,7 +86,7 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
     """
     if is_of_timm(checkpoint):
         return Path(checkpoint)
-    path = locate(str(checkpoint), notify=warn_once)
+    path = locate_checkpoint(str(checkpoint), notify=warn_once)
     if (path / PROJECT).is_file():
         path /= MODEL if which is None and (path / MODEL / WEIGHTS).is_file() else FINETUNE
     best = path / BEST
@@ -144,7 +144,7 @@ def open_weights(path: Path) -> Weights:
         raise CheckpointError(
             f"{path}: an ONNX file, which only eval and profile --latency read; name its checkpoint"
         )
-    if own_file(path) is None and (path.parent / CONFIG).is_file():
+    if everest_file_at(path) is None and (path.parent / CONFIG_FILE).is_file():
         converted = convert(read_foreign(path), Hints())
         for note in converted.identity.notes:
             warn_on_main(f"{path}: {note}")

@@ -21,9 +21,9 @@ from everest.config.heads import MULTI_LABEL
 from everest.config.model import MLP_RATIO
 from everest.config.settings import ModelSettings
 from everest.converters.convert import convert
-from everest.converters.facts import TORCH_EPS, Hints
-from everest.converters.files import CONFIG, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, Foreign
-from everest.converters.preprocessor import PREPROCESSOR, preprocessor, preprocessor_notes
+from everest.converters.facts import LAST_NORM_EPS, Hints
+from everest.converters.files import CONFIG_FILE, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, ForeignCheckpoint
+from everest.converters.preprocessor import PREPROCESSOR_FILE, preprocessor, preprocessor_notes
 from everest.converters.translation import FAMILIES
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
@@ -70,7 +70,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
         parts = weights.tensors[our_name].chunk(len(names))  # query, key and value are one matrix here
         tensors |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
     config, processing = _config(weights, spec), preprocessor(spec)
-    foreign = Foreign(path=opened.file, tensors=tensors, config=config, preprocessor=processing)
+    foreign = ForeignCheckpoint(path=opened.file, tensors=tensors, config=config, preprocessor=processing)
     back = convert(foreign, Hints())
     assert back.weights.tensors.keys() == weights.tensors.keys()
     assert all(torch.equal(back.weights.tensors[name], tensor) for name, tensor in weights.tensors.items())
@@ -84,9 +84,9 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
         notes.append(f"{frames}, which its config.json cannot state")
 
     texts = {} if card is None else {CARD: card}
-    for name, values in ((PREPROCESSOR, processing), (CONFIG, config)):
+    for name, values in ((PREPROCESSOR_FILE, processing), (CONFIG_FILE, config)):
         texts[name] = json.dumps(values, indent=2) + "\n"
-    (folder / CONFIG).unlink(missing_ok=True)  # written last; it must not be next to other weights
+    (folder / CONFIG_FILE).unlink(missing_ok=True)  # written last; it must not be next to other weights
     write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -186,9 +186,9 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
     if any(head.chosen_thresholds for head in spec.heads):
         yield "it stores no thresholds; --to onnx states them in `heads`"
     norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
-    if (spec.kind == "pretrain" or spec.model.pooling == "mean") and spec.norms.last_eps != TORCH_EPS:
+    if (spec.kind == "pretrain" or spec.model.pooling == "mean") and spec.norms.last_eps != LAST_NORM_EPS:
         fix = f"set model.{norm}.eps = {spec.norms.last_eps:g} after loading"
-        yield f"its last norm has another eps ({TORCH_EPS:g}); for the same numbers {fix}"
+        yield f"its last norm has another eps ({LAST_NORM_EPS:g}); for the same numbers {fix}"
 
 
 def _names(spec: ModelSpec) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Settings of a valid recipe that do not go with each other: each is a key, and the reason."""
+"""Finds settings of a valid recipe that contradict each other: the key of each, and the reason."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from everest.config.heads import ALLOWED, named_heads
+from everest.config.heads import BEST_METRICS_OF_TASK, named_heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import PixelPretrainSettings, ViewPretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
-from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
 from everest.methods.selection import TopK
 from everest.methods.targets import TokenTargets
@@ -22,17 +21,17 @@ Problems = Iterator[tuple[str, str]]  # `section.key`, and the reason
 def contradictions(recipe: Recipe) -> Problems:
     """Yields the `section.key` of each setting that contradicts another setting, and the reason."""
     yield from ((f"model.{key}", text) for key, text in recipe.model.problems())
-    yield from _of_data(recipe)
-    yield from _of_training(recipe)
+    yield from _data_contradictions(recipe)
+    yield from _training_contradictions(recipe)
     if isinstance(recipe.pretrain, PixelPretrainSettings):
-        yield from _of_targets(recipe, recipe.pretrain)
+        yield from _target_contradictions(recipe, recipe.pretrain)
     if recipe.tokenizer is not None:
-        yield from _of_tokenizer(recipe, recipe.tokenizer)
-    yield from _of_tokens(recipe)
+        yield from _tokenizer_contradictions(recipe, recipe.tokenizer)
+    yield from _token_contradictions(recipe)
 
 
-def _of_data(recipe: Recipe) -> Problems:
-    """Channels, differences of frames as the input of the model, and labels."""
+def _data_contradictions(recipe: Recipe) -> Problems:
+    """Contradictions about channels, differences of frames as input, and labels."""
     data, pretrain, finetune = recipe.data, recipe.pretrain, recipe.finetune
     pixels = pretrain if isinstance(pretrain, PixelPretrainSettings) else None
     for key, values in (("mean", data.mean), ("std", data.std)):
@@ -41,7 +40,7 @@ def _of_data(recipe: Recipe) -> Problems:
             yield f"data.{key}", text
     if data.channels == 1 and (recipe.tokenizer is not None or pretrain.needs_tokenizer):
         yield "data.channels", "1 does not go with a tokenizer, which codes colors; set it to 3"
-    if data.channels == 1 and pixels and is_import_path(pixels.target.kind):
+    if data.channels == 1 and pixels and pixels.target.is_external:
         kind = pixels.target.kind
         yield "data.channels", f"1 does not go with {kind}, a target of another package; set it to 3"
 
@@ -61,8 +60,8 @@ def _of_data(recipe: Recipe) -> Problems:
     tasks = [head.task for head in heads] or [data.task]
     if "regression" in tasks and finetune.cutmix:
         yield "finetune.cutmix", "cannot mix numbers: half of a frame has no half of a number; set it to 0"
-    # Of several heads: whether all are right, if each names a class.
-    known = ALLOWED[data.task]
+    # Several heads: top1 counts videos whose heads are all right, if each head names a class.
+    known = BEST_METRICS_OF_TASK[data.task]
     if heads:
         known = ("top1", "loss") if {*tasks} == {"single-label"} else ("loss",)
     if finetune.best is not None and finetune.best not in known:
@@ -72,8 +71,8 @@ def _of_data(recipe: Recipe) -> Problems:
         yield "pretrain.probe.list", f"{text}; leave it out"
 
 
-def _of_training(recipe: Recipe) -> Problems:
-    """Rates, budgets, crops, frozen layers and views."""
+def _training_contradictions(recipe: Recipe) -> Problems:
+    """Contradictions about learning rates, training length, crops, frozen layers and views."""
     pretrain, finetune, depth = recipe.pretrain, recipe.finetune, recipe.model.backbone_size.depth
     views = pretrain.views if isinstance(pretrain, ViewPretrainSettings) else None
     crops = {"finetune.crop_area": finetune.crop_area, "pretrain.views.crop_area": views and views.crop_area}
@@ -104,8 +103,8 @@ def _of_training(recipe: Recipe) -> Problems:
         yield "data.clips_per_video", text
 
 
-def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
-    """Frame selection, and stored targets, which are of clips known before training."""
+def _target_contradictions(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
+    """Contradictions about frame selection, and about stored targets, whose clips are fixed in advance."""
     draws, strategy = stage.frame_selection.alpha > 1, stage.selection
     if stage.needs_tokenizer and recipe.tokenizer is None:
         key = "target.kind" if stage.target.needs_tokenizer else "selection.score"
@@ -127,14 +126,15 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
         yield "pretrain.camera_motion", text
 
 
-def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
+def _tokenizer_contradictions(recipe: Recipe, settings: TokenizerSettings) -> Problems:
+    """Contradictions about the tokenizer: its losses, its network, and its tokens next to the model's."""
     config, loss, size = settings.config, settings.loss, recipe.data.frame_size
     if not (loss.reconstruction or loss.perceptual):
         text = "is 0, as perceptual is: nothing is reconstructed; set one of them"
         yield "tokenizer.loss.reconstruction", text
     malformed = list(settings.problems())
     yield from ((f"tokenizer.{key}", text) for key, text in malformed)
-    if malformed:  # the network has no grid then
+    if malformed:  # such a network has no grid
         return
     if recipe.data.frames % settings.frames:
         text = f"clips of {recipe.data.frames} frames do not divide into windows of {settings.frames}"
@@ -152,8 +152,8 @@ def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
             yield "tokenizer.keep", f"{settings.keep} keeps none of a window's {ranked} ranked tokens"
 
 
-def _of_tokens(recipe: Recipe) -> Problems:
-    """Both stages encode tokens; pre-training predicts tokens, fine-tuning does not."""
+def _token_contradictions(recipe: Recipe) -> Problems:
+    """Contradictions about the numbers of tokens that the stages encode and pre-training predicts."""
     data, uncountable = recipe.data, list[tuple[str, str]]()
     lengths = (data.frames, *data.frame_size)
     for name, length, step in zip(("frames", "size", "size"), lengths, recipe.model.tubelet, strict=True):
@@ -174,8 +174,7 @@ def _of_tokens(recipe: Recipe) -> Problems:
             key, strategy = f"{stage}.selection", settings.selection
             selection = strategy(grid, importance=blank, noise=blank)
             visible, target = selection.visible.size(1), selection.target.size(1)
-            is_external = is_import_path(strategy.strategy)
-            if is_external:
+            if strategy.is_external:
                 drawn = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
                 try:
                     strategy(grid, importance=drawn, noise=drawn).check(grid, batch=2, predicts=bool(target))
@@ -193,6 +192,6 @@ def _of_tokens(recipe: Recipe) -> Problems:
                 yield key, text if splits else f"{text}; {fix}"
             if stage == "finetune" and target:
                 text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
-                yield f"{key}.{'strategy' if is_external else 'visible_ratio'}", text
+                yield f"{key}.{'strategy' if strategy.is_external else 'visible_ratio'}", text
     except RecipeError as error:
         yield key, str(error)

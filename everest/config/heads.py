@@ -16,12 +16,12 @@ from everest.config.values import Count, NumClasses, Positive, Share, must_be, w
 Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
 
 MULTI_LABEL: Final = "multi-label"
-THRESHOLD: Final = 0.5  # the probability from which a multi-label class is present, unless one was chosen
-# The metric of a head by its task, where only one is used: the best weights, tables of several heads.
-MEASURED_BY: Final = {"single-label": "top1", "multi-label": "map", "regression": "mae"}
-BACKGROUND: Final = "background"  # a class that states that nothing happens
-OVER_BACKGROUND: Final = "mean_class_accuracy"  # the metric in place of top-1, if a class is background
-ALLOWED: Final = {
+DEFAULT_THRESHOLD: Final = 0.5  # least probability of a present multi-label class, unless one was chosen
+# The metric of a head where only one is used: to choose the best weights, and in tables of several heads.
+METRIC_OF_TASK: Final = {"single-label": "top1", "multi-label": "map", "regression": "mae"}
+BACKGROUND: Final = "background"  # the class of windows in which nothing happens
+BACKGROUND_METRIC: Final = "mean_class_accuracy"  # replaces top-1 if a class is background
+BEST_METRICS_OF_TASK: Final = {
     "single-label": ("top1", "mean_class_accuracy", "macro_f1", "loss"),
     "multi-label": ("map", "macro_f1", "loss"),
     "regression": ("mae", "loss"),
@@ -63,7 +63,7 @@ class Head:
     @property
     def thresholds(self) -> tuple[float, ...]:
         """The probability from which each class of a multi-label head is predicted."""
-        return self.chosen_thresholds or (THRESHOLD,) * self.outputs
+        return self.chosen_thresholds or (DEFAULT_THRESHOLD,) * self.outputs
 
     @property
     def label_width(self) -> int:
@@ -112,7 +112,7 @@ def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None)
     if chosen is not None:
         return chosen
     if len(heads) == 1 and heads[0].task == "single-label" and BACKGROUND in (names or ()):
-        return OVER_BACKGROUND
+        return BACKGROUND_METRIC
     if len(heads) == 1:
-        return MEASURED_BY[heads[0].task]
+        return METRIC_OF_TASK[heads[0].task]
     return "top1" if all(head.task == "single-label" for head in heads) else "loss"

@@ -78,7 +78,7 @@ class ModelSettings:
     """The transformer. Widths, depth and heads that are None follow from the backbone."""
 
     backbone: Annotated[Backbone, v.WITH_HYPHENS] = "vit-b"
-    input: v.Input = "frames"  # differences is our choice for few videos
+    input: v.ModelInput = "frames"  # differences is our choice for few videos
     tubelet: tuple[v.Length, v.Length, v.Length] = (2, 16, 16)  # EVEREST Table 15
     positions: v.Positions = "flat"  # as released
     class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output
@@ -87,7 +87,7 @@ class ModelSettings:
     rotary: v.Rotary = "none"
     norm_before: bool = False  # a LayerNorm before the encoder's blocks, as in CLIP
     # slice: tokens attend to those of their slice only, with learned tokens of its own, as images do.
-    attention: v.Attends = "joint"  # of the encoder's blocks; as released
+    attention: v.AttentionScope = "joint"  # of the encoder's blocks; as released
     mlp: v.MlpKind = "plain"  # of the encoder's blocks
     gelu: v.Gelu = "exact"  # of the encoder's blocks, if their MLP is plain
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15

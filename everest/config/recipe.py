@@ -13,10 +13,10 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import FURTHER, USUAL, merge
+from everest.config.merge import DEFAULTS_BY_KEY, KEYS_WITHOUT_FIELD, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
-from everest.config.stage_settings import SELECTION, STAGES, VARIANTS, KeyPath, PretrainSelection
+from everest.config.stage_settings import SECTION_VARIANTS, SELECTION_KEY, STAGES, KeyPath, PretrainSelection
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, did_you_mean, one_per_line, shown
 from everest.methods.external import NOT_A_CLASS, import_named, is_import_path, named_class
@@ -28,7 +28,7 @@ Problems = list[tuple[str, str]]  # a key with dots, and what is wrong
 
 _RECIPE = TypeAdapter(Recipe)
 _SELECTION: TypeAdapter[Strategy] = TypeAdapter(PretrainSelection)
-_CLASSES = (  # the keys that may name a class of another package
+_CLASS_KEYS = (  # the keys that may name a class of another package
     *((stage, "selection", "strategy") for stage in STAGES),
     ("pretrain", "target", "kind"),
 )
@@ -88,7 +88,7 @@ def load_recipe(
     merged = merge(find_recipe(name_or_path), overrides)
     recipe: Recipe | None = None
     problems: Problems = []
-    for key in _CLASSES if imports else ():
+    for key in _CLASS_KEYS if imports else ():
         path = merged.at(key).value
         if is_import_path(path):
             try:
@@ -185,7 +185,7 @@ def make_strategy(name: str, settings: Mapping[str, Any], *, keep: float | None 
     if is_import_path(name):
         import_named(name)
     values = {"strategy": name, **settings}
-    strategy, problems = _validated(lambda: _SELECTION.validate_python(values), SELECTION)
+    strategy, problems = _validated(lambda: _SELECTION.validate_python(values), SELECTION_KEY)
     if strategy is not None and keep is not None:
         strategy = replace(strategy.keeping(keep), **{key: getattr(strategy, key) for key in settings})
     # `keep` alone is checked already, and can be 1, which leaves pre-training nothing to predict.
@@ -223,11 +223,11 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
             continue  # its entries are wrong, not few
         # The key in the YAML, and the variant of its section: pydantic inserts that after the section's key.
         key, parts, variant = section, iter(map(str, location)), ""
-        if key in VARIANTS:
+        if key in SECTION_VARIANTS:
             variant = next(parts, variant)
         for part in parts:
             key = (*key, part) if part != "[key]" else key
-            if key in VARIANTS:
+            if key in SECTION_VARIANTS:
                 variant = next(parts, variant)
         got = _quoted(details["input"])
         if kind == "unexpected_keyword_argument":
@@ -249,18 +249,18 @@ def _unknown_key(key: KeyPath, variant: str) -> str:
     """The message about a key that the section, or its variant, does not have."""
     *outer, name = key
     section = tuple(outer)
-    known = {each[len(section)] for each in USUAL if each[: len(section)] == section != each}
-    known.update(FURTHER.get(section, ()))
-    if section in VARIANTS:
-        classes: list[Any] = [*VARIANTS[section].classes.values()]
+    known = {each[len(section)] for each in DEFAULTS_BY_KEY if each[: len(section)] == section != each}
+    known.update(KEYS_WITHOUT_FIELD.get(section, ()))
+    if section in SECTION_VARIANTS:
+        classes: list[Any] = [*SECTION_VARIANTS[section].classes.values()]
         if is_import_path(variant):
             classes.append(named_class(variant, object))
         known |= {each.name for cls in classes for each in fields(cls)}
     if name in known:
-        tag = ".".join((*section, VARIANTS[section].tag))
+        tag = ".".join((*section, SECTION_VARIANTS[section].tag))
         return f"has no effect with {tag}={shown(variant)}; leave it out"
     inner: dict[str, list[str]] = {}  # of the sections in this one, by their last word
-    for each in USUAL:
+    for each in DEFAULTS_BY_KEY:
         if each[:-2] == section:
             inner.setdefault(each[-1], []).append(".".join(each))
     close = get_close_matches(name, sorted({*known, *inner}), n=1)

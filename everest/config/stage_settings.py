@@ -251,10 +251,10 @@ class EvalSettings:
 
 KeyPath = tuple[str, ...]  # the keys that lead to a value in a recipe
 
-HEADS: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
-SELECTION: Final = ("pretrain", "selection")
-VIEWS: Final = ("pretrain", "views")
-TRAINED: Final = (*STAGES, "tokenizer")
+HEADS_KEY: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
+SELECTION_KEY: Final = ("pretrain", "selection")
+VIEWS_KEY: Final = ("pretrain", "views")
+TRAINED_SECTIONS: Final = (*STAGES, "tokenizer")
 
 
 class Variants(NamedTuple):
@@ -268,21 +268,21 @@ def _variants(tag: str, union: Any) -> Variants:
     return Variants(tag, {getattr(each, tag): each for each in get_args(union)})
 
 
-VARIANTS: Final = {  # by section, an outer one first
+SECTION_VARIANTS: Final = {  # by section, an outer one first
     ("pretrain",): _variants("objective", PretrainSettings),
     ("pretrain", "target"): _variants("kind", ShippedTarget),
-    VIEWS: _variants("loss", ViewsSettings),
+    VIEWS_KEY: _variants("loss", ViewsSettings),
     **{(stage, "selection"): Variants("strategy", STRATEGIES) for stage in STAGES},
 }
-# By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are
-# dropped; those that the layer of the choice or a later one writes are errors.
-WITHOUT_EFFECT: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
+# By the key of a choice: the keys of its section that its value makes ineffective. Inherited values are
+# dropped; values from the layer of the choice or a later layer are errors.
+KEYS_WITHOUT_EFFECT: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
     ("data", "task"): lambda task: ("classes", "num_classes") if task == "regression" else (),
-    HEADS: lambda heads: ("task", "num_classes") if heads else (),
-    **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED},
-    **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED},
+    HEADS_KEY: lambda heads: ("task", "num_classes") if heads else (),
+    **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED_SECTIONS},
+    **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED_SECTIONS},
 }
-# Keys of a section that are short for keys of another one, which then has these values, too.
-SHORT: Final[dict[KeyPath, tuple[tuple[str, ...], KeyPath, dict[str, Any]]]] = {
-    VIEWS: (("keep_ratio", "uniform"), SELECTION, {"strategy": "drawn", "visible_ratio": None})
+# Keys of a section that set keys of a selection: their names, the selection, and what else they set there.
+SELECTION_SHORTHANDS: Final[dict[KeyPath, tuple[tuple[str, ...], KeyPath, dict[str, Any]]]] = {
+    VIEWS_KEY: (("keep_ratio", "uniform"), SELECTION_KEY, {"strategy": "drawn", "visible_ratio": None})
 }

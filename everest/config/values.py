@@ -16,9 +16,9 @@ Value = TypeVar("Value")
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
 # Our choice. The header of a file of weights must not ask for more.
-LONGEST: Final = 2**16  # frames of a clip, pixels of its sides, channels of a layer
+MOST_LENGTH: Final = 2**16  # frames of a clip, pixels of its sides, channels of a layer
 MOST_BLOCKS: Final = 1000
-LARGEST: Final = 1e30  # products of a few such numbers are finite
+MOST_NUMBER: Final = 1e30  # products of a few such numbers are finite
 MOST_WORKERS: Final = 1024
 
 
@@ -47,11 +47,11 @@ WITH_HYPHENS: Final = BeforeValidator(with_hyphens)
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
-Length = Annotated[int, Field(ge=1, le=LONGEST)]
+Length = Annotated[int, Field(ge=1, le=MOST_LENGTH)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NumClasses = Annotated[int, Field(ge=2, le=LARGEST_COUNT)]
-Positive = Annotated[float, Field(gt=0, le=LARGEST)]
-NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, le=MOST_NUMBER)]
+NotNegative = Annotated[float, Field(ge=0, le=MOST_NUMBER)]
 Fps = Annotated[float, Field(gt=0, le=10_000)]  # high-speed cameras have no more
 Channels = Annotated[tuple[Value, ...], Field(min_length=1, max_length=3)]  # a value for each channel
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -81,8 +81,8 @@ Rotary = Annotated[
 MlpKind = Annotated[Literal["plain", "swiglu", "normed-swiglu"], WITH_HYPHENS]
 Gelu = Literal["exact", "tanh", "quick"]  # tanh: as SigLIP; quick: by a sigmoid, as CLIP
 # frames: normalized pixels; differences: their change since the frame before (everest.models.vit).
-Input = Literal["frames", "differences"]
-Attends = Literal["joint", "slice"]
+ModelInput = Literal["frames", "differences"]
+AttentionScope = Literal["joint", "slice"]
 Pooling = Annotated[Literal["mean", "first", "class-attention", "mean-change"], WITH_HYPHENS]
 Size = Annotated[
     Length | tuple[Length, Length],

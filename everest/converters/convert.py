@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 
 from everest.converters.facts import ForeignFacts, Hints, model_spec, recognize
-from everest.converters.files import FRAME_SAMPLE_RATE, Foreign
+from everest.converters.files import FRAME_SAMPLE_RATE, ForeignCheckpoint
 from everest.converters.preprocessor import preprocessor_notes
 from everest.errors import CheckpointError, first_names, shown
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
 from everest.system.weights import Weights, require_finite
 
-FEW: Final = 4  # names that a message lists one by one
+MOST_LISTED: Final = 4  # names that a message lists one by one
 FRESH_SEED: Final = 0  # of the tensors that a checkpoint lacks, with --partial
 # Where the programs have their encoder: under its name, or at the top. Some add a class token and learned
 # positions to its tokens.
-ENCODER: Final = re.compile(
+ENCODER_NAME: Final = re.compile(
     r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\."
     r"|(cls_token|pos_embed_(spatial|temporal|class))$"
 )
-BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # of queries, keys that are turned, and values
+OPTIONAL_BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # of queries, keys that are turned, and values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Identity:
     notes: tuple[str, ...]
 
 
-def identify(foreign: Foreign, hints: Hints) -> Identity:
+def identify(foreign: ForeignCheckpoint, hints: Hints) -> Identity:
     """Recognize a checkpoint by its names and shapes; of its weights only a position table is read."""
     facts = recognize(foreign, hints)
     spec = model_spec(facts)
@@ -55,7 +55,7 @@ def identify(foreign: Foreign, hints: Hints) -> Identity:
         ours = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
     zero = set()  # biases of stacks that have none of them (transformers: qv_bias false)
     for stack in ("encoder.", "decoder."):
-        biases = {key for key in ours if key.startswith(stack) and key.endswith(BIASES)}
+        biases = {key for key in ours if key.startswith(stack) and key.endswith(OPTIONAL_BIASES)}
         if any(key.startswith(stack) for key in facts.shapes) and biases.isdisjoint(facts.shapes):
             zero |= biases
     fitting = {key for key, shape in facts.shapes.items() if ours.get(key) == shape}
@@ -98,7 +98,7 @@ def _class_names(facts: ForeignFacts, spec: ModelSpec) -> tuple[str, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Converted:
+class Conversion:
     """Our weights, converted from another program's, and what these were."""
 
     weights: Weights
@@ -106,8 +106,8 @@ class Converted:
 
 
 def convert(
-    foreign: Foreign, hints: Hints, *, partial: bool = False, classes: tuple[str, ...] | None = None
-) -> Converted:
+    foreign: ForeignCheckpoint, hints: Hints, *, partial: bool = False, classes: tuple[str, ...] | None = None
+) -> Conversion:
     """Map a checkpoint to our model.
 
     Args:
@@ -117,16 +117,16 @@ def convert(
     """
     identity = identify(foreign, hints)
     facts, missing, unexpected = identity.facts, identity.missing, identity.unexpected
-    of_encoder = [name for name in unexpected if ENCODER.match(name)]
+    of_encoder = [name for name in unexpected if ENCODER_NAME.match(name)]
     if of_encoder or ((missing or unexpected) and not partial):
         problems = (("it lacks", missing), ("no place for", unexpected))
-        gaps = "; ".join(f"{problem} {', '.join(grouped(names))}" for problem, names in problems if names)
+        gaps = "; ".join(f"{problem} {', '.join(name_groups(names))}" for problem, names in problems if names)
         if facts.names.left_out and len(of_encoder) < len(unexpected):
             gaps += f" ({facts.names.left_out})"
         fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
         if of_encoder:  # once for a tensor that all blocks have
             parts = sorted({shown(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
-            named = first_names(parts, FEW)
+            named = first_names(parts, MOST_LISTED)
             fix = f"its encoder would compute other features without {named}; take another checkpoint"
         elif any(name.startswith("encoder.") for name in missing):
             fix = "`everest convert --partial` takes what fits"
@@ -147,11 +147,11 @@ def convert(
             "family": facts.program,
             "file": str(absolute_keeping_links(foreign.path)),
             "licence": foreign.licence,
-            "fresh": grouped(missing),
-            "left_out": grouped(unexpected),
+            "fresh": name_groups(missing),
+            "left_out": name_groups(unexpected),
         },
     )
-    return Converted(weights=weights, identity=identity)
+    return Conversion(weights=weights, identity=identity)
 
 
 def _tensors(identity: Identity) -> dict[str, Tensor]:
@@ -175,9 +175,9 @@ def _tensors(identity: Identity) -> dict[str, Tensor]:
     return {name: fresh[name] for name in identity.missing} | zeros | taken
 
 
-def grouped(names: Collection[str]) -> list[str]:
+def name_groups(names: Collection[str]) -> list[str]:
     """Return a few names as they are, and many as counts of the modules that they belong to."""
-    if len(names) <= FEW:
+    if len(names) <= MOST_LISTED:
         return [shown(name) for name in sorted(names)]
     counts = sorted(Counter(name.partition(".")[0] for name in names).items())
     return [f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in counts]

@@ -15,7 +15,7 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import MOST_BLOCKS, Count, Positions
-from everest.converters.files import MULTI_LABEL_PROBLEM, Foreign, image_file
+from everest.converters.files import MULTI_LABEL_PROBLEM, ForeignCheckpoint, image_file
 from everest.converters.preprocessor import preprocessor_pixels
 from everest.converters.translation import ALIASES, FAMILIES, Family, Translation, family_of
 from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shown
@@ -30,13 +30,13 @@ from everest.system.text import validated
 Stage = Literal["pretrain", "classifier", "encoder"]
 
 V_JEPA_CONFIG: Final = {"model_type": "vjepa2", "rope_theta": BASE, "use_rope": True}  # if there are any
-TORCH_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
-COMPUTED: Final[tuple[Positions, ...]] = ("separable", "flat")  # a table is compared in this order
+LAST_NORM_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
+COMPUTED_POSITIONS: Final[tuple[Positions, ...]] = ("separable", "flat")  # a table is compared in this order
 TABLE_TOLERANCE: Final = 1e-3  # stored tables may be in half precision; learned ones differ by more
-EMBEDDING: Final = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
+EMBEDDING_WEIGHT: Final = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 CLASS_TOKEN: Final = "encoder.class_token"
-FIRST_MLP: Final = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
-FIX_CLIP: Final = "set --frames and --size of its training"
+FIRST_MLP_WEIGHT: Final = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
+CLIP_FIX: Final = "set --frames and --size of its training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ Label = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 
 @with_config(extra="allow", strict=True)
-class Stored(TypedDict, total=False):
+class StoredSettings(TypedDict, total=False):
     """What is used of transformers' config.json or of a saved command line; other keys may be there."""
 
     num_frames: Count
@@ -82,14 +82,14 @@ class Stored(TypedDict, total=False):
 class ForeignFacts:
     """The facts about a foreign checkpoint before its sizes are known."""
 
-    foreign: Foreign
+    foreign: ForeignCheckpoint
     hints: Hints
     names: Family  # of its parameters
     program: str  # of FAMILIES or, among those with the same names, of ALIASES
     positions: Positions  # of the program, where the file stores no table
     translation: Translation
     shapes: Mapping[str, tuple[int, ...]]  # by our names; () of parts that cannot be stacked
-    stored: dict[str, Any]  # config.json or the saved command line, with the hints; values as of `Stored`
+    stored: dict[str, Any]  # config.json or the saved command line, with the hints; see `StoredSettings`
 
     @property
     def stage(self) -> Stage:
@@ -111,7 +111,7 @@ class ForeignFacts:
         return CheckpointError(f"{self.foreign.path}: {text}")
 
 
-def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
+def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignFacts:
     """Find the program of a checkpoint and our names of its tensors; check the settings stored with it."""
     names = foreign.tensors.keys()
     family_name = family_of(names)
@@ -141,9 +141,9 @@ def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
     if "head.weight" not in shapes:  # names of classes of another model
         stored.pop("id2label", None)
     try:
-        stored = {**validated(TypeAdapter(Stored), stored)}
+        stored = {**validated(TypeAdapter(StoredSettings), stored)}
     except ValueError as error:
-        fix = "fix its config.json" if foreign.config else FIX_CLIP
+        fix = "fix its config.json" if foreign.config else CLIP_FIX
         raise CheckpointError(f"{foreign.path}: {error}; {fix}") from error
     return ForeignFacts(
         foreign=foreign,
@@ -159,7 +159,7 @@ def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
 
 def model_spec(facts: ForeignFacts) -> ModelSpec:
     """Return the model that the parameters of the checkpoint fit; CheckpointError: none computes the same."""
-    embedding = facts.shapes.get(EMBEDDING, ())
+    embedding = facts.shapes.get(EMBEDDING_WEIGHT, ())
     if len(embedding) == 4 and facts.names is FAMILIES["videomae"]:
         raise image_file(facts.foreign.path)
     if len(embedding) != 5 or embedding[1] != 3:
@@ -199,7 +199,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         norms = Norms(eps=eps, last_eps=eps)
     elif facts.names.eps is not None:  # VideoMAE: no norm after the encoder where tokens are averaged
         after_encoder = facts.stage == "classifier" or "encoder.norm.weight" in facts.shapes
-        norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=TORCH_EPS)
+        norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=LAST_NORM_EPS)
     model = _settings(facts, tubelet, grid)
     spec = ModelSpec(
         frames=frames, size=size, model=model, norms=norms, pixels=pixels, **_stage_settings(facts)
@@ -222,18 +222,18 @@ def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tupl
     try:
         grid = TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=tubelet)
     except UserError as error:
-        raise facts.error(f"{error}; {FIX_CLIP}") from error
+        raise facts.error(f"{error}; {CLIP_FIX}") from error
     if slices not in (None, grid.t) or places not in (None, grid.per_slice):
         raise facts.error(
             f"its learned positions are for {slices} slices of {places} places, a clip of "
-            f"{frames} x {height} x {width} has {grid.t} of {grid.per_slice}; {FIX_CLIP}"
+            f"{frames} x {height} x {width} has {grid.t} of {grid.per_slice}; {CLIP_FIX}"
         )
     return frames, (height, width), grid
 
 
 def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGrid) -> ModelSettings:
     """Return the sizes, and our position table that equals the stored one; else the program's."""
-    width, decoder_depth = facts.shapes[EMBEDDING][0], facts.depth("decoder")
+    width, decoder_depth = facts.shapes[EMBEDDING_WEIGHT][0], facts.depth("decoder")
     sizes = {"width": width, "depth": facts.depth("encoder"), "heads": _heads(facts, width)}
     if decoder_depth:
         default = (BACKBONES[backbone_of(width)].decoder_width,)
@@ -243,7 +243,7 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
     # comes after the average.
     norm = facts.translation.take.get("norm.weight", ("fc_norm.weight",))[0]
     return ModelSettings(
-        **backbone_settings(**sizes, mlp=facts.shapes.get(FIRST_MLP, (None,))[0]),
+        **backbone_settings(**sizes, mlp=facts.shapes.get(FIRST_MLP_WEIGHT, (None,))[0]),
         tubelet=tubelet,
         positions=_positions(facts, grid),
         class_token=CLASS_TOKEN in facts.shapes,
@@ -267,18 +267,18 @@ def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "")
 
 
 def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
-    name, width = facts.translation.table, facts.shapes[EMBEDDING][0]
+    name, width = facts.translation.table, facts.shapes[EMBEDDING_WEIGHT][0]
     if name is None or facts.foreign.tensors[name].is_meta:
         return facts.positions
     stored = facts.foreign.tensors[name]
     if stored.numel() == grid.num_tokens * width and stored.shape[-1] == width:
         table = stored.float().reshape(-1, width)  # (N, D)
-        for positions in COMPUTED:
+        for positions in COMPUTED_POSITIONS:
             if (position_table(positions, grid, width) - table).abs().max() < TABLE_TOLERANCE:
                 return positions
     raise facts.error(
         f"its positions ({name}, {list(stored.shape)}) are not those that everest computes for the "
-        f"{grid.num_tokens} tokens of width {width} of {grid.t} x {grid.h} x {grid.w}; {FIX_CLIP}; learned "
+        f"{grid.num_tokens} tokens of width {width} of {grid.t} x {grid.h} x {grid.w}; {CLIP_FIX}; learned "
         "positions do not fit"
     )
 

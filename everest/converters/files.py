@@ -26,23 +26,23 @@ from everest.system.text import read_json
 from everest.system.weights import PICKLES
 from everest.system.weights_header import FORMAT, open_safetensors, read_metadata
 
-CONFIG: Final = "config.json"
+CONFIG_FILE: Final = "config.json"
 MULTI_LABEL_PROBLEM: Final = "multi_label_classification"  # problem_type of transformers
 FRAME_SAMPLE_RATE: Final = "frame_sample_rate"  # the stride, as examples of transformers call it
-PICKLED: Final = "pytorch_model.bin"
-WEIGHT_FILES: Final = (WEIGHTS, PICKLED)  # of transformers, the safe one first
-SUFFIXES: Final = (".safetensors", *PICKLES)
-DEEPSPEED: Final = "mp_rank_00_model_states.pt"
+PICKLED_WEIGHTS: Final = "pytorch_model.bin"
+WEIGHT_FILES: Final = (WEIGHTS, PICKLED_WEIGHTS)  # of transformers, the safe one first
+WEIGHT_SUFFIXES: Final = (".safetensors", *PICKLES)
+DEEPSPEED_WEIGHTS: Final = "mp_rank_00_model_states.pt"
 # Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
 # PySlowFast: model_state).
-CONTAINERS: Final = ("model", "module", "state_dict", "model_state_dict", "model_state")
+WEIGHT_KEYS: Final = ("model", "module", "state_dict", "model_state_dict", "model_state")
 # Prefixes of the names: DDP, torch.compile, model hubs, mmaction, MME's two trainers.
-WRAPPERS = ("module.", "_orig_mod.", "encoder_q.encoder.model.", "encoder.model.", "model.", "backbone.")
+NAME_PREFIXES = ("module.", "_orig_mod.", "encoder_q.encoder.model.", "encoder.model.", "model.", "backbone.")
 IMAGE_EMBEDDING: Final = "patch_embed.proj.weight"  # of an image model
 EMBEDDINGS: Final = (IMAGE_EMBEDDING, "patch_embeddings.projection.weight")
 # Released programs save their command line and optimizer with the weights: a Namespace with paths, and
 # learning rates that are numpy scalars.
-HARMLESS: Final = (
+HARMLESS_CLASSES: Final = (
     "argparse.Namespace",
     *(
         f"{module}.{name}"
@@ -57,7 +57,7 @@ HARMLESS: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foreign:
+class ForeignCheckpoint:
     """A checkpoint of another program. The names have no prefixes of wrappers around the model."""
 
     path: Path
@@ -69,12 +69,12 @@ class Foreign:
     notes: tuple[str, ...] = ()
 
 
-def locate(name: str, *, notify: Callable[[str], None]) -> Path:
+def locate_checkpoint(name: str, *, notify: Callable[[str], None]) -> Path:
     """Return the file or folder with this name; one of the hub is fetched, and `notify` gets its license."""
     return fetch(name, notify=notify) if name.startswith(PREFIX) else Path(name)
 
 
-def own_file(path: Path) -> Path | None:
+def everest_file_at(path: Path) -> Path | None:
     """Return the weights at `path`, a file or run folder, if everest wrote them."""
     file = path / WEIGHTS if path.is_dir() else path
     if file.suffix != ".safetensors" or not file.is_file():
@@ -99,29 +99,29 @@ def refuse_broken_links(*paths: Path) -> None:
             )
 
 
-def read_foreign(path: Path) -> Foreign:
+def read_foreign(path: Path) -> ForeignCheckpoint:
     """Read a `.safetensors`, `.pth`, `.pt` or `.bin` file, or a folder of transformers or DeepSpeed."""
     if not path.exists():
         refuse_broken_links(path)
-        raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG}")
+        raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG_FILE}")
     file, folder = path, path.parent
     if path.is_dir():
-        folder, has_config = path, (path / CONFIG).is_file()
-        names = (DEEPSPEED, *(WEIGHT_FILES if has_config else ()))
+        folder, has_config = path, (path / CONFIG_FILE).is_file()
+        names = (DEEPSPEED_WEIGHTS, *(WEIGHT_FILES if has_config else ()))
         file = next((folder / name for name in names if (folder / name).is_file()), None)
         if file is None:
-            refuse_broken_links(folder / CONFIG, *(folder / name for name in WEIGHT_FILES))
-            weights = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
-            lacks = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG}"
+            refuse_broken_links(folder / CONFIG_FILE, *(folder / name for name in WEIGHT_FILES))
+            weights = sorted(file.name for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+            lacks = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG_FILE}"
             hint = f"name the file itself: {folder / weights[0]}" if weights else "and no other weights"
             raise CheckpointError(f"{folder}: {lacks} in it; {hint}")
     stored, args, notes = _read(file)
-    tensors = unwrapped(stored)
+    tensors = strip_wrappers(stored)
     family = FAMILIES.get(family_of(tensors) or "")
     texts: dict[str, dict[str, Any]] = {}
     if family is not None and family.eps is not None:  # else the files next to it may be of another one
         preprocessor = next((name for name in PREPROCESSORS if (folder / name).is_file()), PREPROCESSORS[0])
-        for key, text in (("config", folder / CONFIG), ("preprocessor", folder / preprocessor)):
+        for key, text in (("config", folder / CONFIG_FILE), ("preprocessor", folder / preprocessor)):
             if not text.is_file():
                 continue
             try:
@@ -132,7 +132,9 @@ def read_foreign(path: Path) -> Foreign:
                 problem = f"not readable as JSON ({shown(error)}); download it again"
                 raise CheckpointError(f"{text}: {problem}") from error
     licence = license_of(folder)
-    return Foreign(path=path, tensors=tensors, args=args, licence=licence, notes=tuple(notes), **texts)
+    return ForeignCheckpoint(
+        path=path, tensors=tensors, args=args, licence=licence, notes=tuple(notes), **texts
+    )
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
@@ -140,8 +142,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     if not file.is_file():
         text = f"{shown(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
         raise CheckpointError(text)
-    if file.suffix not in SUFFIXES:
-        known = ", ".join(SUFFIXES)
+    if file.suffix not in WEIGHT_SUFFIXES:
+        known = ", ".join(WEIGHT_SUFFIXES)
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
     if file.suffix in PICKLES:
         return _read_pickle(file)
@@ -167,7 +169,7 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
 
     Objects that are no plain data become `IgnoredObject`.
     """
-    ignored: list[Any] = [(IgnoredObject, name) for name in HARMLESS]
+    ignored: list[Any] = [(IgnoredObject, name) for name in HARMLESS_CLASSES]
     try:
         with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the format; a file that it does not understand is an error
@@ -184,7 +186,7 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
             )
         raise CheckpointError(f"{file}: {problem}") from error
     saved = content if isinstance(content, dict) else {}
-    for state in (*(saved.get(name) for name in CONTAINERS), saved):
+    for state in (*(saved.get(name) for name in WEIGHT_KEYS), saved):
         pairs = state.items() if isinstance(state, dict) else ()
         tensors = {str(key): value for key, value in pairs if isinstance(value, Tensor)}
         if not tensors:
@@ -202,18 +204,18 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
         averaged = "its averaged weights (model_ema) are not used"
         return tensors, plain, [averaged] if "model_ema" in saved else []
     keys = ", ".join(shown(key) for key in sorted(map(str, saved))[:5]) or "nothing"
-    where = f"under {', '.join(CONTAINERS)}"
+    where = f"under {', '.join(WEIGHT_KEYS)}"
     raise CheckpointError(
         f"{file}: a {type(content).__name__} with no weights in it {where} (it has: {keys})"
     )
 
 
-def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under names without the prefixes of DDP, compilers and hubs."""
     named = dict(tensors)
     while embeddings := [name for name in named if name.endswith(EMBEDDINGS)]:
         embedding = min(embeddings, key=len)
-        prefix = next((prefix for prefix in WRAPPERS if embedding.startswith(prefix)), None)
+        prefix = next((prefix for prefix in NAME_PREFIXES if embedding.startswith(prefix)), None)
         if prefix is None:
             break
         shorter = {name.removeprefix(prefix): tensor for name, tensor in named.items()}

@@ -14,10 +14,10 @@ from everest.models.spec import ModelSpec
 from everest.system.text import validated
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics
 
-PREPROCESSOR: Final = "preprocessor_config.json"
-PREPROCESSORS: Final = ("video_preprocessor_config.json", PREPROCESSOR)  # the first one is read
+PREPROCESSOR_FILE: Final = "preprocessor_config.json"
+PREPROCESSORS: Final = ("video_preprocessor_config.json", PREPROCESSOR_FILE)  # the first one is read
 BILINEAR: Final = 2  # PIL's number, which transformers writes
-BYTE: Final = 255  # the largest value of a pixel before it is rescaled
+BYTE_MAX: Final = 255  # the largest value of a pixel before it is rescaled
 ROUNDING: Final = 1e-5  # relative; files may have 1 / 255 with few digits
 
 
@@ -33,7 +33,7 @@ def preprocessor(spec: ModelSpec) -> dict[str, Any]:
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,
-        "rescale_factor": 1 / BYTE,
+        "rescale_factor": 1 / BYTE_MAX,
         "do_normalize": True,
         "image_mean": list(spec.pixels.mean),
         "image_std": list(spec.pixels.std),
@@ -66,7 +66,7 @@ def preprocessor_pixels(content: Mapping[str, Any]) -> PixelStatistics:
     unused += [] if content.get("do_normalize", True) else ["image_mean", "image_std"]
     stated = {name: value for name, value in content.items() if value is not None and name not in unused}
     stated = validated(TypeAdapter(Stated), stated)
-    scale = BYTE * (stated.get("rescale_factor", 1 / BYTE) if stated.get("do_rescale", True) else 1.0)
+    scale = BYTE_MAX * (stated.get("rescale_factor", 1 / BYTE_MAX) if stated.get("do_rescale", True) else 1.0)
     if math.isclose(scale, 1, rel_tol=ROUNDING):
         scale = 1.0
     mean, std = (0.0,) * 3, (1.0,) * 3

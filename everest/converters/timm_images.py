@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
-from everest.converters.files import locate, read_foreign
+from everest.converters.files import locate_checkpoint, read_foreign
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, first_names, shown
 from everest.methods.strategies import AllTokens
 from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
@@ -45,17 +45,18 @@ from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 ImageModel = VisionTransformer | Eva
 ARCHITECTURES: Final = (VisionTransformer, VisionTransformerDistilled, Eva)
-GELUS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
-# Parts of a block that have the same names here. Not all models have a norm in their MLP.
-SAME: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
+GELU_KINDS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
+# Modules of a block that have the same names in everest. Not all models have a norm in their MLP.
+SAME_NAMES: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
 # Of a classifier, or of pre-training: an encoder has none of these.
-HEADS: Final = ("head.", "head_dist.", "mask_token")
+HEAD_PREFIXES: Final = ("head.", "head_dist.", "mask_token")
 RESNET_SETTING: Final = "tokenizer.loss.perceptual_weights"
 RESNET: Final = "resnet50"
 # Heuristic: timm's weights with plain training, as MAGVIT uses.
 RESNET_WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"
 FRAMES_OF_IMAGES: Final[ClipSettings] = {"stride": 1, "sampling": "spread"}  # over a video; our choice
-SCALES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}  # LayerScale
+# Names of LayerScale, which multiplies the outputs of a module.
+SCALE_NAMES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}
 
 
 def open_image_weights(name: str) -> Weights:
@@ -102,7 +103,7 @@ def open_image_weights(name: str) -> Weights:
             tensors = {
                 name: tensor
                 for name, tensor in read_foreign(file).tensors.items()
-                if name in expected or not name.startswith(HEADS)
+                if name in expected or not name.startswith(HEAD_PREFIXES)
             }
             load_tensors(model, tensors, source=name)
         except CheckpointError as error:
@@ -153,7 +154,7 @@ def foreign_parts(model: nn.Module) -> Iterator[str]:
         if mlp_kind(mlp) is None and type(mlp) is not Mlp:
             yield f"an MLP of the kind {type(mlp).__name__}"
         elif mlp_kind(mlp) is None:
-            yield f"the activation {mlp.act}" if type(mlp.act) not in GELUS else "a norm inside its MLP"
+            yield f"the activation {mlp.act}" if type(mlp.act) not in GELU_KINDS else "a norm inside its MLP"
     norms = [model.norm_pre, model.norm, *model.blocks.modules()]
     if len({norm.eps for norm in norms if isinstance(norm, nn.LayerNorm)}) > 1:
         yield "norms that differ in eps"
@@ -162,7 +163,7 @@ def foreign_parts(model: nn.Module) -> Iterator[str]:
 def mlp_kind(mlp: nn.Module) -> MlpKind | None:
     """The kind of an MLP of timm; None: everest has no such MLP."""
     if type(mlp) is Mlp:
-        return "plain" if type(mlp.act) in GELUS and isinstance(mlp.norm, nn.Identity) else None
+        return "plain" if type(mlp.act) in GELU_KINDS and isinstance(mlp.norm, nn.Identity) else None
     gated = type(mlp) is SwiGLU or (isinstance(mlp, GluMlp) and type(mlp) is GluMlp and not mlp.gate_last)
     if not gated or not isinstance(mlp.act, nn.SiLU):
         return None
@@ -265,7 +266,7 @@ def _settings(model: ImageModel, block: Block) -> ModelSettings:
         norm_before=isinstance(model.norm_pre, nn.LayerNorm),
         attention="slice",
         mlp=kind,
-        gelu=GELUS[type(mlp.act)] if kind == "plain" else "exact",
+        gelu=GELU_KINDS[type(mlp.act)] if kind == "plain" else "exact",
     )
 
 
@@ -319,11 +320,11 @@ def _block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[s
     first = ("mlp.fc1",) if "mlp.fc1.weight" in tensors else ("mlp.fc1_g", "mlp.fc1_x")  # of gate and value
     yield "mlp.fc1.weight", torch.cat([tensors[f"{name}.weight"] for name in first])
     yield "mlp.fc1.bias", torch.cat([_bias(tensors, name) for name in first])
-    for module in SAME:
+    for module in SAME_NAMES:
         if f"{module}.weight" not in tensors:
             continue
         weight, bias = tensors[f"{module}.weight"], _bias(tensors, module)
-        scale = next((tensors[name] for name in SCALES.get(module, ()) if name in tensors), None)  # (D,)
+        scale = next((tensors[name] for name in SCALE_NAMES.get(module, ()) if name in tensors), None)  # (D,)
         yield f"{module}.weight", weight if scale is None else weight * scale[:, None]
         yield f"{module}.bias", bias if scale is None else bias * scale
 
@@ -342,7 +343,7 @@ def load_network(weights: str | None) -> nn.Module:
     """
     network = timm.create_model(RESNET)
     try:
-        path = locate(RESNET_WEIGHTS if weights is None else weights, notify=warn_on_main)
+        path = locate_checkpoint(RESNET_WEIGHTS if weights is None else weights, notify=warn_on_main)
         initial, tensors = network.state_dict(), read_foreign(path).tensors
         # Counters of batch norms are missing in some files of weights.
         counters = {name: x for name, x in initial.items() if name.endswith("num_batches_tracked")}

@@ -14,10 +14,10 @@ from typing import Final, Literal
 from everest.config.values import Positions
 from everest.models.positions import SPATIAL, TEMPORAL
 
-IDLE: Final = "without effect on our model"
-TABLES: Final = ("pos_embed", "encoder.pos_embed")  # positions that the programs store and everest computes
+NO_EFFECT: Final = "without effect on our model"
+POSITION_TABLES: Final = ("pos_embed", "encoder.pos_embed")  # stored by the programs, computed by everest
 
-# Patterns of foreign names, and our name of their matches, or IDLE. The first rule that matches counts.
+# Patterns of foreign names, and our name of their matches, or NO_EFFECT. The first rule that matches counts.
 # Matrices of queries, keys and values are stacked: |q, |k and |v of one name.
 Rules = list[tuple[str, str]]
 
@@ -49,13 +49,13 @@ class Family:
 
     def translate(self, names: Collection[str]) -> Translation:
         """Find the fate of each tensor by its name."""
-        fates = Translation(table=next((name for name in TABLES if name in names), None))
+        fates = Translation(table=next((name for name in POSITION_TABLES if name in names), None))
         rules = self.rules(names)
         parts: dict[str, dict[str, str]] = defaultdict(dict)  # our name: "" or q, k, v: the foreign name
         for name in names:
             target = _renamed(name, rules)
             ours, _, matrix = (target or "").partition("|")
-            if target == IDLE:
+            if target == NO_EFFECT:
                 fates.idle.append(name)
             elif target is not None and matrix not in parts[ours] and name != fates.table:
                 parts[ours][matrix] = name
@@ -84,14 +84,14 @@ def family_of(names: Collection[str]) -> str | None:
     return None
 
 
-def _starts(names: Iterable[str], *prefixes: str) -> bool:
+def _any_starts(names: Iterable[str], *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in names)
 
 
 # --- EVEREST, VideoMAE, VideoMAE V2; MME and MVD, whose pre-training has other decoders
 
 # A key bias shifts all scores of a query equally, which softmax cancels.
-_IDLE: Rules = [(r"((en|de)coder\.)?blocks\.\d+\.attn\.(k_bias|key\.bias|k\.bias)", IDLE)]
+_NO_EFFECT_RULES: Rules = [(r"((en|de)coder\.)?blocks\.\d+\.attn\.(k_bias|key\.bias|k\.bias)", NO_EFFECT)]
 _PRETRAINING: Rules = [(r"(encoder|decoder|encoder_to_decoder)\..+|mask_token", r"\g<0>")]
 _ENCODER: Rules = [(r"(patch_embed|blocks|norm)\..+", r"encoder.\g<0>")]  # without a head
 _CLASSIFIER: Rules = [
@@ -108,13 +108,13 @@ def our_name(official: str, kind: Literal["pretrain", "classifier"]) -> str:
     return _renamed(official, rules) or official
 
 
-def _released(names: Collection[str]) -> Rules:
+def _released_rules(names: Collection[str]) -> Rules:
     """The encoder is under `encoder.` or, in classifiers, at the top."""
-    if _starts(names, "encoder."):
-        return _IDLE + _PRETRAINING
-    if not _starts(names, "head.", "fc."):
-        return _IDLE + _ENCODER
-    return _IDLE + _CLASSIFIER + ([] if "fc_norm.weight" in names else _FIRST_TOKEN)
+    if _any_starts(names, "encoder."):
+        return _NO_EFFECT_RULES + _PRETRAINING
+    if not _any_starts(names, "head.", "fc."):
+        return _NO_EFFECT_RULES + _ENCODER
+    return _NO_EFFECT_RULES + _CLASSIFIER + ([] if "fc_norm.weight" in names else _FIRST_TOKEN)
 
 
 # --- ST-MAE: separate queries, keys and values, a class token, learned positions of space and time
@@ -136,7 +136,7 @@ _LAYER: Final = r"(?:videomae\.)?(encoder|decoder)\.(?:decoder_layers|layer)\.(\
 _BLOCK: Final = r"\1.blocks.\2."
 _VIDEOMAE: Rules = [
     # Older versions keep the biases outside of the matrices' modules, as q_bias and v_bias.
-    (rf"{_LAYER}attention\.attention\.(key\.bias|k_bias)", IDLE),
+    (rf"{_LAYER}attention\.attention\.(key\.bias|k_bias)", NO_EFFECT),
     (rf"{_LAYER}attention\.attention\.([qv])(uery\.|alue\.|_)bias", rf"{_BLOCK}attn.\3_bias"),
     (rf"{_LAYER}attention\.attention\.([qkv])(uery|ey|alue)\.weight", rf"{_BLOCK}attn.qkv.weight|\3"),
     (rf"{_LAYER}attention\.output\.dense\.(weight|bias)", rf"{_BLOCK}attn.proj.\3"),
@@ -151,9 +151,9 @@ _VIDEOMAE: Rules = [
 ]
 
 
-def _videomae(names: Collection[str]) -> Rules:
+def _transformers_rules(names: Collection[str]) -> Rules:
     """The classifier has one of two norms."""
-    norm = "norm" if _starts(names, "classifier.") else "encoder.norm"
+    norm = "norm" if _any_starts(names, "classifier.") else "encoder.norm"
     last: Rules = [(r"(?:videomae\.)?layernorm\.(.+)", rf"{norm}.\1")]
     return _VIDEOMAE + ([] if "fc_norm.weight" in names else last)
 
@@ -161,7 +161,7 @@ def _videomae(names: Collection[str]) -> Rules:
 _V_JEPA_LAYER: Final = r"(?:vjepa2\.)?encoder\.layer\.(\d+)\."
 _V_JEPA_BLOCK: Final = r"encoder.blocks.\1."
 _V_JEPA: Rules = [
-    (r"(vjepa2\.)?predictor\..+", IDLE),  # of the features of hidden tokens, in pre-training
+    (r"(vjepa2\.)?predictor\..+", NO_EFFECT),  # of the features of hidden tokens, in pre-training
     # A key bias has an effect: keys are turned after it is added.
     (rf"{_V_JEPA_LAYER}attention\.([qkv])(uery|ey|alue)\.bias", rf"{_V_JEPA_BLOCK}attn.\2_bias"),
     (rf"{_V_JEPA_LAYER}attention\.([qkv])(uery|ey|alue)\.weight", rf"{_V_JEPA_BLOCK}attn.qkv.weight|\2"),
@@ -176,7 +176,7 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
     "transformers": Family(
         title="VideoMAE of the transformers library",
         marker=r".*patch_embeddings\.projection\.weight",
-        rules=_videomae,
+        rules=_transformers_rules,
         clip_keys=("num_frames", "image_size"),
         eps=1e-12,
     ),
@@ -194,13 +194,13 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
     "st-mae": Family(
         title="ST-MAE (Feichtenhofer et al. 2022)",
         marker="pos_embed_spatial",
-        rules=lambda names: _ST_MAE + _released(names),
+        rules=lambda names: _ST_MAE + _released_rules(names),
         positions="learned-separable",
     ),
     "videomae": Family(
         title="VideoMAE (Tong et al. 2022); EVEREST, VideoMAE V2, MME and MVD have the same names",
         marker=r"(encoder\.)?patch_embed\.proj\.weight",
-        rules=_released,
+        rules=_released_rules,
     ),
 }
 # Programs with the names of `videomae`, for users who know where their file is from.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from everest.config.heads import BACKGROUND, OVER_BACKGROUND
+from everest.config.heads import BACKGROUND, BACKGROUND_METRIC
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.metrics.names import METRICS
@@ -101,7 +101,7 @@ def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
     if candidates == [None]:
         weights = RunFolder(run).weights
         names = read_header(weights).classes if weights.is_file() else None
-        candidates = [OVER_BACKGROUND] if BACKGROUND in (names or ()) else ["top1", "map", "mae", "loss"]
+        candidates = [BACKGROUND_METRIC] if BACKGROUND in (names or ()) else ["top1", "map", "mae", "loss"]
     logged = {name for row in rows for name in row}
     return next((name for name in candidates if f"val_{name}" in logged), None)
 

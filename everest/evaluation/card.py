@@ -22,7 +22,7 @@ from everest.models.spec import ModelSpec
 from everest.system.run_folder import MODEL, RECIPE
 from everest.system.text import read_own_json, reading_own
 
-REQUIRED: Final = ("videos", "groups", "skipped", "views", "checkpoint", "recipe")  # keys of an evaluation
+REQUIRED_KEYS: Final = ("videos", "groups", "skipped", "views", "checkpoint", "recipe")
 NO_EVALUATION: Final = (
     "None was given: write one with `everest eval --json > eval.json`, and name it with `--evaluation`."
 )
@@ -33,7 +33,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     fix = f"write it with everest eval --json > {shlex.quote(str(path))}"
     with reading_own(path, fix=fix):
         document = read_own_json(path, fix=fix)
-        itemgetter(*REQUIRED)(document)  # a missing key is an error, of a file that another program wrote
+        itemgetter(*REQUIRED_KEYS)(document)  # raises KeyError if another program wrote the file
         itemgetter("clips", "crops")(document["views"])
     return document
 

@@ -1,4 +1,4 @@
-"""`everest eval`: opens a classifier, measures it over views, and writes its files."""
+"""`everest eval`: opens a classifier, measures it over views, and writes the results."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ AnyClassifier = Classifier | ExportedClassifier
 class EvaluationFiles:
     """The files that an evaluation writes."""
 
-    predictions: Path | None = None  # CSV, one row a video
-    page: Path | None = None  # folder of a page with figures
+    predictions: Path | None = None  # CSV, one row per video
+    page: Path | None = None  # folder for a page with figures
     overwrite: bool = False  # replace existing files
 
     def check(self, weights: Path | None) -> None:
-        """Check before the evaluation, which may take hours, that the files can be written."""
+        """Check that the files can be written, before an evaluation that may take hours."""
         self.refuse_inputs([] if weights is None else all_weights(weights))
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
@@ -69,8 +69,8 @@ class EvaluationFiles:
     def write(
         self, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
     ) -> None:
-        """Write the page, whose path `result` gets, and the predictions."""
-        # The page first, which takes longer: after a kill, a file of predictions would be in the way.
+        """Write the page and the predictions; adds the path of the page to `result`."""
+        # The slow page first: if it is killed, no file of predictions blocks the next try.
         if self.page is not None:
             from everest.evaluation.page import write_evaluation_page
 
@@ -104,8 +104,8 @@ def evaluate(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
     result, predictions = evaluate_classifier(model, spec, recipe, runtime, report=report, files=files)
-    if known := learned_from(recipe.data, map(Sample.of_video_id, predictions.videos)):
-        share = f"{len(known)} of {len(predictions.videos)} videos of data.test are also in data.train"
+    if learned := learned_from(recipe.data, map(Sample.of_video_id, predictions.videos)):
+        share = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
         report(notice(f"warning: {share}; accuracy on videos that the model learned from is too high"))
     groups = result["groups"]
     if groups == 1:
@@ -126,9 +126,9 @@ def evaluate_classifier(
     report: Report,
     files: EvaluationFiles,
 ) -> tuple[dict[str, Any], Predictions]:
-    """Evaluate a classifier as it is on the recipe's `data.test`; see `evaluate`. Also returns its outputs.
+    """Evaluate an open classifier on the recipe's `data.test`; returns the document and the predictions.
 
-    The clips and classes of the recipe are the model's. The cost of a view follows from `spec`, the model's.
+    Clips and classes of the recipe must fit the model, whose `spec` gives the cost of a view; see `evaluate`.
     """
     started = time.monotonic()
     model.to(runtime.device)
@@ -138,7 +138,7 @@ def evaluate_classifier(
     root = parse_location(recipe.data.root)
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
     files.refuse_inputs([*lists, *(sample.video for sample in clips.samples)])
-    predictions = evaluate_views(model, clips, runtime, settings=recipe.train, report=report)
+    predictions = evaluate_views(model, clips, runtime, train=recipe.train, report=report)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
@@ -147,8 +147,8 @@ def evaluate_classifier(
     measured = metrics_of(predictions, intervals=num_groups > 1)
     for name, head in predictions.by_head().items():
         if head.task != "regression":
-            of_head = measured["heads"][name] if name else measured
-            of_head["per_class"] = per_class(head, classes.of_head(head.head))
+            head_metrics = measured["heads"][name] if name else measured
+            head_metrics["per_class"] = per_class(head, classes.of_head(head.head))
     result = measured | {
         "videos": len(predictions.videos),
         "groups": num_groups,
@@ -167,31 +167,31 @@ def evaluate_classifier(
 class VideoScore(NamedTuple):
     """The result of one video in one process."""
 
-    number: int  # in the list
+    number: int  # its place in the list
     video: str
     problem: str | None  # why the video is unreadable
-    outputs: NDArray[np.float32]  # (views, outputs); without meaning if there is a problem
+    outputs: NDArray[np.float32]  # (views, outputs); meaningless if there is a problem
 
 
 @torch.inference_mode()
 def evaluate_views(
-    model: AnyClassifier, clips: VideoClips, runtime: Runtime, *, settings: TrainSettings, report: Report
+    model: AnyClassifier, clips: VideoClips, runtime: Runtime, *, train: TrainSettings, report: Report
 ) -> Predictions:
     """Run a classifier over all views of all videos; returns the predictions in the order of the list.
 
     Videos are divided into the same passes whatever the number of processes, so the predictions are equal to
     the bit. All processes run the same number of passes, as a sharded model needs; a video that several
-    processes ran counts once. Unreadable videos are not replaced: they are in `skipped`. A GPU computes the
-    next pass while the host reads the results of the last.
+    processes evaluated counts once. Unreadable videos are not replaced but listed in `skipped`. A GPU
+    computes a pass while the host reads the results of the pass before.
     """
     model.eval()
-    size = max(1, 32 // clips.make_views.num_views)  # heuristic: 32 clips in a pass, if a video has fewer
-    passes = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
+    per_pass = max(1, 32 // clips.make_views.num_views)  # heuristic: up to 32 clips in a pass
+    passes = [range(first, min(first + per_pass, len(clips))) for first in range(0, len(clips), per_pass)]
     rank, processes = runtime.rank, runtime.processes
     mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
     order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
-    workers = choose_workers(clips, order, settings.workers)
-    loaded = batches(clips, order, workers=workers, timeout=settings.data_timeout)
+    workers = choose_workers(clips, order, train.workers)
+    loaded = batches(clips, order, workers=workers, timeout=train.data_timeout)
     listed = ListSize.of(clips.samples)
     rows: list[VideoScore] = []
 
@@ -210,18 +210,18 @@ def evaluate_views(
             read_last()
         problems = [failed[0][1] if failed else None for failed in batch.failed]
         read_last = partial(read, numbers, batch.video_ids, problems, HostCopy(outputs))
-        report(listed.progress(min(done * size * processes, listed.samples)))
+        report(listed.progress(min(done * per_pass * processes, listed.samples)))
     if read_last is not None:
         read_last()
     by_number = {row.number: row for row in runtime.gather(rows)}
     ordered = [by_number[number] for number in sorted(by_number)]
     readable = [row for row in ordered if row.problem is None]
     samples = [clips.samples[row.number] for row in readable]
-    nothing = np.zeros((0, 1, model.num_classes), np.float32)
+    no_outputs = np.zeros((0, 1, model.num_classes), np.float32)
     return Predictions(
         videos=[row.video for row in readable],
         labels=[sample.labels for sample in samples],
-        outputs=np.stack([row.outputs for row in readable]) if readable else nothing,
+        outputs=np.stack([row.outputs for row in readable]) if readable else no_outputs,
         skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
         heads=model.heads,
         groups=[sample.source for sample in samples],

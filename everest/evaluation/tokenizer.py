@@ -1,4 +1,4 @@
-"""Validation of LVMAE's tokenizer: its report while it trains and at the end, the statistics of its codes."""
+"""Validates LVMAE's tokenizer during and after training: its report, and the statistics of its targets."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_
 from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import in_unit_range
 
-TARGET_CLIPS: Final = 1024  # heuristic: of the training set, for the mean and std of the targets
-HELD_OUT: Final = ("val", "test")  # lists of videos that are not trained on
+TARGET_CLIPS: Final = 1024  # heuristic: training clips for the mean and std of the targets
+HELD_OUT_LISTS: Final = ("val", "test")  # keys of `data`
 
 
 class TokenizerValidator:
-    """Measures the tokenizer of a run on held-out videos: at some of its checkpoints, and at the end."""
+    """Measures a run's tokenizer on held-out videos, at some of its checkpoints and at the end."""
 
     def __init__(self, training: Training, recipe: Recipe) -> None:
         self._training = training
-        self._key, self._clips = held_out_clips(recipe)  # the key of their list in `data`
-        if self._key not in HELD_OUT:
+        self._key, self._clips = held_out_clips(recipe)  # _key: of their list in `data`
+        if self._key not in HELD_OUT_LISTS:
             training.notice("no list in data.val or data.test: the report is of videos that are trained on")
         with torch.random.fork_rng():
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
@@ -43,7 +43,7 @@ class TokenizerValidator:
             self.untrained = tokenizer_spec(recipe).build().scorer.to(training.accelerator.device)
 
     def resume(self) -> None:
-        """Make the validation that a resumed run was stopped before."""
+        """Validate a resumed run if it stopped before its validation."""
         training = self._training
         validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
         if self._is_due() and training.steps_done not in validated:
@@ -106,7 +106,7 @@ class TokenizerValidator:
         assert isinstance(model, AdaptiveTokenizer)
         document = None
         if (model.target_std == 1).all():  # as in new weights
-            set_target_statistics(model, training.clips, settings=training.settings)
+            set_target_statistics(model, training.clips, train=training.settings)
             replace(weights, tensors=model.state_dict()).save(run.weights)
         elif run.report.is_file():
             try:
@@ -118,7 +118,7 @@ class TokenizerValidator:
             document = {
                 "step": weights.step,
                 "videos": self._key,
-                "held_out": self._key in HELD_OUT,
+                "held_out": self._key in HELD_OUT_LISTS,
                 "skipped": len(report.skipped),
                 **report.figures,
                 "target_mean": model.target_mean.tolist(),
@@ -131,14 +131,14 @@ class TokenizerValidator:
 
 
 @torch.inference_mode()
-def set_target_statistics(model: AdaptiveTokenizer, clips: VideoClips, *, settings: TrainSettings) -> None:
+def set_target_statistics(model: AdaptiveTokenizer, clips: VideoClips, *, train: TrainSettings) -> None:
     """Set the mean and std of every code dimension, over all tokens of up to `TARGET_CLIPS` training clips.
 
     All tokens count, because each can be a target of the autoencoder. The mean is not 0, because an even
     number of levels is not symmetric.
     """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for batch in spaced_clips(clips, TARGET_CLIPS, settings=settings):
+    for batch in spaced_clips(clips, TARGET_CLIPS, settings=train):
         frames = in_unit_range(batch.frames.flatten(0, 1).to(model.target_mean.device))
         values = model.encode(frames).values.flatten(0, 1).double().cpu()  # (tokens, D)
         count += len(values)

@@ -1,4 +1,4 @@
-"""Validation of a classifier while fine-tuning runs: its metrics on data.val, its best weights, its end."""
+"""Validates a classifier during fine-tuning on data.val; keeps the best weights and may end the run early."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from everest.config.heads import MEASURED_BY, MULTI_LABEL, best_metric
+from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, best_metric
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.clips import VideoClips
 from everest.engine.health import Validations
@@ -26,13 +26,13 @@ from everest.system.text import counted, reading_own
 
 
 class Validator:
-    """Validates the model of a fine-tuning run after its checkpoints; each process has one.
+    """Validates the model of a fine-tuning run at its checkpoints; each process has one.
 
-    The weights with the best metric (`finetune.best`) are kept, and `finetune.patience` ends the run.
+    Keeps the weights with the best metric (`finetune.best`), and ends the run by `finetune.patience`.
 
     Args:
         clips: one center view of each video of data.val.
-        class_names: of the only head, if they are known.
+        class_names: the classes of the only head, if they are known.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Validator:
         self._validations = Validations([], best_metric(model.heads, settings.best, class_names))
 
     def resume(self) -> None:
-        """Read the validations of a resumed run, and make the one that it was stopped before."""
+        """Read the validations of a resumed run, and validate if the run stopped before it did."""
         training = self._training
         with reading_own(training.run.path / METRICS_FILE, fix=RESTORE_FIX):
             self._validations = Validations(training.run.rows(), self._validations.metric)
@@ -70,7 +70,7 @@ class Validator:
             self._end_early()
 
     def _end_early(self) -> None:
-        """End the run, unless it has ended, if its last `finetune.patience` validations were no better."""
+        """End the run if its last `finetune.patience` validations brought no improvement."""
         training = self._training
         patience = self._patience
         if training.is_loaded and patience is not None and self._validations.since_best >= patience:
@@ -83,7 +83,7 @@ class Validator:
         step = training.steps_done
         runtime = runtime_of(training.accelerator)
         predictions = evaluate_views(
-            self._model, self._clips, runtime, settings=training.settings, report=silent
+            self._model, self._clips, runtime, train=training.settings, report=silent
         )
         training.model.train()
         for path, reason in predictions.skipped:
@@ -97,9 +97,9 @@ class Validator:
         row: Row = {"step": step}
         measured = metrics_of(predictions)
         if "action_top1" in measured:
-            row["val_top1"] = measured["action_top1"]  # of videos with all heads right
+            row["val_top1"] = measured["action_top1"]  # share of videos whose heads are all right
         for name, values in measured.get("heads", {}).items():
-            row |= {f"val_{name}_{key}": values[key] for key in MEASURED_BY.values() if key in values}
+            row |= {f"val_{name}_{key}": values[key] for key in METRIC_OF_TASK.values() if key in values}
         row |= {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None}
         row["val_loss"] = mean_loss(predictions)
         if validations.add(row):  # before it is logged: a row without its weights could not be repaired
@@ -128,7 +128,7 @@ class Validator:
         training.warn_once("overfitting", validations.overfitting_warning())
 
     def summary(self) -> str | None:
-        """The best metric, the weights that the next command uses, and what to try; None if none was best."""
+        """The best metric, its weights, and what to try, as text; None without a best validation."""
         training = self._training
         validations = self._validations
         if validations.best is None:

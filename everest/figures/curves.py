@@ -23,7 +23,7 @@ from everest.figures.png import COLORS, LINES, escape_dollars, png_figure, short
 from everest.metrics.names import METRICS
 from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec
-from everest.probes.collapse import ACCURACIES, probe_rows
+from everest.probes.collapse import PROBE_TITLES, probe_rows
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, WEIGHTS, Row, RunEnvironment
 from everest.system.text import reading_own
 from everest.system.weights_header import read_header
@@ -93,7 +93,7 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     validations = [row for row in known if any(key.startswith("val_") for key in row)]
     probes = probe_rows(known)
     metric = metric_of_run(run, validations)
-    probe = next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), None)
+    probe = next((key for key in PROBE_TITLES if any(row.get(key) is not None for row in probes)), None)
     spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
     curves: dict[str, Curve] = {}
     for logged, keys in (
@@ -224,7 +224,7 @@ def _draw_panel(
         panel.legend(handles=entries, frameon=False, fontsize="small", loc="upper right")
         return
     metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
-    if name in ACCURACIES:
+    if name in PROBE_TITLES:
         title, chances = f"{name} (%)", [run.probe_chance for run in runs]
     elif metric is not None and metric.percent:
         title = f"{metric.title} on the validation videos (%)"

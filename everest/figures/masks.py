@@ -19,7 +19,7 @@ from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import AnyModel, LoadedModel
 from everest.config.recipe import make_strategy
 from everest.config.settings import Recipe
-from everest.config.values import Input
+from everest.config.values import ModelInput
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
@@ -54,7 +54,7 @@ def apply_strategies(
     *,
     model: AnyModel | None,
     embed: Embedding,
-    input_kind: Input = "frames",
+    input_kind: ModelInput = "frames",
     seed: int,
 ) -> list[ClipMask]:
     """Apply strategies, given with their titles, to a clip (C, T, H, W) uint8.
@@ -176,7 +176,7 @@ class MaskClip:
     size: int | tuple[int, int] = 224  # pixels of the shorter side, or height and width
     fps: float | None = None
     sampling: str = "dense"  # of the frames (everest.data.frames.SAMPLINGS)
-    input_kind: Input = "frames"
+    input_kind: ModelInput = "frames"
 
 
 @dataclass(frozen=True, kw_only=True)

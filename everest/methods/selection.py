@@ -101,7 +101,7 @@ class Strategy(ABC):
         Raises:
             RecipeError: a strategy of another package returned another shape.
         """
-        if is_import_path(self.strategy):
+        if self.is_external:
             frames = embed.pixels.normalized(frames)
         importance = self.importance(frames, embed)
         sides = zip(frames.shape[2:], embed.tubelet, strict=True)
@@ -112,6 +112,11 @@ class Strategy(ABC):
                 f"{t * h * w}): one number for each token"
             )
         return importance
+
+    @property
+    def is_external(self) -> bool:
+        """Whether another package defines the strategy."""
+        return is_import_path(self.strategy)
 
     @property
     def uses_importance(self) -> bool:

@@ -73,10 +73,15 @@ class Target(ABC):
         """Give a bound target its frozen network; the average of the model's weights shares it."""
         vars(self).update(_network=network)
 
+    @property
+    def is_external(self) -> bool:
+        """Whether another package defines the target."""
+        return is_import_path(self.kind)
+
     def input_of(self, clips: Tensor, x: Tensor) -> Tensor:
         """What `values` takes: clips (B, C, T, H, W), or the input `x` that the encoder makes of them."""
         chosen = clips if self.of_frames else x
-        return self._statistics.normalized(chosen) if is_import_path(self.kind) else chosen
+        return self._statistics.normalized(chosen) if self.is_external else chosen
 
     @property
     def loss_of_one_color(self) -> float | None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from everest.config.heads import MULTI_LABEL, THRESHOLD, Heads
+from everest.config.heads import DEFAULT_THRESHOLD, MULTI_LABEL, Heads
 from everest.lists.labels import Label
 from everest.metrics.intervals import OUTSIDE, MetricFunction, Weights, bootstrap
 from everest.metrics.names import METRICS, OVER_CLASSES
@@ -189,7 +189,7 @@ def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bo
         probabilities: (V, C), of videos that the model was not trained on.
         labels: (V, C) whether a video has a class.
     """
-    thresholds = [THRESHOLD] * labels.shape[1]
+    thresholds = [DEFAULT_THRESHOLD] * labels.shape[1]
     for number in np.flatnonzero(labels.any(axis=0)):
         positive = labels[:, number].astype(np.float64)  # (V,)
         scores, places = np.unique(probabilities[:, number].astype(np.float64), return_inverse=True)
@@ -203,7 +203,7 @@ def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bo
         middles = (lower + scores) / 2
         middles = np.where(middles > lower, middles, scores)  # no float is between two neighboring ones
         best = middles[f1 == f1.max()]
-        thresholds[number] = float(best[np.abs(best - THRESHOLD).argmin()])
+        thresholds[number] = float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
     return thresholds
 
 

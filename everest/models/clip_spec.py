@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from everest.config.heads import Head, Heads
-from everest.config.values import Input
+from everest.config.values import ModelInput
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding
@@ -172,7 +172,7 @@ class VideoModel(ClipModel):
         self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        self.input_kind: Input = architecture.model.input
+        self.input_kind: ModelInput = architecture.model.input
         self.pixels = architecture.pixels
         self.strategy = strategy
         self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from everest.config.settings import TrainedSection
 from everest.config.stage_settings import FinetuneSettings
-from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
@@ -74,7 +73,7 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
     """
     # The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
     strategy = spec.selection
-    with_importance = not (strategy.needs_tokenizer or is_import_path(strategy.strategy))
+    with_importance = not (strategy.needs_tokenizer or strategy.is_external)
     model = model_on_meta(spec, with_importance=with_importance).train(trains)
     freeze_layers(model.encoder, frozen)
     if spec.checkpointing:  # one block at a time keeps all

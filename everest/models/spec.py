@@ -14,7 +14,6 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import FrameSelectionSettings, ViewsSection
 from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
-from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.selection import num_candidates
 from everest.methods.strategies import AllTokens, StoredStrategy
@@ -84,7 +83,7 @@ class ModelSpec(Architecture, ClipSpec):
         yield from super().problems()
         yield from (f"model.{key}: {text}" for key, text in self.model.problems())
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
-        if self.channels == 1 and (self.tokenizer or (self.target and is_import_path(self.target.kind))):
+        if self.channels == 1 and (self.tokenizer or (self.target and self.target.is_external)):
             yield "pixels: 1 channel, where tokenizer or target take 3"
         if self.is_autoencoder and self.target is None:
             yield "target: missing"

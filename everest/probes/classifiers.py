@@ -30,7 +30,7 @@ Labels = NDArray[Any]  # (N,) classes, (N, C) whether a video has a class, or (N
 
 NEIGHBORS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently the best of 10, 20, 100, 200
 TEMPERATURE: Final = 0.07  # DINO, appendix F.1
-RETRIEVED: Final = 10  # heuristic: videos that a search shows
+RETRIEVED_VIDEOS: Final = 10  # heuristic: videos that a search shows
 SIMILARITY_ROWS: Final = 1024  # of the similarities at once; heuristic: 80 MB for 10,000 videos
 
 ATTENTIVE_EPOCHS: Final = 20  # V-JEPA
@@ -91,7 +91,7 @@ def _vote(labels: Labels, nearest: NDArray[np.int64], cosines: NDArray[Any], hea
 
 
 def precision_of_nearest(
-    queries: LabeledFeatures, gallery: LabeledFeatures, *, count: int = RETRIEVED
+    queries: LabeledFeatures, gallery: LabeledFeatures, *, count: int = RETRIEVED_VIDEOS
 ) -> float | None:
     """The percentage of the `count` nearest videos of other sources that have the class of a video.
 

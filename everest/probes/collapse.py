@@ -23,7 +23,7 @@ from everest.system.run_folder import Row
 RANKME_EPSILON: Final = 1e-7  # RankMe, eq. 1: added to each share
 MOST_VIDEOS: Final = 256  # heuristic: without labels, RankMe of more videos is hardly larger
 MOST_HELD_OUT: Final = 64  # heuristic: of data.val, whose loss is measured
-ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
+PROBE_TITLES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
 CHECKED_FROM: Final = 0.2  # heuristic: of the steps of a run; before, no run is called broken
 LEAST_STD: Final = 0.2  # heuristic: a smaller share of the first feature std is a collapse
 LEAST_RANK: Final = 0.2  # heuristic: so is a smaller share of the first RankMe

@@ -25,7 +25,7 @@ STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn'
 VIDEOS_PER_HELD_OUT: Final = 5  # heuristic: one in five videos of each class selects the strength
 DEFAULT_STRENGTH: Final = 1.0  # sklearn's
 MOST_ITERATIONS: Final = 2000  # of L-BFGS
-NEVER: Final = -1000.0  # logit of a class without a training video
+ABSENT_CLASS_LOGIT: Final = -1000.0  # logit of a class without a training video
 LEAST_PROBABILITY: Final = 1e-6  # heuristic: a single sure mistake does not decide
 FOLDS: Final = 5  # heuristic
 
@@ -55,7 +55,7 @@ def fit_linear(features: Floats, labels: Labels, head: Head, *, strength: float)
     std[std == 0] = 1.0
     standardized = (values - mean) / std  # (N, D)
     weight = np.zeros((head.outputs, features.shape[1]))
-    bias = np.full(head.outputs, NEVER)
+    bias = np.full(head.outputs, ABSENT_CLASS_LOGIT)
     logistic = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the strongest models on few videos
@@ -65,7 +65,7 @@ def fit_linear(features: Floats, labels: Labels, head: Head, *, strength: float)
         elif head.task == MULTI_LABEL:
             for index, flags in enumerate(labels.T):
                 if flags.all() or not flags.any():
-                    bias[index] = -NEVER if flags.all() else NEVER
+                    bias[index] = -ABSENT_CLASS_LOGIT if flags.all() else ABSENT_CLASS_LOGIT
                     continue
                 logistic.fit(standardized, flags)
                 weight[index], bias[index] = logistic.coef_[0], np.asarray(logistic.intercept_)[0]

@@ -34,7 +34,7 @@ from everest.metrics.head_metrics import chance_of, metrics_of
 from everest.metrics.predicted import Predictions, label_array
 from everest.models.linear import difference_image
 from everest.probes.classifiers import (
-    RETRIEVED,
+    RETRIEVED_VIDEOS,
     Floats,
     LabeledFeatures,
     Labels,
@@ -225,7 +225,7 @@ def _probe_head(
         precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
         by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
         result["retrieval"] = {
-            f"precision@{RETRIEVED}": precision.pop("pooled"),
+            f"precision@{RETRIEVED_VIDEOS}": precision.pop("pooled"),
             "baselines": precision,
             "by_class": by_class,
             "by_group": by_group,

@@ -1,4 +1,4 @@
-"""The time from a video file to the outputs of a model, one video at a time: `everest profile --latency`.
+"""Times a model from video files to outputs, one video at a time: `everest profile --latency`.
 
 B clips, C channels, T frames, H W pixels.
 """
@@ -35,30 +35,30 @@ from everest.video.facts import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
-WARMUP: Final = 5  # default: videos before the first that counts
-TIMED_SECONDS: Final = 5.0  # default: of windows
+WARMUP_VIDEOS: Final = 5  # default: videos before the first that counts
+TIMED_SECONDS: Final = 5.0  # default: how long windows are timed
 
 
 def time_latency(
     outputs: Callable[[Tensor], object], views: EvalViews, samples: Sequence[Sample]
 ) -> dict[str, float | int]:
-    """Time one view of one video after another, in this process.
+    """Time one view of each video, one after another, in this process.
 
-    The index of a file is read again each time, as of a new file; its bytes are in the system's cache.
+    The index of a file is read again each time, as for a new file; its bytes are in the system's cache.
 
     Args:
         outputs: of clips (B, C, T, H, W) uint8, as the host can read them.
         views: one clip and one crop of a video.
-        samples: the videos, which take turns.
+        samples: the videos, timed in turns.
     Returns:
         `p50_ms` and `p95_ms` from a file to its outputs, and the medians of its parts, which need not add up
         to p50: `decode_ms`, `transform_ms` (resize and crop), `network_ms`; the number of `videos`
         `measured`; `threads`.
     """
-    count = min(max(len(samples), 30), 200)  # default; fewer videos are repeated in turns
+    count = min(max(len(samples), 30), 200)  # default; fewer videos are repeated
     rows = []
-    for number in range(WARMUP + count):
-        sample = samples[(number - WARMUP) % len(samples)]
+    for number in range(WARMUP_VIDEOS + count):
+        sample = samples[(number - WARMUP_VIDEOS) % len(samples)]
         clear_video_cache()
         times = [time.perf_counter()]
         footage = footage_of(sample, views.fps)
@@ -70,7 +70,7 @@ def time_latency(
         outputs(clips)
         times.append(time.perf_counter())
         rows.append([*np.diff(times), times[-1] - times[0]])
-    decode, transform, network, total = 1000 * np.array(rows[WARMUP:]).T
+    decode, transform, network, total = 1000 * np.array(rows[WARMUP_VIDEOS:]).T
     parts = {"decode_ms": decode, "transform_ms": transform, "network_ms": network}
     return {
         "p50_ms": round(float(np.percentile(total, 50)), 3),
@@ -88,11 +88,13 @@ def _timed_threads() -> AbstractContextManager[None]:
 
 
 def time_timeline(job: LongJob) -> dict[str, float]:
-    """Time the windows of a timeline, of its videos in turns, in this process.
+    """Time the windows of a timeline over its videos in turns, in this process.
 
     Returns:
-        The seconds of a `window` and a `step`, the windows in a forward pass, `batch`, and `hours_per_hour`:
-        of long recordings, in which a window begins at each step, in an hour.
+        `window` and `step` in seconds, `batch` (windows in a forward pass), and `hours_per_hour`: hours of
+        long recordings that an hour covers, with a window at each step.
+    Raises:
+        DataError: no window could be read within TIMED_SECONDS.
     """
     lengths: list[float] = []  # seconds, of intact windows
     samples = cycle(job.samples)
@@ -104,9 +106,9 @@ def time_timeline(job: LongJob) -> dict[str, float]:
         for item in chain.from_iterable(computed):
             if not isinstance(item, Unreadable):
                 lengths.append(item[0].end - item[0].start)
-            elapsed = time.perf_counter() - started
-            if elapsed > TIMED_SECONDS:
+            if time.perf_counter() - started > TIMED_SECONDS:
                 break
+        elapsed = time.perf_counter() - started
     if not lengths:
         raise DataError(
             f"{job.samples[0].path}: no intact window within {TIMED_SECONDS:g} s; try another --data"
@@ -119,12 +121,13 @@ def time_timeline(job: LongJob) -> dict[str, float]:
 def latency_of(
     checkpoint: str, data: Path | None, windows: Passes, *, cpu: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The latency of a checkpoint or an ONNX file on videos, or on a rendered one, as `--json` has it.
+    """The document of `everest profile --latency --json`: a checkpoint or ONNX file on videos.
 
-    A video is timed on one thread of the CPU, or on OMP_NUM_THREADS; a timeline on all.
+    A video is timed on one thread of the CPU, or on OMP_NUM_THREADS; a timeline on all threads.
 
     Args:
-        windows: of the timeline that is timed as well, if a classifier has such windows.
+        data: the videos; None: a rendered video.
+        windows: of the timeline, which is timed for classifiers only.
     """
     file, model = find_weights(checkpoint), None
     if file.suffix == ONNX_SUFFIX:

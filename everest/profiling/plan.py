@@ -19,12 +19,12 @@ from everest.profiling.profile import VALUE_BYTES, StageCost, precision_of
 GIB: Final = 2**30
 FORWARD_AND_BACKWARD: Final = 3  # a backward pass computes about twice what the forward pass does
 MEMORY_USED: Final = 0.9  # heuristic: share of the memory; estimates do not cover everything
-NARROW: Final = 768  # width of ViT-B, below which a step waits for the launches of its kernels
+NARROW_WIDTH: Final = 768  # width of ViT-B, below which a step waits for the launches of its kernels
 # Shares of the peak in compiled steps on an H100: of ViT-B with 128 to 1,024 clips, and of ViT-S.
 # The share of float32 is an estimate: products are slower, and everything else is not.
-SHARE: Final = 0.3
-NARROW_SHARE: Final = 0.13
-FP32_SHARE: Final = 0.4
+PEAK_SHARE: Final = 0.3
+NARROW_PEAK_SHARE: Final = 0.13
+FP32_PEAK_SHARE: Final = 0.4
 PASS_SECONDS: Final = 0.006  # seconds of a pass besides its FLOPs, by the same steps
 USUAL_WORKERS: Final = 8  # default: cores for one GPU, if the recipe leaves the number of workers open
 # Milliseconds of a worker while all cores read: a clip of 16 frames of H.264, 320 x 240, keyframes every 12
@@ -32,7 +32,7 @@ USUAL_WORKERS: Final = 8  # default: cores for one GPU, if the recipe leaves the
 DECODE_MS: Final = 38.4
 VIEW_MS: Final = 7.1
 HAND_OVER_MS: Final = 0.1
-MS_FRAMES: Final = 16
+DECODED_FRAMES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +117,10 @@ def _times(
     recipe: Recipe, cost: StageCost, plan: StagePlan, gpu: Gpu, measured: float | None
 ) -> tuple[float, float, str]:
     """The seconds of all steps on GPUs that never wait, those of reading all clips, and what is assumed."""
-    share = NARROW_SHARE if recipe.model.backbone_size.width < NARROW else SHARE
+    share = NARROW_PEAK_SHARE if recipe.model.backbone_size.width < NARROW_WIDTH else PEAK_SHARE
     peak = gpu.half_tflops
     if precision_of(recipe) == "fp32":
-        share, peak = FP32_SHARE, gpu.fp32_tflops
+        share, peak = FP32_PEAK_SHARE, gpu.fp32_tflops
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
     clip_flops = 2 * (passes * cost.macs.total + (count_frozen_macs(cost.spec) or 0))
     clips, gpus = plan.steps * plan.batch_size, plan.processes
@@ -132,7 +132,7 @@ def _times(
         workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
         workers *= gpus
         clip_ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
-        clip_ms *= cost.spec.candidate_frames / MS_FRAMES
+        clip_ms *= cost.spec.candidate_frames / DECODED_FRAMES
         reading = clips * clip_ms / 1000 / workers
         speed = f"{workers} workers at {1000 / clip_ms:.0f} clips/s each (320 x 240, H.264)"
     several = "" if gpus == 1 else f", {gpus} GPUs as fast as {gpus} times one"

@@ -16,7 +16,7 @@ from everest.config.merge import merge
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import find_recipe
 from everest.config.settings import Recipe
-from everest.config.stage_settings import SELECTION, FinetuneSettings, PretrainSettings
+from everest.config.stage_settings import SELECTION_KEY, FinetuneSettings, PretrainSettings
 from everest.config.yaml import read_yaml
 from everest.methods.external import is_import_path
 from everest.methods.selection import TopK
@@ -34,13 +34,13 @@ METHODS: Final = {
     "st-mae": "st-mae-k400",
     "videomae-v2": "videomae-v2-k400",
 }
-RANKS: Final = (TopK, LearnedImportance)  # strategies whose keep ratio `--keep` sets
+RANKING_STRATEGIES: Final = (TopK, LearnedImportance)  # strategies whose keep ratio `--keep` sets
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 PAPER_TABLES: Final = Path(__file__).with_name("paper_tables.yaml")
 PAPER_GPUS: Final = 8  # the paper's memory figures are sums over the GPUs of its machine
 SOFTMAX_COPIES: Final = 2.5  # tensors of tokens x tokens x heads that unfused attention saves
-SUBJECTS: Final = {  # the subject of each of the paper's tables
+TABLE_SUBJECTS: Final = {  # the subject of each of the paper's tables
     1: "cost of pre-training and fine-tuning by backbone",
     3: "memory of pre-training by batch size",
     4: "time and memory of pre-training by method",
@@ -135,7 +135,7 @@ def precision_of(recipe: Recipe) -> str:
     return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
 
 
-def changed_recipe(
+def recipe_with_changes(
     name: str,
     *,
     backbone: str | None = None,
@@ -145,11 +145,11 @@ def changed_recipe(
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens."""
-    strategy_name = merge(find_recipe(name), overrides).at((*SELECTION, "strategy")).value
+    strategy_name = merge(find_recipe(name), overrides).at((*SELECTION_KEY, "strategy")).value
     if is_import_path(strategy_name):  # of another package: known when it is loaded
-        ranks = isinstance(load_recipe(name, overrides=overrides).pretrain.selection, RANKS)
+        ranks = isinstance(load_recipe(name, overrides=overrides).pretrain.selection, RANKING_STRATEGIES)
     else:
-        ranks = issubclass(STRATEGIES.get(str(strategy_name), object), RANKS)
+        ranks = issubclass(STRATEGIES.get(str(strategy_name), object), RANKING_STRATEGIES)
     values = {
         "model.backbone": backbone,
         "data.frames": frames,

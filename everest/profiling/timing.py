@@ -1,4 +1,4 @@
-"""Seconds and peak memory of steps of random pixels on this machine, and whether the loader keeps up."""
+"""Measures steps on random pixels on this machine (time, peak memory), and whether the loader keeps up."""
 
 from __future__ import annotations
 
@@ -34,28 +34,31 @@ from everest.video.stream import VideoError
 
 TrainingStage = Literal["pretrain", "finetune"]
 
-WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
-STEPS: Final = 5
-BATCH: Final = {"cuda": 32, "mps": 4}  # default, unless the user gives a batch; 1 on a CPU
+WARMUP_STEPS: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
+TIMED_STEPS: Final = 5
+DEFAULT_BATCH: Final = {"cuda": 32, "mps": 4}  # default, unless the user gives a batch; 1 on a CPU
 
 LOADER_SECONDS: Final = 10.0  # default: how long the loader is timed
 READING_SECONDS: Final = 2.0  # default: how long reading in this process is timed
-CODECS_EXAMINED: Final = 16  # default: videos whose codec is looked at
+CODECS_EXAMINED: Final = 16  # default: videos whose codec is read
 # How much faster the frames of a clip are decoded from Motion JPEG than from H.264 with a keyframe every 12
 # frames: 16 of 61 frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
 MJPEG_GAIN: Final = 3.2
 
 
 def time_stages(
-    recipe: Recipe, *, batch: int | None, loads: bool, cpu: bool
+    recipe: Recipe, *, batch: int | None, with_loader: bool, cpu: bool
 ) -> dict[StageName, dict[str, Any]]:
-    """Measure the steps of all stages, and if it `loads`, the loaders of the stages that have videos.
+    """Measure the steps of all stages.
+
+    Args:
+        with_loader: also measure the loaders of the stages that have videos.
 
     Returns:
         For each stage `measured`, see `time_steps`, and perhaps `loading`, see `time_loader`.
     """
     loading: tuple[TrainingStage, ...] = ()
-    if loads:
+    if with_loader:
         loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
     for stage in loading:  # missing videos are reported before anything is measured
         stage_clips(recipe, stage)
@@ -75,14 +78,14 @@ def time_steps(
 ) -> dict[str, Any]:
     """Measure steps on the first available device, or with `cpu` on the CPU.
 
-    A step of `pretrain` and `finetune` is a forward and a backward pass and an update of new weights, a step
-    of `eval` a forward pass; of `batch` clips, or as many as BATCH has.
+    A step of `pretrain` and `finetune` is a forward pass, a backward pass and an update of new weights; a
+    step of `eval` is a forward pass. It has `batch` clips, by default as many as in DEFAULT_BATCH.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     spec, settings = stage_spec(recipe, stage), training_settings(recipe, stage)
     device = accelerator.device
     multiple = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # views to compare
-    clips = multiple * math.ceil((batch or BATCH.get(device.type, 1)) / multiple)
+    clips = multiple * math.ceil((batch or DEFAULT_BATCH.get(device.type, 1)) / multiple)
     torch.manual_seed(recipe.train.seed)
     try:
         model = spec.build()
@@ -112,10 +115,10 @@ def time_steps(
             optimizer.step()
             optimizer.zero_grad()
 
-        _seconds_of(step, WARM_UP, device)
+        _seconds_of(step, WARMUP_STEPS, device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        timed = _seconds_of(step, STEPS, device)
+        timed = _seconds_of(step, TIMED_STEPS, device)
     except torch.OutOfMemoryError as error:
         problem = f"out of memory with {clips} clips of {stage}"
         raise EnvironmentProblem(f"{problem}; try a smaller --batch") from error
@@ -133,12 +136,10 @@ def time_steps(
 def try_step(
     training: Training, losses_of: Callable[[Batch, Step], tuple[Sequence[Tensor], object]]
 ) -> dict[str, Any]:
-    """The plan, the loss, and the estimated time and memory of a run, of which nothing is written.
-
-    Two passes with updates are run on real clips, the second one is timed.
+    """Run two passes with updates on real clips, and estimate the time and memory of the run; writes nothing.
 
     Args:
-        losses_of: first the model's loss, then one for each other network that is active.
+        losses_of: returns the model's loss, then the loss of each other active network.
     """
     plan, device = training.plan, training.accelerator.device
     training.model.train()
@@ -148,7 +149,7 @@ def try_step(
     loaded = time.perf_counter()
     losses: list[float] = []
 
-    def one_pass() -> None:
+    def run_pass() -> None:
         step = Step(training, repeat(batch))
         for clips in step.batches(plan.accumulation - 1):  # the last one: processes exchange gradients
             of_networks, _ = losses_of(clips, step)
@@ -156,7 +157,7 @@ def try_step(
             losses.append(of_networks[0].item())
         step.apply_gradients()
 
-    _, seconds = _seconds_of(one_pass, 2, device)
+    _, seconds = _seconds_of(run_pass, 2, device)
     return {
         "loss": losses[0],
         "videos": len(training.clips),
@@ -194,14 +195,14 @@ def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
 def time_loader(
     recipe: Recipe, stage: TrainingStage, *, batch: int, step_clips_per_second: float, cpu: bool = False
 ) -> dict[str, Any]:
-    """Measure clips per second of a stage's loader and of one process, and whether loader or step waits.
+    """Measure the speed of a stage's loader and of one process, and whether the step waits for the loader.
 
-    Loader and step are measured one after the other; if the step runs on the CPU, they share it in training.
+    Loader and step are measured one after the other; in training, they share the CPU if the step runs on it.
 
     Args:
         batch: clips in a step.
         step_clips_per_second: the speed of the step alone.
-        cpu: the step is on the CPU even if there is a GPU, which would resize crops.
+        cpu: the step runs on the CPU even if there is a GPU, so crops are not resized on the GPU.
     """
     device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
     clips = resized_by(stage_clips(recipe, stage), recipe.data.resize, device)
@@ -233,10 +234,12 @@ def time_loader(
 
 
 def _loading_changes(clips: VideoClips, workers: int, clips_per_second: float) -> dict[str, float]:
-    """Changes that make the loader faster, each with the expected factor; the largest first.
+    """Changes that make the loader faster, with the expected factor of each; the largest factor first.
 
-    Several clips from one decode are not among them: they cost accuracy (docs/performance.md).
-    `clips_per_second` are those that this process reads.
+    Several clips from one decode are not suggested, because they cost accuracy (docs/performance.md).
+
+    Args:
+        clips_per_second: the speed of this process alone.
     """
     views = clips.make_views
 
@@ -247,14 +250,14 @@ def _loading_changes(clips: VideoClips, workers: int, clips_per_second: float) -
             return False
 
     def decode(number: int) -> None:
-        # The time until an unreadable video fails counts: training loses it, too, before it reads another.
+        # The time until an unreadable video fails counts: training loses it as well.
         with suppress(VideoError):
             reader = views.reader(clips.samples[number % len(clips)], clips.decoder)
             views.decoded(reader, sampling(views.sampling).center)
 
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
     if any(map(is_slow, clips.samples[:CODECS_EXAMINED])):
-        seconds = views.num_views / clips_per_second  # for a sample
+        seconds = views.num_views / clips_per_second  # per sample
         speed = 0.0 if clips.cache else _calls_per_second(decode, READING_SECONDS)
         decoding = min(seconds, 1 / speed) if speed else 0.0
         faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
@@ -264,14 +267,14 @@ def _loading_changes(clips: VideoClips, workers: int, clips_per_second: float) -
 
 
 def reading_speed(clips: VideoClips) -> float:
-    """Return clips/s that this process reads by itself."""
+    """Return the clips per second that this process reads alone."""
     clips.read((0, 0))  # opens and indexes the file
     samples = _calls_per_second(lambda epoch: clips.read((epoch, epoch % len(clips))), READING_SECONDS)
     return samples * clips.make_views.num_views
 
 
 def _calls_per_second(work: Callable[[int], object], seconds: float) -> float:
-    """The speed of the calls that begin within `seconds`."""
+    """The calls per second of `work`, over the calls that begin within `seconds`."""
     began = time.perf_counter()
     calls = 0
     spent = 0.0

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from everest.config.heads import MEASURED_BY, MULTI_LABEL, Head
+from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, Head
 from everest.lists.labels import Label
 from everest.metrics.head_metrics import HEAD_METRICS, metrics_of
 from everest.metrics.intervals import Weights, bootstrap
@@ -106,7 +106,7 @@ def choose(
     if mean_of:
         known[MEAN] = (outputs[mean_of[0]] + outputs[mean_of[1]]) / np.float32(2)
     common = ~np.any([np.isnan(rows[:, 0]) for rows in known.values()], axis=0)
-    metric = MEASURED_BY[head.task]
+    metric = METRIC_OF_TASK[head.task]
     validation = {
         name: _metric(rows[common], labels[common], head, metric) if common.any() else None
         for name, rows in known.items()
@@ -164,7 +164,7 @@ def difference_interval(
     Args:
         sign: -1 if less is better, for the gain of the first model.
     """
-    metric = MEASURED_BY[first.task]
+    metric = METRIC_OF_TASK[first.task]
     scale = sign * (100 if METRICS[metric].percent else 1)
     metrics = [HEAD_METRICS[part.task](part) for part in (first, second)]
 
@@ -186,7 +186,7 @@ def compare_inputs(
     Args:
         outputs: (N, C) of each candidate and each input; nan for samples that it has learned from.
     """
-    sign = 1 if METRICS[MEASURED_BY[head.task]].higher else -1
+    sign = 1 if METRICS[METRIC_OF_TASK[head.task]].higher else -1
     chosen = np.mean([outputs[name] for name in choice.members], axis=0)  # (N, C)
     tests = []
     for name in filter(outputs.__contains__, INPUTS):

@@ -15,7 +15,7 @@ import numpy as np
 
 from everest import functions
 from everest.annotations.bout import Bouts
-from everest.config.heads import MEASURED_BY
+from everest.config.heads import METRIC_OF_TASK
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
@@ -106,7 +106,7 @@ def measure_candidates(
     frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
     may_smooth = choice.members == (NETWORK,)  # linear candidates have learned from the validation list
     timelines = score_recordings(comparison, model, report_folder, may_choose=may_smooth)
-    metric = MEASURED_BY[head.task]
+    metric = METRIC_OF_TASK[head.task]
     test = MeasuredTest(
         **measured_outputs(outputs, classes, choice, intervals=not project.folds),  # those of all folds count
         value=evaluation[metric],
@@ -126,7 +126,7 @@ def measured_outputs(
 ) -> dict[str, Any]:
     """The fields of a MeasuredTest that follow from the outputs of all candidates, with their intervals."""
     (head,) = classes.heads
-    metric = MEASURED_BY[head.task]
+    metric = METRIC_OF_TASK[head.task]
     names = [name for name in outputs.outputs if name != DELIVERED]
     several = intervals and len(set(outputs.groups)) > 1
     tests = {}
@@ -207,7 +207,7 @@ def pool_folds(
         timelines = _scored(parts, comparison, report_folder)
     delivered = outputs.predictions(DELIVERED, head)
     metrics = metrics_of(delivered, intervals=True)
-    metric = MEASURED_BY[head.task]
+    metric = METRIC_OF_TASK[head.task]
     (part,) = delivered.by_head().values()
     frequent = None
     if head.task == "single-label":

@@ -17,7 +17,7 @@ from pydantic import InstanceOf, TypeAdapter
 
 from everest.annotations.labels import WhoseBouts
 from everest.config.heads import Task
-from everest.config.merge import SET, merge
+from everest.config.merge import SET_OPTION, merge
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
 from everest.errors import DataError, RecipeError, UserError, differing
@@ -107,7 +107,7 @@ class Request:
             raise RecipeError(f"--latency {self.latency}: must be a number of milliseconds above 0")
         load_recipe(SUGGESTED, overrides=self.overrides, consistent=False)  # before the videos are read
         recipe = merge(SUGGESTED, self.overrides)
-        set_keys = [key for key in BUDGETS if recipe.at(key).label == SET]
+        set_keys = [key for key in BUDGETS if recipe.at(key).label == SET_OPTION]
         budgets = [key for key in set_keys if recipe.at(key).value is not None]
         if self.hours is not None and budgets:
             budget = f"--set {'.'.join(budgets[0])}={recipe.at(budgets[0]).value}"
@@ -176,8 +176,8 @@ def with_warmup(overrides: Sequence[str]) -> list[str]:
     added = []
     for stage in ("pretrain", "finetune"):
         steps = recipe.at((stage, "steps"))
-        has_warmup = recipe.at((stage, "warmup_steps")).label == SET
-        if steps.label == SET and isinstance(steps.value, int) and steps.value > 0 and not has_warmup:
+        has_warmup = recipe.at((stage, "warmup_steps")).label == SET_OPTION
+        if steps.label == SET_OPTION and isinstance(steps.value, int) and steps.value > 0 and not has_warmup:
             added.append(f"{stage}.warmup_steps={steps.value // 10}")
     return [*overrides, *added]
 

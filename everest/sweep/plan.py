@@ -1,4 +1,4 @@
-"""The plan of a sweep: the resolved recipe of each arm, and the jobs of each arm and seed.
+"""The plan of a sweep: the recipe of each arm, and the jobs of each arm and seed.
 
 A job is a training run or an evaluation, identified by the settings that it depends on. Arms that differ
 only in later stages share the jobs of earlier ones, such as one pre-training for each seed.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.checkpoints.frozen import with_absolute_paths
-from everest.checkpoints.init import find_init, read_init
+from everest.checkpoints.init import check_init, find_init
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import pretrain_key
@@ -23,19 +23,19 @@ from everest.sweep.request import FROM_SCRATCH, REQUIRED_STAGE, Arm, StageName, 
 from everest.system.storage import join_location, parse_location
 from everest.video.folders import no_such
 
-KEY_LETTERS: Final = 12  # of a SHA-256: enough for any number of runs
+KEY_LETTERS: Final = 12  # of a SHA-256; enough to tell any number of jobs apart
 TRAINING_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
 STARTS_FROM: Final[dict[StageName, StageName]] = {**REQUIRED_STAGE, "finetune": "pretrain"}
-_LABELS: Final = ("data.val", "data.test", "data.classes", "data.num_classes", "data.task", "data.heads")
-# The keys that a stage reads, by their beginnings, and those among them that it does not read.
-_READS: Final[dict[StageName, tuple[str, ...]]] = {
+_LABEL_KEYS: Final = ("data.val", "data.test", "data.classes", "data.num_classes", "data.task", "data.heads")
+# The prefixes of the keys that a stage reads, and the exceptions among these keys.
+_KEYS_READ: Final[dict[StageName, tuple[str, ...]]] = {
     "pretrain": ("data.", "model.", "train.", "tokenizer", "pretrain."),
     "finetune": ("data.", "model.", "train.", "finetune."),
     "eval": ("data.", "train.", "eval."),
     "probe": ("data.", "train.", "finetune.stride", "finetune.sampling", "finetune.selection"),
 }
-_IGNORES: Final[dict[StageName, tuple[str, ...]]] = {
-    "pretrain": _LABELS,
+_KEYS_IGNORED: Final[dict[StageName, tuple[str, ...]]] = {
+    "pretrain": _LABEL_KEYS,
     "finetune": ("data.pretrain", "data.test"),
     "eval": ("data.pretrain",),
     "probe": ("data.pretrain", "data.val"),
@@ -44,18 +44,18 @@ _IGNORES: Final[dict[StageName, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training run, or one evaluation."""
+    """A training run or an evaluation."""
 
     stage: StageName
     key: str  # its folder or file
     seed: int
-    recipe: Recipe  # with the seed
+    recipe: Recipe  # its train.seed is `seed`
     needs: Job | None  # the stage before, whose weights it reads
-    init: str  # the weights of the first stage, or none
+    init: str  # weights that the first stage starts from, or none
 
     @property
     def name(self) -> str:
-        """Its place in the folder of a sweep."""
+        """Its path in the folder of a sweep."""
         return f"{self.stage}/{self.key}"
 
     def file(self, folder: Path, ending: str) -> Path:
@@ -63,7 +63,7 @@ class Job:
         return folder / self.stage / f"{self.key}.{ending}"
 
     def command(self, folder: Path, *, gpus: str) -> list[str]:
-        """The command of the job, without the program."""
+        """The words of the job's command, after `everest`."""
         start = self.init if self.needs is None else str(folder / self.needs.name)
         options = ["--recipe", str(self.file(folder, "yaml")), "--data", self.recipe.data.root]
         if self.stage not in TRAINING_STAGES:
@@ -74,7 +74,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedArm:
-    """An arm with everything resolved."""
+    """An arm, with the jobs of each seed."""
 
     name: str
     overrides: dict[str, str]  # by section.key, as they were written
@@ -84,7 +84,7 @@ class PlannedArm:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """A sweep with everything resolved."""
+    """A sweep, with all jobs of its arms."""
 
     request: SweepRequest
     arms: tuple[PlannedArm, ...]
@@ -99,8 +99,8 @@ class SweepPlan:
         return [arm.name for arm in self.arms if job.name in {each.name for each in arm.jobs[job.seed]}]
 
 
-def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
-    """Resolve a sweep, of the lists and videos in the folder `data` (`data.root`). Nothing is written."""
+def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepPlan:
+    """Plan the jobs of a sweep on the videos and lists in the folder `data` (`data.root`); writes nothing."""
     recipes = resolve_arms(request, data=data)
     arms = []
     seen: dict[frozenset[str], str] = {}
@@ -109,10 +109,11 @@ def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
         init = request.init if arm.init is None else arm.init
         try:
             for stage in stages:
-                _check_files(recipe, stage)
+                _check_inputs(recipe, stage)
             if init != FROM_SCRATCH:  # wrong weights are found before any run
                 located = find_init(init, output=None, overwrite=False)
-                init = read_init(located, resumed=None).named.name
+                check_init(located, resumed=None)
+                init = located.name
         except UserError as error:
             raise type(error)(f"{request.label}{arm.name}: {error}") from error
         jobs: dict[int, tuple[Job, ...]] = {}
@@ -158,8 +159,8 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
     return recipes
 
 
-def _check_files(recipe: Recipe, stage: StageName) -> None:
-    """Raise DataError or CheckpointError if a file of a stage is missing: before hours of other stages."""
+def _check_inputs(recipe: Recipe, stage: StageName) -> None:
+    """Raise DataError or CheckpointError if an input of a stage is missing, before any stage runs."""
     data = recipe.data
     probe = recipe.pretrain.probe
     lists: dict[StageName, tuple[str, ...]] = {
@@ -182,18 +183,18 @@ def _check_files(recipe: Recipe, stage: StageName) -> None:
 
 
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
-    """The settings that the job of a stage depends on; the stages before it have their own.
+    """The settings that identify the job of a stage, without those of the stages before it.
 
     Args:
-        own_root: whether the arm has a folder of videos of its own. Otherwise the folder may be moved.
+        own_root: whether the arm sets its own folder of videos; the common folder may be moved.
     """
     exempt = RESUME_MAY_CHANGE - {"data.root"} if own_root else RESUME_MAY_CHANGE
-    ignored = _IGNORES[stage]
+    ignored = _KEYS_IGNORED[stage]
     if stage == "pretrain" and recipe.data.pretrain is not None:
         ignored = (*ignored, "data.train")
     sections = tuple(f"{section}." for section in ignored)
     return {
         key: value
         for key, value in flat_values(recipe_values(recipe)).items()
-        if key.startswith(_READS[stage]) and key not in exempt and not f"{key}.".startswith(sections)
+        if key.startswith(_KEYS_READ[stage]) and key not in exempt and not f"{key}.".startswith(sections)
     }

@@ -21,11 +21,11 @@ from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.metrics.names import METRICS, value_text
 from everest.sweep.results import metric_title, split_metric
 
-LEVEL: Final = 0.95
-ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
+CONFIDENCE: Final = 0.95
+RELATIVE_ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
 # Values that need no learning, by their keys in an arm: how notes name them, and their line in the figure.
-REFERENCES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
-FIGURE: Final = "report.png"
+BASELINES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
+FIGURE_FILE: Final = "report.png"
 Json = dict[str, Any]  # of a sweep, or a part of it
 
 
@@ -47,13 +47,13 @@ def spread(values: Sequence[float], *, scale: float | None = None) -> Spread:
     if len(array) < 2:
         return Spread(mean, None, None)
     std = float(array.std(ddof=1))
-    if std <= ROUNDING * (float(np.abs(array).max()) if scale is None else scale):
+    if std <= RELATIVE_ROUNDING * (float(np.abs(array).max()) if scale is None else scale):
         return Spread(mean, std, None)
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(array) - 1)) * std / len(array) ** 0.5
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1)) * std / len(array) ** 0.5
     return Spread(mean, std, (mean - reach, mean + reach))
 
 
-class Paired(NamedTuple):
+class PairedDifference(NamedTuple):
     """The differences of two arms on the same seeds; see `Spread`. The names are those of --json."""
 
     seeds: list[int]
@@ -64,7 +64,7 @@ class Paired(NamedTuple):
     p: float | None  # of the paired t-test; None without an interval
 
 
-def paired(values: dict[int, float], reference: dict[int, float]) -> Paired | None:
+def compare_pairs(values: dict[int, float], reference: dict[int, float]) -> PairedDifference | None:
     """Compare two arms by their values at the seeds that both have; None if there is no such seed."""
     seeds = [seed for seed in values if seed in reference]
     if not seeds:
@@ -75,7 +75,7 @@ def paired(values: dict[int, float], reference: dict[int, float]) -> Paired | No
     p = None
     if std is not None and interval is not None:
         p = 2 * float(stats.t.sf(abs(mean) / (std / len(seeds) ** 0.5), len(seeds) - 1))
-    return Paired(seeds, differences, mean, std, interval, p)
+    return PairedDifference(seeds, differences, mean, std, interval, p)
 
 
 def make_report(results: Mapping[str, Any], *, metric: str | None = None, against: str | None = None) -> Json:
@@ -107,7 +107,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     for arm in results["arms"]:
         of_arm = values[arm["arm"]]
         measured = [row for row in arm["seeds"] if row["seed"] in of_arm]
-        difference = None if arm["arm"] == reference else paired(of_arm, values[reference])
+        difference = None if arm["arm"] == reference else compare_pairs(of_arm, values[reference])
 
         # The values that need no learning are measured next to the metric: HEAD.top1, HEAD.majority_top1.
         chance = None if kind is None or kind.chance is None else f"{place}{kind.chance}"
@@ -145,7 +145,7 @@ def _mean(numbers: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def report_table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the titles of the columns, then the row of each arm."""
     means = ("arm", "seeds", f"{document['title']}, mean", "95 % interval")
     differences = (f"minus {document['against']}", "its 95 % interval", "p")
@@ -171,7 +171,7 @@ def _cell(values: Sequence[float | None] | None, form: str) -> str:
     return " to ".join(f"{value:{form}}" for value in values or () if value is not None)
 
 
-def notes(document: Mapping[str, Any]) -> Iterator[str]:
+def report_notes(document: Mapping[str, Any]) -> Iterator[str]:
     """Sentences about the numbers."""
     jobs, arms = document["jobs"], document["arms"]
     if jobs["finished"] < jobs["all"]:
@@ -180,7 +180,7 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
         yield "a difference uses the seeds that both arms have; their means are over all of their seeds"
     if any(len(arm["seeds"]) == 1 for arm in arms):
         yield "one seed: no interval, and a difference may be the difference between any two runs"
-    for key, (words, _) in REFERENCES.items():
+    for key, (words, _) in BASELINES.items():
         levels = sorted({round(arm[key], 6) for arm in arms if arm[key] is not None})
         if levels:
             yield f"{words}: {' or '.join(value_text(document['metric'], level) for level in levels)}"
@@ -201,7 +201,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
             panel.plot(arm["values"], [row] * len(arm["values"]), "o", ms=4, mfc="white", color="0.5")
             bars = [[arm["mean"] - low], [high - arm["mean"]]]
             panel.errorbar([arm["mean"]], [row], xerr=bars, color=COLORS[0], marker="o", capsize=4)
-        for key, (_, style) in REFERENCES.items():
+        for key, (_, style) in BASELINES.items():
             for level in {arm[key] for arm in arms if arm[key] is not None}:
                 panel.axvline(level, linestyle=style, color="black", linewidth=1, zorder=0)
         names = [f"{escape_dollars(shorten(arm['arm']))}\n{arm['gmacs']:.4g} GMACs" for arm in arms]

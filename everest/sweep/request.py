@@ -23,7 +23,7 @@ FROM_SCRATCH: Final = "none"  # in place of weights
 MOST_SEEDS: Final = 1000  # heuristic
 MOST_ARMS: Final = 200  # heuristic
 # A quoted text of YAML, where a value may begin, or a single letter.
-_TOKENS: Final = re.compile(r"""(?:^|(?<=[,:\s[{]))(?:'(?:[^']|'')*'|"(?:[^"\\]|\\.)*")|.""", re.DOTALL)
+_TOKEN: Final = re.compile(r"""(?:^|(?<=[,:\s[{]))(?:'(?:[^']|'')*'|"(?:[^"\\]|\\.)*")|.""", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class SweepFile:
 
 _SWEEP_FILE: Final = TypeAdapter(SweepFile)
 FILE_KEYS: Final = tuple(key.name for key in fields(SweepFile))
-OWN_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none of them
+SWEEP_ONLY_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class SweepRequest:
 
 def is_sweep(file: RecipeFile) -> bool:
     """Whether a file describes a sweep, not a recipe."""
-    return not OWN_KEYS.isdisjoint(file.values())
+    return not SWEEP_ONLY_KEYS.isdisjoint(file.values())
 
 
 def read_request(
@@ -195,7 +195,7 @@ def arms_of_options(over: Sequence[str]) -> tuple[Arm, ...]:
 def split_values(text: str) -> list[str]:
     """Divide `a,[b,c],'d,e'` at the commas outside brackets and quotes; the values keep their quotes."""
     parts, depth = [""], 0
-    for token in _TOKENS.findall(text):
+    for token in _TOKEN.findall(text):
         depth += (token in "[{") - (token in "]}")
         if token == "," and not depth:
             parts.append("")

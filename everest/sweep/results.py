@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from everest.config.heads import BACKGROUND, OVER_BACKGROUND
+from everest.config.heads import BACKGROUND, BACKGROUND_METRIC
 from everest.engine.health import Validations
 from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summarize
 from everest.errors import RecipeError
@@ -24,9 +24,9 @@ from everest.system.run_folder import WEIGHTS
 from everest.system.text import MALFORMED, nonfinite_as_null, read_json, read_own_json, reading_own
 from everest.system.weights_header import read_header
 
-RESULTS: Final = "results.json"
-FIX: Final = "repeat the command of the sweep"
-VALIDATION: Final = "val_"
+RESULTS_FILE: Final = "results.json"
+RESULTS_FIX: Final = "repeat the command of the sweep"
+VALIDATION_PREFIX: Final = "val_"
 # The first one that an arm has judges it.
 STAGES_BY_PRIORITY: Final = ("eval", "probe", "finetune", "pretrain")
 Metrics = dict[str, float | None]
@@ -64,7 +64,7 @@ def _evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics
     """The metrics of an evaluation, or of every probe, for each head."""
     names = [*METRICS, *CHANCES]
     if any(row["name"] == BACKGROUND for row in document.get("per_class") or ()):
-        names.insert(0, OVER_BACKGROUND)
+        names.insert(0, BACKGROUND_METRIC)
     metrics = {f"{place}{name}": document[name] for name in names if name in document}
     probes = document.get("probes", {})
     for probe in sorted(probes, key=lambda probe: probe != "linear"):  # it judges an encoder
@@ -87,8 +87,8 @@ def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics
     if chosen_by is None:
         return {}  # without data.val
     best = Validations(rows, chosen_by).best or {}
-    names = sorted(best, key=lambda name: (name != f"{VALIDATION}{chosen_by}", name))
-    return {name: best[name] for name in names if name.startswith(VALIDATION)}
+    names = sorted(best, key=lambda name: (name != f"{VALIDATION_PREFIX}{chosen_by}", name))
+    return {name: best[name] for name in names if name.startswith(VALIDATION_PREFIX)}
 
 
 def split_metric(name: str) -> tuple[str, Metric | None]:
@@ -146,6 +146,6 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
 
 def read_results(folder: Path) -> dict[str, Any]:
     """Read `results.json`."""
-    if not (folder / RESULTS).exists():
-        raise RecipeError(f"{folder}: no {RESULTS}; name the folder of `everest sweep`")
-    return read_own_json(folder / RESULTS, fix=FIX)
+    if not (folder / RESULTS_FILE).exists():
+        raise RecipeError(f"{folder}: no {RESULTS_FILE}; name the folder of `everest sweep`")
+    return read_own_json(folder / RESULTS_FILE, fix=RESULTS_FIX)

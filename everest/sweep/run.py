@@ -20,7 +20,7 @@ from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
 from everest.metrics.names import value_text
 from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
-from everest.sweep.results import RESULTS, JobNumbers, collect, metric_title, read_job
+from everest.sweep.results import RESULTS_FILE, JobNumbers, collect, metric_title, read_job
 from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, write_text, writing
 from everest.system.launch import Devices, visible_gpus
@@ -114,7 +114,7 @@ class _Sweep:
     def write(self) -> dict[str, Any]:
         """Write `results.json`; returns its document."""
         document = collect(self.plan, self.rows, self.failures)
-        write_text(self.folder / RESULTS, json_text(document, indent=2))
+        write_text(self.folder / RESULTS_FILE, json_text(document, indent=2))
         return document
 
     def _can_start(self, job: Job) -> bool:

@@ -19,7 +19,7 @@ from everest.config.model import BACKBONES
 from everest.config.recipe import load_recipe
 from everest.converters.convert import identify
 from everest.converters.facts import Hints
-from everest.converters.files import Foreign
+from everest.converters.files import ForeignCheckpoint
 from everest.converters.timm_images import image_weights
 from everest.models.spec import ModelSpec, classifier_spec
 
@@ -27,7 +27,7 @@ TABLE = {weights.name: weights for weights in public_weights()}
 GIVES = {"pretrain": "autoencoder", "encoder": "encoder", "classifier": "classifier"}  # by kind of weights
 
 
-def transformers_model(weights: PublicWeights) -> Foreign:
+def transformers_model(weights: PublicWeights) -> ForeignCheckpoint:
     """A model of transformers of the size of the backbone, on the meta device."""
     transformers = pytest.importorskip("transformers")
     size = BACKBONES[weights.backbone]
@@ -42,7 +42,7 @@ def transformers_model(weights: PublicWeights) -> Foreign:
         config = videomae_config(size, **shared, **clip, num_labels=400)
     with torch.device("meta"):
         model = getattr(transformers, weights.layout)(config)
-    return Foreign(
+    return ForeignCheckpoint(
         path=Path(weights.name), tensors=model.state_dict(), config=json.loads(config.to_json_string())
     )
 
@@ -59,7 +59,7 @@ def spec_of(weights: PublicWeights) -> ModelSpec:
         return ModelSpec.from_settings(converted.settings, source=Path(weights.name))
     if weights.layout in RELEASED:
         config = RELEASED[weights.layout].get("config", {})
-        foreign = Foreign(path=Path(weights.name), tensors=on_meta(weights.layout), config=config)
+        foreign = ForeignCheckpoint(path=Path(weights.name), tensors=on_meta(weights.layout), config=config)
     else:
         foreign = transformers_model(weights)
     hints = Hints(family="mvd" if weights.method == "MVD" else None)  # whose file has the positions

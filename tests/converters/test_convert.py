@@ -12,9 +12,9 @@ from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, build_model
 from everest.config.model import BackboneSize
-from everest.converters.convert import Converted, convert, identify
+from everest.converters.convert import Conversion, convert, identify
 from everest.converters.facts import Hints
-from everest.converters.files import Foreign, read_foreign, unwrapped
+from everest.converters.files import ForeignCheckpoint, read_foreign, strip_wrappers
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
@@ -25,11 +25,11 @@ from everest.video.pixels import normalize
 NARROW = Hints(heads=3, decoder_heads=3)
 
 
-def foreign(tensors: dict[str, Tensor], **settings) -> Foreign:
-    return Foreign(path=Path("given.pth"), tensors=tensors, **settings)
+def foreign(tensors: dict[str, Tensor], **settings) -> ForeignCheckpoint:
+    return ForeignCheckpoint(path=Path("given.pth"), tensors=tensors, **settings)
 
 
-def model(converted: Converted) -> AnyModel:
+def model(converted: Conversion) -> AnyModel:
     return build_model(converted.identity.spec, converted.weights, source=Path("given.pth"))
 
 
@@ -141,13 +141,13 @@ def test_prefixes_of_wrappers_are_removed():
     state, pretraining = tiny("videomae_finetune_base"), tiny("videomae_pretrain_base")
     wrappers = ("module.", "_orig_mod.module.", "model.", "backbone.", "encoder.model.")
     for prefix in (*wrappers, "encoder_q.encoder.model."):
-        assert unwrapped({prefix + name: t for name, t in state.items()}).keys() == state.keys(), prefix
-    wrapped = unwrapped({f"module.{name}": t for name, t in pretraining.items()})
+        assert strip_wrappers({prefix + name: t for name, t in state.items()}).keys() == state.keys(), prefix
+    wrapped = strip_wrappers({f"module.{name}": t for name, t in pretraining.items()})
     assert wrapped.keys() == pretraining.keys()
     state = tiny("mme_finetune_base")  # an encoder under two prefixes with a head next to it
     named = {n if n.startswith("head.") else f"encoder.model.{n}": t for n, t in state.items()}
     named = {n.replace("head.", "fc."): t for n, t in named.items()}
-    done = convert(foreign(unwrapped(named)), NARROW)
+    done = convert(foreign(strip_wrappers(named)), NARROW)
     assert torch.equal(done.weights.tensors["head.bias"], state["head.bias"])
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import refused
 
 from everest.checkpoints.load import find_weights, open_model
-from everest.converters.convert import Converted, convert
+from everest.converters.convert import Conversion, convert
 from everest.converters.facts import Hints
 from everest.converters.files import read_foreign
 from everest.system.weights_header import read_metadata
@@ -39,7 +39,7 @@ def with_header(file: Path, copy: Path, **changes: str) -> Path:
     return copy
 
 
-def converted(given: Path) -> Converted:
+def converted(given: Path) -> Conversion:
     return convert(read_foreign(find_weights(given)), Hints())
 
 

@@ -18,9 +18,9 @@ from small_runs import STILL, called, refused, run, sets, small_recipe
 from torch import Tensor
 
 from everest.checkpoints.load import build_model
-from everest.converters.convert import Converted, convert
+from everest.converters.convert import Conversion, convert
 from everest.converters.facts import Hints
-from everest.converters.files import Foreign
+from everest.converters.files import ForeignCheckpoint
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
 from everest.models.classifier import VideoClassifier
@@ -112,9 +112,9 @@ def normed(state: dict[str, Tensor], x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], state["norm.weight"], state["norm.bias"], 1e-6)
 
 
-def imported(state: dict[str, Tensor], hints: Hints = HINTS) -> Converted:
+def imported(state: dict[str, Tensor], hints: Hints = HINTS) -> Conversion:
     whole = "head.weight" in state or "head.projection.weight" in state
-    return convert(Foreign(path=Path("mae_st.pth"), tensors=state), hints, partial=not whole)
+    return convert(ForeignCheckpoint(path=Path("mae_st.pth"), tensors=state), hints, partial=not whole)
 
 
 def module(state: dict[str, Tensor], hints: Hints = HINTS) -> MaskedAutoencoder | VideoClassifier:
@@ -178,7 +178,7 @@ def test_a_recorded_encoder_gives_its_recorded_tokens():
 def test_only_the_decoder_is_left_out():
     state = st_mae()
     with pytest.raises(CheckpointError, match=r"cannot be mapped fully: .*--partial` takes the encoder"):
-        convert(Foreign(path=Path("mae_st.pth"), tensors=state), HINTS)
+        convert(ForeignCheckpoint(path=Path("mae_st.pth"), tensors=state), HINTS)
     identity = imported(state).identity
     assert (identity.facts.program, identity.facts.stage) == ("st-mae", "encoder")
     assert not [name for name in identity.missing if name.startswith("encoder.")]
@@ -206,7 +206,7 @@ WRONG = {
 def test_weights_that_do_not_fit_are_one_line(case: str):
     removed, hints, message = WRONG[case]
     state = {name: tensor for name, tensor in st_mae(kind="classifier").items() if name != removed}
-    given = Foreign(path=Path("mae_st.pth"), tensors=state)
+    given = ForeignCheckpoint(path=Path("mae_st.pth"), tensors=state)
     assert message in problem_of(convert, given, replace(HINTS, **hints))
 
 

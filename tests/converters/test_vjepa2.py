@@ -17,7 +17,7 @@ import everest
 from everest.checkpoints.load import open_model
 from everest.converters.convert import convert, identify
 from everest.converters.facts import Hints
-from everest.converters.files import Foreign, read_foreign
+from everest.converters.files import ForeignCheckpoint, read_foreign
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoEncoder
 
@@ -132,7 +132,7 @@ def test_the_released_sizes_have_their_backbones(backbone: str):
     )
     with torch.device("meta"):
         reference = transformers.VJEPA2Model(config)
-    given = Foreign(
+    given = ForeignCheckpoint(
         path=Path("x"), tensors=dict(reference.state_dict()), config=json.loads(config.to_json_string())
     )
     found = identify(given, Hints())

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from small_runs import refused, sets
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
+from everest.errors import DataError
+from everest.lists.sample import Sample
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
-from everest.profiling import timing
-from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, PASS_SECONDS, SHARE, plan_pretraining
+from everest.profiling import latency, timing
+from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, PASS_SECONDS, PEAK_SHARE, plan_pretraining
 from everest.profiling.profile import METHODS, STAGES, cost_of, paper_figures, profile, stage_spec
 from everest.profiling.timing import time_steps
 
@@ -235,7 +238,7 @@ def test_hours_follow_from_flops_peak_and_share_and_the_sentence_is_printed_last
     planned = json_profile(*options)["plan"]
     clips = 800 * 10240
     flops = 6 * 19.8072768e9  # forward and backward, Table 1's GMACs
-    seconds = clips * flops / (SHARE * 989e12) + clips / 1024 * PASS_SECONDS
+    seconds = clips * flops / (PEAK_SHARE * 989e12) + clips / 1024 * PASS_SECONDS
     assert planned["hours"] == pytest.approx(seconds / 3600, rel=1e-3)
     assert (planned["fits"], planned["batch"]) == (True, 1024)
     assert planned["memory_gib"] < 139
@@ -354,3 +357,13 @@ def test_between_views_a_pass_has_all_clips_of_a_step():
 )
 def test_options_of_a_plan_that_miss_another_are_one_line(options: str, message: str):
     assert message in refused(f"profile {options}", code=2)
+
+
+def test_a_timeline_without_windows_ends_in_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(latency, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(latency, "compute_over_windows", lambda *_: iter(()))
+    job: Any = SimpleNamespace(
+        model=SimpleNamespace(outputs=None), samples=[Sample(path="empty.mp4")], passes=None
+    )
+    with pytest.raises(DataError, match=r"empty.mp4: no intact window within 0 s"):
+        latency.time_timeline(job)

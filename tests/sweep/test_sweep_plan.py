@@ -6,7 +6,7 @@ from small_runs import small_recipe
 
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError, DataError, RecipeError, UserError
-from everest.sweep.plan import PlannedArm, SweepPlan, make_plan
+from everest.sweep.plan import PlannedArm, SweepPlan, plan_sweep
 from everest.sweep.request import arms_of_options, read_request, read_seeds, read_stages, split_values
 from everest.sweep.results import JobNumbers, collect
 
@@ -17,7 +17,7 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 
 def planned(recipe: Path, *, data: str | None = None, **options) -> SweepPlan:
-    return make_plan(read_request(str(recipe), **options), data=data)
+    return plan_sweep(read_request(str(recipe), **options), data=data)
 
 
 def recipe_of(arm: PlannedArm) -> Recipe:

@@ -15,7 +15,7 @@ from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.models.spec import pretrain_spec
 from everest.sweep.plan import Job
-from everest.sweep.report import draw_report, make_report, notes, paired, spread, table
+from everest.sweep.report import compare_pairs, draw_report, make_report, report_notes, report_table, spread
 from everest.sweep.results import JobNumbers, metric_title, metrics_of_run, read_job, read_results
 from everest.system.weights import Weights
 
@@ -49,7 +49,7 @@ def test_the_document_has_the_statistics_unrounded():
     assert first["difference"] is None
     expected = spread([51.0, 58.0, 61.0])
     assert (second["mean"], second["std"], tuple(second["interval"])) == expected
-    difference = paired(BOTH["b"], BOTH["a"])
+    difference = compare_pairs(BOTH["b"], BOTH["a"])
     assert difference is not None
     assert second["difference"]["values"] == [1.0, 3.0, 1.0]
     assert tuple(second["difference"]["interval"]) == difference.interval
@@ -64,7 +64,7 @@ def test_differences_use_the_seeds_that_both_arms_have():
     document = make_report(results({"a": {0: 50.0, 1: None, 2: 60.0}, "b": {0: 51.0, 1: 58.0, 2: 61.0}}))
     assert document["arms"][0]["seeds"] == [0, 2]
     assert document["arms"][1]["difference"]["seeds"] == [0, 2]
-    said = list(notes(document))
+    said = list(report_notes(document))
     assert "5 of 6 jobs have finished" in said
     assert "a difference uses the seeds that both arms have; their means are over all of their seeds" in said
 
@@ -73,8 +73,8 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     document = make_report(results({"a": {0: 50.0}, "b": {0: 52.0}}))
     assert [arm["interval"] for arm in document["arms"]] == [None, None]
     assert document["arms"][1]["difference"]["interval"] is None
-    assert [note for note in notes(document) if note.startswith("one seed: no interval")]
-    columns, *rows = table(document)
+    assert [note for note in report_notes(document) if note.startswith("one seed: no interval")]
+    columns, *rows = report_table(document)
     assert rows == [
         ("a", "1", "50.0 %", "", "", "", "", "10", "0.5"),
         ("b", "1", "52.0 %", "", "+2.0", "", "", "20", "0.5"),
@@ -82,7 +82,7 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     assert len(columns) == 9
     empty = make_report(results({"a": {0: 50.0}, "b": {0: None}}))
     assert empty["arms"][1]["mean"] is None
-    assert list(table(empty))[2] == ("b", "0", *[""] * 7)
+    assert list(report_table(empty))[2] == ("b", "0", *[""] * 7)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_report_names_what_needs_no_learning(metric: str, shares, expected: 
             row["metrics"] |= {"majority_top1": share, "verb.majority_top1": share}
             row["metrics"] |= {"chance_top1": 10.0, "verb.chance_top1": 10.0, "chance_mae": 3.0}
     report = make_report(document)
-    assert [note for note in notes(report) if "frequent" in note or "chance" in note] == expected
+    assert [note for note in report_notes(report) if "frequent" in note or "chance" in note] == expected
     assert [arm["chance"] for arm in report["arms"]] == [10.0 if expected else None] * 2
 
 
@@ -160,7 +160,7 @@ def test_the_hours_of_a_run_count_a_step_whose_speed_is_rounded_to_none(tmp_path
 def test_titles_of_metrics_name_their_head_probe_and_list_and_less_is_better_for_errors():
     document = make_report(results(BOTH, metric="mae"))
     assert (document["percent"], document["higher_is_better"]) == (False, False)
-    assert "mean absolute error: less is better" in list(notes(document))
+    assert "mean absolute error: less is better" in list(report_notes(document))
     for name, title in {
         "top1": "top-1",
         "verb.mae": "verb mean absolute error",
@@ -218,7 +218,7 @@ def test_the_interval_is_that_of_scipys_t_distribution(sample: list[float]):
 def test_differences_are_paired_by_seed_and_p_is_of_the_paired_t_test(sample: list[float], random):
     others = [value + round(random.uniform(-9, 9), 4) for value in sample]
     first, second = dict(enumerate(sample)), dict(enumerate(others))
-    found = paired(first | {99: 1.0}, {**dict(reversed(second.items())), 98: 2.0})
+    found = compare_pairs(first | {99: 1.0}, {**dict(reversed(second.items())), 98: 2.0})
     assert found is not None
     assert found.seeds == list(first)
     assert found.values == [first[seed] - second[seed] for seed in first]
@@ -233,14 +233,14 @@ def test_differences_are_paired_by_seed_and_p_is_of_the_paired_t_test(sample: li
 
 def test_one_seed_equal_values_and_no_common_seed_have_no_interval():
     assert spread([3.0]) == (3.0, None, None)
-    found = paired({0: 3.0}, {0: 1.0})
+    found = compare_pairs({0: 3.0}, {0: 1.0})
     assert found is not None
     assert (found.mean, found.interval, found.p) == (2.0, None, None)
     for value in (20.0, 0.0, 0.1):
         assert spread([value] * 3).interval is None
-    assert paired({0: 1.0}, {1: 1.0}) is None
+    assert compare_pairs({0: 1.0}, {1: 1.0}) is None
     first = {0: 55.4, 1: 61.1345, 2: 70.2}
     for others in (first, {seed: value + 0.1 for seed, value in first.items()}):  # whatever their rounding
-        found = paired(others, first)
+        found = compare_pairs(others, first)
         assert found is not None
         assert (found.interval, found.p) == (None, None)

@@ -15,7 +15,7 @@ from processes import everest, start
 from small_runs import called, json_of, refused
 
 from everest.sweep import run as sweep_run
-from everest.sweep.plan import make_plan
+from everest.sweep.plan import plan_sweep
 from everest.sweep.request import read_request
 from everest.sweep.results import JobNumbers
 from everest.sweep.run import JobLauncher, run_sweep
@@ -130,7 +130,7 @@ SAVES = (
 
 def swept(recipe: Path, folder: Path, code: str, *, jobs: int = 1, report=silent) -> dict[str, Any]:
     """Run a sweep of two seeds whose jobs are this Python code."""
-    plan = make_plan(read_request(str(recipe), seeds="2"), data=None)
+    plan = plan_sweep(read_request(str(recipe), seeds="2"), data=None)
     program, devices = [sys.executable, "-c", code], Devices(kind="cpu")
     return run_sweep(plan, folder, JobLauncher(program=program, devices=devices, parallel=jobs), report)
 
@@ -147,7 +147,7 @@ def test_jobs_that_need_a_failed_one_are_skipped_and_the_error_is_that_of_the_la
         ]
         assert (len(errors), document["jobs"]) == (6, {"all": 6, "finished": 0})
     again, plan = (read_request(str(path), seeds="2") for path in (tmp_path / "out" / "sweep.yaml", recipe))
-    assert make_plan(again, data=None).jobs().keys() == make_plan(plan, data=None).jobs().keys()
+    assert plan_sweep(again, data=None).jobs().keys() == plan_sweep(plan, data=None).jobs().keys()
 
 
 def test_an_evaluation_without_metrics_is_a_failure(recipe, tmp_path, monkeypatch: pytest.MonkeyPatch):

@@ -119,11 +119,11 @@ class Labels:
     @property
     def notices(self) -> list[str]:
         """Sentences about what is left out or joined."""
-        predicted = first_names(sorted(self.predicted_videos))
+        predicted = f"bouts of videos that a person has labeled: {first_names(sorted(self.predicted_videos))}"
         joined, merged = first_names(self.joined_observers, 10), first_names(self.merged_subjects, 10)
         notices = {
             f"left out, no such video: {first_names(self.unmatched_names, 10)}": self.unmatched_names,
-            f"left out, predicted bouts of videos that a person has labeled: {predicted}": self.predicted_videos,
+            f"left out, predicted {predicted}": self.predicted_videos,
             f"left out: {left_out_text(self.left_out)}": self.left_out,
             f"joined: the codings of {joined}; --observer keeps one": self.joined_observers,
             f"taken together, bouts of several subjects: {merged}; --subject keeps one": self.merged_subjects,

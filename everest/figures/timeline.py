@@ -23,8 +23,8 @@ from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines
 from everest.system.text import counted
 
-# The colors of all figures but black, which is for a person, and the most different ones that are neither gray
-# nor faint.
+# The colors of all figures but black, which is for a person, and the most different ones that are not gray or
+# faint.
 CLASS_COLORS: Final = (
     *COLORS[:-1],
     *("#A6D854", "#8C6D31", "#F0027F", "#6A3D9A", "#843C39", "#FFBB78", "#A1D99B"),

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from everest.figures.png import COLORS
+from everest.figures.style import COLORS
 from everest.sweep.report import draw_report, make_report
 from everest.system.files import atomic_file
 

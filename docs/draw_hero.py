@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from everest.figures.masks import apply_strategies, embedding_of
-from everest.figures.rows import draw_rows, mask_title, rows_of
+from everest.figures.rows import draw_rows, figure_rows, mask_title
 from everest.methods.strategies import RedundancyRobust
 
 HEIGHT, WIDTH, FRAMES = 192, 336, 8
@@ -120,7 +120,7 @@ def main() -> None:
     masks = apply_strategies(
         street_clip(), [(strategy.strategy, strategy)], model=None, embed=embedding_of(None), seed=0
     )
-    frames, kept, importance = rows_of(masks)
+    frames, kept, importance = figure_rows(masks)
     path = Path(__file__).with_name("hero.png")
     rows = [frames, importance, kept]
     draw_rows(path, rows, slices=masks[0].grid.t, title=mask_title(masks[0]))

@@ -15,7 +15,7 @@ from typing import Any
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.inference.features import VideoFeatures, features_of
 from everest.inference.model import OpenedModel
-from everest.inference.predictions import predicting
+from everest.inference.predictions import open_predictions
 from everest.inference.timelines import Timelines, computed_timelines, timeline_job
 from everest.inference.videos import Passes
 from everest.lists.inputs import named_samples
@@ -66,7 +66,7 @@ def predict(
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     passes = Passes(batch=batch, workers=workers, report=report)
-    with predicting(opened, _samples(videos, data), passes, top=top) as rows:
+    with open_predictions(opened, _samples(videos, data), passes, top=top) as rows:
         assert rows is not None  # this is the only process
         return rows
 

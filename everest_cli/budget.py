@@ -141,8 +141,8 @@ def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose:
     from everest.annotations.labels import read_labels
 
     labels = read_labels([file], extents, whose=whose, keep_windows=True)
-    if labels.unmatched:
-        names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
+    if labels.unmatched_names:
+        names = f"{first_names(labels.unmatched_names)}; use the names that --draw wrote"
         raise DataError(f"{file}: names videos that are not in the timeline: {names}")
     say(*labels.notices)
     return {video: labels.bouts.get(video, []) for video in extents}
@@ -169,7 +169,7 @@ def _write_windows(
 ) -> None:
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
-    from everest.annotations.formats import COLUMNS
+    from everest.annotations.formats import TABLE_COLUMNS
     from everest.figures.pages import clip_card, write_page
     from everest.lists.sample import Sample
 
@@ -186,6 +186,6 @@ def _write_windows(
         for each, row in zip(windows, rows, strict=True)
     ]
     write_page(page, "figures", "windows_page.html", list_file=output.name, classes=classes, cards=cards)
-    write_table(output, [COLUMNS, *known, *rows])
+    write_table(output, [TABLE_COLUMNS, *known, *rows])
     typer.echo(output)
     typer.echo(page)

@@ -74,9 +74,9 @@ def plot(
     Example: everest plot runs/pretrain runs/other --x gflops
     """
     from everest.figures.curves import draw_curves, read_curves
-    from everest.figures.png import check_png, is_own_figure
+    from everest.figures.style import check_figure_path, is_own_figure
 
-    check_png(out, option="--output", overwrite=is_own_figure(out))
+    check_figure_path(out, option="--output", overwrite=is_own_figure(out))
     draw_curves(out, read_curves(runs, x=x), x=x)
     typer.echo(out)
 
@@ -122,14 +122,14 @@ def select_frames(
     Example: everest select-frames video.mp4 --picture .
     """
     from everest.checkpoints.load import open_model
-    from everest.figures.frame_selection import SelectionSettings, draw_selection, select_video_frames
+    from everest.figures.frame_selection import SelectionOptions, draw_selection, select_video_frames
     from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.video.folders import video_name
 
     read_shares(str(keep))
     model = None if checkpoint is None else open_model(checkpoint, kind="transformer")
-    settings = SelectionSettings(keep=keep, frames=frames, stride=stride, alpha=alpha, size=size, seed=seed)
-    selection_of = partial(select_video_frames, settings=settings, checkpoint=model)
+    options = SelectionOptions(keep=keep, frames=frames, stride=stride, alpha=alpha, size=size, seed=seed)
+    selection_of = partial(select_video_frames, options=options, checkpoint=model)
     paths = named_videos(videos)
     if picture is not None:
         refuse_same_stems(paths)

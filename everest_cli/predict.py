@@ -39,7 +39,7 @@ def predict(
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --top 3
     """
-    from everest.inference.predictions import check_top, predicting
+    from everest.inference.predictions import check_top, open_predictions
     from everest.inference.videos import Passes
     from everest.lists.inputs import named_samples
 
@@ -55,7 +55,7 @@ def predict(
     options = {"top": top, "output": output, "overwrite": overwrite}
     display = model.display()
     passes = Passes(batch=model.batch, report=display.report)
-    with display, predicting(opened, samples, passes, **options) as rows:
+    with display, open_predictions(opened, samples, passes, **options) as rows:
         if rows is None:
             return
         text = TEXTS["json" if as_json else kind or by_suffix](rows)

@@ -282,7 +282,7 @@ def convert_annotations(
     """
     kind = kind_of(output, to, get_args(AnnotationKind))
 
-    from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
+    from everest.annotations.bout import LATEST_TIME, UNSCORED, by_label, by_video
     from everest.annotations.formats import files_of, write_annotations
     from everest.annotations.labels import read_labels
     from everest.annotations.matching import checked_lengths
@@ -303,9 +303,9 @@ def convert_annotations(
         "classes": {name: {"bouts": len(s), "seconds": round(sum(s), 3)} for name, s in classes},
         "unscored": {
             "videos": len({bout.video for bout in unscored}),
-            "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
+            "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LATEST_TIME), 3),
         },
-        "unmatched": labels.unmatched,
+        "unmatched": labels.unmatched_names,
         "left_out": left_out_rows(labels.left_out),
         "written": [],
     }

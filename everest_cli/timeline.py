@@ -115,7 +115,7 @@ def timeline(
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
     from everest.annotations.labels import read_labels
-    from everest.inference.scores import check_bouts, score_timelines, write_bouts
+    from everest.inference.scores import check_labeled_classes, score_timelines, write_bouts
     from everest.inference.videos import Passes
 
     whose_bouts = whose.read(truth, option="--truth")
@@ -130,7 +130,7 @@ def timeline(
         save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED_SUFFIX:
             raise RecipeError(f"--save {save}: end its name in {SAVED_SUFFIX}")
-        job_options = {"output": save, "others": [*filter(None, [output, plot])], "overwrite": overwrite}
+        job_options = {"output": save, "other_files": [*filter(None, [output, plot])], "overwrite": overwrite}
         passes = Passes(batch=model.batch, window=window, step=step, report=display.report)
         source = _model_timelines(model, videos, passes, **job_options)
     bout_rules.check(source.classes.heads)
@@ -148,7 +148,7 @@ def timeline(
             for text in labels.notices:
                 display.report(notice(text))
             labeled = labels.bouts
-            check_bouts(labeled, source.classes, report=display.report)
+            check_labeled_classes(labeled, source.classes, report=display.report)
         for text in source.errors:
             display.report(notice(text))
         with source.timelines as timelines:
@@ -236,8 +236,8 @@ def _model_timelines(
         )
     inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]
     job = timeline_job(opened, samples, passes, **job_options)
-    if job.parts is not None:
-        refuse_inputs(job.parts, inputs)
+    if job.rows_folder is not None:
+        refuse_inputs(job.rows_folder, inputs)
     paths = [sample.path for sample in samples]
     return TimelineSource(classes, paths, inputs, computed_timelines(job), may_replace=job.may_replace())
 
@@ -264,7 +264,7 @@ def _check_outputs(
     outputs: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
 ) -> None:
     """Refuse an output that exists, that is an input, or that two options name."""
-    from everest.figures.png import check_png
+    from everest.figures.style import check_figure_path
 
     options: dict[Path, str] = {}  # the option that names each file
     for option_name, paths in outputs.items():
@@ -272,7 +272,7 @@ def _check_outputs(
             if (first := options.setdefault(path.resolve(), option_name)) != option_name:
                 raise RecipeError(f"{option_name} {path}: is also the file of {first}; choose another name")
             refuse_inputs(path, inputs, option=option_name)
-            check = check_png if option_name == "--plot" else check_new_file
+            check = check_figure_path if option_name == "--plot" else check_new_file
             check(path, option=option_name, overwrite=overwrite)
 
 

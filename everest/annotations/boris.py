@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from everest.annotations.bout import (
-    LONGEST,
+    LATEST_TIME,
     ORIGINS,
     Bout,
     Bouts,
@@ -35,13 +35,13 @@ from everest.annotations.records import NO_EVENT, LeftOut, in_record
 from everest.errors import DataError, first_names, shown
 from everest.system.text import NoNumber, json_text, read_json
 
-EMPTY: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # its parts, as BORIS needs them
+BLANK: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # the empty parts of a project
 POINT: Final = "Point event"
 STATE: Final = "State event"
-EVENT: Final = ("time", "subject", "behavior", "modifiers", "comment")  # versions add further fields
-LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
+EVENT_FIELDS: Final = ("time", "subject", "behavior", "modifiers", "comment")  # versions add further fields
+END_LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
 FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
-NO_SUBJECT: Final = "No focal subject"
+NO_FOCAL_SUBJECT: Final = "No focal subject"
 OBSERVER_KEYS: Final = ("observer", "coder", "rater", "annotator", "scorer", "observer name")
 
 
@@ -49,23 +49,23 @@ class Event(NamedTuple):
     """A coded event."""
 
     time: float
-    end: float | None  # of a point, or of a bout in a table; None: of a state, whose stop is another event
+    end: float | None  # None: of a state, which another event starts or stops
     behavior: str
     subject: str
     modifiers: str = ""
     comment: str = ""
-    status: str = ""  # START or STOP of a state; empty: every second event is its stop
+    status: str = ""  # START or STOP of a state; empty: starts and stops alternate
 
 
 class Observation(NamedTuple):
-    """What an observation shows in the player of the user's videos."""
+    """An observation, as the player with the user's videos shows it."""
 
     where: str  # file and name of the observation, for messages
     observer: str
     media: Sequence[str]  # queued
     borders: Sequence[float]  # of the media; see `media_borders`
     offset: float  # seconds that are part of the times of the events
-    sets_time: bool = True  # is the first player, whose time is that of the events
+    sets_time: bool = True  # whether it is the first player, whose time the events have
 
 
 def player_of(players: Mapping[str, Sequence[str]], videos: VideoFinder, left_out: LeftOut) -> str:
@@ -106,8 +106,8 @@ def media_borders(
 
 
 def bouts_of(events: Sequence[Event], recording: Observation, left_out: LeftOut) -> Iterator[Bout]:
-    """Yield the bouts of states and points in the files shown then: one for each file that they touch."""
-    for event in events:  # no bout has a modifier or a comment, but for an origin
+    """Yield a bout for each state or point in each media file that was shown meanwhile."""
+    for event in events:  # bouts have no modifiers, and no comments but an origin
         if not {*event.modifiers.split("|")} <= {"", "None", "NA"}:
             left_out["modifier of an event"] += 1
         if event.comment.strip() not in ("", "NA", *ORIGINS):
@@ -120,14 +120,14 @@ def bouts_of(events: Sequence[Event], recording: Observation, left_out: LeftOut)
             if not start <= end:
                 left_out["bout outside the media of the player"] += 1
                 continue
-        if not 0 <= start <= end or end > borders[-1] + LEEWAY:
+        if not 0 <= start <= end or end > borders[-1] + END_LEEWAY:
             less_offset = f" less the time offset of {offset:g} s" if offset else ""
             what = f"'{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset}"
             raise DataError(
                 f"{recording.where}: {what} is outside of its media, which have {borders[-1]:.3f} s; "
                 "check the observation in BORIS"
             )
-        subject = "" if event.subject == NO_SUBJECT else event.subject
+        subject = "" if event.subject == NO_FOCAL_SUBJECT else event.subject
         who = {"label": event.behavior, "subject": subject, "observer": recording.observer}
         for name, (begin, after) in zip(recording.media, pairwise([*borders[:-1], math.inf]), strict=True):
             first, last = max(start, begin), min(end, after)
@@ -159,8 +159,8 @@ def _pair_events(events: Sequence[Event], where: str) -> Iterator[tuple[Event, f
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> list[Bout]:
     """Read the bouts of all observations of a project, and the time outside their intervals.
 
-    Time is unscored for an observer if none of the observer's observations of the video includes it. Of
-    several players, the first that shows videos of the user counts.
+    Time that no observation of an observer includes is unscored for this observer. Of several players, the
+    first that shows videos of the user counts.
     """
     try:
         document = read_json(path)
@@ -199,13 +199,13 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
         for file, border in zip(media, borders, strict=False):
             begin = border + delay if start or end else 0.0  # an end of 0 is the end of the media
-            span = max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)
+            span = max(start - begin, 0.0), min((end or math.inf) - begin, LATEST_TIME)
             observed[file, observer if events else ""].append(span)
         recording = Observation(where, observer, media, borders, offset + delay, sets_time)
         bouts += bouts_of(events, recording, left_out)
     for file, observer in dict.fromkeys((bout.video, bout.observer) for bout in bouts):
         scored = [*observed[file, observer], *observed[file, ""]]
-        bouts += unscored_bouts(file, scored, ends.get(file) or LONGEST, observer=observer)
+        bouts += unscored_bouts(file, scored, ends.get(file) or LATEST_TIME, observer=observer)
     return bouts
 
 
@@ -218,9 +218,9 @@ def _events_of(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> list[
     undefined: dict[str, None] = {}
     for number, row in enumerate(rows, start=1):
         with in_record(f"event {number}"):
-            if len(row) < len(EVENT):
-                raise ValueError(f"has {len(row)} of the fields {', '.join(EVENT)}")
-            time, subject, behavior, modifiers, comment = row[: len(EVENT)]
+            if len(row) < len(EVENT_FIELDS):
+                raise ValueError(f"has {len(row)} of the fields {', '.join(EVENT_FIELDS)}")
+            time, subject, behavior, modifiers, comment = row[: len(EVENT_FIELDS)]
             if time is None:
                 raise ValueError("has no time; correct or delete it in BORIS")
             if behavior not in types:
@@ -268,12 +268,12 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
                 events.append([round(time, 3), *key, "", comment, "NA"])
         events.sort(key=itemgetter(0))
         facts = {"file": {"1": [media]}, "date": date, "events": events, "media_info": info}
-        observations[stem(video) if count[stem(video)] == 1 else video] = EMPTY["observation"] | facts
-    document = EMPTY["project"] | {
+        observations[stem(video) if count[stem(video)] == 1 else video] = BLANK["observation"] | facts
+    document = BLANK["project"] | {
         "project_date": date,
-        "subjects_conf": {str(row): EMPTY["subject"] | {"name": name} for row, name in enumerate(subjects)},
+        "subjects_conf": {str(row): BLANK["subject"] | {"name": name} for row, name in enumerate(subjects)},
         "behaviors_conf": {
-            str(row): EMPTY["behavior"] | {"code": name, "type": POINT if name in points else STATE}
+            str(row): BLANK["behavior"] | {"code": name, "type": POINT if name in points else STATE}
             for row, name in enumerate(sorted({*classes, *labels}))
         },
         "observations": observations,

@@ -1,7 +1,7 @@
-"""The tables that BORIS exports, csv or tsv: tabular events, a row an event, or aggregated, a row a bout.
+"""Tables exported by BORIS (csv, tsv): tabular events, one per row, or aggregated events, one bout per row.
 
-Columns are found by their names: independent variables of the user are columns in the middle, and the names
-and their order differ by version. Version 7 begins a table of events with lines about the observation.
+Columns are found by name: the user's independent variables are columns in the middle, and the names and their
+order differ by version. Version 7 begins a table of events with lines about the observation.
 
 Source: boris/export_observation.py of BORIS.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from everest.annotations.boris import (
+    END_LEEWAY,
     FIX_UNPAIRED,
-    LEEWAY,
     Event,
     Observation,
     bouts_of,
@@ -26,7 +26,7 @@ from everest.annotations.boris import (
     observer_in,
     player_of,
 )
-from everest.annotations.bout import LONGEST, Bout
+from everest.annotations.bout import LATEST_TIME, Bout
 from everest.annotations.matching import VideoFinder
 from everest.annotations.records import LeftOut, in_line, number_in, read_table
 from everest.errors import DataError, shown
@@ -37,12 +37,12 @@ STOP: Final = "Stop (s)"
 OFFSET: Final = "Time offset (s)"
 SOURCE: Final = "Source"  # `player #1:a.mp4;b.mp4|player #2:c.mp4`
 LENGTHS: Final = "Media duration (s)"  # `12.000;10.000|22.000`
-PLAYER: Final = "Player #"  # all show the same time, such as from other cameras
-MEDIA: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
+PLAYER_PREFIX: Final = "Player #"  # all play at the same time, such as several cameras
+MEDIA_COLUMNS: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
 UNPAIRED: Final = "UNPAIRED"  # the times of a state that is never stopped
-NO_NAME: Final = frozenset({"", "NA", "Not found"})
+NO_NAMES: Final = frozenset({"", "NA", "Not found"})
 # These columns are before the variables of the user, all others after them; a variable may have any name.
-FIRST: Final = (ID, SOURCE, LENGTHS, OFFSET, "Media file path", "Media file")
+LEADING_COLUMNS: Final = (ID, SOURCE, LENGTHS, OFFSET, "Media file path", "Media file")
 STATUSES: Final = ("START", "STOP", "POINT")
 NAMED_PLAYER: Final = re.compile(r"\A\s*(player #\d+):", re.IGNORECASE)
 
@@ -54,11 +54,11 @@ class Row(NamedTuple):
 
     cells: Cells
     event: Event
-    file: str  # empty: it names none
+    file: str  # empty if the row names no file
 
 
 def has_columns(cells: Sequence[str]) -> bool:
-    """Whether a line names the columns of one of both tables."""
+    """Whether a line is the header of a table of events or of aggregated events."""
     names = set(cells)
     is_events = {"Behavior", "Time"} <= names and not names.isdisjoint(("Status", "Behavior type"))
     return is_events or {"Behavior", START, STOP} <= names
@@ -67,19 +67,19 @@ def has_columns(cells: Sequence[str]) -> bool:
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read the bouts of a table of events or of aggregated events.
 
-    Rows of one observation whose times cannot be of queued media, as in tables joined by hand, are of
-    recordings of their own.
+    If the times of an observation do not fit its queued media, as in tables joined by hand, each media file
+    is a recording of its own.
     """
     above, header, table_rows = read_table(path, has_columns)
     about = [(key, value) for key, value, *_ in (line for line in above if len(line) > 1) if value]
     general = {key: value for key, value in about if key in (ID, OFFSET) or observer_in({key: value})}
     players = defaultdict(list)
     for key, value in about:
-        if key.startswith(PLAYER):
+        if key.startswith(PLAYER_PREFIX):
             players[key].append(value)
     places = {name: place for place, name in enumerate(header)}  # of equal names, the last
-    places |= {name: header.index(name) for name in FIRST if name in header}
-    column = next((title for title in MEDIA if title in places), "")
+    places |= {name: header.index(name) for name in LEADING_COLUMNS if name in header}
+    column = next((title for title in MEDIA_COLUMNS if title in places), "")
     by_recording: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for number, fields in table_rows:
         with in_line(number, fields, header):
@@ -110,14 +110,14 @@ def _recordings(
     name: str,
     where: str,
 ) -> Iterator[tuple[Observation, list[Event]]]:
-    """Yield what the rows of one observation, or of one file that has none, are of, and the events there.
+    """Yield the recordings of one observation, or of a file without one, each with its events.
 
-    Media are those of a stated player; else as rows name them.
+    The media are those of the stated player, otherwise those that the rows name.
     """
     cells, events = rows[0].cells, [row.event for row in rows]
     parts = dict(zip(players, cells.get(LENGTHS, "").split("|"), strict=False))
     shown_media = {
-        key: kept for key, media in players.items() if (kept := [m for m in media if m not in NO_NAME])
+        key: kept for key, media in players.items() if (kept := [m for m in media if m not in NO_NAMES])
     }
     named = list(dict.fromkeys(row.file for row in rows if row.file))
     media, player, first = named or [name], "", ""
@@ -133,7 +133,7 @@ def _recordings(
     wrong = None
     for row in rows:
         begin, end = spans.get(row.file, (0.0, math.inf))
-        if not begin - LEEWAY <= row.event.time - offset <= end + LEEWAY:
+        if not begin - END_LEEWAY <= row.event.time - offset <= end + END_LEEWAY:
             wrong = wrong or row
     if wrong is None:
         yield Observation(where, "", media, borders, offset, sets_time=player == first), events
@@ -150,9 +150,9 @@ def _recordings(
 
 
 def _name_in(cells: Cells, column: str) -> str:
-    """What a cell names; empty if nothing."""
+    """The name in a cell; empty if there is none."""
     text = cells.get(column, "")
-    return "" if text in NO_NAME else text
+    return "" if text in NO_NAMES else text
 
 
 def _event(cells: Cells) -> Event:
@@ -162,7 +162,7 @@ def _event(cells: Cells) -> Event:
     if UNPAIRED in times:
         raise ValueError(f"'{shown(cells['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
     start, end = map(number_in, times)
-    if not start <= end <= LONGEST:
+    if not start <= end <= LATEST_TIME:
         raise ValueError(f"from {start:g} to {end:g} s is no interval; fix it in BORIS")
     if not cells["Behavior"]:
         raise ValueError("it names no behavior")

@@ -1,7 +1,7 @@
 """A bout: a class that lasts from one time of a video to another, given by a person or by a model.
 
-Time that no one has labeled is neither a class nor background: a reader states it by bouts of the label
-`unscored`, and any kind of file may have this label itself.
+Time that no one has labeled is neither a class nor background: readers return it as bouts of the label
+`unscored`, which any kind of file may also contain.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model
 ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time
 DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` draws
-CHECKED: Final = "checked"  # a person writes it in its place
-MARKS: Final = (UNSCORED, DRAWN, CHECKED)  # labels that are no classes
-SHORTEST: Final = 1  # millisecond: subtitles and ELAN have no bout of 0, so a point event is written as this
-LONGEST: Final = 1e7  # seconds, 115 days; heuristic: a later time is an error of the file
+CHECKED: Final = "checked"  # the label that a person replaces it with
+MARKS: Final = (UNSCORED, DRAWN, CHECKED)  # labels that are not classes
+POINT_MS: Final = 1  # length of a point event in subtitles and ELAN, which have no bout of 0
+LATEST_TIME: Final = 1e7  # seconds, 115 days; heuristic: a later time is an error of the file
 
 
 def origin_in(text: object, default: Origin = "manual") -> Origin:
@@ -34,7 +34,7 @@ def origin_in(text: object, default: Origin = "manual") -> Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bout:
-    """Times are seconds from the first frame of the video, the end excluded.
+    """A labeled span of a video, in seconds from its first frame; the end is excluded.
 
     A point event, such as BORIS's POINT, has its end at its start.
     """
@@ -48,10 +48,10 @@ class Bout:
     observer: str = field(default="", compare=False)  # who coded it, where a file states it
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end <= LONGEST:
+        if not 0 <= self.start <= self.end <= LATEST_TIME:
             what = f"the bout '{shown(self.label)}' of {shown(self.video)}"
             times = f"starts at {self.start} s and ends at {self.end} s"
-            need = f"needs 0 <= start <= end <= {LONGEST:.0f}"
+            need = f"needs 0 <= start <= end <= {LATEST_TIME:.0f}"
             raise ValueError(f"{what} {times}, but {need}")  # readers add the file and the line
 
     @property
@@ -65,12 +65,12 @@ Bouts = Mapping[str, Sequence[Bout]]  # by video
 def milliseconds(bout: Bout) -> tuple[int, int]:
     """Start and end of a bout in whole milliseconds; a point event gets the shortest length."""
     start, end = round(bout.start * 1000), round(bout.end * 1000)
-    return start, max(end, start + SHORTEST)
+    return start, max(end, start + POINT_MS)
 
 
 def from_milliseconds(start: int, end: int) -> tuple[float, float]:
     """Undo `milliseconds`: seconds; a bout of the shortest length is a point event."""
-    return start / 1000, (start if 0 <= end - start <= SHORTEST else end) / 1000
+    return start / 1000, (start if 0 <= end - start <= POINT_MS else end) / 1000
 
 
 def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
@@ -90,7 +90,7 @@ def by_label(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
 
 
 def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:
-    """The bouts with those merged that overlap and are equal but for their times; bouts that touch are not.
+    """Merge overlapping bouts that differ only in their times; bouts that only touch stay apart.
 
     Ordered by start, end and label in each video.
     """
@@ -107,8 +107,8 @@ def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:
     return merged
 
 
-def spans_outside(spans: Iterable[Span], end: float = LONGEST) -> list[Span]:
-    """The spans from 0 to `end` that none of `spans` covers; these may overlap and need no order."""
+def spans_outside(spans: Iterable[Span], end: float = LATEST_TIME) -> list[Span]:
+    """The spans from 0 to `end` outside `spans`, which may overlap and need no order."""
     outside: list[Span] = []
     covered = 0.0
     for start, stop in sorted(span for span in spans if span[0] < span[1]):
@@ -119,19 +119,19 @@ def spans_outside(spans: Iterable[Span], end: float = LONGEST) -> list[Span]:
 
 
 def covered_spans(bouts: Iterable[Bout]) -> list[Span]:
-    """The time that any of some bouts covers, in order and without overlaps."""
+    """The time that at least one bout covers, as ordered spans without overlaps."""
     return spans_outside(spans_outside((bout.start, bout.end) for bout in bouts))
 
 
 def unscored_spans(bouts: Iterable[Bout]) -> list[Span]:
-    """The time that no one has labeled, in order and without overlaps."""
+    """The time that no one has labeled, as ordered spans without overlaps."""
     return covered_spans(bout for bout in bouts if bout.label == UNSCORED)
 
 
 def unscored_bouts(
-    video: str, scored: Iterable[Span], end: float = LONGEST, *, observer: str = ""
+    video: str, scored: Iterable[Span], end: float = LATEST_TIME, *, observer: str = ""
 ) -> list[Bout]:
-    """A bout for each time of a video, up to its end, outside the spans that are scored."""
+    """An unscored bout for each span of a video, up to `end`, outside the scored spans."""
     return [
         Bout(video=video, start=start, end=stop, label=UNSCORED, observer=observer)
         for start, stop in spans_outside(scored, end)

@@ -33,8 +33,8 @@ from everest.annotations.records import LeftOut, in_record
 from everest.errors import shown
 
 ROOT: Final = "ANNOTATION_DOCUMENT"
-UNITS: Final = "milliseconds"
-URLS: Final = ("MEDIA_URL", "RELATIVE_MEDIA_URL")
+TIME_UNIT: Final = "milliseconds"
+URL_KEYS: Final = ("MEDIA_URL", "RELATIVE_MEDIA_URL")
 TIER_TYPE: Final = "default-lt"
 _SCHEMA: Final = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
 
@@ -49,7 +49,7 @@ class _NoDocumentType(ElementTree.TreeBuilder):
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read the bouts of all tiers whose annotations have times.
 
-    They are of the first media file that is one of the user's videos: other cameras show the same.
+    Their video is the first media file that is one of the user's videos; other cameras show the same.
     """
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))
@@ -58,16 +58,16 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     if root.tag != ROOT:
         raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
     units = root.find("HEADER[@TIME_UNITS]")
-    if units is not None and units.attrib["TIME_UNITS"] != UNITS:
-        raise ValueError(f"its times are {units.attrib['TIME_UNITS']}, and not {UNITS}; save it by ELAN")
-    media: list[tuple[str, int]] = []  # with the milliseconds that each has at the time 0, which align them
+    if units is not None and units.attrib["TIME_UNITS"] != TIME_UNIT:
+        raise ValueError(f"its times are {units.attrib['TIME_UNITS']}, and not {TIME_UNIT}; save it by ELAN")
+    media: list[tuple[str, int]] = []  # with its own time in milliseconds at the time 0 of ELAN
     for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
         with in_record("a media file"):
-            urls = [url for key in URLS if (url := descriptor.get(key, "").strip())]
+            urls = [url for key in URL_KEYS if (url := descriptor.get(key, "").strip())]
             if urls:
                 url = next(filter(videos.find, urls), urls[0])
                 media.append((url, int(descriptor.get("TIME_ORIGIN") or 0)))
-    # Those of sound only are the last.
+    # Audio files come last.
     media.sort(key=lambda named: (mimetypes.guess_type(named[0])[0] or "").startswith("audio/"))
     media = media or [(path.stem, 0)]
     is_of_user = [videos.find(name) is not None for name, _ in media]
@@ -84,7 +84,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         yield from bouts
     for named, is_known in zip(media, is_of_user, strict=True):
         if has_bouts and named is not shown_file:
-            # Named are further videos of the user, which have no bouts; or all, if none is the user's.
+            # Further videos of the user get no bouts, and are named; if none is the user's, all are named.
             name = f"media file {shown(named[0])}" if is_known == any(is_of_user) else "other media file"
             left_out[name] += 1
 
@@ -152,7 +152,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     date = datetime.now(UTC).isoformat(timespec="seconds")
     root = ElementTree.Element(ROOT, {"AUTHOR": "everest", "DATE": date, "FORMAT": "3.0", "VERSION": "3.0"})
     root.set(_SCHEMA, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
-    header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS=UNITS)
+    header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS=TIME_UNIT)
     url = Path(video).absolute().as_uri() if Path(video).exists() else video
     mime = mimetypes.guess_type(video)[0] or "video/mp4"
     SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=url, MIME_TYPE=mime)

@@ -1,7 +1,7 @@
-"""The kinds of annotation files: recognized, read and written.
+"""Annotation files: recognize their kind, read and write them.
 
 A file names videos as its program wrote them; everest.annotations.matching finds the user's videos by them.
-Here are also plain tables of bouts (csv, tsv): `video,start,end,label`, perhaps `origin,subject,observer`.
+Plain tables of bouts (csv, tsv) are here: `video,start,end,label`, optionally `origin,subject,observer`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from everest.annotations.bout import CHECKED, DRAWN, ORIGINS, Bout, Bouts, Span,
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.annotations.records import (
     NO_EVENT,
+    READING_ERRORS,
     SEPARATORS,
-    UNREADABLE,
     IsHeader,
     LeftOut,
     cells_of,
@@ -35,7 +35,7 @@ from everest.system.files import write_text
 from everest.system.text import read_json
 from everest.video.folders import as_data_error, refuse_video
 
-COLUMNS: Final = ("video", "start", "end", "label")  # of a table of bouts
+TABLE_COLUMNS: Final = ("video", "start", "end", "label")  # of a table of bouts
 LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
 
 Read = Callable[[Path, "float | None", VideoFinder, LeftOut], Iterable[Bout]]
@@ -49,14 +49,14 @@ class Format:
     read: Read
     write: Write | None = None  # bouts and times by video, and all classes; None: it cannot be written
     ending: str = ""  # recognizes the kind; also of the files in a folder
-    keys: Sequence[set[str]] = ()  # recognize JSON, of a list the first item, that has all keys of a set
+    keys: Sequence[set[str]] = ()  # recognize JSON (of a list, the first item) with all keys of a set
     has_columns: IsHeader | None = None  # recognizes the header of a table
     is_of_one_video: bool = False
 
 
 def _has_columns(cells: Sequence[str]) -> bool:
     """Whether a line names the columns of a table of bouts."""
-    return {cell.strip().lower() for cell in cells}.issuperset(COLUMNS)
+    return {cell.strip().lower() for cell in cells}.issuperset(TABLE_COLUMNS)
 
 
 def _read_table(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
@@ -83,7 +83,7 @@ def _read_table(path: Path, fps: float | None, videos: VideoFinder, left_out: Le
 def _write_table(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """A comma-separated table; times are the shortest decimals that are read back as the same numbers."""
     all_bouts = [bout for video_bouts in bouts.values() for bout in video_bouts]
-    columns = [*COLUMNS, "origin"]
+    columns = [*TABLE_COLUMNS, "origin"]
     columns += [name for name in ("subject", "observer") if any(getattr(bout, name) for bout in all_bouts)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -126,27 +126,26 @@ def read_annotations(
             Otherwise, the time outside checked windows is unscored.
         left_out: receives the number of records that are not read, by reason.
     Raises:
-        DataError: a record cannot be read, which the message names; or the file has records, and none is
-            read.
+        DataError: a record cannot be read (the message names it), or none of the records has a bout.
     """
-    own_left_out = LeftOut()
+    file_left_out = LeftOut()
     with as_data_error(path):
         refuse_video(path, expected="a file of annotations")
         kind = "annotations"
         try:
             kind = recognize(path)
-            bouts = list(FORMATS[kind].read(path, fps, videos or VideoFinder(), own_left_out))
+            bouts = list(FORMATS[kind].read(path, fps, videos or VideoFinder(), file_left_out))
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text.strip() for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
             bouts = [replace(bout, label=bout.label.strip()) for bout in bouts]
-        except (*UNREADABLE, csv.Error) as error:
+        except (*READING_ERRORS, csv.Error) as error:
             reason = shown(reason_of(error), most=300)
             raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
-    if not bouts and own_left_out.keys() - {NO_EVENT}:
-        raise DataError(f"{path}: has no bout that is read, only {left_out_text(own_left_out)}")
+    if not bouts and file_left_out.keys() - {NO_EVENT}:
+        raise DataError(f"{path}: has no bout that is read, only {left_out_text(file_left_out)}")
     if left_out is not None:
-        left_out.update(own_left_out)
+        left_out.update(file_left_out)
     if keep_windows:
         return bouts
     kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
@@ -172,7 +171,7 @@ def recognize(path: Path) -> str:
         for kind, file_format in FORMATS.items():
             if isinstance(first, dict) and any(first.keys() >= keys for keys in file_format.keys):
                 return kind
-        lines = []  # of no table
+        lines = []  # JSON is not a table
     for cells in (cells_of(line, separator) for line in lines for separator in SEPARATORS):
         for kind, file_format in FORMATS.items():
             if file_format.has_columns and file_format.has_columns(cells):
@@ -211,10 +210,10 @@ def write_annotations(
     """Write bouts, each file atomically.
 
     Args:
-        path: a file; a folder if a file of this kind is of one video, and there are several.
+        path: a file, or a folder for several videos if a file of this kind has only one.
         kind: csv, boris, elan, srt or vtt.
-        times: of videos by the names that bouts have; its videos are written also if they have no bout.
-        classes: that may have no bout, for kinds that name classes.
+        times: frame times by the name of the video; these videos are written even without bouts.
+        classes: to be listed even without bouts, by kinds that name classes.
     Returns:
         The files.
     """

@@ -4,7 +4,7 @@ DeepEthogram writes `VIDEO_labels.csv` with a column without a name, `background
 labeled a frame whose row is missing, or has -1, nan or an empty cell. SimBA's tables have hundreds of columns
 of poses and features before the classes, and a column `Probability_CLASS` next to each class that a model
 found. Features may be 0 or 1, too: `project_config.ini` in a folder above names the classes, else they are
-the last columns of 0 and 1 that are no features of SimBA.
+the last columns of 0 and 1 that are not features of SimBA.
 
 Source: simba/roi_tools/ROI_feature_analyzer.py and the settings of a project of SimBA.
 
@@ -30,48 +30,48 @@ from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.annotations.records import LeftOut, in_line, read_table
 from everest.errors import DataError, first_names, shown
 
-LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
-PREDICTIONS: Final = "_predictions"
-NUMBERS: Final = ("", "frame", "frames")  # names of the column of the frame numbers
+LABELS_SUFFIX: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
+PREDICTIONS_SUFFIX: Final = "_predictions"
+FRAME_COLUMNS: Final = ("", "frame", "frames")  # names of the column of the frame numbers
 PROBABILITY: Final = "Probability_"
-POSE: Final = ("_x", "_y", "_p")
-COUNTS: Final = "low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
-# Features about drawn regions, of 0 and 1: `Cage Animal_1 Nose in zone`, `Cage_Animal_1_facing`; and others.
+POSE_ENDS: Final = ("_x", "_y", "_p")
+COUNTS_PREFIX: Final = "low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
+# Features about drawn regions, of 0 and 1: `Cage Animal_1 Nose in zone`, `Cage_Animal_1_facing`.
 # R writes a point for a blank.
-REGION: Final = re.compile(r"((^|[\s_.-])in[\s_.-]?zone|[\s_.-]facing)([\s_.-]|$)", re.IGNORECASE)
-DISTANCE: Final = re.compile(r"[\s_.-](distance|cumulative)([\s_.-]|$)", re.IGNORECASE)
+REGION_FEATURE: Final = re.compile(r"((^|[\s_.-])in[\s_.-]?zone|[\s_.-]facing)([\s_.-]|$)", re.IGNORECASE)
+DISTANCE_FEATURE: Final = re.compile(r"[\s_.-](distance|cumulative)([\s_.-]|$)", re.IGNORECASE)
 CONFIG: Final = "project_config.ini"  # of SimBA, three folders above its tables
 CONFIG_SECTION: Final = "SML settings"
-CONFIG_CLASS: Final = "target_name_"
-NO_LABEL: Final = -1
-OTHER: Final = -2  # a number of a feature
-NO_LABELS: Final = ("-1", "-1.0", "", "nan", "NaN", "NA")
-CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1} | dict.fromkeys(NO_LABELS, NO_LABEL)
+CLASS_KEY: Final = "target_name_"
+UNSCORED_CODE: Final = -1
+OTHER_CODE: Final = -2  # any other cell, such as a feature
+UNSCORED_CELLS: Final = ("-1", "-1.0", "", "nan", "NaN", "NA")
+CELL_CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1} | dict.fromkeys(UNSCORED_CELLS, UNSCORED_CODE)
 MOST_FRAMES: Final = 20_000_000  # heuristic: 9 days at 25 frames a second; a table of them fits in memory
 END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
 MOST_DIFFERENT: Final = 0.01  # heuristic: the share of frames by which table and video may differ in length
 
 
 def has_columns(cells: Sequence[str]) -> bool:
-    """Whether a line names the columns of a frame table: the first, the number of the frame, has no name."""
+    """Whether a line is the header of a frame table: its first column, the frame number, may have no name."""
     is_unnamed = cells[:1] == [""] and (BACKGROUND in cells or _is_simba(cells))
     return len(cells) > 1 and (is_unnamed or cells[0] == "frame")
 
 
 def _is_simba(header: Sequence[str]) -> bool:
-    """Whether there are columns of poses."""
-    return {suffix for name in header for suffix in POSE if name.lower().endswith(suffix)} == set(POSE)
+    """Whether the header has columns of poses, as tables of SimBA do."""
+    return all(any(name.lower().endswith(suffix) for name in header) for suffix in POSE_ENDS)
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
-    """Read the runs of ones of each class, and the runs of frames that no one has labeled.
+    """Read each run of ones of a class, and each run of unlabeled frames, as a bout.
 
-    Frames are timed by the frame rate, or else by the frames of the video.
+    Frames are timed by the frame rate if it is given, otherwise by the frames of the video.
     """
     columns_left_out = LeftOut()
     flags_of, is_predicted = _read_table(path, columns_left_out)
     frames = len(flags_of[UNSCORED])
-    video = path.stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
+    video = path.stem.removesuffix(LABELS_SUFFIX).removesuffix(PREDICTIONS_SUFFIX)
     video_times = videos.times(video)
     times = video_times if fps is None else VideoTimes.at_rate(fps, frames)
     if times is None:
@@ -92,7 +92,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     last = float(times.borders[min(frames, times.frames)])
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
         spans.append((UNSCORED, last, video_times.seconds))  # the frames of the video that the table lacks
-    origin: Origin = "automated" if is_predicted or path.stem.endswith(PREDICTIONS) else "manual"
+    origin: Origin = "automated" if is_predicted or path.stem.endswith(PREDICTIONS_SUFFIX) else "manual"
     for label, start, end in spans:
         if start < end:
             yield Bout(video=video, start=start, end=end, label=label, origin=origin)
@@ -101,7 +101,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 
 
 def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.bool_]], bool]:
-    """Whether each frame has each class, (F,), and last `unscored`; and whether a model found them.
+    """Read flags (F,) of each class and, last, of `unscored`; and whether a model predicted the classes.
 
     Columns of equal names are merged.
     """
@@ -110,7 +110,7 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
     first_cells: list[str] = []
     for number, cells in rows:
         with in_line(number, cells, header):
-            codes_of_cells = [CODES.get(cell.strip(), OTHER) for cell in cells[: len(header)]]
+            codes_of_cells = [CELL_CODES.get(cell.strip(), OTHER_CODE) for cell in cells[: len(header)]]
             row_codes.append(np.array(codes_of_cells, np.int8))
             first_cells.append(cells[0])
     if not row_codes:
@@ -124,9 +124,9 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
         is_rising = (np.diff(counts) >= 1).all() and (counts == counts.round()).all()
         if is_rising and 0 <= counts[0] <= counts[-1] < MOST_FRAMES:
             frames = counts.astype(np.int64)
-    values = np.full((frames[-1] + 1, len(columns)), NO_LABEL, np.int8)  # (F, C), with the background
+    values = np.full((frames[-1] + 1, len(columns)), UNSCORED_CODE, np.int8)  # (F, C), with the background
     values[frames] = codes[:, columns]
-    unscored = (values == NO_LABEL).any(axis=1)
+    unscored = (values == UNSCORED_CODE).any(axis=1)
     flags_of: dict[str, NDArray[np.bool_]] = {}
     for column, flags in zip(columns, ((values == 1) & ~unscored[:, None]).T, strict=True):
         flags_of[header[column]] = flags_of.get(header[column], False) | flags
@@ -139,8 +139,8 @@ def _class_columns(
     path: Path, header: Sequence[str], codes: NDArray[np.int8], left_out: LeftOut
 ) -> list[int]:
     """The columns of classes in codes (rows, columns); ValueError if there is none."""
-    places = [place for place, name in enumerate(header) if name not in NUMBERS]
-    is_binary = (codes != OTHER).all(axis=0).tolist()
+    places = [place for place, name in enumerate(header) if name not in FRAME_COLUMNS]
+    is_binary = (codes != OTHER_CODE).all(axis=0).tolist()
     is_simba = _is_simba(header)
     stated = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
     configs = [folder / CONFIG for folder in path.absolute().parents[:4]] if is_simba and not stated else []
@@ -152,16 +152,16 @@ def _class_columns(
         except ConfigParserError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{config} cannot be read: {reason}") from error
-        stated = {name.strip() for key, name in settings if key.startswith(CONFIG_CLASS) and name.strip()}
+        stated = {name.strip() for key, name in settings if key.startswith(CLASS_KEY) and name.strip()}
     others = [place for place in places if not is_binary[place]]
     classes = [place for place in places if is_binary[place]]
     if stated:
         classes = [place for place in classes if header[place] in stated]
     elif is_simba:
         is_feature = [  # one that may be after all others
-            name.lower().startswith(COUNTS)
-            or REGION.search(name) is not None
-            or (DISTANCE.search(name) is not None and not binary)
+            name.lower().startswith(COUNTS_PREFIX)
+            or REGION_FEATURE.search(name) is not None
+            or (DISTANCE_FEATURE.search(name) is not None and not binary)
             for name, binary in zip(header, is_binary, strict=True)
         ]
         ends = dropwhile(is_feature.__getitem__, reversed(places))
@@ -176,11 +176,11 @@ def _class_columns(
         left_out[f"class without a column of 0 and 1 '{shown(name)}'"] += 1
     for place in places:
         name = header[place]
-        is_known = name.lower().endswith(POSE) or name.lower().startswith(COUNTS)
+        is_known = name.lower().endswith(POSE_ENDS) or name.lower().startswith(COUNTS_PREFIX)
         is_known = is_known or name.startswith(PROBABILITY) or name in stated
         if place in classes or is_known or (is_simba and not is_binary[place]):
             continue  # features of a table of SimBA are no records, unless they may be classes
         kind = "column that is no class" if is_binary[place] else "column of other values than 0 and 1"
-        kind = "column of a region" if is_simba and REGION.search(name) else kind
+        kind = "column of a region" if is_simba and REGION_FEATURE.search(name) else kind
         left_out[f"{kind} '{shown(name)}'"] += 1
     return classes

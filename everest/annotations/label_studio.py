@@ -1,8 +1,8 @@
 """JSON of Label Studio, and ActivityNet's, which THUMOS and programs for temporal detection use too.
 
 Label Studio, JSON and JSON-MIN, has frames of a timeline (`TimelineLabels`), from 1, the last included. They
-are of the rate that the labeling interface states (`frameRate`, 24 if it does not), which need not be the
-rate of the file. `Labels` on the sound of a video are in seconds, as are lists of objects with a video, a
+are counted at the rate of the labeling interface (`frameRate`, 24 by default), which may differ from the rate
+of the file. `Labels` on the sound of a video are in seconds, as are lists of objects with a video, a
 label, a start and an end (CreateML). Other regions, such as boxes and texts, are left out.
 ActivityNet has segments in seconds: a `database` of annotated videos, or `results` of a model; a video is
 named by an id.
@@ -26,13 +26,13 @@ from everest.system.text import read_json
 from everest.video.folders import VIDEO_SUFFIXES
 
 VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
-MARKED: Final = ("start", "end", "label")  # the fields of an object that is a bout itself
-TASK_KEYS: Final = {"annotations", "predictions", "data"}  # of no JSON-MIN
-# Fields of JSON-MIN about a task, which are no annotation.
-ABOUT: Final = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "fps")
-BOX: Final = "sequence"  # the key frames of a box that moves
+BOUT_FIELDS: Final = ("start", "end", "label")  # the fields of an object that is a bout itself
+TASK_KEYS: Final = {"annotations", "predictions", "data"}  # JSON-MIN has none of them
+# Fields of a JSON-MIN task that are not annotations.
+TASK_FIELDS: Final = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "fps")
+BOX_KEY: Final = "sequence"  # the key frames of a box that moves
 # Fields that name the kind of a region without a type.
-KINDS: Final = ("timelinelabels", "labels", "choices", "text", "rating", "number", "ranges")
+REGION_KINDS: Final = ("timelinelabels", "labels", "choices", "text", "rating", "number", "ranges")
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
 # What one annotator, or a model, marked in a task: the annotator, the regions, and whether a model did.
 LabeledRegions = tuple[str, Sequence[Mapping[str, Any]], bool]
@@ -41,9 +41,8 @@ LabeledRegions = tuple[str, Sequence[Mapping[str, Any]], bool]
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read the bouts of all tasks of Label Studio.
 
-    Of several annotations of a task by one annotator the last that is not canceled counts, and of all only
-    those marked as ground truth, if any is. A task without any has the bouts of its last prediction, with
-    the origin `automated`.
+    The last annotation of each annotator that is not canceled counts; if any is marked as ground truth, only
+    those do. A task without annotations has the bouts of its last prediction, with the origin `automated`.
     """
     document = read_json(path)
     for number, task in enumerate(document if isinstance(document, list) else [document], start=1):
@@ -54,9 +53,9 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             marked = list(_regions_of_annotators(task, left_out))
             if not any(regions for _, regions, _ in marked):
                 reason = "task without a region"
-                known = {*ABOUT, *VIDEO_KEYS}
+                known = {*TASK_FIELDS, *VIDEO_KEYS}
                 others = [key for key in task if key.lower() not in known]
-                if any("result" not in each for each in task.get("annotations") or ()):
+                if any("result" not in annotation for annotation in task.get("annotations") or ()):
                     reason = "task with an annotation that has no result"
                 elif others and not task.keys() & TASK_KEYS:
                     reason = f"task with {shown(first_names(others))} only"
@@ -86,15 +85,15 @@ def _spans(
 ) -> list[tuple[float, float, str]]:
     """The starts and ends in seconds and the classes of a region of time; other regions are left out."""
     value = region.get("value", region)
-    kind = region.get("type") or next((key for key in KINDS if key in value), "unknown")
+    kind = region.get("type") or next((key for key in REGION_KINDS if key in value), "unknown")
     labels = value.get("timelinelabels") or value.get("labels") or []
     if not isinstance(labels, list):
         raise ValueError(f"{shown(str(kind))} is no list of classes")
     # Regions of a text have characters for times, and state the text; `choices` and texts describe a region.
     is_of_text = bool({"text", "startOffset"} & value.keys())
     is_seconds = "labels" in value and not is_of_text and bool({"start", "end"} & value.keys())
-    if BOX in value or not ("ranges" in value or is_seconds):
-        left_out["box" if BOX in value else f"region of the kind {shown(str(kind))}"] += 1
+    if BOX_KEY in value or not ("ranges" in value or is_seconds):
+        left_out["box" if BOX_KEY in value else f"region of the kind {shown(str(kind))}"] += 1
         return []
     if not labels:
         left_out["region of time without a class"] += 1
@@ -120,7 +119,7 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
         fields = {
             key: values if isinstance(values, list) else [values]
             for key, values in task.items()
-            if isinstance(values, list) or (isinstance(values, dict) and values.keys() & {*KINDS})
+            if isinstance(values, list) or (isinstance(values, dict) and values.keys() & {*REGION_KINDS})
         }
         plain = [
             {"type": None, **each} if isinstance(each, dict) else {"type": key}
@@ -128,7 +127,7 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
             for each in values
         ]
         if not fields and task.keys() & {"start", "end"}:
-            start, end, label = (task[name] for name in MARKED)
+            start, end, label = (task[name] for name in BOUT_FIELDS)
             value = {"start": start, "end": end, "labels": [label] if label else []}
             plain = [{"type": "label", "value": value}]
         yield str(task.get("annotator", "")), plain, False

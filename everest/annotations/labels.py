@@ -1,8 +1,8 @@
-"""The labels of videos: the bouts in annotation files of any kinds, of those whose bouts count.
+"""The labels of videos: bouts of the chosen observers and subjects in annotation files.
 
-Two people who coded the same of one video are never added up. A coding is what one observer scored of a video
-in one file. Two codings complement each other if they share no class of a subject, or no time from first to
-last bout, and equal ones are copies. Others are opinions on the same, of which one is to be chosen.
+Bouts of two people who coded the same are never added up. A coding is what one observer scored of a video in
+one file. Two codings complement each other if they share no class of a subject, or no time from first to
+last bout, and equal ones are copies. Other pairs are rival opinions, of which the user must choose one.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class WhoseBouts:
     subject: str | None = None  # None: the bouts of all subjects, together
 
     def is_chosen(self, coding: Coding) -> bool:
-        """Whether --observer names it."""
+        """Whether --observer names the coding."""
         return any(fnmatchcase(name, observer) for name in coding.names for observer in self.observers)
 
     def codings(self, video: str, codings: Sequence[Coding]) -> list[Coding]:
@@ -85,7 +85,7 @@ class WhoseBouts:
                 raise DataError(f"--observer {given}: {problem}; name one of them")
         for first, second in combinations((each for each in codings if not each.is_predicted), 2):
             # A corrected prediction is no second opinion on the bouts of a person.
-            label = _contested(first, second) if first.is_manual == second.is_manual else None
+            label = _contested_label(first, second) if first.is_manual == second.is_manual else None
             if label is not None:
                 names = different_names([first, second])
                 fix = "choose one with --observer NAME" if len(names) > 1 else "name one of the two files"
@@ -110,25 +110,23 @@ class Labels:
     """What annotation files state about videos."""
 
     bouts: dict[str, list[Bout]]  # by the path of a user's video; without videos, by the name in the file
-    unmatched: Sequence[str]  # annotated names that are none of the user's videos
+    unmatched_names: Sequence[str]  # annotated names that are none of the user's videos
     left_out: LeftOut  # the records that are not read
-    together: Sequence[str]  # the subjects whose bouts are taken together
-    joined: Sequence[str]  # the observers whose codings are joined
-    predicted: Sequence[str]  # the videos of which predicted bouts are left out
+    merged_subjects: Sequence[str]  # the subjects whose bouts are taken together
+    joined_observers: Sequence[str]  # the observers whose codings are joined
+    predicted_videos: Sequence[str]  # the videos of which predicted bouts are left out
 
     @property
     def notices(self) -> list[str]:
         """Sentences about what is left out or joined."""
-        predicted = (
-            f"predicted bouts of videos that a person has labeled: {first_names(sorted(self.predicted))}"
-        )
-        joined, together = first_names(self.joined, 10), first_names(self.together, 10)
+        predicted = f"bouts of videos that a person has labeled: {first_names(sorted(self.predicted_videos))}"
+        joined, merged = first_names(self.joined_observers, 10), first_names(self.merged_subjects, 10)
         notices = {
-            f"left out, no such video: {first_names(self.unmatched, 10)}": self.unmatched,
-            f"left out, {predicted}": self.predicted,
+            f"left out, no such video: {first_names(self.unmatched_names, 10)}": self.unmatched_names,
+            f"left out, predicted {predicted}": self.predicted_videos,
             f"left out: {left_out_text(self.left_out)}": self.left_out,
-            f"joined: the codings of {joined}; --observer keeps one": self.joined,
-            f"taken together, bouts of several subjects: {together}; --subject keeps one": self.together,
+            f"joined: the codings of {joined}; --observer keeps one": self.joined_observers,
+            f"taken together, bouts of several subjects: {merged}; --subject keeps one": self.merged_subjects,
         }
         return [text for text, is_needed in notices.items() if is_needed]
 
@@ -169,10 +167,10 @@ def read_labels(
     bouts_of: dict[str, list[Bout]] = {}
     joined: dict[str, None] = {}  # observers whose codings are
     predicted: list[str] = []
-    for video, of_video in codings_of.items():
-        corrected = {coding.file for coding in of_video if not coding.is_predicted}
-        of_people = [coding for coding in of_video if not corrected or coding.file in corrected]
-        predicted += [video] if len(of_people) < len(of_video) else []
+    for video, video_codings in codings_of.items():
+        corrected = {coding.file for coding in video_codings if not coding.is_predicted}
+        of_people = [coding for coding in video_codings if not corrected or coding.file in corrected]
+        predicted += [video] if len(of_people) < len(video_codings) else []
         used = whose.codings(video, of_people)
         joined |= dict.fromkeys(different_names(used) if len(used) > 1 else ())
         scored = dict.fromkeys(replace(bout, video=video) for coding in used for bout in coding.scored)
@@ -186,11 +184,11 @@ def read_labels(
         raise DataError(f"--subject {whose.subject}: not in {names}, which has {first_names(subjects, 10)}")
     return Labels(
         bouts=bouts_of,
-        unmatched=list(unmatched),
+        unmatched_names=list(unmatched),
         left_out=left_out,
-        together=subjects if whose.subject is None and len(subjects) > 1 else [],
-        joined=list(joined) if len(joined) > 1 else (),
-        predicted=predicted,
+        merged_subjects=subjects if whose.subject is None and len(subjects) > 1 else [],
+        joined_observers=list(joined) if len(joined) > 1 else (),
+        predicted_videos=predicted,
     )
 
 
@@ -203,7 +201,7 @@ def different_names(codings: Iterable[Coding]) -> list[str]:
 
 
 def _codings_in(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
-    """The codings in a file; unscored time without an observer is so for all of them."""
+    """The codings in a file; unscored time without an observer applies to all of them."""
     codings = []
     for video, video_bouts in by_video(bouts).items():
         named = [bout for bout in video_bouts if bout.label not in MARKS or bout.observer] or video_bouts
@@ -213,18 +211,18 @@ def _codings_in(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
     return codings
 
 
-def _contested(first: Coding, second: Coding) -> str | None:
+def _contested_label(first: Coding, second: Coding) -> str | None:
     """A class in which two codings differ where both were coded; None if there is none."""
     # Files that name no observer may hold parts of one annotation: only bouts that overlap contradict.
     are_parts = not (first.observer or second.observer)
-    both = _both(_coded_spans(first), _coded_spans(second))
+    both = _overlap(_coded_spans(first), _coded_spans(second))
     scored = [first.scored, second.scored]
     labels = [{bout.label for bout in bouts} for bouts in scored]
     for label in sorted(labels[0] & labels[1]):
         of_label = [[bout for bout in bouts if bout.label == label] for bouts in scored]
         if are_parts:
-            both = _both(*map(covered_spans, of_label))
-        # Who names no subject may mean any of them.
+            both = _overlap(*map(covered_spans, of_label))
+        # A bout without a subject may be of any subject.
         has_subjects = all(bout.subject for bouts in of_label for bout in bouts)
         times = [
             {
@@ -245,10 +243,10 @@ def _coded_spans(coding: Coding) -> list[Span]:
     scored = coding.scored
     first = min((bout.start for bout in scored), default=0.0)
     last = max((bout.end for bout in scored), default=0.0)
-    return _both([(first, last)], spans_outside(unscored_spans(coding.bouts)))
+    return _overlap([(first, last)], spans_outside(unscored_spans(coding.bouts)))
 
 
-def _both(first: Sequence[Span], second: Sequence[Span]) -> list[Span]:
-    """The time in both of two lists of spans."""
+def _overlap(first: Sequence[Span], second: Sequence[Span]) -> list[Span]:
+    """The time that both lists of spans cover."""
     pairs = ((max(a[0], b[0]), min(a[1], b[1])) for a in first for b in second)
     return [(start, end) for start, end in pairs if start < end]

@@ -22,14 +22,14 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import LONGEST, UNSCORED, Bout, Bouts
+from everest.annotations.bout import LATEST_TIME, UNSCORED, Bout, Bouts
 from everest.errors import DataError, shown
 from everest.video.folders import VIDEO_SUFFIXES
 from everest.video.reader import frame_times, probe
 from everest.video.source import Video
 from everest.video.stream import VideoError
 
-SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
+END_SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
 _LOCAL_FILES: Final = "?d="  # of Label Studio: /data/local-files/?d=folder/video.mp4
 
@@ -55,7 +55,7 @@ class VideoTimes:
 
     @property
     def frames(self) -> int:
-        """F."""
+        """The number of frames F."""
         return self.borders.size - 1
 
     @property
@@ -72,7 +72,7 @@ def stem(name: str) -> str:
 
 
 class VideoFinder:
-    """The user's videos."""
+    """Finds the user's videos by the names in annotation files."""
 
     def __init__(self, videos: Iterable[Path] = ()) -> None:
         self.videos = list(videos)
@@ -115,10 +115,10 @@ def _keys(name: str) -> list[tuple[int, str]]:
 
 
 def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
-    """A sentence for each video that has bouts after its end, in seconds, where that is known."""
+    """A notice for each video with bouts after its end; `ends` are the known ends in seconds."""
     notices = []
     for video, bouts in bouts_of.items():
-        last = ends.get(video, LONGEST) + SLACK
+        last = ends.get(video, LATEST_TIME) + END_SLACK
         are_late = [bout.end > last for bout in bouts if bout.label != UNSCORED]
         if any(are_late):
             notices.append(
@@ -143,7 +143,7 @@ def checked_lengths(bouts_of: Bouts) -> tuple[dict[str, list[Bout]], dict[str, V
             times[path] = VideoTimes.of(path)
         except VideoError as error:
             notices.append(f"{error}; its bouts were not checked against its length")
-        end = times[path].seconds if path in times else LONGEST
+        end = times[path].seconds if path in times else LATEST_TIME
         checked[path] = [
             replace(bout, end=min(bout.end, end)) if bout.label == UNSCORED else bout
             for bout in bouts

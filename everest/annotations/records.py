@@ -16,43 +16,43 @@ from typing import Any, Final
 
 from everest.errors import first_names
 
-LeftOut = Counter[str]  # the records that a file has and no bout comes from, by the reason
-IsHeader = Callable[[Sequence[str]], bool]  # whether the cells of a line are the columns of a kind of table
+LeftOut = Counter[str]  # the number of records that are not read, by reason
+IsHeader = Callable[[Sequence[str]], bool]  # whether cells are the header of a kind of table
 Row = tuple[int, list[str]]  # the number of a line, from 1, and its cells
 
 MOST_REASONS: Final = 6  # in a line
-NO_EVENT: Final = "observation without an event"  # of which nothing could be read
-REASONS: Final = (  # why a record or file cannot be read, by the type of the error; else the error's words
+NO_EVENT: Final = "observation without an event"  # a valid record
+ERROR_REASONS: Final = (  # of errors by their type; other errors state theirs
     (UnicodeDecodeError, "it is no text in UTF-8; save it in this encoding"),
     (JSONDecodeError, "damaged JSON: {}"),
     (KeyError, "{} is missing"),
     (OverflowError, "a number is too large for a time"),
     ((TypeError, AttributeError, IndexError), "unexpected structure; export the file again"),
 )
-UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+READING_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 SEPARATORS: Final = "\t;,"  # a comma may be in a cell, too
 
 
 def reason_of(error: Exception) -> str:
     """Why a record or a file cannot be read."""
-    text = next((text for types, text in REASONS if isinstance(error, types)), "{}")
+    text = next((text for types, text in ERROR_REASONS if isinstance(error, types)), "{}")
     return text.format(error)
 
 
 @contextmanager
 def in_record(name: str) -> Iterator[None]:
-    """Name the record in an error of the block about its content."""
+    """Prefix errors of the block about the content of a record with its name."""
     try:
         yield
-    except UNREADABLE as error:
+    except READING_ERRORS as error:
         raise ValueError(f"{name}: {reason_of(error)}") from error
 
 
 @contextmanager
 def in_line(number: int, cells: Sequence[str] = (), header: Sequence[str] = ()) -> Iterator[None]:
-    """Name the line in an error of the block, and refuse cells that do not fit a header.
+    """Prefix errors of the block with the line; refuse cells that do not fit a header.
 
-    Cells after the last column may be empty.
+    Further cells may follow if they are empty.
     """
     with in_record(f"line {number}"):
         if len(cells) < len(header) or any(cells[len(header) :]):
@@ -67,14 +67,14 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
 
 
 def left_out_rows(left_out: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The same as JSON."""
+    """The number of records of each reason, for JSON."""
     return [{"reason": reason, "count": count} for reason, count in sorted(left_out.items())]
 
 
 def read_table(path: Path, is_header: IsHeader) -> tuple[list[list[str]], list[str], Iterator[Row]]:
-    """Read what is above the header of a table, the header, and further rows one by one, without empty lines.
+    """Read the rows above the header of a table, the header, and an iterator over the rows below.
 
-    ValueError if it has no header.
+    Empty lines are skipped. ValueError if there is no header.
     """
     rows = _rows(path, is_header)
     above: list[list[str]] = []
@@ -95,7 +95,7 @@ def _rows(path: Path, is_header: IsHeader) -> Iterator[Row]:
 
 
 def cells_of(line: str, separator: str) -> list[str]:
-    """The cells of a line; csv.Error if it is none of a table."""
+    """The cells of a line; csv.Error if it is not part of a table."""
     return next(csv.reader([line], delimiter=separator), [])
 
 

@@ -23,9 +23,9 @@ from everest.errors import DataError, shown
 
 _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
 _TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
-_IN_TEXT: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also damaged times
+_TIME_LINE: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also damaged times
 _NO_CUE: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")  # how other blocks of WebVTT begin
-UNITS: Final = (3_600_000, 60_000, 1000, 1)  # milliseconds of an hour, a minute, a second, and one
+UNITS_MS: Final = (3_600_000, 60_000, 1000, 1)  # of an hour, a minute, a second and a millisecond
 _TAG: Final = re.compile(r"</?[^>]*>")
 
 
@@ -46,7 +46,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         labels = rows[place + 1 :]
         for number, line in labels:
             with in_line(number):
-                if _IN_TEXT.match(line):
+                if _TIME_LINE.match(line):
                     text = shown(line.strip())
                     raise ValueError(f"'{text}' is in the text of a cue; put an empty line between cues")
         if place < 0 and not is_cue:
@@ -59,7 +59,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             if match is None:
                 raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
             numbers = [int(group or 0) for group in match.groups()]
-            start, end = (sum(map(mul, part, UNITS)) for part in (numbers[:4], numbers[4:]))
+            start, end = (sum(map(mul, part, UNITS_MS)) for part in (numbers[:4], numbers[4:]))
             start, end = from_milliseconds(start, end)
             texts = [html.unescape(_TAG.sub("", text)) if is_vtt else text for _, text in labels]
             classes = [label for text in texts if (label := text.strip())]
@@ -70,19 +70,19 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 
 
 def _write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str], *, is_vtt: bool) -> str:
-    """The cues of the bouts of one video, of SubRip with their numbers."""
+    """The cues of the bouts of one video; SubRip numbers them."""
     ((_, video_bouts),) = bouts.items()
     cues = ["WEBVTT\n"] if is_vtt else []
     for number, bout in enumerate(video_bouts, start=1):
         stamps = []  # hours:minutes:seconds.milliseconds
         for time in milliseconds(bout):
-            minutes, rest = divmod(time, UNITS[1])
-            second, thousandths = divmod(rest, UNITS[2])
+            minutes, rest = divmod(time, UNITS_MS[1])
+            second, thousandths = divmod(rest, UNITS_MS[2])
             point = "." if is_vtt else ","
             stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}")
         head = "" if is_vtt else f"{number}\n"
         label = html.escape(bout.label, quote=False) if is_vtt else bout.label
-        if _IN_TEXT.match(label):  # SubRip has no escapes
+        if _TIME_LINE.match(label):  # SubRip has no escapes
             reason = "reads as the times of a cue; rename the class, or write vtt"
             raise DataError(f"{shown(bout.video)}: the label '{shown(label)}' {reason}")
         cues.append(f"{head}{' --> '.join(stamps)}\n{label}\n")

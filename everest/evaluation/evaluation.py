@@ -30,7 +30,7 @@ from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import learned_from
 from everest.metrics.head_metrics import metrics_of, per_class
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
+from everest.metrics.predictions import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipSpec
 from everest.models.cost import view_cost

@@ -25,14 +25,14 @@ from PIL import Image
 from everest.config.heads import MULTI_LABEL
 from everest.data.clips import VideoClips
 from everest.figures.pages import data_uri, write_page
-from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.figures.rows import to_rgb
+from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import FEW_OF_CLASS, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, fact_rows, metric_rows, percent_text, views_text
-from everest.metrics.predicted import HeadPredictions, Predictions
+from everest.metrics.predictions import HeadPredictions, Predictions
 from everest.system.text import counted
 
 PAGE: Final = "index.html"
@@ -242,7 +242,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, unit:
     side = max(cell * len(names), 3.0) + 2.5  # two classes leave room for the labels
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
     shown = [escape_dollars(name) for name in shorten_names(names)]
-    with png_figure(path, (side + 0.5, side), points=10, framed=True) as figure:
+    with saved_figure(path, (side + 0.5, side), points=10, framed=True) as figure:
         panel = figure.subplots()
         shade = PowerNorm(0.5, vmin=0, vmax=1)  # a few videos among many are visible, too
         image = panel.imshow(shares, cmap="Blues", norm=shade, interpolation="nearest")
@@ -270,7 +270,7 @@ def draw_scatter(
     low, high = float(both.min()), float(both.max())
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)
-    with png_figure(path, (6, 6)) as figure:
+    with saved_figure(path, (6, 6)) as figure:
         panel = figure.subplots()
         alpha = 1.0 if len(labels) <= 200 else 0.3
         panel.plot(labels, predicted, "o", color=COLORS[0], markersize=5, markeredgewidth=0, alpha=alpha)

@@ -16,8 +16,8 @@ from everest.errors import DivergedError
 from everest.evaluation.evaluation import evaluate_views
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import chance_of, choose_thresholds, mean_loss, metrics_of
-from everest.metrics.names import LOGGED, METRICS, value_text
-from everest.metrics.predicted import refuse_too_many_skipped
+from everest.metrics.names import LOGGED_METRICS, METRICS, value_text
+from everest.metrics.predictions import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
 from everest.system.accelerator import runtime_of
 from everest.system.events import silent
@@ -100,7 +100,7 @@ class Validator:
             row["val_top1"] = measured["action_top1"]  # share of videos whose heads are all right
         for name, values in measured.get("heads", {}).items():
             row |= {f"val_{name}_{key}": values[key] for key in METRIC_OF_TASK.values() if key in values}
-        row |= {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None}
+        row |= {f"val_{name}": measured[name] for name in LOGGED_METRICS if measured.get(name) is not None}
         row["val_loss"] = mean_loss(predictions)
         if validations.add(row):  # before it is logged: a row without its weights could not be repaired
             heads = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from everest.engine.listing import hours_of_steps, metric_of_run, read_run
 from everest.errors import RecipeError
-from everest.figures.png import COLORS, LINES, escape_dollars, png_figure, shorten
+from everest.figures.style import COLORS, DASHES, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS
 from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec
@@ -34,7 +35,7 @@ AXIS_LABELS: Final[dict[AxisName, str]] = {
     "hours": "hours of training steps",
     "gflops": "GMACs of forward passes, without a frozen teacher (the papers' GFLOPs)",
 }
-SMOOTHED_SHARE: Final = 50  # heuristic: the mean is over a 50th of a run's steps on either side
+SMOOTHING_DIVISOR: Final = 50  # heuristic: the mean is over a 50th of a run's steps on either side
 SPIKE_QUANTILE: Final = 0.9  # heuristic: of the losses; sets the scale if the largest is a spike
 TITLE_STYLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
 # The names of losses in metrics.jsonl, with their markers and their names in the legend.
@@ -44,7 +45,7 @@ LOSSES: Final = {
     "heldout_loss": ("s", "held-out videos"),
     "heldout_mean_loss": ("x", "held-out videos, predicting their mean"),
 }
-SMOOTHED: Final = ("loss", "view_top1")  # logged at each step
+LOGGED_EACH_STEP: Final = ("loss", "view_top1")  # logged at each step
 
 
 class Curve(NamedTuple):
@@ -61,21 +62,20 @@ class RunCurves:
     name: str
     curves: Mapping[str, Curve]  # by the names of their values in metrics.jsonl; only those with values
     metric: str | None = None  # of everest.metrics.names, that chooses the best weights; None: the loss
-    # Percent of videos of which a guess of all labels is right; None before weights are saved, or if the
-    # metric does not count these.
+    # Percent of videos whose labels a guess gets right; None before weights are saved, or for other metrics.
     chance: float | None = None
     probe: str | None = None  # the name of the linear probe if there is one, else of k-NN
     probe_chance: float | None = None  # percent, of the most frequent class
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
-    """Read the curves of several runs, each run once, named by their folders."""
-    once = list({run.resolve(): run for run in runs}.values())
-    names = [run.resolve().name for run in once]
+    """Read the curves of several runs, each run distinct_runs, named by their folders."""
+    distinct_runs = list({run.resolve(): run for run in runs}.values())
+    names = [run.resolve().name for run in distinct_runs]
     if len(set(names)) < len(names):
-        names = [str(run) for run in once]
+        names = [str(run) for run in distinct_runs]
     curves = []
-    for run, name in zip(once, names, strict=True):
+    for run, name in zip(distinct_runs, names, strict=True):
         with reading_own(run, fix=RESTORE_FIX):
             curves.append(_read_run(run, name, x))
     return curves
@@ -86,7 +86,7 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     steps = [row for row in rows if "loss" in row]
     if not steps:
         raise RecipeError(f"{run}: no step in {METRICS_FILE} yet; there is nothing to draw")
-    positions = _positions(run, environment, steps, x)
+    positions = _x_positions(run, environment, steps, x)
     x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
     x_of_step[0] = 0.0  # of the probe before the first step
     known = [row for row in rows if row["step"] in x_of_step]
@@ -94,7 +94,7 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     probes = probe_rows(known)
     metric = metric_of_run(run, validations)
     probe = next((key for key in PROBE_TITLES if any(row.get(key) is not None for row in probes)), None)
-    spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
+    spec = _transformer_spec(run) if metric in ("top1", "mean_class_accuracy") else None
     curves: dict[str, Curve] = {}
     for logged, keys in (
         (steps, ("loss", "lr", "view_top1")),
@@ -104,9 +104,9 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
         for key in keys:
             values = {row["step"]: row[key] for row in logged if key in row}
             points = [(x_of_step[step], value) for step, value in values.items()]
-            both = np.array(points, np.float64).reshape(-1, 2)  # (R, 2); None is a gap in the line
-            if np.isfinite(both[:, 1]).any():
-                curves[key] = Curve(both[:, 0], both[:, 1])
+            xy = np.array(points, np.float64).reshape(-1, 2)  # (R, 2); None is a gap in the line
+            if np.isfinite(xy[:, 1]).any():
+                curves[key] = Curve(xy[:, 0], xy[:, 1])
     return RunCurves(
         name=name,
         curves=curves,
@@ -117,7 +117,7 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     )
 
 
-def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: AxisName) -> list[float]:
+def _x_positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: AxisName) -> list[float]:
     """Return the position of each step's row on the x axis."""
     if x == "steps":
         return [row["step"] for row in rows]
@@ -126,7 +126,7 @@ def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: A
         if any(row.get("clips_per_second") is None for row in rows):
             raise RecipeError(f"{run}: a step of {METRICS_FILE} has no clips_per_second; use --x steps")
         return hours_of_steps(rows, batch_size)
-    spec = _spec(run)
+    spec = _transformer_spec(run)
     if spec is None:
         raise RecipeError(
             f"{run}: no transformer in {WEIGHTS} yet, which --x gflops needs; draw by steps or hours"
@@ -135,7 +135,7 @@ def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: A
     return [row["step"] * gmacs_of_step for row in rows]
 
 
-def _spec(run: Path) -> ModelSpec | None:
+def _transformer_spec(run: Path) -> ModelSpec | None:
     """Return the transformer of a run; None before its weights are saved, and for a tokenizer."""
     weights = run / WEIGHTS
     header = read_header(weights) if weights.is_file() else None
@@ -151,7 +151,7 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     hide it.
     """
     index = np.arange(len(values))
-    reach = np.minimum(len(values) // SMOOTHED_SHARE, np.minimum(index, index[::-1]))  # (R,)
+    reach = np.minimum(len(values) // SMOOTHING_DIVISOR, np.minimum(index, index[::-1]))  # (R,)
     finite = np.isfinite(values)
     sums, counts = (
         np.concatenate([[0.0], np.cumsum(summed)])  # (R + 1,)
@@ -163,17 +163,17 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
-    """Draw a PNG with a panel of the losses, one of the learning rate, and one of each further value."""
+    """Draw a figure with a panel of the losses, one of the learning rate, and one of each further value."""
     metrics = [f"val_{run.metric}" for run in runs if run.metric is not None]
     probes = [run.probe for run in runs if run.probe is not None]
     further = dict.fromkeys([*metrics, *probes, "view_top1", "rank_me"])
     names = ["loss", *(key for key in further if any(key in run.curves for run in runs)), "lr"]
     styles = [
-        {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)], "linewidth": 2}
-        for i in range(len(runs))
+        {"color": color, "linestyle": dashes, "linewidth": 2}
+        for (dashes, color), _ in zip(cycle(product(DASHES, COLORS)), runs, strict=False)
     ]
     heights = [2.0, *[1.0] * (len(names) - 1)]
-    with png_figure(path, (12, 8), points=13, dpi=100, tight=False) as figure:
+    with saved_figure(path, (12, 8), points=13, dpi=100, tight=False) as figure:
         panels = figure.subplots(len(names), sharex=True, height_ratios=heights)
         for panel, name in zip(panels, names, strict=True):
             _draw_panel(panel, name, runs, styles)
@@ -196,7 +196,7 @@ def _draw_panel(
         for key in [key for key in (LOSSES if name == "loss" else [name]) if key in run.curves]:
             curve = run.curves[key]
             marker = "o" if len(curve.x) <= 30 else ""
-            if key in SMOOTHED:
+            if key in LOGGED_EACH_STEP:
                 panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
                 panel.plot(curve.x, smooth(curve.y), marker=marker, **style)
             elif key in LOSSES:  # thinner than the training loss
@@ -215,7 +215,7 @@ def _draw_panel(
             if curves:
                 entries.append(Line2D([], [], color="black", marker=marker, label=label))
             for curve in curves:
-                values = smooth(curve.y) if key in SMOOTHED else curve.y
+                values = smooth(curve.y) if key in LOGGED_EACH_STEP else curve.y
                 values = values[np.isfinite(values) & (curve.x > 0)]
                 lows += values.tolist()
                 highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []

@@ -21,9 +21,9 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
-from everest.figures.masks import TUBELET, embedding_of, scaled_size
-from everest.figures.png import COLORS, PALE, escape_dollars, png_figure
-from everest.figures.rows import COLUMNS, SMALL, range_text, to_rgb
+from everest.figures.masks import PIXEL_TUBELET, embedding_of, scaled_size
+from everest.figures.rows import ROW_LENGTH, SMALL_POINTS, range_text, to_rgb
+from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.selection import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
@@ -31,7 +31,7 @@ from everest.video.reader import probe, read_frames
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionSettings:
+class SelectionOptions:
     """The options of `select-frames`."""
 
     keep: float = 0.3  # ratio of the kept tokens of all candidates
@@ -47,7 +47,7 @@ class FrameSelection:
     """The candidates of one video, and those that were sampled for a clip."""
 
     video: Path
-    settings: SelectionSettings
+    options: SelectionOptions
     frames_total: int
     numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
     frames: Tensor  # (S * p, H, W, 3) uint8, the candidates; gray if the model takes luma
@@ -62,19 +62,19 @@ class FrameSelection:
         return {
             "video": str(self.video),
             "frames_total": self.frames_total,
-            "alpha": self.settings.alpha,
+            "alpha": self.options.alpha,
             "candidate_pairs": [list(pair) for pair in self.numbers],
             "counts": counts,
             # Of each candidate in the first draw: c_i / sum of c (EVEREST §4.2).
             "probabilities": [round(count / total, 6) for count in counts],
             "selected_pairs": [list(pair) for pair in selected],
             "frames": [number for pair in selected for number in pair],
-            "seed": self.settings.seed,
+            "seed": self.options.seed,
         }
 
 
 def select_video_frames(
-    video: Path, settings: SelectionSettings, checkpoint: LoadedModel | None
+    video: Path, options: SelectionOptions, checkpoint: LoadedModel | None
 ) -> FrameSelection:
     """Draw the frames of a clip from `alpha` times as many candidates of a video.
 
@@ -85,10 +85,10 @@ def select_video_frames(
     clip = None if checkpoint is None else trained_clip(checkpoint)
     embed = embedding_of(model)
     pair = embed.tubelet[0]
-    if settings.frames % pair:
-        raise RecipeError(f"--frames {settings.frames}: must be a multiple of {pair}")
-    slices, fps, info = settings.frames // pair, None if clip is None else clip.fps, probe(video)
-    wanted = num_candidates(slices, settings.alpha) * pair
+    if options.frames % pair:
+        raise RecipeError(f"--frames {options.frames}: must be a multiple of {pair}")
+    slices, fps, info = options.frames // pair, None if clip is None else clip.fps, probe(video)
+    wanted = num_candidates(slices, options.alpha) * pair
     footage = footage_of(Sample(path=str(video)), fps)
     count = footage.num_frames
     if count < wanted:
@@ -97,24 +97,24 @@ def select_video_frames(
             f"{video}: {count} frames{rate}, but --frames and --alpha ask for {wanted} candidates; choose a "
             "smaller one"
         )
-    if settings.stride is None:
+    if options.stride is None:
         ids: list[int] = footage.numbers(spread_frames(count, wanted, 0.5)).tolist()
     else:
-        stride = min(settings.stride, count // wanted)
+        stride = min(options.stride, count // wanted)
         start = (count - ((wanted - 1) * stride + 1)) // 2
         ids = footage.numbers(start + stride * np.arange(wanted)).tolist()
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
-    shape = scaled_size(model, settings.size, info, multiples=TUBELET[1:])
+    shape = scaled_size(model, options.size, info, multiples=PIXEL_TUBELET[1:])
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
     x = x if model is None else model.to_input(x)
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
-    strategy = RedundancyRobust(keep_ratio=settings.keep)
+    strategy = RedundancyRobust(keep_ratio=options.keep)
     counts = kept_per_slice(strategy, strategy.importance(x, embed), grid)  # (1, S)
-    uniform = np.random.default_rng(settings.seed).random(counts.shape, dtype=np.float32)
+    uniform = np.random.default_rng(options.seed).random(counts.shape, dtype=np.float32)
     (sampled,) = draw_slices(counts, torch.from_numpy(uniform), slices)  # (t,)
     return FrameSelection(
         video=video,
-        settings=settings,
+        options=options,
         frames_total=info.frames,
         numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
         frames=to_rgb(candidates),
@@ -124,27 +124,27 @@ def select_video_frames(
 
 
 def draw_selection(path: Path, selection: FrameSelection) -> None:
-    """Draw a PNG: the first frame of every candidate pair, faded unless sampled, and their counts below."""
+    """Draw the first frame of every candidate pair, faded unless sampled, and their counts below."""
     num_pairs = len(selection.numbers)
     sampled = set(selection.sampled.tolist())
-    rows = -(-num_pairs // COLUMNS)
+    rows = -(-num_pairs // ROW_LENGTH)
     height, width = selection.frames.shape[1:3]
     column = min(1.5 * max(width / height, 0.6), 1.8)  # inches
     line = column * height / width + 0.35
     names = [range_text(pair) for pair in selection.numbers]
-    colors = [COLORS[0] if number in sampled else PALE for number in range(num_pairs)]
+    colors = [COLORS[0] if number in sampled else LIGHT_GRAY for number in range(num_pairs)]
     first_frames = selection.frames[:: len(selection.numbers[0])].numpy() / 255
-    with png_figure(path, (column * COLUMNS + 0.8, line * rows + 2.6), points=9, framed=True) as figure:
-        grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[line] * rows + [1.7])
+    with saved_figure(path, (column * ROW_LENGTH + 0.8, line * rows + 2.6), points=9, framed=True) as figure:
+        grid = figure.add_gridspec(rows + 1, ROW_LENGTH, height_ratios=[line] * rows + [1.7])
         for number, (frame, name) in enumerate(zip(first_frames, names, strict=True)):
-            panel = figure.add_subplot(grid[divmod(number, COLUMNS)])
+            panel = figure.add_subplot(grid[divmod(number, ROW_LENGTH)])
             panel.axis("off")
             panel.imshow(frame if number in sampled else frame + (1 - frame) * 0.72)  # faded to white
-            panel.set_title(name, fontsize=SMALL, color=COLORS[0] if number in sampled else "#666666")
+            panel.set_title(name, fontsize=SMALL_POINTS, color=COLORS[0] if number in sampled else "#666666")
         counts = figure.add_subplot(grid[rows, :])
         counts.bar(range(num_pairs), selection.counts.numpy(), color=colors)
         step = -(-num_pairs // 24)  # as many names fit under the bars
-        counts.set_xticks(range(0, num_pairs, step), names[::step], fontsize=SMALL)
+        counts.set_xticks(range(0, num_pairs, step), names[::step], fontsize=SMALL_POINTS)
         counts.set(xlabel="frames of the pair, counted from 0 in the video", ylabel="kept tokens")
         title = f"{selection.video.name}: {len(sampled)} of {num_pairs} candidate pairs are drawn (blue)"
         figure.suptitle(escape_dollars(title), fontsize=10)

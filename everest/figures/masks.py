@@ -23,7 +23,7 @@ from everest.config.values import ModelInput
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.figures.rows import GRAY, ClipMask, draw_rows, mask_title, rows_of, to_rgb
+from everest.figures.rows import HIDDEN_GRAY, ClipMask, draw_rows, figure_rows, mask_title, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import Embedding, RawPixels
@@ -41,10 +41,10 @@ from everest.video.facts import VideoInfo
 from everest.video.folders import video_name
 from everest.video.reader import probe
 
-TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
-DEFAULT: Final = "redundancy-robust"
-COMPARED: Final = ("random", "tube", "running-cell", DEFAULT)  # EVEREST Figure 8
-SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
+PIXEL_TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
+DEFAULT_STRATEGY: Final = "redundancy-robust"
+COMPARED_STRATEGIES: Final = ("random", "tube", "running-cell", DEFAULT_STRATEGY)  # EVEREST Figure 8
+COMPARED_SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
 
 
 @torch.inference_mode()
@@ -61,7 +61,7 @@ def apply_strategies(
 
     Args:
         model: an autoencoder also predicts; None: raw pixels measure change.
-        input_kind: without a model, which has its own.
+        input_kind: the input without a model; a model has its own.
     """
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = embed.pixels.normalize(clip)[None]  # (1, C, T, H, W)
@@ -85,7 +85,7 @@ def apply_strategies(
             and isinstance(model, MaskedAutoencoder)
             and not isinstance(model.targets, FeatureTargets)
         ):
-            predicted = _predicted(model, x, selection, model(x, selection=selection).prediction)
+            predicted = _complete(model, x, selection, model(x, selection=selection).prediction)
         masks.append(_clip_mask(title, strategy, x, selection, importance, embed, predicted))
     return masks
 
@@ -103,7 +103,7 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
     importance = None
     if strategy.uses_importance:
         importance = strategy.checked_importance(model.to_input(out.frames), embed)
-    predicted = _predicted(model, out.frames, out.selection, out.prediction)
+    predicted = _complete(model, out.frames, out.selection, out.prediction)
     return _clip_mask(strategy.strategy, strategy, out.frames, out.selection, importance, embed, predicted)
 
 
@@ -129,11 +129,11 @@ def _clip_mask(
     )
 
 
-def _predicted(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor) -> Tensor:
-    """The frames (T, H, W, 3) with the visible tokens as they are and the target as a model predicts it."""
+def _complete(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor) -> Tensor:
+    """Complete the visible tokens with the predicted targets: frames (T, H, W, 3)."""
     seen, tubelet = model.to_input(x), model.embedding.tubelet
     patches = patchify(model.pixels.unnormalize(seen), tubelet)[0]  # (N, C, t, p, q)
-    shown = torch.full_like(patches, GRAY)
+    shown = torch.full_like(patches, HIDDEN_GRAY)
     shown[selection.target[0]] = model.targets.pixels(prediction, seen, selection.target, tubelet)[0]
     shown[selection.visible[0]] = patches[selection.visible[0]]
     return _to_frames(unpatchify(shown[None], model.encoder.grid))
@@ -148,13 +148,13 @@ def embedding_of(model: VideoModel | AdaptiveTokenizer | None) -> Embedding:
     """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
     if isinstance(model, AdaptiveTokenizer):
         return RawPixels(model.tubelet, scores=FrozenTokenizer.wrap(model).scores)
-    return RawPixels(TUBELET) if model is None else model.embedding
+    return RawPixels(PIXEL_TUBELET) if model is None else model.embedding
 
 
 def scaled_size(
     model: AnyModel | None, size: int | tuple[int, int], video: VideoInfo, *, multiples: tuple[int, int]
 ) -> tuple[int, int]:
-    """Height and width of the frames: a transformer's, else `size`, a side in whole `multiples`."""
+    """Height and width of frames: a transformer's, otherwise those of `size`, in whole `multiples`."""
     if isinstance(model, VideoModel):
         encoder = model.encoder
         _, p, q = encoder.patch_embed.tubelet
@@ -225,7 +225,7 @@ class MaskRequest:
         measured = "" if all(mask.importance is None for mask in masks) else f"; measured on the {embedding}"
         source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.frames}"
         title = f"{source}\n{title}{measured}"
-        draw_rows(path, rows_of(masks), slices=masks[0].grid.t, title=title, numbers=numbers)
+        draw_rows(path, figure_rows(masks), slices=masks[0].grid.t, title=title, numbers=numbers)
         facts = {"embedding": embedding, "written": [str(path)], "frames": numbers}
         facts["frames_total"] = info.frames
         return [{"video": str(video), **mask.to_dict(), **facts} for mask in masks]
@@ -272,10 +272,10 @@ def request_masks(
     rows: list[tuple[str, Strategy]] = []
     if isinstance(scores, LearnedImportance):
         for ratio in ratios or [scores.keep_ratio]:
-            compared = SCORES if compare else SCORES[-1:]
+            compared = COMPARED_SCORES if compare else COMPARED_SCORES[-1:]
             rows += [(score, replace(scores, score=score, keep_ratio=ratio)) for score in compared]
     else:
-        rows = [(each.strategy, each) for each in _strategies(default, strategy, ratios, settings, compare)]
+        rows = [(row.strategy, row) for row in _strategies(default, strategy, ratios, settings, compare)]
     sees_camera = any(isinstance(chosen, TopK) and chosen.sees_camera for _, chosen in rows)
     if sees_camera and clip.input_kind == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
@@ -320,16 +320,16 @@ def _strategies(
     settings: Mapping[str, Any],
     compare: bool,
 ) -> list[Strategy]:
-    """The given strategy at each keep ratio; to compare, the common ones, with the ratio of the last.
+    """The given strategy at each keep ratio; with `compare`, the common ones, the last one at that ratio.
 
-    Without one, it is the default of the checkpoint or the recipe, if that can have the ratios and settings.
+    Without a name, it is that of the checkpoint or the recipe, if it accepts the ratios and settings.
     """
     if compare:
-        *masks, ranked = (make_strategy(common, {}) for common in COMPARED)
+        *masks, ranked = (make_strategy(common, {}) for common in COMPARED_STRATEGIES)
         return [*masks, _with_ratio(ranked, ratios[0]) if ratios else ranked]
     fits = isinstance(default, TopK) or not (settings or (ratios and isinstance(default, AllTokens)))
     strategy = default if name is None and fits else None
-    strategy = strategy or make_strategy(name or DEFAULT, {})
+    strategy = strategy or make_strategy(name or DEFAULT_STRATEGY, {})
     if settings:
         strategy = make_strategy(strategy.strategy, {**vars(strategy), **settings})
     return [_with_ratio(strategy, ratio) for ratio in ratios] or [strategy]

@@ -1,4 +1,4 @@
-"""HTML pages that hold their images and clips.
+"""HTML pages with embedded images and clips.
 
 H height, W width.
 """
@@ -25,12 +25,12 @@ CLIP_FPS: Final = 12.0  # heuristic: of a clip on a page, at most
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """Return a file as part of a page; its kind is a MIME type."""
+    """Encode a file of a MIME type, for embedding in a page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def write_page(path: Path, package: str, template: str, **values: Any) -> None:
-    """Write a page by a template of a package, such as `figures`; all values are escaped."""
+    """Write a page from a template of a package, such as `figures`; all values are escaped."""
     templates = Environment(
         loader=PackageLoader(f"everest.{package}", ""), autoescape=True, undefined=StrictUndefined
     )
@@ -38,7 +38,7 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
 
 
 def clip_card(sample: Sample) -> dict[str, Any]:
-    """A video or segment as the data URI of a short MP4, or why it is unreadable; its file, and its times."""
+    """A video or segment: its file, its times, and a short MP4 as data URI or why it is unreadable."""
     times = "" if sample.start is None else f"{sample.start:.2f} s"
     times += "" if sample.end is None else f" to {sample.end:.2f} s"
     card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}

@@ -15,16 +15,16 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from torch import Tensor
 
-from everest.figures.png import escape_dollars, png_figure, shorten
+from everest.figures.style import escape_dollars, saved_figure, shorten
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import NO_CHANGE
 from everest.methods.selection import Strategy
 from everest.tokenizer.report import Example
 
-GRAY: Final = 0.55  # of tokens that are not shown: neither black nor white, which videos contain
-COLUMNS: Final = 8  # frames in a row, at most
+HIDDEN_GRAY: Final = 0.55  # of tokens that are not shown: neither black nor white, which videos contain
+ROW_LENGTH: Final = 8  # frames in a row, at most
 HEAT: Final = "cividis"  # also readable without color vision and in gray
-SMALL: Final = 8  # points, of explanations
+SMALL_POINTS: Final = 8  # points, of explanations
 
 
 class FigureRow(NamedTuple):
@@ -58,7 +58,7 @@ class ClipMask:
         """The frames (T, H, W, 3) with `tokens` (K,) as they are and all others gray."""
         is_shown = torch.zeros(self.grid.num_tokens)
         is_shown[tokens] = 1
-        return gray_but(self.frames, is_shown.view(self.grid.t, self.grid.h, self.grid.w))
+        return gray_out_others(self.frames, is_shown.view(self.grid.t, self.grid.h, self.grid.w))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json: ids and counts."""
@@ -73,13 +73,13 @@ class ClipMask:
         }
 
 
-def gray_but(frames: Tensor, mask: Tensor) -> Tensor:
+def gray_out_others(frames: Tensor, mask: Tensor) -> Tensor:
     """Frames (T, H, W, 3) with the tokens of a mask (t, h, w) of 0 and 1 as they are, and all others gray."""
-    shown = over_pixels(mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
-    return frames * shown + GRAY * (1 - shown)
+    shown = spread_over_pixels(mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
+    return frames * shown + HIDDEN_GRAY * (1 - shown)
 
 
-def over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
+def spread_over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
     """Spread values of tokens (t, h, w) over the pixels (T, H, W) of `shape` that they cover."""
     for dim, (length, tokens) in enumerate(zip(shape, by_token.shape, strict=True)):
         by_token = by_token.repeat_interleave(length // tokens, dim=dim)
@@ -92,12 +92,12 @@ def to_rgb(frames: Tensor) -> Tensor:
 
 
 def share_text(count: int, total: int) -> str:
-    """`30 % = 604 of 2016`."""
+    """A share of tokens as text: `30 % = 604 of 2016`."""
     return f"{round(100 * count / total, 1):g} % = {count} of {total}"
 
 
 def range_text(numbers: Sequence[int]) -> str:
-    """`7` or `7, 11` or `7 to 19`: the ascending frame numbers of a time slice."""
+    """The ascending frame numbers of a time slice as text: `7`, `7, 11` or `7 to 19`."""
     return ", ".join(map(str, numbers)) if len(numbers) < 3 else f"{numbers[0]} to {numbers[-1]}"
 
 
@@ -108,8 +108,8 @@ def mask_title(mask: ClipMask) -> str:
     return f"{text}; {share_text(len(mask.visible), total)} are visible" if mask.hides_some else text
 
 
-def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
-    """Return the rows of a figure of one clip: all images of a single mask, one row for each of several.
+def figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
+    """Return the rows of a figure of one clip: all images of a single mask, or one row per mask.
 
     The last rows show the importance that the strategies measure; those that measure the same share a row.
     """
@@ -140,7 +140,7 @@ def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
         highest = float(mask.importance.max())
         scale = Normalize(lowest, highest if highest > lowest else lowest + 1)
         by_token = mask.importance.view(mask.grid.t, mask.grid.h, mask.grid.w)
-        heat = over_pixels(by_token, mask.frames.shape[:3])  # (T, H, W)
+        heat = spread_over_pixels(by_token, mask.frames.shape[:3])  # (T, H, W)
         rows.append(FigureRow("importance", heat, mask.title, scale))
     return rows
 
@@ -148,17 +148,17 @@ def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
 def draw_rows(
     path: Path, rows: Sequence[FigureRow], *, slices: int, title: str, numbers: Sequence[int] = ()
 ) -> None:
-    """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices.
+    """Draw a figure with a line for each row and a column for the first frame of each of up to 8 slices.
 
     Gray tokens are dropped or hidden. The columns have the `numbers` of T frames in the video, else from 0.
     """
     length, height, width = rows[0].frames.shape[:3]
     numbers = numbers or range(length)
     step = length // slices
-    columns = range(0, slices, -(-slices // COLUMNS))  # slices
+    columns = range(0, slices, -(-slices // ROW_LENGTH))  # slices
     column = min(1.3 * max(width / height, 0.75), 1.6)  # inches: eight columns fit on a screen
     size = (column * len(columns) + 2.6, column * height / width * len(rows) + 1)
-    with png_figure(path, size, points=10, framed=True, layout="compressed") as figure:
+    with saved_figure(path, size, points=10, framed=True, layout="compressed") as figure:
         axes = figure.subplots(len(rows), len(columns), squeeze=False)
         for row, line in zip(rows, axes, strict=True):
             colors = {} if row.scale is None else {"cmap": HEAT, "norm": row.scale}
@@ -166,13 +166,13 @@ def draw_rows(
                 panel.set(xticks=[], yticks=[])
                 panel.imshow(row.frames[number * step].numpy(), interpolation="antialiased", **colors)
             label = escape_dollars(f"{row.label}\n{row.note}".strip())
-            line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=SMALL)
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=SMALL_POINTS)
             if row.scale is not None:
                 bar = figure.colorbar(ScalarMappable(row.scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)
-                bar.ax.tick_params(labelsize=SMALL)
+                bar.ax.tick_params(labelsize=SMALL_POINTS)
         for panel, number in zip(axes[0], columns, strict=True):
             named = range_text(numbers[number * step : (number + 1) * step])
-            panel.set_title(f"frame{'s' if step > 1 else ''} {named}", fontsize=SMALL)
+            panel.set_title(f"frame{'s' if step > 1 else ''} {named}", fontsize=SMALL_POINTS)
         figure.suptitle(escape_dollars(title), fontsize=10)
 
 
@@ -181,12 +181,12 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
     rows: list[FigureRow] = []
     for example in examples:
         frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
-        scores = over_pixels(example.scores, frames.shape[:3])
+        scores = spread_over_pixels(example.scores, frames.shape[:3])
         highest = float(scores.max()) if scores.max() > 0 else 1.0
         count = share_text(int(example.mask.sum()), example.mask.numel())
         rows += [
             FigureRow("original", frames, shorten(Path(example.video).name, 24)),
-            FigureRow("kept tokens", gray_but(frames, example.mask), count),
+            FigureRow("kept tokens", gray_out_others(frames, example.mask), count),
             FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
             FigureRow("score", scores, "higher is kept first", Normalize(0, highest)),
         ]

@@ -18,28 +18,28 @@ from matplotlib.figure import Figure
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.errors import DataError
-from everest.figures.png import COLORS, PALE, escape_dollars, png_figure, shorten
+from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure, shorten
 from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines
 from everest.system.text import counted
 
-# Of classes: those of all figures but black, which is for a person, and the most different ones that are
-# neither gray nor faint.
-BARS: Final = (
+# The colors of all figures but black, which is for a person, and the most different ones that are not gray or
+# faint.
+CLASS_COLORS: Final = (
     *COLORS[:-1],
     *("#A6D854", "#8C6D31", "#F0027F", "#6A3D9A", "#843C39", "#FFBB78", "#A1D99B"),
     *("#FF9896", "#2CA02C", "#E41A1C", "#7B4173", "#9E9AC8", "#17BECF", "#637939"),
 )
-PANELS: Final = 24  # heuristic: the first ones; the figure counts the others
-LANES: Final = 20  # heuristic: the classes with most seconds in all panels; the figure counts the others
+MOST_PANELS: Final = 24  # heuristic: the first ones; the figure counts the others
+MOST_LANES: Final = 20  # heuristic: the classes with most seconds in all panels; the figure counts the others
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
-GAP: Final = 0.15  # of a lane, between its bars and the next
+LANE_GAP: Final = 0.15  # of a lane, between its bars and the next
 
 
 def draw_timelines(
     path: Path, timelines: Timelines, bouts: Sequence[PredictedBouts], labeled: Mapping[str, Sequence[Bout]]
 ) -> Figure:
-    """Draw a PNG 1500 pixels wide, with a panel for each head of each recording that has a window.
+    """Draw a figure 1500 pixels wide, with a panel for each head of each recording that has a window.
 
     The bouts are those of `Timelines.bouts`; `labeled` are a person's, by the path of a recording.
     """
@@ -52,7 +52,7 @@ def draw_timelines(
     ]
     if not panels:
         raise DataError("no recording has a window, so there is no timeline to draw")
-    shown_panels = panels[:PANELS]
+    shown_panels = panels[:MOST_PANELS]
     seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true, of each panel
     totals: Counter[str] = Counter()  # seconds of each class in all panels
     for *_, predicted, of_person in shown_panels:
@@ -68,10 +68,10 @@ def draw_timelines(
     ranked = sorted(totals, key=lambda name: (name == BACKGROUND, -totals[name]))
     seconds_by_class = [{name: lanes[name] for name in ranked if name in lanes} for lanes in seconds_by_class]
     heights = [  # inches: of the title and the seconds, and of a curve or lanes
-        0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), LANES))
+        0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), MOST_LANES))
         for (_, head, *_), lanes in zip(shown_panels, seconds_by_class, strict=True)
     ]
-    with png_figure(path, (15, sum(heights) + 0.5), points=11, dpi=100) as figure:
+    with saved_figure(path, (15, sum(heights) + 0.5), points=11, dpi=100) as figure:
         axes = figure.subplots(len(shown_panels), squeeze=False, height_ratios=heights)[:, 0]
         for area, panel, lanes in zip(axes, shown_panels, seconds_by_class, strict=True):
             recording, head, predicted, of_person = panel
@@ -85,15 +85,15 @@ def draw_timelines(
                 area.grid(alpha=0.3)
             else:
                 _draw_lanes(area, predicted, of_person, lanes, timelines.classes.of_head(head))
-                if len(lanes) > LANES:
-                    title_parts.append(f"{counted(len(lanes) - LANES, 'other class')} not shown")
+                if len(lanes) > MOST_LANES:
+                    title_parts.append(f"{counted(len(lanes) - MOST_LANES, 'other class')} not shown")
             area.set_title(escape_dollars(", ".join(filter(None, title_parts))), loc="left", fontsize=11)
             area.set_xlim(*recording.extent)
         axes[-1].set_xlabel("seconds")
         notes = [LEGEND] if any(seconds_by_class) else []
         notes += ["Black bars: the given annotations."] if labeled else []
-        if len(panels) > PANELS:
-            notes.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown.")
+        if len(panels) > MOST_PANELS:
+            notes.append(f"{counted(len(panels) - MOST_PANELS, 'other panel')} not shown.")
         figure.suptitle("  ".join(notes), fontsize=11)
     return figure
 
@@ -107,19 +107,19 @@ def _draw_lanes(
 ) -> None:
     """Draw a lane per class, the first on top; a class has the same color in all figures of a model."""
     share = 0.3 if labeled else 0.0  # of a lane, for the bars of a person
-    full = 1 - GAP - share  # of a lane, the height of a probability of 1
+    full = 1 - LANE_GAP - share  # of a lane, the height of a probability of 1
     texts = []
-    colors = dict(zip([name for name in names if name != BACKGROUND], cycle(BARS), strict=False))
-    for lane, name in enumerate(list(seconds)[:LANES]):
+    colors = dict(zip([name for name in names if name != BACKGROUND], cycle(CLASS_COLORS), strict=False))
+    for lane, name in enumerate(list(seconds)[:MOST_LANES]):
         color = colors.get(name, "black")
         bouts = [bout for bout in predicted if (bout.label or BACKGROUND) == name]
         times = [(bout.start, bout.end) for bout in bouts]
-        pale_color = PALE if name == BACKGROUND else color
+        pale_color = LIGHT_GRAY if name == BACKGROUND else color
         _draw_bars(panel, times, -lane - 1, [full] * len(bouts), pale_color, opacity=0.25)
         if name != BACKGROUND:
             _draw_bars(panel, times, -lane - 1, [full * bout.probability for bout in bouts], color)
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]
-        _draw_bars(panel, true, -lane - GAP - share, [share] * len(true), "black")
+        _draw_bars(panel, true, -lane - LANE_GAP - share, [share] * len(true), "black")
         predicted_seconds, true_seconds = seconds[name]
         text = f"{shorten(name, 40)}  {predicted_seconds:.1f} s"
         texts.append(

@@ -1,4 +1,4 @@
-"""Bouts: neighboring windows of one class, merged.
+"""Bouts of predictions: neighboring windows of one class are merged.
 
 Windows may overlap: each gives its class to the times that are nearest to its center. Times between windows
 that are apart belong to no bout.
@@ -61,11 +61,11 @@ class BoutRules:
 
     background: float | None = None  # single-label: less probable windows have no class
     threshold: float | None = None  # multi-label: less probable classes are absent; None: the model's
-    smooth: float = 0.0  # seconds; see `smoothed`
-    min_seconds: float = 0.0  # see `without_short`
+    smooth: float = 0.0  # seconds; see `smooth`
+    min_seconds: float = 0.0  # see `drop_short_runs`
 
     def check(self, heads: Heads) -> None:
-        """Raise RecipeError for a rule that is out of range, or that goes with no head."""
+        """Raise RecipeError for a rule that is out of range, or that fits no head."""
         tasks = {head.task for head in heads}
         for option, value, task in (
             ("--background", self.background, "single-label"),
@@ -82,7 +82,7 @@ class BoutRules:
                 raise RecipeError(f"{option}: must be at least 0 seconds, not {seconds}")
 
 
-PLAIN: Final = BoutRules()
+NO_RULES: Final = BoutRules()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,7 +101,7 @@ class WindowSpans:
 
     @cached_property
     def spans(self) -> Floats:
-        """(W, 2) seconds without overlaps, each of which is halved."""
+        """(W, 2) seconds; overlaps are divided in the middle."""
         borders = (self.ends[:-1] + self.starts[1:]) / 2
         spans = np.stack([self.starts, self.ends], axis=1)
         spans[1:, 0] = np.maximum(spans[1:, 0], borders)
@@ -124,16 +124,16 @@ class WindowSpans:
 def bouts_of_head(
     windows: WindowSpans, outputs: Floats, head: Head, names: Sequence[str], rules: BoutRules
 ) -> list[PredictedBout]:
-    """Return the bouts of a head, by their start and then by class; those of a multi-label head may overlap.
+    """Return the bouts of a head by start, then by class; bouts of a multi-label head may overlap.
 
     Args:
-        outputs: (W, C) probabilities; numbers have no bouts.
+        outputs: (W, C) probabilities; a regression head has no bouts.
         names: of the C classes.
     """
     if head.task == "regression" or not len(outputs):
         return []
     if rules.smooth:
-        outputs = smoothed(windows, outputs, rules.smooth)
+        outputs = smooth(windows, outputs, rules.smooth)
     is_multi_label = head.task == MULTI_LABEL
     columns: list[tuple[NDArray[np.int64], Floats]]  # the class of each window and its probability, (W,) each
     if is_multi_label:  # a column for each class that is present anywhere
@@ -147,7 +147,7 @@ def bouts_of_head(
     bouts: list[PredictedBout] = []
     for classes, probabilities in columns:
         if rules.min_seconds:
-            classes = without_short(windows, classes, rules.min_seconds)
+            classes = drop_short_runs(windows, classes, rules.min_seconds)
         for first, after in windows.runs(classes):
             index = None if classes[first] == NO_CLASS else int(classes[first])
             if is_multi_label and index is None:
@@ -168,7 +168,7 @@ def bouts_of_head(
     return sorted(bouts, key=lambda bout: (bout.start, bout.index)) if is_multi_label else bouts
 
 
-def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:
+def drop_short_runs(windows: WindowSpans, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:
     """Return the classes, (W,), without the runs that are shorter than `seconds`.
 
     Their windows take the class of the nearest window of a longer run, unless there is a gap between; if
@@ -190,7 +190,7 @@ def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: flo
     return replaced
 
 
-def smoothed(windows: WindowSpans, outputs: Floats, seconds: float) -> Floats:
+def smooth(windows: WindowSpans, outputs: Floats, seconds: float) -> Floats:
     """Return the mean of (W, C) over the windows whose centers are at most half of `seconds` away."""
     centers = (windows.starts + windows.ends) / 2
     first = np.searchsorted(centers, centers - seconds / 2 - TIME_TOLERANCE)

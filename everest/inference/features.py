@@ -25,14 +25,14 @@ from everest.lists.sample import Sample
 from everest.system.files import atomic_file
 from everest.system.weights import write_tensors
 
-# From the fields of everest.inference.model.Features, of one video's views.
-LEVELS: Final[dict[str, Callable[[ViewTensors], dict[str, Tensor]]]] = {
+# The tensors of a row, from the fields of everest.inference.model.Features of one video's views.
+FEATURE_LEVELS: Final[dict[str, Callable[[ViewTensors], dict[str, Tensor]]]] = {
     "video": lambda views: {"features": views["pooled"].mean(dim=0)},  # (D,)
     "views": lambda views: {"features": views["pooled"]},  # (V, D)
     "tokens": lambda views: {"features": views["tokens"], "token_ids": views["ids"]},  # (V, K, D), (V, K)
 }
 
-SUFFIXES: Final = (".safetensors", ".npz")
+FEATURE_SUFFIXES: Final = (".safetensors", ".npz")
 
 
 def extract(
@@ -60,8 +60,8 @@ def extract(
     row_of = _row_of(model, level, option="--features")
     if passes.window is None and passes.step is not None:
         raise RecipeError("--step: belongs to --window; set the seconds of a window")
-    if out.suffix not in SUFFIXES:
-        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
+    if out.suffix not in FEATURE_SUFFIXES:
+        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(FEATURE_SUFFIXES)}")
     passes = replace(passes, step=passes.step or passes.window)
     job = LongJob(model, samples, passes, {"features": level}, output=out, overwrite=overwrite)
     job.check_output()
@@ -93,12 +93,12 @@ def extract(
 
 
 def _row_of(model: OpenedModel, level: str, *, option: str) -> Callable[[ViewTensors], dict[str, Tensor]]:
-    """The function of a level; raises RecipeError, or CheckpointError if the model has no tokens."""
-    if level not in LEVELS:
-        raise unknown_name(option, level, LEVELS)
+    """The row function of a level; raises RecipeError, or CheckpointError if the model has no tokens."""
+    if level not in FEATURE_LEVELS:
+        raise unknown_name(option, level, FEATURE_LEVELS)
     if level == "tokens":
         _ = model.transformer  # raises
-    return LEVELS[level]
+    return FEATURE_LEVELS[level]
 
 
 def _none_readable(samples: Sequence[Sample], skipped: Sequence[tuple[str, str]]) -> DataError:

@@ -1,6 +1,6 @@
-"""Long jobs: rows of many videos, kept until the output is written, and divided among processes.
+"""Long jobs: rows of many videos, computed by several processes; a killed command resumes.
 
-A killed command resumes. `everest extract`, `predict` and `timeline` work so.
+`everest extract`, `predict` and `timeline` keep their rows until the output is written.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ class LongJob:
     passes: Passes
     settings: dict[str, Any]  # further JSON values that the rows follow from
     output: Path | None = None  # None: the rows are in a temporary folder
-    others: Sequence[Path] = ()  # further files that are written with the output
+    other_files: Sequence[Path] = ()  # further files that are written with the output
     overwrite: bool = False
 
     @cached_property
     def processes(self) -> Processes:
-        """The processes of the launcher, each of which must ask for them."""
+        """The processes of the launcher; each of them must read this property."""
         return processes_of(self.model.runtime)
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        """All that the rows follow from; a message names the keys.
+        """Everything that determines the rows, by keys that messages name.
 
-        Sizes and times of files are part of it: the rows of changed videos are not continued.
+        It contains the sizes and times of files: the rows of changed videos are not continued.
         """
         if self.output is None:
             return {}
@@ -74,26 +74,27 @@ class LongJob:
             "batch": self.passes.batch,
             "window": self.passes.window,
             "step": self.passes.step,
-            "files": [str(path) for path in self.others],
+            "files": [str(path) for path in self.other_files],
         }
 
     @property
-    def parts(self) -> Path | None:
+    def rows_folder(self) -> Path | None:
         """The folder of the rows."""
         return self.output and self.output.with_name(f"{self.output.name}.parts")
 
     def may_replace(self) -> bool:
         """Whether existing files may be replaced: with --overwrite, or after an interrupted call."""
-        parts = self.parts
-        if self.overwrite or parts is None:
+        folder = self.rows_folder
+        if self.overwrite or folder is None:
             return self.overwrite
-        return self.processes.decide(lambda: saved_plan(parts) == self.plan)
+        return self.processes.decide(lambda: saved_plan(folder) == self.plan)
 
     def check_output(self) -> None:
         """Refuse an output that is an input, or that exists and must not be replaced."""
-        if self.output is not None and self.parts is not None:
-            for path in (self.output, self.parts):
-                refuse_inputs(path, [*all_weights(self.model.file), *(each.video for each in self.samples)])
+        if self.output is not None and self.rows_folder is not None:
+            for path in (self.output, self.rows_folder):
+                videos = (sample.video for sample in self.samples)
+                refuse_inputs(path, [*all_weights(self.model.file), *videos])
             check_new_file(self.output, overwrite=self.may_replace())
 
     @contextmanager
@@ -101,7 +102,7 @@ class LongJob:
         """Open the rows of this job."""
         processes = self.processes
         with ExitStack() as stack:
-            folder = self.parts or Path(
+            folder = self.rows_folder or Path(
                 processes.decide(lambda: stack.enter_context(TemporaryDirectory(prefix="everest-")))
             )
             store = open_row_store(folder, self.plan, restart=self.overwrite, processes=processes)
@@ -109,7 +110,7 @@ class LongJob:
 
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:
-    """The settings that features follow from, as JSON values; rows with equal settings are comparable."""
+    """The settings that determine features, as JSON values; rows with equal settings are comparable."""
     if is_of_timm(model.file):
         weights = state_hash(model.module.state_dict())
     else:
@@ -127,14 +128,14 @@ def add_rows(
     row_of: Callable[[ViewTensors], dict[str, Tensor]],
     passes: Passes,
 ) -> JoinedRows | None:
-    """Add the rows of the videos that a store does not have yet; a unit is a forward pass.
+    """Add the rows of the videos that a store lacks; a unit is a forward pass.
 
     Args:
-        row_of: the tensors that are kept of a video, from the values of its views.
+        row_of: makes the row of a video from the values of its views.
     Returns:
         The rows of all, with the results of each video; None in a process other than the main one.
     """
-    units = passes.divided(samples)
+    units = passes.split(samples)
     done = sum(len(store.results(unit)) for unit in range(len(units)))
     if done:
         passes.report(notice(f"resuming after {done} of {counted(len(samples), ListSize.of(samples).unit)}"))
@@ -145,11 +146,11 @@ def add_rows(
     for unit, pairs in zip(mine, computed, strict=True):
         results = [values if isinstance(values, Unreadable) else None for _, values in pairs]
         rows = [row_of(values) for _, values in pairs if not isinstance(values, Unreadable)]
-        store.add(unit, results, _stacked(rows), is_last=True)
+        store.add(unit, results, _stack_rows(rows), is_last=True)
     joined = store.join()
     if joined is None:
         return None
-    results = [[result] for of_unit in joined.results for result in of_unit]
+    results = [[result] for unit_results in joined.results for result in unit_results]
     _report_problems(samples, results, [index for unit in others for index in units[unit]], passes.report)
     return joined._replace(results=results)
 
@@ -162,14 +163,14 @@ def add_window_rows(
     row_of: Callable[[Window, ViewTensors], dict[str, Tensor]],
     passes: Passes,
     *,
-    of_video: Callable[[Sample], dict[str, Tensor]] = lambda sample: {},
+    video_tensors: Callable[[Sample], dict[str, Tensor]] = lambda sample: {},
 ) -> JoinedRows | None:
-    """Add the rows of the windows that a store does not have yet; a unit is a video. See `add_rows`.
+    """Add the rows of the windows that a store lacks; a unit is a video. See `add_rows`.
 
     It also keeps the start and the end of each window, in seconds.
 
     Args:
-        of_video: further tensors of a video that has a row.
+        video_tensors: makes further tensors of a video that has a row.
     """
     done, windows = store.done
     if done or windows:
@@ -184,9 +185,9 @@ def add_window_rows(
             for window, values in (item for item in items if not isinstance(item, Unreadable)):
                 starts, ends = torch.tensor([window.start, window.end], dtype=torch.float64)
                 rows.append({**row_of(window, values), "starts": starts, "ends": ends})
-            store.add(unit, results, _stacked(rows), is_last=False)
+            store.add(unit, results, _stack_rows(rows), is_last=False)
         has_rows = None in store.results(unit)
-        store.add(unit, [], of_video(sample) if has_rows else {}, is_last=True)
+        store.add(unit, [], video_tensors(sample) if has_rows else {}, is_last=True)
     joined = store.join()
     if joined is not None:
         _report_problems(samples, joined.results, videos_of_others, passes.report)
@@ -203,5 +204,5 @@ def _report_problems(
                 report(notice(f"{samples[number].video_id}: {result.reason}"))
 
 
-def _stacked(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _stack_rows(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}

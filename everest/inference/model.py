@@ -37,17 +37,15 @@ class Features(NamedTuple):
 
     ids: Tensor  # (B, K) int64 ascending: the encoded tokens
     tokens: Tensor  # (B, K, D) after the last block
-    # (B, F): the input of a classifier's head; of another model `mean_and_change` of the tokens, (B, 4D)
-    pooled: Tensor
+    pooled: Tensor  # the input of a classifier's head, (B, …); else `mean_and_change` of the tokens, (B, 4D)
 
 
 def encode_clips(module: Transformer, frames: Tensor, keep: float | None) -> Features:
-    """Encode normalized clips (B, C, T, H, W) by the tokens of a transformer.
+    """Encode normalized clips (B, C, T, H, W) with a transformer.
 
     Args:
-        keep: the ratio of the tokens to encode. None: as a classifier was trained, or as the strategy of an
-            encoder chooses; all tokens of an autoencoder, which is trained to complete the tokens that it
-            does not see.
+        keep: the ratio of the tokens to encode. None: as a classifier was trained, as the strategy of an
+            encoder chooses, or all tokens of an autoencoder, which would otherwise complete them.
     """
     encoder = module.encoder
     if isinstance(module, SelectingModel):
@@ -88,7 +86,7 @@ class OpenedModel:
         """Open a checkpoint for a command, and set up this process to compute (`make_accelerator`).
 
         Args:
-            kind: the only kind of models that is accepted, as `open_model` has them.
+            kind: the kind of model to accept; see `open_model`.
             recipe: gives the size and stride of clips. None: see everest.checkpoints.describe.recipe_of.
             views: clips and crops of a video; None: as in the evaluation of the recipe.
             cpu: use the CPU even if there is a GPU.
@@ -130,7 +128,7 @@ class OpenedModel:
     ) -> OpenedModel:
         """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode; see `open`.
 
-        Nothing of the process is set: float32 products have the precision that torch is set to.
+        Settings of the process stay, such as the precision of float32 products in torch.
         """
         if isinstance(module, AdaptiveTokenizer):
             raise wrong_kind("tokenizer", "transformer", source=type(module).__name__)
@@ -147,7 +145,7 @@ class OpenedModel:
 
     @property
     def file(self) -> Path:
-        """The weights; only a model that was opened from a file has some."""
+        """The file of the weights; the model must have been opened from one."""
         assert self.module.file is not None
         return self.module.file
 
@@ -164,14 +162,14 @@ class OpenedModel:
 
     @property
     def transformer(self) -> Transformer:
-        """The module; raises CheckpointError if the model has no encoder of tokens."""
+        """The module as a transformer; raises CheckpointError if it does not encode tokens."""
         if isinstance(self.module, Transformer):
             return self.module
         raise wrong_kind(self.module.spec.dump()["kind"], "transformer", source=self.source)
 
     @property
     def classifier(self) -> Classifier:
-        """The module; raises CheckpointError if the model is no classifier."""
+        """The module as a classifier; raises CheckpointError if it is not one."""
         if not isinstance(self.module, Classifier):
             kind = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
             raise wrong_kind(kind, "classifier", source=self.source)

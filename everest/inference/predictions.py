@@ -1,4 +1,4 @@
-"""The most likely classes or the numbers of videos, as plain values.
+"""Predictions of videos as plain values: the most likely classes, or numbers.
 
 O outputs of all heads.
 """
@@ -21,11 +21,11 @@ from everest.inference.videos import Passes, ViewTensors
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 
-TOP: Final = 5  # classes, unless another number is requested
+DEFAULT_TOP: Final = 5  # classes, unless another number is requested
 
 
 @contextmanager
-def predicting(
+def open_predictions(
     model: OpenedModel,
     samples: Sequence[Sample],
     passes: Passes,
@@ -37,7 +37,7 @@ def predicting(
     """Yield the `top` most likely classes of every video, by the mean of its views' probabilities.
 
     Args:
-        top: number of classes; None: 5, and all that are present of several.
+        top: number of classes; None: 5, and all other present classes of a multi-label head.
         output: the file that the block writes; see `LongJob`.
         overwrite: replace the file, and start again.
     Yields:
@@ -79,11 +79,11 @@ def check_top(classes: Classes, top: int | None) -> None:
 def predictions_of(outputs: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:
     """Return `predictions` of (O,) outputs of all heads; of several heads under `heads`, by name.
 
-    Of classes the `top` most likely ones (None: 5, and all others of a multi-label head that are present), of
-    several classes also whether each is `present`, and from which `threshold` on; of a number its `value`.
+    A head of classes has the `top` most likely ones (None: 5, and all other present classes if multi-label).
+    A multi-label head states whether each is `present`, by which `threshold`. A number has its `value`.
     """
     predictions: dict[str, list[dict[str, Any]]] = {}
-    count = top or TOP
+    count = top or DEFAULT_TOP
     parts = outputs.split([head.outputs for head in classes.heads])
     for head, part in zip(classes.heads, parts, strict=True):
         if head.task == "regression":

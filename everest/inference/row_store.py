@@ -1,8 +1,8 @@
-"""Rows of tensors on the disk, from which a killed command resumes, also as several processes.
+"""Rows of tensors on disk, from which a killed command resumes, with one or several processes.
 
 The samples of a command are divided into units, whose rows do not depend on each other. A row store is a
 folder with `plan.json` and, of each process, a `Journal` of its passes and a file of numbers for each tensor.
-A unit may be begun by one process and ended by a process of a later call.
+A process of a later call may complete a unit that another process began.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from everest.system.journal import open_journal, write_all
 from everest.system.locks import sole_writer
 from everest.system.text import read_own_json, reading_own, validated
 
-PLAN: Final = "plan.json"
+PLAN_FILE: Final = "plan.json"
 FIX: Final = "start again with --overwrite"
 
 Result = Unreadable | None  # why a video or a window has no row; None: it has one
@@ -48,7 +48,7 @@ class Pass(NamedTuple):
     """What a forward pass of a process has added to a unit."""
 
     unit: NonNegativeInt
-    before: NonNegativeInt  # results of the unit in earlier passes
+    num_earlier: NonNegativeInt  # results of the unit in earlier passes
     process: NonNegativeInt
     results: list[Result]
     rows: dict[str, Rows]  # of each tensor
@@ -81,18 +81,18 @@ class RowStore:
         self._stack = stack
         units = by_unit(known)
         self._results = defaultdict(
-            list, {unit: [x for made in passes for x in made.results] for unit, passes in units.items()}
+            list, {unit: [x for entry in passes for x in entry.results] for unit, passes in units.items()}
         )
-        # Those of earlier calls. What this call adds does not change which units a process has.
-        self._ended = {unit for unit, passes in units.items() if passes[-1].is_last}
+        # In earlier calls only: what this call adds does not change which units a process has.
+        self._completed_units = {unit for unit, passes in units.items() if passes[-1].is_last}
         path = folder / f"{processes.rank}.jsonl"
         self._journal = stack.enter_context(open_journal(path, entry=_read_pass, fix=FIX))
         self._files: dict[str, IO[bytes]] = {}
         self._counts: Counter[str] = Counter()  # rows of each tensor of this process
         sizes: Counter[str] = Counter()  # bytes
         with reading_own(folder, fix=FIX):
-            for made in self._journal.entries:
-                for name, (dtype, shape, _) in made.rows.items():
+            for entry in self._journal.entries:
+                for name, (dtype, shape, _) in entry.rows.items():
                     self._counts[name] += shape[0]
                     sizes[name] += math.prod(shape) * np.dtype(dtype).itemsize
             for name, size in sizes.items():
@@ -104,13 +104,13 @@ class RowStore:
 
     @property
     def done(self) -> tuple[int, int]:
-        """The numbers of units that earlier calls have ended, and of results of those they have begun."""
-        begun = [len(results) for unit, results in self._results.items() if unit not in self._ended]
-        return len(self._ended), sum(begun)
+        """The numbers of units that earlier calls completed, and of results in units that they began."""
+        begun = [len(results) for unit, results in self._results.items() if unit not in self._completed_units]
+        return len(self._completed_units), sum(begun)
 
     def remaining(self, units: int) -> tuple[list[int], list[int]]:
-        """The units, of so many in all, that are not done: those of this process, and those of others."""
-        left = [unit for unit in range(units) if unit not in self._ended]
+        """The unfinished units, of `units` in all: those of this process, and those of the others."""
+        left = [unit for unit in range(units) if unit not in self._completed_units]
         mine = left[self.processes.rank :: self.processes.count]
         return mine, sorted({*left}.difference(mine))
 
@@ -126,8 +126,8 @@ class RowStore:
                 added[name] = Rows(array.dtype.str, array.shape, self._counts[name])
                 self._counts[name] += len(array)
         earlier = self._results[unit]
-        made = Pass(unit, len(earlier), self.processes.rank, results, added, is_last)
-        self._journal.entries.append(made)
+        entry = Pass(unit, len(earlier), self.processes.rank, results, added, is_last)
+        self._journal.entries.append(entry)
         earlier.extend(results)
         if self._journal.is_due:
             self.sync()
@@ -140,7 +140,7 @@ class RowStore:
         self._journal.save()
 
     def close(self) -> None:
-        """End the rows of this process."""
+        """Flush the rows of this process, and close its files."""
         if self.is_open:
             self.is_open = False
             with self._stack:
@@ -152,15 +152,15 @@ class RowStore:
         added = self.processes.gather(self._journal.entries)
         if not added:
             return None
-        earlier = (made for made in self._known if made.process >= len(added))
-        units = by_unit([*earlier, *(made for passes in added for made in passes)])
+        earlier = (entry for entry in self._known if entry.process >= len(added))
+        units = by_unit([*earlier, *(entry for passes in added for entry in passes)])
         parts = [units[unit] for unit in sorted(units)]
-        self._joined = [made for passes in parts for made in passes]
-        results = [[result for made in passes for result in made.results] for passes in parts]
+        self._joined = [entry for passes in parts for entry in passes]
+        results = [[result for entry in passes for result in entry.results] for passes in parts]
         counts: dict[str, list[int]] = {}
         for number, passes in enumerate(parts):
-            for made in passes:
-                for name, rows in made.rows.items():
+            for entry in passes:
+                for name, rows in entry.rows.items():
                     counts.setdefault(name, [0] * len(parts))[number] += rows.shape[0]
         return JoinedRows(results, counts)
 
@@ -171,8 +171,8 @@ class RowStore:
         """
         arrays: dict[str, NDArray[Any]] = {}
         with reading_own(self.folder, fix=FIX):
-            for name in dict.fromkeys(name for made in self._joined for name in made.rows):
-                parts = [(made.process, made.rows[name]) for made in self._joined if name in made.rows]
+            for name in dict.fromkeys(name for entry in self._joined for name in entry.rows):
+                parts = [(entry.process, entry.rows[name]) for entry in self._joined if name in entry.rows]
                 dtype, (_, *row), _ = parts[0][1]
                 spans: list[list[int]] = []  # process, first row, and the one after the last
                 for process, (_, (count, *_), first) in parts:
@@ -212,14 +212,14 @@ class RowStore:
 
 
 def by_unit(passes: Iterable[Pass]) -> dict[int, list[Pass]]:
-    """The passes of each unit in order, without those that follow on one that is lost."""
+    """The passes of each unit in order, up to the first that is lost."""
     units: dict[int, list[Pass]] = {}
-    for made in sorted(passes, key=lambda made: made[:2]):
-        known = units.get(made.unit)
+    for entry in sorted(passes, key=lambda entry: entry[:2]):
+        known = units.get(entry.unit)
         last = known[-1] if known else None
-        done = 0 if last is None else last.before + len(last.results)
-        if made.before == done and (last is None or not last.is_last):
-            units.setdefault(made.unit, []).append(made)
+        done = 0 if last is None else last.num_earlier + len(last.results)
+        if entry.num_earlier == done and (last is None or not last.is_last):
+            units.setdefault(entry.unit, []).append(entry)
     return units
 
 
@@ -227,17 +227,17 @@ def by_unit(passes: Iterable[Pass]) -> dict[int, list[Pass]]:
 def open_row_store(
     folder: Path, plan: dict[str, Any], *, restart: bool = False, processes: Processes = ALONE
 ) -> Iterator[RowStore]:
-    """Open a store, or make it.
+    """Open a row store, or create it.
 
     Args:
-        plan: JSON values that the rows follow from; rows of another plan are not continued.
+        plan: JSON values that determine the rows; rows of another plan are not continued.
         restart: remove all rows, once the lock is held.
-        processes: which divide the units; all of them open the store.
+        processes: divide the units; each of them must open the store.
     """
 
     def begin() -> list[Pass]:
         """Lock the folder until the block ends, and read the passes of earlier calls."""
-        locked.enter_context(sole_writer(folder / PLAN))
+        locked.enter_context(sole_writer(folder / PLAN_FILE))
         journals = sorted(folder.glob("[0-9]*.jsonl"), key=lambda path: int(path.stem))
         known: list[Pass] = []
         for path in journals:
@@ -248,16 +248,16 @@ def open_row_store(
             for path in (*folder.glob("*.bin"), *journals):
                 path.unlink()
         elif saved is None and known:
-            read_own_json(folder / PLAN, fix=FIX)  # the error of a missing file
+            read_own_json(folder / PLAN_FILE, fix=FIX)  # the error of a missing file
         elif saved not in (None, plan):
             names = ", ".join(name for name in {**plan, **saved} if plan.get(name) != saved.get(name))
             raise RecipeError(f"{folder}: its rows were begun with other {names}; undo that change, or {FIX}")
-        write_text(folder / PLAN, json.dumps(plan))
+        write_text(folder / PLAN_FILE, json.dumps(plan))
         return known
 
     with ExitStack() as locked:
         known = processes.decide(begin)
-        if not (folder / PLAN).is_file():
+        if not (folder / PLAN_FILE).is_file():
             raise EnvironmentProblem(
                 f"{folder}: not on the disk of every process; write to a file system that all nodes share"
             )
@@ -271,7 +271,7 @@ def open_row_store(
     if store.is_removed:
         # The plan last, after the lock: until then, a repeated command knows that the folder is its own.
         killed = [path for path in folder.iterdir() if is_unfinished(path.name)]
-        for path in (*killed, folder / PLAN):
+        for path in (*killed, folder / PLAN_FILE):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
             folder.rmdir()
@@ -279,4 +279,4 @@ def open_row_store(
 
 def saved_plan(folder: Path) -> dict[str, Any] | None:
     """The plan of the rows in a folder; None if there is none."""
-    return read_own_json(folder / PLAN, fix=FIX) if (folder / PLAN).is_file() else None
+    return read_own_json(folder / PLAN_FILE, fix=FIX) if (folder / PLAN_FILE).is_file() else None

@@ -1,4 +1,4 @@
-"""Timelines next to the annotations of a person."""
+"""Timelines as files of annotations, and their scores against the annotations of a person."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def score_timelines(
     Args:
         bouts: of `Timelines.bouts`. Only the time of windows is scored.
         labeled: the bouts of a person, by the path of a video.
-        groups: of recordings that are not independent, by their paths; None: all recordings are.
+        groups: by the path of a recording; those of one group are not independent. None: all are.
     Returns:
         `timeline_metrics`, and `unscored`: the seconds that do not count.
     """
@@ -111,7 +111,7 @@ def score_timelines(
     return {**timeline_metrics(stretches), "videos": videos, "unscored": round(unscored, 3)}
 
 
-def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
+def check_labeled_classes(labeled: Bouts, classes: Classes, *, report: Report) -> None:
     """Refuse annotations that share no class with the model; report the classes that the model lacks."""
     check_one_head(classes.heads, option="--truth")
     unknown, known = report_unknown(labeled, classes, report)
@@ -122,7 +122,7 @@ def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
 
 
 def report_unknown(labeled: Bouts, classes: Classes, report: Report) -> tuple[Counter[str], Counter[str]]:
-    """Report the annotated classes that the model lacks; returns how many bouts these and others have."""
+    """Report the annotated classes that the model lacks; returns the bouts per unknown and known class."""
     names = classes.of_head(classes.heads[0])
     special = (BACKGROUND, UNSCORED, CHECKED, DRAWN)
     labels = [bout.label for bouts in labeled.values() for bout in bouts if bout.label not in special]
@@ -149,12 +149,12 @@ def _stretches(
         # Programs round times to milliseconds.
         first, last = frame_range(times, begin - 0.0005, end - 0.0005)
         if first < last:
-            inside = _cut(predicted_bouts, begin, end)
+            inside = _clip_bouts(predicted_bouts, begin, end)
             stretches.append(
                 Stretch(
                     times=times[first:last],
                     end=end,
-                    labeled=_cut(true_bouts, begin, end),
+                    labeled=_clip_bouts(true_bouts, begin, end),
                     predicted=[bout.as_bout() for bout in inside],
                     scores=[bout.probability for bout in inside],
                     group=group,
@@ -163,7 +163,7 @@ def _stretches(
     return stretches
 
 
-def _cut(bouts: Sequence[AnyBout], begin: float, end: float) -> list[AnyBout]:
+def _clip_bouts(bouts: Sequence[AnyBout], begin: float, end: float) -> list[AnyBout]:
     """The parts of bouts in a stretch of time."""
     return [
         replace(bout, start=max(bout.start, begin), end=min(bout.end, end))

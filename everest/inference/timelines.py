@@ -21,7 +21,7 @@ from torch import Tensor
 
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
-from everest.inference.bouts import PLAIN, BoutRules, Floats, PredictedBouts, WindowSpans, bouts_of_head
+from everest.inference.bouts import NO_RULES, BoutRules, Floats, PredictedBouts, WindowSpans, bouts_of_head
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.model import OpenedModel
 from everest.inference.predictions import mean_outputs, predictions_of
@@ -35,8 +35,8 @@ from everest.system.text import parse_json, read_own_json, reading_own, validate
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
 
-FORMAT: Final = "everest-timelines"
-ARRAYS: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
+TIMELINES_FORMAT: Final = "everest-timelines"
+ARRAY_NAMES: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
 STEP_AS_TRAINED: Final = 0.25  # of a window of everest train; benchmarks/timelines.md
 
 
@@ -70,7 +70,7 @@ class Timelines:
     classes: Classes
     videos: list[VideoTimeline]
 
-    def bouts(self, rules: BoutRules = PLAIN) -> list[PredictedBouts]:
+    def bouts(self, rules: BoutRules = NO_RULES) -> list[PredictedBouts]:
         """Return the bouts of each recording."""
         rules.check(self.classes.heads)
         heads = self.classes.heads
@@ -84,7 +84,7 @@ class Timelines:
         ]
 
     def rows(self, bouts: Sequence[PredictedBouts] | None = None) -> list[dict[str, Any]]:
-        """Return the document of `everest timeline --json`; bouts that are not given are those by no rule.
+        """Return the document of `everest timeline --json`; by default with the bouts of no rules.
 
         Returns:
             `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each
@@ -110,12 +110,12 @@ class Timelines:
         tensors = {
             f"{number}.{name}": torch.from_numpy(getattr(video, name))
             for number, video in enumerate(self.videos)
-            for name in ARRAYS
+            for name in ARRAY_NAMES
         }
         names = [field.name for field in fields(Recording)]
         recordings = [{name: getattr(video, name) for name in names} for video in self.videos]
         texts = {"classes": json.dumps(asdict(self.classes)), "videos": json.dumps(recordings)}
-        write_tensors(Path(path), tensors, metadata={"format": FORMAT, **texts})
+        write_tensors(Path(path), tensors, metadata={"format": TIMELINES_FORMAT, **texts})
 
     @classmethod
     def load(cls, path: str | Path) -> Timelines:
@@ -126,10 +126,10 @@ class Timelines:
             classes = validated(_CLASSES, parse_json(header["classes"]))
             videos = []
             for number, recording in enumerate(validated(_RECORDINGS, parse_json(header["videos"]))):
-                arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAYS}
+                arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAY_NAMES}
                 windows = arrays["starts"].size
                 num_borders = max(arrays["borders"].size, 1)
-                shapes = [arrays[name].shape for name in ARRAYS]
+                shapes = [arrays[name].shape for name in ARRAY_NAMES]
                 if shapes != [(windows,), (windows,), (windows, classes.count), (num_borders,)]:
                     raise ValueError(f"the shapes of {recording.video} are {shapes}")
                 outputs = arrays["outputs"]
@@ -145,11 +145,11 @@ _RECORDINGS: Final = TypeAdapter(list[Recording])
 
 
 def timeline_job(model: OpenedModel, samples: Sequence[Sample], passes: Passes, **options: Any) -> LongJob:
-    """Choose the windows of the timelines of videos or segments.
+    """Prepare the job that computes timelines of videos or segments, and choose their windows.
 
     Args:
-        passes: without a `window`, it is that of `everest train`, and its step unless `step` is given; of
-            another model the length of a clip at the model's stride.
+        passes: without a `window`, windows are as `everest train` chose them, also in their step unless it
+            is given; of other models, they are as long as a clip.
         options: of `LongJob`.
     """
     if passes.window is None and (trained := _trained_window(model.module.file)) is not None:
@@ -162,7 +162,7 @@ def timeline_job(model: OpenedModel, samples: Sequence[Sample], passes: Passes, 
 
 @contextmanager
 def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
-    """Compute the outputs of a classifier for every window; a block that ends well removes the kept rows.
+    """Compute the outputs of a classifier for every window; if the block succeeds, the kept rows are removed.
 
     Yields:
         The timelines; None in a process other than the main one.
@@ -172,14 +172,14 @@ def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
     def row_of(window: Window, values: ViewTensors) -> dict[str, Tensor]:
         return {**mean_outputs(values), "frames": torch.tensor([window.first, window.first + window.length])}
 
-    def of_video(sample: Sample) -> dict[str, Tensor]:
+    def video_tensors(sample: Sample) -> dict[str, Tensor]:
         times = VideoTimes.of(sample.video)
         fps = torch.tensor([times.fps], dtype=torch.float64)
         return {"borders": torch.from_numpy(times.borders), "fps": fps}
 
     with job.open() as store:
         given = model, job.samples, model.outputs, row_of, job.passes
-        rows = add_window_rows(store, *given, of_video=of_video)
+        rows = add_window_rows(store, *given, video_tensors=video_tensors)
         if rows is None:
             yield None
             return
@@ -194,7 +194,7 @@ def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
             about["error"] = reasons[0] if reasons else None
             if None in results:
                 frames = arrays["frames"][number]
-                about |= {name: arrays[name][number] for name in ARRAYS}
+                about |= {name: arrays[name][number] for name in ARRAY_NAMES}
                 about["frames"] = int(frames[0, 0]), int(frames[-1, 1])
                 about["fps"] = float(arrays["fps"][number][0])
             else:

@@ -21,7 +21,7 @@ from everest.data.clips import VideoClips
 from everest.data.loader import STOP_SECONDS, batches, choose_workers
 from everest.errors import DataError
 from everest.inference.model import OpenedModel, check_counts
-from everest.inference.windows import Item, Unreadable, Window, check_seconds, window_items
+from everest.inference.windows import Unreadable, Window, WindowItem, check_seconds, window_items
 from everest.lists.sample import ListSize, Sample
 from everest.system.events import Report, notice, silent
 
@@ -31,7 +31,7 @@ Compute = Callable[[Tensor], ViewTensors]  # of clips (B, C, T, H, W) uint8, to 
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """How videos, or their windows, go through a model.
+    """Options for running a model over videos or their windows.
 
     Raises:
         RecipeError: `batch` is below 1; `window` or `step` is below 0.001 or not finite.
@@ -47,8 +47,8 @@ class Passes:
         check_counts(batch=self.batch)
         check_seconds(window=self.window, step=self.step)
 
-    def divided(self, samples: Sequence[Sample]) -> list[range]:
-        """The numbers of the videos of each forward pass."""
+    def split(self, samples: Sequence[Sample]) -> list[range]:
+        """Divide videos into forward passes: the indices of each."""
         firsts = range(0, len(samples), self.batch)
         return [range(first, min(first + self.batch, len(samples))) for first in firsts]
 
@@ -67,8 +67,8 @@ def compute_over_videos(
     The recipe's `train.data_timeout` is the longest time to wait for a video.
 
     Args:
-        parts: the videos of each pass: the last ones of `Passes.divided`, or a share of them; None: all.
-        processes: that have a share each.
+        parts: the videos of each pass: the last ones of `Passes.split`, or a share of them; None: all.
+        processes: the number of processes that divide the videos.
     """
     clips = VideoClips(
         samples,
@@ -78,7 +78,7 @@ def compute_over_videos(
         decoder=model.recipe.data.decoder,
         replace_bad=False,
     )
-    parts = passes.divided(samples) if parts is None else parts
+    parts = passes.split(samples) if parts is None else parts
     if not parts:
         return
     order = [[(0, index) for index in part] for part in parts]
@@ -109,7 +109,7 @@ def compute_over_windows(
     *,
     done: Sequence[Unreadable | None] = (),
 ) -> Iterator[list[tuple[Window, ViewTensors] | Unreadable]]:
-    """Yield the items of `window_items` of each pass, with the values of their views in place of the views.
+    """Yield the items of `window_items` in passes, with computed values in place of their views.
 
     All windows of a pass are of one video: the values do not depend on other videos.
 
@@ -130,13 +130,13 @@ def compute_over_windows(
 
 
 def _read_ahead(
-    read: Callable[..., Iterator[Item]], passes: Passes, *, timeout: float, path: str
-) -> Iterator[Item]:
+    read: Callable[..., Iterator[WindowItem]], passes: Passes, *, timeout: float, path: str
+) -> Iterator[WindowItem]:
     """Yield the items that `read` yields in another thread, a pass ahead; pass on its reports."""
-    queue: Queue[Item | dict[str, Any] | Exception | None] = Queue(passes.batch)
+    queue: Queue[WindowItem | dict[str, Any] | Exception | None] = Queue(passes.batch)
     is_over = Event()
 
-    def put(item: Item | dict[str, Any] | Exception | None) -> None:
+    def put(item: WindowItem | dict[str, Any] | Exception | None) -> None:
         while not is_over.is_set():
             with suppress(Full):
                 return queue.put(item, timeout=STOP_SECONDS)

@@ -29,17 +29,17 @@ from everest.video.reader import VideoError, frame_range, intact_frames, known_d
 from everest.video.source import Video
 from everest.video.times import TIME_TOLERANCE
 
-SHORTEST: Final = 0.001  # seconds of a window or a step
+LEAST_SECONDS: Final = 0.001  # seconds of a window or a step
 
 
 class Unreadable(NamedTuple):
-    """Stands for the values of a video, of the rest of it, or of a damaged window."""
+    """Why a video, the rest of it, or a damaged window has no values."""
 
     reason: str
     is_window: bool = False
 
 
-DAMAGED: Final = Unreadable("a damaged window", is_window=True)
+BAD_WINDOW: Final = Unreadable("a damaged window", is_window=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +52,14 @@ class Window:
     length: int  # frames
 
 
-Item = tuple[Window, Tensor] | Unreadable  # a window with its views (V, C, T, H, W) uint8
+WindowItem = tuple[Window, Tensor] | Unreadable  # a window with its views (V, C, T, H, W) uint8
 
 
 def check_seconds(**options: float | None) -> None:
     """Raise RecipeError for the length or the step of windows that is below 0.001 seconds or not finite."""
     for name, seconds in options.items():
-        if seconds is not None and not SHORTEST <= seconds < math.inf:
-            raise RecipeError(f"--{name}: must be a number of seconds from {SHORTEST} on, not {seconds}")
+        if seconds is not None and not LEAST_SECONDS <= seconds < math.inf:
+            raise RecipeError(f"--{name}: must be a number of seconds from {LEAST_SECONDS} on, not {seconds}")
 
 
 def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: float | None) -> list[Window]:
@@ -115,17 +115,17 @@ def window_items(
     step: float | None,
     report: Report,
     done: Sequence[Unreadable | None] = (),
-) -> Iterator[Item]:
+) -> Iterator[WindowItem]:
     """Yield the windows of a video; if it is unreadable or damaged, the last item is the reason.
 
-    A window with a damaged frame is DAMAGED.
+    A window with a damaged frame is BAD_WINDOW.
 
     Args:
-        done: of the first items, which are skipped, those that are no windows.
+        done: results of the first items, which are skipped; None for a window.
     """
-    if done and done[-1] not in (None, DAMAGED):
+    if done and done[-1] not in (None, BAD_WINDOW):
         return  # it was read to its end
-    is_damaged = [each is not None for each in done]
+    is_damaged = [result is not None for result in done]
     try:
         windows = windows_of(sample, views, window=window, step=step)
         for text in repairs(sample.video):
@@ -133,7 +133,7 @@ def window_items(
         remaining = windows[len(done) :]
         clips = window_clips(sample.video, remaining, views) if remaining else iter(())
         for current, clip in zip(remaining, clips, strict=True):
-            yield DAMAGED if clip is None else (current, clip)
+            yield BAD_WINDOW if clip is None else (current, clip)
             is_damaged.append(clip is None)
             report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
         is_open = sample.end is None and sample.end_frame is None
@@ -147,7 +147,7 @@ def window_items(
 
 
 def _damaged_spans(windows: Sequence[Window], is_damaged: Sequence[bool]) -> Iterator[Span]:
-    """Yield the seconds of damaged windows in a row that no intact neighbor covers; all if none is left."""
+    """Yield the seconds of each run of damaged windows outside intact neighbors; all if none is left."""
     for damaged, run in groupby(range(len(windows)), key=is_damaged.__getitem__):
         numbers = list(run)
         if not damaged:

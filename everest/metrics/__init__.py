@@ -1,1 +1,1 @@
-"""Numbers from outputs and ground truth, with intervals."""
+"""Metrics from outputs and ground truth, with confidence intervals."""

@@ -23,10 +23,10 @@ from scipy.stats import t
 
 from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout, Bouts
 from everest.errors import DataError, RecipeError
-from everest.metrics.intervals import OUTSIDE
+from everest.metrics.intervals import TAIL_SHARE
 
-ROUNDED: Final = 0.002  # seconds that times in files may differ
-MOST: Final = 10_000_000  # windows; heuristic: 1.1 GB
+TIME_ROUNDING: Final = 0.002  # seconds that times in files may differ
+MOST_WINDOWS: Final = 10_000_000  # windows; heuristic: 1.1 GB
 
 Extents = Mapping[str, tuple[float, float]]  # start and end of each recording, in seconds
 Floats = NDArray[np.float64]
@@ -47,10 +47,10 @@ def footage_windows(extents: Extents, seconds: float) -> list[FootageWindow]:
     windows: list[FootageWindow] = []
     for video, (begin, end) in extents.items():
         number = (end - begin) / seconds - 1e-6
-        if not number <= MOST - len(windows):
+        if not number <= MOST_WINDOWS - len(windows):
             raise DataError(
-                f"{video}: the footage up to its end, {end:g} s, has more than {MOST} windows of {seconds:g} "
-                "s; correct the times of the timeline, or use a longer --window"
+                f"{video}: the footage up to its end, {end:g} s, has more than {MOST_WINDOWS} windows of "
+                f"{seconds:g} s; correct the times of the timeline, or use a longer --window"
             )
         starts = (begin + place * seconds for place in range(max(1, math.ceil(number))))
         windows += (FootageWindow(video, start, min(start + seconds, end)) for start in starts)
@@ -83,48 +83,49 @@ def total_interval(
     *,
     naive: float,
     windows: int,
-    largest: float,
-    least: float = 0.0,
-    most: float = math.inf,
+    largest_error: float,
+    least_total: float = 0.0,
+    most_unchecked: float = math.inf,
 ) -> dict[str, Any]:
     """Return the estimate of a total over W windows, and its 95 % interval.
 
     Rare errors may be in no checked window. Two further windows, with the largest possible error in either
-    direction, therefore count in the variance, as Agresti and Coull (1998) add outcomes for shares. What is
-    impossible is cut off, which no total can lose: less than a person saw, and more than the windows that are
-    left can hold.
+    direction, therefore count in the variance, as Agresti and Coull (1998) add outcomes for shares.
+    Impossible totals are cut off: less than a person saw, or more than the unchecked windows can hold.
 
     Args:
         labeled, predicted: in each checked window, (N,).
         naive: the model's total.
-        largest: possible error of a window.
-        least: possible total of all windows.
-        most: possible total of the windows that are left.
+        largest_error: the largest possible error of a window.
+        least_total: the least possible total of all windows.
+        most_unchecked: the largest possible total of the unchecked windows.
     """
     errors = labeled - predicted  # (N,)
     number = len(labeled)
     left = windows - number
     seen = float(labeled.sum())
     estimate = naive - float(predicted.sum()) + left * float(errors.mean())  # of the windows that are left
-    padded = np.append(errors - errors.mean(), [largest, -largest])
+    padded = np.append(errors - errors.mean(), [largest_error, -largest_error])
     std = math.sqrt(float((padded**2).sum()) / (number + 1))
     # Of a sum over the windows that are left, by a mean of the others: 0 if none is left.
-    half = float(t.ppf(1 - OUTSIDE, number + 1)) * std * math.sqrt(left * windows / number)
+    half = float(t.ppf(1 - TAIL_SHARE, number + 1)) * std * math.sqrt(left * windows / number)
     rests = estimate - half, estimate, estimate + half
-    low, middle, high = (round(max(least, seen + min(max(rest, 0.0), most)), 3) for rest in rests)
+    low, middle, high = (
+        round(max(least_total, seen + min(max(rest, 0.0), most_unchecked)), 3) for rest in rests
+    )
     return {"naive": round(naive, 3), "checked": round(seen, 3), "estimate": middle, "interval": [low, high]}
 
 
 def window_length(extents: Extents, checked: Bouts, window: float | None = None) -> float:
-    """Return the seconds by which checked windows were drawn; `window`, if it is known, must equal them.
+    """Return the length in seconds of the windows that were drawn; `window`, if given, must equal it.
 
-    The last window of a recording may be shorter, and tells nothing. Lists have times in milliseconds.
+    The last window of a recording may be shorter, and is ignored. Lists have times in milliseconds.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
-    lengths = [mark.seconds for mark in marks if mark.end < extents[mark.video][1] - ROUNDED]
+    lengths = [mark.seconds for mark in marks if mark.end < extents[mark.video][1] - TIME_ROUNDING]
     if not lengths and window is None:
         longest = max((mark.seconds for mark in marks), default=0.0)
-        if any(end - begin >= longest + ROUNDED for begin, end in extents.values()):
+        if any(end - begin >= longest + TIME_ROUNDING for begin, end in extents.values()):
             raise RecipeError(
                 "--window: give the length; all checked windows end with their recordings and may be shorter"
             )
@@ -164,11 +165,11 @@ def time_budget(
         raise DataError(
             f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{DRAWN}'"
         )
-    _refuse_fewer_than_two(len(marks))
+    _require_two_windows(len(marks))
     length = window_length(extents, checked, window)
     windows = footage_windows(extents, length)
     sampled = _windows_of(marks, windows, extents, length)
-    _refuse_fewer_than_two(len(sampled))  # a window may have several marks
+    _require_two_windows(len(sampled))  # a window may have several marks
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     labels.update(classes)
     lengths = np.array([end - start for _, start, end in sampled])  # (N,)
@@ -179,17 +180,17 @@ def time_budget(
     is_known = [(part.video, round(part.start, 3)) in known for part in sampled]
     rows = []
     for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
-        manual = [_amounts(*each, checked, name) for each in zip(sampled, is_known, strict=True)]
+        manual = [_amounts(*part, checked, name) for part in zip(sampled, is_known, strict=True)]
         labeled = np.array(manual).T  # (2, N)
         guessed = np.array([_amounts(part, None, predicted, name) for part in sampled]).T  # (2, N)
         bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
         videos_seen = {part.video for part, seconds in zip(sampled, labeled[0], strict=True) if seconds}
-        overlaps = (labeled[0] > lengths + ROUNDED).any()  # of bouts of the class, as those of two animals
+        overlaps = (labeled[0] > lengths + TIME_ROUNDING).any()  # of bouts of a class, as of two animals
         naive = sum(bout.seconds for bout in bouts)
-        limits = {"largest": length, "most": math.inf if overlaps else unchecked}
+        limits = {"largest_error": length, "most_unchecked": math.inf if overlaps else unchecked}
         seconds = total_interval(labeled[0], guessed[0], naive=naive, windows=len(windows), **limits)
         largest = max(1.0, float(abs(labeled[1] - guessed[1]).max()))
-        limits = {"largest": largest, "least": float(len(videos_seen))}
+        limits = {"largest_error": largest, "least_total": float(len(videos_seen))}
         number = total_interval(labeled[1], guessed[1], naive=len(bouts), windows=len(windows), **limits)
         rows.append({"name": name, "seconds": seconds, "bouts": number})
     unused = 0
@@ -201,7 +202,7 @@ def time_budget(
     return {**sizes, "classes": rows}
 
 
-def _refuse_fewer_than_two(number: int) -> None:
+def _require_two_windows(number: int) -> None:
     if number < 2:
         raise DataError(
             f"two or more windows with the label '{CHECKED}' are needed, not {number}; --draw writes them"
@@ -220,7 +221,7 @@ def _windows_of(
     marked: dict[FootageWindow, None] = {}
     for mark in marks:
         window = by_place.get(place(mark))
-        if window is None or max(abs(window.start - mark.start), abs(window.end - mark.end)) > ROUNDED:
+        if window is None or max(abs(window.start - mark.start), abs(window.end - mark.end)) > TIME_ROUNDING:
             where = f"{mark.video}, {mark.start:g} to {mark.end:g} s"
             raise DataError(
                 f"{where}: no window of {length:g} s of this timeline; keep windows as --draw wrote them"
@@ -240,7 +241,7 @@ def _amounts(window: FootageWindow, is_known: bool | None, bouts: Bouts, name: s
     """
     inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # none twice
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)
-    goes_on = any(abs(bout.end - window.start) <= ROUNDED for bout in inside)  # from the window before
+    goes_on = any(abs(bout.end - window.start) <= TIME_ROUNDING for bout in inside)  # from the window before
     is_clipped = is_known is not None and (goes_on or not is_known)
-    after = window.start + ROUNDED if is_clipped else window.start
+    after = window.start + TIME_ROUNDING if is_clipped else window.start
     return seconds, sum(after <= bout.start < window.end for bout in inside)

@@ -1,9 +1,9 @@
-"""The metrics of an evaluation: of one head for each task, of all heads, and of a model that learned nothing.
+"""The metrics of an evaluation: of one head for each task, of all heads, and of chance.
 
-A metric is a function of how often each video counts, so that the draws of a bootstrap and the value itself
-have one definition. It equals that of scikit-learn and scipy for the videos repeated by their weights.
-Its values of classes are shares; `chances`, `metrics_of` and `per_class` give percent. Errors of numbers are
-in the unit of the labels.
+A metric is a function of the bootstrap counts of the videos, so that its value and its resamples have one
+definition. It equals that of scikit-learn and scipy for the videos repeated by their counts. Metrics of
+classes are shares; `chances`, `metrics_of` and `per_class` give percent. Errors of numbers are in the unit of
+the labels.
 
 V videos, C classes.
 """
@@ -20,16 +20,16 @@ from scipy.stats import rankdata
 
 from everest.config.heads import DEFAULT_THRESHOLD, MULTI_LABEL, Heads
 from everest.lists.labels import Label
-from everest.metrics.intervals import OUTSIDE, MetricFunction, Weights, bootstrap
-from everest.metrics.names import METRICS, OVER_CLASSES
-from everest.metrics.predicted import HeadPredictions, Predictions, in_top, label_array
+from everest.metrics.intervals import TAIL_SHARE, MetricFunction, VideoCounts, bootstrap
+from everest.metrics.names import CLASS_MEANS, METRICS
+from everest.metrics.predictions import HeadPredictions, Predictions, in_top, label_array
 
 # Heuristic: with fewer videos of a class than this, their number varies much from draw to draw, and many
 # draws have none of them. Means over classes then have no interval.
 FEW_OF_CLASS: Final = 5
 
 Floats = NDArray[np.float64]
-Values = dict[str, Any]
+MetricValues = dict[str, Any]
 
 
 def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
@@ -49,11 +49,11 @@ def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
         "clip_top1": in_top(single, np.repeat(labels, views), 1).reshape(-1, views).mean(axis=1),
     }
 
-    def metrics(weights: Weights) -> dict[str, float]:
-        support = np.bincount(labels, weights, classes)[occurring]
-        chosen = np.bincount(predicted, weights, classes)[occurring]
-        right = np.bincount(labels, weights * shares["top1"], classes)[occurring]
-        values = {name: float(weights @ share / weights.sum()) for name, share in shares.items()}
+    def metrics(counts: VideoCounts) -> dict[str, float]:
+        support = np.bincount(labels, counts, classes)[occurring]
+        chosen = np.bincount(predicted, counts, classes)[occurring]
+        right = np.bincount(labels, counts * shares["top1"], classes)[occurring]
+        values = {name: float(counts @ share / counts.sum()) for name, share in shares.items()}
         if not support.all():
             return values | {"mean_class_accuracy": math.nan, "macro_f1": math.nan}
         f1 = 2 * right / (support + chosen)
@@ -74,15 +74,15 @@ def multi_label_metrics(predictions: HeadPredictions) -> MetricFunction:
     both = labels * chosen
     precisions = average_precisions(predictions.labels, predictions.means)
 
-    def metrics(weights: Weights) -> dict[str, float]:
-        right, support, predicted = weights @ both, weights @ labels, weights @ chosen  # (C,) each
+    def metrics(counts: VideoCounts) -> dict[str, float]:
+        right, support, predicted = counts @ both, counts @ labels, counts @ chosen  # (C,) each
         complete = occurring.any() and support[occurring].all()
         f1 = 2 * right / np.maximum(support + predicted, 1)
         return {
-            "map": float(precisions(weights)[occurring].mean()) if complete else math.nan,
+            "map": float(precisions(counts)[occurring].mean()) if complete else math.nan,
             "micro_f1": float(2 * right.sum() / max((support + predicted).sum(), 1)),
             "macro_f1": float(f1[occurring].mean()) if complete else math.nan,
-            "exact_match": float(weights @ exact / weights.sum()),
+            "exact_match": float(counts @ exact / counts.sum()),
         }
 
     return metrics
@@ -95,8 +95,8 @@ def regression_metrics(predictions: HeadPredictions) -> MetricFunction:
     """
     labels, predicted = predictions.labels, predictions.means[:, 0].astype(np.float64)  # (V,)
 
-    def metrics(weights: Weights) -> dict[str, float]:
-        sampled = np.repeat(np.arange(len(labels)), weights.astype(np.int64))
+    def metrics(counts: VideoCounts) -> dict[str, float]:
+        sampled = np.repeat(np.arange(len(labels)), counts.astype(np.int64))
         x, y = labels[sampled], predicted[sampled]
         varies = np.ptp(x) > 0
         ranks = (rankdata(x), rankdata(y)) if varies and np.ptp(y) > 0 else None
@@ -119,8 +119,8 @@ HEAD_METRICS: Final[dict[str, Callable[[HeadPredictions], MetricFunction]]] = {
 
 def average_precisions(
     labels: NDArray[np.bool_], scores: NDArray[np.floating]
-) -> Callable[[Weights], Floats]:
-    """A function from weights to average precisions (C,), by labels and scores (V, C); nan: no video."""
+) -> Callable[[VideoCounts], Floats]:
+    """A function from counts to average precisions (C,), by labels and scores (V, C); nan: no video."""
     order = np.argsort(-scores, axis=0, kind="stable")  # (V, C)
     ranked = np.take_along_axis(scores, order, 0)
     positive = np.take_along_axis(labels, order, 0)
@@ -130,10 +130,10 @@ def average_precisions(
     places = np.where(ends, np.arange(len(scores))[:, None], len(scores))
     last = np.minimum.accumulate(places[::-1], axis=0)[::-1]  # (V, C)
 
-    def precisions(weights: Weights) -> Floats:
-        counted = weights[order]  # (V, C)
-        right_videos = counted * positive
-        above, right = counted.cumsum(axis=0), right_videos.cumsum(axis=0)
+    def precisions(counts: VideoCounts) -> Floats:
+        ranked_counts = counts[order]  # (V, C)
+        right_videos = ranked_counts * positive
+        above, right = ranked_counts.cumsum(axis=0), right_videos.cumsum(axis=0)
         precision = np.take_along_axis(right, last, 0) / np.maximum(np.take_along_axis(above, last, 0), 1)
         total = right_videos.sum(axis=0)  # (C,)
         return np.where(total > 0, (right_videos * precision).sum(axis=0) / np.maximum(total, 1), np.nan)
@@ -149,11 +149,11 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
     the median of the labels. A video has a label per head.
     """
     if len(heads) != 1:
-        return {"chance_top1": _round(1 / math.prod(head.outputs for head in heads), is_share=True)}
+        return {"chance_top1": _rounded(1 / math.prod(head.outputs for head in heads), is_share=True)}
     (head,) = heads
     truth = label_array([row[0] for row in labels], head)
     if head.task == "regression":
-        return {"chance_mae": _round(np.abs(truth - np.median(truth)).mean(), is_share=False)}
+        return {"chance_mae": _rounded(np.abs(truth - np.median(truth)).mean(), is_share=False)}
     if head.task == MULTI_LABEL:
         # Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
         # 1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above
@@ -170,7 +170,7 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
             "chance_top1": 1 / head.outputs,
             "chance_top5": min(5, head.outputs) / head.outputs,
         }
-    return {name: _round(share, is_share=True) for name, share in shares.items()}
+    return {name: _rounded(share, is_share=True) for name, share in shares.items()}
 
 
 def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
@@ -207,7 +207,7 @@ def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bo
     return thresholds
 
 
-def metrics_of(predictions: Predictions, *, intervals: bool = False) -> Values:
+def metrics_of(predictions: Predictions, *, intervals: bool = False) -> MetricValues:
     """Return the metrics over the readable videos.
 
     The metrics of several heads are under `heads`, by name; if all are single-label, `action_top1` counts
@@ -226,32 +226,32 @@ def metrics_of(predictions: Predictions, *, intervals: bool = False) -> Values:
         if is_share and groups is not None:
             support = part.class_flags()[0].sum(axis=0)  # (C,)
             if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
-                values["intervals"] |= {key: [None, None] for key in OVER_CLASSES if key in values}
+                values["intervals"] |= {key: [None, None] for key in CLASS_MEANS if key in values}
         results[name] = values
     if "" in results:
         return results[""]
-    result: Values = {"heads": results}
+    result: MetricValues = {"heads": results}
     if any(head.task != "single-label" for head in predictions.heads):
         return result
     right = np.all([in_top(part.means, part.labels, 1) for part in by_head.values()], axis=0)  # (V,)
     result |= _with_intervals(
-        lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups
+        lambda counts: {"action_top1": counts @ right / counts.sum()}, len(right), groups
     )
     return result | {"chance_action_top1": chances(predictions.heads, predictions.labels)["chance_top1"]}
 
 
 def _with_intervals(
     metrics: MetricFunction, videos: int, groups: Sequence[Hashable] | None, is_share: bool = True
-) -> Values:
+) -> MetricValues:
     """Metrics of videos as JSON values, with their intervals if there are groups of the videos."""
-    result: Values = {name: _round(x, is_share) for name, x in metrics(np.ones(videos)).items()}
+    result: MetricValues = {name: _rounded(x, is_share) for name, x in metrics(np.ones(videos)).items()}
     if groups is not None:
         ends = bootstrap(metrics, groups, shares=is_share)
-        result["intervals"] = {name: [_round(end, is_share) for end in ends[name]] for name in ends}
+        result["intervals"] = {name: [_rounded(end, is_share) for end in ends[name]] for name in ends}
     return result
 
 
-def _round(value: float, is_share: bool) -> float | None:
+def _rounded(value: float, is_share: bool) -> float | None:
     """Percent with four digits after the point, or a number with six digits; None instead of nan."""
     if math.isnan(value):
         return None
@@ -275,7 +275,7 @@ def mean_loss(predictions: Predictions) -> float:
     return float(np.mean([float(loss) for loss in losses]))
 
 
-def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Values]:
+def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[MetricValues]:
     """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
 
     Precision is 0 of a class that is never predicted. `ap`, the average precision, is None of a class without
@@ -293,19 +293,19 @@ def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Values
         scores["threshold"] = np.array(predictions.head.thresholds)
     return [
         {"name": name, "videos": int(videos[i])}
-        | {score: _round(values[i], is_share=True) for score, values in scores.items()}
+        | {score: _rounded(values[i], is_share=True) for score, values in scores.items()}
         for i, name in enumerate(names)
     ]
 
 
 def class_tests(
     predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable] | None
-) -> list[Values]:
+) -> list[MetricValues]:
     """Return how well each class that occurs is found, in percent: `name`, `prevalence`, value, `interval`.
 
     Of videos with one class, the value is `recall`, with `precision` beside it, and `taken_for`, the class
     that most of the others are taken for, with its share `taken`. Of videos with several classes, it is `ap`,
-    the average precision, which is about the prevalence if the outputs say nothing. The 95 % interval is over
+    the average precision, which is about the prevalence if the outputs are random. The 95 % interval is over
     groups; None without groups, and of a class with fewer than `FEW_OF_CLASS` videos.
     """
     labels, chosen = predictions.class_flags()  # (V, C) each
@@ -317,7 +317,7 @@ def class_tests(
         for index, name in enumerate(names):  # a perfect one has the bound of the groups with the class
             if ends[name][1] == 1:
                 with_class = len({groups[video] for video in np.flatnonzero(labels[:, index]).tolist()})
-                ends[name] = min(ends[name][0], OUTSIDE ** (1 / with_class)), 1.0
+                ends[name] = min(ends[name][0], TAIL_SHARE ** (1 / with_class)), 1.0
     elif groups is not None:
         for index, name in enumerate(names):  # a recall is about the videos of the class, in their groups
             videos = np.flatnonzero(labels[:, index])
@@ -329,10 +329,10 @@ def class_tests(
     for row in per_class(predictions, names):
         if not row["videos"]:
             continue
-        interval = [_round(end, is_share=True) for end in ends.get(row["name"], ())] or None
+        interval = [_rounded(end, is_share=True) for end in ends.get(row["name"], ())] or None
         if row["videos"] < FEW_OF_CLASS or (interval and None in interval):
             interval = None
-        prevalence = _round(row["videos"] / len(labels), is_share=True)
+        prevalence = _rounded(row["videos"] / len(labels), is_share=True)
         keys = ("ap",) if is_multi else ("recall", "precision")
         measured = {key: row[key] for key in keys}
         if not is_multi:
@@ -341,7 +341,7 @@ def class_tests(
             others[index] = 0
             if others.any():
                 measured["taken_for"] = names[int(others.argmax())]
-                measured["taken"] = _round(others.max() / row["videos"], is_share=True)
+                measured["taken"] = _rounded(others.max() / row["videos"], is_share=True)
         rows.append({"name": row["name"], "prevalence": prevalence, "interval": interval} | measured)
     return rows
 

@@ -18,30 +18,30 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.metrics.names import OVER_CLASSES
+from everest.metrics.names import CLASS_MEANS
 
-DRAWS: Final = 2000
-SEED: Final = 0  # the same videos have the same interval
-OUTSIDE: Final = 0.025  # on either side
+BOOTSTRAP_DRAWS: Final = 2000
+BOOTSTRAP_SEED: Final = 0  # the same videos have the same interval
+TAIL_SHARE: Final = 0.025  # of the draws, on either side of an interval
 # Heuristic. Of the intervals of simulated sets, 85 to 87 % contained the mean with 5 groups, 90 to 91 % with
 # 10, and 93 % with 15. With fewer groups than this, `everest eval` warns that its intervals are too narrow.
 FEW_GROUPS: Final = 10
 
-Weights = NDArray[np.float64]  # (V,) how often each video counts
+VideoCounts = NDArray[np.float64]  # (V,) how often each video is in a draw
 MetricFunction = Callable[
-    [Weights], dict[str, float]
+    [VideoCounts], dict[str, float]
 ]  # nan: no value, such as the recall of a class without videos
 
 
 def bootstrap(
-    metrics: MetricFunction, groups: Sequence[Hashable], *, shares: bool = True, draws: int = DRAWS
+    metrics: MetricFunction, groups: Sequence[Hashable], *, shares: bool = True, draws: int = BOOTSTRAP_DRAWS
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each metric; nan if no draw has a value.
 
     Draws without a value of a metric are left out of its interval. A share that is the same in all draws, as
     that of ten right videos of ten, has the exact bound of the binomial distribution (Clopper and Pearson
     1934): 69 to 100 %. As videos of a group may all be alike, it counts groups. A mean over classes has it at
-    0 and 100 % only: one answer for all videos always has the same mean class accuracy.
+    0 and 100 % only: one output for all videos always has the same mean class accuracy.
 
     Args:
         groups: of each video, (V,).
@@ -49,22 +49,22 @@ def bootstrap(
     """
     index_of = {group: index for index, group in enumerate(dict.fromkeys(groups))}
     group_ids = np.array([index_of[group] for group in groups])  # (V,)
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
     rows = []
     for _ in range(draws):
         sampled = rng.integers(len(index_of), size=len(index_of))  # (G,)
         counts = np.bincount(sampled, minlength=len(index_of))  # (G,)
         rows.append(metrics(counts[group_ids].astype(np.float64)))
-    bound = OUTSIDE ** (1 / len(index_of))
+    bound = TAIL_SHARE ** (1 / len(index_of))
     intervals = {}
     for name in rows[0]:
         values = np.array([row[name] for row in rows])
         values = values[~np.isnan(values)]
         if not len(values):
             intervals[name] = (np.nan, np.nan)
-        elif shares and np.ptp(values) == 0 and (name not in OVER_CLASSES or values[0] in (0, 1)):
+        elif shares and np.ptp(values) == 0 and (name not in CLASS_MEANS or values[0] in (0, 1)):
             intervals[name] = (float(values[0]) * bound, 1 - (1 - float(values[0])) * bound)
         else:
-            low, high = np.quantile(values, [OUTSIDE, 1 - OUTSIDE])
+            low, high = np.quantile(values, [TAIL_SHARE, 1 - TAIL_SHARE])
             intervals[name] = (float(low), float(high))
     return intervals

@@ -39,10 +39,10 @@ METRICS: Final[dict[str, Metric]] = {
     "loss": Metric(title="loss", percent=False, higher=False),
 }
 # The names of the values of chance.
-CHANCES: Final = tuple(dict.fromkeys(metric.chance for metric in METRICS.values() if metric.chance))
-OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
+CHANCE_NAMES: Final = tuple(dict.fromkeys(metric.chance for metric in METRICS.values() if metric.chance))
+CLASS_MEANS: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
 # In metrics.jsonl.
-LOGGED: Final = (
+LOGGED_METRICS: Final = (
     *("top1", "top5", "mean_class_accuracy", "macro_f1", "map", "micro_f1"),
     *("mae", "rmse", "r2", "spearman"),
 )

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from everest.annotations.bout import BACKGROUND, Bout
 from everest.metrics.intervals import bootstrap
 
-OVERLAPS: Final = (0.10, 0.25, 0.50)  # of F1@k
-TIOU: Final = 0.5  # of mAP
-ROUNDING: Final = 1e-9  # 0.1 s has no exact binary form
+F1_OVERLAPS: Final = (0.10, 0.25, 0.50)  # of F1@k
+MAP_TIOU: Final = 0.5  # of mAP
+TIOU_ROUNDING: Final = 1e-9  # 0.1 s has no exact binary form
 
 Floats = NDArray[np.float64]
 
@@ -52,9 +52,9 @@ class Segment(NamedTuple):
     label: int  # index of the class
 
 
-def f1_score(right: int, either: int) -> float | None:
-    """In percent, of `right` predictions; `either` counts true and predicted ones. None if there are none."""
-    return _percent(2 * right / either) if either else None
+def f1_score(right: int, total: int) -> float | None:
+    """F1 in percent, of `right` predictions and the `total` of true and predicted ones; None if that is 0."""
+    return _percent(2 * right / total) if total else None
 
 
 def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
         interval = [*map(_percent, ends)]
     num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
     occurs = num_true > 0
-    num_segments = sum(len(each) for pair in segments for each in pair)
-    counts = {overlap: sum(num_right(*pair, overlap) for pair in segments) for overlap in OVERLAPS}
-    precisions = [bout_average_precision(stretches, name, tiou=TIOU) for name in names]
+    num_segments = sum(len(part) for pair in segments for part in pair)
+    counts = {overlap: sum(num_right(*pair, overlap) for pair in segments) for overlap in F1_OVERLAPS}
+    precisions = [bout_average_precision(stretches, name, tiou=MAP_TIOU) for name in names]
     known = [precision for precision in precisions if precision is not None]
     return {
         "frame_accuracy": _percent(is_right.mean()),
@@ -108,8 +108,8 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
                 "name": name,
                 "f1": f1_score(int(num_agreed[index]), int(num_either[index])),
                 "ap@0.5": precisions[index],
-                "truth": _amount(bout for bout in true_bouts if bout.label == name),
-                "predicted": _amount(bout for bout in predicted_bouts if bout.label == name),
+                "truth": _bouts_and_seconds(bout for bout in true_bouts if bout.label == name),
+                "predicted": _bouts_and_seconds(bout for bout in predicted_bouts if bout.label == name),
             }
             for index, name in enumerate(names)
         ],
@@ -198,7 +198,7 @@ def bout_average_precision(stretches: Sequence[Stretch], name: str, *, tiou: flo
     right = np.zeros(len(ranked))
     for rank, (_, number, ratios) in enumerate(sorted(ranked, key=lambda entry: -entry[0])):
         candidates = np.where(free[number], ratios, -1.0)
-        if len(candidates) and candidates.max() >= tiou - ROUNDING:
+        if len(candidates) and candidates.max() >= tiou - TIOU_ROUNDING:
             free[number][candidates.argmax()] = False
             right[rank] = 1
     precision = right.cumsum() / np.arange(1, len(ranked) + 1)
@@ -206,7 +206,7 @@ def bout_average_precision(stretches: Sequence[Stretch], name: str, *, tiou: flo
     return _percent(float((right * highest).sum()) / total)
 
 
-def _amount(bouts: Iterator[Bout]) -> dict[str, float]:
+def _bouts_and_seconds(bouts: Iterator[Bout]) -> dict[str, float]:
     seconds = [bout.seconds for bout in bouts]
     return {"bouts": len(seconds), "seconds": round(sum(seconds), 3)}
 

@@ -31,7 +31,7 @@ from everest.inference.row_store import open_row_store
 from everest.inference.videos import Passes, ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import chance_of, metrics_of
-from everest.metrics.predicted import Predictions, label_array
+from everest.metrics.predictions import Predictions, label_array
 from everest.models.linear import difference_image
 from everest.probes.classifiers import (
     RETRIEVED_VIDEOS,

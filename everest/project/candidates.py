@@ -38,7 +38,7 @@ from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import choose_thresholds
-from everest.metrics.predicted import label_array
+from everest.metrics.predictions import label_array
 from everest.models.classifier import Classifier, VideoClassifier
 from everest.models.linear import ImageClassifier, ImageSpec
 from everest.models.mean import MeanClassifier

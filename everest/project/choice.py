@@ -17,9 +17,9 @@ import numpy as np
 from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, Head
 from everest.lists.labels import Label
 from everest.metrics.head_metrics import HEAD_METRICS, metrics_of
-from everest.metrics.intervals import Weights, bootstrap
+from everest.metrics.intervals import VideoCounts, bootstrap
 from everest.metrics.names import METRICS
-from everest.metrics.predicted import HeadPredictions, Predictions
+from everest.metrics.predictions import HeadPredictions, Predictions
 from everest.probes.classifiers import Floats, Labels
 from everest.probes.linear import losses
 from everest.project.candidates import INPUTS, LINEAR, MEAN
@@ -168,7 +168,7 @@ def difference_interval(
     scale = sign * (100 if METRICS[metric].percent else 1)
     metrics = [HEAD_METRICS[part.task](part) for part in (first, second)]
 
-    def difference(counts: Weights) -> dict[str, float]:
+    def difference(counts: VideoCounts) -> dict[str, float]:
         above, below = (values(counts)[metric] for values in metrics)
         return {"": scale * (above - below)}
 

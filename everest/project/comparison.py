@@ -19,7 +19,7 @@ from everest.config.settings import Recipe
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
-from everest.metrics.predicted import label_array
+from everest.metrics.predictions import label_array
 from everest.models.classifier import Classifier
 from everest.models.mean import MeanClassifier
 from everest.models.spec import ModelSpec

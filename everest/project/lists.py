@@ -123,7 +123,7 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
         possible_folds=min(SUGGESTED_FOLDS, groups) if may_fold else None,
         tested=sorted(set(map(group_of, lists.get("test", ())))) if request.annotations else [],
         left_out={} if labels is None else labels.left_out,
-        subjects=[] if labels is None else labels.together,
+        subjects=[] if labels is None else labels.merged_subjects,
     )
 
 

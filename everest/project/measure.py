@@ -29,7 +29,7 @@ from everest.lists.classes import Classes
 from everest.lists.sources import read_source
 from everest.metrics.head_metrics import chance_of, class_tests, metrics_of
 from everest.metrics.names import METRICS
-from everest.metrics.predicted import write_predictions
+from everest.metrics.predictions import write_predictions
 from everest.models.classifier import Classifier
 from everest.prepare.window_labels import read_bouts
 from everest.project.candidates import IMAGES, MEAN, Candidate

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import InstanceOf, TypeAdapter
 
 from everest.config.heads import Head
-from everest.metrics.predicted import Predictions
+from everest.metrics.predictions import Predictions
 from everest.system.files import IN_USE_FIX
 from everest.system.text import read_own_json, reading_own, validated
 

@@ -1,4 +1,4 @@
-"""The rows that are most similar to a query: exact nearest neighbors by cosine similarity, and their page.
+"""Exact nearest neighbors of a query among rows of features, by cosine similarity, and their page.
 
 Rows are the features that `everest extract` writes, divided by their norms. A query is rows of the file, or
 a video that is encoded for it. By features of a public ViT-Ti, 78 % of the five nearest clips of other
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from everest.data.footage import FrameTimes
 from everest.errors import DataError, RecipeError
-from everest.inference.features import LEVELS
+from everest.inference.features import FEATURE_LEVELS
 from everest.inference.jobs import encoding_of
 from everest.inference.model import OpenedModel
 from everest.inference.videos import Passes, compute_over_videos
@@ -33,13 +33,13 @@ from everest.lists.sample import Sample
 from everest.system.text import parse_json, reading_own
 from everest.system.weights_header import open_safetensors
 
-AT: Final = "@"  # between a video and a moment
-SAME_TIME: Final = 0.001  # seconds: names of rows show milliseconds
-SUFFIX: Final = ".safetensors"
-FIX: Final = "write it with everest extract VIDEOS --checkpoint C --features video"
+MOMENT_SIGN: Final = "@"  # between a video and a moment
+NAME_ROUNDING: Final = 0.001  # seconds: names of rows have milliseconds
+FEATURE_SUFFIX: Final = ".safetensors"
+EXTRACT_FIX: Final = "write it with everest extract VIDEOS --checkpoint C --features video"
 
 Floats = NDArray[np.float32]
-HEADER: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # JSON texts of a file
+HEADER_KEYS: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # JSON texts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +67,7 @@ class FeatureFile:
 
     def rows_of_file(self, path: str) -> NDArray[np.int64]:
         """The rows of a video file and of its segments, however its path is written."""
-        path = _normal(path)
+        path = _normalized_path(path)
         numbers = [number for number, file in enumerate(self.files) if file == path]
         return np.flatnonzero(np.isin(self.video_ids, numbers))
 
@@ -104,7 +104,7 @@ class FeatureFile:
         return rows[~is_apart | (in_frames[rows] != in_frames[row])]
 
 
-def _normal(path: str) -> str:
+def _normalized_path(path: str) -> str:
     return os.path.normpath(Path(path).absolute())
 
 
@@ -117,20 +117,20 @@ def unit_rows(features: NDArray[Any]) -> Floats:
 
 def read_feature_file(path: Path) -> FeatureFile:
     """Read a `.safetensors` file of `everest extract --features video`."""
-    if path.suffix.lower() != SUFFIX or not path.is_file():
-        problem = f"not a {SUFFIX} file of features" if path.exists() else "no such file"
-        raise DataError(f"{path}: {problem}; {FIX} --output F{SUFFIX}")
-    with reading_own(path, fix=FIX, error=DataError):
+    if path.suffix.lower() != FEATURE_SUFFIX or not path.is_file():
+        problem = f"not a {FEATURE_SUFFIX} file of features" if path.exists() else "no such file"
+        raise DataError(f"{path}: {problem}; {EXTRACT_FIX} --output F{FEATURE_SUFFIX}")
+    with reading_own(path, fix=EXTRACT_FIX, error=DataError):
         with open_safetensors(path) as file:
             texts = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = {name: parse_json(texts[name]) for name in HEADER if name in texts}
+        header = {name: parse_json(texts[name]) for name in HEADER_KEYS if name in texts}
         features = arrays["features"]
         if features.ndim != 2:
-            raise DataError(f"{path}: its features are {features.shape}, not one vector a row; {FIX}")
+            raise DataError(f"{path}: its features are {features.shape}, not one vector a row; {EXTRACT_FIX}")
         return FeatureFile(
             path=path,
-            files=[_normal(Sample.of_video_id(name).path) for name in header["videos"]],
+            files=[_normalized_path(Sample.of_video_id(name).path) for name in header["videos"]],
             video_ids=arrays.get("video_ids", np.arange(len(features))),
             units=unit_rows(features),
             starts=arrays.get("starts"),
@@ -161,7 +161,7 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     name = text
     moment = None
     rows = file.rows_of(text)
-    video, _, seconds = text.rpartition(AT)
+    video, _, seconds = text.rpartition(MOMENT_SIGN)
     if video and not rows.size and not Path(text).exists():
         with suppress(ValueError):  # not a moment
             moment = float(seconds)
@@ -177,7 +177,7 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
             if moment > ends.max():
                 raise DataError(f"{text}: the windows of this video in {file.path} end at {ends.max():.2f} s")
             distances = np.abs((starts + ends) / 2 - moment)
-            distances[np.abs(starts - moment) < SAME_TIME] = -1
+            distances[np.abs(starts - moment) < NAME_ROUNDING] = -1
             rows = rows[[distances.argmin()]]
         whole = Sample.of_video_id(name) if name in file.videos else Sample(path=name)
         sample = file.sample(int(rows[0])) if rows.size == 1 else whole
@@ -190,16 +190,16 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     if different := ", ".join(name for name in encoding if file.encoding.get(name) != encoding[name]):
         fix = "give the same --checkpoint and --recipe"
         raise RecipeError(f"{file.path}: was written with other {different}; {fix}")
-    return _encoded(text, Sample(path=name), moment, file, model)
+    return _encode(text, Sample(path=name), moment, file, model)
 
 
-def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> Query:
-    """The query of a video that is not in the file: of windows as the file has them, or one at a moment."""
+def _encode(text: str, video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> Query:
+    """Encode a video that is not in the file: in windows like those of the file, or the one at a moment."""
     spans: list[tuple[float, float]] = []
     if moment is not None:
         end = FrameTimes.of(video.video).end
         if moment >= end:
-            raise DataError(f"{video.path}{AT}{moment:g}: the video ends at {end:.2f} s")
+            raise DataError(f"{video.path}{MOMENT_SIGN}{moment:g}: the video ends at {end:.2f} s")
         assert file.window is not None
         start = max(min(moment - file.window / 2, end - file.window), 0.0)
         spans = [(start, min(start + file.window, end))]
@@ -212,7 +212,7 @@ def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, 
         for sample, values in pairs:
             if isinstance(values, Unreadable):
                 raise DataError(f"{sample.video_id}: {values.reason}")
-            rows.append(LEVELS["video"](values)["features"].numpy())
+            rows.append(FEATURE_LEVELS["video"](values)["features"].numpy())
     sample = parts[0] if len(parts) == 1 else video
     return Query(name=text, sample=sample, vectors=unit_rows(np.stack(rows)))
 
@@ -267,9 +267,9 @@ def write_results(page: Path, file: FeatureFile, results: Sequence[tuple[Query, 
             "name": query.name,
             "clip": clip_card(query.sample),
             "neighbors": [
-                clip_card(file.sample(each.row))
-                | {"similarity": f"{each.similarity:.3f}", "name": file.name(each.row)}
-                for each in neighbors
+                clip_card(file.sample(neighbor.row))
+                | {"similarity": f"{neighbor.similarity:.3f}", "name": file.name(neighbor.row)}
+                for neighbor in neighbors
             ],
         }
         for query, neighbors in results

@@ -34,7 +34,7 @@ def data_section(
 
     With a training list of another name or folder, `X_train.csv` or `lists/train.csv`, the others are
     `X_val.csv` and `X_test.csv`, or `lists/val.csv` and `lists/test.csv`. Given lists and folders are
-    relative to `root` or to the working directory. The file of their class names is found, too.
+    relative to `root` or to the working directory. The file of class names is found likewise.
 
     Args:
         pretrain: a list or folder of videos for pre-training; None: the ones of the training list.
@@ -114,7 +114,7 @@ def lists_ending_in(root: str, key: str) -> list[str]:
 
 
 def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any], str | None]:
-    """The section of a training list with `task`, and a notice if the task was found from its labels.
+    """The section of a training list with `task`, and a notice if the task was inferred from its labels.
 
     Args:
         task: what a label is; None: as the labels show.

@@ -1,4 +1,4 @@
-"""The size of a model by the time that one thread of a CPU needs for a clip.
+"""Choose the size of a model by the time that one thread of a CPU needs for a clip.
 
 A pass of the network is measured on this machine, in float32 by PyTorch; `everest profile --latency` measures
 an exported file. Larger models come first: which one is more accurate was not measured.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Final
@@ -26,7 +26,7 @@ from everest.system.compute import one_thread
 from everest.video.facts import clear_video_cache
 
 _GPU, _CPU = DEVICE_VALUES["8GB"], DEVICE_VALUES["cpu"]
-SIZES: Final[tuple[DeviceValues, ...]] = (  # the largest first
+MODEL_SIZES: Final[tuple[DeviceValues, ...]] = (  # the largest first
     *(DEVICE_VALUES[name] for name in ("80GB", "24GB", "8GB")),
     replace(_GPU, backbone="vit-tiny"),
     replace(_GPU, backbone="vit-tiny", side=_CPU.side, tubelet=_CPU.tubelet, keep=_CPU.keep),
@@ -34,9 +34,9 @@ SIZES: Final[tuple[DeviceValues, ...]] = (  # the largest first
     replace(_CPU, side=64),
 )
 FEWER_FRAMES: Final = (4, 2)  # of a clip; 4 instead of 8 cost 6 and 14 points on two sets (docs/evidence.md)
-PASSES: Final = 5  # default, after one that takes longer
-FAR: Final = 4.0  # heuristic
-MOST_SAMPLES: Final = 10  # default: videos whose reading is timed
+TIMED_PASSES: Final = 5  # default, after one that takes longer
+FAR_FACTOR: Final = 4.0  # heuristic: times the limit, from which on one pass is enough
+MOST_READ_VIDEOS: Final = 10  # default: videos whose reading is timed
 
 
 @torch.inference_mode()
@@ -53,11 +53,11 @@ def network_ms(model: Classifier, *, limit: float = math.inf) -> float:
     clip = spec.pixels.normalize(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
     seconds = []
     with one_thread():
-        for _ in range(1 + PASSES):
+        for _ in range(1 + TIMED_PASSES):
             started = time.thread_time()
             model(clip)
             seconds.append(time.thread_time() - started)
-            if 1000 * seconds[0] > FAR * limit:
+            if 1000 * seconds[0] > FAR_FACTOR * limit:
                 break
     model.to(device)
     return 1000 * median(seconds[1:] or seconds)
@@ -66,7 +66,7 @@ def network_ms(model: Classifier, *, limit: float = math.inf) -> float:
 def reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
     """The median milliseconds, of all threads together, to decode and resize the clip of readable videos."""
     seconds = []
-    for sample in spaced(samples, MOST_SAMPLES):
+    for sample in spaced(samples, MOST_READ_VIDEOS):
         clear_video_cache()
         started = time.process_time()
         clip.read(sample)
@@ -74,29 +74,31 @@ def reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
     return 1000 * median(seconds)
 
 
-def fit_latency(suggestion: Suggestion, limit: float) -> Suggestion:
+def fit_latency(
+    suggestion: Suggestion, limit: float, *, measure: Callable[..., float] = network_ms
+) -> Suggestion:
     """The suggestion with the largest size whose network needs at most `limit` ms for a clip, with its time.
 
     No size is larger than the suggested one. If none is fast enough, it is the smallest. Weights to start
-    from determine the size; clips of image weights get fewer frames.
+    from determine the size; clips of image weights get fewer frames. `measure` is called as `network_ms`.
     """
     start = suggestion.start
     if start is None:
-        sizes = SIZES[SIZES.index(DEVICE_VALUES[suggestion.device]) :]
-        tried = [replace(suggestion, size=size) for size in sizes]
+        sizes = MODEL_SIZES[MODEL_SIZES.index(DEVICE_VALUES[suggestion.device]) :]
+        options = [replace(suggestion, size=size) for size in sizes]
     elif start.is_image and not any(text.startswith("data.frames=") for text in suggestion.overrides):
         usual = start.values["data.frames"]
-        tried = [replace(suggestion, frames=frames) for frames in (usual, *FEWER_FRAMES) if frames <= usual]
+        options = [replace(suggestion, frames=frames) for frames in (usual, *FEWER_FRAMES) if frames <= usual]
     else:
-        tried = [suggestion]
+        options = [suggestion]
     measured = 0.0
-    for suggestion in tried:
+    for suggestion in options:
         suggestion = replace(suggestion, latency=limit)
         with torch.random.fork_rng(devices=[]):  # new weights
             heads = (Head(outputs=max(1, suggestion.facts.classes)),)
             model = classifier_spec(suggestion.recipe, heads).build()
         assert isinstance(model, Classifier)
-        measured = network_ms(model, limit=limit)
+        measured = measure(model, limit=limit)
         if measured <= limit:
             break
     return replace(suggestion, network_ms=measured)

@@ -55,8 +55,8 @@ DEVICE_VALUES: Final = {
     "80GB": DeviceValues(base="custom", backbone="vit-b", side=224, tubelet=(2, 16, 16), batch=128, keep=0.6),
 }
 CLIP_COVERAGE: Final = 0.75  # of the median video, by a training clip
-IMBALANCED: Final = 10.0  # videos of the most frequent class for each of the rarest
-FRAMES: Final = 16  # of a clip
+SAMPLER_IMBALANCE: Final = 10.0  # videos of the most frequent class for each of the rarest
+CLIP_FRAMES: Final = 16  # of a clip
 MOST_STRIDE: Final = 12  # half a second at 25 frames a second: neighboring frames of a clip are related
 FEWEST_STAGE_STEPS: Final = 600  # of a stage
 MOST_STAGE_STEPS: Final = 30_000
@@ -64,14 +64,14 @@ FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 VIEWS_BATCH_FACTOR: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
 KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
-GROUPS_FOR_DIFFERENCES: Final = 500  # up to here a model sees differences
-GROUPS_FOR_MILD_CROPS: Final = 100  # up to here mild augmentation
+GROUPS_FOR_DIFFERENCES: Final = 500  # at most; more learn from frames
+GROUPS_FOR_MILD_CROPS: Final = 100  # at most; more get stronger augmentation
 MOST_PROBES: Final = 20
 MOST_PROBE_SHARE: Final = 0.05  # of the cost of a run, which its probes may add
 PROBE_COST: Final = 3.2  # of a video, in training clips: by the recipe custom, the most of all
-MOST_MEASURED: Final = 40  # videos whose length and size are read, spread over the list
+MOST_MEASURED_VIDEOS: Final = 40  # videos whose length and size are read, spread over the list
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
-_SIDE: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
+_SIDE_WORD: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     """Count the training videos, windows, groups and classes, and read the length and size of some videos."""
     recipe = Recipe(name="suggest", data=data)
     clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
-    more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
+    pretrain_samples = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
     root = parse_location(data.root)
     held_out: dict[str, int] = {}  # samples
     for key in ("val", "test") if labeled else ("val",):  # a typo in a label would show after hours
@@ -108,11 +108,11 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     counts = count_classes(sample.labels[0] for sample in clips.samples) if labeled else {}
     return DataFacts(
         train=ListSize.of(clips.samples),
-        pretrain=ListSize.of(more) if more else None,
+        pretrain=ListSize.of(pretrain_samples) if pretrain_samples else None,
         classes=sum(head.outputs for head in known.heads if head.task != "regression") if known else 0,
         class_names=(known.names if known else None) or (),
         frames=frames,
-        pretrain_frames=_median_size(more, data.fps)[0] if more else None,
+        pretrain_frames=_median_size(pretrain_samples, data.fps)[0] if pretrain_samples else None,
         height=height,
         width=width,
         task=data.task if labeled else "single-label",
@@ -124,7 +124,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
 def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
     """The median frames, height and width of some of the videos or segments."""
     sizes, problems = [], []
-    for sample in spaced(samples, MOST_MEASURED):
+    for sample in spaced(samples, MOST_MEASURED_VIDEOS):
         try:
             info = probe(sample.video)
             sizes.append((footage_of(sample, fps).num_frames, info.height, info.width))
@@ -168,7 +168,7 @@ def choose_values(
     median_text = f"the median video, {facts.height:g} x {facts.width:g}"
     size_reason = f"about {device.side} x {device.side} pixels in the shape of {median_text}"
     words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
-    mirrored = sorted(filter(_SIDE.fullmatch, words))  # wrong in a mirror
+    mirrored = sorted(filter(_SIDE_WORD.fullmatch, words))  # wrong in a mirror
     flip_reason = f"class names have {', '.join(mirrored)}; a mirrored clip shows the opposite"
     positions_reason = "separate positions in time and space; no worse than joint ones on few videos"
     input_reason = f"a model overfits to the still parts of {train}"
@@ -178,11 +178,11 @@ def choose_values(
     frames = facts.frames
     if purpose == "finetune":  # an encoder sees actions at one speed in both stages
         frames = min(frames, facts.pretrain_frames or frames)
-    stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / FRAMES)))
-    share = min(1.0, stride * FRAMES / frames)
+    stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / CLIP_FRAMES)))
+    share = min(1.0, stride * CLIP_FRAMES / frames)
     stride_reason = f"a clip covers {share:.0%} of the median {train.unit} ({frames:g} frames)"
     choices = [
-        Choice("data.frames", FRAMES, "as in the papers"),
+        Choice("data.frames", CLIP_FRAMES, "as in the papers"),
         Choice("data.size", frame_size(facts, device.side, device.tubelet), size_reason),
         Choice("data.flip", False, flip_reason, applies=bool(mirrored)),
         Choice("model.backbone", device.backbone, f"small enough to train on {device_text}"),
@@ -213,7 +213,7 @@ def frame_size(facts: DataFacts, side: float, tubelet: Sequence[int]) -> list[in
 def _schedule(
     stage: str, size: ListSize, most_steps: int | None, batch: int, batch_reason: str
 ) -> list[Choice]:
-    """The steps by the number of videos or windows, and the learning rate by the batch."""
+    """The steps and the learning rate of a stage, by its number of videos or windows and its batch."""
     by_root = round(STEPS_OF_ROOT * math.sqrt(size.samples))
     by_data = min(MOST_STAGE_STEPS, max(FEWEST_STAGE_STEPS, by_root))
     steps = by_data if most_steps is None else max(1, min(by_data, most_steps))
@@ -232,13 +232,13 @@ def _schedule(
 
 
 def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None) -> list[Choice]:
-    """Clips of the videos are compared. Probes measure the features, without labels, if that is cheap."""
+    """The values of pre-training, which compares clips; probes measure the features if that is cheap."""
     size = facts.pretrain or facts.train
     batch = VIEWS_BATCH_FACTOR * device.batch
     schedule = _schedule("pretrain", size, most_steps, batch, "clips are compared with all others of a step")
     num_validation = facts.num_validation
     probed = min(num_validation or size.samples, MOST_VIDEOS) + min(num_validation, MOST_HELD_OUT)
-    every, share = choose_every(probed, steps=schedule[0].value, batch=batch, num_videos=size.samples)
+    every, share = probe_interval(probed, steps=schedule[0].value, batch=batch, num_videos=size.samples)
     probe_reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
     if not every:
         probe_reason = (
@@ -259,8 +259,8 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None)
     ]
 
 
-def choose_every(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
-    """The checkpoints from one probe of `probed` videos to the next, and their share of a run's cost.
+def probe_interval(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
+    """The checkpoints between probes of `probed` videos, and the share of a run's cost that probes have.
 
     0 if even two probes cost too much.
     """
@@ -274,7 +274,7 @@ def choose_every(probed: int, *, steps: int, batch: int, num_videos: int) -> tup
 
 
 def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) -> list[Choice]:
-    """The tokens, the augmentation that keeps a model from overfitting, and what the labels need."""
+    """The values of fine-tuning: tokens, augmentation against overfitting, and what the labels need."""
     from_scratch = purpose == "scratch"
     is_mild = facts.train.groups <= GROUPS_FOR_MILD_CROPS
     is_regression = facts.task == "regression"
@@ -298,5 +298,5 @@ def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) 
         Choice("finetune.erasing", 0.0, "as mild as the crops", applies=from_scratch and is_mild),
         Choice("finetune.cutmix", 0.0, "as mixup", applies=is_regression),
         Choice("finetune.label_smoothing", 0.0, "of classes only", applies=is_regression),
-        Choice("finetune.sampler", "sqrt", sampler_reason, applies=facts.imbalance > IMBALANCED),
+        Choice("finetune.sampler", "sqrt", sampler_reason, applies=facts.imbalance > SAMPLER_IMBALANCE),
     ]

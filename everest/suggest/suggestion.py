@@ -132,15 +132,15 @@ class Suggestion:
         times = []
         for stage in STAGES_OF_PURPOSE[self.purpose]:
             size = self.facts.train if stage == "finetune" else self.facts.pretrain or self.facts.train
-            plan = getattr(self.recipe, stage)
-            steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
+            section = getattr(self.recipe, stage)
+            steps = section.steps or max(1, section.epochs * size.samples // section.batch_size)
             speed = self.speeds.get(stage)
-            seconds = None if speed is None else round(steps * plan.batch_size / speed)
-            times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
+            seconds = None if speed is None else round(steps * section.batch_size / speed)
+            times.append(StageTime(stage, steps, section.batch_size, speed, seconds))
         return times
 
     def timed(self) -> Suggestion:
-        """The same with the speed of each stage on this machine, which is measured."""
+        """The same suggestion with the measured speed of each stage on this machine."""
         speeds: dict[TrainingStage, float] = {}
         on_cpu = self.device == "cpu"
         for stage in STAGES_OF_PURPOSE[self.purpose]:
@@ -153,7 +153,7 @@ class Suggestion:
         return replace(self, speeds=speeds)
 
     def within(self, most_seconds: float) -> Suggestion:
-        """The same with at most so many seconds for each measured stage."""
+        """The same suggestion with at most `most_seconds` for each measured stage."""
         sizes = {stage: getattr(self.recipe, stage).batch_size for stage in self.speeds}
         most_steps = {stage: int(most_seconds * speed / sizes[stage]) for stage, speed in self.speeds.items()}
         return replace(self, most_steps=most_steps)
@@ -171,7 +171,7 @@ def this_device() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SuggestRequest:
-    """What `everest recipes suggest` is given."""
+    """The options of `everest recipes suggest`."""
 
     data: str  # a folder with class folders or lists
     output: Path

@@ -1,4 +1,4 @@
-"""Variants of a suggested recipe: as in the EVEREST paper, from weights, and for a time on a CPU.
+"""Variants of a suggested recipe: as in the EVEREST paper, from given weights, or for a latency on a CPU.
 
 The paper's pre-training is for many unlabeled videos and a GPU, and each value names its table. Small sets of
 real clips gained more from pre-training between views (everest.suggest.rules); the paper's gains are of large
@@ -17,8 +17,8 @@ from typing import Final
 from everest.checkpoints.describe import WeightSettings
 from everest.engine.plan import MOST_CHECKPOINTS
 from everest.suggest.rules import (
+    CLIP_FRAMES,
     DEVICE_VALUES,
-    FRAMES,
     GROUPS_FOR_DIFFERENCES,
     MOST_PROBES,
     Choice,
@@ -39,7 +39,7 @@ PAPER_WARMUP_EPOCHS: Final = 40  # Table 7
 PAPER_BATCH: Final = 1024  # Table 7
 PAPER_BASE_LR: Final = {"vit-s": 1.5e-4, "vit-b": 3e-4}  # Table 7
 PAPER_STRIDES: Final = (4, 2, 1)  # Table 7: 4 for Kinetics-400, 2 for the shorter videos of SSv2 and HMDB51
-SECTIONS: Final = ("data", "model", "pretrain", "finetune", "eval")  # in their order in a recipe
+RECIPE_SECTIONS: Final = ("data", "model", "pretrain", "finetune", "eval")  # in their order in a recipe
 TUNED_BLOCKS: Final = 2  # the last ones, on a CPU
 TUNED_EPOCHS: Final = 20  # at most, of fine-tuning
 FEWEST_TUNED_STEPS: Final = 100
@@ -53,7 +53,7 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: int | None) 
     """The values of pre-training, in the order of the sections; all others are those of `PAPER_BASE`."""
     backbone, samples = DEVICE_VALUES[device_name].backbone, facts.train.samples
     epochs = max(1, round(PAPER_EPOCHS * PAPER_VIDEOS / samples))
-    stride = next((each for each in PAPER_STRIDES if each * FRAMES <= facts.frames), 1)
+    stride = next((stride for stride in PAPER_STRIDES if stride * CLIP_FRAMES <= facts.frames), 1)
     few_steps = (
         None if most_steps is None or most_steps >= epochs * samples // PAPER_BATCH else max(1, most_steps)
     )
@@ -82,7 +82,7 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: int | None) 
     selection = {"strategy": "redundancy-robust", "keep_ratio": 0.3, "visible_ratio": 0.1}
     return [
         Choice("data.num_classes", None, "as many as the labels have"),
-        Choice("data.frames", FRAMES, "Table 1"),
+        Choice("data.frames", CLIP_FRAMES, "Table 1"),
         Choice("data.size", 224, "Table 1"),
         Choice("data.flip", True, "Table 7; false, as for SSv2, if left and right differ in meaning"),
         Choice(
@@ -157,7 +157,7 @@ def with_weights(
             *trained,
         ]
         merged |= {choice.key: choice for choice in tuned if choice.applies}
-    return sorted(merged.values(), key=lambda choice: SECTIONS.index(choice.key.partition(".")[0]))
+    return sorted(merged.values(), key=lambda choice: RECIPE_SECTIONS.index(choice.key.partition(".")[0]))
 
 
 def for_latency(choices: Sequence[Choice], limit: float, *, fits: bool) -> list[Choice]:

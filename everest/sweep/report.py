@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from everest.errors import RecipeError, unknown_name
-from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
+from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS, value_text
 from everest.sweep.results import metric_title, split_metric
 
@@ -194,7 +194,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
     A point is the mean of an arm, a bar its 95 % interval, a small dot a seed; GMACs are of its training.
     """
     arms = [arm for arm in document["arms"] if arm["values"]]
-    with png_figure(path, (10, 1.5 + 0.4 * len(arms))) as figure:
+    with saved_figure(path, (10, 1.5 + 0.4 * len(arms))) as figure:
         panel = figure.subplots()
         for row, arm in enumerate(arms):
             low, high = arm["interval"] or (arm["mean"], arm["mean"])

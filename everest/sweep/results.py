@@ -16,7 +16,7 @@ from everest.config.heads import BACKGROUND, BACKGROUND_METRIC
 from everest.engine.health import Validations
 from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summarize
 from everest.errors import RecipeError
-from everest.metrics.names import CHANCES, METRICS, Metric, metric_of
+from everest.metrics.names import CHANCE_NAMES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
@@ -62,7 +62,7 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
 
 def _evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics:
     """The metrics of an evaluation, or of every probe, for each head."""
-    names = [*METRICS, *CHANCES]
+    names = [*METRICS, *CHANCE_NAMES]
     if any(row["name"] == BACKGROUND for row in document.get("per_class") or ()):
         names.insert(0, BACKGROUND_METRIC)
     metrics = {f"{place}{name}": document[name] for name in names if name in document}

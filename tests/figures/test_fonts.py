@@ -7,7 +7,7 @@ from matplotlib import font_manager
 
 from everest.config.heads import Head
 from everest.figures.curves import Curve, RunCurves, draw_curves
-from everest.figures.frame_selection import FrameSelection, SelectionSettings, draw_selection
+from everest.figures.frame_selection import FrameSelection, SelectionOptions, draw_selection
 from everest.figures.rows import FigureRow, draw_rows
 from everest.figures.timeline import draw_timelines
 from everest.inference.timelines import Timelines, VideoTimeline
@@ -27,7 +27,7 @@ FRAMES = torch.zeros(2, 16, 16, 3)
 RUN = RunCurves(name=NAME, curves={"loss": Curve(np.array([1.0, 2.0]), np.array([1.0, 0.5]))})
 SELECTION = FrameSelection(
     **{"video": Path(f"{NAME}.mp4"), "frames_total": 2, "numbers": [(0, 1)], "frames": FRAMES.byte()},
-    **{"settings": SelectionSettings(), "counts": torch.tensor([1]), "sampled": torch.tensor([0])},
+    **{"options": SelectionOptions(), "counts": torch.tensor([1]), "sampled": torch.tensor([0])},
 )
 TIMELINE = VideoTimeline(
     **{"video": NAME, "path": NAME, "frames": (0, 1), "borders": np.array([0.0, 1.0])},

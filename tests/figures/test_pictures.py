@@ -17,8 +17,8 @@ from everest.config.heads import Head
 from everest.config.recipe import make_strategy
 from everest.errors import DataError, RecipeError
 from everest.figures.masks import apply_model, apply_strategies
-from everest.figures.rows import COLUMNS, GRAY, ClipMask, draw_rows, mask_title, rows_of
-from everest.figures.timeline import LANES, PANELS, draw_timelines
+from everest.figures.rows import HIDDEN_GRAY, ROW_LENGTH, ClipMask, draw_rows, figure_rows, mask_title
+from everest.figures.timeline import MOST_LANES, MOST_PANELS, draw_timelines
 from everest.inference.bouts import PredictedBout
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
@@ -50,15 +50,15 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
     visible, target = chosen.visible[0], chosen.target[0]
     left_out = torch.ones(64, dtype=torch.bool)
     left_out[torch.cat([visible, target])] = False
-    original, kept, seen, predicted, importance = rows_of([shown])
+    original, kept, seen, predicted, importance = figure_rows([shown])
     assert [row.label for row in (kept, seen, predicted)] == ["kept tokens", "visible tokens", "predicted"]
     torch.testing.assert_close(patches_of(original.frames), true, atol=1e-6, rtol=0)
     torch.testing.assert_close(patches_of(kept.frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
     torch.testing.assert_close(patches_of(seen.frames)[visible], true[visible], atol=1e-6, rtol=0)
     for row in (kept, seen, predicted):
-        assert (patches_of(row.frames)[left_out] == GRAY).all()
-    assert (patches_of(seen.frames)[target] == GRAY).all()
-    assert (patches_of(predicted.frames)[target] != GRAY).any(dim=1).all()
+        assert (patches_of(row.frames)[left_out] == HIDDEN_GRAY).all()
+    assert (patches_of(seen.frames)[target] == HIDDEN_GRAY).all()
+    assert (patches_of(predicted.frames)[target] != HIDDEN_GRAY).any(dim=1).all()
     heat = importance.frames  # of each pixel's token
     assert heat.shape == (8, 32, 32)
     assert torch.equal(heat[::2, ::8, ::8].flatten(), shown.importance)
@@ -91,15 +91,15 @@ def test_the_counts_are_the_numbers_of_tokens():
     assert (len(view.kept), len(view.visible), view.grid.num_tokens) == (57, 19, 192)
     kept, seen = "29.7 % = 57 of 192", "9.9 % = 19 of 192"
     assert mask_title(view) == f"redundancy-robust keeps {kept} tokens; {seen} are visible"
-    assert [row.note for row in rows_of([view])[1:3]] == [kept, seen]
-    assert [row.label for row in rows_of(views_of("tube"))] == ["original", "visible tokens"]
+    assert [row.note for row in figure_rows([view])[1:3]] == [kept, seen]
+    assert [row.label for row in figure_rows(views_of("tube"))] == ["original", "visible tokens"]
     several = views_of("redundancy-robust", "tube", "frame-difference")
-    _, robust, tube, _, first, second = rows_of(several)
+    _, robust, tube, _, first, second = figure_rows(several)
     assert (robust.note, tube.note) == (f"keeps {kept}", "shows 10.4 % = 20 of 192")
     for row, view in ((first, several[0]), (second, several[-1])):
         assert torch.equal(row.frames[::2, ::8, ::8].flatten(), view.importance)
     # Keep ratios share one measure, so one row.
-    assert len(rows_of(views_of("redundancy-robust", "redundancy-robust"))) == 4
+    assert len(figure_rows(views_of("redundancy-robust", "redundancy-robust"))) == 4
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames
     views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
     title = f"a name of a video that is rather long, as many are.mp4\n{mask_title(views[0])}"
     slices = views[0].grid.t
-    draw_rows(tmp_path / "figure.png", rows_of(views), slices=slices, title=title, numbers=numbers)
+    draw_rows(tmp_path / "figure.png", figure_rows(views), slices=slices, title=title, numbers=numbers)
     (drawn,) = figure
     FigureCanvasAgg(drawn).draw()
     texts = [text for text in drawn.findobj(Text) if text.get_visible() and text.get_text().strip()]
@@ -142,7 +142,7 @@ def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames
     titles = [panel.get_title() for panel in drawn.axes if panel.get_title()]
     second = 100 + 3 * frames // len(titles)
     assert titles[:2] == ["frames 100, 103", f"frames {second}, {second + 3}"]
-    assert len(titles) == min(frames // 2, COLUMNS)
+    assert len(titles) == min(frames // 2, ROW_LENGTH)
 
 
 def test_a_demo_does_not_write_over_another(tmp_path: Path):
@@ -244,7 +244,7 @@ def timelines(*heads: Head, seconds: int, names: tuple[str, ...], videos: int = 
     return Timelines(classes=Classes(heads=heads, names=names), videos=each)
 
 
-@pytest.mark.parametrize("videos", [1, pytest.param(PANELS + 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("videos", [1, pytest.param(MOST_PANELS + 2, marks=pytest.mark.slow)])
 def test_each_recording_has_a_panel_and_no_label_is_cut(tmp_path: Path, videos: int):
     names = tuple(f"$class_{i}" for i in range(25))
     drawn = timelines(Head(outputs=25), seconds=400, names=names, videos=videos)
@@ -254,10 +254,10 @@ def test_each_recording_has_a_panel_and_no_label_is_cut(tmp_path: Path, videos: 
     with Image.open(tmp_path / "t.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
-    assert len(figure.axes) == min(videos, PANELS)
-    assert ("2 other panels not shown" in figure.get_suptitle()) == (videos > PANELS)
+    assert len(figure.axes) == min(videos, MOST_PANELS)
+    assert ("2 other panels not shown" in figure.get_suptitle()) == (videos > MOST_PANELS)
     for panel in figure.axes:
-        assert len(panel.get_yticklabels()) == LANES
+        assert len(panel.get_yticklabels()) == MOST_LANES
         assert "5 other classes not shown" in panel.get_title(loc="left")
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.config.heads import Head
-from everest.inference.bouts import NO_CLASS, BoutRules, WindowSpans, bouts_of_head, smoothed, without_short
+from everest.inference.bouts import NO_CLASS, BoutRules, WindowSpans, bouts_of_head, drop_short_runs, smooth
 
 FPS = 16
 
@@ -66,7 +66,7 @@ def spans(
     """The bouts of windows that follow each other; "-" is no class."""
     windows = windows_at(*(starts or map(float, range(len(labels)))))
     classes = np.array([NO_CLASS if label == "-" else ord(label) for label in labels])
-    found = without_short(windows, classes, min_seconds)
+    found = drop_short_runs(windows, classes, min_seconds)
     return [
         (windows.spans[a, 0], windows.spans[b - 1, 1], "-" if found[a] == NO_CLASS else chr(found[a]))
         for a, b in windows.runs(found)
@@ -87,9 +87,9 @@ def test_a_short_bout_takes_the_class_of_the_nearest_longer_one():
 def test_smoothing_is_the_mean_over_the_windows_around():
     windows = windows_at(*(number / 2 for number in range(6)))
     outputs = np.array([[0.0], [1.0], [0.0], [0.0], [0.9], [0.0]], np.float32)
-    found = smoothed(windows, outputs, 1.0)[:, 0].tolist()
+    found = smooth(windows, outputs, 1.0)[:, 0].tolist()
     assert found == pytest.approx([1 / 2, 1 / 3, 1 / 3, 0.3, 0.3, 0.45])  # half a second to each side
-    assert np.array_equal(smoothed(windows, outputs, 0.2), outputs)
+    assert np.array_equal(smooth(windows, outputs, 0.2), outputs)
 
 
 def test_a_class_is_present_from_its_threshold_on():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from everest.data.views import EvalViews
 from everest.inference import windows as windows_module
-from everest.inference.windows import DAMAGED, Unreadable, Window, window_clips, window_items, windows_of
+from everest.inference.windows import BAD_WINDOW, Unreadable, Window, window_clips, window_items, windows_of
 from everest.lists.sample import Sample
 from everest.video import backends
 from everest.video.stream import VideoError
@@ -88,4 +88,4 @@ def test_windows_go_on_after_any_of_them(clip_files: Path, tmp_path: Path, monke
             every[number:] for number in range(len(every) + 1)
         ]
     assert rows(files[0], [])[3:] == [Unreadable("lost")]
-    assert DAMAGED in rows(files[1], [])
+    assert BAD_WINDOW in rows(files[1], [])

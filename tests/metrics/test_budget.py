@@ -77,10 +77,10 @@ def test_a_class_that_nobody_found_has_an_upper_bound_and_one_seen_has_a_bout_in
 
 def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt():
     truth, predicted = np.array([5.0, 0.0, 4.5]), np.array([4.0, 2.0, 4.0])
-    result = total_interval(truth, predicted, naive=10.0, windows=3, largest=LENGTH)
+    result = total_interval(truth, predicted, naive=10.0, windows=3, largest_error=LENGTH)
     assert result == {"naive": 10.0, "checked": 9.5, "estimate": 9.5, "interval": [9.5, 9.5]}
     truth, predicted = np.array([8.1, 0.0, 0.0]), np.array([9.0, 6.0, 7.0])
-    result = total_interval(truth, predicted, naive=60.0, windows=100, largest=LENGTH)
+    result = total_interval(truth, predicted, naive=60.0, windows=100, largest_error=LENGTH)
     assert result["interval"][0] == result["checked"] == 8.1 <= result["estimate"]
 
 

@@ -24,7 +24,7 @@ from everest.metrics.head_metrics import (
 )
 from everest.metrics.intervals import MetricFunction, bootstrap
 from everest.metrics.names import value_text
-from everest.metrics.predicted import HeadPredictions, Predictions
+from everest.metrics.predictions import HeadPredictions, Predictions
 
 VIDEOS = 60
 

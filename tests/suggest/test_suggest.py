@@ -21,14 +21,15 @@ from everest.engine.plan import plan_stage
 from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.selection import Drawn
+from everest.models.classifier import Classifier
 from everest.models.cost import total_macs
 from everest.models.spec import classifier_spec
 from everest.probes.collapse import probed_steps
 from everest.suggest import rules
 from everest.suggest.data_section import data_section
-from everest.suggest.latency import SIZES, fit_latency, network_ms
+from everest.suggest.latency import MODEL_SIZES, fit_latency, network_ms
 from everest.suggest.rules import DEVICE_VALUES as DEVICES
-from everest.suggest.rules import DataFacts, choose_every, choose_values
+from everest.suggest.rules import DataFacts, choose_values, probe_interval
 from everest.suggest.suggestion import Suggestion, recipe_text, suggest_recipe, this_device
 from everest.video.writer import write_video
 
@@ -148,7 +149,7 @@ def test_an_encoder_is_fine_tuned_otherwise(device, purpose, videos, special, se
 
 @given(probed=st.integers(1, 320), steps=COUNT, batch=st.integers(1, 256), training=COUNT)
 def test_suggested_probes_are_few_and_read_few_videos(probed, steps, batch, training):
-    every, share = choose_every(probed, steps=steps, batch=batch, num_videos=training)
+    every, share = probe_interval(probed, steps=steps, batch=batch, num_videos=training)
     if not every:
         assert 3 * 3.2 * probed >= 0.05 * steps * batch
         return
@@ -390,19 +391,19 @@ def suggestion(clip_files: Path, tmp_path: Path) -> Suggestion:
 
 def test_each_size_costs_less_than_the_one_before(suggestion: Suggestion):
     costs = []
-    for size in SIZES:
+    for size in MODEL_SIZES:
         sized = replace(suggestion, size=size, overrides=[f"data.size={size.side}"])
         costs.append(total_macs(classifier_spec(sized.recipe, (Head(outputs=4),))))
     assert costs == sorted(costs, reverse=True)
-    assert len(set(costs)) == len(SIZES)
+    assert len(set(costs)) == len(MODEL_SIZES)
 
 
 def test_the_largest_size_that_is_fast_enough_is_taken_and_the_test_has_one_view(suggestion: Suggestion):
     random, threads = torch.get_rng_state(), torch.get_num_threads()
     fitted = fit_latency(suggestion, 1e9)
-    assert (fitted.size, 0 < fitted.network_ms < 1e9) == (SIZES[-2], True)  # that of a CPU, no larger
+    assert (fitted.size, 0 < fitted.network_ms < 1e9) == (MODEL_SIZES[-2], True)  # that of a CPU, no larger
     smallest = fit_latency(suggestion, 1e-6)
-    assert (smallest.size, smallest.network_ms > 1e-6) == (SIZES[-1], True)
+    assert (smallest.size, smallest.network_ms > 1e-6) == (MODEL_SIZES[-1], True)
     for each in (fitted, smallest):
         assert (each.recipe.eval.clips, each.recipe.eval.crops) == (1, 1)
         assert "ms a clip on a CPU" in each.text
@@ -415,16 +416,16 @@ def test_the_largest_size_that_is_fast_enough_is_taken_and_the_test_has_one_view
 def test_clips_of_image_weights_have_as_many_frames_as_the_time_allows(
     suggestion: Suggestion, image_file: Path
 ):
+    def one_ms_per_frame(model: Classifier, *, limit: float) -> float:
+        return model.spec.frames
+
     start = settings_from(f"timm:vit_tiny_patch16_224={image_file}", on_cpu=True)
     suggestion = replace(suggestion, start=start)
-    whole = fit_latency(suggestion, 1e9)
-    assert whole.recipe.data.frames == 8
-    fewer = fit_latency(suggestion, 0.7 * whole.network_ms)
-    assert fewer.recipe.data.frames == 4
-    fewest = fit_latency(suggestion, 1e-6)
-    assert (fewest.recipe.data.frames, fewest.is_fast) == (2, False)
-    assert "the most that --latency allows, at least 2" in fewest.text
-    named = fit_latency(replace(suggestion, overrides=["data.frames=6"]), 1e-6)
+    for limit, frames, is_fast in ((8, 8, True), (7.9, 4, True), (2, 2, True), (1.9, 2, False)):
+        fitted = fit_latency(suggestion, limit, measure=one_ms_per_frame)
+        assert (fitted.recipe.data.frames, fitted.network_ms, fitted.is_fast) == (frames, frames, is_fast)
+        assert "the most that --latency allows, at least 2" in fitted.text
+    named = fit_latency(replace(suggestion, overrides=["data.frames=6"]), 1.9, measure=one_ms_per_frame)
     assert named.recipe.data.frames == 6
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from everest.config.heads import Head
-from everest.metrics.predicted import Predictions
+from everest.metrics.predictions import Predictions
 
 
 def predictions_of(labels: Sequence[Any], outputs: Any, *heads: Head) -> Predictions:

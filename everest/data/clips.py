@@ -36,7 +36,7 @@ Tries = list[tuple[str, str]]  # path and reason of every video that was tried a
 
 
 class Clip(NamedTuple):
-    """One clip, with all views of it."""
+    """One clip with all its views."""
 
     frames: Tensor  # (V, C, T, H, W) uint8; with `regions` (V, T, R, S, C)
     label: Tensor  # (L,) float32, see `label_values`; -1 if there is none
@@ -88,7 +88,7 @@ class VideoClips:
     cache: FrameCache | None = None  # keeps decoded frames
     # Of the first epochs; later ones repeat these clips, with other random numbers.
     tokens: ClipTokens | None = None
-    heads: Heads = ()  # what the labels of the samples are; empty: the clips have no labels
+    heads: Heads = ()  # one per label of a sample; empty: the clips have no labels
     notices: tuple[str, ...] = ()  # lines about the videos to show when a run starts
     sample_weights: NDArray[np.float64] | None = None  # (samples,) for `StepSampler.weights`
 
@@ -101,7 +101,7 @@ class VideoClips:
         return isinstance(self.make_views, PretrainViews) and self.make_views.compared
 
     def layout(self) -> Layout:
-        """The shape and the type of each tensor of a clip; CheckpointError if the tokens are damaged."""
+        """The shape and type of each tensor of a clip; CheckpointError if the tokens are damaged."""
         views = self.make_views
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "frames": (views.shape, torch.uint8),
@@ -127,7 +127,7 @@ class VideoClips:
         return None if boxes is None else Regions(boxes, views.size, views.antialias)
 
     def read(self, key: SampleKey, out: Tensor | None = None) -> Clip:
-        """The clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given."""
+        """Read the clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given."""
         epoch, index = key
         failed: Tries = []
         for attempt in range(MAX_TRIES):

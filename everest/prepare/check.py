@@ -1,6 +1,6 @@
-"""Check a data set before a run: every video decoded completely, lengths, classes, copies.
+"""Checks a data set before a run: decodes every video, and reports damage, lengths, classes, duplicates.
 
-The result of each file is kept in a journal, so a check that was killed is resumed.
+A journal keeps the result of each file, so that a check that was killed can be resumed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def decode_completely(path: str) -> CheckedFile:
 
 
 def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
-    """Describe the damage of a file that was decoded completely, to `frames` frames; None: there is none."""
+    """Describe the damage of a file that was decoded completely, to `frames` frames; None without damage."""
     damage = known_damage(video)
     expected = probe(video).frames
     if damage is None and frames < expected:
@@ -121,7 +121,7 @@ def check_lists(
         lists: by name; the first is the one that models are trained on.
         may_repeat: see `find_duplicates`.
         journal: keeps the results; files that it has are not decoded again.
-        restart: forget the results in the journal.
+        restart: discard the results in the journal.
         workers: processes that decode.
         limit: seconds for a video.
     Returns:
@@ -191,7 +191,7 @@ def _checked_files(
 
 
 def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
-    """The videos of each class in each list, also of known classes that no video has."""
+    """Count the videos of each class in each list, including known classes without a video."""
     first = next(iter(lists.values()))
     rows = []
     for position, head in enumerate([head.name for head in first.heads] or [""]):
@@ -212,9 +212,9 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
 def find_duplicates(
     lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, may_repeat: str | None = None
 ) -> list[dict[str, Any]]:
-    """The samples with the same segment of the same file, or of files with the same bytes.
+    """Find samples with the same segment of one file, or of files with the same bytes.
 
-    Others may have the videos of the list `may_repeat`, too (for pre-training); only its own are compared.
+    Other lists may repeat the videos of the list `may_repeat` (for pre-training), but not it its own.
     """
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():

@@ -1,4 +1,4 @@
-"""Names of checkpoints that are not paths, and the Hugging Face hub: downloads, or the local cache."""
+"""Downloads from the Hugging Face hub, and checkpoint names that are not paths (`hf:`, `timm:`)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from everest.system.files import absolute_keeping_links, writing
 from everest.system.processes import warn_on_main
 
 PREFIX: Final = "hf:"
-TIMM_PREFIX: Final = "timm:"  # of image models, from the hub, or from a file: timm:NAME=FILE
-PREFIXES: Final = (PREFIX, TIMM_PREFIX)  # of checkpoints that are no files
-_SAFE: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
-_PICKLED: Final = [*_SAFE, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
+TIMM_PREFIX: Final = "timm:"  # an image model from the hub, or from a file: timm:NAME=FILE
+PREFIXES: Final = (PREFIX, TIMM_PREFIX)  # of checkpoints that are not files
+_SAFE_FILES: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
+_PICKLED_FILES: Final = [*_SAFE_FILES, "*.bin", "*.pth", "*.pt"]  # if there is no safetensors file
 # Heuristic. huggingface_hub waits without limit, where a firewall drops the packets to the hub.
 ANSWER_SECONDS: Final = 10.0
 
@@ -25,7 +25,7 @@ class Unreachable(CheckpointError):
 
 
 def split_timm(name: str) -> tuple[str, Path | None]:
-    """The model of `timm:NAME` or `timm:NAME=FILE`, and the file."""
+    """The model and the file of `timm:NAME` or `timm:NAME=FILE`."""
     model, equals, file = name.removeprefix(TIMM_PREFIX).partition("=")
     if equals and not file:
         raise RecipeError(f"{name}: name the file of the weights after '='")
@@ -33,7 +33,7 @@ def split_timm(name: str) -> tuple[str, Path | None]:
 
 
 def absolute_name(name: str | Path) -> str:
-    """The name of a checkpoint, the same from wherever it is named: a path in it is absolute."""
+    """The name of a checkpoint with any path in it made absolute."""
     text = str(name)
     if not text:
         raise RecipeError(f"no weights are named; give a run folder, a file, {PREFIX}OWNER/NAME or timm:NAME")
@@ -69,9 +69,9 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         except Exception as error:
             no_answer = _first_line(error)
             download = partial(download, local_files_only=True)
-        folder = Path(download(allow_patterns=_SAFE))
+        folder = Path(download(allow_patterns=_SAFE_FILES))
         if not any(folder.rglob("*.safetensors")):
-            folder = Path(download(allow_patterns=_PICKLED))
+            folder = Path(download(allow_patterns=_PICKLED_FILES))
     except refused as error:
         raise CheckpointError(
             f"{name}: the hub refuses it ({_first_line(error)}); check the name and the revision, or "

@@ -1,4 +1,4 @@
-"""A run's folder: its recipe, environment, metrics and weights. Later commands need nothing else."""
+"""Run folders: the recipe, environment, metrics and weights of a run, all that later commands need."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ BEST: Final = "best.safetensors"
 BAD_VIDEOS: Final = "bad_videos.csv"
 BAD_COLUMNS: Final = ("path", "reason")
 NONFINITE: Final = "nonfinite.json"  # the last step with a non-finite loss or gradient, and its videos
-REPORT: Final = "report.json"  # of a tokenizer: its quality on held-out videos
+REPORT_FILE: Final = "report.json"  # of a tokenizer: its quality on held-out videos
 REPORT_IMAGE: Final = "report.png"
 STATE: Final = "state"
-RESULTS: Final = (METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE, REPORT, REPORT_IMAGE)
-OWN_FILES: Final = (RECIPE, *RESULTS, ENVIRONMENT)  # replaced by a new run
+RESULT_FILES: Final = (METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE, REPORT_FILE, REPORT_IMAGE)
+OWN_FILES: Final = (RECIPE, *RESULT_FILES, ENVIRONMENT)  # replaced by a new run
 PROJECT: Final = "project.json"  # of everest train, whose folder holds runs
 MODEL: Final = "model"  # in a folder of everest train: the classifier that it delivers
 FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the network
@@ -54,11 +54,11 @@ DecoderStart = Literal["keep", "fresh"]  # the option --decoder
 
 @dataclass(frozen=True, kw_only=True)
 class InitFile:
-    """The weights that the option --init of a run names, as they were found.
+    """The weights that the option --init names.
 
     Args:
-        name: as the user wrote it, a path made absolute.
-        file: the weights that were found.
+        name: as the user wrote it, with an absolute path.
+        file: the weights file.
         decoder: the option --decoder; None: keep the decoder if it fits.
     """
 
@@ -68,8 +68,8 @@ class InitFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The values of a plan that later commands read."""
+class RunPlan:
+    """The values of a run's plan that later commands read from env.json."""
 
     videos: int
     samples: str  # their fingerprint
@@ -82,10 +82,10 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnvironment:
-    """The values of env.json that later commands read; the others describe the machine."""
+    """The values of env.json that later commands read; all others describe the machine."""
 
     stage: str  # pretrain, finetune or train-tokenizer
-    plan: Plan
+    plan: RunPlan
     one_batch: bool = False  # the run overfits its first batch
     init: str | None = None  # the weights that the run starts from
     init_name: str | None = None  # the option --init, as an absolute path
@@ -114,7 +114,7 @@ class RunFolder:
         self.path = path
         self.weights = path / WEIGHTS
         self.best = path / BEST
-        self.report = path / REPORT
+        self.report = path / REPORT_FILE
         self.state = path / STATE
 
     def is_run(self) -> bool:
@@ -171,7 +171,7 @@ class RunFolder:
         return read_own_json(self.path / ENVIRONMENT, fix=RESTORE_FIX)
 
     def has_environment(self) -> bool:
-        """Whether everest wrote env.json, whose values may be damaged; other programs may, too."""
+        """Whether everest wrote an env.json here; its values may be damaged."""
         with suppress(RecipeError):
             return "plan" in self._all_values()
         return False
@@ -193,7 +193,7 @@ class RunFolder:
     def read_metrics(self) -> tuple[list[Row], list[str]]:
         """The rows of metrics.jsonl, and a message for each line that is not a row.
 
-        The last line is ignored until its end is written; a run may be writing it.
+        An incomplete last line, which a run may be writing, is ignored.
         """
         path = self.path / METRICS_FILE
         if path.exists() and not path.is_file():
@@ -218,11 +218,11 @@ class RunFolder:
         write_text(self.path / METRICS_FILE, "".join(json_text(row) + "\n" for row in rows))
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
-        """Write bad_videos.csv: `path,reason`, one row a video."""
+        """Write bad_videos.csv: `path,reason`, one row per video."""
         write_table(self.path / BAD_VIDEOS, [BAD_COLUMNS, *sorted(reasons.items())])
 
     def bad_videos(self) -> dict[str, str]:
-        """The rows of bad_videos.csv, path to reason; empty if every video could be read."""
+        """The reason per path in bad_videos.csv; empty if every video could be read."""
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}

@@ -78,7 +78,7 @@ class PixelStatistics:
         return in_unit_range(frames) if frames.dtype == torch.uint8 else self.unnormalize(frames.float())
 
     def byte_changes_weight(self, weight: Tensor) -> Tensor:
-        """The weight (..., C, t, p, q) for differences of bytes instead of normalized frames."""
+        """Rescale a weight (..., C, t, p, q) for normalized frames to one for differences of bytes."""
         return weight / (255 * _per_channel(self.std, weight))
 
 

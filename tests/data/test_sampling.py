@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings
-from everest.data.class_balance import sample_weights
+from everest.data.class_balance import sampling_odds
 from everest.data.clips import StepSampler
 from everest.data.randomness import Purpose, generator_at
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, validation_clips
@@ -34,16 +34,16 @@ def test_classes_have_the_same_share_or_one_by_the_root_of_their_samples(labels,
     power = {"balanced": 0, "sqrt": 0.5}[kind]
     sizes = {name: number**power for name, number in Counter(labels).items()}
     expected = {name: size / sum(sizes.values()) for name, size in sizes.items()}
-    weights = sample_weights(labels, kind)
+    weights = sampling_odds(labels, kind)
     assert shares(labels, weights) == pytest.approx(expected)
-    assert sample_weights([(label,) for label in labels], kind).tolist() == weights.tolist()
+    assert sampling_odds([(label,) for label in labels], kind).tolist() == weights.tolist()
 
 
 def test_of_several_classes_the_rarest_counts_and_no_class_is_a_class():
     labels = [(0,), (0, 1), (0,), (0, 0), (), ()]
-    assert sample_weights(labels, "balanced").tolist() == [1 / 4, 1, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
-    assert sample_weights(labels, "sqrt").tolist() == [0.5, 1, 0.5, 0.5, 2**-0.5, 2**-0.5]
-    assert sample_weights([], "balanced").shape == (0,)
+    assert sampling_odds(labels, "balanced").tolist() == [1 / 4, 1, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
+    assert sampling_odds(labels, "sqrt").tolist() == [0.5, 1, 0.5, 0.5, 2**-0.5, 2**-0.5]
+    assert sampling_odds([], "balanced").shape == (0,)
 
 
 SHUFFLED = [[(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)], [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)]]
@@ -72,7 +72,7 @@ def test_the_orders_of_a_seed_stay_the_same():
 
 @given(CLASSES, st.sampled_from([None, *KINDS]), st.sampled_from([1, 2]), st.integers(0, 12))
 def test_processes_and_a_later_start_share_the_steps_of_one_process(labels, kind, accumulation, start):
-    weights = None if kind is None else sample_weights(labels, kind)
+    weights = None if kind is None else sampling_odds(labels, kind)
     common = {"num_samples": len(labels), "batch_size": 8}
     alone = list(sampler(weights, **common))
     for world in (1, 2, 4):

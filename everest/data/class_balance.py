@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.errors import RecipeError, did_you_mean
-from everest.lists.labels import indices
+from everest.lists.labels import class_indices
 from everest.lists.sample import Sample
 
 # A sample of a class of n samples has the odds n^-POWER, so its class has n^(1 - POWER).
@@ -59,7 +59,7 @@ def class_weights(
                 continue
             counts = np.zeros(head.outputs)
             for sample in samples:
-                counts[list(indices(sample.labels[position]))] += 1
+                counts[list(class_indices(sample.labels[position]))] += 1
             if head.task == MULTI_LABEL:
                 weights = np.minimum((len(samples) - counts) / np.maximum(counts, 1), MAX_CLASS_WEIGHT)
             else:

@@ -26,7 +26,7 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 
-from everest.data.clips import Batch, SampleKey, StepSampler, Tries, VideoClips
+from everest.data.clips import Batch, FailedReads, SampleKey, StepSampler, VideoClips
 from everest.data.crops import resize_regions
 from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError
@@ -40,7 +40,7 @@ CHUNK_CLIPS: Final = 16  # heuristic: clips, views included, of a chunk, which h
 MAX_CHUNKS_AHEAD: Final = 16
 
 Order = StepSampler | Sequence[list[SampleKey]]
-ClipInfo = tuple[str, Tries]  # `video_id` and `failed` of a clip; its tensors are in the ring
+ClipInfo = tuple[str, FailedReads]  # `video_id` and `failed` of a clip; its tensors are in the ring
 
 
 class Chunk(NamedTuple):
@@ -99,7 +99,7 @@ def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> BatchDiv
     While a batch is used, the workers read all of the next one and one more chunk each, and at least two
     chunks each. With fewer, a worker would wait for the step; with more, the ring would be larger.
     """
-    largest = order.batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
+    largest = order.micro_batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
     parts = max(1, math.ceil(largest / max(1, CHUNK_CLIPS // clips.make_views.num_views)))
     samples = max(1, math.ceil(largest / parts))
     if not workers:

@@ -31,7 +31,7 @@ from everest.data.views import (
 )
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
-from everest.lists.labels import indices
+from everest.lists.labels import class_indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source, unused_validation
@@ -130,7 +130,8 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
         return None
     samples = read_source(data, "val", labeled=True, classes=classes)
     metric = best_metric(classes.heads, section.best, classes.names)
-    if metric in CLASS_METRICS and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
+    has_classes = any(class_indices(sample.labels[0]) for sample in samples.samples)
+    if metric in CLASS_METRICS and not has_classes:
         raise DataError(
             f"data.val: no video has a class, so its {CLASS_METRICS[metric]} cannot select the best weights; "
             "add videos of classes, or set finetune.best=loss"

@@ -169,7 +169,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
 
 
 SHARED_MEMORY: Final = Path("/dev/shm")
-REMEDY: Final = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
+SHARED_MEMORY_FIX: Final = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
 
 
 def free_shared_memory() -> int | None:
@@ -182,7 +182,7 @@ def no_shared_memory(*, needed: int | None = None) -> EnvironmentProblem:
     megabytes = f"{(free_shared_memory() or 0) / 1e6:.0f} MB of {SHARED_MEMORY} are free"
     if needed is not None:
         megabytes = f"the batches of the workers need {needed / 1e6:.0f} MB, {megabytes}"
-    return EnvironmentProblem(f"too little shared memory ({megabytes}); {REMEDY}")
+    return EnvironmentProblem(f"too little shared memory ({megabytes}); {SHARED_MEMORY_FIX}")
 
 
 def require_shared_memory(needed: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from everest.config.heads import Head, Heads, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, first_names
-from everest.lists.labels import column_of, indices
+from everest.lists.labels import class_indices, column_of
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 
@@ -43,10 +43,10 @@ class Classes:
             return cls(heads=(_standardized(Head(task="regression", outputs=1), samples, 0),))
         count = data.num_classes or len(samples.class_names or ())
         if not count:
-            used = {label for sample in samples.samples for label in indices(sample.labels[0])}
+            used = {label for sample in samples.samples for label in class_indices(sample.labels[0])}
             count = max(used, default=-1) + 1
             if count > max(MAX_INFERRED_CLASSES, MAX_CLASSES_PER_USED * len(used)):
-                path = next(s.path for s in samples.samples if count - 1 in indices(s.labels[0]))
+                path = next(s.path for s in samples.samples if count - 1 in class_indices(s.labels[0]))
                 raise DataError(
                     f"{path}: label {count - 1} would make {count} classes, of which only {len(used)} "
                     "have a clip; fix the label, or set data.num_classes"
@@ -90,7 +90,7 @@ def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) 
     """A line about the classes without a sample in the list `data.KEY`; None if all have one."""
     empty: list[str] = []
     for position, head in enumerate(classes.heads):
-        used = {label for sample in samples for label in indices(sample.labels[position])}
+        used = {label for sample in samples for label in class_indices(sample.labels[position])}
         count = 0 if head.task == "regression" else head.outputs
         empty += [f"{head.name} {classes.name(index)}".strip() for index in range(count) if index not in used]
     if not empty:

@@ -97,7 +97,7 @@ class LabelRules:
         return any(map(is_integer, self.class_names))
 
 
-def indices(label: Label) -> tuple[int, ...]:
+def class_indices(label: Label) -> tuple[int, ...]:
     """The indices of the classes of a label; a number has none."""
     if isinstance(label, tuple):
         return label
@@ -178,10 +178,10 @@ def task_notice(source: object, task: Task) -> str | None:
 
 def count_classes(labels: Iterable[Label]) -> Counter[int]:
     """Count the videos of each class that has any; a video counts for each of its classes."""
-    return Counter(index for label in labels for index in indices(label))
+    return Counter(index for label in labels for index in class_indices(label))
 
 
-def imbalance(counts: Collection[int]) -> float:
+def class_imbalance(counts: Collection[int]) -> float:
     """The ratio of the most frequent class to the rarest that has a video; 1 without classes."""
     used = [count for count in counts if count]
     return max(used) / min(used) if used else 1.0

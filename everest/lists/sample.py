@@ -120,7 +120,7 @@ class ListSize:
         return text if self.groups >= self.videos else f"{text} of {counted(self.groups, 'group')}"
 
 
-def spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
+def evenly_spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
     """At most `most` items at equal distances, in their order."""
     positions = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return tuple(items[position] for position in positions)

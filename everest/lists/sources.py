@@ -69,7 +69,7 @@ def read_source(
     return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)
 
 
-def learned_from(data: DataSettings, samples: Iterable[Sample]) -> list[Sample]:
+def seen_in_training(data: DataSettings, samples: Iterable[Sample]) -> list[Sample]:
     """The samples that `data.train` also has, as the same segment or in a whole file.
 
     Empty if that list is remote or cannot be read: a warning is not worth an error.

@@ -11,11 +11,11 @@ import numpy as np
 
 from everest.errors import DataError, RecipeError
 from everest.lists.columns import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
-from everest.lists.labels import JOINED_BY, indices, is_integer
+from everest.lists.labels import JOINED_BY, class_indices, is_integer
 from everest.lists.sample import Sample
 from everest.system.files import refuse_inputs, write_text
 
-CLASSES: Final = "classes.txt"  # names of classes, for data.classes
+CLASSES_FILE: Final = "classes.txt"  # names of classes, for data.classes
 ELSEWHERE_FIX: Final = "write elsewhere by --output DIR"
 
 
@@ -57,7 +57,7 @@ def write_list(
         labels = [
             _decimal(label)
             if isinstance(label, float)
-            else JOINED_BY.join(class_names[index] if class_names else str(index) for index in indices(label))
+            else JOINED_BY.join(class_names[i] if class_names else str(i) for i in class_indices(label))
             for label in sample.labels
         ]
         times = [getattr(sample, name) for name in segment]

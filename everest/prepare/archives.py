@@ -15,7 +15,7 @@ from typing import Any, Final
 from everest.errors import DataError, RecipeError
 from everest.lists.sample import Sample
 from everest.lists.writing import (
-    CLASSES,
+    CLASSES_FILE,
     names_needed,
     refuse_existing,
     refuse_unlistable,
@@ -60,7 +60,7 @@ def write_index(
         *(("extra", "", os.path.relpath(video, root)) for video in extra),
     ]
     written = [output / f"{name}.csv" for name in lists]
-    written += [output / CLASSES] if class_names else []
+    written += [output / CLASSES_FILE] if class_names else []
     written += [output / INDEX_REPORT] if problems else []
     refuse_existing(written, overwrite=overwrite, read=chain(*sources.values()))
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
@@ -80,8 +80,8 @@ def write_index(
         "pretrain": None if labeled else str(below / written[0].name),
     }
     if class_names:
-        write_lines(output / CLASSES, class_names)
-        data |= {"classes": str(below / CLASSES), "num_classes": len(class_names)}
+        write_lines(output / CLASSES_FILE, class_names)
+        data |= {"classes": str(below / CLASSES_FILE), "num_classes": len(class_names)}
     data |= {"heads": dict(layout.heads)} if heads else {}
     return {
         "layout": layout.name,

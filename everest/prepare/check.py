@@ -31,8 +31,8 @@ from everest.video.reader import frames_in_order, known_damage, probe
 from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import VideoError, as_video_error
 
-JOURNAL: Final = "checked_videos.jsonl"
-RARE: Final = 5  # heuristic: a class with fewer training videos is hardly learned, and named
+JOURNAL_FILE: Final = "checked_videos.jsonl"
+RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is hardly learned, and named
 _digest = partial(hashlib.blake2b, digest_size=16)
 
 
@@ -146,7 +146,8 @@ def check_lists(
     duplicates = find_duplicates(lists, files, may_repeat=may_repeat)
     training = next(iter(lists))
     classes = _class_counts(lists)
-    rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
+    counts = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
+    rare = [row for row in counts if row["videos"] < RARE_BELOW]
     return {
         "checked": len(files),
         "ok": len(good),
@@ -157,7 +158,7 @@ def check_lists(
         "leaks": sum(duplicate["leak"] for duplicate in duplicates),
         "task": lists[training].task,
         "classes": classes,
-        "rare_classes": sorted((row for row in rare if row["videos"] < RARE), key=lambda row: row["videos"]),
+        "rare_classes": sorted(rare, key=lambda row: row["videos"]),
     }
 
 

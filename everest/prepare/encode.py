@@ -24,7 +24,7 @@ from everest.prepare.check import damage_after_decoding
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
-from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
+from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.storage import parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
@@ -155,9 +155,9 @@ def _write_lists(
 ) -> list[Path]:
     """Write each list with the new paths and without failed videos, and bad_videos.csv if any failed."""
     if failed:
-        write_table(output / BAD_VIDEOS, [BAD_COLUMNS, *failed])
+        write_table(output / BAD_VIDEOS_FILE, [BAD_COLUMNS, *failed])
     else:
-        (output / BAD_VIDEOS).unlink(missing_ok=True)
+        (output / BAD_VIDEOS_FILE).unlink(missing_ok=True)
     written = []
     for original in originals:
         if original.is_list:

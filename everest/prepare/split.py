@@ -20,12 +20,12 @@ import numpy as np
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
 from everest.lists.columns import SheetColumns
-from everest.lists.labels import indices, is_number_like, read_class_names
+from everest.lists.labels import class_indices, is_number_like, read_class_names
 from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.lists.writing import (
-    CLASSES,
+    CLASSES_FILE,
     names_needed,
     refuse_existing,
     refuse_unlistable,
@@ -40,7 +40,7 @@ NUMBER_BINS: Final = 10  # heuristic: bins of numbers, each of which is divided 
 GROUP_BY_FOLDER: Final = "folder"
 PATH_PREFIX: Final = "path:"
 COLUMN_PREFIX: Final = "column:"
-SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough to test on in small sets
+DEFAULT_SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough for tests in small sets
 UNGROUPED_NOTICE: Final = (
     "without --group, clips of one recording, person or scene may be in several lists, and the test would "
     r"reward memorizing them. If files are named like anna_03.mp4, --group '(\w+)_\d+' keeps all videos of "
@@ -118,7 +118,7 @@ class LabeledVideos:
         """The groups of the samples; a video without one is its own group."""
         return set(map(group_of, self.samples))
 
-    def split(self, shares: Mapping[str, float] = SHARES, *, seed: int = 0) -> dict[str, list[Sample]]:
+    def split(self, shares: Mapping[str, float] = DEFAULT_SHARES, seed: int = 0) -> dict[str, list[Sample]]:
         """Divide the samples into lists with these shares; see `split_samples`."""
         return split_samples(self.samples, shares, seed=seed)
 
@@ -131,7 +131,7 @@ class LabeledVideos:
         """
         paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
         written = list(paths.values())
-        class_file = folder / CLASSES
+        class_file = folder / CLASSES_FILE
         names = self.class_names
         has_classes = False  # whether `everest prepare index` wrote them
         with suppress(DataError):
@@ -223,7 +223,7 @@ def split_samples(
         by_group.setdefault(group_of(sample), []).append(number)
     members = [np.array(numbers) for numbers in by_group.values()]
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
-    classes = [indices(label) or (NO_CLASS,) for label in labels]
+    classes = [class_indices(label) or (NO_CLASS,) for label in labels]
     if all(isinstance(label, float) for label in labels):
         # So few bins that the smallest list can have a group of each, with the same share of the numbers.
         bins = max(1, min(NUMBER_BINS, int(len(members) * min(shares.values()))))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from everest.data.cache import keep_facts_in_cache
 from everest.data.footage import FrameTimes, frame_span
-from everest.lists.labels import imbalance, indices, number_facts
+from everest.lists.labels import class_imbalance, class_indices, number_facts
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames
@@ -35,7 +35,7 @@ PLACES_PER_VIDEO: Final = 8  # heuristic: pairs of frames that are measured
 CAMERA_SIDE: Final = 160  # pixels of the longer side of the frames in which camera motion is measured
 CLIP_LENGTHS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
 SHORT_SHARE: Final = 0.05  # heuristic: share of the videos that may be shorter than a clip of this stride
-MOTION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
+MOTION_DEFINITION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
 
 Floats = NDArray[np.float64]
 
@@ -136,7 +136,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "frames": min_median_max([video.frames for video in videos]),
         "motion": round(fmean(video.motion for video in videos), 5),
         "classes": classes,
-        "imbalance": round(imbalance(list(map(len, by_class.values()))), 3),
+        "imbalance": round(class_imbalance(list(map(len, by_class.values()))), 3),
         "numbers": number_facts(sample.labels[0] for sample in samples if sample.labels),
         "camera": {
             "moving": round(fmean(video.moving for video in videos), 4),
@@ -151,7 +151,7 @@ def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
     """The samples of each class of the first label, in the order of the classes."""
     by_index: dict[int, list[Sample]] = {}
     for sample in data.samples:
-        for index in indices(sample.labels[0]) if sample.labels else ():
+        for index in class_indices(sample.labels[0]) if sample.labels else ():
             by_index.setdefault(index, []).append(sample)
     names = data.class_names
     return {names[index] if names else str(index): by_index[index] for index in sorted(by_index)}

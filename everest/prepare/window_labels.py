@@ -24,7 +24,7 @@ from everest.annotations.labels import ANYONE, Labels, WhoseBouts, read_labels
 from everest.annotations.matching import stem
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError, first_names
-from everest.lists.labels import JOINED_BY, indices, is_number_like
+from everest.lists.labels import JOINED_BY, class_indices, is_number_like
 from everest.lists.sample import Sample
 from everest.lists.writing import write_lines, write_list
 from everest.system.events import Report, notice
@@ -156,7 +156,7 @@ def write_labeled(
         write_lines(names_file, classes)
     grouped = [replace(sample, group=stem(sample.path)) for sample in samples]
     write_list(out, grouped, root=out.parent.absolute(), class_names=classes)
-    counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
+    counts = Counter(classes[index] for sample in samples for index in class_indices(sample.labels[0]))
     return {
         "task": task,
         "labels": dict(counts.most_common()),

@@ -13,7 +13,7 @@ from typing import Final
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError, shown
 
-UNFINISHED: Final = ".part"  # suffix of hidden files that are being written
+PART_SUFFIX: Final = ".part"  # suffix of hidden files that are being written
 IN_USE_FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
 LOCK_SUFFIX: Final = ".lock"  # suffix of hidden files of everest.system.locks
 
@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary file `.NAME.part` next to `path` to write; flushes it, then renames it to `path`."""
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    temporary = path.with_name(f".{path.name}{PART_SUFFIX}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def _flush(path: Path) -> None:
 
 def is_unfinished(name: str) -> bool:
     """Whether a file name is one that `atomic_file` or a lock leaves when the process is killed."""
-    return name.startswith(".") and name.endswith((UNFINISHED, LOCK_SUFFIX))
+    return name.startswith(".") and name.endswith((PART_SUFFIX, LOCK_SUFFIX))
 
 
 def check_writable(path: Path) -> None:
@@ -135,7 +135,7 @@ def check_new_folder(
     """
     if path.exists() and not path.is_dir():
         raise RecipeError(f"{option} {path}: a file is in the way; choose another folder")
-    check_writable(path / f".folder{UNFINISHED}")
+    check_writable(path / f".folder{PART_SUFFIX}")
     files = path.iterdir() if path.exists() else ()
     names = [file.name for file in files if not is_unfinished(file.name)]
     if names and not overwrite and not any(map(is_own, names)):

@@ -27,24 +27,25 @@ from everest.system.text import (
     validated,
 )
 
-RECIPE: Final = "recipe.yaml"
-ENVIRONMENT: Final = "env.json"
+RECIPE_FILE: Final = "recipe.yaml"
+ENVIRONMENT_FILE: Final = "env.json"
 METRICS_FILE: Final = "metrics.jsonl"
-WEIGHTS: Final = "model.safetensors"
-BEST: Final = "best.safetensors"
-BAD_VIDEOS: Final = "bad_videos.csv"
+WEIGHTS_FILE: Final = "model.safetensors"
+BEST_FILE: Final = "best.safetensors"
+BAD_VIDEOS_FILE: Final = "bad_videos.csv"
 BAD_COLUMNS: Final = ("path", "reason")
-NONFINITE: Final = "nonfinite.json"  # the last step with a non-finite loss or gradient, and its videos
+NONFINITE_FILE: Final = "nonfinite.json"  # the last step with a non-finite loss or gradient, and its videos
 REPORT_FILE: Final = "report.json"  # of a tokenizer: its quality on held-out videos
 REPORT_IMAGE: Final = "report.png"
-STATE: Final = "state"
-RESULT_FILES: Final = (METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE, REPORT_FILE, REPORT_IMAGE)
-OWN_FILES: Final = (RECIPE, *RESULT_FILES, ENVIRONMENT)  # replaced by a new run
-PROJECT: Final = "project.json"  # of everest train, whose folder holds runs
-MODEL: Final = "model"  # in a folder of everest train: the classifier that it delivers
-FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the network
-FOLDS: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
-TOKENIZER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
+STATE_FOLDER: Final = "state"
+_REPORTS: Final = (REPORT_FILE, REPORT_IMAGE)
+RESULT_FILES: Final = (METRICS_FILE, WEIGHTS_FILE, BEST_FILE, BAD_VIDEOS_FILE, NONFINITE_FILE, *_REPORTS)
+OWN_FILES: Final = (RECIPE_FILE, *RESULT_FILES, ENVIRONMENT_FILE)  # replaced by a new run
+PROJECT_FILE: Final = "project.json"  # of everest train, whose folder holds runs
+MODEL_FOLDER: Final = "model"  # in a folder of everest train: the classifier that it delivers
+FINETUNE_FOLDER: Final = "finetune"  # in a folder of everest train: the run of the network
+FOLDS_FOLDER: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
+TOKENIZER_FOLDER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # with versions
 RESTORE_FIX: Final = "restore the file, or start over with --overwrite"
 
@@ -99,12 +100,12 @@ _ENVIRONMENT: Final = TypeAdapter(RunEnvironment)
 
 def own_tokenizer(run: Path) -> Path:
     """The file of the tokenizer that a run of LVMAE trains itself."""
-    return run / TOKENIZER / WEIGHTS
+    return run / TOKENIZER_FOLDER / WEIGHTS_FILE
 
 
 def is_own_tokenizer(file: str) -> bool:
     """Whether a path has the form of `own_tokenizer`, in any run."""
-    return Path(file).parts[-2:] == (TOKENIZER, WEIGHTS)
+    return Path(file).parts[-2:] == (TOKENIZER_FOLDER, WEIGHTS_FILE)
 
 
 class RunFolder:
@@ -112,14 +113,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.weights = path / WEIGHTS
-        self.best = path / BEST
+        self.weights = path / WEIGHTS_FILE
+        self.best = path / BEST_FILE
         self.report = path / REPORT_FILE
-        self.state = path / STATE
+        self.state = path / STATE_FOLDER
 
     def is_run(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / RECIPE).is_file() and (self.path / ENVIRONMENT).is_file()
+        return (self.path / RECIPE_FILE).is_file() and (self.path / ENVIRONMENT_FILE).is_file()
 
     def start(self, recipe_text: str, values: Mapping[str, Any]) -> None:
         """Clear the folder, then write env.json with these values, and the recipe that makes it a run.
@@ -148,8 +149,8 @@ class RunFolder:
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
             "git_commit": commit,
         }
-        write_text(self.path / ENVIRONMENT, json_text({**machine, **values}, indent=2))
-        write_text(self.path / RECIPE, recipe_text)
+        write_text(self.path / ENVIRONMENT_FILE, json_text({**machine, **values}, indent=2))
+        write_text(self.path / RECIPE_FILE, recipe_text)
 
     def clear(self) -> None:
         """Remove the files of an earlier run; any other file in the folder stays.
@@ -164,11 +165,11 @@ class RunFolder:
 
     def environment(self) -> RunEnvironment:
         """The values of env.json; RecipeError if the file is missing or damaged."""
-        with reading_own(self.path / ENVIRONMENT, fix=RESTORE_FIX):
+        with reading_own(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
             return validated(_ENVIRONMENT, self._all_values())
 
     def _all_values(self) -> dict[str, Any]:
-        return read_own_json(self.path / ENVIRONMENT, fix=RESTORE_FIX)
+        return read_own_json(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX)
 
     def has_environment(self) -> bool:
         """Whether everest wrote an env.json here; its values may be damaged."""
@@ -182,7 +183,7 @@ class RunFolder:
 
     def note(self, key: str, value: Any) -> None:
         """Add a value to env.json, or replace it."""
-        write_text(self.path / ENVIRONMENT, json_text({**self._all_values(), key: value}, indent=2))
+        write_text(self.path / ENVIRONMENT_FILE, json_text({**self._all_values(), key: value}, indent=2))
 
     def log(self, row: Row) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
@@ -219,11 +220,11 @@ class RunFolder:
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
         """Write bad_videos.csv: `path,reason`, one row per video."""
-        write_table(self.path / BAD_VIDEOS, [BAD_COLUMNS, *sorted(reasons.items())])
+        write_table(self.path / BAD_VIDEOS_FILE, [BAD_COLUMNS, *sorted(reasons.items())])
 
     def bad_videos(self) -> dict[str, str]:
         """The reason per path in bad_videos.csv; empty if every video could be read."""
-        path = self.path / BAD_VIDEOS
+        path = self.path / BAD_VIDEOS_FILE
         if not path.is_file():
             return {}
         with (

@@ -23,7 +23,7 @@ from everest.errors import DataError, EnvironmentProblem
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-LOCAL: Final = "file://"
+LOCAL_PREFIX: Final = "file://"
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # Values that storages report and that change with a file, the most reliable first.
 _VERSIONS: Final = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -147,8 +147,8 @@ Location = Path | RemotePath
 def parse_location(text: str | Path) -> Location:
     """The file or folder that a path or URL names. `file://` is this machine."""
     text = str(text)
-    if text.startswith(LOCAL):
-        return Path(text.removeprefix(LOCAL))
+    if text.startswith(LOCAL_PREFIX):
+        return Path(text.removeprefix(LOCAL_PREFIX))
     if not is_url(text):
         return Path(text)
     protocol, path = text.split("://", 1)

@@ -19,7 +19,7 @@ from everest.system.storage import Location
 Value = TypeVar("Value")
 MAX_REASON_LENGTH: Final = 200  # letters, in a message
 # What reading a value of another type, or one that is missing, may raise.
-MALFORMED: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
+MALFORMED_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
 
 
 def counted(number: int, noun: str) -> str:
@@ -101,7 +101,7 @@ def reading_own(path: Location, *, fix: str, error: type[UserError] = RecipeErro
         yield
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
-    except (*MALFORMED, CheckpointError) as problem:
+    except (*MALFORMED_ERRORS, CheckpointError) as problem:
         if isinstance(problem, CheckpointError) and not str(problem).startswith(f"{path}: "):
             raise  # of another file
         reason = f"no {problem}" if isinstance(problem, KeyError) else str(problem)

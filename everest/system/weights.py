@@ -33,7 +33,7 @@ DTYPE_NAMES: Final = {
     **{getattr(torch, f"int{bits}"): f"I{bits}" for bits in (8, 16, 32, 64)},
     **{getattr(torch, f"uint{bits}"): f"U{bits}" for bits in (8, 16, 32, 64)},
 }
-PICKLES: Final = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
+PICKLE_SUFFIXES: Final = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
 ALIGNMENT: Final = 8  # bytes: the header ends with spaces, so that tensors can be mapped into memory
 
 

@@ -13,7 +13,7 @@ from video_kinds import COUNT, RATE, Case, write_case
 from everest.annotations.bout import Bout
 from everest.config.heads import Head
 from everest.errors import DataError
-from everest.lists.labels import indices
+from everest.lists.labels import class_indices
 from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
@@ -261,7 +261,7 @@ def test_overlapping_bouts_make_several_labels(tmp_path: Path):
     assert (list(again.samples), again.class_names) == (labeled, ("call", "walk"))
     # With one class, it is the one with the most seconds in the window.
     labeled, names, task = label_samples(windows, bouts, task="single-label")
-    shown = [names[index] for sample in labeled for label in sample.labels for index in indices(label)]
+    shown = [names[index] for sample in labeled for label in sample.labels for index in class_indices(label)]
     assert shown == ["walk", "call", "background"]
 
 

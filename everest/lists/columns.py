@@ -332,6 +332,7 @@ def read_index(file: Location) -> list[ListRow]:
             except OSError as error:
                 size, problem = None, error.strerror or "cannot be read"
             if size not in (expected, -1):  # -1: the storage does not report it
-                problem = f"{problem} where {file} expects {expected} bytes; {_SHARDS_FIX}"
-                raise DataError(f"{folder / name}: {problem}")
+                raise DataError(
+                    f"{folder / name}: {problem} where {file} expects {expected} bytes; {_SHARDS_FIX}"
+                )
     return rows

@@ -65,8 +65,8 @@ def read_header(path: Path) -> WeightsHeader:
         )
     try:
         if (version := int(texts["version"])) != HEADER_VERSION:
-            problem = f"has version {version}, not {HEADER_VERSION}"
-            raise CheckpointError(f"{path}: {problem}; update everest to read it")
+            fix = "update everest to read it"
+            raise CheckpointError(f"{path}: has version {version}, not {HEADER_VERSION}; {fix}")
         values = {"kind": texts["kind"], "recipe": texts["recipe"]}
         values |= {key: parse_json(texts[key]) for key in texts.keys() & JSON_KEYS}
         header = validated(_HEADER, values)

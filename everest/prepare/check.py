@@ -215,7 +215,7 @@ def find_duplicates(
 ) -> list[dict[str, Any]]:
     """Find samples with the same segment of one file, or of files with the same bytes.
 
-    Other lists may repeat the videos of the list `may_repeat` (for pre-training), but not it its own.
+    The list `may_repeat` (for pre-training) may share videos with others: it is compared with itself only.
     """
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():

@@ -65,8 +65,9 @@ def read_header(path: Path) -> WeightsHeader:
         )
     try:
         if (version := int(texts["version"])) != HEADER_VERSION:
-            fix = "update everest to read it"
-            raise CheckpointError(f"{path}: has version {version}, not {HEADER_VERSION}; {fix}")
+            raise CheckpointError(
+                f"{path}: has version {version}, not {HEADER_VERSION}; update everest to read it"
+            )
         values = {"kind": texts["kind"], "recipe": texts["recipe"]}
         values |= {key: parse_json(texts[key]) for key in texts.keys() & JSON_KEYS}
         header = validated(_HEADER, values)

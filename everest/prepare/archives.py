@@ -27,7 +27,7 @@ from everest.system.files import write_table
 from everest.video.folders import as_data_error, video_name, videos_under
 
 INDEX_REPORT: Final = "index_report.csv"
-UNLABELED_SUFFIX: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
+UNLABELED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
 _SUFFIXES: Final = (".txt", ".csv", ".json")
 
 
@@ -51,8 +51,7 @@ def write_index(
     matched, missing = match_files(annotated, videos, layout, folder)
     # Without any label, lists are for pre-training only, which their names show.
     has_labels = {name: any(sample.labels for sample in samples) for name, samples in matched.items()}
-    suffixes = {name: "" if has_labels[name] else UNLABELED_SUFFIX for name in matched}
-    lists = {name + suffixes[name]: samples for name, samples in matched.items() if samples}
+    lists = {name if has_labels[name] else name + UNLABELED: part for name, part in matched.items() if part}
     used = {sample.path for samples in lists.values() for sample in samples}
     extra = [video for video in videos if str(video) not in used]  # in no list
     problems = [

@@ -25,7 +25,7 @@ from everest.methods.selection import Strategy
 from everest.methods.strategies import AllTokens
 from everest.models.clip_spec import VideoModel
 from everest.models.spec import Transformer, classifier_spec, encoder_spec
-from everest.video.pixels import IMAGENET, USUAL
+from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS
 
 Size = int | tuple[int, int]
 
@@ -157,7 +157,7 @@ def select_tokens(
         raise ValueError(
             f"expected clips (B, C, T, H, W), got {tuple(x.shape)}; clip[None] is a batch of one"
         )
-    pixels = USUAL.get(x.size(1), IMAGENET)
+    pixels = STATISTICS_OF_CHANNELS.get(x.size(1), IMAGENET)
     embed = RawPixels(tubelet, pixels) if model is None else model.embedding
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)

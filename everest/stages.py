@@ -28,12 +28,12 @@ from everest.lists.sample import ListSize
 from everest.pretraining import Pretraining, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator, restored_process
 from everest.system.events import Report, heading, notice, silent
-from everest.system.files import UNFINISHED
+from everest.system.files import PART_SUFFIX
 from everest.system.locks import training_lock
 from everest.system.run_folder import (
     OWN_FILES,
-    RECIPE,
-    TOKENIZER,
+    RECIPE_FILE,
+    TOKENIZER_FOLDER,
     DecoderStart,
     RunFolder,
     is_own_tokenizer,
@@ -95,8 +95,8 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     with training_lock(run.path) if main else nullcontext():
         try:
             if main:  # unfinished files of killed processes
-                own_files = [run.path / f".{name}{UNFINISHED}" for name in OWN_FILES]
-                for file in (*own_files, *run.state.glob(f".step-*.safetensors{UNFINISHED}")):
+                own_files = [run.path / f".{name}{PART_SUFFIX}" for name in OWN_FILES]
+                for file in (*own_files, *run.state.glob(f".step-*.safetensors{PART_SUFFIX}")):
                     file.unlink(missing_ok=True)
             if main and not resumed:
                 facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
@@ -134,7 +134,7 @@ def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Gene
     Args:
         steps_done: of a resumed run, else None; TensorBoard replaces values that were logged after them.
     """
-    recipe_text = (run.path / RECIPE).read_text(encoding="utf-8")
+    recipe_text = (run.path / RECIPE_FILE).read_text(encoding="utf-8")
     if name == "tensorboard":  # its run is a folder, so that it has no id
         purge_step = None if steps_done is None else steps_done + 1
         board = TensorBoardTracker(run.path.name, logging_dir=run.path / name, purge_step=purge_step)
@@ -148,7 +148,7 @@ def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Gene
     os.environ.setdefault("WANDB_MODE", "offline")
     tracker = WandBTracker("everest", name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
     tracker.start()
-    tracker.store_init_configuration(read_yaml(recipe_text, RECIPE))
+    tracker.store_init_configuration(read_yaml(recipe_text, RECIPE_FILE))
     run.note("tracker", {"name": name, "id": run_id})
     return tracker
 
@@ -195,7 +195,7 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
     options = replace(options, output=output)
-    run, overwrite = RunFolder(output / TOKENIZER), options.overwrite
+    run, overwrite = RunFolder(output / TOKENIZER_FOLDER), options.overwrite
     users = decide_on_main(accelerator, lambda: _users(output)) if overwrite else []
     if users:
         text = (
@@ -226,7 +226,7 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
 def _users(output: Path) -> list[Path]:
     """The runs next to `output` whose recipes name its tokenizer."""
     own, users = str(own_tokenizer(output).resolve()), []
-    for file in sorted(output.resolve().parent.glob(f"*/{RECIPE}")):
+    for file in sorted(output.resolve().parent.glob(f"*/{RECIPE_FILE}")):
         with suppress(RecipeError):  # a damaged recipe: its run cannot be resumed
             tokenizer = load_recipe(file, imports=False).tokenizer
             if file.parent != output.resolve() and tokenizer is not None and tokenizer.checkpoint == own:

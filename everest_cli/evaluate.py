@@ -14,7 +14,7 @@ from everest.errors import RecipeError
 from everest.system.events import silent
 from everest.system.launch import read_devices
 from everest.system.processes import is_main
-from everest.system.run_folder import RECIPE
+from everest.system.run_folder import RECIPE_FILE
 from everest_cli import options as o
 from everest_cli.options import argument, option, run_in_each_process, this_program
 from everest_cli.output import Display, print_json, print_table, say
@@ -70,7 +70,7 @@ def evaluate(
             runtime_of(accelerator),
             report=display.report,
             files=files,
-            saved_selection=not (selects or (weights.parent / RECIPE).is_file()),
+            saved_selection=not (selects or (weights.parent / RECIPE_FILE).is_file()),
         )
     accelerator.end_training()
     if is_main() and run.as_json:

@@ -17,7 +17,7 @@ import typer
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.system.launch import read_devices, run_processes
 from everest.system.processes import is_launched, is_main
-from everest.system.run_folder import RECIPE as RUN_RECIPE
+from everest.system.run_folder import RECIPE_FILE as RUN_RECIPE
 from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ def argument(metavar: str, help: str, default: Any = ..., **settings: Any) -> An
 
 def local_path(text: str) -> Path:
     """Parse a path on this machine."""
-    from everest.system.storage import LOCAL, is_url
+    from everest.system.storage import LOCAL_PREFIX, is_url
 
-    if is_url(text) and not text.startswith(LOCAL):
+    if is_url(text) and not text.startswith(LOCAL_PREFIX):
         raise RecipeError(
             f"{text}: is a URL; this command reads local files only (prepare encode and shard read URLs)"
         )
-    return Path(text.removeprefix(LOCAL))
+    return Path(text.removeprefix(LOCAL_PREFIX))
 
 
 def refuse(problems: Mapping[str, object]) -> None:

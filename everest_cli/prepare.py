@@ -11,7 +11,7 @@ import typer
 from everest.errors import EnvironmentProblem, RecipeError, first_names
 from everest.system.files import check_writable, write_table
 from everest.system.processes import num_cores
-from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
+from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli import prepare_lists
@@ -48,12 +48,12 @@ def check(
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
     from everest.lists.writing import refuse_existing
-    from everest.prepare.check import JOURNAL, check_lists
+    from everest.prepare.check import JOURNAL_FILE, check_lists
 
     lists, paths = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
     say(*(samples.notice for samples in lists.values() if samples.notice is not None))
     folder = root_of(paths[0], output)
-    journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
+    journal, bad_videos = folder / JOURNAL_FILE, folder / BAD_VIDEOS_FILE
     # Before hours of work: check that the output can be written.
     refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), read=paths)
     try:
@@ -134,7 +134,7 @@ def _read_lists(
 
 
 def _print_check(document: dict[str, Any]) -> None:
-    from everest.prepare.check import RARE
+    from everest.prepare.check import RARE_BELOW
 
     checked = counted(document["checked"], "video")
     typer.echo(f"{document['ok']} of {checked} decode completely")
@@ -148,7 +148,7 @@ def _print_check(document: dict[str, Any]) -> None:
         typer.echo(f"classes: {len(counts)}, with {fewest}{counted(max(counts), 'video')} each")
     if document["rare_classes"]:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
-        typer.echo(f"warning: fewer than {RARE} training videos: {first_names(rare, MOST_PROBLEMS)}")
+        typer.echo(f"warning: fewer than {RARE_BELOW} training videos: {first_names(rare, MOST_PROBLEMS)}")
     problems = {"bad": [f"{row['path']}: {row['reason']}" for row in document["bad"]]}
     for leak, title in ((True, "in several lists"), (False, "twice in one list")):
         problems[title] = [

@@ -81,10 +81,10 @@ def split(
 
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
-    from everest.lists.writing import CLASSES
-    from everest.prepare.split import SHARES, LabeledVideos, read_shares
+    from everest.lists.writing import CLASSES_FILE
+    from everest.prepare.split import DEFAULT_SHARES, LabeledVideos, read_shares
 
-    parts = SHARES if shares is None else read_shares(shares)
+    parts = DEFAULT_SHARES if shares is None else read_shares(shares)
     root = root_of(source, data).absolute()
     videos = LabeledVideos.read(
         source, root=root, group=group, class_column=class_column, task=task, classes=classes
@@ -97,7 +97,7 @@ def split(
         "seed": seed,
         "shares": {name: round(share, 5) for name, share in parts.items()},
         "lists": _say_lists(lists, videos.class_names),
-        "written": [*written, *([str(folder / CLASSES)] if videos.class_names else [])],
+        "written": [*written, *([str(folder / CLASSES_FILE)] if videos.class_names else [])],
         "task": videos.task,
     }
     say(f"lists: {folder}")
@@ -149,7 +149,7 @@ def stats(
     Example: everest prepare stats train.csv
     """
     from everest.lists.reading import read_labeled
-    from everest.prepare.stats import MOTION, take_stats
+    from everest.prepare.stats import MOTION_DEFINITION, take_stats
 
     listed = read_labeled(source, root=root_of(source, data), task=task)
     if listed.notice is not None:
@@ -179,7 +179,7 @@ def stats(
         f"camera: of the neighboring frames sampled, it moves in {camera['moving']:.0%}; in "
         f"{camera['unexplained']:.0%}, the change has another cause (cuts, fast motion, large objects)"
     )
-    typer.echo(f"motion: {document['motion']:.4f} ({MOTION})")
+    typer.echo(f"motion: {document['motion']:.4f} ({MOTION_DEFINITION})")
     if document["classes"]:
         typer.echo(f"largest class / smallest: {document['imbalance']:g}")
     for row in document["classes"]:

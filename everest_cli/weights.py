@@ -12,7 +12,7 @@ import typer
 
 from everest.errors import CheckpointError, RecipeError, first_names
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
-from everest.system.run_folder import WEIGHTS
+from everest.system.run_folder import WEIGHTS_FILE
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_numbers, read_shares, read_size, refuse
 from everest_cli.output import Display, print_json, print_result, print_table, say
@@ -240,7 +240,7 @@ def export(
     result = project_result(opened.file)
     tested = [] if result is None else card_lines(result)
     if to == "hf":
-        card = model_card(opened, evaluation=measured, file=WEIGHTS, tested=tested)
+        card = model_card(opened, evaluation=measured, file=WEIGHTS_FILE, tested=tested)
         document = write_folder(out, opened, card=card)
     else:
         clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)

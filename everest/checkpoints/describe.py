@@ -34,19 +34,19 @@ from everest.data.footage import frame_span
 from everest.data.recipe_clips import clip_format
 from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, UserError
-from everest.lists.sample import spaced
+from everest.lists.sample import evenly_spaced
 from everest.lists.sources import read_source
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
 from everest.system.processes import warn_on_main
-from everest.system.run_folder import RECIPE, WEIGHTS
+from everest.system.run_folder import RECIPE_FILE, WEIGHTS_FILE
 from everest.system.text import counted
 from everest.system.weights import Weights
 from everest.system.weights_header import ClipSettings
 from everest.tokenizer.network import TokenizerSpec
-from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
+from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS, PixelStatistics
 from everest.video.reader import probe
 
 FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
@@ -96,10 +96,10 @@ def save_classifier(
         clip=clip_settings(recipe, recipe.finetune),
         tensors=module.state_dict(),
     )
-    (folder / WEIGHTS).unlink(missing_ok=True)  # it would be next to another recipe
-    write_text(folder / RECIPE, dump_recipe(recipe))
-    weights.save(folder / WEIGHTS)
-    return folder / WEIGHTS
+    (folder / WEIGHTS_FILE).unlink(missing_ok=True)  # it would be next to another recipe
+    write_text(folder / RECIPE_FILE, dump_recipe(recipe))
+    weights.save(folder / WEIGHTS_FILE)
+    return folder / WEIGHTS_FILE
 
 
 def clip_settings(recipe: Recipe, section: PretrainSettings | FinetuneSettings) -> ClipSettings:
@@ -122,7 +122,7 @@ def training_seconds(opened: LoadedModel) -> float | None:
         return None
     data = load_recipe(path, imports=False).data
     try:
-        samples = spaced(read_source(data, "train", labeled=False, may_miss=True).samples, MOST_TIMED)
+        samples = evenly_spaced(read_source(data, "train", labeled=False, may_miss=True).samples, MOST_TIMED)
         rates = [probe(sample.video).fps or inf for sample in samples]  # images have none: 0 seconds
         frames = [frame_span(sample)[1] for sample in samples]
     except UserError:  # such as videos that have moved
@@ -195,7 +195,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
             f"{spec.size[0]} x {spec.size[1]} pixels; change it with --views or --recipe"
         )
     else:
-        text = f"no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
+        text = f"no {RECIPE_FILE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
         text += f"{finetune.stride}; {'as in training' if clip else 'choose another with --recipe'}"
     if notify is not None:
         notify(f"{file}: {text}")
@@ -207,7 +207,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
 def as_trained(recipe: Recipe, spec: ClipSpec, *, source: Path) -> Recipe:
     """Return a recipe with the channels, mean and std of a model, which the weights determine."""
     pixels = recipe.data.pixels
-    if pixels not in (spec.pixels, USUAL[spec.channels], IMAGENET):
+    if pixels not in (spec.pixels, STATISTICS_OF_CHANNELS[spec.channels], IMAGENET):
         raise CheckpointError(f"{source}: {other_pixels(spec.pixels, pixels)}")
     return replace(recipe, data=recipe.data.with_pixels(spec.pixels))
 
@@ -272,7 +272,7 @@ def settings_from(checkpoint: str, *, on_cpu: bool | None = None) -> WeightSetti
     """
     weights, spec = open_encoder(checkpoint)
     frames, size = clip_of(spec, on_cpu=on_cpu)
-    usual, pixels = USUAL[spec.channels], spec.pixels
+    usual, pixels = STATISTICS_OF_CHANNELS[spec.channels], spec.pixels
     values: dict[str, Any] = {"data.frames": frames, "data.size": list(size)}
     if spec.channels != 3:
         values["data.channels"] = spec.channels

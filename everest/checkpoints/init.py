@@ -17,10 +17,10 @@ from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
 from everest.system.hub import absolute_name
 from everest.system.run_folder import (
-    BEST,
-    ENVIRONMENT,
+    BEST_FILE,
+    ENVIRONMENT_FILE,
     RESTORE_FIX,
-    WEIGHTS,
+    WEIGHTS_FILE,
     DecoderStart,
     InitFile,
     RunFolder,
@@ -77,7 +77,7 @@ class InitWeights:
         file, name, step = Path(self.named.file), Path(self.named.name), self.origin.get("step")
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
         run = RunFolder(file.parent)
-        is_of_run = file.name in (WEIGHTS, BEST) and run.has_environment()
+        is_of_run = file.name in (WEIGHTS_FILE, BEST_FILE) and run.has_environment()
         total = f" of {run.environment().plan.steps}" if is_of_run else ""
         reached = f", step {step}{total}" if step else ""
         return f"weights: encoder of {label}{reached}"
@@ -109,7 +109,7 @@ def check_init(init: InitFile, *, resumed: RunFolder | None) -> None:
 def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:
     """Read the weights of `init`, unless the run that is resumed already has a state."""
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
-        with reading_own(resumed.path / ENVIRONMENT, fix=RESTORE_FIX):
+        with reading_own(resumed.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
             origin = {**(resumed.environment().origin or {})}
             saved = ModelSpec.from_settings(origin["settings"], source=resumed.path)
         return InitWeights(named=init, origin=origin, saved=saved, weights=None)

@@ -33,8 +33,15 @@ from everest.models.spec import WITHOUT_TRANSFORMER, ModelSpec, Transformer
 from everest.models.vit import with_tubelet_frames
 from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_once
-from everest.system.run_folder import BEST, FINETUNE, MODEL, PROJECT, RECIPE, WEIGHTS
-from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
+from everest.system.run_folder import (
+    BEST_FILE,
+    FINETUNE_FOLDER,
+    MODEL_FOLDER,
+    PROJECT_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+)
+from everest.system.weights import PICKLE_SUFFIXES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import open_safetensors, read_header
 from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
@@ -87,9 +94,10 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
     if is_of_timm(checkpoint):
         return Path(checkpoint)
     path = locate_checkpoint(str(checkpoint), notify=warn_once)
-    if (path / PROJECT).is_file():
-        path /= MODEL if which is None and (path / MODEL / WEIGHTS).is_file() else FINETUNE
-    best = path / BEST
+    if (path / PROJECT_FILE).is_file():
+        is_delivered = which is None and (path / MODEL_FOLDER / WEIGHTS_FILE).is_file()
+        path /= MODEL_FOLDER if is_delivered else FINETUNE_FOLDER
+    best = path / BEST_FILE
     if which != "newest" and best.is_file():
         if which is None and not quiet:
             step = read_header(best).step
@@ -97,15 +105,15 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
             warn_on_main(f"{best}: {text}")
         return best
     if which == "best" and path.is_dir():
-        raise CheckpointError(f"{path}: no {BEST}, because the run had no data.val; use --which newest")
+        raise CheckpointError(f"{path}: no {BEST_FILE}, because the run had no data.val; use --which newest")
     files = [path / name for name in WEIGHT_FILES] if path.is_dir() else [path]
     file = next((file for file in files if file.exists()), None)
     if file is None:
         refuse_broken_links(*files)
-        problem = f"no {WEIGHTS} in it" if path.is_dir() else "no such checkpoint"
+        problem = f"no {WEIGHTS_FILE} in it" if path.is_dir() else "no such checkpoint"
         fix = "name a run folder with saved weights, a .safetensors file, hf:OWNER/NAME or timm:NAME"
         raise CheckpointError(f"{path}: {problem}; {fix}")
-    if file.suffix in PICKLES:
+    if file.suffix in PICKLE_SUFFIXES:
         raise CheckpointError(
             f"{checkpoint}: a pickle; first run "
             f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors; name weights of timm "
@@ -121,7 +129,7 @@ def is_of_timm(checkpoint: str | Path) -> bool:
 
 def recipe_beside(file: Path) -> Path | None:
     """The recipe of the run that wrote the weights `file`; None if there is none next to them."""
-    recipe = file.parent / RECIPE
+    recipe = file.parent / RECIPE_FILE
     return recipe if not is_of_timm(file) and recipe.is_file() else None
 
 
@@ -130,7 +138,7 @@ def all_weights(file: Path) -> list[Path]:
     if is_of_timm(file):
         named = split_timm(str(file))[1]
         return [] if named is None else [named]
-    names = (WEIGHTS, BEST) if recipe_beside(file) else ()
+    names = (WEIGHTS_FILE, BEST_FILE) if recipe_beside(file) else ()
     return [file, *(file.with_name(name) for name in names if name != file.name)]
 
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from everest.config.yaml import read_yaml
 from everest.errors import RecipeError
-from everest.system.hub import PREFIX, TIMM_PREFIX
+from everest.system.hub import HUB_PREFIX, TIMM_PREFIX
 
 TABLE: Final = Path(__file__).with_suffix(".yaml")
 USE: Final = {
@@ -69,7 +69,7 @@ def weights_in_cache() -> list[PublicWeights]:
 
     present = []
     for weights in public_weights():  # the owner of timm's models is `timm`
-        repository = weights.name.removeprefix(PREFIX).replace(TIMM_PREFIX, "timm/")
+        repository = weights.name.removeprefix(HUB_PREFIX).replace(TIMM_PREFIX, "timm/")
         folder = f"models--{repository.replace('/', '--')}"
         if any(Path(constants.HF_HUB_CACHE).glob(f"{folder}/snapshots/*/*")):
             present.append(weights)

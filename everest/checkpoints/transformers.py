@@ -34,7 +34,7 @@ from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
-from everest.system.run_folder import WEIGHTS
+from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import Weights, write_tensors
 from everest.video.pixels import IMAGENET
 
@@ -87,10 +87,10 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
     for name, values in ((PREPROCESSOR_FILE, processing), (CONFIG_FILE, config)):
         texts[name] = json.dumps(values, indent=2) + "\n"
     (folder / CONFIG_FILE).unlink(missing_ok=True)  # written last; it must not be next to other weights
-    write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS_FILE, tensors, metadata={"format": "pt"})
     for name, text in texts.items():
         write_text(folder / name, text)
-    written = [str(folder / name) for name in (WEIGHTS, *texts)]
+    written = [str(folder / name) for name in (WEIGHTS_FILE, *texts)]
     return {"written": written, "difference": float(difference.abs().max()), "notes": notes}
 
 

@@ -25,7 +25,7 @@ from everest.config.stage_settings import (
 )
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import settings
-from everest.video.pixels import LEAST_STD, MOST_STD, USUAL, PixelStatistics
+from everest.video.pixels import MAX_STD, MIN_STD, STATISTICS_OF_CHANNELS, PixelStatistics
 
 TrainedSection = PretrainSettings | FinetuneSettings | TokenizerSettings
 
@@ -53,7 +53,7 @@ class DataSettings:
     # Mean and std of each channel, of values in [0, 1]. None: ImageNet's, as in all released programs;
     # of luma the equivalents in everest.video.pixels.
     mean: v.Channels[v.Share] | None = None
-    std: v.Channels[Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]] | None = None
+    std: v.Channels[Annotated[float, Field(ge=MIN_STD, le=MAX_STD)]] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord"] = "auto"
     # Where the crops of training are resized; auto: on the device if it is a GPU. Bytes differ by a rounding.
@@ -72,12 +72,12 @@ class DataSettings:
     @property
     def pixels(self) -> PixelStatistics:
         """`mean` and `std`, or the usual ones in their place."""
-        usual = USUAL[self.channels]
+        usual = STATISTICS_OF_CHANNELS[self.channels]
         return PixelStatistics(mean=self.mean or usual.mean, std=self.std or usual.std)
 
     def with_pixels(self, pixels: PixelStatistics) -> DataSettings:
         """These settings for clips with other channels, mean and std."""
-        is_usual = pixels == USUAL[pixels.channels]
+        is_usual = pixels == STATISTICS_OF_CHANNELS[pixels.channels]
         statistics = {"mean": None, "std": None} if is_usual else {"mean": pixels.mean, "std": pixels.std}
         return replace(self, channels=cast("Any", pixels.channels), **cast("Any", statistics))
 

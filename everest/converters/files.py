@@ -20,18 +20,18 @@ from torch import Tensor
 from everest.converters.preprocessor import PREPROCESSORS
 from everest.converters.translation import FAMILIES, family_of
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
-from everest.system.hub import PREFIX, fetch, license_of
-from everest.system.run_folder import WEIGHTS
+from everest.system.hub import HUB_PREFIX, fetch, license_of
+from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.text import read_json
-from everest.system.weights import PICKLES
+from everest.system.weights import PICKLE_SUFFIXES
 from everest.system.weights_header import FORMAT, open_safetensors, read_metadata
 
 CONFIG_FILE: Final = "config.json"
 MULTI_LABEL_PROBLEM: Final = "multi_label_classification"  # problem_type of transformers
 FRAME_SAMPLE_RATE: Final = "frame_sample_rate"  # the stride, as examples of transformers call it
 PICKLED_WEIGHTS: Final = "pytorch_model.bin"
-WEIGHT_FILES: Final = (WEIGHTS, PICKLED_WEIGHTS)  # of transformers, the safe one first
-WEIGHT_SUFFIXES: Final = (".safetensors", *PICKLES)
+WEIGHT_FILES: Final = (WEIGHTS_FILE, PICKLED_WEIGHTS)  # of transformers, the safe one first
+WEIGHT_SUFFIXES: Final = (".safetensors", *PICKLE_SUFFIXES)
 DEEPSPEED_WEIGHTS: Final = "mp_rank_00_model_states.pt"
 # Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
 # PySlowFast: model_state).
@@ -71,12 +71,12 @@ class ForeignCheckpoint:
 
 def locate_checkpoint(name: str, *, notify: Callable[[str], None]) -> Path:
     """Return the file or folder with this name; one of the hub is fetched, and `notify` gets its license."""
-    return fetch(name, notify=notify) if name.startswith(PREFIX) else Path(name)
+    return fetch(name, notify=notify) if name.startswith(HUB_PREFIX) else Path(name)
 
 
 def everest_file_at(path: Path) -> Path | None:
     """Return the weights at `path`, a file or run folder, if everest wrote them."""
-    file = path / WEIGHTS if path.is_dir() else path
+    file = path / WEIGHTS_FILE if path.is_dir() else path
     if file.suffix != ".safetensors" or not file.is_file():
         return None
     try:
@@ -145,7 +145,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     if file.suffix not in WEIGHT_SUFFIXES:
         known = ", ".join(WEIGHT_SUFFIXES)
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
-    if file.suffix in PICKLES:
+    if file.suffix in PICKLE_SUFFIXES:
         return _read_pickle(file)
     try:
         with open_safetensors(file, framework="pt") as opened:

@@ -35,10 +35,10 @@ from everest.methods.strategies import AllTokens
 from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
-from everest.system.hub import PREFIX as HUB
-from everest.system.hub import Unreachable, fetch, license_of, split_timm
+from everest.system.hub import HUB_PREFIX as HUB
+from everest.system.hub import HubUnreachable, fetch, license_of, split_timm
 from everest.system.processes import warn_on_main, warn_once
-from everest.system.run_folder import WEIGHTS
+from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import Weights, load_tensors, require_finite
 from everest.system.weights_header import ClipSettings
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -82,13 +82,13 @@ def open_image_weights(name: str) -> Weights:
     if file is None:
         try:
             folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # stated below
-        except Unreachable as error:
+        except HubUnreachable as error:
             cached = Path(constants.HF_HUB_CACHE, f"models--{config.hf_hub_id}".replace("/", "--"))
-            raise Unreachable(
+            raise HubUnreachable(
                 f"{name}: not in the cache and the hub does not answer; copy {cached.name} to "
                 f"{cached.parent} (HF_HUB_CACHE), or use {name}=FILE"
             ) from error
-        file = folder / (config.hf_hub_filename or WEIGHTS)
+        file = folder / (config.hf_hub_filename or WEIGHTS_FILE)
         if not file.is_file():
             raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
         license_name = license_of(file.parent) or license_name
@@ -350,6 +350,6 @@ def load_network(weights: str | None) -> nn.Module:
         load_tensors(network, counters | dict(tensors), source=str(path))
         require_finite(tensors, source=path)
     except CheckpointError as error:
-        kind = EnvironmentProblem if isinstance(error, Unreachable) else CheckpointError
+        kind = EnvironmentProblem if isinstance(error, HubUnreachable) else CheckpointError
         raise kind(f"{RESNET_SETTING}: {error}; or set it to a local file of weights") from error
     return network

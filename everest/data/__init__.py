@@ -1,1 +1,1 @@
-"""Lists, samples, views, batches."""
+"""From samples to batches: frame sampling, crops, augmentation, worker processes."""

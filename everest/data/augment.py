@@ -29,14 +29,14 @@ __all__ = ["RandAugment", "cut_box", "mix"]  # the public names of everest.augme
 
 Argument = float | int | None
 
-PROBABILITY: Final = 0.5  # probability that a drawn operation is applied
+OPERATION_PROBABILITY: Final = 0.5  # probability that a drawn operation is applied
 FILL_COLOR: Final = (128, 128, 128)  # color of pixels from outside the frame
 CUTMIX_PROBABILITY: Final = 0.5  # probability of CutMix if both are on; timm and VideoMAE
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One of timm's operations: how its argument follows from a level in [0, 1]."""
+    """One of timm's operations, and how a level in [0, 1] sets its argument."""
 
     argument: Callable[[float], Argument]  # returns None for an operation without an argument
     signed: bool = False  # the level is negated half of the time
@@ -68,7 +68,7 @@ OPERATIONS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandAugment:
-    """`ops` operations, drawn with replacement, each applied with probability 0.5."""
+    """RandAugment: `ops` operations, drawn with replacement, each applied with probability 0.5."""
 
     magnitude: float  # 0 to 10
     std: float  # standard deviation of the magnitude
@@ -79,7 +79,7 @@ class RandAugment:
         names = list(OPERATIONS)
         drawn = []
         for number in rng.integers(0, len(names), size=self.ops):
-            if rng.random() > PROBABILITY:
+            if rng.random() > OPERATION_PROBABILITY:
                 continue
             operation = OPERATIONS[names[number]]
             magnitude = rng.normal(self.magnitude, self.std) if self.std > 0 else self.magnitude
@@ -90,7 +90,7 @@ class RandAugment:
         return drawn
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augment (T, H, W, C) uint8 frames. Gray ones have no saturation, which one operation changes."""
+        """Augment (T, H, W, C) uint8 frames. Changing the saturation leaves gray frames as they are."""
         drawn = self.draw(rng)
         if not drawn:
             return clip
@@ -140,7 +140,7 @@ def mix(
 
 
 def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
-    """Draw a box of the frame's shape that leaves `kept` of it, centered anywhere, clipped at the border.
+    """Draw a box of the frame's shape that leaves a share `kept` of it, centered anywhere, then clipped.
 
     As in timm and the released programs, an odd length is rounded down to an even one.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from everest.errors import DataError
 
-LEAST_BAD = 5  # heuristic: a handful of broken files never ends a run
+MIN_BAD_SAMPLES = 5  # heuristic: a handful of broken files never ends a run
 
 
 @dataclass(eq=False)
@@ -20,7 +20,7 @@ class BadVideos:
     reasons: dict[str, str] = field(default_factory=dict)  # reasons by path
 
     def add(self, *, requested: int, failed: Iterable[Sequence[tuple[str, str]]]) -> list[str]:
-        """Count a step and return the lines to show; `failed`: (path, reason) of the tries of each sample."""
+        """Count a step; return the lines to show. `failed` has the (path, reason) pairs of each sample."""
         self.requested += requested
         lines = []
         for tries in failed:
@@ -33,7 +33,7 @@ class BadVideos:
 
     def check(self, *, any_failed: bool) -> None:
         """Raise DataError if the last step exceeded the limit; a fixed run can be resumed."""
-        if any_failed and self.bad >= LEAST_BAD and self.bad > self.max_bad * self.requested:
+        if any_failed and self.bad >= MIN_BAD_SAMPLES and self.bad > self.max_bad * self.requested:
             first = "; ".join(f"{path} ({reason})" for path, reason in list(self.reasons.items())[:3])
             raise DataError(
                 f"{self.bad} of {self.requested} samples could not be read, more than "
@@ -51,8 +51,8 @@ class BadVideos:
 
 
 def refuse_too_many(skipped: Sequence[tuple[str, str]], *, requested: int, max_bad: float) -> None:
-    """Raise DataError if more than a share `max_bad` of the videos was `skipped`, (path, reason) of each."""
-    if len(skipped) == requested or (len(skipped) >= LEAST_BAD and len(skipped) > max_bad * requested):
+    """Raise DataError if the `skipped` videos, (path, reason) each, are more than a share `max_bad`."""
+    if len(skipped) == requested or (len(skipped) >= MIN_BAD_SAMPLES and len(skipped) > max_bad * requested):
         path, reason = skipped[0]
         raise DataError(
             f"{len(skipped)} of {requested} videos could not be read, more than data.max_bad={max_bad} "

@@ -33,10 +33,10 @@ from everest.video.images import video_files
 from everest.video.reader import VideoError, read_frames
 from everest.video.source import Video, as_video, video_version
 
-MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
-LOCKED: Final = ".lock"  # a file, held while a process enters or leaves
-LARGEST_VIDEO: Final = 2**30  # bytes of a cached video; a longer one is decoded again each time
-FILLED_SHARE: Final = 0.9  # the share of the free space that may be filled
+MEMORY_FOLDER: Final = Path("/dev/shm")  # files in memory (Linux)
+LOCK_NAME: Final = ".lock"  # a file, held while a process enters or leaves
+MAX_VIDEO_BYTES: Final = 2**30  # bytes of a cached video; a longer one is decoded again each time
+MAX_FILLED_SHARE: Final = 0.9  # the share of the free space that may be filled
 NUM_MEASURED: Final = 16  # videos or segments from which the size of all is estimated
 
 
@@ -64,8 +64,8 @@ class FrameCache:
             return torch.from_numpy(np.load(file, mmap_mode="r")[positions])
         free = 0.0
         with suppress(OSError):  # the folder may be gone
-            free = FILLED_SHARE * psutil.disk_usage(str(self.folder)).free
-        if frame_bytes(video, span[1], channels) <= min(LARGEST_VIDEO, free):
+            free = MAX_FILLED_SHARE * psutil.disk_usage(str(self.folder)).free
+        if frame_bytes(video, span[1], channels) <= min(MAX_VIDEO_BYTES, free):
             with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
                 wanted = range(span[0], sum(span))
                 frames = read_frames(video, wanted, decoder=decoder, channels=channels)  # (F, H, W, C)
@@ -74,7 +74,7 @@ class FrameCache:
         return read_frames(video, ids, decoder=decoder, channels=channels)
 
     def _file(self, video: Video, span: FrameSpan, decoder: str, channels: int) -> Path:
-        """The file for a span of a video as it is now; rewritten or of another decoder, it has another."""
+        """The file for a span of a video; its name changes with the video's version and the decoder."""
         absolute = video.absolute() if isinstance(video, Path) else video
         try:
             versions = [(str(file), *video_version(file)) for file in video_files(absolute)]
@@ -85,7 +85,7 @@ class FrameCache:
 
 
 def cache_folder() -> Path:
-    """EVEREST_CACHE, or the usual folder for files that can be made again."""
+    """The folder for files that can be made again: EVEREST_CACHE, else the user's cache folder."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("EVEREST_CACHE") or usual / "everest")
 
@@ -102,25 +102,25 @@ def open_cache(
     """Open the cache that `data.cache` names for samples without repetitions."""
     if kind == "none":
         return None
-    folder = MEMORY / f"everest-{os.getuid()}" if kind == "memory" else cache_folder() / "frames"
+    folder = MEMORY_FOLDER / f"everest-{os.getuid()}" if kind == "memory" else cache_folder() / "frames"
     alternatives = "'none'" if kind == "disk" else "'disk' or 'none'"
     try:
         folder.mkdir(parents=kind == "disk", exist_ok=True)  # without MEMORY, only 'disk' is possible
         if kind == "memory":
             mark = folder / f"{os.getpid()}.user"  # this process uses the folder
-            with FileLock(folder / LOCKED):
+            with FileLock(folder / LOCK_NAME):
                 mark.touch()
             atexit.register(_leave, mark)
         sizes = []  # bytes of the frames of some videos
         for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
             with suppress(VideoError):  # reported when it is read
                 sizes.append(frame_bytes(sample.video, frame_span(sample)[1], channels))
-        needed = len(samples) * float(np.mean([size * (size <= LARGEST_VIDEO) for size in sizes] or [0]))
+        needed = len(samples) * float(np.mean([size * (size <= MAX_VIDEO_BYTES) for size in sizes] or [0]))
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
         if kind == "memory":
             free = min(free, free_host_memory())
-        if needed - cached > FILLED_SHARE * free:
+        if needed - cached > MAX_FILLED_SHARE * free:
             raise EnvironmentProblem(
                 f"data.cache: the frames of {len(samples)} videos need about {needed / 2**30:.2g} GiB, "
                 f"{folder} has {free / 2**30:.2g} GiB free; use {alternatives}"
@@ -138,11 +138,11 @@ def _leave(mark: Path) -> None:
     """
     if mark.stem != str(os.getpid()):  # a worker inherits this handler
         return
-    with FileLock(mark.with_name(LOCKED)):
+    with FileLock(mark.with_name(LOCK_NAME)):
         mark.unlink(missing_ok=True)
         if not any(psutil.pid_exists(int(other.stem)) for other in mark.parent.glob("*.user")):
             for file in mark.parent.glob("*.*"):
-                if file.name != LOCKED:
+                if file.name != LOCK_NAME:
                     file.unlink(missing_ok=True)  # a reader of a killed run may rename it
 
 

@@ -1,4 +1,4 @@
-"""Rare classes: how often each sample is drawn, and the weights of the classes in the loss."""
+"""Class imbalance: sampling odds of the training samples, and class weights in the loss."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.errors import RecipeError, did_you_mean
-from everest.lists.labels import indices
+from everest.lists.labels import class_indices
 from everest.lists.sample import Sample
 
-# A sample of a class of n samples has the weight n^-POWER, so its class has n^(1 - POWER).
+# A sample of a class of n samples has the odds n^-POWER, so its class has n^(1 - POWER).
 POWERS: Final = {"balanced": 1.0, "sqrt": 0.5}
 
 
-def sample_weights(labels: Sequence[Hashable], kind: Literal["balanced", "sqrt"]) -> NDArray[np.float64]:
-    """Weights (samples,) for `StepSampler`, of which only the ratios count.
+def sampling_odds(labels: Sequence[Hashable], kind: Literal["balanced", "sqrt"]) -> NDArray[np.float64]:
+    """Relative sampling odds of the samples, (samples,), for `StepSampler`.
 
     Args:
         labels: the class of each sample, or the tuple of its classes. A sample of several classes has the
-            largest of their weights. Samples without a class count as one class.
-        kind: balanced: equal sums of the weights of each class; sqrt: sums in proportion to the square root
+            odds of the rarest. Samples without a class count as one class.
+        kind: balanced: each class has the same total odds; sqrt: total odds in proportion to the square root
             of its number of samples. Both hold exactly if every sample has one class at most.
     """
     none: set[Hashable] = {None}
     classes = [(set(label) or none) if isinstance(label, tuple) else {label} for label in labels]
     counts = Counter(chain.from_iterable(classes))
-    weights = {name: count ** -POWERS[kind] for name, count in counts.items()}
-    return np.array([max(weights[name] for name in names) for names in classes], dtype=np.float64)
+    odds = {name: count ** -POWERS[kind] for name, count in counts.items()}
+    return np.array([max(odds[name] for name in names) for names in classes], dtype=np.float64)
 
 
-# Heuristic: at most, of a positive video of a multi-label class. A class of one in a thousand videos would
-# have 999, and its few positives would be all that the head learns.
-MOST_WEIGHT: Final = 100.0
+# Heuristic: the largest weight of a positive video of a multi-label class. A class of one in a thousand
+# videos would have 999, and its few positives would dominate the loss.
+MAX_CLASS_WEIGHT: Final = 100.0
 
 
 def class_weights(
     samples: Sequence[Sample], heads: Heads, setting: str | Mapping[str, float], names: Sequence[str] | None
 ) -> list[NDArray[np.float32] | None]:
-    """Return weights (classes,) for each head; None if all its classes count the same.
+    """Return the class weights of each head, (classes,); None if all its classes count the same.
 
-    balanced: of a single-label class in inverse proportion to its videos, so that the mean weight of a video
-    is 1 (as scikit-learn); of a multi-label class its negative videos by its positive ones. A class without a
-    video has the weight 1.
+    `balanced` weights a single-label class in inverse proportion to its videos, so that the mean weight of a
+    video is 1 (as scikit-learn), and the positives of a multi-label class by negatives / positives. A class
+    without a video has the weight 1.
     """
     if setting == "none":
         return [None for _ in heads]
@@ -59,9 +59,9 @@ def class_weights(
                 continue
             counts = np.zeros(head.outputs)
             for sample in samples:
-                counts[list(indices(sample.labels[position]))] += 1
+                counts[list(class_indices(sample.labels[position]))] += 1
             if head.task == MULTI_LABEL:
-                weights = np.minimum((len(samples) - counts) / np.maximum(counts, 1), MOST_WEIGHT)
+                weights = np.minimum((len(samples) - counts) / np.maximum(counts, 1), MAX_CLASS_WEIGHT)
             else:
                 weights = len(samples) / (np.maximum(counts, 1) * (counts > 0).sum())
             balanced.append(np.where((counts > 0) & (weights > 0), weights, 1).astype(np.float32))

@@ -32,18 +32,18 @@ from everest.video.reader import VideoError
 
 MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
 SampleKey = tuple[int, int]  # (epoch, or number of the draw; index of the sample)
-Tries = list[tuple[str, str]]  # path and reason of every video that was tried and could not be read
+FailedReads = list[tuple[str, str]]  # path and reason of every video that was tried and could not be read
 
 
 class Clip(NamedTuple):
-    """One clip, with all views of it."""
+    """One clip with all its views."""
 
     frames: Tensor  # (V, C, T, H, W) uint8; with `regions` (V, T, R, S, C)
     label: Tensor  # (L,) float32, see `label_values`; -1 if there is none
     video_id: str
     noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
-    failed: Tries
+    failed: FailedReads
     inputs: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
     regions: Regions | None = None  # the regions from which the device makes the frames
 
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     video_ids: list[str]
     noise: Tensor  # (B, V, M) float32
     erase: Tensor  # (B, V, 4) int64
-    failed: list[Tries]
+    failed: list[FailedReads]
     inputs: dict[str, Tensor]  # (B, V, …) each
     copies: list[torch.cuda.Event]  # after each copy to a GPU that may be under way
     regions: Regions | None = None
@@ -88,9 +88,9 @@ class VideoClips:
     cache: FrameCache | None = None  # keeps decoded frames
     # Of the first epochs; later ones repeat these clips, with other random numbers.
     tokens: ClipTokens | None = None
-    heads: Heads = ()  # what the labels of the samples are; empty: the clips have no labels
+    heads: Heads = ()  # one per label of a sample; empty: the clips have no labels
     notices: tuple[str, ...] = ()  # lines about the videos to show when a run starts
-    sample_weights: NDArray[np.float64] | None = None  # (samples,) for `StepSampler.weights`
+    sampling_odds: NDArray[np.float64] | None = None  # (samples,) for `StepSampler.odds`
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -101,7 +101,7 @@ class VideoClips:
         return isinstance(self.make_views, PretrainViews) and self.make_views.compared
 
     def layout(self) -> Layout:
-        """The shape and the type of each tensor of a clip; CheckpointError if the tokens are damaged."""
+        """The shape and type of each tensor of a clip; CheckpointError if the tokens are damaged."""
         views = self.make_views
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "frames": (views.shape, torch.uint8),
@@ -127,9 +127,9 @@ class VideoClips:
         return None if boxes is None else Regions(boxes, views.size, views.antialias)
 
     def read(self, key: SampleKey, out: Tensor | None = None) -> Clip:
-        """The clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given."""
+        """Read the clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given."""
         epoch, index = key
-        failed: Tries = []
+        failed: FailedReads = []
         for attempt in range(MAX_TRIES):
             if attempt:  # another sample replaces the unreadable one
                 rng = generator_at(self.seed, Purpose.VIEWS, *key, attempt)
@@ -187,7 +187,7 @@ class StepSampler:
     """
 
     num_samples: int
-    batch_size: int  # samples per step, over all processes and micro-batches
+    step_samples: int  # samples per step, over all processes and micro-batches
     steps: int  # steps in all
     samples_per_epoch: int  # fewer than `num_samples` leave some out, others in each epoch; more repeat some
     seed: int
@@ -198,41 +198,41 @@ class StepSampler:
     repeat_first: bool = False  # repeat the first batch, to check whether a model can overfit it
     # (num_samples,), of which only the ratios count: samples are drawn in proportion, with replacement, and a
     # key has the number of the draw in place of the epoch. None: an epoch is a permutation of the samples.
-    weights: NDArray[np.float64] | None = None
+    odds: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        assert self.batch_size % (self.world * self.accumulation) == 0
+        assert self.step_samples % (self.world * self.accumulation) == 0
 
     @property
-    def batch_samples(self) -> int:
+    def micro_batch_samples(self) -> int:
         """The number of samples of a micro-batch."""
-        return self.batch_size // (self.world * self.accumulation)
+        return self.step_samples // (self.world * self.accumulation)
 
     def __len__(self) -> int:
         return (self.steps - self.start_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         keys = self._keys(0 if self.repeat_first else self.start_step)
-        share = self.batch_size // self.world
+        share = self.step_samples // self.world
         first = self.rank * share
         batch = []
         for step in range(self.start_step, self.steps):
             if not self.repeat_first or step == self.start_step:
-                batch = list(islice(keys, self.batch_size))[first : first + share]
-            size = self.batch_samples
+                batch = list(islice(keys, self.step_samples))[first : first + share]
+            size = self.micro_batch_samples
             yield from (batch[start : start + size] for start in range(0, share, size))
 
     def _keys(self, step: int) -> Iterator[SampleKey]:
         """Yield the samples of `step` and all later steps, without end."""
-        first_epoch, skipped = divmod(step * self.batch_size, self.samples_per_epoch)
+        first_epoch, skipped = divmod(step * self.step_samples, self.samples_per_epoch)
         for epoch in count(first_epoch):
             rng = generator_at(self.seed, Purpose.ORDER, epoch)
-            if self.weights is None:
+            if self.odds is None:
                 draws = repeat(epoch)
                 indices = np.resize(rng.permutation(self.num_samples), self.samples_per_epoch)
             else:  # a video that is drawn several times in an epoch gives another clip each time
                 draws = count(epoch * self.samples_per_epoch + skipped)
-                chances = self.weights / self.weights.sum()
+                chances = self.odds / self.odds.sum()
                 indices = rng.choice(self.num_samples, size=self.samples_per_epoch, p=chances)
             yield from zip(draws, indices[skipped:].tolist(), strict=False)
             skipped = 0

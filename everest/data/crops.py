@@ -38,14 +38,14 @@ __all__ = [  # the public names of everest.crops
 
 Size = tuple[int, int]
 
-SCALES = (1.0, 0.875, 0.75, 0.66)  # crop side / short side of the frame; VideoMAE and EVEREST, pre-training
-MAX_DISTORTION = 1  # steps between the scales of the two sides
-SNAP = 3  # pixels; a side that differs less from the target's becomes the target's: no tiny resize
-AREA = (0.08, 1.0)  # fine-tuning crop, fraction of the frame; Szegedy et al. 2015
-RATIO = (0.75, 1.3333)  # its width / height
+CROP_SCALES = (1.0, 0.875, 0.75, 0.66)  # pre-training crop side / short side of the frame; VideoMAE, EVEREST
+MAX_SCALE_STEPS = 1  # steps between the scales of the two sides
+SNAP_PIXELS = 3  # a side that differs less from the target's becomes the target's: no tiny resize
+CROP_AREA = (0.08, 1.0)  # fine-tuning crop, fraction of the frame; Szegedy et al. 2015
+CROP_RATIO = (0.75, 1.3333)  # fine-tuning crop, width / height
 ERASED_AREA = (0.02, 1 / 3)  # random erasing, Zhong et al. 2017, with timm's bounds
 ERASED_RATIO = (0.3, 1 / 0.3)
-ATTEMPTS = 10  # draws to find a random box that fits
+MAX_ATTEMPTS = 10  # draws to find a random box that fits
 CLIPS_AT_ONCE: Final = 32  # clips, our choice: 0.6 GB of values of 16 frames and 224 pixels
 REGION_RATIO: Final = (8, 7)  # a region may be as much larger than a clip: 256 pixels for 224
 
@@ -68,7 +68,7 @@ NO_BOX = Box(0, 0, 0, 0)
 
 
 def multi_scale_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box:
-    """A random size at one of 13 fixed positions (Wang et al. 2015, very deep two-stream ConvNets)."""
+    """Draw a box of one of several sizes at one of 13 positions (Wang et al. 2015, two-stream ConvNets)."""
     sizes = multi_scale_sizes(frame, target)
     size = sizes[rng.integers(len(sizes))]
     down, right = ((whole - part) // 4 for whole, part in zip(frame, size, strict=True))
@@ -86,43 +86,43 @@ def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
         largest = frame[0], max(frame[0] * target[1] // target[0], 1)
     else:
         largest = max(frame[1] * target[0] // target[1], 1), frame[1]
-    scaled = ([max(int(side * scale), 1) for scale in SCALES] for side in largest)
+    scaled = ([max(int(side * scale), 1) for scale in CROP_SCALES] for side in largest)
     # Only inwards: the released program leaves a frame that is a little smaller than the target.
     heights, widths = (
-        [wanted if abs(length - wanted) < SNAP and wanted <= side else length for length in lengths]
+        [wanted if abs(length - wanted) < SNAP_PIXELS and wanted <= side else length for length in lengths]
         for lengths, side, wanted in zip(scaled, largest, target, strict=True)
     )
     return [
         (height, width)
         for i, height in enumerate(heights)
         for j, width in enumerate(widths)
-        if abs(i - j) <= MAX_DISTORTION
+        if abs(i - j) <= MAX_SCALE_STEPS
     ]
 
 
 def random_resized_crop(
-    frame: Size, target: Size, rng: np.random.Generator, *, areas: tuple[float, float] = AREA
+    frame: Size, target: Size, rng: np.random.Generator, *, areas: tuple[float, float] = CROP_AREA
 ) -> Box:
-    """A box of random area (fractions of the frame), shape and position; in the center if none fits."""
+    """Draw a box of random area (a fraction of the frame), shape and position; centered if none fits."""
     height, width = frame
     squareness = target[1] / target[0]  # 1 for a square target
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         area = rng.uniform(*areas) * height * width
-        ratio = _log_uniform(RATIO, rng) * squareness
+        ratio = _log_uniform(CROP_RATIO, rng) * squareness
         crop = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop[0] <= height and 0 < crop[1] <= width:
             return _random_box(frame, crop, rng)
-    ratio = min(max(width / height, RATIO[0] * squareness), RATIO[1] * squareness)
+    ratio = min(max(width / height, CROP_RATIO[0] * squareness), CROP_RATIO[1] * squareness)
     crop = min(height, round(width / ratio)), min(width, round(height * ratio))
     return center_box(frame, (max(crop[0], 1), max(crop[1], 1)))
 
 
 def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Box:
-    """The box that random erasing (Zhong et al. 2017) fills in all frames of a clip, or `NO_BOX`."""
+    """Draw the box that random erasing (Zhong et al. 2017) fills in all frames of a clip, or `NO_BOX`."""
     if rng.random() > probability:
         return NO_BOX
     height, width = frame
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         area = rng.uniform(*ERASED_AREA) * height * width
         ratio = _log_uniform(ERASED_RATIO, rng)
         box = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -139,10 +139,7 @@ def covering_size(frame: Size, target: Size) -> Size:
 
 
 def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
-    """`crops` boxes of the target's size, evenly spaced along the longer side of a covering frame.
-
-    A single one is in the center.
-    """
+    """`crops` boxes of the target's size, evenly spaced along the longer side; a single one is centered."""
     if crops == 1:
         return [center_box(frame, target)]
     down, right = frame[0] - target[0], frame[1] - target[1]
@@ -200,7 +197,7 @@ def erase(frames: Tensor, boxes: Tensor, *, generator: torch.Generator | None = 
 
 
 class Regions(NamedTuple):
-    """How to make clips of the regions of a batch."""
+    """How the device turns the regions of a batch into clips."""
 
     boxes: Tensor  # (B, V, 3) int64: height and width of the region, and 1 if its clip is flipped
     size: Size  # (H, W) of the clips
@@ -208,13 +205,13 @@ class Regions(NamedTuple):
 
 
 def largest_region(size: Size) -> Size:
-    """(R, S) for clips of a size; larger boxes are resized before."""
+    """The memory (R, S) for regions of clips of a size; larger boxes are resized before."""
     height, width = (-(-side * REGION_RATIO[0] // REGION_RATIO[1]) for side in size)
     return height, width
 
 
 def resize_regions(frames: Tensor, regions: Regions, *, precise: bool = True) -> Tensor:
-    """Resize and flip the upper left parts of frames.
+    """Resize and flip regions, the upper left parts of frames.
 
     Args:
         frames: (B, V, T, R, S, C) uint8.
@@ -224,23 +221,23 @@ def resize_regions(frames: Tensor, regions: Regions, *, precise: bool = True) ->
     """
     dtype = torch.float32 if precise else torch.float16
     height, width, flipped = regions.boxes.flatten(0, 1).unbind(1)  # (B * V) each
-    rows = _weights(height, regions.size[0], frames.size(3), antialias=regions.antialias)
-    columns = _weights(width, regions.size[1], frames.size(4), antialias=regions.antialias)
+    rows = _resize_weights(height, regions.size[0], frames.size(3), antialias=regions.antialias)
+    columns = _resize_weights(width, regions.size[1], frames.size(4), antialias=regions.antialias)
     columns = torch.where(flipped.bool()[:, None, None], columns.flip(1), columns)
     clips = []
-    for group, down, across in zip(
+    for chunk, down, across in zip(
         frames.flatten(0, 1).split(CLIPS_AT_ONCE),
         rows.to(dtype).split(CLIPS_AT_ONCE),
         columns.to(dtype).split(CLIPS_AT_ONCE),
         strict=True,
     ):
-        values = group.permute(0, 4, 1, 2, 3).to(dtype)  # (b, C, T, R, S)
+        values = chunk.permute(0, 4, 1, 2, 3).to(dtype)  # (b, C, T, R, S)
         values = (values @ across.mT[:, None, None]).round()  # (b, C, T, R, W), as bytes
         clips.append((down[:, None, None] @ values).round().to(torch.uint8))  # (b, C, T, H, W)
     return torch.cat(clips).unflatten(0, frames.shape[:2])
 
 
-def _weights(lengths: Tensor, wanted: int, memory: int, *, antialias: bool) -> Tensor:
+def _resize_weights(lengths: Tensor, wanted: int, memory: int, *, antialias: bool) -> Tensor:
     """The share of each pixel of a region's side in each pixel of the clip's: (N, wanted, memory) float32.
 
     The first `lengths` (N,) pixels of the side belong to the region.

@@ -1,4 +1,4 @@
-"""The frames of a sample that a sampling counts: all of a video or segment, or some at `data.fps`.
+"""The frames of a sample to choose from: all of a video or segment, or those at `data.fps`.
 
 F frames of the file, J frames to choose from, T frames of a clip. At `data.fps`, frame j is the one that the
 file shows nearest to the time j / fps after the first frame. A variable frame rate is followed.
@@ -41,7 +41,7 @@ class FrameTimes:
         return cls(seconds, float(seconds[-1]) + (last if last > 0 else 1 / (facts.info.fps or 1)))
 
     def at_rate(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
-        """`fps` frames a second to choose from, in the `length` frames of the file from `first` on.
+        """The frames at `fps` among the `length` frames of the file from `first` on.
 
         Returns:
             (J,) ascending numbers of frames of the file, at least one; the earlier of two equally near.
@@ -73,12 +73,12 @@ class Footage:
 
 
 def footage_of(sample: Sample, fps: float | None) -> Footage:
-    """The frames of a sample, of which `fps` per second can be chosen (None: all of the file)."""
+    """The footage of a sample, at `fps` frames per second (None: all frames of the file)."""
     return footages_of_spans(sample.video, [frame_span(sample)], fps)[0]
 
 
 def footages_of_spans(video: Video, spans: Sequence[FrameSpan], fps: float | None) -> list[Footage]:
-    """The frames of parts of a video; at `fps`, times start with the part."""
+    """The footage of parts of a video; at `fps`, times start with the part."""
     if fps is None:
         return [Footage(first, length) for first, length in spans]
     times = FrameTimes.of(video)
@@ -86,7 +86,7 @@ def footages_of_spans(video: Video, spans: Sequence[FrameSpan], fps: float | Non
 
 
 def frame_span(sample: Sample) -> FrameSpan:
-    """The frames of a sample; VideoError if its video has none of them."""
+    """The span of a sample in its video; VideoError if the video has none of its frames."""
     if sample.start is not None or sample.end is not None:
         first, end = frames_between(sample.video, sample.start, sample.end)
         return first, end - first

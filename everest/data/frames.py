@@ -1,4 +1,4 @@
-"""The frames that make a clip, as indices; random choices come from the generator that is passed.
+"""Frame sampling: the indices of the frames of a clip. Random choices come from the generator passed in.
 
 A video, or the segment of it that a list names, has `length` frames, numbered from 0. A clip has T `frames`,
 each `stride` after the previous one (dense) or one from each of T equal parts (segment; Wang et al. 2016,
@@ -20,7 +20,7 @@ FrameIds = NDArray[np.int64]  # (T,)
 
 
 def pretrain_window(length: int, frames: int, stride: int, rng: np.random.Generator) -> FrameIds:
-    """Every `stride`-th frame of a random window. As released, the last frame of a video is never reached."""
+    """Every `stride`-th frame of a random window. As released, it never reaches a video's last frame."""
     spare = max(length - frames * stride, 0)
     start = int(rng.integers(0, spare + 1)) if spare else 0
     reachable = max((length - 2 - start) // stride, 0)

@@ -2,8 +2,8 @@
 
 A batch of a loader is valid until the next one is requested: its slot is then written again. A consumer that
 keeps tensors for longer clones them. The loader waits for copies to a GPU by `on_device`; a consumer that
-copies by other asynchronous means waits itself. A batch is made of groups of clips, so that several workers
-make one; the ring has as many slots as the groups that are read ahead need.
+copies by other asynchronous means waits itself. A batch is divided into chunks, so that several workers read
+one; the ring has as many slots as the chunks that are read ahead need.
 
 Why not torch.utils.data.DataLoader: for the same clips, workers and order (persistent workers, two batches
 ahead) it takes 1.5 times the CPU time of a clip with four views of a video and 1.1 times with one (AMD EPYC,
@@ -26,50 +26,47 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 
-from everest.data.clips import Batch, SampleKey, StepSampler, Tries, VideoClips
+from everest.data.clips import Batch, FailedReads, SampleKey, StepSampler, VideoClips
 from everest.data.crops import resize_regions
 from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError
 from everest.system.processes import local_processes, num_readers
 
-STOP_SECONDS: Final = 0.25  # heuristic: between two looks whether to stop, while a batch does not come
-SHORTEST_WAIT: Final = 1e-3  # seconds; a wait of 0 would have no end
-SHARED_PART: Final = 0.5  # heuristic: of the free shared memory; a validation during a run needs some, too
-OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; a model may have further inputs
-
-# Heuristic: clips, views included, that a worker passes on at once; at least one sample.
-GROUP_CLIPS: Final = 16
-# Heuristic: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
-MOST_AHEAD: Final = 16
+STOP_SECONDS: Final = 0.25  # heuristic: from one check whether to stop to the next, while waiting for a batch
+SHARED_MEMORY_SHARE: Final = 0.5  # heuristic: of what is free; a validation during a run needs some, too
+COMMON_TENSORS: Final = ("frames", "label", "noise", "erase")  # of every batch; models may have more inputs
+CHUNK_CLIPS: Final = 16  # heuristic: clips, views included, of a chunk, which has at least one sample
+# Heuristic: chunks that wait for one worker. Their descriptions must fit into the buffer of a connection.
+MAX_CHUNKS_AHEAD: Final = 16
 
 Order = StepSampler | Sequence[list[SampleKey]]
-Text = tuple[str, Tries]  # `video_id` and `failed` of a clip; its tensors are in the ring
+ClipInfo = tuple[str, FailedReads]  # `video_id` and `failed` of a clip; its tensors are in the ring
 
 
-class Group(NamedTuple):
-    """Samples that a worker reads, and where it writes them."""
+class Chunk(NamedTuple):
+    """Samples of a batch that a worker reads at once, and where it writes them."""
 
-    number: int  # among all groups of a loader
+    number: int  # among all chunks of a loader
     slot: int  # its slot of the ring
     first: int  # row of the first sample in the slot
     keys: Sequence[SampleKey]
 
 
-class Division(NamedTuple):
-    """How batches are divided."""
+class BatchDivision(NamedTuple):
+    """How batches are divided into chunks."""
 
-    batch: int  # samples of the largest one
-    samples: int  # samples of a group, at most
-    ahead: int  # groups for one worker that are not yet taken; 0 without workers
-    slots: int  # slots of the ring
+    batch_samples: int  # of the largest batch
+    chunk_samples: int  # at most
+    chunks_ahead: int  # for one worker, not yet taken; 0 without workers
+    slots: int  # of the ring
 
-    def groups(self, batches: Iterable[Sequence[SampleKey]]) -> Iterator[list[Group]]:
-        """Yield the groups of each batch."""
+    def chunks(self, batches: Iterable[Sequence[SampleKey]]) -> Iterator[list[Chunk]]:
+        """Yield the chunks of each batch."""
         numbers = count()
+        size = self.chunk_samples
         for batch, keys in enumerate(batches):
-            starts = range(0, len(keys), self.samples)
-            slot = batch % self.slots
-            yield [Group(next(numbers), slot, first, keys[first : first + self.samples]) for first in starts]
+            starts = range(0, len(keys), size)
+            yield [Chunk(next(numbers), batch % self.slots, i, keys[i : i + size]) for i in starts]
 
 
 class StoppedWaiting(Exception):
@@ -77,14 +74,14 @@ class StoppedWaiting(Exception):
 
 
 def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto"]) -> int:
-    """The number of workers; for `auto` as many as the cores and the free shared memory allow."""
+    """The number of workers; `auto` is as many as the cores and the free shared memory allow."""
     if workers != "auto":
         return workers
     free = free_shared_memory()
     processes = local_processes()
     for number in range(num_readers(), 0, -1):
         needed = shared_bytes(clips, order, workers=number) * processes
-        if free is None or needed <= SHARED_PART * free:
+        if free is None or needed <= SHARED_MEMORY_SHARE * free:
             return number
     return 0
 
@@ -92,29 +89,29 @@ def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto
 def shared_bytes(clips: VideoClips, order: Order, *, workers: int) -> int:
     """The bytes of shared memory that a loader uses."""
     division = divide_batches(clips, order, workers=workers)
-    sizes = field_bytes(clips.layout(), slots=division.slots, batch=division.batch)
+    sizes = field_bytes(clips.layout(), slots=division.slots, batch=division.batch_samples)
     return sum(sizes.values()) if workers else 0
 
 
-def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> Division:
-    """Divide batches into groups of about equal size, and choose how many groups are read ahead.
+def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> BatchDivision:
+    """Divide batches into chunks of about equal size, and choose how many chunks are read ahead.
 
-    While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
-    groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
+    While a batch is used, the workers read all of the next one and one more chunk each, and at least two
+    chunks each. With fewer, a worker would wait for the step; with more, the ring would be larger.
     """
-    largest = order.batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
-    parts = max(1, math.ceil(largest / max(1, GROUP_CLIPS // clips.make_views.num_views)))
+    largest = order.micro_batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
+    parts = max(1, math.ceil(largest / max(1, CHUNK_CLIPS // clips.make_views.num_views)))
     samples = max(1, math.ceil(largest / parts))
     if not workers:
-        return Division(largest, samples, ahead=0, slots=1)
+        return BatchDivision(largest, samples, chunks_ahead=0, slots=1)
     parts = max(1, math.ceil(largest / samples))
-    ahead = min(workers + max(parts, workers), workers * MOST_AHEAD)
+    ahead = min(workers + max(parts, workers), workers * MAX_CHUNKS_AHEAD)
     slots = min(1 + math.ceil(ahead / parts), max(1, len(order)))
-    return Division(largest, samples, ahead=math.ceil(ahead / workers), slots=slots)
+    return BatchDivision(largest, samples, chunks_ahead=math.ceil(ahead / workers), slots=slots)
 
 
 def batches(clips: VideoClips, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
-    """Yield the batches of a `ClipLoader`, whose workers start with the first and end with the last."""
+    """Yield the batches of a `ClipLoader`, whose workers live from the first batch to the last."""
     with closing(ClipLoader(clips, order, workers=workers, timeout=timeout)) as loader:
         yield from loader
 
@@ -122,14 +119,14 @@ def batches(clips: VideoClips, order: Order, *, workers: int, timeout: float) ->
 class ClipLoader:
     """Reads batches by worker processes, which it starts; EnvironmentProblem if shared memory is short.
 
-    Iterate over it once, and close it. A group of clips is sent to a worker only if no batch that is read or
-    used occupies its slot of the ring.
+    Iterate over it once, and close it. A chunk is sent to a worker only if no batch that is read or used
+    occupies its slot of the ring.
 
     Args:
         order: the samples of each batch.
         workers: processes that read; 0: this process reads.
-        timeout: seconds to wait for a group of clips of a worker.
-        should_stop: whether to give up the wait for a group.
+        timeout: seconds to wait for a chunk; 0: no limit.
+        should_stop: whether to give up the wait for a chunk.
     """
 
     def __init__(
@@ -146,13 +143,14 @@ class ClipLoader:
         self._timeout = timeout
         self._should_stop = should_stop
         self._slots = division.slots
-        self._following = division.groups(order)
-        self._begun: deque[list[Group]] = deque()  # batches that occupy a slot
-        self._unsent: deque[Group] = deque()  # groups of these batches
+        self._upcoming = division.chunks(order)
+        self._in_slots: deque[list[Chunk]] = deque()  # batches that occupy a slot
+        self._unsent: deque[Chunk] = deque()  # chunks of these batches
         self._copies: list[torch.cuda.Event] = []  # copies of the batch that is used
-        self._ring = Ring(clips.layout(), slots=division.slots, batch=division.batch, shared=workers > 0)
-        self._workers: Workers[Group, list[Text]] = Workers(
-            partial(read_group, clips, self._ring), number=workers, ahead=division.ahead
+        samples = division.batch_samples
+        self._ring = Ring(clips.layout(), slots=division.slots, batch=samples, shared=workers > 0)
+        self._workers: Workers[Chunk, list[ClipInfo]] = Workers(
+            partial(read_chunk, clips, self._ring), number=workers, ahead=division.chunks_ahead
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -160,22 +158,22 @@ class ClipLoader:
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             self._ring.pin()  # after the workers were started: they use no GPU
         self._send()
-        while self._begun:
-            groups = self._begun[0]
-            texts = [text for group in groups for text in self._take(group)]
-            tensors = self._ring.batch(groups[0].slot, len(texts))
+        while self._in_slots:
+            chunks = self._in_slots[0]
+            infos = [info for chunk in chunks for info in self._take(chunk)]
+            tensors = self._ring.batch(chunks[0].slot, len(infos))
             regions = self._clips.regions(tensors.pop("regions", None))
             self._copies = []
             yield Batch(
-                **{name: tensors.pop(name) for name in OF_EVERY_CLIP},
-                video_ids=[video_id for video_id, _ in texts],
-                failed=[failed for _, failed in texts],
+                **{name: tensors.pop(name) for name in COMMON_TENSORS},
+                video_ids=[video_id for video_id, _ in infos],
+                failed=[failed for _, failed in infos],
                 inputs=tensors,
                 copies=self._copies,
                 regions=regions,
             )
             _wait_for(self._copies)
-            self._begun.popleft()  # frees its slot
+            self._in_slots.popleft()  # frees its slot
             self._send()
 
     def close(self) -> None:
@@ -185,51 +183,51 @@ class ClipLoader:
         self._ring.unpin()
 
     def _send(self) -> None:
-        """Send groups to the workers that have room, of as many batches as there are slots."""
-        while len(self._begun) < self._slots and (groups := next(self._following, None)):
-            self._begun.append(groups)
-            self._unsent.extend(groups)
+        """Send chunks to the workers that have room, of as many batches as there are slots."""
+        while len(self._in_slots) < self._slots and (chunks := next(self._upcoming, None)):
+            self._in_slots.append(chunks)
+            self._unsent.extend(chunks)
         while self._unsent and self._workers.add(self._unsent[0].number, self._unsent[0]):
             self._unsent.popleft()
 
-    def _take(self, group: Group) -> list[Text]:
-        """Wait for a group of clips."""
+    def _take(self, chunk: Chunk) -> list[ClipInfo]:
+        """Wait until a chunk is read."""
         self._send()
         deadline = time.monotonic() + self._timeout if self._timeout else math.inf
         while True:
             left = deadline - time.monotonic()
             try:
-                return self._workers.take(group.number, limit=max(min(left, STOP_SECONDS), SHORTEST_WAIT))
+                return self._workers.take(chunk.number, limit=min(left, STOP_SECONDS))
             except TimeoutError:
                 if self._should_stop():
                     raise StoppedWaiting from None
                 if time.monotonic() >= deadline:
                     limit = f"{self._timeout:g} s (train.data_timeout)"
-                    raise DataError(f"no clip within {limit} from one of: {self._paths([group])}") from None
+                    raise DataError(f"no clip within {limit} from one of: {self._paths([chunk])}") from None
             except WorkerCrash as crash:
-                groups = [group for batch in self._begun for group in batch if group.number in crash.tasks]
+                chunks = [each for batch in self._in_slots for each in batch if each.number in crash.tasks]
                 raise DataError(
-                    f"{crash} while it read one of: {self._paths(groups)}; "
+                    f"{crash} while it read one of: {self._paths(chunks)}; "
                     "remove the file that it cannot decode from the list"
                 ) from None
 
-    def _paths(self, groups: Iterable[Group]) -> str:
-        return ", ".join(self._clips.samples[index].path for group in groups for _, index in group.keys)
+    def _paths(self, chunks: Iterable[Chunk]) -> str:
+        return ", ".join(self._clips.samples[index].path for chunk in chunks for _, index in chunk.keys)
 
 
-def read_group(clips: VideoClips, ring: Ring, group: Group) -> list[Text]:
-    """Read the clips of a group into its rows of the ring."""
-    rows = ring.batch(group.slot, group.first + len(group.keys))  # (rows, …) each
-    texts = []
-    for row, key in enumerate(group.keys, group.first):
+def read_chunk(clips: VideoClips, ring: Ring, chunk: Chunk) -> list[ClipInfo]:
+    """Read the clips of a chunk into its rows of the ring."""
+    rows = ring.batch(chunk.slot, chunk.first + len(chunk.keys))  # (rows, …) each
+    infos = []
+    for row, key in enumerate(chunk.keys, chunk.first):
         clip = clips.read(key, out=rows["frames"][row])
         tensors = {"label": clip.label, "noise": clip.noise, "erase": clip.erase, **clip.inputs}
         if clip.regions is not None:
             tensors["regions"] = clip.regions.boxes
         for name, value in tensors.items():
             rows[name][row] = value
-        texts.append((clip.video_id, clip.failed))
-    return texts
+        infos.append((clip.video_id, clip.failed))
+    return infos
 
 
 def _wait_for(copies: Sequence[torch.cuda.Event]) -> None:
@@ -244,7 +242,7 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     There, regions become the frames of the clips.
     """
     is_gpu = device.type == "cuda"
-    moved = {name: getattr(batch, name).to(device, non_blocking=is_gpu) for name in OF_EVERY_CLIP}
+    moved = {name: getattr(batch, name).to(device, non_blocking=is_gpu) for name in COMMON_TENSORS}
     inputs = {name: value.to(device, non_blocking=is_gpu) for name, value in batch.inputs.items()}
     regions = batch.regions
     if regions is not None:
@@ -259,7 +257,7 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 
 
 class DeviceCopy:
-    """Copies the tensors of batches by a stream of their own: the next batch is copied during a step."""
+    """Copies batches to the device on a stream of its own, so that the next is copied during a step."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -273,6 +271,6 @@ class DeviceCopy:
             moved = on_device(batch, self._device)
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._stream)
-        for tensor in (*(getattr(moved, name) for name in OF_EVERY_CLIP), *moved.inputs.values()):
+        for tensor in (*(getattr(moved, name) for name in COMMON_TENSORS), *moved.inputs.values()):
             tensor.record_stream(computing)  # the memory is free again only when the step has used it
         return moved

@@ -1,4 +1,4 @@
-"""Generators that depend only on a position in a run; a file of its own, as rooms above use nothing else.
+"""Random generators that depend only on a position in a run.
 
 No state is saved, and the numbers are equal on any process and worker, and after a resume.
 A position is a purpose and numbers such as (seed, epoch, index). Positions are spawn keys: as entropy,
@@ -28,7 +28,7 @@ class Purpose(IntEnum):
 
 
 def generator_at(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:
-    """The generator of a position, independent of all others."""
+    """The generator of a position, independent of those of all other positions."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(purpose), *position)))
 
 

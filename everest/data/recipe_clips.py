@@ -17,7 +17,7 @@ import torch
 from everest.config.heads import Heads, best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.data.cache import keep_facts_in_cache, open_cache
-from everest.data.class_balance import sample_weights
+from everest.data.class_balance import sampling_odds
 from everest.data.clips import VideoClips
 from everest.data.crops import largest_region
 from everest.data.footage import footage_of, frame_span
@@ -31,7 +31,7 @@ from everest.data.views import (
 )
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
-from everest.lists.labels import indices
+from everest.lists.labels import class_indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source, unused_validation
@@ -43,11 +43,11 @@ from everest.video.reader import probe
 from everest.video.source import Member
 from everest.video.stream import VideoError
 
-OF_CLASSES: Final = {"map": "mean average precision", "macro_f1": "macro F1"}  # need a video with a class
-CLIP_SECONDS: Final = 10.0  # of video for each clip of clips_per_video: auto; the length of Kinetics' videos
-MOST_EXAMINED: Final = 64  # heuristic: videos whose length is read before a run
-EXAMINED_SECONDS: Final = 3.0  # heuristic: for reading them; some formats have to be decoded to be counted
-MOST_VIEWS: Final = 512  # heuristic: 1.2 GB of bytes for clips of 16 frames and 224 pixels
+CLASS_METRICS: Final = {"map": "mean average precision", "macro_f1": "macro F1"}  # need a video with a class
+SECONDS_PER_CLIP: Final = 10.0  # for clips_per_video: auto; the length of Kinetics' videos
+MAX_EXAMINED: Final = 64  # heuristic: videos whose length is read before a run
+EXAMINATION_SECONDS: Final = 3.0  # heuristic: limit for that; some formats must be decoded to be counted
+MAX_VIEWS: Final = 512  # heuristic: 1.2 GB of bytes for clips of 16 frames and 224 pixels
 
 
 def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence[str] | None) -> str:
@@ -113,7 +113,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     if section.sampler == "shuffle":
         return clips, classes
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
-    return replace(clips, sample_weights=sample_weights(first, section.sampler)), classes
+    return replace(clips, sampling_odds=sampling_odds(first, section.sampler)), classes
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
@@ -130,9 +130,10 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
         return None
     samples = read_source(data, "val", labeled=True, classes=classes)
     metric = best_metric(classes.heads, section.best, classes.names)
-    if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
+    has_classes = any(class_indices(sample.labels[0]) for sample in samples.samples)
+    if metric in CLASS_METRICS and not has_classes:
         raise DataError(
-            f"data.val: no video has a class, so its {OF_CLASSES[metric]} cannot select the best weights; "
+            f"data.val: no video has a class, so its {CLASS_METRICS[metric]} cannot select the best weights; "
             "add videos of classes, or set finetune.best=loss"
         )
     return clips_of(recipe, samples, center_views(recipe), heads=classes.heads)
@@ -153,17 +154,17 @@ def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
     """The `eval.clips` x `eval.crops` views of a video."""
-    if recipe.eval.clips * recipe.eval.crops > MOST_VIEWS:
+    if recipe.eval.clips * recipe.eval.crops > MAX_VIEWS:
         raise RecipeError(
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "
-            f"at most {MOST_VIEWS}"
+            f"at most {MAX_VIEWS}"
         )
     clip = clip_format(recipe, "finetune")
     return EvalViews(**vars(clip), clips=recipe.eval.clips, crops=recipe.eval.crops)
 
 
 def clip_format(recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> ClipFormat:
-    """The clips of a stage of a recipe."""
+    """The format of the clips of a stage."""
     data, section = recipe.data, getattr(recipe, stage)
     return ClipFormat(
         frames=data.frames,
@@ -177,7 +178,7 @@ def clip_format(recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> ClipF
 
 
 def clip_grid(recipe: Recipe) -> TokenGrid:
-    """The grid of the tokens of a clip."""
+    """The token grid of a clip."""
     data = recipe.data
     return TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
 
@@ -192,7 +193,7 @@ def clips_of(
     training: bool = False,
     notices: Sequence[str | None] = (),
 ) -> VideoClips:
-    """Clips of samples; see `VideoClips`. The `notices` follow those about the list.
+    """Make the clips of samples. The `notices` follow those about the list.
 
     In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states, and another
     one replaces an unreadable one.
@@ -204,8 +205,8 @@ def clips_of(
     listed = samples.samples
     if training and data.clips_per_video != 1:
         # Choices about a sample follow from its place in the list: each repetition shows another window.
-        each = data.clips_per_video
-        counts = [num_clips(sample) if each == "auto" else each for sample in listed]
+        setting = data.clips_per_video
+        counts = [num_clips(sample) if setting == "auto" else setting for sample in listed]
         listed = tuple(chain.from_iterable(map(repeat, listed, counts)))
         total = f"{counted(len(distinct), 'video')}, {len(listed)} clips an epoch"
         notices = (*notices, f"data.clips_per_video: {total}")
@@ -223,10 +224,7 @@ def clips_of(
 
 
 def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoClips:
-    """The same clips of training, whose crops are resized where `data.resize` states.
-
-    Cached tokens are of the bytes that a worker resizes.
-    """
+    """The same training clips, with crops resized where `data.resize` says; for cached tokens, in workers."""
     views = clips.make_views
     on_device = resize == "device" or (resize == "auto" and device.type == "cuda")
     if not on_device or clips.tokens is not None or not isinstance(views, PretrainViews | FinetuneViews):
@@ -235,10 +233,7 @@ def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoCli
 
 
 def num_clips(sample: Sample) -> int:
-    """How many clips a sample gives in an epoch: one for every ten seconds, rounded, at least one.
-
-    One, too, if it is unreadable, or has no frame rate.
-    """
+    """The clips of a sample in an epoch: one per 10 seconds; one if it is unreadable or has no frame rate."""
     try:
         if sample.start is not None and sample.end is not None:
             seconds = sample.end - sample.start
@@ -246,14 +241,12 @@ def num_clips(sample: Sample) -> int:
             seconds = frame_span(sample)[1] / (probe(sample.video).fps or float("inf"))
     except VideoError:  # reported when it is read
         return 1
-    return max(round(seconds / CLIP_SECONDS), 1)
+    return max(round(seconds / SECONDS_PER_CLIP), 1)
 
 
 def examine_lengths(clips: VideoClips) -> str | None:
-    """Read the lengths of some videos of a list, of up to 64 and not of those of a storage.
+    """Read the lengths of up to 64 local videos; return a notice if most are shorter than a clip, else None.
 
-    Returns:
-        A line about videos shorter than a clip, whose last frame is repeated, if most videos are; else None.
     Raises:
         DataError: none of them can be read.
     """
@@ -261,9 +254,9 @@ def examine_lengths(clips: VideoClips) -> str | None:
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
     lengths: list[int] = []
     failed: list[VideoError] = []
-    end = time.monotonic() + EXAMINED_SECONDS
+    end = time.monotonic() + EXAMINATION_SECONDS
     order = np.random.default_rng(0).permutation(len(clips))
-    examined = [clips.samples[index] for index in order[:MOST_EXAMINED]]
+    examined = [clips.samples[index] for index in order[:MAX_EXAMINED]]
     for sample in examined:
         video = sample.video
         if isinstance(video.shard if isinstance(video, Member) else video, RemotePath):

@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from everest.data.augment import RandAugment
 
 # Heuristic: bytes of frames above which evaluation resizes each frame before it decodes the next.
-MOST_AT_ONCE: Final = 2**28
+MAX_BYTES_AT_ONCE: Final = 2**28
 
 Out = Tensor | None  # (V, C, T, H, W) uint8
 
 
 class SampleViews(NamedTuple):
-    """The views of one sample, as a `StageViews` makes them."""
+    """The views of one sample."""
 
     frames: Tensor  # (V, C, T, H, W) uint8
     erase: Tensor  # (V, 4) int64: top, left, height, width of the box to erase; a height of 0 erases nothing
@@ -103,14 +103,14 @@ class ClipFormat:
 
     def read(self, video: str | Path | Sample) -> Tensor:
         """Read the middle of a video or sample, center-cropped: (C, T, H, W) uint8."""
-        center = ValidationViews(**{each.name: getattr(self, each.name) for each in fields(ClipFormat)})
+        center = ValidationViews(**{key.name: getattr(self, key.name) for key in fields(ClipFormat)})
         sample = video if isinstance(video, Sample) else Sample(path=str(video))
         return center(sample, np.random.default_rng(0), "auto").frames[0]  # nothing is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageViews(ClipFormat, ABC):
-    """The settings that the views of all stages share."""
+    """Makes the views of samples for one stage."""
 
     antialias: ClassVar[bool] = False  # whether crops are resized with a filter, see `resize`
     region: Size | None = None  # (R, S) of regions that the device resizes; None: they are resized here
@@ -143,7 +143,7 @@ class StageViews(ClipFormat, ABC):
         """
 
     def reader(self, sample: Sample, decoder: str, cache: FrameCache | None = None) -> FrameReader:
-        """The reader of the frames that can be chosen."""
+        """The reader of the frames of a sample."""
         return FrameReader(sample, footage_of(sample, self.fps), decoder, cache, self.channels)
 
     def decoded(self, reader: FrameReader, choose: Callable[..., FrameIds], *draws: Generator) -> Tensor:
@@ -151,12 +151,13 @@ class StageViews(ClipFormat, ABC):
         ids = choose(reader.footage.num_frames, self.frames, self.stride, *draws)
         return reader.read(reader.footage.numbers(ids))
 
-    def _resized(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> SampleViews:
-        """Resize crops (T, h, w, C), and flip those that are marked; or leave both to the device."""
+    def _resize(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> SampleViews:
+        """Resize crops (T, h, w, C) and flip those marked True, or leave both to the device."""
         if self.region is None:
             views = [resize(region, self.size, antialias=self.antialias).numpy() for region, _ in crops]
             order = [-1 if flipped else 1 for _, flipped in crops]
-            return _stacked([view[..., ::step] for view, step in zip(views, order, strict=True)], out, erase)
+            views = [view[..., ::step] for view, step in zip(views, order, strict=True)]
+            return _stack_views(views, out, erase)
         frames = torch.empty(self.shape, dtype=torch.uint8) if out is None else out
         boxes = []
         for target, (region, flipped) in zip(frames, crops, strict=True):
@@ -169,7 +170,7 @@ class StageViews(ClipFormat, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainViews(StageViews):
-    """Random window, then crop and flip, `views_per_decode` times from the same frames.
+    """Pre-training: a random window, then crop and flip, `views_per_decode` times from the same frames.
 
     The released pre-training never flips; Table 7 of the EVEREST paper does.
     """
@@ -198,18 +199,18 @@ class PretrainViews(StageViews):
         crops = []
         for clip in clips:
             if self.crop_area is None:
-                box = multi_scale_crop(_size(clip), self.size, rng)
+                box = multi_scale_crop(_frame_size(clip), self.size, rng)
             else:
-                box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
+                box = random_resized_crop(_frame_size(clip), self.size, rng, areas=self.crop_area)
             if flipped is None or not self.compared:
                 flipped = self.flip and rng.random() < 0.5
             crops.append((crop(clip, box), flipped))
-        return self._resized(crops, out)
+        return self._resize(crops, out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneViews(StageViews):
-    """Random window, RandAugment on uncropped frames, random resized crop, flip, a box to erase later."""
+    """Fine-tuning: random window, RandAugment on uncropped frames, random resized crop, flip, erasing box."""
 
     flip: bool
     crop_area: tuple[float, float]  # smallest and largest fraction of the frame
@@ -220,26 +221,26 @@ class FinetuneViews(StageViews):
         clip = self.decoded(reader, sampling(self.sampling).finetune, rng)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
-        box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
+        box = random_resized_crop(_frame_size(clip), self.size, rng, areas=self.crop_area)
         flipped = self.flip and rng.random() < 0.5
         erased = erasing_box(self.size, self.erasing, rng)
-        return self._resized([(crop(clip, box), flipped)], out, erase=erased)
+        return self._resize([(crop(clip, box), flipped)], out, erase=erased)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationViews(StageViews):
-    """The middle of the video, the center of the frame: deterministic, unlike the released programs."""
+    """Validation: the center of the video's middle; deterministic, unlike the released programs."""
 
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         clip = self.decoded(reader, sampling(self.sampling).center)
-        covering = covering_size(_size(clip), self.size)
+        covering = covering_size(_frame_size(clip), self.size)
         view = resize(clip, covering, antialias=False)[..., *center_box(covering, self.size).inside]
-        return _stacked([view], out)
+        return _stack_views([view], out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalViews(StageViews):
-    """`clips` windows x `crops` boxes, ordered by clip. Each frame is decoded and resized once."""
+    """Evaluation: `clips` windows x `crops` boxes, ordered by clip. A frame is decoded and resized once."""
 
     clips: int
     crops: int
@@ -255,22 +256,22 @@ class EvalViews(StageViews):
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         needed, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
         source = reader.sample.video
-        is_large = frame_bytes(source, len(needed), self.channels) > MOST_AT_ONCE
+        is_large = frame_bytes(source, len(needed), self.channels) > MAX_BYTES_AT_ONCE
         if is_large and reader.decoder == "auto" and reader.cache is None:
             decoded = frames_in_order(source, needed, channels=self.channels)
             video = torch.cat([self.resized(frame[None]) for frame in decoded], dim=1)
         else:
             video = self.resized(reader.read(needed))
-        return _stacked(self.cut(video, positions), out)
+        return _stack_views(self.cut(video, positions), out)
 
     def windows(self, footage: Footage) -> NDArray[np.int64]:
-        """(clips, T) numbers in the file of the frames of each clip."""
+        """The frame numbers in the file of each clip, (clips, T)."""
         views = sampling(self.sampling).views(footage.num_frames, self.frames, self.stride, self.clips)
         return footage.numbers(np.stack(views))
 
     def resized(self, frames: Tensor) -> Tensor:
-        """Resize (F, H, W, C) uint8 frames as decoded to (C, F, H', W') that cover the views."""
-        video = resize(frames, covering_size(_size(frames), self.size), antialias=False)
+        """Resize decoded (F, H, W, C) uint8 frames to (C, F, H', W') that cover the views."""
+        video = resize(frames, covering_size(_frame_size(frames), self.size), antialias=False)
         return video.contiguous()  # once instead of once per view
 
     def cut(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
@@ -280,11 +281,11 @@ class EvalViews(StageViews):
         return [video[..., *box.inside][:, ids] for ids in clips for box in boxes]
 
 
-def _size(clip: Tensor) -> Size:
+def _frame_size(clip: Tensor) -> Size:
     return clip.shape[1], clip.shape[2]
 
 
-def _stacked(views: Sequence[Tensor | NDArray[np.uint8]], out: Out, erase: Box = NO_BOX) -> SampleViews:
+def _stack_views(views: Sequence[Tensor | NDArray[np.uint8]], out: Out, erase: Box = NO_BOX) -> SampleViews:
     """Write views (C, T, H, W) into `out` (V, C, T, H, W), or into new memory."""
     frames = torch.empty(len(views), *views[0].shape, dtype=torch.uint8) if out is None else out
     for target, view in zip(frames.numpy(), views, strict=True):

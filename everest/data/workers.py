@@ -1,10 +1,10 @@
-"""Worker processes that do tasks, and the shared memory for their large results.
+"""Worker processes that run tasks, and the shared memory for their large results.
 
-Results are taken in any order, usually that of the tasks. Each worker has a connection of its own. A worker
-that is killed closes it, which ends the wait for a result at once, even if the worker was killed while it
-wrote one. Results must be small: frames go into a ring of slots, one batch each, all in one block. Workers
-write into the slots, and the process that trains uses them as they are: no frame is copied in between. For a
-GPU, the block is pinned once. A container of Docker has 64 MB of shared memory.
+Results are taken in any order, usually that of the tasks. Each worker has its own connection. A worker that
+is killed closes it, which ends the wait for a result at once, even if the worker was killed while it wrote
+one. Results must be small: frames go into a ring of slots, one batch each, all in one block. Workers write
+into the slots, and the process that trains uses them in place: no frame is copied in between. For a GPU, the
+block is pinned once. By default, a Docker container has 64 MB of shared memory.
 
 R slots, B samples of the largest batch.
 """
@@ -32,15 +32,15 @@ from everest.errors import EnvironmentProblem, UserError
 from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory, start_process
 from everest.system.signals import STOP_SIGNALS, signal_name
 
-SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
-SECONDS_ALONE: Final = 5.0  # heuristic: how long a worker without a task may outlive a killed program
+KILL_SECONDS: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
+ORPHAN_SECONDS: Final = 5.0  # heuristic: how long a worker without a task may outlive a killed program
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 class WorkerCrash(EnvironmentProblem):
-    """A worker crashed, like a decoder in a damaged file; `tasks`: the number of its task, if it had one."""
+    """A worker crashed, for example in a decoder; `tasks` has the number of its task, if it had one."""
 
     def __init__(self, message: str, tasks: list[int]) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class WorkerCrash(EnvironmentProblem):
 
 
 class Workers(Generic[Task, Result]):
-    """Processes that call `work`, each with up to `ahead` tasks under way. Without any, `take` calls it."""
+    """Processes that call `work`, each with up to `ahead` tasks under way; without any, `take` calls it."""
 
     def __init__(self, work: Callable[[Task], Result], *, number: int, ahead: int) -> None:
         self._work = work
@@ -72,7 +72,7 @@ class Workers(Generic[Task, Result]):
         """Give a task to the worker with the fewest, or keep it for `take` if there is no worker.
 
         Returns:
-            False: each worker has as many as it may have, and none got the task.
+            False if each worker has `ahead` tasks, so that none got this one.
         """
         if not self._processes:
             self._tasks[number] = task
@@ -87,13 +87,14 @@ class Workers(Generic[Task, Result]):
         self._under_way[least].append(number)
         return True
 
-    def take(self, number: int, *, limit: float = 0) -> Result:
-        """Return the result of a task; TimeoutError after `limit` seconds (0: no limit)."""
+    def take(self, number: int, *, limit: float | None = None) -> Result:
+        """Return the result of a task; TimeoutError after `limit` seconds."""
         if number in self._tasks:
             return self._work(self._tasks.pop(number))
-        deadline = time.monotonic() + limit
+        deadline = math.inf if limit is None else time.monotonic() + limit
         while number not in self._results:
-            ready = wait(list(self._processes), max(0.0, deadline - time.monotonic()) if limit else None)
+            left = None if limit is None else max(0.0, deadline - time.monotonic())
+            ready = wait(list(self._processes), left)
             if not ready:
                 raise TimeoutError
             for connection in [each for each in self._processes if each in ready]:
@@ -109,9 +110,9 @@ class Workers(Generic[Task, Result]):
         return result
 
     def _explain(self, connection: Connection) -> EnvironmentProblem:
-        """The reason why a worker closed its connection."""
+        """The error for a worker that closed its connection."""
         process = self._processes[connection]
-        process.join(SECONDS_TO_DIE)
+        process.join(KILL_SECONDS)
         code = process.exitcode
         name = signal_name(code)
         if name == "SIGBUS":  # written beyond the free memory
@@ -129,14 +130,14 @@ class Workers(Generic[Task, Result]):
         for process in self._processes.values():
             process.kill()
         for connection, process in self._processes.items():
-            process.join(SECONDS_TO_DIE)
+            process.join(KILL_SECONDS)
             connection.close()
         self._processes.clear()
         self._under_way.clear()
 
 
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
-    """The loop of a worker. It uses one thread, as the workers are the parallelism."""
+    """Run tasks until the connection closes, on one thread: the workers are the parallelism."""
     program = multiprocessing.parent_process()
     assert program is not None
     # Processes that the program forks later keep its sentinel from being ready, while they live.
@@ -147,7 +148,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
     keep_freed_memory(READER_KEPT_BYTES)
     try:
         while True:
-            ready = wait([connection, program.sentinel], SECONDS_ALONE)
+            ready = wait([connection, program.sentinel], ORPHAN_SECONDS)
             if program.sentinel in ready or (is_child and os.getppid() != program.pid):
                 return
             if not ready:
@@ -167,25 +168,25 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
         return
 
 
-FOLDER: Final = Path("/dev/shm")
-REMEDY: Final = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
+SHARED_MEMORY: Final = Path("/dev/shm")
+SHARED_MEMORY_FIX: Final = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
 
 
 def free_shared_memory() -> int | None:
-    """The free bytes; None on a system without such a folder."""
-    return shutil.disk_usage(FOLDER).free if FOLDER.is_dir() else None
+    """The free bytes of shared memory; None on a system without such a folder."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
 
 
 def no_shared_memory(*, needed: int | None = None) -> EnvironmentProblem:
-    """The error for batches that do not fit; `needed` are their bytes, if they are known."""
-    megabytes = f"{(free_shared_memory() or 0) / 1e6:.0f} MB of {FOLDER} are free"
+    """The error for batches that do not fit into shared memory; `needed` bytes, if known."""
+    megabytes = f"{(free_shared_memory() or 0) / 1e6:.0f} MB of {SHARED_MEMORY} are free"
     if needed is not None:
         megabytes = f"the batches of the workers need {needed / 1e6:.0f} MB, {megabytes}"
-    return EnvironmentProblem(f"too little shared memory ({megabytes}); {REMEDY}")
+    return EnvironmentProblem(f"too little shared memory ({megabytes}); {SHARED_MEMORY_FIX}")
 
 
 def require_shared_memory(needed: int) -> None:
-    """Raise EnvironmentProblem if fewer than `needed` bytes are free."""
+    """Raise EnvironmentProblem if fewer than `needed` bytes of shared memory are free."""
     free = free_shared_memory()
     if free is not None and needed > free:
         raise no_shared_memory(needed=needed)
@@ -204,7 +205,7 @@ def field_bytes(layout: Layout, *, slots: int, batch: int) -> dict[str, int]:
 
 
 class Ring:
-    """R slots of B samples each; `shared`: for other processes, in shared memory."""
+    """R slots of B samples each; `shared` puts them into shared memory, for other processes."""
 
     def __init__(self, layout: Layout, *, slots: int, batch: int, shared: bool) -> None:
         sizes = field_bytes(layout, slots=slots, batch=batch)

@@ -27,11 +27,11 @@ from everest.system.files import IN_USE_FIX, is_unfinished
 from everest.system.launch import lost_peer
 from everest.system.locks import refuse_trained
 from everest.system.run_folder import (
-    ENVIRONMENT,
+    ENVIRONMENT_FILE,
     OWN_FILES,
-    RECIPE,
-    STATE,
-    TOKENIZER,
+    RECIPE_FILE,
+    STATE_FOLDER,
+    TOKENIZER_FOLDER,
     DecoderStart,
     InitFile,
     RunFolder,
@@ -159,11 +159,12 @@ def find_folder(recipe: Recipe, options: RunOptions, init_file: InitFile | None)
             raise RecipeError(f"--output {run.path}: a file is in the way; choose another folder")
         refuse_trained(run.path)
         # The tokenizer's run in the folder may be at any step: it is trained first.
-        names = {file.name for file in run.path.iterdir() if not is_unfinished(file.name)} - {TOKENIZER}
+        names = {file.name for file in run.path.iterdir() if not is_unfinished(file.name)}
+        names.discard(TOKENIZER_FOLDER)
         if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
-            names.discard(STATE)
+            names.discard(STATE_FOLDER)
         if run.has_environment():
-            names.discard(ENVIRONMENT)
+            names.discard(ENVIRONMENT_FILE)
     if not names:
         if options.resume == "only":
             raise RecipeError(f"--resume {run.path}: there is no run to resume")
@@ -200,7 +201,7 @@ def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_f
 def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> None:
     """Refuse a folder without a run, and a run with other settings."""
     place = f"--output {run.path}"
-    if not (run.path / RECIPE).is_file():
+    if not (run.path / RECIPE_FILE).is_file():
         raise RecipeError(f"{place}: is not a run folder; choose another, or use --overwrite")
     if options.resume == "never":
         raise RecipeError(
@@ -208,9 +209,9 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
         )
     if not run.has_environment():
         raise RecipeError(
-            f"{place}: {ENVIRONMENT} is missing or not of a run; restore it, or choose another folder"
+            f"{place}: {ENVIRONMENT_FILE} is missing or not of a run; restore it, or choose another folder"
         )
-    saved = flat_values(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
+    saved = flat_values(recipe_values(load_recipe(run.path / RECIPE_FILE, imports=False)))
     given = flat_values(recipe_values(recipe))
     may_change = set(RESUME_MAY_CHANGE)
     if options.command == "train-tokenizer":

@@ -16,7 +16,14 @@ from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.metrics.names import METRICS
 from everest.system.locks import is_running
-from everest.system.run_folder import ENVIRONMENT, RECIPE, RESTORE_FIX, STATE, RunEnvironment, RunFolder
+from everest.system.run_folder import (
+    ENVIRONMENT_FILE,
+    RECIPE_FILE,
+    RESTORE_FIX,
+    STATE_FOLDER,
+    RunEnvironment,
+    RunFolder,
+)
 from everest.system.text import reading_own
 from everest.system.weights_header import read_header
 
@@ -50,10 +57,10 @@ def find_runs(folder: Path) -> list[Path]:
         raise RecipeError(f"no folder '{folder}'; name the one that holds your runs")
     runs = []
     for here, folders, files in os.walk(folder):
-        is_run = {RECIPE, ENVIRONMENT} <= {*folders, *files}  # of any kind: `summarize` shows the damage
+        is_run = {RECIPE_FILE, ENVIRONMENT_FILE} <= {*folders, *files}  # of any kind, perhaps damaged
         if is_run:
             runs.append(Path(here))
-        folders[:] = [n for n in folders if not n.startswith(".") and not (is_run and n == STATE)]
+        folders[:] = [n for n in folders if not n.startswith(".") and not (is_run and n == STATE_FOLDER)]
     return sorted(runs)
 
 
@@ -70,11 +77,11 @@ def summarize(run: Path) -> RunSummary:
             environment, rows = read_run(run)
             loss = _newest(rows, "loss")
             metric = metric_of_run(run, rows)
-            name = find_recipe(run / RECIPE).values().get("name")
+            name = find_recipe(run / RECIPE_FILE).values().get("name")
             values = [float(row[f"val_{metric}"]) for row in rows if f"val_{metric}" in row]
             best = max if metric is not None and METRICS[metric].higher else min
             last, weights = _newest(rows, "step"), RunFolder(run).weights
-            state: State = "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
+            state: State = "resumable" if any((run / STATE_FOLDER).glob("step-*.safetensors")) else "started"
             if is_running(run):
                 state = "running"
             elif last is not None and environment.plan.finished == last:
@@ -97,7 +104,7 @@ def summarize(run: Path) -> RunSummary:
 
 def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
     """The metric that chooses the best weights of a run, from its rows of metrics.jsonl; None without any."""
-    candidates = [find_recipe(run / RECIPE).values().get("finetune", {}).get("best")]
+    candidates = [find_recipe(run / RECIPE_FILE).values().get("finetune", {}).get("best")]
     if candidates == [None]:
         weights = RunFolder(run).weights
         names = read_header(weights).classes if weights.is_file() else None
@@ -121,7 +128,7 @@ def read_run(path: Path) -> tuple[RunEnvironment, list[dict[str, Any]]]:
     """The values of a run's env.json and the rows of its metrics.jsonl."""
     run = RunFolder(path)
     if not run.is_run():
-        raise RecipeError(f"{path}: not a run folder ({RECIPE} or {ENVIRONMENT} is missing)")
+        raise RecipeError(f"{path}: not a run folder ({RECIPE_FILE} or {ENVIRONMENT_FILE} is missing)")
     environment = run.environment()
     rows, problems = run.read_metrics()
     if problems:

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from everest.data.clips import Tries
+from everest.data.clips import FailedReads
 from everest.engine.network import GRAD_NORM, Network
 from everest.system.compute import HostCopy
 from everest.system.weights import full_tensor
@@ -25,7 +25,7 @@ class StepRecord:
 
     number: int = 0  # updates done before
     losses: dict[str, Tensor] = field(default_factory=dict)  # means over the passes, by name
-    failed: list[Tries] = field(default_factory=list)  # for each unreadable sample
+    failed: list[FailedReads] = field(default_factory=list)  # for each unreadable sample
     videos: list[str] = field(default_factory=list)
     waited: float = 0.0  # seconds of waiting for batches
     signal: int = 0  # the signal that this process received, else 0

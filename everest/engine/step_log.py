@@ -21,7 +21,7 @@ from everest.engine.step import StepRecord
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.files import write_text
-from everest.system.run_folder import NONFINITE, Row
+from everest.system.run_folder import NONFINITE_FILE, Row
 from everest.system.text import json_text
 
 RECENT: Final = 50  # heuristic: losses whose mean shows whether a run learns
@@ -155,7 +155,7 @@ class StepLog:
             text += f", {skipped} times in a row"
         elif skips_all:
             text += "; no update of the run was applied"
-        file, videos = self._context.run.path / NONFINITE, gather_object(record.videos)
+        file, videos = self._context.run.path / NONFINITE_FILE, gather_object(record.videos)
         if self._context.accelerator.is_main_process:
             as_text = {name: str(value) for name, value in figures.items()}
             write_text(file, json_text({"step": step, **as_text, "videos": sorted(videos)}, indent=2))

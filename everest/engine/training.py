@@ -86,7 +86,7 @@ class Training:
         """The samples from `step` to the last step; they follow from the seed and the step."""
         return StepSampler(
             num_samples=len(self.clips),
-            batch_size=self.plan.videos_per_step,
+            step_samples=self.plan.videos_per_step,
             steps=self.plan.steps,
             samples_per_epoch=self.plan.videos_per_epoch,
             accumulation=self.plan.accumulation,
@@ -95,7 +95,7 @@ class Training:
             seed=self.settings.seed,
             start_step=step,
             repeat_first=self.context.options.one_batch,
-            weights=self.clips.sample_weights,
+            odds=self.clips.sampling_odds,
         )
 
     def loader(self, step: int = 0) -> ClipLoader:

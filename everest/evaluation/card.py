@@ -19,7 +19,7 @@ from everest.metrics.names import metric_rows, views_text
 from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens, total_macs
 from everest.models.spec import ModelSpec
-from everest.system.run_folder import MODEL, RECIPE
+from everest.system.run_folder import MODEL_FOLDER, RECIPE_FILE
 from everest.system.text import read_own_json, reading_own
 
 REQUIRED_KEYS: Final = ("videos", "groups", "skipped", "views", "checkpoint", "recipe")
@@ -69,7 +69,7 @@ def model_card(
         output = "" if command == "predict" else " --output features.npz"
         use = f"```sh\neverest {command} video.mp4 --checkpoint {shlex.quote(file)}{output}\n```"
     folder = opened.file.parent
-    name = (folder.parent if folder.name == MODEL else folder).name or opened.file.stem
+    name = (folder.parent if folder.name == MODEL_FOLDER else folder).name or opened.file.stem
     data = ModelCardData(
         library_name="everest",
         pipeline_tag="video-classification" if weights.kind == "classifier" else None,
@@ -104,7 +104,7 @@ def _model_lines(opened: LoadedModel, spec: ClipSpec) -> Iterator[str]:
 
 
 def _data_lines(opened: LoadedModel, *, is_evaluated: bool) -> Iterator[str]:
-    run = opened.file.parent / RECIPE
+    run = opened.file.parent / RECIPE_FILE
     if run.is_file():
         data = load_recipe(run, imports=False).data
         lists = {"trained on": data.train, "validated on": data.val}

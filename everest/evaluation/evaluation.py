@@ -27,7 +27,7 @@ from everest.errors import CheckpointError
 from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize, Sample
-from everest.lists.sources import learned_from
+from everest.lists.sources import seen_in_training
 from everest.metrics.head_metrics import metrics_of, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predictions import Predictions, refuse_too_many_skipped, write_predictions
@@ -38,7 +38,7 @@ from everest.models.spec import ModelSpec
 from everest.system.compute import HostCopy, Runtime
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs
-from everest.system.run_folder import BEST
+from everest.system.run_folder import BEST_FILE
 from everest.system.storage import parse_location
 
 AnyClassifier = Classifier | ExportedClassifier
@@ -104,7 +104,7 @@ def evaluate(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
     result, predictions = evaluate_classifier(model, spec, recipe, runtime, report=report, files=files)
-    if learned := learned_from(recipe.data, map(Sample.of_video_id, predictions.videos)):
+    if learned := seen_in_training(recipe.data, map(Sample.of_video_id, predictions.videos)):
         share = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
         report(notice(f"warning: {share}; accuracy on videos that the model learned from is too high"))
     groups = result["groups"]
@@ -262,7 +262,7 @@ def open_classifier(
         )
         text = f"tokens are selected as in the weights: {have}; recipe {recipe.name} has {wanted}; {fix}"
         report(notice(text))
-    if file.name == BEST and data.val is not None and data.val == data.test:
+    if file.name == BEST_FILE and data.val is not None and data.val == data.test:
         text = (
             f"warning: these weights were chosen on {data.test} (data.val), so accuracy on it is too high; "
             "evaluate another list, or take --which newest"

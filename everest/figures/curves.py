@@ -25,7 +25,7 @@ from everest.metrics.names import METRICS
 from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec
 from everest.probes.collapse import PROBE_TITLES, probe_rows
-from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, WEIGHTS, Row, RunEnvironment
+from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, WEIGHTS_FILE, Row, RunEnvironment
 from everest.system.text import reading_own
 from everest.system.weights_header import read_header
 
@@ -129,7 +129,7 @@ def _x_positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x:
     spec = _transformer_spec(run)
     if spec is None:
         raise RecipeError(
-            f"{run}: no transformer in {WEIGHTS} yet, which --x gflops needs; draw by steps or hours"
+            f"{run}: no transformer in {WEIGHTS_FILE} yet, which --x gflops needs; draw by steps or hours"
         )
     gmacs_of_step = batch_size * count_macs(spec).total / 1e9
     return [row["step"] * gmacs_of_step for row in rows]
@@ -137,7 +137,7 @@ def _x_positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x:
 
 def _transformer_spec(run: Path) -> ModelSpec | None:
     """Return the transformer of a run; None before its weights are saved, and for a tokenizer."""
-    weights = run / WEIGHTS
+    weights = run / WEIGHTS_FILE
     header = read_header(weights) if weights.is_file() else None
     if header is None or header.kind == "tokenizer":
         return None

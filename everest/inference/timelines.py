@@ -30,7 +30,7 @@ from everest.inference.windows import Window
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import heading
-from everest.system.run_folder import FINETUNE, FOLDS, MODEL, PROJECT
+from everest.system.run_folder import FINETUNE_FOLDER, FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE
 from everest.system.text import parse_json, read_own_json, reading_own, validated
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
@@ -217,10 +217,10 @@ def has_windows(model: OpenedModel) -> bool:
 def _trained_window(weights: Path | None) -> float | None:
     """The seconds of the windows that `everest train` made for the run of some weights; None: unknown."""
     run = Path() if weights is None else weights.absolute().parent
-    project = run.parent.parent.parent if run.parent.parent.name == FOLDS else run.parent
-    if run.name not in (MODEL, FINETUNE) or not (project / PROJECT).is_file():
+    project = run.parent.parent.parent if run.parent.parent.name == FOLDS_FOLDER else run.parent
+    if run.name not in (MODEL_FOLDER, FINETUNE_FOLDER) or not (project / PROJECT_FILE).is_file():
         return None
     fix = "restore the file, or give --window"
-    with reading_own(project / PROJECT, fix=fix):
-        seconds = read_own_json(project / PROJECT, fix=fix)["window"]
+    with reading_own(project / PROJECT_FILE, fix=fix):
+        seconds = read_own_json(project / PROJECT_FILE, fix=fix)["window"]
         return None if seconds is None else float(seconds)  # None: of videos, not of recordings

@@ -1,4 +1,4 @@
-"""The heads for the labels of a data set, the names of classes, and classes without a sample."""
+"""The heads and class names of a data set, and the classes without a sample."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from everest.config.heads import Head, Heads, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, first_names
-from everest.lists.labels import column_of, indices
+from everest.lists.labels import class_indices, column_of
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 
-# Heuristic: the gaps that the labels may have when the number of classes follows from the highest label.
-FEW_CLASSES: Final = 100
-CLASSES_A_USED_ONE: Final = 10
-# Heuristic: the least standard deviation of numbers, in parts of their mean; float32 resolves 6e-8 of it.
-SMALLEST_STD: Final = 1e-5
+# Heuristic: limits of a number of classes that is inferred from the highest label, which may have gaps below.
+MAX_INFERRED_CLASSES: Final = 100
+MAX_CLASSES_PER_USED: Final = 10
+# Heuristic: the least standard deviation of numbers relative to their mean; float32 resolves 6e-8 of it.
+MIN_RELATIVE_STD: Final = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,15 @@ class Classes:
         """
         if data.heads:
             heads = named_heads(data.heads)
-            return cls(heads=tuple(_scale(head, samples, i) for i, head in enumerate(heads)))
+            return cls(heads=tuple(_standardized(head, samples, i) for i, head in enumerate(heads)))
         if data.task == "regression":
-            return cls(heads=(_scale(Head(task="regression", outputs=1), samples, 0),))
+            return cls(heads=(_standardized(Head(task="regression", outputs=1), samples, 0),))
         count = data.num_classes or len(samples.class_names or ())
         if not count:
-            used = {label for sample in samples.samples for label in indices(sample.labels[0])}
+            used = {label for sample in samples.samples for label in class_indices(sample.labels[0])}
             count = max(used, default=-1) + 1
-            if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * len(used)):
-                path = next(each.path for each in samples.samples if count - 1 in indices(each.labels[0]))
+            if count > max(MAX_INFERRED_CLASSES, MAX_CLASSES_PER_USED * len(used)):
+                path = next(s.path for s in samples.samples if count - 1 in class_indices(s.labels[0]))
                 raise DataError(
                     f"{path}: label {count - 1} would make {count} classes, of which only {len(used)} "
                     "have a clip; fix the label, or set data.num_classes"
@@ -68,8 +68,8 @@ class Classes:
         return [self.name(label) for label in range(head.outputs)]
 
 
-def _scale(head: Head, samples: SampleList, position: int) -> Head:
-    """A head of numbers with their mean and std; another head as it is."""
+def _standardized(head: Head, samples: SampleList, position: int) -> Head:
+    """A regression head with the mean and std of its numbers; another head unchanged."""
     if head.task != "regression":
         return head
     numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
@@ -78,7 +78,7 @@ def _scale(head: Head, samples: SampleList, position: int) -> Head:
     name = column_of(head)
     if np.ptp(numbers) == 0:
         raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
-    if std < SMALLEST_STD * abs(mean):
+    if std < MIN_RELATIVE_STD * abs(mean):
         raise DataError(
             f"the numbers of the column {name} have a mean of {mean:.9g} and a standard deviation of "
             f"{std:.3g}, too small for float32; subtract {mean:.9g} from all of them"
@@ -87,10 +87,10 @@ def _scale(head: Head, samples: SampleList, position: int) -> Head:
 
 
 def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:
-    """A line about the classes of which the list `data.KEY` has no sample, if there are any."""
+    """A line about the classes without a sample in the list `data.KEY`; None if all have one."""
     empty: list[str] = []
     for position, head in enumerate(classes.heads):
-        used = {label for sample in samples for label in indices(sample.labels[position])}
+        used = {label for sample in samples for label in class_indices(sample.labels[position])}
         count = 0 if head.task == "regression" else head.outputs
         empty += [f"{head.name} {classes.name(index)}".strip() for index in range(count) if index not in used]
     if not empty:

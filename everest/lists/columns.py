@@ -1,4 +1,4 @@
-"""The rows of a list of videos: of a text with its separator and header, or of the index of shards.
+"""Rows of a list of videos, read from a text file or from the index of shards.
 
 A line is `path label`, separated by a tab, a comma or a space; paths with spaces are quoted if a space
 separates. The text is UTF-8.
@@ -32,7 +32,7 @@ SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
 GROUP_COLUMN: Final = "group"
 COLUMNS: Final = ("path", "label", *SEGMENT_COLUMNS, GROUP_COLUMN)
 HEAD_PREFIX: Final = "label."
-SIMILAR: Final = 0.8  # heuristic: of two names, from which one may be a misspelling of the other
+MIN_SIMILARITY: Final = 0.8  # heuristic: of two names of which one may be a misspelling of the other
 # Heuristic: names of a column of paths, or of classes, in sheets; without spaces, in lower case.
 PATH_NAMES: Final = frozenset(
     {"file", "filename", "file_name", "filepath", "file_path", "full_path", "movie", "movie_path"}
@@ -43,12 +43,12 @@ CLASS_NAMES: Final = frozenset(
 )
 # With the characters to strip from a line (None: all white space): a tab at its end may end an empty cell.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
-_OF_SHEETS: Final = (";", " ")  # where a comma separates decimals; for a list with a header only
+_SHEET_SEPARATOR: Final = (";", " ")  # only for a list with a header: sheets with decimal commas
 INDEX_SUFFIX: Final = ".index.json"
-SHARDS: Final = {"format": "everest-shards", "version": 1}  # how the index of shards begins
-# Of a sample in it: its shard, first byte and bytes; the rest are columns.
-_PLACE: Final = ("tar", "offset", "size")
-_FIX: Final = "copy it again, or make the shards again with --overwrite"
+INDEX_HEADER: Final = {"format": "everest-shards", "version": 1}  # how the index of shards begins
+# The keys of a sample in it for its shard, first byte and size; all others are columns.
+_MEMBER_KEYS: Final = ("tar", "offset", "size")
+_SHARDS_FIX: Final = "copy it again, or make the shards again with --overwrite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
 
 
 def read_lines(file: Location) -> list[tuple[int, str]]:
-    """Read the lines of a text that are not blank, with their numbers from 1; skip a byte order mark."""
+    """Read the nonblank lines of a text file with their numbers from 1; skip a byte order mark."""
     refuse_video(file)
     with as_data_error(file):
         content = file.read_bytes()
@@ -137,7 +137,7 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
 
 
 def quote(line: str) -> str:
-    """A line in quotes for a message, without its middle if it is long."""
+    """A line in quotes for a message, shortened in the middle if it is long."""
     return f"'{shown(line.strip())}'"
 
 
@@ -145,15 +145,15 @@ def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
     """The fields of all lines, split by a separator that gives each line equally many, at least 2."""
     separators: Sequence[tuple[str, str | None]] = _SEPARATORS
     if ";" in lines[0][1]:
-        (names,) = _parse(file, lines[:1], *_OF_SHEETS)
-        separators = (_OF_SHEETS,) if len(names) > 1 and is_header(names) else _SEPARATORS
-    candidates = [_parse(file, lines, separator, ends) for separator, ends in separators]
-    even = [rows for rows in candidates if len(set(map(len, rows))) == 1]
+        (names,) = _parse(file, lines[:1], *_SHEET_SEPARATOR)
+        separators = (_SHEET_SEPARATOR,) if len(names) > 1 and is_header(names) else _SEPARATORS
+    parses = [_parse(file, lines, separator, ends) for separator, ends in separators]
+    even = [rows for rows in parses if len(set(map(len, rows))) == 1]
     wide = [rows for rows in even if len(rows[0]) > 1]
     # Paths may contain commas: prefer a separator whose last field is a number.
     numbered = [rows for rows in wide if rows[-1][-1].isdigit()]
-    uneven = [rows for rows in candidates if any(len(fields) > 1 for fields in rows)]
-    return next(iter(numbered + wide + uneven + candidates))
+    uneven = [rows for rows in parses if any(len(fields) > 1 for fields in rows)]
+    return next(iter(numbered + wide + uneven + parses))
 
 
 def _parse(
@@ -191,7 +191,7 @@ class Header:
         return any(map(_holds_labels, self.columns.values()))
 
     def notice(self) -> str | None:
-        """A line about the columns of a sheet; None if there are only everest's columns."""
+        """A line about renamed and ignored columns of a sheet; None if all are everest's."""
         parts = [
             f"{name} from the column '{column}'"
             for column, name in self.columns.items()
@@ -202,7 +202,7 @@ class Header:
         return f"{self.where.rpartition(':')[0]}: {'; '.join(parts)}" if parts else None
 
     def no_classes(self, file: object) -> str | None:
-        """The problem of a sheet without a column of classes; None if no other column may hold them."""
+        """The problem that no column is known to hold classes; None if no other column may hold them."""
         named = self.columns.items()
         others = [column for column, name in named if name == GROUP_COLUMN or not is_known(name)]
         if self.has_classes or not others:
@@ -242,7 +242,8 @@ def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns)
     beginnings = tuple(f"{column}_" for column in ("start", "end") if column in absent)
     for index, name in enumerate(columns.values()):
         plain = _plain(name)
-        is_similar = plain.startswith(beginnings) or difflib.get_close_matches(plain, absent, cutoff=SIMILAR)
+        close = difflib.get_close_matches(plain, absent, cutoff=MIN_SIMILARITY)
+        is_similar = close or plain.startswith(beginnings)
         values = [row[index] for row in rows[1:] if index < len(row) and row[index]]
         is_time = values and None not in map(as_number, values)
         if not is_known(name) and is_similar and is_time:
@@ -254,7 +255,7 @@ def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns)
 
 
 def _roles(names: Sequence[str], chosen: SheetColumns) -> dict[str, str]:
-    """What each column holds: one of `COLUMNS`, as chosen or by its name; others keep their name."""
+    """The role of each column: one of `COLUMNS`, as chosen or by its name; others keep their name."""
     roles: dict[str, str] = {}
     has_groups = names.count(GROUP_COLUMN) or sum(_plain(name) == GROUP_COLUMN for name in names) > 1
     for name in names:
@@ -310,15 +311,15 @@ def read_index(file: Location) -> list[ListRow]:
     """Read the rows of an index, each with the part of a shard that is its video."""
     folder = file.parent.absolute()
     rows = []
-    with reading_own(file, fix=_FIX, error=DataError):
+    with reading_own(file, fix=_SHARDS_FIX, error=DataError):
         with as_data_error(file):
             document = parse_json(file.read_text(encoding="utf-8"))
-        if {key: document[key] for key in SHARDS} != SHARDS or not document["samples"]:
+        if {key: document[key] for key in INDEX_HEADER} != INDEX_HEADER or not document["samples"]:
             raise ValueError("no index of `everest prepare shard`, or one of another version")
         sizes = {shard["file"]: shard["bytes"] for shard in document["shards"]}
         for number, sample in enumerate(document["samples"]):
-            values = {key: text for key, text in sample.items() if key not in _PLACE}
-            tar, offset, size = (sample[key] for key in _PLACE)
+            values = {key: text for key, text in sample.items() if key not in _MEMBER_KEYS}
+            tar, offset, size = (sample[key] for key in _MEMBER_KEYS)
             is_inside = 0 <= offset <= offset + size <= sizes[tar]
             if not is_inside or not all(isinstance(text, str) for text in values.values()):
                 raise ValueError(f"sample {number} is not inside its shard, or has a value that is not text")
@@ -331,5 +332,7 @@ def read_index(file: Location) -> list[ListRow]:
             except OSError as error:
                 size, problem = None, error.strerror or "cannot be read"
             if size not in (expected, -1):  # -1: the storage does not report it
-                raise DataError(f"{folder / name}: {problem} where {file} expects {expected} bytes; {_FIX}")
+                raise DataError(
+                    f"{folder / name}: {problem} where {file} expects {expected} bytes; {_SHARDS_FIX}"
+                )
     return rows

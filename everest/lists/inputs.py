@@ -1,4 +1,4 @@
-"""The videos, folders and lists that a user names at the command line, and those that `prepare` converts."""
+"""The videos, folders and lists that a user names at the command line."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _videos(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoTable:
-    """A list or a folder, with all columns of each video."""
+    """The videos of a list or folder, with all their columns."""
 
     location: Location
     root: Location  # that its paths are relative to
@@ -89,7 +89,7 @@ class VideoTable:
 
 
 def read_tables(sources: Sequence[str], root: str | None) -> Iterator[VideoTable]:
-    """The lists, folders or URLs that a user names, with paths relative to the folder `root`.
+    """Read the lists, folders or URLs that a user names, with paths relative to the folder `root`.
 
     None takes the folder of a list, a folder itself, or the parent of each of several folders.
     """

@@ -1,4 +1,4 @@
-"""Labels in the rows of a list (class names or indices, sets of them, numbers), and the names of classes."""
+"""Labels in the rows of a list: class names or indices, sets of them, or numbers; files of class names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from everest.system.storage import Location
 # The index of a class; the indices of all classes of a video, ascending; or a number.
 Label = int | tuple[int, ...] | float
 
-LARGEST_NUMBER: Final = 1e15  # heuristic: of a regression label; float32 holds its square, too
+LARGEST_LABEL: Final = 1e15  # heuristic: of a regression label; float32 holds its square, too
 JOINED_BY: Final = "|"  # the classes of a multi-label cell
 NEEDS_REGRESSION: Final = "labels that are numbers need data.task regression (--task regression)"
 NEEDS_MULTI_LABEL: Final = (
@@ -31,7 +31,7 @@ LINE_FORMAT: Final = "a line is `path label`, separated by a space, tab or comma
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRules:
-    """The labels that a row may have."""
+    """The rules by which the labels of rows are read."""
 
     heads: Heads  # one for each label; the only one has no name; 0 outputs: any number of classes
     class_names: tuple[str, ...] = ()  # of the only head, in the order of their indices
@@ -40,9 +40,8 @@ class LabelRules:
     def read(self, row: ListRow) -> tuple[Label, ...]:
         """The labels of a row, from the column `label.NAME` of each head or from the column `label`.
 
-        A label that is a class name selects that class, any other integer is an index. If one of the names
-        is an integer, labels are read as names only. Several classes are joined by `|`; an empty cell has
-        none. A number is a decimal.
+        A label that is a class name selects that class; any other integer is an index. If one of the names
+        is an integer, labels are read as names only. `|` joins several classes; an empty cell has none.
         """
         labels: list[Label] = []
         for head in self.heads:
@@ -60,8 +59,8 @@ class LabelRules:
             elif head.task == "regression":
                 number = as_number(text)
                 is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
-                if number is None or not is_plain or not abs(number) <= LARGEST_NUMBER:  # or not a number
-                    fix = f"write numbers like 1.5, none beyond {LARGEST_NUMBER:g}"
+                if number is None or not is_plain or not abs(number) <= LARGEST_LABEL:  # or not a number
+                    fix = f"write numbers like 1.5, none beyond {LARGEST_LABEL:g}"
                     raise ValueError(f"{column} '{shown(text)}' is not a number; {fix}")
                 labels.append(number)
             else:
@@ -98,8 +97,8 @@ class LabelRules:
         return any(map(is_integer, self.class_names))
 
 
-def indices(label: Label) -> tuple[int, ...]:
-    """The classes of a label; a number has none."""
+def class_indices(label: Label) -> tuple[int, ...]:
+    """The indices of the classes of a label; a number has none."""
     if isinstance(label, tuple):
         return label
     return (label,) if isinstance(label, int) else ()
@@ -108,7 +107,7 @@ def indices(label: Label) -> tuple[int, ...]:
 def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
     """The labels of a sample as values of a tensor: `Head.label_width` values for each head.
 
-    An index; for each class whether it is there, 1 or 0; or a number, standardized.
+    A class index, 1 or 0 for each class of a multi-label head, or a standardized number.
     """
     values: list[float] = []
     for label, head in zip(labels, heads, strict=False):
@@ -138,12 +137,12 @@ def read_class_names(file: Location) -> tuple[str, ...]:
 
 
 def is_integer(text: str) -> bool:
-    """Whether a label is read as an integer; of more than 19 characters, it is none."""
+    """Whether a label of at most 19 characters is an integer."""
     return len(text) < 20 and text.isascii() and text.removeprefix("-").isdecimal()
 
 
 def is_number_like(text: str) -> bool:
-    """Whether a text means any number: `1.0`, `+1`, `1e3`, `nan` and `²` do, `1_0` does not."""
+    """Whether a text is a number: `1.0`, `+1`, `1e3`, `nan` and `²` are, `1_0` is not."""
     return text.isnumeric() or (as_number(text) is not None and "_" not in text)
 
 
@@ -155,11 +154,11 @@ _TASK_NOTICES: Final = {
 
 
 def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collection[str] = ()) -> Task:
-    """The task of the labels in a column.
+    """Infer the task from the labels in a column.
 
-    A label with `|` shows several classes. If all labels are numbers, one with a fraction shows that they are
-    not classes; 1.0 does not, as other programs write integers so. If the `names` of the classes are known,
-    labels are no numbers, and a name may contain `|`.
+    A label with `|` means multi-label. If all labels are numbers, one with a fraction means regression; 1.0
+    does not, because other programs write integers so. With known class `names`, labels are not numbers, and
+    a name may contain `|`.
     """
     texts = {row.values[column] for row in rows if column in row.values}.difference(names)
     if any(JOINED_BY in text for text in texts):
@@ -173,16 +172,16 @@ def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collecti
 
 
 def task_notice(source: object, task: Task) -> str | None:
-    """A line about a task that was found from the labels; None for single classes."""
+    """A line about a task inferred from the labels; None for single classes."""
     return f"{source}: {_TASK_NOTICES[task]}" if task in _TASK_NOTICES else None
 
 
 def count_classes(labels: Iterable[Label]) -> Counter[int]:
-    """The videos of each class that has any; a video counts for each of its classes."""
-    return Counter(index for label in labels for index in indices(label))
+    """Count the videos of each class that has any; a video counts for each of its classes."""
+    return Counter(index for label in labels for index in class_indices(label))
 
 
-def imbalance(counts: Collection[int]) -> float:
+def class_imbalance(counts: Collection[int]) -> float:
     """The ratio of the most frequent class to the rarest that has a video; 1 without classes."""
     used = [count for count in counts if count]
     return max(used) / min(used) if used else 1.0

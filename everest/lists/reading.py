@@ -54,7 +54,7 @@ class SampleList:
 
     @property
     def task(self) -> Task:
-        """Of the first label."""
+        """The task of the first label."""
         return self.heads[0].task if self.heads else "single-label"
 
 
@@ -72,8 +72,8 @@ def read_samples(
     Args:
         root: the folder that paths in a list are relative to.
         class_names: in the order of their indices; None: the names used in the source, sorted.
-        heads: of the columns `label.NAME`, or one without a name, whose `outputs` of 0 take any number of
-            classes; empty: one class a video.
+        heads: one per column `label.NAME`, or one without a name, whose `outputs` of 0 take any number of
+            classes; empty: one class per video.
         of_model: whether a trained model fixes the classes, so that names used in the source may not define
             them: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
@@ -98,12 +98,12 @@ def read_labeled(
     columns: SheetColumns = BY_NAME,
     may_miss: bool = False,
 ) -> SampleList:
-    """Read a list or a folder with the labels and the task that it shows, as `everest prepare` does.
+    """Read a list or a folder and infer its labels and task, as `everest prepare` does.
 
     Args:
         class_names, may_miss: see `read_samples`.
-        task: what a label is; None: as the labels show.
-        heads: of another list, which fixes the classes, too; empty: as the columns `label.NAME` show.
+        task: None infers it from the labels.
+        heads: from another list, which also fixes the classes; empty infers them from columns `label.NAME`.
     """
     of_model = bool(heads)
     rows: Sequence[ListRow] | None = None  # None for a folder of videos
@@ -135,7 +135,7 @@ def read_labeled(
 def _heads_of_columns(
     source: Path, rows: Sequence[ListRow], *, task: Task | None, class_names: Sequence[str] | None
 ) -> Heads:
-    """A head of any number of classes for each column `label.NAME`; refuses options that have no effect."""
+    """A head per column `label.NAME`, for any number of classes; refuses options that have no effect."""
     columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
     if columns and any("label" in row.values for row in rows):
         raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
@@ -157,7 +157,7 @@ def _sample_list(
     *,
     may_miss: bool,
 ) -> SampleList:
-    """The samples of the rows of a list, or of a folder (None); without rules, they have no labels."""
+    """The samples of a list's rows, or of a folder (rows of None); without rules, they have no labels."""
     notices: list[str | None] = []
     if rows is not None:
         rules = rules and _rules_of_list(source, rows, rules)
@@ -178,7 +178,7 @@ def _sample_list(
 
 
 def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
-    """The rules with the names of the classes; refuses a list without the labels that the rules need."""
+    """Add the class names to the rules; refuses a list without the labels that the rules need."""
     header = rows[0].header
     columns = list(header.columns.values() if header else rows[0].values)
     absent = [column for head in rules.heads if head.name and (column := column_of(head)) not in columns]
@@ -209,7 +209,7 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
 
 
 def _samples_of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], LabelRules]:
-    """The videos of the subfolders, and the rules with the names of the classes."""
+    """The videos of the class folders, and the rules with the class names."""
     head = rules.heads[0]
     if head.name or head.task != "single-label":
         raise DataError(
@@ -250,7 +250,7 @@ def refuse_split_folders(folder: Location) -> None:
 
 
 def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRules) -> LabelRules:
-    """The rules with these names of the classes, given or used in the source; refuses impossible ones."""
+    """Add class names, given or used in the source, to the rules; refuses impossible names."""
     head = rules.heads[0]
     first = first_names(names)
     if names and rules.of_model and not rules.class_names:
@@ -273,7 +273,7 @@ def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRule
 def _samples_of_list(
     file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, may_miss: bool
 ) -> tuple[Sample, ...]:
-    """The samples of a list; raises DataError with the first wrong rows, or the first missing videos."""
+    """The samples of a list; DataError with the first wrong rows or missing videos."""
     samples: list[Sample] = []
     problems: list[str] = []
     first_rows: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its class
@@ -288,7 +288,7 @@ def _samples_of_list(
             continue
         label, first = first_rows.setdefault(sample.video_id, (sample.labels[0], row))
         if label != sample.labels[0]:
-            here, there = (shown(each.values.get("label", "")) for each in (row, first))
+            here, there = (shown(line.values.get("label", "")) for line in (row, first))
             problems.append(
                 f"{row.where}: {sample.video_id} has the class '{here}' here and '{there}' in line "
                 f"{first.where.rpartition(':')[2]}; keep one of the rows"
@@ -325,6 +325,6 @@ def _samples_of_list(
 
 
 def _refuse(problems: Sequence[str]) -> None:
-    """Raise DataError if there are problems, with the first of them."""
+    """Raise DataError with the first problems, if there are any."""
     if problems:
         raise DataError(one_per_line(problems))

@@ -1,4 +1,4 @@
-"""A video of a data set, or a segment of one, with its labels."""
+"""Samples: videos of a data set, or segments of them, with their labels."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Sample:
 
     @classmethod
     def of_video_id(cls, video_id: str) -> Sample:
-        """The sample with a `video_id`, without its labels; of a video in a shard without its bytes."""
+        """The sample with a `video_id`, without labels and without the place in a shard."""
         match = _SEGMENT.fullmatch(video_id)
         if match is None or match["whole"]:
             return cls(path=video_id if match is None else video_id[:-1])
@@ -77,7 +77,7 @@ class Sample:
     def video_id(self) -> str:
         """Identifies the sample in results; `of_video_id` reads it.
 
-        It ends in `#` for a whole video whose own path ends like a segment: a folder of images `take#1-20`.
+        It ends in `#` for a whole video whose path ends like a segment: a folder of images `take#1-20`.
         """
         if not self.is_segment:
             return f"{self.path}#" if _SEGMENT.fullmatch(self.path) else self.path
@@ -109,7 +109,7 @@ class ListSize:
         return "window" if self.are_windows else "video"
 
     def progress(self, done: int) -> dict[str, Any]:
-        """The event that so many of the samples are done (everest.system.events)."""
+        """The event that `done` samples are done (everest.system.events)."""
         return {"event": self.unit, "done": done, f"{self.unit}s": self.samples}
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ class ListSize:
         return text if self.groups >= self.videos else f"{text} of {counted(self.groups, 'group')}"
 
 
-def spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
+def evenly_spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
     """At most `most` items at equal distances, in their order."""
     positions = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return tuple(items[position] for position in positions)

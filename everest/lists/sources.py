@@ -30,11 +30,11 @@ LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # o
 def read_source(
     data: DataSettings, key: str, *, labeled: bool, classes: Classes | None = None, may_miss: bool = False
 ) -> SampleList:
-    """The videos of `data.KEY`, all checked; the notice names what is read in place of a missing list.
+    """Read and check the videos of `data.KEY`; the notice names what is read in place of a missing list.
 
     Args:
         labeled: False ignores labels (pre-training).
-        classes: of the training set, which the labels of another set mean; None for the training set.
+        classes: those of the training set, for the labels of another set; None for the training set.
         may_miss: ignore missing videos, unless all of them are missing.
     """
     location, notice = find_source(data, key, labeled=labeled)  # first: else class names would be missed
@@ -69,10 +69,10 @@ def read_source(
     return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)
 
 
-def learned_from(data: DataSettings, samples: Iterable[Sample]) -> list[Sample]:
-    """The samples that `data.train` has, too, as the same segment or in a whole file.
+def seen_in_training(data: DataSettings, samples: Iterable[Sample]) -> list[Sample]:
+    """The samples that `data.train` also has, as the same segment or in a whole file.
 
-    None are found if that list is remote or cannot be read: a warning is not worth an error.
+    Empty if that list is remote or cannot be read: a warning is not worth an error.
     """
     trained: dict[Path, set[str]] = {}  # the segments of each file; "" is a whole file
     with suppress(DataError, RecipeError):
@@ -92,10 +92,7 @@ def _segment_text(sample: Sample) -> str:
 
 
 def list_in(root: Location, key: str, *, labeled: bool) -> str | None:
-    """The list `KEY.csv` in a folder, else the folder of videos or shards in its place; None: neither.
-
-    Such a folder is called KEY, or by another name of `split_folders`.
-    """
+    """The list `KEY.csv` in a folder, else its folder of videos or shards (KEY, or see `split_folders`)."""
     if (root / LIST_FILES[key]).exists():
         return LIST_FILES[key]
     for name in filter(None, (key, split_folders(root, labeled=labeled).get(key))):
@@ -105,7 +102,7 @@ def list_in(root: Location, key: str, *, labeled: bool) -> str | None:
 
 
 def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Location, str | None]:
-    """The list or folder that `data.KEY` names, or another one and a line that names it.
+    """The list or folder that `data.KEY` names, or one in its place and a line that says so.
 
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder is read as by `list_in`. Without
     labels, and if the recipe sets no classes, all videos below `data.root` are read.

@@ -1,4 +1,4 @@
-"""Write lists that everest.lists.reading reads back to the same samples."""
+"""Writes lists that everest.lists.reading reads back to the same samples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from everest.errors import DataError, RecipeError
 from everest.lists.columns import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
-from everest.lists.labels import JOINED_BY, indices, is_integer
+from everest.lists.labels import JOINED_BY, class_indices, is_integer
 from everest.lists.sample import Sample
 from everest.system.files import refuse_inputs, write_text
 
-CLASSES: Final = "classes.txt"  # names of classes, for data.classes
-ELSEWHERE: Final = "write elsewhere by --output DIR"
+CLASSES_FILE: Final = "classes.txt"  # names of classes, for data.classes
+ELSEWHERE_FIX: Final = "write elsewhere by --output DIR"
 
 
 def refuse_unlistable(samples: Iterable[Sample]) -> None:
@@ -57,7 +57,7 @@ def write_list(
         labels = [
             _decimal(label)
             if isinstance(label, float)
-            else JOINED_BY.join(class_names[index] if class_names else str(index) for index in indices(label))
+            else JOINED_BY.join(class_names[i] if class_names else str(i) for i in class_indices(label))
             for label in sample.labels
         ]
         times = [getattr(sample, name) for name in segment]
@@ -81,7 +81,7 @@ def _decimal(number: float) -> str:
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:
-    """The class names if a list must use them: if any is an integer, integers are read as names."""
+    """The class names if a list must use them: with an integer among them, labels are read as names."""
     return names if any(map(is_integer, names)) else ()
 
 
@@ -89,9 +89,9 @@ def refuse_existing(paths: Iterable[Path], *, overwrite: bool, read: Iterable[Pa
     """Raise RecipeError for a file to be written that was read, or that exists and may not be replaced."""
     sources = list(read)
     for path in paths:
-        refuse_inputs(path, sources, option="", fix=ELSEWHERE)
+        refuse_inputs(path, sources, option="", fix=ELSEWHERE_FIX)
         if path.exists() and not overwrite:
-            raise RecipeError(f"{path}: exists; {ELSEWHERE}, or use --overwrite")
+            raise RecipeError(f"{path}: exists; {ELSEWHERE_FIX}, or use --overwrite")
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding
 from everest.methods.selection import Strategy
 from everest.models.vit import Architecture, Encoder, frame_differences
-from everest.video.pixels import USUAL, PixelStatistics
+from everest.video.pixels import STATISTICS_OF_CHANNELS, PixelStatistics
 
 if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
     from everest.config.settings import Recipe
@@ -105,7 +105,7 @@ class ClipSpec(ABC):
 
     def problems(self) -> Iterator[str]:
         """Yields the contradictions of the settings, which `build` relies on."""
-        if self.channels not in USUAL:
+        if self.channels not in STATISTICS_OF_CHANNELS:
             yield f"pixels: {self.channels} channels, neither 1 nor 3"
         names = {head.name for head in self.heads}
         if len(self.heads) > 1 and ("" in names or len(names) < len(self.heads)):

@@ -1,1 +1,1 @@
-"""A data set made usable: lists, splits, checks, encoding, shards."""
+"""Prepares data sets: lists, splits, checks, encoding, shards, window lists."""

@@ -1,4 +1,4 @@
-"""Lists from the archives of a data set: annotations are recognized and matched with the video files."""
+"""Makes lists from the published archives of a data set: annotations are matched with the video files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 from everest.errors import DataError, RecipeError
 from everest.lists.sample import Sample
 from everest.lists.writing import (
-    CLASSES,
+    CLASSES_FILE,
     names_needed,
     refuse_existing,
     refuse_unlistable,
@@ -26,8 +26,8 @@ from everest.prepare.layouts import LAYOUTS, READERS, AnnotatedSample, Layout, S
 from everest.system.files import write_table
 from everest.video.folders import as_data_error, video_name, videos_under
 
-REPORT: Final = "index_report.csv"
-UNLABELLED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
+INDEX_REPORT: Final = "index_report.csv"
+UNLABELED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
 _SUFFIXES: Final = (".txt", ".csv", ".json")
 
 
@@ -51,7 +51,7 @@ def write_index(
     matched, missing = match_files(annotated, videos, layout, folder)
     # Without any label, lists are for pre-training only, which their names show.
     has_labels = {name: any(sample.labels for sample in samples) for name, samples in matched.items()}
-    lists = {name if has_labels[name] else name + UNLABELLED: part for name, part in matched.items() if part}
+    lists = {name if has_labels[name] else name + UNLABELED: part for name, part in matched.items() if part}
     used = {sample.path for samples in lists.values() for sample in samples}
     extra = [video for video in videos if str(video) not in used]  # in no list
     problems = [
@@ -59,15 +59,15 @@ def write_index(
         *(("extra", "", os.path.relpath(video, root)) for video in extra),
     ]
     written = [output / f"{name}.csv" for name in lists]
-    written += [output / CLASSES] if class_names else []
-    written += [output / REPORT] if problems else []
+    written += [output / CLASSES_FILE] if class_names else []
+    written += [output / INDEX_REPORT] if problems else []
     refuse_existing(written, overwrite=overwrite, read=chain(*sources.values()))
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
     names, heads = names_needed(class_names), list(layout.heads)
     for file, samples in zip(written, lists.values(), strict=False):
         write_list(file, samples, root=root, class_names=names, head_names=heads)
     if problems:
-        write_table(output / REPORT, [("problem", "list", "video"), *problems])
+        write_table(output / INDEX_REPORT, [("problem", "list", "video"), *problems])
     below = Path(os.path.relpath(output.absolute(), root))
     labeled = {name: str(below / f"{name}.csv") for name in lists if has_labels.get(name)}
     data: dict[str, Any] = {
@@ -79,8 +79,8 @@ def write_index(
         "pretrain": None if labeled else str(below / written[0].name),
     }
     if class_names:
-        write_lines(output / CLASSES, class_names)
-        data |= {"classes": str(below / CLASSES), "num_classes": len(class_names)}
+        write_lines(output / CLASSES_FILE, class_names)
+        data |= {"classes": str(below / CLASSES_FILE), "num_classes": len(class_names)}
     data |= {"heads": dict(layout.heads)} if heads else {}
     return {
         "layout": layout.name,
@@ -133,10 +133,10 @@ def match_files(
 ) -> tuple[Mapping[str, Sequence[Sample]], list[tuple[str, str]]]:
     """Find the file of each annotated sample by its name, at any depth of a folder and whatever its suffix.
 
-    Among files of one name, the file in the most of the sample's folders is taken.
+    Among files of one name, the one that lies in most of the sample's folders is taken.
 
     Returns:
-        The samples with files, and the list and preferred file name of each sample without.
+        The samples that have a file, and the list and preferred file name of each sample without one.
     """
     key_of = partial(unicodedata.normalize, "NFC")  # macOS writes accents as separate characters
     files: dict[str, list[Path]] = {}
@@ -150,8 +150,8 @@ def match_files(
             if ref is None:
                 missing.append((name, sample.refs[0].name))
                 continue
-            candidates = files[key_of(ref.name)]
-            path = max(candidates, key=lambda file, near=sample.folders: len(near.intersection(file.parts)))
+            same_name = files[key_of(ref.name)]
+            path = max(same_name, key=lambda file, near=sample.folders: len(near.intersection(file.parts)))
             segment = {key: value for key, value in ref._asdict().items() if key != "name"}
             matched[name].append(Sample(path=str(path), labels=sample.labels, **segment))
     if not any(matched.values()):

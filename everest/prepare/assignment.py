@@ -1,4 +1,4 @@
-"""The list of each group of samples, so that every list has its share of all samples and of every class.
+"""Assigns groups of samples to lists, so that every list has its share of all samples and of every class.
 
 S lists, C classes, G groups, E entries: pairs of a group and a class in it.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_CLASS: Final = -1  # the class of samples without one
-NOWHERE: Final = -1  # a group that is in no list yet
+NO_LIST: Final = -1  # a group that is in no list yet
 ROUNDING: Final = 1e-14  # of squared numbers of samples: a move or a swap that gains less gains nothing
 
 Floats = NDArray[np.float64]
@@ -23,17 +23,17 @@ Ints = NDArray[np.int64]
 def assign(
     groups: Sequence[Ints], labels: Sequence[tuple[int, ...]], shares: Floats, rng: np.random.Generator
 ) -> Ints:
-    """The list of every group (G,).
+    """Assign every group to a list, and return the lists, (G,).
 
     Large groups are placed first, each where it leaves the least squared distance from the shares. Then
     single groups are moved, and pairs change places, as long as that helps. A class of at least S groups that
-    is missing in a list counts more than any distance. Groups of one class can always avoid that; of several
-    classes, some assignments that do are not found, or there is none.
+    is missing in a list counts more than any distance. If every group has one class, that is always avoided;
+    with several, an assignment that avoids it may not exist or not be found.
 
     Args:
-        groups: the samples of each.
+        groups: the samples of each group.
         labels: the classes of each sample, one at least.
-        shares: (S,) that add up to one.
+        shares: (S,) of the lists, which add up to one.
     """
     state = _Assignment(groups, labels, shares)
     order = rng.permutation(len(groups))
@@ -46,7 +46,10 @@ def assign(
 
 
 class _Assignment:
-    """The list of each group. A group has an entry for each of its classes, and one for all its samples."""
+    """The list of each group. A group has an entry for each of its classes, and one for all its samples.
+
+    The rows of (C + 1, S) tables are the classes and, last, all samples.
+    """
 
     def __init__(self, groups: Sequence[Ints], labels: Sequence[tuple[int, ...]], shares: Floats) -> None:
         names, classes = np.unique(np.concatenate(labels), return_inverse=True)
@@ -54,7 +57,7 @@ class _Assignment:
         for group, members in enumerate(groups):
             group_of[members] = group
         group_of_label = np.repeat(group_of, list(map(len, labels)))
-        rows = len(names) + 1  # the last counts all samples of a group
+        rows = len(names) + 1
         in_rows = np.concatenate([group_of_label * rows + classes, group_of * rows + rows - 1])
         entries, self._counts = np.unique(in_rows, return_counts=True)  # (E,)
         self._rows = entries % rows
@@ -64,11 +67,11 @@ class _Assignment:
         self._present = np.zeros(self._lacking.shape, dtype=np.int64)  # groups that are there
         self._needed = np.bincount(self._rows) >= len(shares)  # in each list
         self._needed[-1] = False
-        # More than any move changes the distance. Only differences of missing classes are multiplied by it,
-        # so that moves that change none of them are compared exactly.
-        self._worth = 4.0 * len(shares) * float((self._lacking.sum(axis=1) ** 2).sum())
-        self._least = max(1e-9, ROUNDING * len(labels) ** 2)  # what a move or a swap has to gain
-        self.chosen = np.full(len(groups), NOWHERE)  # (G,)
+        # The cost of a missing class: more than any move changes the distance. Only differences of missing
+        # classes are multiplied by it, so that moves that change none of them are compared exactly.
+        self._missing_cost = 4.0 * len(shares) * float((self._lacking.sum(axis=1) ** 2).sum())
+        self._min_gain = max(1e-9, ROUNDING * len(labels) ** 2)  # of a move or a swap
+        self.chosen = np.full(len(groups), NO_LIST)  # (G,)
 
     def place(self, group: int) -> None:
         """Put a group that is in no list where it leaves the least distance."""
@@ -81,9 +84,9 @@ class _Assignment:
         """Move each group to another list if that helps; returns whether any moved."""
         costs, _, _ = self._changes(0, len(self.chosen))
         moved = False
-        for group in order[costs[order].min(axis=1) < -self._least]:
+        for group in order[costs[order].min(axis=1) < -self._min_gain]:
             (cost,), _, _ = self._changes(group, group + 1)  # after the moves before it
-            if cost.min() < -self._least:
+            if cost.min() < -self._min_gain:
                 self._put(group, int(cost.argmin()))
                 moved = True
         return moved
@@ -105,7 +108,7 @@ class _Assignment:
                     distance += float(changes[group, target])
                     missing += int(lost[group, target])
                     self._put(group, target)
-                if missing > 0 or (missing == 0 and distance >= -self._least):
+                if missing > 0 or (missing == 0 and distance >= -self._min_gain):
                     self._lacking, self._present, self.chosen = saved
                     break
                 swapped = True
@@ -117,7 +120,7 @@ class _Assignment:
         return self._rows[entries], self._counts[entries]
 
     def _changes(self, start: int, stop: int) -> tuple[Floats, Floats, Ints]:
-        """(G, S) the cost of moving groups to each list, and what that adds to distance and missing classes.
+        """The costs of moving groups to lists, and the changes of distance and missing classes, (G, S) each.
 
         The distance is positive for the list that a group is in.
         """
@@ -131,13 +134,13 @@ class _Assignment:
         missing = (is_last.astype(np.int64) - (present == 0)) * self._needed[rows][:, None]
         begins = first[:-1] - first[0]
         distance, lost = np.add.reduceat(changes, begins, axis=0), np.add.reduceat(missing, begins, axis=0)
-        return distance + self._worth * lost, distance, lost
+        return distance + self._missing_cost * lost, distance, lost
 
     def _put(self, group: int, target: int) -> None:
         """Move a group from its list, if it is in one, to another."""
         rows, counts = self._entries(group)
         for place, sign in ((int(self.chosen[group]), 1), (target, -1)):
-            if place != NOWHERE:
+            if place != NO_LIST:
                 self._lacking[rows, place] += sign * counts
                 self._present[rows, place] -= sign
         self.chosen[group] = target

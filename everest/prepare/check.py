@@ -1,6 +1,6 @@
-"""Check a data set before a run: every video decoded completely, lengths, classes, copies.
+"""Checks a data set before a run: decodes every video, and reports damage, lengths, classes, duplicates.
 
-The result of each file is kept in a journal, so a check that was killed is resumed.
+A journal keeps the result of each file, so that a check that was killed can be resumed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from everest.video.reader import frames_in_order, known_damage, probe
 from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import VideoError, as_video_error
 
-JOURNAL: Final = "checked_videos.jsonl"
-RARE: Final = 5  # heuristic: a class with fewer training videos is hardly learned, and named
+JOURNAL_FILE: Final = "checked_videos.jsonl"
+RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is hardly learned, and named
 _digest = partial(hashlib.blake2b, digest_size=16)
 
 
@@ -90,7 +90,7 @@ def decode_completely(path: str) -> CheckedFile:
 
 
 def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
-    """Describe the damage of a file that was decoded completely, to `frames` frames; None: there is none."""
+    """Describe the damage of a file that was decoded completely, to `frames` frames; None without damage."""
     damage = known_damage(video)
     expected = probe(video).frames
     if damage is None and frames < expected:
@@ -121,7 +121,7 @@ def check_lists(
         lists: by name; the first is the one that models are trained on.
         may_repeat: see `find_duplicates`.
         journal: keeps the results; files that it has are not decoded again.
-        restart: forget the results in the journal.
+        restart: discard the results in the journal.
         workers: processes that decode.
         limit: seconds for a video.
     Returns:
@@ -146,7 +146,8 @@ def check_lists(
     duplicates = find_duplicates(lists, files, may_repeat=may_repeat)
     training = next(iter(lists))
     classes = _class_counts(lists)
-    rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
+    counts = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
+    rare = [row for row in counts if row["videos"] < RARE_BELOW]
     return {
         "checked": len(files),
         "ok": len(good),
@@ -157,7 +158,7 @@ def check_lists(
         "leaks": sum(duplicate["leak"] for duplicate in duplicates),
         "task": lists[training].task,
         "classes": classes,
-        "rare_classes": sorted((row for row in rare if row["videos"] < RARE), key=lambda row: row["videos"]),
+        "rare_classes": sorted(rare, key=lambda row: row["videos"]),
     }
 
 
@@ -191,7 +192,7 @@ def _checked_files(
 
 
 def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
-    """The videos of each class in each list, also of known classes that no video has."""
+    """Count the videos of each class in each list, including known classes without a video."""
     first = next(iter(lists.values()))
     rows = []
     for position, head in enumerate([head.name for head in first.heads] or [""]):
@@ -212,9 +213,9 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
 def find_duplicates(
     lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, may_repeat: str | None = None
 ) -> list[dict[str, Any]]:
-    """The samples with the same segment of the same file, or of files with the same bytes.
+    """Find samples with the same segment of one file, or of files with the same bytes.
 
-    Others may have the videos of the list `may_repeat`, too (for pre-training); only its own are compared.
+    The list `may_repeat` (for pre-training) may share videos with others: it is compared with itself only.
     """
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():

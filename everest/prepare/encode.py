@@ -1,8 +1,8 @@
-"""Encode many videos again, so that training reads them faster: small frames, close keyframes.
+"""Re-encodes videos so that training reads them faster: small frames, close keyframes.
 
 H height, W width. The frames are upright, and the same as everest.video.reader counts. Their times are the
-source's, starting at 0, so that a segment in frames or in seconds means the same part of both. Finished files
-are kept: a file records how it was made, and appears under its name only when it is complete.
+source's, starting at 0, so that a segment in frames or seconds means the same in both. Finished files are
+kept: a file records how it was made, and appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from everest.prepare.check import damage_after_decoding
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
-from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
+from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.storage import parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
@@ -32,12 +32,12 @@ from everest.video.folders import video_name
 from everest.video.images import video_files
 from everest.video.reader import probe, resized_frames
 from everest.video.source import Video, video_version
-from everest.video.stream import USUAL_RATE, VideoError, as_video_error
+from everest.video.stream import DEFAULT_RATE, VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
 
 SETTINGS_PREFIX: Final = ".encode-"  # prefix of hidden files whose names hold the settings
-FPS_OF_IMAGES: Final = USUAL_RATE
-LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
+FPS_OF_IMAGES: Final = DEFAULT_RATE
+MAX_DENOMINATOR: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
 MAKER: Final = "everest prepare encode"
 
 
@@ -54,7 +54,7 @@ class EncodedFile:
     """A file that was encoded."""
 
     path: Path
-    is_new: bool  # not by an earlier call
+    is_new: bool  # False: encoded by an earlier call
     source_bytes: int
     bytes: int
 
@@ -155,9 +155,9 @@ def _write_lists(
 ) -> list[Path]:
     """Write each list with the new paths and without failed videos, and bad_videos.csv if any failed."""
     if failed:
-        write_table(output / BAD_VIDEOS, [BAD_COLUMNS, *failed])
+        write_table(output / BAD_VIDEOS_FILE, [BAD_COLUMNS, *failed])
     else:
-        (output / BAD_VIDEOS).unlink(missing_ok=True)
+        (output / BAD_VIDEOS_FILE).unlink(missing_ok=True)
     written = []
     for original in originals:
         if original.is_list:
@@ -177,7 +177,7 @@ def _write_lists(
 def encode_video(
     source: str, targets: Mapping[str, Path], settings: EncodeSettings, *, overwrite: bool
 ) -> EncodedFile | Failure:
-    """Encode a video, unless its target is of this video, wherever it was, and of the same settings."""
+    """Encode a video, unless the target was made from it, wherever it was, with the same settings."""
     video = parse_location(source)
     target = targets[source]
     try:
@@ -217,9 +217,9 @@ def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def _write(video: Video, part: Path, settings: EncodeSettings, origin: dict[str, Any]) -> None:
-    """Encode all frames, and decode the result to verify that none is missing."""
+    """Encode all frames, and decode the result to check that none is missing."""
     info = probe(video)
-    rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(LARGEST_RATE)
+    rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(MAX_DENOMINATOR)
     size = encoded_size(info.height, info.width, settings.short_side)
     losses: list[Loss] = []
     with closing(resized_frames(video, size, rate, losses=losses)) as frames:

@@ -69,7 +69,7 @@ LAYOUTS: Final = {
 
 
 def only_file(files: Sequence[Path]) -> Path:
-    """The first file; DataError if there are several."""
+    """The only file; DataError if there are several."""
     if len(files) > 1:
         shown = ", ".join(map(str, files[:3]))
         raise DataError(
@@ -79,7 +79,7 @@ def only_file(files: Sequence[Path]) -> Path:
 
 
 def list_entries(sources: Sources) -> Iterator[tuple[str, str, Any]]:
-    """Yield the entries of the lists that have a file: the name of the list, and see `entries`."""
+    """Yield the name of the list, the place and the entry of all `entries` of the lists that have a file."""
     files = {name: only_file(sources[name]) for name in LIST_FILES if sources.get(name)}
     for name, file in files.items():
         for place, entry in entries(file):
@@ -88,7 +88,7 @@ def list_entries(sources: Sources) -> Iterator[tuple[str, str, Any]]:
 
 @contextmanager
 def errors_at(place: str) -> Iterator[None]:
-    """Raise missing fields and wrong values as DataErrors that name their place."""
+    """Turn errors for missing fields and wrong values into DataErrors that name the place."""
     try:
         yield
     except KeyError as error:
@@ -136,7 +136,7 @@ def seconds_of(stamp: str) -> float:
 
 
 def by_label(label_of: Mapping[str, int], file: Path) -> tuple[str, ...]:
-    """The names of the classes in the order of their labels; DataError if a label from 0 on is missing."""
+    """The class names in the order of their labels; DataError if a label from 0 on is missing."""
     if sorted(label_of.values()) != list(range(len(label_of))):
         count = len(label_of)
         raise DataError(

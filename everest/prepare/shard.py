@@ -1,4 +1,4 @@
-"""Write the videos of a list to tar files in WebDataset's layout, with an index (everest.lists.columns).
+"""Writes the videos of a list to tar files in WebDataset's layout, with an index (everest.lists.columns).
 
 A video is a member `000000012.mp4` with its bytes unchanged, next to `000000012.json` with its line of the
 list. All shards are planned before the first is written. The same list and videos give the same bytes,
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.columns import INDEX_SUFFIX, SEGMENT_COLUMNS, SHARDS, is_known
+from everest.lists.columns import INDEX_HEADER, INDEX_SUFFIX, SEGMENT_COLUMNS, is_known
 from everest.lists.inputs import VideoTable
 from everest.lists.labels import is_integer
 from everest.system.events import Report
@@ -49,7 +49,7 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """The videos of each shard, and the files in the output folder, which may hold other lists, too."""
+    """The videos of each shard, and the files in the output folder, which may also hold other lists."""
 
     folder: Path
     stem: str
@@ -62,12 +62,12 @@ class ShardPlan:
         return self.folder / f"{self.stem}-{number:06d}.tar"
 
     def existing(self) -> list[Path]:
-        """The shards of a list of this name, of this plan or another."""
+        """The existing shards of a list of this name, by this plan or another."""
         return sorted(self.folder.glob(f"{escape(self.stem)}-{'[0-9]' * 6}.tar"))
 
 
 def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
-    """Fill shard after shard in the order of the list."""
+    """Plan the shards, filled one after the other in the order of the list."""
     entries: list[ShardEntry] = []
     versions: list[tuple[int, str]] = []
     for number, (path, rows) in enumerate(source.rows_by_path().items()):
@@ -111,7 +111,7 @@ def write_shards(
         max_bytes: limit for the videos of a shard; a larger video gets a shard of its own.
         max_count: limit for the number of videos in a shard.
     Returns:
-        `{"index", "shards", "videos", "samples", "bytes", "kept"}`: a path and numbers.
+        The document of `everest prepare shard --json`: the path of the index, and counts.
     """
     rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in source.rows)
     source = replace(source, rows=rows)
@@ -195,5 +195,5 @@ def _index(plan: ShardPlan, source: VideoTable) -> str:
                 raise DataError(f"{tar}: damaged, its {entry.member} is not {entry.path}; use --overwrite")
             location_of[entry.path] = {"tar": tar.name, "offset": offset, "size": size}
     samples = ",\n".join(json.dumps({**row, **location_of[row["path"]]}) for row in source.rows)
-    head = SHARDS | {"plan": plan.fingerprint, "shards": shards}
+    head = INDEX_HEADER | {"plan": plan.fingerprint, "shards": shards}
     return f'{json.dumps(head)[:-1]}, "samples": [\n{samples}\n]}}\n'

@@ -1,7 +1,7 @@
-"""Divide a data set into lists: whole groups of videos, each class in the same shares, reproducible by seed.
+"""Divides a data set into lists by whole groups, each class in the same shares, reproducible by seed.
 
 Clips of one recording, person or scene look alike. If some of them are in training and others in a test set,
-the test measures memory; so a group stays in one list. everest.prepare.assignment chooses the list of each.
+the test measures memory; so a group stays in one list, which everest.prepare.assignment chooses.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
 from everest.lists.columns import SheetColumns
-from everest.lists.labels import indices, is_number_like, read_class_names
+from everest.lists.labels import class_indices, is_number_like, read_class_names
 from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.lists.writing import (
-    CLASSES,
+    CLASSES_FILE,
     names_needed,
     refuse_existing,
     refuse_unlistable,
@@ -35,13 +35,13 @@ from everest.lists.writing import (
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.system.text import counted
 
-NAMES: Final = tuple(LIST_FILES)
-BINS: Final = 10  # heuristic: bins of numbers, each of which is divided like a class
-FOLDER: Final = "folder"
-PATH: Final = "path:"
-COLUMN: Final = "column:"
-SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough to test on in small sets
-UNGROUPED: Final = (
+LIST_NAMES: Final = tuple(LIST_FILES)
+NUMBER_BINS: Final = 10  # heuristic: bins of numbers, each of which is divided like a class
+GROUP_BY_FOLDER: Final = "folder"
+PATH_PREFIX: Final = "path:"
+COLUMN_PREFIX: Final = "column:"
+DEFAULT_SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough for tests in small sets
+UNGROUPED_NOTICE: Final = (
     "without --group, clips of one recording, person or scene may be in several lists, and the test would "
     r"reward memorizing them. If files are named like anna_03.mp4, --group '(\w+)_\d+' keeps all videos of "
     "anna together"
@@ -50,10 +50,10 @@ UNGROUPED: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledVideos:
-    """The labeled videos of a folder or list, which can be divided into lists."""
+    """The labeled videos of a folder or list, to be divided into lists."""
 
     source: Path
-    root: Path  # that the paths of lists are relative to
+    root: Path  # folder that the paths in lists are relative to
     samples: Sequence[Sample]  # with their groups, where these are known
     class_names: Sequence[str]  # empty if labels are indices or numbers
     head_names: Sequence[str]
@@ -79,7 +79,7 @@ class LabeledVideos:
             class_column: of a sheet; None finds it by its name.
             classes: the file of class names.
         """
-        column = group.removeprefix(COLUMN) if group and group.startswith(COLUMN) else None
+        column = group.removeprefix(COLUMN_PREFIX) if group and group.startswith(COLUMN_PREFIX) else None
         data = read_labeled(
             source,
             root=root,
@@ -96,7 +96,7 @@ class LabeledVideos:
         elif group is not None:
             samples = with_groups(samples, group, root=root)
         elif all(sample.group is None for sample in samples):
-            notices.append(UNGROUPED)
+            notices.append(UNGROUPED_NOTICE)
         group_of_video: dict[str, str | None] = {}
         for sample in samples:
             first = group_of_video.setdefault(sample.video_id, sample.group)
@@ -115,11 +115,11 @@ class LabeledVideos:
 
     @property
     def groups(self) -> set[str]:
-        """The groups that stay together; a video without one is a group of its own."""
+        """The groups of the samples; a video without one is its own group."""
         return set(map(group_of, self.samples))
 
-    def split(self, shares: Mapping[str, float] = SHARES, *, seed: int = 0) -> dict[str, list[Sample]]:
-        """Whole groups in lists that have these shares of each class; see `split_samples`."""
+    def split(self, shares: Mapping[str, float] = DEFAULT_SHARES, seed: int = 0) -> dict[str, list[Sample]]:
+        """Divide the samples into lists with these shares; see `split_samples`."""
         return split_samples(self.samples, shares, seed=seed)
 
     def write(
@@ -131,7 +131,7 @@ class LabeledVideos:
         """
         paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
         written = list(paths.values())
-        class_file = folder / CLASSES
+        class_file = folder / CLASSES_FILE
         names = self.class_names
         has_classes = False  # whether `everest prepare index` wrote them
         with suppress(DataError):
@@ -139,7 +139,7 @@ class LabeledVideos:
         if names and not has_classes:
             written.append(class_file)
         refuse_existing(written, overwrite=overwrite, read=[self.source])
-        for old in (folder / f"{name}.csv" for name in NAMES if name not in paths):
+        for old in (folder / f"{name}.csv" for name in LIST_NAMES if name not in paths):
             if old.exists():
                 raise RecipeError(
                     f"{old}: would remain from another split; remove it, or choose another folder"
@@ -155,36 +155,36 @@ class LabeledVideos:
 
 
 def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
-    """The samples with the groups of their paths relative to `root`, by a value of `--group`.
+    """Set the groups of samples from their paths relative to `root`, as `--group` says.
 
-    `folder` takes the folder, `path:REGEX` (or an expression with a `/`) a part of the path, another
+    `folder` takes the folder, `path:REGEX` (or an expression with a `/`) a part of the path, any other
     expression a part of the file name.
     """
-    expression = text.removeprefix(PATH)
-    searches_path = text.startswith(PATH) or "/" in text
+    expression = text.removeprefix(PATH_PREFIX)
+    searches_path = text.startswith(PATH_PREFIX) or "/" in text
     try:
         pairs = re.compile(expression).groups
         problem = f"has {counted(pairs, 'pair')} of parentheses, not 1"
     except re.error as error:
         pairs = None
         problem = f"not a regular expression: {error}"
-    if text != FOLDER and pairs != 1:
+    if text != GROUP_BY_FOLDER and pairs != 1:
         raise RecipeError(
-            f"--group {text}: {problem}; give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one "
-            "pair of parentheses around the name of the group, as in _g(\\d+)_"
+            f"--group {text}: {problem}; give '{GROUP_BY_FOLDER}', '{COLUMN_PREFIX}NAME', or a "
+            "regular expression with one pair of parentheses around the name of the group, as in _g(\\d+)_"
         )
     grouped = []
     for sample in samples:
         path = Path(sample.path)
         path = path.relative_to(root) if path.is_relative_to(root) else path
         group = path.parent.as_posix()
-        if text != FOLDER:
+        if text != GROUP_BY_FOLDER:
             match = re.search(expression, path.as_posix() if searches_path else path.name)
             if match is None or not match[1]:
                 raise DataError(
                     f"{path}: --group {text} does not match; put what names the group in parentheses, as in "
                     "'^([^\\W_]+)' for the first word of a file name, '_(g\\d+)_' for g18 in a_g18_2.mp4, or "
-                    f"'{PATH}REGEX' for the path"
+                    f"'{PATH_PREFIX}REGEX' for the path"
                 )
             group = match[1]
         grouped.append(replace(sample, group=group.strip()))
@@ -192,21 +192,21 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
 
 
 def group_of(sample: Sample) -> str:
-    """The group of a sample, else its file, whatever links lead to it."""
+    """The group of a sample, else its file, with links resolved."""
     if sample.group is not None:
         return sample.group
     return os.path.realpath(sample.video) if isinstance(sample.video, Path) else sample.path
 
 
 def read_shares(text: str) -> dict[str, float]:
-    """The shares of `70/15/15` (train, val, test) or `80/20` (train, test), which add up to one."""
+    """Parse `70/15/15` (train, val, test) or `80/20` (train, test) to shares that add up to one."""
     numbers: list[float] = []
     with suppress(ValueError):
         numbers = [float(part) for part in text.split("/")]
     is_finite = sum(numbers) < float("inf")
     if len(numbers) not in (2, 3) or not (is_finite and all(number > 0 for number in numbers)):
         raise RecipeError(f"--shares {text}: give two (train/test) or three (train/val/test): 70/15/15")
-    names = NAMES if len(numbers) == 3 else ("train", "test")
+    names = LIST_NAMES if len(numbers) == 3 else ("train", "test")
     return {name: number / sum(numbers) for name, number in zip(names, numbers, strict=True)}
 
 
@@ -215,19 +215,18 @@ def split_samples(
 ) -> dict[str, list[Sample]]:
     """Assign whole groups to lists, so that each list has its share of all samples and of every class.
 
-    A sample counts for each of its classes. Samples of a multi-label list without a class count as a class,
-    and numbers by the bin that they are in. The first of several labels is balanced. Samples keep their
-    order. See `everest.prepare.assignment.assign`.
+    A sample counts for each of its classes. Multi-label samples without a class count as a class of their
+    own, and numbers count by their bin. Of several labels, the first is balanced. Samples keep their order.
     """
     by_group: dict[str, list[int]] = {}
     for number, sample in enumerate(samples):
         by_group.setdefault(group_of(sample), []).append(number)
     members = [np.array(numbers) for numbers in by_group.values()]
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
-    classes = [indices(label) or (NO_CLASS,) for label in labels]
+    classes = [class_indices(label) or (NO_CLASS,) for label in labels]
     if all(isinstance(label, float) for label in labels):
         # So few bins that the smallest list can have a group of each, with the same share of the numbers.
-        bins = max(1, min(BINS, int(len(members) * min(shares.values()))))
+        bins = max(1, min(NUMBER_BINS, int(len(members) * min(shares.values()))))
         edges = np.unique(np.quantile(labels, np.arange(1, bins) / bins))  # equal numbers are in one bin
         classes = [(int(index),) for index in np.searchsorted(edges, labels, side="right")]
     chosen = assign(members, classes, np.array(list(shares.values())), np.random.default_rng(seed))

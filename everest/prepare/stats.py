@@ -17,7 +17,7 @@ from PIL import Image
 
 from everest.data.cache import keep_facts_in_cache
 from everest.data.footage import FrameTimes, frame_span
-from everest.lists.labels import imbalance, indices, number_facts
+from everest.lists.labels import class_imbalance, class_indices, number_facts
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames
@@ -30,19 +30,19 @@ from everest.video.pixels import IMAGENET
 from everest.video.reader import probe, read_frames
 from everest.video.stream import VideoError
 
-LIMIT: Final = 1800  # seconds for a video; one that takes longer is unreadable
-PLACES: Final = 8  # heuristic: where a video is measured
-SIDE: Final = 160  # pixels of the longer side of the frames that the camera is measured in
-CLIPS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
-TOO_SHORT: Final = 0.05  # heuristic: share of the videos that may be shorter than a clip of this stride
-MOTION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
+SECONDS_PER_VIDEO: Final = 1800  # seconds for a video; one that takes longer is unreadable
+PLACES_PER_VIDEO: Final = 8  # heuristic: pairs of frames that are measured
+CAMERA_SIDE: Final = 160  # pixels of the longer side of the frames in which camera motion is measured
+CLIP_LENGTHS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
+SHORT_SHARE: Final = 0.05  # heuristic: share of the videos that may be shorter than a clip of this stride
+MOTION_DEFINITION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Measured:
-    """Measurements of pairs of neighboring frames of a video."""
+class VideoMeasures:
+    """Measurements of pairs of neighboring frames of one video."""
 
     mean: Floats  # (3,) of red, green, blue in [0, 1]
     square: Floats  # (3,) mean of the squares
@@ -53,11 +53,11 @@ class Measured:
     seconds: float | None  # None: a folder of images
 
 
-def measure(path: str) -> Measured | Failure:
+def measure_video(path: str) -> VideoMeasures | Failure:
     """Measure neighboring frames at some places of a video."""
     try:
         info = probe(path)
-        first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES).astype(int))
+        first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES_PER_VIDEO).astype(int))
         ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1).flatten()
         frames = read_frames(path, ids.tolist()).numpy()  # (F, H, W, 3), pair after pair
         times = None if info.fps is None else FrameTimes.of(path)
@@ -70,11 +70,11 @@ def measure(path: str) -> Measured | Failure:
     shares = counts / counts.sum(axis=1, keepdims=True)
     levels = np.arange(256) / 255
     gray = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
-    step = -(-max(frames.shape[1:3]) // SIDE)
+    step = -(-max(frames.shape[1:3]) // CAMERA_SIDE)
     small = np.stack([np.asarray(Image.fromarray(frame).reduce(step)) for frame in frames])
     clips = torch.from_numpy(small.reshape(-1, 2, *small.shape[1:])).permute(0, 4, 1, 2, 3)
     camera = previous_frames(clips, lag=1, align="affine", pixels=IMAGENET)
-    return Measured(
+    return VideoMeasures(
         mean=shares @ levels,
         square=shares @ levels**2,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
@@ -86,10 +86,10 @@ def measure(path: str) -> Measured | Failure:
 
 
 def take_stats(data: SampleList, *, most: int | None, workers: int, report: Report) -> dict[str, Any]:
-    """Measure videos. All have the same weight, however large and long.
+    """Measure videos, all with the same weight, whatever their size and length.
 
     Args:
-        most: videos of each class, sampled at random, always the same; None takes all.
+        most: limit for the videos of each class, sampled at random, always the same; None takes all.
     Returns:
         The document of `everest prepare stats --json`.
     """
@@ -101,10 +101,10 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         places = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
         sampled = [group[number] for group, numbers in places for number in sorted(numbers)]
     paths = list(dict.fromkeys(sample.path for sample in sampled))
-    measured: dict[str, Measured] = {}
+    measured: dict[str, VideoMeasures] = {}
     skipped: dict[str, str] = {}  # the reasons
-    for path, result in map_apart(measure, paths, workers=workers, limit=LIMIT):
-        if isinstance(result, Measured):
+    for path, result in map_apart(measure_video, paths, workers=workers, limit=SECONDS_PER_VIDEO):
+        if isinstance(result, VideoMeasures):
             measured[path] = result
         else:
             skipped[path] = result.reason
@@ -120,7 +120,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         lengths.append(0)  # of a segment outside of its video
         with suppress(VideoError):
             lengths[-1] = frame_span(sample)[1] if sample.is_segment else measured[sample.path].frames
-    length = sorted(lengths)[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
+    length = sorted(lengths)[int(SHORT_SHARE * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
     for name, group in by_class.items():
         motions = [measured[sample.path].motion for sample in group if sample.path in measured]
@@ -136,13 +136,13 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "frames": min_median_max([video.frames for video in videos]),
         "motion": round(fmean(video.motion for video in videos), 5),
         "classes": classes,
-        "imbalance": round(imbalance(list(map(len, by_class.values()))), 3),
+        "imbalance": round(class_imbalance(list(map(len, by_class.values()))), 3),
         "numbers": number_facts(sample.labels[0] for sample in samples if sample.labels),
         "camera": {
             "moving": round(fmean(video.moving for video in videos), 4),
             "unexplained": round(fmean(video.unexplained for video in videos), 4),
         },
-        "strides": {str(frames): length // frames or None for frames in CLIPS},
+        "strides": {str(frames): length // frames or None for frames in CLIP_LENGTHS},
         "task": data.task,
     }
 
@@ -151,7 +151,7 @@ def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
     """The samples of each class of the first label, in the order of the classes."""
     by_index: dict[int, list[Sample]] = {}
     for sample in data.samples:
-        for index in indices(sample.labels[0]) if sample.labels else ():
+        for index in class_indices(sample.labels[0]) if sample.labels else ():
             by_index.setdefault(index, []).append(sample)
     names = data.class_names
     return {names[index] if names else str(index): by_index[index] for index in sorted(by_index)}

@@ -24,7 +24,7 @@ from everest.annotations.labels import ANYONE, Labels, WhoseBouts, read_labels
 from everest.annotations.matching import stem
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError, first_names
-from everest.lists.labels import JOINED_BY, indices, is_number_like
+from everest.lists.labels import JOINED_BY, class_indices, is_number_like
 from everest.lists.sample import Sample
 from everest.lists.writing import write_lines, write_list
 from everest.system.events import Report, notice
@@ -32,7 +32,7 @@ from everest.system.files import check_new_file
 from everest.system.text import counted
 from everest.video.times import TIME_TOLERANCE
 
-SHARE: Final = 0.5  # of a window or of a bout, that makes its class a label; heuristic
+LABEL_SHARE: Final = 0.5  # heuristic: the share of a window or bout that makes its class a label
 
 ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the order of the names
 
@@ -63,7 +63,7 @@ def read_bouts(
 
 
 def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassSeconds]:
-    """The classes of the windows of a video, W of (start, end) in seconds, each with its seconds there."""
+    """The classes of the windows of a video, (start, end) in seconds, with the seconds of each class."""
     starts, ends = np.array(windows, np.float64).reshape(-1, 2).T
     order = starts.argsort()
     starts, ends = starts[order], ends[order]  # (W,)
@@ -80,10 +80,11 @@ def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassS
         for span in covered_spans(label_bouts):
             near, held = inside(*span)
             seconds[near] += held.clip(min=0)
-        has_label = seconds >= SHARE * (ends - starts) - TIME_TOLERANCE
+        has_label = seconds >= LABEL_SHARE * (ends - starts) - TIME_TOLERANCE
         for bout in label_bouts:  # a point is in the window that it starts, not in the one that it ends
             near, held = inside(bout.start, bout.end)
-            has_label[near] |= (held >= SHARE * bout.seconds - TIME_TOLERANCE) & (bout.start < ends[near])
+            is_enough = held >= LABEL_SHARE * bout.seconds - TIME_TOLERANCE
+            has_label[near] |= is_enough & (bout.start < ends[near])
         for place in np.flatnonzero(has_label):
             labels[order[place]][label] = float(seconds[place])
     return labels
@@ -92,7 +93,7 @@ def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassS
 def label_samples(
     samples: Sequence[Sample], bouts: Bouts, *, task: Task | None = None
 ) -> tuple[list[Sample], list[str], Task]:
-    """Give windows the classes of the bouts in them.
+    """Label windows with the classes of the bouts in them.
 
     Args:
         samples: segments of videos in seconds. Leave out those that touch unscored time first
@@ -142,7 +143,7 @@ def write_labeled(
 ) -> dict[str, Any]:
     """Write a list of windows with their classes, and with their recording as group.
 
-    A list would read the name of a class that is a number as an index: a file of names is then written, too.
+    A class name that is a number would be read as an index: then a file of names is written, too.
 
     Returns:
         `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
@@ -155,7 +156,7 @@ def write_labeled(
         write_lines(names_file, classes)
     grouped = [replace(sample, group=stem(sample.path)) for sample in samples]
     write_list(out, grouped, root=out.parent.absolute(), class_names=classes)
-    counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
+    counts = Counter(classes[index] for sample in samples for index in class_indices(sample.labels[0]))
     return {
         "task": task,
         "labels": dict(counts.most_common()),

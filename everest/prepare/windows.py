@@ -1,12 +1,11 @@
-"""Lists of windows of long videos: `prepare windows`, with their classes if there are bouts.
+"""Lists of windows of long videos (`prepare windows`), with their classes if there are bouts.
 
-A window is a sample: a video with a start and an end in seconds. If not all are taken, they are evenly
-spread, or where much happens. How much happens follows from the sizes of packets; nothing is decoded. The
-activity of a packet is its size relative to the running median of its kind, so that slow changes, such as
-light or another scene, do not count. Keyframes are left out: their sizes show the image, not the motion. The
-definition is our choice.
+A window is a sample: a video with a start and an end in seconds. If only some are listed, they are spread
+evenly, or chosen where much happens, by the sizes of packets; nothing is decoded. The activity of a packet is
+its size relative to the running median of its kind, so that slow changes, such as light or another scene, do
+not count. Keyframes are left out: their sizes show the image, not the motion. The definition is our choice.
 
-R recordings, N candidates of a recording: windows in the order of time, a step apart. P packets.
+R recordings, N windows of a recording, in the order of time, a step apart. P packets.
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.stream import VideoError
 from everest.video.times import TIME_TOLERANCE
 
-FATES: Final = {  # of a video with a problem
+PROBLEM_EFFECTS: Final = {  # by the kind of problem that a video has
     "failed": "no windows",
     "damaged": "no windows there",
     "unranked": "its windows are spread evenly",
 }
 
 # All our choice.
-FLOOR: Final = 4  # by activity, one in four windows is spread evenly, whatever happens in it
-MOST_TIMES: Final = 2  # a recording has at most this many times its even share by activity
-RUNNING_SECONDS: Final = 600.0  # that a running median covers
-OVERHEAD: Final = 64  # bytes added to a packet's size, so that ratios of nearly empty packets stay small
-BLOCK_SECONDS: Final = 10.0  # whose bytes are compared to find a constant bitrate
-CONSTANT: Final = 0.05  # std / mean of the bytes of these blocks, below which the bitrate is constant
+EVEN_SPACING: Final = 4  # by activity, one in this many windows is spread evenly, whatever happens in it
+MAX_SHARE_FACTOR: Final = 2  # a recording has at most this many times its even share by activity
+MEDIAN_SECONDS: Final = 600.0  # that a running median covers
+PACKET_OVERHEAD: Final = 64  # bytes added to each packet, so that ratios of nearly empty ones stay small
+BLOCK_SECONDS: Final = 10.0  # length of the blocks whose bytes are compared to find a constant bitrate
+CONSTANT_VARIATION: Final = 0.05  # std / mean of the bytes per block; below, the bitrate is constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +58,9 @@ class WindowSettings:
     """Which windows are listed."""
 
     seconds: float
-    step: float  # seconds from a candidate to the next
+    step: float  # seconds from a window to the next
     by: Literal["uniform", "activity"] = "uniform"
-    count: int | None = None  # windows in all; None: all candidates
+    count: int | None = None  # windows to list; None: all
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,14 +72,14 @@ class WindowSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Candidates:
-    """All windows of a video or a segment."""
+class VideoWindows:
+    """All windows of a video or segment from which the listed ones are chosen."""
 
     sample: Sample
     windows: NDArray[np.float64]  # (N, 2) seconds
     scores: NDArray[np.float64] | None  # (N,) activity; None if it is not wanted or not known
     unscored: int  # further windows, which touch time that no one has labeled
-    end: float | None  # seconds: of a whole video without damage
+    end: float | None  # of the video in seconds; None for a segment or a damaged video
 
 
 def write_windows(
@@ -96,8 +95,8 @@ def write_windows(
     """Choose windows of videos or segments; write their list, return the JSON of `everest prepare windows`.
 
     Args:
-        bouts: that label the windows, by absolute paths (see `read_bouts`); videos without a bout, at which
-            no one may have looked, are left out. None: windows have no labels.
+        bouts: label the windows, by absolute paths (see `read_bouts`); videos without a bout are left out, as
+            perhaps no one has looked at them. None: windows have no labels.
         task: see `label_samples`.
     """
     if task == "regression":
@@ -107,20 +106,19 @@ def write_windows(
     refuse_unlistable(samples)
     if bouts is not None:
         samples = [sample for sample in samples if sample.path in bouts]
-    candidates, problems = _find_candidates(samples, settings, bouts or {}, report)
-    unscored = sum(each.unscored for each in candidates)
-    lengths = [len(each.windows) for each in candidates]
+    videos, problems = _find_windows(samples, settings, bouts or {}, report)
+    lengths = [len(video.windows) for video in videos]
     chosen = choose_windows(
         lengths,
-        [each.scores for each in candidates] if settings.by == "activity" else None,
+        [video.scores for video in videos] if settings.by == "activity" else None,
         count=sum(lengths) if settings.count is None else settings.count,
         apart=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
         seed=settings.seed,
     )
     windows = [
-        each.sample.with_seconds(start, end)
-        for each, numbers in zip(candidates, chosen, strict=True)
-        for start, end in each.windows[numbers].tolist()
+        video.sample.with_seconds(start, end)
+        for video, numbers in zip(videos, chosen, strict=True)
+        for start, end in video.windows[numbers].tolist()
     ]
     if settings.count is not None and len(windows) < settings.count:
         report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested"))
@@ -137,46 +135,46 @@ def write_windows(
         write_list(out, windows, root=out.parent.absolute())
         return document
     labels = write_labeled(out, windows, bouts, task=task, overwrite=overwrite)
-    return document | labels | {"unscored": unscored}
+    return document | labels | {"unscored": sum(video.unscored for video in videos)}
 
 
-def _find_candidates(
+def _find_windows(
     samples: Sequence[Sample], settings: WindowSettings, bouts: Bouts, report: Report
-) -> tuple[list[Candidates], dict[str, list[dict[str, str]]]]:
-    """The windows of each readable video; and for each of FATES, path and reason of the videos with it."""
-    candidates: list[Candidates] = []
-    problems: dict[str, list[dict[str, str]]] = {name: [] for name in FATES}
+) -> tuple[list[VideoWindows], dict[str, list[dict[str, str]]]]:
+    """The windows of each readable video, and path and reason of the videos with each kind of problem."""
+    videos: list[VideoWindows] = []
+    problems: dict[str, list[dict[str, str]]] = {name: [] for name in PROBLEM_EFFECTS}
     read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
     for done, sample in enumerate(samples, start=1):
         try:
-            each, reasons = _candidates(sample, read(sample.video), settings, bouts.get(sample.path, ()))
-            candidates.append(each)
+            video, reasons = _windows_of(sample, read(sample.video), settings, bouts.get(sample.path, ()))
+            videos.append(video)
         except (VideoError, OSError) as error:
             why = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
             reasons = {"failed": why}
         for problem, reason in reasons.items():
             problems[problem].append({"path": sample.path, "reason": reason})
-            report(notice(f"{sample.path}: {reason}; {FATES[problem]}"))
+            report(notice(f"{sample.path}: {reason}; {PROBLEM_EFFECTS[problem]}"))
         report({"event": "video", "done": done, "videos": len(samples)})
-    if not candidates:
+    if not videos:
         path, reason = problems["failed"][0].values()
         raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
-    ends = {each.sample.path: each.end for each in candidates if each.end is not None}
+    ends = {video.sample.path: video.end for video in videos if video.end is not None}
     for text in late_notices(bouts, ends):
         report(notice(text))
-    total = sum(len(each.windows) for each in candidates)
-    unscored = sum(each.unscored for each in candidates)
+    total = sum(len(video.windows) for video in videos)
+    unscored = sum(video.unscored for video in videos)
     if not total:
         raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
     if unscored:
         report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
-    return candidates, problems
+    return videos, problems
 
 
-def _candidates(
+def _windows_of(
     sample: Sample, packets: PacketSizes, settings: WindowSettings, bouts: Sequence[Bout]
-) -> tuple[Candidates, dict[str, str]]:
-    """The windows of a video by its packets, and its problems; a video shorter than a window has one."""
+) -> tuple[VideoWindows, dict[str, str]]:
+    """The windows of a sample, and its problems by kind; a video shorter than a window has one window."""
     start = sample.start or 0.0
     end = packets.end if sample.end is None else min(sample.end, packets.end)
     times = np.append(packets.seconds, packets.end)
@@ -199,22 +197,22 @@ def _candidates(
     listed = intact & _are_outside(windows, unscored_spans(bouts))
     scores = None
     if settings.by == "activity":
-        if (reason := why_none(packets)) is None:
+        if (reason := why_no_activity(packets)) is None:
             scores = window_activity(packets, starts[listed], settings.seconds)
         else:
             problems["unranked"] = reason
-    candidates = Candidates(
+    video = VideoWindows(
         sample=sample,
         windows=windows[listed],
         scores=scores,
         unscored=int((intact & ~listed).sum()),
         end=end if damage is None and not sample.is_segment else None,
     )
-    return candidates, problems
+    return video, problems
 
 
 def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray[np.bool_]:
-    """Whether each window, (N, 2) seconds, overlaps none of some spans, (N,)."""
+    """Whether each window, (N, 2) seconds, overlaps none of the spans: (N,)."""
     outside = np.ones(len(windows), np.bool_)
     for start, end in spans:
         outside &= (windows[:, 1] <= start + TIME_TOLERANCE) | (windows[:, 0] >= end - TIME_TOLERANCE)
@@ -229,16 +227,16 @@ def choose_windows(
     apart: int,
     seed: int,
 ) -> list[NDArray[np.int64]]:
-    """Choose `count` windows, or fewer if there are not as many.
+    """Choose `count` windows, or all if there are fewer.
 
     Args:
         lengths: (R,) N of each recording.
-        scores: (N,) activity of the candidates of each recording; None for a recording spreads its windows
+        scores: (N,) activity of the windows of each recording; None for a recording spreads its windows
             evenly, None for all spreads all windows evenly.
         apart: steps between two windows that do not overlap. By activity, windows overlap only if there are
             not enough others, and then by as little as possible.
     Returns:
-        The ascending numbers of the chosen candidates of each recording.
+        The ascending numbers of the chosen windows of each recording.
     """
     rng = np.random.default_rng(seed)
     total = sum(lengths)
@@ -247,12 +245,12 @@ def choose_windows(
     even = ((np.arange(count) + rng.random()) * total / count).astype(np.int64)  # (count,)
     if scores is None:
         return [np.flatnonzero(taken) for taken in _flags_at(even, lengths)]
-    floor = _flags_at(even[rng.integers(FLOOR) :: FLOOR], lengths)
+    floor = _flags_at(even[rng.integers(EVEN_SPACING) :: EVEN_SPACING], lengths)
     chosen = [
         share if score is None else least
         for score, share, least in zip(scores, _flags_at(even, lengths), floor, strict=True)
     ]
-    limits = [int(np.ceil(MOST_TIMES * count * n / total)) for n in lengths]
+    limits = [int(np.ceil(MAX_SHARE_FACTOR * count * n / total)) for n in lengths]
     counts = [int(taken.sum()) for taken in chosen]
     missing = count - sum(counts)
     ranked = sorted(
@@ -275,14 +273,14 @@ def choose_windows(
 
 
 def _flags_at(places: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
-    """Whether each candidate, R of (N,), is at one of the places that count over all recordings."""
+    """Flags (N,) of each of R recordings for the windows at `places`, which count over all recordings."""
     marked = np.zeros(sum(lengths), dtype=bool)
     marked[places] = True
     return np.split(marked, np.cumsum(lengths)[:-1])
 
 
-def why_none(packets: PacketSizes) -> str | None:
-    """Why packet sizes do not show activity; None if they do."""
+def why_no_activity(packets: PacketSizes) -> str | None:
+    """The reason why packet sizes do not show activity; None if they do."""
     if not (packets.kinds > 0).any():
         return "every frame is a keyframe"
     blocks = int(packets.end / BLOCK_SECONDS)  # the incomplete last one is left out
@@ -291,7 +289,7 @@ def why_none(packets: PacketSizes) -> str | None:
     numbers = (packets.seconds / BLOCK_SECONDS).astype(np.int64)
     sums = np.bincount(numbers, weights=packets.sizes)[:blocks]
     variation = float(sums.std() / sums.mean())
-    if variation < CONSTANT:
+    if variation < CONSTANT_VARIATION:
         return f"its bitrate is constant (it varies by {variation:.1%} between {BLOCK_SECONDS:.0f}-s blocks)"
     return None
 
@@ -309,8 +307,8 @@ def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: 
     for kind in (1, 2):
         chosen = np.flatnonzero(packets.kinds == kind)
         if chosen.size:
-            sizes = packets.sizes[chosen] + OVERHEAD
-            width = max(min(round(RUNNING_SECONDS * chosen.size / packets.end), chosen.size), 1)
+            sizes = packets.sizes[chosen] + PACKET_OVERHEAD
+            width = max(min(round(MEDIAN_SECONDS * chosen.size / packets.end), chosen.size), 1)
             activity[chosen] = sizes / median_filter(sizes, size=width, mode="nearest")
     sums = np.concatenate([[0.0], np.cumsum(activity)])
     counts = np.concatenate([[0], np.cumsum(packets.kinds > 0)])

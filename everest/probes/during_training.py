@@ -32,7 +32,7 @@ from everest.errors import DivergedError
 from everest.inference.model import encode_clips
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
-from everest.lists.sample import spaced
+from everest.lists.sample import evenly_spaced
 from everest.lists.sources import read_source
 from everest.models.mae import MaskedAutoencoder, PretrainingModel, Reconstruction
 from everest.models.partial import merged
@@ -90,10 +90,10 @@ class Prober:
             views = views if views.compared else replace(views, views_per_decode=1)
             listed = read_source(recipe.data, "val", labeled=False)
             known = clips_of(recipe, listed, views, num_noise=known.num_noise)
-            self._held_out = replace(known, samples=spaced(known.samples, MOST_HELD_OUT))
+            self._held_out = replace(known, samples=evenly_spaced(known.samples, MOST_HELD_OUT))
         self._classes: Classes | None = None  # of `pretrain.probe.list`
         if settings.list is None:
-            samples = spaced(list(dict.fromkeys(known.samples)), MOST_VIDEOS)
+            samples = evenly_spaced(list(dict.fromkeys(known.samples)), MOST_VIDEOS)
             listed = SampleList(samples=samples, class_names=None)
         else:
             data = replace(recipe.data, train=settings.list)
@@ -164,7 +164,7 @@ class Prober:
         def measures() -> Row:
             """Of the readable videos; None without labels, or where a probe is impossible."""
             # The measures of collapse are of the mean: its spread is what their thresholds were found for.
-            spread = list(spaced(range(len(features)), MOST_VIDEOS))
+            spread = list(evenly_spaced(range(len(features)), MOST_VIDEOS))
             spread_features = features[spread, : self._spec.model.backbone_size.width]
             row: Row = dict.fromkeys(LABELED_VALUES)
             row |= {"rank_me": rank_me(spread_features), "feature_std": feature_std(spread_features)}

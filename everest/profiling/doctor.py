@@ -186,9 +186,9 @@ def check_storage() -> Iterator[CheckResult]:
     is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # heuristic: states of a ViT-B run, twice
     yield _result("disk", found, is_ok, "free some space, or name an --output that can be written")
 
-    from everest.data.workers import REMEDY, free_shared_memory
+    from everest.data.workers import SHARED_MEMORY_FIX, free_shared_memory
 
     shared = free_shared_memory()
     if shared is not None:
         # Heuristic: the clips of a run on one GPU. A container of Docker has 64 MB.
-        yield _result("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, REMEDY)
+        yield _result("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, SHARED_MEMORY_FIX)

@@ -210,11 +210,11 @@ def time_loader(
     samples = max(1, batch // views)
     order = StepSampler(
         num_samples=len(clips),
-        batch_size=samples,
+        step_samples=samples,
         steps=1_000_000,  # more than fit into the time
         samples_per_epoch=len(clips),
         seed=recipe.train.seed,
-        weights=clips.sample_weights,
+        odds=clips.sampling_odds,
     )
     workers = choose_workers(clips, order, recipe.train.workers)
     with closing(batches(clips, order, workers=workers, timeout=recipe.train.data_timeout)) as loaded:

@@ -36,7 +36,7 @@ from everest.project.choice import BestCandidate, choose, compare_inputs
 from everest.project.request import FEATURES, Project
 from everest.project.result import DELIVERED, TestOutputs
 from everest.system.events import Report, heading, notice
-from everest.system.run_folder import FINETUNE, MODEL, RECIPE
+from everest.system.run_folder import FINETUNE_FOLDER, MODEL_FOLDER, RECIPE_FILE
 from everest.system.text import counted
 
 Finetune = Callable[[Path, Sequence[str]], Path]  # into a run folder, with overrides
@@ -58,7 +58,7 @@ class Comparison:
     @cached_property
     def recipe(self) -> Recipe:
         overrides = [*self.project.request.overrides, *self.overrides]
-        return load_recipe(self.folder / RECIPE, overrides=overrides)
+        return load_recipe(self.folder / RECIPE_FILE, overrides=overrides)
 
     @cached_property
     def classes(self) -> Classes:
@@ -100,7 +100,7 @@ class Comparison:
         candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if self.project.trains_network and (val or self.forced):
             self.report(heading("fine-tuning"))
-            run = self.finetune(folder / FINETUNE, self.overrides)
+            run = self.finetune(folder / FINETUNE_FOLDER, self.overrides)
             candidates.append(network_candidate(run, learned, val))
         labels = label_array([sample.labels[0] for sample in learned], self.head)
         groups = [sample.source for sample in learned]
@@ -129,7 +129,8 @@ class Comparison:
         candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if NETWORK in choice.members:
             self.report(heading("fine-tuning on all videos"))
-            candidates.append(network_candidate(self.finetune(self.folder / FINETUNE, ()), learned, ()))
+            run = self.finetune(self.folder / FINETUNE_FOLDER, ())
+            candidates.append(network_candidate(run, learned, ()))
         model = self._model(candidates, choice)
         if self.forced:
             return model, choice
@@ -144,7 +145,7 @@ class Comparison:
         if self.init is not None and any(isinstance(part, ModelSpec) for part in model.spec.parts.values()):
             origin = read_init(find_init(self.init, output=None, overwrite=False), resumed=None).origin
         names = model.class_names
-        folder = self.folder / MODEL
+        folder = self.folder / MODEL_FOLDER
         model.file = save_classifier(folder, model, model.recipe, class_names=names, origin=origin)
 
     def _model(self, candidates: Sequence[Candidate], choice: BestCandidate) -> Classifier:

@@ -17,7 +17,7 @@ from everest.project.verdict import result_lines
 from everest.system.compute import Runtime
 from everest.system.events import Report
 from everest.system.files import IN_USE_FIX
-from everest.system.run_folder import MODEL, PROJECT, RECIPE
+from everest.system.run_folder import MODEL_FOLDER, PROJECT_FILE, RECIPE_FILE
 from everest.system.text import counted
 
 
@@ -46,7 +46,8 @@ class ExportedAccuracy:
 def project_result(weights: Path) -> ProjectResult | None:
     """The result of the finished project whose delivered model `weights` are; None: of no such project."""
     folder = weights.parent.parent
-    if weights.parent.name != MODEL or not all((folder / name).is_file() for name in (PROJECT, RESULT)):
+    has_project = all((folder / name).is_file() for name in (PROJECT_FILE, RESULT))
+    if weights.parent.name != MODEL_FOLDER or not has_project:
         return None
     return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
 
@@ -65,7 +66,7 @@ def exported_accuracy(file: Path, weights: Path, report: Report) -> ExportedAccu
     result = project_result(weights)
     if result is None:
         return None
-    recipe = load_recipe(weights.parent / RECIPE)
+    recipe = load_recipe(weights.parent / RECIPE_FILE)
     views, exported = recipe.eval.clips * recipe.eval.crops, None
     if recipe.data.test is not None:
         one_view = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))

@@ -18,7 +18,7 @@ from everest.errors import DataError, RecipeError, first_names
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
-from everest.prepare.split import SHARES, LabeledVideos, group_of
+from everest.prepare.split import DEFAULT_SHARES, LabeledVideos, group_of
 from everest.prepare.window_labels import read_bouts
 from everest.prepare.windows import WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
@@ -155,7 +155,7 @@ def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> di
 
     `tested`, the recordings of an earlier test list, are kept if all of them and others are there.
     """
-    share = max(SHARES["test"], 1 / len(videos.groups))
+    share = max(DEFAULT_SHARES["test"], 1 / len(videos.groups))
     shares = {"train": 1 - 2 * share, "val": share, "test": share}
     lists = videos.split(shares if len(videos.groups) > 2 else {"train": share, "test": share})
     kept = set(tested)
@@ -168,7 +168,7 @@ def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> di
     report(notice(f"tested on {names}, as before; another --output divides the recordings anew"))
     test = [sample for sample in videos.samples if group_of(sample) in kept]
     rest = replace(videos, samples=[sample for sample in videos.samples if group_of(sample) not in kept])
-    share = max(SHARES["val"], 1 / len(rest.groups))
+    share = max(DEFAULT_SHARES["val"], 1 / len(rest.groups))
     parts = {"train": list(rest.samples)} if share == 1 else rest.split({"train": 1 - share, "val": share})
     return {**parts, "test": test}
 

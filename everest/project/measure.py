@@ -48,7 +48,7 @@ from everest.project.result import (
 )
 from everest.system.events import Report, heading, silent
 from everest.system.files import IN_USE_FIX
-from everest.system.run_folder import FOLDS
+from everest.system.run_folder import FOLDS_FOLDER
 
 PREDICTIONS: Final = "predictions.csv"
 LINEAR: Final = "linear.csv"  # the predictions of the linear model on small images
@@ -174,12 +174,12 @@ def pooled_outputs(folder: Path, fold_results: Sequence[MeasuredTest]) -> TestOu
     parts = [TestOutputs.read(path / OUTPUTS) for path in _fold_reports(folder, fold_results)]
     outputs = TestOutputs.joined(parts)
     if len(outputs.videos) + outputs.dropped != sum(result.videos for result in fold_results):
-        raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
+        raise DataError(f"{FOLDS_FOLDER}: predictions of videos are missing; {IN_USE_FIX}")
     return outputs
 
 
 def _fold_reports(folder: Path, fold_results: Sequence[MeasuredTest]) -> list[Path]:
-    return [folder / FOLDS / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
+    return [folder / FOLDS_FOLDER / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
 
 
 def pool_folds(

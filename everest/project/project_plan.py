@@ -18,7 +18,7 @@ from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import first_names
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
-from everest.lists.labels import indices
+from everest.lists.labels import class_indices
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
 from everest.project.candidates import seconds_per_clip
@@ -29,11 +29,11 @@ from everest.project.verdict import MOST_CLASSES, MOST_NAMES
 from everest.suggest.latency import fit_latency
 from everest.suggest.suggestion import StageTime, Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, notice
-from everest.system.files import UNFINISHED
-from everest.system.run_folder import RECIPE
+from everest.system.files import PART_SUFFIX
+from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import counted, time_text
 
-NEW_LISTS: Final = f".{LISTS}{UNFINISHED}"  # the folder of lists until the plan is made
+NEW_LISTS: Final = f".{LISTS}{PART_SUFFIX}"  # the folder of lists until the plan is made
 PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
 SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds vary between measurements
 CHECK_SECONDS: Final = 12.0  # estimate: to fit linear candidates, and to test one and write its page
@@ -54,7 +54,7 @@ def make_plan(
         lists.section,
         this_device(),
         purpose="scratch" if request.unlabeled is None else "finetune",
-        output=folder / RECIPE,
+        output=folder / RECIPE_FILE,
         overrides=request.overrides,
         start=start,
     )
@@ -252,7 +252,7 @@ def describe_samples(
     behaviors: dict[str, set[str]] = defaultdict(set)  # of each recording
     without = 0
     for sample in samples:
-        names = {classes.name(index) for index in indices(sample.labels[0])}
+        names = {classes.name(index) for index in class_indices(sample.labels[0])}
         for name in names:
             counts[name] += 1
             sources_of[name].add(sample.source)

@@ -23,16 +23,25 @@ from everest.config.recipe_files import RecipeFile
 from everest.errors import DataError, RecipeError, UserError, differing
 from everest.lists.sources import LIST_FILES
 from everest.suggest.data_section import has_class_folders
-from everest.system.files import IN_USE_FIX, UNFINISHED, check_new_folder, refuse_inputs, write_text
+from everest.system.files import IN_USE_FIX, PART_SUFFIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
-from everest.system.run_folder import ENVIRONMENT, FINETUNE, FOLDS, MODEL, PROJECT, RECIPE, WEIGHTS, RunFolder
+from everest.system.run_folder import (
+    ENVIRONMENT_FILE,
+    FINETUNE_FOLDER,
+    FOLDS_FOLDER,
+    MODEL_FOLDER,
+    PROJECT_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+    RunFolder,
+)
 from everest.system.text import json_text, read_own_json, reading_own, validated
 from everest.video.folders import videos_by_subfolder
 
 RESULT: Final = "result.json"
 LISTS: Final = "lists"
 PRETRAIN: Final = "pretrain"
-FEATURES: Final = f".features{UNFINISHED}"  # of the linear candidates, until the project is finished
+FEATURES: Final = f".features{PART_SUFFIX}"  # of the linear candidates, until the project is finished
 REPORT: Final = "report"
 WINDOWS: Final = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
@@ -42,7 +51,7 @@ BUDGETS: Final = tuple((stage, key) for stage in ("pretrain", "finetune") for ke
 # The choices of every suggested recipe on which it depends whether a key has an effect.
 SUGGESTED: Final = RecipeFile(
     name="suggested",
-    label=RECIPE,
+    label=RECIPE_FILE,
     text="{base: custom, pretrain: {objective: views, steps: 1}, finetune: {steps: 1}}",
     folder=None,
 )
@@ -166,8 +175,8 @@ class Project(ProjectLists):
 
 def read_project(folder: Path) -> Project:
     """The project in a folder; RecipeError if its document is damaged."""
-    with reading_own(folder / PROJECT, fix=IN_USE_FIX):
-        return validated(TypeAdapter(Project), read_own_json(folder / PROJECT, fix=IN_USE_FIX))
+    with reading_own(folder / PROJECT_FILE, fix=IN_USE_FIX):
+        return validated(TypeAdapter(Project), read_own_json(folder / PROJECT_FILE, fix=IN_USE_FIX))
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:
@@ -187,12 +196,12 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
 
     With `overwrite` another project may be there, which will be replaced; other files may not.
     """
-    path = folder / PROJECT
+    path = folder / PROJECT_FILE
     if not path.exists():
         check_new_folder(folder, fix="choose another folder")
         return None
     if overwrite:
-        for recipe in folder.rglob(RECIPE):
+        for recipe in folder.rglob(RECIPE_FILE):
             refuse_trained(recipe.parent)
         return None
     with reading_own(path, fix=IN_USE_FIX):
@@ -213,7 +222,7 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
 
 def tested_before(folder: Path) -> list[str]:
     """The test recordings of the project in a folder; empty if there is none."""
-    path = folder / PROJECT
+    path = folder / PROJECT_FILE
     with suppress(UserError), reading_own(path, fix=IN_USE_FIX):  # a damaged one may be replaced
         return [str(name) for name in read_own_json(path, fix=IN_USE_FIX)[TESTED]] if path.is_file() else []
     return []
@@ -224,9 +233,10 @@ def clear(folder: Path) -> None:
 
     The next report replaces the last one. The request stays: without it, the folder is no project.
     """
-    folds = list(folder.glob(f"{FOLDS}/[0-9]*"))
+    folds = list(folder.glob(f"{FOLDS_FOLDER}/[0-9]*"))
     lists = [folder / LISTS, *folder.glob(f"{LISTS}/fold[0-9]*")]
-    runs = [RunFolder(path) for path in (folder / PRETRAIN, *(part / FINETUNE for part in (folder, *folds)))]
+    paths = [folder / PRETRAIN, *(part / FINETUNE_FOLDER for part in (folder, *folds))]
+    runs = list(map(RunFolder, paths))
     results = [part / RESULT for part in (folder, *folds)]
     for file in (*results, *(fold / REPORT / "index.html" for fold in folds)):
         file.unlink(missing_ok=True)
@@ -234,15 +244,15 @@ def clear(folder: Path) -> None:
         run.clear()
     shutil.rmtree(folder / FEATURES, ignore_errors=True)
     files = [
-        *(folder / MODEL / name for name in (WEIGHTS, RECIPE)),
-        *(run.path / ENVIRONMENT for run in runs),
+        *(folder / MODEL_FOLDER / name for name in (WEIGHTS_FILE, RECIPE_FILE)),
+        *(run.path / ENVIRONMENT_FILE for run in runs),
         *(path / name for path in lists for name in LIST_NAMES),
     ]
-    for file in (*files, folder / RECIPE):
+    for file in (*files, folder / RECIPE_FILE):
         file.unlink(missing_ok=True)
     made = [
-        folder / MODEL,
-        folder / FOLDS,
+        folder / MODEL_FOLDER,
+        folder / FOLDS_FOLDER,
         *folds,
         *lists,
         *(run.path for run in runs),

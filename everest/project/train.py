@@ -52,7 +52,7 @@ from everest.system.files import (
 )
 from everest.system.hub import absolute_name
 from everest.system.locks import sole_writer
-from everest.system.run_folder import FOLDS, PROJECT, RECIPE, RunFolder
+from everest.system.run_folder import FOLDS_FOLDER, PROJECT_FILE, RECIPE_FILE, RunFolder
 from everest.system.signals import Stopped
 from everest.system.text import json_text
 
@@ -138,7 +138,7 @@ def train(
         with TemporaryDirectory(prefix="everest-train-") as trial:
             return make_plan(request, Path(trial), tested_before(folder), report)[2]
     try:
-        with made_folder(folder), sole_writer(folder / PROJECT):
+        with made_folder(folder), sole_writer(folder / PROJECT_FILE):
             resumed = find_project(folder, request, overwrite=overwrite)
             project = resumed or _start(request, folder, report)
             try:
@@ -169,7 +169,7 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
     try:
         checksums = request.checksums()  # before they are read
         lists, recipe, plan = make_plan(request, folder, tested, report)
-        write_document(folder / PROJECT, {"request": asdict(request), TESTED: tested})
+        write_document(folder / PROJECT_FILE, {"request": asdict(request), TESTED: tested})
         clear(folder)
         for line in plan["lines"]:
             report(heading(line))
@@ -185,12 +185,12 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
             **vars(lists),
         )
         document = json_text(asdict(project), indent=2)
-        write_text(folder / RECIPE, recipe.replace(NEW_LISTS, LISTS))
-        write_text(folder / PROJECT, document.replace(NEW_LISTS, LISTS) + "\n")
+        write_text(folder / RECIPE_FILE, recipe.replace(NEW_LISTS, LISTS))
+        write_text(folder / PROJECT_FILE, document.replace(NEW_LISTS, LISTS) + "\n")
     except UserError:
-        if not (folder / RECIPE).exists():
+        if not (folder / RECIPE_FILE).exists():
             clear(folder)
-            (folder / PROJECT).unlink(missing_ok=True)
+            (folder / PROJECT_FILE).unlink(missing_ok=True)
         raise
     finally:
         shutil.rmtree(new_lists, ignore_errors=True)
@@ -206,7 +206,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
 
     def run_stage(stage: Callable[..., Path], output: Path, fold: Sequence[str] = ()) -> Path:
         return stage(
-            folder / RECIPE,
+            folder / RECIPE_FILE,
             output=output,
             init=init,
             overrides=[*project.request.overrides, *fold],
@@ -282,7 +282,7 @@ def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
 
     results = []
     for number, lists in enumerate(project.folds, start=1):
-        fold_folder = folder / FOLDS / str(number)
+        fold_folder = folder / FOLDS_FOLDER / str(number)
         if not (fold_folder / RESULT).exists() or not (fold_folder / REPORT / OUTPUTS).exists():
             title = f"fold {number} of {len(project.folds)}"
             comparison.report(heading(title))

@@ -16,7 +16,7 @@ from everest.lists.columns import find_index, read_index, read_rows
 from everest.lists.labels import find_task, read_class_names, task_notice
 from everest.lists.reading import read_unlabeled
 from everest.lists.sources import LIST_FILES, list_in, read_source
-from everest.lists.writing import CLASSES
+from everest.lists.writing import CLASSES_FILE
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, split_folders, subfolders, videos_under
 
@@ -73,8 +73,8 @@ def data_section(
             section[key] = _find_list(location, f"{prefix}{LIST_FILES[key]}")
     if listed is None:
         del section["train"]
-    elif (location / f"{prefix}{CLASSES}").is_file():
-        section["classes"] = f"{prefix}{CLASSES}"
+    elif (location / f"{prefix}{CLASSES_FILE}").is_file():
+        section["classes"] = f"{prefix}{CLASSES_FILE}"
     return {"root": str(folder), **section}
 
 

@@ -17,7 +17,7 @@ import torch
 
 from everest.config.heads import Head
 from everest.data.views import ClipFormat
-from everest.lists.sample import Sample, spaced
+from everest.lists.sample import Sample, evenly_spaced
 from everest.models.classifier import Classifier
 from everest.models.spec import classifier_spec
 from everest.suggest.rules import DEVICE_VALUES, DeviceValues
@@ -66,7 +66,7 @@ def network_ms(model: Classifier, *, limit: float = math.inf) -> float:
 def reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
     """The median milliseconds, of all threads together, to decode and resize the clip of readable videos."""
     seconds = []
-    for sample in spaced(samples, MOST_READ_VIDEOS):
+    for sample in evenly_spaced(samples, MOST_READ_VIDEOS):
         clear_video_cache()
         started = time.process_time()
         clip.read(sample)

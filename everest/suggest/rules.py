@@ -23,8 +23,8 @@ from everest.data.footage import footage_of
 from everest.data.recipe_clips import finetune_clips, pretrain_clips
 from everest.engine.plan import PEAK_LR, steps_between_checkpoints
 from everest.errors import DataError
-from everest.lists.labels import count_classes, imbalance
-from everest.lists.sample import ListSize, Sample, spaced
+from everest.lists.labels import class_imbalance, count_classes
+from everest.lists.sample import ListSize, Sample, evenly_spaced
 from everest.lists.sources import read_source
 from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS, probed_steps
 from everest.system.storage import join_location, parse_location
@@ -116,7 +116,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         height=height,
         width=width,
         task=data.task if labeled else "single-label",
-        imbalance=imbalance(counts.values()),
+        imbalance=class_imbalance(counts.values()),
         num_validation=held_out.get("val", 0),
     )
 
@@ -124,7 +124,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
 def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
     """The median frames, height and width of some of the videos or segments."""
     sizes, problems = [], []
-    for sample in spaced(samples, MOST_MEASURED_VIDEOS):
+    for sample in evenly_spaced(samples, MOST_MEASURED_VIDEOS):
         try:
             info = probe(sample.video)
             sizes.append((footage_of(sample, fps).num_frames, info.height, info.width))

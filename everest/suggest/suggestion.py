@@ -20,7 +20,7 @@ from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import LIST_FILES
-from everest.lists.writing import CLASSES
+from everest.lists.writing import CLASSES_FILE
 from everest.prepare.split import LabeledVideos
 from everest.profiling.timing import TrainingStage, reading_speed, stage_clips, time_steps
 from everest.suggest.data_section import (
@@ -220,7 +220,7 @@ def suggest_for_folder(
             suggestion = suggestion.within(3600 * request.hours)
     lines = []
     if videos is not None:
-        for name in (*LIST_FILES.values(), CLASSES):  # of an earlier recipe
+        for name in (*LIST_FILES.values(), CLASSES_FILE):  # of an earlier recipe
             (folder / name).unlink(missing_ok=True)
         videos.write(parts, folder)
         sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())

@@ -20,8 +20,8 @@ from everest.metrics.names import CHANCE_NAMES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
-from everest.system.run_folder import WEIGHTS
-from everest.system.text import MALFORMED, nonfinite_as_null, read_json, read_own_json, reading_own
+from everest.system.run_folder import WEIGHTS_FILE
+from everest.system.text import MALFORMED_ERRORS, nonfinite_as_null, read_json, read_own_json, reading_own
 from everest.system.weights_header import read_header
 
 RESULTS_FILE: Final = "results.json"
@@ -43,13 +43,13 @@ class JobNumbers(NamedTuple):
 def read_job(job: Job, folder: Path) -> JobNumbers | None:
     """The numbers of a job; None if its run is not finished, or its evaluation has no result."""
     if job.stage not in TRAINING_STAGES:
-        with suppress(OSError, *MALFORMED):  # missing or damaged
+        with suppress(OSError, *MALFORMED_ERRORS):  # missing or damaged
             return JobNumbers(_evaluation_metrics(read_json(job.file(folder, "json"))), 0.0, 0.0)
         return None
     run = folder / job.name
     if not run.is_dir() or summarize(run).state != "finished":
         return None
-    spec = ModelSpec.from_settings(read_header(run / WEIGHTS).settings, source=run / WEIGHTS)
+    spec = ModelSpec.from_settings(read_header(run / WEIGHTS_FILE).settings, source=run / WEIGHTS_FILE)
     macs = count_macs(spec).total + (count_frozen_macs(spec) or 0)  # of a clip
     environment, rows = read_run(run)
     with reading_own(run, fix="remove it"):

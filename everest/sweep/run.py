@@ -26,7 +26,7 @@ from everest.system.files import check_new_folder, write_text, writing
 from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
 from everest.system.processes import JOBS_VARIABLE, num_cores
-from everest.system.run_folder import TOKENIZER
+from everest.system.run_folder import TOKENIZER_FOLDER
 from everest.system.signals import SignalForwarder, Stopped, signal_name
 from everest.system.text import json_text, parse_json
 
@@ -122,7 +122,7 @@ class _Sweep:
         if job.needs is not None and job.needs.name not in self.rows:
             return False
         run = self.folder / job.name
-        folders = [run, run / TOKENIZER] if job.stage in TRAINING_STAGES else []
+        folders = [run, run / TOKENIZER_FOLDER] if job.stage in TRAINING_STAGES else []
         is_trained = any(is_running(folder) for folder in folders if folder.is_dir())
         if is_trained and job.name not in self.trained_elsewhere:
             self.trained_elsewhere.add(job.name)

@@ -1,1 +1,1 @@
-"""Files, locks, storage, weights files, run folders, processes and devices: what all rooms build on."""
+"""Files, locks, storage, weights files, run folders, processes and devices."""

@@ -1,4 +1,4 @@
-"""The processes of a command: their precision, what they decide and gather, and the state they leave."""
+"""The Accelerator of a command: precision, process group, and the process state that a stage restores."""
 
 from __future__ import annotations
 
@@ -35,15 +35,14 @@ LONGEST_WAIT: Final = timedelta(days=30)
 
 
 def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
-    """Set up the process group and the precision.
+    """Set up the process group, the precision and that of float32 products, for commands and stages.
 
-    Also sets the precision of float32 products. On a CPU, the memory that a step frees is kept for the next.
-
-    For commands and stages: a call of the library that only computes has a `Runtime`.
+    On a CPU, the memory that a step frees is kept for the next. Library calls that only compute use a
+    `Runtime`, which changes nothing in the process.
 
     Args:
         precision: see `choose_precision`.
-        cpu: the CPU computes even if there is a GPU.
+        cpu: compute on the CPU even if there is a GPU.
     """
     on_gpu = not cpu and torch.cuda.is_available()
     chosen = choose_precision(precision, torch.device("cuda" if on_gpu else "cpu"))
@@ -68,7 +67,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
 
 
 def runtime_of(accelerator: Accelerator) -> Runtime:
-    """Return where and how the processes of a command or a stage compute what is not trained."""
+    """The `Runtime` for what a command or a stage computes without training."""
     mixed = accelerator.mixed_precision
     return Runtime(
         device=accelerator.device,
@@ -136,13 +135,13 @@ def processes_of(runtime: Runtime) -> Processes:
 
 @contextmanager
 def restored_process() -> Iterator[None]:
-    """Restore at the end of the block what a stage sets up in this process, also after an error.
+    """Restore at the end of the block, also after an error, what a stage changes in this process.
 
-    That is the state of random generators, the precision of float32 products, the number of threads, the
-    start method of processes, filters of warnings, the environment, settings of torch's compiler, and the
-    state that all Accelerators of a process share: one of the caller would otherwise report the precision and
-    the device of the stage. What stays is the process group of a run of several processes, that glibc keeps
-    freed memory, and the variables of OpenMP that scikit-learn sets for the life of a process (KMP_…).
+    That is the random generators, the precision of float32 products, the number of threads, the start method
+    of processes, warning filters, the environment, settings of torch's compiler, and the state that all
+    Accelerators of a process share (else the caller's would report the precision and device of the stage).
+    Not restored: the process group of several processes, glibc's limit for freed memory, and the OpenMP
+    variables that scikit-learn sets for the life of a process (KMP_…).
     """
     from torch._dynamo import config as dynamo_config  # here: it imports the compiler, as any optimizer does
 

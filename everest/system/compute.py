@@ -1,4 +1,4 @@
-"""How tensors are computed: devices, their precision, copies to the host, and the bytes alive in a pass."""
+"""Devices, precisions, copies to the host, and the memory of a forward pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from everest.errors import EnvironmentProblem, unknown_name
 T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
-FIRST_WITH_BF16: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
+BF16_CAPABILITY: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def computes_bf16(device: torch.device) -> bool:
     """Whether a device is a GPU with units for bfloat16; older ones only emulate it, and slowly."""
     if device.type != "cuda":
         return False
-    return torch.version.hip is not None or torch.cuda.get_device_properties(device).major >= FIRST_WITH_BF16
+    return torch.version.hip is not None or torch.cuda.get_device_properties(device).major >= BF16_CAPABILITY
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -74,7 +74,7 @@ class Runtime:
         return self.rank == 0
 
     def autocast(self) -> torch.autocast:
-        """A context that computes in the precision, also within another such context."""
+        """A context that computes in this precision, also inside another autocast context."""
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         return torch.autocast(self.device.type, dtype=half, enabled=half is not None)
 
@@ -109,15 +109,15 @@ class HostCopy:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made in its context: `most` of those alive at the same time.
+    """Counts the bytes alive at the same time of the tensors made in its context; `peak` is the most.
 
-    Those from before, such as weights, are not counted, nor is what is computed from them alone, such as
-    copies of lower precision.
+    Earlier tensors, such as weights, are not counted, nor are tensors computed from them alone, such as
+    copies in lower precision.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = 0
+        self.peak = 0
         self._sizes: dict[int, int] = {}  # of the storages alive now; 0: not counted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -129,7 +129,7 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._add(tensor, counts=counts)
-        self.most = max(self.most, sum(self._sizes.values()))
+        self.peak = max(self.peak, sum(self._sizes.values()))
         return out
 
     def _add(self, tensor: Tensor, *, counts: bool) -> None:
@@ -140,17 +140,17 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: int, trains: bool) -> int:
-    """The most bytes that are alive in a forward pass, without the weights of the model.
+    """The most bytes alive in a forward pass, without the model's weights.
 
     Args:
-        model: on the meta device; its weights become tensors without numbers.
-        run: makes its inputs; the tensors that it returns are alive until the end.
+        model: on the meta device; its weights become fake tensors.
+        run: makes the inputs and calls the model; the tensors that it returns stay alive.
         bytes_per_value: 4: float32; 2: autocast, which keeps float32 where it needs it.
-        trains: what the backward pass needs is kept.
+        trains: whether to keep what the backward pass needs.
     """
     half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bytes_per_value == 2)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         with LiveBytes() as live, half, torch.set_grad_enabled(trains):
             _alive = run()
-    return live.most
+    return live.peak

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Writes files completely or not at all, and checks outputs before a command starts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Final
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError, shown
 
-UNFINISHED: Final = ".part"  # suffix of hidden files that are being written
+PART_SUFFIX: Final = ".part"  # suffix of hidden files that are being written
 IN_USE_FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
-LOCK: Final = ".lock"  # suffix of hidden files of everest.system.locks
+LOCK_SUFFIX: Final = ".lock"  # suffix of hidden files of everest.system.locks
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary file `.NAME.part` next to `path` to write; flushes it, then renames it to `path`."""
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    temporary = path.with_name(f".{path.name}{PART_SUFFIX}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def made_folder(path: Path) -> Iterator[None]:
-    """Make a folder for the block; new folders on its way that are still empty afterwards are removed."""
+    """Make a folder and its parents for the block; those that are still empty afterwards are removed."""
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         with writing(path):
@@ -75,7 +75,7 @@ def _flush(path: Path) -> None:
 
 def is_unfinished(name: str) -> bool:
     """Whether a file name is one that `atomic_file` or a lock leaves when the process is killed."""
-    return name.startswith(".") and name.endswith((UNFINISHED, LOCK))
+    return name.startswith(".") and name.endswith((PART_SUFFIX, LOCK_SUFFIX))
 
 
 def check_writable(path: Path) -> None:
@@ -103,8 +103,8 @@ def refuse_inputs(
     """Refuse an output that is an input of the command, or a folder that contains one.
 
     Args:
-        inputs: files and folders; values that are no paths of this machine are ignored.
-        option: by which the user named the output; "" if the command chose its name.
+        inputs: files and folders; values other than local paths are ignored.
+        option: the option that named the output; "" if the command chose its name.
     """
     target = output.resolve()
     for source in inputs:
@@ -128,14 +128,14 @@ def check_new_folder(
     is_own: Callable[[str], bool] = lambda name: False,
     fix: str = IN_USE_FIX,
 ) -> None:
-    """Refuse a folder in which no file can be written, or that holds files of others.
+    """Refuse a folder in which no file can be written, or that holds other files.
 
     Args:
-        is_own: whether a file name shows that the same command wrote the folder, and may continue there.
+        is_own: whether a file name shows that this command wrote the folder and may continue there.
     """
     if path.exists() and not path.is_dir():
         raise RecipeError(f"{option} {path}: a file is in the way; choose another folder")
-    check_writable(path / f".folder{UNFINISHED}")
+    check_writable(path / f".folder{PART_SUFFIX}")
     files = path.iterdir() if path.exists() else ()
     names = [file.name for file in files if not is_unfinished(file.name)]
     if names and not overwrite and not any(map(is_own, names)):

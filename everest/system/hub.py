@@ -1,4 +1,4 @@
-"""Names of checkpoints that are not paths, and the Hugging Face hub: downloads, or the local cache."""
+"""Downloads from the Hugging Face hub, and checkpoint names that are not paths (`hf:`, `timm:`)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from everest.errors import CheckpointError, RecipeError
 from everest.system.files import absolute_keeping_links, writing
 from everest.system.processes import warn_on_main
 
-PREFIX: Final = "hf:"
-TIMM_PREFIX: Final = "timm:"  # of image models, from the hub, or from a file: timm:NAME=FILE
-PREFIXES: Final = (PREFIX, TIMM_PREFIX)  # of checkpoints that are no files
-_SAFE: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
-_PICKLED: Final = [*_SAFE, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
+HUB_PREFIX: Final = "hf:"
+TIMM_PREFIX: Final = "timm:"  # an image model from the hub, or from a file: timm:NAME=FILE
+PREFIXES: Final = (HUB_PREFIX, TIMM_PREFIX)  # of checkpoints that are not files
+_SAFE_FILES: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
+_PICKLED_FILES: Final = [*_SAFE_FILES, "*.bin", "*.pth", "*.pt"]  # if there is no safetensors file
 # Heuristic. huggingface_hub waits without limit, where a firewall drops the packets to the hub.
 ANSWER_SECONDS: Final = 10.0
 
 
-class Unreachable(CheckpointError):
+class HubUnreachable(CheckpointError):
     """Neither the hub nor the local cache can provide the checkpoint now; a later attempt may succeed."""
 
 
 def split_timm(name: str) -> tuple[str, Path | None]:
-    """The model of `timm:NAME` or `timm:NAME=FILE`, and the file."""
+    """The model and the file of `timm:NAME` or `timm:NAME=FILE`."""
     model, equals, file = name.removeprefix(TIMM_PREFIX).partition("=")
     if equals and not file:
         raise RecipeError(f"{name}: name the file of the weights after '='")
@@ -33,10 +33,10 @@ def split_timm(name: str) -> tuple[str, Path | None]:
 
 
 def absolute_name(name: str | Path) -> str:
-    """The name of a checkpoint, the same from wherever it is named: a path in it is absolute."""
+    """The name of a checkpoint with any path in it made absolute."""
     text = str(name)
     if not text:
-        raise RecipeError(f"no weights are named; give a run folder, a file, {PREFIX}OWNER/NAME or timm:NAME")
+        raise RecipeError("no weights are named; give a run folder, a file, hf:OWNER/NAME or timm:NAME")
     if not text.startswith(PREFIXES):
         return str(absolute_keeping_links(Path(text)))
     model, file = split_timm(text) if text.startswith(TIMM_PREFIX) else (text, None)
@@ -52,12 +52,12 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     from huggingface_hub import HfApi, constants, errors, snapshot_download
     from huggingface_hub.utils import validate_repo_id
 
-    repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
     try:
         validate_repo_id(repository)
         _owner, _model = repository.split("/")
     except ValueError as error:
-        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
+        raise CheckpointError(f"{name}: not a name of a repository; write {HUB_PREFIX}OWNER/NAME") from error
     download = partial(snapshot_download, repository, revision=revision or None)
     refused = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)  # or gated, a subclass
     no_answer = None
@@ -69,9 +69,9 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         except Exception as error:
             no_answer = _first_line(error)
             download = partial(download, local_files_only=True)
-        folder = Path(download(allow_patterns=_SAFE))
+        folder = Path(download(allow_patterns=_SAFE_FILES))
         if not any(folder.rglob("*.safetensors")):
-            folder = Path(download(allow_patterns=_PICKLED))
+            folder = Path(download(allow_patterns=_PICKLED_FILES))
     except refused as error:
         raise CheckpointError(
             f"{name}: the hub refuses it ({_first_line(error)}); check the name and the revision, or "
@@ -79,14 +79,14 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         ) from error
     except Exception as error:  # whichever HTTP library this version of the hub's client uses
         if no_answer:
-            raise Unreachable(
-                f"{PREFIX}{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does "
+            raise HubUnreachable(
+                f"hf:{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does "
                 f"not answer ({no_answer}); connect, or fetch it elsewhere by `hf download {repository}`"
             ) from error
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             with writing(Path(str(error.filename))):
                 raise
-        raise Unreachable(
+        raise HubUnreachable(
             f"{name}: the download was interrupted ({_first_line(error)}); run again to resume it"
         ) from error
     notify(f"{name}: license {license_of(folder) or 'not stated'}, revision {folder.name[:12]}")

@@ -21,9 +21,9 @@ Entry = TypeVar("Entry")
 
 
 class Journal(Generic[Entry]):
-    """Entries, and a file that has them as JSON values, one a line. `open_journal` makes it.
+    """Entries, and a file with one JSON value per line; made by `open_journal`.
 
-    Append JSON values, or dataclasses of such, to `entries`; `save` writes those that the file lacks.
+    Append JSON values, or dataclasses of JSON values, to `entries`; `save` writes the new ones.
     """
 
     def __init__(self, path: Path, file: IO[bytes], entries: list[Entry], size: int) -> None:
@@ -40,7 +40,7 @@ class Journal(Generic[Entry]):
         return time.monotonic() - self._synced > SYNC_SECONDS
 
     def save(self) -> None:
-        """Write the new entries, and flush them if that is due. Then only a power failure can lose them."""
+        """Write the new entries, which then only a power failure can lose; flush them if that is due."""
         new = self.entries[self._saved :]
         lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in new)
         with writing(self._path):
@@ -62,12 +62,12 @@ class Journal(Generic[Entry]):
 def open_journal(
     path: Path, *, entry: Callable[[Any], Entry], fix: str, restart: bool = False
 ) -> Iterator[Journal[Entry]]:
-    """Open a journal, or make it. An incomplete last line, which a kill leaves, is removed.
+    """Open or create a journal; removes an incomplete last line, which a kill leaves.
 
     Args:
-        entry: makes an entry of its JSON value.
-        fix: what to do if the file is damaged, for the message.
-        restart: remove all entries, once the lock is held.
+        entry: makes an entry from its JSON value.
+        fix: the advice in the message if the file is damaged.
+        restart: remove all entries once the lock is held.
     """
     with sole_writer(path), ExitStack() as stack:
         with writing(path):
@@ -85,7 +85,7 @@ def open_journal(
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:
-    """Write all bytes to an unbuffered file, which may take a part at a time."""
+    """Write all bytes to an unbuffered file, whose `write` may write only a part."""
     remaining = memoryview(data)
     while remaining:
         remaining = remaining[file.write(remaining) :]

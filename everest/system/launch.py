@@ -1,4 +1,4 @@
-"""The devices of a run, the values of --gpus and --processes, and the start of a process for each.
+"""Starts the processes of a run, one per device selected by --gpus and --processes.
 
 The first process only watches the others: it forwards signals, and shows an error once.
 """
@@ -31,7 +31,7 @@ class LostPeer(UserError):
 
 
 def lost_peer(error: BaseException) -> LostPeer | None:
-    """The problem if an error of torch comes from the end of another process of the run.
+    """A LostPeer if an error of torch comes from the end of another process of the run, else None.
 
     NCCL and the store have errors of their own. Gloo raises a bare RuntimeError, as any computation does; but
     on a broken connection the next collective fails at once, and on an intact one it waits for the others.
@@ -63,7 +63,7 @@ class Devices:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variable that shows a process only these GPUs: the first of those visible to this one."""
+        """The variable that restricts a process to these GPUs, the first visible ones."""
         return visible_gpus(range(self.processes)) if self.kind == "cuda" else {}
 
 
@@ -93,7 +93,7 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
 
 
 def visible_gpus(numbers: Sequence[int]) -> dict[str, str]:
-    """The variable that shows a process only these GPUs, numbered among those visible to this process."""
+    """The variable that restricts a process to these GPUs, numbered among those visible to this one."""
     outer = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = outer.split(",") if outer else None  # numbers, or names such as GPU-8932f937
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in numbers)}
@@ -146,7 +146,7 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
 
 
 def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
-    """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped.
+    """Wait for all; after a failure, stop the others. Returns the rank that failed first, or None.
 
     A process that lost another one counts only after all have ended: the other's error comes first. If the
     main process ends with the same code, it is rank 0, which has shown the error.

@@ -1,4 +1,4 @@
-"""Locks: one process at a time writes a file or folder, and one process trains in a run folder."""
+"""Locks, so that one process at a time writes a file or folder, or trains in a run folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from everest.errors import RecipeError
-from everest.system.files import LOCK, writing
+from everest.system.files import LOCK_SUFFIX, writing
 
 TRAINING_LOCK: Final = "training"  # the process that trains a run locks this name in its folder
-IS_TRAINED: Final = "--output {}: another process trains it now; wait for it, or stop it first"
+TRAINING_MESSAGE: Final = "--output {}: another process trains it now; wait for it, or stop it first"
 WAIT_SECONDS: Final = 1.0  # heuristic: `is_running` holds a lock for a moment
 
 
@@ -25,7 +25,7 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
         path: a file that need not exist; its folder is made.
         busy: the message if another process holds the lock; the default names the folder.
     """
-    lock_file = path.with_name(f".{path.name}{LOCK}")
+    lock_file = path.with_name(f".{path.name}{LOCK_SUFFIX}")
     lock = FileLock(lock_file, timeout=WAIT_SECONDS)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,12 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
 
 def training_lock(run: Path) -> AbstractContextManager[None]:
     """Lock a run folder for the process that trains it."""
-    return sole_writer(run / TRAINING_LOCK, busy=IS_TRAINED.format(run))
+    return sole_writer(run / TRAINING_LOCK, busy=TRAINING_MESSAGE.format(run))
 
 
 def is_running(run: Path) -> bool:
-    """Whether a process trains the run. Writes nothing, if the system permits: others may own the folder."""
-    lock_file = run / f".{TRAINING_LOCK}{LOCK}"
+    """Whether a process trains the run; writes nothing where possible, as others may own the folder."""
+    lock_file = run / f".{TRAINING_LOCK}{LOCK_SUFFIX}"
     if not lock_file.exists():
         return False
 
@@ -68,4 +68,4 @@ def is_running(run: Path) -> bool:
 def refuse_trained(run: Path) -> None:
     """Raise RecipeError if a process trains the run."""
     if is_running(run):
-        raise RecipeError(IS_TRAINED.format(run))
+        raise RecipeError(TRAINING_MESSAGE.format(run))

@@ -22,15 +22,16 @@ from typing import Final
 
 from everest.errors import EnvironmentProblem, shown
 
-LAUNCHER: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")  # its variables
-CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds a period, or max
+LAUNCHER_VARIABLES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
+CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds a period, or max
 JOBS_VARIABLE: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
 # Heuristic: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
-MOST_READERS: Final = 48
-READER_BYTES: Final = 2**29  # heuristic: memory of such a process, its share of the batches included
-CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # version 2, of Linux: containers, jobs of Slurm
-OWN_GROUPS: Final = Path("/proc/self/cgroup")
-FREEABLE: Final = "^(?:inactive_file|active_file|slab_reclaimable) ([0-9]+)$"  # when needed; of memory.stat
+MAX_READERS: Final = 48
+READER_BYTES: Final = 2**29  # heuristic: memory of a reader, its share of the batches included
+GROUPS_FOLDER: Final = Path("/sys/fs/cgroup")  # version 2, of Linux: containers, jobs of Slurm
+PROCESS_GROUPS_FILE: Final = Path("/proc/self/cgroup")
+# Lines of memory.stat: memory that the system frees when it is needed.
+FREEABLE_PATTERN: Final = "^(?:inactive_file|active_file|slab_reclaimable) ([0-9]+)$"
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
@@ -47,16 +48,16 @@ def is_launched() -> bool:
     """
     adopt_slurm(os.environ)
     # torch takes LOCAL_RANK=-1 for no rank.
-    present = [name for name in LAUNCHER if os.environ.get(name, "-1") != "-1"]
+    present = [name for name in LAUNCHER_VARIABLES if os.environ.get(name, "-1") != "-1"]
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(present):
         return False
-    missing = [name for name in LAUNCHER if name not in present]
+    missing = [name for name in LAUNCHER_VARIABLES if name not in present]
     if missing:
         raise EnvironmentProblem(
             f"the environment has {', '.join(present)}, but not {', '.join(missing)}: a launcher such as "
             f"torchrun sets all of them; without one, unset {' '.join(present)}"
         )
-    for name in (*LAUNCHER[:-1], "LOCAL_WORLD_SIZE"):
+    for name in (*LAUNCHER_VARIABLES[:-1], "LOCAL_WORLD_SIZE"):
         value = os.environ.get(name, "1")
         if not (value.isascii() and value.isdecimal()):
             raise EnvironmentProblem(f"{name}={shown(value)} in the environment is not a number; unset it")
@@ -111,11 +112,11 @@ def adopt_slurm(environment: MutableMapping[str, str]) -> MutableMapping[str, st
 
 
 def num_cores() -> int:
-    """The number of cores that this process may use, together with others of its run."""
+    """The number of cores that this process and others of its run may use together."""
     # macOS assigns no cores to a process.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no container, or no limit
-        quota, period = CPU_QUOTA.read_text().split()
+        quota, period = CPU_QUOTA_FILE.read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
     return cores
 
@@ -124,14 +125,14 @@ def num_readers() -> int:
     """The processes that read videos for each process that trains, if the recipe leaves it open."""
     possible = min(num_cores(), host_memory() // READER_BYTES)  # what is free changes from run to run
     trainers = local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine
-    return max(1, min(possible // trainers, MOST_READERS))
+    return max(1, min(possible // trainers, MAX_READERS))
 
 
 def free_host_memory(*, with_swap: bool = False) -> int:
-    """The bytes that this process can still use: of the machine, of its container and of its job of Slurm.
+    """The bytes that this process can still use, within the limits of its container and Slurm job.
 
     Args:
-        with_swap: of the machine, whose system ends processes only when its swap space is full, too.
+        with_swap: add the free swap space; the system ends processes only when that is full, too.
     """
     import psutil  # here: `everest doctor` starts even if this package is broken
 
@@ -148,27 +149,27 @@ def host_memory() -> int:
 
 def _memory_limits() -> Iterator[tuple[int, int]]:
     """The limit and the use, in bytes, of each control group around this process that has a limit."""
-    groups = OWN_GROUPS.read_text(errors="surrogateescape") if OWN_GROUPS.is_file() else ""
+    groups = PROCESS_GROUPS_FILE.read_text(errors="surrogateescape") if PROCESS_GROUPS_FILE.is_file() else ""
     own_group = re.search("^0::/?(.*)$", groups, re.MULTILINE)
     if own_group is None:
         return
-    group = CONTROL_GROUPS / own_group[1]  # where the container sees its own groups only, the top
+    group = GROUPS_FOLDER / own_group[1]  # where the container sees its own groups only, the top
     for folder in (group, *group.parents):
         with suppress(OSError, ValueError):  # the group is not visible here, or its limit is "max"
-            most, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
-            freed = re.findall(FREEABLE, (folder / "memory.stat").read_text(), re.MULTILINE)
-            yield most, used - sum(map(int, freed))
+            limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+            freeable = re.findall(FREEABLE_PATTERN, (folder / "memory.stat").read_text(), re.MULTILINE)
+            yield limit, used - sum(map(int, freeable))
 
 
 def keep_freed_memory(limit: int) -> None:
     """Let this process keep the memory of a clip or a step for the next one, which needs the same amount.
 
     By default glibc returns blocks of this size to the system at once. Getting new pages takes a sixth of the
-    time of a clip (measured on an AMD EPYC) and 2 to 7 % of a step (on an Intel Xeon; on equal terms in
-    benchmarks/performance.md). Other allocators are left unchanged.
+    time of a clip (AMD EPYC) and 2 to 7 % of a step (Intel Xeon; see benchmarks/performance.md). Other
+    allocators are left unchanged.
 
     Args:
-        limit: bytes, READER_KEPT_BYTES or TRAINER_KEPT_BYTES; each thread may keep that many.
+        limit: bytes that each thread may keep, READER_KEPT_BYTES or TRAINER_KEPT_BYTES.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

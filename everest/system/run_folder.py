@@ -1,4 +1,4 @@
-"""A run's folder: its recipe, environment, metrics and weights. Later commands need nothing else."""
+"""Run folders: the recipe, environment, metrics and weights of a run, all that later commands need."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ from everest.system.text import (
     validated,
 )
 
-RECIPE: Final = "recipe.yaml"
-ENVIRONMENT: Final = "env.json"
+RECIPE_FILE: Final = "recipe.yaml"
+ENVIRONMENT_FILE: Final = "env.json"
 METRICS_FILE: Final = "metrics.jsonl"
-WEIGHTS: Final = "model.safetensors"
-BEST: Final = "best.safetensors"
-BAD_VIDEOS: Final = "bad_videos.csv"
+WEIGHTS_FILE: Final = "model.safetensors"
+BEST_FILE: Final = "best.safetensors"
+BAD_VIDEOS_FILE: Final = "bad_videos.csv"
 BAD_COLUMNS: Final = ("path", "reason")
-NONFINITE: Final = "nonfinite.json"  # the last step with a non-finite loss or gradient, and its videos
-REPORT: Final = "report.json"  # of a tokenizer: its quality on held-out videos
+NONFINITE_FILE: Final = "nonfinite.json"  # the last step with a non-finite loss or gradient, and its videos
+REPORT_FILE: Final = "report.json"  # of a tokenizer: its quality on held-out videos
 REPORT_IMAGE: Final = "report.png"
-STATE: Final = "state"
-RESULTS: Final = (METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE, REPORT, REPORT_IMAGE)
-OWN_FILES: Final = (RECIPE, *RESULTS, ENVIRONMENT)  # replaced by a new run
-PROJECT: Final = "project.json"  # of everest train, whose folder holds runs
-MODEL: Final = "model"  # in a folder of everest train: the classifier that it delivers
-FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the network
-FOLDS: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
-TOKENIZER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
+STATE_FOLDER: Final = "state"
+_REPORTS: Final = (REPORT_FILE, REPORT_IMAGE)
+RESULT_FILES: Final = (METRICS_FILE, WEIGHTS_FILE, BEST_FILE, BAD_VIDEOS_FILE, NONFINITE_FILE, *_REPORTS)
+OWN_FILES: Final = (RECIPE_FILE, *RESULT_FILES, ENVIRONMENT_FILE)  # replaced by a new run
+PROJECT_FILE: Final = "project.json"  # of everest train, whose folder holds runs
+MODEL_FOLDER: Final = "model"  # in a folder of everest train: the classifier that it delivers
+FINETUNE_FOLDER: Final = "finetune"  # in a folder of everest train: the run of the network
+FOLDS_FOLDER: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
+TOKENIZER_FOLDER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # with versions
 RESTORE_FIX: Final = "restore the file, or start over with --overwrite"
 
@@ -54,11 +55,11 @@ DecoderStart = Literal["keep", "fresh"]  # the option --decoder
 
 @dataclass(frozen=True, kw_only=True)
 class InitFile:
-    """The weights that the option --init of a run names, as they were found.
+    """The weights that the option --init names.
 
     Args:
-        name: as the user wrote it, a path made absolute.
-        file: the weights that were found.
+        name: as the user wrote it, with an absolute path.
+        file: the weights file.
         decoder: the option --decoder; None: keep the decoder if it fits.
     """
 
@@ -68,8 +69,8 @@ class InitFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The values of a plan that later commands read."""
+class RunPlan:
+    """The values of a run's plan that later commands read from env.json."""
 
     videos: int
     samples: str  # their fingerprint
@@ -82,10 +83,10 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnvironment:
-    """The values of env.json that later commands read; the others describe the machine."""
+    """The values of env.json that later commands read; all others describe the machine."""
 
     stage: str  # pretrain, finetune or train-tokenizer
-    plan: Plan
+    plan: RunPlan
     one_batch: bool = False  # the run overfits its first batch
     init: str | None = None  # the weights that the run starts from
     init_name: str | None = None  # the option --init, as an absolute path
@@ -99,12 +100,12 @@ _ENVIRONMENT: Final = TypeAdapter(RunEnvironment)
 
 def own_tokenizer(run: Path) -> Path:
     """The file of the tokenizer that a run of LVMAE trains itself."""
-    return run / TOKENIZER / WEIGHTS
+    return run / TOKENIZER_FOLDER / WEIGHTS_FILE
 
 
 def is_own_tokenizer(file: str) -> bool:
     """Whether a path has the form of `own_tokenizer`, in any run."""
-    return Path(file).parts[-2:] == (TOKENIZER, WEIGHTS)
+    return Path(file).parts[-2:] == (TOKENIZER_FOLDER, WEIGHTS_FILE)
 
 
 class RunFolder:
@@ -112,14 +113,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.weights = path / WEIGHTS
-        self.best = path / BEST
-        self.report = path / REPORT
-        self.state = path / STATE
+        self.weights = path / WEIGHTS_FILE
+        self.best = path / BEST_FILE
+        self.report = path / REPORT_FILE
+        self.state = path / STATE_FOLDER
 
     def is_run(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / RECIPE).is_file() and (self.path / ENVIRONMENT).is_file()
+        return (self.path / RECIPE_FILE).is_file() and (self.path / ENVIRONMENT_FILE).is_file()
 
     def start(self, recipe_text: str, values: Mapping[str, Any]) -> None:
         """Clear the folder, then write env.json with these values, and the recipe that makes it a run.
@@ -148,8 +149,8 @@ class RunFolder:
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
             "git_commit": commit,
         }
-        write_text(self.path / ENVIRONMENT, json_text({**machine, **values}, indent=2))
-        write_text(self.path / RECIPE, recipe_text)
+        write_text(self.path / ENVIRONMENT_FILE, json_text({**machine, **values}, indent=2))
+        write_text(self.path / RECIPE_FILE, recipe_text)
 
     def clear(self) -> None:
         """Remove the files of an earlier run; any other file in the folder stays.
@@ -164,14 +165,14 @@ class RunFolder:
 
     def environment(self) -> RunEnvironment:
         """The values of env.json; RecipeError if the file is missing or damaged."""
-        with reading_own(self.path / ENVIRONMENT, fix=RESTORE_FIX):
+        with reading_own(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
             return validated(_ENVIRONMENT, self._all_values())
 
     def _all_values(self) -> dict[str, Any]:
-        return read_own_json(self.path / ENVIRONMENT, fix=RESTORE_FIX)
+        return read_own_json(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX)
 
     def has_environment(self) -> bool:
-        """Whether everest wrote env.json, whose values may be damaged; other programs may, too."""
+        """Whether everest wrote an env.json here; its values may be damaged."""
         with suppress(RecipeError):
             return "plan" in self._all_values()
         return False
@@ -182,7 +183,7 @@ class RunFolder:
 
     def note(self, key: str, value: Any) -> None:
         """Add a value to env.json, or replace it."""
-        write_text(self.path / ENVIRONMENT, json_text({**self._all_values(), key: value}, indent=2))
+        write_text(self.path / ENVIRONMENT_FILE, json_text({**self._all_values(), key: value}, indent=2))
 
     def log(self, row: Row) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
@@ -193,7 +194,7 @@ class RunFolder:
     def read_metrics(self) -> tuple[list[Row], list[str]]:
         """The rows of metrics.jsonl, and a message for each line that is not a row.
 
-        The last line is ignored until its end is written; a run may be writing it.
+        An incomplete last line, which a run may be writing, is ignored.
         """
         path = self.path / METRICS_FILE
         if path.exists() and not path.is_file():
@@ -218,12 +219,12 @@ class RunFolder:
         write_text(self.path / METRICS_FILE, "".join(json_text(row) + "\n" for row in rows))
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
-        """Write bad_videos.csv: `path,reason`, one row a video."""
-        write_table(self.path / BAD_VIDEOS, [BAD_COLUMNS, *sorted(reasons.items())])
+        """Write bad_videos.csv: `path,reason`, one row per video."""
+        write_table(self.path / BAD_VIDEOS_FILE, [BAD_COLUMNS, *sorted(reasons.items())])
 
     def bad_videos(self) -> dict[str, str]:
-        """The rows of bad_videos.csv, path to reason; empty if every video could be read."""
-        path = self.path / BAD_VIDEOS
+        """The reason per path in bad_videos.csv; empty if every video could be read."""
+        path = self.path / BAD_VIDEOS_FILE
         if not path.is_file():
             return {}
         with (

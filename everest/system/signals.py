@@ -1,4 +1,4 @@
-"""Stop requests: a signal, or the end of the parent process."""
+"""Stop requests, by a signal or by the end of the parent process."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Stopped(UserError):
 
 
 class StopSignal:
-    """Records one of STOP_SIGNALS in a block, so that the current step can end; a second one acts at once.
+    """Records a stop signal in a block, so that the current step can end; a second signal acts at once.
 
-    Only the main thread receives signals: in another thread, such as one of a notebook, it does nothing.
+    Only the main thread receives signals: in any other, such as a notebook's, this does nothing.
     """
 
     def __init__(self) -> None:
@@ -72,10 +72,7 @@ class StopSignal:
 
 
 class SignalForwarder(StopSignal):
-    """Starts processes, and forwards each of STOP_SIGNALS to them. Use as a context.
-
-    Ctrl-C reaches only this process, which forwards it once.
-    """
+    """Starts processes and forwards each stop signal to them once; use as a context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,10 +92,10 @@ class SignalForwarder(StopSignal):
         super().__exit__(*exception)
 
     def start(self, command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
-        """Start a process that ends with this one. It also gets a signal that arrives during its start.
+        """Start a process that ends with this one and gets signals that arrive during its start.
 
         Args:
-            options: those of subprocess.Popen.
+            options: of subprocess.Popen.
         """
         environment = {**env, PARENT_VARIABLE: str(os.getpid())}
         process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
@@ -124,7 +121,7 @@ def signal_name(code: int | None) -> str | None:
 def end_with_parent() -> None:
     """Send this process a SIGTERM when the process in PARENT_VARIABLE is gone, so that a run is saved.
 
-    After another stop signal none is sent: a second one would end the process without saving.
+    Not after another stop signal: a second one would end the process without saving.
     """
 
     def watch(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""Files and folders of a storage (`s3://`, `hf://`, …), read by fsspec.
+"""Remote files and folders (`s3://`, `hf://`, …), read by fsspec.
 
 `RemotePath` has the methods of `pathlib.Path` that lists and folders need, so that callers do not depend on
 where files are. It holds no connection: fsspec makes one for each process, because connections do not
@@ -23,12 +23,12 @@ from everest.errors import DataError, EnvironmentProblem
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-LOCAL: Final = "file://"
+LOCAL_PREFIX: Final = "file://"
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # Values that storages report and that change with a file, the most reliable first.
-_CHANGING: Final = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
-_PROTOCOLS: Final = "use file, s3, hf or another protocol of fsspec"
-_REMEDY: Final = "check the address, the network and the credentials (S3: AWS_ACCESS_KEY_ID and \
+_VERSIONS: Final = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
+_PROTOCOL_FIX: Final = "use file, s3, hf or another protocol of fsspec"
+_ACCESS_FIX: Final = "check the address, the network and the credentials (S3: AWS_ACCESS_KEY_ID and \
 AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket; hf: `hf auth login`)"
 
 
@@ -92,7 +92,7 @@ class RemotePath:
             return None
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """The current content of the folder, even if it was listed before."""
+        """List the current content of the folder, even if it was listed before."""
         with self._filesystem() as (storage, path):
             storage.invalidate_cache(path)
             entries = storage.ls(path, detail=True)
@@ -102,7 +102,7 @@ class RemotePath:
                 yield RemotePath(f"{self.url}/{name}", listed_as=entry["type"])
 
     def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
-        """The whole file, or only its bytes from `start` to `end`."""
+        """Read the file, or only its bytes from `start` to `end`."""
         with self._filesystem() as (storage, path):
             return cast("bytes", storage.cat_file(path, start=start, end=end))
 
@@ -115,8 +115,8 @@ class RemotePath:
         with self._filesystem() as (storage, path):
             info = storage.info(path)
         size = info.get("size")
-        changing = (str(info[key]) for key in _CHANGING if info.get(key) is not None)
-        return -1 if size is None else size, next(changing, "")
+        versions = (str(info[key]) for key in _VERSIONS if info.get(key) is not None)
+        return -1 if size is None else size, next(versions, "")
 
     @contextmanager
     def _filesystem(self) -> Iterator[tuple[AbstractFileSystem, str]]:
@@ -137,7 +137,7 @@ class RemotePath:
         except Exception as error:  # every storage has errors of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             is_known = self.url.partition("://")[0] in {*known_implementations, *registry}
-            fix = _REMEDY if is_known else _PROTOCOLS
+            fix = _ACCESS_FIX if is_known else _PROTOCOL_FIX
             raise DataError(f"{self.url}: {reason}; {fix}") from error
 
 
@@ -147,8 +147,8 @@ Location = Path | RemotePath
 def parse_location(text: str | Path) -> Location:
     """The file or folder that a path or URL names. `file://` is this machine."""
     text = str(text)
-    if text.startswith(LOCAL):
-        return Path(text.removeprefix(LOCAL))
+    if text.startswith(LOCAL_PREFIX):
+        return Path(text.removeprefix(LOCAL_PREFIX))
     if not is_url(text):
         return Path(text)
     protocol, path = text.split("://", 1)

@@ -1,4 +1,4 @@
-"""Text: counts of things, names, JSON; files that everest wrote and reads again."""
+"""Texts for messages, JSON, and errors for damaged files that everest wrote."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from everest.errors import CheckpointError, RecipeError, UserError, shown
 from everest.system.storage import Location
 
 Value = TypeVar("Value")
-MOST_OF_REASON: Final = 200  # letters, in a message
+MAX_REASON_LENGTH: Final = 200  # letters, in a message
 # What reading a value of another type, or one that is missing, may raise.
-MALFORMED: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
+MALFORMED_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
 
 
 def counted(number: int, noun: str) -> str:
@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
 
 
 def _finite(text: str) -> float:
-    """A number of a document; `NaN` and `Infinity`, which Python also reads, are none."""
+    """Parse a finite number; refuses `NaN` and `Infinity`, which Python's JSON reader accepts."""
     number = float(text)
     if text.endswith(("NaN", "Infinity")):
         raise NoNumber(f"{text} is no JSON value")
@@ -81,13 +81,13 @@ def nonfinite_as_null(value: Any) -> Any:
 
 
 def validated(adapter: TypeAdapter[Value], value: Any) -> Value:
-    """The adapter's type that a JSON value describes; ValueError: the first problem, after its key."""
+    """Convert a JSON value to the adapter's type; ValueError with the first problem and its key."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = shown(".".join(map(str, first["loc"])))
-        problem = shown(first["msg"], most=MOST_OF_REASON)
+        problem = shown(first["msg"], most=MAX_REASON_LENGTH)
         raise ValueError(f"{key}: {problem}" if key else problem) from error
 
 
@@ -101,11 +101,11 @@ def reading_own(path: Location, *, fix: str, error: type[UserError] = RecipeErro
         yield
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
-    except (*MALFORMED, CheckpointError) as problem:
+    except (*MALFORMED_ERRORS, CheckpointError) as problem:
         if isinstance(problem, CheckpointError) and not str(problem).startswith(f"{path}: "):
             raise  # of another file
         reason = f"no {problem}" if isinstance(problem, KeyError) else str(problem)
-        reason = shown(reason.removeprefix(f"{path}: "), most=MOST_OF_REASON)
+        reason = shown(reason.removeprefix(f"{path}: "), most=MAX_REASON_LENGTH)
         raise error(f"{path}: damaged ({reason}); {fix}") from problem
 
 

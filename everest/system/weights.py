@@ -1,9 +1,8 @@
 """Weights files: tensors with a header that describes them (everest.system.weights_header).
 
-The bytes of a file follow from its content alone. The writers of the safetensors package take the texts of
-the header from a hash map, so equal content has other bytes, and another checksum, at every call. This writer
-sorts them. It follows the published format: 8 bytes with the length of the header, the header as JSON, the
-tensors.
+Equal content gives equal bytes. The safetensors package writes the texts of the header in the order of a hash
+map, so that equal content gets other bytes, and another checksum, at every call; this writer sorts them. The
+published format is 8 bytes with the length of the header, the header as JSON, and the tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from everest.system.files import atomic_file
 from everest.system.text import validated
 from everest.system.weights_header import WeightsHeader, open_safetensors, read_header
 
-TYPES: Final = {
+DTYPE_NAMES: Final = {
     torch.bool: "BOOL",
     torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
@@ -34,7 +33,7 @@ TYPES: Final = {
     **{getattr(torch, f"int{bits}"): f"I{bits}" for bits in (8, 16, 32, 64)},
     **{getattr(torch, f"uint{bits}"): f"U{bits}" for bits in (8, 16, 32, 64)},
 }
-PICKLES: Final = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
+PICKLE_SUFFIXES: Final = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
 ALIGNMENT: Final = 8  # bytes: the header ends with spaces, so that tensors can be mapped into memory
 
 
@@ -51,7 +50,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
     for name, tensor in ordered:
         end = start + tensor.nbytes
         shape, offsets = list(tensor.shape), [start, end]
-        header[name] = {"dtype": TYPES[tensor.dtype], "shape": shape, "data_offsets": offsets}
+        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": shape, "data_offsets": offsets}
         start = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
@@ -63,13 +62,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
 
 
 def _content(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, not copied from one that is contiguous and on the CPU."""
+    """The bytes of a tensor, without a copy if it is contiguous and on the CPU."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(WeightsHeader):
-    """A `model.safetensors`."""
+    """The content of a `model.safetensors`."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
 

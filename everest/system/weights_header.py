@@ -1,4 +1,4 @@
-"""The header of a weights file: what the tensors are, read without torch and without reading a tensor."""
+"""The header of a weights file, which describes the tensors; read without torch and without the tensors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from everest.errors import CheckpointError, EnvironmentProblem, shown
 from everest.system.text import json_text, parse_json, validated
 
 FORMAT: Final = "everest"
-VERSION: Final = 1  # of the header
-KINDS: Final = {"classifier": ("classifier", "images", "mean")}  # in settings, by the kind of the header
-PARSED: Final = ("settings", "classes", "step", "origin", "clip")  # its JSON texts
+HEADER_VERSION: Final = 1
+SETTINGS_KINDS: Final = {"classifier": ("classifier", "images", "mean")}  # by the kind of the header
+JSON_KEYS: Final = ("settings", "classes", "step", "origin", "clip")  # whose texts are JSON
 
 
 @with_config(extra="forbid", strict=True)
 class ClipSettings(TypedDict):
-    """How the training read clips, as a recipe says it."""
+    """How training read clips, by the keys of a recipe."""
 
     stride: Annotated[int, Field(ge=1, lt=2**31)]
     sampling: Literal["dense", "segment", "spread"]
@@ -33,7 +33,7 @@ class ClipSettings(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsHeader:
-    """All of a `model.safetensors` but its tensors: what is needed to rebuild the module around them."""
+    """The header of a `model.safetensors`: all that is needed to rebuild the module around its tensors."""
 
     kind: Literal["pretrain", "classifier", "encoder", "tokenizer"]
     settings: dict[str, Any]  # of a ClipSpec (everest.models.clip_spec), or a TokenizerSpec
@@ -46,8 +46,8 @@ class WeightsHeader:
 
     def metadata(self) -> dict[str, str]:
         """The texts that a safetensors file stores. Each is readable by itself, for other programs."""
-        texts = {"format": FORMAT, "version": str(VERSION), "kind": self.kind, "recipe": self.recipe}
-        values = {key: getattr(self, key) for key in PARSED}
+        texts = {"format": FORMAT, "version": str(HEADER_VERSION), "kind": self.kind, "recipe": self.recipe}
+        values = {key: getattr(self, key) for key in JSON_KEYS}
         parsed = {key: json_text(v) for key, v in values.items() if v is not None or key == "classes"}
         return texts | parsed
 
@@ -64,12 +64,14 @@ def read_header(path: Path) -> WeightsHeader:
             f"everest convert {shlex.quote(str(path))} --output FILE.safetensors"
         )
     try:
-        if (version := int(texts["version"])) != VERSION:
-            raise CheckpointError(f"{path}: has version {version}, not {VERSION}; update everest to read it")
+        if (version := int(texts["version"])) != HEADER_VERSION:
+            raise CheckpointError(
+                f"{path}: has version {version}, not {HEADER_VERSION}; update everest to read it"
+            )
         values = {"kind": texts["kind"], "recipe": texts["recipe"]}
-        values |= {key: parse_json(texts[key]) for key in texts.keys() & PARSED}
+        values |= {key: parse_json(texts[key]) for key in texts.keys() & JSON_KEYS}
         header = validated(_HEADER, values)
-        if header.settings.get("kind", header.kind) not in KINDS.get(header.kind, (header.kind,)):
+        if header.settings.get("kind", header.kind) not in SETTINGS_KINDS.get(header.kind, (header.kind,)):
             raise ValueError("settings of another kind")
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({shown(error)})") from error

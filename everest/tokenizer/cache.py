@@ -45,7 +45,7 @@ from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import IN_USE_FIX, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
-from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
+from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.storage import parse_location
 from everest.system.text import json_text, parse_json, read_json, reading_own, validated
 from everest.system.weights import write_tensors
@@ -256,7 +256,7 @@ def write_tokens(
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name == INDEX)
     with sole_writer(output / INDEX):
         if overwrite:
-            for path in (output / INDEX, output / BAD_VIDEOS, *output.glob(PARTS)):
+            for path in (output / INDEX, output / BAD_VIDEOS_FILE, *output.glob(PARTS)):
                 path.unlink(missing_ok=True)
         grid = clip_grid(recipe)
         index = TokenIndex(
@@ -272,7 +272,7 @@ def write_tokens(
         encode = partial(_encode, clips, tokenizer, accelerator, recipe.train, batch=batch)
         kept, bad = _write_parts(index, output, clips.samples, encode, recipe.data.max_bad, report)
         if bad:
-            write_table(output / BAD_VIDEOS, [BAD_COLUMNS, *bad.items()])
+            write_table(output / BAD_VIDEOS_FILE, [BAD_COLUMNS, *bad.items()])
     parts = index.parts()
     document = {"output": str(output), "videos": index.videos, "variants": index.variants}
     document |= {"parts": len(parts), "kept": kept}

@@ -11,7 +11,7 @@ from everest.data.clips import Batch, VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.data.recipe_clips import clip_format, clips_of, pretrain_key
 from everest.data.views import ClipFormat, PretrainViews, ValidationViews
-from everest.lists.sample import spaced
+from everest.lists.sample import evenly_spaced
 from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
@@ -57,7 +57,7 @@ def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> It
 
     A list may be in the order of its classes.
     """
-    keys = [(0, place) for place in spaced(range(len(clips)), most)]
+    keys = [(0, place) for place in evenly_spaced(range(len(clips)), most)]
     order = [keys[first : first + BATCH] for first in range(0, len(keys), BATCH)]
     workers = choose_workers(clips, order, settings.workers)
     yield from batches(clips, order, workers=workers, timeout=settings.data_timeout)

@@ -1,4 +1,4 @@
-"""The frames of a file, decoded in display order from a known keyframe on and past all damage.
+"""Decoding: the frames of a file in display order, from a known keyframe on and past all damage.
 
 Decoders conceal missing data: a frame that refers to a damaged one looks valid, but is not the recorded one.
 Everything from the damage to the next keyframe is therefore left out, and counted as a loss.
@@ -19,19 +19,19 @@ from av.container import InputContainer
 from av.error import InvalidDataError
 
 from everest.video.source import Video, open_bytes
-from everest.video.stream import MOTION_JPEG, decoder_errors, decoder_options, open_stream, packets
+from everest.video.stream import MOTION_JPEG, decoder_errors, decoder_options, open_stream, read_packets
 from everest.video.truncation import is_truncated, pes_state
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
 # Where they break off, it is not known which frames are missing among those that the decoder still holds.
 UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "mpeg", "h264", "hevc", "m4v", "mpegvideo"})
-MOST_HELD: Final = 16  # frames that a decoder holds back
-MOST_OUTPUTS: Final = 2**8  # frames that one packet pushes out; the end of a file pushes out up to 32
-REACHED_WITHIN: Final = 4000  # packets from where a seek ended to the keyframe
+MAX_HELD_FRAMES: Final = 16  # frames that a decoder holds back
+MAX_OUTPUTS: Final = 2**8  # frames that one packet pushes out; the end of a file pushes out up to 32
+MAX_SEEK_PACKETS: Final = 4000  # from where a seek ended to the keyframe
 # A picture that ends early is decoded from what follows it in the memory: it differs with these bytes.
-ENDINGS: Final = (b"", b"\xff" * 64, b"\x55" * 64)
-MOST_REPEATED: Final = 1000  # heuristic: packets from a keyframe on that are decoded to check the last one
+PICTURE_ENDINGS: Final = (b"", b"\xff" * 64, b"\x55" * 64)
+MAX_REPEATED_PACKETS: Final = 1000  # heuristic: packets since a keyframe that are decoded to check the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Entry:
 
 
 class Decoded(NamedTuple):
-    """A frame, and when the decoder put it out: the packet's number times MOST_OUTPUTS, plus its own."""
+    """A frame with its output number: the packet's number times MAX_OUTPUTS, plus its place in the packet."""
 
     frame: VideoFrame
     output: int
@@ -53,7 +53,7 @@ class Decoded(NamedTuple):
 class Loss(NamedTuple):
     """Packets that cannot be decoded."""
 
-    frames: int  # that came before it
+    frames: int  # before the loss
     packets: int  # 0: known by the times of the frames only
 
 
@@ -67,7 +67,7 @@ class Skips(NamedTuple):
 
 @dataclass(slots=True)
 class Survey:
-    """What decoding shows about a file besides its frames."""
+    """What decoding shows about a file besides its frames; `decode_frames` fills it."""
 
     keys: list[Entry] = field(default_factory=list)  # keyframes
     stamps: list[int | None] = field(default_factory=list)  # of the packets, as decoded
@@ -86,7 +86,7 @@ class CheckedPacket(NamedTuple):
 
 @dataclass(slots=True)
 class _Recovery:
-    """Passes over packets up to a keyframe, at the start and after damage."""
+    """Skips packets up to a keyframe, at the start and after damage."""
 
     survey: Survey  # receives the losses
     awaits_key: bool
@@ -94,7 +94,7 @@ class _Recovery:
     lost: int = 0  # packets since the damage
 
     def skip_to_key(self, packet: Packet, *, is_damaged: bool) -> bool:
-        """Pass over a packet before the awaited keyframe; returns whether it was passed over."""
+        """Whether to skip a packet, because the awaited keyframe has not come."""
         if self.awaits_key:
             self.awaits_key = is_damaged or not packet.is_keyframe
             if self.awaits_key:
@@ -118,7 +118,7 @@ def decode_frames(
     survey: Survey | None = None,
     from_any: bool = False,
 ) -> Generator[Decoded]:
-    """Decode frames in display order from an entry, or from the start; nothing if it is not reached.
+    """Decode frames in display order from an entry, or from the start; none if the entry is not reached.
 
     Args:
         survey: is filled.
@@ -155,7 +155,7 @@ def decode_frames(
                 frames = []
             else:
                 recovery.lost += len(held)
-            for output, frame in enumerate(frames, start=number * MOST_OUTPUTS):
+            for output, frame in enumerate(frames, start=number * MAX_OUTPUTS):
                 yield Decoded(frame, output)
             if is_last:
                 return
@@ -173,10 +173,10 @@ def decode_frames(
 def _decode(
     codec: VideoCodecContext, packet: Packet, *, is_damaged: bool, ends: bool
 ) -> tuple[list[VideoFrame], list[VideoFrame], bool]:
-    """Decode a packet that is not damaged, up to a frame that is.
+    """Decode an intact packet, up to its first damaged frame.
 
     Args:
-        ends: the decoder gets no further packet that belongs to this one.
+        ends: no packet that belongs to this one follows.
     Returns:
         The frames, those that the decoder held when it ended, and whether the packet is damaged.
     """
@@ -202,12 +202,12 @@ def _is_sound(frame: VideoFrame) -> bool:
 
 
 def decode_images(path: Video, byte_ranges: Iterable[tuple[int, int]]) -> Iterator[VideoFrame | None]:
-    """Decode packets that are images of their own, by where their bytes are, without a demuxer.
+    """Decode packets that are independent images, by their bytes in the file, without a demuxer.
 
     Args:
         byte_ranges: (offset, size) of each packet in the file.
     Returns:
-        Of each packet its frame; None if it is damaged.
+        The frame of each packet; None if it is damaged.
     """
     codec = VideoCodecContext.create(MOTION_JPEG, "r")
     codec.thread_count = 1
@@ -225,7 +225,7 @@ def checked_packets(
     path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None = None
 ) -> Iterator[CheckedPacket]:
     """Yield the packets from an entry, or from the start; none if the entry is not reached."""
-    read = packets(path, container, stream)
+    read = read_packets(path, container, stream)
     is_ts = container.format.name == "mpegts"
     is_bare = container.format.name in SKIPPING_CODECS  # no size or time tells where the last packet ends
     since_key: list[Packet] = []
@@ -236,7 +236,7 @@ def checked_packets(
     if entry is None or entry.mark is None:
         packet = next(read, None)
     else:
-        keys = (packet for packet in islice(read, REACHED_WITHIN) if packet.is_keyframe)
+        keys = (packet for packet in islice(read, MAX_SEEK_PACKETS) if packet.is_keyframe)
         packet = next((key for key in keys if _entry_at(container, key, 0).mark == entry.mark), None)
     number = 0 if entry is None else entry.packet
     was_corrupt = False
@@ -248,7 +248,7 @@ def checked_packets(
         if is_ts and packet.size and (packet.is_corrupt or was_corrupt or is_last):
             is_whole, goes_on = pes_state(path, packet.pos)
         if is_bare and packet.size:
-            since_key = [packet] if packet.is_keyframe else [*since_key[-MOST_REPEATED:], packet]
+            since_key = [packet] if packet.is_keyframe else [*since_key[-MAX_REPEATED_PACKETS:], packet]
             if is_last and since_key[0].is_keyframe:
                 is_whole = is_whole and _is_complete(path, stream.codec_context, since_key)
         was_corrupt = packet.is_corrupt
@@ -264,7 +264,7 @@ def _is_complete(path: Video, codec: VideoCodecContext, since_key: Sequence[Pack
     2 of 540 truncated after 6 to 15 bytes showed a frame twice (46 without this check), none of 1,432 others.
     """
     outputs = set()
-    for ending in ENDINGS:
+    for ending in PICTURE_ENDINGS:
         again = VideoCodecContext.create(codec.name, "r")
         assert isinstance(again, VideoCodecContext)
         again.thread_count = 1
@@ -282,7 +282,7 @@ def _is_complete(path: Video, codec: VideoCodecContext, since_key: Sequence[Pack
 
 
 def checksum(path: Video, frame: VideoFrame) -> int:
-    """Of the first plane, which is the luma of most formats, without the padding of its rows."""
+    """The checksum of a frame's first plane (luma in most formats), without the padding of its rows."""
     with decoder_errors(path):
         plane = frame.planes[0]
         rows = np.frombuffer(bytes(plane), dtype=np.uint8).reshape(plane.height, -1)
@@ -290,7 +290,7 @@ def checksum(path: Video, frame: VideoFrame) -> int:
 
 
 def _entry_at(container: InputContainer, packet: Packet, number: int) -> Entry:
-    """The entry at a keyframe. Of a program stream, only the content of packets is independent of seeks."""
+    """The entry at a keyframe. In a program stream, only the packets' content is the same after a seek."""
     content = zlib.crc32(packet)
     if container.format.name == "mpegts" and packet.pos is not None:
         return Entry(packet.pos, number, zlib.crc32(repr(packet.pos).encode(), content))

@@ -1,4 +1,4 @@
-"""Facts about a video file that its frames are read by: number, size, index, orientation, damage.
+"""Facts needed to read a video file: number and size of frames, index, orientation, damage.
 
 They are kept in memory and on the disk, so that a process need not read the packets of each file again. On
 the disk, there is one small file for each video, named by a hash of its path, size, times and inode (in a
@@ -30,16 +30,16 @@ from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, MOTION_JPEG, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
-MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
-LEAST_SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
+MATRIX_SIDE_DATA: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
+MIN_SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
 FACTS_VERSION: Final = 12  # raise it with every change of the facts or of how they are found
-STORED: Final = np.dtype("<i8")
-MOST_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
-SLANTED: Final = "is rotated by an angle that is no multiple of 90 degrees; the nearest is used"
+STORED_DTYPE: Final = np.dtype("<i8")
+MAX_CACHED_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
+SLANTED_NOTICE: Final = "is rotated by an angle that is no multiple of 90 degrees; the nearest is used"
 
 
 class Orientation(NamedTuple):
-    """What makes a picture upright, in this order.
+    """The operations that make a picture upright, in this order.
 
     A frame's matrix maps a stored position (x, y) to (a x + c y, b x + d y), with y downward.
     """
@@ -59,21 +59,21 @@ class Orientation(NamedTuple):
 
 
 def orientation_of(frame: VideoFrame) -> tuple[Orientation, bool]:
-    """The nearest orientation at right angles, and whether the frame's matrix is another one."""
-    data = frame.side_data.get(MATRIX)
+    """The nearest orientation at right angles, and whether the frame's matrix differs from it."""
+    data = frame.side_data.get(MATRIX_SIDE_DATA)
     if data is None:
         return Orientation(), False
     a, b, _, c, d, *_ = (value / 2**16 for value in struct.unpack("=9i", bytes(data)))
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
     x, y = (c, b) if transposed else (a, d)  # what the new x and y are multiples of
     rest = (a, d) if transposed else (b, c)
-    is_slanted = max(map(abs, rest)) > LEAST_SLANT * max(abs(x), abs(y))
+    is_slanted = max(map(abs, rest)) > MIN_SLANT * max(abs(x), abs(y))
     return Orientation(transposed, x < 0, y < 0), is_slanted
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """Facts that are known before any frame is chosen."""
+    """The number, size and rate of a video's frames."""
 
     frames: int
     height: int  # as shown, after rotation
@@ -83,7 +83,7 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoFacts:
-    """Facts that the back-ends need to read frames of a file."""
+    """All facts needed to read frames of a file."""
 
     info: VideoInfo
     index: FrameIndex
@@ -95,7 +95,7 @@ class VideoFacts:
 
 
 def read_facts(path: Video) -> VideoFacts:
-    """Read the packets of a file, and decode its first frame, or all if the packets do not tell enough."""
+    """Read the packets of a file, and decode its first frame, or all if the packets do not suffice."""
     with open_stream(path) as (container, stream):
         packets, is_trusted = stamped_packets(path, container, stream)
         stated = StatedTimes.of(path, container, stream, len(packets))
@@ -117,7 +117,7 @@ def read_facts(path: Video) -> VideoFacts:
     losses = survey.losses  # before the first frame
     with decoder_errors(path):
         orientation, is_slanted = orientation_of(first)
-    notices = [SLANTED] * is_slanted
+    notices = [SLANTED_NOTICE] * is_slanted
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
     if packets and are_images:  # not if they are interlaced, for example: judged by the first one by time
@@ -163,7 +163,7 @@ def rgb(frame: VideoFrame) -> np.ndarray:
     return frame.to_ndarray(format="rgb24", threads=1)
 
 
-Key = tuple[Video, int, str]  # a video, and its version: a rewritten file has another one
+VideoKey = tuple[Video, int, str]  # a video, and its version: a rewritten file has another one
 
 
 @dataclass(slots=True)
@@ -171,7 +171,7 @@ class _FactsCache:
     """The facts that this process keeps."""
 
     folder: Path | None = None  # on the disk
-    recent: dict[Key, VideoFacts] = field(default_factory=dict)  # the last one used stands last
+    recent: dict[VideoKey, VideoFacts] = field(default_factory=dict)  # the last one used stands last
     frames: int = 0  # of all recent ones
 
 
@@ -205,14 +205,14 @@ def inspect_video(path: Video) -> VideoFacts:
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
     _cache.frames += facts.info.frames
-    while _cache.recent and _cache.frames > MOST_FRAMES:  # forget the files used first
+    while _cache.recent and _cache.frames > MAX_CACHED_FRAMES:  # forget the files used first
         _cache.frames -= _cache.recent.pop(next(iter(_cache.recent))).info.frames
     _cache.recent[key] = facts
     return facts
 
 
 def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
-    """The facts of a file as it is now that a folder has; else they are read, and kept there."""
+    """Read the facts of the file's present version from a folder, or from the file, and keep them there."""
     absolute = path.absolute()
     if isinstance(absolute, RemotePath):
         version: tuple[int | str, ...] = absolute.version()
@@ -237,7 +237,7 @@ def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
 
 
 def _pack(facts: VideoFacts) -> bytes:
-    """A line of JSON, and the numbers of the index: of each array the differences, a tenth of the space."""
+    """Encode facts as a line of JSON and the differences of each index array (a tenth of the space)."""
     index = {name: getattr(facts.index, name) for name in facts.index.__slots__}
     arrays = {name: value for name, value in index.items() if isinstance(value, np.ndarray)}
     header = {name: getattr(facts, name) for name in facts.__slots__} | {
@@ -246,7 +246,7 @@ def _pack(facts: VideoFacts) -> bytes:
         "lengths": {name: len(array) for name, array in arrays.items()},
         "is_counted": isinstance(facts.index, CountedIndex),
     }
-    steps = [np.diff(array, prepend=np.int64(0)).astype(STORED).tobytes() for array in arrays.values()]
+    steps = [np.diff(array, prepend=np.int64(0)).astype(STORED_DTYPE).tobytes() for array in arrays.values()]
     return json.dumps(header).encode() + b"\n" + b"".join(steps)
 
 
@@ -255,7 +255,7 @@ def _unpack(packed: bytes) -> VideoFacts:
     header, _, numbers = packed.partition(b"\n")
     values = json.loads(header)
     index, lengths = values.pop("index"), values.pop("lengths")
-    parts = np.split(np.frombuffer(numbers, dtype=STORED), np.cumsum(list(lengths.values()))[:-1])
+    parts = np.split(np.frombuffer(numbers, dtype=STORED_DTYPE), np.cumsum(list(lengths.values()))[:-1])
     index |= {name: np.cumsum(part, dtype=np.int64) for name, part in zip(lengths, parts, strict=True)}
     kind = CountedIndex if values.pop("is_counted") else StampedIndex
     return VideoFacts(

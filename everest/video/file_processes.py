@@ -1,8 +1,8 @@
-"""Work on many files in separate processes, so that a crash or a hang costs one file only.
+"""Runs work on many files in separate processes, so that a crash or a hang costs one file only.
 
-Decoders are written in C; a damaged file can crash the process that reads it, or make it hang. Before a file,
-each process starts a thread that ends it at the limit, whatever holds the interpreter. Another process then
-takes its place.
+Decoders are written in C; a damaged file can crash the process that reads it, or make it hang. Before each
+file, a process starts a thread that ends it at the time limit, even if the interpreter is blocked. Another
+process then takes its place.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ Result = TypeVar("Result")
 
 # Not fork: a copy of a process with threads may wait for a lock forever. A server imports the modules once.
 _HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
-_PROCESSES = (
-    multiprocessing.get_context("forkserver") if _HAS_SERVER else multiprocessing.get_context("spawn")
-)
+_CONTEXT = multiprocessing.get_context("forkserver") if _HAS_SERVER else multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def map_apart(
     """
     function = work.func if isinstance(work, partial) else work
     if _HAS_SERVER:
-        _PROCESSES.set_forkserver_preload([function.__module__])
+        _CONTEXT.set_forkserver_preload([function.__module__])
     waiting = iter(items)
     busy = {}
     try:
@@ -77,8 +75,8 @@ class _Worker(Generic[Result]):
     """A process and the item it works on."""
 
     def __init__(self, work: Callable[[str], Result], limit: float) -> None:
-        self.connection, child = _PROCESSES.Pipe()
-        self._process = _PROCESSES.Process(target=_serve, args=(child, work, limit), daemon=True)
+        self.connection, child = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(child, work, limit), daemon=True)
         start_process(self._process)
         child.close()
         self._work, self._limit = work, limit
@@ -119,7 +117,7 @@ class _Worker(Generic[Result]):
 
 
 def _serve(connection: Connection, work: Callable[[str], Result], limit: float) -> None:
-    """The loop of a process: receive an item, send its result, until the connection closes."""
+    """Receive items and send their results, until the connection closes."""
     # Ctrl-C goes to all processes of a terminal; the main process ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Path(os.devnull).open("w") as nowhere:  # the thread writes where the process was

@@ -19,13 +19,13 @@ VIDEO_SUFFIXES: Final = frozenset(
     | {".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
     | {".ts", ".vob", ".webm", ".wmv", ".y4m"}
 )
-# How files of MP4, Matroska, AVI, FLV, ASF and Ogg, and MPEG streams begin; no text does.
+# The first bytes of MP4, Matroska, AVI, FLV, ASF and Ogg files and MPEG streams; no text begins so.
 _VIDEO_HEAD: Final = re.compile(
     rb"\0...(?:ftyp|moov|mdat|wide|free|skip)|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|0&\xb2u|G@[\0\x11]"
     rb"|\0\0\0?\x01|OggS\0",
     re.DOTALL,
 )
-# Usual names of folders that are lists and not classes, with the lists.
+# Common names of folders that are lists, not classes: folder name to list.
 SPLITS: Final = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -47,9 +47,9 @@ def as_data_error(path: Location) -> Iterator[None]:
 
 
 def refuse_video(file: Location, *, expected: str = "a list or a folder of videos") -> None:
-    """Raise DataError if a file that will be read as a text is no regular file, or is a video.
+    """Raise DataError if a file that will be read as a text is a video, a pipe or a device.
 
-    A video is known by its suffix or its first bytes; a pipe or a device may have no end.
+    A video is recognized by its suffix or first bytes; a pipe or a device may have no end.
     """
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise DataError(f"{file}: expected {expected}, not a folder, pipe or device")
@@ -62,24 +62,20 @@ def refuse_video(file: Location, *, expected: str = "a list or a folder of video
 
 
 def no_such(location: Location, kind: str = "list or folder") -> str:
-    """The problem of a file or folder that does not exist.
-
-    Args:
-        kind: what is expected there.
-    """
+    """The message for a file or folder of a `kind` that does not exist."""
     with as_data_error(location.parent):
         above = "" if location.parent.exists() else f", nor a folder {location.parent}"
     return f"{location}: no such {kind}{above}"
 
 
 def subfolders(folder: Location) -> list[str]:
-    """The names of a folder's subfolders, which are names of classes, sorted, without hidden ones."""
+    """The sorted names of a folder's subfolders, without hidden ones."""
     with as_data_error(folder):
         return sorted(path.name for path in _children(folder) if path.is_dir())
 
 
 def video_name(video: Location) -> str:
-    """The name of a video without its ending; a folder of images such as `mouse.day1` has none."""
+    """The name of a video without its suffix; a folder of images such as `mouse.day1` has none."""
     return video.stem if video.suffix.lower() in VIDEO_SUFFIXES else video.name
 
 
@@ -89,14 +85,14 @@ def videos_under(folder: AnyPath) -> Iterator[AnyPath]:
 
 
 def videos_by_subfolder(folder: AnyPath) -> Mapping[str, Sequence[AnyPath]]:
-    """The videos of `videos_under` in each subfolder. Links to the folder or a subfolder are not followed."""
+    """The videos in each subfolder; links to the folder itself or to a subfolder are not followed."""
     names = subfolders(folder)
     taken = {folder.resolve(), *((folder / name).resolve() for name in names)}
     return {name: list(_walk(folder / name, taken)) for name in names}
 
 
 def loose_videos_notice(folder: Location) -> str | None:
-    """A line about the video files next to class folders, which have no class."""
+    """A line about video files next to the class folders, which have no class; None without any."""
     with as_data_error(folder):
         loose = sorted(path.name for path in _children(folder) if path.suffix.lower() in VIDEO_SUFFIXES)
     if not loose:
@@ -128,7 +124,7 @@ def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
 
 
 def holds_list(folder: Location, *, labeled: bool) -> bool:
-    """Whether a folder can be read in place of a list; one with labels has folders of videos in it."""
+    """Whether a folder can be read in place of a list; for labels, it needs folders of videos in it."""
     if not folder.is_dir():
         return False
     if not labeled:
@@ -139,7 +135,7 @@ def holds_list(folder: Location, *, labeled: bool) -> bool:
 
 
 def images_in(folder: AnyPath) -> Sequence[AnyPath]:
-    """The images in a folder, in the order of their names, with numbers in the names in numerical order."""
+    """The images in a folder, sorted by name; numbers in the names count as numbers."""
 
     def with_length(number: re.Match[str]) -> str:  # the order of the texts is then that of the numbers
         digits = number[0].lstrip("0")
@@ -150,7 +146,7 @@ def images_in(folder: AnyPath) -> Sequence[AnyPath]:
 
 
 def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:
-    """The videos of a folder. `visited` grows: links may form a loop, and each real folder counts once."""
+    """Yield the videos of a folder; `visited` collects its folders, because links may form a loop."""
     with as_data_error(folder):
         children = sorted(_children(folder), key=attrgetter("name"))
         folders = {path for path in children if path.is_dir()}

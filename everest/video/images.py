@@ -61,13 +61,12 @@ def image_frames(folder: Location) -> Sequence[Location]:
 
 
 def read_image(file: Location) -> np.ndarray:
-    """Read an image of a folder of images: (H, W, 3) uint8, RGB, rotated and mirrored as its EXIF data say.
+    """Read an image of a folder of images: (H, W, 3) uint8 RGB, rotated and mirrored by its EXIF data.
 
-    Of 16 bits, the upper 8 are kept.
+    Of 16-bit pixels, the upper 8 bits are kept.
 
     Raises:
-        VideoError: the folder's; the image is damaged, too large, an animation, no regular file, or has
-            pixels of 32 bits.
+        VideoError: the image is damaged, too large, an animation, not a regular file, or has 32-bit pixels.
     """
     folder = file.parent
     if isinstance(file, Path) and file.exists() and not file.is_file():  # reading a named pipe would wait

@@ -27,23 +27,32 @@ import numpy as np
 from av import Packet, VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 
-from everest.video.decoding import MOST_HELD, Decoded, Entry, Loss, Skips, Survey, checksum, decode_frames
+from everest.video.decoding import (
+    MAX_HELD_FRAMES,
+    Decoded,
+    Entry,
+    Loss,
+    Skips,
+    Survey,
+    checksum,
+    decode_frames,
+)
 from everest.video.source import Video
-from everest.video.stream import VideoError, packets
+from everest.video.stream import VideoError, read_packets
 from everest.video.times import RepairedTimes, numbers_among_lost, repair_times
 
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
-UNEVEN: Final = 1.6  # heuristic: a step is longer or shorter than usual; 3:2 pull-down has 1.5
-FRAMES_COMPARED: Final = 4  # from each entry on
-LEAST_BETWEEN: Final = 10  # packets from one entry to the next: nearer ones save no time
-MOST_FAILED: Final = 3  # entries; if none of them is reached, a format cannot seek
+MAX_STEP_RATIO: Final = 1.6  # heuristic: of a step and the median step, either way; 3:2 pull-down has 1.5
+FRAMES_COMPARED: Final = 4  # after each entry
+MIN_ENTRY_DISTANCE: Final = 10  # packets from one entry to the next: nearer ones save no time
+MAX_FAILED_ENTRIES: Final = 3  # entries; if none of them is reached, a format cannot seek
 
 
 class UnitTypes(NamedTuple):
-    """The units (NAL) of which a packet of H.264 or HEVC consists."""
+    """How to read the units (NAL) of which a packet of H.264 or HEVC consists."""
 
-    length_at: int  # the byte of the codec's header with the bytes of a unit's length
+    length_at: int  # the byte of the codec's header that states the bytes of a unit's length
     shift: int  # of the type in a unit's first byte
     mask: int
     pictures: range  # types
@@ -70,7 +79,7 @@ class StampedPacket(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StampedIndex:
-    """The time stamps of a file by which its frames are found."""
+    """An index of time stamps, by which frames are found."""
 
     times: np.ndarray  # (F,) int64 rising: when frames are shown, in the stream's units
     key_times: np.ndarray  # (K,) int64 rising
@@ -124,10 +133,10 @@ class StampedIndex:
         ]
 
     def skips(self, wanted: list[int]) -> Skips:
-        """All frames that the `wanted` ones (rising) do not need.
+        """The frames that reading the `wanted` ones (rising) may skip.
 
-        Frames are needless to which no wanted frame refers, because they are decoded after all wanted frames
-        of their GOP; this is not known if GOPs may be open.
+        A frame that is decoded after all wanted frames of its GOP is needless: none of them refers to it. If
+        GOPs may be open, no frame is known to be needless.
         """
         # Only those that a reader may meet: of the GOPs from the first wanted frame to the last, and of one
         # GOP at each side. A clip of a file of many hours then does not cost work for all its frames.
@@ -153,7 +162,7 @@ class StampedIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CountedIndex:
-    """When the decoder puts out a file's frames, and the entries that were seen to work."""
+    """An index of decoder outputs, by which frames are found, and the entries that were seen to work."""
 
     outputs: np.ndarray  # (F,) int64 rising, see `Decoded`
     times: np.ndarray  # (F,) int64 rising; empty if the file does not store when frames are shown
@@ -182,7 +191,7 @@ FrameIndex = StampedIndex | CountedIndex
 def numbered(
     index: FrameIndex, decoded: Iterable[Decoded], wanted: Iterable[int]
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """The `wanted` ones of decoded frames, each with its number; a damaged file may repeat a time stamp."""
+    """Yield the `wanted` frames with their numbers; in a damaged file, time stamps may repeat."""
     is_stamped = isinstance(index, StampedIndex)
     keys = index.times if is_stamped else index.outputs
     numbers: dict[int | None, int] = {int(keys[number]): number for number in wanted}
@@ -193,7 +202,7 @@ def numbered(
 
 
 def _runs(starts: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:
-    """Split `wanted` frames where the start before them (F,) is not the last one or its successor."""
+    """Split `wanted` frames (rising) where the `starts` before them, (F,), jump by more than one."""
     begins = [0, *(np.flatnonzero(np.diff(starts) > 1) + 1), len(wanted)]
     return [(int(starts[begin]), wanted[begin:end]) for begin, end in pairwise(begins)]
 
@@ -210,7 +219,7 @@ def stamped_packets(
     if not container.format.name.startswith(STAMPED_FORMATS) or codec.name in COUNTED_CODECS:
         return [], False
     stamped = []
-    for packet in packets(path, container, stream):
+    for packet in read_packets(path, container, stream):
         if not packet.size or packet.is_corrupt or packet.is_discard:
             continue
         if packet.pts is None:
@@ -228,7 +237,7 @@ def stamped_packets(
             )
         )
     times = np.array([packet.time for packet in stamped], dtype=np.int64)
-    delay = (1 if codec.name.startswith("mpeg") else MOST_HELD) if codec.has_b_frames else 0
+    delay = (1 if codec.name.startswith("mpeg") else MAX_HELD_FRAMES) if codec.has_b_frames else 0
     return stamped, _are_in_a_possible_order(times, delay)
 
 
@@ -267,7 +276,7 @@ def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
     if np.all(np.diff(times) > 0):  # times of decoding, or a decoder that is only said to hold back frames
         return False
     # A stamp in a wrong place is not noticed by its order; but it leaves a step of double length.
-    return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(UNEVEN)))
+    return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(MAX_STEP_RATIO)))
 
 
 def count_frames(
@@ -284,15 +293,15 @@ def count_frames(
     survey = Survey()
     outputs: list[int] = []
     stamps: list[int | None] = []
-    candidates: list[Entry] = []  # keyframes that are not near each other
-    checksums: dict[int, int] = {}  # of the frames after each candidate, by their outputs
+    entries: list[Entry] = []  # keyframes that are not near each other
+    checksums: dict[int, int] = {}  # of the frames after each entry, by their outputs
     last_duration = compared_until = 0
     with closing(decode_frames(path, survey=survey)) as decoded:
         for frame, output in decoded:
-            last = candidates[-1].packet if candidates else 0
-            if survey.keys and survey.keys[-1].packet >= last + LEAST_BETWEEN:
-                candidates.append(survey.keys[-1])
-                compared_until = len(outputs) + MOST_HELD + FRAMES_COMPARED
+            last = entries[-1].packet if entries else 0
+            if survey.keys and survey.keys[-1].packet >= last + MIN_ENTRY_DISTANCE:
+                entries.append(survey.keys[-1])
+                compared_until = len(outputs) + MAX_HELD_FRAMES + FRAMES_COMPARED
             if len(outputs) < compared_until:
                 checksums[output] = checksum(path, frame)
             outputs.append(output)
@@ -304,7 +313,7 @@ def count_frames(
     if not times.size and losses:
         times = (numbers_among_lost(losses, len(outputs)) * step).round().astype(np.int64)
     marks = Counter(key.mark for key in survey.keys)
-    distinct = [entry for entry in candidates if marks[entry.mark] == 1]
+    distinct = [entry for entry in entries if marks[entry.mark] == 1]
     rows = [(first, *astuple(entry)) for first, entry in _find_entries(path, distinct, outputs, checksums)]
     columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
     index = CountedIndex(np.array(outputs, dtype=np.int64), times, *columns, last_duration=last_duration)
@@ -318,7 +327,7 @@ def _find_entries(
     working: list[tuple[int, Entry]] = []
     failed = 0
     for entry in entries:
-        if failed > MOST_FAILED + len(working):
+        if failed > MAX_FAILED_ENTRIES + len(working):
             break
         reached: dict[int, int] = {}
         with suppress(VideoError), closing(decode_frames(path, entry)) as decoded:

@@ -1,4 +1,4 @@
-"""Which seconds of a video cannot be shown: lost inside it, or missing at its end."""
+"""Missing seconds of a video: lost inside it, or cut off at its end."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from av import VideoStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from everest.video.decoding import MOST_HELD, Loss
+from everest.video.decoding import MAX_HELD_FRAMES, Loss
 from everest.video.source import Video
-from everest.video.stream import USUAL_RATE, decoder_errors, open_stream, packets, stated_rate
+from everest.video.stream import DEFAULT_RATE, decoder_errors, open_stream, read_packets, stated_rate
 from everest.video.times import TIME_TOLERANCE
 from everest.video.truncation import is_truncated
 
-DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
+DURATION_PATTERN: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
 # Heuristic: how much of the stated duration may be missing from an intact file, in seconds and as a share.
-MAY_LACK: Final = 1.0
-MAY_LACK_SHARE: Final = 0.1
+TOLERATED_SECONDS: Final = 1.0
+TOLERATED_SHARE: Final = 0.1
 
 Span = tuple[float, float]  # begin and end in seconds from the first frame; inf: no end known
 
@@ -44,7 +44,7 @@ class StatedTimes:
 
     @classmethod
     def of(cls, path: Video, container: InputContainer, stream: VideoStream, count: int) -> StatedTimes:
-        """Read what a file states of which a number of packets was found."""
+        """Read what a file states; `count` is the number of packets found in it."""
         with decoder_errors(path):
             second = float(1 / stream.time_base) if stream.time_base else 1.0
             times = partial(cls, fps=stated_rate(stream), second=second)
@@ -56,14 +56,14 @@ class StatedTimes:
                     end = end if stream.frames >= count else -inf
                     return times(end=end, end_if_intact=False, end_of_found=True)
                 case "avi":
-                    end = float(stream.frames / (stream.average_rate or USUAL_RATE)) or -inf
+                    end = float(stream.frames / (stream.average_rate or DEFAULT_RATE)) or -inf
                     return times(end=end, end_if_intact=False, of_decoding=True)
                 case "flv":
                     return times(end=end_of_file, end_of_sound=True)
                 case "asf":
                     return times(end=end_of_file, end_of_sound=True, hides_truncation=True)
                 case "matroska":
-                    stated = DURATION.match(stream.metadata.get("DURATION", ""))
+                    stated = DURATION_PATTERN.match(stream.metadata.get("DURATION", ""))
                     if stated is not None:
                         hours, minutes, seconds = map(float, stated.groups())
                         return times(end=hours * 3600 + minutes * 60 + seconds)
@@ -102,7 +102,8 @@ class StatedTimes:
         is_strict = breaks_off or ends_early
         end = _end_before_gap(seconds, step) if is_strict else float(seconds[-1]) + step
         promised = -inf if ends_early and self.hides_truncation else self.end - begin
-        is_short = promised - end > (step / 2 if is_strict else max(MAY_LACK, MAY_LACK_SHARE * promised))
+        tolerance = step / 2 if is_strict else max(TOLERATED_SECONDS, TOLERATED_SHARE * promised)
+        is_short = promised - end > tolerance
         may_be_of_sound = self.end_of_sound and promised > -inf and (is_strict or is_short)
         if may_be_of_sound and _lasts_as_stated_without_video(path):
             promised = -inf
@@ -115,7 +116,7 @@ class StatedTimes:
 def _end_before_gap(seconds: NDArray[np.float64], step: float) -> float:
     """The end of the last frame before a gap near the end of frames shown at `seconds` (F,)."""
     # Frames that the decoder still held may be shown after missing ones.
-    held = range(max(seconds.size - MOST_HELD, 0), seconds.size - 1)
+    held = range(max(seconds.size - MAX_HELD_FRAMES, 0), seconds.size - 1)
     last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * step), seconds.size - 1)
     return float(seconds[last]) + step
 
@@ -126,8 +127,8 @@ def _lasts_as_stated_without_video(path: Video) -> bool:
         stated = (container.duration or 0) / av.time_base
         others = [other for other in container.streams if other is not stream]
         return any(
-            float((packet.pts + (packet.duration or 0)) * packet.time_base) > stated - MAY_LACK
-            for packet in (packets(path, container, *others) if others else ())
+            float((packet.pts + (packet.duration or 0)) * packet.time_base) > stated - TOLERATED_SECONDS
+            for packet in (read_packets(path, container, *others) if others else ())
             if packet.pts is not None
         )
 

@@ -1,9 +1,10 @@
 """The sizes of a video's packets, read without decoding.
 
-Only truncated ASF files, and truncated AVI files with B-frames, are decoded, to find their last intact frame.
+Where nothing moves, an encoder of constant quality writes small packets. Their sizes show when something
+happens in a file of many hours, in the time that reading it takes. Only truncated ASF files, and truncated
+AVI files with B-frames, are decoded, to find their last intact frame.
 
-P packets. Where nothing moves, an encoder with a constant quality writes small packets: their sizes show when
-something happens in a file of many hours, in the time that reading it takes.
+P packets.
 """
 
 from __future__ import annotations

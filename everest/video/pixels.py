@@ -14,8 +14,8 @@ from torch import Tensor
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # RGB, as in the released programs of all five methods
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-LEAST_STD: Final = 1e-6  # heuristic: float32 can divide by it
-MOST_STD: Final = 1e6  # heuristic; of values in [0, 1] it is at most 0.5
+MIN_STD: Final = 1e-6  # heuristic: float32 can divide by it
+MAX_STD: Final = 1e6  # heuristic; of values in [0, 1] it is at most 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class PixelStatistics:
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
             raise ValueError(f"{len(self.mean)} means and {len(self.std)} stds, one of each for a channel")
-        for name, values, least, most in (("mean", self.mean, 0, 1), ("std", self.std, LEAST_STD, MOST_STD)):
+        for name, values, least, most in (("mean", self.mean, 0, 1), ("std", self.std, MIN_STD, MAX_STD)):
             if not all(least <= value <= most for value in values):
                 raise ValueError(f"a {name} must be from {least:g} to {most:g}, not {list(values)}")
 
@@ -78,7 +78,7 @@ class PixelStatistics:
         return in_unit_range(frames) if frames.dtype == torch.uint8 else self.unnormalize(frames.float())
 
     def byte_changes_weight(self, weight: Tensor) -> Tensor:
-        """The weight (..., C, t, p, q) for differences of bytes instead of normalized frames."""
+        """Rescale a weight (..., C, t, p, q) for normalized frames to one for differences of bytes."""
         return weight / (255 * _per_channel(self.std, weight))
 
 
@@ -86,7 +86,7 @@ IMAGENET: Final = PixelStatistics(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 # Heuristic: ImageNet's values with the weights of luma (ITU-R 601), rounded. For the std, this assumes
 # that the colors vary together.
 IMAGENET_LUMA: Final = PixelStatistics(mean=(0.459,), std=(0.226,))
-USUAL: Final = {3: IMAGENET, 1: IMAGENET_LUMA}  # by the number of channels
+STATISTICS_OF_CHANNELS: Final = {3: IMAGENET, 1: IMAGENET_LUMA}  # by the number of channels
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""Exactly the requested frames of a video.
+"""Reads exactly the requested frames of a video.
 
-F frames, H height, W width, C channels. A "video" is a file, or a folder of images in the order of their
-names. A path, a URL that fsspec reads, or a member of a shard names it. Frames are chosen by number, also if
+F frames, H height, W width, C channels. A video is a file, or a folder of images in the order of their names.
+It is given as a path, a URL that fsspec reads, or a member of a shard. Frames are chosen by number, also if
 the frame rate varies; `frames_between` converts seconds to numbers.
 
-How a frame is found: see everest.video.index. Only this room imports decoders. PyAV reads every file and is
-always installed. decord refuses the files for which it is known to return wrong frames (everest.video.facts).
+everest.video.index explains how a frame is found. Only this package imports decoders. PyAV reads every file
+and is always installed; with decord, files are refused of which it may return wrong frames.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TimedFrame(NamedTuple):
 
 
 def probe(path: str | Video) -> VideoInfo:
-    """Number and size of the frames.
+    """The number, size and rate of a video's frames.
 
     Raises:
         VideoError: nothing can be decoded.
@@ -66,10 +66,10 @@ def probe(path: str | Video) -> VideoInfo:
 
 
 def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto", channels: int = 3) -> Tensor:
-    """Read the frames numbered `ids`, in this order, repetitions included, rotated and mirrored as tagged.
+    """Read the frames numbered `ids`, in this order and with repetitions, rotated and mirrored as tagged.
 
     Args:
-        decoder: `auto` is PyAV; `decord` refuses files of which it may return wrong frames.
+        decoder: `auto` is PyAV; with `decord`, files are refused of which it may return wrong frames.
         channels: 1 returns the luma of the colors, see `luma`.
     Returns:
         (F, H, W, C) uint8: RGB, or luma.
@@ -124,7 +124,7 @@ def intact_frames(path: Video, wanted: list[int], *, channels: int = 3) -> Itera
 def _in_order(
     path: Video, wanted: list[int], channels: int, decoder: str = "auto"
 ) -> Iterator[tuple[int, np.ndarray | None]]:
-    """The numbers of the `wanted` frames (rising), and their pixels (H, W, C); None for a damaged one."""
+    """Yield the `wanted` frames (rising): number and pixels (H, W, C), None for a damaged one."""
     folder = image_folder(path)
     if folder is not None:
         files = image_frames(folder)
@@ -144,10 +144,7 @@ def _in_order(
 
 
 def _pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
-    """The numbers of the `wanted` frames (rising) and their pixels (H, W, 3) uint8; None for a damaged one.
-
-    The packets of Motion JPEG are read where they are in the file, if that is known.
-    """
+    """As `_in_order`, in colors, by PyAV; packets of Motion JPEG are read in place if it is known where."""
     facts = inspect_video(path)
     index = facts.index
     to_pixels = _pixel_converter(path, facts)
@@ -165,7 +162,7 @@ def _pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.nda
 def _demuxed_in_order(
     path: Video, index: FrameIndex, to_pixels: ToPixels, wanted: list[int]
 ) -> Iterator[tuple[int, np.ndarray | None]]:
-    """As `_pyav_in_order`, with all packets that the wanted frames need."""
+    """As `_pyav_in_order`, from the packets of all frames that the wanted ones refer to."""
     for entry, run in index.runs(wanted):
         done = 0
         # Again from the start: a seek may end after its target, or after a frame to which the target refers.
@@ -190,7 +187,7 @@ def _demuxed_in_order(
 
 
 def _read_decord(path: Video, wanted: list[int]) -> Iterable[tuple[int, np.ndarray]]:
-    """As `_pyav_in_order`, with decord: all frames or an error; values may differ by a rounding."""
+    """As `_pyav_in_order`, by decord: all frames or an error; values may differ by a rounding."""
     try:
         import decord
     except ImportError as error:
@@ -210,7 +207,7 @@ def _pixel_converter(
     size: tuple[int, int] | None = None,
     interpolation: Interpolation | None = None,
 ) -> ToPixels:
-    """Return a function that turns decoded frames into upright pixels of a size (None: that of the video)."""
+    """Return a function that turns decoded frames into upright pixels of a size (None: the video's)."""
     scaler = VideoReformatter()  # one for many frames: making its tables costs as much as using them
     # Always a size: a stream may change its frame size, a clip must not.
     height, width = facts.orientation.exchanged(size or (facts.info.height, facts.info.width))
@@ -285,10 +282,10 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
 def known_damage(
     path: str | Video, skipped: Iterable[Span] = (), *, within: Span = (-inf, inf)
 ) -> str | None:
-    """What is missing from a video, by the seconds from its first frame; None if nothing is known to be.
+    """A sentence about the known damage of a video, in seconds from its first frame; None without any.
 
     Args:
-        skipped: further parts, which turned out to be damaged.
+        skipped: further parts that turned out to be damaged.
         within: the part of the video to describe.
     """
     path = as_video(path)
@@ -303,7 +300,7 @@ def repairs(path: str | Video) -> list[str]:
 
 
 def is_fast_to_read(path: str | Video) -> bool:
-    """Whether a clip needs no other frames: images, or Motion JPEG whose packets are read directly."""
+    """Whether a frame can be read alone: images, or Motion JPEG whose packets are read in place."""
     path = as_video(path)
     if image_folder(path):
         return True

@@ -1,8 +1,8 @@
-"""The source of a video: a file of this machine, a file of a storage, or a member of a shard.
+"""The source of a video: a local file, a file of a storage, or a member of a shard.
 
-Decoders read files of this machine in place. Of a large file of a storage they read the parts that they need,
-and the last parts stay in memory. Any other video is loaded completely, and the last one stays in memory: a
-clip requests the frames of a video right after the number of its frames.
+Decoders read local files in place. Of a large file of a storage they read the parts that they need, and the
+last parts stay in memory. Any other video is loaded completely, and the last one stays in memory: a clip
+requests the frames of a video right after the number of its frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from everest.system.storage import Location, RemotePath, parse_location
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-MOST_LOADED: Final = 2**25  # bytes; a larger file of a storage is read in parts
+MAX_LOADED_BYTES: Final = 2**25  # bytes; a larger file of a storage is read in parts
 PART_BYTES: Final = 2**21  # bytes of one request
 PARTS_IN_MEMORY: Final = 32  # parts that stay in memory
 
@@ -40,7 +40,7 @@ Video = Path | RemotePath | Member
 
 
 def as_video(video: str | Video) -> Video:
-    """Parse a path or URL; any other source of a video is returned as it is."""
+    """Parse a path or URL; any other source of a video is returned unchanged."""
     return parse_location(video) if isinstance(video, str) else video
 
 
@@ -56,7 +56,7 @@ def decoder_input(video: Video) -> str | BytesIO | BufferedReader:
     """
     if isinstance(video, Path):
         return str(video.absolute())
-    if isinstance(video, RemotePath) and video.version()[0] > MOST_LOADED:
+    if isinstance(video, RemotePath) and video.version()[0] > MAX_LOADED_BYTES:
         return BufferedReader(PartsOfFile(video))
     return BytesIO(video_bytes(video))
 
@@ -109,7 +109,7 @@ class PartsOfFile(RawIOBase):
         return self._position
 
     def readinto(self, buffer: Buffer) -> int:
-        """Fill the buffer up to the end of a part; the number of bytes, 0 at the end of the file."""
+        """Fill the buffer up to the end of a part; returns the number of bytes, 0 at the end of the file."""
         if self._position >= self._version[0]:
             return 0
         number, begin = divmod(self._position, PART_BYTES)

@@ -1,7 +1,7 @@
-"""A file's video stream and its packets, opened by PyAV.
+"""Opens files by PyAV and reads the packets of their video stream.
 
-If a file has several video streams, the first one is read (cover images do not count). A file is read alone:
-playlists and other files that name further files or addresses are refused.
+If a file has several video streams, the first one is read (cover images do not count). Playlists and other
+files that refer to further files or addresses are refused.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from everest.video.truncation import MATROSKA_MARK
 # Matroska and WebM, AVI.
 KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, MATROSKA_MARK), ("avi", 8, b"AVI "))
 HEAD_BYTES: Final = 21  # that show the format
-ANIMATED: Final = 2  # flag in the last of these bytes, of WebP
+WEBP_ANIMATION: Final = 2  # flag in the last of these bytes of a WebP
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; heuristic
-USUAL_RATE: Final = 25  # frames per second, where a file states none: our choice
+DEFAULT_RATE: Final = 25  # frames per second, where a file states none: our choice
 MOTION_JPEG: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
 # FFmpeg has one error for both.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
@@ -95,13 +95,13 @@ def check_frame_size(path: str | Video, size: tuple[int, int], frame: str = "fra
 
 
 def open_container(path: Video) -> InputContainer:
-    """Open a file of this machine or bytes in memory, and nothing that the file names."""
+    """Open a local file or bytes in memory, and nothing that the file refers to."""
     with decoder_errors(path):
         with open_bytes(path) as file:
             begin = file.read(HEAD_BYTES)
         if not begin:
             raise VideoError(path, "empty file")
-        if begin[:4] == b"RIFF" and begin[8:16] == b"WEBPVP8X" and begin[20:] and begin[20] & ANIMATED:
+        if begin[:4] == b"RIFF" and begin[8:16] == b"WEBPVP8X" and begin[20:] and begin[20] & WEBP_ANIMATION:
             raise VideoError(path, "an animated WebP, which FFmpeg does not read; convert it to mp4 or gif")
         known = next((name for name, at, mark in KNOWN_FORMATS if begin[at:].startswith(mark)), None)
         # PyAV 18 loses some memory in each file that is opened with options, which most files do not need.
@@ -117,7 +117,7 @@ def open_container(path: Video) -> InputContainer:
 
 
 def decoder_options(codec: str) -> dict[str, str]:
-    """Of FFmpeg's decoders: frames may be larger than the file states, and damaged images are errors."""
+    """Options of FFmpeg's decoders: a limit for frames larger than stated; damaged images are errors."""
     strict = {"err_detect": "explode"} if codec == MOTION_JPEG else {}
     return {"max_pixels": str(LARGEST_FRAME), **strict}
 
@@ -141,11 +141,11 @@ def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 def stated_rate(stream: VideoStream) -> float:
     """Frames per second, as the file states them."""
-    return float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+    return float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
 
 
-def packets(path: Video, container: InputContainer, *streams: Stream) -> Iterator[Packet]:
-    """The packets of streams, in the order of the file."""
+def read_packets(path: Video, container: InputContainer, *streams: Stream) -> Iterator[Packet]:
+    """Yield the packets of streams, in the order of the file."""
     demuxed = container.demux(*streams)
     while True:
         with decoder_errors(path):

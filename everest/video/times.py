@@ -1,7 +1,4 @@
-"""Time stamps of frames, repaired where they cannot be right, and the frame rate that follows from them.
-
-F frames.
-"""
+"""Repairs time stamps of frames that cannot be right, and finds the frame rate. F frames."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-RESTART: Final = 8  # frames on each side that show that times start again: our choice
-STAMPS_COMPARED: Final = 8 * RESTART  # stamps on each side of one that does not rise: our choice
-MOST_REPLACED: Final = 0.25  # heuristic: of the stamps; with more, a file has none that mean anything
+RESTART_FRAMES: Final = 8  # frames on each side that show that times start again: our choice
+STAMPS_COMPARED: Final = 8 * RESTART_FRAMES  # stamps on each side of one that does not rise: our choice
+MAX_REPLACED_SHARE: Final = 0.25  # heuristic: of the stamps; with more, a file has none that mean anything
 TIME_TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 RATE_TOLERANCE: Final = 0.02  # heuristic: containers round times, and writers round rates
 
@@ -21,7 +18,7 @@ Stamps = NDArray[np.int64]
 
 
 class RepairedTimes(NamedTuple):
-    """Times of frames that rise."""
+    """Rising times of frames, and how the stamps of the file were repaired."""
 
     times: Stamps  # (F,); empty: not known
     replaced: int  # frames whose time was missing or wrong
@@ -29,7 +26,7 @@ class RepairedTimes(NamedTuple):
     are_stored: bool  # all are the stamps of the file, in their order
 
     def notices(self) -> list[str]:
-        """What a user should know."""
+        """Sentences for the user about the repairs."""
         notices = []
         if self.replaced:
             notices.append(
@@ -57,20 +54,20 @@ def repair_times(
     the stamps start again, as where two recordings are joined, they go on after the last one.
 
     Args:
-        stamps: of the frames, as shown.
-        packet_stamps: of the packets, as decoded. If these fall less often, they are times of decoding, which
-            have the right values in the wrong order.
-        of_decoding: they are times of decoding in any case.
+        stamps: of the frames, in display order.
+        packet_stamps: of the packets, in decode order. If these fall less often, they are times of decoding,
+            which have the right values in the wrong order.
+        of_decoding: the stamps are known to be times of decoding.
         lost: frames after which packets were lost, and how many.
     """
     stamped = np.array([frame for frame, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
     times, packet_times = (
-        np.array([stamp for stamp in each if stamp is not None], dtype=np.int64)
-        for each in (stamps, packet_stamps)
+        np.array([stamp for stamp in values if stamp is not None], dtype=np.int64)
+        for values in (stamps, packet_stamps)
     )
     if 2 * stamped.size <= len(stamps):
         return NO_TIMES
-    falls, packet_falls = (int(np.sum(np.diff(each) < 0)) for each in (times, packet_times))
+    falls, packet_falls = (int(np.sum(np.diff(values) < 0)) for values in (times, packet_times))
     of_decoding = of_decoding or packet_falls < falls
     if of_decoding and lost:
         times = np.sort(packet_times)[numbers_among_lost(lost, len(stamps))[stamped]]
@@ -80,7 +77,7 @@ def repair_times(
     usual_step = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 1.0
     times, kept, restarts = _choose_rising(times, stamped, usual_step)
     replaced = len(stamps) - len(kept)
-    if replaced > MOST_REPLACED * len(stamps):
+    if replaced > MAX_REPLACED_SHARE * len(stamps):
         return NO_TIMES
     times, known = times[kept], stamped[kept]
     numbers = np.arange(len(stamps))
@@ -94,7 +91,7 @@ def repair_times(
 
 
 def numbers_among_lost(lost: Sequence[tuple[int, int]], count: int) -> NDArray[np.int64]:
-    """The numbers that `count` frames would have if the lost ones were among them."""
+    """The numbers of `count` frames if the lost ones are counted, too."""
     numbers = np.arange(count)
     for frames, packets in lost:
         numbers[frames:] += packets
@@ -124,8 +121,8 @@ def _choose_rising(times: Stamps, frames: Stamps, usual_step: float) -> tuple[St
             wrong_from_here = int(rises[0]) if rises.size else later.size
             wrong_up_to_here = int(np.sum(times[kept[-STAMPS_COMPARED:]] >= times[at]))
             is_rest = not rises.size and at + later.size == times.size
-            if wrong_up_to_here >= min(RESTART, len(kept)) and (
-                wrong_from_here >= RESTART or (is_rest and wrong_from_here > 1)
+            if wrong_up_to_here >= min(RESTART_FRAMES, len(kept)) and (
+                wrong_from_here >= RESTART_FRAMES or (is_rest and wrong_from_here > 1)
             ):
                 restarts.append(at)
                 gap = round(usual_step * (frames[at] - frames[last]))

@@ -1,4 +1,4 @@
-"""Whether a file, or a packet of a transport stream, ends early: judged by the bytes of its format."""
+"""Detects files, and packets of a transport stream, that end early, from the bytes of their format."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ def _read(file: BinaryIO, begin: int, size: int) -> bytes:
 
 
 def pes_state(path: Video, begin: int | None) -> tuple[bool, bool]:
-    """Whether a packet (PES) of a transport stream is whole, and the next one follows.
+    """Whether a packet (PES) of a transport stream is whole, and whether the next one follows.
 
-    It is in numbered parts of 188 bytes. The last one is filled up, which shows that no other follows.
+    A packet consists of numbered parts of 188 bytes. Only the last one is filled up.
 
     Args:
-        begin: its first byte in the file.
+        begin: the packet's first byte in the file.
     """
     if begin is None:
         return False, False

@@ -24,7 +24,7 @@ from everest.video.stream import VideoError, open_container
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class H264:
-    """Small files of x264, yuv420p, of even sizes."""
+    """H.264 by x264: small files, yuv420p, even sizes."""
 
     gop: int  # frames from one keyframe to the next; short distances make random access cheap
     crf: int  # x264's quality, 0 (lossless) to 51; 18 is visually close to the source
@@ -32,7 +32,7 @@ class H264:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mjpeg:
-    """A JPEG image for each frame, of full range, with chroma of half the resolution."""
+    """Motion JPEG: an image per frame, full range, chroma of half the resolution."""
 
     quality: int  # libjpeg's, 1 to 95
 

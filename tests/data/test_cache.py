@@ -121,7 +121,7 @@ def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_d
     parts = [Sample(path=names[0], start_frame=first) for first in range(12)]
     with pytest.raises(EnvironmentProblem, match=r"12 videos need about"):  # as many segments of one
         open_cache("disk", parts)
-    monkeypatch.setattr(cache_module, "LARGEST_VIDEO", 2**17)  # whole videos are not cached, and need no room
+    monkeypatch.setattr(cache_module, "MAX_VIDEO_BYTES", 2**17)  # whole videos are not cached: no room needed
     assert open_cache("disk", [*videos, segments[0]]) == FrameCache(small_disk / "frames")
 
 
@@ -150,7 +150,7 @@ print(kept.folder, len(list(kept.folder.glob("*.npy"))))
 
 
 def test_memory_goes_with_the_last_process(video):
-    if not cache_module.MEMORY.is_dir():
+    if not cache_module.MEMORY_FOLDER.is_dir():
         pytest.skip("no files in memory on this system")
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(video)], capture_output=True, text=True, check=True

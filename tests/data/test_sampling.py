@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings
-from everest.data.class_balance import sample_weights
+from everest.data.class_balance import sampling_odds
 from everest.data.clips import StepSampler
 from everest.data.randomness import Purpose, generator_at
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, validation_clips
@@ -19,8 +19,8 @@ CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=20)
 
 
 def sampler(weights, **options) -> StepSampler:
-    settings = {"batch_size": 4, "steps": 12, "samples_per_epoch": 10, "seed": 3} | options
-    return StepSampler(**{"num_samples": 0 if weights is None else len(weights)} | settings, weights=weights)
+    settings = {"step_samples": 4, "steps": 12, "samples_per_epoch": 10, "seed": 3} | options
+    return StepSampler(**{"num_samples": 0 if weights is None else len(weights)} | settings, odds=weights)
 
 
 def shares(labels, weights) -> dict[object, float]:
@@ -34,16 +34,16 @@ def test_classes_have_the_same_share_or_one_by_the_root_of_their_samples(labels,
     power = {"balanced": 0, "sqrt": 0.5}[kind]
     sizes = {name: number**power for name, number in Counter(labels).items()}
     expected = {name: size / sum(sizes.values()) for name, size in sizes.items()}
-    weights = sample_weights(labels, kind)
+    weights = sampling_odds(labels, kind)
     assert shares(labels, weights) == pytest.approx(expected)
-    assert sample_weights([(label,) for label in labels], kind).tolist() == weights.tolist()
+    assert sampling_odds([(label,) for label in labels], kind).tolist() == weights.tolist()
 
 
 def test_of_several_classes_the_rarest_counts_and_no_class_is_a_class():
     labels = [(0,), (0, 1), (0,), (0, 0), (), ()]
-    assert sample_weights(labels, "balanced").tolist() == [1 / 4, 1, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
-    assert sample_weights(labels, "sqrt").tolist() == [0.5, 1, 0.5, 0.5, 2**-0.5, 2**-0.5]
-    assert sample_weights([], "balanced").shape == (0,)
+    assert sampling_odds(labels, "balanced").tolist() == [1 / 4, 1, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
+    assert sampling_odds(labels, "sqrt").tolist() == [0.5, 1, 0.5, 0.5, 2**-0.5, 2**-0.5]
+    assert sampling_odds([], "balanced").shape == (0,)
 
 
 SHUFFLED = [[(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)], [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)]]
@@ -57,7 +57,7 @@ def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch(number
     for count in range(-(-batch * steps // epoch)):
         order = generator_at(seed, Purpose.ORDER, count).permutation(number)
         keys += [(count, int(index)) for index in np.resize(order, epoch)]
-    settings = {"batch_size": batch, "steps": steps, "samples_per_epoch": epoch, "seed": seed}
+    settings = {"step_samples": batch, "steps": steps, "samples_per_epoch": epoch, "seed": seed}
     batches = list(StepSampler(num_samples=number, **settings))
     assert [len(keys) for keys in batches] == [batch] * steps
     assert list(chain(*batches)) == keys[: batch * steps]
@@ -65,15 +65,15 @@ def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch(number
 
 def test_the_orders_of_a_seed_stay_the_same():
     """Recorded numbers: with other ones, a seed would not repeat its results."""
-    options = {"batch_size": 5, "steps": 2, "samples_per_epoch": 5, "seed": 0}
+    options = {"step_samples": 5, "steps": 2, "samples_per_epoch": 5, "seed": 0}
     assert list(StepSampler(num_samples=5, **options)) == SHUFFLED
     assert list(sampler(np.array([1.0, 1, 1, 1, 4]), **options)) == DRAWN
 
 
 @given(CLASSES, st.sampled_from([None, *KINDS]), st.sampled_from([1, 2]), st.integers(0, 12))
 def test_processes_and_a_later_start_share_the_steps_of_one_process(labels, kind, accumulation, start):
-    weights = None if kind is None else sample_weights(labels, kind)
-    common = {"num_samples": len(labels), "batch_size": 8}
+    weights = None if kind is None else sampling_odds(labels, kind)
+    common = {"num_samples": len(labels), "step_samples": 8}
     alone = list(sampler(weights, **common))
     for world in (1, 2, 4):
         options = {**common, "world": world, "accumulation": accumulation, "start_step": start}
@@ -100,12 +100,12 @@ def unequal(tmp_path) -> Recipe:
 
 
 def test_the_sampler_of_a_recipe_weighs_the_training_videos_only(unequal):
-    assert finetune_clips(unequal)[0].sample_weights is None
+    assert finetune_clips(unequal)[0].sampling_odds is None
     balanced = replace(unequal, finetune=FinetuneSettings(sampler="balanced"))
     clips, classes = finetune_clips(balanced)
-    assert clips.sample_weights.tolist() == [1 / 3, 1 / 3, 1, 1 / 3]
-    assert validation_clips(balanced, classes).sample_weights is None
-    assert pretrain_clips(balanced).sample_weights is None
+    assert clips.sampling_odds.tolist() == [1 / 3, 1 / 3, 1, 1 / 3]
+    assert validation_clips(balanced, classes).sampling_odds is None
+    assert pretrain_clips(balanced).sampling_odds is None
 
 
 def test_the_first_of_several_heads_is_balanced(unequal, tmp_path):
@@ -113,4 +113,4 @@ def test_the_first_of_several_heads_is_balanced(unequal, tmp_path):
     (tmp_path / "train.csv").write_text(rows)
     heads = replace(unequal.data, num_classes=None, heads={"noun": 2, "verb": 2}, val=None)
     clips, _ = finetune_clips(Recipe(name="x", data=heads, finetune=FinetuneSettings(sampler="sqrt")))
-    assert clips.sample_weights.tolist() == [2**-0.5, 2**-0.5, 1]
+    assert clips.sampling_odds.tolist() == [2**-0.5, 2**-0.5, 1]

@@ -68,8 +68,8 @@ def test_only_training_repeats_videos(recording: Path):
     validation = validation_clips(recipe, classes)
     assert validation is not None
     assert (len(clips), len(validation), classes.heads[0].outputs) == (8, 2, 2)
-    assert clips.sample_weights is not None
-    assert np.allclose(clips.sample_weights, 1 / 4)
+    assert clips.sampling_odds is not None
+    assert np.allclose(clips.sampling_odds, 1 / 4)
 
 
 def test_views_are_not_compared_with_the_same_video(recording: Path, tmp_path: Path):

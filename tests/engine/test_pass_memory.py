@@ -33,7 +33,7 @@ def test_a_cpu_is_checked_with_the_weights_of_all_processes(
 ):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GIB))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=0))
-    monkeypatch.setattr(machine, "OWN_GROUPS", Path("none"))  # nor the limit of a container
+    monkeypatch.setattr(machine, "PROCESS_GROUPS_FILE", Path("none"))  # nor the limit of a container
     if told is EnvironmentProblem:
         with pytest.raises(
             EnvironmentProblem, match=rf"^too little memory: {free}\.00 GiB of memory is free"

@@ -7,7 +7,7 @@ from small_runs import RECIPE, called, refused
 
 from everest.config.recipe import load_recipe
 from everest.lists.sample import Sample
-from everest.lists.sources import learned_from
+from everest.lists.sources import seen_in_training
 from everest.system.weights_header import read_header
 
 OPEN = RECIPE.replace("num_classes: 2, ", "").replace("val: train.csv, test: train.csv", "test: test.csv")
@@ -123,11 +123,11 @@ def test_videos_that_a_model_learned_from_are_found_by_file_and_segment(tmp_path
     learned = [Sample(path=clips[0]), Sample(path=clips[0], start=0.5, end=1), Sample(path=clips[1])]
     learned.append(Sample(path=clips[1], start=0.0, end=1.0))
     assert (
-        learned_from(data, [*learned, Sample(path=clips[1], start=1.0, end=2.0), Sample(path=clips[2])])
+        seen_in_training(data, [*learned, Sample(path=clips[1], start=1.0, end=2.0), Sample(path=clips[2])])
         == learned
     )
     (tmp_path / "train.csv").unlink()
-    assert learned_from(data, learned) == []
+    assert seen_in_training(data, learned) == []
 
 
 def test_a_test_on_the_training_list_is_reported(classifier_run: Path, clip_files: Path):

@@ -13,12 +13,12 @@ from video_kinds import COUNT, RATE, Case, write_case
 from everest.annotations.bout import Bout
 from everest.config.heads import Head
 from everest.errors import DataError
-from everest.lists.labels import indices
+from everest.lists.labels import class_indices
 from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
 from everest.prepare.window_labels import label_samples, label_windows
-from everest.prepare.windows import OVERHEAD, choose_windows, why_none, window_activity
+from everest.prepare.windows import PACKET_OVERHEAD, choose_windows, why_no_activity, window_activity
 from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.reader import known_damage, probe
 from everest.video.stream import VideoError
@@ -261,7 +261,7 @@ def test_overlapping_bouts_make_several_labels(tmp_path: Path):
     assert (list(again.samples), again.class_names) == (labeled, ("call", "walk"))
     # With one class, it is the one with the most seconds in the window.
     labeled, names, task = label_samples(windows, bouts, task="single-label")
-    shown = [names[index] for sample in labeled for label in sample.labels for index in indices(label)]
+    shown = [names[index] for sample in labeled for label in sample.labels for index in class_indices(label)]
     assert shown == ["walk", "call", "background"]
 
 
@@ -279,7 +279,7 @@ def packets_of(sizes, kinds) -> PacketSizes:
 
 
 def test_activity_is_the_size_relative_to_the_median_of_the_kind():
-    usual, large = 100, 2 * (100 + OVERHEAD) - OVERHEAD
+    usual, large = 100, 2 * (100 + PACKET_OVERHEAD) - PACKET_OVERHEAD
     packets = packets_of([9999, usual, usual, large, usual, 36, 36, 36], [0, 1, 1, 1, 1, 2, 2, 2])
     assert window_activity(packets, np.arange(8.0), 1.0).tolist() == [0, 1, 1, 2, 1, 1, 1, 1]
     windows = window_activity(packets, np.array([0.0, 2.0, 3.5, 100.0]), 2.0)
@@ -291,10 +291,10 @@ def test_a_constant_bitrate_and_files_of_keyframes_have_no_activity():
     rng = np.random.default_rng(0)
     still = packets_of(1000 + rng.integers(0, 100, 60), [1] * 60)
     moving = packets_of([1000] * 30 + [2000] * 30, [1] * 60)
-    assert "constant" in (why_none(still) or "")
-    assert why_none(moving) is None
-    assert "keyframe" in (why_none(packets_of([100, 200], [0, 0])) or "")
-    assert why_none(packets_of([1000] * 20, [1] * 20)) is None  # too short to know
+    assert "constant" in (why_no_activity(still) or "")
+    assert why_no_activity(moving) is None
+    assert "keyframe" in (why_no_activity(packets_of([100, 200], [0, 0])) or "")
+    assert why_no_activity(packets_of([1000] * 20, [1] * 20)) is None  # too short to know
 
 
 def test_windows_are_spread_evenly_and_overlap_only_if_there_are_no_others():

@@ -16,7 +16,7 @@ from everest.probes.linear import STRENGTHS, cross_predict, fit_linear, group_sp
 from everest.project.candidates import FEATURES, FROZEN, IMAGES, INPUTS, MEAN, FeatureTable, network_candidate
 from everest.project.choice import choose, compare_inputs
 from everest.project.result import NETWORK
-from everest.system.run_folder import WEIGHTS
+from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import read_weights
 
 HEAD = Head(outputs=2)
@@ -179,10 +179,10 @@ def test_a_network_has_its_last_weights_and_thresholds_of_its_outputs(
     classifier_run: Path, clip_files: Path, tmp_path: Path, task
 ):
     run = shutil.copytree(classifier_run, tmp_path / "run")
-    last = read_weights(run / WEIGHTS)
+    last = read_weights(run / WEIGHTS_FILE)
     heads = [{**head, "task": task} for head in last.settings["heads"]]
     last = replace(last, settings={**last.settings, "heads": heads})
-    last.save(run / WEIGHTS)
+    last.save(run / WEIGHTS_FILE)
     zeros = {name: torch.zeros_like(tensor) for name, tensor in last.tensors.items()}
     replace(last, tensors=zeros).save(run / "best.safetensors")
     label = (1,) if task == MULTI_LABEL else 1

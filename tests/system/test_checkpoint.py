@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from everest.checkpoints.load import find_weights
 from everest.engine.state import SavedState
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.system.weights import TYPES, load_tensors, write_tensors
+from everest.system.weights import DTYPE_NAMES, load_tensors, write_tensors
 from everest.system.weights_header import read_header
 
 
@@ -51,7 +51,7 @@ SHAPES = st.lists(st.integers(0, 4), max_size=3)
 
 @st.composite
 def some_tensor(draw: st.DrawFn) -> Tensor:
-    dtype, shape = draw(st.sampled_from(list(TYPES))), draw(SHAPES)
+    dtype, shape = draw(st.sampled_from(list(DTYPE_NAMES))), draw(SHAPES)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     limit = 2 if dtype == torch.bool else 256
     values = torch.randint(limit, (math.prod(shape) * dtype.itemsize,), generator=generator)

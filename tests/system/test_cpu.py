@@ -83,7 +83,7 @@ def test_a_process_bound_to_one_core_has_one_reader_and_one_thread():
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     quota, all_cores = tmp_path / "cpu.max", len(os.sched_getaffinity(0))
-    monkeypatch.setattr(machine, "CPU_QUOTA", quota)
+    monkeypatch.setattr(machine, "CPU_QUOTA_FILE", quota)
     assert num_cores() == all_cores
     limits = {"100000 100000": 1, "150000 100000": 1, "1 100000": 1, "max 100000": all_cores, "": all_cores}
     for text, expected in limits.items():
@@ -99,8 +99,8 @@ def group_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for `groups` and `own`, the files of control groups; 32 of the 64 GiB are free."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=8 * GIB))
-    monkeypatch.setattr(machine, "CONTROL_GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "GROUPS_FOLDER", tmp_path / "groups")
+    monkeypatch.setattr(machine, "PROCESS_GROUPS_FILE", tmp_path / "own")
     return tmp_path
 
 

@@ -12,7 +12,7 @@ from hub_cache import REVISION, cached, transformers_folder
 from huggingface_hub import constants
 
 from everest.errors import CheckpointError
-from everest.system.hub import Unreachable, fetch, license_of
+from everest.system.hub import HubUnreachable, fetch, license_of
 
 NAME = "hf:someone/videomae-tiny"
 
@@ -108,7 +108,7 @@ def test_the_hub_or_else_a_whole_cache_gives_the_files(hub: ThreadingHTTPServer)
     assert [fetch(name) for name in weights] == folders
     for folder, (name, file) in zip(folders, weights.items(), strict=True):
         (folder / file).unlink()
-        with pytest.raises(Unreachable, match=r"not complete in the cache .* by `hf download a/\w+`$"):
+        with pytest.raises(HubUnreachable, match=r"not complete in the cache .* by `hf download a/\w+`$"):
             fetch(name)
 
 

@@ -60,7 +60,7 @@ def test_facts_of_long_videos_leave_the_memory_first_used_first(
     clear_video_cache()
     paths = [clip_files / f"clip{number}.mp4" for number in range(3)]
     first = inspect_video(paths[0])
-    monkeypatch.setattr(facts, "MOST_FRAMES", 2 * first.info.frames)
+    monkeypatch.setattr(facts, "MAX_CACHED_FRAMES", 2 * first.info.frames)
     second = inspect_video(paths[1])
     assert inspect_video(paths[0]) is first  # the last one used
     inspect_video(paths[2])

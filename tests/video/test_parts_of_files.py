@@ -19,7 +19,7 @@ from everest.system.storage import RemotePath
 from everest.video.facts import clear_video_cache, keep_facts_in
 from everest.video.packet_sizes import packet_sizes
 from everest.video.reader import frames_in_order, probe, read_frames
-from everest.video.source import MOST_LOADED, PartsOfFile, _part
+from everest.video.source import MAX_LOADED_BYTES, PartsOfFile, _part
 
 FRAMES = 150
 
@@ -32,11 +32,11 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file above `MOST_LOADED`: noise in 15 groups of ten pictures."""
+    """A file above `MAX_LOADED_BYTES`: noise in 15 groups of ten pictures."""
     path = tmp_path_factory.mktemp("recording") / "noise.mp4"
     noise = np.random.default_rng(0).integers(0, 256, size=(FRAMES, 480, 640, 3), dtype=np.uint8)
     write_frames(path, noise, codec="mpeg4", rate=10, options={"g": "10", "b": "40000000"})
-    assert path.stat().st_size > MOST_LOADED
+    assert path.stat().st_size > MAX_LOADED_BYTES
     return path
 
 

@@ -15,7 +15,7 @@ from everest.data.clips import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_optimizer
-from everest.engine.setup import StageSetup
+from everest.engine.setup import make_training
 from everest.engine.training import Step, Training
 from everest.errors import RecipeError
 from everest.evaluation.tokenizer import TokenizerValidator
@@ -46,7 +46,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     if (adversary := objective.adversary) is not None:
         optimizer = make_optimizer([adversary.group], betas=BETAS)
         others.append(Network(module=adversary.discriminator, optimizer=optimizer, name="discriminator"))
-    training = StageSetup(
+    training = make_training(
         recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
         section=settings,
         spec=spec,
@@ -54,7 +54,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         context=context,
         other_networks=others,
         other_bytes=partial(objective.bytes_per_clip, spec),
-    ).training()
+    )
     validator = TokenizerValidator(training, recipe)
     return TokenizerStage(training=training, settings=settings, objective=objective, validator=validator)
 

@@ -21,6 +21,7 @@ from everest.system.run_folder import RECIPE as RUN_RECIPE
 from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
+    from everest.annotations.labels import WhoseBouts
     from everest.config.settings import Recipe
     from everest.inference.model import OpenedModel
 
@@ -194,6 +195,22 @@ def read_views(text: str | None) -> tuple[int | None, int | None]:
     pattern = r"[1-9]\d{0,8}x[1-9]\d{0,8}"
     clips, crops = read_numbers("--views", text, pattern, fix="CLIPSxCROPS, such as 1x1 or 5x3")
     return clips, crops
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhoseOptions:
+    """Whose bouts of annotations count."""
+
+    observer: list[str] | None = OBSERVER
+    subject: str | None = SUBJECT
+
+    def read(self, annotations: object, *, option: str) -> WhoseBouts:
+        """The choice; RecipeError if one is made without the annotations, which `option` names."""
+        from everest.annotations.labels import WhoseBouts
+
+        is_given = self.observer or self.subject
+        refuse({f"--observer and --subject need {option}": is_given and not annotations})
+        return WhoseBouts(observers=self.observer or (), subject=self.subject)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,8 +173,7 @@ def search(
     from everest.checkpoints.load import find_weights
     from everest.config.recipe import recipe_for_run
     from everest.inference.model import OpenedModel
-    from everest.search.feature_file import read_feature_file
-    from everest.search.neighbors import nearest, read_query, to_dict, write_results
+    from everest.search.neighbors import nearest, read_feature_file, read_query, to_dict, write_results
 
     file = read_feature_file(features)
     if page is not None:

@@ -15,7 +15,7 @@ from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli import prepare_lists
-from everest_cli.options import Task, argument, is_on_cpu, local_path, option, refuse, root_of
+from everest_cli.options import Task, argument, grouped, is_on_cpu, local_path, option, refuse, root_of
 from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
 
 if TYPE_CHECKING:
@@ -309,4 +309,4 @@ for name, command, line in (
     ("shard", shard, "Pack the videos of a list into tar files."),
     ("tokens", tokens, "Cache the outputs of LVMAE's tokenizer."),
 ):
-    app.command(name, short_help=line)(command)
+    app.command(name, short_help=line)(grouped(command))

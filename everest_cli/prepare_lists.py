@@ -188,6 +188,7 @@ def stats(
 
 
 def windows(
+    *,
     sources: list[Path] = o.VIDEOS,
     seconds: float = option("--seconds S", "Length of a window.", ..., min=0.01),
     output: Path = option("--output -o LIST", "The list to write (.csv).", ...),
@@ -201,8 +202,7 @@ def windows(
         "--labels F", "Annotations of any kind that label the windows; repeatable."
     ),
     fps: float | None = o.FPS,
-    observer: list[str] | None = o.OBSERVER,
-    subject: str | None = o.SUBJECT,
+    whose: o.WhoseOptions,
     task: Task | None = option("--task", "Kind of labels [multi-label if classes overlap]."),
     seed: int = o.SEED,
     data: Path | None = o.LIST_ROOT,
@@ -214,7 +214,6 @@ def windows(
 
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
-    from everest.annotations.labels import WhoseBouts
     from everest.annotations.records import left_out_rows
     from everest.lists.inputs import named_samples
     from everest.prepare.window_labels import read_bouts
@@ -225,9 +224,9 @@ def windows(
             "--hours and --count both limit the windows; use one of them": None not in (hours, count),
             f"--hours {hours}: must be at most {MOST_HOURS}": not (hours is None or hours <= MOST_HOURS),
             "--fps and --task need --labels": (fps or task) and not labels,
-            "--observer and --subject need --labels": (observer or subject) and not labels,
         }
     )
+    whose_bouts = whose.read(labels, option="--labels")
     number = count if hours is None else int(hours * 3600 / seconds)
     settings = WindowSettings(seconds=seconds, step=step or seconds, by=by, count=number, seed=seed)
     samples = named_samples(sources, root=data)
@@ -236,8 +235,7 @@ def windows(
     check_new_file(output, overwrite=overwrite)
     with Display(quiet=quiet) as display:
         paths = [str(parse_location(sample.path).absolute()) for sample in samples]
-        whose = WhoseBouts(observers=observer or (), subject=subject)
-        read = read_bouts(labels, paths, display.report, whose=whose, fps=fps) if labels else None
+        read = read_bouts(labels, paths, display.report, whose=whose_bouts, fps=fps) if labels else None
         bouts = None if read is None else read.bouts
         document = write_windows(
             samples, output, settings, bouts=bouts, task=task, overwrite=overwrite, report=display.report
@@ -264,13 +262,13 @@ def _print_windows(document: dict[str, Any]) -> None:
 
 
 def convert_annotations(
+    *,
     files: list[Path] = argument("FILE…", "Annotation files of any kind.", parser=local_path),
     fps: float | None = o.FPS,
     videos: list[Path] | None = option(
         "--videos DIR", "The annotated videos, or their folder; repeatable.", parser=local_path
     ),
-    observer: list[str] | None = o.OBSERVER,
-    subject: str | None = o.SUBJECT,
+    whose: o.WhoseOptions,
     to: AnnotationKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
     output: Path | None = option("--output -o OUT", "Convert to this file, or folder of files."),
     overwrite: bool = o.OVERWRITE_FILES,
@@ -286,14 +284,13 @@ def convert_annotations(
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
     from everest.annotations.formats import files_of, write_annotations
-    from everest.annotations.labels import WhoseBouts, read_labels
+    from everest.annotations.labels import read_labels
     from everest.annotations.matching import checked_lengths
     from everest.annotations.records import left_out_rows
     from everest.lists.inputs import named_videos
 
     paths = list(map(str, named_videos(videos or [])))
-    whose = WhoseBouts(observers=observer or (), subject=subject)
-    labels = read_labels(files, paths, whose=whose, fps=fps)
+    labels = read_labels(files, paths, whose=whose.read(files, option="FILE"), fps=fps)
     bouts_of, times, notices = checked_lengths(labels.bouts) if videos else (labels.bouts, {}, [])
     bouts = [bout for video_bouts in bouts_of.values() for bout in video_bouts]
     unscored = [bout for bout in bouts if bout.label == UNSCORED]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,116 +19,126 @@ from everest_cli.output import print_json, print_table, say
 MB, GB = 1e6, 1e9
 
 
-def profile(
-    backbone: str | None = option("--backbone -b NAME", "vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g."),
-    method: str | None = option("--method -m NAME", "everest, videomae, st-mae, videomae-v2 [everest]."),
-    recipe: str | None = option("--recipe -r R", "A recipe instead of a method."),
-    frames: int | None = option("--frames N", "Frames of a clip."),
-    size: str | None = option("--size N|HxW", "Side, or height x width of a frame."),
-    keep: float | None = option("--keep X", "Keep ratio in pre-training (rho_pre)."),
-    data: Path | None = option("--data DIR", "Videos to measure the loader on, or for --latency."),
-    checkpoint: str | None = option("--checkpoint -c C", "Checkpoint or ONNX file, for --latency."),
-    latency: bool = option("--latency", "Time a trained model: a video file, and a timeline.", False),
-    window: float | None = option("--window SECONDS", "Window of the timeline, for --latency.", min=0.001),
-    step: float | None = option("--step SECONDS", "Step of the timeline, for --latency.", min=0.001),
-    overrides: list[str] | None = o.OVERRIDES,
-    comparing: bool = option("--compare", "Compare all methods.", False),
-    paper: bool = option("--paper", "Print the paper's cost tables beside everest's values.", False),
-    measured: bool = option("--measure", "Time real steps on this device.", False),
-    batch: int | None = option("--batch N", "Clips per step, for --measure; windows, for --latency.", min=1),
-    videos: int | None = option("--videos N", "Plan a pre-training run on N videos.", min=1),
-    epochs: int | None = option("--epochs E", "Epochs of the planned run [the recipe's].", min=1),
-    gpu: str | None = option("--gpu G", "GPU of the planned run: h100, h200, a100, 4090, t4."),
-    gpus: str = option("--gpus auto|N|cpu|mps", "Device to measure on, or N GPUs to plan for.", "auto"),
-    as_json: bool = o.AS_JSON,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions:
+    """The options of `everest profile`."""
+
+    backbone: str | None = option("--backbone -b NAME", "vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g.")
+    method: str | None = option("--method -m NAME", "everest, videomae, st-mae, videomae-v2 [everest].")
+    recipe: str | None = option("--recipe -r R", "A recipe instead of a method.")
+    frames: int | None = option("--frames N", "Frames of a clip.")
+    size: str | None = option("--size N|HxW", "Side, or height x width of a frame.")
+    keep: float | None = option("--keep X", "Keep ratio in pre-training (rho_pre).")
+    data: Path | None = option("--data DIR", "Videos to measure the loader on, or for --latency.")
+    checkpoint: str | None = option("--checkpoint -c C", "Checkpoint or ONNX file, for --latency.")
+    latency: bool = option("--latency", "Time a trained model: a video file, and a timeline.", False)
+    window: float | None = option("--window SECONDS", "Window of the timeline, for --latency.", min=0.001)
+    step: float | None = option("--step SECONDS", "Step of the timeline, for --latency.", min=0.001)
+    overrides: list[str] | None = o.OVERRIDES
+    compare: bool = option("--compare", "Compare all methods.", False)
+    paper: bool = option("--paper", "Print the paper's cost tables beside everest's values.", False)
+    measure: bool = option("--measure", "Time real steps on this device.", False)
+    batch: int | None = option("--batch N", "Clips per step, for --measure; windows, for --latency.", min=1)
+    videos: int | None = option("--videos N", "Plan a pre-training run on N videos.", min=1)
+    epochs: int | None = option("--epochs E", "Epochs of the planned run [the recipe's].", min=1)
+    gpu: str | None = option("--gpu G", "GPU of the planned run: h100, h200, a100, 4090, t4.")
+    gpus: str = option("--gpus auto|N|cpu|mps", "Device to measure on, or N GPUs to plan for.", "auto")
+
+    @property
+    def plans_several(self) -> bool:
+        """Whether --gpus is the number of GPUs of the planned run."""
+        return self.gpu is not None and self.gpus.isdecimal() and int(self.gpus) > 0
+
+    def check(self) -> None:
+        """Raise RecipeError for options that do not fit together."""
+        measures = self.measure or self.data or self.latency
+        plans = self.gpu is not None
+        refuse(
+            {
+                "--latency and --checkpoint: give both or neither": (self.checkpoint is None) == self.latency,
+                "--method and --recipe both choose a recipe; use one of them": self.method and self.recipe,
+                "--videos and --epochs need --gpu, the GPU of the planned run": not plans
+                and (self.videos or self.epochs),
+                "--gpu plans a run: add --videos N, the number of training videos": self.gpu
+                and self.videos is None,
+                "--window and --step need --latency": not self.latency and (self.window or self.step),
+                "--batch needs --measure, --data or --latency": self.batch and not measures,
+                "--gpus needs --measure, --data or --latency, or is a number from 1 beside --gpu": (
+                    self.gpus != "auto" and not (measures or self.plans_several)
+                ),
+            }
+        )
+
+
+def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 
     With --videos and --gpu, also the hours and the memory of a run on that GPU, in words. With
-    --checkpoint and --latency, only the time of a trained model: for a video, and hours of video per hour.
+    --checkpoint and --latency, only the time of a trained model: for a video, on one CPU thread unless
+    OMP_NUM_THREADS is set, and hours of video per hour.
 
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu h100 --gpus 4
     """
-    plans_several = gpu is not None and gpus.isdecimal() and int(gpus) > 0
-    refuse(
-        {
-            "--latency and --checkpoint: give both or neither": (checkpoint is None) == latency,
-            "--method and --recipe both choose a recipe; use one of them": method and recipe,
-            "--videos and --epochs need --gpu, the GPU of the planned run": gpu is None
-            and (videos or epochs),
-            "--gpu plans a run: add --videos N, the number of training videos": gpu and videos is None,
-            "--window and --step need --latency": not latency and (window or step),
-            "--batch needs --measure, --data or --latency": batch and not (measured or data or latency),
-            "--gpus needs --measure, --data or --latency, or is a number from 1 beside --gpu": (
-                gpus != "auto" and not (measured or data or latency or plans_several)
-            ),
-        }
-    )
-
-    if checkpoint is not None:  # the time of a trained model
+    options.check()
+    if options.checkpoint is not None:  # the time of a trained model
         from everest.inference.videos import Passes
         from everest.profiling.latency import latency_of
 
-        windows = Passes(window=window, step=step, batch=batch or 1)
-        timed = latency_of(checkpoint, data, windows, cpu=is_on_cpu(gpus), notify=say)
+        windows = Passes(window=options.window, step=options.step, batch=options.batch or 1)
+        on_cpu = is_on_cpu(options.gpus)
+        timed = latency_of(options.checkpoint, options.data, windows, cpu=on_cpu, notify=say)
         (print_json if as_json else _print_latency)(timed)
-        return
-    if paper:  # the paper's tables
+    elif options.paper:  # the paper's tables
         from everest.profiling.profile import paper_figures
 
         (print_json if as_json else _print_paper)([figure.dump() for figure in paper_figures()])
-        return
+    else:
+        (print_json if as_json else _print_profile)(_cost(options))
 
+
+def _cost(options: ProfileOptions) -> dict[str, Any]:
+    """The cost of a recipe and of all methods, on this device and as planned for others."""
     from everest.checkpoints.frozen import with_absolute_paths
     from everest.profiling.plan import plan_pretraining
     from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile
     from everest.profiling.timing import BATCH, time_loader, time_stages
 
+    data, gpu, batch = options.data, options.gpu, options.batch
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     changed = partial(
         changed_recipe,
-        backbone=backbone,
-        frames=frames,
-        size=None if size is None else read_size(size),
-        keep=keep,
-        overrides=[*(overrides or []), *root],
+        backbone=options.backbone,
+        frames=options.frames,
+        size=None if options.size is None else read_size(options.size),
+        keep=options.keep,
+        overrides=[*(options.overrides or []), *root],
     )
-    method = (method or "everest").replace("_", "-")
+    method = (options.method or "everest").replace("_", "-")
     if method not in METHODS:
         raise unknown_name("--method", method, METHODS)
-    profiled = with_absolute_paths(changed(recipe or METHODS[method]))
-    if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
-        raise RecipeError(f"--keep: strategy {profiled.pretrain.selection.strategy} has no keep ratio")
-
-    # The cost of the recipe, and of all methods.
-    document: dict[str, Any] = {**profile(profiled), "compare": []}
-    if comparing:
+    recipe = with_absolute_paths(changed(options.recipe or METHODS[method]))
+    if options.keep is not None and not isinstance(recipe.pretrain.selection, RANKS):
+        raise RecipeError(f"--keep: strategy {recipe.pretrain.selection.strategy} has no keep ratio")
+    document: dict[str, Any] = {**profile(recipe), "compare": []}
+    if options.compare:
         document["compare"] = [{"method": name, **profile(changed(named))} for name, named in METHODS.items()]
-
-    # Steps and loaders on this device.
     stages = document["stages"]
-    if measured or (data is not None and gpu is None):
-        on_cpu = is_on_cpu("auto" if plans_several else gpus)
-        loads = data is not None and gpu is None
-        for stage, measurement in time_stages(profiled, batch=batch, loads=loads, cpu=on_cpu).items():
+    loads = data is not None and gpu is None
+    if options.measure or loads:  # on this device
+        on_cpu = is_on_cpu("auto" if options.plans_several else options.gpus)
+        for stage, measurement in time_stages(recipe, batch=batch, loads=loads, cpu=on_cpu).items():
             stages[stage] |= measurement
-
-    # The run that is planned for other devices.
-    if gpu is not None and videos is not None:
-        count = int(gpus) if plans_several else 1
-        planned = partial(plan_pretraining, profiled, gpu, videos=videos, epochs=epochs, gpus=count)
-        document["plan"] = planned()
+    if gpu is not None and options.videos is not None:
+        count = int(options.gpus) if options.plans_several else 1
+        run = {"videos": options.videos, "epochs": options.epochs, "gpus": count}
+        document["plan"] = plan_pretraining(recipe, gpu, **run)
         if data is not None:  # against the step of the planned GPUs, not of this machine
             speed = document["plan"]["step_clips_per_second"]
             clips = batch or BATCH["cuda"]
-            loading = time_loader(profiled, "pretrain", batch=clips, step_clips_per_second=speed)
+            loading = time_loader(recipe, "pretrain", batch=clips, step_clips_per_second=speed)
             stages["pretrain"]["loading"] = loading
-            document["plan"] = planned(loader=loading["clips_per_second"])
-
-    if as_json:
-        print_json(document)
-    else:
-        _print_profile(document)
+            document["plan"] = plan_pretraining(recipe, gpu, **run, loader=loading["clips_per_second"])
+    return document
 
 
 def _print_latency(document: Mapping[str, Any]) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import typer
 
 from everest.errors import RecipeError, first_names
-from everest.system.events import Report, notice
+from everest.system.events import notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.processes import is_main
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.options import argument, option, refuse
+from everest_cli.options import argument, option
 from everest_cli.output import exit_if_failed
 
 if TYPE_CHECKING:
@@ -87,6 +86,7 @@ class TimelineModel(o.ModelOptions):
 
 
 def timeline(
+    *,
     model: TimelineModel,
     rules: RuleOptions,
     videos: list[Path] = argument("VIDEO…", "Videos, folders of videos, or lists; or one saved file."),
@@ -102,8 +102,7 @@ def timeline(
     output: Path | None = o.OUTPUT_FILE,
     to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
     truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
-    observer: list[str] | None = o.OBSERVER,
-    subject: str | None = o.SUBJECT,
+    whose: o.WhoseOptions,
     plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to F (.png, .pdf, .svg)."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
@@ -115,18 +114,18 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.annotations.labels import WhoseBouts, read_labels
+    from everest.annotations.labels import read_labels
     from everest.inference.scores import check_bouts, score_timelines, write_bouts
     from everest.inference.videos import Passes
 
-    refuse({"--observer and --subject need --truth": (observer or subject) and truth is None})
+    whose_bouts = whose.read(truth, option="--truth")
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
     display = model.display()
     save_option = "--save" if save is not None else "saved timeline"  # written beside --output
     if len(videos) == 1 and videos[0].suffix == SAVED:
         options = {"--window": window, "--step": step, "--save": save}
-        source = _saved_timelines(videos[0], options, model, display.report)
+        source = _saved_timelines(videos[0], options, model)
     else:
         save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED:
@@ -145,13 +144,14 @@ def timeline(
     scores = None
     with display:
         if truth is not None:  # before anything is computed
-            whose = WhoseBouts(observers=observer or (), subject=subject)
-            labels = read_labels([truth], source.names, whose=whose)
+            labels = read_labels([truth], source.names, whose=whose_bouts)
             for text in labels.notices:
                 display.report(notice(text))
             labeled = labels.bouts
             check_bouts(labeled, source.classes, report=display.report)
-        with source.computed() as timelines:
+        for text in source.errors:
+            display.report(notice(text))
+        with source.timelines as timelines:
             if timelines is None:
                 return
             has_windows = any(len(video.starts) for video in timelines.videos)
@@ -194,13 +194,12 @@ class Source(NamedTuple):
     classes: Classes
     names: Sequence[str]  # paths of the videos
     inputs: Sequence[object]  # files that are read, besides those of options
-    computed: Callable[[], AbstractContextManager[Timelines | None]]
+    timelines: AbstractContextManager[Timelines | None]  # None in all processes but the main one
+    errors: Sequence[str] = ()  # of videos that could not be read
     may_replace: bool = False  # see `LongJob`
 
 
-def _saved_timelines(
-    file: Path, options: Mapping[str, object], model: TimelineModel, report: Report
-) -> Source:
+def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> Source:
     """Saved timelines; videos that could not be read are reported again.
 
     Options that have no effect on them are refused: those with a value, and all of the model.
@@ -211,15 +210,9 @@ def _saved_timelines(
     if given:
         raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
     saved = Timelines.load(file)
-
-    @contextmanager
-    def with_errors() -> Iterator[Timelines | None]:
-        for video in saved.videos:
-            if video.error is not None:
-                report(notice(f"{video.video}: {video.error}"))
-        yield saved if is_main() else None
-
-    return Source(saved.classes, [video.path for video in saved.videos], [], with_errors)
+    names = [video.path for video in saved.videos]
+    errors = [f"{video.video}: {video.error}" for video in saved.videos if video.error is not None]
+    return Source(saved.classes, names, [], nullcontext(saved if is_main() else None), errors)
 
 
 def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passes, **kept: Any) -> Source:
@@ -243,8 +236,8 @@ def _model_timelines(model: TimelineModel, videos: Sequence[Path], passes: Passe
     job = timeline_job(opened, samples, passes, **kept)
     if job.parts is not None:
         refuse_inputs(job.parts, inputs)
-    computed = partial(computed_timelines, job)
-    return Source(classes, [sample.path for sample in samples], inputs, computed, job.may_replace())
+    paths = [sample.path for sample in samples]
+    return Source(classes, paths, inputs, computed_timelines(job), may_replace=job.may_replace())
 
 
 def _saved_beside(output: Path) -> Path:

@@ -209,7 +209,8 @@ def export(
     """
     if keep is not None:
         read_shares(str(keep))
-    is_int8, card_file = precision == "int8", out.with_name(f"{out.name}.CARD.md")
+    is_int8 = precision == "int8"
+    card_file = out.with_name(f"{out.name}.CARD.md")
     refuse(
         {
             "--precision int8 needs --to onnx and --calibrate LIST": is_int8
@@ -225,27 +226,33 @@ def export(
         for path in (out, card_file):
             check_new_file(path, overwrite=overwrite)
 
+    from everest.checkpoints.graph import exportable
+    from everest.checkpoints.graph_files import calibration_clips, write_onnx
     from everest.checkpoints.load import all_weights, find_weights, open_model
+    from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
+    from everest.project.exported import card_lines, project_result
 
     weights = find_weights(checkpoint, which=which)
     refuse_inputs(out, all_weights(weights))
     opened = open_model(weights, kind="clips")
     measured = None if evaluation is None else read_evaluation(evaluation)
+    result = project_result(opened.file)
+    tested = [] if result is None else card_lines(result)
     if to == "hf":
-        from everest.checkpoints.transformers import write_folder
-
-        document = write_folder(out, opened, card=model_card(opened, evaluation=measured, file=WEIGHTS))
+        card = model_card(opened, evaluation=measured, file=WEIGHTS, tested=tested)
+        document = write_folder(out, opened, card=card)
     else:
-        from everest.checkpoints.graph import exportable
-        from everest.checkpoints.graph_files import calibration_clips, write_onnx
-
         clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
         exported = exportable(opened, keep=keep, precision=precision)
-        card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
+        of_file = replace(opened, spec=exported.spec)
+        card = model_card(of_file, evaluation=measured, file=out.name, tested=tested)
         document = {"written": [str(out), str(card_file)], **write_onnx(out, exported, calibration=clips)}
         write_text(card_file, card)
         document |= _accuracy(out, opened.file) if opened.weights.kind == "classifier" else {}
+        time = None if result is None else result.clip_time
+        limit = "" if time is None else f" (train --latency {time.limit_ms:g})"
+        say(f"ONNX Runtime, one CPU thread: {document['network_ms']:.3g} ms for a clip{limit}")
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
@@ -264,10 +271,13 @@ def _accuracy(file: Path, weights: Path) -> dict[str, Any]:
     recipe = recipe_beside(weights)
     if recipe is None:
         return {}
-    document: dict[str, Any] = {}
-    if load_recipe(recipe).data.test is not None:
-        command = ["everest", "eval", "--checkpoint", str(file), "--recipe", str(recipe)]
-        document["next"] = shlex.join([*command, "--set", "eval.clips=1", "--set", "eval.crops=1"])
+    data = load_recipe(recipe).data
+    command = ["everest", "eval", "--checkpoint", str(file), "--recipe", str(recipe)]
+    command += ["--set", "eval.clips=1", "--set", "eval.crops=1"]
+    if data.test is None:  # new videos, in a folder of each class or in a list
+        source = "." if data.heads is None and data.task == "single-label" else "test.csv"
+        command += ["--data", "NEW_CLIPS", "--set", f"data.test={source}"]
+    document: dict[str, Any] = {"next": shlex.join(command)}
     try:
         with Display() as display:
             accuracy = exported_accuracy(file, weights, display.report)
@@ -276,5 +286,5 @@ def _accuracy(file: Path, weights: Path) -> dict[str, Any]:
         return document
     if accuracy is not None:
         say(str(accuracy))
-        document["accuracy"] = accuracy.dump()
+        document["accuracy"] = vars(accuracy)
     return document

@@ -20,7 +20,7 @@ from everest.config.recipe import load_recipe
 from everest.methods.strategies import STRATEGIES
 from everest.models.spec import pretrain_spec
 from everest.profiling import timing
-from everest.suggest import paper
+from everest.suggest import suggestion
 from everest.system.weights import Weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +124,7 @@ def desk(
     cached(tmp_path / "hub", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", tmp_path / "timm")
     monkeypatch.setattr(timing, "LOADER_SECONDS", 0.2)
     monkeypatch.setattr(timing, "READING_SECONDS", 0.1)
-    monkeypatch.setattr(paper, "FEWEST_VIDEOS", 4)  # docs/large.md
+    monkeypatch.setattr(suggestion, "FEWEST_PAPER_VIDEOS", 4)  # docs/large.md
     for name, folder in DATA_SETS.items():
         ARCHIVES[name](tmp_path / folder)
     for number, name in enumerate(["run", "walk", "run", "walk"]):
@@ -137,7 +137,7 @@ def desk(
     for shift in range(7):  # of a production line, as in docs/export.md
         for number, name in enumerate(["ok", "jam"]):
             (tmp_path / "LINE" / name).mkdir(parents=True, exist_ok=True)
-            clip = tmp_path / "LINE" / name / f"2026-03-0{shift}-early_{number:03}.mp4"
+            clip = tmp_path / "LINE" / name / f"line2_shift0{shift}_{number:03}.mp4"
             shutil.copy(clip_files / f"clip{number}.mp4", clip)
     rows = [f"ACTIONS/{name}/clip{i}.mp4,{name},m{i}\n" for i, name in enumerate(["run", "walk"])]
     videos = [f"clip{number}.mp4" for number in range(4)]

@@ -1,14 +1,17 @@
 """Classify a file, a camera or a stream by an exported model, without everest: numpy, onnxruntime and PyAV.
 
 everest export runs/line --to onnx --output line.onnx
-python docs/examples/classify.py line.onnx video.mp4        # the middle of a file
+python docs/examples/classify.py line.onnx video.mp4        # a file
 python docs/examples/classify.py line.onnx /dev/video0 2    # each 2 seconds of a camera, a stream or a file
 
 Prints a JSON line for each clip. What a clip is follows from the metadata of the model: its frames and their
-rate or sampling, its size, its mean and std. Ctrl-C ends the program.
+rate or sampling, its size, its mean and std. Without SECONDS, windows are as long as the training clips; a
+file of less than two such windows is one. Uses one CPU thread, or OMP_NUM_THREADS. Ctrl-C ends the program.
 """
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -21,13 +24,23 @@ import onnxruntime
 MOST = 5  # classes of a line
 
 
-def windows(source: str, seconds: float) -> Iterator[tuple[float, float, list[av.VideoFrame]]]:
-    """Yield start, end and frames of each window; after a gap of the source, a new one begins."""
+def windows(
+    source: str, seconds: float | None, usual: float | None
+) -> Iterator[tuple[float, float, list[av.VideoFrame]]]:
+    """Yield start, end and frames of each window; after a gap of the source, a new one begins.
+
+    `seconds` are its length; None: `usual`, or all of a file that is shorter than two of them.
+    """
     kind = "v4l2" if source.startswith("/dev/") else None  # a camera
     frames: list[av.VideoFrame] = []
     with av.open(source, format=kind) as container:
         if not container.streams.video:
             sys.exit(f"{source}: no video in it")
+        length = container.duration / av.time_base if container.duration else math.inf  # of a camera
+        if seconds is None and usual is None and length == math.inf:
+            sys.exit(f"{source}: never ends; give SECONDS, the length of a window, such as 2")
+        if seconds is None:
+            seconds = usual if usual is not None and length >= 2 * usual else math.inf
         for frame in container.decode(video=0):
             if frames and frame.time >= frames[0].time + seconds:
                 yield frames[0].time, frame.time, frames
@@ -51,7 +64,12 @@ def clip_of(video: list[av.VideoFrame], clip: dict, channels: int) -> np.ndarray
         numbers = ((np.arange(clip["frames"]) + 0.5) * len(video) / clip["frames"]).astype(int)
     kind = "rgb24" if channels == 3 else "gray"
     turns = round(video[0].rotation / 90) % 4  # counter-clockwise, as the camera wants frames to be shown
-    images = [np.rot90(video[number].to_ndarray(format=kind), turns) for number in numbers]
+    # The decoder's library shrinks large frames to twice the model's size, far faster than numpy does.
+    sides = (clip["height"], clip["width"])[:: -1 if turns % 2 else 1]  # of frames as stored
+    scale = min(1, 2 * max(sides[0] / video[0].height, sides[1] / video[0].width))
+    size = {"width": round(scale * video[0].width), "height": round(scale * video[0].height)}
+    small = [video[number].reformat(**size, format=kind, interpolation="AREA") for number in numbers]
+    images = [np.rot90(frame.to_ndarray(), turns) for frame in small]
     return np.stack([crop(image.reshape(*image.shape[:2], -1), clip) for image in images])
 
 
@@ -70,9 +88,11 @@ def crop(image: np.ndarray, clip: dict) -> np.ndarray:
     return np.rint(image).astype(np.uint8)
 
 
-def main(model: str, source: str, seconds: float = float("inf")) -> None:
+def main(model: str, source: str, seconds: float | None = None) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     try:
-        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no other class in common
         sys.exit(f"{model}: not an ONNX file ({type(error).__name__})")
     about = session.get_modelmeta().custom_metadata_map
@@ -83,7 +103,7 @@ def main(model: str, source: str, seconds: float = float("inf")) -> None:
     )
     if not heads or len(heads) > 1 or heads[0]["task"] == "regression":
         sys.exit(f"{model}: this example shows models with one head of classes")
-    for start, end, video in windows(source, seconds):
+    for start, end, video in windows(source, seconds, clip.get("seconds")):
         began = time.perf_counter()
         frames = (clip_of(video, clip, len(mean))[None] / 255 - mean) / std  # (1, T, H, W, C)
         frames = frames.transpose(0, 4, 1, 2, 3).astype(np.float32)
@@ -108,8 +128,6 @@ if __name__ == "__main__":
         sys.exit("usage: classify.py MODEL.onnx SOURCE [SECONDS]")
     if not Path(sys.argv[1]).is_file():
         sys.exit(f"{sys.argv[1]}: no such file")
-    if len(sys.argv) == 3 and (sys.argv[2].startswith("/dev/") or "://" in sys.argv[2]):
-        sys.exit(f"{sys.argv[2]}: never ends; give SECONDS, the length of a window, such as 2")
     try:
         main(*sys.argv[1:3], *map(float, sys.argv[3:]))
     except (OSError, av.FFmpegError) as error:

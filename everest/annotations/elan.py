@@ -70,8 +70,8 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     # Those of sound only are the last.
     media.sort(key=lambda named: (mimetypes.guess_type(named[0])[0] or "").startswith("audio/"))
     media = media or [(path.stem, 0)]
-    is_found = [videos.find(name) is not None for name, _ in media]
-    shown_file = media[is_found.index(True) if any(is_found) else 0]
+    is_of_user = [videos.find(name) is not None for name, _ in media]
+    shown_file = media[is_of_user.index(True) if any(is_of_user) else 0]
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
     has_bouts = False
     for tier in root.iterfind("TIER"):
@@ -82,10 +82,10 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             bouts = list(_bouts_of(tier, slots, *shown_file, left_out))
         has_bouts = has_bouts or bool(bouts)
         yield from bouts
-    for named, found in zip(media, is_found, strict=True):
+    for named, is_known in zip(media, is_of_user, strict=True):
         if has_bouts and named is not shown_file:
             # Named are further videos of the user, which have no bouts; or all, if none is the user's.
-            name = f"media file {shown(named[0])}" if found == any(is_found) else "other media file"
+            name = f"media file {shown(named[0])}" if is_known == any(is_of_user) else "other media file"
             left_out[name] += 1
 
 

@@ -53,7 +53,14 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
                 raise ValueError(problem)
             marked = list(_regions_of_annotators(task, left_out))
             if not any(regions for _, regions, _ in marked):
-                left_out[_without_region(task)] += 1
+                reason = "task without a region"
+                known = {*ABOUT, *VIDEO_KEYS}
+                others = [key for key in task if key.lower() not in known]
+                if any("result" not in each for each in task.get("annotations") or ()):
+                    reason = "task with an annotation that has no result"
+                elif others and not task.keys() & TASK_KEYS:
+                    reason = f"task with {shown(first_names(others))} only"
+                left_out[reason] += 1
             for observer, regions, is_predicted in marked:
                 for place, region in enumerate(regions, start=1):
                     with in_record(f"region {region.get('id') or place}"):
@@ -66,12 +73,12 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 def _video(task: Mapping[str, Any]) -> str:
     """The name of the video of a task."""
     data = task.get("data", task)
-    names = [(key.lower(), name) for key, name in data.items() if isinstance(name, str)]
-    found = [name for key, name in names if key in VIDEO_KEYS]
-    found += [name for _, name in names if Path(name.partition("?")[0]).suffix.lower() in VIDEO_SUFFIXES]
-    if not found:
+    texts = [(key.lower(), text) for key, text in data.items() if isinstance(text, str)]
+    names = [text for key, text in texts if key in VIDEO_KEYS]
+    names += [text for _, text in texts if Path(text.partition("?")[0]).suffix.lower() in VIDEO_SUFFIXES]
+    if not names:
         raise ValueError("the task names no video (data.video)")
-    return found[0]
+    return names[0]
 
 
 def _spans(
@@ -109,8 +116,22 @@ def _spans(
 
 def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[LabeledRegions]:
     """Yield the regions of each annotator of a task, or of its last prediction."""
-    if not task.keys() & TASK_KEYS:
-        yield str(task.get("annotator", "")), list(_plain_regions(task)), False
+    if not task.keys() & TASK_KEYS:  # JSON-MIN: regions are lists next to the video, or the object is a bout
+        fields = {
+            key: values if isinstance(values, list) else [values]
+            for key, values in task.items()
+            if isinstance(values, list) or (isinstance(values, dict) and values.keys() & {*KINDS})
+        }
+        plain = [
+            {"type": None, **each} if isinstance(each, dict) else {"type": key}
+            for key, values in fields.items()
+            for each in values
+        ]
+        if not fields and task.keys() & {"start", "end"}:
+            start, end, label = (task[name] for name in MARKED)
+            value = {"start": start, "end": end, "labels": [label] if label else []}
+            plain = [{"type": "label", "value": value}]
+        yield str(task.get("annotator", "")), plain, False
         return
     annotations = task.get("annotations") or []
     given = [each for each in annotations if not each.get("was_cancelled")]
@@ -135,30 +156,6 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
         yield annotator, each.get("result") or (), False
     if predictions and not given:
         yield "", predictions[-1].get("result") or (), True
-
-
-def _plain_regions(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the regions of a task of JSON-MIN, which are lists next to the video; or the object is a bout."""
-    fields = {
-        key: values if isinstance(values, list) else [values]
-        for key, values in task.items()
-        if isinstance(values, list) or (isinstance(values, dict) and values.keys() & {*KINDS})
-    }
-    if not fields and task.keys() & {"start", "end"}:
-        start, end, label = (task[name] for name in MARKED)
-        yield {"type": "label", "value": {"start": start, "end": end, "labels": [label] if label else []}}
-        return
-    for key, values in fields.items():
-        yield from ({"type": None, **each} if isinstance(each, dict) else {"type": key} for each in values)
-
-
-def _without_region(task: Mapping[str, Any]) -> str:
-    """What a task has in place of regions."""
-    if any("result" not in each for each in task.get("annotations") or ()):
-        return "task with an annotation that has no result"
-    known = {*ABOUT, *VIDEO_KEYS}
-    others = [key for key in task if key.lower() not in known] if not task.keys() & TASK_KEYS else []
-    return f"task with {shown(first_names(others))} only" if others else "task without a region"
 
 
 def read_activitynet(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:

@@ -153,10 +153,10 @@ def read_labels(
     codings_of: dict[str, list[Coding]] = defaultdict(list)
     unmatched: dict[str, None] = {}
     for coding in codings:
-        if (found := finder.find(coding.video)) is None and paths:
+        if (path := finder.find(coding.video)) is None and paths:
             unmatched[coding.video] = None
         else:
-            codings_of[coding.video if found is None else paths[found]].append(coding)
+            codings_of[coding.video if path is None else paths[path]].append(coding)
     if not codings_of:
         named, has = first_names(list(unmatched)), first_names([video.name for video in finder.videos])
         problem = f"annotates none of these videos; it names {named}; the videos are {has}"
@@ -208,8 +208,8 @@ def _codings_in(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
     for video, video_bouts in by_video(bouts).items():
         named = [bout for bout in video_bouts if bout.label not in MARKS or bout.observer] or video_bouts
         for observer in dict.fromkeys(bout.observer for bout in named):
-            own = [b for b in video_bouts if b.observer == observer or (b.label in MARKS and not b.observer)]
-            codings.append(Coding(file=file, video=video, observer=observer, bouts=own))
+            part = [b for b in video_bouts if b.observer == observer or (b.label in MARKS and not b.observer)]
+            codings.append(Coding(file=file, video=video, observer=observer, bouts=part))
     return codings
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from math import inf
+from operator import truediv
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from everest.checkpoints.load import (
@@ -27,9 +30,12 @@ from everest.config.model import ModelSettings
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.data.footage import frame_span
 from everest.data.recipe_clips import clip_format
 from everest.data.views import ClipFormat
-from everest.errors import CheckpointError
+from everest.errors import CheckpointError, UserError
+from everest.lists.sample import spaced
+from everest.lists.sources import read_source
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.spec import ModelSpec
@@ -41,10 +47,12 @@ from everest.system.weights import Weights
 from everest.system.weights_header import ClipSettings
 from everest.tokenizer.network import TokenizerSpec
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
+from everest.video.reader import probe
 
 FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
 # Also set where they are the default, because the base of a recipe may set them: None is the backbone's own.
 ALWAYS: Final = ("backbone", "width", "depth", "heads", "mlp_width", "tubelet", "positions", "input")
+MOST_TIMED: Final = 20  # default: videos for the length of a training clip
 OF_DECODER: Final = ("decoder_depth", "decoder_width", "decoder_heads")
 
 
@@ -105,6 +113,21 @@ def trained_clip(opened: LoadedModel) -> ClipFormat | None:
     if opened.weights.clip is None and recipe_beside(opened.file) is None:
         return None
     return clip_format(recipe_of(opened, notify=None), opened.model.stage)
+
+
+def training_seconds(opened: LoadedModel) -> float | None:
+    """The median length of the training videos of a classifier; None: without its recipe or its videos."""
+    path = recipe_beside(opened.file)
+    if path is None or opened.weights.kind != "classifier":
+        return None
+    data = load_recipe(path, imports=False).data
+    try:
+        samples = spaced(read_source(data, "train", labeled=False, may_miss=True).samples, MOST_TIMED)
+        rates = [probe(sample.video).fps or inf for sample in samples]  # images have none: 0 seconds
+        frames = [frame_span(sample)[1] for sample in samples]
+    except UserError:  # such as videos that have moved
+        return None
+    return round(median(map(truediv, frames, rates)), 2) or None
 
 
 def describe_weights(file: Path, weights: Weights) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.checkpoints.describe import trained_clip
+from everest.checkpoints.describe import trained_clip, training_seconds
 from everest.checkpoints.load import LoadedModel, read_clip_spec
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.frames import SAMPLINGS
@@ -129,6 +129,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
             facts["thresholds"] = list(head.thresholds)
         heads.append(facts)
     chosen = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null: not stated
+    chosen["seconds"] = training_seconds(opened)
     layout = f"batch, {'RGB' if spec.channels == 3 else 'luma'}, frames, height, width"
     metadata: dict[str, Any] = {  # facts for other programs, and for `ExportedClassifier`
         **{"format": "everest", "kind": weights.kind, "recipe": weights.recipe, "step": weights.step},

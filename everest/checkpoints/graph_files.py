@@ -6,6 +6,7 @@ B clips of a batch, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -21,9 +22,10 @@ from torch.export import Dim
 from everest.checkpoints.describe import recipe_of, sampled_frames
 from everest.checkpoints.graph import INPUT, INSTALL, KEPT, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
+from everest.config.settings import DataSettings
 from everest.data.recipe_clips import clip_format
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
-from everest.lists.inputs import named_samples
+from everest.lists.inputs import LIST_SUFFIXES, named_samples
 from everest.system.files import atomic_file
 from everest.system.text import counted
 from everest.video.reader import VideoError
@@ -35,6 +37,7 @@ BATCHES: Final = (1, 3)  # of the comparison; another size is traced, to find on
 TRACED: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 LARGEST: Final = 2.13  # GB: protobuf ends at 2**31 bytes; the rest is for the graph
+PASSES: Final = 10  # default: of which the fastest counts
 LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
 MOST_CLIPS: Final = 100  # heuristic
 # Heuristic: the range of a product's input in units of its root mean square; one of 256 steps is then a
@@ -90,6 +93,7 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
                 notes.append("int8: nothing to quantize; the file is as large and as fast as with fp32")
             if floats:
                 notes.append(f"{counted(floats, 'product')} with outliers in their input stay in float32")
+        document["network_ms"] = clip_ms(graph, _runner(part, threads=1))
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     else:
@@ -172,11 +176,23 @@ def _onnx_program(graph: Graph) -> Any:
     return program
 
 
-def _runner(file: Path) -> RunFile:
-    """Return the function that runs an ONNX file."""
+def clip_ms(graph: Graph, run: RunFile) -> float:
+    """The milliseconds of a file for one clip, on the thread that calls; other programs could only add."""
+    clips, seconds = graph.spec.pixels.normalize(sample_pixels(graph.spec, 1)), []
+    for _ in range(PASSES):
+        started = time.thread_time()
+        run(clips)
+        seconds.append(time.thread_time() - started)
+    return round(1000 * min(seconds), 2)
+
+
+def _runner(file: Path, *, threads: int = 0) -> RunFile:
+    """Return the function that runs an ONNX file, on a number of threads (0: one for each core)."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     return lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})]
 
 
@@ -265,16 +281,25 @@ def nodes_behind(model: Any, output: str) -> Iterator[Any]:
             yield node
 
 
+def _is_list_of(data: DataSettings, source: Path) -> bool:
+    """Whether a list is beside, or below, the training list of a run whose lists are not in `data.root`."""
+    if data.train is None or source.suffix.lower() not in LIST_SUFFIXES:
+        return False
+    lists = Path(data.root, data.train).parent.resolve()
+    return lists != Path(data.root).resolve() and lists in source.resolve().parents
+
+
 def calibration_clips(opened: LoadedModel, source: Path, *, notify: Notify) -> list[Tensor]:
     """Read the middle (1, C, T, H, W) uint8 of at most `MOST_CLIPS` videos, evenly spread over a source.
 
     Args:
-        source: a list or a folder.
+        source: a list or a folder. Paths in a list of the run are relative to the run's `data.root`.
         notify: receives which videos are unreadable.
     """
-    samples = named_samples([source], root=None)
+    recipe = recipe_of(opened, notify=notify)
+    data, clip = recipe.data, clip_format(recipe, opened.model.stage)
+    samples = named_samples([source], root=Path(data.root) if _is_list_of(data, source) else None)
     count, clips = min(len(samples), MOST_CLIPS), []
-    clip = clip_format(recipe_of(opened, notify=notify), opened.model.stage)
     for number in range(count):
         try:
             clips.append(clip.read(samples[number * len(samples) // count])[None])

@@ -141,8 +141,9 @@ def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
         yield "tokenizer.frames", f"{text} (data.frames)"
     # Each token of the model has one code, so model and tokenizer divide a clip in the same way.
     if config.tubelet != recipe.model.tubelet:
-        own, of_model = ("x".join(map(str, tubelet)) for tubelet in (config.tubelet, recipe.model.tubelet))
-        text = f"its tokens are of {own} frames and pixels, the model's (model.tubelet) of {of_model}"
+        tubelets = (config.tubelet, recipe.model.tubelet)
+        coded, embedded = ("x".join(map(str, tubelet)) for tubelet in tubelets)
+        text = f"its tokens are of {coded} frames and pixels, the model's (model.tubelet) of {embedded}"
         yield "tokenizer.size", f"{text}; set model.tubelet, or stem and multipliers here"
     elif not any(side % step for side, step in zip(size, config.tubelet[1:], strict=True)):
         grid = TokenGrid.of_clip(frames=settings.frames, size=size, tubelet=config.tubelet)

@@ -150,18 +150,18 @@ class Merged:
             if inside.keys() - {section} and not self.inside(tag):
                 self.written[tag] = Written(next(iter(variants.classes)))
             chosen = self.at(tag)
-            own = _fields(section, chosen.value)
+            fields = _fields(section, chosen.value)
             for key, written in inside.items() if section not in inside else ():
                 name = key[len(section)]
-                meant = _fields(section, self.variants[written.layer + 1][section]).get(name)
-                is_of_other = written.is_below(chosen) and meant is not own.get(name)
+                of_layer = _fields(section, self.variants[written.layer + 1][section])
+                is_of_other = written.is_below(chosen) and of_layer.get(name) is not fields.get(name)
                 # A file may list the keys of all variants.
                 sets_nothing = _is_default(key, written) or written.value in (None, {})
-                if key != tag and (is_of_other or (own and name not in own and sets_nothing)):
+                if key != tag and (is_of_other or (fields and name not in fields and sets_nothing)):
                     del self.written[key]
             for inner in VARIANTS:
-                if inner[:-1] == section and inner[-1] in own and section not in inside:
-                    self._fill(inner, own[inner[-1]].default_factory)
+                if inner[:-1] == section and inner[-1] in fields and section not in inside:
+                    self._fill(inner, fields[inner[-1]].default_factory)
 
     def _fill(self, section: KeyPath, factory: Any) -> None:
         """Write the default of a section where nothing is written, unless that chooses another variant."""

@@ -62,10 +62,10 @@ def backbone_settings(*, width: int, mlp: int | None = None, **sizes: int) -> di
     """
     backbone = backbone_of(width)
     default, values = BACKBONES[backbone], {"width": width, **sizes}
-    own = {name: value for name, value in values.items() if value != getattr(default, name)}
+    differing = {name: value for name, value in values.items() if value != getattr(default, name)}
     if mlp not in (None, replace(default, width=width).mlp):
-        own["mlp_width"] = mlp
-    return {"backbone": backbone, **own}
+        differing["mlp_width"] = mlp
+    return {"backbone": backbone, **differing}
 
 
 def rotary_channels(head_width: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -68,7 +68,11 @@ _MESSAGES = {
 
 
 def load_recipe(
-    name_or_path: str | Path | RecipeFile, *, overrides: Sequence[str] = (), imports: bool = True
+    name_or_path: str | Path | RecipeFile,
+    *,
+    overrides: Sequence[str] = (),
+    imports: bool = True,
+    consistent: bool = True,
 ) -> Recipe:
     """Read a recipe.
 
@@ -77,26 +81,11 @@ def load_recipe(
         overrides: `section.key=value` texts, which win over the file.
         imports: import the modules of other packages that the recipe names (everest.methods.external). False:
             for a recipe that no user named, such as the one next to weights.
+        consistent: whether settings that contradict each other are problems.
     Raises:
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
-    return _load(find_recipe(name_or_path), overrides, imports=imports, check=contradictions)
-
-
-def check_overrides(file: RecipeFile, overrides: Sequence[str]) -> None:
-    """Raise RecipeError for unknown keys and wrong types, but not for values that contradict each other."""
-    _load(file, overrides, imports=True, check=lambda recipe: ())
-
-
-def _load(
-    file: RecipeFile,
-    overrides: Sequence[str],
-    *,
-    imports: bool,
-    check: Callable[[Recipe], Iterable[tuple[str, str]]],
-) -> Recipe:
-    """The recipe of a file; see `load_recipe`."""
-    merged = merge(file, overrides)
+    merged = merge(find_recipe(name_or_path), overrides)
     recipe: Recipe | None = None
     problems: Problems = []
     for key in _CLASSES if imports else ():
@@ -110,8 +99,8 @@ def _load(
         # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
         values = json.dumps(merged.values)
         recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
-    if recipe is not None:
-        problems = list(check(recipe))
+    if recipe is not None and consistent:
+        problems = list(contradictions(recipe))
     lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))
@@ -232,7 +221,14 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
         inside = (other["loc"] for other in errors if len(other["loc"]) > len(location))
         if kind == "too_short" and any(other[: len(location)] == location for other in inside):
             continue  # its entries are wrong, not few
-        key, variant = _yaml_key(location, section)
+        # The key in the YAML, and the variant of its section: pydantic inserts that after the section's key.
+        key, parts, variant = section, iter(map(str, location)), ""
+        if key in VARIANTS:
+            variant = next(parts, variant)
+        for part in parts:
+            key = (*key, part) if part != "[key]" else key
+            if key in VARIANTS:
+                variant = next(parts, variant)
         got = _quoted(details["input"])
         if kind == "unexpected_keyword_argument":
             text = _unknown_key(key, variant)
@@ -247,18 +243,6 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
             text = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}").format(got=got, **context)
         problems.append((".".join(key), text))
     return problems
-
-
-def _yaml_key(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:
-    """The key in the YAML, and the variant of its section: pydantic inserts that after the section's key."""
-    key, parts, variant = section, iter(map(str, location)), ""
-    while True:
-        if key in VARIANTS:
-            variant = next(parts, variant)
-        part = next(parts, None)
-        if part is None:
-            return key, variant
-        key = (*key, part) if part != "[key]" else key
 
 
 def _unknown_key(key: KeyPath, variant: str) -> str:

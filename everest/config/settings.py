@@ -77,8 +77,9 @@ class DataSettings:
 
     def with_pixels(self, pixels: PixelStatistics) -> DataSettings:
         """These settings for clips with other channels, mean and std."""
-        own = {"mean": pixels.mean, "std": pixels.std} if pixels != USUAL[pixels.channels] else {}
-        return replace(self, channels=cast("Any", pixels.channels), **{"mean": None, "std": None, **own})
+        is_usual = pixels == USUAL[pixels.channels]
+        statistics = {"mean": None, "std": None} if is_usual else {"mean": pixels.mean, "std": pixels.std}
+        return replace(self, channels=cast("Any", pixels.channels), **cast("Any", statistics))
 
 
 @settings

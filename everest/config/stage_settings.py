@@ -233,11 +233,6 @@ class FinetuneSettings(TransformerSettings):
     drop_path: v.ShareBelowOne = 0.1  # Table 8
     patience: v.Count | None = None  # validations without a new best after which a run ends; None: never
 
-    @property
-    def mixes_pairs(self) -> bool:
-        """Whether clips are mixed with each other, two by two."""
-        return bool(self.mixup or self.cutmix)
-
     def frozen_layers(self, depth: int) -> int:
         """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""
         if self.lora.rank:

@@ -98,17 +98,17 @@ def open_image_weights(name: str) -> Weights:
     else:
         model = timm.create_model(model_name, num_classes=0)
         try:
-            load_tensors(model, _without_head(read_foreign(file).tensors, model), source=name)
+            expected = model.state_dict()
+            tensors = {
+                name: tensor
+                for name, tensor in read_foreign(file).tensors.items()
+                if name in expected or not name.startswith(HEADS)
+            }
+            load_tensors(model, tensors, source=name)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; name the model whose weights the file has") from error
     require_finite(model.state_dict(), source=file)
     return image_weights(model, mean=config.mean, std=config.std, source=name, licence=license_name)
-
-
-def _without_head(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a file without those of its classifier and of pre-training, which an encoder lacks."""
-    expected = model.state_dict()
-    return {name: x for name, x in tensors.items() if name in expected or not name.startswith(HEADS)}
 
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:

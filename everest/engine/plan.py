@@ -92,7 +92,7 @@ def plan_stage(
     tokenizer's is not scaled, and ends at 0.
     """
     views = section.views_per_decode if isinstance(section, PretrainSettings) else 1
-    pair = 2 if isinstance(section, FinetuneSettings) and section.mixes_pairs else 1
+    pair = 2 if isinstance(section, FinetuneSettings) and (section.mixup or section.cutmix) else 1
     unit = views * pair
     share, rest = divmod(section.batch_size, processes * unit)  # the share of a process, in units
     if rest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from everest.metrics.names import metric_rows, views_text
 from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens, total_macs
 from everest.models.spec import ModelSpec
-from everest.system.run_folder import RECIPE
+from everest.system.run_folder import MODEL, RECIPE
 from everest.system.text import read_own_json, reading_own
 
 REQUIRED: Final = ("videos", "groups", "skipped", "views", "checkpoint", "recipe")  # keys of an evaluation
@@ -38,12 +38,15 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return document
 
 
-def model_card(opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: str) -> str:
+def model_card(
+    opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: str, tested: Sequence[str] = ()
+) -> str:
     """Return the text of a card: data, metrics with intervals, license, cost, and how to use the weights.
 
     Args:
         evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
         file: the name of the exported file next to the card.
+        tested: lines about the accuracy, without an evaluation.
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ClipSpec)
@@ -57,12 +60,16 @@ def model_card(opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: 
                 f"{opened.file}"
             )
     if file.endswith(ONNX_SUFFIX):
-        use = f"```python\nmodel = onnxruntime.InferenceSession({json.dumps(file)})\n```"
+        use = (
+            f"```python\nimport onnxruntime\n\nmodel = onnxruntime.InferenceSession({json.dumps(file)})\n```"
+        )
+        use += "\n\nIts metadata states the preprocessing; `docs/examples/classify.py` of everest does it."
     else:
         command = "predict" if weights.kind == "classifier" else "extract"
         output = "" if command == "predict" else " --output features.npz"
         use = f"```sh\neverest {command} video.mp4 --checkpoint {shlex.quote(file)}{output}\n```"
-    name = opened.file.parent.name or opened.file.stem
+    folder = opened.file.parent
+    name = (folder.parent if folder.name == MODEL else folder).name or opened.file.stem
     data = ModelCardData(
         library_name="everest",
         pipeline_tag="video-classification" if weights.kind == "classifier" else None,
@@ -72,7 +79,7 @@ def model_card(opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: 
     sections = {
         "Model": _model_lines(opened, spec),
         "Data": _data_lines(opened, is_evaluated=evaluation is not None),
-        "Accuracy": accuracy_lines(evaluation) if evaluation else [NO_EVALUATION],
+        "Accuracy": accuracy_lines(evaluation) if evaluation else tested or [NO_EVALUATION],
         "Use": [use],
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
@@ -83,7 +90,8 @@ def _model_lines(opened: LoadedModel, spec: ClipSpec) -> Iterator[str]:
     clip = trained_clip(opened)
     parameters = sum(parameter.numel() for parameter in opened.model.parameters())
     height, width = spec.size
-    yield f"- {opened.weights.kind} of step {opened.weights.step}, recipe `{opened.weights.recipe}`"
+    trained = f" of step {opened.weights.step}, recipe `{opened.weights.recipe}`"
+    yield f"- {opened.weights.kind}{trained if opened.weights.step else ''}"  # step 0: solved for, or a mean
     yield f"- {spec.title}"
     yield f"- {parameters:,} parameters, {total_macs(spec) / 1e9:.2f} GMACs for a clip"
     for part in spec.parts.values():

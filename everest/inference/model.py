@@ -185,8 +185,9 @@ class OpenedModel:
     def outputs(self, clips: Tensor) -> dict[str, Tensor]:
         """Map (B, C, T, H, W) uint8 to `outputs` (B, O) on the CPU: probabilities, or numbers, all finite."""
         module = self.classifier
+        frames = module.pixels.normalize(clips.to(module.device, non_blocking=True))
         with self.runtime.autocast():
-            logits = module(self._normalized(clips), keep=self.keep)
+            logits = module(frames, keep=self.keep)
         outputs = module.outputs(logits).cpu()
         require_finite_outputs(outputs, source=self.source)
         return {"outputs": outputs}
@@ -197,18 +198,16 @@ class OpenedModel:
 
         A model without tokens has `pooled` alone.
         """
-        frames = self._normalized(clips)
+        module = self.module
+        frames = module.pixels.normalize(clips.to(module.device, non_blocking=True))
         with self.runtime.autocast():
-            if isinstance(self.module, Transformer):
-                features = encode_clips(self.module, frames, self.keep)._asdict()
+            if isinstance(module, Transformer):
+                features = encode_clips(module, frames, self.keep)._asdict()
             else:
                 features = {"pooled": self.classifier.features(frames, self.keep)}
         features = {name: (x if name == "ids" else x.float()).cpu() for name, x in features.items()}
         require_finite_outputs(features["pooled"], source=self.source)
         return features
-
-    def _normalized(self, clips: Tensor) -> Tensor:
-        return self.module.pixels.normalize(clips.to(self.module.device, non_blocking=True))
 
 
 def require_finite_outputs(outputs: Tensor, *, source: str | Path) -> None:

@@ -13,6 +13,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
@@ -54,7 +55,7 @@ class Pass(NamedTuple):
     is_last: bool  # of the unit
 
 
-_PASS: Final = TypeAdapter(Pass)
+_read_pass: Final = partial(validated, TypeAdapter(Pass))
 
 
 class JoinedRows(NamedTuple):
@@ -124,10 +125,10 @@ class RowStore:
                 write_all(self._files[name], array.tobytes())
                 added[name] = Rows(array.dtype.str, array.shape, self._counts[name])
                 self._counts[name] += len(array)
-        before = self._results[unit]
-        made = Pass(unit, len(before), self.processes.rank, results, added, is_last)
+        earlier = self._results[unit]
+        made = Pass(unit, len(earlier), self.processes.rank, results, added, is_last)
         self._journal.entries.append(made)
-        before.extend(results)
+        earlier.extend(results)
         if self._journal.is_due:
             self.sync()
 
@@ -220,10 +221,6 @@ def by_unit(passes: Iterable[Pass]) -> dict[int, list[Pass]]:
         if made.before == done and (last is None or not last.is_last):
             units.setdefault(made.unit, []).append(made)
     return units
-
-
-def _read_pass(value: Any) -> Pass:
-    return validated(_PASS, value)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -115,11 +116,8 @@ def compute_over_windows(
     Raises:
         DataError: a window takes longer than the recipe's `train.data_timeout` (0: no limit).
     """
-
-    def read(report: Report) -> Iterator[Item]:
-        sliding = {"window": passes.window, "step": passes.step}
-        return window_items(sample, model.views, **sliding, report=report, done=done)
-
+    views = model.views
+    read = partial(window_items, sample, views, window=passes.window, step=passes.step, done=done)
     timeout = model.recipe.train.data_timeout
     items = _read_ahead(read, passes, timeout=timeout, path=sample.path)
     while part := list(islice(items, passes.batch)):
@@ -132,7 +130,7 @@ def compute_over_windows(
 
 
 def _read_ahead(
-    read: Callable[[Report], Iterator[Item]], passes: Passes, *, timeout: float, path: str
+    read: Callable[..., Iterator[Item]], passes: Passes, *, timeout: float, path: str
 ) -> Iterator[Item]:
     """Yield the items that `read` yields in another thread, a pass ahead; pass on its reports."""
     queue: Queue[Item | dict[str, Any] | Exception | None] = Queue(passes.batch)
@@ -145,7 +143,7 @@ def _read_ahead(
 
     def work() -> None:
         try:
-            for item in read(put):
+            for item in read(report=put):
                 put(item)
                 if is_over.is_set():
                     return

@@ -185,29 +185,18 @@ def time_budget(
         bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
         videos_seen = {part.video for part, seconds in zip(sampled, labeled[0], strict=True) if seconds}
         overlaps = (labeled[0] > lengths + ROUNDED).any()  # of bouts of the class, as those of two animals
-        totals = {
-            "seconds": {
-                "naive": sum(bout.seconds for bout in bouts),
-                "largest": length,
-                "most": math.inf if overlaps else unchecked,
-            },
-            "bouts": {
-                "naive": len(bouts),
-                "largest": max(1.0, float(abs(labeled[1] - guessed[1]).max())),
-                "least": float(len(videos_seen)),
-            },
-        }
-        intervals = {
-            what: total_interval(seen, found, windows=len(windows), **total)
-            for (what, total), seen, found in zip(totals.items(), labeled, guessed, strict=True)
-        }
-        rows.append({"name": name, **intervals})
-    of_person = [bout for video in checked.values() for bout in video]
-    unused = sum(
-        bout.label not in (CHECKED, UNSCORED, BACKGROUND)
-        and not any(_touches(bout, part) for part in sampled)
-        for bout in of_person
-    )
+        naive = sum(bout.seconds for bout in bouts)
+        limits = {"largest": length, "most": math.inf if overlaps else unchecked}
+        seconds = total_interval(labeled[0], guessed[0], naive=naive, windows=len(windows), **limits)
+        largest = max(1.0, float(abs(labeled[1] - guessed[1]).max()))
+        limits = {"largest": largest, "least": float(len(videos_seen))}
+        number = total_interval(labeled[1], guessed[1], naive=len(bouts), windows=len(windows), **limits)
+        rows.append({"name": name, "seconds": seconds, "bouts": number})
+    unused = 0
+    for bout in (bout for video in checked.values() for bout in video):
+        parts = [part for part in sampled if part.video == bout.video]
+        is_inside = any(bout.start < part.end and bout.end > part.start for part in parts)
+        unused += bout.label not in (CHECKED, UNSCORED, BACKGROUND) and not is_inside
     sizes = {"windows": len(windows), "checked": len(sampled), "window": length, "unused": unused}
     return {**sizes, "classes": rows}
 
@@ -255,7 +244,3 @@ def _amounts(window: FootageWindow, is_known: bool | None, bouts: Bouts, name: s
     is_clipped = is_known is not None and (goes_on or not is_known)
     after = window.start + ROUNDED if is_clipped else window.start
     return seconds, sum(after <= bout.start < window.end for bout in inside)
-
-
-def _touches(bout: Bout, window: FootageWindow) -> bool:
-    return bout.video == window.video and bout.start < window.end and bout.end > window.start

@@ -316,15 +316,15 @@ def class_tests(
         ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
         for index, name in enumerate(names):  # a perfect one has the bound of the groups with the class
             if ends[name][1] == 1:
-                own = len({groups[video] for video in np.flatnonzero(labels[:, index]).tolist()})
-                ends[name] = min(ends[name][0], OUTSIDE ** (1 / own)), 1.0
+                with_class = len({groups[video] for video in np.flatnonzero(labels[:, index]).tolist()})
+                ends[name] = min(ends[name][0], OUTSIDE ** (1 / with_class)), 1.0
     elif groups is not None:
         for index, name in enumerate(names):  # a recall is about the videos of the class, in their groups
             videos = np.flatnonzero(labels[:, index])
             if len(videos) >= FEW_OF_CLASS:
-                found = chosen[videos, index].astype(np.float64)
+                hits = chosen[videos, index].astype(np.float64)
                 sources = [groups[video] for video in videos.tolist()]
-                (ends[name],) = bootstrap(_mean_of(found), sources).values()
+                (ends[name],) = bootstrap(_mean_of(hits), sources).values()
     rows = []
     for row in per_class(predictions, names):
         if not row["videos"]:
@@ -346,5 +346,5 @@ def class_tests(
     return rows
 
 
-def _mean_of(found: Floats) -> MetricFunction:
-    return lambda counts: {"": float(counts @ found / counts.sum())}
+def _mean_of(hits: Floats) -> MetricFunction:
+    return lambda counts: {"": float(counts @ hits / counts.sum())}

@@ -25,6 +25,7 @@ from everest.models.positions import (
     FixedPositions,
     LearnedPositions,
     RotaryPositions,
+    Rotation,
     TokenPositions,
     add_positions,
     learned_vectors,
@@ -254,14 +255,25 @@ class Encoder(nn.Module):
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
 
         learned, num_outputs = self._learned_tokens(), None
+        # Slices with all their tokens are encoded as clips of one slice: no mask, a t-th of the products.
+        # In training they share the stochastic depth of their clip.
+        is_split = self.by_slice and ids.size(1) == self.grid.num_tokens and not self.training
+        if is_split:
+            split = (self.grid.t, self.grid.per_slice)
+            x = x.unflatten(1, split).flatten(0, 1)  # (B * t, P, D)
+            if rotation is not None:  # (B, 1, K, E) to (B * t, 1, P, E)
+                rotation = Rotation(*(each.unflatten(2, split).flatten(0, 2)[:, None] for each in rotation))
+            learned = None if learned is None else learned[:, : learned.size(1) // self.grid.t]
         if learned is not None:
             num_outputs = x.size(1)  # those of the learned tokens are not needed
             x = torch.cat([learned.expand(x.size(0), -1, -1), x], dim=1)  # (B, L + K, D)
             rotation = None if rotation is None else rotation.behind(learned.size(1))
-        mask = self._same_slice(ids, x.size(1) - ids.size(1)) if self.by_slice else None
+        mask = None
+        if self.by_slice and not is_split:
+            mask = self._same_slice(ids, x.size(1) - ids.size(1))
 
         x = self.blocks(self.norm_before(x), num_outputs=num_outputs, rotation=rotation, mask=mask)
-        return self.norm(x)  # (B, K, D)
+        return self.norm(x.reshape(*ids.shape, -1))  # (B, K, D)
 
     def _learned_tokens(self) -> Tensor | None:
         """The class token and the registers (1, L, D); of attention by slice, for every slice; None: none."""

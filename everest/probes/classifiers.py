@@ -60,9 +60,9 @@ def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head
 
     Of several classes and of numbers the output is the weighted mean of their labels.
     """
-    known = LabeledFeatures(features, labels, sources=np.zeros(len(features)))
-    asked = LabeledFeatures(test, np.zeros(len(test)), sources=np.ones(len(test)))  # all of another source
-    nearest, cosines = _nearest(asked, known, NEIGHBORS)
+    gallery = LabeledFeatures(features, labels, sources=np.zeros(len(features)))
+    queries = LabeledFeatures(test, np.zeros(len(test)), sources=np.ones(len(test)))  # all of another source
+    nearest, cosines = _nearest(queries, gallery, NEIGHBORS)
     return _vote(labels, nearest, cosines, head).astype(np.float32)
 
 

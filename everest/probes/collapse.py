@@ -110,16 +110,16 @@ def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: 
             f"the features of all videos are nearly the same: {ranks}; unless the videos are, try another "
             "base_lr or more steps"
         )
-    before, loss = first["heldout_loss"], last["heldout_loss"]
+    start, loss = first["heldout_loss"], last["heldout_loss"]
     mean = last["heldout_mean_loss"]
-    if held_out >= FEWEST_HELD_OUT and before is not None and loss is not None:
+    if held_out >= FEWEST_HELD_OUT and start is not None and loss is not None:
         # Weights that had learned before may have been as good as the mean before the first step.
         is_below_mean = mean is not None and loss <= NEAR_MEAN * mean
-        has_fallen = loss <= (1 - LEAST_FALL) * before
+        has_fallen = loss <= (1 - LEAST_FALL) * start
         if not is_below_mean and not (has_fallen and (mean is None or patient)):
             comparison = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
             signs["held-out loss"] = (
-                f"nothing is predicted yet: the held-out loss was {before:.3g} before the first step and is "
+                f"nothing is predicted yet: the held-out loss was {start:.3g} before the first step and is "
                 f"{loss:.3g}{comparison}; try another base_lr or more steps, or check the videos and the mask"
             )
     return {kind: f"step {last['step']}: {text}" for kind, text in signs.items()}

@@ -5,12 +5,12 @@
 3. `project_plan.py`: suggests DIR/recipe.yaml, and how long all of it takes.
    `train.py`: pre-trains if asked, and compares the candidates.
    `candidates.py`: what could classify the videos. `comparison.py`: trains it on the lists, or on those of a
-   fold. `choice.py`: the best by its loss. `inputs.py`: what appearance or change alone reaches.
+   fold. `choice.py`: the best by its loss, and what appearance or change alone reaches.
 4. `measure.py`: the accuracy beside chance, the most frequent class and a linear model on small images; the
-   timelines of test recordings beside the bouts of a person; the accuracy over all folds together.
+   timelines of test recordings beside the bouts of a person; the accuracy over all folds together, and of
+   an exported file of the model.
    `result.py`: what it found, in DIR/result.json.
 5. `verdict.py`: lines for people, with what to do next.
-6. `exported.py`: the accuracy of an exported file of the model.
 
 Files are written atomically, and each stage resumes its own run: a killed call goes on where it was.
 """

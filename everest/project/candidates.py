@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.init import find_init, load_init, read_init
 from everest.config.heads import MULTI_LABEL, Head
-from everest.config.settings import ModelSettings, Recipe
+from everest.config.settings import Recipe
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import DataError
 from everest.inference.jobs import add_rows
@@ -95,30 +95,25 @@ def _pixel_classifier(
     return spec.build()
 
 
-def _untrained_features(recipe: Recipe, classes: Classes, init: str | None) -> LinearModule | None:
-    """Features of an encoder with new weights; not beside trained ones."""
-    return _feature_classifier(recipe, classes) if init is None else None
+def _encoder_features(
+    is_trained: bool, recipe: Recipe, classes: Classes, init: str | None
+) -> VideoClassifier | None:
+    """A classifier of the mean and the change of the tokens of an encoder.
 
-
-def _frozen_features(recipe: Recipe, classes: Classes, init: str | None) -> LinearModule | None:
-    """Features of the weights that the project starts from."""
-    if init is None:
+    The encoder has the weights that the project starts from, or new ones if it starts from none.
+    """
+    if is_trained != (init is not None):
         return None
-    model = _feature_classifier(recipe, classes)
-    assert isinstance(model.spec, ModelSpec)
-    weights = read_init(find_init(init, output=None, overwrite=False), resumed=None)
-    load_init(model, weights.adapted(model.spec), weights, notify=lambda text: None)
-    return model
-
-
-def _feature_classifier(recipe: Recipe, classes: Classes) -> VideoClassifier:
-    """A classifier of the mean and the change of the tokens of an encoder with new weights."""
     spec = classifier_spec(recipe, classes.heads)
     spec = replace(spec, model=replace(spec.model, pooling="mean-change"), drop_path=0.0)
     with torch.random.fork_rng(devices=[]):  # it is built on the CPU
         torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
         model = spec.build()
     assert isinstance(model, VideoClassifier)
+    if init is not None:
+        assert isinstance(model.spec, ModelSpec)
+        weights = read_init(find_init(init, output=None, overwrite=False), resumed=None)
+        load_init(model, weights.adapted(model.spec), weights, notify=lambda text: None)
     return model
 
 
@@ -128,8 +123,8 @@ LinearModule = ImageClassifier | VideoClassifier  # has `features`, and a linear
 FEATURES: Final[dict[str, Callable[[Recipe, Classes, str | None], LinearModule | None]]] = {
     "images": partial(_pixel_classifier, "images"),
     "motion": partial(_pixel_classifier, "motion"),
-    "random": _untrained_features,
-    "frozen": _frozen_features,
+    "random": partial(_encoder_features, False),
+    "frozen": partial(_encoder_features, True),
 }
 
 
@@ -142,11 +137,6 @@ class Candidate:
     outputs: Floats  # (N, C); nan for samples that it has learned from
     predict: Predict  # of other samples
     reads_views: bool = False  # whether it was made for the views of an evaluation, not the center view alone
-
-
-def _sees_images(model: ModelSettings) -> bool:
-    """Whether a token is of one frame and attends to that frame only."""
-    return model.attention == "slice" and model.tubelet[0] == 1 and model.input == "frames"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +157,16 @@ class FeatureTable:
 
     @property
     def inputs(self) -> list[str]:
-        """The INPUTS that can be told apart: of an encoder only if it sees single images."""
-        return [
-            name
-            for name, (kind, *_) in INPUTS.items()
-            if (module := self.modules.get(kind)) is not None
-            and (kind != "frozen" or _sees_images(module.recipe.model))
-        ]
+        """The INPUTS that can be told apart.
+
+        Those of an encoder only if each token is of one frame and attends to that frame only.
+        """
+        kinds = {"images"} & self.modules.keys()
+        if "frozen" in self.modules:
+            model = self.modules["frozen"].recipe.model
+            sees_images = model.attention == "slice" and model.tubelet[0] == 1 and model.input == "frames"
+            kinds |= {"frozen"} if sees_images else set()
+        return [name for name, (kind, *_) in INPUTS.items() if kind in kinds]
 
     def of(self, name: str, samples: Sequence[Sample]) -> Floats:
         """The features (N, F) of a candidate or an input for readable samples."""
@@ -243,8 +236,8 @@ def feature_table(
 def seconds_per_clip(recipe: Recipe, classes: Classes) -> float:
     """The measured time to read a clip and to compute its features."""
     device = _device()
-    encoder, motion = _feature_classifier(recipe, classes), _pixel_classifier("motion", recipe, classes, None)
-    modules = [module.to(device).eval() for module in (encoder, motion)]
+    made = [FEATURES[kind](recipe, classes, None) for kind in ("random", "motion")]
+    modules = [module.to(device).eval() for module in made if module is not None]
     data = recipe.data
     clips = torch.zeros(1, data.channels, data.frames, *data.frame_size, dtype=torch.uint8, device=device)
     seconds = 0.0

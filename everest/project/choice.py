@@ -1,5 +1,7 @@
 """Which candidate of a project is delivered: the one with the lowest loss on groups that it has not seen.
 
+Beside it, what appearance alone and change alone reach on the same groups.
+
 N videos, C outputs.
 """
 
@@ -14,16 +16,19 @@ import numpy as np
 
 from everest.config.heads import MEASURED_BY, MULTI_LABEL, Head
 from everest.lists.labels import Label
-from everest.metrics.head_metrics import metrics_of
-from everest.metrics.predicted import Predictions
+from everest.metrics.head_metrics import HEAD_METRICS, metrics_of
+from everest.metrics.intervals import Weights, bootstrap
+from everest.metrics.names import METRICS
+from everest.metrics.predicted import HeadPredictions, Predictions
 from everest.probes.classifiers import Floats, Labels
 from everest.probes.linear import losses
-from everest.project.candidates import LINEAR, MEAN
+from everest.project.candidates import INPUTS, LINEAR, MEAN
 from everest.project.result import NETWORK, InputTest
 
 SIMPLE_FIRST: Final = (*LINEAR, NETWORK, MEAN)
 TIE: Final = 0.01  # heuristic: of the lowest loss
 FEWEST_GROUPS: Final = 4  # heuristic: from which on a standard error is one over groups
+FEWEST_TO_COMPARE: Final = 6  # groups; five that agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +121,16 @@ def _guesses(labels: Labels, head: Head) -> Floats:
     return np.tile(mean, (len(labels), 1)).astype(np.float32)
 
 
-def _gain(before: Floats, after: Floats, labels: Labels, groups: Sequence[str], head: Head) -> float:
-    """How much lower the mean loss of outputs (N, C) is, less a standard error of that difference.
+def _gain(simple: Floats, other: Floats, labels: Labels, groups: Sequence[str], head: Head) -> float:
+    """How much lower the mean loss of the other outputs (N, C) is, less a standard error of that difference.
 
     On the samples that both have outputs for; the error is over their groups, or over samples of few groups.
     Minus infinity if there are fewer than two samples.
     """
-    seen = ~np.isnan(before[:, 0]) & ~np.isnan(after[:, 0])
+    seen = ~np.isnan(simple[:, 0]) & ~np.isnan(other[:, 0])
     if seen.sum() < 2:
         return -math.inf
-    gain = losses(before[seen], labels[seen], head) - losses(after[seen], labels[seen], head)
+    gain = losses(simple[seen], labels[seen], head) - losses(other[seen], labels[seen], head)
     _, numbers = np.unique(np.asarray(groups)[seen], return_inverse=True)
     count = int(numbers.max()) + 1
     if count < FEWEST_GROUPS:
@@ -146,3 +151,53 @@ def _metric(outputs: Floats, labels: Labels, head: Head, metric: str) -> float |
         heads=(head,),
     )
     return metrics_of(predictions)[metric]
+
+
+def difference_interval(
+    first: HeadPredictions, second: HeadPredictions, groups: Sequence[str], *, sign: int = 1
+) -> list[float] | None:
+    """The 95 % interval, over groups, of how far the first model is above the second in the metric of a task.
+
+    Of shares it is in points. None if there is no interval.
+
+    Args:
+        sign: -1 if less is better, for the gain of the first model.
+    """
+    metric = MEASURED_BY[first.task]
+    scale = sign * (100 if METRICS[metric].percent else 1)
+    metrics = [HEAD_METRICS[part.task](part) for part in (first, second)]
+
+    def difference(counts: Weights) -> dict[str, float]:
+        above, below = (values(counts)[metric] for values in metrics)
+        return {"": scale * (above - below)}
+
+    ends = bootstrap(difference, groups, shares=False)[""]
+    return None if any(map(np.isnan, ends)) else [round(end, 4) for end in ends]
+
+
+def compare_inputs(
+    outputs: Mapping[str, Floats], choice: BestCandidate, labels: Labels, groups: Sequence[str], head: Head
+) -> list[InputTest]:
+    """How far the chosen candidate is above a model of each input, on videos that both have not seen.
+
+    Empty if the candidate has learned nothing, or there are too few groups.
+
+    Args:
+        outputs: (N, C) of each candidate and each input; nan for samples that it has learned from.
+    """
+    sign = 1 if METRICS[MEASURED_BY[head.task]].higher else -1
+    chosen = np.mean([outputs[name] for name in choice.members], axis=0)  # (N, C)
+    tests = []
+    for name in filter(outputs.__contains__, INPUTS):
+        seen = ~np.isnan(chosen[:, 0]) & ~np.isnan(outputs[name][:, 0])  # (N,)
+        known = [group for group, is_seen in zip(groups, seen, strict=True) if is_seen]
+        if not choice.learned or len(set(known)) < FEWEST_TO_COMPARE:
+            continue
+        better, simple = (
+            HeadPredictions(head=head, labels=labels[seen], outputs=rows[seen][:, None])
+            for rows in (chosen, outputs[name])
+        )
+        gain = difference_interval(better, simple, known, sign=sign)
+        if gain is not None:
+            tests.append(InputTest(name=name, gain=gain))
+    return tests

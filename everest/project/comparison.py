@@ -32,8 +32,7 @@ from everest.project.candidates import (
     linear_candidates,
     network_candidate,
 )
-from everest.project.choice import BestCandidate, choose
-from everest.project.inputs import compare_inputs
+from everest.project.choice import BestCandidate, choose, compare_inputs
 from everest.project.request import FEATURES, Project
 from everest.project.result import DELIVERED, TestOutputs
 from everest.system.events import Report, heading, notice
@@ -52,6 +51,7 @@ class Comparison:
     init: str | None  # weights that all candidates with an encoder start from
     finetune: Finetune
     report: Report
+    forced: str | None  # the candidate to deliver, by --model; None: the best
     overrides: Sequence[str] = ()  # with the lists of a fold
     tables: list[FeatureTable] = field(default_factory=list)  # one for all folds, by `reading_features`
 
@@ -79,10 +79,6 @@ class Comparison:
             listed[key] = read_source(data, key, labeled=True, classes=self.classes).samples
         return listed
 
-    def with_lists(self, overrides: Sequence[str]) -> Comparison:
-        """The same candidates on the lists of a fold."""
-        return replace(self, overrides=overrides)
-
     @contextmanager
     def reading_features(self) -> Iterator[None]:
         """Have the features of all samples, read once, for the block."""
@@ -102,14 +98,14 @@ class Comparison:
         val = table.readable(self.samples["val"])
         learned = [*table.readable(self.samples["train"]), *val]
         candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
-        if self.project.trains_network and (val or self._forced):
+        if self.project.trains_network and (val or self.forced):
             self.report(heading("fine-tuning"))
             run = self.finetune(folder / FINETUNE, self.overrides)
             candidates.append(network_candidate(run, learned, val))
         labels = label_array([sample.labels[0] for sample in learned], self.head)
         groups = [sample.source for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
-        choice = choose(outputs, labels, groups, self.head, forced=self._forced)
+        choice = choose(outputs, labels, groups, self.head, forced=self.forced)
         if not self.overrides:  # of folds, the tests of all count
             inputs = compare_inputs(outputs, choice, labels, groups, self.head)
             choice = replace(choice, inputs=inputs)
@@ -126,7 +122,7 @@ class Comparison:
             if name not in (MEAN, DELIVERED)
         }
         (part,) = outputs.predictions(DELIVERED, self.head).by_head().values()
-        choice = choose(by_name, part.labels, outputs.groups, self.head, forced=self._forced)
+        choice = choose(by_name, part.labels, outputs.groups, self.head, forced=self.forced)
         inputs = compare_inputs(by_name, choice, part.labels, outputs.groups, self.head)
         choice = replace(choice, inputs=inputs)
         learned = table.readable(self.samples["train"])
@@ -135,11 +131,11 @@ class Comparison:
             self.report(heading("fine-tuning on all videos"))
             candidates.append(network_candidate(self.finetune(self.folder / FINETUNE, ()), learned, ()))
         model = self._model(candidates, choice)
-        if self._forced:
+        if self.forced:
             return model, choice
         times = Counter(chosen_in_folds).items()
-        own = ", ".join(f"{name} {counted(number, 'time')}" for name, number in times)
-        reason = f"lowest loss over all folds (the test is of each fold's own choice: {own})"
+        choices = ", ".join(f"{name} {counted(number, 'time')}" for name, number in times)
+        reason = f"lowest loss over all folds (the test is of each fold's own choice: {choices})"
         return model, replace(choice, reason=reason)
 
     def save(self, model: Classifier) -> None:
@@ -150,10 +146,6 @@ class Comparison:
         names = model.class_names
         folder = self.folder / MODEL
         model.file = save_classifier(folder, model, model.recipe, class_names=names, origin=origin)
-
-    @property
-    def _forced(self) -> str | None:
-        return NETWORK if self.project.request.model == NETWORK else None
 
     def _model(self, candidates: Sequence[Candidate], choice: BestCandidate) -> Classifier:
         """The model of the chosen candidate, which knows the recipe with the views that it was made for."""

@@ -12,7 +12,8 @@ from everest.config.recipe import load_recipe
 from everest.evaluation.evaluation import EvaluationFiles, evaluate
 from everest.metrics.names import METRICS, value_text
 from everest.project.request import RESULT
-from everest.project.result import MeasuredTest
+from everest.project.result import ProjectResult
+from everest.project.verdict import result_lines
 from everest.system.compute import Runtime
 from everest.system.events import Report
 from everest.system.files import IN_USE_FIX
@@ -35,11 +36,25 @@ class ExportedAccuracy:
         views = counted(self.trained_views, "view")
         trained = f"{name} of train {value_text(self.metric, self.trained)} ({views} of {videos}"
         if self.exported is None:
-            return f"{trained} in folds); the exported model has learned from all videos: test it on new ones"
+            return f"{trained} in folds); the exported model has learned from all videos"
         return f"{trained}), of the file {value_text(self.metric, self.exported)} (1 view)"
 
     def dump(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def project_result(weights: Path) -> ProjectResult | None:
+    """The result of the finished project whose delivered model `weights` are; None: of no such project."""
+    folder = weights.parent.parent
+    if weights.parent.name != MODEL or not all((folder / name).is_file() for name in (PROJECT, RESULT)):
+        return None
+    return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
+
+
+def card_lines(result: ProjectResult) -> list[str]:
+    """The accuracy that `everest train` reported, for a model card."""
+    tested = f"in {len(result.folds)} folds; this model has learned from all videos" if result.folds else ""
+    return [f"- {line}" for line in (f"tested by `everest train` {tested}".strip(), *result_lines(result))]
 
 
 def exported_accuracy(file: Path, weights: Path, report: Report) -> ExportedAccuracy | None:
@@ -47,10 +62,9 @@ def exported_accuracy(file: Path, weights: Path, report: Report) -> ExportedAccu
 
     None if they are not the model of a finished project.
     """
-    folder = weights.parent.parent
-    if weights.parent.name != MODEL or not all((folder / name).is_file() for name in (PROJECT, RESULT)):
+    result = project_result(weights)
+    if result is None:
         return None
-    result = MeasuredTest.read(folder / RESULT, fix=IN_USE_FIX)
     recipe = load_recipe(weights.parent / RECIPE)
     views, exported = recipe.eval.clips * recipe.eval.crops, None
     if recipe.data.test is not None:

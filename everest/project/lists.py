@@ -103,8 +103,14 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
     folds: list[FoldLists] = []
     if request.folds is None:
         lists = _divided(videos, tested if request.annotations else (), report)
-    else:
-        folds = _fold_lists(request, videos, folder, request.folds)
+    else:  # each has a part of the groups for the test, and the next one for validation
+        shares = {str(number): 1 / request.folds for number in range(request.folds)}
+        parts = list(videos.split(shares).values())
+        for number, test in enumerate(parts):
+            val, *others = [*parts[number + 1 :], *parts[:number]]
+            fold_lists = {"train": list(chain(*others)), "val": val, "test": test}
+            _refuse_few(fold_lists, request)
+            folds.append(FoldLists(**videos.write(fold_lists, folder / f"fold{number + 1}")))
     _refuse_few(lists, request)
     paths: dict[str, Any] = videos.write(lists, folder)
     section = data_section(str(videos.root), **paths, pretrain=request.unlabeled)
@@ -142,18 +148,6 @@ def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
         fix = f"use --folds {groups}, or {fix}"
     names = f" ({', '.join(videos.groups)})" if groups == 1 else ""
     raise DataError(f"{request.videos}: only {counted(groups, unit)}{names}, {need}; {fix}")
-
-
-def _fold_lists(request: Request, videos: LabeledVideos, folder: Path, number: int) -> list[FoldLists]:
-    """Write the lists of each fold: a part of the groups for the test, the next one for validation."""
-    parts = list(videos.split({str(fold): 1 / number for fold in range(number)}).values())
-    folds = []
-    for fold, test in enumerate(parts):
-        val, *others = [*parts[fold + 1 :], *parts[:fold]]
-        lists = {"train": list(chain(*others)), "val": val, "test": test}
-        _refuse_few(lists, request)
-        folds.append(FoldLists(**videos.write(lists, folder / f"fold{fold + 1}")))
-    return folds
 
 
 def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:

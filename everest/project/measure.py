@@ -1,11 +1,11 @@
-"""The test of a project: the delivered model and the other candidates, timelines of recordings, all folds.
+"""The test of a project: the delivered model and the other candidates, timelines, all folds, an export.
 
 V test videos, C outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,7 @@ import numpy as np
 
 from everest import functions
 from everest.annotations.bout import Bouts
-from everest.config.heads import MEASURED_BY, Head
+from everest.config.heads import MEASURED_BY
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
@@ -26,16 +26,15 @@ from everest.inference.model import OpenedModel
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
-from everest.lists.sample import Sample
 from everest.lists.sources import read_source
-from everest.metrics.head_metrics import HEAD_METRICS, chance_of, class_tests, metrics_of
-from everest.metrics.intervals import bootstrap
+from everest.metrics.head_metrics import chance_of, class_tests, metrics_of
 from everest.metrics.names import METRICS
-from everest.metrics.predicted import HeadPredictions, Predictions, write_predictions
+from everest.metrics.predicted import write_predictions
 from everest.models.classifier import Classifier
 from everest.prepare.window_labels import read_bouts
 from everest.project.candidates import IMAGES, MEAN, Candidate
-from everest.project.choice import BestCandidate
+from everest.project.choice import BestCandidate, difference_interval
+from everest.project.comparison import Comparison
 from everest.project.request import REPORT, Project, write_document
 from everest.project.result import (
     DELIVERED,
@@ -61,32 +60,29 @@ SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the val
 
 
 def measure_candidates(
+    comparison: Comparison,
     model: Classifier,
     candidates: Sequence[Candidate],
     choice: BestCandidate,
-    samples: Sequence[Sample],
     folder: Path,
-    project: Project,
     summarize: Summarize,
-    report: Report,
 ) -> MeasuredTest:
     """Evaluate the chosen candidate on the test list, with the others next to it; writes into DIR/report.
 
     The timelines of annotated recordings are measured, too.
 
     Args:
+        comparison: on the lists of the project, or of a fold.
         model: of the chosen candidate.
-        samples: of the test list.
+        folder: of the project, or of the fold.
     """
+    project, report, samples = comparison.project, comparison.report, comparison.samples["test"]
     report_folder = folder / REPORT
     report(heading(f"test of the best candidate, {choice.name}"))
+    files = EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True)
+    runtime = OpenedModel.of(model).runtime
     evaluation, predictions = evaluate_classifier(
-        model,
-        model.spec,
-        model.recipe,
-        OpenedModel.of(model).runtime,
-        report=report,
-        files=EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True),
+        model, model.spec, model.recipe, runtime, report=report, files=files
     )
     (head,) = model.heads
     by_video = {each.name: each.predict(samples) for each in candidates}
@@ -96,31 +92,29 @@ def measure_candidates(
         by_video[MEAN] = {video: (first[video] + second[video]) / np.float32(2) for video in both}
     by_video[DELIVERED] = dict(zip(predictions.videos, predictions.outputs.mean(axis=1), strict=True))
     tested = [sample for sample in samples if all(sample.video_id in rows for rows in by_video.values())]
+    videos = [sample.video_id for sample in tested]
     outputs = TestOutputs(
-        videos=[sample.video_id for sample in tested],
+        videos=videos,
         groups=[sample.source for sample in tested],
         labels=[sample.labels[0] for sample in tested],
         dropped=len(predictions.videos) - len(tested),
-        outputs={
-            name: [rows[sample.video_id].tolist() for sample in tested] for name, rows in by_video.items()
-        },
+        outputs={name: [rows[video].tolist() for video in videos] for name, rows in by_video.items()},
     )
     write_document(report_folder / OUTPUTS, asdict(outputs))
     classes = Classes(heads=model.heads, names=model.class_names)
     write_predictions(report_folder / LINEAR, outputs.predictions(IMAGES, head), classes)
     frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
+    may_smooth = choice.members == (NETWORK,)  # linear candidates have learned from the validation list
+    timelines = score_recordings(model, project, report_folder, report, may_choose=may_smooth)
     metric = MEASURED_BY[head.task]
-    interval = evaluation.get("intervals", {}).get(metric)
     test = MeasuredTest(
         **measured_outputs(outputs, classes, choice, intervals=not project.folds),  # those of all folds count
         value=evaluation[metric],
-        interval=None if interval is None or None in interval else interval,
+        interval=_interval(evaluation, metric),
         majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "checkpoint")},
         report=str(report_folder / PAGE),
-        timelines=score_recordings(
-            model, project, report_folder, report, may_choose=choice.members == (NETWORK,)
-        ),
+        timelines=timelines,
     )
     clips = evaluation_clips(model.recipe, classes)
     write_evaluation_page(report_folder, evaluation, predictions, classes, clips, summarize(test))
@@ -138,16 +132,18 @@ def measured_outputs(
     tests = {}
     for name in names:
         values = metrics_of(outputs.predictions(name, head), intervals=several)
-        interval = values.get("intervals", {}).get(metric)
         tests[name] = CandidateTest(
             name=name,
             metric=metric,
             validation=choice.validation.get(name),
             test=values[metric],
-            interval=None if interval is None or None in interval else interval,
+            interval=_interval(values, metric),
         )
     delivered = outputs.predictions(DELIVERED, head)
-    chance = METRICS[metric].chance or ""
+    difference = None
+    if IMAGES in tests and several and METRICS[metric].chance:
+        model, images = (outputs.predictions(name, head).by_head()[""] for name in (DELIVERED, IMAGES))
+        difference = difference_interval(model, images, outputs.groups)
     behaviors = []
     if head.task != "regression":
         groups = outputs.groups if several else None
@@ -158,7 +154,7 @@ def measured_outputs(
         "chance": chance_of(metric, (head,), delivered.labels),
         "majority": chance_of("majority_top1", (head,), delivered.labels),
         "linear_pixels": tests[IMAGES].test if IMAGES in tests else None,
-        "difference": _difference(outputs, head) if IMAGES in tests and several and chance else None,
+        "difference": difference,
         "candidates": list(tests.values()),
         "behaviors": behaviors,
         "chosen": choice.name,
@@ -167,21 +163,10 @@ def measured_outputs(
     }
 
 
-def _difference(outputs: TestOutputs, head: Head) -> list[float] | None:
-    """The 95 % interval of how far the delivered model is above the linear model on small images."""
-    metric = MEASURED_BY[head.task]
-    delivered, linear = (_metric_function(outputs.predictions(name, head)) for name in (DELIVERED, IMAGES))
-    ends = bootstrap(
-        lambda counts: {"": delivered(counts)[metric] - linear(counts)[metric]}, outputs.groups, shares=False
-    )[""]
-    if any(map(np.isnan, ends)):
-        return None
-    return [round(100 * end if METRICS[metric].percent else end, 4) for end in ends]
-
-
-def _metric_function(predictions: Predictions) -> Any:
-    part: HeadPredictions = predictions.by_head()[""]
-    return HEAD_METRICS[part.task](part)
+def _interval(values: Mapping[str, Any], metric: str) -> list[float] | None:
+    """The interval of a metric among the values of `metrics_of`; None if it has none."""
+    interval = values.get("intervals", {}).get(metric)
+    return None if interval is None or None in interval else interval
 
 
 def pooled_outputs(folder: Path, fold_results: Sequence[MeasuredTest]) -> TestOutputs:
@@ -198,20 +183,19 @@ def _fold_reports(folder: Path, fold_results: Sequence[MeasuredTest]) -> list[Pa
 
 
 def pool_folds(
+    comparison: Comparison,
     model: Classifier,
     choice: BestCandidate,
     outputs: TestOutputs,
     fold_results: Sequence[MeasuredTest],
-    folder: Path,
-    project: Project,
     summarize: Summarize,
-    report: Report,
 ) -> MeasuredTest:
     """The test of all folds together, with the chosen model, which learned from all videos; writes its page.
 
     Args:
         outputs: see `pooled_outputs`.
     """
+    project, folder = comparison.project, comparison.folder
     (head,) = model.heads
     classes = Classes(heads=model.heads, names=model.class_names)
     report_folder = folder / REPORT
@@ -219,8 +203,8 @@ def pool_folds(
     if project.request.annotations:  # each smoothed as in its fold
         smooth = [result.timelines.smooth for result in fold_results if result.timelines]
         saved = [Timelines.load(path / TIMELINE) for path in _fold_reports(folder, fold_results)]
-        parts = zip(saved, smooth, strict=True)
-        timelines = _scored([*parts], project, report_folder, report)
+        parts = list(zip(saved, smooth, strict=True))
+        timelines = _scored(parts, project, report_folder, comparison.report)
     delivered = outputs.predictions(DELIVERED, head)
     metrics = metrics_of(delivered, intervals=True)
     metric = MEASURED_BY[head.task]
@@ -228,11 +212,10 @@ def pool_folds(
     frequent = None
     if head.task == "single-label":
         frequent = classes.name(int(np.bincount(part.labels).argmax()))
-    interval = metrics["intervals"][metric]
     pooled = MeasuredTest(
         **measured_outputs(outputs, classes, choice),
         value=metrics[metric],
-        interval=None if None in interval else interval,
+        interval=_interval(metrics, metric),
         majority_class=frequent,
         videos=len(outputs.videos),
         groups=len(set(outputs.groups)),

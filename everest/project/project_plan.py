@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,11 +58,8 @@ def make_plan(
         overrides=request.overrides,
         start=start,
     )
-    milliseconds = None
     if request.latency is not None:
-        suggestion, measured = fit_latency(suggestion, request.latency)
-        has_encoder = request.trains_network or request.init is not None
-        milliseconds = measured if has_encoder else None
+        suggestion = fit_latency(suggestion, request.latency)
     data = suggestion.recipe.data
     train = read_source(data, "train", labeled=True)
     classes = Classes.of(train, data)
@@ -86,8 +84,8 @@ def make_plan(
         clips = sum(sizes.values()) + sizes.get("test", 0)  # all for their features, tests by the model
         features = clips * seconds_per_clip(suggestion.recipe, classes)
         seconds = features + CHECK_SECONDS * max(len(lists.folds), 1), 0.0
-    figures = {"seconds": seconds, "network_ms": milliseconds, "trains_network": trains_network}
-    return lists, suggestion.text, _document(lists, suggestion, samples, classes, request, **figures)
+    plan = _document(lists, suggestion, samples, classes, request, seconds, trains_network)
+    return lists, suggestion.text, plan
 
 
 def _within_hours(
@@ -156,27 +154,24 @@ def _document(
     samples: Mapping[str, Sequence[Sample]],
     classes: Classes,
     request: Request,
-    *,
     seconds: tuple[float, float],
-    network_ms: float | None,
     trains_network: bool,
 ) -> dict[str, Any]:
     """The plan as `--json` has it, with its lines for people.
 
-    `samples` are of each list, `seconds` of everything, and of the validations and tests, `network_ms` of the
-    network for a clip on one thread of a CPU, if there is a limit.
+    `samples` are of each list, `seconds` of everything, and of the validations and tests.
     """
     sizes = {}
     for key, listed in samples.items():
         groups = sorted({sample.group for sample in listed if sample.group is not None})
         names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMES else ""
         sizes[key] = f"{ListSize.of(listed)}{names}"
-    all_samples = [sample for listed in samples.values() for sample in listed]
+    all_samples = list(chain.from_iterable(samples.values()))
     counts, lines = describe_samples(all_samples, classes, windows=lists.window is not None)
-    data = suggestion.recipe.data
     trainings = 1 + len(lists.folds) if trains_network else 0
     times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
     if lists.are_given:
+        data = suggestion.recipe.data
         names = ", ".join(getattr(data, key) for key in samples)
         lines.append(f"divided by the lists in {data.root}: {names}")
     if lists.folds:
@@ -186,31 +181,26 @@ def _document(
     if lists.subjects:
         names = first_names(lists.subjects, MOST_NAMES)
         lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
-    chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if not trains_network:
         is_asked = request.model == "linear" or request.hours is not None
         more = "" if is_asked else "; --hours 1 also fine-tunes a network, in about an hour"
         lines.append(f"candidates: linear models only{more}")
-    elif not chosen_on:
-        lines.append("warning: no validation list to compare a network on; --model network trains one")
-    elif chosen_on < FEWEST_TO_CHOOSE:
+    else:
+        chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
         size = counted(chosen_on, ListSize.of(all_samples).unit)
-        lines.append(f"warning: a network is compared on only {size}{' in each fold' if lists.folds else ''}")
-    if network_ms is not None:
-        lines.append(_size_line(suggestion, network_ms))
-    several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
-    total = f"all training: about {time_text(seconds[0])}{several}"
+        if not chosen_on:
+            lines.append("warning: no validation list to compare a network on; --model network trains one")
+        elif chosen_on < FEWEST_TO_CHOOSE:
+            each = " in each fold" if lists.folds else ""
+            lines.append(f"warning: a network is compared on only {size}{each}")
+    has_encoder = request.trains_network or request.init is not None
+    network_ms = suggestion.network_ms if has_encoder else None
+    lines += _model_lines(suggestion, network_ms)
+    total = f"all training: about {time_text(seconds[0])}"
+    total += f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
     list_lines = [f"{key}: {size}" for key, size in sizes.items()]
-    if suggestion.start is not None:
-        over = " spread over the video" if suggestion.start.is_image else ""
-        height, width = data.frame_size
-        clip = f"{data.frames} frames of {height} x {width} pixels{over}"
-        lines.append(f"starts from {suggestion.start.title}, {clip}")
-    elif found := weights_in_cache():
-        found.sort(key=lambda weights: weights.first_for is None)
-        named = ", ".join(f"{weights.name} ({weights.license})" for weights in found[:MOST_NAMES])
-        lines.append(f"weights found: {named}; try --init {found[0].name}")
+    lines = [*list_lines, *lines, *map(str, times), total]
     return {
         "lists": sizes,
         "classes": counts,
@@ -221,20 +211,29 @@ def _document(
         "stages": [time._asdict() for time in times],
         "trainings": trainings,
         "minutes": round(seconds[0] / 60, 1),
-        "lines": [*list_lines, *lines, *map(str, times), total],
+        "lines": lines,
     }
 
 
-def _size_line(suggestion: Suggestion, network_ms: float) -> str:
-    """The size of the network, and whether it is fast enough for `--latency`."""
-    data, model = suggestion.recipe.data, suggestion.recipe.model
+def _model_lines(suggestion: Suggestion, network_ms: float | None) -> list[str]:
+    """The size of a timed network, whether it is fast enough, and the weights to start from."""
+    data = suggestion.recipe.data
     height, width = data.frame_size
-    size = f"{model.backbone}, {data.frames} frames of {height} x {width} pixels, one view"
-    text = f"{size}: {network_ms:.3g} ms a clip on one CPU thread (limit {suggestion.latency:g})"
-    if network_ms <= (suggestion.latency or 0):
-        return text
-    fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
-    return f"warning: {text}; {fix}"
+    clip = f"{data.frames} frames of {height} x {width} pixels"
+    lines = []
+    if network_ms is not None:
+        speed = f"{network_ms:.3g} ms a clip by PyTorch on one CPU thread (limit {suggestion.latency:g})"
+        text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
+        fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
+        lines.append(text if suggestion.is_fast else f"warning: {text}; {fix}")
+    if suggestion.start is not None:
+        over = " spread over the video" if suggestion.start.is_image else ""
+        lines.append(f"starts from {suggestion.start.title}, {clip}{over}")
+    elif cached := weights_in_cache():
+        cached.sort(key=lambda weights: weights.first_for is None)
+        named = ", ".join(f"{weights.name} ({weights.license})" for weights in cached[:MOST_NAMES])
+        lines.append(f"weights found: {named}; try --init {cached[0].name}")
+    return lines
 
 
 def describe_samples(

@@ -18,7 +18,7 @@ from pydantic import InstanceOf, TypeAdapter
 from everest.annotations.labels import WhoseBouts
 from everest.config.heads import Task
 from everest.config.merge import SET, merge
-from everest.config.recipe import check_overrides
+from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
 from everest.errors import DataError, RecipeError, UserError, differing
 from everest.lists.sources import LIST_FILES
@@ -105,7 +105,7 @@ class Request:
             raise RecipeError(f"--hours {self.hours}: must be a number above 0")
         if self.latency is not None and not 0 < self.latency < float("inf"):
             raise RecipeError(f"--latency {self.latency}: must be a number of milliseconds above 0")
-        check_overrides(SUGGESTED, self.overrides)  # before the videos are read
+        load_recipe(SUGGESTED, overrides=self.overrides, consistent=False)  # before the videos are read
         recipe = merge(SUGGESTED, self.overrides)
         set_keys = [key for key in BUDGETS if recipe.at(key).label == SET]
         budgets = [key for key in set_keys if recipe.at(key).value is not None]

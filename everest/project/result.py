@@ -53,8 +53,8 @@ class ClipTime:
         if self.network_ms > self.limit_ms:
             fits = f"above the limit of {self.limit_ms:g}"
         return (
-            f"a clip on one CPU thread: {self.network_ms:.3g} ms in the network ({fits}), and "
-            f"{self.reading_ms:.3g} ms to read it from a file"
+            f"a clip on one CPU thread: {self.network_ms:.3g} ms in the network by PyTorch ({fits}), "
+            f"and {self.reading_ms:.3g} ms to read it from a file"
         )
 
 

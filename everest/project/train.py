@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +38,7 @@ from everest.project.request import (
     with_warmup,
     write_document,
 )
-from everest.project.result import ClipTime, MeasuredTest, ProjectResult
+from everest.project.result import NETWORK, ClipTime, MeasuredTest, ProjectResult
 from everest.project.verdict import judge, result_lines
 from everest.suggest.latency import network_ms, reading_ms
 from everest.system.accelerator import restored_process
@@ -217,35 +217,30 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
     if project.request.unlabeled is not None:
         report(heading("pre-training"))
         init = str(run_stage(stages.pretrain, folder / PRETRAIN))
+    finetune = partial(run_stage, stages.finetune)
+    forced = NETWORK if project.request.model == NETWORK else None
     comparison = Comparison(
-        project=project,
-        folder=folder,
-        init=init,
-        finetune=partial(run_stage, stages.finetune),
-        report=report,
+        project=project, folder=folder, init=init, finetune=finetune, report=report, forced=forced
     )
     verdict = partial(judge, possible_folds=project.possible_folds)
     with comparison.reading_features():
-        fold_results = _train_folds(project, folder, comparison, report)
+        fold_results = _train_folds(comparison)
         pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
-
-        def summarize(test: MeasuredTest, *, clip_time: ClipTime | None) -> Summary:
-            times = [] if clip_time is None else [str(clip_time)]
-            return Summary([*result_lines(test), verdict(test), *times], pages, test.figure)
-
         if fold_results:
             outputs = pooled_outputs(folder, fold_results)
             model, choice = comparison.compare_folds(outputs, [each.chosen for each in fold_results])
-            comparison.save(model)
-            clip_time = _clip_time(model, comparison, project.request.latency)
-            with_time = partial(summarize, clip_time=clip_time)
-            test = pool_folds(model, choice, outputs, fold_results, folder, project, with_time, report)
+            measure = partial(pool_folds, comparison, model, choice, outputs, fold_results)
         else:
             model, candidates, choice = comparison.compare(folder)
-            comparison.save(model)
-            clip_time = _clip_time(model, comparison, project.request.latency)
-            tested, with_time = comparison.samples["test"], partial(summarize, clip_time=clip_time)
-            test = measure_candidates(model, candidates, choice, tested, folder, project, with_time, report)
+            measure = partial(measure_candidates, comparison, model, candidates, choice, folder)
+        comparison.save(model)
+        clip_time = _clip_time(model, comparison, project.request.latency)
+        times = [] if clip_time is None else [str(clip_time)]
+
+        def summarize(test: MeasuredTest) -> Summary:
+            return Summary([*result_lines(test), verdict(test), *times], pages, test.figure)
+
+        test = measure(summarize)
     option = f"--checkpoint {shlex.quote(str(folder))}"
     command = f"everest predict VIDEO {option}"
     if test.timelines is not None:
@@ -276,10 +271,9 @@ def _clip_time(model: Classifier, comparison: Comparison, limit: float | None) -
     )
 
 
-def _train_folds(
-    project: Project, folder: Path, comparison: Comparison, report: Report
-) -> list[MeasuredTest]:
+def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
     """Train and test the candidates of the remaining folds; returns the tests of all."""
+    project, folder = comparison.project, comparison.folder
     links = {"The verdict on all folds": folder / REPORT / PAGE}
 
     def summarize(title: str, test: MeasuredTest) -> Summary:
@@ -290,15 +284,12 @@ def _train_folds(
         fold_folder = folder / FOLDS / str(number)
         if not (fold_folder / RESULT).exists() or not (fold_folder / REPORT / OUTPUTS).exists():
             title = f"fold {number} of {len(project.folds)}"
-            report(heading(title))
+            comparison.report(heading(title))
             overrides = [f"data.{name}={json.dumps(path)}" for name, path in vars(lists).items()]
-            fold = comparison.with_lists(overrides)
+            fold = replace(comparison, overrides=overrides)
             model, candidates, choice = fold.compare(fold_folder)
-            of_fold = partial(summarize, title)
-            tested = fold.samples["test"]
-            test = measure_candidates(
-                model, candidates, choice, tested, fold_folder, project, of_fold, report
-            )
+            summarize_fold = partial(summarize, title)
+            test = measure_candidates(fold, model, candidates, choice, fold_folder, summarize_fold)
             write_document(fold_folder / RESULT, test.dump())
         results.append(MeasuredTest.read(fold_folder / RESULT, fix="remove it"))
     return results

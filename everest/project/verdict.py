@@ -10,7 +10,7 @@ from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.project.candidates import IMAGES, INPUTS
-from everest.project.inputs import FEWEST_GROUPS
+from everest.project.choice import FEWEST_TO_COMPARE
 from everest.project.result import NETWORK, InputTest, MeasuredTest, ProjectResult
 from everest.system.text import counted, time_text
 
@@ -137,7 +137,7 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
             return better
         fix = "more labels, or weights to start from (--init), would let a network pay"
         return f"{better}; {LINEAR_MODEL} was chosen: {fix}"
-    if result.groups < FEWEST_GROUPS:
+    if result.groups < FEWEST_TO_COMPARE:
         return f"no clear difference from {linear_model}: only {counted(result.groups, 'group')}; {fix}"
     ends = result.difference or result.interval
     assert ends is not None  # above

@@ -53,7 +53,13 @@ def data_section(
     default = list_in(location, "train", labeled=labeled)
     listed = section["train"] = section["train"] or default
     if listed is None and labeled:
-        raise _no_training_list(root)
+        fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
+        if lists := lists_ending_in(root, "train"):
+            fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
+        elif has_class_folders(root):
+            command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
+            fix = f"`{command}` makes lists of its class folders, and a recipe"
+        raise DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
     # Beside another training list, val.csv in `root` may have the labels of another task.
     is_default = listed is None or folder / listed == folder / (default or "")
     training_list = listed or ""
@@ -70,17 +76,6 @@ def data_section(
     elif (location / f"{prefix}{CLASSES}").is_file():
         section["classes"] = f"{prefix}{CLASSES}"
     return {"root": str(folder), **section}
-
-
-def _no_training_list(root: str) -> DataError:
-    """The error of a folder without `train.csv`, with the way to one."""
-    fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
-    if lists := lists_ending_in(root, "train"):
-        fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
-    elif has_class_folders(root):
-        command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
-        fix = f"`{command}` makes lists of its class folders, and a recipe"
-    return DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
 
 
 def _folder(root: str) -> Location:
@@ -133,8 +128,8 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
     with as_data_error(train):
         index = find_index(train)
         rows = read_index(index) if index else read_rows(train) if train.is_file() else []
-    found = find_task(rows, names=read_class_names(root / names) if names else ())
-    return section if found == "single-label" else {**section, "task": found}, task_notice(train, found)
+    task = find_task(rows, names=read_class_names(root / names) if names else ())
+    return section if task == "single-label" else {**section, "task": task}, task_notice(train, task)
 
 
 def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:

@@ -74,8 +74,8 @@ def reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
     return 1000 * median(seconds)
 
 
-def fit_latency(suggestion: Suggestion, limit: float) -> tuple[Suggestion, float]:
-    """The suggestion with the largest size whose network needs at most `limit` ms for a clip, and its time.
+def fit_latency(suggestion: Suggestion, limit: float) -> Suggestion:
+    """The suggestion with the largest size whose network needs at most `limit` ms for a clip, with its time.
 
     No size is larger than the suggested one. If none is fast enough, it is the smallest. Weights to start
     from determine the size; clips of image weights get fewer frames.
@@ -99,4 +99,4 @@ def fit_latency(suggestion: Suggestion, limit: float) -> tuple[Suggestion, float
         measured = network_ms(model, limit=limit)
         if measured <= limit:
             break
-    return replace(suggestion, is_fast=measured <= limit), measured
+    return replace(suggestion, network_ms=measured)

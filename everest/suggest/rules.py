@@ -175,7 +175,12 @@ def choose_values(
     if purpose != "scratch":
         input_reason = "views of frames differ by their places more than by motion"
     sees_differences = purpose != "scratch" or train.groups <= GROUPS_FOR_DIFFERENCES
-    stride, stride_reason = _stride(facts, purpose)
+    frames = facts.frames
+    if purpose == "finetune":  # an encoder sees actions at one speed in both stages
+        frames = min(frames, facts.pretrain_frames or frames)
+    stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / FRAMES)))
+    share = min(1.0, stride * FRAMES / frames)
+    stride_reason = f"a clip covers {share:.0%} of the median {train.unit} ({frames:g} frames)"
     choices = [
         Choice("data.frames", FRAMES, "as in the papers"),
         Choice("data.size", frame_size(facts, device.side, device.tubelet), size_reason),
@@ -195,31 +200,6 @@ def choose_values(
     return [choice for choice in choices if choice.applies]
 
 
-def for_latency(choices: Sequence[Choice], limit: float, *, fits: bool) -> list[Choice]:
-    """The choices for a model that has at most `limit` ms for a clip on one thread of a CPU.
-
-    `fits`: whether the size was measured to be fast enough.
-    """
-    size = (
-        "the largest that was measured to need at most"
-        if fits
-        else "the smallest, measured to need more than"
-    )
-    changed = {
-        "model.backbone": f"{size} {limit:g} ms a clip on a CPU",
-        "eval.clips": "an exported file sees one view of a video",
-        "eval.crops": "the center",
-    }
-    return [
-        choice._replace(
-            reason=changed[choice.key], value=1 if choice.key != "model.backbone" else choice.value
-        )
-        if choice.key in changed
-        else choice
-        for choice in choices
-    ]
-
-
 def frame_size(facts: DataFacts, side: float, tubelet: Sequence[int]) -> list[int]:
     """Height and width in whole tubelets, in the shape of the video; no larger than it unless it is tiny."""
     shape = math.sqrt(facts.height / facts.width)
@@ -228,16 +208,6 @@ def frame_size(facts: DataFacts, side: float, tubelet: Sequence[int]) -> list[in
         max(FEWEST_TUBELETS, min(round(side * factor / unit), int(largest // unit))) * unit
         for (factor, largest), unit in zip(sides, tubelet[1:], strict=True)
     ]
-
-
-def _stride(facts: DataFacts, purpose: RecipePurpose) -> tuple[int, str]:
-    """The frames between two of a clip, and why. An encoder sees actions at one speed in both stages."""
-    frames = facts.frames
-    if purpose == "finetune" and facts.pretrain_frames is not None:
-        frames = min(frames, facts.pretrain_frames)
-    stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / FRAMES)))
-    share = min(1.0, stride * FRAMES / frames)
-    return stride, f"a clip covers {share:.0%} of the median {facts.train.unit} ({frames:g} frames)"
 
 
 def _schedule(

@@ -30,7 +30,6 @@ from everest.suggest.data_section import (
     shared_videos,
     with_task,
 )
-from everest.suggest.paper import BASE_LINE, follows_paper, paper_values
 from everest.suggest.rules import (
     DEVICE_VALUES,
     Choice,
@@ -39,9 +38,14 @@ from everest.suggest.rules import (
     RecipePurpose,
     choose_values,
     examine_data,
-    for_latency,
 )
-from everest.suggest.weights import with_weights
+from everest.suggest.variants import (
+    FEWEST_PAPER_VIDEOS,
+    PAPER_BASE_LINE,
+    for_latency,
+    paper_values,
+    with_weights,
+)
 from everest.system.files import made_folder, write_text
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
@@ -88,14 +92,20 @@ class Suggestion:
     size: DeviceValues | None = None  # of the model, for a time on a CPU; None: by the device
     frames: int | None = None  # of a clip of image weights, for a time on a CPU; None: as usual
     latency: float | None = None  # milliseconds for a clip on one thread of a CPU; None: no limit
-    is_fast: bool = True  # whether the size was measured to keep the limit
+    network_ms: float | None = None  # measured for a clip there; None: not measured
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the network keeps the limit, as far as it was measured."""
+        return self.latency is None or self.network_ms is None or self.network_ms <= self.latency
 
     @property
     def text(self) -> str:
         """The YAML."""
         base = (self.size or DEVICE_VALUES[self.device]).base
-        if follows_paper(self.facts, self.device, self.purpose):
-            base = BASE_LINE
+        is_large = self.facts.train.videos >= FEWEST_PAPER_VIDEOS
+        if self.purpose == "pretrain" and self.device != "cpu" and is_large:
+            base = PAPER_BASE_LINE
             choices = paper_values(self.facts, self.device, most_steps=self.most_steps.get("pretrain"))
         else:
             choices = choose_values(

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,7 @@ def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: 
         assert min(parts) > 0
         assert max(parts) < latency["p50_ms"] <= latency["p95_ms"]
         assert (latency["videos"], latency["measured"]) == (4 if data else 1, 30)
+        assert latency["threads"] == int(os.environ.get("OMP_NUM_THREADS", "1"))
         assert (document["timeline"] is None) == (checkpoint == onnx_file)
     windows = ["--window", 1, "--step", 0.25, "--batch", 2]
     timed = json_of("profile --latency --gpus cpu -c", classifier_run, "--data", clip_files, *windows)[
@@ -202,6 +204,8 @@ def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, c
     expected = {each["label"]: each["probability"] for each in row["predictions"]}
     assert found == pytest.approx(expected, abs=2e-3)
     assert list(found) == list(expected)
+    about = json.loads(onnx_session(onnx_file).get_modelmeta().custom_metadata_map["clip"])
+    assert about["seconds"] == pytest.approx(2, abs=0.1)  # the length of the training videos
     lines = [json.loads(line) for line in classified(onnx_file, video, 0.5).stdout.splitlines()]
     assert [line["start"] for line in lines] == [0, 0.5, 1, 1.5]  # of 2 seconds
     assert all(list(line["classes"].keys() ^ expected.keys()) == [] for line in lines)

@@ -19,7 +19,7 @@ from everest.config.settings import ModelSettings
 from everest.converters.convert import convert
 from everest.converters.facts import Hints
 from everest.converters.files import read_foreign
-from everest.errors import CheckpointError, RecipeError
+from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens
 from everest.models.spec import ModelSpec
 from everest.video.pixels import IMAGENET, PixelStatistics
@@ -161,8 +161,7 @@ def test_a_stride_must_be_a_number_and_the_preprocessor_of_videos_comes_first(fo
     (folder / "video_preprocessor_config.json").write_text(json.dumps(HALVES))
     assert convert(read_foreign(folder), Hints()).identity.spec.pixels == HALF
     (folder / "config.json").write_text(json.dumps(CONFIG | {"frame_sample_rate": "2"}))
-    with pytest.raises(CheckpointError, match="frame_sample_rate: Input should be a valid integer"):
-        open_model(folder)
+    assert "frame_sample_rate: Input should be a valid integer" in problem_of(open_model, folder)
 
 
 @pytest.mark.parametrize(
@@ -188,10 +187,8 @@ def test_frames_that_a_config_cannot_state_are_noted(tmp_path, stride, sampling,
 def test_broken_links_of_a_cache_are_named(folder: Path, name: str):
     (folder / name).unlink()
     (folder / name).symlink_to("../blobs/gone")
-    message = rf"{name}: a link to \.\./blobs/gone, which does not exist; download"
-    with pytest.raises(CheckpointError, match=message):
-        read_foreign(folder)
+    message = f"{name}: a link to ../blobs/gone, which does not exist; download"
+    assert message in problem_of(read_foreign, folder)
     if name != "config.json":
         for path in (folder, folder / name):
-            with pytest.raises(CheckpointError, match=message):
-                find_init(path, output=None, overwrite=False)
+            assert message in problem_of(find_init, path, output=None, overwrite=False)

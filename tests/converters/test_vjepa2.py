@@ -220,7 +220,6 @@ def test_a_classifier_starts_from_the_folder_and_keeps_its_places(folder, recipe
     options = ["finetune", "--recipe", recipe, "--init", folder, *still]
     message = refused(*options, code=6)
     assert "use --set model.positions=rotary" in message
-    assert "set model.positions=rotary" in message
     wrong = refused(*options, "--set", "model.positions=rotary", "--set", "model.mlp_width=null", code=6)
     assert "its encoder differs from the recipe" in wrong
     run(*options, "--set", "model.positions=rotary")

@@ -64,6 +64,7 @@ def test_a_card_next_to_a_graph_has_the_tokens_that_it_encodes(classifier_run: P
     assert "- encodes 8 of 32 tokens of a clip" in text
     assert "trained on `train.csv`" in text
     assert "evaluated on" not in text
+    assert "docs/examples/classify.py" in text
     assert 'model = onnxruntime.InferenceSession("m.onnx")' in text
     file.unlink()
     assert "m.onnx.CARD.md: exists" in refused(*command, code=2)

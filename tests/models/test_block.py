@@ -125,6 +125,16 @@ def test_a_compiled_model_is_one_graph_with_the_same_gradients(changes: dict[str
         torch.testing.assert_close(own, expected)
 
 
+@pytest.mark.parametrize("changes", [{"registers": 2}, {"rotary": "dinov3", "class_token": False}])
+def test_slices_with_all_tokens_are_encoded_without_a_mask_to_the_same_tokens(changes: dict[str, object]):
+    model = tiny("classifier", num_classes=3, **{**PARTS, "attention": "slice", **changes})
+    encoder = randomized(model).encoder
+    clips, ids = torch.randn(2, 3, 8, 32, 32), torch.arange(encoder.grid.num_tokens).expand(2, -1)
+    with torch.no_grad():
+        masked = encoder.train()(clips, ids)
+        torch.testing.assert_close(encoder.eval()(clips, ids), masked)
+
+
 @pytest.mark.parametrize("mlp", ["plain", "swiglu", "normed-swiglu"])
 @pytest.mark.parametrize("norm_before", [False, True])
 def test_the_cost_is_that_of_the_operations(mlp: str, norm_before: bool):

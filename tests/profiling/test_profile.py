@@ -2,7 +2,9 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -223,8 +225,9 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 MEASURED = json.loads((RESULTS / "gpu_page.json").read_text())["rows"]
 
 
-def plan(recipe: str, gpu: str, *overrides: str, videos: int = 100, epochs: int = 1) -> dict:
-    return plan_pretraining(load_recipe(recipe, overrides=overrides), gpu, videos=videos, epochs=epochs)
+def plan(recipe: str, gpu: str, *overrides: str, videos: int = 100, epochs: int = 1, **options: Any) -> dict:
+    read = load_recipe(recipe, overrides=overrides)
+    return plan_pretraining(read, gpu, videos=videos, epochs=epochs, **options)
 
 
 def test_hours_follow_from_flops_peak_and_share_and_the_sentence_is_printed_last():
@@ -260,9 +263,8 @@ def test_a_plan_comes_near_what_was_measured_on_the_h100(item: str, views: int, 
     plural = "s" if views > 1 else ""
     name = f"run {views}_view{plural}" if item == "run" else f"{item}, {views} views"
     (measured,) = (row["clips_per_second"] for row in MEASURED if row["item"] == name)
-    overrides = [f"pretrain.views_per_decode={views}", "pretrain.batch_size=256", "train.workers=15"]
-    recipe = load_recipe("k400", overrides=overrides)
-    planned = plan_pretraining(recipe, "h100", videos=25_600, epochs=8)
+    overrides = (f"pretrain.views_per_decode={views}", "pretrain.batch_size=256", "train.workers=15")
+    planned = plan("k400", "h100", *overrides, videos=25_600, epochs=8)
     assert planned["limit"] == "loader"
     assert 8 * 25_600 * views / planned["hours"] / 3600 == pytest.approx(measured, rel=tolerance)
 
@@ -272,16 +274,16 @@ def test_a_step_of_a_plan_takes_as_long_as_measured_on_the_h100(clips: int):
     (measured,) = (
         row["ms"] for row in MEASURED if row["item"] == "step blocks-everest-b" and row["batch"] == clips
     )
-    recipe = load_recipe("k400", overrides=[f"pretrain.batch_size={clips}"])
-    planned = plan_pretraining(recipe, "h100", videos=clips, epochs=1000, loader=1e9)
+    batch = f"pretrain.batch_size={clips}"
+    planned = plan("k400", "h100", batch, videos=clips, epochs=1000, loader=1e9)
     assert planned["limit"] == "step"
     assert 3600 * planned["hours"] == pytest.approx(measured, rel=0.03)
 
 
 def test_several_gpus_divide_the_steps_and_have_workers_each():
     for workers, limit in ((1, "loader"), (500, "step")):
-        recipe = load_recipe("k400", overrides=[f"train.workers={workers}"])
-        one, four = (plan_pretraining(recipe, "h100", videos=102_400, epochs=8, gpus=n) for n in (1, 4))
+        planned = partial(plan, "k400", "h100", f"train.workers={workers}", videos=102_400, epochs=8)
+        one, four = planned(gpus=1), planned(gpus=4)
         assert (one["limit"], four["limit"]) == (limit, limit)
         assert one["hours"] / four["hours"] == pytest.approx(4, rel=0.05)
     hours = f"{four['step_hours']:.1f} hours, reading alone {four['loader_hours']:.1f}. "

@@ -14,8 +14,7 @@ from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.probes.linear import STRENGTHS, cross_predict, fit_linear, group_splits, losses
 from everest.project.candidates import FEATURES, FROZEN, IMAGES, INPUTS, MEAN, FeatureTable, network_candidate
-from everest.project.choice import choose
-from everest.project.inputs import compare_inputs
+from everest.project.choice import choose, compare_inputs
 from everest.project.result import NETWORK
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import read_weights

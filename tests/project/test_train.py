@@ -168,6 +168,7 @@ def test_an_exported_file_is_tested_on_one_view(trained: Path, tmp_path: Path):
     assert (accuracy["metric"], accuracy["trained"]) == ("top1", result["top1"])
     assert f"top-1 of train {result['top1']:.1f} % (" in shown.stderr
     assert f"next: {document['next']}" in shown.stderr
+    assert f"ONNX Runtime, one CPU thread: {document['network_ms']:.3g} ms for a clip" in shown.stderr
     evaluated = json_of(*shlex.split(document["next"])[1:])
     assert evaluated["top1"] == accuracy["exported"]
     assert evaluated["views"] == {"clips": 1, "crops": 1}
@@ -426,6 +427,16 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert accuracy is not None
     assert (accuracy.trained, accuracy.exported) == (document["top1"], None)
     assert "has learned from all videos" in str(accuracy)
+    file = tmp_path / "line.onnx"
+    exported = json_of("export", output, "--to", "onnx", "-o", file)
+    assert exported["network_ms"] > 0
+    assert exported["clip"]["seconds"] > 0
+    assert exported["next"].endswith("--data NEW_CLIPS --set data.test=.")
+    card = Path(f"{file}.CARD.md").read_text()
+    assert f"top-1 {document['top1']:.1f} %" in card
+    assert "in 4 folds; this model has learned from all videos" in card
+    calibrated = ["--precision", "int8", "--calibrate", output / "lists" / "train.csv"]
+    called("export", output, "--to", "onnx", *calibrated, "-o", tmp_path / "int8.onnx")
     text = page.read_text()
     (output / "result.json").unlink()
     again = json_of("train", recordings, *annotations, "-o", output, "--folds", 4, *FEW)
@@ -461,7 +472,7 @@ def test_pretraining_goes_on_from_image_weights_whose_license_the_model_keeps(
     shown = called("train", class_folders, *options)
     too_slow = r"warning: vit-tiny, .*, one view: [\d.e+]+ ms .* \(limit 0.01\); omit --init, or name smaller"
     assert re.search(too_slow, shown.stderr)
-    assert "ms in the network (above the limit of 0.01), and " in shown.stdout
+    assert "ms in the network by PyTorch (above the limit of 0.01), and " in shown.stdout
     document = json_of("train", class_folders, *options)
     time, page = document["clip_time"], Path(document["report"]).read_text()
     assert min(time["network_ms"], time["reading_ms"]) > time["limit_ms"] == 0.01

@@ -11,8 +11,7 @@ from small_runs import called, json_of, refused, run
 
 from everest.errors import UserError
 from everest.lists.sample import Sample
-from everest.search.feature_file import read_feature_file
-from everest.search.neighbors import nearest, read_query
+from everest.search.neighbors import nearest, read_feature_file, read_query
 
 ANGLES = np.radians([0, 10, 12, 40, 90, 180])
 CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1) * [[3.0], [1], [2], [5], [1], [1]]

@@ -24,7 +24,7 @@ from everest.methods.selection import Drawn
 from everest.models.cost import total_macs
 from everest.models.spec import classifier_spec
 from everest.probes.collapse import probed_steps
-from everest.suggest import paper, rules
+from everest.suggest import rules
 from everest.suggest.data_section import data_section
 from everest.suggest.latency import SIZES, fit_latency, network_ms
 from everest.suggest.rules import DEVICE_VALUES as DEVICES
@@ -353,7 +353,7 @@ def test_probes_need_no_labels_and_at_most_40_videos_are_opened(here: Path, monk
 
 
 def test_a_list_of_many_videos_gets_a_recipe_of_the_paper(here: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(paper, "FEWEST_VIDEOS", 40)
+    monkeypatch.setattr("everest.suggest.suggestion.FEWEST_PAPER_VIDEOS", 40)
     text = shown(f"unlabeled --unlabeled --device {OTHER}")
     assert "base: k400 # tables and sections: EVEREST paper (ICML 2024)" in text
     assert "epochs: 1200000 # as many clips as 200 epochs (Table 7) of the 240,000 videos of Kinetics" in text
@@ -399,10 +399,10 @@ def test_each_size_costs_less_than_the_one_before(suggestion: Suggestion):
 
 def test_the_largest_size_that_is_fast_enough_is_taken_and_the_test_has_one_view(suggestion: Suggestion):
     random, threads = torch.get_rng_state(), torch.get_num_threads()
-    fitted, measured = fit_latency(suggestion, 1e9)
-    assert (fitted.size, 0 < measured < 1e9) == (SIZES[-2], True)  # that of a CPU, no larger
-    smallest, measured = fit_latency(suggestion, 1e-6)
-    assert (smallest.size, measured > 1e-6) == (SIZES[-1], True)
+    fitted = fit_latency(suggestion, 1e9)
+    assert (fitted.size, 0 < fitted.network_ms < 1e9) == (SIZES[-2], True)  # that of a CPU, no larger
+    smallest = fit_latency(suggestion, 1e-6)
+    assert (smallest.size, smallest.network_ms > 1e-6) == (SIZES[-1], True)
     for each in (fitted, smallest):
         assert (each.recipe.eval.clips, each.recipe.eval.crops) == (1, 1)
         assert "ms a clip on a CPU" in each.text
@@ -417,14 +417,14 @@ def test_clips_of_image_weights_have_as_many_frames_as_the_time_allows(
 ):
     start = settings_from(f"timm:vit_tiny_patch16_224={image_file}", on_cpu=True)
     suggestion = replace(suggestion, start=start)
-    whole, measured = fit_latency(suggestion, 1e9)
+    whole = fit_latency(suggestion, 1e9)
     assert whole.recipe.data.frames == 8
-    fewer, _ = fit_latency(suggestion, 0.7 * measured)
+    fewer = fit_latency(suggestion, 0.7 * whole.network_ms)
     assert fewer.recipe.data.frames == 4
-    fewest, _ = fit_latency(suggestion, 1e-6)
+    fewest = fit_latency(suggestion, 1e-6)
     assert (fewest.recipe.data.frames, fewest.is_fast) == (2, False)
     assert "the most that --latency allows, at least 2" in fewest.text
-    named, _ = fit_latency(replace(suggestion, overrides=["data.frames=6"]), 1e-6)
+    named = fit_latency(replace(suggestion, overrides=["data.frames=6"]), 1e-6)
     assert named.recipe.data.frames == 6
 
 

@@ -1,0 +1,175 @@
+"""Variants of a suggested recipe: as in the EVEREST paper, from weights, and for a time on a CPU.
+
+The paper's pre-training is for many unlabeled videos and a GPU, and each value names its table. Small sets of
+real clips gained more from pre-training between views (everest.suggest.rules); the paper's gains are of large
+sets. The threshold, and the epochs for sets of another size, are our choice.
+
+Clips and encoder follow from the weights that a recipe starts from, and little is trained. These rules are
+our choice, and not yet measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from everest.checkpoints.describe import WeightSettings
+from everest.engine.plan import MOST_CHECKPOINTS
+from everest.suggest.rules import (
+    DEVICE_VALUES,
+    FRAMES,
+    GROUPS_FOR_DIFFERENCES,
+    MOST_PROBES,
+    Choice,
+    DataFacts,
+    frame_size,
+)
+from everest.system.text import counted
+
+PAPER_BASE: Final = "k400"  # recipe
+PAPER_BASE_LINE: Final = (
+    f"{PAPER_BASE} # tables and sections: EVEREST paper (ICML 2024); "
+    f"other values: everest recipes show {PAPER_BASE}"
+)
+FEWEST_PAPER_VIDEOS: Final = 100_000  # heuristic: the smaller of the paper's large sets, SSv2, has 169,000
+PAPER_EPOCHS: Final = 200  # Table 7, of Kinetics-400
+PAPER_VIDEOS: Final = 240_000  # about as many are in the training list of Kinetics-400
+PAPER_WARMUP_EPOCHS: Final = 40  # Table 7
+PAPER_BATCH: Final = 1024  # Table 7
+PAPER_BASE_LR: Final = {"vit-s": 1.5e-4, "vit-b": 3e-4}  # Table 7
+PAPER_STRIDES: Final = (4, 2, 1)  # Table 7: 4 for Kinetics-400, 2 for the shorter videos of SSv2 and HMDB51
+SECTIONS: Final = ("data", "model", "pretrain", "finetune", "eval")  # in their order in a recipe
+TUNED_BLOCKS: Final = 2  # the last ones, on a CPU
+TUNED_EPOCHS: Final = 20  # at most, of fine-tuning
+FEWEST_TUNED_STEPS: Final = 100
+LAYER_DECAY: Final = 0.75  # as in the papers
+LORA_RANK: Final = 8
+TUNED_PEAK_LR: Final = 3e-4  # trained weights need smaller steps than new ones
+ADAPTER_PEAK_LR: Final = 1e-3
+
+
+def paper_values(facts: DataFacts, device_name: str, *, most_steps: int | None) -> list[Choice]:
+    """The values of pre-training, in the order of the sections; all others are those of `PAPER_BASE`."""
+    backbone, samples = DEVICE_VALUES[device_name].backbone, facts.train.samples
+    epochs = max(1, round(PAPER_EPOCHS * PAPER_VIDEOS / samples))
+    stride = next((each for each in PAPER_STRIDES if each * FRAMES <= facts.frames), 1)
+    few_steps = (
+        None if most_steps is None or most_steps >= epochs * samples // PAPER_BATCH else max(1, most_steps)
+    )
+    checkpoints = MOST_CHECKPOINTS if few_steps else epochs
+    schedule = [
+        Choice(
+            "pretrain.epochs",
+            epochs,
+            f"as many clips as {PAPER_EPOCHS} epochs (Table 7) "
+            f"of the {PAPER_VIDEOS:,} videos of Kinetics-400",
+        ),
+        Choice(
+            "pretrain.warmup_epochs",
+            round(epochs * PAPER_WARMUP_EPOCHS / PAPER_EPOCHS),
+            f"a fifth, as in Table 7 ({PAPER_WARMUP_EPOCHS} of {PAPER_EPOCHS})",
+        ),
+    ]
+    if few_steps:
+        schedule = [
+            Choice(
+                "pretrain.steps", few_steps, f"in the time of --hours; the paper's clips need {epochs} epochs"
+            ),
+            Choice("pretrain.warmup_steps", few_steps // 5, "a fifth, as in Table 7"),
+        ]
+    stride_reason = f"Table 7: 4, or 2 for short videos; the median has {facts.frames:g} frames"
+    selection = {"strategy": "redundancy-robust", "keep_ratio": 0.3, "visible_ratio": 0.1}
+    return [
+        Choice("data.num_classes", None, "as many as the labels have"),
+        Choice("data.frames", FRAMES, "Table 1"),
+        Choice("data.size", 224, "Table 1"),
+        Choice("data.flip", True, "Table 7; false, as for SSv2, if left and right differ in meaning"),
+        Choice(
+            "model.backbone",
+            backbone,
+            f"fits a GPU of {device_name.removesuffix('GB')} GB; the paper has ViT-S, -B and -L",
+        ),
+        Choice("model.input", "frames", "Section 4.1: RGB frames"),
+        Choice("pretrain.stride", stride, stride_reason),
+        *schedule,
+        Choice("pretrain.batch_size", PAPER_BATCH, "Table 7"),
+        Choice("pretrain.base_lr", PAPER_BASE_LR[backbone], f"Table 7, {backbone}"),
+        Choice("pretrain.objective", "pixels", "Section 4.1: the decoder predicts pixels"),
+        Choice(
+            "pretrain.selection", selection, "EVEREST's: rho_pre (Table 7), rho_pre x rho_post (Section 4.1)"
+        ),
+        Choice(
+            "pretrain.probe",
+            {"every": -(-checkpoints // MOST_PROBES)},
+            f"our choice: about {MOST_PROBES} probes",
+        ),
+        Choice("finetune.stride", stride, "as in pre-training"),
+    ]
+
+
+def with_weights(
+    choices: Sequence[Choice],
+    facts: DataFacts,
+    device_name: str,
+    start: WeightSettings,
+    *,
+    frames: int | None,
+) -> list[Choice]:
+    """The choices of `choose_values` for a model that starts from weights.
+
+    `frames` are of a clip of image weights, chosen for a time on a CPU; None: as usual.
+    """
+    fixed = [Choice(key, value, "as in the weights") for key, value in start.values.items()]
+    if frames is not None:
+        fixed.append(Choice("data.frames", frames, "the most that --latency allows, at least 2"))
+    if start.is_image:
+        height, width = start.values["data.size"]
+        size = frame_size(facts, (height + width) / 2, start.values["model.tubelet"])
+        fixed.append(Choice("data.size", size, f"about {height} x {width} pixels, in whole patches"))
+        fixed.append(Choice("pretrain.camera_motion", 0.0, "image weights see each frame by itself"))
+    merged = {choice.key: choice for choice in choices if not choice.key.startswith("model.")}
+    merged |= {choice.key: choice for choice in fixed}
+    if "finetune.steps" in merged:  # what is trained of the weights, how long, and how fast
+        batch, labeled = DEVICE_VALUES[device_name].batch, facts.train
+        by_epochs = max(FEWEST_TUNED_STEPS, math.ceil(TUNED_EPOCHS * labeled.samples / batch))
+        steps = min(merged["finetune.steps"].value, by_epochs)
+        steps_reason = "in the planned time"
+        if steps == by_epochs:
+            size_text = counted(labeled.samples, labeled.unit)
+            steps_reason = f"{TUNED_EPOCHS} epochs of {size_text}, as weights learn fast"
+        depth, peak = start.spec.model.backbone_size.depth, TUNED_PEAK_LR
+        trained = []
+        if device_name == "cpu" and depth > TUNED_BLOCKS:
+            reason = f"a CPU trains the last {TUNED_BLOCKS} blocks only"
+            trained = [Choice("finetune.freeze", f"first:{depth - TUNED_BLOCKS}", reason)]
+        elif labeled.groups <= GROUPS_FOR_DIFFERENCES:
+            trained = [Choice("finetune.lora", {"rank": LORA_RANK}, f"adapters; few labels: {labeled}")]
+            peak = ADAPTER_PEAK_LR
+        rate = round(peak * 256 / batch, 6)
+        all_tokens, tokens_reason = {"strategy": "all"}, "image weights see whole frames"
+        tuned = [
+            Choice("finetune.steps", steps, steps_reason),
+            Choice("finetune.warmup_steps", steps // 10, "a tenth"),
+            Choice("finetune.base_lr", rate, f"a peak of {peak:g}, for trained weights"),
+            Choice("finetune.layer_decay", LAYER_DECAY, "early layers of the weights change least"),
+            Choice("finetune.selection", all_tokens, tokens_reason, applies=start.is_image),
+            *trained,
+        ]
+        merged |= {choice.key: choice for choice in tuned if choice.applies}
+    return sorted(merged.values(), key=lambda choice: SECTIONS.index(choice.key.partition(".")[0]))
+
+
+def for_latency(choices: Sequence[Choice], limit: float, *, fits: bool) -> list[Choice]:
+    """The choices for a model that has at most `limit` ms for a clip on one thread of a CPU.
+
+    `fits`: whether the size was measured to be fast enough.
+    """
+    size = "the largest that was measured to need at most"
+    size = size if fits else "the smallest, measured to need more than"
+    changes = {
+        "model.backbone": {"reason": f"{size} {limit:g} ms a clip on a CPU"},
+        "eval.clips": {"value": 1, "reason": "an exported file sees one view of a video"},
+        "eval.crops": {"value": 1, "reason": "the center"},
+    }
+    return [choice._replace(**changes.get(choice.key, {})) for choice in choices]

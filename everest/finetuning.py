@@ -92,9 +92,7 @@ class Finetuning:
             for step in steps:
                 for batch in step.batches():
                     step.backward(*self.losses(batch, step))
-                rows = step.update(
-                    wait=validator is not None and training.plan.is_checkpoint(step.number + 1)
-                )
+                rows = step.update(wait=validator is not None and training.plan.is_validated(step.number + 1))
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)
                     training.warn_once("chance", warning)

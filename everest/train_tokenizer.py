@@ -21,8 +21,8 @@ from everest.errors import RecipeError
 from everest.evaluation.tokenizer import TokenizerValidator
 from everest.tokenizer.clips import tokenizer_clips
 from everest.tokenizer.loss import (
+    ADVERSARY_BETAS,
     ADVERSARY_START,
-    BETAS,
     TokenizerLosses,
     TokenizerObjective,
     tokenizer_objective,
@@ -44,7 +44,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     objective = tokenizer_objective(recipe, spec, device, load=load_network)  # may read weights
     others = []
     if (adversary := objective.adversary) is not None:
-        optimizer = make_optimizer([adversary.group], betas=BETAS)
+        optimizer = make_optimizer([adversary.group], betas=ADVERSARY_BETAS)
         others.append(Network(module=adversary.discriminator, optimizer=optimizer, name="discriminator"))
     training = make_training(
         recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
@@ -79,7 +79,7 @@ class TokenizerStage:
             adversarial = self.objective.adversary is not None
         rng = step.rng()
         # Some steps rebuild from all tokens: tokens that are rarely kept would be trained poorly.
-        chance = generator_at(training.settings.seed, Purpose.ALL_TOKENS, step.number).random()
+        chance = generator_at(training.train_settings.seed, Purpose.ALL_TOKENS, step.number).random()
         warms_up = step.number < settings.warmup * training.plan.steps
         frames = in_unit_range(batch.frames.flatten(0, 1))  # (B, 3, T, H, W)
         generator = torch.Generator(frames.device).manual_seed(int(rng.integers(2**63)))

@@ -28,11 +28,11 @@ from everest.system.text import reading_own
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.network import TokenizerSpec
 
-NORM: Final = "encoder.norm."  # the last one, which not every encoder has
-DECODER: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
+LAST_NORM: Final = "encoder.norm."  # the last one, which not every encoder has
+DECODER_TENSORS: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
 # Settings of an encoder that are the same before and after a start. `attention` may differ: both use the same
 # weights, and joint attention relates slices that image weights see apart.
-PARTS: Final = (
+ENCODER_SETTINGS: Final = (
     *("class_token", "registers", "rotary", "norm_before", "mlp", "gelu", "input", "embedding_layers"),
 )
 
@@ -144,7 +144,7 @@ def load_init(
         raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
     initial, tensors = model.state_dict(), fit_tensors(weights.tensors, saved, spec, notify=notify)
     # The last norm of the encoder may be in the weights alone or in the model alone.
-    norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(NORM)}
+    norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(LAST_NORM)}
     expected, loaded = (
         {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
         for part in (initial, tensors)
@@ -158,7 +158,7 @@ def load_init(
         fix = f"model.positions=interpolated-{positions} keeps them"
         notify(f"positions are computed again for clips of {shapes}; {fix}")
     if spec.kind == "classifier" and saved.kind != "classifier":
-        tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
+        tensors = {name.replace(LAST_NORM, "norm."): tensor for name, tensor in tensors.items()}
     for title, prefixes, problem in _other_parts(init, spec, classes):
         new, old = ({name for name in part if name.startswith(prefixes)} for part in (initial, tensors))
         if not old:
@@ -167,7 +167,7 @@ def load_init(
             raise CheckpointError(f"{source}: damaged, it has no {min(new - old)}")
         elif problem is None and (new != old or any(initial[x].shape != tensors[x].shape for x in new)):
             problem = "it has another size"
-        if prefixes == DECODER and init.named.decoder == "keep" and (problem or not new):
+        if prefixes == DECODER_TENSORS and init.named.decoder == "keep" and (problem or not new):
             problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
             raise CheckpointError(f"{source}: {problem}; use --decoder fresh")
         if new:
@@ -222,16 +222,16 @@ def _other_parts(
             predicted.append((type(target), settings, network and network.sha256))
         if changes or predicted[0] != predicted[1]:
             problem = f"it needs {changes}" if changes else "it predicts other targets"
-    yield "the decoder", DECODER, problem
+    yield "the decoder", DECODER_TENSORS, problem
 
 
 def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
     needed, given = saved.model, spec.model
     sizes = [(s.width, s.depth, s.heads, s.mlp) for s in (needed.backbone_size, given.backbone_size)]
-    keys = PARTS
+    keys = ENCODER_SETTINGS
     if sizes[0] != sizes[1]:
-        keys = ("backbone", "width", "depth", "heads", "mlp_width", *PARTS)
+        keys = ("backbone", "width", "depth", "heads", "mlp_width", *ENCODER_SETTINGS)
     needed_frames, frames = needed.tubelet[0], given.tubelet[0]
     fits = needed_frames % frames == 0 or frames % needed_frames == 0
     if not fits or needed.tubelet[1:] != given.tubelet[1:]:

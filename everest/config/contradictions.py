@@ -8,7 +8,7 @@ import torch
 
 from everest.config.heads import ALLOWED, named_heads
 from everest.config.settings import Recipe
-from everest.config.stage_settings import PixelPretrainSettings, ViewPretrainSettings
+from everest.config.stage_settings import ReconstructionSettings, ViewPretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.external import is_import_path
@@ -24,7 +24,7 @@ def contradictions(recipe: Recipe) -> Problems:
     yield from ((f"model.{key}", text) for key, text in recipe.model.problems())
     yield from _of_data(recipe)
     yield from _of_training(recipe)
-    if isinstance(recipe.pretrain, PixelPretrainSettings):
+    if isinstance(recipe.pretrain, ReconstructionSettings):
         yield from _of_targets(recipe, recipe.pretrain)
     if recipe.tokenizer is not None:
         yield from _of_tokenizer(recipe, recipe.tokenizer)
@@ -34,7 +34,7 @@ def contradictions(recipe: Recipe) -> Problems:
 def _of_data(recipe: Recipe) -> Problems:
     """Channels, differences of frames as the input of the model, and labels."""
     data, pretrain, finetune = recipe.data, recipe.pretrain, recipe.finetune
-    pixels = pretrain if isinstance(pretrain, PixelPretrainSettings) else None
+    pixels = pretrain if isinstance(pretrain, ReconstructionSettings) else None
     for key, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) != data.channels:
             text = f"{len(values)} values, and data.channels is {data.channels}; give one for each channel"
@@ -104,7 +104,7 @@ def _of_training(recipe: Recipe) -> Problems:
         yield "data.clips_per_video", text
 
 
-def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
+def _of_targets(recipe: Recipe, stage: ReconstructionSettings) -> Problems:
     """Frame selection, and stored targets, which are of clips known before training."""
     draws, strategy = stage.frame_selection.alpha > 1, stage.selection
     if stage.needs_tokenizer and recipe.tokenizer is None:
@@ -187,7 +187,7 @@ def _of_tokens(recipe: Recipe) -> Problems:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"
                 fix = "keep more tokens" if splits else "raise keep_ratio"
                 yield key, f"{verb} none of {grid.num_tokens} tokens; {fix}"
-            if isinstance(settings, PixelPretrainSettings) and (not target or visible == grid.num_tokens):
+            if isinstance(settings, ReconstructionSettings) and (not target or visible == grid.num_tokens):
                 fix = "set visible_ratio below keep_ratio, or pretrain.objective=views, which predicts none"
                 text = f"leaves none of {grid.num_tokens} tokens to predict"
                 yield key, text if splits else f"{text}; {fix}"

@@ -128,10 +128,11 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
                 )
         elif options.decoder is not None:
             raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
-        resumed = decide_on_main(accelerator, lambda: _check_folder(RunFolder(folder), recipe, options, init_file))
+        run = RunFolder(folder)
+        resumed = decide_on_main(accelerator, lambda: _check_folder(run, recipe, options, init_file))
         yield RunContext(
             accelerator=accelerator,
-            run=RunFolder(folder),
+            run=run,
             resumed=resumed,
             report=report,
             options=options,
@@ -152,7 +153,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
 
 
 def _check_folder(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> bool:
-    """Return whether a run in the folder is resumed; RecipeError if it can be neither resumed nor replaced."""
+    """Return whether the run in the folder is resumed; RecipeError if a run cannot use the folder."""
     names = set[str]()  # files of a run that has started, and of other programs
     if run.path.exists():
         if not run.path.is_dir():
@@ -212,7 +213,6 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
         )
     saved = flat_values(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
     given = flat_values(recipe_values(recipe))
-    # What is not compared: settings that may change, and whatever a tokenizer does not depend on.
     may_change = set(RESUME_MAY_CHANGE)
     if options.command == "train-tokenizer":
         may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from everest.engine.context import RunContext
-from everest.engine.network import EMA, MODEL, Network, part_of
+from everest.engine.network import EMA_PART, MODEL_PART, Network, part_of
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.models.partial import merged
 from everest.system.compute import HostCopy
@@ -111,7 +111,7 @@ class TrainState:
         tensors = {key: value for network in self._networks for key, value in network.capture().items()}
         copies = HostCopy(tensors, keep=self._writer is not None)
         notes = {**notes, "scaler": scaler.state_dict() if scaler else None}
-        trained = MODEL if self._networks[0].ema is None else EMA
+        trained = MODEL_PART if self._networks[0].ema is None else EMA_PART
 
         def write() -> None:
             state = SavedState(step=step, tensors=copies.read(), notes=notes)

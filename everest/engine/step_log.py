@@ -24,11 +24,11 @@ from everest.system.files import write_text
 from everest.system.run_folder import NONFINITE, Row
 from everest.system.text import json_text
 
-RECENT: Final = 50  # heuristic: losses whose mean shows whether a run learns
+RECENT_LOSSES: Final = 50  # heuristic: losses whose mean shows whether a run learns
 SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
 SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
 # All our choice.
-WAITING: Final = 0.3  # the share of the time of the first steps, above which a warning is shown
+MOST_WAITING: Final = 0.3  # the share of the time of the first steps, above which a warning is shown
 WATCHED_SECONDS: Final = 60.0  # how long a run is watched; the first files take longer
 WATCHED_STEPS: Final = 20  # steps that are watched, at least
 
@@ -68,7 +68,7 @@ class StepLog:
     """
 
     def __init__(self, context: RunContext, recipe: Recipe, plan: StagePlan, *, workers: int) -> None:
-        self.losses: deque[float] = deque(maxlen=RECENT)
+        self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.nonfinite = Nonfinite(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
         self.stop_signal = 0
@@ -182,4 +182,4 @@ class WaitWatch:
         self.seconds += seconds
         share = self.waited / self.seconds
         is_over = self.steps >= WATCHED_STEPS and self.seconds >= WATCHED_SECONDS
-        return share if is_over and share > WAITING else None
+        return share if is_over and share > MOST_WAITING else None

@@ -54,7 +54,7 @@ class Training:
     header: Weights  # of `model.safetensors`; its tensors and step are added when it is saved
     videos: dict[str, Any]  # number and fingerprint of the samples, for env.json
     steps_done: int = 0  # updates done, over all resumes
-    is_loaded: bool = True  # False: the run is finished and its states are removed, so the model is not restored
+    is_loaded: bool = True  # False: the run is finished and its states are removed, so the model is new
 
     def __post_init__(self) -> None:
         context = self.context
@@ -63,7 +63,8 @@ class Training:
         self.rank = self.accelerator.process_index
         self.train_settings = self.recipe.train
         self.workers = choose_workers(self.loaded_clips, self.order(), self.train_settings.workers)
-        self.state = TrainState(context, self.networks, self.header, num_states=self.train_settings.keep_states)
+        num_states = self.train_settings.keep_states
+        self.state = TrainState(context, self.networks, self.header, num_states=num_states)
         self.step_log = StepLog(context, self.recipe, self.plan, workers=self.workers)
         self.signal = StopSignal()
         device = self.accelerator.device
@@ -247,8 +248,8 @@ class Step:
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass."""
-        training = self._training
-        return generator_at(training.train_settings.seed, Purpose.BATCH, self.number, training.rank, self._pass)
+        seed, rank = self._training.train_settings.seed, self._training.rank
+        return generator_at(seed, Purpose.BATCH, self.number, rank, self._pass)
 
     def backward(self, losses: Sequence[Tensor], metrics: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradients of one pass, in float32.

@@ -52,7 +52,7 @@ __all__ = [  # the public names of everest.strategies
 ]
 
 ScoreName = Literal["learned", "random", "frame-difference"]
-SLICES: Final = 8  # in a tokenizer's window of 16 frames, LVMAE §4.1
+WINDOW_SLICES: Final = 8  # in a tokenizer's window of 16 frames, LVMAE §4.1
 
 
 def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tensor]:
@@ -212,7 +212,9 @@ class LearnedImportance(Strategy):
     random_ratio: RatioOrZero = 0.05  # LVMAE §4.1
     score: ScoreName = "learned"
     scope: Literal["clip", "window"] = "clip"
-    window: Annotated[int, Field(ge=1)] = SLICES  # slices that are ranked together with `scope: window`
+    window: Annotated[int, Field(ge=1)] = (
+        WINDOW_SLICES  # slices that are ranked together with `scope: window`
+    )
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
         if self.score == "random":

@@ -154,7 +154,7 @@ def try_step(
             of_networks, _ = losses_of(clips, step)
             step.backward(of_networks)
             losses.append(of_networks[0].item())
-        step.apply_gradients()
+        step.update_weights()
 
     _, seconds = _seconds_of(one_pass, 2, device)
     return {

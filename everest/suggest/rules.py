@@ -21,7 +21,7 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import footage_of
 from everest.data.recipe_clips import finetune_clips, pretrain_clips
-from everest.engine.plan import PEAK_LR, steps_between_checkpoints
+from everest.engine.plan import PEAK_LR, steps_between_validations
 from everest.errors import DataError
 from everest.lists.labels import count_classes, imbalance
 from everest.lists.sample import ListSize, Sample, spaced
@@ -260,13 +260,13 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None)
 
 
 def choose_every(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
-    """The checkpoints from one probe of `probed` videos to the next, and their share of a run's cost.
+    """The validations from one probe of `probed` videos to the next, and their share of a run's cost.
 
     0 if even two probes cost too much.
     """
-    checkpoint = steps_between_checkpoints(steps, num_videos, batch)
-    for every in range(1, -(-steps // checkpoint) + 1):
-        probes = len(probed_steps(steps, every=every, checkpoint_steps=checkpoint))
+    validation_steps = steps_between_validations(steps, num_videos, batch)
+    for every in range(1, -(-steps // validation_steps) + 1):
+        probes = len(probed_steps(steps, every=every, validation_steps=validation_steps))
         share = probes * PROBE_COST * probed / (steps * batch)
         if probes <= MOST_PROBES and share < MOST_PROBE_SHARE:
             return every, share

@@ -16,7 +16,7 @@ from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
 
-BATCH: Final = 8  # clips that are measured together; heuristic
+MEASURED_BATCH: Final = 8  # clips that are measured together; heuristic
 
 
 def tokenizer_clips(recipe: Recipe) -> VideoClips:
@@ -58,7 +58,7 @@ def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> It
     A list may be in the order of its classes.
     """
     keys = [(0, place) for place in spaced(range(len(clips)), most)]
-    order = [keys[first : first + BATCH] for first in range(0, len(keys), BATCH)]
+    order = [keys[first : first + MEASURED_BATCH] for first in range(0, len(keys), MEASURED_BATCH)]
     workers = choose_workers(clips, order, settings.workers)
     yield from batches(clips, order, workers=workers, timeout=settings.data_timeout)
 

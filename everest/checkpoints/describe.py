@@ -1,4 +1,4 @@
-"""What weights say about clips and settings: by a recipe next to them, or by their header."""
+"""Describes weights: their clips and settings, by the recipe next to them or by their header."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from everest.tokenizer.network import TokenizerSpec
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 from everest.video.reader import probe
 
-FALLBACK_RECIPE: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
+FALLBACK_RECIPE: Final = "ucf101"  # without a recipe: its views, and its stride unless the weights have one
 # Also set where they are the default, because the base of a recipe may set them: None is the backbone's own.
 ALWAYS_SET: Final = ("backbone", "width", "depth", "heads", "mlp_width", "tubelet", "positions", "input")
 MOST_TIMED: Final = 20  # default: videos for the length of a training clip

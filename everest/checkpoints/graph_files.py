@@ -41,7 +41,7 @@ COMPARED_BATCHES: Final = (
 )  # of the comparison; another size is traced, to find one that is fixed in the graph
 TRACED_BATCH: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
-MOST_GIGABYTES: Final = 2.13  # GB: protobuf ends at 2**31 bytes; the rest is for the graph
+MOST_GIGABYTES: Final = 2.13  # of weights: protobuf ends at 2**31 bytes; the rest is for the graph
 PASSES: Final = 10  # default: of which the fastest counts
 LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
 MOST_CLIPS: Final = 100  # heuristic

@@ -32,10 +32,10 @@ from everest.video.pixels import PixelStatistics
 Align = Literal["none", "shift", "affine"]
 
 # Heuristic, made on real clips and on pairs of them: what a new scene changes, after the camera's motion.
-CUT_CHANGE: Final = 0.5  # the mean change, in standard deviations of the clip's gray values, at least
-CUT_FACTOR: Final = 2.5  # the mean change / the lower quartile of the changes in the clip, at least
+CUT_CHANGE: Final = 0.5  # the least mean change, in standard deviations of the clip's gray values
+CUT_FACTOR: Final = 2.5  # the least mean change over the lower quartile of the clip's changes
 PIXEL_CHANGE: Final = 0.25  # standard deviations by which a pixel has changed
-CUT_SHARE: Final = 0.6  # the share of changed pixels, at least: an object changes fewer
+CUT_SHARE: Final = 0.6  # the least share of changed pixels: an object changes fewer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,18 +27,18 @@ from everest.methods.fast import in_parts
 
 CameraModel = Literal["shift", "affine"]
 
-SMALL_SIDE: Final = 56  # pixels of the shorter side of a small image, about
-LEAST_SIDE: Final = 24  # pixels of a shorter side, at least: in fewer, noise looks like a motion
-LEAST_LEVEL_SIDE: Final = 8  # pixels, at least, of the shorter side of the smallest level
+SMALL_SIDE: Final = 56  # about the pixels of the shorter side of a small image
+LEAST_SIDE: Final = 24  # fewest pixels of the shorter side: with fewer, noise looks like a motion
+LEAST_LEVEL_SIDE: Final = 8  # fewest pixels of the shorter side of the smallest level
 LEVELS: Final = 3
-SEARCH_RADIUS: Final = 3  # pixels of the smallest level: of 14 pixels a fifth of a frame
+SEARCH_RADIUS: Final = 3  # pixels of the smallest level: a fifth of a frame of 14 pixels
 REFINE_STEPS: Final = 2  # Gauss-Newton steps on each level
 ERROR_SPREAD: Final = 2.0  # the error at which a pixel's weight is a quarter / the mean error
 GRAY_NOISE: Final = 0.05  # a change that means nothing, in standard deviations of the gray values
 LEAST_LEAD: Final = 0.05  # the lead that votes for a motion need over those against it
-LEAST_OVERLAP: Final = 0.4  # the share of a frame that the earlier one must show, at least
-LEAST_STD: Final = 2.0  # gray levels of 255: the least standard deviation that is taken for content
-MOST_CHANGE: Final = 0.4  # the change that a motion may leave, in standard deviations, at most
+LEAST_OVERLAP: Final = 0.4  # the least share of a frame that the earlier frame must show
+LEAST_STD: Final = 2.0  # gray levels of 255; a lower standard deviation is not content
+MOST_CHANGE: Final = 0.4  # the most change that a motion may leave, in standard deviations
 RIDGE: Final = 1e-3  # keeps flat images solvable
 
 
@@ -236,8 +236,8 @@ def _votes(error: Tensor, other: Tensor, inside: Tensor) -> Tensor:
 
 
 MOTIONS: Final = 4  # pan to the right, pan down, zoom, rotation
-NUM_RANDOM: Final = MOTIONS + 1  # random ones of a clip: the frame, and the motions
-# Heuristic, of a whole clip: a quarter of a frame's width and height, a factor of e^0.5, half a radian.
+NUM_RANDOM: Final = MOTIONS + 1  # random numbers of a clip: for its frame and its motions
+# Heuristic, over a whole clip: a quarter of a frame's width and height, a factor of e^0.5, half a radian.
 LARGEST_MOTION: Final = 0.5
 SHOWN_SHARE: Final = 0.75  # heuristic: the share of a frame's sides that a clip shows in its middle
 

@@ -133,12 +133,12 @@ def time_steps(
 def try_step(
     training: Training, losses_of: Callable[[Batch, Step], tuple[Sequence[Tensor], object]]
 ) -> dict[str, Any]:
-    """The plan, the loss, and the estimated time and memory of a run, of which nothing is written.
+    """Try a run on one batch of real clips, and estimate its time and memory; nothing is written.
 
-    Two passes with updates are run on real clips, the second one is timed.
+    The last pass of a step, with the update, is run twice: the first shows the loss, the second is timed.
 
     Args:
-        losses_of: first the model's loss, then one for each other network that is active.
+        losses_of: returns the model's loss, then one for each other network that is active.
     """
     plan, device = training.plan, training.accelerator.device
     training.model.train()
@@ -148,15 +148,15 @@ def try_step(
     loaded = time.perf_counter()
     losses: list[float] = []
 
-    def one_pass() -> None:
+    def last_pass() -> None:  # in which processes exchange gradients
         step = Step(training, repeat(batch))
-        for clips in step.batches(plan.accumulation - 1):  # the last one: processes exchange gradients
-            of_networks, _ = losses_of(clips, step)
-            step.backward(of_networks)
-            losses.append(of_networks[0].item())
+        for clips in step.batches(plan.accumulation - 1):
+            network_losses, _ = losses_of(clips, step)
+            step.backward(network_losses)
+            losses.append(network_losses[0].item())
         step.update_weights()
 
-    _, seconds = _seconds_of(one_pass, 2, device)
+    _, seconds = _seconds_of(last_pass, 2, device)
     return {
         "loss": losses[0],
         "videos": len(training.clips),

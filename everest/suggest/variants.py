@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from everest.validations.describe import WeightSettings
+from everest.checkpoints.describe import WeightSettings
 from everest.engine.plan import MOST_VALIDATIONS
 from everest.suggest.rules import (
     DEVICE_VALUES,

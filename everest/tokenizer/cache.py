@@ -102,7 +102,7 @@ class TokenIndex:
         return CachePart(variant, range(first, min(first + PART_SAMPLES, self.videos)))
 
     def save(self, folder: Path) -> TokenIndex:
-        """Write the index, or add its variants to the index that is there; RecipeError if its tokens differ."""
+        """Write the index, or add its variants to the existing one; RecipeError if that has other tokens."""
         index = self
         if (folder / INDEX).is_file():
             saved = TokenIndex.read(folder)

@@ -27,12 +27,12 @@ from everest.tokenizer.layers import FSQ, TokenScorer, top_k
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import in_unit_range
 
-MOST_CLIPS: Final = 256  # enough for every figure; heuristic
-TOP_SHARE: Final = 0.1  # of the tokens, which are compared with the change of pixels; heuristic
-NUM_EXAMPLES: Final = 2  # clips that are drawn
+MOST_CLIPS: Final = 256  # heuristic: enough for every figure
+TOP_SHARE: Final = 0.1  # heuristic: share of the tokens that are compared with the change of pixels
+NUM_EXAMPLES: Final = 2  # clips in the figure
 TINY_CHANGE: Final = 1e-12  # makes a ratio of changes 1 if nothing changes at all
 
-# Limits that a scorer which ignores the content exceeds. Our choice, from a prototype.
+# Limits for a scorer that ignores the content. Our choice, from a prototype.
 MOST_IN_A_SLICE: Final = 2.0  # times an even share
 MOST_OVERLAP: Final = 1.5  # times the overlap of a ranking by frame difference
 LEAST_CHANGE: Final = 0.5  # times the change of a ranking by frame difference

@@ -32,13 +32,9 @@ from everest.video.reader import VideoError
 
 TOLERANCE: Final = 1e-4  # heuristic: of logits and features in float32; above it no file is written
 ROUNDING: Final = 1e-6  # heuristic: share of the largest output, where this is more than TOLERANCE
-MOST_PRECISION_LOSS: Final = (
-    0.5  # heuristic: of the std of the outputs; above it, they hardly follow the model's
-)
-COMPARED_BATCHES: Final = (
-    1,
-    3,
-)  # of the comparison; another size is traced, to find one that is fixed in the graph
+# Heuristic: of the std of the outputs; above it, they hardly follow the model's
+MOST_PRECISION_LOSS: Final = 0.5
+COMPARED_BATCHES: Final = (1, 3)  # not the traced size, to find a size that is fixed in the graph
 TRACED_BATCH: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 MOST_GIGABYTES: Final = 2.13  # of weights: protobuf ends at 2**31 bytes; the rest is for the graph

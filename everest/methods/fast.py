@@ -37,9 +37,7 @@ def fuse_functions() -> None:
             _fused[function] = torch.compile(function, dynamic=False)
 
 
-PART_VALUES: Final = (
-    2**21
-)  # values: one clip of 16 x 224 x 224 pixels, whose floats stay in the cache of a CPU
+PART_VALUES: Final = 2**21  # one clip of 16 x 224 x 224 pixels, whose floats fit the cache of a CPU
 
 
 def is_eager_on_cpu(tensor: Tensor) -> bool:

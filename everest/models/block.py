@@ -28,9 +28,8 @@ from everest.models.positions import Rotation
 
 Activation = Literal["exact", "tanh", "quick", "swiglu"]  # the first three are forms of GELU
 NormedSwiglu = Literal["normed-swiglu"]  # SwiGLU with a norm between its Linear layers
-QUICK_GELU_FACTOR: Final = (
-    1.702  # Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
-)
+# Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
+QUICK_GELU_FACTOR: Final = 1.702
 GELU_APPROXIMATIONS: Final = {"exact": "none", "tanh": "tanh"}
 NORM_EPS: Final = 1e-6  # added to the variance by every LayerNorm, as in the released programs
 

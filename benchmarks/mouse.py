@@ -63,7 +63,7 @@ WINDOW, DRAWN, DRAWS = 2, 30, 20  # seconds of a window, windows to check for a 
 KEPT: Final = (
     *("top1", "metric", "interval", "chance", "majority", "majority_class", "linear_pixels", "difference"),
     *("candidates", "inputs", "behaviors", "chosen", "reason", "videos", "groups", "smooth"),
-    *("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50"),
+    *("frame_accuracy", "frame_interval", "majority_accuracy", "mean_class_accuracy", "f1@50"),
 )
 Clips = dict[str, int]  # the class of each path
 

@@ -44,8 +44,9 @@ class BestCandidate:
 
     @property
     def explanation(self) -> str:
-        """The reason, and whether the candidate has learned anything."""
-        return self.reason if self.learned else f"{self.reason}, though no lower than that of guessing"
+        """The candidates of a mean, the reason, and whether it has learned anything."""
+        reason = f"of {' and '.join(self.mean_of)}, {self.reason}" if self.name == MEAN else self.reason
+        return reason if self.learned else f"{reason}, though no lower than that of guessing"
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def measure_candidates(
     write_predictions(report_folder / LINEAR, outputs.predictions(IMAGES, head), classes)
     frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
     may_smooth = choice.members == (NETWORK,)  # linear candidates have learned from the validation list
-    timelines = score_recordings(model, project, report_folder, report, may_choose=may_smooth)
+    timelines = score_recordings(comparison, model, report_folder, may_choose=may_smooth)
     metric = MEASURED_BY[head.task]
     test = MeasuredTest(
         **measured_outputs(outputs, classes, choice, intervals=not project.folds),  # those of all folds count
@@ -204,7 +204,7 @@ def pool_folds(
         smooth = [result.timelines.smooth for result in fold_results if result.timelines]
         saved = [Timelines.load(path / TIMELINE) for path in _fold_reports(folder, fold_results)]
         parts = list(zip(saved, smooth, strict=True))
-        timelines = _scored(parts, project, report_folder, comparison.report)
+        timelines = _scored(parts, comparison, report_folder)
     delivered = outputs.predictions(DELIVERED, head)
     metrics = metrics_of(delivered, intervals=True)
     metric = MEASURED_BY[head.task]
@@ -225,7 +225,11 @@ def pool_folds(
         timelines=timelines,
         folds=fold_results,
     )
-    results = {f"fold {number}": result.dump() for number, result in enumerate(fold_results, start=1)}
+    # Without their intervals: a fold has few groups.
+    results = {
+        f"fold {number}": result.dump() | {"interval": None}
+        for number, result in enumerate(fold_results, start=1)
+    }
     write_pooled_page(
         report_folder,
         {"all folds": pooled.dump(), **results},
@@ -238,7 +242,7 @@ def pool_folds(
 
 
 def score_recordings(
-    model: Classifier, project: Project, report_folder: Path, report: Report, *, may_choose: bool
+    comparison: Comparison, model: Classifier, report_folder: Path, *, may_choose: bool
 ) -> TimelineScores | None:
     """Predict the recordings of the test list, and score them; writes their timelines and a figure.
 
@@ -247,6 +251,7 @@ def score_recordings(
     Args:
         may_choose: choose how much to smooth on the validation list, from which the model has not learned.
     """
+    project, report = comparison.project, comparison.report
     window = project.window
     if window is None:
         return None
@@ -264,12 +269,12 @@ def score_recordings(
     report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
     timelines = _timelines(model, "test", window, report)
     timelines.save(report_folder / TIMELINE)
-    scores = _scored([(timelines, smooth)], project, report_folder, report)
+    scores = _scored([(timelines, smooth)], comparison, report_folder)
     return replace(scores, timeline=str(report_folder / TIMELINE))
 
 
 def _scored(
-    parts: Sequence[tuple[Timelines, float]], project: Project, report_folder: Path, report: Report
+    parts: Sequence[tuple[Timelines, float]], comparison: Comparison, report_folder: Path
 ) -> TimelineScores:
     """The scores of the bouts of timelines, with the seconds to smooth each over; draws their figure."""
     recordings = [
@@ -280,11 +285,13 @@ def _scored(
     recordings.sort(key=lambda each: each[0].video)  # folds have another order
     timelines = replace(parts[0][0], videos=[video for video, _ in recordings])
     bouts = [video_bouts for _, video_bouts in recordings]
-    labeled = labeled_bouts(timelines, project)
-    scores = score_timelines(timelines, bouts, labeled, report=report)
+    labeled = labeled_bouts(timelines, comparison.project)
+    groups = {each.path: each.source for samples in comparison.samples.values() for each in samples}
+    scores = score_timelines(timelines, bouts, labeled, report=comparison.report, groups=groups)
     draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
     return TimelineScores(
-        **{key: scores[key] for key in ("frame_accuracy", "majority_accuracy", "mean_class_accuracy")},
+        **{key: scores[key] for key in ("frame_accuracy", "frame_interval")},
+        **{key: scores[key] for key in ("majority_accuracy", "mean_class_accuracy")},
         f1=scores[F1_KEY],
         recordings=[recording.video for recording in timelines.videos],
         figure=str(report_folder / FIGURE),

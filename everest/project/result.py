@@ -25,6 +25,7 @@ class TimelineScores:
     """The timelines of the test recordings beside the bouts of a person, in percent."""
 
     frame_accuracy: float
+    frame_interval: list[float] | None = None  # 95 %, over groups
     majority_accuracy: float
     mean_class_accuracy: float
     f1: float | None  # of bouts that overlap by half
@@ -175,6 +176,7 @@ class ProjectResult(MeasuredTest):
     planned_minutes: float
     resumed: bool
     clip_time: ClipTime | None = None  # with --latency
+    methods: str = ""  # what was done, for a publication
     next: list[InstanceOf[str]]  # commands
 
     def dump(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from everest.project.request import (
     write_document,
 )
 from everest.project.result import NETWORK, ClipTime, MeasuredTest, ProjectResult
-from everest.project.verdict import judge, result_lines
+from everest.project.verdict import judge, methods_text, result_lines
 from everest.suggest.latency import network_ms, reading_ms
 from everest.system.accelerator import restored_process
 from everest.system.events import Report, heading, notice, silent
@@ -252,6 +252,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         planned_minutes=project.planned_minutes,
         resumed=resumed,
         clip_time=clip_time,
+        methods=methods_text(project, choice, comparison.recipe, test),
         next=[command],
     )
     write_document(folder / RESULT, result.dump())

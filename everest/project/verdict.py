@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from everest.config.settings import Recipe
 from everest.errors import first_names
 from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
-from everest.project.candidates import IMAGES, INPUTS
-from everest.project.choice import FEWEST_TO_COMPARE
+from everest.project.candidates import IMAGES, INPUTS, LINEAR
+from everest.project.choice import FEWEST_TO_COMPARE, BestCandidate
+from everest.project.request import Project
 from everest.project.result import NETWORK, InputTest, MeasuredTest, ProjectResult
 from everest.system.text import counted, time_text
 
@@ -29,7 +33,34 @@ def verdict_lines(result: ProjectResult) -> list[str]:
     lines = [*result_lines(result), result.judgment, *times, took, f"page: {result.report}"]
     if result.figure is not None:
         lines.append(f"picture: {result.figure}")
+    lines.append(f"methods: {result.methods}")
     return [*lines, f"weights: {result.checkpoint}", f"next: {result.next[0]}"]
+
+
+def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
+    """What was done, in a sentence for a publication."""
+    init = project.request.init or "the pre-training"
+    features = {
+        "images": "the mean image and the mean change of a clip (16 x 16 pixels each)",
+        "motion": "histograms of its edges and their motion",
+        "random": "the features of an untrained encoder",
+        "frozen": f"the frozen features of {init}",
+    }
+    members = [
+        "a linear model of " + " and ".join(features[kind] for kind in LINEAR[name])
+        if name in LINEAR
+        else "a fine-tuned network"
+        for name in choice.members
+    ]
+    model = f"the mean of {' and of '.join(members)}" if len(members) > 1 else members[0]
+    clips = "videos" if project.window is None else f"windows of {project.window:g} s"
+    unit = "video" if project.window is None else "window"
+    tested = f"tested on {counted(test.videos, f'unseen {unit}')} of {counted(test.groups, 'group')}"
+    if test.folds:
+        tested = f"tested in {len(test.folds)} folds over {counted(test.groups, 'group')}"
+    smoothed = "" if test.timelines is None else f", averaged over {test.timelines.smooth:g} s in timelines"
+    sampled = f"on {recipe.data.frames} frames of {clips}"
+    return f"{model}, {sampled}, {tested}{smoothed} (everest {version('everest-video')})"
 
 
 def result_lines(result: MeasuredTest) -> list[str]:
@@ -38,11 +69,8 @@ def result_lines(result: MeasuredTest) -> list[str]:
     baselines = {"chance": result.chance, always: result.majority, LINEAR_MODEL: result.linear_pixels}
     known = {title: value for title, value in baselines.items() if value is not None}
     compared = ", ".join(f"{title} {value_text(result.metric, value)}" for title, value in known.items())
-    spread = ""
-    if result.interval is not None:
-        low, high = result.interval
-        narrow = f", too narrow: fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
-        spread = f" (95 % interval: {low:.3g} to {high:.3g}{narrow})"
+    narrow = f", too narrow: fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
+    spread = "" if result.interval is None else f" ({_interval_text(result.interval)}{narrow})"
     size = counted(result.videos, "test video" if result.timelines is None else "test window")
     size += f" of {counted(result.groups, 'group')}" if result.groups < result.videos else ""
     metric = f"{METRICS[result.metric].title} {value_text(result.metric, result.value)}"
@@ -53,7 +81,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
     )
     lines = [f"{metric}{spread} on {size}", f"compare: {compared}"]
     unseen = f"; on groups that they had not seen: {validation}" if validation else ""
-    lines.append(f"model: {result.chosen}, {result.reason}{unseen}")
+    lines.append(f"delivered: {result.chosen}, {result.reason}{unseen}")
     unit = "videos" if result.timelines is None else "windows"
     lines += [behavior.line(unit) for behavior in result.behaviors[:MOST_CLASSES]]
     if len(result.behaviors) > MOST_CLASSES:
@@ -61,11 +89,17 @@ def result_lines(result: MeasuredTest) -> list[str]:
     lines += input_lines(result)
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
-        correct = f"{scores.frame_accuracy:.1f} % (most frequent class {scores.majority_accuracy:.1f} %)"
+        baseline = f"most frequent class {scores.majority_accuracy:.1f} %"
+        interval = "" if scores.frame_interval is None else f"{_interval_text(scores.frame_interval)}; "
+        correct = f"{scores.frame_accuracy:.1f} % ({interval}{baseline})"
         means = f"class mean {scores.mean_class_accuracy:.1f} %"
         means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
         lines.append(f"timelines of {recordings}: frames correct {correct}, {means}")
     return lines
+
+
+def _interval_text(interval: Sequence[float]) -> str:
+    return "95 % interval: {:.3g} to {:.3g}".format(*interval)
 
 
 def input_lines(result: MeasuredTest) -> list[str]:
@@ -124,7 +158,9 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
             return f"no better than {linear_model}, but {size} are too few to tell: {fix}"
         trained = any(each.name == NETWORK for each in result.candidates)
         longer = ", or train longer (--set finetune.steps)" if trained else ""
-        return f"no better than {linear_model}: {LABEL_MORE}{longer}"
+        ends = result.difference
+        spread = "" if ends is None else f", the difference is {ends[0]:.3g} to {ends[1]:.3g}"
+        return f"no better than {linear_model}{spread}: {LABEL_MORE}{longer}"
     if result.interval is None and result.groups < 2:
         return f"no interval: the test has only one group; {fix}"
     if result.interval is None and (linear is None or result.difference is None):

@@ -309,6 +309,10 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, m
     assert read.call_count == 2 + chooses  # for the lists, the test, and perhaps the validation
     assert 0 <= document["mean_class_accuracy"] <= 100
     assert {"frame_accuracy", "f1@50", "top1", "interval", "linear_pixels"} <= document.keys()
+    assert re.search(
+        r"^(the mean of )?a linear .* on 16 frames of windows of 1 s, tested on 11 unseen windows of 1 group",
+        document["methods"],
+    )
     (video,) = (saved := Timelines.load(document["timeline"])).videos
     assert document["recordings"] == [video.video]
     assert Path(video.path).parent == recordings

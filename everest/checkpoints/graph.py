@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 INPUT: Final = "frames"
-KEPT_OUTPUT: Final = "kept"
+KEPT_IDS: Final = "kept"
 INSTALL_FIX: Final = "run `pip install 'everest-video[export]'`"
 GraphPrecision = Literal["fp32", "int8"]  # of the encoder's blocks; all else is float32
 # Heuristic: numbers whose mean is more stds away from 0 are compared in parts of that mean (rounding).
@@ -73,7 +73,7 @@ class Graph(nn.Module):
         tasks = {head.task for head in heads}
         name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
         self.outputs = (
-            (name, KEPT_OUTPUT) if isinstance(spec, ModelSpec) and spec.kind != "pretrain" else (name,)
+            (name, KEPT_IDS) if isinstance(spec, ModelSpec) and spec.kind != "pretrain" else (name,)
         )
         self.head_widths = [head.outputs for head in heads]
         if isinstance(model, SelectingModel):
@@ -231,7 +231,7 @@ def open_exported(file: Path) -> ExportedClassifier:
     inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
     is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
     takes_clips = inputs == [INPUT] and len(session.get_inputs()[0].shape) == 5  # (B, C, T, H, W)
-    if not (is_ours and takes_clips) or outputs[1:] not in ([KEPT_OUTPUT], []):
+    if not (is_ours and takes_clips) or outputs[1:] not in ([KEPT_IDS], []):
         raise CheckpointError(
             f"{file}: not an ONNX classifier exported by everest; export a fine-tuned run with "
             "everest export --to onnx"

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from everest.checkpoints.describe import recipe_of, sampled_frames
-from everest.checkpoints.graph import INPUT, INSTALL_FIX, KEPT_OUTPUT, Graph, sample_pixels
+from everest.checkpoints.graph import INPUT, INSTALL_FIX, KEPT_IDS, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
 from everest.config.settings import DataSettings
 from everest.data.recipe_clips import clip_format
@@ -32,8 +32,7 @@ from everest.video.reader import VideoError
 
 TOLERANCE: Final = 1e-4  # heuristic: of logits and features in float32; above it no file is written
 ROUNDING: Final = 1e-6  # heuristic: share of the largest output, where this is more than TOLERANCE
-# Heuristic: of the std of the outputs; above it, they hardly follow the model's
-MOST_PRECISION_LOSS: Final = 0.5
+MOST_PRECISION_LOSS: Final = 0.5  # heuristic: of the outputs' std; above it, they hardly follow the model's
 COMPARED_BATCHES: Final = (1, 3)  # not the traced size, to find a size that is fixed in the graph
 TRACED_BATCH: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
@@ -216,7 +215,7 @@ def quantize(file: Path, batches: Sequence[Tensor]) -> tuple[int, int]:
     model = onnx.load(file)
     add_pre_process_metadata(model)  # torch has inferred all shapes; without it there is a warning
     stored = {tensor.name for tensor in model.graph.initializer}
-    selecting = {node.name for node in nodes_behind(model, KEPT_OUTPUT)}
+    selecting = {node.name for node in nodes_behind(model, KEPT_IDS)}
     input_of = {
         node.name: node.input[0]
         for node in model.graph.node

@@ -17,15 +17,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.camera import (
-    LEAST_SIDE,
-    Plane,
-    estimate_motion,
-    gray_pairs,
-    mean_change,
-    moved,
-    no_motion,
-)
+from everest.methods.camera import MIN_SIDE, Plane, estimate_motion, gray_pairs, mean_change, moved, no_motion
 from everest.methods.fast import fusable, in_parts, is_eager_on_cpu
 from everest.video.pixels import PixelStatistics
 
@@ -96,7 +88,7 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     pairs, plane = gray_pairs(values, lag)
     now, before = pairs[0]  # (B * P, 1, h, w)
     estimated = still = no_motion(now.size(0), frames.device)  # (B * P, 2, 3)
-    if min(now.shape[2:]) >= LEAST_SIDE:
+    if min(now.shape[2:]) >= MIN_SIDE:
         estimated = estimate_motion(pairs, "shift" if align == "none" else align)
     warped, inside = moved(before, estimated)
     change = mean_change(now, warped, inside)  # (B * P,)

@@ -28,7 +28,7 @@ from everest.methods.fast import in_parts
 CameraModel = Literal["shift", "affine"]
 
 SMALL_SIDE: Final = 56  # about the pixels of the shorter side of a small image
-LEAST_SIDE: Final = 24  # fewest pixels of the shorter side: with fewer, noise looks like a motion
+MIN_SIDE: Final = 24  # fewest pixels of the shorter side: with fewer, noise looks like a motion
 LEAST_LEVEL_SIDE: Final = 8  # fewest pixels of the shorter side of the smallest level
 LEVELS: Final = 3
 SEARCH_RADIUS: Final = 3  # pixels of the smallest level: a fifth of a frame of 14 pixels
@@ -109,7 +109,7 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     of the frame, and for two different scenes.
 
     Args:
-        pairs: of `gray_pairs`; the shorter side of the first must be `LEAST_SIDE`, at least.
+        pairs: of `gray_pairs`; the shorter side of the first must be `MIN_SIDE`, at least.
     """
     affine_levels = pairs[:-1] if model == "affine" else []  # the smallest has few pixels for six unknowns
     shift_levels = pairs[1:] if affine_levels else pairs  # an affine map refines the finest level itself

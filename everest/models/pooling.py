@@ -15,8 +15,7 @@ from everest.methods.grid import TokenGrid
 from everest.models.block import NORM_EPS
 from everest.models.positions import learned_vectors
 
-# The share of the pairs: EVEREST's rho_pre (Table 8); 0.15 and 0.5 were about as good
-MOVED_SHARE: Final = 0.3
+MOVED_SHARE: Final = 0.3  # of the pairs: EVEREST's rho_pre (Table 8); 0.15 and 0.5 were about as good
 NUM_STATISTICS: Final = 4  # the statistics of `mean_and_change`, each of the width of a token
 
 

@@ -34,8 +34,7 @@ from everest.models.positions import (
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
-# Heuristic, for `frame_differences`: neighboring frames differ less than frames do
-DIFFERENCE_SCALE: Final = 2.0
+DIFFERENCE_SCALE: Final = 2.0  # heuristic: neighboring frames differ less than frames do
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
 LATER_STRIDES: Final[dict[int, tuple[int, ...]]] = {1: (), 2: (4,), 3: (2, 2)}
 

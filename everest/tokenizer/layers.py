@@ -28,8 +28,7 @@ NORM_GROUPS: Final = 32  # of GroupNorm, if they divide the channels
 # The bound is a little beyond the outermost levels, so that every level can be reached.
 RANGE_MARGIN: Final = 1e-3  # relative to the range of the levels
 MOST_MARGIN: Final = 0.25  # in levels: from 0.5, a level outside of the range would be reached
-# Added under a root: at 0, if frames or all scores are equal, its gradient is not finite
-ROOT_FLOOR: Final = 1e-6
+ROOT_FLOOR: Final = 1e-6  # added under a root, whose gradient at 0 (equal frames or scores) is not finite
 NOISE_SAMPLES: Final = 32  # of noise, for `perturbed`
 
 

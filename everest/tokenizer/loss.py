@@ -43,7 +43,7 @@ LEAKY_SLOPE: Final = 0.2  # of the leaky ReLU, below 0: MAGVIT
 MOST_WIDTH: Final = 4  # heuristic: times the tokenizer's first width; channels double up to it
 BLUR_KERNEL: Final = (1, 3, 3, 1)  # StyleGAN
 
-PERCEPTUAL_SIDE: Final = 224  # pixels
+IMAGE_SIDE: Final = 224  # pixels
 # Heuristic: of a clip, drawn again in every pass. On average their mean is that of all frames; all sixteen
 # would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
 PERCEPTUAL_FRAMES: Final = 4
@@ -192,10 +192,8 @@ def perceptual_distance(
     logits = []
     for clips in (rebuilt, real.detach()):
         frames = IMAGENET.normalize_unit_range(clips[:, :, sampled]).transpose(1, 2).flatten(0, 1)
-        if frames.shape[2:] != (PERCEPTUAL_SIDE, PERCEPTUAL_SIDE):  # (N, 3, H, W)
-            frames = F.interpolate(
-                frames, size=(PERCEPTUAL_SIDE, PERCEPTUAL_SIDE), mode="bilinear", antialias=True
-            )
+        if frames.shape[2:] != (IMAGE_SIDE, IMAGE_SIDE):  # (N, 3, H, W)
+            frames = F.interpolate(frames, size=(IMAGE_SIDE, IMAGE_SIDE), mode="bilinear", antialias=True)
         logits.append(network(frames).float())
     return F.mse_loss(*logits)
 
@@ -254,7 +252,7 @@ class TokenizerObjective:
             total += DISCRIMINATOR_PASSES * _bytes_of_pass(self.adversary.discriminator, shape, 4)
         if self.perceptual is not None:
             total += _bytes_of_pass(
-                self.perceptual, (PERCEPTUAL_FRAMES, 3, PERCEPTUAL_SIDE, PERCEPTUAL_SIDE), bytes_per_value
+                self.perceptual, (PERCEPTUAL_FRAMES, 3, IMAGE_SIDE, IMAGE_SIDE), bytes_per_value
             )
         return total
 

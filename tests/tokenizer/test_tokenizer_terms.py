@@ -210,7 +210,7 @@ def whole_step(stage: TokenizerStage) -> None:
 
 
 def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_path, small, monkeypatch):
-    monkeypatch.setattr(tokenizer_loss, "PERCEPTUAL_SIDE", 64)
+    monkeypatch.setattr(tokenizer_loss, "IMAGE_SIDE", 64)
     network = tmp_path / "network.safetensors"
     save_file(small, network)
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={network}"]

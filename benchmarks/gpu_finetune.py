@@ -20,7 +20,7 @@ from everest.config.heads import Head
 from everest.config.settings import Recipe
 from everest.engine import network
 from everest.engine.plan import cosine_lr
-from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
+from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.linear import difference_image
@@ -121,7 +121,7 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         record = StepRecord()
         record.add(loss, {}, passes=1)
         _, finite = record.gather(accelerator, clip_gradients(accelerator, networks, eager.clip_grad))
-        update_weights(accelerator, networks, skipped=finite.logical_not().float())
+        step_optimizers(accelerator, networks, skipped=finite.logical_not().float())
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))

@@ -15,7 +15,7 @@ from gpu_rows import Row
 from everest.config.settings import Recipe
 from everest.engine import network
 from everest.engine.plan import cosine_lr
-from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
+from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.models.mae import PretrainingModel
 from everest.models.spec import pretrain_spec
 from everest.system.accelerator import make_accelerator
@@ -107,5 +107,5 @@ class Pretraining:
         accelerator.backward(output.loss)
         norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
         _, finite = record.gather(accelerator, norms)
-        update_weights(accelerator, self._networks, skipped=finite.logical_not().float())
+        step_optimizers(accelerator, self._networks, skipped=finite.logical_not().float())
         return record

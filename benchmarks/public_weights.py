@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from measuring import difference_text, markdown
 
-from everest import functions, stages
+from everest import inference_api, stages
 from everest.checkpoints.describe import load_model, settings_from
 from everest.checkpoints.load import find_weights
 from everest.config.recipe import recipe_for_run
@@ -61,7 +61,7 @@ def finetuned(name: str, recipe: str, data: str, overrides: list[str], seed: int
     )
     model = load_model(run)
     assert isinstance(model, VideoClassifier)
-    return functions.evaluate(model)["top1"]
+    return inference_api.evaluate(model)["top1"]
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

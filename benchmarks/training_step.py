@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from everest.config.recipe import load_recipe
 from everest.data.clips import Batch
 from everest.engine import network
-from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
+from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec
@@ -70,7 +70,7 @@ class TrainingStep:
 
     def update(self, *, skipped: Tensor) -> None:
         """Change the weights by their gradients, unless `skipped` is 1, and drop the gradients."""
-        update_weights(self.accelerator, self.networks, skipped=skipped)
+        step_optimizers(self.accelerator, self.networks, skipped=skipped)
 
 
 def peak_bytes(step: TrainingStep, clips: Batch) -> tuple[int, int]:

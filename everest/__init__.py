@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from everest.data import augment as augment
     from everest.data import crops as crops
     from everest.engine.network import parameter_groups as parameter_groups
-    from everest.functions import evaluate as evaluate
-    from everest.functions import extract as extract
-    from everest.functions import predict as predict
-    from everest.functions import timeline as timeline
+    from everest.inference_api import evaluate as evaluate
+    from everest.inference_api import extract as extract
+    from everest.inference_api import predict as predict
+    from everest.inference_api import timeline as timeline
     from everest.methods import strategies as strategies
     from everest.methods import targets as targets
     from everest.methods.grid import TokenSelection as TokenSelection
@@ -38,7 +38,7 @@ _NAMES = {
     "everest.config.recipe": ("load_recipe",),
     "everest.data": ("augment", "crops"),
     "everest.engine.network": ("parameter_groups",),
-    "everest.functions": ("evaluate", "extract", "predict", "timeline"),
+    "everest.inference_api": ("evaluate", "extract", "predict", "timeline"),
     "everest.methods": ("strategies", "targets"),
     "everest.methods.grid": ("TokenSelection",),
     "everest.project.train": ("train",),
@@ -58,9 +58,9 @@ def __getattr__(name: str) -> Any:
     state = random.getstate()
     with catch_warnings():  # some packages add filters when they are imported (SciPy), or draw numbers (rich)
         home = import_module(_HOMES[name])
-        found = getattr(home, name) if hasattr(home, name) else import_module(f"{_HOMES[name]}.{name}")
+        value = getattr(home, name) if hasattr(home, name) else import_module(f"{_HOMES[name]}.{name}")
     random.setstate(state)
-    return found
+    return value
 
 
 def __dir__() -> list[str]:

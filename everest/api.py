@@ -1,4 +1,4 @@
-"""Shortcuts for notebooks: a model by its name, a clip of a file, the tokens that a strategy selects.
+"""Shortcuts for notebooks: create a model, read a clip, select tokens.
 
 B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 """

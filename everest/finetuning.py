@@ -17,7 +17,7 @@ from everest.data.crops import erase
 from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
 from everest.engine.health import chance_warning
-from everest.engine.setup import StageSetup
+from everest.engine.setup import make_training
 from everest.engine.training import Step, Training
 from everest.evaluation.validation import Validator
 from everest.lists.classes import empty_classes_notice
@@ -42,7 +42,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     spec = classifier_spec(recipe, classes.heads)
     if init_weights is not None:
         spec = init_weights.adapted(spec)
-    training = StageSetup(
+    training = make_training(
         recipe=recipe,
         section=settings,
         spec=spec,
@@ -50,7 +50,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         context=context,
         classes=classes.names,
         init_weights=init_weights,
-    ).training()
+    )
     model = training.state.trained_model
     assert isinstance(model, VideoClassifier)
     validator = None
@@ -92,9 +92,7 @@ class Finetuning:
             for step in steps:
                 for batch in step.batches():
                     step.backward(*self.losses(batch, step))
-                rows = step.update(
-                    wait=validator is not None and training.plan.is_checkpoint(step.number + 1)
-                )
+                rows = step.update(wait=validator is not None and training.plan.is_validated(step.number + 1))
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)
                     training.warn_once("chance", warning)

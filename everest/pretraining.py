@@ -13,7 +13,7 @@ from everest.data.clips import Batch
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_text
-from everest.engine.setup import StageSetup
+from everest.engine.setup import make_training
 from everest.engine.training import Step, Training
 from everest.errors import DataError
 from everest.models.mae import MaskedAutoencoder, PretrainingOutput
@@ -47,14 +47,14 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
 
         clips.tokens = tokens = TokenCache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
-    training = StageSetup(
+    training = make_training(
         recipe=recipe,
         section=recipe.pretrain,
         spec=spec,
         clips=clips,
         context=context,
         init_weights=init_weights,
-    ).training()
+    )
     if spec.teacher is not None:
         from everest.checkpoints.frozen import open_teacher
 

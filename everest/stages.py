@@ -1,6 +1,6 @@
-"""The training stages as functions for notebooks and programs, with the results of the commands.
+"""Runs a training stage in its run folder, with its tracker and tokenizer, for commands and notebooks.
 
-docs/architecture.md has the way of a run from its command to the first update.
+docs/architecture.md follows a run from its command to the first update.
 """
 
 from __future__ import annotations
@@ -100,13 +100,14 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                     file.unlink(missing_ok=True)
             if main and not resumed:
                 facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
+                facts["checkpoint_steps"] = facts.pop("validation_steps")  # the key in env.json
                 facts |= training.videos
                 init_file = training.context.init_file
                 values = {"stage": options.command, "plan": facts, "one_batch": options.one_batch}
                 values["init"] = None if init_file is None else init_file.file
                 if init_file is not None:
                     values |= {"init_name": init_file.name, "decoder": init_file.decoder}
-                    values["origin"] = training.weights.origin
+                    values["origin"] = training.header.origin
                 run.start(dump_recipe(recipe), values)
             training.accelerator.wait_for_everyone()
             training.report(heading(_summary(training)))
@@ -183,10 +184,10 @@ def _with_frozen_networks(
         named = tokenizer_settings(recipe).checkpoint
         if named is None and recipe.pretrain.cache is None and not is_trial:
             return _train_tokenizer(recipe, options, report)
-        own = own_tokenizer(options.folder(recipe.name))
+        own_file = own_tokenizer(options.folder(recipe.name))
         is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
-        if is_missing and own.is_file():
-            recipe = with_tokenizer(recipe, own)
+        if is_missing and own_file.is_file():
+            recipe = with_tokenizer(recipe, own_file)
     return with_absolute_paths(recipe), options
 
 

@@ -15,14 +15,14 @@ from everest.data.clips import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_optimizer
-from everest.engine.setup import StageSetup
+from everest.engine.setup import make_training
 from everest.engine.training import Step, Training
 from everest.errors import RecipeError
 from everest.evaluation.tokenizer import TokenizerValidator
 from everest.tokenizer.clips import tokenizer_clips
 from everest.tokenizer.loss import (
+    ADVERSARY_BETAS,
     ADVERSARY_START,
-    BETAS,
     TokenizerLosses,
     TokenizerObjective,
     tokenizer_objective,
@@ -44,9 +44,9 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     objective = tokenizer_objective(recipe, spec, device, load=load_network)  # may read weights
     others = []
     if (adversary := objective.adversary) is not None:
-        optimizer = make_optimizer([adversary.group], betas=BETAS)
+        optimizer = make_optimizer([adversary.group], betas=ADVERSARY_BETAS)
         others.append(Network(module=adversary.discriminator, optimizer=optimizer, name="discriminator"))
-    training = StageSetup(
+    training = make_training(
         recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
         section=settings,
         spec=spec,
@@ -54,7 +54,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         context=context,
         other_networks=others,
         other_bytes=partial(objective.bytes_per_clip, spec),
-    ).training()
+    )
     validator = TokenizerValidator(training, recipe)
     return TokenizerStage(training=training, settings=settings, objective=objective, validator=validator)
 
@@ -79,7 +79,7 @@ class TokenizerStage:
             adversarial = self.objective.adversary is not None
         rng = step.rng()
         # Some steps rebuild from all tokens: tokens that are rarely kept would be trained poorly.
-        chance = generator_at(training.settings.seed, Purpose.ALL_TOKENS, step.number).random()
+        chance = generator_at(training.train_settings.seed, Purpose.ALL_TOKENS, step.number).random()
         warms_up = step.number < settings.warmup * training.plan.steps
         frames = in_unit_range(batch.frames.flatten(0, 1))  # (B, 3, T, H, W)
         generator = torch.Generator(frames.device).manual_seed(int(rng.integers(2**63)))

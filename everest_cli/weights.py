@@ -63,7 +63,7 @@ def show(
     name: str = argument("NAME", "A name from `everest weights list`."), as_json: bool = o.AS_JSON
 ) -> None:
     """Print all that is known about public weights, and the commands to begin with."""
-    from everest.checkpoints.public_weights import USE, find_public_weights
+    from everest.checkpoints.public_weights import USE_BY_KIND, find_public_weights
 
     weights = find_public_weights(name)
     if as_json:
@@ -76,7 +76,7 @@ def show(
         "method": f"{weights.method}, {weights.backbone}, trained on {weights.data}",
         "license": f"{weights.license} (as its publisher states it; the one shown on download counts)",
         "input": f"{weights.frames} x {weights.size} x {weights.size}",
-        "gives": USE[weights.gives],
+        "gives": USE_BY_KIND[weights.gives],
         "first for": weights.first_for,
         "tested": weights.tested or imitated,
     }

@@ -55,7 +55,7 @@ SUBJECTS = {
         "everest/inference",
         "everest/metrics",
         "everest/search",
-        "everest/functions.py",
+        "everest/inference_api.py",
         "everest/api.py",
         "everest/figures",
     ),

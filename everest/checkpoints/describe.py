@@ -1,4 +1,4 @@
-"""What weights say about clips and settings: by a recipe next to them, or by their header."""
+"""Describes weights: their clips and settings, by the recipe next to them or by their header."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ from everest.tokenizer.network import TokenizerSpec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS, PixelStatistics
 from everest.video.reader import probe
 
-FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
+FALLBACK_RECIPE: Final = "ucf101"  # without a recipe: its views, and its stride unless the weights have one
 # Also set where they are the default, because the base of a recipe may set them: None is the backbone's own.
-ALWAYS: Final = ("backbone", "width", "depth", "heads", "mlp_width", "tubelet", "positions", "input")
+ALWAYS_SET: Final = ("backbone", "width", "depth", "heads", "mlp_width", "tubelet", "positions", "input")
 MOST_TIMED: Final = 20  # default: videos for the length of a training clip
-OF_DECODER: Final = ("decoder_depth", "decoder_width", "decoder_heads")
+DECODER_SETTINGS: Final = ("decoder_depth", "decoder_width", "decoder_heads")
 
 
 def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyModel:
@@ -180,7 +180,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         recipe = load_recipe(run, imports=False)
         data = replace(recipe.data, frames=spec.frames, size=spec.size)
         return replace(recipe, data=data.with_pixels(spec.pixels))
-    recipe, clip = load_recipe(FALLBACK), dict[str, Any](opened.weights.clip or {})
+    recipe, clip = load_recipe(FALLBACK_RECIPE), dict[str, Any](opened.weights.clip or {})
     data = DataSettings(
         frames=spec.frames, size=spec.size, fps=clip.pop("fps", None), heads=head_settings(spec.heads)
     )
@@ -195,7 +195,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
             f"{spec.size[0]} x {spec.size[1]} pixels; change it with --views or --recipe"
         )
     else:
-        text = f"no {RECIPE_FILE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
+        text = f"no {RECIPE_FILE} next to it, so clips are drawn as in recipe {FALLBACK_RECIPE}, at stride "
         text += f"{finetune.stride}; {'as in training' if clip else 'choose another with --recipe'}"
     if notify is not None:
         notify(f"{file}: {text}")
@@ -284,8 +284,8 @@ def settings_from(checkpoint: str, *, on_cpu: bool | None = None) -> WeightSetti
     default, model = ModelSettings(), spec.model
     for field in fields(model):
         value = getattr(model, field.name)
-        needed = field.name in ALWAYS or value != getattr(default, field.name)
-        if needed and field.name not in OF_DECODER:
+        needed = field.name in ALWAYS_SET or value != getattr(default, field.name)
+        if needed and field.name not in DECODER_SETTINGS:
             values[f"model.{field.name}"] = list(value) if isinstance(value, tuple) else value
     values |= {f"{stage}.{key}": value for stage in ("pretrain", "finetune") for key, value in clip.items()}
     return WeightSettings(name=checkpoint, weights=weights, spec=spec, values=values)

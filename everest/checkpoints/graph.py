@@ -30,7 +30,7 @@ from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.cost import count_tokens
 from everest.models.linear import NO_TOKENS
 from everest.models.mae import PretrainingModel
-from everest.models.pooling import STATISTICS
+from everest.models.pooling import NUM_STATISTICS
 from everest.models.spec import ModelSpec
 from everest.system.text import parse_json
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 INPUT: Final = "frames"
-KEPT: Final = "kept"
-INSTALL: Final = "run `pip install 'everest-video[export]'`"
+KEPT_IDS: Final = "kept"
+INSTALL_FIX: Final = "run `pip install 'everest-video[export]'`"
 GraphPrecision = Literal["fp32", "int8"]  # of the encoder's blocks; all else is float32
 # Heuristic: numbers whose mean is more stds away from 0 are compared in parts of that mean (rounding).
 MEAN_IN_STDS: Final = 500.0
@@ -72,10 +72,12 @@ class Graph(nn.Module):
         heads = model.heads if isinstance(model, Classifier) else ()
         tasks = {head.task for head in heads}
         name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
-        self.outputs = (name, KEPT) if isinstance(spec, ModelSpec) and spec.kind != "pretrain" else (name,)
+        self.outputs = (
+            (name, KEPT_IDS) if isinstance(spec, ModelSpec) and spec.kind != "pretrain" else (name,)
+        )
         self.head_widths = [head.outputs for head in heads]
         if isinstance(model, SelectingModel):
-            self.head_widths = self.head_widths or [STATISTICS * model.encoder.width]
+            self.head_widths = self.head_widths or [NUM_STATISTICS * model.encoder.width]
         columns = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
         self.register_buffer("std", torch.tensor([head.std for head in columns]), persistent=False)
         self.register_buffer("mean", torch.tensor([head.mean for head in columns]), persistent=False)
@@ -214,7 +216,7 @@ def open_exported(file: Path) -> ExportedClassifier:
     try:
         import onnxruntime
     except ImportError as error:
-        raise EnvironmentProblem(f"{file}: needs onnxruntime; {INSTALL}") from error
+        raise EnvironmentProblem(f"{file}: needs onnxruntime; {INSTALL_FIX}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
@@ -229,7 +231,7 @@ def open_exported(file: Path) -> ExportedClassifier:
     inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
     is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
     takes_clips = inputs == [INPUT] and len(session.get_inputs()[0].shape) == 5  # (B, C, T, H, W)
-    if not (is_ours and takes_clips) or outputs[1:] not in ([KEPT], []):
+    if not (is_ours and takes_clips) or outputs[1:] not in ([KEPT_IDS], []):
         raise CheckpointError(
             f"{file}: not an ONNX classifier exported by everest; export a fine-tuned run with "
             "everest export --to onnx"

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from everest.checkpoints.describe import recipe_of, sampled_frames
-from everest.checkpoints.graph import INPUT, INSTALL, KEPT, Graph, sample_pixels
+from everest.checkpoints.graph import INPUT, INSTALL_FIX, KEPT_IDS, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
 from everest.config.settings import DataSettings
 from everest.data.recipe_clips import clip_format
@@ -32,17 +32,17 @@ from everest.video.reader import VideoError
 
 TOLERANCE: Final = 1e-4  # heuristic: of logits and features in float32; above it no file is written
 ROUNDING: Final = 1e-6  # heuristic: share of the largest output, where this is more than TOLERANCE
-MOST_LOST: Final = 0.5  # heuristic: of the std of the outputs; above it, they hardly follow the model's
-BATCHES: Final = (1, 3)  # of the comparison; another size is traced, to find one that is fixed in the graph
-TRACED: Final = 2
+MOST_PRECISION_LOSS: Final = 0.5  # heuristic: of the outputs' std; above it, they hardly follow the model's
+COMPARED_BATCHES: Final = (1, 3)  # not the traced size, to find a size that is fixed in the graph
+TRACED_BATCH: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
-LARGEST: Final = 2.13  # GB: protobuf ends at 2**31 bytes; the rest is for the graph
+MOST_GIGABYTES: Final = 2.13  # of weights: protobuf ends at 2**31 bytes; the rest is for the graph
 PASSES: Final = 10  # default: of which the fastest counts
 LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
 MOST_CLIPS: Final = 100  # heuristic
 # Heuristic: the range of a product's input in units of its root mean square; one of 256 steps is then a
 # quarter of it. One of 48 products is above in ViT-Ti (173; the next 33) and in DINOv2 ViT-S (82; 47).
-WIDEST: Final = 64.0
+WIDEST_INPUT: Final = 64.0
 
 RunFile = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
 
@@ -65,9 +65,9 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {INSTALL}")
+        raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {INSTALL_FIX}")
     size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
-    if size > LARGEST:
+    if size > MOST_GIGABYTES:
         raise RecipeError(f"--to onnx: {size:.1f} GB of weights exceed the 2 GB of an ONNX file")
     spec, clip, program = graph.spec, json.loads(graph.metadata["clip"]), _onnx_program(graph)
     shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
@@ -112,7 +112,7 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
             compared on `sample_pixels`.
     """
     spec = graph.spec
-    batches = calibration or [spec.pixels.normalize(sample_pixels(spec, batch)) for batch in BATCHES]
+    batches = calibration or [spec.pixels.normalize(sample_pixels(spec, batch)) for batch in COMPARED_BATCHES]
     (expected, *kept), (outputs, *kept_by_file) = (
         [torch.cat(parts) for parts in zip(*map(compute, batches), strict=True)] for compute in (graph, run)
     )
@@ -137,7 +137,7 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
     )
     if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
-    elif calibration and not difference.relative <= MOST_LOST:
+    elif calibration and not difference.relative <= MOST_PRECISION_LOSS:
         problem = f"changes the outputs by {difference.relative:.2f} of their standard deviation"
     elif not calibration and not difference.largest <= max(TOLERANCE, ROUNDING * magnitude):
         problem = f"computes something else than this model (difference {difference.largest:.1e})"
@@ -160,7 +160,7 @@ def _onnx_program(graph: Graph) -> Any:
         length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
         return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
 
-    clips = graph.spec.pixels.normalize(sample_pixels(graph.spec, TRACED))
+    clips = graph.spec.pixels.normalize(sample_pixels(graph.spec, TRACED_BATCH))
     traced = torch.export.export(graph, (clips,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}})
     program = torch.onnx.export(
         traced,
@@ -215,7 +215,7 @@ def quantize(file: Path, batches: Sequence[Tensor]) -> tuple[int, int]:
     model = onnx.load(file)
     add_pre_process_metadata(model)  # torch has inferred all shapes; without it there is a warning
     stored = {tensor.name for tensor in model.graph.initializer}
-    selecting = {node.name for node in nodes_behind(model, KEPT)}
+    selecting = {node.name for node in nodes_behind(model, KEPT_IDS)}
     input_of = {
         node.name: node.input[0]
         for node in model.graph.node
@@ -224,7 +224,7 @@ def quantize(file: Path, batches: Sequence[Tensor]) -> tuple[int, int]:
     if not input_of:  # a linear model
         return 0, 0
     widths = _widths(model, set(input_of.values()), batches)
-    products = [name for name, source in input_of.items() if widths[source] <= WIDEST]
+    products = [name for name, source in input_of.items() if widths[source] <= WIDEST_INPUT]
     if not products:  # with an empty list, onnxruntime would quantize all nodes
         return 0, len(input_of)
     inputs = ({INPUT: clips.numpy()} for clips in batches)

@@ -1,4 +1,4 @@
-"""The weights that a run starts from: found, described, and put into its new model."""
+"""Finds the weights that a run starts from, and loads them into its new model."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from everest.system.weights import Weights, load_tensors, require_fitting, state
 from everest.system.weights_header import read_header
 from everest.tokenizer.network import TokenizerSpec
 
-NORM: Final = "encoder.norm."  # the last one, which not every encoder has
-DECODER: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
-# Settings of an encoder that are the same before and after a start. `attention` may differ: both use the same
+LAST_NORM: Final = "encoder.norm."  # the norm after the blocks, which not every encoder has
+DECODER_TENSORS: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
+# Settings of an encoder that must be those of its weights. `attention` may differ: both kinds use the same
 # weights, and joint attention relates slices that image weights see apart.
-PARTS: Final = (
+ENCODER_SETTINGS: Final = (
     *("class_token", "registers", "rotary", "norm_before", "mlp", "gelu", "input", "embedding_layers"),
 )
 
@@ -45,8 +45,8 @@ def find_init(
     """Find the weights of --init.
 
     Args:
-        output: the folder of the run. A run that is there, and is not to be overwritten, keeps the weights
-            that it started from, even if these have been moved since.
+        output: the run folder. Unless its run is overwritten, that run keeps the weights that it started
+            from, even if these have been moved since.
     """
     name = absolute_name(name)
     run = None if output is None or overwrite else RunFolder(output)
@@ -70,10 +70,10 @@ class InitWeights:
     named: InitFile
     origin: dict[str, Any]  # describes them, for the header of the run's weights and for env.json
     saved: ModelSpec  # of the model whose weights were saved
-    weights: Weights | None  # None for a run that has a state: its tensors are all there
+    weights: Weights | None  # None for a run that has a state, which holds all tensors
 
     def notice(self) -> str:
-        """The name and the step of the weights, and the steps of their run."""
+        """A notice with the name and the step of the weights, and the steps of their run."""
         file, name, step = Path(self.named.file), Path(self.named.name), self.origin.get("step")
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
         run = RunFolder(file.parent)
@@ -91,7 +91,7 @@ class InitWeights:
         return f"the weights were trained on {rate} of a video; use --set data.fps={as_yaml(trained)}"
 
     def adapted(self, spec: ModelSpec) -> ModelSpec:
-        """The spec of a new model, with the properties that it takes from the weights."""
+        """The spec of a new model with the properties of the weights that it must share."""
         spec = spec.with_positions_of(self.saved.trained_grid)
         keeps_norms = spec.kind == "pretrain" and self.saved.kind != "classifier"
         return replace(spec, norms=self.saved.norms) if keeps_norms else spec
@@ -133,29 +133,23 @@ def load_init(
     classes: tuple[str, ...] | None = None,
     notify: Notify,
 ) -> None:
-    """Put the weights into the new model of a stage; parts that they lack, or that do not fit, start fresh.
+    """Load the weights into the new model of a stage; parts that they lack or that do not fit start fresh.
 
     The clip may be longer or larger than in training: positions are computed, or learned ones are
     interpolated. Tubelets of a multiple or a part of the frames are possible.
 
     Args:
-        classes: names of the classes in the data of the run; None if they have none.
-        notify: receives which parts are kept or start fresh.
+        classes: the class names of the run's data; None: they have no names.
+        notify: receives notices of the parts that are kept or start fresh.
     """
     weights, saved, source = init.weights, init.saved, init.named.file
     if weights is None:
         return
     assert isinstance(spec, ModelSpec)
-    if saved.pixels != spec.pixels:
-        other = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
-        if saved.channels != spec.channels:
-            raise CheckpointError(other)
-        notify(other)
-    if changes := " --set ".join(differing_settings(saved, spec)):
-        raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
+    _check_encoder(saved, spec, source=source, notify=notify)
     initial, tensors = model.state_dict(), fit_tensors(weights.tensors, saved, spec, notify=notify)
-    # The last norm of the encoder may be in the weights alone or in the model alone.
-    norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(NORM)}
+    # Only the weights, or only the model, may have the norm after the blocks.
+    norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(LAST_NORM)}
     expected, loaded = (
         {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
         for part in (initial, tensors)
@@ -163,22 +157,24 @@ def load_init(
     require_fitting(expected, loaded, source=source)
     if norm & initial.keys():
         notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
-    positions, grids = spec.model.positions, [(each.grid.h, each.grid.w) for each in (saved, spec)]
+    positions, grids = spec.model.positions, [(x.grid.h, x.grid.w) for x in (saved, spec)]
     if grids[0] != grids[1] and positions in ("flat", "separable"):
         shapes = f"{clip_shape(spec)} instead of {clip_shape(saved)}"
         fix = f"model.positions=interpolated-{positions} keeps them"
         notify(f"positions are computed again for clips of {shapes}; {fix}")
     if spec.kind == "classifier" and saved.kind != "classifier":
-        tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
-    for title, prefixes, problem in _other_parts(init, spec, classes):
-        new, old = ({name for name in part if name.startswith(prefixes)} for part in (initial, tensors))
+        tensors = {name.replace(LAST_NORM, "norm."): tensor for name, tensor in tensors.items()}
+    is_classifier = spec.kind == "classifier"
+    parts = _classifier_parts(init, spec, classes) if is_classifier else _pretraining_parts(init, spec)
+    for title, prefixes, problem in parts:
+        new, old = ({name for name in names if name.startswith(prefixes)} for names in (initial, tensors))
         if not old:
             problem = f"{saved.kind} weights have none"
         elif problem is None and new - old:
             raise CheckpointError(f"{source}: damaged, it has no {min(new - old)}")
         elif problem is None and (new != old or any(initial[x].shape != tensors[x].shape for x in new)):
             problem = "it has another size"
-        if prefixes == DECODER and init.named.decoder == "keep" and (problem or not new):
+        if prefixes == DECODER_TENSORS and init.named.decoder == "keep" and (problem or not new):
             problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
             raise CheckpointError(f"{source}: {problem}; use --decoder fresh")
         if new:
@@ -187,62 +183,84 @@ def load_init(
     load_tensors(model, initial | loaded, source=source)
 
 
-def _other_parts(
-    init: InitWeights, spec: ModelSpec, classes: tuple[str, ...] | None
-) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
-    """Yield each part beside the encoder: its title, the prefixes of its tensors, and why it cannot be kept.
+def _check_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify) -> None:
+    """Refuse weights of another encoder; other normalization of pixels is only a notice."""
+    if saved.pixels != spec.pixels:
+        other = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
+        if saved.channels != spec.channels:
+            raise CheckpointError(other)
+        notify(other)
+    if changes := " --set ".join(differing_settings(saved, spec)):
+        raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
 
-    None: it can, unless its size differs.
-    """
+
+# A part of a model beside its encoder: its title, the prefixes of its tensors, and why it cannot be kept.
+# None: it can, unless its size differs.
+Part = tuple[str, tuple[str, ...], str | None]
+
+
+def _classifier_parts(init: InitWeights, spec: ModelSpec, classes: tuple[str, ...] | None) -> Iterator[Part]:
+    """Yield the parts of a classifier that may be kept."""
     saved, problem = init.saved, None
-    if spec.kind == "classifier" and saved.kind != "classifier":
+    if saved.kind != "classifier":
         if spec.model.pooling in ("first", "mean-change"):  # they norm tokens; `mean` norms an average
             yield "the last norm", ("norm.",), None
         return
-    if spec.kind == "classifier":
-        if saved.model.pooling != spec.model.pooling:
-            problem = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
-        yield "the pooling", ("norm.", "pool."), problem
-        heads, wanted = (
-            ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.heads)
-            for model in (saved, spec)
-        )
-        named = init.weights.classes if init.weights else None
-        pairs = enumerate(zip(named or (), classes or (), strict=False))
-        renamed = [(label, old, new) for label, (old, new) in pairs if old != new]
-        if heads != wanted:
-            problem = problem or f"the checkpoint predicts {heads}, the recipe {wanted}"
-        elif renamed:
-            label, old, new = renamed[0]
-            other = f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
-            problem = problem or other
-        yield "the head", ("head.",), problem
-        return
-    problem = "requested by --decoder fresh" if init.named.decoder == "fresh" else None
+    if saved.model.pooling != spec.model.pooling:
+        problem = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
+    yield "the pooling", ("norm.", "pool."), problem
+    saved_heads, heads = (
+        ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.heads)
+        for model in (saved, spec)
+    )
+    saved_classes = init.weights.classes if init.weights else None
+    pairs = enumerate(zip(saved_classes or (), classes or (), strict=False))
+    renamed = [(label, old, new) for label, (old, new) in pairs if old != new]
+    if saved_heads != heads:
+        problem = problem or f"the checkpoint predicts {saved_heads}, the recipe {heads}"
+    elif renamed:
+        label, old, new = renamed[0]
+        other = f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
+        problem = problem or other
+    yield "the head", ("head.",), problem
+
+
+def _pretraining_parts(init: InitWeights, spec: ModelSpec) -> Iterator[Part]:
+    """Yield the parts of a pre-training model that may be kept."""
+    saved, problem = init.saved, None
+    if init.named.decoder == "fresh":
+        problem = "requested by --decoder fresh"
     yield "the layer that predicts a camera's motion", ("camera_head.",), problem
     yield "the projector", ("projector.",), problem
     if problem is None and saved.is_autoencoder and spec.is_autoencoder:
-        keys = [f"decoder_{part}" for part in ("depth", "width", "heads")]
-        before, now = (vars(each.model) | asdict(each.model.backbone_size) for each in (saved, spec))
-        changes = " ".join(f"--set model.{key}={before[key]}" for key in keys if before[key] != now[key])
-        predicted = []  # the target without its files, which may be moved; its teacher or tokenizer by hash
-        for each in (saved, spec):
-            target = each.target
-            network = each.tokenizer if target is not None and target.needs_tokenizer else each.teacher
-            settings = {key: value for key, value in vars(target).items() if key not in ("cache", "teacher")}
-            predicted.append((type(target), settings, network and network.sha256))
-        if changes or predicted[0] != predicted[1]:
-            problem = f"it needs {changes}" if changes else "it predicts other targets"
-    yield "the decoder", DECODER, problem
+        problem = _decoder_problem(saved, spec)
+    yield "the decoder", DECODER_TENSORS, problem
+
+
+def _decoder_problem(saved: ModelSpec, spec: ModelSpec) -> str | None:
+    """Why a model cannot keep the decoder of `saved`; None: it can."""
+    keys = [f"decoder_{part}" for part in ("depth", "width", "heads")]
+    old, new = (vars(x.model) | asdict(x.model.backbone_size) for x in (saved, spec))
+    if changes := " ".join(f"--set model.{key}={old[key]}" for key in keys if old[key] != new[key]):
+        return f"it needs {changes}"
+    return None if _predicted(saved) == _predicted(spec) else "it predicts other targets"
+
+
+def _predicted(spec: ModelSpec) -> tuple[object, ...]:
+    """What a decoder predicts: the target without its paths, and the hash of its teacher or tokenizer."""
+    target = spec.target
+    network = spec.tokenizer if target is not None and target.needs_tokenizer else spec.teacher
+    settings = {key: value for key, value in vars(target).items() if key not in ("cache", "teacher")}
+    return type(target), settings, network and network.sha256
 
 
 def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
     needed, given = saved.model, spec.model
     sizes = [(s.width, s.depth, s.heads, s.mlp) for s in (needed.backbone_size, given.backbone_size)]
-    keys = PARTS
+    keys = ENCODER_SETTINGS
     if sizes[0] != sizes[1]:
-        keys = ("backbone", "width", "depth", "heads", "mlp_width", *PARTS)
+        keys = ("backbone", "width", "depth", "heads", "mlp_width", *ENCODER_SETTINGS)
     needed_frames, frames = needed.tubelet[0], given.tubelet[0]
     fits = needed_frames % frames == 0 or frames % needed_frames == 0
     if not fits or needed.tubelet[1:] != given.tubelet[1:]:

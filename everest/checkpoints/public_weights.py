@@ -13,7 +13,7 @@ from everest.errors import RecipeError
 from everest.system.hub import HUB_PREFIX, TIMM_PREFIX
 
 TABLE: Final = Path(__file__).with_suffix(".yaml")
-USE: Final = {
+USE_BY_KIND: Final = {
     "autoencoder": "encoder and decoder, for --init of pretrain and finetune, extract and probe",
     "encoder": "the encoder, for --init of train, pretrain and finetune, extract and probe",
     "classifier": "encoder and head, for predict, eval, extract, probe and --init",

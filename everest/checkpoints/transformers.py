@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everest.checkpoints.describe import as_yaml, sampled_frames, trained_clip
 from everest.checkpoints.graph import sample_pixels
-from everest.checkpoints.init import PARTS
+from everest.checkpoints.init import ENCODER_SETTINGS
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.config.heads import MULTI_LABEL
 from everest.config.model import MLP_RATIO
@@ -39,7 +39,7 @@ from everest.system.weights import Weights, write_tensors
 from everest.video.pixels import IMAGENET
 
 CARD: Final = "README.md"
-BIASED: Final = (  # modules of a layer with a weight and a bias
+BIASED_LAYERS: Final = (  # modules of a layer with a weight and a bias
     *("attention.attention.query", "attention.attention.value", "attention.output.dense"),
     *("intermediate.dense", "output.dense", "layernorm_before", "layernorm_after"),
 )
@@ -149,7 +149,7 @@ def _config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 def _obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
     model, target = spec.model, spec.target
-    for key in ("positions", "attention", *PARTS):
+    for key in ("positions", "attention", *ENCODER_SETTINGS):
         value = getattr(model, key)
         if value != getattr(ModelSettings, key):
             yield f"model.{key}={as_yaml(value)}"
@@ -205,6 +205,6 @@ def _names(spec: ModelSpec) -> Iterator[str]:
         yield from ("mask_token", "encoder_to_decoder.weight")
     for stack, depth in stacks.items():
         for layer in (f"{stack}.{number}" for number in range(depth)):
-            modules += (f"{layer}.{module}" for module in BIASED)
+            modules += (f"{layer}.{module}" for module in BIASED_LAYERS)
             yield f"{layer}.attention.attention.key.weight"
     yield from (f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias"))

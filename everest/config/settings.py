@@ -19,9 +19,9 @@ from everest.config.model import ModelSettings
 from everest.config.stage_settings import (
     EvalSettings,
     FinetuneSettings,
-    PixelPretrainSettings,
     PretrainSection,
     PretrainSettings,
+    ReconstructionSettings,
 )
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import settings
@@ -120,7 +120,7 @@ class Recipe:
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     tokenizer: TokenizerSettings | None = None  # None: the method has no tokenizer
-    pretrain: PretrainSection = field(default_factory=PixelPretrainSettings)
+    pretrain: PretrainSection = field(default_factory=ReconstructionSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
 

@@ -147,7 +147,7 @@ class CommonPretrainSettings(TransformerSettings):
 
 
 @settings
-class PixelPretrainSettings(CommonPretrainSettings):
+class ReconstructionSettings(CommonPretrainSettings):
     """Pre-training that predicts the `target` of hidden tokens."""
 
     objective: Literal["pixels"] = "pixels"
@@ -189,7 +189,7 @@ class ViewPretrainSettings(CommonPretrainSettings):
         return self.views.number
 
 
-PretrainSettings = PixelPretrainSettings | ViewPretrainSettings
+PretrainSettings = ReconstructionSettings | ViewPretrainSettings
 PretrainSection = Annotated[PretrainSettings, Discriminator("objective")]
 
 

@@ -22,14 +22,18 @@ from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
-from everest.models.positions import BASE, SPATIAL, TEMPORAL, position_table
+from everest.models.positions import ROTARY_BASE, SPATIAL, TEMPORAL, position_table
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.text import validated
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 
-V_JEPA_CONFIG: Final = {"model_type": "vjepa2", "rope_theta": BASE, "use_rope": True}  # if there are any
+V_JEPA_CONFIG: Final = {
+    "model_type": "vjepa2",
+    "rope_theta": ROTARY_BASE,
+    "use_rope": True,
+}  # if there are any
 LAST_NORM_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
 COMPUTED_POSITIONS: Final[tuple[Positions, ...]] = ("separable", "flat")  # a table is compared in this order
 TABLE_TOLERANCE: Final = 1e-3  # stored tables may be in half precision; learned ones differ by more

@@ -32,7 +32,7 @@ from everest.config.values import Gelu, MlpKind, Rotary
 from everest.converters.files import locate_checkpoint, read_foreign
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, first_names, shown
 from everest.methods.strategies import AllTokens
-from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
+from everest.models.positions import LOWER_ROTARY_BASE, ROTARY_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.hub import HUB_PREFIX as HUB
@@ -179,14 +179,14 @@ def rotary_of(model: ImageModel) -> Rotary | None:
         return "none"
     if isinstance(rope, RotaryEmbeddingDinoV3):
         periods = (rope.temperature, rope.min_period, rope.max_period)
-        usual = periods == (LOWER_BASE, None, None) and rope.normalize_coords == "separate"
+        usual = periods == (LOWER_ROTARY_BASE, None, None) and rope.normalize_coords == "separate"
         return "dinov3" if usual and not rope.grid_offset else None
     if not isinstance(rope, RotaryEmbeddingCat) or rope.in_pixels:
         return None
     extent, first = set(rope.ref_feat_shape or ()), rope.grid_offset  # of a square
-    if rope.temperature == LOWER_BASE and not extent and not first:
+    if rope.temperature == LOWER_ROTARY_BASE and not extent and not first:
         return "rope-vit"
-    if rope.temperature != BASE or len(extent) != 1 or first not in (0, 1):
+    if rope.temperature != ROTARY_BASE or len(extent) != 1 or first not in (0, 1):
         return None
     return f"{'pe' if first else 'eva02'}:{extent.pop()}"
 

@@ -1,4 +1,4 @@
-"""The choices of a run that no recipe has, its processes, and its folder: free, to be resumed, or refused.
+"""The options of a run that are not in its recipe, its processes, and its folder: new, resumed or refused.
 
 Leftovers of killed processes are ignored: a run that has not started, and unfinished files.
 """
@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The choices of a run that are not in its recipe, as its command or a notebook gives them."""
+    """The options of a run that are not in its recipe, as its command or a notebook gives them."""
 
     command: str  # the stage, and the default run folder: pretrain, finetune or train-tokenizer
     recipe_file: str  # or the name of a recipe
@@ -117,17 +117,19 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     init_file = None
     try:
+        folder = decide_on_main(accelerator, lambda: options.folder(recipe.name))
+        options = replace(options, output=folder)
         if options.init is not None:
             from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
 
-            folder = options.folder(recipe.name)
             with accelerator.main_process_first():  # which downloads what the others then find
                 init_file = find_init(
                     options.init, output=folder, overwrite=options.overwrite, decoder=options.decoder
                 )
         elif options.decoder is not None:
             raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
-        run, resumed = decide_on_main(accelerator, lambda: find_folder(recipe, options, init_file))
+        run = RunFolder(folder)
+        resumed = decide_on_main(accelerator, lambda: _check_folder(run, recipe, options, init_file))
         yield RunContext(
             accelerator=accelerator,
             run=run,
@@ -150,9 +152,8 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
         raise
 
 
-def find_folder(recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> tuple[RunFolder, bool]:
-    """The folder of a run, and whether the run that is there is resumed. Nothing is written or removed."""
-    run = RunFolder(options.folder(recipe.name))
+def _check_folder(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> bool:
+    """Return whether the run in the folder is resumed; RecipeError if a run cannot use the folder."""
     names = set[str]()  # files of a run that has started, and of other programs
     if run.path.exists():
         if not run.path.is_dir():
@@ -168,17 +169,17 @@ def find_folder(recipe: Recipe, options: RunOptions, init_file: InitFile | None)
     if not names:
         if options.resume == "only":
             raise RecipeError(f"--resume {run.path}: there is no run to resume")
-        return run, False
+        return False
     if options.overwrite:
         _check_overwrite(run, recipe, options, init_file)
     else:
         _check_resume(run, recipe, options, init_file)
-    return run, not options.overwrite
+    return not options.overwrite
 
 
 def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> None:
     """Refuse to remove what the run reads, and what no run has written."""
-    read = [
+    inputs = [
         options.recipe_file,
         init_file and init_file.file,
         recipe.tokenizer and recipe.tokenizer.checkpoint,
@@ -187,7 +188,7 @@ def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_f
     folder, tokenizer = run.path.resolve(), own_tokenizer(run.path).resolve()
     lost = [
         f"{name}, which the run reads"
-        for name in map(Path, filter(None, read))
+        for name in map(Path, filter(None, inputs))
         # The stage of the tokenizer decides about its own.
         if name.resolve() != tokenizer and name.resolve().is_relative_to(folder)
     ]
@@ -222,12 +223,15 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
         is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()
         if old and new and (is_own or run.weights.is_file()):
             may_change.add(key)
+    for key in may_change:
+        saved.pop(key, None)
+        given.pop(key, None)
     environment = run.environment()
     saved |= {"command": environment.stage, "--overfit-one-batch": environment.one_batch}
     given |= {"command": options.command, "--overfit-one-batch": options.one_batch}
     saved |= {"--init": environment.init, "--decoder": environment.decoder if init_file else None}
     given |= {"--init": init_file and init_file.file, "--decoder": init_file and init_file.decoder}
-    differences = differing(*({key: of[key] for key in of if key not in may_change} for of in (saved, given)))
+    differences = differing(saved, given)
     if differences:
         shown = first_names(differences, 3)
         raise RecipeError(

@@ -13,7 +13,7 @@ from scipy.special import digamma, entr
 from everest.config.heads import Heads
 from everest.config.stage_settings import FinetuneSettings
 from everest.engine.plan import FEWEST_STEPS, learning_rate_advice
-from everest.engine.step_log import RECENT
+from everest.engine.step_log import RECENT_LOSSES
 from everest.errors import DivergedError
 from everest.metrics.names import METRICS
 from everest.models.mae import MaskedAutoencoder
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from everest.engine.training import Training
 
 # All numbers are our choice.
-COLLAPSED_STEPS: Final = 50  # steps in a row with projections that spread less (everest.models.views):
+COLLAPSED_STEPS: Final = 50  # in a row, with a spread of the projections (everest.models.views) below:
 LEAST_SPREAD: Final = 0.02
-NEAR_MEAN: Final = 0.95  # above this share of the one-color loss, little is learned
+NEAR_MEAN_COLOR: Final = 0.95  # above this share of the one-color loss, little is learned
 # Of the way from the training loss of guessing to that of a model that knows every label. After few steps
 # only a loss that has hardly moved is reported, at the end also one of a model that underfits.
 STILL_GUESSING: Final = 0.03
 UNDERFITS: Final = 0.2
-MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
-RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
-FALLEN: Final = 0.95  # and a training loss below this times its value then
+MEAN_VALIDATIONS: Final = 5  # overfitting is judged by the mean losses of so many validations
+LOSS_RISE: Final = 1.2  # overfitting: the validation loss is above this times its lowest,
+LOSS_FALL: Final = 0.95  # and the training loss is below this times its value at that time
 
 
 class Validations:
-    """The validations of a run so far, which `metrics.jsonl` has: a resumed run sees those before it, too.
+    """The validations of a run so far, read from metrics.jsonl, so that a resumed run knows all of them.
 
     Args:
         rows: of metrics.jsonl.
-        metric: by which validations are compared, of everest.metrics.names.METRICS.
+        metric: compares validations; a name of everest.metrics.names.METRICS.
     """
 
     def __init__(self, rows: Iterable[Row], metric: str) -> None:
@@ -59,7 +59,7 @@ class Validations:
         return None if self.best is None else self.best[f"val_{self.metric}"]
 
     def add(self, row: Row) -> bool:
-        """Add a row of metrics.jsonl; returns whether it is a validation better than all before.
+        """Add a row of metrics.jsonl; returns whether it is the best validation so far.
 
         A smaller loss decides between equal values, which are common with few videos.
         """
@@ -88,12 +88,12 @@ class Validations:
         """
         losses = [row["val_loss"] for row in self.rows]
         lowest = losses.index(min(losses)) if losses else 0
-        trained = [loss for loss in self.train_losses[-MEANT:] if loss is not None]
-        if len(losses) - 1 - lowest < MEANT or len(trained) < MEANT:
+        trained = [loss for loss in self.train_losses[-MEAN_VALIDATIONS:] if loss is not None]
+        if len(losses) - 1 - lowest < MEAN_VALIDATIONS or len(trained) < MEAN_VALIDATIONS:
             return None
         train_loss = self.train_losses[lowest]
-        risen, fallen = fmean(losses[-MEANT:]), fmean(trained)
-        if train_loss is None or fallen >= FALLEN * train_loss or risen <= RISEN * losses[lowest]:
+        risen, fallen = fmean(losses[-MEAN_VALIDATIONS:]), fmean(trained)
+        if train_loss is None or fallen >= LOSS_FALL * train_loss or risen <= LOSS_RISE * losses[lowest]:
             return None
         return (
             f"overfitting: since step {self.rows[lowest]['step']}, the validation loss rose from "
@@ -104,9 +104,9 @@ class Validations:
 
 @dataclass
 class CollapseWatch:
-    """Stops a run whose views have long been the same for all videos: it learns nothing from then on."""
+    """Stops a run whose features have long been the same for all videos, so that it cannot learn."""
 
-    steps: int = 0  # collapsed ones in a row
+    steps: int = 0  # collapsed steps in a row
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
@@ -124,7 +124,7 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
     """The mean of the last losses of pre-training, next to that of guessing, and what to try next.
 
     Args:
-        is_compared: a probe compares the loss with a better reference than that of one color.
+        is_compared: a probe compares the loss with a better reference than the loss of one color.
     """
     plan, losses, model = training.plan, training.step_log.losses, training.state.trained_model
     text = f"mean loss of the last {len(losses)} steps: {fmean(losses):.3f}"
@@ -137,7 +137,7 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
             "view_spread": "projection spread {:.2f} (maximum 1)",
             "camera_loss": "camera motion error {:.2f} (guessing: 1)",
         }
-        rows = [row for row in training.run.rows() if row.get("view_spread") is not None][-RECENT:]
+        rows = [row for row in training.run.rows() if row.get("view_spread") is not None][-RECENT_LOSSES:]
         for name, measured in texts.items():
             values = [row[name] for row in rows if row.get(name) is not None]
             text += f"; {measured.format(fmean(values))}" if values else ""
@@ -146,9 +146,9 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
     if guess is None or model.camera_weight:
         return text
     text += f"; predicting each tubelet's mean color gives about {guess:g}"
-    if fmean(losses) <= NEAR_MEAN * guess or is_compared:
+    if fmean(losses) <= NEAR_MEAN_COLOR * guess or is_compared:
         return text
-    advice = learning_rate_advice(plan, new_weights=training.weights.origin is None)
+    advice = learning_rate_advice(plan, new_weights=training.header.origin is None)
     return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
 
 

@@ -81,8 +81,8 @@ def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.Ad
     return make_optimizer(groups, betas=section.betas)
 
 
-MODEL: Final = "model"  # the name of a run's first network
-EMA: Final = "ema"
+MODEL_PART: Final = "model"  # the name of a run's first network
+EMA_PART: Final = "ema"
 GRAD_NORM: Final = "grad_norm"  # the key in metrics.jsonl of the norm of the model's gradient
 MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # what AdamW stores for a parameter
 
@@ -93,7 +93,7 @@ class Network:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    name: str = MODEL  # names its tensors in a state
+    name: str = MODEL_PART  # names its tensors in a state
     ema: ModelEmaV3 | None = None  # an average of its weights
 
     def capture(self) -> dict[str, Tensor]:
@@ -149,12 +149,12 @@ class Network:
         return part_of(tensors, self.own_name("optimizer"))
 
     def _modules(self) -> dict[str, nn.Module]:
-        average = {} if self.ema is None else {self.own_name(EMA): self.ema.module}
+        average = {} if self.ema is None else {self.own_name(EMA_PART): self.ema.module}
         return {self.name: self.module, **average}
 
     def own_name(self, kind: str) -> str:
         """The name of the network's own `kind`, such as its gradient norm in metrics.jsonl."""
-        return kind if self.name == MODEL else f"{self.name}_{kind}"
+        return kind if self.name == MODEL_PART else f"{self.name}_{kind}"
 
 
 def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

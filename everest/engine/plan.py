@@ -12,11 +12,11 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings, Vi
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 
-WARMUP_PART: Final = 20  # heuristic: one step in 20 warms up, where the budget is in steps
-MOST_CHECKPOINTS: Final = 40  # heuristic: of a budget in steps
+WARMUP_DIVISOR: Final = 20  # heuristic: one step in 20 warms up, if the budget is in steps
+MOST_VALIDATIONS: Final = 40  # heuristic: in a run whose budget is in steps
 FEWEST_STEPS: Final = 300  # heuristic: updates before a loss shows whether a model learns
-USUAL_LR: Final = (1e-5, 4e-3)  # heuristic: the range of the recipes, and some more on both sides
-PEAK_LR: Final = 1e-3  # heuristic: of new weights, with batches of 16 to 128 clips
+USUAL_LR: Final = (1e-5, 4e-3)  # heuristic: somewhat wider than the range of the recipes
+PEAK_LR: Final = 1e-3  # heuristic: for new weights, with batches of 16 to 128 clips
 LOW_LR: Final = PEAK_LR / 10  # heuristic: the recipes for new weights are above it
 
 
@@ -41,11 +41,11 @@ class StagePlan:
     steps: int
     warmup_steps: int  # steps of a rising learning rate
     videos_per_epoch: int
-    checkpoint_steps: int  # between two validations
-    batch_size: int  # clips a step, over all processes and passes
+    validation_steps: int  # steps from one validation to the next
+    batch_size: int  # clips in a step, over all processes and passes
     views: int  # clips that one decoded video gives
     unit: int  # clips that stay together in a pass
-    micro_batch: int  # clips a pass of one process
+    micro_batch: int  # clips in a pass of one process
     processes: int
     peak_lr: float
     min_lr: float
@@ -60,13 +60,13 @@ class StagePlan:
         """The epoch of the first video of `step`; both are counted from 0."""
         return step * self.videos_per_step // self.videos_per_epoch
 
-    def is_checkpoint(self, done: int) -> bool:
+    def is_validated(self, done: int) -> bool:
         """Whether the run is validated after `done` updates: each epoch, if epochs are counted."""
-        return done % self.checkpoint_steps == 0 or done == self.steps
+        return done % self.validation_steps == 0 or done == self.steps
 
     @property
     def accumulation(self) -> int:
-        """Number of passes a step."""
+        """The number of passes in a step."""
         return self.batch_size // (self.micro_batch * self.processes)
 
     @property
@@ -94,7 +94,7 @@ def plan_stage(
     views = section.views_per_decode if isinstance(section, PretrainSettings) else 1
     pair = 2 if isinstance(section, FinetuneSettings) and (section.mixup or section.cutmix) else 1
     unit = views * pair
-    share, rest = divmod(section.batch_size, processes * unit)  # the share of a process, in units
+    units, rest = divmod(section.batch_size, processes * unit)  # in a step of one process
     if rest:
         nearest = max(1, round(section.batch_size / (processes * unit))) * processes * unit
         raise RecipeError(
@@ -104,17 +104,17 @@ def plan_stage(
             "that does"
         )
     compares_clips = isinstance(section, ViewPretrainSettings)
-    largest = share if compares_clips else min(share, max(1, largest_micro_batch // unit))
+    largest = units if compares_clips else min(units, max(1, largest_micro_batch // unit))
     videos_per_step = section.batch_size // views
     if section.steps is not None:
         steps, videos_per_epoch = section.steps, num_videos
-        warmup = steps // WARMUP_PART if section.warmup_steps is None else section.warmup_steps
-        checkpoint_steps = steps_between_checkpoints(steps, num_videos, videos_per_step)
+        warmup = steps // WARMUP_DIVISOR if section.warmup_steps is None else section.warmup_steps
+        validation_steps = steps_between_validations(steps, num_videos, videos_per_step)
     else:
         assert section.epochs is not None
-        checkpoint_steps = max(1, num_videos // videos_per_step)  # an epoch
-        steps, videos_per_epoch = section.epochs * checkpoint_steps, checkpoint_steps * videos_per_step
-        warmup = section.warmup_epochs * checkpoint_steps
+        validation_steps = max(1, num_videos // videos_per_step)  # an epoch
+        steps, videos_per_epoch = section.epochs * validation_steps, validation_steps * videos_per_step
+        warmup = section.warmup_epochs * validation_steps
     if isinstance(section, TokenizerSettings):
         peak_lr, min_lr, base_lr = section.lr, 0.0, None
     else:
@@ -124,11 +124,11 @@ def plan_stage(
         steps=steps,
         warmup_steps=warmup,
         videos_per_epoch=videos_per_epoch,
-        checkpoint_steps=checkpoint_steps,
+        validation_steps=validation_steps,
         batch_size=section.batch_size,
         views=views,
         unit=unit,
-        micro_batch=unit * next(number for number in range(largest, 0, -1) if share % number == 0),
+        micro_batch=unit * next(number for number in range(largest, 0, -1) if units % number == 0),
         processes=processes,
         peak_lr=peak_lr,
         min_lr=min_lr,
@@ -136,9 +136,9 @@ def plan_stage(
     )
 
 
-def steps_between_checkpoints(steps: int, num_videos: int, videos_per_step: int) -> int:
-    """The steps between two validations of a budget in steps: an epoch, or more of a long budget."""
-    return max(-(-num_videos // videos_per_step), -(-steps // MOST_CHECKPOINTS))
+def steps_between_validations(steps: int, num_videos: int, videos_per_step: int) -> int:
+    """The steps between two validations, for a budget in steps: an epoch, or several of a long run."""
+    return max(-(-num_videos // videos_per_step), -(-steps // MOST_VALIDATIONS))
 
 
 def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
@@ -164,11 +164,11 @@ def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
 
 def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
     """Advice about a peak learning rate outside of the usual range (see `plan_warnings`); None inside."""
-    (least, most), key = USUAL_LR, "lr" if plan.base_lr is None else "base_lr"
+    (lowest, highest), key = USUAL_LR, "lr" if plan.base_lr is None else "base_lr"
     peak = f"the peak learning rate of {plan.peak_lr:.2g}"
-    if plan.peak_lr > most:
+    if plan.peak_lr > highest:
         return (
-            f"{peak} is {plan.peak_lr / most:.2g} times the highest usual one ({most:g}); if little is "
+            f"{peak} is {plan.peak_lr / highest:.2g} times the highest usual one ({highest:g}); if little is "
             f"learned, lower {key} before you add steps"
         )
     if new_weights and plan.base_lr is not None and plan.peak_lr < LOW_LR:
@@ -177,4 +177,4 @@ def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
             f"{PEAK_LR:g} for training from scratch, so little is learned; "
             f"set base_lr={PEAK_LR * 256 / plan.batch_size:g}"
         )
-    return f"{peak} is below the usual {least:g}; raise {key}" if plan.peak_lr < least else None
+    return f"{peak} is below the usual {lowest:g}; raise {key}" if plan.peak_lr < lowest else None

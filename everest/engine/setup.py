@@ -1,9 +1,8 @@
-"""From a stage's settings to a `Training` ready for its first step: plan, model, optimizer, loader."""
+"""Prepares a stage for its first step: checks, plan, model, optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -27,6 +26,7 @@ from everest.models.partial import choose_trained, require_init
 from everest.models.spec import ModelSpec
 from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, local_processes, num_readers
+from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.system.weights_header import read_header
@@ -41,152 +41,166 @@ CPU_BYTES: Final = 2**30  # heuristic: on a CPU larger passes are no faster
 SURELY_TOO_MUCH: Final = 1.25
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageSetup:
-    """What a stage trains, and with what; `training` builds it."""
+def make_training(
+    *,
+    recipe: Recipe,
+    section: TrainedSection,
+    spec: ModelSpec | TokenizerSpec,
+    clips: VideoClips,
+    context: RunContext,
+    classes: tuple[str, ...] | None = None,
+    init_weights: InitWeights | None = None,
+    other_networks: Sequence[Network] = (),
+    other_bytes: Callable[[int], int] = lambda bytes_per_value: 0,
+) -> Training:
+    """Check the videos, plan the stage, build its model and optimizer; nothing is written.
 
-    recipe: Recipe
-    section: TrainedSection
-    spec: ModelSpec | TokenizerSpec
-    clips: VideoClips
-    context: RunContext
-    # The names that the weights get; with others than those of `init_weights`, its head is not kept.
-    classes: tuple[str, ...] | None = None
-    init_weights: InitWeights | None = None  # None: the stage starts from scratch
-    other_networks: Sequence[Network] = ()  # networks that learn in the same steps as the model
-    # The bytes that a clip takes in a pass outside of the model, for a number of bytes per value.
-    other_bytes: Callable[[int], int] = lambda bytes_per_value: 0
+    Args:
+        section: the section of the recipe with the settings of this stage.
+        classes: the class names of the data; the head of `init_weights` is kept if it has the same names.
+        init_weights: None: the stage starts from scratch.
+        other_networks: networks that learn in the same steps as the model.
+        other_bytes: maps bytes per value to the bytes that a clip takes in a pass outside of the model.
+    """
+    if init_weights is None:
+        require_init(section)
+    samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
+    videos = {"videos": len(clips), "samples": samples}
+    if context.resumed:
+        _check_inputs(context.run, videos, spec)
+    else:  # opens some of the videos
+        context.notice(*clips.notices, examine_lengths(clips))
+    plan, memory_warning = _plan_for_memory(recipe, section, spec, len(clips), context, other_bytes)
+    network = _network(recipe, section, spec, context, classes, init_weights)
+    training = Training(
+        context=context,
+        recipe=recipe,
+        model=prepare_model(context.accelerator, network.module, recipe.train),
+        networks=[network, *other_networks],
+        clips=clips,
+        loaded_clips=resized_by(clips, recipe.data.resize, context.accelerator.device),
+        plan=plan,
+        header=Weights(  # all that later commands need to rebuild the model and read clips
+            kind=spec.kind,
+            settings=spec.dump(),
+            classes=classes,
+            recipe=recipe.name,
+            step=0,
+            origin=init_weights and init_weights.origin,
+            clip=None if isinstance(section, TokenizerSettings) else clip_settings(recipe, section),
+        ),
+        videos=videos,
+    )
+    _check_shared_memory(training)
+    if not context.options.one_batch:
+        advice = () if context.resumed else plan_warnings(plan, new_weights=init_weights is None)
+        context.notice(*(text and f"warning: {text}" for text in (*advice, memory_warning)))
+    return training
 
-    def training(self) -> Training:
-        """Check the videos, plan the stage, build its model and optimizer; nothing is written."""
-        recipe, context, clips = self.recipe, self.context, self.clips
-        if self.init_weights is None:
-            require_init(self.section)
-        videos = self._checked_videos()
-        plan, scarce = self._fitting_plan()
-        network = self._network()
-        reads = None if isinstance(self.section, TokenizerSettings) else clip_settings(recipe, self.section)
-        training = Training(
-            context=context,
-            recipe=recipe,
-            model=prepare_model(context.accelerator, network.module, recipe.train),
-            networks=[network, *self.other_networks],
-            clips=clips,
-            loaded_clips=resized_by(clips, recipe.data.resize, context.accelerator.device),
-            plan=plan,
-            weights=Weights(  # all that later commands need to rebuild the model and read clips
-                kind=self.spec.kind,
-                settings=self.spec.dump(),
-                classes=self.classes,
-                recipe=recipe.name,
-                step=0,
-                origin=self.init_weights and self.init_weights.origin,
-                clip=reads,
-            ),
-            videos=videos,
+
+def _check_inputs(run: RunFolder, videos: dict[str, Any], spec: ModelSpec | TokenizerSpec) -> None:
+    """Refuse to resume a run with other videos, another teacher or another tokenizer."""
+    plan = run.environment().plan
+    changed: list[str] = []
+    if any(getattr(plan, key) != value for key, value in videos.items()):
+        current = f"the current one of {videos['videos']}"
+        changed.append(f"list of {plan.videos} videos (or other labels) than {current}")
+    teacher, tokenizer = (spec.teacher, spec.tokenizer) if isinstance(spec, ModelSpec) else (None, None)
+    has_frozen = run.weights.is_file() and (teacher or tokenizer)
+    settings = read_header(run.weights).settings if has_frozen else {}
+    for kind, name, sha256 in (
+        ("teacher", teacher and teacher.name, teacher and teacher.sha256),
+        ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
+    ):
+        saved = (settings.get(kind) or {}).get("sha256")
+        if None not in (saved, sha256) and saved != sha256:
+            changed.append(f"{kind} than the current {name}")
+    if changed:
+        raise RecipeError(
+            f"--output {run.path}: its run used another {changed[0]}; restore it, or {IN_USE_FIX}"
         )
-        workers = training.workers
-        shared = shared_bytes(training.loaded_clips, training.order(), workers=workers)
-        require_shared_memory(shared * local_processes())
-        if recipe.train.workers == "auto" and workers < num_readers():
-            few = f"{workers} of {num_readers()} workers, because little shared memory is free"
-            fix = "start the container with --shm-size=8g or --ipc=host for all of them"
-            context.notice(f"train.workers: auto starts {few}; {fix}")
-        if not context.options.one_batch:
-            advice = () if context.resumed else plan_warnings(plan, new_weights=self.init_weights is None)
-            context.notice(*(text and f"warning: {text}" for text in (*advice, scarce)))
-        return training
 
-    def _checked_videos(self) -> dict[str, Any]:
-        """The number and a fingerprint of the videos.
 
-        A new run opens some of the videos. A resumed one must have its own, and its own frozen networks.
-        """
-        run, spec, clips = self.context.run, self.spec, self.clips
-        samples = fingerprint(clips.samples, parse_location(self.recipe.data.root), self.classes)
-        videos = {"videos": len(clips), "samples": samples}
-        if not self.context.resumed:
-            self.context.notice(*clips.notices, examine_lengths(clips))
-            return videos
-        plan = run.environment().plan
-        used: list[str] = []
-        if any(getattr(plan, key) != value for key, value in videos.items()):
-            used.append(
-                f"list of {plan.videos} videos (or other labels) than the current one of {len(clips)}"
-            )
-        teacher, tokenizer = (spec.teacher, spec.tokenizer) if isinstance(spec, ModelSpec) else (None, None)
-        has_frozen = run.weights.is_file() and (teacher or tokenizer)
-        settings = read_header(run.weights).settings if has_frozen else {}
-        for kind, name, current in (
-            ("teacher", teacher and teacher.name, teacher and teacher.sha256),
-            ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
-        ):
-            saved = (settings.get(kind) or {}).get("sha256")
-            if None not in (saved, current) and saved != current:
-                used.append(f"{kind} than the current {name}")
-        if used:
+def _plan_for_memory(
+    recipe: Recipe,
+    section: TrainedSection,
+    spec: ModelSpec | TokenizerSpec,
+    num_samples: int,
+    context: RunContext,
+    other_bytes: Callable[[int], int],
+) -> tuple[StagePlan, str | None]:
+    """Plan passes that fit in the memory of a device; also returns a warning if that of a CPU may not do.
+
+    The memory of a clip is measured by a pass without numbers.
+    """
+    accelerator, processes = context.accelerator, context.accelerator.num_processes
+    device, on_cpu = accelerator.device, accelerator.device.type == "cpu"
+    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
+    weights = count_weights(spec, section)
+    state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
+    if isinstance(spec, ModelSpec):
+        state_bytes += frozen_bytes(spec)
+    clip_bytes = training_bytes(spec, value_bytes, section) + other_bytes(value_bytes)
+
+    largest = recipe.train.micro_batch
+    saved = context.run.environment().plan if context.resumed else None
+    if largest == "auto" and saved is not None and saved.processes == processes:
+        largest = saved.micro_batch  # other passes would sum in another order
+    if largest == "auto":
+        copy_bytes = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_memory()
+        free = int(free * MEMORY_SHARE) - state_bytes - copy_bytes
+        clips = max(1, (min(free, CPU_BYTES) if on_cpu else free) // clip_bytes)
+        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+        largest = min(gather_object([clips]))
+    plan = plan_stage(section, num_videos=num_samples, processes=processes, largest_micro_batch=largest)
+    needed = plan.micro_batch * clip_bytes + state_bytes
+    return plan, check_host_memory(needed, processes=local_processes()) if on_cpu else None
+
+
+def _network(
+    recipe: Recipe,
+    section: TrainedSection,
+    spec: ModelSpec | TokenizerSpec,
+    context: RunContext,
+    classes: tuple[str, ...] | None,
+    init_weights: InitWeights | None,
+) -> Network:
+    """The model on its device, with the weights that it starts from, and its optimizer."""
+    settings, accelerator = recipe.train, context.accelerator
+    torch.manual_seed(seed_at(settings.seed, Purpose.WEIGHTS))
+    model = spec.build()
+    if init_weights is not None:
+        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
+
+        load_init(model, spec, init_weights, classes=classes, notify=context.notice)
+        if not context.resumed:
+            context.notice(init_weights.other_rate(recipe.data.fps))
+    choose_trained(model, section)
+    model.to(accelerator.device)
+    if settings.shard != "none" and accelerator.num_processes > 1:
+        if settings.ema is not None:
             raise RecipeError(
-                f"--output {run.path}: its run used another {used[0]}; restore it, or {IN_USE_FIX}"
+                "train.ema keeps a full copy of the weights: not available with train.shard=full"
             )
-        return videos
+        shard(model, accelerator)
+    ema = None
+    if settings.ema:
+        from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
 
-    def _fitting_plan(self) -> tuple[StagePlan, str | None]:
-        """The plan, whose passes fit in the memory of a device, and a warning if that of a CPU may not.
+        ema = ModelEmaV3(model, decay=settings.ema)
+    return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)
 
-        The memory of a clip is measured by a pass without numbers.
-        """
-        context, spec, section = self.context, self.spec, self.section
-        accelerator, processes = context.accelerator, context.accelerator.num_processes
-        device, on_cpu = accelerator.device, accelerator.device.type == "cpu"
-        value_bytes = 4 if accelerator.mixed_precision == "no" else 2
-        weights = count_weights(spec, section)
-        state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
-        if isinstance(spec, ModelSpec):
-            state_bytes += frozen_bytes(spec)
-        clip_bytes = training_bytes(spec, value_bytes, section) + self.other_bytes(value_bytes)
 
-        largest = self.recipe.train.micro_batch
-        saved = context.run.environment().plan if context.resumed else None
-        if largest == "auto" and saved is not None and saved.processes == processes:
-            largest = saved.micro_batch  # other passes would sum in another order
-        if largest == "auto":
-            copy_bytes = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
-            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_memory()
-            free = int(free * MEMORY_SHARE) - state_bytes - copy_bytes
-            clips = max(1, (min(free, CPU_BYTES) if on_cpu else free) // clip_bytes)
-            # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-            largest = min(gather_object([clips]))
-        plan = plan_stage(
-            section, num_videos=len(self.clips), processes=processes, largest_micro_batch=largest
-        )
-        needed = plan.micro_batch * clip_bytes + state_bytes
-        return plan, check_host_memory(needed, processes=local_processes()) if on_cpu else None
-
-    def _network(self) -> Network:
-        """The model on its device, with the weights that it starts from, and its optimizer."""
-        context, settings, accelerator = self.context, self.recipe.train, self.context.accelerator
-        torch.manual_seed(seed_at(settings.seed, Purpose.WEIGHTS))
-        model = self.spec.build()
-        if self.init_weights is not None:
-            from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
-
-            load_init(model, self.spec, self.init_weights, classes=self.classes, notify=context.notice)
-            if not context.resumed:
-                context.notice(self.init_weights.other_rate(self.recipe.data.fps))
-        choose_trained(model, self.section)
-        model.to(accelerator.device)
-        if settings.shard != "none" and accelerator.num_processes > 1:
-            if settings.ema is not None:
-                raise RecipeError(
-                    "train.ema keeps a full copy of the weights: not available with train.shard=full"
-                )
-            shard(model, accelerator)
-        ema = None
-        if settings.ema:
-            from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
-
-            ema = ModelEmaV3(model, decay=settings.ema)
-        return Network(module=model, optimizer=stage_optimizer(model, self.section), ema=ema)
+def _check_shared_memory(training: Training) -> None:
+    """Refuse to start workers without enough shared memory; notice if there are fewer of them for it."""
+    workers = training.workers
+    shared = shared_bytes(training.loaded_clips, training.order(), workers=workers)
+    require_shared_memory(shared * local_processes())
+    if training.train_settings.workers == "auto" and workers < num_readers():
+        few = f"{workers} of {num_readers()} workers, because little shared memory is free"
+        fix = "start the container with --shm-size=8g or --ipc=host for all of them"
+        training.notice(f"train.workers: auto starts {few}; {fix}")
 
 
 def check_host_memory(needed: int, *, processes: int) -> str | None:

@@ -1,4 +1,4 @@
-"""All that an exact continuation of a run needs, in state files with a checksum.
+"""State files with a checksum: all that an exact continuation of a run needs.
 
 `state/step-<n>.safetensors` holds tensors by part and name, and in its header the step, the notes and a
 SHA-256 of all of these. The parts of the run's model are `model/…`, `optimizer/<parameter>/<moment>` and
@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from everest.engine.context import RunContext
-from everest.engine.network import EMA, MODEL, Network, part_of
+from everest.engine.network import EMA_PART, MODEL_PART, Network, part_of
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.models.partial import merged
 from everest.system.compute import HostCopy
@@ -78,18 +78,18 @@ class TrainState:
 
     Args:
         networks: the run's model first.
-        weights: `model.safetensors` without its tensors and step.
+        header: of `model.safetensors`; its tensors and step are added.
         num_states: the number of newest states to keep.
     """
 
     def __init__(
-        self, context: RunContext, networks: Sequence[Network], weights: Weights, *, num_states: int
+        self, context: RunContext, networks: Sequence[Network], header: Weights, *, num_states: int
     ) -> None:
         self.saved_at = time.monotonic()  # seconds
         self._networks = networks
         self._accelerator = context.accelerator
         self._run = context.run
-        self._weights = weights
+        self._header = header
         self._num_states = num_states
         self._saved_step = 0
         # On a GPU files are written while it computes the next steps; `finish` waits for them.
@@ -111,7 +111,7 @@ class TrainState:
         tensors = {key: value for network in self._networks for key, value in network.capture().items()}
         copies = HostCopy(tensors, keep=self._writer is not None)
         notes = {**notes, "scaler": scaler.state_dict() if scaler else None}
-        trained = MODEL if self._networks[0].ema is None else EMA
+        trained = MODEL_PART if self._networks[0].ema is None else EMA_PART
 
         def write() -> None:
             state = SavedState(step=step, tensors=copies.read(), notes=notes)
@@ -130,7 +130,7 @@ class TrainState:
             writing.result()
 
     def save_weights(self, path: Path, step: int, settings: Mapping[str, Any]) -> None:
-        """Write the tensors of `trained_model`; `settings` are of these weights, in addition to the run's."""
+        """Write the tensors of `trained_model`; `settings` are added to those in the header."""
         self.finish()  # the weights of a step are never there without its state
         tensors = {name: full_tensor(tensor) for name, tensor in self.trained_model.state_dict().items()}
         if self._accelerator.is_main_process:
@@ -141,8 +141,8 @@ class TrainState:
     ) -> None:
         """Write the tensors of the model; adapters are added to their matrices, and only a state has them."""
         tensors = merged(self._networks[0].module, tensors)
-        described = {**self._weights.settings, **settings}
-        replace(self._weights, tensors=tensors, step=step, settings=described).save(path)
+        settings = {**self._header.settings, **settings}
+        replace(self._header, tensors=tensors, step=step, settings=settings).save(path)
 
     def restore(self, steps: int, *, notify: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:
         """Load the newest intact state of a run of `steps` steps, if it has one, and drop the rows after it.
@@ -191,7 +191,7 @@ class TrainState:
         All processes read the states: one is intact if it is for all of them.
         """
         folder = self._run.state
-        (paths,) = broadcast_object_list([[*states_in(folder).values()]])  # as the main process sees them
+        (paths,) = broadcast_object_list([[*states_in(folder).values()]])  # those that the main process sees
         first_problem = ""
         for path in reversed(paths):
             state = problem = None
@@ -201,7 +201,7 @@ class TrainState:
                         f"{path}: not visible to every process; put the run folder on shared storage"
                     )
                 state = SavedState.read(path)
-                for network in self._networks:  # of this run, and none of another
+                for network in self._networks:  # raises if the state is of another run
                     network.check(state.tensors)
                 if not self._networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
                     raise CheckpointError("the tensors of the optimizer are missing")

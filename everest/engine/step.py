@@ -1,4 +1,4 @@
-"""One step: its numbers, which leave the device later, its gradients and its update of the weights."""
+"""The parts of a step: its numbers, which leave the device later, clipped gradients, and the optimizers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StepRecord:
         """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.
 
         Returns:
-            () bool each, on the device: whether all losses are finite, and whether losses and norms are.
+            Whether all losses are finite, and whether losses and norms are: () bool each, on the device.
         """
         self._names = [*self.losses, *norms]
         flags = (len(self.failed), self.signal, self.is_save_due)
@@ -57,14 +57,14 @@ class StepRecord:
         return finite[:, : len(self.losses)].all(), finite[:, : len(self._names)].all()
 
     def read(self) -> tuple[dict[str, float], bool, int, bool]:
-        """Wait for the numbers that `gather` has copied; returns those of all processes.
+        """Wait for the numbers that `gather` has copied, and combine those of all processes.
 
         Returns:
-            Figures by their names in metrics.jsonl, losses as means; whether any process met an unreadable
-            video; a signal that any received, else 0; whether a save is due by the clock of any.
+            The mean figures by their names in metrics.jsonl; whether any process met an unreadable video; the
+            signal that any process received, else 0; whether a save is due by the clock of any process.
         """
         *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
-        means = {name: sum(each) / len(each) for name, each in zip(self._names, figures, strict=True)}
+        means = {name: sum(values) / len(values) for name, values in zip(self._names, figures, strict=True)}
         return means, any(failed), int(max(signals)), any(due)
 
 
@@ -83,8 +83,8 @@ def clip_gradients(
         networks: the model that Accelerate wraps first: it exchanges its gradients itself. Those of the
             others are averaged over the processes here, once a step.
     Returns:
-        The norms before, () on the device and over all processes, by their names in metrics.jsonl: none for a
-        network that is not active in this step.
+        The norms before clipping, () on the device and over all processes, by their names in metrics.jsonl;
+        a network that is not active in this step has none.
     """
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(networks[0].optimizer)
@@ -107,13 +107,13 @@ def clip_gradients(
 
 
 @torch.no_grad()
-def update_weights(accelerator: Accelerator, networks: Sequence[Network], *, skipped: Tensor) -> None:
-    """Change the weights of all networks by their gradients, then drop the gradients.
+def step_optimizers(accelerator: Accelerator, networks: Sequence[Network], *, skipped: Tensor) -> None:
+    """Update the weights of all networks by their gradients, then drop the gradients.
 
-    The device itself leaves out an update, so the host need not wait for the numbers that decide about it.
+    The device itself skips an update, so the host need not wait for the numbers that decide about it.
 
     Args:
-        skipped: () float32 on the device: 1 leaves the update out, also for the averages of weights; else 0.
+        skipped: () float32 on the device: 1 skips the update, also of the averaged weights; else 0.
     """
     for network in networks:
         # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device

@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl: that of a step is written when its numbers have left the device."""
+"""Logs steps in metrics.jsonl, each when its numbers have left the device."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from everest.system.files import write_text
 from everest.system.run_folder import NONFINITE_FILE, Row
 from everest.system.text import json_text
 
-RECENT: Final = 50  # heuristic: losses whose mean shows whether a run learns
+RECENT_LOSSES: Final = 50  # heuristic: their mean shows whether a run learns
 SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
 SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
 # All our choice.
-WAITING: Final = 0.3  # the share of the time of the first steps, above which a warning is shown
+MOST_WAITING: Final = 0.3  # the share of the time of the first steps, above which a warning is shown
 WATCHED_SECONDS: Final = 60.0  # how long a run is watched; the first files take longer
 WATCHED_STEPS: Final = 20  # steps that are watched, at least
 
 
 @dataclass
 class Nonfinite:
-    """Decides about updates with a loss or a gradient that is not finite (`train.nonfinite`)."""
+    """Decides what happens to an update whose loss or gradient is not finite (`train.nonfinite`)."""
 
     policy: Literal["stop", "skip"]
     scaled: bool  # fp16: an overflow of the gradient is part of finding the scale
     skipped: int = 0  # skipped updates in a row
 
     def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:
-        """What becomes of the update with these numbers, by their names in metrics.jsonl."""
+        """Judge the update with these numbers, by their names in metrics.jsonl."""
         broken = {name for name, value in figures.items() if not math.isfinite(value)}
         self.skipped = self.skipped + 1 if broken else 0
         overflow = self.scaled and broken == {GRAD_NORM}
@@ -54,7 +54,7 @@ class Nonfinite:
 
 
 class StepLog:
-    """The steps that are done but not yet logged, and what is known of those that are.
+    """Logs the steps of a run, with the checks that need their numbers.
 
     All processes read the same numbers at the same step, so they act alike.
 
@@ -68,7 +68,7 @@ class StepLog:
     """
 
     def __init__(self, context: RunContext, recipe: Recipe, plan: StagePlan, *, workers: int) -> None:
-        self.losses: deque[float] = deque(maxlen=RECENT)
+        self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.nonfinite = Nonfinite(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
         self.stop_signal = 0
@@ -90,7 +90,7 @@ class StepLog:
             self.tracker.log(numbers, step=row["step"])
 
     def add(self, record: StepRecord, *, all_now: bool) -> None:
-        """Add a step, and log the steps whose numbers have arrived, or wait for those of all steps."""
+        """Add a step, and log the steps whose numbers have arrived, or with `all_now` all steps."""
         self._unread.append(record)
         self.read(but=1 if self._context.overlaps and not all_now else 0)
         if self.stop_signal or self.is_save_due:
@@ -105,7 +105,7 @@ class StepLog:
             )
 
     def take(self) -> list[Row]:
-        """The rows logged since the last call, also those that a save has read."""
+        """The rows logged since the last call, also by a save."""
         rows, self._new_rows = self._new_rows, []
         return rows
 
@@ -118,18 +118,7 @@ class StepLog:
             self.stop_signal = self.stop_signal or stop_signal
             self.is_save_due = self.is_save_due or is_save_due
             self._check_finite(record, figures)
-            finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-            seconds = record.seconds or time.monotonic() - record.started
-            row: Row = {
-                "step": record.number + 1,
-                "epoch": plan.epoch(record.number),
-                "loss": finite.pop("loss"),
-                "lr": plan.lr(record.number),
-                **finite,
-                "clips_per_second": round(plan.batch_size / seconds, 2),
-                "data_wait": round(record.waited / seconds, 4),
-                "memory_bytes": peak_memory(context.accelerator.device),
-            }
+            row = self._row(record, figures)
             self.write(row)
             context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
             if row["loss"] is not None:
@@ -141,40 +130,56 @@ class StepLog:
             self.bad_videos.check(any_failed=any_failed)
             self._new_rows.append(row)
 
+    def _row(self, record: StepRecord, figures: Mapping[str, float]) -> Row:
+        """The row of a step; a number that is not finite becomes null."""
+        plan = self._plan
+        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        seconds = record.seconds or time.monotonic() - record.started
+        return {
+            "step": record.number + 1,
+            "epoch": plan.epoch(record.number),
+            "loss": finite.pop("loss"),
+            "lr": plan.lr(record.number),
+            **finite,
+            "clips_per_second": round(plan.batch_size / seconds, 2),
+            "data_wait": round(record.waited / seconds, 4),
+            "memory_bytes": peak_memory(self._context.accelerator.device),
+        }
+
     def _check_finite(self, record: StepRecord, figures: Mapping[str, float]) -> None:
-        """Report an update that was skipped, with its videos; DivergedError if it ends the run."""
+        """Report a skipped update, with its videos; DivergedError if it ends the run."""
         step = record.number + 1
         verdict = self.nonfinite.judge(figures)
         skipped = self.nonfinite.skipped
-        skips_all = skipped == self._plan.steps
-        if verdict in ("sound", "overflow") and not skips_all:
+        none_applied = skipped == self._plan.steps  # the run ends without any update
+        if verdict in ("sound", "overflow") and not none_applied:
             return
         shown = {name for name, value in figures.items() if not math.isfinite(value)} | {"loss", GRAD_NORM}
         text = ", ".join(f"{name} {value}" for name, value in figures.items() if name in shown)
         if verdict == "stop" and skipped > 1:
             text += f", {skipped} times in a row"
-        elif skips_all:
+        elif none_applied:
             text += "; no update of the run was applied"
         file, videos = self._context.run.path / NONFINITE_FILE, gather_object(record.videos)
         if self._context.accelerator.is_main_process:
             as_text = {name: str(value) for name, value in figures.items()}
             write_text(file, json_text({"step": step, **as_text, "videos": sorted(videos)}, indent=2))
         where = f"see {file} for its videos"
-        if verdict == "stop" or skips_all:
+        if verdict == "stop" or none_applied:
             raise DivergedError(f"step {step}: {text}; {where}; lower base_lr or set train.clip_grad")
         self._context.notice(f"step {step} skipped: {text}; {where}")
 
 
 @dataclass
 class WaitWatch:
-    """Adds up how long the first steps wait, without the very first one, which starts the workers."""
+    """Sums up how long the first steps wait for videos, except the very first, which starts the workers."""
 
     steps: int = -1
     waited: float = 0.0  # seconds, as `seconds`
     seconds: float = 0.0
 
     def add(self, waited: float, seconds: float) -> float | None:
-        """Add a step; returns once the share of their time that the first steps waited, if it is large."""
+        """Add a step; once they are all watched, return the share of time spent waiting, if it is large."""
         self.steps += 1
         if self.steps == 0 or (self.steps > WATCHED_STEPS and self.seconds >= WATCHED_SECONDS):
             return None
@@ -182,4 +187,4 @@ class WaitWatch:
         self.seconds += seconds
         share = self.waited / self.seconds
         is_over = self.steps >= WATCHED_STEPS and self.seconds >= WATCHED_SECONDS
-        return share if is_over and share > WAITING else None
+        return share if is_over and share > MOST_WAITING else None

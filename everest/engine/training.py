@@ -1,4 +1,4 @@
-"""A running stage: its steps, and what happens between two of them (see everest.pretraining).
+"""The training loop of all stages: steps, passes, saving and stopping (see everest.pretraining).
 
 for step in training.steps():
     for batch in step.batches():
@@ -28,7 +28,7 @@ from everest.engine.context import RunContext
 from everest.engine.network import Network
 from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
-from everest.engine.step import StepRecord, clip_gradients, set_lr, update_weights
+from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.engine.step_log import StepLog
 from everest.models.block import DroppedPaths
 from everest.system.run_folder import Row
@@ -51,19 +51,20 @@ class Training:
     clips: VideoClips
     loaded_clips: VideoClips  # `clips` as workers read them: the device may resize their crops
     plan: StagePlan
-    weights: Weights  # the header of `model.safetensors`; tensors and step are added when it is saved
-    videos: dict[str, Any]  # their number and fingerprint, for env.json
+    header: Weights  # of `model.safetensors`; its tensors and step are added when it is saved
+    videos: dict[str, Any]  # number and fingerprint of the samples, for env.json
     steps_done: int = 0  # updates done, over all resumes
-    is_loaded: bool = True  # False: the run is finished and has no state, so its model is not here
+    is_loaded: bool = True  # False: the run is finished and its states are removed, so the model is new
 
     def __post_init__(self) -> None:
         context = self.context
         self.accelerator, self.run = context.accelerator, context.run
         self.report, self.notice = context.report, context.notice
         self.rank = self.accelerator.process_index
-        self.settings = self.recipe.train
-        self.workers = choose_workers(self.loaded_clips, self.order(), self.settings.workers)
-        self.state = TrainState(context, self.networks, self.weights, num_states=self.settings.keep_states)
+        self.train_settings = self.recipe.train
+        self.workers = choose_workers(self.loaded_clips, self.order(), self.train_settings.workers)
+        num_states = self.train_settings.keep_states
+        self.state = TrainState(context, self.networks, self.header, num_states=num_states)
         self.step_log = StepLog(context, self.recipe, self.plan, workers=self.workers)
         self.signal = StopSignal()
         device = self.accelerator.device
@@ -74,7 +75,7 @@ class Training:
         self._warned: set[str] = set()
 
     def resume(self) -> None:
-        """Go on from the newest state of the run, which may have none. Every process reads it."""
+        """Restore the newest state of the run, if it has one. Every process reads it."""
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         self.is_loaded = notes is not None or self.steps_done == 0
         self._last_step = self.run.environment().plan.finished or self.plan.steps
@@ -92,7 +93,7 @@ class Training:
             accumulation=self.plan.accumulation,
             rank=self.rank,
             world=self.plan.processes,
-            seed=self.settings.seed,
+            seed=self.train_settings.seed,
             start_step=step,
             repeat_first=self.context.options.one_batch,
             odds=self.clips.sampling_odds,
@@ -105,7 +106,7 @@ class Training:
             self.loaded_clips,
             self.order(step),
             workers=self.workers,
-            timeout=self.settings.data_timeout,
+            timeout=self.train_settings.data_timeout,
             should_stop=lambda: bool(self.signal.number) and self.signal.seconds >= waits,
         )
 
@@ -138,30 +139,30 @@ class Training:
     @property
     def saves_here(self) -> bool:
         """Whether the run is saved after the last update, even if `train.save_every` is a time."""
-        every = self.settings.save_every
+        every = self.train_settings.save_every
         return self.steps_done == self.plan.steps or (isinstance(every, int) and self.steps_done % every == 0)
 
     @property
     def is_save_due(self) -> bool:
         """Whether a state is due by this process's clock (`train.save_every`)."""
-        return time.monotonic() - self.state.saved_at >= self.settings.save_seconds
+        return time.monotonic() - self.state.saved_at >= self.train_settings.save_seconds
 
     def skips(self, losses_finite: Tensor, all_finite: Tensor) -> Tensor:
-        """Whether an update is left out, () float32 on the device, which decides without the host.
+        """Whether an update is skipped: 0 or 1, () float32 on the device, decided without the host.
 
-        One whose losses or gradient norms are not finite is. With `train.nonfinite: stop` all later ones are,
-        too: the host learns of the first a step late, and ends the run.
+        An update is skipped if its losses or gradient norms are not finite. With `train.nonfinite: stop`, all
+        later updates are skipped, too: the host learns of the first one a step late, and ends the run.
 
         Args:
             losses_finite, all_finite: () bool on the device; see `StepRecord.gather`.
         """
-        if self.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
+        if self.train_settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
             counted = all_finite if self.accelerator.scaler is None else losses_finite
             self.broken = torch.maximum(self.broken, counted.logical_not().float())
         return torch.maximum(self.broken, all_finite.logical_not().float())
 
     def stop(self, number: int, *, saved: bool) -> Never:
-        """Raise Stopped, after saving the steps so far; one of several processes in a step cannot do that."""
+        """Raise Stopped; if `saved`, save first, which all processes must do together."""
         text, place = "timed out waiting for a batch, so this step is not saved", "the last saved step"
         if saved:
             self.save()
@@ -221,7 +222,7 @@ class Step:
         awaited.
         """
         training, plan = self._training, self._training.plan
-        seed, rank, device = training.settings.seed, training.rank, training.accelerator.device
+        seed, rank, device = training.train_settings.seed, training.rank, training.accelerator.device
         training.dropped_paths.draw(seed_at(seed, Purpose.DROP_PATH, self.number), plan.batch_size, device)
         for number in range(first, plan.accumulation):
             self._pass = number
@@ -234,7 +235,7 @@ class Step:
             self._record.failed += filter(None, batch.failed)
             self._record.videos += batch.video_ids
             batch = training.to_device(batch)
-            # Of dropout, for example.
+            # For dropout, for example.
             torch.manual_seed(seed_at(seed, Purpose.STEP, self.number, rank, number))
             start = (rank * plan.accumulation + number) * plan.micro_batch
             training.dropped_paths.use(slice(start, start + plan.micro_batch))
@@ -247,8 +248,8 @@ class Step:
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass."""
-        training = self._training
-        return generator_at(training.settings.seed, Purpose.BATCH, self.number, training.rank, self._pass)
+        seed, rank = self._training.train_settings.seed, self._training.rank
+        return generator_at(seed, Purpose.BATCH, self.number, rank, self._pass)
 
     def backward(self, losses: Sequence[Tensor], metrics: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradients of one pass, in float32.
@@ -263,16 +264,16 @@ class Step:
         for loss in losses[1:]:
             (loss / passes).backward()
 
-    def apply_gradients(self) -> None:
+    def update_weights(self) -> None:
         """Clip the gradients of each network to `train.clip_grad`, and update its weights.
 
         The numbers of the step are gathered from all processes, and decide whether the update is left out.
         """
         training, accelerator, record = self._training, self._training.accelerator, self._record
-        norms = clip_gradients(accelerator, training.networks, training.settings.clip_grad)
+        norms = clip_gradients(accelerator, training.networks, training.train_settings.clip_grad)
         record.signal, record.is_save_due = training.signal.number, training.is_save_due
         skipped = training.skips(*record.gather(accelerator, norms))
-        update_weights(accelerator, training.networks, skipped=skipped)
+        step_optimizers(accelerator, training.networks, skipped=skipped)
 
     def update(self, *, wait: bool = False) -> list[Row]:
         """Update the weights, and log the steps whose numbers have arrived; returns the new rows.
@@ -280,7 +281,7 @@ class Step:
         On a GPU the numbers of a step are read while the next one is computed, so that it never waits for the
         host. Where the run is saved, or with `wait`, all are read.
         """
-        self.apply_gradients()
+        self.update_weights()
         training = self._training
         training.steps_done += 1
         training.step_log.add(self._record, all_now=wait or training.saves_here)

@@ -30,7 +30,7 @@ HELD_OUT_LISTS: Final = ("val", "test")  # keys of `data`
 
 
 class TokenizerValidator:
-    """Measures a run's tokenizer on held-out videos, at some of its checkpoints and at the end."""
+    """Measures a run's tokenizer on held-out videos, at some of its validation steps, and at the end."""
 
     def __init__(self, training: Training, recipe: Recipe) -> None:
         self._training = training
@@ -50,7 +50,7 @@ class TokenizerValidator:
             self._validate()
 
     def validate_if_due(self) -> None:
-        """Validate the current weights at some of the checkpoints, but not after the last step."""
+        """Validate the current weights at some of the validation steps, but not after the last step."""
         if self._is_due():
             self._training.save()  # first: a validation may take long, and may fail
             self._validate()
@@ -58,9 +58,9 @@ class TokenizerValidator:
     def _is_due(self) -> bool:
         done = self._training.steps_done
         plan = self._training.plan
-        checkpoint, checkpoints = done // plan.checkpoint_steps, plan.steps // plan.checkpoint_steps
-        is_chosen = checkpoint % max(1, checkpoints // 20) == 0  # heuristic: about 20 in a run
-        return 0 < done < plan.steps and plan.is_checkpoint(done) and is_chosen
+        validation, validations = done // plan.validation_steps, plan.steps // plan.validation_steps
+        is_chosen = validation % max(1, validations // 20) == 0  # heuristic: about 20 in a run
+        return 0 < done < plan.steps and plan.is_validated(done) and is_chosen
 
     def _validate(self) -> None:
         """Log the measures of the current weights, and warn of a collapse."""
@@ -76,7 +76,7 @@ class TokenizerValidator:
 
     def _measure(self, model: AdaptiveTokenizer) -> TokenizerReport:
         training = self._training
-        report = measure_tokenizer(model, self._clips, self.untrained, settings=training.settings)
+        report = measure_tokenizer(model, self._clips, self.untrained, settings=training.train_settings)
         for path, reason in report.skipped:
             training.notice(f"data.{self._key} skips {path}: {reason}")
         total = len(report.skipped) + report.figures.get("clips", 0)
@@ -106,7 +106,7 @@ class TokenizerValidator:
         assert isinstance(model, AdaptiveTokenizer)
         document = None
         if (model.target_std == 1).all():  # as in new weights
-            set_target_statistics(model, training.clips, train=training.settings)
+            set_target_statistics(model, training.clips, train=training.train_settings)
             replace(weights, tensors=model.state_dict()).save(run.weights)
         elif run.report.is_file():
             try:

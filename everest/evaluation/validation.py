@@ -26,7 +26,7 @@ from everest.system.text import counted, reading_own
 
 
 class Validator:
-    """Validates the model of a fine-tuning run at its checkpoints; each process has one.
+    """Validates the model of a fine-tuning run when that is due; each process has one.
 
     Keeps the weights with the best metric (`finetune.best`), and ends the run by `finetune.patience`.
 
@@ -56,7 +56,7 @@ class Validator:
             self._validations = Validations(training.run.rows(), self._validations.metric)
         validated = {0, *(row["step"] for row in self._validations.rows)}
         done = training.steps_done
-        if training.plan.is_checkpoint(done) and training.is_loaded and done not in validated:
+        if training.plan.is_validated(done) and training.is_loaded and done not in validated:
             self._validate()
         self._end_early()
 
@@ -64,7 +64,7 @@ class Validator:
         """Add new rows of metrics.jsonl, and validate the model if that is due."""
         for row in rows:
             self._validations.add(row)
-        if self._training.plan.is_checkpoint(self._training.steps_done):
+        if self._training.plan.is_validated(self._training.steps_done):
             self._training.save()  # first: a validation may take long, and may fail
             self._validate()
             self._end_early()
@@ -83,7 +83,7 @@ class Validator:
         step = training.steps_done
         runtime = runtime_of(training.accelerator)
         predictions = evaluate_views(
-            self._model, self._clips, runtime, train=training.settings, report=silent
+            self._model, self._clips, runtime, train=training.train_settings, report=silent
         )
         training.model.train()
         for path, reason in predictions.skipped:

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.camera import SMALLEST, Plane, estimate_motion, gray_pairs, mean_change, moved, no_motion
+from everest.methods.camera import MIN_SIDE, Plane, estimate_motion, gray_pairs, mean_change, moved, no_motion
 from everest.methods.fast import fusable, in_parts, is_eager_on_cpu
 from everest.video.pixels import PixelStatistics
 
 Align = Literal["none", "shift", "affine"]
 
 # Heuristic, made on real clips and on pairs of them: what a new scene changes, after the camera's motion.
-CUT: Final = 0.5  # the mean change, in standard deviations of the clip's gray values, at least
-CUT_FACTOR: Final = 2.5  # the mean change / the lower quartile of the changes in the clip, at least
-CHANGED: Final = 0.25  # standard deviations by which a pixel has changed
-CUT_SHARE: Final = 0.6  # the share of changed pixels, at least: an object changes fewer
+CUT_CHANGE: Final = 0.5  # the least mean change, in standard deviations of the clip's gray values
+CUT_FACTOR: Final = 2.5  # the least mean change over the lower quartile of the clip's changes
+PIXEL_CHANGE: Final = 0.25  # standard deviations by which a pixel has changed
+CUT_SHARE: Final = 0.6  # the least share of changed pixels: an object changes fewer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +55,7 @@ class PreviousFrames:
         if count < self.lag:
             return none.expand(-1, count + self.lag)
         usual = self.change.sort(dim=1).values[:, count // 4].unsqueeze(1)  # (B, 1)
-        is_new = (self.change > CUT) & (self.change > CUT_FACTOR * usual) & (self.changed > CUT_SHARE)
+        is_new = (self.change > CUT_CHANGE) & (self.change > CUT_FACTOR * usual) & (self.changed > CUT_SHARE)
         starts = [is_new[:, i : count - self.lag + 1 + i] for i in range(self.lag)]
         inner = torch.stack(starts).all(dim=0)  # (B, P - lag + 1), from the frame `lag` on
         earlier, later = torch.cat([none, inner[:, :-1]], dim=1), torch.cat([inner[:, 1:], none], dim=1)
@@ -88,11 +88,11 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     pairs, plane = gray_pairs(values, lag)
     now, before = pairs[0]  # (B * P, 1, h, w)
     estimated = still = no_motion(now.size(0), frames.device)  # (B * P, 2, 3)
-    if min(now.shape[2:]) >= SMALLEST:
+    if min(now.shape[2:]) >= MIN_SIDE:
         estimated = estimate_motion(pairs, "shift" if align == "none" else align)
     warped, inside = moved(before, estimated)
     change = mean_change(now, warped, inside)  # (B * P,)
-    changed = ((now - warped).abs() > CHANGED).logical_and_(inside).float().mean(dim=(1, 2, 3))
+    changed = ((now - warped).abs() > PIXEL_CHANGE).logical_and_(inside).float().mean(dim=(1, 2, 3))
     motion = still if align == "none" else estimated
     shape = (frames.size(0), frames.size(2) - lag)
     motion, change, changed = (x.unflatten(0, shape) for x in (motion, change, changed))

@@ -27,18 +27,18 @@ from everest.methods.fast import in_parts
 
 CameraModel = Literal["shift", "affine"]
 
-SMALL: Final = 56  # pixels of the shorter side of a small image, about
-SMALLEST: Final = 24  # pixels of a shorter side, at least: in fewer, noise looks like a motion
-COARSEST: Final = 8  # pixels, at least, of the shorter side of the smallest level
+SMALL_SIDE: Final = 56  # about the pixels of the shorter side of a small image
+MIN_SIDE: Final = 24  # fewest pixels of the shorter side: with fewer, noise looks like a motion
+LEAST_LEVEL_SIDE: Final = 8  # fewest pixels of the shorter side of the smallest level
 LEVELS: Final = 3
-SEARCH: Final = 3  # pixels of the smallest level: of 14 pixels a fifth of a frame
-STEPS: Final = 2  # Gauss-Newton steps on each level
-SPREAD: Final = 2.0  # the error at which a pixel's weight is a quarter / the mean error
-NOISE: Final = 0.05  # a change that means nothing, in standard deviations of the gray values
-MAJORITY: Final = 0.05  # the lead that votes for a motion need over those against it
-OVERLAP: Final = 0.4  # the share of a frame that the earlier one must show, at least
-FLATTEST: Final = 2.0  # gray levels of 255: the least standard deviation that is taken for content
-FIT: Final = 0.4  # the change that a motion may leave, in standard deviations, at most
+SEARCH_RADIUS: Final = 3  # pixels of the smallest level: a fifth of a frame of 14 pixels
+REFINE_STEPS: Final = 2  # Gauss-Newton steps on each level
+ERROR_SPREAD: Final = 2.0  # the error at which a pixel's weight is a quarter / the mean error
+GRAY_NOISE: Final = 0.05  # a change that means nothing, in standard deviations of the gray values
+LEAST_LEAD: Final = 0.05  # the lead that votes for a motion need over those against it
+LEAST_OVERLAP: Final = 0.4  # the least share of a frame that the earlier frame must show
+LEAST_STD: Final = 2.0  # gray levels of 255; a lower standard deviation is not content
+MOST_CHANGE: Final = 0.4  # the most change that a motion may leave, in standard deviations
 RIDGE: Final = 1e-3  # keeps flat images solvable
 
 
@@ -70,9 +70,9 @@ def gray_pairs(frames: Tensor, lag: int) -> tuple[list[tuple[Tensor, Tensor]], P
         Over a clip, images have mean 0 and standard deviation 1.
     """
     height, width = frames.shape[3:]
-    pool = max(1, round(min(height, width) / SMALL))
+    pool = max(1, round(min(height, width) / SMALL_SIDE))
     count = 1
-    while count < LEVELS and min(height, width) // pool >= COARSEST << count:
+    while count < LEVELS and min(height, width) // pool >= LEAST_LEVEL_SIDE << count:
         count += 1
     whole = pool << (count - 1)  # a pixel of the smallest level; the rest of a side is left out
     height, width = max(height // whole, 1) * whole, max(width // whole, 1) * whole
@@ -87,7 +87,7 @@ def gray_pairs(frames: Tensor, lag: int) -> tuple[list[tuple[Tensor, Tensor]], P
 
     gray = in_parts(reduced, frames[..., :height, :width])
     gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
-    levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=FLATTEST)]
+    levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=LEAST_STD)]
     for _ in range(count - 1):
         levels.append(F.avg_pool2d(levels[-1], 2))
     pairs = [
@@ -109,16 +109,16 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     of the frame, and for two different scenes.
 
     Args:
-        pairs: of `gray_pairs`; the shorter side of the first must be `SMALLEST`, at least.
+        pairs: of `gray_pairs`; the shorter side of the first must be `MIN_SIDE`, at least.
     """
     affine_levels = pairs[:-1] if model == "affine" else []  # the smallest has few pixels for six unknowns
     shift_levels = pairs[1:] if affine_levels else pairs  # an affine map refines the finest level itself
     motion = _search(*pairs[-1])
     for now, before in reversed(shift_levels):
-        for _ in range(STEPS):
+        for _ in range(REFINE_STEPS):
             motion = _refined(motion, now, before, "shift")
     for now, before in reversed(affine_levels):
-        for _ in range(STEPS):
+        for _ in range(REFINE_STEPS):
             motion = _refined(motion, now, before, "affine")
 
     # Confirmed if most pixels change less with the motion than otherwise. Each pixel has one vote, however
@@ -131,10 +131,10 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     back, inside_back = moved(before, 2 * still - motion)
     error = (now - warped).abs()
     confirmed = (
-        (inside.float().mean(dim=(1, 2, 3)) >= OVERLAP)
-        & (mean_change(now, warped, inside) < FIT)
-        & (_votes(error, (now - before).abs(), inside) > MAJORITY)
-        & (_votes(error, (now - back).abs(), inside & inside_back) > MAJORITY)
+        (inside.float().mean(dim=(1, 2, 3)) >= LEAST_OVERLAP)
+        & (mean_change(now, warped, inside) < MOST_CHANGE)
+        & (_votes(error, (now - before).abs(), inside) > LEAST_LEAD)
+        & (_votes(error, (now - back).abs(), inside & inside_back) > LEAST_LEAD)
     )  # (M,)
     return torch.where(confirmed[:, None, None], motion, still)
 
@@ -172,11 +172,11 @@ def mean_change(now: Tensor, before: Tensor, inside: Tensor) -> Tensor:
 def _search(now: Tensor, before: Tensor) -> Tensor:
     """The shift (M, 2, 3) of whole pixels with the smallest mean change, of images (M, 1, h, w)."""
     height, width = now.shape[2:]
-    side = 2 * SEARCH + 1
-    windows = F.unfold(F.pad(before, (SEARCH,) * 4), (height, width))  # (M, h*w, side * side)
-    inside = F.unfold(F.pad(torch.ones_like(now[:1]), (SEARCH,) * 4), (height, width))
+    side = 2 * SEARCH_RADIUS + 1
+    windows = F.unfold(F.pad(before, (SEARCH_RADIUS,) * 4), (height, width))  # (M, h*w, side * side)
+    inside = F.unfold(F.pad(torch.ones_like(now[:1]), (SEARCH_RADIUS,) * 4), (height, width))
     change = ((now.flatten(1).unsqueeze(2) - windows).abs() * inside).sum(dim=1) / inside.sum(dim=1)
-    offsets = torch.arange(side, device=now.device, dtype=torch.float32) - SEARCH
+    offsets = torch.arange(side, device=now.device, dtype=torch.float32) - SEARCH_RADIUS
     x, y = offsets.repeat(side), offsets.repeat_interleave(side)  # (side * side,)
     best = (change + 1e-3 * (x.square() + y.square())).argmin(dim=1)  # of equal changes the shortest shift
     shift = torch.stack([x[best], y[best]], dim=1) / Plane.of(height, width).unit  # (M, 2)
@@ -197,7 +197,7 @@ def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) ->
     across = mean[:, 1:-1, 2:] - mean[:, 1:-1, :-2]
     down = mean[:, 2:, 1:-1] - mean[:, :-2, 1:-1]
     scale = (error.abs() * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
-    ratio = error / (SPREAD * scale.clamp(min=NOISE))[:, None, None]
+    ratio = error / (ERROR_SPREAD * scale.clamp(min=GRAY_NOISE))[:, None, None]
     weight = inside / (1 + ratio.square()).square()
     # The products of the slopes with each other and with the error; all others are these times places.
     products = torch.stack([across * across, across * down, down * down, across * error, down * error], dim=1)
@@ -230,16 +230,16 @@ def _solved(matrix: Tensor, right: Tensor) -> Tensor:
 
 def _votes(error: Tensor, other: Tensor, inside: Tensor) -> Tensor:
     """The votes (M,) for the first of two errors (M, 1, h, w), from -1 to 1; without errors 0."""
-    total = error + other + NOISE
+    total = error + other + GRAY_NOISE
     votes = (inside * (other - error) / total).sum(dim=(1, 2, 3))
     return votes / (inside * (other + error) / total).sum(dim=(1, 2, 3)).clamp(min=1e-6)
 
 
 MOTIONS: Final = 4  # pan to the right, pan down, zoom, rotation
-NUMBERS: Final = MOTIONS + 1  # random ones of a clip: the frame, and the motions
-# Heuristic, of a whole clip: a quarter of a frame's width and height, a factor of e^0.5, half a radian.
-LARGEST: Final = 0.5
-MARGIN: Final = 0.75  # heuristic: the share of a frame's sides that a clip shows in its middle
+NUM_RANDOM: Final = MOTIONS + 1  # random numbers of a clip: for its frame and its motions
+# Heuristic, over a whole clip: a quarter of a frame's width and height, a factor of e^0.5, half a radian.
+LARGEST_MOTION: Final = 0.5
+SHOWN_SHARE: Final = 0.75  # heuristic: the share of a frame's sides that a clip shows in its middle
 
 
 def moving_clips(frames: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,7 +247,7 @@ def moving_clips(frames: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         frames: (B, C, T, H, W) uint8, or float: normalized; one frame of each clip is used.
-        numbers: (B, NUMBERS) uniform in [0, 1): which frame, and the motions.
+        numbers: (B, NUM_RANDOM) uniform in [0, 1): which frame, and the motions.
     Returns:
         Clips (B, C, T, H, W) of the same type, and their motions (B, MOTIONS) with mean 0 and variance 1.
     """
@@ -256,8 +256,8 @@ def moving_clips(frames: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     still = frames[torch.arange(batch, device=frames.device), :, chosen].float()  # (B, C, H, W)
     motions = 2 * numbers[:, 1:] - 1  # (B, MOTIONS)
     time = torch.linspace(-0.5, 0.5, length, device=frames.device)  # (T,)
-    x, y, zoom, angle = (LARGEST * motions[:, :, None] * time).unbind(1)  # (B, T) each
-    scale, aspect = MARGIN * zoom.exp(), width / height
+    x, y, zoom, angle = (LARGEST_MOTION * motions[:, :, None] * time).unbind(1)  # (B, T) each
+    scale, aspect = SHOWN_SHARE * zoom.exp(), width / height
     cos, sin = scale * angle.cos(), scale * angle.sin()  # (B, T)
     rows = torch.stack([cos, -sin / aspect, x, sin * aspect, cos, y], dim=2)  # (B, T, 6)
     grid = F.affine_grid(rows.view(-1, 2, 3), [batch * length, 1, height, width], align_corners=False)

@@ -37,7 +37,7 @@ def fuse_functions() -> None:
             _fused[function] = torch.compile(function, dynamic=False)
 
 
-PART: Final = 2**21  # values: one clip of 16 x 224 x 224 pixels, whose floats stay in the cache of a CPU
+PART_VALUES: Final = 2**21  # one clip of 16 x 224 x 224 pixels, whose floats fit the cache of a CPU
 
 
 def is_eager_on_cpu(tensor: Tensor) -> bool:
@@ -57,7 +57,7 @@ def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     first = tensors[0]
     if not is_eager_on_cpu(first):
         return function(*tensors)
-    rows = max(1, PART // first[0].numel())
+    rows = max(1, PART_VALUES // first[0].numel())
     parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
     results = [function(*part) for part in parts]
     return results[0] if len(results) == 1 else torch.cat(results)

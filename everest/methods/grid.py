@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.camera import NUMBERS
+from everest.methods.camera import NUM_RANDOM
 
 MOST_TOKENS: Final = 2**20  # heuristic, of a clip: eighty times the tokens of 128 frames of 224 x 224 pixels
 
@@ -58,7 +58,7 @@ class ClipNoise(NamedTuple):
 
     tokens: Tensor  # (B, N): which tokens are visible and which are predicted
     slices: Tensor  # (B, S): which candidate slices make the clip; (B, 0) without frame selection
-    camera: Tensor  # (B, NUMBERS): the simulated motion of the camera; (B, 0) without this task
+    camera: Tensor  # (B, NUM_RANDOM): the simulated motion of the camera; (B, 0) without this task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class NoiseLayout:
             camera: the weight of the camera task in the loss; 0: without it.
         """
         slices = candidate_grid.t if candidate_grid != grid else 0
-        return cls(tokens=candidate_grid.num_tokens, slices=slices, camera=NUMBERS if camera else 0)
+        return cls(tokens=candidate_grid.num_tokens, slices=slices, camera=NUM_RANDOM if camera else 0)
 
     @property
     def total(self) -> int:

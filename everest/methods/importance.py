@@ -1,4 +1,4 @@
-"""Measures of the importance of each token: the change of its embedding, of its pixels, a learned score.
+"""Measures of the importance of a token: the change of its embedding or of its pixels, or a learned score.
 
 B batch, C channels, T frames, H W pixels, N tokens, D embedding width, t p q a tubelet's sides.
 """
@@ -32,7 +32,7 @@ class Embedding(Protocol):
 
     tubelet: tuple[int, int, int]
     pixels: PixelStatistics  # the mean and std by which clips of bytes are normalized
-    scores: TokenScores | None  # the scorer of a tokenizer, if there is one
+    scores: TokenScores | None  # the scorer of a tokenizer, if the model has one
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches or, if not `biased`, a difference of patches, whose bias cancels: (B, K, D)."""
@@ -170,9 +170,9 @@ def pixel_change(
 def earlier_frames(
     frames: Tensor, *, lag: int, align: Align, cuts: Cuts, pixels: PixelStatistics
 ) -> tuple[Tensor, Tensor | None]:
-    """For each frame the one `lag` frames earlier, (B, C, P, H, W), and the frames that begin a scene.
+    """For each frame the frame `lag` before it, (B, C, P, H, W), and which frames begin a scene.
 
-    These are (B, T) bool, or None if cuts are not looked for; for the arguments, see `previous_frames`.
+    The latter are (B, T) bool, or None if cuts are not looked for. For the arguments see `previous_frames`.
     """
     if align == "none" and cuts == "ignore":
         return frames[:, :, :-lag], None
@@ -182,25 +182,26 @@ def earlier_frames(
 
 
 def with_scene_starts(later: Tensor, begins: Tensor | None, *, no_change: float, copy: bool) -> Tensor:
-    """The change of all S steps of time, of which the first step and those after a cut cannot be measured.
+    """Fill in the changes that cannot be measured, of the first step of each scene: (B, S, …).
 
-    A step with a cut inside belongs to the new scene. Neither it nor the next step can be measured.
+    A step is a slice or a frame. A step with a cut inside belongs to the new scene; its change and that of
+    the next step cannot be measured.
 
     Args:
-        later: (B, S - 1, …) of all but the first step, since the step before.
-        begins: (B, T) bool: the frames that begin a scene, T / S of each step; None: only the first one.
-        copy: take the next change in the same scene; if it has none, the mean change of each place in the
-            clip, so that a short scene is neither kept nor lost as a whole. Otherwise: no change.
+        later: (B, S - 1, …), the change of each step but the first since the step before it.
+        begins: (B, T) bool, whether a frame begins a scene, T / S frames a step; None: only the first does.
+        copy: fill in the next measured change of the scene; if it has none, the mean change of each place
+            in the clip, so that a short scene is neither kept nor lost as a whole. False: `no_change`.
     """
     first = later[:, :1]
     if begins is None:
         return torch.cat([first if copy else torch.full_like(first, no_change), later], dim=1)
     change = torch.cat([first, later], dim=1)  # (B, S, …)
     steps, tail = change.size(1), (1,) * (change.dim() - 2)
-    frames = begins.unflatten(1, (steps, -1))  # (B, S, frames of a step)
-    starts, mixed = frames.any(dim=2), frames[:, :, 1:].any(dim=2)  # (B, S)
-    after_mixed = torch.cat([torch.ones_like(mixed[:, :1]), mixed[:, :-1]], dim=1)  # and the first step
-    is_measured = ~(starts | after_mixed)
+    cuts = begins.unflatten(1, (steps, -1))  # (B, S, frames of a step)
+    starts, has_cut_inside = cuts.any(dim=2), cuts[:, :, 1:].any(dim=2)  # (B, S)
+    first_step = torch.ones_like(starts[:, :1])
+    is_measured = ~(starts | torch.cat([first_step, has_cut_inside[:, :-1]], dim=1))
     measured = is_measured.view(-1, steps, *tail)
     if not copy:
         return change.where(measured, no_change)
@@ -208,6 +209,7 @@ def with_scene_starts(later: Tensor, begins: Tensor | None, *, no_change: float,
     mean = change.where(measured, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)  # (B, 1, …)
     mean = mean.where(count > 0, no_change)
     scene, step = starts.long().cumsum(dim=1), torch.arange(steps, device=change.device)
-    serves = is_measured[:, None] & (scene[:, None] == scene[:, :, None]) & (step >= step[:, None])
-    source = torch.where(serves, step, steps).amin(dim=2)  # (B, S); S: the mean
+    # (B, S, S): whether the change of a step (dim 2) may stand in for that of another (dim 1)
+    is_source = is_measured[:, None] & (scene[:, None] == scene[:, :, None]) & (step >= step[:, None])
+    source = torch.where(is_source, step, steps).amin(dim=2)  # (B, S): the next such step, or S for the mean
     return torch.cat([change, mean], dim=1).gather(1, source.view(-1, steps, *tail).expand_as(change))

@@ -1,4 +1,4 @@
-"""All strategies by their names, and those that are not in everest.methods.selection: masks, and LVMAE's.
+"""The strategies that do not rank by change: masks and LVMAE's; and all strategies by their names.
 
 B batch, N tokens, M target tokens, t h w the grid's slices, rows and columns.
 """
@@ -52,7 +52,7 @@ __all__ = [  # the public names of everest.strategies
 ]
 
 ScoreName = Literal["learned", "random", "frame-difference"]
-SLICES: Final = 8  # in a tokenizer's window of 16 frames, LVMAE §4.1
+WINDOW_SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1
 
 
 def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tensor]:
@@ -212,7 +212,9 @@ class LearnedImportance(Strategy):
     random_ratio: RatioOrZero = 0.05  # LVMAE §4.1
     score: ScoreName = "learned"
     scope: Literal["clip", "window"] = "clip"
-    window: Annotated[int, Field(ge=1)] = SLICES  # slices that are ranked together with `scope: window`
+    window: Annotated[int, Field(ge=1)] = (
+        WINDOW_SLICES  # slices that are ranked together with `scope: window`
+    )
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
         if self.score == "random":
@@ -241,20 +243,24 @@ class LearnedImportance(Strategy):
         if self.score == "random":
             return TokenSelection(visible, _smallest(2 * seen + noise, num_important + num_random))
         assert importance is not None, "this score ranks by importance"
-        # Ties, common in a still clip, are in random order: token order would favor the first slices.
-        shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
-        scores = importance.masked_fill(seen.bool(), torch.finfo(importance.dtype).min).gather(1, shuffled)
-        order = shuffled.gather(1, scores.argsort(dim=1, descending=True, stable=True))  # seen tokens last
-        if self.scope == "window":  # the best token of every window, then every second best
-            size = grid.per_slice * self.window
-            by_window = (order // size).argsort(dim=1, stable=True)  # window after window, each in its order
-            counts = (torch.arange(grid.num_tokens, device=order.device) % size).expand_as(order)
-            rank = torch.empty_like(order).scatter_(1, by_window, counts)  # (B, N), of a token in its window
-            rank = rank.masked_fill(seen.gather(1, order).bool(), grid.num_tokens)  # a window may be all seen
-            order = order.gather(1, rank.argsort(dim=1, stable=True))
-        important = order[:, :num_important]
+        important = self._ranked(grid, importance, seen.bool(), noise)[:, :num_important]
         taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))
         return TokenSelection(visible, ascending(torch.cat([important, _smallest(taken, num_random)], dim=1)))
+
+    def _ranked(self, grid: TokenGrid, importance: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
+        """The ids (B, N), the most important first (`scope: window`: of every window); `seen` ones last."""
+        # Ties, common in a still clip, are in random order: token order would favor the first slices.
+        shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
+        scores = importance.masked_fill(seen, torch.finfo(importance.dtype).min).gather(1, shuffled)
+        order = shuffled.gather(1, scores.argsort(dim=1, descending=True, stable=True))
+        if self.scope == "clip":
+            return order
+        size = grid.per_slice * self.window
+        by_window = (order // size).argsort(dim=1, stable=True)  # window after window, each in its order
+        counts = (torch.arange(grid.num_tokens, device=order.device) % size).expand_as(order)
+        rank = torch.empty_like(order).scatter_(1, by_window, counts)  # (B, N), of a token in its window
+        rank = rank.masked_fill(seen.gather(1, order), grid.num_tokens)  # a window may be all seen
+        return order.gather(1, rank.argsort(dim=1, stable=True))  # the best of every window, then the second
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -285,7 +291,7 @@ ShippedStrategy = (
     | AllTokens
     | LearnedImportance
 )
-STRATEGIES: dict[str, type[ShippedStrategy]] = {each.strategy: each for each in get_args(ShippedStrategy)}
+STRATEGIES: dict[str, type[ShippedStrategy]] = {kind.strategy: kind for kind in get_args(ShippedStrategy)}
 
 EXTERNAL = external(Strategy, "strategy")  # further annotations: a strategy of another package
 StoredStrategy = Annotated[ShippedStrategy, Discriminator("strategy"), *EXTERNAL]

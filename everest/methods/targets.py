@@ -1,6 +1,7 @@
 """The values that are predicted at the target tokens, and the loss of a prediction.
 
-A target is a frozen dataclass, whose fields are its keys in a recipe.
+A target is a frozen dataclass, whose fields are its keys in a recipe. A model has a copy with what is
+not a setting: the statistics of its clips and, for some targets, a frozen network (`Target.bound`).
 
 B batch, C channels, T frames, H W pixels, N tokens, K target tokens, P values of a token, t p q a tubelet's
 frames, rows and columns, D the width of a teacher or the dimensions of a code.
@@ -41,15 +42,15 @@ Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")
 class Target(ABC):
     """Base class of the targets: a frozen dataclass whose fields are its keys in a recipe.
 
-    A recipe names one of another package by import path, `pretrain.target: {kind: "package.module:Name"}`.
-
-    A model has one that is `bound` to the statistics of its clips and, for some, to a frozen network.
+    A recipe names a target of another package by import path, {kind: "package.module:Name"}.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     needs_tokenizer: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
+    # Attributes of a bound target, not settings: a ClassVar is no field.
     _statistics: ClassVar[PixelStatistics] = IMAGENET
+    _network: ClassVar[Any] = None
     kind: str = ""  # its name in a recipe; of another package: its import path
     cache = None  # a setting of the targets that can be stored
 
@@ -57,21 +58,22 @@ class Target(ABC):
         name_by_class(self, "kind")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # a network is shared with the average of the model's weights
+        return self  # shared with the average of the model's weights
 
     def bound(self, statistics: PixelStatistics, network: object = None) -> Self:
-        """The target of a model whose clips have these statistics.
+        """A copy of the target for a model whose clips have these statistics.
 
         Args:
             network: the frozen network that gives the values, for targets that need one.
         """
         target = copy(self)
-        vars(target).update(_statistics=statistics, _network=network)
+        vars(target)["_statistics"] = statistics  # not by setattr: a target is frozen
+        target.attach(network)
         return target
 
     def attach(self, network: object) -> None:
-        """Give a bound target its frozen network; the average of the model's weights shares it."""
-        vars(self).update(_network=network)
+        """Replace the frozen network of a bound target; the average of the model's weights shares it."""
+        vars(self)["_network"] = network
 
     @property
     def is_external(self) -> bool:

@@ -28,9 +28,10 @@ from everest.models.positions import Rotation
 
 Activation = Literal["exact", "tanh", "quick", "swiglu"]  # the first three are forms of GELU
 NormedSwiglu = Literal["normed-swiglu"]  # SwiGLU with a norm between its Linear layers
-QUICK: Final = 1.702  # Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
-APPROXIMATE: Final = {"exact": "none", "tanh": "tanh"}
-EPS: Final = 1e-6  # added to the variance by every LayerNorm, as in the released programs
+# Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
+QUICK_GELU_FACTOR: Final = 1.702
+GELU_APPROXIMATIONS: Final = {"exact": "none", "tanh": "tanh"}
+NORM_EPS: Final = 1e-6  # added to the variance by every LayerNorm, as in the released programs
 
 
 class Blocks(nn.ModuleList):
@@ -84,7 +85,7 @@ class Block(nn.Module):
         mlp_width: int | None = None,
         rotary: bool = False,
         mlp: Activation | NormedSwiglu = "exact",
-        eps: float = EPS,
+        eps: float = NORM_EPS,
     ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width, eps=eps)
@@ -151,7 +152,7 @@ class Attention(nn.Module):
             q = norm_linear(last_tokens(x, num_outputs), norm, weight[:width], self.q_bias)  # (B, L, D)
             bias = torch.cat([self.k_bias, self.v_bias])
             k, v = norm_linear(x, norm, weight[width:], bias).chunk(2, -1)  # (B, K, D) each
-        q, k, v = (each.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for each in (q, k, v))
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         if rotation is not None:
             # Values are copied: a view would keep what queries and keys were turned from.
             q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
@@ -213,7 +214,7 @@ class DroppedPaths:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._paths = [each for each in model.modules() if isinstance(each, DropPath)]
+        self._paths = [module for module in model.modules() if isinstance(module, DropPath)]
 
     def draw(self, seed: int, clips: int, device: torch.device) -> None:
         """Draw the numbers of a step's clips, in all processes."""
@@ -247,8 +248,8 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
         gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
         return F.silu(gate) * value
     if activation == "quick":
-        return F.silu(QUICK * x) / QUICK
-    return F.gelu(x, approximate=APPROXIMATE[activation])
+        return F.silu(QUICK_GELU_FACTOR * x) / QUICK_GELU_FACTOR
+    return F.gelu(x, approximate=GELU_APPROXIMATIONS[activation])
 
 
 def activation_gradient(grad: Tensor, x: Tensor, activation: Activation) -> Tensor:
@@ -258,8 +259,8 @@ def activation_gradient(grad: Tensor, x: Tensor, activation: Activation) -> Tens
         gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
         return torch.cat([aten.silu_backward(grad * value, gate), grad * F.silu(gate)], dim=-1)
     if activation == "quick":
-        return aten.silu_backward(grad, QUICK * x)
-    return aten.gelu_backward(grad, x, approximate=APPROXIMATE[activation])
+        return aten.silu_backward(grad, QUICK_GELU_FACTOR * x)
+    return aten.gelu_backward(grad, x, approximate=GELU_APPROXIMATIONS[activation])
 
 
 def _autocast_weight(x: Tensor, weight: Tensor) -> Tensor:
@@ -272,7 +273,10 @@ def _autocast_weight(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class ActivationLinear(torch.autograd.Function):
-    """`linear(activate(x))`: (B, K, D) of (B, K, F), with SwiGLU of (B, K, 2 F); recomputes activate(x)."""
+    """y = a(x) W^T + b, with the activation a: (B, K, D) of x (B, K, F), with SwiGLU (B, K, 2 F).
+
+    Saves x and W only. With g the gradient of y: dx = (g W) a'(x), dW = g^T a(x), db = the sum of g.
+    """
 
     @staticmethod
     def forward(
@@ -299,7 +303,11 @@ class ActivationLinear(torch.autograd.Function):
 
 
 class NormLinear(torch.autograd.Function):
-    """`linear(layer_norm(x))`: (B, K, P) of (B, K, D); recomputes layer_norm(x)."""
+    """y = n(x) W^T + b, with the LayerNorm n: (B, K, P) of x (B, K, D).
+
+    Saves x and W only. With g the gradient of y: dW = g^T n(x), db = the sum of g, and torch's backward pass
+    of LayerNorm maps dn = g W to the gradients of x, scale and shift.
+    """
 
     @staticmethod
     def forward(
@@ -329,7 +337,7 @@ class NormLinear(torch.autograd.Function):
                 grad_normed, x, scale.shape, mean, rstd, scale, shift, list(needs_norm)
             )
         grad_scale, grad_shift = (
-            None if each is None else each.to(ctx.weight_dtype) for each in (grad_scale, grad_shift)
+            None if grad is None else grad.to(ctx.weight_dtype) for grad in (grad_scale, grad_shift)
         )
         return grad_x, grad_scale, grad_shift, None, grad_weight, grad_bias
 

@@ -17,7 +17,7 @@ from everest.config.heads import MULTI_LABEL, Heads
 from everest.methods.grid import TokenSelection
 from everest.methods.selection import Strategy
 from everest.models.clip_spec import ClipModel, VideoModel
-from everest.models.pooling import STATISTICS, ClassAttentionPooling, mean_and_change
+from everest.models.pooling import NUM_STATISTICS, ClassAttentionPooling, mean_and_change
 from everest.models.vit import Architecture, init_linear_layers
 from everest.system.compute import full_precision
 
@@ -233,7 +233,7 @@ class VideoClassifier(SelectingModel, Classifier):
             self.pool = ClassAttentionPooling(width, self.encoder.num_heads, eps=norms.eps)
         self.norm = nn.LayerNorm(width, eps=norms.last_eps if self.pooling == "mean" else norms.eps)
         if self.pooling == "mean-change":
-            self.head = ExactLinear(STATISTICS * width, self.num_classes)
+            self.head = ExactLinear(NUM_STATISTICS * width, self.num_classes)
         else:
             self.head = nn.Linear(width, self.num_classes)
         init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))

@@ -25,7 +25,7 @@ from everest.models.clip_spec import ClipSpec
 from everest.models.vit import require_clips
 from everest.video.pixels import IMAGENET, PixelStatistics
 
-SIDE: Final = 16  # heuristic: rows and columns of an image
+IMAGE_SIDE: Final = 16  # heuristic: rows and columns of an image
 NO_TOKENS: Final = "a linear model on images has no tokens"
 BINS: Final = 8  # directions of a histogram; of edges, whose sign does not count, in half a turn
 SHARPNESS: Final = 4  # heuristic, a power of 2: halfway to the next bin, each has 73 % of the weight
@@ -45,8 +45,8 @@ def difference_image(clips: Tensor, side: int) -> Tensor:
 
 def image_features(clips: Tensor) -> Tensor:
     """The mean image, then the difference image, of clips (B, C, T, H, W) of bytes: (B, 2 * S * S)."""
-    mean_image = F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), SIDE).flatten(1)  # (B, S * S)
-    return torch.cat([mean_image, difference_image(clips, SIDE)], dim=1)
+    mean_image = F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), IMAGE_SIDE).flatten(1)  # (B, S * S)
+    return torch.cat([mean_image, difference_image(clips, IMAGE_SIDE)], dim=1)
 
 
 def motion_histograms(clips: Tensor) -> Tensor:
@@ -111,8 +111,8 @@ def _histogram(across: Tensor, down: Tensor, weight: Tensor, *, turn: float) -> 
 PIXEL_FEATURES: Final[dict[str, tuple[Callable[[Tensor], Tensor], int, str]]] = {
     "images": (
         image_features,
-        2 * SIDE * SIDE,
-        f"the mean image and the change over time, {SIDE} x {SIDE} pixels each",
+        2 * IMAGE_SIDE * IMAGE_SIDE,
+        f"the mean image and the change over time, {IMAGE_SIDE} x {IMAGE_SIDE} pixels each",
     ),
     "motion": (motion_histograms, NUM_HISTOGRAM_FEATURES, "histograms of edges and their motion"),
 }

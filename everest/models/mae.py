@@ -1,4 +1,4 @@
-"""Pre-training by a masked autoencoder, and what all pre-training shares: noise, the task of the camera.
+"""The masked autoencoder, and the base of all pre-training models: their noise and the camera task.
 
 EVEREST, LVMAE, VideoMAE and ST-MAE differ in strategy, target and frame selection.
 
@@ -40,11 +40,11 @@ class PretrainingOutput:
 
 
 class PretrainingModel(VideoModel):
-    """An encoder with its last norm, and the head of the camera's task (everest.methods.camera).
+    """Base class of pre-training models: the encoder with its last norm, and the camera task's head.
 
     Args:
-        candidate_grid: of the slices that a clip's are drawn from; None: clips are taken as they are.
-        camera: the weight of the task in the loss; 0: without it.
+        candidate_grid: the tokens of the candidate slices that a clip is drawn from; None: no selection.
+        camera: the weight of the camera task (everest.methods.camera) in the loss; 0: without it.
     """
 
     stage: ClassVar = "pretrain"
@@ -136,10 +136,9 @@ class MaskedAutoencoder(PretrainingModel):
     Args:
         strategy: selects the visible and the target tokens (everest.methods.strategies).
         targets: `bound` to the clips of the model; computes the values of target tokens.
-        learned: its `scores` of tokens, for a strategy that ranks by learned scores.
-        candidate_grid: of the slices that a clip's are drawn from (everest.methods.selection), by a
-            strategy that ranks by importance; None: clips are taken as they are.
-        recompute: compute the importance of the drawn slices again. By default it is what it was among the
+        learned: the tokenizer whose scores a strategy may rank by.
+        candidate_grid: see `PretrainingModel`; for a strategy that ranks by importance.
+        recompute: compute the importance of the drawn slices again. By default it stays as it was among the
             candidates: a distance over a gap reflects the gap more than motion (our choice).
         camera: see `PretrainingModel`.
     """
@@ -158,7 +157,8 @@ class MaskedAutoencoder(PretrainingModel):
         super().__init__(architecture, strategy=strategy, candidate_grid=candidate_grid, camera=camera)
         self.targets = targets
         self.learned = learned
-        self.encoder.patch_embed.scores = learned and learned.scores
+        if learned is not None:
+            self.encoder.patch_embed.scores = learned.scores  # a strategy gets them with the embedding
         self.recompute = recompute
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
@@ -225,7 +225,7 @@ class MaskedAutoencoder(PretrainingModel):
     def select_tokens(
         self, frames: Tensor, noise: Tensor, importance: Tensor | None = None
     ) -> tuple[Tensor, Tensor, TokenSelection]:
-        """The clips, their input of the encoder and their selected tokens; arguments as for `forward`."""
+        """The clips, the encoder's input and the selected tokens; arguments as for `forward`."""
         clip_noise = self.noise_layout.split(noise)
         clips, importance = self.drawn_clips(frames, clip_noise, importance)  # (B, C, T, H, W)
         x = self.to_input(clips)
@@ -235,7 +235,7 @@ class MaskedAutoencoder(PretrainingModel):
     def drawn_clips(
         self, frames: Tensor, noise: ClipNoise, importance: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Draw clips from candidate frames: the slices with many kept tokens are likely (EVEREST §4.2).
+        """Draw clips from candidate frames; slices with many kept tokens are likely (EVEREST §4.2).
 
         Args:
             frames: of all candidates, (B, C, S * frames of a slice, H, W); clips (B, C, T, H, W) stay as

@@ -26,7 +26,7 @@ from everest.models.vit import Encoder
 from everest.system.compute import full_precision
 
 # The adapted layers by their names in a block.
-PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+LAYER_PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
 
 def require_init(section: TrainedSection) -> None:
@@ -58,9 +58,9 @@ def choose_trained(model: nn.Module, section: TrainedSection) -> None:
         encoder.requires_grad_(False)
         for block in encoder.blocks:
             for layer in dict.fromkeys(section.lora.layers):
-                linear = block.get_submodule(PATHS[layer])
+                linear = block.get_submodule(LAYER_PATHS[layer])
                 assert isinstance(linear, nn.Linear)
-                block.set_submodule(PATHS[layer], LowRank(linear, section.lora))
+                block.set_submodule(LAYER_PATHS[layer], LowRank(linear, section.lora))
     else:
         freeze_layers(encoder, section.frozen_layers(len(encoder.blocks)))
 

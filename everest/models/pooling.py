@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from everest.methods.grid import TokenGrid
-from everest.models.block import EPS
+from everest.models.block import NORM_EPS
 from everest.models.positions import learned_vectors
 
-MOVED: Final = 0.3  # the share of the pairs: EVEREST's rho_pre (Table 8); 0.15 and 0.5 were about as good
-STATISTICS: Final = 4  # the statistics of `mean_and_change`, each of the width of a token
+MOVED_SHARE: Final = 0.3  # of the pairs: EVEREST's rho_pre (Table 8); 0.15 and 0.5 were about as good
+NUM_STATISTICS: Final = 4  # the statistics of `mean_and_change`, each of the width of a token
 
 
 def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
@@ -43,7 +43,7 @@ def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
     following = tokens.gather(1, later.clamp(min=0).unsqueeze(-1).expand_as(tokens))  # (B, K, D)
     change = (following - tokens).abs()
     size = change.square().sum(dim=-1).masked_fill(~is_pair, -1.0)  # (B, K)
-    last = (is_pair.sum(dim=1, keepdim=True) * MOVED).ceil().long().clamp(min=1) - 1  # (B, 1)
+    last = (is_pair.sum(dim=1, keepdim=True) * MOVED_SHARE).ceil().long().clamp(min=1) - 1  # (B, 1)
     has_moved = is_pair & (size >= size.sort(dim=1, descending=True).values.gather(1, last))
     statistics = [tokens.mean(dim=1), _mean_of(change, is_pair)]
     statistics += [_mean_of(following, has_moved), _mean_of(change, has_moved)]
@@ -64,7 +64,7 @@ class ClassAttentionPooling(nn.Module):
     of many layers, but in one layer it would hide almost all of the clip from the head.
     """
 
-    def __init__(self, width: int, heads: int, *, eps: float = EPS) -> None:
+    def __init__(self, width: int, heads: int, *, eps: float = NORM_EPS) -> None:
         from timm.models.cait import LayerScaleBlockClassAttn  # here: timm takes a second to import
 
         super().__init__()

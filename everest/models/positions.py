@@ -66,8 +66,8 @@ def learned_vectors(number: int, width: int) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, number, width), std=0.02))
 
 
-BASE: Final = 10000.0  # V-JEPA 2, EVA-02, PE: the lowest rate is nearly its inverse
-LOWER_BASE: Final = 100.0  # DINOv3, RoPE-ViT: as few rows and columns need
+ROTARY_BASE: Final = 10000.0  # V-JEPA 2, EVA-02, PE: the lowest rate is nearly its inverse
+LOWER_ROTARY_BASE: Final = 100.0  # DINOv3, RoPE-ViT: as few rows and columns need
 
 
 class Rotation(NamedTuple):
@@ -116,12 +116,12 @@ class RotaryPositions(nn.Module):
         super().__init__()
         if places == "none":
             channels = rotary_channels(head_width)  # R
-            rates = BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
+            rates = ROTARY_BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
             coordinates = torch.cartesian_prod(*map(torch.arange, (grid.t, grid.h, grid.w)))  # (N, 3)
             angles = (coordinates.unsqueeze(2) * rates).repeat(1, 1, 2).flatten(1)  # (N, 3 * R)
             angles = F.pad(angles, (0, head_width - 3 * channels))  # (N, E)
         else:
-            base = LOWER_BASE if places in ("dinov3", "rope-vit") else BASE
+            base = LOWER_ROTARY_BASE if places in ("dinov3", "rope-vit") else ROTARY_BASE
             rates = base ** -(torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))
             kind, _, extent = places.partition(":")
             sides = []  # the coordinates of the rows, then those of the columns

@@ -1,4 +1,4 @@
-"""From settings to modules: the values that a checkpoint stores to rebuild its model."""
+"""`ModelSpec`: all settings of a transformer, as its checkpoint stores them to rebuild the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # most models have no tokenizer
     from everest.tokenizer.spec import FrozenTokenizer
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelSpec builds, by its kind
-WITHOUT_TRANSFORMER: Final = {  # models by the kind in their settings
+WITHOUT_TRANSFORMER: Final = {  # other models, by the kind in their settings
     "tokenizer": "a tokenizer",
     "images": "a linear model on images",
     "mean": "the mean of several models",
@@ -40,7 +40,7 @@ WITHOUT_TRANSFORMER: Final = {  # models by the kind in their settings
 
 @settings
 class ModelSpec(Architecture, ClipSpec):
-    """All that is needed to rebuild a module with an encoder."""
+    """All that is needed to rebuild a model with an encoder of tokens."""
 
     kind: Literal["pretrain", "classifier", "encoder"]
     selection: StoredStrategy  # chooses tokens; the key is that of a recipe
@@ -60,7 +60,7 @@ class ModelSpec(Architecture, ClipSpec):
 
     @property
     def candidate_grid(self) -> TokenGrid:
-        """The tokens that the loader returns: more than the clip's if its slices are drawn."""
+        """The tokens of the frames that the loader returns: more than the clip's with frame selection."""
         return replace(self.grid, t=num_candidates(self.grid.t, self.frame_selection.alpha))
 
     @property
@@ -74,7 +74,7 @@ class ModelSpec(Architecture, ClipSpec):
             fix = "name a run of pretrain or finetune"
             raise CheckpointError(f"{source}: {lacking}, which has no transformer; {fix}")
         spec = super().from_settings(settings, source=source)
-        tokenizer, moved = spec.tokenizer, own_tokenizer(source.parent)  # a run may be moved with its own
+        tokenizer, moved = spec.tokenizer, own_tokenizer(source.parent)  # the run may have been moved
         if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and moved.is_file():
             return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
         return spec
@@ -117,35 +117,41 @@ class ModelSpec(Architecture, ClipSpec):
         return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
 
     def build(self) -> Transformer:
+        architecture: Architecture = self  # of which a spec is a subclass
         strategy, heads, drop_path = self.selection, self.heads, self.drop_path
         if self.kind == "encoder":
-            model = VideoEncoder(self, strategy=strategy)
+            model = VideoEncoder(architecture, strategy=strategy)
         elif self.kind == "classifier":
-            model = VideoClassifier(self, strategy=strategy, heads=heads, drop_path=drop_path)
+            model = VideoClassifier(architecture, strategy=strategy, heads=heads, drop_path=drop_path)
         elif self.views is not None:
-            model = ViewModel(self, strategy=strategy, settings=self.views, camera=self.camera)
+            model = ViewModel(architecture, strategy=strategy, settings=self.views, camera=self.camera)
         else:
-            frozen: FrozenTokenizer | None = None
-            if self.tokenizer is not None:
-                from everest.tokenizer.spec import FrozenTokenizer
-
-                levels = self.tokenizer.settings.config.levels
-                frozen = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
-                if self.tokenizer_in_step:  # that of stored tokens is loaded later, if at all
-                    _ = frozen.tokenizer  # now, to report a missing file at once
             assert self.target is not None
-            network = frozen if self.target.needs_tokenizer else self.teacher
+            tokenizer = self._frozen_tokenizer()
+            network = tokenizer if self.target.needs_tokenizer else self.teacher
             model = MaskedAutoencoder(
-                self,
+                architecture,
                 strategy=strategy,
                 targets=self.target.bound(self.pixels, network),
-                learned=frozen,
+                learned=tokenizer,
                 candidate_grid=self.candidate_grid,
                 recompute=self.frame_selection.recompute,
                 camera=self.camera,
             )
         model.spec = self
         return model
+
+    def _frozen_tokenizer(self) -> FrozenTokenizer | None:
+        if self.tokenizer is None:
+            return None
+
+        from everest.tokenizer.spec import FrozenTokenizer
+
+        levels = self.tokenizer.settings.config.levels
+        tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
+        if self.tokenizer_in_step:  # with a token cache it is loaded later, if at all
+            _ = tokenizer.tokenizer  # loads it now, to report a missing file at once
+        return tokenizer
 
     @property
     def is_autoencoder(self) -> bool:
@@ -168,7 +174,7 @@ class ModelSpec(Architecture, ClipSpec):
 def pretrain_spec(
     recipe: Recipe, *, tokenizer: TokenizerUse | None, teacher: TeacherUse | None = None
 ) -> ModelSpec:
-    """The model that a recipe pre-trains, with the facts that `spec_of_pretraining` reads of other files."""
+    """The model that a recipe pre-trains; `spec_of_pretraining` reads the facts about frozen networks."""
     section = recipe.pretrain
     spec = replace(
         encoder_spec(recipe), kind="pretrain", selection=section.selection, camera=section.camera_motion

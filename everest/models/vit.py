@@ -1,4 +1,4 @@
-"""The ViT encoder that all methods share: tubelet embedding, from pixels to tokens, positions, blocks.
+"""The ViT encoder that all methods share: tubelet embedding, positions, blocks.
 
 B batch, C channels, T frames, H W pixels, N tokens, K selected tokens, L learned tokens in front of them,
 D width, t p q a tubelet's frames, rows and columns.
@@ -20,7 +20,7 @@ from everest.config.model import ModelSettings
 from everest.config.values import Count, Length, Share, settings
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.methods.importance import TokenScores
-from everest.models.block import EPS, Block, Blocks
+from everest.models.block import NORM_EPS, Block, Blocks
 from everest.models.positions import (
     FixedPositions,
     LearnedPositions,
@@ -34,9 +34,9 @@ from everest.models.positions import (
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
-SCALE: Final = 2.0  # heuristic, for `frame_differences`: neighboring frames differ less than frames do
+DIFFERENCE_SCALE: Final = 2.0  # heuristic: neighboring frames differ less than frames do
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
-LATER_STEPS: Final[dict[int, tuple[int, ...]]] = {1: (), 2: (4,), 3: (2, 2)}
+LATER_STRIDES: Final[dict[int, tuple[int, ...]]] = {1: (), 2: (4,), 3: (2, 2)}
 
 
 def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) -> None:
@@ -64,13 +64,13 @@ class Norms:
     """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
 
     after_encoder: bool = True  # pretrain, encoder; models of transformers may have none
-    eps: Share = EPS  # added to the variance
-    last_eps: Share = EPS  # the same for the decoder's norm and for the norm after averaging
+    eps: Share = NORM_EPS  # added to the variance
+    last_eps: Share = NORM_EPS  # the same for the decoder's norm and for the norm after averaging
 
 
 @settings
 class Architecture:
-    """The settings of a model with the clips that it takes: the same whatever the model is trained for."""
+    """The settings that models of every kind share: the encoder, and the clips that it takes."""
 
     frames: Count
     size: tuple[Length, Length]  # height, width
@@ -83,7 +83,7 @@ class Architecture:
 
     @property
     def grid(self) -> TokenGrid:
-        """The clip's tokens, which fix their positions."""
+        """The tokens of a clip."""
         return TokenGrid.of_clip(frames=self.frames, size=self.size, tubelet=self.model.tubelet)
 
     @property
@@ -115,7 +115,7 @@ class TubeletEmbedding(nn.Module):
         pixels: of the clips: their number of channels, and how bytes are normalized.
     """
 
-    scores: TokenScores | None = None  # the scorer of an autoencoder's tokenizer
+    scores: TokenScores | None = None  # set by a model with a tokenizer, for strategies that rank by scores
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class TubeletEmbedding(nn.Module):
         self.tubelet = tubelet
         self.pixels = pixels
         t, p, q = tubelet
-        steps = LATER_STEPS[layers]
+        steps = LATER_STRIDES[layers]
         # Kernels equal strides, and together cover one tubelet.
         kernels = [(t, p // prod(steps), q // prod(steps)), *((1, step, step) for step in steps)]
         channels = [pixels.channels, *(width for _ in steps)]
@@ -146,12 +146,12 @@ class TubeletEmbedding(nn.Module):
             biased: False for the difference of two embeddings from that of their patches: the bias cancels.
         """
         if isinstance(self.proj, nn.Conv3d):
-            weight, bias = _like(patches, self.proj, biased=biased)
+            weight, bias = _cast_like(patches, self.proj, biased=biased)
             return F.linear(patches.flatten(2), weight.flatten(1), bias)
         x = patches.flatten(0, 1)  # (B * K, C, t, p, q)
         for conv in self.proj:
             assert isinstance(conv, nn.Conv3d)
-            x = F.conv3d(x, *_like(patches, conv, biased=biased), conv.stride)
+            x = F.conv3d(x, *_cast_like(patches, conv, biased=biased), conv.stride)
         return x.flatten(1).unflatten(0, patches.shape[:2])  # (B, K, D)
 
     def of_byte_changes(self, change: Tensor) -> Tensor:
@@ -176,8 +176,8 @@ class TubeletEmbedding(nn.Module):
         return embedded.unflatten(0, change.shape[:2])
 
 
-def _like(patches: Tensor, conv: nn.Conv3d, *, biased: bool) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias in the precision of the patches: importance is computed in float32 by any weights."""
+def _cast_like(patches: Tensor, conv: nn.Conv3d, *, biased: bool) -> tuple[Tensor, Tensor | None]:
+    """Cast weight and bias to the precision of the patches: importance is always computed in float32."""
     bias = conv.bias if biased else None
     return conv.weight.to(patches.dtype), None if bias is None else bias.to(patches.dtype)
 
@@ -193,7 +193,7 @@ def in_two_parts(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Encoder(nn.Module):
-    """Embeds the selected tokens, adds their positions, runs the blocks.
+    """The transformer: embeds the selected tokens, adds their positions, runs the blocks.
 
     Args:
         final_norm: LayerNorm after the last block (pre-training); the classifier norms the mean instead.
@@ -250,7 +250,7 @@ class Encoder(nn.Module):
         x = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
         dtype = next(self.patch_embed.parameters()).dtype
         x = self.pixels.normalized(x).to(dtype)  # of bytes only what is needed
-        # One name for all: the pixels' memory is free while the blocks run.
+        # The name is reused so that the memory of the pixels is free while the blocks run.
         x = add_positions(self.patch_embed(x), self.position, ids)  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
 
@@ -265,7 +265,7 @@ class Encoder(nn.Module):
                 rotation = Rotation(*(each.unflatten(2, split).flatten(0, 2)[:, None] for each in rotation))
             learned = None if learned is None else learned[:, : learned.size(1) // self.grid.t]
         if learned is not None:
-            num_outputs = x.size(1)  # those of the learned tokens are not needed
+            num_outputs = x.size(1)  # without those of the learned tokens
             x = torch.cat([learned.expand(x.size(0), -1, -1), x], dim=1)  # (B, L + K, D)
             rotation = None if rotation is None else rotation.behind(learned.size(1))
         mask = None
@@ -305,7 +305,7 @@ def frame_differences(frames: Tensor, pixels: PixelStatistics) -> Tensor:
     """
     if frames.size(2) < 2:
         raise ValueError("frame differences need clips of at least two frames")
-    change = SCALE * pixels.normalized(frames).diff(dim=2)  # (B, C, T - 1, H, W)
+    change = DIFFERENCE_SCALE * pixels.normalized(frames).diff(dim=2)  # (B, C, T - 1, H, W)
     return torch.cat([change[:, :, :1], change], dim=2)
 
 

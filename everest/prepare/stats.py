@@ -21,7 +21,7 @@ from everest.lists.labels import class_imbalance, class_indices, number_facts
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames
-from everest.methods.camera import FIT
+from everest.methods.camera import MOST_CHANGE
 from everest.prepare.check import min_median_max
 from everest.system.events import Report, notice
 from everest.video.facts import clear_video_cache
@@ -79,7 +79,7 @@ def measure_video(path: str) -> VideoMeasures | Failure:
         square=shares @ levels**2,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
         moving=camera.moves.float().mean().item(),
-        unexplained=(~camera.moves & (camera.change > FIT)).float().mean().item(),
+        unexplained=(~camera.moves & (camera.change > MOST_CHANGE)).float().mean().item(),
         frames=info.frames,
         seconds=None if times is None else times.end,
     )

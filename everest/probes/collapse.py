@@ -64,14 +64,14 @@ def probe_rows(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if "rank_me" in row]
 
 
-def probed_steps(steps: int, *, every: int, checkpoint_steps: int) -> list[int]:
+def probed_steps(steps: int, *, every: int, validation_steps: int) -> list[int]:
     """The steps after which a run of `steps` steps is probed.
 
-    Before the first, after the last, at each `every`-th checkpoint, and at the first one at which a broken
-    run is noticed.
+    Before the first, after the last, at each `every`-th validation, and at the first one that can notice a
+    broken run.
     """
-    checked = math.ceil(_checked_from(steps) / checkpoint_steps) * checkpoint_steps
-    return sorted({*range(0, steps, every * checkpoint_steps), min(checked, steps), steps})
+    checked = math.ceil(_checked_from(steps) / validation_steps) * validation_steps
+    return sorted({*range(0, steps, every * validation_steps), min(checked, steps), steps})
 
 
 def _checked_from(steps: int) -> float:

@@ -81,7 +81,7 @@ class Prober:
         self._training = training
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec  # of the model, to build a copy of a sharded one that is not
-        self._steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
+        self._steps = probed_steps(plan.steps, every=settings.every, validation_steps=plan.validation_steps)
         known = training.clips
         self._held_out: VideoClips | None = None  # some of data.val, with masks as training draws them
         if recipe.data.val is not None:
@@ -173,7 +173,9 @@ class Prober:
                 count = self._classes.count
                 row["probe_knn"] = leave_one_out(known, count)
                 if self._metric == "linear":
-                    row["probe_linear"] = cross_validated_accuracy(known, count, seed=training.settings.seed)
+                    row["probe_linear"] = cross_validated_accuracy(
+                        known, count, seed=training.train_settings.seed
+                    )
                 row["probe_retrieval"] = precision_of_nearest(known, known)
                 row["probe_chance"] = 100 * float(np.bincount(known.labels).max()) / len(samples)
             return row
@@ -223,8 +225,8 @@ class Prober:
         results: list[_PassResult] = []
         if numbers:
             order = [[(0, place) for place in passes[number]] for number in numbers]
-            workers = min(choose_workers(clips, order, training.settings.workers), len(order) - 1)
-            loaded = batches(clips, order, workers=workers, timeout=training.settings.data_timeout)
+            workers = min(choose_workers(clips, order, training.train_settings.workers), len(order) - 1)
+            loaded = batches(clips, order, workers=workers, timeout=training.train_settings.data_timeout)
             for number, batch in zip(numbers, loaded, strict=True):
                 rows = [row for row, failed in enumerate(batch.failed) if not failed]
                 value = None
@@ -248,12 +250,12 @@ class Prober:
         device = training.accelerator.device
         modes = {module: module.training for module in trained.modules()}
         # Compiled blocks would be compiled again for other numbers of tokens.
-        eager = torch.compiler.set_stance("force_eager") if training.settings.compile else nullcontext()
+        eager = torch.compiler.set_stance("force_eager") if training.train_settings.compile else nullcontext()
         fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
         with fork, torch.no_grad(), training.accelerator.autocast(), eager:
-            torch.manual_seed(seed_at(training.settings.seed, Purpose.PROBE))
+            torch.manual_seed(seed_at(training.train_settings.seed, Purpose.PROBE))
             model = trained
-            if training.settings.shard == "full":  # whose parts cannot run alone
+            if training.train_settings.shard == "full":  # whose parts cannot run alone
                 tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
                 model = self._spec.build()
                 model.load_state_dict(merged(trained, tensors))

@@ -149,15 +149,15 @@ def try_step(
     loaded = time.perf_counter()
     losses: list[float] = []
 
-    def run_pass() -> None:
+    def last_pass() -> None:  # in which processes exchange gradients
         step = Step(training, repeat(batch))
-        for clips in step.batches(plan.accumulation - 1):  # the last one: processes exchange gradients
-            of_networks, _ = losses_of(clips, step)
-            step.backward(of_networks)
-            losses.append(of_networks[0].item())
-        step.apply_gradients()
+        for clips in step.batches(plan.accumulation - 1):
+            network_losses, _ = losses_of(clips, step)
+            step.backward(network_losses)
+            losses.append(network_losses[0].item())
+        step.update_weights()
 
-    _, seconds = _seconds_of(run_pass, 2, device)
+    _, seconds = _seconds_of(last_pass, 2, device)
     return {
         "loss": losses[0],
         "videos": len(training.clips),

@@ -42,7 +42,7 @@ from everest.metrics.predictions import label_array
 from everest.models.classifier import Classifier, VideoClassifier
 from everest.models.linear import ImageClassifier, ImageSpec
 from everest.models.mean import MeanClassifier
-from everest.models.pooling import STATISTICS
+from everest.models.pooling import NUM_STATISTICS
 from everest.models.spec import ModelSpec, classifier_spec
 from everest.probes.classifiers import Floats
 from everest.probes.linear import (
@@ -74,8 +74,8 @@ LINEAR: Final[dict[str, tuple[str, ...]]] = {
 INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # kind, blocks, those that are kept
     "image-mean": ("images", 2, (0,)),
     "image-change": ("images", 2, (1,)),
-    "frozen-mean": ("frozen", STATISTICS, (0,)),
-    "frozen-change": ("frozen", STATISTICS, (1, 3)),
+    "frozen-mean": ("frozen", NUM_STATISTICS, (0,)),
+    "frozen-change": ("frozen", NUM_STATISTICS, (1, 3)),
 }
 
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from everest import functions
+from everest import inference_api
 from everest.annotations.bout import Bouts
 from everest.config.heads import METRIC_OF_TASK
 from everest.data.recipe_clips import evaluation_clips
@@ -310,4 +310,4 @@ def _timelines(model: Classifier, key: str, window: float, report: Report) -> Ti
     """The timelines of the recordings of a list."""
     samples = read_source(model.recipe.data, key, labeled=False).samples
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    return functions.timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, report=report)
+    return inference_api.timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, report=report)

@@ -14,7 +14,7 @@ from everest.annotations.bout import BACKGROUND, UNSCORED
 from everest.annotations.records import left_out_rows, left_out_text
 from everest.checkpoints.describe import settings_from
 from everest.checkpoints.public_weights import weights_in_cache
-from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
+from everest.engine.plan import FEWEST_STEPS, steps_between_validations
 from everest.errors import first_names
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
@@ -135,7 +135,7 @@ def _all_seconds(
     time = times[-1]
     folds = len(lists.folds)
     seconds = sum(stage.seconds or 0 for stage in times) + folds * (time.seconds or 0)
-    between = steps_between_checkpoints(time.steps, sizes["train"], time.batch_size)
+    between = steps_between_validations(time.steps, sizes["train"], time.batch_size)
     validations = recipe.finetune.epochs or math.ceil(time.steps / between)
     # Of folds, each sample is once in a validation list and once in a test list.
     val, test = (sizes["train"] if folds else sizes.get(key, 0) for key in ("val", "test"))

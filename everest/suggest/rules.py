@@ -21,7 +21,7 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import footage_of
 from everest.data.recipe_clips import finetune_clips, pretrain_clips
-from everest.engine.plan import PEAK_LR, steps_between_checkpoints
+from everest.engine.plan import PEAK_LR, steps_between_validations
 from everest.errors import DataError
 from everest.lists.labels import class_imbalance, count_classes
 from everest.lists.sample import ListSize, Sample, evenly_spaced
@@ -260,13 +260,13 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None)
 
 
 def probe_interval(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
-    """The checkpoints between probes of `probed` videos, and the share of a run's cost that probes have.
+    """The validations between probes of `probed` videos, and the share of a run's cost that probes have.
 
     0 if even two probes cost too much.
     """
-    checkpoint = steps_between_checkpoints(steps, num_videos, batch)
-    for every in range(1, -(-steps // checkpoint) + 1):
-        probes = len(probed_steps(steps, every=every, checkpoint_steps=checkpoint))
+    validation_steps = steps_between_validations(steps, num_videos, batch)
+    for every in range(1, -(-steps // validation_steps) + 1):
+        probes = len(probed_steps(steps, every=every, validation_steps=validation_steps))
         share = probes * PROBE_COST * probed / (steps * batch)
         if probes <= MOST_PROBES and share < MOST_PROBE_SHARE:
             return every, share

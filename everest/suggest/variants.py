@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from everest.checkpoints.describe import WeightSettings
-from everest.engine.plan import MOST_CHECKPOINTS
+from everest.engine.plan import MOST_VALIDATIONS
 from everest.suggest.rules import (
     CLIP_FRAMES,
     DEVICE_VALUES,
@@ -57,7 +57,7 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: int | None) 
     few_steps = (
         None if most_steps is None or most_steps >= epochs * samples // PAPER_BATCH else max(1, most_steps)
     )
-    checkpoints = MOST_CHECKPOINTS if few_steps else epochs
+    validations = MOST_VALIDATIONS if few_steps else epochs
     schedule = [
         Choice(
             "pretrain.epochs",
@@ -101,7 +101,7 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: int | None) 
         ),
         Choice(
             "pretrain.probe",
-            {"every": -(-checkpoints // MOST_PROBES)},
+            {"every": -(-validations // MOST_PROBES)},
             f"our choice: about {MOST_PROBES} probes",
         ),
         Choice("finetune.stride", stride, "as in pre-training"),

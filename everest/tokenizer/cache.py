@@ -1,8 +1,8 @@
-"""The token cache that `everest prepare tokens` writes: what a tokenizer makes of the clips.
+"""The token cache that `everest prepare tokens` writes: the codes and scores of pre-training clips.
 
 A cache is a folder with `index.json`, which is written first, and a safetensors file for every part: the
-clips of up to `PART` samples in one variant. Variant v of a sample is the clip that epoch v of the run would
-draw: the same frames, crop and flip. A part has R samples:
+clips of up to `PART_SAMPLES` samples in one variant. Variant v of a sample is the clip that epoch v of the
+run would draw: the same frames, crop and flip. A part has R samples:
 
     codes  (R, V, N) unsigned, of FSQ
     ranks  (R, V, N) unsigned, of the scores of a view: 0 for the lowest score, equal ranks for equal scores
@@ -57,10 +57,10 @@ from everest.video.pixels import IMAGENET
 from everest.video.reader import VideoError
 
 INDEX: Final = "index.json"
-PARTS: Final = "variant*.safetensors"
-PART: Final = 256  # samples, the most work that a kill can cost; heuristic
-MOST_VARIANTS: Final = 10_000  # as many as the names of parts have numbers for
-SHOWN: Final = 3  # differences that a message names
+PART_FILES: Final = "variant*.safetensors"
+PART_SAMPLES: Final = 256  # heuristic: the most work that a kill can cost
+MOST_VARIANTS: Final = 10_000  # the names of parts have four digits for the variant
+MOST_DIFFERENCES: Final = 3  # in a message
 
 
 class CachePart(NamedTuple):
@@ -93,24 +93,24 @@ class TokenIndex:
 
     def parts(self) -> list[CachePart]:
         """All parts in the order in which they are written."""
-        firsts = range(0, self.videos, PART)
+        firsts = range(0, self.videos, PART_SAMPLES)
         return [self.part_of(variant, first) for variant in range(self.variants) for first in firsts]
 
     def part_of(self, variant: int, sample: int) -> CachePart:
         """The part that has the clip of a sample."""
-        first = sample // PART * PART
-        return CachePart(variant, range(first, min(first + PART, self.videos)))
+        first = sample // PART_SAMPLES * PART_SAMPLES
+        return CachePart(variant, range(first, min(first + PART_SAMPLES, self.videos)))
 
     def save(self, folder: Path) -> TokenIndex:
-        """Write the index, or add its variants to the one that is there; RecipeError: of other tokens."""
+        """Write the index, or add its variants to the existing one; RecipeError if that has other tokens."""
         index = self
         if (folder / INDEX).is_file():
             saved = TokenIndex.read(folder)
-            before, now = (
+            saved_values, values = (
                 {**x.clip_values(), "train.precision": x.precision, "tokenizer": x.tokenizer.sha256}
                 for x in (saved, self)
             )
-            if differences := differing(before, now):
+            if differences := differing(saved_values, values):
                 problem = f"holds other tokens: {', '.join(differences)}"
                 raise RecipeError(f"--output {folder}: {problem}; {IN_USE_FIX}")
             index = replace(saved, variants=max(saved.variants, self.variants))
@@ -128,7 +128,7 @@ class TokenIndex:
             return validated(_INDEX, read_json(path))
 
     def clip_values(self) -> dict[str, Any]:
-        """The values that must be those of a run's clips."""
+        """The values in which a run's clips must agree."""
         return {"videos": self.videos, "grid": list(self.grid), **self.clips}
 
 
@@ -156,16 +156,16 @@ def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:
 
 @contextmanager
 def open_part(part: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Open a part: its file, and the reason of each unreadable sample by its number."""
+    """Open a part; yields its file, and the reason of each unreadable sample by its number."""
     fix = "remove it and run the same everest prepare tokens again"
     with reading_own(part, fix=fix, error=CheckpointError), open_safetensors(part) as file:
         yield file, parse_json(file.metadata()["problems"])
 
 
 class TokenCache:
-    """The cache `pretrain.target.cache` of a recipe, whose tokens are of these clips.
+    """The cache `pretrain.target.cache` of a recipe; CheckpointError if it has the tokens of other clips.
 
-    It is what the clips of pre-training read (everest.data.clips.ClipTokens).
+    The clips of pre-training read it (everest.data.clips.ClipTokens).
     """
 
     def __init__(self, recipe: Recipe, clips: VideoClips) -> None:
@@ -177,11 +177,12 @@ class TokenCache:
         requested = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
         differences = differing(self.index.clip_values(), requested)
         if differences:
+            shown = first_names(differences, MOST_DIFFERENCES)
             raise CheckpointError(
-                f"{self.folder}: has the tokens of other clips: {first_names(differences, SHOWN)}; set these "
-                "to the earlier values, or make the cache again with everest prepare tokens --overwrite"
+                f"{self.folder}: has the tokens of other clips: {shown}; set these to the earlier "
+                "values, or make the cache again with everest prepare tokens --overwrite"
             )
-        present = {file.name for file in self.folder.glob(PARTS)}
+        present = {file.name for file in self.folder.glob(PART_FILES)}
         parts = [part.name for part in self.index.parts()]
         missing = [part for part in parts if part not in present]
         if missing:
@@ -256,7 +257,7 @@ def write_tokens(
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name == INDEX)
     with sole_writer(output / INDEX):
         if overwrite:
-            for path in (output / INDEX, output / BAD_VIDEOS_FILE, *output.glob(PARTS)):
+            for path in (output / INDEX, output / BAD_VIDEOS_FILE, *output.glob(PART_FILES)):
                 path.unlink(missing_ok=True)
         grid = clip_grid(recipe)
         index = TokenIndex(
@@ -288,7 +289,7 @@ def _write_parts(
     max_bad: float,
     report: Report,
 ) -> tuple[int, dict[str, str]]:
-    """Write the missing parts; return the number of the others, and the reason of each unreadable video."""
+    """Write the missing parts; return the number of kept parts, and the reason of each unreadable video."""
     finished, missing = list[CachePart](), list[CachePart]()
     for part in index.parts():
         (finished if (output / part.name).is_file() else missing).append(part)

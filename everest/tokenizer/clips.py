@@ -16,7 +16,7 @@ from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
 
-BATCH: Final = 8  # clips that are measured together; heuristic
+MEASURED_BATCH: Final = 8  # heuristic: clips that are measured together
 
 
 def tokenizer_clips(recipe: Recipe) -> VideoClips:
@@ -53,12 +53,12 @@ def held_out_clips(recipe: Recipe) -> tuple[str, VideoClips]:
 
 
 def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Batch]:
-    """Yield batches of up to `most` clips, at equal distances in the list, as in the first epoch.
+    """Yield batches of up to `most` clips in all, evenly spaced in the list, as in the first epoch.
 
-    A list may be in the order of its classes.
+    Spaced, because a list may be in the order of its classes.
     """
     keys = [(0, place) for place in evenly_spaced(range(len(clips)), most)]
-    order = [keys[first : first + BATCH] for first in range(0, len(keys), BATCH)]
+    order = [keys[first : first + MEASURED_BATCH] for first in range(0, len(keys), MEASURED_BATCH)]
     workers = choose_workers(clips, order, settings.workers)
     yield from batches(clips, order, workers=workers, timeout=settings.data_timeout)
 

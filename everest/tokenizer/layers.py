@@ -24,16 +24,16 @@ from torch.utils.checkpoint import checkpoint
 from everest.config.tokenizer import TokenizerConfig, TopKKind
 from everest.system.compute import full_precision
 
-GROUPS: Final = 32  # of GroupNorm, if they divide the channels
+NORM_GROUPS: Final = 32  # of GroupNorm, if they divide the channels
 # The bound is a little beyond the outermost levels, so that every level can be reached.
-MARGIN: Final = 1e-3  # relative to the range of the levels
+RANGE_MARGIN: Final = 1e-3  # relative to the range of the levels
 MOST_MARGIN: Final = 0.25  # in levels: from 0.5, a level outside of the range would be reached
-FLOOR: Final = 1e-6  # added under a root: at 0, if frames or all scores are equal, its gradient is not finite
-SAMPLES: Final = 32  # of noise, for `perturbed`
+ROOT_FLOOR: Final = 1e-6  # added under a root, whose gradient at 0 (equal frames or scores) is not finite
+NOISE_SAMPLES: Final = 32  # of noise, for `perturbed`
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=1e-6)
+    return nn.GroupNorm(math.gcd(NORM_GROUPS, channels), channels, eps=1e-6)
 
 
 def _conv(channels: int, out_channels: int) -> nn.Conv3d:
@@ -149,7 +149,7 @@ class FSQ(nn.Module):
         self.num_codes = math.prod(levels)
         counts = torch.tensor(self.levels)
         constants = {
-            "reach": torch.minimum((counts - 1) * (1 + MARGIN) / 2, (counts - 1) / 2 + MOST_MARGIN),
+            "reach": torch.minimum((counts - 1) * (1 + RANGE_MARGIN) / 2, (counts - 1) / 2 + MOST_MARGIN),
             "offset": (counts + 1) % 2 / 2,
             "steps": (counts // 2).float(),
             "counts": counts,
@@ -221,7 +221,7 @@ class TokenScorer(nn.Module):
         """Scores (B, t, h, w) in float32 of `features`; the first slice copies the scores of the second."""
         with full_precision(features.device):
             moved = features.diff(dim=2).square().sum(dim=1)  # (B, t - 1, h, w)
-            scores = (moved + FLOOR).sqrt()
+            scores = (moved + ROOT_FLOOR).sqrt()
             return torch.cat([scores[:, :1], scores], dim=1)
 
 
@@ -264,10 +264,10 @@ def soft_topk_mask(
     hard = torch.zeros_like(scores).scatter_(1, ids, 1.0)
     if k == scores.size(1):
         return hard
-    std = (scores.var(dim=1, keepdim=True, unbiased=False) + FLOOR).sqrt()
+    std = (scores.var(dim=1, keepdim=True, unbiased=False) + ROOT_FLOOR).sqrt()
     standard = (scores - scores.mean(dim=1, keepdim=True)) / std  # (B, N)
     if kind == "perturbed":
-        shape = (SAMPLES, *standard.shape)
+        shape = (NOISE_SAMPLES, *standard.shape)
         noise = torch.randn(shape, generator=generator, device=standard.device)  # (S, B, N)
         noisy = standard.detach() + temperature * noise
         selected = torch.zeros_like(noise).scatter_(2, noisy.topk(k, dim=2).indices, 1.0)

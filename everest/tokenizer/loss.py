@@ -38,15 +38,15 @@ from everest.video.pixels import IMAGENET
 
 LEAST_PLACES: Final = 4  # heuristic: the least height and width, in places, of a discriminator's last layer
 ADVERSARY_START: Final = 0.2  # heuristic: of the steps; before them the tokenizer learns to rebuild at all
-BETAS: Final = (0.0, 0.99)  # MAGVIT
-SLOPE: Final = 0.2  # of the leaky ReLU, below 0: MAGVIT
+ADVERSARY_BETAS: Final = (0.0, 0.99)  # MAGVIT
+LEAKY_SLOPE: Final = 0.2  # of the leaky ReLU, below 0: MAGVIT
 MOST_WIDTH: Final = 4  # heuristic: times the tokenizer's first width; channels double up to it
-BLUR: Final = (1, 3, 3, 1)  # StyleGAN
+BLUR_KERNEL: Final = (1, 3, 3, 1)  # StyleGAN
 
-SIDE: Final = 224  # pixels
+IMAGE_SIDE: Final = 224  # pixels
 # Heuristic: of a clip, drawn again in every pass. On average their mean is that of all frames; all sixteen
 # would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
-FRAMES: Final = 4
+PERCEPTUAL_FRAMES: Final = 4
 # Clips kept in memory in a pass: the tokenizer's loss 1, the rebuilt clip 1, the real one 3 (R1).
 DISCRIMINATOR_PASSES: Final = 5
 
@@ -58,7 +58,7 @@ class BlurredHalving(nn.Module):
 
     def __init__(self, *, time: bool) -> None:
         super().__init__()
-        taps = torch.tensor(BLUR) / sum(BLUR)
+        taps = torch.tensor(BLUR_KERNEL) / sum(BLUR_KERNEL)
         over_time = taps if time else torch.ones(1)
         kernel = torch.einsum("t,h,w->thw", over_time, taps, taps)
         self.register_buffer("kernel", kernel[None, None], persistent=False)
@@ -77,10 +77,10 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv3d(channels, channels, kernel_size=3, padding=1),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(LEAKY_SLOPE),
             BlurredHalving(time=time),
             nn.Conv3d(channels, out_channels, kernel_size=3, padding=1),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(LEAKY_SLOPE),
         )
         shortcut = nn.Conv3d(channels, out_channels, kernel_size=1, bias=False)
         self.shortcut = nn.Sequential(BlurredHalving(time=time), shortcut)
@@ -114,15 +114,15 @@ class Discriminator(nn.Module):
         kernel = (time + 2, space + 2, space + 2)
         width = config.channels
         stem = nn.Conv3d(3, width, kernel_size=kernel, stride=(time, space, space), padding=1)
-        layers: list[nn.Module] = [stem, nn.LeakyReLU(SLOPE)]
+        layers: list[nn.Module] = [stem, nn.LeakyReLU(LEAKY_SLOPE)]
         for _ in range(halvings):
             wider = min(2 * width, MOST_WIDTH * config.channels)
             halves_time = grid[0] > 1
             layers.append(DiscriminatorBlock(width, wider, time=halves_time))
             grid = (grid[0] // 2 if halves_time else 1, grid[1] // 2, grid[2] // 2)
             width = wider
-        layers += [nn.Conv3d(width, width, kernel_size=3, padding=1), nn.LeakyReLU(SLOPE), nn.Flatten()]
-        layers += [nn.Linear(width * prod(grid), width), nn.LeakyReLU(SLOPE), nn.Linear(width, 1)]
+        layers += [nn.Conv3d(width, width, kernel_size=3, padding=1), nn.LeakyReLU(LEAKY_SLOPE), nn.Flatten()]
+        layers += [nn.Linear(width * prod(grid), width), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(width, 1)]
         self.layers = nn.Sequential(*layers)
         for module in self.modules():  # initial weights as MAGVIT's
             if isinstance(module, nn.Conv3d | nn.Linear):
@@ -186,14 +186,14 @@ def perceptual_distance(
     Args:
         network: frozen, from frames (N, 3, H, W) to logits.
     """
-    number = min(FRAMES, real.size(2))
+    number = min(PERCEPTUAL_FRAMES, real.size(2))
     ids = np.sort(rng.choice(real.size(2), size=number, replace=False))
     sampled = torch.from_numpy(ids).to(real.device)
     logits = []
     for clips in (rebuilt, real.detach()):
         frames = IMAGENET.normalize_unit_range(clips[:, :, sampled]).transpose(1, 2).flatten(0, 1)
-        if frames.shape[2:] != (SIDE, SIDE):  # (N, 3, H, W)
-            frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        if frames.shape[2:] != (IMAGE_SIDE, IMAGE_SIDE):  # (N, 3, H, W)
+            frames = F.interpolate(frames, size=(IMAGE_SIDE, IMAGE_SIDE), mode="bilinear", antialias=True)
         logits.append(network(frames).float())
     return F.mse_loss(*logits)
 
@@ -251,7 +251,9 @@ class TokenizerObjective:
             shape = (1, 3, spec.window, *spec.config.scaled(spec.size))
             total += DISCRIMINATOR_PASSES * _bytes_of_pass(self.adversary.discriminator, shape, 4)
         if self.perceptual is not None:
-            total += _bytes_of_pass(self.perceptual, (FRAMES, 3, SIDE, SIDE), bytes_per_value)
+            total += _bytes_of_pass(
+                self.perceptual, (PERCEPTUAL_FRAMES, 3, IMAGE_SIDE, IMAGE_SIDE), bytes_per_value
+            )
         return total
 
 

@@ -27,12 +27,12 @@ from everest.tokenizer.layers import FSQ, TokenScorer, top_k
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import in_unit_range
 
-CLIPS: Final = 256  # enough for every figure; heuristic
-TOP_SHARE: Final = 0.1  # of the tokens, which are compared with the change of pixels; heuristic
-EXAMPLES: Final = 2  # clips that are drawn
-TINY: Final = 1e-12  # makes a ratio of changes 1 if nothing changes at all
+MOST_CLIPS: Final = 256  # heuristic: enough for every figure
+TOP_SHARE: Final = 0.1  # heuristic: share of the tokens that are compared with the change of pixels
+NUM_EXAMPLES: Final = 2  # clips in the figure
+TINY_CHANGE: Final = 1e-12  # makes a ratio of changes 1 if nothing changes at all
 
-# Limits that a scorer which ignores the content exceeds. Our choice, from a prototype.
+# Limits for a scorer that ignores the content. Our choice, from a prototype.
 MOST_IN_A_SLICE: Final = 2.0  # times an even share
 MOST_OVERLAP: Final = 1.5  # times the overlap of a ranking by frame difference
 LEAST_CHANGE: Final = 0.5  # times the change of a ranking by frame difference
@@ -62,7 +62,7 @@ class TokenizerReport:
 def measure_tokenizer(
     model: AdaptiveTokenizer, clips: VideoClips, untrained: TokenScorer, *, settings: TrainSettings
 ) -> TokenizerReport:
-    """Measure a tokenizer on up to `CLIPS` clips of one window each, from the whole list, in float32.
+    """Measure a tokenizer on up to `MOST_CLIPS` clips of one window each, from the whole list, in float32.
 
     Args:
         untrained: the scorer before training, which already detects motion well.
@@ -71,7 +71,7 @@ def measure_tokenizer(
     measured: dict[str, list[Tensor]] = defaultdict(list)  # of all clips, on the CPU
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
-    for clip in spaced_clips(clips, CLIPS, settings=settings):
+    for clip in spaced_clips(clips, MOST_CLIPS, settings=settings):
         skipped += [failed[0] for failed in clip.failed if failed]
         readable = [row for row, failed in enumerate(clip.failed) if not failed]
         if not readable:
@@ -102,7 +102,7 @@ def measure_tokenizer(
         }
         for name, values in batch.items():
             measured[name].append(values.cpu())
-        for row in range(min(len(readable), EXAMPLES - len(examples))):
+        for row in range(min(len(readable), NUM_EXAMPLES - len(examples))):
             tensors = (x[row].cpu() for x in (scaled, mask, rebuilt[0], output.scores))
             examples.append(Example(clip.video_ids[readable[row]], *tensors))
     if not measured:
@@ -135,7 +135,7 @@ def figures_of(clips: dict[str, Tensor], *, slices: int, quantizer: FSQ) -> dict
     def ratio(scores: Tensor) -> float:
         """The mean change of the highest tokens over that of all; at random 1."""
         top = change[highest(scores, TOP_SHARE)]
-        return ((top.mean() + TINY) / (change.mean() + TINY)).item()
+        return ((top.mean() + TINY_CHANGE) / (change.mean() + TINY_CHANGE)).item()
 
     return {
         "clips": len(kept),
@@ -217,7 +217,7 @@ def rank_correlation(scores_a: Tensor, scores_b: Tensor) -> float:
     ranks = (torch.from_numpy(rankdata(scores.numpy(), axis=1)) for scores in (scores_a, scores_b))
     first, second = (rank - rank.mean(dim=1, keepdim=True) for rank in ranks)
     norms = first.norm(dim=1) * second.norm(dim=1)
-    return ((first * second).sum(dim=1) / norms.clamp(min=TINY)).mean().item()
+    return ((first * second).sum(dim=1) / norms.clamp(min=TINY_CHANGE)).mean().item()
 
 
 def mean_overlap(kept: Tensor) -> float:

@@ -23,8 +23,8 @@ from everest.inference.timelines import Timelines
 from everest.models.classifier import Classifier
 from everest.models.linear import (
     BINS,
+    IMAGE_SIDE,
     NUM_HISTOGRAM_FEATURES,
-    SIDE,
     ImageSpec,
     image_features,
     motion_histograms,
@@ -166,7 +166,7 @@ def test_features_are_the_input_of_the_head(folder: Path, clip_files: Path, tmp_
     out = tmp_path / "features.npz"
     run("extract -q --views 1x1", video, "-c", folder, "--output", out)
     features = torch.from_numpy(np.load(out)["features"])
-    width = {"network": 24, "frozen": 96, "images": 2 * SIDE**2, "motion": NUM_HISTOGRAM_FEATURES}
+    width = {"network": 24, "frozen": 96, "images": 2 * IMAGE_SIDE**2, "motion": NUM_HISTOGRAM_FEATURES}
     width["joined"] = width["frozen"] + width["motion"]
     width["mean"] = width["joined"] + width["images"]
     assert features.shape == (1, width[folder.parent.name.rstrip("0123456789")])
@@ -198,11 +198,16 @@ def test_images_are_those_of_the_bytes_and_have_no_tokens(loaded: Recipe):
     clips[0] = clips[0, :, :1]  # still
     found = model.features(model.pixels.normalize(clips))
     assert torch.equal(found, image_features(clips))
-    assert not found[0, SIDE**2 :].any()
+    assert not found[0, IMAGE_SIDE**2 :].any()
     expected = (
-        clips[1].float().mean(dim=(0, 1)).unflatten(0, (SIDE, 2)).unflatten(2, (SIDE, 2)).mean(dim=(1, 3))
+        clips[1]
+        .float()
+        .mean(dim=(0, 1))
+        .unflatten(0, (IMAGE_SIDE, 2))
+        .unflatten(2, (IMAGE_SIDE, 2))
+        .mean(dim=(1, 3))
     )
-    torch.testing.assert_close(found[1, : SIDE**2], expected.flatten())
+    torch.testing.assert_close(found[1, : IMAGE_SIDE**2], expected.flatten())
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model(clips), model.head(found))
     with pytest.raises(ValueError, match="a linear model on images has no tokens"):

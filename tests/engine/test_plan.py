@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from tiny_models import grouped
 
 import everest
-from everest.config.stage_settings import FinetuneSettings, PixelPretrainSettings
+from everest.config.stage_settings import FinetuneSettings, ReconstructionSettings
 from everest.converters.translation import our_name
 from everest.data.bad_videos import BadVideos
 from everest.engine.plan import plan_stage, plan_warnings
 from everest.errors import RecipeError
 
-STAGE = PixelPretrainSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
+STAGE = ReconstructionSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
 
 
 def test_batch_is_split_over_processes_and_passes():
     plan = plan_stage(STAGE, num_videos=9537, processes=8, largest_micro_batch=10)
     assert (plan.micro_batch, plan.accumulation) == (8, 3)
-    assert (plan.checkpoint_steps, plan.steps) == (49, 196)
+    assert (plan.validation_steps, plan.steps) == (49, 196)
     assert plan.peak_lr == pytest.approx(1e-3 * 192 / 256)
 
 
@@ -40,7 +40,7 @@ def test_passes_of_all_processes_add_up_to_the_batch(processes, largest, views):
 def test_batches_of_several_views_of_small_sets_and_of_odd_processes():
     several = replace(STAGE, views_per_decode=4)
     plan = plan_stage(several, num_videos=480, processes=1, largest_micro_batch=192)
-    assert (plan.videos_per_step, plan.checkpoint_steps) == (48, 10)
+    assert (plan.videos_per_step, plan.validation_steps) == (48, 10)
     assert plan_stage(STAGE, num_videos=10, processes=1, largest_micro_batch=8).steps == 4  # one an epoch
     with pytest.raises(
         RecipeError, match="192 does not divide over 5 processes; 190 is the nearest that does"
@@ -55,8 +55,8 @@ def test_a_budget_in_steps_counts_every_video_equally_often(videos: int, steps: 
     assert plan.steps == steps
     assert plan.warmup_steps == steps // 20
     assert plan.epochs == (steps - 1) * batch // videos + 1
-    assert plan.checkpoint_steps * batch >= videos  # a checkpoint follows a pass over all videos at least
-    assert steps / plan.checkpoint_steps <= 40
+    assert plan.validation_steps * batch >= videos  # a validation follows a pass over all videos at least
+    assert steps / plan.validation_steps <= 40
     assert plan.videos_per_epoch == videos
 
 

@@ -13,7 +13,7 @@ from everest.data.views import EvalViews
 from everest.inference import windows as windows_module
 from everest.inference.windows import BAD_WINDOW, Unreadable, Window, window_clips, window_items, windows_of
 from everest.lists.sample import Sample
-from everest.video import backends
+from everest.video import reader
 from everest.video.stream import VideoError
 
 SECONDS = 2.0  # of a clip file: 32 frames, 16 a second
@@ -49,7 +49,7 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
     path = clip_files / "clip3.mp4"
     windows = windows_of(Sample(path=str(path)), VIEWS, window=window, step=step)
     shown = []
-    decode_frames = backends.decode_frames
+    decode_frames = reader.decode_frames
 
     def counting(*arguments, **options):
         for frame in decode_frames(*arguments, **options):
@@ -57,7 +57,7 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
             yield frame
 
     with monkeypatch.context() as counted:
-        counted.setattr(backends, "decode_frames", counting)
+        counted.setattr(reader, "decode_frames", counting)
         clips = list(window_clips(path, windows, VIEWS))
     assert len(shown) == len(set(shown)) <= 32
     for one, clip in zip(windows, clips, strict=True):

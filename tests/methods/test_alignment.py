@@ -373,7 +373,7 @@ def by_definition(clips: Tensor, motion: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("align", ["shift", "affine"])
 def test_bytes_are_moved_as_the_definition_says(clips: Tensor, align, monkeypatch):
-    monkeypatch.setattr(fast, "PART", 1)  # each clip is a part
+    monkeypatch.setattr(fast, "PART_VALUES", 1)  # each clip is a part
     found = aligned(clips, align)
     assert found.moves.all(dim=1).tolist() == [True, False, True]
     difference = (found.frames.int() - by_definition(clips, found.motion).int()).abs()
@@ -387,7 +387,7 @@ def test_bytes_are_moved_as_the_definition_says(clips: Tensor, align, monkeypatc
 def test_a_clip_at_a_time_is_the_same_to_the_bit(clips: Tensor, align, is_normalized: bool, monkeypatch):
     frames = normalize(clips) if is_normalized else clips
     whole = aligned(frames, align)
-    monkeypatch.setattr(fast, "PART", 1)
+    monkeypatch.setattr(fast, "PART_VALUES", 1)
     alone = aligned(frames, align)
     for name in ("frames", "motion", "change", "changed"):
         assert torch.equal(getattr(alone, name), getattr(whole, name)), name

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from everest.methods.camera import LARGEST, MARGIN, MOTIONS, NUMBERS, moving_clips
+from everest.methods.camera import LARGEST_MOTION, MOTIONS, NUM_RANDOM, SHOWN_SHARE, moving_clips
 
 HALF = 0.5  # of a random number: no motion
 
@@ -25,7 +25,7 @@ def made(frames: Tensor, *motions: float) -> tuple[Tensor, Tensor]:
 
 def test_without_a_motion_all_frames_are_the_middle_of_one():
     frames = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
-    numbers = torch.full((2, NUMBERS), HALF)
+    numbers = torch.full((2, NUM_RANDOM), HALF)
     numbers[:, 0] = torch.tensor([0.0, 0.999])  # the first frame of a clip, and the last one of the other
     clips, motions = moving_clips(frames, numbers)
     assert clips.shape == frames.shape
@@ -47,7 +47,7 @@ def test_a_pan_shifts_the_picture_by_equal_steps(axis: int):
     clips, motions = made(ramp(of_rows=axis == 1), *motion)
     middle = clips[0, 0, :, 20, 30].double()  # (T,)
     side = (60, 40)[axis]
-    moved = 4 * (side / 2) * LARGEST * 0.5  # in gray levels
+    moved = 4 * (side / 2) * LARGEST_MOTION * 0.5  # in gray levels
     assert middle[-1] - middle[0] == pytest.approx(moved, abs=2)
     assert middle.diff().numpy() == pytest.approx(moved / 8, abs=1.01)
     assert motions[0].tolist() == pytest.approx([0.5 * 3**0.5 * (each == axis) for each in range(MOTIONS)])
@@ -56,19 +56,19 @@ def test_a_pan_shifts_the_picture_by_equal_steps(axis: int):
 def test_a_zoom_changes_the_scale_and_a_rotation_turns_without_shear():
     zoomed, _ = made(ramp(), HALF, HALF, 1.0, HALF)
     widths = zoomed[0, 0, :, 20, 50].double() - zoomed[0, 0, :, 20, 10].double()  # (T,): levels on 40 columns
-    factor = torch.tensor(LARGEST).exp().item()
+    factor = torch.tensor(LARGEST_MOTION).exp().item()
     assert widths[-1] / widths[0] == pytest.approx(factor, rel=0.05)
-    assert widths[4] == pytest.approx(4 * 40 * MARGIN, abs=2)
+    assert widths[4] == pytest.approx(4 * 40 * SHOWN_SHARE, abs=2)
     turned, _ = made(ramp(), HALF, HALF, HALF, 1.0)
     last = turned[0, 0, -1].double()
     across, down = last[20, 40] - last[20, 20], last[30, 30] - last[10, 30]  # of 20 pixels in both directions
     angle = torch.atan2(-down, across).abs().item()
-    assert angle == pytest.approx(LARGEST / 2, abs=0.04)
-    assert (across**2 + down**2) ** 0.5 == pytest.approx(4 * 20 * MARGIN, rel=0.05)
+    assert angle == pytest.approx(LARGEST_MOTION / 2, abs=0.04)
+    assert (across**2 + down**2) ** 0.5 == pytest.approx(4 * 20 * SHOWN_SHARE, rel=0.05)
 
 
 def test_motions_have_mean_0_and_variance_1():
-    numbers = torch.rand(20_000, NUMBERS, generator=torch.Generator().manual_seed(0))
+    numbers = torch.rand(20_000, NUM_RANDOM, generator=torch.Generator().manual_seed(0))
     _, motions = moving_clips(torch.zeros(20_000, 1, 2, 2, 2, dtype=torch.uint8), numbers)
     assert motions.mean(dim=0).abs().max() < 0.03
     assert (motions.var(dim=0) - 1).abs().max() < 0.03

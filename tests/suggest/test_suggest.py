@@ -16,7 +16,7 @@ from small_runs import called, contents, json_of, refused
 from everest.checkpoints.describe import settings_from
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.config.stage_settings import PixelPretrainSettings
+from everest.config.stage_settings import ReconstructionSettings
 from everest.engine.plan import plan_stage
 from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
@@ -153,9 +153,9 @@ def test_suggested_probes_are_few_and_read_few_videos(probed, steps, batch, trai
     if not every:
         assert 3 * 3.2 * probed >= 0.05 * steps * batch
         return
-    stage = PixelPretrainSettings(steps=steps, batch_size=batch)
+    stage = ReconstructionSettings(steps=steps, batch_size=batch)
     plan = plan_stage(stage, num_videos=training, processes=1, largest_micro_batch=batch)
-    probes = probed_steps(plan.steps, every=every, checkpoint_steps=plan.checkpoint_steps)
+    probes = probed_steps(plan.steps, every=every, validation_steps=plan.validation_steps)
     assert len(probes) <= 20
     assert share == pytest.approx(len(probes) * 3.2 * probed / (steps * batch))
     assert share < 0.05

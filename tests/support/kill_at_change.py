@@ -18,7 +18,7 @@ CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 # A copy of this process could not train once another test has computed gradients on several devices: copies
 # have no threads of autograd. The server of this context only imports.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["everest.functions", "everest.stages", "everest_cli.main"])
+SERVER.set_forkserver_preload(["everest.inference_api", "everest.stages", "everest_cli.main"])
 
 
 def ran_until(change: int, command: Sequence[object], folder: Path) -> bool:

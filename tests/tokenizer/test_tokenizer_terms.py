@@ -28,7 +28,7 @@ from everest.engine.training import Step
 from everest.errors import CheckpointError
 from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss
-from everest.tokenizer.loss import BETAS, FRAMES, Adversary, perceptual_distance
+from everest.tokenizer.loss import ADVERSARY_BETAS, PERCEPTUAL_FRAMES, Adversary, perceptual_distance
 from everest.train_tokenizer import TokenizerStage
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
@@ -121,7 +121,7 @@ def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_sc
     optimizer = stage.training.networks[1].optimizer
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.025])
-    assert {group["betas"] for group in optimizer.param_groups} == {BETAS}
+    assert {group["betas"] for group in optimizer.param_groups} == {ADVERSARY_BETAS}
 
 
 def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe: Path, tmp_path: Path):
@@ -210,7 +210,7 @@ def whole_step(stage: TokenizerStage) -> None:
 
 
 def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_path, small, monkeypatch):
-    monkeypatch.setattr(tokenizer_loss, "SIDE", 64)
+    monkeypatch.setattr(tokenizer_loss, "IMAGE_SIDE", 64)
     network = tmp_path / "network.safetensors"
     save_file(small, network)
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={network}"]
@@ -265,7 +265,7 @@ def test_a_few_frames_are_drawn_and_the_same_draw_gives_the_same_distance(networ
 
 @pytest.mark.parametrize("side", [32, 400])
 def test_the_distance_is_that_of_the_logits_of_scaled_normalised_frames(network: nn.Module, side: int):
-    rebuilt, real = clips(0, FRAMES, side), clips(1, FRAMES, side)
+    rebuilt, real = clips(0, PERCEPTUAL_FRAMES, side), clips(1, PERCEPTUAL_FRAMES, side)
     found = perceptual_distance(network, rebuilt, real, rng())
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     logits = [network((scaled(clip.movedim(1, 2).flatten(0, 1)) - mean) / std) for clip in (rebuilt, real)]

@@ -1,4 +1,4 @@
-"""The commands as functions for notebooks and programs, with equal results.
+"""Predict, timeline, extract and evaluate as functions for notebooks, with the results of the commands.
 
 A model is one of `everest.load_model` or `everest.create_model`. It computes on the device where it is,
 and is left in evaluation mode. Nothing else of the process changes: float32 products have the precision

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from everest.errors import DataError, first_names
+from everest.errors import DataError, UserError, first_names
 from everest.system.files import check_new_file, refuse_inputs, write_table
 from everest.system.text import counted
 from everest_cli import options as o
@@ -36,7 +36,9 @@ def budget(
     draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
     window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
-    group: str | None = option("--group G", "Also each group of recordings, as in `everest train`."),
+    group: str | None = option(
+        "--group G", "Also each group of recordings; a pattern, as in `everest train`."
+    ),
     output: Path | None = option("--output -o F", "CSV to write: windows of --draw, else the estimates."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
@@ -120,7 +122,7 @@ def _by_group(
     for name, videos in sorted(groups.items()):
         try:
             documents[name] = estimate(*({video: part[video] for video in videos} for part in parts))
-        except DataError as error:
+        except UserError as error:
             say(f"{name}: {error}")
     return documents
 
@@ -175,9 +177,10 @@ def _write_windows(
 
     page = output.with_suffix(PAGE_SUFFIX)
     rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN) for each in windows]
+    bouts = [bout for video_bouts in checked.values() for bout in video_bouts]
+    people = [name for name in ("subject", "observer") if any(getattr(bout, name) for bout in bouts)]
     known = [
-        (bout.video, repr(bout.start), repr(bout.end), bout.label)
-        for bouts in checked.values()
+        (bout.video, repr(bout.start), repr(bout.end), bout.label, *(getattr(bout, name) for name in people))
         for bout in bouts
     ]
     cards = [
@@ -186,6 +189,7 @@ def _write_windows(
         for each, row in zip(windows, rows, strict=True)
     ]
     write_page(page, "figures", "windows_page.html", list_file=output.name, classes=classes, cards=cards)
-    write_table(output, [TABLE_COLUMNS, *known, *rows])
+    unknown = [""] * len(people)
+    write_table(output, [(*TABLE_COLUMNS, *people), *known, *((*row, *unknown) for row in rows)])
     typer.echo(output)
     typer.echo(page)

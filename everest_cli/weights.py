@@ -246,8 +246,9 @@ def export(
         clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
         exported = exportable(opened, keep=keep, precision=precision)
         of_file = replace(opened, spec=exported.spec)
-        card = model_card(of_file, evaluation=measured, file=out.name, tested=tested)
         document = {"written": [str(out), str(card_file)], **write_onnx(out, exported, calibration=clips)}
+        tested += [f"- {note}" for note in document["notes"]] if tested else []
+        card = model_card(of_file, evaluation=measured, file=out.name, tested=tested)
         write_text(card_file, card)
         document |= _accuracy(out, opened.file) if opened.weights.kind == "classifier" else {}
         time = None if result is None else result.clip_time

@@ -121,6 +121,8 @@ class Timelines:
     def load(cls, path: str | Path) -> Timelines:
         """Read what `save` wrote; DataError if the file is of another kind, or damaged."""
         path = Path(path)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
         with reading_own(path, fix="write it again with `everest timeline --save`", error=DataError):
             header, tensors = read_metadata(path), read_tensors(path)
             classes = validated(_CLASSES, parse_json(header["classes"]))

@@ -6,6 +6,7 @@ the place of a list that is missing.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
@@ -70,25 +71,35 @@ def read_source(
 
 
 def seen_in_training(data: DataSettings, samples: Iterable[Sample]) -> list[Sample]:
-    """The samples that `data.train` also has, as the same segment or in a whole file.
+    """The samples that overlap a segment of the same file in `data.train`.
 
-    Empty if that list is remote or cannot be read: a warning is not worth an error.
+    None are found if that list is remote or cannot be read: a warning is not worth an error.
     """
-    trained: dict[Path, set[str]] = {}  # the segments of each file; "" is a whole file
+    trained: dict[tuple[Path, bool], list[tuple[float, float]]] = {}  # segments, in frames or seconds
     with suppress(DataError, RecipeError):
         if isinstance(find_source(data, "train", labeled=True)[0], Path):
             for sample in read_source(data, "train", labeled=False, may_miss=True).samples:
-                trained.setdefault(Path(sample.path).resolve(), set()).add(_segment_text(sample))
-    known = []
-    for sample in samples:
-        segments = trained.get(Path(sample.path).resolve(), set())
-        if segments and (not sample.is_segment or segments & {"", _segment_text(sample)}):
-            known.append(sample)
-    return known
+                for key, span in _spans(sample):
+                    trained.setdefault(key, []).append(span)
+    return [
+        sample
+        for sample in samples
+        if any(
+            start < trained_end and trained_start < end
+            for key, (start, end) in _spans(sample)
+            for trained_start, trained_end in trained.get(key, ())
+        )
+    ]
 
 
-def _segment_text(sample: Sample) -> str:
-    return sample.video_id.removeprefix(sample.path) if sample.is_segment else ""
+def _spans(sample: Sample) -> list[tuple[tuple[Path, bool], tuple[float, float]]]:
+    """The segment of a sample by its file and unit (True: frames, False: seconds); a whole file has both."""
+    file = Path(sample.path).resolve()
+    in_frames = (file, True), (sample.start_frame or 0, sample.end_frame or math.inf)
+    in_seconds = (file, False), (sample.start or 0, sample.end or math.inf)
+    if not sample.is_segment:
+        return [in_frames, in_seconds]
+    return [in_seconds if sample.start_frame is None and sample.end_frame is None else in_frames]
 
 
 def list_in(root: Location, key: str, *, labeled: bool) -> str | None:

@@ -21,7 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout, Bouts
+from everest.annotations.bout import (
+    BACKGROUND,
+    CHECKED,
+    DRAWN,
+    UNSCORED,
+    Bout,
+    Bouts,
+    by_video,
+    merge_overlaps,
+)
 from everest.errors import DataError, RecipeError
 from everest.metrics.intervals import TAIL_SHARE
 
@@ -131,7 +140,9 @@ def window_length(extents: Extents, checked: Bouts, window: float | None = None)
             )
         lengths = [longest]  # each recording is one window
     length = round(max(lengths, default=window or 0.0), 3)
-    if window is not None and round(window, 3) != length:
+    if window is not None and abs(window - length) <= TIME_ROUNDING:
+        return round(window, 3)
+    if window is not None:
         raise RecipeError(f"--window {window:g}: the checked windows have {length:g} s; leave it out")
     return length
 
@@ -160,6 +171,8 @@ def time_budget(
         checked window, and of each of the `classes` its `name`, and `seconds` and `bouts`: `naive`, the
         model's; `checked`, what the person saw; `estimate` and `interval`.
     """
+    # Rows of two draws may describe the same bout.
+    checked = by_video(merge_overlaps(bout for video in checked.values() for bout in video))
     marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
     if left := sum(bout.label == DRAWN for video in checked.values() for bout in video):
         raise DataError(
@@ -170,6 +183,11 @@ def time_budget(
     windows = footage_windows(extents, length)
     sampled = _windows_of(marks, windows, extents, length)
     _require_two_windows(len(sampled))  # a window may have several marks
+    for part in sampled:
+        unscored = (bout for bout in checked.get(part.video, ()) if bout.label == UNSCORED)
+        if any(min(bout.end, part.end) - max(bout.start, part.start) > TIME_ROUNDING for bout in unscored):
+            where = f"{part.video}, {part.start:g} to {part.end:g} s"
+            raise DataError(f"{where}: is '{CHECKED}' and partly '{UNSCORED}'; score it, or write '{DRAWN}'")
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     labels.update(classes)
     lengths = np.array([end - start for _, start, end in sampled])  # (N,)

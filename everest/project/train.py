@@ -243,6 +243,8 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         test = measure(summarize)
     option = f"--checkpoint {shlex.quote(str(folder))}"
     command = f"everest predict VIDEO {option}"
+    if clip_time is not None:
+        command = f"everest export {shlex.quote(str(folder))} --to onnx --output model.onnx"
     if test.timelines is not None:
         command = f"everest timeline VIDEO {option} --smooth {test.timelines.smooth:g} --output bouts.csv"
     result = ProjectResult(

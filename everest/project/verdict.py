@@ -74,10 +74,12 @@ def result_lines(result: MeasuredTest) -> list[str]:
     size = counted(result.videos, "test video" if result.timelines is None else "test window")
     size += f" of {counted(result.groups, 'group')}" if result.groups < result.videos else ""
     metric = f"{METRICS[result.metric].title} {value_text(result.metric, result.value)}"
+    # The mean of a fold may have other members than that of all videos.
+    unseen_values = {each.name: each.test if result.folds else each.validation for each in result.candidates}
     validation = ", ".join(
-        f"{each.name} {value_text(result.metric, each.validation)}"
-        for each in result.candidates
-        if each.validation is not None and each.name not in INPUTS  # see `input_lines`
+        f"{name} {value_text(result.metric, value)}"
+        for name, value in unseen_values.items()
+        if value is not None and name not in INPUTS  # see `input_lines`
     )
     lines = [f"{metric}{spread} on {size}", f"compare: {compared}"]
     unseen = f"; on groups that they had not seen: {validation}" if validation else ""

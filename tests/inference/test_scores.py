@@ -142,6 +142,13 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert f"script-src 'sha256-{digest}'" in page  # no other script can run
     assert all(f"<code>{','.join(row)}</code>" in page for row in rows if row[3] == "to check")
     x = tmp_path / "x.csv"
+    people = tmp_path / "people.csv"
+    lines = [f"{line}{',subject' if line == marks[0] else ','}" for line in checked.read_text().splitlines()]
+    people.write_text("\n".join([*lines, f"{video},{start},{end},0,m2"]) + "\n")
+    run(*budget, "--checked", people, "--draw", 2, "-o", tmp_path / "drawn.csv")
+    drawn = (tmp_path / "drawn.csv").read_text().splitlines()
+    assert drawn[0] == "video,start,end,label,subject"
+    assert sum(line.endswith(",0,m2") for line in drawn) == 1
     for options, message in (
         (["--checked", more, "--draw", 2, "-o", x], "only 0 windows of 0.5 s left"),
         (["--checked", checked, "--draw", 2, "--window", 0.7, "-o", x], "windows have 0.5 s; leave it out"),

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from everest.annotations.bout import CHECKED, DRAWN, Bout, by_video
+from everest.annotations.bout import CHECKED, DRAWN, UNSCORED, Bout, by_video
 from everest.errors import DataError, RecipeError
 from everest.metrics.budget import draw_windows, footage_windows, time_budget, total_interval
 
@@ -73,6 +73,23 @@ def test_a_class_that_nobody_found_has_an_upper_bound_and_one_seen_has_a_bout_in
     assert absent["name"] == "b"
     assert (absent["seconds"]["estimate"], absent["seconds"]["interval"][0]) == (0, 0)
     assert absent["seconds"]["interval"][1] > 5
+
+
+def test_rows_of_two_draws_that_describe_one_bout_count_once():
+    extents = {"x": (0.0, 40.0)}
+    windows = [bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED)]
+    once = time_budget(extents, {}, by_video([*windows, bout("x", 8, 12)]))
+    twice = time_budget(extents, {}, by_video([*windows, bout("x", 8, 12), bout("x", 10, 11.9)]))
+    assert once == twice
+    assert once["classes"][0]["seconds"]["checked"] == 4
+
+
+def test_a_checked_window_with_unscored_time_is_refused():
+    windows = [bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED), bout("x", 30, 40, UNSCORED)]
+    extents = {"x": (0.0, 40.0)}
+    assert time_budget(extents, {}, by_video(windows), classes=["a"])["checked"] == 2
+    with pytest.raises(DataError, match="x, 10 to 20 s: is 'checked' and partly 'unscored'; score it, or"):
+        time_budget(extents, {}, by_video([*windows, bout("x", 19, 25, UNSCORED)]))
 
 
 def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt():

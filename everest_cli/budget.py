@@ -143,8 +143,8 @@ def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose:
     from everest.annotations.labels import read_labels
 
     labels = read_labels([file], extents, whose=whose, keep_windows=True)
-    if labels.unmatched_names:
-        names = f"{first_names(labels.unmatched_names)}; use the names that --draw wrote"
+    if labels.unmatched:
+        names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
         raise DataError(f"{file}: names videos that are not in the timeline: {names}")
     say(*labels.notices)
     return {video: labels.bouts.get(video, []) for video in extents}

@@ -305,7 +305,7 @@ def convert_annotations(
             "videos": len({bout.video for bout in unscored}),
             "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LATEST_TIME), 3),
         },
-        "unmatched": labels.unmatched_names,
+        "unmatched": labels.unmatched,
         "left_out": left_out_rows(labels.left_out),
         "written": [],
     }

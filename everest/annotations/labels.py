@@ -110,7 +110,7 @@ class Labels:
     """What annotation files state about videos."""
 
     bouts: dict[str, list[Bout]]  # by the path of a user's video; without videos, by the name in the file
-    unmatched_names: Sequence[str]  # annotated names that are none of the user's videos
+    unmatched: Sequence[str]  # annotated names that are none of the user's videos
     left_out: LeftOut  # the records that are not read
     merged_subjects: Sequence[str]  # the subjects whose bouts are taken together
     joined_observers: Sequence[str]  # the observers whose codings are joined
@@ -122,7 +122,7 @@ class Labels:
         predicted = f"bouts of videos that a person has labeled: {first_names(sorted(self.predicted_videos))}"
         joined, merged = first_names(self.joined_observers, 10), first_names(self.merged_subjects, 10)
         notices = {
-            f"left out, no such video: {first_names(self.unmatched_names, 10)}": self.unmatched_names,
+            f"left out, no such video: {first_names(self.unmatched, 10)}": self.unmatched,
             f"left out, predicted {predicted}": self.predicted_videos,
             f"left out: {left_out_text(self.left_out)}": self.left_out,
             f"joined: the codings of {joined}; --observer keeps one": self.joined_observers,
@@ -184,7 +184,7 @@ def read_labels(
         raise DataError(f"--subject {whose.subject}: not in {names}, which has {first_names(subjects, 10)}")
     return Labels(
         bouts=bouts_of,
-        unmatched_names=list(unmatched),
+        unmatched=list(unmatched),
         left_out=left_out,
         merged_subjects=subjects if whose.subject is None and len(subjects) > 1 else [],
         joined_observers=list(joined) if len(joined) > 1 else (),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
-from scipy.special import digamma, entr
+from scipy.special import entr
+from scipy.stats import beta
 
 from everest.config.heads import Heads
 from everest.config.stage_settings import FinetuneSettings
@@ -179,13 +180,18 @@ def chance_warning(training: Training, step: int, settings: FinetuneSettings, he
 
 
 def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: float) -> float:
-    """About the cross-entropy of a model that knows every class: the entropy of smoothed and mixed targets.
+    """The cross-entropy of a model that knows every class: the mean entropy of smoothed and mixed targets.
 
     With equally frequent classes, a partner has another class for 1 - 1 / num_classes of the clips. Its share
-    is from Beta(a, a), whose mean entropy is digamma(2 a + 1) - digamma(a + 1).
+    is from the Beta distributions of Mixup and CutMix; boxes that the border clips are left out.
     """
+    rest = smoothing / num_classes  # the probability of each class that a target does not have
+
+    def entropy(share: float) -> float:
+        """Of a target with two classes."""
+        both = entr(share * (1 - smoothing) + rest) + entr((1 - share) * (1 - smoothing) + rest)
+        return float(both + (num_classes - 2) * entr(rest))
+
     alphas = [alpha for alpha in (mixup, cutmix) if alpha > 0]
-    mixed = fmean(float(digamma(2 * alpha + 1) - digamma(alpha + 1)) for alpha in alphas) if alphas else 0.0
-    rare = smoothing / num_classes  # the probability of a wrong class
-    smoothed = float(entr(1 - smoothing + rare) + (num_classes - 1) * entr(rare))
-    return smoothed + (1 - smoothing) * (1 - 1 / num_classes) * mixed
+    other = fmean(float(beta(alpha, alpha).expect(entropy)) for alpha in alphas) if alphas else entropy(1)
+    return other + (entropy(1) - other) / num_classes

@@ -119,7 +119,7 @@ def test_other_subjects_complement_each_other_and_one_may_be_chosen(tmp_path: Pa
     rows += [("b.mp4", 0, 1, "walk", "anna", "m2"), ("a.mp4", 3, 4, "unscored", "", "")]
     file = table(tmp_path, "a.csv", columns, rows)
     labels = read_labels([file])
-    assert labels.together == ["m1", "m2"]
+    assert labels.merged_subjects == ["m1", "m2"]
     assert labels.notices[-1] == "taken together, bouts of several subjects: m1, m2; --subject keeps one"
     only = read_labels([file], whose=WhoseBouts(subject="m1")).bouts
     assert {video: [bout.label for bout in bouts] for video, bouts in only.items()} == {

@@ -138,7 +138,7 @@ def test_a_tokenizer_is_drawn_next_to_a_model_but_not_by_gflops(tmp_path: Path):
 def test_a_figure_replaces_a_picture_but_no_other_file(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=2)
     (tmp_path / "folder.png").mkdir()
-    for out, message in ((tmp_path / "c.pdf", ".png"), (tmp_path / "folder.png", "is a folder")):
+    for out, message in ((tmp_path / "c.jpg", ".png, .pdf, .svg"), (tmp_path / "folder.png", "is a folder")):
         assert message in plot(run, "--out", out, code=2).stderr
     (other := tmp_path / "c.png").write_text("not a picture")
     assert "c.png: exists; choose another name" in plot(run, "--out", other, code=2).stderr

@@ -40,4 +40,4 @@ def peak_of_forward(spec: ModelSpec, clips: int, *, bytes_per_value: int) -> int
         with autocast(bytes_per_value):
             model(frames)
         assert following.shape == shape  # alive until here, as the loader's next batch is
-    return counter.most
+    return counter.peak

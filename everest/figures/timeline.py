@@ -33,6 +33,7 @@ CLASS_COLORS: Final = (
 MOST_PANELS: Final = 24  # heuristic: the first ones; the figure counts the others
 MOST_LANES: Final = 20  # heuristic: the classes with most seconds in all panels; the figure counts the others
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
+MOST_SCALES: Final = 4.0  # heuristic: times the shortest recording, up to which all have one time scale
 LANE_GAP: Final = 0.15  # of a lane, between its bars and the next
 
 
@@ -55,7 +56,8 @@ def draw_timelines(
     shown_panels = panels[:MOST_PANELS]
     seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true, of each panel
     totals: Counter[str] = Counter()  # seconds of each class in all panels
-    for *_, predicted, of_person in shown_panels:
+    occurring: dict[str, set[str]] = defaultdict(set)  # the classes in the panels of each head
+    for _, head, predicted, of_person in shown_panels:
         seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for bout in predicted:
             seconds[bout.label or BACKGROUND][0] += bout.end - bout.start
@@ -64,9 +66,15 @@ def draw_timelines(
                 seconds[bout.label][1] += bout.seconds
         seconds_by_class.append(seconds)
         totals.update({name: sum(parts) for name, parts in seconds.items()})
-    # All panels have the lanes in one order: the class with most seconds first, background last.
+        occurring[head.name].update(seconds)
+    # All panels of a head have the same lanes: the class with most seconds first, background last.
     ranked = sorted(totals, key=lambda name: (name == BACKGROUND, -totals[name]))
-    seconds_by_class = [{name: lanes[name] for name in ranked if name in lanes} for lanes in seconds_by_class]
+    seconds_by_class = [
+        {name: lanes[name] for name in ranked if name in occurring[head.name]}
+        for (_, head, *_), lanes in zip(shown_panels, seconds_by_class, strict=True)
+    ]
+    ends = [end - start for start, end in (recording.extent for recording, *_ in shown_panels)]
+    is_one_scale = max(ends) <= MOST_SCALES * min(ends)
     heights = [  # inches: of the title and the seconds, and of a curve or lanes
         0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), MOST_LANES))
         for (_, head, *_), lanes in zip(shown_panels, seconds_by_class, strict=True)
@@ -88,7 +96,8 @@ def draw_timelines(
                 if len(lanes) > MOST_LANES:
                     title_parts.append(f"{counted(len(lanes) - MOST_LANES, 'other class')} not shown")
             area.set_title(escape_dollars(", ".join(filter(None, title_parts))), loc="left", fontsize=11)
-            area.set_xlim(*recording.extent)
+            start, end = recording.extent
+            area.set_xlim(start, start + max(ends) if is_one_scale else end)
         axes[-1].set_xlabel("seconds")
         notes = [LEGEND] if any(seconds_by_class) else []
         notes += ["Black bars: the given annotations."] if labeled else []

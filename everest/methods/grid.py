@@ -98,11 +98,11 @@ class NoiseLayout:
 class TokenSelection:
     """The tokens that the encoder sees and those that the decoder predicts: ids, ascending in each row."""
 
-    visible: Tensor  # (B, N_vis) int64
-    target: Tensor  # (B, N_tgt) int64; (B, 0) if nothing is predicted
+    visible: Tensor  # (B, K) int64
+    target: Tensor  # (B, M) int64; (B, 0) if nothing is predicted
 
     def scored(self) -> Tensor:
-        """(B, N_tgt) bool: the targets that are not visible, which count in the loss."""
+        """(B, M) bool: the targets that are not visible, which count in the loss."""
         if self.visible.size(1) == 0:
             return torch.ones_like(self.target, dtype=torch.bool)
         # Contiguous: searchsorted copies other tensors itself, with a warning.

@@ -215,6 +215,7 @@ class TopK(Strategy):
         return replace(cast("Self", super().keeping(share)), visible_ratio=None)
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
         if (self.visible_ratio or 0) > self.keep_ratio:
             yield "visible_ratio", f"{self.visible_ratio} is more than keep_ratio ({self.keep_ratio})"
 

@@ -267,6 +267,7 @@ class LearnedImportance(Strategy):
         return self.score == "learned"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
         if self.keep_ratio + self.random_ratio > 1:
             both = f"{self.random_ratio} and keep_ratio ({self.keep_ratio})"
             yield "random_ratio", f"{both} are more than all tokens"

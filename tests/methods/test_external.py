@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from small_runs import called, metrics, refused, sets
 import everest
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.errors import CheckpointError, RecipeError
+from everest.methods.strategies import RedundancyRobust
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec
 
@@ -300,3 +302,17 @@ def test_fine_tuning_predicts_nothing(package: str, recipe: Path):
 
 def test_a_module_to_import_must_exist():
     assert "No module named 'nowhere'; install it" in refused("--import", "nowhere.at_all", "doctor", code=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithExtraRatio(RedundancyRobust):
+    strategy: str = "test_external:WithExtraRatio"
+    extra_ratio: float = 3.0
+
+
+def test_a_strategy_that_extends_one_of_everest_has_its_own_ratios_checked():
+    assert [name for name, _ in WithExtraRatio().problems()] == ["extra_ratio"]
+    assert [name for name, _ in WithExtraRatio(keep_ratio=0.2, visible_ratio=0.3).problems()] == [
+        "extra_ratio",
+        "visible_ratio",
+    ]

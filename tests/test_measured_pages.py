@@ -29,7 +29,9 @@ def test_timelines():
             others = [f"{scores[key]:.0f}" for key in ("mean_class_accuracy", "edit", "map@0.5")]
             rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
     assert missing("benchmarks/timelines.md", rows) == []
-    measured = recordings["train"] | {"skipped": 0, "report": "", "checkpoint": "", "figure": ""}
+    paths = {"skipped": 0, "report": "", "checkpoint": "", "figure": ""}
+    folds = [fold | paths | {"recordings": []} for fold in recordings["folds"]]
+    measured = recordings["train"] | paths | {"folds": folds}
     rows = [*result_lines(MeasuredTest.of(measured)), measured["judgment"]]
     for name, row in recordings["confusion"].items():
         true, model, _, draws = recordings["budget"]["classes"][name]["seconds"].values()

@@ -235,7 +235,7 @@ class Step:
             self._record.failed += filter(None, batch.failed)
             self._record.videos += batch.video_ids
             batch = training.to_device(batch)
-            # For dropout, for example.
+            # Dropout, for example, draws from torch's global generator.
             torch.manual_seed(seed_at(seed, Purpose.STEP, self.number, rank, number))
             start = (rank * plan.accumulation + number) * plan.micro_batch
             training.dropped_paths.use(slice(start, start + plan.micro_batch))

@@ -17,10 +17,11 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.config.heads import Head
 from everest.errors import DataError
 from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure, shorten
 from everest.inference.bouts import PredictedBout, PredictedBouts
-from everest.inference.timelines import Timelines
+from everest.inference.timelines import Timelines, VideoTimeline
 from everest.system.text import counted
 
 # The colors of all figures but black, which is for a person, and the most different ones that are not gray or
@@ -35,6 +36,8 @@ MOST_LANES: Final = 20  # heuristic: the classes with most seconds in all panels
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
 MOST_SCALES: Final = 4.0  # heuristic: times the shortest recording, up to which all have one time scale
 LANE_GAP: Final = 0.15  # of a lane, between its bars and the next
+
+Panel = tuple[VideoTimeline, Head, Sequence[PredictedBout], Sequence[Bout]]
 
 
 def draw_timelines(
@@ -54,25 +57,7 @@ def draw_timelines(
     if not panels:
         raise DataError("no recording has a window, so there is no timeline to draw")
     shown_panels = panels[:MOST_PANELS]
-    seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true, of each panel
-    totals: Counter[str] = Counter()  # seconds of each class in all panels
-    occurring: dict[str, set[str]] = defaultdict(set)  # the classes in the panels of each head
-    for _, head, predicted, of_person in shown_panels:
-        seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for bout in predicted:
-            seconds[bout.label or BACKGROUND][0] += bout.end - bout.start
-        for bout in of_person:
-            if bout.label not in (BACKGROUND, UNSCORED):
-                seconds[bout.label][1] += bout.seconds
-        seconds_by_class.append(seconds)
-        totals.update({name: sum(parts) for name, parts in seconds.items()})
-        occurring[head.name].update(seconds)
-    # All panels of a head have the same lanes: the class with most seconds first, background last.
-    ranked = sorted(totals, key=lambda name: (name == BACKGROUND, -totals[name]))
-    seconds_by_class = [
-        {name: lanes[name] for name in ranked if name in occurring[head.name]}
-        for (_, head, *_), lanes in zip(shown_panels, seconds_by_class, strict=True)
-    ]
+    seconds_by_class = _seconds_by_class(shown_panels)
     ends = [end - start for start, end in (recording.extent for recording, *_ in shown_panels)]
     is_one_scale = max(ends) <= MOST_SCALES * min(ends)
     heights = [  # inches: of the title and the seconds, and of a curve or lanes
@@ -105,6 +90,29 @@ def draw_timelines(
             notes.append(f"{counted(len(panels) - MOST_PANELS, 'other panel')} not shown.")
         figure.suptitle("  ".join(notes), fontsize=11)
     return figure
+
+
+def _seconds_by_class(panels: Sequence[Panel]) -> list[dict[str, list[float]]]:
+    """The predicted and true seconds of each class in each panel, in the order of the lanes."""
+    seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true, of each panel
+    totals: Counter[str] = Counter()  # seconds of each class in all panels
+    occurring: dict[str, set[str]] = defaultdict(set)  # the classes in the panels of each head
+    for _, head, predicted, of_person in panels:
+        seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for bout in predicted:
+            seconds[bout.label or BACKGROUND][0] += bout.end - bout.start
+        for bout in of_person:
+            if bout.label not in (BACKGROUND, UNSCORED):
+                seconds[bout.label][1] += bout.seconds
+        seconds_by_class.append(seconds)
+        totals.update({name: sum(parts) for name, parts in seconds.items()})
+        occurring[head.name].update(seconds)
+    # All panels of a head have the same lanes: the class with most seconds first, background last.
+    ranked = sorted(totals, key=lambda name: (name == BACKGROUND, -totals[name]))
+    return [
+        {name: lanes[name] for name in ranked if name in occurring[head.name]}
+        for (_, head, *_), lanes in zip(panels, seconds_by_class, strict=True)
+    ]
 
 
 def _draw_lanes(

@@ -183,11 +183,7 @@ def time_budget(
     windows = footage_windows(extents, length)
     sampled = _windows_of(marks, windows, extents, length)
     _require_two_windows(len(sampled))  # a window may have several marks
-    for part in sampled:
-        unscored = (bout for bout in checked.get(part.video, ()) if bout.label == UNSCORED)
-        if any(min(bout.end, part.end) - max(bout.start, part.start) > TIME_ROUNDING for bout in unscored):
-            where = f"{part.video}, {part.start:g} to {part.end:g} s"
-            raise DataError(f"{where}: is '{CHECKED}' and partly '{UNSCORED}'; score it, or write '{DRAWN}'")
+    _refuse_unscored(sampled, checked)
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     labels.update(classes)
     lengths = np.array([end - start for _, start, end in sampled])  # (N,)
@@ -218,6 +214,15 @@ def time_budget(
         unused += bout.label not in (CHECKED, UNSCORED, BACKGROUND) and not is_inside
     sizes = {"windows": len(windows), "checked": len(sampled), "window": length, "unused": unused}
     return {**sizes, "classes": rows}
+
+
+def _refuse_unscored(sampled: Sequence[FootageWindow], checked: Bouts) -> None:
+    """Refuse checked windows with unscored time, which would count as time without any class."""
+    for part in sampled:
+        unscored = (bout for bout in checked.get(part.video, ()) if bout.label == UNSCORED)
+        if any(min(bout.end, part.end) - max(bout.start, part.start) > TIME_ROUNDING for bout in unscored):
+            where = f"{part.video}, {part.start:g} to {part.end:g} s"
+            raise DataError(f"{where}: is '{CHECKED}' and partly '{UNSCORED}'; score it, or write '{DRAWN}'")
 
 
 def _require_two_windows(number: int) -> None:

@@ -7,8 +7,7 @@
    `candidates.py`: what could classify the videos. `comparison.py`: trains it on the lists, or on those of a
    fold. `choice.py`: the best by its loss, and what appearance or change alone reaches.
 4. `measure.py`: the accuracy beside chance, the most frequent class and a linear model on small images; the
-   timelines of test recordings beside the bouts of a person; the accuracy over all folds together, and of
-   an exported file of the model.
+   timelines of test recordings beside the bouts of a person; the accuracy over all folds together.
    `result.py`: what it found, in DIR/result.json.
 5. `verdict.py`: lines for people, with what to do next.
 

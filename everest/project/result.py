@@ -52,7 +52,7 @@ class ClipTime:
     def __str__(self) -> str:
         fits = f"within the limit of {self.limit_ms:g}"
         if self.network_ms > self.limit_ms:
-            fits = f"above the limit of {self.limit_ms:g}: export int8, or lower --latency"
+            fits = f"above the limit of {self.limit_ms:g}: export int8, or train with a lower --latency"
         return (
             f"a clip on one CPU thread: {self.network_ms:.3g} ms in the network by PyTorch ({fits}), "
             f"and {self.reading_ms:.3g} ms to read it from a file"

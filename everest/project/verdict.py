@@ -39,7 +39,7 @@ def verdict_lines(result: ProjectResult) -> list[str]:
 
 def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
     """What was done, in a sentence for a publication."""
-    init = project.request.init or "the pre-training"
+    init = "the encoder pre-trained here" if project.request.unlabeled else project.request.init
     features = {
         "images": "the mean image and the mean change of a clip (16 x 16 pixels each)",
         "motion": "histograms of its edges and their motion",

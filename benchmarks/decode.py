@@ -18,7 +18,7 @@ import numpy as np
 import plain_input
 import torch
 
-from everest.video.reader import probe, read_frames
+from everest.video.reader import read_frames, video_info
 
 Decode = Callable[[Path, list[int]], np.ndarray]
 REQUESTED = 64  # frames, in windows at random positions
@@ -37,7 +37,7 @@ def backends() -> dict[str, Decode]:
 
 def wrong(decode: Decode, path: Path) -> int | str:
     """Number of wrong frames among the requested ones; "fails" if the decoder returns nothing."""
-    thumbs = _thumbs(read_frames(path, range(probe(path).frames)).numpy())  # (F, h, w)
+    thumbs = _thumbs(read_frames(path, range(video_info(path).frames)).numpy())  # (F, h, w)
     rng, count = np.random.default_rng(1), 0
     for _ in range(REQUESTED // 16):
         start = int(rng.integers(0, len(thumbs) - 61))

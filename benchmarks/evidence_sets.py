@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from everest.video.reader import probe, read_frames
+from everest.video.reader import read_frames, video_info
 from everest.video.writer import write_video
 from everest_demo.events import event_set
 from everest_demo.motions import DEMO_SET, NUM_FRAMES, paths_of
@@ -100,7 +100,7 @@ def write_shaken(videos: Path, folder: Path, name: str) -> None:
 
 
 def _write_copy(clip: Path, copy: Path, *, seed: int) -> None:
-    info = probe(clip)
+    info = video_info(clip)
     frames = read_frames(clip, list(range(info.frames)))  # (T, H, W, 3)
     small = resize(frames.movedim(-1, 1), [SIDE], antialias=True).movedim(1, -1)
     copy.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from everest.config.settings import Recipe
 from everest.data.crops import Box, Size, center_box, covering_size, multi_scale_crop, random_resized_crop
 from everest.data.frames import sampling
 from everest.data.randomness import Purpose, generator_at
-from everest.video.reader import probe, read_frames
+from everest.video.reader import read_frames, video_info
 
 # Which division of the groups into thirds; see Clips.held_out. Each third of tennis7 has clips of all classes
 # in this one, the first of a thousand with the most clips of the rarest.
@@ -127,7 +127,7 @@ class Frames:
 
 def _decode(path: str) -> NDArray[np.uint8]:
     torch.set_num_threads(1)
-    return read_frames(path, range(probe(path).frames)).numpy()  # (F, H, W, 3)
+    return read_frames(path, range(video_info(path).frames)).numpy()  # (F, H, W, 3)
 
 
 class Choice(NamedTuple):

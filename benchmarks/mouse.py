@@ -48,7 +48,7 @@ from everest.inference.timelines import Timelines
 from everest.metrics.intervals import bootstrap
 from everest.models.linear import difference_image
 from everest.probes.linear import linear
-from everest.video.reader import probe, read_frames
+from everest.video.reader import read_frames, video_info
 from everest.video.writer import write_video
 
 FOLDS: Final = 3
@@ -128,7 +128,7 @@ def images(videos: Path, clips: Clips) -> NDArray[np.float32]:
     """The mean image and the mean change of each clip, (N, 2 P)."""
     found = []
     for path in clips:
-        frames = read_frames(videos / path, range(probe(videos / path).frames)).permute(3, 0, 1, 2)[None]
+        frames = read_frames(videos / path, range(video_info(videos / path).frames)).permute(3, 0, 1, 2)[None]
         mean = F.adaptive_avg_pool2d(frames.float().mean(dim=(1, 2)), SIDE).flatten(1)
         found.append(torch.cat([mean, difference_image(frames, SIDE)], dim=1))
     return torch.cat(found).numpy()
@@ -195,7 +195,7 @@ def join(videos: Path, folder: Path) -> dict[str, float]:
     for number, dealt in enumerate(deal(clips, RECORDINGS)):
         blocks = [list(block) for _, block in groupby(sorted(dealt), key=block_of)]
         order = [path for at in rng.permutation(len(blocks)) for path in blocks[at]]
-        frames = {path: read_frames(videos / path, range(probe(videos / path).frames)) for path in order}
+        frames = {path: read_frames(videos / path, range(video_info(videos / path).frames)) for path in order}
         video, at = f"mouse{number}.mp4", 0
         joined = torch.cat([*frames.values()])
         cuts += [len(changes) + sum(map(len, [*frames.values()][:end])) - 1 for end in range(1, len(order))]

@@ -21,7 +21,7 @@ from measuring import HERE, SHARED, everest
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from everest.video.reader import probe, read_frames
+from everest.video.reader import read_frames, video_info
 from everest.video.writer import write_video
 
 SIZE: Final = (96, 128)  # pixels, height and width
@@ -66,7 +66,7 @@ def join(name: str, part: str, folder: Path, rng: np.random.Generator) -> list[s
 
 def read_clip(path: Path) -> Tensor:
     """The frames of a clip, (F, H, W, 3) uint8."""
-    frames = read_frames(path, range(min(probe(path).frames, LONGEST))).movedim(-1, 1)
+    frames = read_frames(path, range(min(video_info(path).frames, LONGEST))).movedim(-1, 1)
     height, width = frames.shape[2:]
     scale = max(SIZE[0] / height, SIZE[1] / width)
     resized = resize(frames, [round(height * scale), round(width * scale)], antialias=True)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from everest.annotations.bout import LATEST_TIME, UNSCORED, Bout, Bouts
 from everest.errors import DataError, shown
 from everest.video.folders import VIDEO_SUFFIXES
-from everest.video.reader import frame_times, probe
+from everest.video.reader import frame_times, video_info
 from everest.video.source import Video
 from everest.video.stream import VideoError
 
@@ -45,7 +45,7 @@ class VideoTimes:
     def of(cls, video: str | Video) -> VideoTimes:
         """Read the times of a video file."""
         times = frame_times(video)
-        fps = probe(video).fps or 1.0
+        fps = video_info(video).fps or 1.0
         return cls(borders=np.append(times, times[-1] + 1 / fps), fps=fps)
 
     @classmethod

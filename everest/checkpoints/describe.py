@@ -47,7 +47,7 @@ from everest.system.weights import Weights
 from everest.system.weights_header import ClipSettings
 from everest.tokenizer.network import TokenizerSpec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS, PixelStatistics
-from everest.video.reader import probe
+from everest.video.reader import video_info
 
 FALLBACK_RECIPE: Final = "ucf101"  # without a recipe: its views, and its stride unless the weights have one
 # Also set where they are the default, because the base of a recipe may set them: None is the backbone's own.
@@ -123,7 +123,7 @@ def training_seconds(opened: LoadedModel) -> float | None:
     data = load_recipe(path, imports=False).data
     try:
         samples = evenly_spaced(read_source(data, "train", labeled=False, may_miss=True).samples, MOST_TIMED)
-        rates = [probe(sample.video).fps or inf for sample in samples]  # images have none: 0 seconds
+        rates = [video_info(sample.video).fps or inf for sample in samples]  # images have none: 0 seconds
         frames = [frame_span(sample)[1] for sample in samples]
     except UserError:  # such as videos that have moved
         return None

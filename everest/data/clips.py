@@ -1,4 +1,4 @@
-"""Clips of samples and their order: random numbers, replacements of unreadable videos, micro-batches.
+"""The data set of clips, and the order of its samples: random numbers, unreadable videos, micro-batches.
 
 V views, C channels, T frames, H W pixels, M random numbers per view, L values of a label. Every choice about
 a sample follows from (seed, epoch, index), and the order of the samples from (seed, epoch). A run that is
@@ -35,8 +35,8 @@ SampleKey = tuple[int, int]  # (epoch, or number of the draw; index of the sampl
 FailedReads = list[tuple[str, str]]  # path and reason of every video that was tried and could not be read
 
 
-class Clip(NamedTuple):
-    """One clip with all its views."""
+class LoadedSample(NamedTuple):
+    """The views of a sample, its label and random numbers."""
 
     frames: Tensor  # (V, C, T, H, W) uint8; with `regions` (V, T, R, S, C)
     label: Tensor  # (L,) float32, see `label_values`; -1 if there is none
@@ -49,7 +49,7 @@ class Clip(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """B clips; see `Clip`."""
+    """B samples; see `LoadedSample`."""
 
     frames: Tensor  # (B, V, C, T, H, W) uint8; with `regions` (B, V, T, R, S, C)
     label: Tensor  # (B, L) float32
@@ -69,13 +69,13 @@ class ClipTokens(Protocol):
     def variants(self) -> int: ...
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:
-        """The (V, …) tensors of the clip of (epoch `variant`, `index`)."""
+        """The (V, …) tensors of the sample (epoch `variant`, `index`)."""
         ...
 
 
 @dataclass(eq=False)
-class VideoClips:
-    """Clips of samples, addressed by (epoch, index)."""
+class ClipDataset:
+    """A data set of samples, each of which gives other clips in each epoch."""
 
     samples: Sequence[Sample]
     _: KW_ONLY
@@ -101,7 +101,7 @@ class VideoClips:
         return isinstance(self.make_views, PretrainViews) and self.make_views.compared
 
     def layout(self) -> Layout:
-        """The shape and type of each tensor of a clip; CheckpointError if the tokens are damaged."""
+        """The shape and type of each tensor of a sample; CheckpointError if the tokens are damaged."""
         views = self.make_views
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "frames": (views.shape, torch.uint8),
@@ -126,8 +126,12 @@ class VideoClips:
         views = self.make_views
         return None if boxes is None else Regions(boxes, views.size, views.antialias)
 
-    def read(self, key: SampleKey, out: Tensor | None = None) -> Clip:
-        """Read the clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given."""
+    def read(self, key: SampleKey, out: Tensor | None = None) -> LoadedSample:
+        """Read the sample of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given.
+
+        Raises:
+            DataError: MAX_TRIES samples in a row are unreadable.
+        """
         epoch, index = key
         failed: FailedReads = []
         for attempt in range(MAX_TRIES):
@@ -157,7 +161,7 @@ class VideoClips:
         rng = generator_at(self.seed, Purpose.NOISE, *key)
         noise = rng.random((len(views.frames), self.num_noise), dtype=np.float32)
         sample = self.samples[index]
-        return Clip(
+        return LoadedSample(
             frames=views.frames,
             label=torch.tensor(label_values(sample.labels, self.heads) or (-1,), dtype=torch.float32),
             video_id=sample.video_id,
@@ -194,26 +198,26 @@ class StepSampler:
     start_step: int = 0  # steps already done
     accumulation: int = 1
     rank: int = 0
-    world: int = 1
+    processes: int = 1
     repeat_first: bool = False  # repeat the first batch, to check whether a model can overfit it
     # (num_samples,), of which only the ratios count: samples are drawn in proportion, with replacement, and a
     # key has the number of the draw in place of the epoch. None: an epoch is a permutation of the samples.
     odds: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        assert self.step_samples % (self.world * self.accumulation) == 0
+        assert self.step_samples % (self.processes * self.accumulation) == 0
 
     @property
     def micro_batch_samples(self) -> int:
         """The number of samples of a micro-batch."""
-        return self.step_samples // (self.world * self.accumulation)
+        return self.step_samples // (self.processes * self.accumulation)
 
     def __len__(self) -> int:
         return (self.steps - self.start_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         keys = self._keys(0 if self.repeat_first else self.start_step)
-        share = self.step_samples // self.world
+        share = self.step_samples // self.processes
         first = self.rank * share
         batch = []
         for step in range(self.start_step, self.steps):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from everest.data.frames import FrameIds
 from everest.lists.sample import Sample
 from everest.video.facts import inspect_video
-from everest.video.reader import VideoError, frame_times, frames_between, probe
+from everest.video.reader import VideoError, frame_times, frames_between, video_info
 from everest.video.source import Video, as_video
 from everest.video.times import TIME_TOLERANCE
 
@@ -90,7 +90,7 @@ def frame_span(sample: Sample) -> FrameSpan:
     if sample.start is not None or sample.end is not None:
         first, end = frames_between(sample.video, sample.start, sample.end)
         return first, end - first
-    count = probe(sample.video).frames
+    count = video_info(sample.video).frames
     first = sample.start_frame or 0
     end = count if sample.end_frame is None else min(sample.end_frame, count)
     if first >= end:
@@ -101,5 +101,5 @@ def frame_span(sample: Sample) -> FrameSpan:
 
 def frame_bytes(video: Video, frames: int, channels: int = 3) -> int:
     """The bytes of a number of frames of a video."""
-    info = probe(video)
+    info = video_info(video)
     return frames * info.height * info.width * channels

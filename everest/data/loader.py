@@ -26,7 +26,7 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 
-from everest.data.clips import Batch, FailedReads, SampleKey, StepSampler, VideoClips
+from everest.data.clips import Batch, ClipDataset, FailedReads, SampleKey, StepSampler
 from everest.data.crops import resize_regions
 from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError
@@ -73,7 +73,7 @@ class StoppedWaiting(Exception):
     """The wait for a batch was given up, because its loader should stop."""
 
 
-def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto"]) -> int:
+def choose_workers(clips: ClipDataset, order: Order, workers: int | Literal["auto"]) -> int:
     """The number of workers; `auto` is as many as the cores and the free shared memory allow."""
     if workers != "auto":
         return workers
@@ -86,14 +86,14 @@ def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto
     return 0
 
 
-def shared_bytes(clips: VideoClips, order: Order, *, workers: int) -> int:
+def shared_bytes(clips: ClipDataset, order: Order, *, workers: int) -> int:
     """The bytes of shared memory that a loader uses."""
     division = divide_batches(clips, order, workers=workers)
     sizes = field_bytes(clips.layout(), slots=division.slots, batch=division.batch_samples)
     return sum(sizes.values()) if workers else 0
 
 
-def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> BatchDivision:
+def divide_batches(clips: ClipDataset, order: Order, *, workers: int) -> BatchDivision:
     """Divide batches into chunks of about equal size, and choose how many chunks are read ahead.
 
     While a batch is used, the workers read all of the next one and one more chunk each, and at least two
@@ -110,7 +110,7 @@ def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> BatchDiv
     return BatchDivision(largest, samples, chunks_ahead=math.ceil(ahead / workers), slots=slots)
 
 
-def batches(clips: VideoClips, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
+def batches(clips: ClipDataset, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
     """Yield the batches of a `ClipLoader`, whose workers live from the first batch to the last."""
     with closing(ClipLoader(clips, order, workers=workers, timeout=timeout)) as loader:
         yield from loader
@@ -131,7 +131,7 @@ class ClipLoader:
 
     def __init__(
         self,
-        clips: VideoClips,
+        clips: ClipDataset,
         order: Order,
         *,
         workers: int,
@@ -215,7 +215,7 @@ class ClipLoader:
         return ", ".join(self._clips.samples[index].path for chunk in chunks for _, index in chunk.keys)
 
 
-def read_chunk(clips: VideoClips, ring: Ring, chunk: Chunk) -> list[ClipInfo]:
+def read_chunk(clips: ClipDataset, ring: Ring, chunk: Chunk) -> list[ClipInfo]:
     """Read the clips of a chunk into its rows of the ring."""
     rows = ring.batch(chunk.slot, chunk.first + len(chunk.keys))  # (rows, …) each
     infos = []

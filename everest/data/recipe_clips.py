@@ -18,7 +18,7 @@ from everest.config.heads import Heads, best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.data.cache import keep_facts_in_cache, open_cache
 from everest.data.class_balance import sampling_odds
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.data.crops import largest_region
 from everest.data.footage import footage_of, frame_span
 from everest.data.views import (
@@ -39,7 +39,7 @@ from everest.methods.grid import NoiseLayout, TokenGrid
 from everest.methods.selection import num_candidates
 from everest.system.storage import Location, RemotePath
 from everest.system.text import counted
-from everest.video.reader import probe
+from everest.video.reader import video_info
 from everest.video.source import Member
 from everest.video.stream import VideoError
 
@@ -60,7 +60,7 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
     return digest.hexdigest()[:16]
 
 
-def pretrain_clips(recipe: Recipe) -> VideoClips:
+def pretrain_clips(recipe: Recipe) -> ClipDataset:
     """Unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
     data, section = recipe.data, recipe.pretrain
     grid = clip_grid(recipe)
@@ -85,7 +85,7 @@ def pretrain_key(data: DataSettings) -> str:
     return "pretrain" if data.pretrain else "train"
 
 
-def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
+def finetune_clips(recipe: Recipe) -> tuple[ClipDataset, Classes]:
     """The labeled clips of `data.train`, and their classes."""
     from everest.data.augment import RandAugment  # here: timm takes a second to import
 
@@ -123,7 +123,7 @@ def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample],
     return train.samples, read_source(recipe.data, "test", labeled=True, classes=classes).samples, classes
 
 
-def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
+def validation_clips(recipe: Recipe, classes: Classes) -> ClipDataset | None:
     """The center view of each video of `data.val`; None if that is not set."""
     data, section = recipe.data, recipe.finetune
     if data.val is None:
@@ -144,7 +144,7 @@ def center_views(recipe: Recipe) -> ValidationViews:
     return ValidationViews(**vars(clip_format(recipe, "finetune")))
 
 
-def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
+def evaluation_clips(recipe: Recipe, classes: Classes) -> ClipDataset:
     """The evaluation views of each video of `data.test`."""
     samples = read_source(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
@@ -192,7 +192,7 @@ def clips_of(
     num_noise: int = 0,
     training: bool = False,
     notices: Sequence[str | None] = (),
-) -> VideoClips:
+) -> ClipDataset:
     """Make the clips of samples. The `notices` follow those about the list.
 
     In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states, and another
@@ -210,7 +210,7 @@ def clips_of(
         listed = tuple(chain.from_iterable(map(repeat, listed, counts)))
         total = f"{counted(len(distinct), 'video')}, {len(listed)} clips an epoch"
         notices = (*notices, f"data.clips_per_video: {total}")
-    return VideoClips(
+    return ClipDataset(
         listed,
         make_views=views,
         seed=recipe.train.seed,
@@ -223,7 +223,7 @@ def clips_of(
     )
 
 
-def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoClips:
+def resized_by(clips: ClipDataset, resize: str, device: torch.device) -> ClipDataset:
     """The same training clips, with crops resized where `data.resize` says; for cached tokens, in workers."""
     views = clips.make_views
     on_device = resize == "device" or (resize == "auto" and device.type == "cuda")
@@ -238,13 +238,13 @@ def num_clips(sample: Sample) -> int:
         if sample.start is not None and sample.end is not None:
             seconds = sample.end - sample.start
         else:
-            seconds = frame_span(sample)[1] / (probe(sample.video).fps or float("inf"))
+            seconds = frame_span(sample)[1] / (video_info(sample.video).fps or float("inf"))
     except VideoError:  # reported when it is read
         return 1
     return max(round(seconds / SECONDS_PER_CLIP), 1)
 
 
-def examine_lengths(clips: VideoClips) -> str | None:
+def examine_lengths(clips: ClipDataset) -> str | None:
     """Read the lengths of up to 64 local videos; return a notice if most are shorter than a clip, else None.
 
     Raises:

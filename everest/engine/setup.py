@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from everest.checkpoints.describe import clip_settings
 from everest.config.settings import Recipe, TrainedSection
 from everest.config.tokenizer import TokenizerSettings
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import examine_lengths, fingerprint, resized_by
@@ -46,7 +46,7 @@ def make_training(
     recipe: Recipe,
     section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
-    clips: VideoClips,
+    clips: ClipDataset,
     context: RunContext,
     classes: tuple[str, ...] | None = None,
     init_weights: InitWeights | None = None,

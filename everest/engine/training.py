@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
-from everest.data.clips import Batch, StepSampler, VideoClips
+from everest.data.clips import Batch, ClipDataset, StepSampler
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
@@ -48,8 +48,8 @@ class Training:
     recipe: Recipe
     model: nn.Module  # as the loop calls it (everest.engine.network.prepare_model)
     networks: Sequence[Network]  # the model as built, then all others that learn in the same steps
-    clips: VideoClips
-    loaded_clips: VideoClips  # `clips` as workers read them: the device may resize their crops
+    clips: ClipDataset
+    loaded_clips: ClipDataset  # `clips` as workers read them: the device may resize their crops
     plan: StagePlan
     header: Weights  # of `model.safetensors`; its tensors and step are added when it is saved
     videos: dict[str, Any]  # number and fingerprint of the samples, for env.json
@@ -92,7 +92,7 @@ class Training:
             samples_per_epoch=self.plan.videos_per_epoch,
             accumulation=self.plan.accumulation,
             rank=self.rank,
-            world=self.plan.processes,
+            processes=self.plan.processes,
             seed=self.train_settings.seed,
             start_step=step,
             repeat_first=self.context.options.one_batch,
@@ -200,15 +200,15 @@ class Step:
     identical, and no generator is saved.
 
     Args:
-        clips: the batch of each pass of this process.
+        loaded: the batch of each pass of this process.
     Attributes:
         number: updates done before, over all resumes.
     """
 
-    def __init__(self, training: Training, clips: Iterator[Batch]) -> None:
+    def __init__(self, training: Training, loaded: Iterator[Batch]) -> None:
         self.number = training.steps_done
         self._training = training
-        self._clips = clips
+        self._loaded = loaded
         self._pass = 0  # the current one
         self._record = StepRecord(number=self.number)
         # A warm-up begins at 0: its first step fills the moments of AdamW and changes no weight.
@@ -228,7 +228,7 @@ class Step:
             self._pass = number
             started = time.monotonic()
             try:
-                batch = next(self._clips)
+                batch = next(self._loaded)
             except StoppedWaiting:
                 training.stop(training.signal.number, saved=plan.processes == 1)
             self._record.waited += time.monotonic() - started

@@ -20,7 +20,7 @@ from everest.checkpoints.graph import ExportedClassifier, open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.heads import head_settings
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.clips import SampleKey, VideoClips
+from everest.data.clips import ClipDataset, SampleKey
 from everest.data.loader import batches, choose_workers, on_device
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
@@ -67,7 +67,7 @@ class EvaluationFiles:
                 refuse_inputs(path, inputs, option=option)
 
     def write(
-        self, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
+        self, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: ClipDataset
     ) -> None:
         """Write the page and the predictions; adds the path of the page to `result`."""
         # The slow page first: if it is killed, no file of predictions blocks the next try.
@@ -175,7 +175,7 @@ class VideoScore(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_views(
-    model: AnyClassifier, clips: VideoClips, runtime: Runtime, *, train: TrainSettings, report: Report
+    model: AnyClassifier, clips: ClipDataset, runtime: Runtime, *, train: TrainSettings, report: Report
 ) -> Predictions:
     """Run a classifier over all views of all videos; returns the predictions in the order of the list.
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.figures.pages import data_uri, write_page
 from everest.figures.rows import to_rgb
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
@@ -59,7 +59,7 @@ def write_evaluation_page(
     result: dict[str, Any],
     predictions: Predictions,
     classes: Classes,
-    clips: VideoClips,
+    clips: ClipDataset,
     summary: Summary = Summary(),
 ) -> Path:
     """Write the plots and then the page; return the path of the page.

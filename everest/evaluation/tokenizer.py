@@ -11,7 +11,7 @@ import torch
 from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.data.randomness import Purpose, seed_at
 from everest.engine.training import Training
 from everest.errors import RecipeError
@@ -131,7 +131,7 @@ class TokenizerValidator:
 
 
 @torch.inference_mode()
-def set_target_statistics(model: AdaptiveTokenizer, clips: VideoClips, *, train: TrainSettings) -> None:
+def set_target_statistics(model: AdaptiveTokenizer, clips: ClipDataset, *, train: TrainSettings) -> None:
     """Set the mean and std of every code dimension, over all tokens of up to `TARGET_CLIPS` training clips.
 
     All tokens count, because each can be a target of the autoencoder. The mean is not 0, because an even

@@ -27,7 +27,7 @@ from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figu
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.selection import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
-from everest.video.reader import probe, read_frames
+from everest.video.reader import read_frames, video_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def select_video_frames(
     pair = embed.tubelet[0]
     if options.frames % pair:
         raise RecipeError(f"--frames {options.frames}: must be a multiple of {pair}")
-    slices, fps, info = options.frames // pair, None if clip is None else clip.fps, probe(video)
+    slices, fps, info = options.frames // pair, None if clip is None else clip.fps, video_info(video)
     wanted = num_candidates(slices, options.alpha) * pair
     footage = footage_of(Sample(path=str(video)), fps)
     count = footage.num_frames

@@ -39,7 +39,7 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import FrozenTokenizer
 from everest.video.facts import VideoInfo
 from everest.video.folders import video_name
-from everest.video.reader import probe
+from everest.video.reader import video_info
 
 PIXEL_TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
 DEFAULT_STRATEGY: Final = "redundancy-robust"
@@ -200,7 +200,7 @@ class MaskRequest:
         path = folder / f"{video_name(video)}-mask.png"
         refuse_inputs(path, read)
         check_new_file(path, overwrite=overwrite)
-        info, model, wanted = probe(video), self.model, self.clip
+        info, model, wanted = video_info(video), self.model, self.clip
         cell = max(strategy.cell for _, strategy in self.strategies)
         _, height, width = self.embed.tubelet
         views = EvalViews(

@@ -18,7 +18,7 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.lists.sample import Sample
 from everest.system.files import write_text
-from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
+from everest.video.reader import TimedFrame, VideoError, frames_in_order, video_info
 from everest.video.writer import H264, write_timed_frames
 
 CLIP_FPS: Final = 12.0  # heuristic: of a clip on a page, at most
@@ -43,7 +43,7 @@ def clip_card(sample: Sample) -> dict[str, Any]:
     times += "" if sample.end is None else f" to {sample.end:.2f} s"
     card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
     try:
-        info, footage = probe(sample.video), footage_of(sample, None)
+        info, footage = video_info(sample.video), footage_of(sample, None)
         rate = info.fps or CLIP_FPS
         stride = max(round(rate / CLIP_FPS), -(-footage.num_frames // 360), 1)  # at most 360 frames
         numbers = footage.numbers(np.arange(footage.num_frames)[::stride])

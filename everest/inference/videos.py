@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.data.loader import STOP_SECONDS, batches, choose_workers
 from everest.errors import DataError
 from everest.inference.model import OpenedModel, check_counts
@@ -70,7 +70,7 @@ def compute_over_videos(
         parts: the videos of each pass: the last ones of `Passes.split`, or a share of them; None: all.
         processes: the number of processes that divide the videos.
     """
-    clips = VideoClips(
+    clips = ClipDataset(
         samples,
         make_views=model.views,
         seed=0,

@@ -98,7 +98,7 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
                 f"{file}:{number}: {quote(line)} looks like a comment, and a list has none; remove the line "
                 "(a path that begins with # is written ./#…)"
             )
-    fields_of_lines = _split(file, lines)
+    fields_of_lines = _divide_into_fields(file, lines)
     header = find_header(f"{file}:{lines[0][0]}", fields_of_lines, chosen)
     columns: Sequence[str] = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
     if header is not None:
@@ -141,8 +141,8 @@ def quote(line: str) -> str:
     return f"'{shown(line.strip())}'"
 
 
-def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
-    """The fields of all lines, split by a separator that gives each line equally many, at least 2."""
+def _divide_into_fields(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
+    """The fields of all lines, divided by a separator that gives each line equally many, at least 2."""
     separators: Sequence[tuple[str, str | None]] = _SEPARATORS
     if ";" in lines[0][1]:
         (names,) = _parse(file, lines[:1], *_SHEET_SEPARATOR)

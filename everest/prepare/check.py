@@ -27,7 +27,7 @@ from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.facts import clear_video_cache, inspect_video
 from everest.video.file_processes import Failure, map_apart
 from everest.video.images import image_folder, image_frames
-from everest.video.reader import frames_in_order, known_damage, probe
+from everest.video.reader import frames_in_order, known_damage, video_info
 from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import VideoError, as_video_error
 
@@ -92,7 +92,7 @@ def decode_completely(path: str) -> CheckedFile:
 def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
     """Describe the damage of a file that was decoded completely, to `frames` frames; None without damage."""
     damage = known_damage(video)
-    expected = probe(video).frames
+    expected = video_info(video).frames
     if damage is None and frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
     if damage is None and losses:

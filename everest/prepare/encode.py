@@ -30,7 +30,7 @@ from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
 from everest.video.folders import video_name
 from everest.video.images import video_files
-from everest.video.reader import probe, resized_frames
+from everest.video.reader import resized_frames, video_info
 from everest.video.source import Video, video_version
 from everest.video.stream import DEFAULT_RATE, VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
@@ -218,7 +218,7 @@ def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 def _write(video: Video, part: Path, settings: EncodeSettings, origin: dict[str, Any]) -> None:
     """Encode all frames, and decode the result to check that none is missing."""
-    info = probe(video)
+    info = video_info(video)
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(MAX_DENOMINATOR)
     size = encoded_size(info.height, info.width, settings.short_side)
     losses: list[Loss] = []

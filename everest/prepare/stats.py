@@ -27,7 +27,7 @@ from everest.system.events import Report, notice
 from everest.video.facts import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.pixels import IMAGENET
-from everest.video.reader import probe, read_frames
+from everest.video.reader import read_frames, video_info
 from everest.video.stream import VideoError
 
 SECONDS_PER_VIDEO: Final = 1800  # seconds for a video; one that takes longer is unreadable
@@ -56,7 +56,7 @@ class VideoMeasures:
 def measure_video(path: str) -> VideoMeasures | Failure:
     """Measure neighboring frames at some places of a video."""
     try:
-        info = probe(path)
+        info = video_info(path)
         first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES_PER_VIDEO).astype(int))
         ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1).flatten()
         frames = read_frames(path, ids.tolist()).numpy()  # (F, H, W, 3), pair after pair

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
-from everest.data.clips import Batch, VideoClips
+from everest.data.clips import Batch, ClipDataset
 from everest.data.loader import batches, choose_workers, on_device
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import center_views, clips_of
@@ -83,7 +83,7 @@ class Prober:
         self._spec = spec  # of the model, to build a copy of a sharded one that is not
         self._steps = probed_steps(plan.steps, every=settings.every, validation_steps=plan.validation_steps)
         known = training.clips
-        self._held_out: VideoClips | None = None  # some of data.val, with masks as training draws them
+        self._held_out: ClipDataset | None = None  # some of data.val, with masks as training draws them
         if recipe.data.val is not None:
             views = known.make_views
             assert isinstance(views, PretrainViews)
@@ -215,7 +215,7 @@ class Prober:
         of_passes, counts = zip(*gather_object(losses), strict=True)
         return float(mean_loss), float(np.average(of_passes, weights=counts))
 
-    def _run_passes(self, clips: VideoClips, compute: Callable[[Batch], Any]) -> list[_PassResult]:
+    def _run_passes(self, clips: ClipDataset, compute: Callable[[Batch], Any]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
         training = self._training
         accelerator = training.accelerator

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everest.checkpoints.frozen import open_teacher
 from everest.config.settings import Recipe
-from everest.data.clips import Batch, StepSampler, VideoClips
+from everest.data.clips import Batch, ClipDataset, StepSampler
 from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, divide_batches, on_device
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
@@ -151,8 +151,8 @@ def try_step(
 
     def last_pass() -> None:  # in which processes exchange gradients
         step = Step(training, repeat(batch))
-        for clips in step.batches(plan.accumulation - 1):
-            network_losses, _ = losses_of(clips, step)
+        for loaded in step.batches(plan.accumulation - 1):
+            network_losses, _ = losses_of(loaded, step)
             step.backward(network_losses)
             losses.append(network_losses[0].item())
         step.update_weights()
@@ -187,7 +187,7 @@ def _seconds_of(work: Callable[[], object], times: int, device: torch.device) ->
     return seconds
 
 
-def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
+def stage_clips(recipe: Recipe, stage: TrainingStage) -> ClipDataset:
     """Return the clips of a training stage; DataError if the videos cannot be found."""
     return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
 
@@ -233,7 +233,7 @@ def time_loader(
     }
 
 
-def _loading_changes(clips: VideoClips, workers: int, clips_per_second: float) -> dict[str, float]:
+def _loading_changes(clips: ClipDataset, workers: int, clips_per_second: float) -> dict[str, float]:
     """Changes that make the loader faster, with the expected factor of each; the largest factor first.
 
     Several clips from one decode are not suggested, because they cost accuracy (docs/performance.md).
@@ -266,7 +266,7 @@ def _loading_changes(clips: VideoClips, workers: int, clips_per_second: float) -
     return dict(sorted(stated.items(), key=lambda item: -item[1]))
 
 
-def reading_speed(clips: VideoClips) -> float:
+def reading_speed(clips: ClipDataset) -> float:
     """Return the clips per second that this process reads alone."""
     clips.read((0, 0))  # opens and indexes the file
     samples = _calls_per_second(lambda epoch: clips.read((epoch, epoch % len(clips))), READING_SECONDS)

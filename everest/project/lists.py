@@ -26,7 +26,7 @@ from everest.suggest.data_section import data_section, has_class_folders, shared
 from everest.system.events import Report, heading, notice
 from everest.system.text import counted
 from everest.video.folders import split_folders, videos_under
-from everest.video.reader import probe
+from everest.video.reader import video_info
 from everest.video.stream import VideoError
 
 # Heuristic, in seconds. Windows of 1 s were measured (benchmarks/timelines.md).
@@ -260,7 +260,7 @@ def _readable_videos(request: Request, report: Report) -> LabeledVideos:
     readable = []
     for number, sample in enumerate(videos.samples, start=1):
         try:
-            probe(sample.video)
+            video_info(sample.video)
         except VideoError as error:
             report(notice(f"left out: {error}"))
         else:

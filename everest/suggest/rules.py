@@ -29,7 +29,7 @@ from everest.lists.sources import read_source
 from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS, probed_steps
 from everest.system.storage import join_location, parse_location
 from everest.system.text import counted
-from everest.video.reader import probe
+from everest.video.reader import video_info
 from everest.video.stream import VideoError
 
 # The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
@@ -126,7 +126,7 @@ def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, f
     sizes, problems = [], []
     for sample in evenly_spaced(samples, MOST_MEASURED_VIDEOS):
         try:
-            info = probe(sample.video)
+            info = video_info(sample.video)
             sizes.append((footage_of(sample, fps).num_frames, info.height, info.width))
         except VideoError as error:
             problems.append(str(error))

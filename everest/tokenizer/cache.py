@@ -34,7 +34,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.data.loader import batches, choose_workers
 from everest.data.recipe_clips import clip_grid, fingerprint, pretrain_clips
 from everest.data.views import PretrainViews
@@ -135,7 +135,7 @@ class TokenIndex:
 _INDEX: Final = TypeAdapter(TokenIndex)
 
 
-def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:
+def clip_facts(recipe: Recipe, clips: ClipDataset) -> dict[str, Any]:
     """The values that determine the pixels of pre-training clips: JSON values under the keys of a recipe."""
     views = clips.make_views
     assert isinstance(views, PretrainViews)
@@ -168,7 +168,7 @@ class TokenCache:
     The clips of pre-training read it (everest.data.clips.ClipTokens).
     """
 
-    def __init__(self, recipe: Recipe, clips: VideoClips) -> None:
+    def __init__(self, recipe: Recipe, clips: ClipDataset) -> None:
         stage = recipe.pretrain
         assert stage.objective == "pixels", "only targets are stored"
         self.folder = Path(stage.target.cache or "")
@@ -314,7 +314,7 @@ def _write_parts(
 
 @torch.inference_mode()
 def _encode(
-    clips: VideoClips,
+    clips: ClipDataset,
     tokenizer: AdaptiveTokenizer,
     accelerator: Accelerator,
     settings: TrainSettings,

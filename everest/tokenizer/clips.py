@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.clips import Batch, VideoClips
+from everest.data.clips import Batch, ClipDataset
 from everest.data.loader import batches, choose_workers
 from everest.data.recipe_clips import clip_format, clips_of, pretrain_key
 from everest.data.views import ClipFormat, PretrainViews, ValidationViews
@@ -19,7 +19,7 @@ from everest.tokenizer.spec import tokenizer_settings
 MEASURED_BATCH: Final = 8  # heuristic: clips that are measured together
 
 
-def tokenizer_clips(recipe: Recipe) -> VideoClips:
+def tokenizer_clips(recipe: Recipe) -> ClipDataset:
     """The videos of pre-training: random windows, with the stride, crops and flips of pre-training."""
     flip = recipe.data.flip if recipe.pretrain.flip is None else recipe.pretrain.flip
     views = PretrainViews(**vars(window_format(recipe)), flip=flip, views_per_decode=1)
@@ -33,7 +33,7 @@ def window_format(recipe: Recipe) -> ClipFormat:
     return replace(clip, frames=tokenizer_settings(recipe).frames, sampling="dense")
 
 
-def held_out_clips(recipe: Recipe) -> tuple[str, VideoClips]:
+def held_out_clips(recipe: Recipe) -> tuple[str, ClipDataset]:
     """The list for validating a tokenizer, and the middle window of each of its videos, always the same.
 
     The list is `data.val`, otherwise `data.test` if the file exists. Without either it is the training list,
@@ -52,7 +52,7 @@ def held_out_clips(recipe: Recipe) -> tuple[str, VideoClips]:
     return key, clips_of(recipe, read_source(data, key, labeled=False), views)
 
 
-def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Batch]:
+def spaced_clips(clips: ClipDataset, most: int, *, settings: TrainSettings) -> Iterator[Batch]:
     """Yield batches of up to `most` clips in all, evenly spaced in the list, as in the first epoch.
 
     Spaced, because a list may be in the order of its classes.

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.methods.grid import num_kept
 from everest.tokenizer.clips import spaced_clips
 from everest.tokenizer.layers import FSQ, TokenScorer, top_k
@@ -60,7 +60,7 @@ class TokenizerReport:
 
 @torch.inference_mode()
 def measure_tokenizer(
-    model: AdaptiveTokenizer, clips: VideoClips, untrained: TokenScorer, *, settings: TrainSettings
+    model: AdaptiveTokenizer, clips: ClipDataset, untrained: TokenScorer, *, settings: TrainSettings
 ) -> TokenizerReport:
     """Measure a tokenizer on up to `MOST_CLIPS` clips of one window each, from the whole list, in float32.
 

@@ -121,15 +121,16 @@ class StampedIndex:
     def __len__(self) -> int:
         return self.times.size
 
-    def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
-        """Split the numbers of `wanted` frames (rising) at keyframes to which a reader can seek.
+    def plan_seeks(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
+        """Divide the numbers of `wanted` frames (rising) at keyframes to which a reader can seek.
 
         Returns:
             Each part with the entry from which to decode it; None is the start of the file.
         """
         keys = np.searchsorted(self.key_times, self.times[wanted], side="right") - 1  # -1: before the first
         return [
-            (Entry(int(self.key_seeks[key])) if key > 0 else None, run) for key, run in _runs(keys, wanted)
+            (Entry(int(self.key_seeks[key])) if key > 0 else None, part)
+            for key, part in _parts_by_start(keys, wanted)
         ]
 
     def skips(self, wanted: list[int]) -> Skips:
@@ -175,13 +176,13 @@ class CountedIndex:
     def __len__(self) -> int:
         return self.outputs.size
 
-    def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
-        """Split the numbers of `wanted` frames (rising) at the entries, see `StampedIndex.runs`."""
+    def plan_seeks(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
+        """Divide the numbers of `wanted` frames (rising) at the entries, see `StampedIndex.plan_seeks`."""
         entries = np.searchsorted(self.entry_frames, wanted, side="right") - 1
         columns = (self.entry_seeks, self.entry_packets, self.entry_marks)
         return [
-            (Entry(*(int(column[entry]) for column in columns)) if entry >= 0 else None, run)
-            for entry, run in _runs(entries, wanted)
+            (Entry(*(int(column[entry]) for column in columns)) if entry >= 0 else None, part)
+            for entry, part in _parts_by_start(entries, wanted)
         ]
 
 
@@ -201,8 +202,8 @@ def numbered(
             yield number, frame
 
 
-def _runs(starts: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:
-    """Split `wanted` frames (rising) where the `starts` before them, (F,), jump by more than one."""
+def _parts_by_start(starts: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:
+    """Divide `wanted` frames (rising) where the `starts` before them, (F,), jump by more than one."""
     begins = [0, *(np.flatnonzero(np.diff(starts) > 1) + 1), len(wanted)]
     return [(int(starts[begin]), wanted[begin:end]) for begin, end in pairwise(begins)]
 

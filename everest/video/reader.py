@@ -4,8 +4,8 @@ F frames, H height, W width, C channels. A video is a file, or a folder of image
 It is given as a path, a URL that fsspec reads, or a member of a shard. Frames are chosen by number, also if
 the frame rate varies; `frames_between` converts seconds to numbers.
 
-everest.video.index explains how a frame is found. Only this package imports decoders. PyAV reads every file
-and is always installed; with decord, files are refused of which it may return wrong frames.
+everest.video.index explains how a frame is found. PyAV reads every file and is always installed; with decord,
+files are refused of which it may return wrong frames.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TimedFrame(NamedTuple):
     unit: Fraction
 
 
-def probe(path: str | Video) -> VideoInfo:
+def video_info(path: str | Video) -> VideoInfo:
     """The number, size and rate of a video's frames.
 
     Raises:
@@ -163,27 +163,27 @@ def _demuxed_in_order(
     path: Video, index: FrameIndex, to_pixels: ToPixels, wanted: list[int]
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """As `_pyav_in_order`, from the packets of all frames that the wanted ones refer to."""
-    for entry, run in index.runs(wanted):
+    for entry, part in index.plan_seeks(wanted):
         done = 0
         # Again from the start: a seek may end after its target, or after a frame to which the target refers.
         # After some keyframes, frames refer to earlier ones; there no frame may be skipped.
         for start, skipping in ((entry, True), (None, False)):
-            rest = run[done:]
+            rest = part[done:]
             # An output that is counted depends on all packets before it.
             skips = index.skips(rest) if skipping and isinstance(index, StampedIndex) else None
             with closing(decode_frames(path, start, skips=skips)) as decoded:
                 for number, frame in islice(numbered(index, decoded, rest), len(rest)):
-                    position = bisect_left(run, number)
+                    position = bisect_left(part, number)
                     if position < done:  # a damaged file's late frame: already given as missing
                         continue
                     if position > done and skipping:  # perhaps not missing
                         break
-                    yield from ((missing, None) for missing in run[done:position])
+                    yield from ((missing, None) for missing in part[done:position])
                     yield number, to_pixels(frame)
                     done = position + 1
-            if done == len(run):
+            if done == len(part):
                 break
-        yield from ((missing, None) for missing in run[done:])
+        yield from ((missing, None) for missing in part[done:])
 
 
 def _read_decord(path: Video, wanted: list[int]) -> Iterable[tuple[int, np.ndarray]]:
@@ -225,14 +225,14 @@ def _check_request(path: Video, wanted: list[int], channels: int) -> None:
     assert all(number < following for number, following in pairwise(wanted))
     if channels not in (1, 3):
         raise RecipeError(f"channels: {channels}; frames have 3 (colors) or 1 (luma)")
-    count = probe(path).frames
+    count = video_info(path).frames
     if not wanted or wanted[0] < 0 or wanted[-1] >= count:
         requested = f"frames {wanted[0]} to {wanted[-1]}" if wanted else "no frame"
         raise VideoError(path, f"{requested} requested, there are {count}")
 
 
 def _damaged_frame(path: Video, number: int) -> VideoError:
-    return VideoError(path, f"frame {number} of {probe(path).frames} cannot be decoded (damaged file)")
+    return VideoError(path, f"frame {number} of {video_info(path).frames} cannot be decoded (damaged file)")
 
 
 def resized_frames(
@@ -246,7 +246,7 @@ def resized_frames(
     """
     folder = image_folder(path)
     if folder is not None:
-        for number, pixels in enumerate(frames_in_order(folder, range(probe(folder).frames))):
+        for number, pixels in enumerate(frames_in_order(folder, range(video_info(folder).frames))):
             image = Image.fromarray(pixels.numpy()).resize((size[1], size[0]), Image.Resampling.BICUBIC)
             yield TimedFrame(np.asarray(image), number, 1 / rate)
         return

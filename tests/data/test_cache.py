@@ -12,7 +12,7 @@ from small_runs import metrics, run
 
 from everest.data import cache as cache_module
 from everest.data.cache import FrameCache, open_cache
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
@@ -55,7 +55,7 @@ def test_clips_are_the_same_with_and_without(clip_files, kept, maker):
     samples.append(dataclasses.replace(samples[0], start_frame=7, end_frame=19))
     samples.append(dataclasses.replace(samples[1], start=0.5, end=1.5))
     options = {"make_views": maker, "seed": 0, "num_noise": 3, "decoder": "auto", "replace_bad": True}
-    without, cached = VideoClips(samples, **options), VideoClips(samples, **options, cache=kept)
+    without, cached = ClipDataset(samples, **options), ClipDataset(samples, **options, cache=kept)
     for place in [(epoch, index) for epoch in range(3) for index in range(len(samples))]:
         one, other = without.read(place), cached.read(place)
         assert torch.equal(one.frames, other.frames)

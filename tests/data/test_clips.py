@@ -29,7 +29,7 @@ def recipe(root: Path, **data) -> Recipe:
     return Recipe(name="here", data=DataSettings(root=str(root), **data))
 
 
-def labels(found: recipe_clips.VideoClips) -> dict[str, int]:
+def labels(found: recipe_clips.ClipDataset) -> dict[str, int]:
     return {Path(sample.path).name: sample.labels[0] for sample in found.samples}
 
 

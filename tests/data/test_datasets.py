@@ -6,7 +6,7 @@ import torch
 
 from everest.config.heads import Head
 from everest.data.augment import RandAugment
-from everest.data.clips import MAX_TRIES, VideoClips
+from everest.data.clips import MAX_TRIES, ClipDataset
 from everest.data.footage import frame_span
 from everest.data.loader import batches
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
@@ -38,7 +38,7 @@ def samples(clip_files):
 def clips_of(samples, make_views=PRETRAIN, **options):
     settings = {"seed": 0, "num_noise": 5, "decoder": "auto", "replace_bad": True} | options
     settings.setdefault("heads", (Head(outputs=2),))
-    return VideoClips(samples, make_views=make_views, **settings)
+    return ClipDataset(samples, make_views=make_views, **settings)
 
 
 def same(one, other):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everest.config.heads import named_heads
-from everest.data.clips import Batch, Clip, SampleKey, VideoClips
+from everest.data.clips import Batch, ClipDataset, LoadedSample, SampleKey
 from everest.data.loader import batches, on_device, shared_bytes
 from everest.data.views import SampleViews
 from everest.data.workers import Workers
@@ -66,12 +66,12 @@ class Drawn:
         return SampleViews(frames, torch.from_numpy(rng.integers(0, 9, (self.num_views, 4))))
 
 
-def clips_of(views: Drawn, videos: int = 9, **options: object) -> VideoClips:
+def clips_of(views: Drawn, videos: int = 9, **options: object) -> ClipDataset:
     samples = [Sample(path="damaged" if i == 0 else f"{i}.mp4", labels=(i, i + 1)) for i in range(videos)]
     heads = named_heads({"verb": 100, "noun": 100})
     fixed = {"seed": 3, "num_noise": 7, "decoder": "auto", "replace_bad": True, "heads": heads}
     given = {"samples": samples} | fixed | options
-    return VideoClips(make_views=views, **given)  # type: ignore[arg-type]
+    return ClipDataset(make_views=views, **given)  # type: ignore[arg-type]
 
 
 def keys_of(lengths: Sequence[int], videos: int = 9) -> list[list[SampleKey]]:
@@ -79,7 +79,7 @@ def keys_of(lengths: Sequence[int], videos: int = 9) -> list[list[SampleKey]]:
     return [[divmod(next(numbers), videos) for _ in range(length)] for length in lengths]
 
 
-def equals(batch: Batch, clips: Sequence[Clip]) -> bool:
+def equals(batch: Batch, clips: Sequence[LoadedSample]) -> bool:
     parts = zip(*(clip[:-1] for clip in clips), strict=True)  # all but what is for a device
     frames, label, video_ids, noise, erase, failed, inputs = parts
     together = {name: torch.stack([each[name] for each in inputs]) for name in inputs[0]}
@@ -93,7 +93,7 @@ def equals(batch: Batch, clips: Sequence[Clip]) -> bool:
 
 
 def loaded_equal(
-    clips: VideoClips, order: list[list[SampleKey]], *, workers: int, pause: float = 0.0
+    clips: ClipDataset, order: list[list[SampleKey]], *, workers: int, pause: float = 0.0
 ) -> list[bool]:
     """Whether each batch equals its clips, after a pause in which the workers read ahead."""
     equal = []

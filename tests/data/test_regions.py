@@ -11,7 +11,7 @@ from small_runs import called, killed_copy, logged, same_run, sets
 from torch import Tensor
 
 from everest.data.augment import RandAugment
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.data.crops import Regions, largest_region, resize, resize_regions
 from everest.data.loader import batches, on_device
 from everest.data.views import FinetuneViews, PretrainViews
@@ -70,7 +70,7 @@ def test_batches_have_the_same_boxes_flips_and_random_numbers(
     """Of a video of 354 x 492: some boxes are larger than the memory of a region."""
     samples, both = [Sample(path=str(film)), Sample(path="missing.mp4"), Sample(path=str(film))], []
     for each in (views, replace(views, region=REGION)):  # resized by the worker, and by the device
-        clips = VideoClips(samples, make_views=each, seed=5, num_noise=7, decoder="auto", replace_bad=False)
+        clips = ClipDataset(samples, make_views=each, seed=5, num_noise=7, decoder="auto", replace_bad=False)
         loaded = batches(clips, [[(0, 0), (0, 1), (1, 2)]], workers=1, timeout=60)  # the only batch
         (clip,) = (on_device(batch, CPU) for batch in loaded)
         kept = {name: getattr(clip, name).clone() for name in ("frames", "noise", "erase", "label")}

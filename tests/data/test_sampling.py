@@ -75,9 +75,9 @@ def test_processes_and_a_later_start_share_the_steps_of_one_process(labels, kind
     weights = None if kind is None else sampling_odds(labels, kind)
     common = {"num_samples": len(labels), "step_samples": 8}
     alone = list(sampler(weights, **common))
-    for world in (1, 2, 4):
-        options = {**common, "world": world, "accumulation": accumulation, "start_step": start}
-        samplers = [sampler(weights, **options, rank=rank) for rank in range(world)]
+    for processes in (1, 2, 4):
+        options = {**common, "processes": processes, "accumulation": accumulation, "start_step": start}
+        samplers = [sampler(weights, **options, rank=rank) for rank in range(processes)]
         ranks = [list(order) for order in samplers]
         assert [len(order) for order in samplers] == [len(rank) for rank in ranks]
         assert {len(rank) for rank in ranks} == {(12 - start) * accumulation}

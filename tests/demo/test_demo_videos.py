@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
-from everest.video.reader import probe, read_frames
+from everest.video.reader import read_frames, video_info
 from everest_demo import events
 from everest_demo.motions import CLASSES, DEMO_SET, NUM_FRAMES, render_clips
 from everest_demo.rendering import SIZE
@@ -50,7 +50,7 @@ def test_no_clip_is_in_two_lists_and_labels_are_balanced_and_known(root):
 
 def test_files_decode_to_what_was_rendered(root):
     name, _ = _lines(root / "train.csv")[0]
-    info = probe(str(root / name))
+    info = video_info(str(root / name))
     assert (info.frames, info.height, info.width) == (NUM_FRAMES, SIZE, SIZE)
     assert read_frames(str(root / name), list(range(NUM_FRAMES))).shape == (12, 32, 32, 3)
 

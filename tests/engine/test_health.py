@@ -15,7 +15,7 @@ from processes import wait_for_rows
 from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
 
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.data.loader import batches
 from everest.data.views import SampleViews
 from everest.engine.step_log import SCALER_LIMIT, Nonfinite, WaitWatch
@@ -91,7 +91,7 @@ class Asleep(Blank):
 def loader_of(views: Blank, order: list[list[tuple[int, int]]], **options: int) -> Iterator[Any]:
     """The batches of 40 videos in an order of epochs and numbers."""
     samples = [Sample(path=f"/videos/{i}.mp4") for i in range(40)]
-    clips = VideoClips(samples, make_views=views, seed=0, num_noise=1, decoder="auto", replace_bad=True)
+    clips = ClipDataset(samples, make_views=views, seed=0, num_noise=1, decoder="auto", replace_bad=True)
     return batches(clips, order, **options)
 
 

@@ -20,7 +20,7 @@ from everest.lists.writing import write_list
 from everest.prepare.window_labels import label_samples, label_windows
 from everest.prepare.windows import PACKET_OVERHEAD, choose_windows, why_no_activity, window_activity
 from everest.video.packet_sizes import PacketSizes, packet_sizes
-from everest.video.reader import known_damage, probe
+from everest.video.reader import known_damage, video_info
 from everest.video.stream import VideoError
 
 FPS, SECONDS = 10, 40
@@ -167,7 +167,7 @@ def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path
     assert {Path(row["path"]).name for row in found["failed"]} == {"empty.mp4", "text.mp4", "cut.mp4"}
     listed = spans(tmp_path / "w.csv")
     assert {name for name, *_ in listed} == {"growing.ts"}
-    end = probe(tmp_path / "growing.ts").frames / FPS
+    end = video_info(tmp_path / "growing.ts").frames / FPS
     assert 10 < max(end or 0 for *_, end in listed) <= end + 0.2
     with pytest.raises(VideoError, match="folder of images"):
         packet_sizes(tmp_path)

@@ -191,9 +191,9 @@ def test_a_project_of_another_request_is_refused_until_it_is_replaced(
     (copy / "link").symlink_to(elsewhere)
     for note in notes:
         note.write_text("precious")
-    monkeypatch.setattr(lists, "probe", probe := Mock(wraps=lists.probe))
+    monkeypatch.setattr(lists, "video_info", video_info := Mock(wraps=lists.video_info))
     shown = called("train", class_folders, "-o", copy, "--overwrite", "-q", *FEW)
-    assert probe.call_count == 16  # each video once
+    assert video_info.call_count == 16  # each video once
     assert not re.search("train: |all training: |^fine-tuning|workers for each process", shown.stderr, re.M)
     assert json.loads((copy / "project.json").read_text())["request"]["group"] is None
     assert [note.read_text() for note in notes] == len(notes) * ["precious"]

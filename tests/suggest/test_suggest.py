@@ -345,8 +345,8 @@ def test_class_folders_are_split_next_to_the_recipe(here: Path):
 
 def test_probes_need_no_labels_and_at_most_40_videos_are_opened(here: Path, monkeypatch: pytest.MonkeyPatch):
     copy_videos("videos/run", range(10, 99))
-    opened, probe = [], rules.probe
-    monkeypatch.setattr(rules, "probe", lambda video: opened.append(video) or probe(video))
+    opened, video_info = [], rules.video_info
+    monkeypatch.setattr(rules, "video_info", lambda video: opened.append(video) or video_info(video))
     shown("videos --device cpu -q")
     assert (len(opened), load_recipe(MINE).pretrain.probe.list) == (40, None)
     assert load_recipe(MINE).pretrain.probe.every > 0

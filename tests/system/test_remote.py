@@ -14,7 +14,7 @@ from s3fs import S3FileSystem
 from small_runs import refused, run, same_run
 from storage import new_bucket, put, s3_server, upload
 
-from everest.data.clips import VideoClips
+from everest.data.clips import ClipDataset
 from everest.data.loader import batches
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
@@ -22,7 +22,7 @@ from everest.lists.reading import SampleList, read_unlabeled
 from everest.prepare.check import decode_completely
 from everest.system.run_folder import RunFolder
 from everest.system.storage import RemotePath, join_location, parse_location
-from everest.video.reader import VideoError, probe, read_frames
+from everest.video.reader import VideoError, read_frames, video_info
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_url_keeps_its_protocol_and_joins_like_a_path():
 
 def test_every_decoder_reads_the_same_frames_of_a_storage(stored: str, clip_files: Path):
     url, file = f"{stored}/clip1.mp4", clip_files / "clip1.mp4"
-    assert probe(url) == probe(file)
+    assert video_info(url) == video_info(file)
     assert torch.equal(read_frames(url, [31, 0, 7]), read_frames(file, [31, 0, 7]))
     for decoder in ("auto", "decord"):
         frames = read_frames(file, [3, 9], decoder=decoder)
@@ -112,10 +112,10 @@ def test_folders_of_a_storage_list_as_here(bucket: str, clip_files: Path, tmp_pa
     assert len(names) == 5
 
 
-def pretraining(samples: SampleList) -> VideoClips:
+def pretraining(samples: SampleList) -> ClipDataset:
     views = PretrainViews(frames=4, stride=2, size=(32, 32), flip=True, sampling="dense", views_per_decode=1)
     options = {"seed": 3, "num_noise": 5, "decoder": "auto", "replace_bad": True}
-    return VideoClips(samples.samples, make_views=views, **options)
+    return ClipDataset(samples.samples, make_views=views, **options)
 
 
 def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: Path):

@@ -204,8 +204,8 @@ def whole_step(stage: TokenizerStage) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
     with closing(stage.training.steps()) as steps:
         step = next(steps)
-        for clips in step.batches():
-            step.backward(*stage.losses(clips, step))
+        for batch in step.batches():
+            step.backward(*stage.losses(batch, step))
         step.update()
 
 

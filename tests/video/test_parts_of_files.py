@@ -18,7 +18,7 @@ from timed_videos import write_frames
 from everest.system.storage import RemotePath
 from everest.video.facts import clear_video_cache, keep_facts_in
 from everest.video.packet_sizes import packet_sizes
-from everest.video.reader import frames_in_order, probe, read_frames
+from everest.video.reader import frames_in_order, read_frames, video_info
 from everest.video.source import MAX_LOADED_BYTES, PartsOfFile, _part
 
 FRAMES = 150
@@ -68,7 +68,7 @@ def requested(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_frames_and_packets_of_a_large_file_are_those_of_the_file_here(stored: str, recording: Path):
-    assert probe(stored) == probe(recording)
+    assert video_info(stored) == video_info(recording)
     ids = [149, 0, 77, 78, 20]
     assert torch.equal(read_frames(stored, ids), read_frames(recording, ids))
     there, here = (list(frames_in_order(path, range(35, 60, 6))) for path in (stored, recording))
@@ -82,7 +82,7 @@ def test_a_clip_costs_its_part_of_the_file_once_the_index_is_on_the_disk(
     keep_facts_in(tmp_path)
     try:
         clear_video_cache()
-        probe(stored)
+        video_info(stored)
         whole = recording.stat().st_size
         assert whole <= sum(requested) <= 1.5 * whole
         requested.clear()

@@ -19,7 +19,7 @@ from PIL import Image
 from timed_videos import write_frames
 
 from everest.prepare.check import decode_completely
-from everest.video.reader import VideoError, frames_in_order, probe, read_frames
+from everest.video.reader import VideoError, frames_in_order, read_frames, video_info
 from everest.video.stream import LARGEST_FRAME
 from everest.video.writer import H264, read_comment, write_timed_frames, write_video
 
@@ -45,8 +45,8 @@ def titled(path: Path, title: bytes) -> Path:
 def test_a_title_in_another_encoding_does_not_keep_a_video_from_being_read(tmp_path: Path, suffix: str):
     latin = titled(tmp_path / f"latin{suffix}", "café, Köln".encode("latin-1"))
     plain = titled(tmp_path / f"plain{suffix}", b"cafe, Koln")
-    assert probe(latin) == probe(plain)
-    ids = range(probe(latin).frames)
+    assert video_info(latin) == video_info(plain)
+    ids = range(video_info(latin).frames)
     assert torch.equal(read_frames(latin, ids), read_frames(plain, ids))
     assert len(list(frames_in_order(latin, ids))) == len(ids)
     assert decode_completely(str(latin)).reason is None
@@ -86,7 +86,7 @@ def test_nothing_that_a_playlist_names_is_opened(tmp_path: Path):
             }.items():
                 (tmp_path / name).write_text(text)
                 with pytest.raises(VideoError, match=rf"{name}: not a video file"):
-                    probe(tmp_path / name)
+                    video_info(tmp_path / name)
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -113,7 +113,7 @@ def test_an_image_that_states_a_giant_size_is_refused_before_it_is_decoded(tmp_p
         warnings.simplefilter("error")
         reason = r"0\.png: (an image of \d+ x \d+ pixels|cannot be read)"
         with pytest.raises(VideoError, match=reason) as caught:
-            probe(tmp_path)
+            video_info(tmp_path)
     assert caught.value.path == str(tmp_path)  # the sample, not its image
     assert "\n" not in str(caught.value)
 

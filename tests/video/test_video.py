@@ -19,8 +19,8 @@ from everest.video.reader import (
     frame_times,
     frames_between,
     frames_in_order,
-    probe,
     read_frames,
+    video_info,
 )
 from everest.video.truncation import MXF_MARK, is_truncated
 from everest.video.writer import write_video
@@ -94,7 +94,7 @@ def kinds(tmp_path_factory):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_frame_of_every_kind_of_file_is_the_requested_one(kinds, name):
-    assert probe(kinds[name]).frames == FRAMES
+    assert video_info(kinds[name]).frames == FRAMES
     every = read_frames(kinds[name], range(FRAMES))
     assert numbers_shown(every) == list(range(FRAMES))
     for stride in (2, 3, 4, 7):  # skipped frames change no bit of the others
@@ -175,7 +175,7 @@ def test_written_video_is_read_back_and_written_again_to_the_same_bytes(tmp_path
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / name, frames, fps=10, gop=5)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
-    assert probe(tmp_path / "a.mp4") == VideoInfo(frames=30, height=32, width=128, fps=10.0)
+    assert video_info(tmp_path / "a.mp4") == VideoInfo(frames=30, height=32, width=128, fps=10.0)
     back = read_frames(tmp_path / "a.mp4", range(30))
     assert (back.float() - frames.float()).abs().mean() < 4
     with av.open(str(tmp_path / "a.mp4")) as container:
@@ -186,7 +186,7 @@ def test_rewritten_file_is_inspected_again_and_odd_sizes_are_not_written(tmp_pat
     file = tmp_path / "a.mp4"
     for count in (20, 30):
         write_video(file, torch.from_numpy(numbered_frames(count)), fps=10)
-        assert probe(file).frames == count
+        assert video_info(file).frames == count
     with pytest.raises(VideoError, match="even sizes, not 3x4"):
         write_video(file, torch.zeros(2, 3, 4, 3, dtype=torch.uint8), fps=5)
 
@@ -198,7 +198,7 @@ def test_folder_of_images_is_a_video_in_the_order_of_names(tmp_path):
     for number, pixels in enumerate(numbered_frames(12)):
         Image.fromarray(pixels).save(tmp_path / f"img_{number:05d}.{'png' if number % 2 else 'PNG'}")
     (tmp_path / "notes.txt").write_text("not an image")
-    assert probe(tmp_path) == VideoInfo(frames=12, height=32, width=128, fps=None)
+    assert video_info(tmp_path) == VideoInfo(frames=12, height=32, width=128, fps=None)
     assert numbers_shown(read_frames(tmp_path, [11, 0, 5, 5])) == [11, 0, 5, 5]
     with pytest.raises(VideoError, match="no seconds"):
         frames_between(tmp_path, 0, 1)
@@ -227,18 +227,18 @@ def test_images_are_turned_and_mirrored_as_their_exif_data_say(tmp_path, suffix)
         Image.fromarray(pixels).save(tmp_path / f"{number}{suffix}", **options)
     first = tmp_path / f"0{suffix}"
     Image.fromarray(np.rot90(shown)).save(first, **options | {"exif": b"Exif\0\0no TIFF"})  # damaged
-    assert probe(tmp_path) == VideoInfo(frames=len(stored), height=48, width=32, fps=None)
+    assert video_info(tmp_path) == VideoInfo(frames=len(stored), height=48, width=32, fps=None)
     with pytest.raises(VideoError, match="images of different sizes"):
         read_frames(tmp_path, [0, 1])  # as shown; stored, the sixth has the size of the damaged one
     first.unlink()
-    assert probe(tmp_path) == VideoInfo(frames=len(stored) - 1, height=32, width=48, fps=None)
+    assert video_info(tmp_path) == VideoInfo(frames=len(stored) - 1, height=32, width=48, fps=None)
     frames = read_frames(tmp_path, range(len(stored) - 1)).float()
     assert (frames - torch.from_numpy(shown)).abs().max() < 40
 
 
 def test_folders_that_are_no_video_are_refused_with_the_reason(tmp_path):
     with pytest.raises(VideoError, match="a folder without"):
-        probe(tmp_path)
+        video_info(tmp_path)
     for number, side in enumerate((4, 6)):
         Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
     with pytest.raises(VideoError, match="different sizes"):
@@ -260,9 +260,9 @@ def test_file_that_is_no_video_is_refused_with_the_reason(tmp_path):
     for content, reason in ((b"", "empty file"), (b"hello\n" * 99, "not a video"), (damaged, "no frame can")):
         (tmp_path / "a.mp4").write_bytes(content)
         with pytest.raises(VideoError, match=f"a.mp4: {reason}"):
-            probe(tmp_path / "a.mp4")
+            video_info(tmp_path / "a.mp4")
     with pytest.raises(VideoError, match=r"b\.mp4: No such file"):
-        probe(tmp_path / "b.mp4")
+        video_info(tmp_path / "b.mp4")
     (tmp_path / "a.mxf").write_bytes(MXF_MARK)
     assert is_truncated(tmp_path / "a.mxf")
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "empty file")))
@@ -304,7 +304,7 @@ def test_real_odd_files_have_their_frames(shared):
     for file, row in odd_files(shared, "decode"):
         if row["expected"].startswith("decode the frames that are there"):
             continue
-        info = probe(file)
+        info = video_info(file)
         ids = np.random.default_rng(0).integers(0, min(info.frames, 60), size=5).tolist()
         expected = linearly_decoded(file, ids)
         for frame, number in zip(read_frames(file, ids), ids, strict=True):
@@ -344,14 +344,14 @@ def test_real_files_that_cannot_be_decoded_are_refused_with_the_reason(shared):
     for file, row in odd_files(shared, "clear error"):
         reason = row["expected"].removeprefix("clear error (").removesuffix(")")
         with pytest.raises(VideoError, match=reason) as caught:
-            probe(file)
+            video_info(file)
         assert file.name in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 def test_damaged_real_files_give_the_frames_before_the_damage(shared):
     folder = shared / "videos" / "odd"
-    assert probe(folder / "truncated_faststart.mp4").frames == 154
+    assert video_info(folder / "truncated_faststart.mp4").frames == 154
     assert len(read_frames(folder / "truncated_faststart.mp4", [0, 100, 153])) == 3
     assert len(read_frames(folder / "corrupted_real.mp4", [0, 28])) == 2
     with pytest.raises(VideoError, match=r"corrupted_real.mp4: frame 30 of 50 cannot be decoded"):

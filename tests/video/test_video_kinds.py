@@ -41,9 +41,9 @@ from everest.video.reader import (
     frame_times,
     intact_frames,
     known_damage,
-    probe,
     read_frames,
     repairs,
+    video_info,
 )
 from everest.video.writer import H264
 
@@ -60,7 +60,7 @@ def verdict(written: Written) -> str:
     """What is read; AssertionError if anything is wrong."""
     path = written.path
     try:
-        info, times = probe(path), frame_times(path)
+        info, times = video_info(path), frame_times(path)
         frames = list(intact_frames(path, list(range(info.frames))))
     except VideoError as error:
         if not written.may_lack:
@@ -157,7 +157,7 @@ def written(folder: Path, container: str, codec: str, accident: str) -> Path:
 
 
 def shown(path: Path, ids=None) -> list[int | None]:
-    ids = range(probe(path).frames) if ids is None else ids
+    ids = range(video_info(path).frames) if ids is None else ids
     return [number_of(frame.numpy()) for frame in read_frames(path, ids)]
 
 
@@ -234,9 +234,9 @@ def test_frames_that_refer_to_others_before_the_recording_are_left_out(
 
 def test_the_rate_follows_from_the_times_if_the_stated_one_is_the_unit_of_time(tmp_path: Path):
     file = written(tmp_path, "webm", "vp9", "states 1000 frames per second")
-    assert probe(file).fps == pytest.approx((COUNT - 1) / frame_times(file)[-1])
+    assert video_info(file).fps == pytest.approx((COUNT - 1) / frame_times(file)[-1])
     gray = np.zeros((10, 576, 720, 3), np.uint8)
-    assert probe(write_frames(tmp_path / "tape.dv", gray, codec="dvvideo", rate=25)).fps == 25
+    assert video_info(write_frames(tmp_path / "tape.dv", gray, codec="dvvideo", rate=25)).fps == 25
 
 
 def test_what_is_lost_is_left_out_and_named(tmp_path: Path):
@@ -265,7 +265,7 @@ def test_an_animated_webp_is_not_called_damaged(tmp_path: Path):
     assert images[0].size == (WIDTH, HEIGHT)
     images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=40)
     with pytest.raises(VideoError, match=r"an animated WebP, which FFmpeg does not read; convert it to mp4"):
-        probe(tmp_path / "a.webp")
+        video_info(tmp_path / "a.webp")
 
 
 def test_a_damaged_spot_of_a_stamped_file_ends_at_the_next_keyframe(tmp_path: Path):
@@ -439,7 +439,7 @@ def test_a_bare_stream_that_ends_in_the_first_bytes_of_a_picture_shows_no_frame_
         for kept in (0, 9, 10, 12, 14):
             cut = tmp_path / f"{begin + kept}.h264"
             cut.write_bytes(content[: begin + kept])
-            frames = intact_frames(cut, list(range(probe(cut).frames)))
+            frames = intact_frames(cut, list(range(video_info(cut).frames)))
             numbers = [number_of(frame.numpy()) for frame in frames if frame is not None]
             assert numbers == sorted(set(numbers)), (begin, kept)
             if kept == 0:  # pictures that are whole stay

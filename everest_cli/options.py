@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
@@ -18,17 +18,13 @@ from everest.errors import CheckpointError, RecipeError, shown
 from everest.system.launch import read_devices, run_processes
 from everest.system.processes import is_launched, is_main
 from everest.system.run_folder import RECIPE_FILE as RUN_RECIPE
+from everest.system.run_folder import Which
 from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
     from everest.annotations.labels import WhoseBouts
     from everest.config.settings import Recipe
     from everest.inference.model import OpenedModel
-
-# The choices of options. typer shows them, and refuses any other value.
-Which = Literal["newest", "best"]  # weights of a run folder
-Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
-Task = Literal["single-label", "multi-label", "regression"]
 
 
 def option(names: str, help: str, default: Any = None, **settings: Any) -> Any:

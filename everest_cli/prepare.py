@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
+from everest.config.heads import TaskName
 from everest.errors import EnvironmentProblem, RecipeError, first_names
 from everest.system.files import check_writable, write_table
 from everest.system.processes import num_cores
@@ -15,7 +16,7 @@ from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli import prepare_lists
-from everest_cli.options import Task, argument, grouped, is_on_cpu, local_path, option, refuse, root_of
+from everest_cli.options import argument, grouped, is_on_cpu, local_path, option, refuse, root_of
 from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def check(
     recipe: str | None = option("--recipe -r R", "Recipe with the lists and classes."),
     data: Path | None = o.LOCAL_ROOT,
     overrides: list[str] | None = o.OVERRIDES,
-    task: Task | None = o.TASK,
+    task: TaskName | None = o.TASK,
     output: Path | None = option("--output -o DIR", "Folder for bad_videos.csv and progress [the list's]."),
     limit: float = option("--timeout SECONDS", "Time after which a video counts as bad.", 1800.0, min=0.01),
     overwrite: bool = o.OVERWRITE_FILES,
@@ -85,7 +86,7 @@ def _read_lists(
     recipe: str | None,
     *,
     data: Path | None,
-    task: Task | None,
+    task: TaskName | None,
     overrides: list[str] | None,
 ) -> tuple[dict[str, SampleList], list[Path]]:
     """Read the named lists and folders, or the lists of a recipe as its stages read them.

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
+from everest.config.heads import TaskName
 from everest.errors import first_names
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.options import Task, argument, local_path, option, refuse, root_of
+from everest_cli.options import argument, local_path, option, refuse, root_of
 from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
 from everest_cli.timeline import AnnotationKind, kind_of
 
@@ -69,7 +70,7 @@ def split(
         "path:REGEX, or a REGEX with /, matches the path below --data.",
     ),
     class_column: str | None = option("--class-column NAME", "Column with the classes [found by name]."),
-    task: Task | None = o.TASK,
+    task: TaskName | None = o.TASK,
     seed: int = option("--seed N", "Equal seeds give equal splits.", 0, min=0),
     classes: Path | None = option("--classes FILE", "Class names in order, one per line.", parser=local_path),
     data: Path | None = o.LOCAL_ROOT,
@@ -138,7 +139,7 @@ def stats(
     source: Path = argument("SOURCE", "A list, or a folder of videos.", parser=local_path),
     most: int | None = option("--videos N", "Use N random videos of each class [all].", min=1),
     data: Path | None = o.LOCAL_ROOT,
-    task: Task | None = o.TASK,
+    task: TaskName | None = o.TASK,
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
 ) -> None:
@@ -203,7 +204,7 @@ def windows(
     ),
     fps: float | None = o.FPS,
     whose: o.WhoseOptions,
-    task: Task | None = option("--task", "Kind of labels [multi-label if classes overlap]."),
+    task: TaskName | None = option("--task", "Kind of labels [multi-label if classes overlap]."),
     seed: int = o.SEED,
     data: Path | None = o.LIST_ROOT,
     overwrite: bool = o.OVERWRITE_FILES,

@@ -9,10 +9,11 @@ from typing import Final, Literal
 
 import typer
 
+from everest.config.heads import TaskName
 from everest.errors import RecipeError
 from everest.system.files import check_new_file, writing
 from everest_cli import options as o
-from everest_cli.options import Task, argument, option, refuse
+from everest_cli.options import argument, option, refuse
 from everest_cli.output import print_json, print_result, print_table, say
 
 Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest.suggest.rules.DEVICE_VALUES
@@ -32,7 +33,7 @@ def suggest(
     init: str = option(*o.INIT, "none"),
     group: str | None = option("--group G", "Groups of the videos; see `everest prepare split`."),
     unlabeled: bool = option("--unlabeled", "DATA itself has no classes: pre-train only.", False),
-    task: Task | None = o.TASK,
+    task: TaskName | None = o.TASK,
     device: Device | None = option("--device", "CPU or GPU memory [this machine's]."),
     hours: float | None = option("--hours H", "Maximum hours per stage.", min=0.01, max=10_000),
     overwrite: bool = option("--overwrite", "Replace the file and its lists.", False),

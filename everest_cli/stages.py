@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from everest.config.heads import TaskName
+from everest.config.values import PrecisionSetting
 from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest.system.run_folder import DecoderStart
 from everest_cli import options as o
-from everest_cli.options import Precision, Task, argument, local_path, option, refuse, run_in_each_process
+from everest_cli.options import argument, local_path, option, refuse, run_in_each_process
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class TrainOptions:
     overwrite: bool = o.OVERWRITE
     gpus: str = o.GPUS
     processes: int | None = o.PROCESSES
-    precision: Precision | None = option("--precision", "Override train.precision.")
+    precision: PrecisionSetting | None = option("--precision", "Override train.precision.")
     seed: int | None = option("--seed N", "Override train.seed.")
     tracker: Tracker = option("--tracker", "Log curves and images to TensorBoard or W&B (offline).", "none")
     overfit_one_batch: bool = option("--overfit-one-batch", "Overfit the first batch, as a check.", False)
@@ -194,7 +196,7 @@ class ProjectOptions:
         "Choose the model's size so that it needs at most MS milliseconds for a clip on one CPU thread.",
         min=0.01,
     )
-    task: Task | None = o.TASK
+    task: TaskName | None = o.TASK
     overrides: list[str] | None = o.OVERRIDES
     overwrite: bool = option("--overwrite", "Replace the results in --output; other files stay.", False)
     dry_run: bool = option("--dry-run", "Print the plan and an estimate of the time; write nothing.", False)

@@ -12,7 +12,7 @@ import typer
 
 from everest.errors import CheckpointError, RecipeError, first_names
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
-from everest.system.run_folder import WEIGHTS_FILE
+from everest.system.run_folder import WEIGHTS_FILE, Which
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_numbers, read_shares, read_size, refuse
 from everest_cli.output import Display, print_json, print_result, print_table, say
@@ -199,7 +199,7 @@ def export(
     precision: Literal["fp32", "int8"] = option("--precision", "Precision of an ONNX network.", "fp32"),
     calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8."),
     evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card."),
-    which: o.Which | None = o.WHICH,
+    which: Which | None = o.WHICH,
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:

@@ -25,7 +25,6 @@ from everest.annotations.bout import (
     ORIGINS,
     Bout,
     Bouts,
-    Span,
     merge_overlaps,
     origin_in,
     unscored_bouts,
@@ -34,6 +33,7 @@ from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.annotations.records import NO_EVENT, LeftOut, in_record
 from everest.errors import DataError, first_names, shown
 from everest.system.text import NoNumber, json_text, read_json
+from everest.system.types import Span
 
 BLANK: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # the empty parts of a project
 POINT: Final = "Point event"

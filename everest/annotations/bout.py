@@ -15,8 +15,8 @@ from typing import Final, Literal, cast, get_args
 
 from everest.config.heads import BACKGROUND as BACKGROUND
 from everest.errors import shown
+from everest.system.types import Span
 
-Span = tuple[float, float]  # seconds
 Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person
 ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time

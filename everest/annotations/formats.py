@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.annotations import boris, boris_table, elan, frame_tables, label_studio, subtitles
-from everest.annotations.bout import CHECKED, DRAWN, ORIGINS, Bout, Bouts, Span, by_video, unscored_bouts
+from everest.annotations.bout import CHECKED, DRAWN, ORIGINS, Bout, Bouts, by_video, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.annotations.records import (
     NO_EVENT,
@@ -33,6 +33,7 @@ from everest.annotations.records import (
 from everest.errors import DataError, shown
 from everest.system.files import write_text
 from everest.system.text import read_json
+from everest.system.types import Span
 from everest.video.folders import as_data_error, refuse_video
 
 TABLE_COLUMNS: Final = ("video", "start", "end", "label")  # of a table of bouts

@@ -19,7 +19,6 @@ from everest.annotations.bout import (
     MARKS,
     UNSCORED,
     Bout,
-    Span,
     by_video,
     covered_spans,
     spans_outside,
@@ -30,6 +29,7 @@ from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder
 from everest.annotations.records import LeftOut, left_out_text
 from everest.errors import DataError, first_names, shown
+from everest.system.types import Span
 
 NO_SUBJECT: Final = "no subject"  # chooses the bouts that name none
 

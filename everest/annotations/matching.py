@@ -20,10 +20,10 @@ from typing import Final
 from urllib.parse import unquote
 
 import numpy as np
-from numpy.typing import NDArray
 
 from everest.annotations.bout import LATEST_TIME, UNSCORED, Bout, Bouts
 from everest.errors import DataError, shown
+from everest.system.types import Floats
 from everest.video.folders import VIDEO_SUFFIXES
 from everest.video.reader import frame_times, video_info
 from everest.video.source import Video
@@ -38,7 +38,7 @@ _LOCAL_FILES: Final = "?d="  # of Label Studio: /data/local-files/?d=folder/vide
 class VideoTimes:
     """The borders between the frames of a video, and its mean frame rate."""
 
-    borders: NDArray[np.float64]  # (F + 1,) seconds: the start of each frame, and the end of the last
+    borders: Floats  # (F + 1,) seconds: the start of each frame, and the end of the last
     fps: float
 
     @classmethod

@@ -40,12 +40,12 @@ from everest.system.run_folder import (
     PROJECT_FILE,
     RECIPE_FILE,
     WEIGHTS_FILE,
+    Which,
 )
 from everest.system.weights import PICKLE_SUFFIXES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import open_safetensors, read_header
 from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
-Which = Literal["newest", "best"]
 # clips: any but a tokenizer; transformer: any with an encoder of tokens
 Kind = Literal["classifier", "clips", "transformer", "tokenizer"]
 CLASSIFIERS: Final[dict[str, type[ClipSpec]]] = {"images": ImageSpec, "mean": MeanSpec}  # beside ModelSpec

@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from everest.config.values import Count, NumClasses, Positive, Share, must_be, with_hyphens
 
-Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
+TaskName = Literal["single-label", "multi-label", "regression"]
+Task = Annotated[TaskName, BeforeValidator(with_hyphens)]
 
 MULTI_LABEL: Final = "multi-label"
 DEFAULT_THRESHOLD: Final = 0.5  # least probability of a present multi-label class, unless one was chosen

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from everest.annotations.bout import BACKGROUND, Bout
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.errors import RecipeError
+from everest.system.types import Floats
 from everest.video.reader import frame_range
 from everest.video.times import TIME_TOLERANCE
-
-Floats = NDArray[Any]  # float32 or float64
 
 NO_CLASS: Final = -1
 

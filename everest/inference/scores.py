@@ -15,7 +15,6 @@ from everest.annotations.bout import (
     UNSCORED,
     Bout,
     Bouts,
-    Span,
     spans_outside,
     unscored_spans,
 )
@@ -29,6 +28,7 @@ from everest.lists.classes import Classes
 from everest.metrics.timeline import Stretch, timeline_metrics
 from everest.system.events import Report, notice
 from everest.system.text import counted
+from everest.system.types import Span
 from everest.video.reader import frame_range
 
 AnyBout = TypeVar("AnyBout", Bout, PredictedBout)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
-from everest.inference.bouts import NO_RULES, BoutRules, Floats, PredictedBouts, WindowSpans, bouts_of_head
+from everest.inference.bouts import NO_RULES, BoutRules, PredictedBouts, WindowSpans, bouts_of_head
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.model import OpenedModel
 from everest.inference.predictions import mean_outputs, predictions_of
@@ -32,6 +32,7 @@ from everest.lists.sample import Sample
 from everest.system.events import heading
 from everest.system.run_folder import FINETUNE_FOLDER, FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE
 from everest.system.text import parse_json, read_own_json, reading_own, validated
+from everest.system.types import Floats
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
 

@@ -24,7 +24,7 @@ from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.video.missing import Span
+from everest.system.types import Span
 from everest.video.reader import VideoError, frame_range, intact_frames, known_damage, repairs
 from everest.video.source import Video
 from everest.video.times import TIME_TOLERANCE

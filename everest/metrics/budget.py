@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t
 
 from everest.annotations.bout import (
@@ -33,12 +32,12 @@ from everest.annotations.bout import (
 )
 from everest.errors import DataError, RecipeError
 from everest.metrics.intervals import TAIL_SHARE
+from everest.system.types import Floats
 
 TIME_ROUNDING: Final = 0.002  # seconds that times in files may differ
 MOST_WINDOWS: Final = 10_000_000  # windows; heuristic: 1.1 GB
 
 Extents = Mapping[str, tuple[float, float]]  # start and end of each recording, in seconds
-Floats = NDArray[np.float64]
 
 
 class FootageWindow(NamedTuple):

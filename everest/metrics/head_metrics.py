@@ -23,12 +23,12 @@ from everest.lists.labels import Label
 from everest.metrics.intervals import TAIL_SHARE, MetricFunction, VideoCounts, bootstrap
 from everest.metrics.names import CLASS_MEANS, METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions, in_top, label_array
+from everest.system.types import Floats
 
 # Heuristic: with fewer videos of a class than this, their number varies much from draw to draw, and many
 # draws have none of them. Means over classes then have no interval.
 FEW_OF_CLASS: Final = 5
 
-Floats = NDArray[np.float64]
 MetricValues = dict[str, Any]
 
 

@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, Bout
 from everest.metrics.intervals import bootstrap
+from everest.system.types import Floats
 
 F1_OVERLAPS: Final = (0.10, 0.25, 0.50)  # of F1@k
 MAP_TIOU: Final = 0.5  # of mAP
 TIOU_ROUNDING: Final = 1e-9  # 0.1 s has no exact binary form
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

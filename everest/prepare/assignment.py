@@ -12,11 +12,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from everest.system.types import Floats
+
 NO_CLASS: Final = -1  # the class of samples without one
 NO_LIST: Final = -1  # a group that is in no list yet
 ROUNDING: Final = 1e-14  # of squared numbers of samples: a move or a swap that gains less gains nothing
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 

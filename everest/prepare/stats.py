@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from everest.data.cache import keep_facts_in_cache
@@ -24,6 +23,7 @@ from everest.methods.alignment import previous_frames
 from everest.methods.camera import MOST_CHANGE
 from everest.prepare.check import min_median_max
 from everest.system.events import Report, notice
+from everest.system.types import Floats
 from everest.video.facts import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.pixels import IMAGENET
@@ -36,8 +36,6 @@ CAMERA_SIDE: Final = 160  # pixels of the longer side of the frames in which cam
 CLIP_LENGTHS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
 SHORT_SHARE: Final = 0.05  # heuristic: share of the videos that may be shorter than a clip of this stride
 MOTION_DEFINITION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, by_label, covered_spans
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, by_label, covered_spans
 from everest.annotations.labels import ANYONE, Labels, WhoseBouts, read_labels
 from everest.annotations.matching import stem
 from everest.config.heads import MULTI_LABEL, Task
@@ -30,6 +30,7 @@ from everest.lists.writing import write_lines, write_list
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 from everest.system.text import counted
+from everest.system.types import Span
 from everest.video.times import TIME_TOLERANCE
 
 LABEL_SHARE: Final = 0.5  # heuristic: the share of a window or bout that makes its class a label

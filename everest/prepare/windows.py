@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from everest.annotations.bout import Bout, Bouts, Span, unscored_spans
+from everest.annotations.bout import Bout, Bouts, unscored_spans
 from everest.annotations.matching import late_notices
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
@@ -33,6 +33,7 @@ from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 from everest.system.storage import parse_location
 from everest.system.text import counted
+from everest.system.types import Span
 from everest.video.missing import damage_text
 from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.stream import VideoError

@@ -24,8 +24,8 @@ from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.plan import cosine_lr
 from everest.lists.sample import Sample
 from everest.models.classifier import outputs_of, soft_targets, supervised_loss
+from everest.system.types import Floats
 
-Floats = NDArray[np.float32]
 Labels = NDArray[Any]  # (N,) classes, (N, C) whether a video has a class, or (N,) numbers, by the task
 
 NEIGHBORS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently the best of 10, 20, 100, 200

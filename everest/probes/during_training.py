@@ -38,7 +38,7 @@ from everest.models.mae import MaskedAutoencoder, PretrainingModel, Reconstructi
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
 from everest.models.views import ViewModel
-from everest.probes.classifiers import Floats, LabeledFeatures, leave_one_out, precision_of_nearest
+from everest.probes.classifiers import LabeledFeatures, leave_one_out, precision_of_nearest
 from everest.probes.collapse import (
     FEWEST_HELD_OUT,
     MOST_HELD_OUT,
@@ -52,6 +52,7 @@ from everest.probes.collapse import (
 from everest.probes.linear import cross_validated_accuracy
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
+from everest.system.types import Floats
 from everest.system.weights import full_tensor
 
 VIDEOS_PER_PASS: Final = 16  # heuristic: videos of a forward pass; all of their tokens are encoded

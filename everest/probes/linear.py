@@ -19,7 +19,8 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.models.classifier import outputs_of
-from everest.probes.classifiers import Floats, LabeledFeatures, Labels
+from everest.probes.classifiers import LabeledFeatures, Labels
+from everest.system.types import Floats
 
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn's C = 1 / weight decay
 VIDEOS_PER_HELD_OUT: Final = 5  # heuristic: one in five videos of each class selects the strength

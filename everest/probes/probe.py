@@ -35,7 +35,6 @@ from everest.metrics.predictions import Predictions, label_array
 from everest.models.linear import difference_image
 from everest.probes.classifiers import (
     RETRIEVED_VIDEOS,
-    Floats,
     LabeledFeatures,
     Labels,
     attentive,
@@ -45,6 +44,7 @@ from everest.probes.classifiers import (
 )
 from everest.probes.linear import linear
 from everest.system.events import Report, notice
+from everest.system.types import Floats
 
 ATTENTIVE: Final = "attentive"  # the probe of tokens; the others are of pooled features
 METRICS_OF_TASK: Final = {  # the first has a chance level

@@ -44,7 +44,6 @@ from everest.models.linear import ImageClassifier, ImageSpec
 from everest.models.mean import MeanClassifier
 from everest.models.pooling import NUM_STATISTICS
 from everest.models.spec import ModelSpec, classifier_spec
-from everest.probes.classifiers import Floats
 from everest.probes.linear import (
     DEFAULT_STRENGTH,
     STRENGTHS,
@@ -56,6 +55,7 @@ from everest.probes.linear import (
 from everest.profiling.timing import reading_speed, stage_clips
 from everest.project.result import NETWORK
 from everest.system.events import Report
+from everest.system.types import Floats
 
 IMAGES: Final = "linear-images"
 FROZEN: Final = "frozen-features"

@@ -20,10 +20,11 @@ from everest.metrics.head_metrics import HEAD_METRICS, metrics_of
 from everest.metrics.intervals import VideoCounts, bootstrap
 from everest.metrics.names import METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions
-from everest.probes.classifiers import Floats, Labels
+from everest.probes.classifiers import Labels
 from everest.probes.linear import losses
 from everest.project.candidates import INPUTS, LINEAR, MEAN
 from everest.project.result import NETWORK, InputTest
+from everest.system.types import Floats
 
 SIMPLE_FIRST: Final = (*LINEAR, NETWORK, MEAN)
 TIE: Final = 0.01  # heuristic: of the lowest loss

@@ -31,6 +31,7 @@ from everest.inference.videos import Passes, compute_over_videos
 from everest.inference.windows import Unreadable, windows_of
 from everest.lists.sample import Sample
 from everest.system.text import parse_json, reading_own
+from everest.system.types import Floats
 from everest.system.weights_header import open_safetensors
 
 MOMENT_SIGN: Final = "@"  # between a video and a moment
@@ -38,7 +39,6 @@ NAME_ROUNDING: Final = 0.001  # seconds: names of rows have milliseconds
 FEATURE_SUFFIX: Final = ".safetensors"
 EXTRACT_FIX: Final = "write it with everest extract VIDEOS --checkpoint C --features video"
 
-Floats = NDArray[np.float32]
 HEADER_KEYS: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # JSON texts
 
 

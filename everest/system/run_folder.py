@@ -51,6 +51,7 @@ RESTORE_FIX: Final = "restore the file, or start over with --overwrite"
 
 Row = dict[str, Any]  # of metrics.jsonl
 DecoderStart = Literal["keep", "fresh"]  # the option --decoder
+Which = Literal["newest", "best"]  # the option --which: weights of a run folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,10 @@ import numpy as np
 from av import VideoFrame
 
 from everest.system.storage import RemotePath
+from everest.system.types import Span
 from everest.video.decoding import Survey, decode_frames, decode_images
 from everest.video.index import CountedIndex, FrameIndex, StampedIndex, count_frames, stamped_packets
-from everest.video.missing import Span, StatedTimes
+from everest.video.missing import StatedTimes
 from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, MOTION_JPEG, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate

@@ -15,6 +15,7 @@ from av import VideoStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
+from everest.system.types import Span
 from everest.video.decoding import MAX_HELD_FRAMES, Loss
 from everest.video.source import Video
 from everest.video.stream import DEFAULT_RATE, decoder_errors, open_stream, read_packets, stated_rate
@@ -25,8 +26,6 @@ DURATION_PATTERN: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matro
 # Heuristic: how much of the stated duration may be missing from an intact file, in seconds and as a share.
 TOLERATED_SECONDS: Final = 1.0
 TOLERATED_SHARE: Final = 0.1
-
-Span = tuple[float, float]  # begin and end in seconds from the first frame; inf: no end known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,11 @@ from av import VideoStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
+from everest.system.types import Span
 from everest.video.decoding import checked_packets
 from everest.video.facts import inspect_video
 from everest.video.images import NO_SECONDS, image_folder
-from everest.video.missing import Span, StatedTimes
+from everest.video.missing import StatedTimes
 from everest.video.source import Video
 from everest.video.stream import VideoError, open_stream, stated_rate
 from everest.video.times import frame_rate

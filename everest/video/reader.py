@@ -27,11 +27,12 @@ from PIL import Image
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem, RecipeError, unknown_name
+from everest.system.types import Floats, Span
 from everest.video.decoding import Loss, Survey, decode_frames, decode_images
 from everest.video.facts import VideoFacts, VideoInfo, inspect_video
 from everest.video.images import NO_SECONDS, image_folder, image_frames, read_image
 from everest.video.index import FrameIndex, StampedIndex, numbered
-from everest.video.missing import Span, damage_text
+from everest.video.missing import damage_text
 from everest.video.source import Video, as_video, decoder_input
 from everest.video.stream import VideoError, as_video_error, decoder_errors
 from everest.video.times import TIME_TOLERANCE
@@ -324,7 +325,7 @@ def frames_between(path: str | Video, start: float | None, end: float | None) ->
     return first, last
 
 
-def frame_range(seconds: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
+def frame_range(seconds: Floats, start: float | None, end: float | None) -> tuple[int, int]:
     """`frames_between` for known `frame_times`; two equal numbers if no frame is shown in between."""
     first = 0 if start is None else int(np.searchsorted(seconds, start - TIME_TOLERANCE))
     last = seconds.size if end is None else int(np.searchsorted(seconds, end - TIME_TOLERANCE))

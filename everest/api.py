@@ -23,7 +23,7 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
 from everest.methods.selection import Strategy
 from everest.methods.strategies import AllTokens
-from everest.models.clip_spec import VideoModel
+from everest.models.clip_spec import TokenModel
 from everest.models.spec import Transformer, classifier_spec, encoder_spec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS
 
@@ -113,7 +113,7 @@ def read_clip(
     stride: int | None = None,
     size: Size | None = None,
     fps: float | None = None,
-    like: VideoModel | None = None,
+    like: TokenModel | None = None,
 ) -> Tensor:
     """Read the middle `frames` frames of a video, `stride` apart, center-cropped: (C, T, H, W) uint8.
 

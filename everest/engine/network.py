@@ -18,10 +18,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from everest.config.settings import TrainedSection, TrainSettings
 from everest.config.stage_settings import PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
-from everest.methods.fast import fuse_functions
 from everest.models.block import Block
-from everest.models.clip_spec import VideoModel
+from everest.models.clip_spec import TokenModel
 from everest.models.positions import SPATIAL, TEMPORAL
+from everest.system.compute import fuse_functions
 from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
 
 if TYPE_CHECKING:  # timm takes a second to import
@@ -70,7 +70,7 @@ def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.Ad
     layer_decay = 1.0 if isinstance(section, TokenizerSettings) else section.layer_decay
     groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=layer_decay)
     if isinstance(section, PretrainSettings) and section.encoder_lr_scale != 1.0:
-        assert isinstance(model, VideoModel)
+        assert isinstance(model, TokenModel)
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
         groups = [
             {**group, "params": params, "lr_scale": scale * group["lr_scale"]}
@@ -167,7 +167,7 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
     """The model as a loop calls it: compiled, in the run's precision, gradients exchanged by processes.
 
     It has a graph for each batch size. `train.compile: auto` compiles each block on a GPU, and the functions
-    of everest.methods.fast, where Triton is installed: that takes seconds, while a whole model takes
+    of everest.system.compute, where Triton is installed: that takes seconds, while a whole model takes
     minutes.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"

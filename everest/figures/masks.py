@@ -31,7 +31,7 @@ from everest.methods.selection import Strategy, TopK
 from everest.methods.strategies import AllTokens, LearnedImportance, ScoreName
 from everest.methods.targets import FeatureTargets
 from everest.models.classifier import SelectingModel
-from everest.models.clip_spec import VideoModel
+from everest.models.clip_spec import TokenModel
 from everest.models.mae import MaskedAutoencoder
 from everest.models.vit import frame_differences
 from everest.system.files import check_new_file, refuse_inputs
@@ -65,7 +65,7 @@ def apply_strategies(
     """
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = embed.pixels.normalize(clip)[None]  # (1, C, T, H, W)
-    if isinstance(model, VideoModel):
+    if isinstance(model, TokenModel):
         seen = model.to_input(x)
     else:
         seen = x if input_kind == "frames" else frame_differences(x, embed.pixels)
@@ -144,7 +144,7 @@ def _to_frames(clip: Tensor) -> Tensor:
     return to_rgb(clip[0].movedim(0, -1).clamp(0, 1).cpu())
 
 
-def embedding_of(model: VideoModel | AdaptiveTokenizer | None) -> Embedding:
+def embedding_of(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
     """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
     if isinstance(model, AdaptiveTokenizer):
         return RawPixels(model.tubelet, scores=FrozenTokenizer.wrap(model).scores)
@@ -155,7 +155,7 @@ def scaled_size(
     model: AnyModel | None, size: int | tuple[int, int], video: VideoInfo, *, multiples: tuple[int, int]
 ) -> tuple[int, int]:
     """Height and width of frames: a transformer's, otherwise those of `size`, in whole `multiples`."""
-    if isinstance(model, VideoModel):
+    if isinstance(model, TokenModel):
         encoder = model.encoder
         _, p, q = encoder.patch_embed.tubelet
         return encoder.grid.h * p, encoder.grid.w * q
@@ -204,7 +204,7 @@ class MaskRequest:
         cell = max(strategy.cell for _, strategy in self.strategies)
         _, height, width = self.embed.tubelet
         views = EvalViews(
-            frames=model.encoder.num_frames if isinstance(model, VideoModel) else wanted.frames,
+            frames=model.encoder.num_frames if isinstance(model, TokenModel) else wanted.frames,
             stride=wanted.stride,
             size=scaled_size(model, wanted.size, info, multiples=(cell * height, cell * width)),
             clips=1,
@@ -252,7 +252,7 @@ def request_masks(
     """
     if opened is not None and recipe is not None:
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
-    module: VideoModel | AdaptiveTokenizer | None = None
+    module: TokenModel | AdaptiveTokenizer | None = None
     if opened is not None:
         module = opened.module if isinstance(opened.module, AdaptiveTokenizer) else opened.transformer
     default, default_clip = _defaults(opened, recipe, given_clip)

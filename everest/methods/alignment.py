@@ -18,7 +18,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.camera import MIN_SIDE, Plane, estimate_motion, gray_pairs, mean_change, moved, no_motion
-from everest.methods.fast import fusable, in_parts, is_eager_on_cpu
+from everest.system.compute import fusable, in_parts, is_eager_on_cpu
 from everest.video.pixels import PixelStatistics
 
 Align = Literal["none", "shift", "affine"]

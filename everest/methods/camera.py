@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.methods.fast import in_parts
+from everest.system.compute import in_parts
 
 CameraModel = Literal["shift", "affine"]
 

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.methods.alignment import Align, previous_frames
-from everest.methods.fast import fusable, in_parts
 from everest.methods.grid import patchify
-from everest.system.compute import computes_bf16, full_precision
+from everest.system.compute import computes_bf16, full_precision, fusable, in_parts
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.methods.grid import TokenSelection
 from everest.methods.selection import Strategy
-from everest.models.clip_spec import ClipModel, VideoModel
+from everest.models.clip_spec import ClipModel, TokenModel
 from everest.models.pooling import NUM_STATISTICS, ClassAttentionPooling, mean_and_change
 from everest.models.vit import Architecture, init_linear_layers
 from everest.system.compute import full_precision
@@ -133,7 +133,7 @@ class Classifier(ClipModel):
         return outputs_of(logits, self.heads)
 
 
-class SelectingModel(VideoModel):
+class SelectingModel(TokenModel):
     """A model that encodes the tokens of its strategy and pools them."""
 
     stage: ClassVar = "finetune"

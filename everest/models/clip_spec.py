@@ -161,7 +161,7 @@ class ClipModel(nn.Module):
         return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
 
 
-class VideoModel(ClipModel):
+class TokenModel(ClipModel):
     """A model with an encoder of tokens.
 
     Attributes:

@@ -20,7 +20,7 @@ from everest.methods.grid import ClipNoise, NoiseLayout, TokenGrid, TokenSelecti
 from everest.methods.selection import Strategy, TopK, draw_slices, kept_per_slice
 from everest.methods.targets import Target
 from everest.models.block import Block, Blocks
-from everest.models.clip_spec import VideoModel
+from everest.models.clip_spec import TokenModel
 from everest.models.positions import add_positions, rotation_of
 from everest.models.vit import Architecture, init_linear_layers
 
@@ -39,7 +39,7 @@ class PretrainingOutput:
     metrics: dict[str, Tensor] = field(default_factory=dict)  # further scalars for metrics.jsonl, by name
 
 
-class PretrainingModel(VideoModel):
+class PretrainingModel(TokenModel):
     """Base class of pre-training models: the encoder with its last norm, and the camera task's head.
 
     Args:

@@ -33,7 +33,7 @@ from everest.project.candidates import (
     network_candidate,
 )
 from everest.project.choice import BestCandidate, choose, compare_inputs
-from everest.project.request import FEATURES, Project
+from everest.project.request import FEATURES_FOLDER, Project
 from everest.project.result import DELIVERED, TestOutputs
 from everest.system.events import Report, heading, notice
 from everest.system.run_folder import FINETUNE_FOLDER, MODEL_FOLDER, RECIPE_FILE
@@ -84,7 +84,7 @@ class Comparison:
         """Have the features of all samples, read once, for the block."""
         self.report(heading("features of the linear candidates"))
         samples = {each.video_id: each for listed in self.samples.values() for each in listed}
-        folder, all_samples = self.folder / FEATURES, list(samples.values())
+        folder, all_samples = self.folder / FEATURES_FOLDER, list(samples.values())
         with feature_table(folder, self.recipe, self.classes, self.init, all_samples, self.report) as table:
             self.tables.append(table)
             yield

@@ -51,7 +51,7 @@ from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS_FOLDER
 
 PREDICTIONS: Final = "predictions.csv"
-LINEAR: Final = "linear.csv"  # the predictions of the linear model on small images
+LINEAR_FILE: Final = "linear.csv"  # the predictions of the linear model on small images
 OUTPUTS: Final = "outputs.json"  # of all candidates, for the pooling of folds
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
@@ -102,7 +102,7 @@ def measure_candidates(
     )
     write_document(report_folder / OUTPUTS, asdict(outputs))
     classes = Classes(heads=model.heads, names=model.class_names)
-    write_predictions(report_folder / LINEAR, outputs.predictions(IMAGES, head), classes)
+    write_predictions(report_folder / LINEAR_FILE, outputs.predictions(IMAGES, head), classes)
     frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
     may_smooth = choice.members == (NETWORK,)  # linear candidates have learned from the validation list
     timelines = score_recordings(comparison, model, report_folder, may_choose=may_smooth)

@@ -41,7 +41,7 @@ from everest.video.folders import videos_by_subfolder
 RESULT: Final = "result.json"
 LISTS: Final = "lists"
 PRETRAIN: Final = "pretrain"
-FEATURES: Final = f".features{PART_SUFFIX}"  # of the linear candidates, until the project is finished
+FEATURES_FOLDER: Final = f".features{PART_SUFFIX}"  # of the linear candidates, until the project is finished
 REPORT: Final = "report"
 WINDOWS: Final = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
@@ -242,7 +242,7 @@ def clear(folder: Path) -> None:
         file.unlink(missing_ok=True)
     for run in runs:
         run.clear()
-    shutil.rmtree(folder / FEATURES, ignore_errors=True)
+    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
     files = [
         *(folder / MODEL_FOLDER / name for name in (WEIGHTS_FILE, RECIPE_FILE)),
         *(run.path / ENVIRONMENT_FILE for run in runs),

@@ -1,4 +1,4 @@
-"""Devices, precisions, copies to the host, and the memory of a forward pass."""
+"""Devices, precisions, fused functions, copies to the host, and the memory of a forward pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar, cast, get_args
+from functools import wraps
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -17,9 +18,11 @@ from torch.utils._pytree import tree_leaves
 
 from everest.errors import EnvironmentProblem, unknown_name
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
+PART_VALUES: Final = 2**21  # one clip of 16 x 224 x 224 pixels, whose floats fit the cache of a CPU
 BF16_CAPABILITY: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
 
 
@@ -85,6 +88,54 @@ class Runtime:
         parts: list[list[T]] = [[] for _ in range(self.processes)]
         dist.all_gather_object(parts, rows)
         return [row for part in parts for row in part]
+
+
+_fused: dict[Callable[..., Any], Callable[..., Any]] = {}  # what runs on a GPU for each fusable function
+
+
+def fusable(function: Callable[Concatenate[Tensor, P], T]) -> Callable[Concatenate[Tensor, P], T]:
+    """Let `fuse_functions` compile a function whose first argument is a tensor."""
+    _fused[function] = function
+
+    @wraps(function)
+    def chosen(tensor: Tensor, *args: P.args, **kwargs: P.kwargs) -> T:
+        is_alone = tensor.is_cuda and not torch.compiler.is_compiling()  # not part of a larger graph
+        return (_fused[function] if is_alone else function)(tensor, *args, **kwargs)
+
+    return chosen
+
+
+def fuse_functions() -> None:
+    """Compile all fusable functions when they are next called with a tensor on a GPU, in this process.
+
+    There is a graph for each shape of the arguments, as for the blocks of a model.
+    """
+    for function, current in _fused.items():
+        if current is function:
+            _fused[function] = torch.compile(function, dynamic=False)
+
+
+def is_eager_on_cpu(tensor: Tensor) -> bool:
+    """Whether the values of a tensor can be looked at without a wait and without a break in a graph.
+
+    A subclass may have no values, as a fake tensor.
+    """
+    return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
+
+
+def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """`function(*tensors)`, which treats each row of the first dimension (B, ...) on its own.
+
+    On a CPU it gets few rows at a time, so that what it writes in between stays in the cache, and its memory
+    is not new for each operation. Other devices and graphs, which fuse operations, get all rows at once.
+    """
+    first = tensors[0]
+    if not is_eager_on_cpu(first):
+        return function(*tensors)
+    rows = max(1, PART_VALUES // first[0].numel())
+    parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+    results = [function(*part) for part in parts]
+    return results[0] if len(results) == 1 else torch.cat(results)
 
 
 class HostCopy:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from everest.methods.alignment import previous_frames
-from everest.methods.fast import fuse_functions
 from everest.methods.importance import embedding_change
 from everest.models.vit import TubeletEmbedding
 from everest.system import processes as machine
 from everest.system.accelerator import make_accelerator
+from everest.system.compute import fuse_functions
 from everest.system.processes import JOBS_VARIABLE, num_cores, num_readers
 from everest.video.pixels import IMAGENET
 

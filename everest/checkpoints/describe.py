@@ -29,7 +29,6 @@ from everest.config.heads import head_settings
 from everest.config.model import ModelSettings
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import DataSettings, Recipe
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.footage import frame_span
 from everest.data.recipe_clips import clip_format
 from everest.data.views import ClipFormat
@@ -44,7 +43,6 @@ from everest.system.processes import warn_on_main
 from everest.system.run_folder import RECIPE_FILE, WEIGHTS_FILE
 from everest.system.text import counted
 from everest.system.weights import Weights
-from everest.system.weights_header import ClipSettings
 from everest.tokenizer.network import TokenizerSpec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS, PixelStatistics
 from everest.video.reader import video_info
@@ -93,19 +91,13 @@ def save_classifier(
         recipe=recipe.name,
         step=0,
         origin=origin,
-        clip=clip_settings(recipe, recipe.finetune),
+        clip=recipe.finetune.clip_settings(recipe.data.fps),
         tensors=module.state_dict(),
     )
     (folder / WEIGHTS_FILE).unlink(missing_ok=True)  # it would be next to another recipe
     write_text(folder / RECIPE_FILE, dump_recipe(recipe))
     weights.save(folder / WEIGHTS_FILE)
     return folder / WEIGHTS_FILE
-
-
-def clip_settings(recipe: Recipe, section: PretrainSettings | FinetuneSettings) -> ClipSettings:
-    """How a stage reads clips, for the header of its weights."""
-    clip: ClipSettings = {"stride": section.stride, "sampling": section.sampling}
-    return clip if recipe.data.fps is None else {**clip, "fps": recipe.data.fps}
 
 
 def trained_clip(opened: LoadedModel) -> ClipFormat | None:

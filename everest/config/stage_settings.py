@@ -24,6 +24,7 @@ from everest.methods.strategies import (
     ShippedStrategy,
 )
 from everest.methods.targets import AnyTarget, FeatureTargets, PixelTargets, ShippedTarget
+from everest.system.weights_header import ClipSettings
 
 BestMetric = Annotated[
     Literal["top1", "mean_class_accuracy", "macro_f1", "map", "mae", "loss"],
@@ -47,6 +48,30 @@ class ScheduleSettings:
     warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
     batch_size: v.Count  # of all processes, accumulation included
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne]  # decay rates of AdamW's two moments
+    one_pass: ClassVar[bool] = False  # whether a loss compares all clips of a step
+
+    @property
+    def mixes_pairs(self) -> bool:
+        """Whether the clips of a pass are mixed in pairs."""
+        return False
+
+    @property
+    def adapters(self) -> LoraSettings | None:
+        """The adapters that are trained in place of the encoder; None: the encoder is trained."""
+        return None
+
+    def frozen_layers(self, depth: int) -> int:
+        """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""
+        return 0
+
+    @property
+    def needs_init(self) -> str | None:
+        """Why the encoder cannot start from new weights, with the fix; None: it can."""
+        return None
+
+    def clip_settings(self, fps: float | None) -> ClipSettings | None:
+        """How the stage reads clips, for the header of its weights; None: not stored."""
+        return None
 
 
 @settings
@@ -61,9 +86,13 @@ class TransformerSettings(ScheduleSettings):
     sampling: Literal["dense", "segment", "spread"] = "dense"
 
     @property
-    def peak_lr(self) -> float:
-        """The highest learning rate (EVEREST, appendix A)."""
-        return self.base_lr * self.batch_size / 256
+    def lr_range(self) -> tuple[float, float]:
+        """The highest learning rate (EVEREST, appendix A), and that of the last step."""
+        return self.base_lr * self.batch_size / 256, self.min_lr * self.batch_size / 256
+
+    def clip_settings(self, fps: float | None) -> ClipSettings:
+        clip: ClipSettings = {"stride": self.stride, "sampling": self.sampling}
+        return clip if fps is None else {**clip, "fps": fps}
 
 
 @settings
@@ -180,6 +209,7 @@ class ViewPretrainSettings(CommonPretrainSettings):
         default_factory=lambda: Drawn(keep_ratio=0.25, visible_ratio=None, uniform=0.5)  # our choice
     )
     views: ViewsSection = field(default_factory=ContrastSettings)
+    one_pass: ClassVar[bool] = True
     teacher: ClassVar[None] = None
     cache: ClassVar[None] = None
     needs_tokenizer: ClassVar[bool] = False
@@ -232,13 +262,34 @@ class FinetuneSettings(TransformerSettings):
     best: BestMetric | None = None
     drop_path: v.ShareBelowOne = 0.1  # Table 8
     patience: v.Count | None = None  # validations without a new best after which a run ends; None: never
+    views_per_decode: ClassVar[int] = 1
+    encoder_lr_scale: ClassVar[float] = 1.0
+
+    @property
+    def mixes_pairs(self) -> bool:
+        return bool(self.mixup or self.cutmix)
+
+    @property
+    def adapters(self) -> LoraSettings | None:
+        return self.lora if self.lora.rank else None
 
     def frozen_layers(self, depth: int) -> int:
-        """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""
         if self.lora.rank:
             return 1  # all blocks have adapters
         named = {"none": 0, "embedding": 1, "encoder": 1 + depth}
         return named[self.freeze] if self.freeze in named else 1 + int(self.freeze.removeprefix("first:"))
+
+    @property
+    def needs_init(self) -> str | None:
+        setting, without = f"finetune.freeze={self.freeze}", "finetune.freeze=none"
+        if self.lora.rank:
+            setting, without = f"finetune.lora.rank={self.lora.rank}", "finetune.lora.rank=0"
+        elif self.freeze in ("none", "embedding"):
+            return None
+        return (
+            f"{setting} needs trained weights, but the encoder starts from new ones; name a checkpoint with "
+            f"--init, or set {without}"
+        )
 
 
 @settings

@@ -100,6 +100,10 @@ class TokenizerSettings(ScheduleSettings):
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # decay rates of Adam's two moments [M]
     lr: v.Positive = 1e-4  # the highest learning rate, not scaled by the batch size [M]
     weight_decay: ClassVar[float] = 0.0  # the optimizer is Adam [M]
+    base_lr: ClassVar[None] = None
+    layer_decay: ClassVar[float] = 1.0
+    encoder_lr_scale: ClassVar[float] = 1.0
+    views_per_decode: ClassVar[int] = 1
     checkpoint: str | None = None  # a trained tokenizer
     # Of the network; sets the keys of its parts that are None.
     size: Annotated[TokenizerSize, v.WITH_HYPHENS] = "lite"
@@ -120,6 +124,11 @@ class TokenizerSettings(ScheduleSettings):
     full_batches: v.Share = 0.25  # share of the other steps that keep all tokens
     ema: v.Decay | None = 0.999  # the averaged weights are the result [M]
     loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)  # weights of its terms
+
+    @property
+    def lr_range(self) -> tuple[float, float]:
+        """The highest learning rate, and that of the last step."""
+        return self.lr, 0.0
 
     @property
     def config(self) -> TokenizerConfig:

@@ -16,8 +16,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import TrainedSection, TrainSettings
-from everest.config.stage_settings import PretrainSettings
-from everest.config.tokenizer import TokenizerSettings
 from everest.models.block import Block
 from everest.models.clip_spec import TokenModel
 from everest.models.positions import SPATIAL, TEMPORAL
@@ -67,9 +65,8 @@ def make_optimizer(groups: list[ParamGroup], *, betas: tuple[float, float]) -> t
 
 def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains; those of an encoder may have a scaled learning rate."""
-    layer_decay = 1.0 if isinstance(section, TokenizerSettings) else section.layer_decay
-    groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=layer_decay)
-    if isinstance(section, PretrainSettings) and section.encoder_lr_scale != 1.0:
+    groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=section.layer_decay)
+    if section.encoder_lr_scale != 1.0:
         assert isinstance(model, TokenModel)
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
         groups = [

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from everest.config.settings import TrainedSection
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings, ViewPretrainSettings
-from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 
 WARMUP_DIVISOR: Final = 20  # heuristic: one step in 20 warms up, if the budget is in steps
@@ -91,8 +89,7 @@ def plan_stage(
     The learning rate is base_lr * batch / 256, with the batch of all processes: EVEREST, appendix A. A
     tokenizer's is not scaled, and ends at 0.
     """
-    views = section.views_per_decode if isinstance(section, PretrainSettings) else 1
-    pair = 2 if isinstance(section, FinetuneSettings) and (section.mixup or section.cutmix) else 1
+    views, pair = section.views_per_decode, 2 if section.mixes_pairs else 1
     unit = views * pair
     units, rest = divmod(section.batch_size, processes * unit)  # in a step of one process
     if rest:
@@ -103,8 +100,7 @@ def plan_stage(
             f"{' in pairs, which mixup and cutmix need' if pair > 1 else ''}; {nearest} is the nearest "
             "that does"
         )
-    compares_clips = isinstance(section, ViewPretrainSettings)
-    largest = units if compares_clips else min(units, max(1, largest_micro_batch // unit))
+    largest = units if section.one_pass else min(units, max(1, largest_micro_batch // unit))
     videos_per_step = section.batch_size // views
     if section.steps is not None:
         steps, videos_per_epoch = section.steps, num_videos
@@ -115,11 +111,7 @@ def plan_stage(
         validation_steps = max(1, num_videos // videos_per_step)  # an epoch
         steps, videos_per_epoch = section.epochs * validation_steps, validation_steps * videos_per_step
         warmup = section.warmup_epochs * validation_steps
-    if isinstance(section, TokenizerSettings):
-        peak_lr, min_lr, base_lr = section.lr, 0.0, None
-    else:
-        peak_lr, min_lr = section.peak_lr, section.min_lr * section.batch_size / 256
-        base_lr = section.base_lr
+    peak_lr, min_lr = section.lr_range
     return StagePlan(
         steps=steps,
         warmup_steps=warmup,
@@ -132,7 +124,7 @@ def plan_stage(
         processes=processes,
         peak_lr=peak_lr,
         min_lr=min_lr,
-        base_lr=base_lr,
+        base_lr=section.base_lr,
     )
 
 

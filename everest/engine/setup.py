@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from accelerate.utils import gather_object
 
-from everest.checkpoints.describe import clip_settings
 from everest.config.settings import Recipe, TrainedSection
-from everest.config.tokenizer import TokenizerSettings
 from everest.data.clips import ClipDataset
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
@@ -22,7 +20,7 @@ from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
-from everest.models.partial import choose_trained, require_init
+from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
 from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, local_processes, num_readers
@@ -62,8 +60,8 @@ def make_training(
         other_networks: networks that learn in the same steps as the model.
         other_bytes: maps bytes per value to the bytes that a clip takes in a pass outside of the model.
     """
-    if init_weights is None:
-        require_init(section)
+    if init_weights is None and section.needs_init:
+        raise RecipeError(section.needs_init)
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
     if context.resumed:
@@ -87,7 +85,7 @@ def make_training(
             recipe=recipe.name,
             step=0,
             origin=init_weights and init_weights.origin,
-            clip=None if isinstance(section, TokenizerSettings) else clip_settings(recipe, section),
+            clip=section.clip_settings(recipe.data.fps),
         ),
         videos=videos,
     )

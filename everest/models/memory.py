@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import TrainedSection
-from everest.config.stage_settings import FinetuneSettings
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
@@ -44,7 +43,7 @@ def training_bytes(
         section: of the stage, whose frozen layers save nothing; None: none are frozen.
     """
     frozen = 0
-    if isinstance(section, FinetuneSettings) and isinstance(spec, ModelSpec):
+    if section is not None and isinstance(spec, ModelSpec):
         frozen = section.frozen_layers(spec.model.backbone_size.depth)
     key = (repr(spec), bytes_per_value, frozen)
     if key in _training_bytes:

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection
-from everest.config.stage_settings import FinetuneSettings, LoraSettings
-from everest.errors import RecipeError
+from everest.config.stage_settings import LoraSettings
 from everest.models.classifier import VideoClassifier
 from everest.models.vit import Encoder
 from everest.system.compute import full_precision
@@ -29,38 +28,21 @@ from everest.system.compute import full_precision
 LAYER_PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
 
-def require_init(section: TrainedSection) -> None:
-    """Raise RecipeError for a stage that starts from new weights and would not train most of them."""
-    if not isinstance(section, FinetuneSettings):
-        return
-    if section.lora.rank:
-        setting, without = f"finetune.lora.rank={section.lora.rank}", "finetune.lora.rank=0"
-    elif section.freeze not in ("none", "embedding"):
-        setting, without = f"finetune.freeze={section.freeze}", "finetune.freeze=none"
-    else:
-        return
-    raise RecipeError(
-        f"{setting} needs trained weights, but the encoder starts from new ones; name a checkpoint with "
-        f"--init, or set {without}"
-    )
-
-
 def choose_trained(model: nn.Module, section: TrainedSection) -> None:
-    """Freeze the weights of a model that fine-tuning does not train, and add its adapters.
+    """Freeze the weights of a classifier that its stage does not train, and add its adapters.
 
-    Weights outside of the encoder, and those of other stages, are always trained.
+    Weights outside of the encoder, and those of other models, are always trained.
     """
-    if not isinstance(section, FinetuneSettings):
+    if not isinstance(model, VideoClassifier):
         return
-    assert isinstance(model, VideoClassifier)
-    encoder = model.encoder
-    if section.lora.rank:
+    encoder, lora = model.encoder, section.adapters
+    if lora is not None:
         encoder.requires_grad_(False)
         for block in encoder.blocks:
-            for layer in dict.fromkeys(section.lora.layers):
+            for layer in dict.fromkeys(lora.layers):
                 linear = block.get_submodule(LAYER_PATHS[layer])
                 assert isinstance(linear, nn.Linear)
-                block.set_submodule(LAYER_PATHS[layer], LowRank(linear, section.lora))
+                block.set_submodule(LAYER_PATHS[layer], LowRank(linear, lora))
     else:
         freeze_layers(encoder, section.frozen_layers(len(encoder.blocks)))
 

@@ -26,6 +26,7 @@ from everest.lists.labels import (
     JOINED_BY,
     NEEDS_MULTI_LABEL,
     LabelRules,
+    class_indices,
     column_of,
     find_task,
     is_integer,
@@ -56,6 +57,16 @@ class SampleList:
     def task(self) -> Task:
         """The task of the first label."""
         return self.heads[0].task if self.heads else "single-label"
+
+    @property
+    def by_class(self) -> dict[str, list[Sample]]:
+        """The samples of each class of the first label that has any, in the order of the classes."""
+        by_index: dict[int, list[Sample]] = {}
+        for sample in self.samples:
+            for index in class_indices(sample.labels[0]) if sample.labels else ():
+                by_index.setdefault(index, []).append(sample)
+        names = self.class_names
+        return {names[index] if names else str(index): by_index[index] for index in sorted(by_index)}
 
 
 def read_samples(

@@ -1,15 +1,18 @@
 """Checks a data set before a run: decodes every video, and reports damage, lengths, classes, duplicates.
 
-A journal keeps the result of each file, so that a check that was killed can be resumed.
+Classes that were recorded differently are reported as well: a model may learn the camera. A journal keeps the
+result of each file, so that a check that was killed can be resumed.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -22,9 +25,9 @@ from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal
-from everest.system.storage import parse_location
+from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, Survey, decode_frames
-from everest.video.facts import clear_video_cache, inspect_video
+from everest.video.facts import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.images import image_folder, image_frames
 from everest.video.reader import frames_in_order, known_damage, video_info
@@ -33,6 +36,8 @@ from everest.video.stream import VideoError, as_video_error
 
 JOURNAL_FILE: Final = "checked_videos.jsonl"
 RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is hardly learned, and named
+MAX_MEDIAN_RATIO: Final = 1.25  # heuristic: of the medians of two classes that were recorded alike
+MIN_COMPARED: Final = 2  # heuristic: videos of a class that is compared with others
 _digest = partial(hashlib.blake2b, digest_size=16)
 
 
@@ -44,6 +49,9 @@ class CheckedFile:
     size: int = 0  # bytes; with `version`, identifies the version of the file
     version: str = ""  # see everest.video.source.video_version
     frames: int = 0
+    height: int = 0  # of a frame as shown
+    width: int = 0
+    fps: float | None = None  # None: a folder of images, or no video
     seconds: float | None = None  # until the last frame ends; None: a folder of images, or no video
     content: str | None = None  # hash of the bytes
     reason: str | None = None  # why it cannot be used
@@ -61,17 +69,12 @@ def decode_completely(path: str) -> CheckedFile:
     # The images of a folder can change while its size and time stay. A storage may state no version.
     blank = CheckedFile(path=path, size=size, version=version, lasting=folder is None and bool(version))
     try:
+        info = video_info(video)  # names what is no video
+        blank = replace(blank, height=info.height, width=info.width, fps=info.fps)
         if folder is not None:
-            digest = _digest()
-            with as_video_error(video):
-                images = image_frames(folder)
-                decoded = frames_in_order(video, range(len(images)))  # to find damage
-                for image, _ in zip(images, decoded, strict=True):
-                    digest.update(image.read_bytes())
-            return replace(blank, frames=len(images), content=digest.hexdigest())
+            return replace(blank, frames=info.frames, content=_decode_images(folder))
         with as_video_error(video), open_bytes(video) as opened:
             content = hashlib.file_digest(opened, _digest).hexdigest()
-        inspect_video(video)  # names what is no video
         losses: list[Loss] = []
         with closing(decode_frames(video, survey=Survey(losses=losses))) as frames:
             count = sum(1 for _ in frames)
@@ -87,6 +90,16 @@ def decode_completely(path: str) -> CheckedFile:
         return replace(blank, reason=error.reason, lasting=is_lasting)
     finally:
         clear_video_cache()
+
+
+def _decode_images(folder: Location) -> str:
+    """Decode all images of a folder to find damage; returns the hash of their bytes."""
+    digest = _digest()
+    with as_video_error(folder):
+        images = image_frames(folder)
+        for image, _ in zip(images, frames_in_order(folder, range(len(images))), strict=True):
+            digest.update(image.read_bytes())
+    return digest.hexdigest()
 
 
 def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
@@ -159,6 +172,7 @@ def check_lists(
         "task": lists[training].task,
         "classes": classes,
         "rare_classes": sorted(rare, key=lambda row: row["videos"]),
+        "class_differences": class_differences(lists[training], files),
     }
 
 
@@ -174,7 +188,9 @@ def _checked_files(
         checked = {file.path: file for file in journal.entries}
         for file in (checked[path] for path in paths if path in checked):
             with suppress(OSError):
-                if file.lasting and video_version(parse_location(file.path)) == (file.size, file.version):
+                is_complete = file.width > 0 or file.reason is not None  # a file of an earlier version is not
+                version = video_version(parse_location(file.path))
+                if file.lasting and is_complete and version == (file.size, file.version):
                     results[file.path] = file
         if results:
             report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
@@ -208,6 +224,58 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
                 {"class": f"{head} {title}".strip(), "videos": sum(by_list.values()), "lists": by_list}
             )
     return rows
+
+
+def class_differences(data: SampleList, files: Mapping[str, CheckedFile]) -> list[dict[str, Any]]:
+    """Find properties in which the videos of the classes differ, so that a model may learn the camera.
+
+    A frame rate or length differs if the medians of two classes do by more than MAX_MEDIAN_RATIO, or if all
+    values of a class are above or below those of the others; a frame size, if the most frequent one does.
+
+    Returns:
+        For each property that differs, its name `of`, its `unit`, and by class its minimum, median and
+        maximum (frames/s, seconds), or the most frequent size (width x height).
+    """
+    rates: dict[str, list[float]] = {}
+    lengths: dict[str, list[float]] = {}
+    sizes: dict[str, str] = {}
+    for name, samples in data.by_class.items():
+        good = [(sample, file) for sample in samples if (file := files[sample.path]).reason is None]
+        if len(good) >= MIN_COMPARED:
+            rates[name] = [file.fps for _, file in good if file.fps is not None]
+            lengths[name] = [seconds for sample, file in good if (seconds := _seconds(sample, file)) > 0]
+            counts = Counter((file.width, file.height) for _, file in good)
+            sizes[name] = "x".join(map(str, max(counts, key=lambda size: (counts[size], size))))
+    differences: list[dict[str, Any]] = []
+    for of, unit, values in (("frame rate", "frames/s", rates), ("length", "s", lengths)):
+        known = {name: sorted(numbers) for name, numbers in values.items() if numbers}
+        if _differ(list(known.values())):
+            ranges = {name: min_median_max(numbers) for name, numbers in known.items()}
+            differences.append({"of": of, "unit": unit, "classes": ranges})
+    if len(set(sizes.values())) > 1:
+        differences.append({"of": "frame size", "unit": "pixels", "classes": sizes})
+    return differences
+
+
+def _seconds(sample: Sample, file: CheckedFile) -> float:
+    """The length of a video or segment; 0 if the segment is outside of its video, or if that has no times."""
+    if file.seconds is None or file.fps is None:
+        return 0.0
+    start = sample.start or (sample.start_frame or 0) / file.fps
+    end = sample.end or (sample.end_frame or inf) / file.fps
+    return min(end, file.seconds) - start
+
+
+def _differ(values: Sequence[Sequence[float]]) -> bool:
+    """Whether the rising values of one class lie apart from all others, or the medians are far apart."""
+    if len(values) < 2:
+        return False
+    medians = [median(numbers) for numbers in values]
+    *_, second_highest, highest = sorted(values, key=lambda numbers: numbers[-1])
+    lowest, second_lowest, *_ = sorted(values, key=lambda numbers: numbers[0])
+    is_above = highest[0] > second_highest[-1]
+    is_below = lowest[-1] < second_lowest[0]
+    return is_above or is_below or max(medians) > MAX_MEDIAN_RATIO * min(medians)
 
 
 def find_duplicates(

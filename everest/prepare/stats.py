@@ -16,9 +16,8 @@ from PIL import Image
 
 from everest.data.cache import keep_facts_in_cache
 from everest.data.footage import FrameTimes, frame_span
-from everest.lists.labels import class_imbalance, class_indices, number_facts
+from everest.lists.labels import class_imbalance, number_facts
 from everest.lists.reading import SampleList
-from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import MOST_CHANGE
 from everest.prepare.check import min_median_max
@@ -92,7 +91,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         The document of `everest prepare stats --json`.
     """
     keep_facts_in_cache()  # segments are looked up in what the workers found
-    samples, by_class = data.samples, _samples_by_class(data)
+    samples, by_class = data.samples, data.by_class
     sampled = samples
     if most is not None:
         rng = np.random.default_rng(0)
@@ -143,13 +142,3 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "strides": {str(frames): length // frames or None for frames in CLIP_LENGTHS},
         "task": data.task,
     }
-
-
-def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
-    """The samples of each class of the first label, in the order of the classes."""
-    by_index: dict[int, list[Sample]] = {}
-    for sample in data.samples:
-        for index in class_indices(sample.labels[0]) if sample.labels else ():
-            by_index.setdefault(index, []).append(sample)
-    names = data.class_names
-    return {names[index] if names else str(index): by_index[index] for index in sorted(by_index)}

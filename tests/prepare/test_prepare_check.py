@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
@@ -154,6 +155,73 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path):
     assert "cannot" in bad(check(tmp_path / "data", output=tmp_path, code=4))["run"]
     Image.new("RGB", (8, 16)).save(tmp_path / "data" / "run" / "1.png")
     assert bad(check(tmp_path / "data", output=tmp_path, code=4))["run"] == "images of different sizes"
+
+
+def write_class(
+    folder: Path, frames: Sequence[int], *, rate: int = 25, size: tuple[int, int] = (48, 64)
+) -> None:
+    """Write a different video of each number of frames."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(len(folder.name))
+    for number, count in enumerate(frames):
+        noise = rng.integers(256, size=(count, *size, 3), dtype=np.uint8)
+        write_frames(folder / f"{number}.mp4", noise, codec="libx264", rate=rate)
+
+
+def test_classes_recorded_alike_give_no_warning(tmp_path: Path):
+    write_class(tmp_path / "data" / "groom", (25, 30, 35))
+    write_class(tmp_path / "data" / "rear", (27, 33, 35))
+    assert check(tmp_path / "data", output=tmp_path)["class_differences"] == []
+
+
+def test_classes_that_differ_in_the_camera_or_in_length_are_named_with_numbers(tmp_path: Path):
+    data = tmp_path / "data"
+    write_class(data / "groom", (25, 30, 35))
+    write_class(data / "rear", (33, 36, 39), rate=30)
+    write_class(data / "sit", (24, 40, 50), size=(64, 96))
+    write_class(data / "single", (200,), rate=50)  # one video shows no system
+    rates, lengths, sizes = check(data, output=tmp_path)["class_differences"]
+    assert (rates["of"], rates["unit"], [*rates["classes"]]) == (
+        "frame rate",
+        "frames/s",
+        ["groom", "rear", "sit"],
+    )
+    assert rates["classes"]["rear"] == {"min": 30, "median": 30, "max": 30}
+    assert (lengths["of"], lengths["unit"]) == ("length", "s")
+    assert lengths["classes"]["sit"] == {"min": 0.96, "median": 1.6, "max": 2.0}
+    assert sizes == {
+        **{"of": "frame size", "unit": "pixels"},
+        "classes": {"groom": "64x48", "rear": "64x48", "sit": "96x64"},
+    }
+    shown = checked(data, "-o", tmp_path).stdout
+    assert (
+        "warning: classes differ in frame rate: median 25 frames/s in 'groom', 30 frames/s in 'rear'" in shown
+    )
+    assert "length: median 1.2 s in 'groom' (1 to 1.4), 1.6 s in 'sit' (0.96 to 2)" in shown
+    learns_camera = "; a model may learn the camera instead of the behavior"
+    assert f"frame size: mostly 64x48 in 'groom', 'rear', 96x64 in 'sit'{learns_camera}" in shown
+    assert f"written: {tmp_path}/bad_videos.csv; progress: {tmp_path}/checked_videos.jsonl" in shown
+
+
+def test_a_class_apart_is_named_and_segments_count_by_their_own_length(tmp_path: Path):
+    write_class(tmp_path / "data", (60,))
+    rows = ["0.mp4,a,0,1", "0.mp4,a,1,2", "0.mp4,b,0,1.1", "0.mp4,b,1,2.1"]  # the medians are near
+    (tmp_path / "data" / "train.csv").write_text("\n".join(["path,label,start,end", *rows]))
+    (difference,) = check(tmp_path / "data" / "train.csv", output=tmp_path)["class_differences"]
+    assert difference["of"] == "length"
+    assert difference["classes"]["b"]["min"] == pytest.approx(1.1)
+
+
+def test_a_file_checked_by_an_earlier_version_is_checked_again(tmp_path: Path):
+    write_class(tmp_path / "data", (25,))
+    check(tmp_path / "data", output=tmp_path)
+    journal = tmp_path / "checked_videos.jsonl"
+    entry = json.loads(journal.read_text())
+    journal.write_text(
+        json.dumps({key: entry[key] for key in entry.keys() - {"height", "width", "fps"}}) + "\n"
+    )
+    check(tmp_path / "data", output=tmp_path)
+    assert json.loads(journal.read_text().splitlines()[-1]) == entry
 
 
 def test_the_lengths_of_the_videos_of_a_recipe_are_reported(videos: Path, tmp_path: Path):

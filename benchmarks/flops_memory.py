@@ -16,8 +16,18 @@ from typing import Any
 
 import torch
 from measuring import markdown, publish
-from saved import gflop, saved_bytes_per_clip, without_numbers
-from steps import Case, Pass, clips_for, our_pass, plain_pass, transformers_pass, transformers_videomae
+from steps import (
+    Case,
+    Pass,
+    clips_for,
+    gflop,
+    our_pass,
+    plain_pass,
+    saved_bytes_per_clip,
+    transformers_pass,
+    transformers_videomae,
+    without_numbers,
+)
 from torch import nn
 
 PassOf = Callable[[Any, torch.dtype], Pass]

@@ -23,7 +23,7 @@ from everest.video.pixels import normalize
 WARM_UP = 3  # steps: compilation, choice of kernels, moments of AdamW
 EVEREST, VIDEOMAE, VIEWS = "k400", "videomae-k400", "views"
 
-# Forward and backward pass of one clip, counted on shapes (benchmarks/saved.py, PyTorch 2.15); for ViT-S and
+# Forward and backward pass of one clip, counted on shapes (benchmarks/steps.py, PyTorch 2.15); for ViT-S and
 # ViT-B also in benchmarks/performance.md.
 GFLOP = {
     (EVEREST, "vit-s"): 30.9,

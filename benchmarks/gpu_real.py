@@ -32,9 +32,8 @@ from typing import Any, Final
 
 import torch
 from gpu_clips import PARTITION, Frames, Lists
-from gpu_finetune import IMAGE, PEAK, Job, run_job, save_clips
-from gpu_pretrain import LEAST, UNTIMED, WARM_UP, Pretraining
 from gpu_rows import Row, Rows
+from gpu_training import IMAGE, LEAST, PEAK, UNTIMED, WARM_UP, Job, Pretraining, run_job, save_clips
 from held_out_clips import FOLDS
 from measuring import machine
 

@@ -1,10 +1,20 @@
-"""A pre-training step as everest trains on a device: the model of a recipe, its update and its clips."""
+"""A pre-training step as everest trains on a device: the model of a recipe, its update and its clips.
+
+    python benchmarks/training_step.py RECIPE --set train.compile=false
+
+Prints launches, copies and memory of a step as JSON, on a device that computes nothing (tests/fake_cuda) and
+runs without compilation.
+"""
 
 from __future__ import annotations
 
+import argparse
+import ctypes
+import json
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +31,7 @@ from everest.system.accelerator import make_accelerator
 LEARNING_RATE = 1e-6  # small, so that the weights remain close to their initialization
 
 Loss = Callable[[Batch], Tensor]
+WARM_UP = 2  # steps that are not counted: the first allocates the optimizer's moments
 
 
 class TrainingStep:
@@ -80,3 +91,45 @@ def peak_bytes(step: TrainingStep, clips: Batch) -> tuple[int, int]:
     step.run(clips)
     peak = torch.cuda.max_memory_allocated()
     return peak, peak - resting
+
+
+def device_counts() -> dict[str, int]:
+    counts = ctypes.CDLL(os.environ["LD_PRELOAD"]).fake_cuda_counts
+    counts.restype = ctypes.c_char_p
+    return json.loads(counts())
+
+
+def counted(step: TrainingStep, batch: int) -> dict[str, Any]:
+    """The counts of a step after the first ones."""
+    clips = step.clips(batch)
+    for _ in range(WARM_UP):
+        step.run(clips)
+    before = device_counts()
+    step.run(clips)
+    after = device_counts()
+    del clips
+    peaks = {}
+    for size in (batch // 2, batch):  # the second step is measured: a first one may compile
+        clips = step.clips(size)
+        step.run(clips)
+        peaks[size] = peak_bytes(step, clips)
+        del clips
+    (_, half), (peak, whole) = peaks.values()
+    return {
+        "counts": {name: after[name] - before[name] for name in after},
+        "peak_bytes": peak,
+        "bytes_per_clip": (whole - half) / (batch - batch // 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("recipe")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    options = parser.parse_args()
+    print(json.dumps(counted(TrainingStep(options.recipe, options.overrides), options.batch)))
+
+
+if __name__ == "__main__":
+    main()

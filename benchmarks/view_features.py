@@ -24,10 +24,10 @@ from typing import Any, Final
 import measuring
 import numpy as np
 import torch
+from evidence_tables import DIFFERENCES, RANDOM
 from held_out_clips import FOLDS, LETTERS, PARTITIONS, Clips
 from measuring import HERE, read_units
 from numpy.typing import NDArray
-from view_tables import DIFFERENCES, MEASURES, RANDOM, features_table
 
 import everest
 from everest.config.heads import Head
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of runs and results, where a later call resumes")
     parser.add_argument("--arm", action="append", choices=ARMS, help="one of several; none: all")
     parser.add_argument("--unit", type=int, action="append", help="one of several; none: all")
-    parser.add_argument("--report", action="store_true", help="add the units to the results, print tables")
+    parser.add_argument("--report", action="store_true", help="add the units to the results")
     options = parser.parse_args()
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
     folder = options.folder.absolute()
@@ -224,8 +224,6 @@ def main() -> None:
         of_runs = {arm: values for arm in arms if (values := curves(folder, arm))}
         document = {"base": BASE, "arms": ARMS, "results": results, "curves": document["curves"] | of_runs}
         written.write_text(json.dumps(document, indent=1) + "\n")
-        for measure in MEASURES:
-            print(f"\n{measure}\n\n{features_table(results, measure)}")
         return
     folder.mkdir(parents=True, exist_ok=True)
     arms = (RANDOM, DIFFERENCES, *(options.arm or ARMS))

@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from claims import CLAIMS, CLIPS_CLAIMS, Claim
-from evidence_clips import clips_claims
-from evidence_figures import draw_figures
-from evidence_page import BLOCK, claims_table, filled, lvmae_results, page_blocks, read_results
+from evidence_page import BLOCK, claims_table, draw_figures, filled, lvmae_results, page_blocks, read_results
+from evidence_tables import CLAIMS, CLIPS_CLAIMS, Claim, clips_claims
 from run_evidence import CLIPS, FILES, LABELED, PARTS, of_every_set, sweep_of
 
 from everest.config.recipe import load_recipe

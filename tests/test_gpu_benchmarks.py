@@ -15,8 +15,7 @@ import pytest
 import torch
 from gpu_cases import GFLOP
 from gpu_real import ARMS, IMAGE, MINIATURE
-from saved import gflop, without_numbers
-from steps import Case, clips_for, our_pass
+from steps import Case, clips_for, gflop, our_pass, without_numbers
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = ROOT.parent / "shared" / "videos"

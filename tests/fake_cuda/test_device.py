@@ -76,7 +76,7 @@ def test_a_gpu_without_bf16_trains_in_fp16_with_a_loss_scale(train: Train, tmp_p
 @pytest.mark.slow
 def test_launches_and_memory_of_vit_b(device: Device):
     settings = ["model.backbone=vit-b", "train.compile=false"]
-    script = str(ROOT / "benchmarks" / "counted_step.py")
+    script = str(ROOT / "benchmarks" / "training_step.py")
     ended = run_command(device, [script, "k400", "--batch", str(BATCH), *sets(*settings)])
     assert ended.code == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])

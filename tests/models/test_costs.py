@@ -9,9 +9,8 @@ import pytest
 import torch
 from flops_memory import LONGER_GFLOP, LONGER_MEGABYTES, QUARTER, SAVING, B, S, counts
 from live_bytes import peak_of_forward
-from saved import saved_bytes_per_clip, without_numbers
 from small_runs import json_of, run, sets
-from steps import Case, clips_for, our_pass
+from steps import Case, clips_for, our_pass, saved_bytes_per_clip, without_numbers
 
 from everest.config.recipe import load_recipe
 from everest.methods.targets import TokenTargets

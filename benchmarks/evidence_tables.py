@@ -1,0 +1,252 @@
+"""The tables of benchmarks/evidence/tables.md: claims, sweeps on real clips, features and letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from held_out_clips import LETTERS, SETS
+from measuring import difference_text, markdown
+from run_evidence import CLIPS, LABELED, SHAKEN
+
+from everest.config.yaml import read_yaml
+from everest.sweep.report import compare_pairs, make_report, spread
+
+RANDOM, DIFFERENCES = "random encoder", "difference image"
+BASELINES: Final = (RANDOM, DIFFERENCES)
+COMPARED: Final = (RANDOM, DIFFERENCES, "everest")  # the rows that later ones are compared with
+UNIFORM_AND_CHANGE: Final = (
+    ("contrast, uniform", "contrast"),
+    ("contrast, uniform and camera", "contrast and camera"),
+    ("sigreg, uniform", "sigreg"),
+    ("contrast, uniform", "contrast, importance"),
+    ("sigreg, uniform", "sigreg, importance"),
+)
+VARIATIONS: Final = tuple(
+    (f"the same, {change}", "the same, trained again")
+    for change in (
+        "4 times the steps",
+        "twice the width",
+        "twice the batch",
+        "frames as input",
+        "smaller crops",
+    )
+)
+MEASURES: Final = ("linear", "knn", "retrieval", "few", "attentive")
+FILE: Final = Path(__file__).with_name("evidence") / "claims.yaml"
+MARGIN: Final = 3.0  # points, our choice: a smaller loss counts as none
+UNRESOLVED: Final = "not resolvable at this size"
+CONTENT: Final = {  # of the labeled sets of real clips
+    "surveillance2": "fights or none, of cameras that rest",
+    "interaction6": "two people shake hands, hug, kick, point, punch or push; the camera rests",
+    "tennis7": "tennis strokes, filmed by the audience",
+    "weizmann10": "whole-body actions filmed by a camera that rests; test clips of one person",
+    "cameramotion8": "a simulated camera over frames of other clips; its motion is the class",
+    "surveillance2-shaken": "copies with a simulated hand-held camera",
+    "weizmann10-shaken": "copies with a simulated hand-held camera",
+}
+Results = Mapping[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim about two arms of a part: that the first is better, or that it is not worse."""
+
+    part: str
+    arms: tuple[str, str]
+    text: str
+    origin: str
+    better: bool = True  # otherwise: not worse by MARGIN
+    metric: str | None = None  # of the results; None: that of the part
+
+    def verdict(self, low: float, high: float) -> str:
+        """The meaning of the 95 % interval of the first arm minus the second."""
+        least = 0.0 if self.better else -MARGIN
+        if low > least:
+            return "seen"
+        return "the opposite is seen" if high < least else UNRESOLVED
+
+    def difference(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """The first arm minus the second; None if one of them has no results."""
+        measured = {arm["arm"] for arm in results["arms"]}
+        if not measured.issuperset(self.arms):  # a labeled set was left out
+            return None
+        report = make_report(results, metric=self.metric, against=self.arms[1])
+        return next(arm["difference"] for arm in report["arms"] if arm["arm"] == self.arms[0])
+
+    def of_set(self, name: str) -> Claim:
+        """The claim about a labeled set of real clips."""
+        return replace(self, arms=tuple(f"{arm}, {name}" for arm in self.arms))
+
+
+def without_interval(difference: dict[str, Any]) -> str:
+    """Why a difference has no interval."""
+    return "one seed" if len(difference["seeds"]) == 1 else "all seeds alike"
+
+
+_ROWS: Final[Any] = read_yaml(FILE.read_text(), FILE.name)
+CLAIMS: Final = tuple(Claim(**{**row, "arms": tuple(row["arms"])}) for row in _ROWS["claims"])
+CLIPS_CLAIMS: Final = tuple(Claim(**{**row, "arms": tuple(row["arms"])}) for row in _ROWS["clips"])
+
+
+def sets_table(results: Results) -> str:
+    """The labeled sets of real clips."""
+    counts = {
+        name: count for part in CLIPS if part in results for name, count in results[part]["videos"].items()
+    }
+    rows = []
+    for name, content in CONTENT.items():
+        classes = (LABELED | SHAKEN)[name]
+        videos = (str(counts.get(f"{name} {part}", "")) for part in ("train", "test"))
+        shares = [f"{100 / classes:.1f} %", _largest_class(results, name)]
+        rows.append([f"`{name}`", content, str(classes), *shares, *videos])
+    return markdown(["set", "clips", "classes", "chance", "largest class", "train", "test"], rows)
+
+
+def _largest_class(results: Results, name: str) -> str:
+    """The share of the test clips that an answer with the most frequent class gets right."""
+    arms = (arm for part in CLIPS if part in results for arm in results[part]["arms"])
+    shares = (
+        row["metrics"]["majority_top1"]
+        for arm in arms
+        if arm["arm"].endswith(f", {name}")
+        for row in arm["seeds"]
+    )
+    share = next(shares, None)
+    return "" if share is None else f"{share:.1f} %"
+
+
+def clips_claims(results: Results) -> str:
+    """Each claim about real clips, with the difference that was measured on each labeled set."""
+    rows = [
+        [claim.text, claim.origin, *(_clips_cell(claim.of_set(name), results) for name in LABELED)]
+        for claim in CLIPS_CLAIMS
+    ]
+    return markdown(["claim", "paper", *LABELED], rows)
+
+
+def _clips_cell(claim: Claim, results: Results) -> str:
+    part = results.get(claim.part)
+    if part is None or (difference := claim.difference(part)) is None:
+        return "not measured"
+    if difference["interval"] is None:
+        return f"{difference['mean']:+.1f}: {without_interval(difference)}"
+    numbers = _with_interval(difference["mean"], difference["interval"], sign="+")
+    verdict = claim.verdict(*difference["interval"])
+    return numbers if verdict == UNRESOLVED else f"**{numbers}: {verdict}**"
+
+
+def clips_table(document: dict[str, Any]) -> str:
+    """The arms of a part on real clips, with a column for each labeled set."""
+    found = _reports(document)
+    method = document["against"].rpartition(", ")[0]
+    rows = [
+        [arms[0]["arm"], f"{arms[0]['gmacs']:.4g}", *map(_accuracy, arms)]  # the sets cost about the same
+        for arms in zip(*(report["arms"] for report in found.values()), strict=True)
+    ]
+    below = f"below, the difference from *{method}*, bold if zero is outside its interval"
+    table = markdown(["arm", "GMACs of training", *found], rows)
+    return f"Top-1 accuracy in percent (95 % interval); {below}:\n\n{table}"
+
+
+def _accuracy(arm: dict[str, Any]) -> str:
+    """The mean of an arm and, below, its difference from the arm that all are compared with."""
+    mean, difference = _with_interval(arm["mean"], arm["interval"]), arm["difference"]
+    if difference is None:
+        return mean
+    less = _with_interval(difference["mean"], difference["interval"], sign="+")
+    low, high = difference["interval"] or (0, 0)
+    return f"{mean}<br>{less}" if low <= 0 <= high else f"{mean}<br>**{less}**"
+
+
+def _with_interval(value: float, interval: Sequence[float] | None, *, sign: str = "") -> str:
+    if interval is None:
+        return f"{value:{sign}.1f}"
+    return f"{value:{sign}.1f} ({interval[0]:{sign}.1f} to {interval[1]:{sign}.1f})"
+
+
+def _reports(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The report of each labeled set, whose arms are compared with each other only."""
+    method = document["against"].rpartition(", ")[0]
+    found = {}
+    for name in (name.removesuffix(" train") for name in document["videos"] if name.endswith(" train")):
+        own = [arm for arm in document["arms"] if arm["arm"].endswith(f", {name}")]
+        arms = [arm | {"arm": arm["arm"].removesuffix(f", {name}")} for arm in own]
+        found[name] = make_report(document | {"arms": arms, "against": method})
+    return found
+
+
+def compared(own: dict[int, float], others: Iterable[dict[int, float]]) -> str:
+    """The mean over the units of an arm, and its differences from other arms."""
+    texts = (difference_text(compare_pairs(own, other)) for other in others)
+    return "<br>".join([f"{spread(list(own.values())).mean:.1f}", *filter(None, texts)])
+
+
+def by_unit(results: dict[str, dict[str, Any]], name: str, measure: str) -> dict[str, dict[int, float]]:
+    """A measure of a set by arm and unit.
+
+    An arm without the measure, such as an image, or of one or two units is left out.
+    """
+    values = {
+        arm: {int(unit): found[name][measure] for unit, found in units.items() if measure in found[name]}
+        for arm, units in results.items()
+    }
+    return {arm: units for arm, units in values.items() if len(units) > 2}
+
+
+def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
+    """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals."""
+    sets = list(next(iter(next(iter(results.values())).values())))
+    of_sets = [by_unit(results, name, measure) for name in sets]
+    rows = []
+    for place, arm in enumerate(of_sets[0]):
+        others = [each for each in list(of_sets[0])[:place] if each in COMPARED and arm not in BASELINES]
+        cells = [compared(values[arm], [values[other] for other in others]) for values in of_sets]
+        rows.append([arm, str(len(of_sets[0][arm])), *cells])
+    return markdown(["pre-training", "units", *sets], rows)
+
+
+def measures_table(results: dict[str, dict[str, Any]], name: str) -> str:
+    """For each arm the means of all measures of one set, with the differences from `COMPARED`."""
+    of_measures = [by_unit(results, name, measure) for measure in MEASURES]
+    rows = []
+    for arm, units in of_measures[0].items():
+        cells = []
+        for values in of_measures:
+            others = [values[other] for other in COMPARED if other in values and other != arm]
+            cells.append(compared(values[arm], [] if arm in BASELINES else others) if arm in values else "")
+        rows.append([arm, str(len(units)), *cells])
+    return markdown(["pre-training", "units", *MEASURES], rows)
+
+
+def pairs_table(
+    results: dict[str, dict[str, Any]],
+    of_letters: dict[str, dict[str, Any]],
+    pairs: Sequence[tuple[str, str]],
+) -> str:
+    """The first arm of each pair less the second one, paired by unit, for each measure."""
+    columns = [(results, name) for name in SETS]
+    if any(first in of_letters and second in of_letters for first, second in pairs):
+        columns.append((of_letters, LETTERS))
+    rows = []
+    for arms in pairs:
+        for measure in MEASURES[:3]:
+            cells = []
+            for of_sets, name in columns:
+                values = by_unit(of_sets, name, measure)
+                first, second = (values.get(arm, {}) for arm in arms)  # not all arms were run on letters
+                cells.append(difference_text(compare_pairs(first, second)))
+            rows.append([" less ".join(arms), measure, *cells])
+    return markdown(["arms", "measure", *(name for _, name in columns)], rows)
+
+
+def letters_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Both arms with their difference, paired by seed, for each list."""
+    rows = []
+    for name, by_arm in results.items():
+        before, after = ({int(seed): top1 for seed, top1 in units.items()} for units in by_arm.values())
+        means = [f"{spread(list(units.values())).mean:.1f}" for units in (before, after)]
+        rows.append([name, str(len(before)), *means, difference_text(compare_pairs(after, before))])
+    return markdown(["list", "seeds", *results["test"], "difference"], rows)

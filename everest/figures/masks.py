@@ -26,7 +26,7 @@ from everest.errors import RecipeError
 from everest.figures.rows import HIDDEN_GRAY, ClipMask, draw_rows, figure_rows, mask_title, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
-from everest.methods.importance import Embedding, RawPixels
+from everest.methods.importance import Embedding, RawPixels, TokenScores
 from everest.methods.selection import Strategy, TopK
 from everest.methods.strategies import AllTokens, LearnedImportance, ScoreName
 from everest.methods.targets import FeatureTargets
@@ -72,7 +72,9 @@ def apply_strategies(
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
     masks: list[ClipMask] = []
     for title, strategy in strategies:
-        importance = strategy.checked_importance(seen, embed) if strategy.uses_importance else None
+        importance = None
+        if strategy.uses_importance:
+            importance = strategy.checked_importance(seen, embed, _scores_of(model))
         selection = strategy(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
@@ -102,7 +104,7 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = None
     if strategy.uses_importance:
-        importance = strategy.checked_importance(model.to_input(out.frames), embed)
+        importance = strategy.checked_importance(model.to_input(out.frames), embed, model.scores)
     predicted = _complete(model, out.frames, out.selection, out.prediction)
     return _clip_mask(strategy.strategy, strategy, out.frames, out.selection, importance, embed, predicted)
 
@@ -145,10 +147,17 @@ def _to_frames(clip: Tensor) -> Tensor:
 
 
 def embedding_of(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
-    """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
+    """What measures the change of tokens: a model, or raw pixels."""
     if isinstance(model, AdaptiveTokenizer):
-        return RawPixels(model.tubelet, scores=FrozenTokenizer.wrap(model).scores)
+        return RawPixels(model.tubelet)
     return RawPixels(PIXEL_TUBELET) if model is None else model.embedding
+
+
+def _scores_of(model: AnyModel | None) -> TokenScores | None:
+    """What scores tokens: a tokenizer, or that of an autoencoder; None without either."""
+    if isinstance(model, AdaptiveTokenizer):
+        return FrozenTokenizer.wrap(model).scores
+    return model.scores if isinstance(model, TokenModel) else None
 
 
 def scaled_size(

@@ -22,7 +22,7 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 FirstSlice = Literal["copy", "zero"]
 Cuts = Literal["ignore", "detect"]
-# A trained scorer maps clips (B, C, T, H, W), bytes or normalized, to (B, N) float32; higher: more important.
+# A tokenizer's scorer: clips (B, C, T, H, W), bytes or normalized, to (B, N) float32; higher: more important.
 TokenScores = Callable[[Tensor], Tensor]
 
 
@@ -31,7 +31,6 @@ class Embedding(Protocol):
 
     tubelet: tuple[int, int, int]
     pixels: PixelStatistics  # the mean and std by which clips of bytes are normalized
-    scores: TokenScores | None  # the scorer of a tokenizer, if the model has one
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches or, if not `biased`, a difference of patches, whose bias cancels: (B, K, D)."""
@@ -48,7 +47,6 @@ class RawPixels:
 
     tubelet: tuple[int, int, int]
     pixels: PixelStatistics = IMAGENET
-    scores: TokenScores | None = None
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         return patches.flatten(2)

@@ -38,6 +38,7 @@ from everest.methods.importance import (
     DistanceName,
     Embedding,
     FirstSlice,
+    TokenScores,
     embedding_change,
     pixel_change,
 )
@@ -84,23 +85,35 @@ class Strategy(ABC):
         embed: Embedding,
         noise: Tensor,
         importance: Tensor | None = None,
+        scores: TokenScores | None = None,
     ) -> TokenSelection:
         """Select tokens of clips (B, C, T, H, W), bytes or normalized: by the rule, from their importance.
 
         Args:
             noise: (B, at least N) uniform in [0, 1).
             importance: (B, N) float32, replaces what the strategy would compute.
+            scores: as in `checked_importance`.
         """
         if importance is None and self.uses_importance:
-            importance = self.checked_importance(frames, embed)
+            importance = self.checked_importance(frames, embed, scores)
         return self(grid, importance=importance, noise=noise[:, : grid.num_tokens])
 
-    def checked_importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
+    def checked_importance(
+        self, frames: Tensor, embed: Embedding, scores: TokenScores | None = None
+    ) -> Tensor | None:
         """The `importance` (B, N) of clips (B, C, T, H, W), bytes or normalized.
 
+        Args:
+            scores: gives the importance if the strategy `needs_tokenizer`.
         Raises:
-            RecipeError: a strategy of another package returned another shape.
+            RecipeError: a strategy of another package returned another shape, or there are no scores.
         """
+        if self.needs_tokenizer:
+            if scores is None:
+                raise RecipeError(
+                    f"{self.strategy} needs a trained tokenizer, as everest train-tokenizer makes it"
+                )
+            return scores(frames)
         if self.is_external:
             frames = embed.pixels.normalized(frames)
         importance = self.importance(frames, embed)
@@ -221,19 +234,24 @@ class TopK(Strategy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RedundancyRobust(TopK):
-    """EVEREST §4.1: keeps the tokens whose embeddings k have changed most since the slice before.
+class ByEmbeddingChange(TopK):
+    """Importance is the change of the embeddings k since the slice before (EVEREST §4.1).
 
     I(i+1, j) = S(k(i+1, j), k(i, j)) is the importance of place j in slice i+1, with the distance S (eq. 2).
-    Of all N tokens, those with the rho_pre N highest I are kept.
     """
 
-    strategy: Literal["redundancy-robust"] = "redundancy-robust"
     distance: DistanceName = "l2"  # EVEREST Table 9
     first_slice: FirstSlice = "copy"  # released program: copy
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
         return embedding_change(frames, embed, self.distance, self.first_slice, self.align, self.cuts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedundancyRobust(ByEmbeddingChange):
+    """EVEREST §4.1: of all N tokens, keeps those with the rho_pre N highest I."""
+
+    strategy: Literal["redundancy-robust"] = "redundancy-robust"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +265,7 @@ class FrameDifference(TopK):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn(TopK):
+class Drawn(ByEmbeddingChange):
     """Draws tokens without replacement, those that have changed with a higher probability. Ours.
 
     A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
@@ -256,12 +274,7 @@ class Drawn(TopK):
     """
 
     strategy: Literal["drawn"] = "drawn"
-    distance: DistanceName = "l2"  # EVEREST Table 9
-    first_slice: FirstSlice = "copy"  # released program: copy
     uniform: RatioOrZero = 0.5  # heuristic
-
-    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
-        return embedding_change(frames, embed, self.distance, self.first_slice, self.align, self.cuts)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         chance = torch.full_like(noise, max(self.uniform, LEAST_UNIFORM) / grid.num_tokens)  # (B, N)

@@ -217,15 +217,7 @@ class LearnedImportance(Strategy):
     )
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        if self.score == "random":
-            return None
-        if self.score == "frame-difference":
-            return pixel_change(frames, embed.tubelet, embed.pixels)
-        if embed.scores is None:
-            raise RecipeError(
-                "learned-importance needs a trained tokenizer, as everest train-tokenizer makes it"
-            )
-        return embed.scores(frames)
+        return pixel_change(frames, embed.tubelet, embed.pixels) if self.score == "frame-difference" else None
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible

@@ -1,7 +1,7 @@
 """The values that are predicted at the target tokens, and the loss of a prediction.
 
-A target is a frozen dataclass, whose fields are its keys in a recipe. A model has a copy with what is
-not a setting: the statistics of its clips and, for some targets, a frozen network (`Target.bound`).
+A target is a frozen dataclass, whose fields are its keys in a recipe. A model has a copy that is bound to
+what is not a setting (`Binding`).
 
 B batch, C channels, T frames, H W pixels, N tokens, K target tokens, P values of a token, t p q a tubelet's
 frames, rows and columns, D the width of a teacher or the dimensions of a code.
@@ -38,6 +38,14 @@ CodeSpace = Literal["values", "soft", "codes"]
 Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")]
 
 
+@dataclass(slots=True)
+class Binding:
+    """What a target takes from its model."""
+
+    pixels: PixelStatistics = IMAGENET  # of the model's clips
+    network: Any = None  # gives the values, for targets that need a frozen network; may be opened later
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target(ABC):
     """Base class of the targets: a frozen dataclass whose fields are its keys in a recipe.
@@ -48,9 +56,7 @@ class Target(ABC):
     __pydantic_config__ = ConfigDict(extra="forbid")
     needs_tokenizer: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
-    # Attributes of a bound target, not settings: a ClassVar is no field.
-    _statistics: ClassVar[PixelStatistics] = IMAGENET
-    _network: ClassVar[Any] = None
+    binding: ClassVar = Binding()  # each bound target has its own; no field, because it is no setting
     kind: str = ""  # its name in a recipe; of another package: its import path
     cache = None  # a setting of the targets that can be stored
 
@@ -60,20 +66,11 @@ class Target(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # shared with the average of the model's weights
 
-    def bound(self, statistics: PixelStatistics, network: object = None) -> Self:
-        """A copy of the target for a model whose clips have these statistics.
-
-        Args:
-            network: the frozen network that gives the values, for targets that need one.
-        """
+    def bound(self, pixels: PixelStatistics, network: object = None) -> Self:
+        """A copy of the target for a model, see `Binding`."""
         target = copy(self)
-        vars(target)["_statistics"] = statistics  # not by setattr: a target is frozen
-        target.attach(network)
+        object.__setattr__(target, "binding", Binding(pixels, network))  # a target is frozen
         return target
-
-    def attach(self, network: object) -> None:
-        """Replace the frozen network of a bound target; the average of the model's weights shares it."""
-        vars(self)["_network"] = network
 
     @property
     def is_external(self) -> bool:
@@ -83,7 +80,7 @@ class Target(ABC):
     def input_of(self, clips: Tensor, x: Tensor) -> Tensor:
         """What `values` takes: clips (B, C, T, H, W), or the input `x` that the encoder makes of them."""
         chosen = clips if self.of_frames else x
-        return self._statistics.normalized(chosen) if self.is_external else chosen
+        return self.binding.pixels.normalized(chosen) if self.is_external else chosen
 
     @property
     def loss_of_one_color(self) -> float | None:
@@ -139,7 +136,7 @@ class PixelTargets(Target):
 
     def width(self, tubelet: Tubelet) -> int:
         t, p, q = tubelet
-        return (t if self.frames == "all" else 1) * p * q * self._statistics.channels
+        return (t if self.frames == "all" else 1) * p * q * self.binding.pixels.channels
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs."""
@@ -163,7 +160,7 @@ class PixelTargets(Target):
 
         These have shapes that broadcast; without normalization they are 0 and 1.
         """
-        patches = self._statistics.to_unit_range(gather_patches(frames, ids, tubelet))
+        patches = self.binding.pixels.to_unit_range(gather_patches(frames, ids, tubelet))
         if self.frames == "half":
             # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of
             # the last tubelet.
@@ -208,27 +205,30 @@ class TokenTargets(Target):
     """
 
     needs_tokenizer: ClassVar[bool] = True
-    _network: ClassVar[CodingNetwork]
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
     space: CodeSpace = "values"  # LVMAE eq. 2
 
+    @property
+    def tokenizer(self) -> CodingNetwork:
+        return self.binding.network
+
     def width(self, tubelet: Tubelet) -> int:
-        levels = self._network.levels
+        levels = self.tokenizer.levels
         return sum(levels) if self.space == "codes" else len(levels)
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, D) float32 at the tokens `ids` (B, K); for `codes` int64 levels."""
-        return self._network.values(frames, ids, self.space)
+        return self.tokenizer.values(frames, ids, self.space)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        return self._network.rebuilt(prediction, frames, ids, self.space)
+        return self.tokenizer.rebuilt(prediction, frames, ids, self.space)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The mean over the scored tokens, a float32 scalar: squared error, or cross-entropy for `codes`."""
         if self.space != "codes":
             return mean_squared_error(prediction, values, scored)
-        logits = prediction.float().split(self._network.levels, dim=-1)  # (B, K, levels) for each dimension
+        logits = prediction.float().split(self.tokenizer.levels, dim=-1)  # (B, K, levels) for each dimension
         errors = [
             F.cross_entropy(of_dim.movedim(-1, 1), values[..., dim], reduction="none")
             for dim, of_dim in enumerate(logits)
@@ -268,21 +268,24 @@ class FeatureTargets(Target):
     """
 
     of_frames: ClassVar[bool] = True
-    _network: ClassVar[Teacher | TeacherUse]
     kind: Literal["features"] = "features"
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
     layers: Literal["last"] = "last"  # its output, after its last norm
 
+    @property
+    def network(self) -> Teacher | TeacherUse:
+        return self.binding.network
+
     def width(self, tubelet: Tubelet) -> int:
-        return self._network.width
+        return self.network.width
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, D) float32 at the tokens `ids` (B, K), the values of each with mean 0 and variance 1."""
-        if isinstance(self._network, TeacherUse):
+        if isinstance(self.network, TeacherUse):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"
             )
-        features = self._network(frames).float()  # (B, N, D)
+        features = self.network(frames).float()  # (B, N, D)
         return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:

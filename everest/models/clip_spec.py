@@ -20,7 +20,7 @@ from everest.config.heads import Head, Heads
 from everest.config.values import ModelInput
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
-from everest.methods.importance import Embedding
+from everest.methods.importance import Embedding, TokenScores
 from everest.methods.selection import Strategy
 from everest.models.vit import Architecture, Encoder, frame_differences
 from everest.video.pixels import STATISTICS_OF_CHANNELS, PixelStatistics
@@ -166,7 +166,10 @@ class TokenModel(ClipModel):
 
     Attributes:
         input_kind: the input that `to_input` computes: frames or their differences.
+        scores: of a model with a tokenizer, by which a strategy may rank tokens.
     """
+
+    scores: TokenScores | None = None
 
     def __init__(
         self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0

@@ -136,7 +136,7 @@ class MaskedAutoencoder(PretrainingModel):
     Args:
         strategy: selects the visible and the target tokens (everest.methods.strategies).
         targets: `bound` to the clips of the model; computes the values of target tokens.
-        learned: the tokenizer whose scores a strategy may rank by.
+        tokenizer: the one whose scores the strategy may rank by.
         candidate_grid: see `PretrainingModel`; for a strategy that ranks by importance.
         recompute: compute the importance of the drawn slices again. By default it stays as it was among the
             candidates: a distance over a gap reflects the gap more than motion (our choice).
@@ -149,16 +149,15 @@ class MaskedAutoencoder(PretrainingModel):
         *,
         strategy: Strategy,
         targets: Target,
-        learned: FrozenTokenizer | None = None,
+        tokenizer: FrozenTokenizer | None = None,
         candidate_grid: TokenGrid | None = None,
         recompute: bool = False,
         camera: float = 0.0,
     ) -> None:
         super().__init__(architecture, strategy=strategy, candidate_grid=candidate_grid, camera=camera)
         self.targets = targets
-        self.learned = learned
-        if learned is not None:
-            self.encoder.patch_embed.scores = learned.scores  # a strategy gets them with the embedding
+        self.tokenizer = tokenizer
+        self.scores = None if tokenizer is None else tokenizer.scores
         self.recompute = recompute
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
@@ -229,7 +228,9 @@ class MaskedAutoencoder(PretrainingModel):
         clip_noise = self.noise_layout.split(noise)
         clips, importance = self.drawn_clips(frames, clip_noise, importance)  # (B, C, T, H, W)
         x = self.to_input(clips)
-        selection = self.strategy.select(x, self.encoder.grid, self.embedding, clip_noise.tokens, importance)
+        selection = self.strategy.select(
+            x, self.encoder.grid, self.embedding, clip_noise.tokens, importance, self.scores
+        )
         return clips, x, selection
 
     def drawn_clips(

@@ -133,7 +133,7 @@ class ModelSpec(Architecture, ClipSpec):
                 architecture,
                 strategy=strategy,
                 targets=self.target.bound(self.pixels, network),
-                learned=tokenizer,
+                tokenizer=tokenizer,
                 candidate_grid=self.candidate_grid,
                 recompute=self.frame_selection.recompute,
                 camera=self.camera,

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from everest.config.model import ModelSettings
 from everest.config.values import Count, Length, Share, settings
 from everest.methods.grid import TokenGrid, gather_patches
-from everest.methods.importance import TokenScores
 from everest.models.block import NORM_EPS, Block, Blocks
 from everest.models.positions import (
     FixedPositions,
@@ -114,8 +113,6 @@ class TubeletEmbedding(nn.Module):
     Args:
         pixels: of the clips: their number of channels, and how bytes are normalized.
     """
-
-    scores: TokenScores | None = None  # set by a model with a tokenizer, for strategies that rank by scores
 
     def __init__(
         self,

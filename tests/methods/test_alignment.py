@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from small_runs import onnx_session
 from torch import Tensor, nn
 
-from everest.methods import fast
 from everest.methods.alignment import PreviousFrames, previous_frames
 from everest.methods.camera import Plane, no_motion
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, embedding_change
 from everest.methods.selection import FrameDifference, RedundancyRobust, kept_per_slice
 from everest.models.vit import TubeletEmbedding
+from everest.system import compute
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)
@@ -373,7 +373,7 @@ def by_definition(clips: Tensor, motion: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("align", ["shift", "affine"])
 def test_bytes_are_moved_as_the_definition_says(clips: Tensor, align, monkeypatch):
-    monkeypatch.setattr(fast, "PART_VALUES", 1)  # each clip is a part
+    monkeypatch.setattr(compute, "PART_VALUES", 1)  # each clip is a part
     found = aligned(clips, align)
     assert found.moves.all(dim=1).tolist() == [True, False, True]
     difference = (found.frames.int() - by_definition(clips, found.motion).int()).abs()
@@ -387,7 +387,7 @@ def test_bytes_are_moved_as_the_definition_says(clips: Tensor, align, monkeypatc
 def test_a_clip_at_a_time_is_the_same_to_the_bit(clips: Tensor, align, is_normalized: bool, monkeypatch):
     frames = normalize(clips) if is_normalized else clips
     whole = aligned(frames, align)
-    monkeypatch.setattr(fast, "PART_VALUES", 1)
+    monkeypatch.setattr(compute, "PART_VALUES", 1)
     alone = aligned(frames, align)
     for name in ("frames", "motion", "change", "changed"):
         assert torch.equal(getattr(alone, name), getattr(whole, name)), name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -91,13 +90,15 @@ def test_counts_follow_from_the_grid_alone(t, h, w, mask, keep, chance, score, s
 def test_each_score_comes_from_its_measure():
     frames, pixels = torch.rand(1, 3, 4, 4, 4), RawPixels((2, 2, 2))
     scores = torch.rand(1, 8)
-    both = replace(pixels, scores=lambda _: scores)
-    assert LearnedImportance().importance(frames, both) is scores
-    of_pixels = LearnedImportance(score="frame-difference").importance(frames, both)
-    assert torch.equal(of_pixels, pixel_change(frames, (2, 2, 2)))
-    assert LearnedImportance(score="random").importance(frames, both) is None
+
+    def measured(**settings):
+        return LearnedImportance(**settings).checked_importance(frames, pixels, lambda _: scores)
+
+    assert measured() is scores
+    assert torch.equal(measured(score="frame-difference"), pixel_change(frames, (2, 2, 2)))
+    assert measured(score="random") is None
     with pytest.raises(RecipeError, match="needs a trained tokenizer"):
-        LearnedImportance().importance(frames, pixels)
+        LearnedImportance().checked_importance(frames, pixels)
 
 
 @pytest.mark.parametrize(

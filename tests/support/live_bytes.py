@@ -22,8 +22,8 @@ def model_without_numbers(spec: ModelSpec) -> Iterator[PretrainingModel]:
     assert isinstance(model, PretrainingModel)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
-        if isinstance(model, MaskedAutoencoder) and isinstance(model.learned, FrozenTokenizer):
-            model.learned.tokenizer.to_empty(device="cpu")
+        if isinstance(model, MaskedAutoencoder) and isinstance(model.tokenizer, FrozenTokenizer):
+            model.tokenizer.tokenizer.to_empty(device="cpu")
         yield model
 
 

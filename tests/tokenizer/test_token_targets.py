@@ -11,7 +11,6 @@ from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
-from everest.methods.importance import RawPixels
 from everest.methods.targets import TokenTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
@@ -94,7 +93,7 @@ def test_each_space_has_its_width_and_its_loss(clips, frozen, space, width):
 
 def test_training_leaves_the_tokenizer_alone_and_out(clips, recipe):
     model = autoencoder(recipe)
-    frozen = model.learned
+    frozen = model.tokenizer
     assert isinstance(frozen, FrozenTokenizer)
     before = state_hash(frozen.tokenizer.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -107,15 +106,15 @@ def test_training_leaves_the_tokenizer_alone_and_out(clips, recipe):
     assert all(parameter.grad is None for parameter in frozen.tokenizer.parameters())
     names = [name for name, _ in model.named_modules()]
     assert not any("tokenizer" in name or "scorer" in name for name in [*names, *model.state_dict()])
-    assert deepcopy(model).learned is frozen  # an average of the weights shares it
+    assert deepcopy(model).tokenizer is frozen  # an average of the weights shares it
 
 
 def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recipe, frozen):
     model = autoencoder(recipe)
     noise = torch.rand(2, 256)
     chosen = model.select(clips, noise)
-    scores, both = frozen.scores(clips), RawPixels((2, 8, 8), scores=frozen.scores)
-    assert torch.equal(model.strategy.importance(clips, both), scores)
+    scores = frozen.scores(clips)
+    assert torch.equal(model.strategy.checked_importance(clips, model.embedding, frozen.scores), scores)
     expected = model.strategy(model.encoder.grid, importance=scores, noise=noise)
     assert torch.equal(chosen.target, expected.target)
     assert torch.equal(

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 
-from everest.errors import DataError, UserError, first_names
+from everest.errors import DataError, RecipeError, UserError, first_names
 from everest.system.files import check_new_file, refuse_inputs, write_table
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.options import option, refuse
-from everest_cli.output import Display, print_json, say
+from everest_cli.output import print_json, say
 from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout, Bouts
     from everest.annotations.labels import WhoseBouts
-    from everest.inference.timelines import Timelines
-    from everest.metrics.budget import FootageWindow
+    from everest.metrics.budget import Extents, FootageWindow
 
-WINDOW_SECONDS: Final = 10.0  # heuristic
 PAGE_SUFFIX: Final = ".html"  # of the drawn windows, beside their list
+
+
+class Footage(NamedTuple):
+    """The recordings of a saved timeline that have windows."""
+
+    extents: Extents
+    predicted: Mapping[str, list[Bout]]  # by recording
+    classes: Sequence[str]
+    command: str  # that estimates their budget; a list of checked windows is missing
 
 
 def budget(
@@ -40,6 +48,7 @@ def budget(
         "--group G", "Also each group of recordings; a pattern, as in `everest train`."
     ),
     output: Path | None = option("--output -o F", "CSV to write: windows of --draw, else the estimates."),
+    plot: Path | None = option("--plot F", "Draw each class's share of time to F (.png, .pdf, .svg)."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
@@ -50,62 +59,106 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest.annotations.bout import CHECKED, DRAWN
-    from everest.inference.scores import check_one_head, report_unknown
-    from everest.inference.timelines import Timelines
-    from everest.metrics.budget import draw_windows, time_budget, window_length
+    from everest.metrics.budget import draw_windows, time_budget
 
     refuse(
         {
             "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
             "--draw N: needs --output, the list to write": draw is not None and output is None,
-            "--group needs --checked, and no --draw": group and (checked is None or draw is not None),
+            "--group and --plot need --checked, and no --draw": (group or plot) and (draw or not checked),
         }
     )
     whose_bouts = whose.read(checked, option="--checked")
-    timelines = Timelines.load(timeline)
-    check_one_head(timelines.classes.heads, option="--timeline")
-    extents, predicted = _footage(timelines, rules, source=timeline)
-    classes = timelines.classes.of_head(timelines.classes.heads[0])
-    labeled = {} if checked is None else _read_checked(checked, extents, whose_bouts)
-    if output is not None:
-        for file in (output,) if draw is None else (output, output.with_suffix(PAGE_SUFFIX)):
-            refuse_inputs(file, [timeline, checked])
-            check_new_file(file, overwrite=overwrite)
+    footage = _read_footage(timeline, rules)
+    labeled = {} if checked is None else _read_checked(checked, footage, whose_bouts)
+    _check_outputs(output, plot, [timeline, checked], has_page=draw is not None, overwrite=overwrite)
     if draw is not None and output is not None:
-        length = round(window or WINDOW_SECONDS, 3)
-        if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
-            length = window_length(extents, labeled, window)
-        windows = draw_windows(extents, labeled, length, draw, seed=seed)
-        _write_windows(output, windows, labeled, classes)
+        length = _drawn_length(footage.extents, labeled, window)
+        windows = draw_windows(footage.extents, labeled, length, draw, seed=seed)
+        _write_windows(output, windows, labeled, footage.classes)
+        say("relabel each window that you watched 'checked', and add a row for each bout in it")
+        say(f"next: {footage.command} --checked {shlex.quote(str(output))}")
         return
-    report_unknown(labeled, timelines.classes, Display().report)
-    document = time_budget(extents, predicted, labeled, window=window, classes=classes)
-    if document["unused"]:
-        say(f"{counted(document['unused'], 'bout')} in no checked window: not counted")
+    estimate = partial(time_budget, classes=footage.classes)
+    document = estimate(footage.extents, footage.predicted, labeled, window=window)
     if group is not None:
-        estimate = partial(time_budget, window=document["window"], classes=classes)
-        document["groups"] = _by_group(group, (extents, predicted, labeled), estimate)
+        parts = footage.extents, footage.predicted, labeled
+        document["groups"] = _by_group(group, parts, partial(estimate, window=document["window"]))
     if output is not None:
         write_table(output, _table(document))
+    if plot is not None:
+        from everest.figures.budget import draw_budget
+
+        draw_budget(plot, document)
     (print_json if as_json else _print_budget)(document)
+    say(*_notes(document, f"{footage.command} --checked {shlex.quote(str(checked))}"))
 
 
-def _footage(
-    timelines: Timelines, rules: RuleOptions, *, source: Path
-) -> tuple[dict[str, tuple[float, float]], dict[str, list[Bout]]]:
-    """The start and end of each recording with windows, in seconds, and its predicted bouts."""
-    extents, predicted = {}, {}
-    for recording, by_head in zip(timelines.videos, timelines.bouts(rules.rules()), strict=True):
-        if len(recording.starts):
-            (bouts,) = by_head.values()
-            name = recording.video
-            begin, end = recording.extent
-            extents[name] = round(begin, 3), round(end, 3)  # lists have milliseconds
-            predicted[name] = [bout.as_bout(video=name) for bout in bouts if bout.has_class]
-    if not extents:
-        raise DataError(f"{source}: has no windows; name a timeline of readable videos")
-    return extents, predicted
+def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
+    """Read a saved timeline; its bouts follow from the saved rules and the options."""
+    from everest.inference.scores import check_one_head
+    from everest.inference.timelines import Timelines
+
+    timelines = Timelines.load(timeline)
+    check_one_head(timelines.classes.heads, option="--timeline")
+    if not timelines.extents:
+        raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
+    say(*timelines.notices)
+    by_rules = rules.over(timelines.rules)
+    predicted = {}
+    for recording, by_head in zip(timelines.videos, timelines.bouts(by_rules), strict=True):
+        (bouts,) = by_head.values()
+        predicted[recording.video] = [bout.as_bout(video=recording.video) for bout in bouts if bout.has_class]
+    command = f"everest budget --timeline {shlex.quote(str(timeline))} {by_rules.options}".rstrip()
+    classes = timelines.classes.of_head(timelines.classes.heads[0])
+    predicted = {name: predicted[name] for name in timelines.extents}
+    return Footage(timelines.extents, predicted, classes, command)
+
+
+def _read_checked(file: Path, footage: Footage, whose: WhoseBouts) -> Bouts:
+    """The checked bouts of each recording."""
+    from everest.annotations.labels import read_labels
+    from everest.inference.scores import refuse_unknown_classes
+
+    labels = read_labels([file], footage.extents, whose=whose, keep_windows=True)
+    if labels.unmatched:
+        names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
+        raise DataError(f"{file}: names videos that are not in the timeline: {names}")
+    refuse_unknown_classes(labels.bouts, footage.classes, source=file)
+    say(*labels.notices)
+    if labels.uncorrected:
+        say(f"warning: {file} has {labels.uncorrected}, which count as what a person saw")
+    return {video: labels.bouts.get(video, []) for video in footage.extents}
+
+
+def _check_outputs(
+    output: Path | None,
+    plot: Path | None,
+    inputs: Sequence[Path | None],
+    *,
+    has_page: bool,
+    overwrite: bool,
+) -> None:
+    """Refuse an output that exists or is an input."""
+    from everest.figures.style import check_figure_path
+
+    page = output.with_suffix(PAGE_SUFFIX) if output is not None and has_page else None
+    for file in filter(None, (output, page)):
+        refuse_inputs(file, inputs)
+        check_new_file(file, overwrite=overwrite)
+    if plot is not None:
+        refuse_inputs(plot, inputs, option="--plot")
+        check_figure_path(plot, option="--plot", overwrite=overwrite)
+
+
+def _drawn_length(extents: Extents, labeled: Bouts, window: float | None) -> float:
+    """The seconds of windows to draw: as long as those that were drawn before."""
+    from everest.annotations.bout import CHECKED, DRAWN
+    from everest.metrics.budget import WINDOW_SECONDS, window_length
+
+    if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
+        return window_length(extents, labeled, window)
+    return round(window or WINDOW_SECONDS, 3)
 
 
 def _by_group(
@@ -113,8 +166,13 @@ def _by_group(
 ) -> dict[str, dict[str, Any]]:
     """The estimates of each group of recordings, by a value of --group; `parts` are by recording."""
     from everest.lists.sample import Sample
-    from everest.prepare.split import with_groups
+    from everest.prepare.split import COLUMN_PREFIX, with_groups
+    from everest.project.lists import SUBJECT
 
+    if group == SUBJECT or group.startswith(COLUMN_PREFIX):
+        raise RecipeError(
+            f"--group {group}: recordings have only names here; give a pattern, as '^([^\\W_]+)'"
+        )
     groups: dict[str, list[str]] = {}
     for sample in with_groups([Sample(path=video) for video in parts[0]], group, root=Path()):
         groups.setdefault(sample.source, []).append(sample.path)
@@ -138,18 +196,6 @@ def _table(document: Mapping[str, Any]) -> Iterator[Sequence[str]]:
                 yield name, entry["name"], what, *map(str, values)
 
 
-def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose: WhoseBouts) -> Bouts:
-    """The checked bouts of each recording."""
-    from everest.annotations.labels import read_labels
-
-    labels = read_labels([file], extents, whose=whose, keep_windows=True)
-    if labels.unmatched:
-        names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
-        raise DataError(f"{file}: names videos that are not in the timeline: {names}")
-    say(*labels.notices)
-    return {video: labels.bouts.get(video, []) for video in extents}
-
-
 def _print_budget(document: Mapping[str, Any]) -> None:
     """A line for the seconds and for the bouts of each class, of all recordings and of each group."""
     for name, part in (None, document), *document.get("groups", {}).items():
@@ -164,6 +210,17 @@ def _print_budget(document: Mapping[str, Any]) -> None:
                 low, high = row["interval"]
                 values = "".join(f"{row[key]:>10.1f}" for key in ("naive", "checked", "estimate"))
                 typer.echo(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
+
+
+def _notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
+    """What the intervals are about, and how many windows would halve them."""
+    from everest.metrics.budget import windows_for_half
+
+    if document["unused"]:
+        yield f"{counted(document['unused'], 'bout')} in no checked window: not counted"
+    yield "the intervals hold for these recordings, if the windows were drawn at random and none was left out"
+    if more := windows_for_half(document["windows"], document["checked"]) - document["checked"]:
+        yield f"half as wide with about {more} more windows: {command} --draw {more} --output more.csv"
 
 
 def _write_windows(

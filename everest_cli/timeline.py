@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import typer
 
 from everest.errors import RecipeError, first_names
-from everest.system.events import notice
+from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.processes import is_main
 from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.options import argument, option
-from everest_cli.output import exit_if_failed
+from everest_cli.output import exit_if_failed, say
 
 if TYPE_CHECKING:
-    from everest.inference.bouts import BoutRules
+    from everest.annotations.bout import Bouts
+    from everest.annotations.labels import WhoseBouts
+    from everest.inference.bouts import BoutRules, PredictedBouts
     from everest.inference.timelines import Timelines
-    from everest.inference.videos import Passes
     from everest.lists.classes import Classes
 
 SAVED_SUFFIX = ".safetensors"
+DRAWN_FIRST: Final = 30  # default: windows that a person checks before the first time budget
 AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
 FileKind = Literal[AnnotationKind, "json"]
 KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
@@ -57,7 +60,7 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """The options that turn probabilities of windows into bouts."""
+    """The options that turn probabilities of windows into bouts; by default as in the saved file."""
 
     background: float | None = option(
         "--background P", "Report no class where even the most probable is below P."
@@ -65,15 +68,16 @@ class RuleOptions:
     threshold: float | None = option(
         "--threshold P", "Multi-label: report classes at least this probable [the model's]."
     )
-    smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
-    min_seconds: float = option(
-        "--min-seconds SECONDS", "Shorter bouts take their neighbor's class.", 0.0, min=0
+    smooth: float | None = option(
+        "--smooth SECONDS", "Average the probabilities over this time first [as saved, else 0].", min=0
+    )
+    min_seconds: float | None = option(
+        "--min-seconds SECONDS", "Shorter bouts take their neighbor's class [as saved, else 0].", min=0
     )
 
-    def rules(self) -> BoutRules:
-        from everest.inference.bouts import BoutRules
-
-        return BoutRules(**asdict(self))
+    def over(self, saved: BoutRules) -> BoutRules:
+        """The saved rules, changed by the options that were given."""
+        return replace(saved, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,25 @@ class TimelineModel(o.ModelOptions):
     checkpoint: str = option(
         "--checkpoint -c C", f"{o.CHECKPOINT_HELP} Not with a saved file.", "", show_default=False
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineFiles:
+    """The files to write."""
+
+    save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output].")
+    output: Path | None = o.OUTPUT_FILE
+    to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False)
+    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to F (.png, .pdf, .svg).")
+    overwrite: bool = o.OVERWRITE_FILES
+
+    @property
+    def saved(self) -> Path | None:
+        """The file of the probabilities."""
+        saved = self.save or (_saved_beside(self.output) if self.output else None)
+        if saved is not None and saved.suffix != SAVED_SUFFIX:
+            raise RecipeError(f"--save {saved}: end its name in {SAVED_SUFFIX}")
+        return saved
 
 
 def timeline(
@@ -98,13 +121,9 @@ def timeline(
         "Time between window starts [a quarter of the window if `everest train` chose it, else one window].",
         min=0.001,
     ),
-    save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output]."),
-    output: Path | None = o.OUTPUT_FILE,
-    to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
+    files: TimelineFiles,
     truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
     whose: o.WhoseOptions,
-    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to F (.png, .pdf, .svg)."),
-    overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
     """Predict classes over time with a sliding window; neighboring windows of a class form a bout.
@@ -114,78 +133,115 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.annotations.labels import read_labels
-    from everest.inference.scores import check_labeled_classes, score_timelines, write_bouts
-    from everest.inference.videos import Passes
+    from everest.inference.scores import score_timelines
 
     whose_bouts = whose.read(truth, option="--truth")
-    kind = kind_of(output, to, get_args(FileKind))
-    bout_rules = rules.rules()
+    kind = kind_of(files.output, files.to, get_args(FileKind))
     display = model.display()
-    save_option = "--save" if save is not None else "saved timeline"  # written beside --output
     if len(videos) == 1 and videos[0].suffix == SAVED_SUFFIX:
-        options = {"--window": window, "--step": step, "--save": save}
-        source = _saved_timelines(videos[0], options, model)
+        save = None
+        source = _saved_timelines(
+            videos[0], {"--window": window, "--step": step, "--save": files.save}, model
+        )
     else:
-        save = save or (_saved_beside(output) if output else None)
-        if save is not None and save.suffix != SAVED_SUFFIX:
-            raise RecipeError(f"--save {save}: end its name in {SAVED_SUFFIX}")
-        job_options = {"output": save, "other_files": [*filter(None, [output, plot])], "overwrite": overwrite}
-        passes = Passes(batch=model.batch, window=window, step=step, report=display.report)
-        source = _model_timelines(model, videos, passes, **job_options)
+        save = files.saved
+        source = _model_timelines(model, videos, (window, step), files, display.report)
+    bout_rules = rules.over(source.rules)
     bout_rules.check(source.classes.heads)
     if kind not in (None, "json") and all(head.task == "regression" for head in source.classes.heads):
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
-    files = _output_files(output, kind, source.names)
-    outputs = {"--output": [*files], save_option: [save], "--plot": [plot]}
+    paths_of = _output_files(files.output, kind, source.names)
+    save_option = "--save" if files.save is not None else "saved timeline"  # written beside --output
+    outputs = {"--output": [*paths_of], save_option: [save], "--plot": [files.plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    _check_outputs(outputs, inputs, overwrite=overwrite or source.may_replace)
-    labeled = {}
-    scores = None
+    _check_outputs(outputs, inputs, overwrite=files.overwrite or source.may_replace)
     with display:
+        labeled = {}
         if truth is not None:  # before anything is computed
-            labels = read_labels([truth], source.names, whose=whose_bouts)
-            for text in labels.notices:
-                display.report(notice(text))
-            labeled = labels.bouts
-            check_labeled_classes(labeled, source.classes, report=display.report)
+            labeled = _read_truth(truth, source, whose_bouts, display.report)
         for text in source.errors:
             display.report(notice(text))
         with source.timelines as timelines:
             if timelines is None:
                 return
-            has_windows = any(len(video.starts) for video in timelines.videos)
-            if save is not None and has_windows:
+            timelines = replace(timelines, rules=bout_rules)
+            for text in timelines.notices:
+                display.report(notice(text))
+            save = save if timelines.extents else None
+            if save is not None:
                 timelines.save(save)
-            bouts = timelines.bouts(bout_rules)
+            bouts = timelines.bouts()
+            scores = None
             if truth is not None:
                 scores = score_timelines(timelines, bouts, labeled, report=display.report)
-            if plot is not None and has_windows:
+            if files.plot is not None and timelines.extents:
                 from everest.figures.timeline import draw_timelines
 
-                draw_timelines(plot, timelines, bouts, labeled)
+                draw_timelines(files.plot, timelines, bouts, labeled)
             rows = timelines.rows(bouts) if as_json or kind in (None, "json") else []
             text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
-            written: list[Path] = []
-            for file, paths in files.items():
-                if kind == "json":
-                    write_text(file, text)
-                    written.append(file)
-                else:
-                    written += write_bouts(file, str(kind), timelines, bouts, paths)
+            written = _write_outputs(paths_of, kind, timelines, bouts, text)
     if as_json:
         typer.echo(text, nl=False)
-    elif output is None:
+    elif files.output is None:
         typer.echo(bouts_table(rows), nl=False)
     if scores is not None and not as_json:
-        typer.echo(scores_text(scores), nl=False, err=output is not None)
+        typer.echo(scores_text(scores), nl=False, err=files.output is not None)
     for file in written:
         typer.echo(file, err=as_json)
-    if has_windows and not model.quiet:
-        for name, path in (("probabilities", save), ("figure", plot)):
-            if path is not None:
-                typer.echo(f"{name}: {path}", err=True)
+    if timelines.extents and not model.quiet:
+        say(*end_lines(timelines, save, files.plot))
     exit_if_failed(any(video.error for video in timelines.videos))
+
+
+def _read_truth(truth: Path, source: TimelineSource, whose: WhoseBouts, report: Report) -> Bouts:
+    """The bouts of --truth by recording; reports what is left out, and which of them a model predicted."""
+    from everest.annotations.labels import read_labels
+    from everest.inference.scores import check_labeled_classes
+
+    labels = read_labels([truth], source.names, whose=whose)
+    for text in labels.notices:
+        report(notice(text))
+    if labels.uncorrected:
+        report(notice(f"warning: --truth has {labels.uncorrected}: scores on them are not accuracy"))
+    check_labeled_classes(labels.bouts, source.classes, report=report)
+    return labels.bouts
+
+
+def _write_outputs(
+    paths_of: Mapping[Path, Sequence[str]],
+    kind: str | None,
+    timelines: Timelines,
+    bouts: Sequence[PredictedBouts],
+    text: str,
+) -> list[Path]:
+    """Write the files of --output; returns those with a readable video. `text` is the document of --json."""
+    from everest.inference.scores import write_bouts
+
+    written: list[Path] = []
+    for file, paths in paths_of.items():
+        if kind == "json":
+            write_text(file, text)
+            written.append(file)
+        else:
+            written += write_bouts(file, str(kind), timelines, bouts, paths)
+    return written
+
+
+def end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Iterator[str]:
+    """The names of the saved file and of the figure, and the command that draws windows to check."""
+    from everest.metrics.budget import SHORTEST_WINDOW, window_to_draw
+
+    if save is not None:
+        rules = timelines.rules.options
+        yield f"probabilities: {save}" + (f" (unsmoothed; read again with {rules})" if rules else "")
+    if plot is not None:
+        yield f"figure: {plot}"
+    heads, seconds = timelines.classes.heads, window_to_draw(timelines.extents, DRAWN_FIRST)
+    is_class = len(heads) == 1 and heads[0].task != "regression"
+    if save is not None and is_class and seconds >= SHORTEST_WINDOW:
+        files = shlex.join(["--timeline", str(save), "--output", str(save.with_name("checked.csv"))])
+        yield f"next: everest budget {files} --draw {DRAWN_FIRST} --window {seconds:g}"
 
 
 class TimelineSource(NamedTuple):
@@ -195,6 +251,7 @@ class TimelineSource(NamedTuple):
     names: Sequence[str]  # paths of the videos
     inputs: Sequence[object]  # files that are read, besides files that options name
     timelines: AbstractContextManager[Timelines | None]  # None in all processes but the main one
+    rules: BoutRules  # of a saved file, else none
     errors: Sequence[str] = ()  # of videos that could not be read
     may_replace: bool = False  # see `LongJob`
 
@@ -212,15 +269,22 @@ def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineM
     saved = Timelines.load(file)
     names = [video.path for video in saved.videos]
     errors = [f"{video.video}: {video.error}" for video in saved.videos if video.error is not None]
-    return TimelineSource(saved.classes, names, [], nullcontext(saved if is_main() else None), errors)
+    timelines = nullcontext(saved if is_main() else None)
+    return TimelineSource(saved.classes, names, [], timelines, saved.rules, errors)
 
 
 def _model_timelines(
-    model: TimelineModel, videos: Sequence[Path], passes: Passes, **job_options: Any
+    model: TimelineModel,
+    videos: Sequence[Path],
+    window_step: tuple[float | None, float | None],
+    files: TimelineFiles,
+    report: Report,
 ) -> TimelineSource:
-    """Timelines that a model will compute; see `timeline_job` for its options."""
+    """Timelines that a model will compute."""
     from everest.checkpoints.load import all_weights
+    from everest.inference.bouts import NO_RULES
     from everest.inference.timelines import computed_timelines, timeline_job
+    from everest.inference.videos import Passes
     from everest.lists.inputs import named_samples
     from everest.lists.sources import seen_in_training
 
@@ -231,15 +295,22 @@ def _model_timelines(
     samples = named_samples(videos, root=model.data)
     if known := seen_in_training(opened.recipe.data, samples):
         names = first_names([Path(sample.path).name for sample in known])
-        passes.report(
-            notice(f"warning: the model learned from {names}: scores there are too good to publish")
-        )
+        report(notice(f"warning: the model learned from {names}: scores there are too good to publish"))
     inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]
-    job = timeline_job(opened, samples, passes, **job_options)
+    window, step = window_step
+    job = timeline_job(
+        opened,
+        samples,
+        Passes(batch=model.batch, window=window, step=step, report=report),
+        output=files.saved,
+        other_files=[*filter(None, [files.output, files.plot])],
+        overwrite=files.overwrite,
+    )
     if job.rows_folder is not None:
         refuse_inputs(job.rows_folder, inputs)
     paths = [sample.path for sample in samples]
-    return TimelineSource(classes, paths, inputs, computed_timelines(job), may_replace=job.may_replace())
+    timelines = computed_timelines(job)
+    return TimelineSource(classes, paths, inputs, timelines, NO_RULES, may_replace=job.may_replace())
 
 
 def _saved_beside(output: Path) -> Path:

@@ -29,6 +29,7 @@ from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder
 from everest.annotations.records import LeftOut, left_out_text
 from everest.errors import DataError, first_names, shown
+from everest.system.text import counted
 from everest.system.types import Span
 
 NO_SUBJECT: Final = "no subject"  # chooses the bouts that name none
@@ -115,6 +116,12 @@ class Labels:
     merged_subjects: Sequence[str]  # the subjects whose bouts are taken together
     joined_observers: Sequence[str]  # the observers whose codings are joined
     predicted_videos: Sequence[str]  # the videos of which predicted bouts are left out
+
+    @property
+    def uncorrected(self) -> str | None:
+        """The number of predicted bouts that nobody corrected, in words; None if there are none."""
+        number = sum(bout.origin == "automated" for bouts in self.bouts.values() for bout in bouts)
+        return f"{counted(number, 'predicted bout')} that nobody corrected" if number else None
 
     @property
     def notices(self) -> list[str]:

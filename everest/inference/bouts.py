@@ -80,6 +80,12 @@ class BoutRules:
             if not 0 <= seconds < inf:
                 raise RecipeError(f"{option}: must be at least 0 seconds, not {seconds}")
 
+    @property
+    def options(self) -> str:
+        """The options of a command that give these rules; empty for no rules."""
+        given = {name: value for name, value in vars(self).items() if value}
+        return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in given.items())
+
 
 NO_RULES: Final = BoutRules()
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from everest.annotations.bout import (
     BACKGROUND,
     CHECKED,
-    DRAWN,
+    MARKS,
     UNSCORED,
     Bout,
     Bouts,
@@ -114,23 +114,29 @@ def score_timelines(
 def check_labeled_classes(labeled: Bouts, classes: Classes, *, report: Report) -> None:
     """Refuse annotations that share no class with the model; report the classes that the model lacks."""
     check_one_head(classes.heads, option="--truth")
-    unknown, known = report_unknown(labeled, classes, report)
-    if unknown and not known:
-        label = next(iter(unknown))
-        names = classes.of_head(classes.heads[0])
-        raise DataError(f"the annotations have no class of the model: '{label}'{did_you_mean(label, names)}")
-
-
-def report_unknown(labeled: Bouts, classes: Classes, report: Report) -> tuple[Counter[str], Counter[str]]:
-    """Report the annotated classes that the model lacks; returns the bouts per unknown and known class."""
     names = classes.of_head(classes.heads[0])
-    special = (BACKGROUND, UNSCORED, CHECKED, DRAWN)
-    labels = [bout.label for bouts in labeled.values() for bout in bouts if bout.label not in special]
-    unknown = Counter(label for label in labels if label not in names)
-    for label, count in unknown.items():
-        similar = did_you_mean(label, names)
-        report(notice(f"the model has no class '{label}' ({counted(count, 'labeled bout')}){similar}"))
-    return unknown, Counter(label for label in labels if label in names)
+    counts = _bouts_by_class(labeled)
+    unknown = [label for label in counts if label not in names]
+    if unknown and len(unknown) == len(counts):
+        what = f"'{unknown[0]}'{did_you_mean(unknown[0], names)}"
+        raise DataError(f"the annotations have no class of the model: {what}")
+    for label in unknown:
+        what = f"'{label}' ({counted(counts[label], 'labeled bout')}){did_you_mean(label, names)}"
+        report(notice(f"the model has no class {what}"))
+
+
+def refuse_unknown_classes(labeled: Bouts, names: Sequence[str], *, source: Path) -> None:
+    """Raise DataError for a class of checked windows that the model lacks, such as a misspelled one."""
+    for label, count in _bouts_by_class(labeled).items():
+        if label not in names:
+            similar = did_you_mean(label, [*names, CHECKED])
+            raise DataError(f"{source}: the model has no class '{label}' ({counted(count, 'bout')}){similar}")
+
+
+def _bouts_by_class(labeled: Bouts) -> Counter[str]:
+    """The number of annotated bouts of each class, without background."""
+    labels = (bout.label for bouts in labeled.values() for bout in bouts)
+    return Counter(label for label in labels if label not in (BACKGROUND, *MARKS))
 
 
 def _stretches(

@@ -20,7 +20,7 @@ from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor
 
 from everest.annotations.matching import VideoTimes
-from everest.errors import DataError, RecipeError
+from everest.errors import DataError, RecipeError, first_names
 from everest.inference.bouts import NO_RULES, BoutRules, PredictedBouts, WindowSpans, bouts_of_head
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.model import OpenedModel
@@ -31,7 +31,7 @@ from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import heading
 from everest.system.run_folder import FINETUNE_FOLDER, FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE
-from everest.system.text import parse_json, read_own_json, reading_own, validated
+from everest.system.text import counted, parse_json, read_own_json, reading_own, validated
 from everest.system.types import Floats
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
@@ -70,9 +70,24 @@ class Timelines:
 
     classes: Classes
     videos: list[VideoTimeline]
+    rules: BoutRules = NO_RULES  # of its bouts, unless other rules are given
 
-    def bouts(self, rules: BoutRules = NO_RULES) -> list[PredictedBouts]:
-        """Return the bouts of each recording."""
+    @property
+    def extents(self) -> dict[str, tuple[float, float]]:
+        """Start and end of each recording with windows, in seconds; lists have milliseconds."""
+        extents = {video.video: video.extent for video in self.videos if len(video.starts)}
+        return {name: (round(start, 3), round(end, 3)) for name, (start, end) in extents.items()}
+
+    @property
+    def notices(self) -> list[str]:
+        """A sentence about the recordings that have no window."""
+        without = [video.video for video in self.videos if not len(video.starts)]
+        number = f"{len(without)} of {counted(len(self.videos), 'recording')}"
+        return [f"no window, so no bout, in {number}: {first_names(without, 10)}"] if without else []
+
+    def bouts(self, rules: BoutRules | None = None) -> list[PredictedBouts]:
+        """Return the bouts of each recording; None: by its own rules."""
+        rules = rules or self.rules
         rules.check(self.classes.heads)
         heads = self.classes.heads
         ends = np.cumsum([head.outputs for head in heads])
@@ -85,7 +100,7 @@ class Timelines:
         ]
 
     def rows(self, bouts: Sequence[PredictedBouts] | None = None) -> list[dict[str, Any]]:
-        """Return the document of `everest timeline --json`; by default with the bouts of no rules.
+        """Return the document of `everest timeline --json`; by default with the bouts of its own rules.
 
         Returns:
             `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each
@@ -107,7 +122,10 @@ class Timelines:
         return rows
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: `N.starts`, `N.ends`, `N.outputs` and `N.borders` of recording N."""
+        """Write a safetensors file: `N.starts`, `N.ends`, `N.outputs` and `N.borders` of recording N.
+
+        The outputs are those of single windows, whatever the rules, which are in its header.
+        """
         tensors = {
             f"{number}.{name}": torch.from_numpy(getattr(video, name))
             for number, video in enumerate(self.videos)
@@ -116,6 +134,7 @@ class Timelines:
         names = [field.name for field in fields(Recording)]
         recordings = [{name: getattr(video, name) for name in names} for video in self.videos]
         texts = {"classes": json.dumps(asdict(self.classes)), "videos": json.dumps(recordings)}
+        texts |= {"rules": json.dumps(asdict(self.rules))} if self.rules != NO_RULES else {}
         write_tensors(Path(path), tensors, metadata={"format": TIMELINES_FORMAT, **texts})
 
     @classmethod
@@ -127,6 +146,7 @@ class Timelines:
         with reading_own(path, fix="write it again with `everest timeline --save`", error=DataError):
             header, tensors = read_metadata(path), read_tensors(path)
             classes = validated(_CLASSES, parse_json(header["classes"]))
+            rules = validated(_RULES, parse_json(header.get("rules", "{}")))
             videos = []
             for number, recording in enumerate(validated(_RECORDINGS, parse_json(header["videos"]))):
                 arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAY_NAMES}
@@ -140,10 +160,11 @@ class Timelines:
                 if not np.isfinite(outputs).all() or (is_share and (np.abs(outputs - 0.5) > 0.501).any()):
                     raise ValueError(f"the outputs of {recording.video} are not probabilities")
                 videos.append(VideoTimeline(**vars(recording), **arrays))
-        return cls(classes=classes, videos=videos)
+        return cls(classes=classes, videos=videos, rules=rules)
 
 
 _CLASSES: Final = TypeAdapter(Classes)
+_RULES: Final = TypeAdapter(BoutRules)
 _RECORDINGS: Final = TypeAdapter(list[Recording])
 
 

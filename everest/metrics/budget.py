@@ -35,6 +35,8 @@ from everest.metrics.intervals import TAIL_SHARE
 from everest.system.types import Floats
 
 TIME_ROUNDING: Final = 0.002  # seconds that times in files may differ
+WINDOW_SECONDS: Final = 10.0  # default, heuristic
+SHORTEST_WINDOW: Final = 0.3  # seconds; heuristic: a person can see what happens
 MOST_WINDOWS: Final = 10_000_000  # windows; heuristic: 1.1 GB
 
 Extents = Mapping[str, tuple[float, float]]  # start and end of each recording, in seconds
@@ -65,6 +67,17 @@ def footage_windows(extents: Extents, seconds: float) -> list[FootageWindow]:
     return windows
 
 
+def window_to_draw(extents: Extents, number: int) -> float:
+    """Seconds of a window, 10 at most, so that the footage has three for each that will be drawn."""
+    total = sum(end - start for start, end in extents.values())
+    return min(WINDOW_SECONDS, float(f"{total / (3 * number):.1g}"))
+
+
+def windows_for_half(windows: int, checked: int) -> int:
+    """The number of checked windows with which intervals are about half as wide as with `checked`."""
+    return math.ceil(4 * checked * windows / (windows + 3 * checked))
+
+
 def draw_windows(
     extents: Extents, checked: Bouts, seconds: float, number: int, *, seed: int = 0
 ) -> list[FootageWindow]:
@@ -77,9 +90,9 @@ def draw_windows(
     done = set(_windows_of(marks, windows, extents, seconds))
     left = [window for window in windows if window not in done]
     if number > len(left):
-        unused = " left" if checked else ""
-        total = sum(window.end - window.start for window in left)
-        fix = f"use --window {total / (3 * number):.1g}" if not marks and total >= number else "draw fewer"
+        unused, fix = " left" if checked else "", "draw fewer"
+        if not marks and (shorter := window_to_draw(extents, number)) >= SHORTEST_WINDOW:
+            fix = f"use --window {shorter:g}, which gives {len(footage_windows(extents, shorter))}"
         raise RecipeError(f"--draw {number}: only {len(left)} windows of {seconds:g} s{unused}; {fix}")
     sampled = np.random.default_rng(seed).choice(len(left), size=number, replace=False)
     return [left[index] for index in np.sort(sampled)]
@@ -166,9 +179,9 @@ def time_budget(
             the window before was checked, too, and has no bout of the class at its end.
         classes: of the model, which neither it nor the person may have found.
     Returns:
-        `windows`, `checked`, the `window` in seconds, `unused`, the bouts of the person that are in no
-        checked window, and of each of the `classes` its `name`, and `seconds` and `bouts`: `naive`, the
-        model's; `checked`, what the person saw; `estimate` and `interval`.
+        `footage` in seconds, `windows`, `checked`, the `window` in seconds, `unused`, the bouts of the person
+        that are in no checked window, and of each of the `classes` its `name`, and `seconds` and `bouts`:
+        `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.
     """
     # Rows of two draws may describe the same bout.
     checked = by_video(merge_overlaps(bout for video in checked.values() for bout in video))
@@ -206,13 +219,24 @@ def time_budget(
         limits = {"largest_error": largest, "least_total": float(len(videos_seen))}
         number = total_interval(labeled[1], guessed[1], naive=len(bouts), windows=len(windows), **limits)
         rows.append({"name": name, "seconds": seconds, "bouts": number})
+    return {
+        "footage": round(sum(end - start for _, start, end in windows), 3),
+        "windows": len(windows),
+        "checked": len(sampled),
+        "window": length,
+        "unused": _count_unused(sampled, checked),
+        "classes": rows,
+    }
+
+
+def _count_unused(sampled: Sequence[FootageWindow], checked: Bouts) -> int:
+    """The number of bouts of the person that are in no checked window."""
     unused = 0
     for bout in (bout for video in checked.values() for bout in video):
         parts = [part for part in sampled if part.video == bout.video]
         is_inside = any(bout.start < part.end and bout.end > part.start for part in parts)
         unused += bout.label not in (CHECKED, UNSCORED, BACKGROUND) and not is_inside
-    sizes = {"windows": len(windows), "checked": len(sampled), "window": length, "unused": unused}
-    return {**sizes, "classes": rows}
+    return unused
 
 
 def _refuse_unscored(sampled: Sequence[FootageWindow], checked: Bouts) -> None:

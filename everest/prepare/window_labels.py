@@ -54,10 +54,8 @@ def read_bouts(
     if without:
         number = f"{len(without)} of {counted(len(different), 'video')}"
         notices.append(f"left out, without a bout in the annotations, {number}: {first_names(without)}")
-    automated = sum(bout.origin == "automated" for bouts in labels.bouts.values() for bout in bouts)
-    if automated:
-        number = counted(automated, "predicted bout")
-        notices.append(f"also used as labels: {number} that nobody corrected")
+    if labels.uncorrected:
+        notices.append(f"also used as labels: {labels.uncorrected}")
     for text in notices:
         report(notice(text))
     return labels

@@ -13,9 +13,11 @@ from task_runs import task_run
 from everest.annotations.bout import Bout
 from everest.config.heads import Head
 from everest.errors import DataError
+from everest.inference.bouts import BoutRules
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
+from everest_cli.timeline import end_lines
 
 
 @pytest.fixture
@@ -76,6 +78,24 @@ def test_time_without_a_window_is_not_scored(tmp_path: Path):
         Timelines.load(tmp_path / "t.safetensors")
 
 
+def test_bouts_of_a_saved_file_follow_its_rules_and_recordings_without_a_window_are_named(tmp_path: Path):
+    starts, borders = np.arange(0.0, 40.0, 10), np.arange(41.0)
+    outputs = np.array([[0.9, 0.1], [0.4, 0.6], [0.9, 0.1], [0.9, 0.1]], np.float32)
+    arrays = {"starts": starts, "ends": starts + 10, "outputs": outputs, "borders": borders}
+    video = VideoTimeline(video="a", path="a", frames=(0, 40), **arrays)
+    empty = {"starts": starts[:0], "ends": starts[:0], "outputs": outputs[:0], "borders": borders[:1]}
+    videos = [video, VideoTimeline(video="b", path="b", **empty)]
+    timelines = Timelines(classes=Classes(heads=(Head(outputs=2),), names=("x", "y")), videos=videos)
+    saved = tmp_path / "t.safetensors"
+    replace(timelines, rules=BoutRules(smooth=20)).save(saved)
+    shown = called("timeline", saved)
+    assert "no window, so no bout, in 1 of 2 recordings: b" in shown.stderr
+    for options, labels in (([], ["x"]), (["--smooth", 0], ["x", "y", "x"])):
+        assert [bout["label"] for bout in json_of("timeline", saved, *options)[0]["bouts"]] == labels
+    first = f"--timeline {saved} --output {tmp_path}/checked.csv --draw 30 --window 0.4"
+    assert [*end_lines(timelines, saved, None)][-1] == f"next: everest budget {first}"
+
+
 def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_files, tmp_path):
     command = ["timeline", clip_files / "clip1.mp4", "-q", "--truth", tmp_path / "t.csv"]
     for lines, message in (
@@ -98,9 +118,17 @@ def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_f
 def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_files: Path, tmp_path: Path):
     videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
     timeline, checked = tmp_path / "t.safetensors", tmp_path / "checked.csv"
-    called("timeline", *videos, "-c", classifier_run, "--step", 0.25, "-q", "--save", timeline)
+    rules = ["--smooth", 0.2, "--truth", tmp_path / "truth.csv"]  # less than a step, so that nothing changes
+    (tmp_path / "truth.csv").write_text("video,start,end,label,origin\nclip1.mp4,0,1,0,automated\n")
+    shown = called(
+        "timeline", *videos, "-c", classifier_run, "--step", 0.25, "--save", timeline, *rules
+    ).stderr
+    assert "warning: --truth has 1 predicted bout that nobody corrected: scores on them are not acc" in shown
+    assert f"probabilities: {timeline} (unsmoothed; read again with --smooth 0.2)" in shown
     budget = ("budget", "--timeline", timeline)
-    called(*budget, "--draw", 6, "--window", 0.5, "-o", checked)
+    shown = called(*budget, "--draw", 6, "--window", 0.5, "-o", checked).stderr
+    estimated = f"everest budget --timeline {timeline} --smooth 0.2 --checked {checked}"
+    assert f"next: {estimated}\n" in shown
     marks = checked.read_text().splitlines()
     assert marks[0] == "video,start,end,label"
     assert len(marks) == 7
@@ -115,9 +143,14 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     for entry in document["classes"]:
         low, high = entry["seconds"]["interval"]
         assert 0 <= low <= entry["seconds"]["estimate"] <= high
-    assert "6 of 16 windows of 0.5 s are checked" in run(*budget, "--checked", checked)
-    table = tmp_path / "table.csv"
-    groups = json_of(*budget, "--checked", checked, "--group", r"(clip)\d", "-o", table)["groups"]
+    printed = called(*budget, "--checked", checked)
+    assert "6 of 16 windows of 0.5 s are checked" in printed.stdout
+    more = "half as wide with about 6 more windows"
+    assert f"{more}: {estimated} --draw 6 --output more.csv\n" in printed.stderr
+    table, figure = tmp_path / "table.csv", tmp_path / "shares.svg"
+    options = ["--group", r"(clip)\d", "-o", table, "--plot", figure]
+    groups = json_of(*budget, "--checked", checked, *options)["groups"]
+    assert "share of time" in "".join(figure.read_text().split("<!--"))
     assert groups == {"clip": {key: value for key, value in document.items() if key != "groups"}}
     with table.open(newline="") as file:
         rows = [*csv.DictReader(file)]
@@ -126,10 +159,11 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     of_one = called(*budget, "--checked", checked, "--group", r"(clip\d)")
     assert "two or more windows with the label 'checked' are needed" in of_one.stderr
     typed = tmp_path / "typed.csv"
-    typed.write_text(checked.read_text() + f"{video},{start},{end},jmup\n{video},90,91,1\n")
-    shown = called(*budget, "--checked", typed).stderr
-    assert "the model has no class 'jmup' (1 labeled bout); known: " in shown
-    assert "1 bout in no checked window: not counted" in shown
+    typed.write_text(checked.read_text() + f"{video},90,91,1\n")
+    assert "1 bout in no checked window: not counted" in called(*budget, "--checked", typed).stderr
+    typed.write_text(checked.read_text() + f"{video},{start},{end},chekced\n")
+    misspelled = refused(*budget, "--checked", typed, code=4)
+    assert "typed.csv: the model has no class 'chekced' (1 bout); did you mean 'checked'?" in misspelled
     more = tmp_path / "more.csv"
     run(*budget, "--checked", checked, "--draw", 10, "-o", more)
     rows = [line.split(",") for line in more.read_text().splitlines()[1:]]
@@ -153,7 +187,12 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         (["--checked", more, "--draw", 2, "-o", x], "only 0 windows of 0.5 s left"),
         (["--checked", checked, "--draw", 2, "--window", 0.7, "-o", x], "windows have 0.5 s; leave it out"),
         (["--draw", 99, "--window", 0.5, "-o", x], "only 16 windows of 0.5 s; draw fewer"),
-        (["--draw", 5, "-o", x], "only 4 windows of 10 s; use --window 0.5"),
+        (["--draw", 5, "-o", x], "only 4 windows of 10 s; use --window 0.5, which gives 16"),
+        (
+            ["--checked", checked, "--group", "subject"],
+            "have only names here; give a pattern",
+        ),
+        (["--draw", 2, "-o", x, "--plot", figure], "--group and --plot need --checked"),
         (["--draw", 2, "--window", 0.5, "-o", timeline], "is an input of this command"),
         ([], "give --draw N"),
     ):

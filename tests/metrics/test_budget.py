@@ -5,7 +5,14 @@ import pytest
 
 from everest.annotations.bout import CHECKED, DRAWN, UNSCORED, Bout, by_video
 from everest.errors import DataError, RecipeError
-from everest.metrics.budget import draw_windows, footage_windows, time_budget, total_interval
+from everest.metrics.budget import (
+    draw_windows,
+    footage_windows,
+    time_budget,
+    total_interval,
+    window_to_draw,
+    windows_for_half,
+)
 
 LENGTH = 10.0
 
@@ -107,6 +114,15 @@ def test_windows_of_an_earlier_draw_are_not_drawn_again():
     assert [window.start for window in draw_windows(extents, marks, LENGTH, 3)] == [0, 20, 30]
     with pytest.raises(RecipeError, match="--draw 4: only 3 windows of 10 s left; draw fewer"):
         draw_windows(extents, marks, LENGTH, 4)
+
+
+def test_the_advice_on_windows_to_draw():
+    assert window_to_draw({"x": (0.0, 36000.0)}, 30) == 10
+    assert window_to_draw({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
+    for windows, checked in ((90, 30), (100_000, 30), (4, 4)):
+        half = windows_for_half(windows, checked)
+        ratio = (windows - half) / half * checked / max(windows - checked, 1)
+        assert ratio == pytest.approx(0.25, rel=0.05) or half == windows
 
 
 def test_windows_of_another_draw_are_refused():

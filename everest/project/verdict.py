@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -65,43 +66,48 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
 
 def result_lines(result: MeasuredTest) -> list[str]:
     """The lines about a test: the metric, the baselines, and the timelines of recordings."""
+    unit = "video" if result.timelines is None else "window"
+    size = counted(result.videos, f"test {unit}")
+    size += f" of {counted(result.groups, 'group')}" if result.groups < result.videos else ""
+    value = partial(value_text, result.metric)
+    lines = [
+        f"{METRICS[result.metric].title} {value(result.value)}{_interval_text(result.interval)} on {size}"
+    ]
+    if result.interval is not None:
+        few = f"; too narrow with fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
+        limit = (
+            "how far values vary over groups like these, not over other kinds of animals, places or cameras"
+        )
+        lines.append(f"intervals: {limit}{few}")
     always = f"always '{result.majority_class}'"
     baselines = {"chance": result.chance, always: result.majority, LINEAR_MODEL: result.linear_pixels}
-    known = {title: value for title, value in baselines.items() if value is not None}
-    compared = ", ".join(f"{title} {value_text(result.metric, value)}" for title, value in known.items())
-    narrow = f", too narrow: fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
-    spread = "" if result.interval is None else f" ({_interval_text(result.interval)}{narrow})"
-    size = counted(result.videos, "test video" if result.timelines is None else "test window")
-    size += f" of {counted(result.groups, 'group')}" if result.groups < result.videos else ""
-    metric = f"{METRICS[result.metric].title} {value_text(result.metric, result.value)}"
+    known = [f"{title} {value(number)}" for title, number in baselines.items() if number is not None]
+    lines += [f"compare: {', '.join(known)}", f"delivered: {result.chosen}, {result.reason}"]
     # The mean of a fold may have other members than that of all videos.
-    unseen_values = {each.name: each.test if result.folds else each.validation for each in result.candidates}
-    validation = ", ".join(
-        f"{name} {value_text(result.metric, value)}"
-        for name, value in unseen_values.items()
-        if value is not None and name not in INPUTS  # see `input_lines`
-    )
-    lines = [f"{metric}{spread} on {size}", f"compare: {compared}"]
-    unseen = f"; on groups that they had not seen: {validation}" if validation else ""
-    lines.append(f"delivered: {result.chosen}, {result.reason}{unseen}")
-    unit = "videos" if result.timelines is None else "windows"
-    lines += [behavior.line(unit) for behavior in result.behaviors[:MOST_CLASSES]]
+    unseen = {each.name: each.test if result.folds else each.validation for each in result.candidates}
+    if candidates := [
+        f"{name} {value(number)}"
+        for name, number in unseen.items()
+        if number is not None and name not in INPUTS  # see `input_lines`
+    ]:
+        limit = "the best of several looks too good, so publish the first line"
+        lines.append(f"candidates on groups that they had not seen: {', '.join(candidates)}; {limit}")
+    lines += [behavior.line(f"{unit}s") for behavior in result.behaviors[:MOST_CLASSES]]
     if len(result.behaviors) > MOST_CLASSES:
         lines.append(f"{len(result.behaviors) - MOST_CLASSES} further classes: see `behaviors` of --json")
     lines += input_lines(result)
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
-        baseline = f"most frequent class {scores.majority_accuracy:.1f} %"
-        interval = "" if scores.frame_interval is None else f"{_interval_text(scores.frame_interval)}; "
-        correct = f"{scores.frame_accuracy:.1f} % ({interval}{baseline})"
+        correct = f"{scores.frame_accuracy:.1f} %{_interval_text(scores.frame_interval)}"
+        correct += f", most frequent class {scores.majority_accuracy:.1f} %"
         means = f"class mean {scores.mean_class_accuracy:.1f} %"
         means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
         lines.append(f"timelines of {recordings}: frames correct {correct}, {means}")
     return lines
 
 
-def _interval_text(interval: Sequence[float]) -> str:
-    return "95 % interval: {:.3g} to {:.3g}".format(*interval)
+def _interval_text(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else " (95 % interval: {:.3g} to {:.3g})".format(*interval)
 
 
 def input_lines(result: MeasuredTest) -> list[str]:
@@ -115,20 +121,22 @@ def input_lines(result: MeasuredTest) -> list[str]:
             best[kind] = value, test
     if set(best) != {"mean", "change"}:
         return []
-    texts = {kind: f"{test.name} {value_text(result.metric, value)}" for kind, (value, test) in best.items()}
+    texts = {
+        kind: f"{value_text(result.metric, value)} ({test.name})" for kind, (value, test) in best.items()
+    }
     (low, high), (lost, most_lost) = best["mean"][1].gain, best["change"][1].gain
-    unit, kind = (" points", "classifier") if metric.percent else ("", "model")
-    gain = f"{low:.3g} to {high:.3g}{unit}"
+    unit = " points" if metric.percent else ""
+    gain = f"motion adds {low:.3g} to {high:.3g}{unit}"
     if low > 0:
-        verdict = f"motion counts: the model is clearly better than appearance alone, by {gain}"
+        verdict = f"the model needs motion: {gain}"
     elif high <= MOST_EQUAL and metric.percent:
-        verdict = f"a {kind} of images will do: motion adds {gain}"
+        verdict = f"still images are enough: {gain}"
     else:
-        verdict = f"a {kind} of images may do: motion adds {gain}; label more groups to tell"
+        verdict = f"still images may be enough: {gain}; label more groups to tell"
     if lost > 0:
         setting = " (model.input: differences)" if NETWORK in values else ""
         verdict += f"; change alone{setting} loses {lost:.3g} to {most_lost:.3g}{unit}"
-    return [f"inputs: appearance alone {texts['mean']}, change alone {texts['change']}; {verdict}"]
+    return [f"motion: still images alone reach {texts['mean']}, change alone {texts['change']}; {verdict}"]
 
 
 def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
@@ -183,8 +191,7 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     name, value = "the interval of the difference", 0.0
     if result.difference is None:  # of a metric that single videos do not have
         name, value = "the interval", linear
-    narrow = f", too narrow with fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
-    spread = f"{name} is {low:.3g} to {high:.3g}{narrow}"
+    spread = f"{name} is {low:.3g} to {high:.3g}"
     if low <= value <= high:
         return f"no clear difference from {linear_model}: {spread}; {fix}"
     return f"clearly better than {linear_model}: {spread}"

@@ -36,7 +36,7 @@ from everest.project.lists import same_animal_warning, subject_groups, window_se
 from everest.project.project_plan import describe_samples
 from everest.project.request import Request, with_warmup
 from everest.project.result import MeasuredTest
-from everest.project.verdict import input_lines, judge
+from everest.project.verdict import input_lines, judge, result_lines
 from everest.system.events import silent
 from everest.system.weights_header import read_header
 from everest.video.writer import write_video
@@ -631,21 +631,30 @@ def test_the_verdict_says_which_input_is_enough():
     assert input_lines(MeasuredTest.of(RESULT)) == []
     assert (
         lines([-1.0, 2.0], [3.0, 9.0])
-        == "inputs: appearance alone image-mean 70.0 %, change alone image-change 60.0 %; a classifier of "
-        "images will do: motion adds -1 to 2 points; change alone loses 3 to 9 points"
+        == "motion: still images alone reach 70.0 % (image-mean), change alone 60.0 % (image-change); still "
+        "images are enough: motion adds -1 to 2 points; change alone loses 3 to 9 points"
     )
     of_network = lines([-1.0, 2.0], [3.0, 9.0], others=[NETWORK_ROW])
     assert "; change alone (model.input: differences) loses 3 to 9 points" in of_network
-    assert "a classifier of images may do: motion adds -1 to 20 points; label more groups" in lines(
+    assert "still images may be enough: motion adds -1 to 20 points; label more groups" in lines(
         [-1.0, 20.0], [-3.0, 9.0]
     )
-    assert "a model of images may do: motion adds -1 to 2; label more groups" in lines(
+    assert "still images may be enough: motion adds -1 to 2; label more groups" in lines(
         [-1.0, 2.0], [-3.0, 9.0], "mae"
     )
-    moving = lines([4.0, 20.0], [-3.0, 9.0])
-    assert moving.endswith(
-        "; motion counts: the model is clearly better than appearance alone, by 4 to 20 points"
-    )
+    assert lines([4.0, 20.0], [-3.0, 9.0]).endswith("; the model needs motion: motion adds 4 to 20 points")
+
+
+def test_the_verdict_says_once_what_all_intervals_are_about():
+    few = result_lines(MeasuredTest.of(RESULT | {"groups": 5}))
+    assert few[1].endswith("places or cameras; too narrow with fewer than 10 groups")
+    assert sum("too narrow" in line for line in few) == 1
+    many = result_lines(MeasuredTest.of(RESULT | {"groups": 12}))
+    assert many[1].endswith("groups like these, not over other kinds of animals, places or cameras")
+    alone = result_lines(MeasuredTest.of(RESULT | {"interval": None}))
+    assert not any(line.startswith("intervals") for line in alone)
+    compared = result_lines(MeasuredTest.of(RESULT | {"candidates": [NETWORK_ROW | {"validation": 75.0}]}))
+    assert any(line.endswith("looks too good, so publish the first line") for line in compared)
 
 
 def test_a_project_is_a_checkpoint_and_steps_bring_their_warm_up(trained: Path, class_folders: Path):

@@ -10,7 +10,7 @@ import torch
 
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerSettings
-from everest.converters.timm_images import load_network
+from everest.converters.resnet import load_network
 from everest.data.clips import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext

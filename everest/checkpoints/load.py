@@ -29,7 +29,7 @@ from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.linear import ImageSpec
 from everest.models.mean import MeanSpec
 from everest.models.positions import interpolated
-from everest.models.spec import WITHOUT_TRANSFORMER, ModelSpec, Transformer
+from everest.models.spec import ModelSpec, Transformer
 from everest.models.vit import with_tubelet_frames
 from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_once
@@ -43,12 +43,12 @@ from everest.system.run_folder import (
     Which,
 )
 from everest.system.weights import PICKLE_SUFFIXES, Weights, load_tensors, read_weights, require_fitting
-from everest.system.weights_header import open_safetensors, read_header
+from everest.system.weights_header import open_safetensors, read_header, require_transformer
 from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 # clips: any but a tokenizer; transformer: any with an encoder of tokens
 Kind = Literal["classifier", "clips", "transformer", "tokenizer"]
-CLASSIFIERS: Final[dict[str, type[ClipSpec]]] = {"images": ImageSpec, "mean": MeanSpec}  # beside ModelSpec
+SPECS_BY_KIND: Final[dict[str, type[ClipSpec]]] = {cls.kind: cls for cls in (ImageSpec, MeanSpec)}
 AnyModel = ClipModel | AdaptiveTokenizer
 Notify = Callable[[str], None]  # receives a line for the user
 IMAGE_FRAMES: Final = 8  # of a video, for weights of single images; heuristic
@@ -233,7 +233,7 @@ def clip_of(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[i
 
 def read_clip_spec(settings: dict[str, Any], *, source: Path) -> ClipSpec:
     """Read the settings of any model on clips, by the kind that they state."""
-    return CLASSIFIERS.get(str(settings.get("kind")), ModelSpec).from_settings(settings, source=source)
+    return SPECS_BY_KIND.get(str(settings.get("kind")), ModelSpec).from_settings(settings, source=source)
 
 
 def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:
@@ -281,13 +281,9 @@ def clip_shape(spec: ClipSpec) -> str:
 
 def wrong_kind(saved: str, kind: Kind, *, source: str | Path) -> CheckpointError:
     """The error for a model of kind `saved` where one of `kind` is needed; it names the command to run."""
-    if saved in WITHOUT_TRANSFORMER:
-        text = f"{WITHOUT_TRANSFORMER[saved]}, which has no transformer; name a run of pretrain or finetune"
-    else:
-        article = "an" if saved == "encoder" else "a"
-        command = "train VIDEOS" if saved == "encoder" else "finetune"
-        fix = f"fine-tune it first: everest {command} --init CHECKPOINT"
-        if kind == "tokenizer":
-            fix = "train one: everest train-tokenizer --recipe RECIPE"
-        text = f"{article} {saved} checkpoint where a {kind} one is needed; {fix}"
-    return CheckpointError(f"{source}: {text}")
+    require_transformer(saved, source=source)
+    article, command = ("an", "train VIDEOS") if saved == "encoder" else ("a", "finetune")
+    fix = f"fine-tune it first: everest {command} --init CHECKPOINT"
+    if kind == "tokenizer":
+        fix = "train one: everest train-tokenizer --recipe RECIPE"
+    return CheckpointError(f"{source}: {article} {saved} checkpoint where a {kind} one is needed; {fix}")

@@ -1,4 +1,4 @@
-"""Networks of timm: image models `timm:NAME` as encoders of single frames, and a tokenizer's ResNet-50.
+"""Image models of timm, `timm:NAME`, as encoders of single frames.
 
 The encoder is a ViT with the parts of CLIP, SigLIP, DINOv2, DINOv3, EVA-02 and PE (docs/starting.md). A run
 that starts from it inflates its embedding over time.
@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
-from everest.converters.files import locate_checkpoint, read_foreign
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, first_names, shown
+from everest.converters.files import read_foreign
+from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shown
 from everest.methods.strategies import AllTokens
 from everest.models.positions import LOWER_ROTARY_BASE, ROTARY_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.hub import HUB_PREFIX as HUB
 from everest.system.hub import HubUnreachable, fetch, license_of, split_timm
-from everest.system.processes import warn_on_main, warn_once
+from everest.system.processes import warn_once
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import Weights, load_tensors, require_finite
 from everest.system.weights_header import ClipSettings
@@ -50,10 +50,6 @@ GELU_KINDS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "t
 SAME_NAMES: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
 # Of a classifier, or of pre-training: an encoder has none of these.
 HEAD_PREFIXES: Final = ("head.", "head_dist.", "mask_token")
-RESNET_SETTING: Final = "tokenizer.loss.perceptual_weights"
-RESNET: Final = "resnet50"
-# Heuristic: timm's weights with plain training, as MAGVIT uses.
-RESNET_WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"
 FRAMES_OF_IMAGES: Final[ClipSettings] = {"stride": 1, "sampling": "spread"}  # over a video; our choice
 # Names of LayerScale, which multiplies the outputs of a module.
 SCALE_NAMES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}
@@ -333,23 +329,3 @@ def _bias(tensors: Mapping[str, Tensor], module: str) -> Tensor:
     """The bias of a layer; zeros if it has none."""
     weight = tensors[f"{module}.weight"]
     return tensors.get(f"{module}.bias", weight.new_zeros(weight.size(0)))
-
-
-def load_network(weights: str | None) -> nn.Module:
-    """Load the ImageNet network whose logits a tokenizer's perceptual loss compares: a ResNet-50.
-
-    Args:
-        weights: a file, or `hf:OWNER/NAME` on the hub or in its local cache; None is timm's.
-    """
-    network = timm.create_model(RESNET)
-    try:
-        path = locate_checkpoint(RESNET_WEIGHTS if weights is None else weights, notify=warn_on_main)
-        initial, tensors = network.state_dict(), read_foreign(path).tensors
-        # Counters of batch norms are missing in some files of weights.
-        counters = {name: x for name, x in initial.items() if name.endswith("num_batches_tracked")}
-        load_tensors(network, counters | dict(tensors), source=str(path))
-        require_finite(tensors, source=path)
-    except CheckpointError as error:
-        kind = EnvironmentProblem if isinstance(error, HubUnreachable) else CheckpointError
-        raise kind(f"{RESNET_SETTING}: {error}; or set it to a local file of weights") from error
-    return network

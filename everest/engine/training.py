@@ -30,7 +30,7 @@ from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.engine.step_log import StepLog
-from everest.models.block import DroppedPaths
+from everest.models.drop_path import DroppedPaths
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 
@@ -25,17 +25,13 @@ from everest.models.positions import INTERPOLATED
 from everest.models.views import ViewModel
 from everest.models.vit import Architecture
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
+from everest.system.weights_header import require_transformer
 from everest.tokenizer.spec import TokenizerUse
 
 if TYPE_CHECKING:  # most models have no tokenizer
     from everest.tokenizer.spec import FrozenTokenizer
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelSpec builds, by its kind
-WITHOUT_TRANSFORMER: Final = {  # other models, by the kind in their settings
-    "tokenizer": "a tokenizer",
-    "images": "a linear model on images",
-    "mean": "the mean of several models",
-}
 
 
 @settings
@@ -70,9 +66,7 @@ class ModelSpec(Architecture, ClipSpec):
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
-        if lacking := WITHOUT_TRANSFORMER.get(str(settings.get("kind"))):
-            fix = "name a run of pretrain or finetune"
-            raise CheckpointError(f"{source}: {lacking}, which has no transformer; {fix}")
+        require_transformer(str(settings.get("kind")), source=source)
         spec = super().from_settings(settings, source=source)
         tokenizer, moved = spec.tokenizer, own_tokenizer(source.parent)  # the run may have been moved
         if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and moved.is_file():

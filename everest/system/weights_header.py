@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired
 
 from pydantic import Field, TypeAdapter, with_config
 from safetensors import SafetensorError, safe_open
@@ -18,8 +18,31 @@ from everest.system.text import json_text, parse_json, validated
 
 FORMAT: Final = "everest"
 HEADER_VERSION: Final = 1
-SETTINGS_KINDS: Final = {"classifier": ("classifier", "images", "mean")}  # by the kind of the header
 JSON_KEYS: Final = ("settings", "classes", "step", "origin", "clip")  # whose texts are JSON
+
+
+class ModelKind(NamedTuple):
+    """A kind of models, by the `kind` in their settings."""
+
+    header: str  # the kind in the header
+    lacking: str | None = None  # what it is, for messages, if it has no encoder of tokens
+
+
+KINDS: Final = {
+    "pretrain": ModelKind("pretrain"),
+    "encoder": ModelKind("encoder"),
+    "classifier": ModelKind("classifier"),
+    "images": ModelKind("classifier", "a linear model on images"),
+    "mean": ModelKind("classifier", "the mean of several models"),
+    "tokenizer": ModelKind("tokenizer", "a tokenizer"),
+}
+
+
+def require_transformer(kind: str, *, source: str | Path) -> None:
+    """Raise CheckpointError if a model of this kind, in the file `source`, has no encoder of tokens."""
+    if kind in KINDS and (lacking := KINDS[kind].lacking):
+        fix = "name a run of pretrain or finetune"
+        raise CheckpointError(f"{source}: {lacking}, which has no transformer; {fix}")
 
 
 @with_config(extra="forbid", strict=True)
@@ -71,7 +94,8 @@ def read_header(path: Path) -> WeightsHeader:
         values = {"kind": texts["kind"], "recipe": texts["recipe"]}
         values |= {key: parse_json(texts[key]) for key in texts.keys() & JSON_KEYS}
         header = validated(_HEADER, values)
-        if header.settings.get("kind", header.kind) not in SETTINGS_KINDS.get(header.kind, (header.kind,)):
+        kind = KINDS.get(str(header.settings.get("kind", header.kind)))
+        if kind is None or kind.header != header.kind:
             raise ValueError("settings of another kind")
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({shown(error)})") from error

@@ -20,8 +20,8 @@ from small_runs import called, equal, sets, weights
 from tokenizer_runs import recipe, set_up, train
 from torch import Tensor, nn
 
-from everest.converters import timm_images
-from everest.converters.timm_images import load_network
+from everest.converters import resnet
+from everest.converters.resnet import load_network
 from everest.engine.network import part_of
 from everest.engine.step import set_lr
 from everest.engine.training import Step
@@ -50,7 +50,7 @@ def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The weights of a small network of timm, which stands in for the ResNet-50."""
-    monkeypatch.setattr(timm_images, "RESNET", "test_resnet")
+    monkeypatch.setattr(resnet, "NETWORK", "test_resnet")
     torch.manual_seed(0)
     return timm.create_model("test_resnet").state_dict()
 
@@ -312,10 +312,10 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights", [None, timm_images.RESNET_WEIGHTS, "hf:nonsense"])
+@pytest.mark.parametrize("weights", [None, resnet.WEIGHTS, "hf:nonsense"])
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = f"from everest.converters.timm_images import load_network; load_network({weights!r})"
+    code = f"from everest.converters.resnet import load_network; load_network({weights!r})"
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     kind, message = shown.stderr.strip().splitlines()[-1].split(": ", 1)

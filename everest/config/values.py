@@ -55,6 +55,7 @@ NotNegative = Annotated[float, Field(ge=0, le=MOST_NUMBER)]
 Fps = Annotated[float, Field(gt=0, le=10_000)]  # high-speed cameras have no more
 Channels = Annotated[tuple[Value, ...], Field(min_length=1, max_length=3)]  # a value for each channel
 Share = Annotated[float, Field(ge=0, le=1)]
+Epsilon = Annotated[float, Field(ge=0, le=1)]  # added to the variance by a norm
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]

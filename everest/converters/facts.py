@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 from everest.config.heads import MULTI_LABEL, Head
 from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
-from everest.config.values import MOST_BLOCKS, Count, Positions
+from everest.config.values import MOST_BLOCKS, Count, Epsilon, Positions
 from everest.converters.files import MULTI_LABEL_PROBLEM, ForeignCheckpoint, image_file
 from everest.converters.preprocessor import preprocessor_pixels
 from everest.converters.translation import ALIASES, FAMILIES, Family, Translation, family_of
@@ -75,7 +75,7 @@ class StoredSettings(TypedDict, total=False):
     input_size: Size
     num_attention_heads: Count
     decoder_num_attention_heads: Count
-    layer_norm_eps: Annotated[float, Field(ge=0, le=1)]
+    layer_norm_eps: Epsilon
     id2label: Annotated[
         dict[Label, str],
         BeforeValidator(lambda x: {str(i): name for i, name in enumerate(x)} if isinstance(x, list) else x),

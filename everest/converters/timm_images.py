@@ -21,6 +21,7 @@ from timm.layers.attention import Attention, AttentionRope
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
+from timm.models import PretrainedCfg
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -61,34 +62,14 @@ def open_image_weights(name: str) -> Weights:
     Those of `timm:NAME=FILE` are read from a file with timm's names.
     """
     model_name, file = split_timm(name)
-    if not timm.is_model(model_name):
-        begin = [each for each in timm.list_pretrained() if model_name and each.startswith(model_name)]
-        similar = f"; it has {first_names(begin)}" if begin else did_you_mean(model_name, timm.list_models())
-        raise RecipeError(f"{name}: timm has no such model{similar}")
-    architecture, _, tag = model_name.partition(".")
-    listed = timm.list_pretrained(f"{architecture}.*")
-    known = model_name in listed or (listed and not tag)
-    config = timm.get_pretrained_cfg(model_name) if known else None
-    if config is None or not (config.hf_hub_id or file):
-        similar = did_you_mean(model_name, listed)
-        raise RecipeError(f"{name}: timm has no weights of this name on the hub{similar}")
+    config = _config_of(model_name, source=name, needs_weights=file is None)
     with torch.device("meta"):
         require_plain(timm.create_model(model_name, num_classes=0), source=name)  # before a download
-    license_name = config.license
+    licence = config.license
     if file is None:
-        try:
-            folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # stated below
-        except HubUnreachable as error:
-            cached = Path(constants.HF_HUB_CACHE, f"models--{config.hf_hub_id}".replace("/", "--"))
-            raise HubUnreachable(
-                f"{name}: not in the cache and the hub does not answer; copy {cached.name} to "
-                f"{cached.parent} (HF_HUB_CACHE), or use {name}=FILE"
-            ) from error
-        file = folder / (config.hf_hub_filename or WEIGHTS_FILE)
-        if not file.is_file():
-            raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
-        license_name = license_of(file.parent) or license_name
-        warn_once(f"{name}: license {license_name or 'not stated'}, revision {file.parent.name[:12]}")
+        file = _fetched(config, source=name)
+        licence = license_of(file.parent) or licence
+        warn_once(f"{name}: license {licence or 'not stated'}, revision {file.parent.name[:12]}")
         # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
         overlay = {"file": str(file), "custom_load": False}
         model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
@@ -97,15 +78,51 @@ def open_image_weights(name: str) -> Weights:
         try:
             expected = model.state_dict()
             tensors = {
-                name: tensor
-                for name, tensor in read_foreign(file).tensors.items()
-                if name in expected or not name.startswith(HEAD_PREFIXES)
+                key: tensor
+                for key, tensor in read_foreign(file).tensors.items()
+                if key in expected or not key.startswith(HEAD_PREFIXES)
             }
             load_tensors(model, tensors, source=name)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; name the model whose weights the file has") from error
     require_finite(model.state_dict(), source=file)
-    return image_weights(model, mean=config.mean, std=config.std, source=name, licence=license_name)
+    return image_weights(model, mean=config.mean, std=config.std, source=name, licence=licence)
+
+
+def _config_of(model_name: str, *, source: str, needs_weights: bool) -> PretrainedCfg:
+    """timm's facts of the weights of a model; RecipeError if it has no such model, or no weights of it.
+
+    Args:
+        needs_weights: whether they must be on the hub.
+    """
+    if not timm.is_model(model_name):
+        begin = [each for each in timm.list_pretrained() if model_name and each.startswith(model_name)]
+        similar = f"; it has {first_names(begin)}" if begin else did_you_mean(model_name, timm.list_models())
+        raise RecipeError(f"{source}: timm has no such model{similar}")
+    architecture, _, tag = model_name.partition(".")
+    listed = timm.list_pretrained(f"{architecture}.*")
+    known = model_name in listed or (listed and not tag)
+    config = timm.get_pretrained_cfg(model_name) if known else None
+    if config is None or (needs_weights and not config.hf_hub_id):
+        similar = did_you_mean(model_name, listed)
+        raise RecipeError(f"{source}: timm has no weights of this name on the hub{similar}")
+    return config
+
+
+def _fetched(config: PretrainedCfg, *, source: str) -> Path:
+    """The file of a model's weights, from the hub or its cache."""
+    try:
+        folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # the caller states the license
+    except HubUnreachable as error:
+        cached = Path(constants.HF_HUB_CACHE, f"models--{config.hf_hub_id}".replace("/", "--"))
+        raise HubUnreachable(
+            f"{source}: not in the cache and the hub does not answer; copy {cached.name} to "
+            f"{cached.parent} (HF_HUB_CACHE), or use {source}=FILE"
+        ) from error
+    file = folder / (config.hf_hub_filename or WEIGHTS_FILE)
+    if not file.is_file():
+        raise CheckpointError(f"{source}: no {file.name} in hf:{config.hf_hub_id}; take another model")
+    return file
 
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:

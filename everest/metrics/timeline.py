@@ -78,24 +78,16 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     )
     num_true, num_predicted = true_frames.sum(axis=0), predicted_frames.sum(axis=0)  # (C + 1,)
     num_agreed = (true_frames & predicted_frames).sum(axis=0)  # (C + 1,)
-    num_either = num_true + num_predicted
     is_right = (true_frames == predicted_frames).all(axis=1)  # (F,)
-    starts = np.cumsum([0, *map(len, labeled)])[:-1]  # of the stretches
-    right, total = np.add.reduceat(is_right, starts, dtype=np.float64), np.array([*map(len, labeled)])
-    groups = [stretch.group for stretch in stretches]
-    interval = None
-    if len(set(groups)) > 1:
-        (ends,) = bootstrap(lambda counts: {"": float(counts @ right / (counts @ total))}, groups).values()
-        interval = [*map(_percent, ends)]
-    num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
     occurs = num_true > 0
+    num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
     num_segments = sum(len(part) for pair in segments for part in pair)
     counts = {overlap: sum(num_right(*pair, overlap) for pair in segments) for overlap in F1_OVERLAPS}
     precisions = [bout_average_precision(stretches, name, tiou=MAP_TIOU) for name in names]
     known = [precision for precision in precisions if precision is not None]
     return {
         "frame_accuracy": _percent(is_right.mean()),
-        "frame_interval": interval,
+        "frame_interval": _accuracy_interval(stretches, is_right),
         "mean_class_accuracy": _percent((num_agreed[occurs] / num_true[occurs]).mean()),
         "majority_accuracy": _percent(num_most_frequent / len(true_frames)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
@@ -105,7 +97,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
         "classes": [
             {
                 "name": name,
-                "f1": f1_score(int(num_agreed[index]), int(num_either[index])),
+                "f1": f1_score(int(num_agreed[index]), int(num_true[index] + num_predicted[index])),
                 "ap@0.5": precisions[index],
                 "truth": _bouts_and_seconds(bout for bout in true_bouts if bout.label == name),
                 "predicted": _bouts_and_seconds(bout for bout in predicted_bouts if bout.label == name),
@@ -113,6 +105,22 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
             for index, name in enumerate(names)
         ],
     }
+
+
+def _accuracy_interval(stretches: Sequence[Stretch], is_right: NDArray[np.bool_]) -> list[float] | None:
+    """The 95 % interval of the frame accuracy, in percent, over groups; None if there is one.
+
+    Args:
+        is_right: (F,) of all stretches.
+    """
+    groups = [stretch.group for stretch in stretches]
+    if len(set(groups)) == 1:
+        return None
+    total = np.array([len(stretch.times) for stretch in stretches])  # (stretches,) frames
+    starts = np.cumsum([0, *total])[:-1]
+    right = np.add.reduceat(is_right, starts, dtype=np.float64)  # (stretches,)
+    (ends,) = bootstrap(lambda counts: {"": float(counts @ right / (counts @ total))}, groups).values()
+    return [*map(_percent, ends)]
 
 
 def frame_classes(stretch: Stretch, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:

@@ -76,34 +76,35 @@ class ViewModel(PretrainingModel):
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views
         features = self.visible_features(frames, self.noise_layout.split(noise).tokens)  # (B, D)
-        numbers = videos[::views]  # (M,)
         with full_precision(frames.device):
-            features = features.float()
+            features, numbers = features.float(), videos[::views]  # (B, D), (M,)
             if self.training:
                 features, numbers = _of_all_processes(features), _of_all_processes(numbers)
-            projected = self.projector(features)  # (B, P)
-            by_video = projected.unflatten(0, (-1, views))  # (M, V, P)
-            metrics = {"view_spread": spread(projected.detach())}
-            match self.settings:
-                case ContrastSettings(temperature=temperature):
-                    loss, metrics["view_top1"] = contrast(by_video, numbers, temperature=temperature)
-                case SigregSettings(sigreg_weight=weight, width=width):
-                    directions = torch.randn(width, DIRECTIONS, device=features.device)
-                    directions = F.normalize(directions, dim=0)  # (P, S), of length 1
-                    if self.training and distributed.is_initialized():
-                        distributed.broadcast(directions, src=0)
-                    of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
-                    # The length of projections counts: the invariance alone would make all of them 0.
-                    metrics["view_spread"] = torch.minimum(
-                        metrics["view_spread"], deviation(projected.detach())
-                    )
-                    metrics["invariance"] = invariance(by_video)
-                    metrics["sigreg"] = torch.stack(of_views).mean()
-                    loss = (1 - weight) * metrics["invariance"] + weight * metrics["sigreg"]
+            loss, metrics = self.view_loss(self.projector(features), numbers)
         if self.camera_head is not None and self.training:
             metrics["camera_loss"] = self.camera_loss(frames[::views], noise[::views])
             loss = loss + self.camera_weight * metrics["camera_loss"]
         return PretrainingOutput(loss=loss, metrics=metrics)
+
+    def view_loss(self, projected: Tensor, videos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of projections (B, P) of the videos (M,), a scalar, and further scalars by name."""
+        by_video = projected.unflatten(0, (-1, self.settings.number))  # (M, V, P)
+        metrics = {"view_spread": spread(projected.detach())}
+        match self.settings:
+            case ContrastSettings(temperature=temperature):
+                loss, metrics["view_top1"] = contrast(by_video, videos, temperature=temperature)
+            case SigregSettings(sigreg_weight=weight, width=width):
+                directions = torch.randn(width, DIRECTIONS, device=projected.device)
+                directions = F.normalize(directions, dim=0)  # (P, S), of length 1
+                if self.training and distributed.is_initialized():
+                    distributed.broadcast(directions, src=0)
+                of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
+                # The length of projections counts: the invariance alone would make all of them 0.
+                metrics["view_spread"] = torch.minimum(metrics["view_spread"], deviation(projected.detach()))
+                metrics["invariance"] = invariance(by_video)
+                metrics["sigreg"] = torch.stack(of_views).mean()
+                loss = (1 - weight) * metrics["invariance"] + weight * metrics["sigreg"]
+        return loss, metrics
 
 
 def _of_all_processes(own: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.model import ModelSettings
-from everest.config.values import Count, Length, Share, settings
+from everest.config.values import Count, Epsilon, Length, settings
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import NORM_EPS, Block, Blocks
 from everest.models.positions import (
@@ -63,8 +63,8 @@ class Norms:
     """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
 
     after_encoder: bool = True  # pretrain, encoder; models of transformers may have none
-    eps: Share = NORM_EPS  # added to the variance
-    last_eps: Share = NORM_EPS  # the same for the decoder's norm and for the norm after averaging
+    eps: Epsilon = NORM_EPS
+    last_eps: Epsilon = NORM_EPS  # of the decoder's norm and of the norm after averaging
 
 
 @settings

@@ -10,7 +10,7 @@ grid of tokens.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -79,10 +79,6 @@ def measure_tokenizer(
         frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (n, 3, T, H, W)
         scaled, output = model.scaled(frames), model.encode(frames)
         mask = model.select_tokens(output.scores, keep=model.spec.keep)
-        # The mean absolute difference of each token's pixels from the frame before; 0 in the first frame.
-        tubelet = [length // tokens for length, tokens in zip(scaled.shape[2:], mask.shape[1:], strict=True)]
-        changes = F.pad(scaled.diff(dim=2).abs().mean(dim=1), (0, 0, 0, 0, 1, 0))  # (n, T, H, W)
-        change = F.avg_pool3d(changes.unsqueeze(1), tubelet).squeeze(1)  # (n, t, h, w)
         generator = torch.Generator(frames.device).manual_seed(1)
         noise = torch.rand(mask.shape, generator=generator, device=frames.device)
         masks = (mask, model.select_tokens(noise, keep=model.spec.keep), torch.ones_like(mask))
@@ -97,7 +93,7 @@ def measure_tokenizer(
             "kept": _ranked_tokens(mask).bool(),  # (n, N)
             "scores": _ranked_tokens(output.scores),
             "untrained": _ranked_tokens(untrained(scaled)),
-            "change": _ranked_tokens(change),
+            "change": _ranked_tokens(_change_of_pixels(scaled, mask.shape[1:])),
             "codes": output.codes.gather(1, ids),  # (n, K), including the first slice
         }
         for name, values in batch.items():
@@ -111,6 +107,18 @@ def measure_tokenizer(
     figures = figures_of(whole, slices=model.slices - 1, quantizer=model.quantizer)
     figures["warnings"] = [*scorer_warnings(figures), *codebook_warnings(figures)]
     return TokenizerReport(figures=figures, examples=examples, skipped=skipped)
+
+
+def _change_of_pixels(frames: Tensor, grid: Sequence[int]) -> Tensor:
+    """The mean absolute difference (n, t, h, w) of each token's pixels from the frame before.
+
+    Args:
+        frames: (n, 3, T, H, W); the first one has no difference.
+        grid: t, h, w.
+    """
+    tubelet = [length // tokens for length, tokens in zip(frames.shape[2:], grid, strict=True)]
+    changes = F.pad(frames.diff(dim=2).abs().mean(dim=1), (0, 0, 0, 0, 1, 0))  # (n, T, H, W)
+    return F.avg_pool3d(changes.unsqueeze(1), tubelet).squeeze(1)
 
 
 def _ranked_tokens(by_token: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -41,13 +42,32 @@ def windows(
             sys.exit(f"{source}: never ends; give SECONDS, the length of a window, such as 2")
         if seconds is None:
             seconds = usual if usual is not None and length >= 2 * usual else math.inf
-        for frame in container.decode(video=0):
+        for frame in intact_frames(container, source):
             if frames and frame.time >= frames[0].time + seconds:
                 yield frames[0].time, frame.time, frames
                 frames = []
             frames.append(frame)
     if frames:  # the last window may be shorter
         yield frames[0].time, frames[-1].time, frames
+
+
+def intact_frames(container: Any, source: str) -> Iterator[av.VideoFrame]:
+    """Yield the frames of a video; after damage none up to the next keyframe, as they may refer to it."""
+    awaits_key = False
+    for packet in container.demux(video=0):
+        if awaits_key and not packet.is_keyframe:
+            continue
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            frames = []
+            awaits_key = True
+        else:
+            awaits_key = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
+        if awaits_key:
+            place = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.1f} s"
+            print(f"{source}: damaged{place}; left out up to the next keyframe", file=sys.stderr)
+        yield from (frame for frame in frames if not frame.is_corrupt)
 
 
 def clip_of(video: list[av.VideoFrame], clip: dict, channels: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from small_runs import json_of, onnx_session, refused, run
@@ -210,6 +211,25 @@ def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, c
     assert [line["start"] for line in lines] == [0, 0.5, 1, 1.5]  # of 2 seconds
     assert all(list(line["classes"].keys() ^ expected.keys()) == [] for line in lines)
     assert all(0.99 < sum(line["classes"].values()) < 1.01 and line["ms"] > 0 for line in lines)
+
+
+def test_the_example_goes_on_after_a_damaged_packet(onnx_file: Path, clip_files: Path, tmp_path: Path):
+    video, damaged = clip_files / "clip2.mp4", tmp_path / "damaged.mp4"
+    with av.open(video) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    content = bytearray(video.read_bytes())
+    _, second_key, _ = (number for number, packet in enumerate(packets) if packet.is_keyframe)
+    packet = packets[second_key + 1]
+    assert packet.pos is not None
+    content[packet.pos + 4 : packet.pos + packet.size] = b"\xff" * (packet.size - 4)
+    damaged.write_bytes(content)
+    ended, intact = classified(onnx_file, damaged, 0.5), classified(onnx_file, video, 0.5)
+    assert ended.returncode == 0
+    assert ended.stderr.endswith("left out up to the next keyframe\n")
+    assert ended.stderr.startswith(f"{damaged}: damaged at 0.8")
+    starts = [json.loads(line)["start"] for line in ended.stdout.splitlines()]
+    assert (starts[0], starts[-1]) == (0, 1.5)
+    assert len(starts) == 3 < len(intact.stdout.splitlines())
 
 
 def test_the_example_refuses_what_is_no_video_in_a_line(onnx_file: Path, tmp_path: Path):

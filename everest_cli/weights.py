@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
-from everest.errors import CheckpointError, RecipeError, first_names
+from everest.errors import CheckpointError, RecipeError, UserError, first_names
+from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
 from everest.system.run_folder import WEIGHTS_FILE, Which
 from everest_cli import options as o
@@ -18,6 +19,7 @@ from everest_cli.options import argument, option, read_numbers, read_shares, rea
 from everest_cli.output import Display, print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
+    from everest.checkpoints.load import LoadedModel
     from everest.checkpoints.public_weights import PublicWeights
 
 LIST_NOTES = (
@@ -191,101 +193,129 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
             yield f"{title}: {value}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The options of `everest export`."""
+
+    to: Literal["hf", "onnx"] = option("--to hf|onnx", "A transformers folder, or an ONNX file.", ...)
+    out: Path = option("--output -o D", "The folder, or the .onnx file.", ...)
+    keep: float | None = o.KEEP
+    precision: Literal["fp32", "int8"] = option("--precision", "Precision of an ONNX network.", "fp32")
+    calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8.")
+    evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card.")
+    which: Which | None = o.WHICH
+    overwrite: bool = o.OVERWRITE_FILES
+
+    @property
+    def card_file(self) -> Path:
+        """The model card of an ONNX file."""
+        return self.out.with_name(f"{self.out.name}.CARD.md")
+
+    def check(self) -> None:
+        """Raise RecipeError for options that do not fit together, and for files that exist."""
+        if self.keep is not None:
+            read_shares(str(self.keep))
+        to, out, is_int8 = self.to, self.out, self.precision == "int8"
+        refuse(
+            {
+                "--precision int8 needs --to onnx and --calibrate LIST": is_int8
+                and (self.calibrate is None or to != "onnx"),
+                "--calibrate needs --precision int8": self.calibrate is not None and not is_int8,
+                "--to hf: does not support --keep; use --to onnx": to == "hf" and self.keep not in (None, 1),
+                f"--output {out}: end its name in .onnx": to == "onnx" and out.suffix != ".onnx",
+            }
+        )
+        if to == "hf":
+            check_new_folder(out, overwrite=self.overwrite)
+        else:
+            for path in (out, self.card_file):
+                check_new_file(path, overwrite=self.overwrite)
+
+
 def export(
-    checkpoint: str = argument("C", o.CHECKPOINT_HELP),
-    to: Literal["hf", "onnx"] = option("--to hf|onnx", "A transformers folder, or an ONNX file.", ...),
-    out: Path = option("--output -o D", "The folder, or the .onnx file.", ...),
-    keep: float | None = o.KEEP,
-    precision: Literal["fp32", "int8"] = option("--precision", "Precision of an ONNX network.", "fp32"),
-    calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8."),
-    evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card."),
-    which: Which | None = o.WHICH,
-    overwrite: bool = o.OVERWRITE_FILES,
-    as_json: bool = o.AS_JSON,
+    *, checkpoint: str = argument("C", o.CHECKPOINT_HELP), options: ExportOptions, as_json: bool = o.AS_JSON
 ) -> None:
     """Export a model and check its outputs against everest's; prints the path.
 
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
-    if keep is not None:
-        read_shares(str(keep))
-    is_int8 = precision == "int8"
-    card_file = out.with_name(f"{out.name}.CARD.md")
-    refuse(
-        {
-            "--precision int8 needs --to onnx and --calibrate LIST": is_int8
-            and (calibrate is None or to != "onnx"),
-            "--calibrate needs --precision int8": calibrate is not None and not is_int8,
-            "--to hf: does not support --keep; use --to onnx": to == "hf" and keep not in (None, 1),
-            f"--output {out}: end its name in .onnx": to == "onnx" and out.suffix != ".onnx",
-        }
-    )
-    if to == "hf":
-        check_new_folder(out, overwrite=overwrite)
-    else:
-        for path in (out, card_file):
-            check_new_file(path, overwrite=overwrite)
+    options.check()
 
-    from everest.checkpoints.graph import exportable
-    from everest.checkpoints.graph_files import calibration_clips, write_onnx
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
     from everest.project.exported import card_lines, project_result
 
-    weights = find_weights(checkpoint, which=which)
-    refuse_inputs(out, all_weights(weights))
+    weights = find_weights(checkpoint, which=options.which)
+    refuse_inputs(options.out, all_weights(weights))
     opened = open_model(weights, kind="clips")
-    measured = None if evaluation is None else read_evaluation(evaluation)
+    evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
     result = project_result(opened.file)
     tested = [] if result is None else card_lines(result)
-    if to == "hf":
-        card = model_card(opened, evaluation=measured, file=WEIGHTS_FILE, tested=tested)
-        document = write_folder(out, opened, card=card)
+    if options.to == "hf":
+        card = model_card(opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
+        document = write_folder(options.out, opened, card=card)
     else:
-        clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
-        exported = exportable(opened, keep=keep, precision=precision)
-        of_file = replace(opened, spec=exported.spec)
-        document = {"written": [str(out), str(card_file)], **write_onnx(out, exported, calibration=clips)}
-        tested += [f"- {note}" for note in document["notes"]] if tested else []
-        card = model_card(of_file, evaluation=measured, file=out.name, tested=tested)
-        write_text(card_file, card)
-        document |= _accuracy(out, opened.file) if opened.weights.kind == "classifier" else {}
+        with Display() as display:
+            document = _export_onnx(opened, options, evaluation, tested, display.report)
         time = None if result is None else result.clip_time
         limit = "" if time is None else f" (train --latency {time.limit_ms:g})"
         say(f"ONNX Runtime, one CPU thread: {document['network_ms']:.3g} ms for a clip{limit}")
-    on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
+    on = "partly still clips of noise" if options.calibrate is None else f"the clips of {options.calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
     if "next" in document:
         say(f"next: {document['next']}")
-    print_result({"checkpoint": str(opened.file), "to": to, **document}, out, as_json=as_json)
+    document = {"checkpoint": str(opened.file), "to": options.to, **document}
+    print_result(document, options.out, as_json=as_json)
 
 
-def _accuracy(file: Path, weights: Path) -> dict[str, Any]:
-    """The accuracy of an ONNX file of a project's model, and the command that evaluates a classifier."""
+def _export_onnx(
+    opened: LoadedModel,
+    options: ExportOptions,
+    evaluation: dict[str, Any] | None,
+    tested: list[str],
+    report: Report,
+) -> dict[str, Any]:
+    """Write an ONNX file, measure its accuracy, and write its card; returns the facts of --json."""
+    from everest.checkpoints.graph import exportable
+    from everest.checkpoints.graph_files import int8_clips, write_onnx
     from everest.checkpoints.load import recipe_beside
-    from everest.config.recipe import load_recipe
-    from everest.errors import UserError
+    from everest.evaluation.card import model_card
     from everest.project.exported import exported_accuracy
 
-    recipe = recipe_beside(weights)
-    if recipe is None:
-        return {}
+    out, card_file = options.out, options.card_file
+    clips = None if options.calibrate is None else int8_clips(opened, options.calibrate, report)
+    exported = exportable(opened, keep=options.keep, precision=options.precision)
+    facts = write_onnx(out, exported, clips=clips, report=report)
+    document: dict[str, Any] = {"written": [str(out), str(card_file)], **facts}
+    recipe, accuracy = recipe_beside(opened.file), None
+    if recipe is not None and opened.weights.kind == "classifier":
+        document["next"] = _eval_command(out, recipe)
+        try:
+            accuracy = exported_accuracy(out, opened.file, report)
+        except UserError as error:  # such as videos that have moved; the file is written
+            report(notice(f"accuracy not measured: {error}"))
+    lines = list(facts["notes"])
+    if accuracy is not None:
+        report(notice(str(accuracy)))
+        document["accuracy"] = vars(accuracy)
+        lines.insert(0, str(accuracy))
+    if tested:
+        tested = [*tested, *(f"- {line}" for line in lines)]
+    of_file = replace(opened, spec=exported.spec)
+    write_text(card_file, model_card(of_file, evaluation=evaluation, file=out.name, tested=tested))
+    return document
+
+
+def _eval_command(file: Path, recipe: Path) -> str:
+    """The command that evaluates an exported classifier, on new videos if its run has no test list."""
+    from everest.config.recipe import load_recipe
+
     data = load_recipe(recipe).data
     command = ["everest", "eval", "--checkpoint", str(file), "--recipe", str(recipe)]
     command += ["--set", "eval.clips=1", "--set", "eval.crops=1"]
     if data.test is None:  # new videos, in a folder of each class or in a list
         source = "." if data.heads is None and data.task == "single-label" else "test.csv"
         command += ["--data", "NEW_CLIPS", "--set", f"data.test={source}"]
-    document: dict[str, Any] = {"next": shlex.join(command)}
-    try:
-        with Display() as display:
-            accuracy = exported_accuracy(file, weights, display.report)
-    except UserError as error:  # such as videos that have moved; the file is written
-        say(f"accuracy not measured: {error}")
-        return document
-    if accuracy is not None:
-        say(str(accuracy))
-        document["accuracy"] = vars(accuracy)
-    return document
+    return shlex.join(command)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
@@ -21,11 +22,13 @@ from torch.export import Dim
 
 from everest.checkpoints.describe import recipe_of, sampled_frames
 from everest.checkpoints.graph import INPUT, INSTALL_FIX, KEPT_IDS, Graph, sample_pixels
-from everest.checkpoints.load import LoadedModel, Notify
+from everest.checkpoints.load import LoadedModel
 from everest.config.settings import DataSettings
 from everest.data.recipe_clips import clip_format
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
 from everest.lists.inputs import LIST_SUFFIXES, named_samples
+from everest.lists.sample import evenly_spaced
+from everest.system.events import Report, heading, notice, silent
 from everest.system.files import atomic_file
 from everest.system.text import counted
 from everest.video.reader import VideoError
@@ -39,7 +42,7 @@ PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 MOST_GIGABYTES: Final = 2.13  # of weights: protobuf ends at 2**31 bytes; the rest is for the graph
 PASSES: Final = 10  # default: of which the fastest counts
 LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
-MOST_CLIPS: Final = 100  # heuristic
+MOST_CLIPS: Final = 100  # heuristic; as many others are only compared
 # Heuristic: the range of a product's input in units of its root mean square; one of 256 steps is then a
 # quarter of it. One of 48 products is above in ViT-Ti (173; the next 33) and in DINOv2 ViT-S (82; 47).
 WIDEST_INPUT: Final = 64.0
@@ -56,12 +59,20 @@ class Difference(NamedTuple):
     clips: int
 
 
-def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) -> dict[str, Any]:
+class Int8Clips(NamedTuple):
+    """Typical clips (1, C, T, H, W) uint8, on which a file in int8 is compared with the model."""
+
+    calibration: list[Tensor]  # the scales of activations come from these
+    others: list[Tensor]
+
+
+def write_onnx(
+    path: Path, graph: Graph, *, clips: Int8Clips | None = None, report: Report = silent
+) -> dict[str, Any]:
     """Write an .onnx file, and return the facts about it, of `everest export --json`.
 
     Args:
-        calibration: batches of clips (B, C, T, H, W) uint8, for int8; the difference between onnxruntime's
-            outputs and the model's is measured on them.
+        clips: for int8; None: the file is compared on noise.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -69,6 +80,7 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
     if size > MOST_GIGABYTES:
         raise RecipeError(f"--to onnx: {size:.1f} GB of weights exceed the 2 GB of an ONNX file")
+    report(heading("tracing the model and writing the ONNX file"))
     spec, clip, program = graph.spec, json.loads(graph.metadata["clip"]), _onnx_program(graph)
     shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
     notes = [f"frames ({shape}, normalized) to {', '.join(graph.outputs)}"]
@@ -76,23 +88,10 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     with atomic_file(path) as part:
         program.save(part, external_data=False)
         difference = compare(graph, _runner(part), what="onnxruntime")
-        if graph.precision == "int8":
-            clips = [spec.pixels.normalize(pixels) for pixels in calibration]
-            integers, floats = quantize(part, clips)
-            difference = compare(graph, _runner(part), what="the file", calibration=clips)
+        if clips is not None:
+            difference, int8_notes = _write_int8(part, graph, clips, report)
             document["relative_difference"] = difference.relative
-            changed = ""
-            if difference.changed is not None:
-                size = counted(difference.clips, "calibration clip")
-                changed = f"{difference.changed} of {size} get another class; "
-            notes.append(
-                f"int8: {changed}the outputs differ by {100 * difference.relative:.2g} % of their standard "
-                "deviation; everest eval measures the accuracy"
-            )
-            if not integers:
-                notes.append("int8: nothing to quantize; the file is as large and as fast as with fp32")
-            if floats:
-                notes.append(f"{counted(floats, 'product')} with outliers in their input stay in float32")
+            notes += int8_notes
         document["network_ms"] = clip_ms(graph, _runner(part, threads=1))
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
@@ -101,8 +100,43 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     return {**document, "difference": difference.largest, "clip": clip, "notes": notes}
 
 
+def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> tuple[Difference, list[str]]:
+    """Quantize a float32 file; returns its difference from the model, and notes about it."""
+    normalize, num_others = graph.spec.pixels.normalize, len(clips.others)
+    calibration = list(map(normalize, clips.calibration))
+    num_clips = len(calibration) + num_others
+    report(heading(f"calibrating int8 on {counted(len(calibration), 'clip')}"))
+    integers, floats = quantize(file, calibration, report=report)
+    report(heading(f"comparing int8 with the model on {counted(num_clips, 'clip')}"))
+    compared = _reported(chain(calibration, map(normalize, clips.others)), num_clips, report)
+    difference = compare(graph, _runner(file), what="the file", calibration=compared)
+    changed = ""
+    if difference.changed is not None:
+        unit = "clip" if num_others else "calibration clip"
+        unseen = f" ({num_others} of them not used to calibrate)" if num_others else ""
+        changed = f"{difference.changed} of {counted(num_clips, unit)}{unseen} get another class; "
+    notes = [
+        f"int8: {changed}the outputs differ by {100 * difference.relative:.2g} % of their standard "
+        "deviation; everest eval measures the accuracy"
+    ]
+    if not integers:
+        notes.append("int8: nothing to quantize; the file is as large and as fast as with fp32")
+    if floats:
+        notes.append(f"{counted(floats, 'product')} with outliers in their input stay in float32")
+    return difference, notes
+
+
+def _reported(clips: Iterable[Tensor], count: int, report: Report) -> Iterator[Tensor]:
+    """Yield `count` clips; report each one when it is used."""
+    for done, clip in enumerate(clips, start=1):
+        yield clip
+        report({"event": "video", "done": done, "videos": count})
+
+
 @torch.no_grad()
-def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tensor] = ()) -> Difference:
+def compare(
+    graph: Graph, run: RunFile, *, what: str, calibration: Iterable[Tensor] | None = None
+) -> Difference:
     """Compare the outputs of a written file with the model's.
 
     Args:
@@ -112,9 +146,11 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
             compared on `sample_pixels`.
     """
     spec = graph.spec
-    batches = calibration or [spec.pixels.normalize(sample_pixels(spec, batch)) for batch in COMPARED_BATCHES]
+    noise = (spec.pixels.normalize(sample_pixels(spec, batch)) for batch in COMPARED_BATCHES)
+    batches = noise if calibration is None else calibration
+    results = zip(*((graph(clips), run(clips)) for clips in batches), strict=True)
     (expected, *kept), (outputs, *kept_by_file) = (
-        [torch.cat(parts) for parts in zip(*map(compute, batches), strict=True)] for compute in (graph, run)
+        [torch.cat(parts) for parts in zip(*of_batches, strict=True)] for of_batches in results
     )
     lost = (outputs - expected) / graph.unit  # (B, outputs)
     magnitude = float((expected / graph.unit).abs().max())  # thousands, of a steep linear model
@@ -137,13 +173,13 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
     )
     if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
-    elif calibration and not difference.relative <= MOST_PRECISION_LOSS:
+    elif calibration is not None and not difference.relative <= MOST_PRECISION_LOSS:
         problem = f"changes the outputs by {difference.relative:.2f} of their standard deviation"
-    elif not calibration and not difference.largest <= max(TOLERANCE, ROUNDING * magnitude):
+    elif calibration is None and not difference.largest <= max(TOLERANCE, ROUNDING * magnitude):
         problem = f"computes something else than this model (difference {difference.largest:.1e})"
     else:
         return difference
-    if calibration:
+    if calibration is not None:
         raise CheckpointError(f"--precision int8: {what} {problem}; use fp32")
     raise EnvironmentProblem(f"{what} {problem}; install the versions that everest doctor names")
 
@@ -196,7 +232,7 @@ def _runner(file: Path, *, threads: int = 0) -> RunFile:
     return lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})]
 
 
-def quantize(file: Path, batches: Sequence[Tensor]) -> tuple[int, int]:
+def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = silent) -> tuple[int, int]:
     """Quantize a float32 graph in its file; the scales of activations come from `batches`.
 
     Only the products of encoded tokens with weights change. The nodes of importance, selection and
@@ -227,7 +263,7 @@ def quantize(file: Path, batches: Sequence[Tensor]) -> tuple[int, int]:
     products = [name for name, source in input_of.items() if widths[source] <= WIDEST_INPUT]
     if not products:  # with an empty list, onnxruntime would quantize all nodes
         return 0, len(input_of)
-    inputs = ({INPUT: clips.numpy()} for clips in batches)
+    inputs = ({INPUT: clips.numpy()} for clips in _reported(batches, len(batches), report))
     reader: Any = SimpleNamespace(get_next=partial(next, inputs, None))
     quantize_static(
         model,
@@ -289,22 +325,28 @@ def _is_list_of(data: DataSettings, source: Path) -> bool:
     return lists != Path(data.root).resolve() and lists in source.resolve().parents
 
 
-def calibration_clips(opened: LoadedModel, source: Path, *, notify: Notify) -> list[Tensor]:
-    """Read the middle (1, C, T, H, W) uint8 of at most `MOST_CLIPS` videos, evenly spread over a source.
+def int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
+    """Read the middle of videos that are evenly spread over a source: at most `MOST_CLIPS` of each kind.
 
     Args:
         source: a list or a folder. Paths in a list of the run are relative to the run's `data.root`.
-        notify: receives which videos are unreadable.
+        report: receives which videos are unreadable.
     """
-    recipe = recipe_of(opened, notify=notify)
+    recipe = recipe_of(opened, notify=lambda text: report(notice(text)))
     data, clip = recipe.data, clip_format(recipe, opened.model.stage)
     samples = named_samples([source], root=Path(data.root) if _is_list_of(data, source) else None)
-    count, clips = min(len(samples), MOST_CLIPS), []
-    for number in range(count):
+    count = min(len(samples), MOST_CLIPS)
+    numbers = [number * len(samples) // count for number in range(count)]
+    others = evenly_spaced(sorted(set(range(len(samples))) - set(numbers)), MOST_CLIPS)
+    clips = Int8Clips([], [])
+    report(heading(f"reading {counted(count + len(others), 'clip')} of {source}"))
+    for done, number in enumerate([*numbers, *others], start=1):
         try:
-            clips.append(clip.read(samples[number * len(samples) // count])[None])
+            (clips.calibration if done <= count else clips.others).append(clip.read(samples[number])[None])
         except VideoError as error:
-            notify(f"skipped {error}")
-    if len(clips) < LEAST_CLIPS:
-        raise DataError(f"{source}: calibration needs {LEAST_CLIPS} readable videos, not {len(clips)}")
+            report(notice(f"skipped {error}"))
+        report({"event": "video", "done": done, "videos": count + len(others)})
+    if len(clips.calibration) < LEAST_CLIPS:
+        problem = f"calibration needs {LEAST_CLIPS} readable videos, not {len(clips.calibration)}"
+        raise DataError(f"{source}: {problem}")
     return clips

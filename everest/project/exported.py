@@ -15,7 +15,7 @@ from everest.project.request import RESULT
 from everest.project.result import ProjectResult
 from everest.project.verdict import result_lines
 from everest.system.compute import Runtime
-from everest.system.events import Report
+from everest.system.events import Report, heading
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import MODEL_FOLDER, PROJECT_FILE, RECIPE_FILE
 from everest.system.text import counted
@@ -36,7 +36,7 @@ class ExportedAccuracy:
         views = counted(self.trained_views, "view")
         trained = f"{name} of train {value_text(self.metric, self.trained)} ({views} of {videos}"
         if self.exported is None:
-            return f"{trained} in folds); the exported model has learned from all videos"
+            return f"{trained} in folds); the file was not tested, as its model has learned from all videos"
         return f"{trained}), of the file {value_text(self.metric, self.exported)} (1 view)"
 
     def dump(self) -> dict[str, Any]:
@@ -69,6 +69,7 @@ def exported_accuracy(file: Path, weights: Path, report: Report) -> ExportedAccu
     recipe = load_recipe(weights.parent / RECIPE_FILE)
     views, exported = recipe.eval.clips * recipe.eval.crops, None
     if recipe.data.test is not None:
+        report(heading("accuracy of the file on one view of each test video"))
         one_view = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
         runtime = Runtime(torch.device("cpu"), "fp32")
         exported = evaluate(one_view, file, runtime, report=report, files=EvaluationFiles())[result.metric]

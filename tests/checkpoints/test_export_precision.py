@@ -8,10 +8,11 @@ from typing import Any
 import av
 import pytest
 import torch
-from small_runs import json_of, onnx_session, refused, run
+from small_runs import called, json_of, onnx_session, refused, run
 from torch import Tensor
 
 import everest
+from everest.checkpoints import graph_files
 from everest.checkpoints.graph import KEPT_IDS
 from everest.checkpoints.graph_files import nodes_behind, quantize
 
@@ -84,6 +85,24 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     kinds = [node.op_type for node in onnx.load(file).graph.node]
     assert kinds.count("QuantizeLinear") == 2 * 4  # the inputs of the four products of each of two blocks
     assert file.stat().st_size < onnx_file.stat().st_size
+
+
+def test_an_int8_file_is_compared_on_further_clips_and_shows_its_progress(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(graph_files, "MOST_CLIPS", 2)
+    options = ["--to", "onnx", "--precision", "int8", "--calibrate", clip_files / "train.csv"]
+    shown = called("export", classifier_run, *options, "-o", tmp_path / "int8.onnx").stderr
+    assert " of 4 clips (2 of them not used to calibrate) get another class; " in shown
+    parts = (
+        "reading 4 clips of ",
+        "tracing the model",
+        "calibrating int8 on 2 clips",
+        "comparing int8 with ",
+    )
+    assert [part in shown for part in parts] == 4 * [True]
+    assert shown.count("video 2/2") == 1
+    assert shown.count("video 4/4") == 2
 
 
 def test_a_product_with_an_outlier_in_its_input_stays_in_float32(tmp_path: Path):

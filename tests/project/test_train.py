@@ -168,6 +168,9 @@ def test_an_exported_file_is_tested_on_one_view(trained: Path, tmp_path: Path):
     assert (accuracy["metric"], accuracy["trained"]) == ("top1", result["top1"])
     assert f"top-1 of train {result['top1']:.1f} % (" in shown.stderr
     assert f"next: {document['next']}" in shown.stderr
+    of_file = f", of the file {accuracy['exported']:.1f} % (1 view)"
+    assert f"{of_file}\n" in shown.stderr
+    assert f"{of_file}\n" in Path(f"{file}.CARD.md").read_text()
     assert f"ONNX Runtime, one CPU thread: {document['network_ms']:.3g} ms for a clip" in shown.stderr
     evaluated = json_of(*shlex.split(document["next"])[1:])
     assert evaluated["top1"] == accuracy["exported"]

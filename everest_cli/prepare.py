@@ -53,7 +53,7 @@ def check(
     from everest.prepare.check import JOURNAL_FILE, check_lists
 
     lists, paths = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
-    say(*(samples.notice for samples in lists.values() if samples.notice is not None))
+    say(*(notice for samples in lists.values() for notice in samples.notices))
     folder = root_of(paths[0], output)
     journal, bad_videos = folder / JOURNAL_FILE, folder / BAD_VIDEOS_FILE
     # Before hours of work: check that the output can be written.

@@ -153,8 +153,7 @@ def stats(
     from everest.prepare.stats import MOTION_DEFINITION, take_stats
 
     listed = read_labeled(source, root=root_of(source, data), task=task)
-    if listed.notice is not None:
-        say(listed.notice)
+    say(*listed.notices)
     with Display(quiet=quiet) as display:
         document = take_stats(listed, most=most, workers=num_cores(), report=display.report)
     if as_json:

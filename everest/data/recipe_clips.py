@@ -219,7 +219,7 @@ def clips_of(
         replace_bad=training,
         cache=open_cache(data.cache, distinct, channels=data.channels),
         heads=heads,
-        notices=tuple(filter(None, (samples.notice, *notices))),
+        notices=(*samples.notices, *filter(None, notices)),
     )
 
 

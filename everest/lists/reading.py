@@ -51,7 +51,7 @@ class SampleList:
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...] | None  # None: only the indices of the classes are known
     heads: Heads = ()  # one for each label of a sample; the only one has no name
-    notice: str | None = None  # about columns that are ignored, or a task that the labels show
+    notices: tuple[str, ...] = ()  # lines such as one about ignored columns, or the task of the labels
 
     @property
     def task(self) -> Task:
@@ -137,10 +137,10 @@ def read_labeled(
     heads = heads or (Head(task=label_task, outputs=0),)
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
     data = _sample_list(source, rows, root, rules if has_labels else None, may_miss=may_miss)
-    notices = [data.notice, None if task or heads[0].name else task_notice(source, label_task)]
+    notices = [] if task or heads[0].name else [task_notice(source, label_task)]
     if rows and rows[0].header and (problem := rows[0].header.no_classes(source)):
         notices.append(f"{problem}; read without labels")
-    return replace(data, notice="\n".join(filter(None, notices)) or None)
+    return replace(data, notices=(*data.notices, *filter(None, notices)))
 
 
 def _heads_of_columns(
@@ -184,8 +184,8 @@ def _sample_list(
     heads, names = (rules.heads, rules.class_names) if rules else ((), ())
     if heads and heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
         notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {NEEDS_MULTI_LABEL}")
-    notice = "\n".join(filter(None, notices)) or None
-    return SampleList(samples=samples, class_names=names or None, heads=heads, notice=notice)
+    lines = tuple(filter(None, notices))
+    return SampleList(samples=samples, class_names=names or None, heads=heads, notices=lines)
 
 
 def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:

@@ -31,7 +31,7 @@ LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # o
 def read_source(
     data: DataSettings, key: str, *, labeled: bool, classes: Classes | None = None, may_miss: bool = False
 ) -> SampleList:
-    """Read and check the videos of `data.KEY`; the notice names what is read in place of a missing list.
+    """Read and check the videos of `data.KEY`; a notice names what is read in place of a missing list.
 
     Args:
         labeled: False ignores labels (pre-training).
@@ -39,10 +39,11 @@ def read_source(
         may_miss: ignore missing videos, unless all of them are missing.
     """
     location, notice = find_source(data, key, labeled=labeled)  # first: else class names would be missed
+    notices = () if notice is None else (notice,)
     root = parse_location(data.root)
     if not labeled:
         samples = read_unlabeled(location, root=root, may_miss=may_miss)
-        return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)
+        return replace(samples, notices=(*notices, *samples.notices))
     trained = classes.names if classes else None
     names = None  # in the file `data.classes`
     if data.classes is not None:
@@ -67,7 +68,7 @@ def read_source(
         of_model=classes is not None,
         may_miss=may_miss,
     )
-    return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)
+    return replace(samples, notices=(*notices, *samples.notices))
 
 
 def seen_in_training(data: DataSettings, samples: Iterable[Sample]) -> list[Sample]:

@@ -88,7 +88,7 @@ class LabeledVideos:
             columns=SheetColumns(class_column, column),
         )
         samples = data.samples
-        notices = [data.notice]
+        notices = list(data.notices)
         if column is not None:
             for sample in samples:
                 if sample.group is None:
@@ -110,7 +110,7 @@ class LabeledVideos:
             class_names=data.class_names or (),
             head_names=[head.name for head in data.heads if head.name],
             task=data.task,
-            notices=[text for text in notices if text is not None],
+            notices=notices,
         )
 
     @property

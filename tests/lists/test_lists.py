@@ -295,9 +295,9 @@ def test_a_sheet_with_a_class_column_is_a_list(root, separator):
     found = read(root, SHEET.replace(",", separator), name="sheet.csv")
     assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0), ("c.mp4", 1)]
     assert found.class_names == ("run", "walk")
-    assert found.notice == (
+    assert found.notices == (
         f"{root}/sheet.csv: path from the column 'filename'; label from the column 'behavior'; "
-        "ignored columns: clip_id, animal, date"
+        "ignored columns: clip_id, animal, date",
     )
 
 
@@ -306,7 +306,7 @@ def test_a_quoted_header_may_be_separated_by_semicolons(root):
     found = read(root, text)
     assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0)]
     assert found.class_names == ("run", "walk; slow")
-    assert found.notice == f"{root}/train.csv: ignored columns: column 1"
+    assert found.notices == (f"{root}/train.csv: ignored columns: column 1",)
     assert short(read(root, '"path";"label"\n"a.mp4";1\n"b.mp4";0\n'), root) == [("a.mp4", 1), ("b.mp4", 0)]
 
 
@@ -319,8 +319,8 @@ def test_further_columns_of_a_list_are_ignored_with_a_notice(root):
     ):
         found = read(root, text)
         assert short(found, root) == [("a.mp4", 0), ("b.mp4", 1)]
-        assert found.notice == f"{root}/train.csv: ignored columns: {ignored}"
-    assert read(root, "path,label\na.mp4,0\nb.mp4,1\n").notice is None
+        assert found.notices == (f"{root}/train.csv: ignored columns: {ignored}",)
+    assert not read(root, "path,label\na.mp4,0\nb.mp4,1\n").notices
 
 
 def test_the_columns_of_a_sheet_are_chosen_by_name(root):
@@ -328,9 +328,9 @@ def test_the_columns_of_a_sheet_are_chosen_by_name(root):
     found = read_labeled(root / "sheet.csv", root=root, columns=SheetColumns("treatment", "animal"))
     assert found.class_names == ("salt", "sugar")
     assert [sample.group for sample in found.samples] == ["x", "y"]
-    assert found.notice == (
+    assert found.notices == (
         f"{root}/sheet.csv: label from the column 'treatment'; group from the column 'animal'; "
-        "ignored columns: label"
+        "ignored columns: label",
     )
 
 
@@ -369,8 +369,8 @@ def test_the_column_is_read_and_is_not_ignored(root, name, labeled):
     found = read(root, f"path,label,{name},note\na.mp4,0,m 3,x\nb.mp4,1,,x\nc.mp4,1,04,x\n", labeled=labeled)
     assert [sample.group for sample in found.samples] == ["m 3", None, "04"]
     assert [sample.source for sample in found.samples] == ["m 3", f"{root}/b.mp4", "04"]
-    assert found.notice == f"{root}/train.csv: ignored columns: note"
-    assert read(root, "path,label,group\na.mp4,0,m3\n").notice is None
+    assert found.notices == (f"{root}/train.csv: ignored columns: note",)
+    assert not read(root, "path,label,group\na.mp4,0,m3\n").notices
 
 
 def test_a_group_does_not_change_which_clips_a_run_resumes_with(root):
@@ -387,7 +387,7 @@ def test_of_columns_with_similar_names_only_the_exact_one_is_used(root):
     for names, group, ignored in (("Group,group", "y", "Group"), ("Group,GROUP", None, "Group, GROUP")):
         found = read(root, f"path,label,{names}\na.mp4,0,x,y\n")
         assert found.samples == (Sample(path=f"{root}/a.mp4", labels=(0,), group=group),)
-        assert found.notice == f"{root}/train.csv: ignored columns: {ignored}"
+        assert found.notices == (f"{root}/train.csv: ignored columns: {ignored}",)
 
 
 def test_the_column_may_hold_the_classes_if_it_is_named_for_that(root):

@@ -42,6 +42,7 @@ class BadVideos:
             )
 
     def counts(self) -> dict[str, int]:
+        """The counts that a checkpoint keeps, as `restore` takes them."""
         return {"asked": self.requested, "bad": self.bad}
 
     def restore(self, counts: dict[str, int], reasons: dict[str, str]) -> None:

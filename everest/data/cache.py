@@ -99,7 +99,7 @@ def keep_facts_in_cache() -> None:
 def open_cache(
     kind: Literal["none", "memory", "disk"], samples: Sequence[Sample], *, channels: int = 3
 ) -> FrameCache | None:
-    """Open the cache that `data.cache` names for samples without repetitions."""
+    """Open the cache that `data.cache` names for different samples; EnvironmentProblem if it has no room."""
     if kind == "none":
         return None
     folder = MEMORY_FOLDER / f"everest-{os.getuid()}" if kind == "memory" else cache_folder() / "frames"

@@ -43,7 +43,7 @@ MAX_CLASS_WEIGHT: Final = 100.0
 def class_weights(
     samples: Sequence[Sample], heads: Heads, setting: str | Mapping[str, float], names: Sequence[str] | None
 ) -> list[NDArray[np.float32] | None]:
-    """Return the class weights of each head, (classes,); None if all its classes count the same.
+    """The class weights (classes,) of each head, None if all count the same; RecipeError for unknown names.
 
     `balanced` weights a single-label class in inverse proportion to its videos, so that the mean weight of a
     video is 1 (as scikit-learn), and the positives of a multi-label class by negatives / positives. A class

@@ -124,7 +124,7 @@ def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample],
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> ClipDataset | None:
-    """The center view of each video of `data.val`; None if that is not set."""
+    """The center view of each video of `data.val`, None if not set; DataError if the metric needs classes."""
     data, section = recipe.data, recipe.finetune
     if data.val is None:
         return None
@@ -153,7 +153,7 @@ def evaluation_clips(recipe: Recipe, classes: Classes) -> ClipDataset:
 
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
-    """The `eval.clips` x `eval.crops` views of a video."""
+    """The `eval.clips` x `eval.crops` views of a video; RecipeError for more than MAX_VIEWS."""
     if recipe.eval.clips * recipe.eval.crops > MAX_VIEWS:
         raise RecipeError(
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "

@@ -233,7 +233,7 @@ class Ring:
         return {name: tensor[slot, :samples] for name, tensor in self._tensors.items()}
 
     def pin(self) -> None:
-        """Pin the memory, so that copies to a GPU need no further copy and can be asynchronous."""
+        """Pin the memory for asynchronous copies to a GPU; EnvironmentProblem if CUDA cannot."""
         runtime: Any = torch.cuda.cudart()
         code = int(runtime.cudaHostRegister(self.memory.data_ptr(), self.memory.numel(), 0))
         if code:

@@ -34,7 +34,7 @@ class Classes:
         """The heads for a training set; numbers are standardized by their mean and std in it.
 
         The number of classes is `data.num_classes`, else the number of names, else one more than the highest
-        label.
+        label. DataError for fewer than two classes, far more than have a sample, or numbers that are equal.
         """
         if data.heads:
             heads = named_heads(data.heads)

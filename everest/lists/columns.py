@@ -79,7 +79,7 @@ BY_NAME: Final = SheetColumns()
 
 
 def rows_in(source: Location) -> list[ListRow] | None:
-    """The rows of a list, or of the index of shards; None for a folder of videos."""
+    """The rows of a list, or of the index of shards; None for a folder. DataError if they are damaged."""
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{no_such(source)}; set data.root (in most commands: --data DIR)")
@@ -88,7 +88,7 @@ def rows_in(source: Location) -> list[ListRow] | None:
 
 
 def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
-    """Read the rows of a list."""
+    """Read the rows of a list; DataError for an empty list, or one whose lines have different fields."""
     lines = read_lines(file)
     if not lines:
         raise DataError(f"{file}: the list is empty; it needs a line `path label` for every video")
@@ -121,7 +121,7 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
 
 
 def read_lines(file: Location) -> list[tuple[int, str]]:
-    """Read the nonblank lines of a text file with their numbers from 1; skip a byte order mark."""
+    """The nonblank lines of a text with their numbers from 1; DataError if it is not UTF-8, or a video."""
     refuse_video(file)
     with as_data_error(file):
         content = file.read_bytes()
@@ -223,7 +223,10 @@ def is_header(fields: Sequence[str]) -> bool:
 
 
 def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns) -> Header | None:
-    """Read the header in the first of the `rows` of a list, at file:line `where`; None if it has none."""
+    """Read the header in the first of the `rows` of a list, at file:line `where`; None if it has none.
+
+    RecipeError for a chosen column that is missing or holds labels; DataError for other wrong names.
+    """
     names = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
     options = {"label": "--class-column ", GROUP_COLUMN: "--group column:"}
     for role, column in chosen.by_role.items():
@@ -283,6 +286,7 @@ def _plain(field: str) -> str:
 
 
 def as_number(text: str) -> float | None:
+    """The number that a text is, as `float` reads it; None if it is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -290,7 +294,7 @@ def as_number(text: str) -> float | None:
 
 
 def find_index(source: Location) -> Location | None:
-    """The index that a path names: the path itself, or the only index in a folder, or None."""
+    """The index that a path names: itself, or the only one in a folder, or None; DataError for several."""
     if source.name.endswith(INDEX_SUFFIX):
         return source
     if not source.is_dir():
@@ -308,7 +312,7 @@ def refuse_shards(source: Location) -> None:
 
 
 def read_index(file: Location) -> list[ListRow]:
-    """Read the rows of an index, each with the part of a shard that is its video."""
+    """Read the rows of an index, each with its part of a shard; DataError if index or shards are damaged."""
     folder = file.parent.absolute()
     rows = []
     with reading_own(file, fix=_SHARDS_FIX, error=DataError):

@@ -18,7 +18,7 @@ LIST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
 
 
 def named_videos(paths: Sequence[Path]) -> list[Path]:
-    """The files, and all videos below the folders."""
+    """The files, and all videos below the folders; DataError for a path without a video."""
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such video or folder")
@@ -40,7 +40,8 @@ def refuse_same_stems(videos: Sequence[Path]) -> None:
 def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
     """The samples of files, folders and lists, whose paths are relative to `root`, else to the list's folder.
 
-    Missing videos are left to the reader of the samples.
+    Missing videos are left to the reader of the samples. RecipeError for a `root` without a list, DataError
+    for an empty folder or a wrong line.
     """
     lists = {path for path in paths if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()}
     if root is not None and not lists:
@@ -92,6 +93,7 @@ def read_tables(sources: Sequence[str], root: str | None) -> Iterator[VideoTable
     """Read the lists, folders or URLs that a user names, with paths relative to the folder `root`.
 
     None takes the folder of a list, a folder itself, or the parent of each of several folders.
+    DataError for missing videos, wrong lines, shards, and a folder that is not inside `root`.
     """
     for text in sources:
         location = parse_location(text)

@@ -42,30 +42,33 @@ class LabelRules:
 
         A label that is a class name selects that class; any other integer is an index. If one of the names
         is an integer, labels are read as names only. `|` joins several classes; an empty cell has none.
+
+        Raises:
+            ValueError: with the problem, if a label is missing or wrong.
         """
-        labels: list[Label] = []
-        for head in self.heads:
-            column = column_of(head)
-            text = row.values.get(column)
-            if head.task == MULTI_LABEL:
-                parts = [part.strip() for part in text.split(JOINED_BY)] if text else []
-                classes = sorted({self._index(head, part) for part in parts if part})
-                if len(classes) < len(parts):
-                    problem = f"has a class twice, or nothing between two '{JOINED_BY}'"
-                    raise ValueError(f"{column} '{shown(text)}' {problem}")
-                labels.append(tuple(classes))
-            elif text is None:
-                raise ValueError(f"no {column} in {quote(row.text)}; {LINE_FORMAT}")
-            elif head.task == "regression":
-                number = as_number(text)
-                is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
-                if number is None or not is_plain or not abs(number) <= LARGEST_LABEL:  # or not a number
-                    fix = f"write numbers like 1.5, none beyond {LARGEST_LABEL:g}"
-                    raise ValueError(f"{column} '{shown(text)}' is not a number; {fix}")
-                labels.append(number)
-            else:
-                labels.append(self._index(head, text))
-        return tuple(labels)
+        return tuple(self._label(row, head) for head in self.heads)
+
+    def _label(self, row: ListRow, head: Head) -> Label:
+        """The label of a row for a head."""
+        column = column_of(head)
+        text = row.values.get(column)
+        if head.task == MULTI_LABEL:
+            parts = [part.strip() for part in text.split(JOINED_BY)] if text else []
+            classes = sorted({self._index(head, part) for part in parts if part})
+            if len(classes) < len(parts):
+                problem = f"has a class twice, or nothing between two '{JOINED_BY}'"
+                raise ValueError(f"{column} '{shown(text)}' {problem}")
+            return tuple(classes)
+        if text is None:
+            raise ValueError(f"no {column} in {quote(row.text)}; {LINE_FORMAT}")
+        if head.task == "regression":
+            number = as_number(text)
+            is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
+            if number is None or not is_plain or not abs(number) <= LARGEST_LABEL:  # or not a number
+                fix = f"write numbers like 1.5, none beyond {LARGEST_LABEL:g}"
+                raise ValueError(f"{column} '{shown(text)}' is not a number; {fix}")
+            return number
+        return self._index(head, text)
 
     def _index(self, head: Head, text: str) -> int:
         """The index of a class; raises ValueError if there is no such class."""
@@ -124,7 +127,7 @@ def column_of(head: Head) -> str:
 
 
 def read_class_names(file: Location) -> tuple[str, ...]:
-    """Read class names, one per line in the order of their indices."""
+    """Read class names, one per line in the order of their indices; DataError for none, or one twice."""
     line_of: dict[str, int] = {}
     for number, line in read_lines(file):
         name = line.strip()

@@ -6,7 +6,7 @@ labels, any folder of videos will do. A folder of images counts as a video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -88,6 +88,8 @@ def read_samples(
         of_model: whether a trained model fixes the classes, so that names used in the source may not define
             them: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
+    Raises:
+        DataError: wrong lines, unknown classes or missing videos; the message names the first ones.
     """
     heads = heads or (Head(outputs=0),)
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
@@ -115,6 +117,8 @@ def read_labeled(
         class_names, may_miss: see `read_samples`.
         task: None infers it from the labels.
         heads: from another list, which also fixes the classes; empty infers them from columns `label.NAME`.
+    Raises:
+        DataError, RecipeError: as `read_samples`; an option that has no effect on this source.
     """
     of_model = bool(heads)
     rows: Sequence[ListRow] | None = None  # None for a folder of videos
@@ -285,6 +289,22 @@ def _samples_of_list(
     file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, may_miss: bool
 ) -> tuple[Sample, ...]:
     """The samples of a list; DataError with the first wrong rows or missing videos."""
+    samples = _samples_of_rows(rows, root, rules)
+    # The shards that an index names are known to be there.
+    listed = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.member is None]
+    absent = _absent_videos({sample.path for _, sample in listed})
+    if absent and all(sample.path in absent for _, sample in listed):
+        raise DataError(
+            f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
+            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
+        )
+    if not may_miss:
+        _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])
+    return samples
+
+
+def _samples_of_rows(rows: Sequence[ListRow], root: Location, rules: LabelRules | None) -> tuple[Sample, ...]:
+    """The samples of rows; DataError for wrong rows, and for two classes of one video or segment."""
     samples: list[Sample] = []
     problems: list[str] = []
     first_rows: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its class
@@ -305,8 +325,11 @@ def _samples_of_list(
                 f"{first.where.rpartition(':')[2]}; keep one of the rows"
             )
     _refuse(problems)
-    # The shards that an index names are known to be there.
-    listed = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.member is None]
+    return tuple(samples)
+
+
+def _absent_videos(paths: Collection[str]) -> dict[str, str]:
+    """The paths without a video, and why."""
 
     @cache  # lists each folder of a storage once
     def children(folder: RemotePath) -> set[RemotePath]:
@@ -315,8 +338,8 @@ def _samples_of_list(
         except FileNotFoundError:
             return set()
 
-    absent: dict[str, str] = {}  # the paths without a video, and why
-    for path in sorted({sample.path for _, sample in listed}):
+    absent: dict[str, str] = {}
+    for path in sorted(paths):
         video = parse_location(path)
         try:
             exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
@@ -325,14 +348,7 @@ def _samples_of_list(
             exists, reason = False, f"cannot look for {path}: {error.strerror}"
         if not exists:
             absent[path] = reason
-    if absent and all(sample.path in absent for _, sample in listed):
-        raise DataError(
-            f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
-            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
-        )
-    if not may_miss:
-        _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])
-    return tuple(samples)
+    return absent
 
 
 def _refuse(problems: Sequence[str]) -> None:

@@ -37,6 +37,8 @@ def read_source(
         labeled: False ignores labels (pre-training).
         classes: those of the training set, for the labels of another set; None for the training set.
         may_miss: ignore missing videos, unless all of them are missing.
+    Raises:
+        DataError, RecipeError: as `find_source` and `read_samples`; class names that the model does not have.
     """
     location, notice = find_source(data, key, labeled=labeled)  # first: else class names would be missed
     notices = () if notice is None else (notice,)
@@ -117,7 +119,8 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
     """The list or folder that `data.KEY` names, or one in its place and a line that says so.
 
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder is read as by `list_in`. Without
-    labels, and if the recipe sets no classes, all videos below `data.root` are read.
+    labels, and if the recipe sets no classes, all videos below `data.root` are read. RecipeError if
+    `data.KEY` is not set, DataError if nothing is there.
     """
     source = getattr(data, key)
     if source is None:

@@ -41,6 +41,8 @@ def write_index(
         split: the number of the official split, if there are several.
     Returns:
         The document of `everest prepare index --json`; in `data`, the keys of a recipe for the lists.
+    Raises:
+        DataError, RecipeError: no layout or several ones, no video, or a list that exists.
     """
     for searched in (folder, annotations or folder):
         if not searched.is_dir():

@@ -21,13 +21,13 @@ from everest.errors import RecipeError
 from everest.lists.columns import COLUMNS
 from everest.lists.inputs import VideoTable
 from everest.prepare.check import damage_after_decoding
-from everest.system.events import Report, notice
+from everest.system.events import Report
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
-from everest.system.storage import parse_location
+from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, decode_frames
-from everest.video.file_processes import Failure, map_apart
+from everest.video.file_processes import Failure, collect_apart
 from everest.video.folders import video_name
 from everest.video.images import video_files
 from everest.video.reader import resized_frames, video_info
@@ -77,20 +77,11 @@ def encode_videos(
     values = map(str, (settings.short_side, *astuple(settings.codec)))
     settings_file = output / (SETTINGS_PREFIX + "-".join(values))
     targets = _plan_targets(originals, output, settings_file, overwrite=overwrite)
-    files: dict[str, EncodedFile] = {}
-    failed: list[tuple[str, str]] = []
     with sole_writer(settings_file):
         write_text(settings_file, "")
         encode = partial(encode_video, targets=targets, settings=settings, overwrite=overwrite)
-        results = map_apart(encode, list(targets), workers=workers, limit=timeout)
-        for done, (source, result) in enumerate(results, start=1):
-            report({"event": "video", "done": done, "videos": len(targets)})
-            if isinstance(result, EncodedFile):
-                files[source] = result
-            else:
-                failed.append((source, result.reason))
-                report(notice(f"{source}: {result.reason}"))
-        failed.sort()
+        files, reasons = collect_apart(encode, list(targets), workers=workers, limit=timeout, report=report)
+        failed = sorted(reasons.items())
         lists = _write_lists(originals, output, files, failed)
     return {
         "videos": len(targets),
@@ -124,11 +115,7 @@ def _plan_targets(
         videos = {path: original.video(path) for path in original.rows_by_path()}
         refuse_inputs(output, [original.location, *videos.values()], fix="choose a folder of its own")
         for path, video in videos.items():
-            # A path that stays inside a folder: no root, no protocol, no steps upward.
-            steps = PurePosixPath(path.split("://", 1)[-1]).parts
-            inside = [step for step in steps if step not in ("/", "..")] or [video.name]
-            name = f"{video_name(parse_location(inside[-1]))}.mp4"
-            target = targets[str(video)] = output.joinpath(*inside[:-1], name)
+            target = targets[str(video)] = _target(output, path, video)
             first = source_of.setdefault(target, str(video))
             if first != str(video):
                 fix = "give --data, a folder above both, or rename one"
@@ -145,6 +132,13 @@ def _plan_targets(
     for file in others:
         file.unlink()
     return targets
+
+
+def _target(output: Path, path: str, video: Location) -> Path:
+    """The file below `output` for the path of a video, without its root, protocol and steps upward."""
+    steps = PurePosixPath(path.split("://", 1)[-1]).parts
+    *folders, name = [step for step in steps if step not in ("/", "..")] or [video.name]
+    return output.joinpath(*folders, f"{video_name(parse_location(name))}.mp4")
 
 
 def _write_lists(
@@ -177,7 +171,7 @@ def _write_lists(
 def encode_video(
     source: str, targets: Mapping[str, Path], settings: EncodeSettings, *, overwrite: bool
 ) -> EncodedFile | Failure:
-    """Encode a video, unless the target was made from it, wherever it was, with the same settings."""
+    """Encode a video, unless the target was made from it with the same settings; Failure with the reason."""
     video = parse_location(source)
     target = targets[source]
     try:

@@ -59,15 +59,23 @@ class ShardPlan:
     fingerprint: str  # of the lines, the versions of the videos and the limits
 
     def tar(self, number: int) -> Path:
+        """The file of a shard."""
         return self.folder / f"{self.stem}-{number:06d}.tar"
 
     def existing(self) -> list[Path]:
         """The existing shards of a list of this name, by this plan or another."""
         return sorted(self.folder.glob(f"{escape(self.stem)}-{'[0-9]' * 6}.tar"))
 
+    def saved_fingerprint(self) -> str | None:
+        """The fingerprint of the plan that an earlier call finished or started; None without one."""
+        for file in (self.index, self.progress):
+            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # or an incomplete file
+                return parse_json(file.read_bytes())["plan"]
+        return None
+
 
 def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
-    """Plan the shards, filled one after the other in the order of the list."""
+    """Plan the shards, filled in the order of the list; DataError for images, or videos of unknown size."""
     entries: list[ShardEntry] = []
     versions: list[tuple[int, str]] = []
     for number, (path, rows) in enumerate(source.rows_by_path().items()):
@@ -112,6 +120,8 @@ def write_shards(
         max_count: limit for the number of videos in a shard.
     Returns:
         The document of `everest prepare shard --json`: the path of the index, and counts.
+    Raises:
+        DataError, RecipeError: an unreadable or changed video; an output folder with other files.
     """
     rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in source.rows)
     source = replace(source, rows=rows)
@@ -122,12 +132,7 @@ def write_shards(
     suffixes = (INDEX_SUFFIX, PLAN_SUFFIX)
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(suffixes))
     with sole_writer(plan.index):
-        saved = None  # fingerprint of the plan that an earlier call finished or started
-        for file in (plan.index, plan.progress):
-            # No file, or not a complete one: not a plan.
-            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                saved = parse_json(file.read_bytes())["plan"]
-                break
+        saved = plan.saved_fingerprint()
         if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
             others = f"holds shards of another {plan.stem}, or of other sizes or versions of the videos"
             raise RecipeError(f"--output {output}: {others}; choose another folder, or use --overwrite")
@@ -163,20 +168,20 @@ def _write_shard(part: Sequence[ShardEntry], file: Path) -> None:
                 data = video_bytes(entry.video)
             if len(data) != entry.size:
                 raise DataError(f"{entry.video}: changed while the shards were written; run again")
-            lines: list[dict[str, str | int | float]] = []
-            for row in entry.rows:  # WebDataset's readers expect numbers in columns that can hold one
-                lines.append(line := dict(row))
-                for name, text in row.items():
-                    if is_integer(text) and (name in SEGMENT_COLUMNS or name.startswith("label")):
-                        line[name] = int(text)
-                    elif name in SEGMENT_COLUMNS:
-                        line[name] = float(text)
+            lines = [{name: _typed(name, text) for name, text in row.items()} for row in entry.rows]
             facts = lines[0] if len(lines) == 1 else {"path": entry.path, "segments": lines}
             members = {entry.member: data, f"{entry.key}.json": json.dumps(facts).encode()}
             for name, content in sorted(members.items()):
                 info = tarfile.TarInfo(name)  # neither time nor owner
                 info.size = len(content)
                 tar.addfile(info, BytesIO(content))
+
+
+def _typed(column: str, text: str) -> str | int | float:
+    """A cell of a list as WebDataset's readers expect it: a number in a column that can hold one."""
+    if is_integer(text) and (column in SEGMENT_COLUMNS or column.startswith("label")):
+        return int(text)
+    return float(text) if column in SEGMENT_COLUMNS else text
 
 
 def _index(plan: ShardPlan, source: VideoTable) -> str:

@@ -78,6 +78,8 @@ class LabeledVideos:
                 list; None: its column `group`, if it has one.
             class_column: of a sheet; None finds it by its name.
             classes: the file of class names.
+        Raises:
+            DataError, RecipeError: as `read_labeled` and `with_groups`; a sample without a group or with two.
         """
         column = group.removeprefix(COLUMN_PREFIX) if group and group.startswith(COLUMN_PREFIX) else None
         data = read_labeled(
@@ -127,7 +129,7 @@ class LabeledVideos:
     ) -> dict[str, str]:
         """Write the lists that have a sample, and `classes.txt`; returns the path of each list.
 
-        A `classes.txt` that has these names already is kept.
+        A `classes.txt` that has these names already is kept. RecipeError for a list that may not be replaced.
         """
         paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
         written = list(paths.values())
@@ -158,7 +160,8 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
     """Set the groups of samples from their paths relative to `root`, as `--group` says.
 
     `folder` takes the folder, `path:REGEX` (or an expression with a `/`) a part of the path, any other
-    expression a part of the file name.
+    expression a part of the file name. RecipeError without one pair of parentheses, DataError for a path that
+    does not match.
     """
     expression = text.removeprefix(PATH_PREFIX)
     searches_path = text.startswith(PATH_PREFIX) or "/" in text
@@ -199,7 +202,7 @@ def group_of(sample: Sample) -> str:
 
 
 def read_shares(text: str) -> dict[str, float]:
-    """Parse `70/15/15` (train, val, test) or `80/20` (train, test) to shares that add up to one."""
+    """Shares that add up to one, of `70/15/15` (train, val, test) or `80/20`; RecipeError for other texts."""
     numbers: list[float] = []
     with suppress(ValueError):
         numbers = [float(part) for part in text.split("/")]

@@ -21,10 +21,10 @@ from everest.lists.reading import SampleList
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import MOST_CHANGE
 from everest.prepare.check import min_median_max
-from everest.system.events import Report, notice
+from everest.system.events import Report
 from everest.system.types import Floats
 from everest.video.facts import clear_video_cache
-from everest.video.file_processes import Failure, map_apart
+from everest.video.file_processes import Failure, collect_apart
 from everest.video.pixels import IMAGENET
 from everest.video.reader import read_frames, video_info
 from everest.video.stream import VideoError
@@ -83,7 +83,7 @@ def measure_video(path: str) -> VideoMeasures | Failure:
 
 
 def take_stats(data: SampleList, *, most: int | None, workers: int, report: Report) -> dict[str, Any]:
-    """Measure videos, all with the same weight, whatever their size and length.
+    """Measure videos, all with the same weight, whatever their size; VideoError if none can be read.
 
     Args:
         most: limit for the videos of each class, sampled at random, always the same; None takes all.
@@ -98,15 +98,9 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         places = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
         sampled = [group[number] for group, numbers in places for number in sorted(numbers)]
     paths = list(dict.fromkeys(sample.path for sample in sampled))
-    measured: dict[str, VideoMeasures] = {}
-    skipped: dict[str, str] = {}  # the reasons
-    for path, result in map_apart(measure_video, paths, workers=workers, limit=SECONDS_PER_VIDEO):
-        if isinstance(result, VideoMeasures):
-            measured[path] = result
-        else:
-            skipped[path] = result.reason
-            report(notice(f"{path}: {result.reason}"))
-        report({"event": "video", "done": len(measured) + len(skipped), "videos": len(paths)})
+    measured, skipped = collect_apart(
+        measure_video, paths, workers=workers, limit=SECONDS_PER_VIDEO, report=report
+    )
     if not measured:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
     videos = [measured[path] for path in paths if path in measured]

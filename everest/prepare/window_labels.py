@@ -92,7 +92,7 @@ def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassS
 def label_samples(
     samples: Sequence[Sample], bouts: Bouts, *, task: Task | None = None
 ) -> tuple[list[Sample], list[str], Task]:
-    """Label windows with the classes of the bouts in them.
+    """Label windows with the classes of the bouts in them; DataError for a name that no list can hold.
 
     Args:
         samples: segments of videos in seconds. Leave out those that touch unscored time first
@@ -112,11 +112,7 @@ def label_samples(
         # A bout of the background states that nothing happens.
         class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
         window_labels[path] = iter(label_windows(spans, class_bouts))
-        ends: dict[str, float] = {}  # of the bouts of each class; touching bouts do not overlap
-        for bout in sorted(class_bouts, key=lambda bout: bout.start):
-            others = [end for label, end in ends.items() if label != bout.label]
-            overlap = overlap or max(others, default=0.0) > bout.start + TIME_TOLERANCE
-            ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
+        overlap = overlap or _do_classes_overlap(class_bouts)
     labels = [next(window_labels[sample.path]) for sample in samples]
     names = sorted({name for seconds_of in labels for name in seconds_of})
     for name in names:
@@ -135,6 +131,16 @@ def label_samples(
         numbered = [(tuple(names.index(name) for name in seconds_of),) for seconds_of in labels]
     labeled = [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)]
     return labeled, names, task
+
+
+def _do_classes_overlap(bouts: Sequence[Bout]) -> bool:
+    """Whether bouts of two classes overlap in a video; touching bouts do not."""
+    ends: dict[str, float] = {}  # of the bouts of each class
+    for bout in sorted(bouts, key=lambda bout: bout.start):
+        if any(end > bout.start + TIME_TOLERANCE for label, end in ends.items() if label != bout.label):
+            return True
+        ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
+    return False
 
 
 def write_labeled(

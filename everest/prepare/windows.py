@@ -99,6 +99,8 @@ def write_windows(
         bouts: label the windows, by absolute paths (see `read_bouts`); videos without a bout are left out, as
             perhaps no one has looked at them. None: windows have no labels.
         task: see `label_samples`.
+    Raises:
+        DataError, RecipeError: no readable video or no scored window; an `out` that exists.
     """
     if task == "regression":
         raise RecipeError("--task regression: bouts have classes")

@@ -116,7 +116,7 @@ def unit_rows(features: NDArray[Any]) -> Floats:
 
 
 def read_feature_file(path: Path) -> FeatureFile:
-    """Read a `.safetensors` file of `everest extract --features video`."""
+    """Read a `.safetensors` file of `everest extract --features video`; DataError if it is none."""
     if path.suffix.lower() != FEATURE_SUFFIX or not path.is_file():
         problem = f"not a {FEATURE_SUFFIX} file of features" if path.exists() else "no such file"
         raise DataError(f"{path}: {problem}; {EXTRACT_FIX} --output F{FEATURE_SUFFIX}")
@@ -157,6 +157,8 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
 
     Args:
         model: for videos that are not in the file; None: there is none.
+    Raises:
+        DataError, RecipeError: no such row, readable video or moment; a `model` that is missing or another.
     """
     name = text
     moment = None
@@ -228,7 +230,7 @@ def nearest(file: FeatureFile, query: Query, *, top: int) -> list[Neighbor]:
     """Find up to `top` rows in the order of their similarity; equal ones in the order of the file.
 
     Rows of the video that the query is from are left out. Of windows of one video that overlap, only the most
-    similar one is returned.
+    similar one is returned. RecipeError for features of another width.
     """
     if query.vectors.shape[1] != file.units.shape[1]:
         raise RecipeError(

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from everest.system.events import Report, notice
 from everest.system.processes import start_process
 from everest.system.signals import signal_name
 
@@ -69,6 +70,27 @@ def map_apart(
     finally:
         for worker in busy.values():
             worker.end()
+
+
+def collect_apart(
+    work: Callable[[str], Result | Failure],
+    items: Sequence[str],
+    *,
+    workers: int,
+    limit: float,
+    report: Report,
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """`map_apart` all videos; returns the results, and the reasons of those without one, both by video."""
+    results: dict[str, Result] = {}
+    failed: dict[str, str] = {}
+    for item, result in map_apart(work, items, workers=workers, limit=limit):
+        if isinstance(result, Failure):
+            failed[item] = result.reason
+            report(notice(f"{item}: {result.reason}"))
+        else:
+            results[item] = result
+        report({"event": "video", "done": len(results) + len(failed), "videos": len(items)})
+    return results, failed
 
 
 class _Worker(Generic[Result]):

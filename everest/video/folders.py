@@ -104,7 +104,7 @@ def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
     """The folders for the lists `train`, `val` and `test`; empty if the folders of `root` are classes.
 
     Folders with a name of `SPLITS`, in upper or lower case, are lists if `root` has no others, or if one for
-    training has class folders. A class may be called `test`.
+    training has class folders. A class may be called `test`. DataError for two folders of one list.
 
     Args:
         labeled: False: a folder for training needs no class folders.

@@ -51,7 +51,7 @@ class _Packet(NamedTuple):
 
 
 def packet_sizes(path: Video) -> PacketSizes:
-    """Read the packets of a file; after damage, from the next keyframe on."""
+    """Read the packets of a file; after damage, from the next keyframe on. VideoError if none has a time."""
     if image_folder(path) is not None:
         raise VideoError(path, NO_SECONDS)
     with open_stream(path) as (container, stream):

@@ -95,7 +95,7 @@ def check_frame_size(path: str | Video, size: tuple[int, int], frame: str = "fra
 
 
 def open_container(path: Video) -> InputContainer:
-    """Open a local file or bytes in memory, and nothing that the file refers to."""
+    """Open a local file or bytes in memory, not what it refers to; VideoError if it is not a video file."""
     with decoder_errors(path):
         with open_bytes(path) as file:
             begin = file.read(HEAD_BYTES)
@@ -124,7 +124,7 @@ def decoder_options(codec: str) -> dict[str, str]:
 
 @contextmanager
 def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its first video stream, which one thread decodes."""
+    """Open a file and its first video stream, which one thread decodes; VideoError if it has none."""
     with open_container(path) as container:
         with decoder_errors(path):
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]

@@ -41,7 +41,7 @@ Codec = H264 | Mjpeg
 
 
 def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, gop: int = 12) -> None:
-    """Write (F, H, W, 3) uint8 frames as H.264, yuv420p.
+    """Write (F, H, W, 3) uint8 frames as H.264, yuv420p; VideoError for an odd height or width.
 
     Args:
         crf, gop: see `H264`.

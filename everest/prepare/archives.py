@@ -65,25 +65,13 @@ def write_index(
     written += [output / INDEX_REPORT] if problems else []
     refuse_existing(written, overwrite=overwrite, read=chain(*sources.values()))
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
-    names, heads = names_needed(class_names), list(layout.heads)
+    names = names_needed(class_names)
     for file, samples in zip(written, lists.values(), strict=False):
-        write_list(file, samples, root=root, class_names=names, head_names=heads)
+        write_list(file, samples, root=root, class_names=names, head_names=list(layout.heads))
     if problems:
         write_table(output / INDEX_REPORT, [("problem", "list", "video"), *problems])
-    below = Path(os.path.relpath(output.absolute(), root))
-    labeled = {name: str(below / f"{name}.csv") for name in lists if has_labels.get(name)}
-    data: dict[str, Any] = {
-        "root": str(root),
-        "train": labeled.get("train"),
-        "val": labeled.get("val"),
-        # If test labels are secret, publications report the validation set.
-        "test": labeled.get("test", labeled.get("val")),
-        "pretrain": None if labeled else str(below / written[0].name),
-    }
     if class_names:
         write_lines(output / CLASSES_FILE, class_names)
-        data |= {"classes": str(below / CLASSES_FILE), "num_classes": len(class_names)}
-    data |= {"heads": dict(layout.heads)} if heads else {}
     return {
         "layout": layout.name,
         "lists": {name: len(samples) for name, samples in lists.items()},
@@ -91,8 +79,28 @@ def write_index(
         "missing": len(missing),
         "extra": len(extra),
         "written": list(map(str, written)),
-        "data": data | dict(layout.settings),
+        "data": _data_section(root, output, list(lists), class_names, layout),
     }
+
+
+def _data_section(
+    root: Path, output: Path, lists: Sequence[str], class_names: Sequence[str], layout: Layout
+) -> dict[str, Any]:
+    """The keys of a recipe for the named lists in the folder `output`."""
+    below = Path(os.path.relpath(output.absolute(), root))
+    labeled = {name: str(below / f"{name}.csv") for name in lists if not name.endswith(UNLABELED)}
+    data: dict[str, Any] = {
+        "root": str(root),
+        "train": labeled.get("train"),
+        "val": labeled.get("val"),
+        # If test labels are secret, publications report the validation set.
+        "test": labeled.get("test", labeled.get("val")),
+        "pretrain": None if labeled else str(below / f"{lists[0]}.csv"),
+    }
+    if class_names:
+        data |= {"classes": str(below / CLASSES_FILE), "num_classes": len(class_names)}
+    data |= {"heads": dict(layout.heads)} if layout.heads else {}
+    return data | dict(layout.settings)
 
 
 def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:

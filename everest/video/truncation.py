@@ -134,10 +134,12 @@ def pes_state(path: Video, begin: int | None) -> tuple[bool, bool]:
             if has_data:
                 if not follows or is_damaged:
                     return False, False
-                last_number, is_filled_up = number, False
-                if controls & 0x20:  # a field: longer than its clocks need?
-                    length, contents = part[4], part[5]
-                    clocks = 6 * bool(contents & 0x10) + 6 * bool(contents & 8) + bool(contents & 4)
-                    ends_in_filling = length > 1 + clocks and part[4 + length : 5 + length] == b"\xff"
-                    is_filled_up = length == 0 or ends_in_filling
+                last_number, is_filled_up = number, bool(controls & 0x20) and _is_filled_up(part)
     return is_filled_up or not part, True
+
+
+def _is_filled_up(part: bytes) -> bool:
+    """Whether the field of a part of a transport stream is longer than its clocks need."""
+    length, contents = part[4], part[5]
+    clocks = 6 * bool(contents & 0x10) + 6 * bool(contents & 8) + bool(contents & 4)
+    return length == 0 or (length > 1 + clocks and part[4 + length : 5 + length] == b"\xff")

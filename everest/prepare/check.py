@@ -26,7 +26,7 @@ from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal
 from everest.system.storage import Location, parse_location
-from everest.video.decoding import Loss, Survey, decode_frames
+from everest.video.decoding import LostPackets, Survey, decode_frames
 from everest.video.facts import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.images import image_folder, image_frames
@@ -75,15 +75,15 @@ def decode_completely(path: str) -> CheckedFile:
             return replace(blank, frames=info.frames, content=_decode_images(folder))
         with as_video_error(video), open_bytes(video) as opened:
             content = hashlib.file_digest(opened, _digest).hexdigest()
-        losses: list[Loss] = []
-        with closing(decode_frames(video, survey=Survey(losses=losses))) as frames:
+        lost: list[LostPackets] = []
+        with closing(decode_frames(video, survey=Survey(lost=lost))) as frames:
             count = sum(1 for _ in frames)
         return replace(
             blank,
             frames=count,
             seconds=round(FrameTimes.of(video).end, 6),
             content=content,
-            reason=damage_after_decoding(video, frames=count, losses=losses),
+            reason=damage_after_decoding(video, frames=count, lost=lost),
         )
     except VideoError as error:
         is_lasting = blank.lasting and type(error.__cause__) is not PermissionError
@@ -102,14 +102,14 @@ def _decode_images(folder: Location) -> str:
     return digest.hexdigest()
 
 
-def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
+def damage_after_decoding(video: Video, *, frames: int, lost: Sequence[LostPackets]) -> str | None:
     """Describe the damage of a file that was decoded completely, to `frames` frames; None without damage."""
     damage = known_damage(video)
     expected = video_info(video).frames
     if damage is None and frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
-    if damage is None and losses:
-        return f"damaged after {losses[0].frames} frames"
+    if damage is None and lost:
+        return f"damaged after {lost[0].frames} frames"
     return damage
 
 

@@ -26,7 +26,7 @@ from everest.system.files import atomic_file, check_new_folder, refuse_inputs, w
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.storage import Location, parse_location
-from everest.video.decoding import Loss, decode_frames
+from everest.video.decoding import LostPackets, decode_frames
 from everest.video.file_processes import Failure, collect_apart
 from everest.video.folders import video_name
 from everest.video.images import video_files
@@ -215,10 +215,10 @@ def _write(video: Video, part: Path, settings: EncodeSettings, origin: dict[str,
     info = video_info(video)
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(MAX_DENOMINATOR)
     size = encoded_size(info.height, info.width, settings.short_side)
-    losses: list[Loss] = []
-    with closing(resized_frames(video, size, rate, losses=losses)) as frames:
+    lost: list[LostPackets] = []
+    with closing(resized_frames(video, size, rate, lost=lost)) as frames:
         written = write_timed_frames(part, frames, rate, codec=settings.codec, comment=json.dumps(origin))
-    reason = damage_after_decoding(video, frames=written, losses=losses)
+    reason = damage_after_decoding(video, frames=written, lost=lost)
     if reason:
         raise VideoError(video, reason)
     with closing(decode_frames(part)) as frames:

@@ -1,7 +1,7 @@
 """Decoding: the frames of a file in display order, from a known keyframe on and past all damage.
 
 Decoders conceal missing data: a frame that refers to a damaged one looks valid, but is not the recorded one.
-Everything from the damage to the next keyframe is therefore left out, and counted as a loss.
+Everything from the damage to the next keyframe is therefore left out, and counted as lost.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Decoded(NamedTuple):
     output: int
 
 
-class Loss(NamedTuple):
+class LostPackets(NamedTuple):
     """Packets that cannot be decoded."""
 
-    frames: int  # before the loss
+    frames: int  # before them
     packets: int  # 0: known by the times of the frames only
 
 
@@ -71,7 +71,7 @@ class Survey:
 
     keys: list[Entry] = field(default_factory=list)  # keyframes
     stamps: list[int | None] = field(default_factory=list)  # of the packets, as decoded
-    losses: list[Loss] = field(default_factory=list)  # what cannot be decoded
+    lost: list[LostPackets] = field(default_factory=list)  # what cannot be decoded
     frames: int = 0  # decoded ones
 
 
@@ -88,7 +88,7 @@ class CheckedPacket(NamedTuple):
 class _Recovery:
     """Skips packets up to a keyframe, at the start and after damage."""
 
-    survey: Survey  # receives the losses
+    survey: Survey  # receives what is lost
     awaits_key: bool
     is_broken: bool = False  # by damage
     lost: int = 0  # packets since the damage
@@ -100,12 +100,12 @@ class _Recovery:
             if self.awaits_key:
                 self.lost += self.is_broken or is_damaged
             elif self.lost or self.is_broken:
-                self.add_loss()
+                self.add_lost()
         return self.awaits_key
 
-    def add_loss(self) -> None:
+    def add_lost(self) -> None:
         """Add the lost packets to the survey, after the frames up to now."""
-        self.survey.losses.append(Loss(self.survey.frames, self.lost))
+        self.survey.lost.append(LostPackets(self.survey.frames, self.lost))
         self.lost = 0
         self.is_broken = False
 
@@ -164,7 +164,7 @@ def decode_frames(
                 recovery.lost += is_lost
                 recovery.is_broken = recovery.awaits_key = True
     if recovery.lost:
-        recovery.add_loss()
+        recovery.add_lost()
     elif recovery.awaits_key and not recovery.is_broken:  # there is no keyframe
         survey.stamps.clear()
         yield from decode_frames(path, survey=survey, from_any=True)

@@ -24,7 +24,7 @@ from av import VideoFrame
 
 from everest.system.storage import RemotePath
 from everest.system.types import Span
-from everest.video.decoding import Loss, Survey, decode_frames, decode_images
+from everest.video.decoding import LostPackets, Survey, decode_frames, decode_images
 from everest.video.index import (
     CountedIndex,
     FrameIndex,
@@ -127,14 +127,14 @@ def read_facts(path: Video) -> VideoFacts:
     with decoder_errors(path):
         orientation, is_slanted = orientation_of(first)
     notices = [SLANTED_NOTICE] * is_slanted
-    index: FrameIndex | None = _stamped_index(path, header, first, starts_damaged=bool(survey.losses))
-    losses: list[Loss] = []
+    index: FrameIndex | None = _stamped_index(path, header, first, starts_damaged=bool(survey.lost))
+    lost: list[LostPackets] = []
     if index is None or not header.is_trusted:
         stamped = index
         step = stated.second / stated.fps
-        index, losses, repaired = count_frames(path, step=step, of_decoding=stated.of_decoding)
+        index, lost, repaired = count_frames(path, step=step, of_decoding=stated.of_decoding)
         notices += repaired.notices()
-        if stamped is not None and not losses and repaired.are_stored and len(index) == len(stamped):
+        if stamped is not None and not lost and repaired.are_stored and len(index) == len(stamped):
             index = stamped
     begin = 0.0
     seconds = np.arange(len(index)) / stated.fps
@@ -152,7 +152,7 @@ def read_facts(path: Video) -> VideoFacts:
         orientation=orientation,
         second=stated.second,
         decord_is_exact=header.suits_decord and orientation == Orientation() and is_plain,
-        missing=tuple(stated.missing(path, seconds, begin, 1 / fps, losses=losses)),
+        missing=tuple(stated.missing(path, seconds, begin, 1 / fps, lost=lost)),
         notices=tuple(notices),
     )
 

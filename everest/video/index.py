@@ -31,7 +31,7 @@ from everest.video.decoding import (
     MAX_HELD_FRAMES,
     Decoded,
     Entry,
-    Loss,
+    LostPackets,
     Skips,
     Survey,
     checksum,
@@ -282,7 +282,7 @@ def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
 
 def count_frames(
     path: Video, *, step: float, of_decoding: bool
-) -> tuple[CountedIndex, list[Loss], RepairedTimes]:
+) -> tuple[CountedIndex, list[LostPackets], RepairedTimes]:
     """Decode a file to count its frames, and find the entries that work.
 
     Args:
@@ -308,17 +308,17 @@ def count_frames(
             outputs.append(output)
             stamps.append(frame.pts)
             last_duration = frame.duration or 0
-    losses = survey.losses
-    repaired = repair_times(stamps, survey.stamps, losses, of_decoding=of_decoding)
+    lost = survey.lost
+    repaired = repair_times(stamps, survey.stamps, lost, of_decoding=of_decoding)
     times = repaired.times
-    if not times.size and losses:
-        times = (numbers_among_lost(losses, len(outputs)) * step).round().astype(np.int64)
+    if not times.size and lost:
+        times = (numbers_among_lost(lost, len(outputs)) * step).round().astype(np.int64)
     marks = Counter(key.mark for key in survey.keys)
     distinct = [entry for entry in entries if marks[entry.mark] == 1]
     rows = [(first, *astuple(entry)) for first, entry in _find_entries(path, distinct, outputs, checksums)]
     columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
     index = CountedIndex(np.array(outputs, dtype=np.int64), times, *columns, last_duration=last_duration)
-    return index, losses, repaired
+    return index, lost, repaired
 
 
 def _find_entries(

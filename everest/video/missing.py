@@ -16,7 +16,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from everest.system.types import Span
-from everest.video.decoding import MAX_HELD_FRAMES, Loss
+from everest.video.decoding import MAX_HELD_FRAMES, LostPackets
 from everest.video.source import Video
 from everest.video.stream import DEFAULT_RATE, decoder_errors, open_stream, read_packets, stated_rate
 from everest.video.times import TIME_TOLERANCE
@@ -77,7 +77,7 @@ class StatedTimes:
         begin: float,
         step: float,
         *,
-        losses: Sequence[Loss] = (),
+        lost: Sequence[LostPackets] = (),
         breaks_off: bool = False,
     ) -> Iterator[Span]:
         """Yield the parts of a video that cannot be shown, inside it and at its end.
@@ -86,14 +86,14 @@ class StatedTimes:
             seconds: when its frames are shown, (F,), from the first one.
             begin: seconds after time 0 at which the first one is shown.
             step: seconds that a frame is shown.
-            losses: what cannot be decoded.
-            breaks_off: the last packets cannot be decoded, whatever the losses are.
+            lost: what cannot be decoded.
+            breaks_off: the last packets cannot be decoded, even if none are in `lost`.
         """
-        for loss in losses:
-            gap = _end_before_gap(seconds[: loss.frames], step) if loss.frames else -loss.packets * step
-            if loss.frames < seconds.size:
-                following = float(seconds[loss.frames])
-                if loss.packets or following - gap > step / 2:
+        for frames, packets in lost:
+            gap = _end_before_gap(seconds[:frames], step) if frames else -packets * step
+            if frames < seconds.size:
+                following = float(seconds[frames])
+                if packets or following - gap > step / 2:
                     yield gap, max(following, gap + step)
             else:
                 breaks_off = True

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from everest.errors import EnvironmentProblem, RecipeError, unknown_name
 from everest.system.types import Floats, Span
-from everest.video.decoding import Loss, Survey, decode_frames, decode_images
+from everest.video.decoding import LostPackets, Survey, decode_frames, decode_images
 from everest.video.facts import VideoFacts, VideoInfo, inspect_video
 from everest.video.images import NO_SECONDS, image_folder, image_frames, read_image
 from everest.video.index import FrameIndex, StampedIndex, numbered
@@ -237,13 +237,13 @@ def _damaged_frame(path: Video, number: int) -> VideoError:
 
 
 def resized_frames(
-    path: Video, size: tuple[int, int], rate: Fraction, *, losses: list[Loss]
+    path: Video, size: tuple[int, int], rate: Fraction, *, lost: list[LostPackets]
 ) -> Generator[TimedFrame]:
     """Yield all intact frames of a video, upright and scaled to `size` (H, W), from time 0.
 
     Args:
         rate: frames per second if the video has no display times.
-        losses: receives what cannot be decoded.
+        lost: receives what cannot be decoded.
     """
     folder = image_folder(path)
     if folder is not None:
@@ -255,7 +255,7 @@ def resized_frames(
     times = facts.index.times
     unit = Fraction(1) / Fraction(facts.second).limit_denominator(10**9)
     to_pixels = _pixel_converter(path, facts, size, Interpolation.BICUBIC)
-    with closing(decode_frames(path, survey=Survey(losses=losses))) as decoded:
+    with closing(decode_frames(path, survey=Survey(lost=lost))) as decoded:
         for number, frame in numbered(facts.index, decoded, range(facts.info.frames)):
             pixels = np.ascontiguousarray(to_pixels(frame))
             if times.size:

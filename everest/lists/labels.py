@@ -42,9 +42,7 @@ class LabelRules:
 
         A label that is a class name selects that class; any other integer is an index. If one of the names
         is an integer, labels are read as names only. `|` joins several classes; an empty cell has none.
-
-        Raises:
-            ValueError: with the problem, if a label is missing or wrong.
+        ValueError for a missing or wrong label.
         """
         return tuple(self._label(row, head) for head in self.heads)
 

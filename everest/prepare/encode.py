@@ -80,7 +80,7 @@ def encode_videos(
     with sole_writer(settings_file):
         write_text(settings_file, "")
         encode = partial(encode_video, targets=targets, settings=settings, overwrite=overwrite)
-        files, reasons = collect_apart(encode, list(targets), workers=workers, limit=timeout, report=report)
+        files, reasons = collect_apart(encode, list(targets), report, workers=workers, limit=timeout)
         failed = sorted(reasons.items())
         lists = _write_lists(originals, output, files, failed)
     return {

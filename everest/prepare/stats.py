@@ -98,9 +98,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         places = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
         sampled = [group[number] for group, numbers in places for number in sorted(numbers)]
     paths = list(dict.fromkeys(sample.path for sample in sampled))
-    measured, skipped = collect_apart(
-        measure_video, paths, workers=workers, limit=SECONDS_PER_VIDEO, report=report
-    )
+    measured, skipped = collect_apart(measure_video, paths, report, workers=workers, limit=SECONDS_PER_VIDEO)
     if not measured:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
     videos = [measured[path] for path in paths if path in measured]

@@ -13,6 +13,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from av import VideoFrame
 
 from everest.system.storage import RemotePath
 from everest.system.types import Span
-from everest.video.decoding import LostPackets, Survey, decode_frames, decode_images
+from everest.video.decoding import Survey, decode_frames, decode_images
 from everest.video.index import (
     CountedIndex,
     FrameIndex,
@@ -102,35 +103,36 @@ class VideoFacts:
     notices: tuple[str, ...]  # what was repaired
 
 
-class _Header(NamedTuple):
-    """What a file states about its video, and its packets in decode order."""
-
-    packets: list[StampedPacket]  # empty if they do not state when each frame is shown
-    is_trusted: bool  # whether the stamps of the packets can be right
-    stated: StatedTimes
-    is_sized: bool  # whether a frame size is stated
-    may_be_images: bool  # each packet; other formats state where a header before the image is
-    # decord 0.6 may read wrong pixels of 4:4:4 and AV1, and the wrong stream of several.
-    suits_decord: bool
-
-
 def read_facts(path: Video) -> VideoFacts:
     """Read a file's packets, and decode its first frame, or all if needed; VideoError if none can be."""
-    header = _read_header(path)
-    stated = header.stated
+    with open_stream(path) as (container, stream):
+        packets, is_trusted = stamped_packets(path, container, stream)
+        stated = StatedTimes.of(path, container, stream, len(packets))
+        with decoder_errors(path):
+            codec = stream.codec_context
+            is_sized = codec.width > 0
+            # Other formats state where a header before the image is.
+            may_be_images = codec.name == MOTION_JPEG and container.format.name.startswith("mov")
+            # decord 0.6 may read wrong pixels of 4:4:4 and AV1, and the wrong stream of several.
+            has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
+            is_av1 = codec.codec.name in ("av1", "libdav1d")
+            suits_decord = has_plain_pixels and not is_av1 and len(container.streams.video) == 1
     survey = Survey()
     with closing(decode_frames(path, survey=survey)) as frames:
         first = next((frame for frame, _ in frames), None)
     if first is None:
         problem = "no frame can be decoded"
-        raise VideoError(path, problem if header.is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
+        raise VideoError(path, problem if is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
     with decoder_errors(path):
         orientation, is_slanted = orientation_of(first)
     notices = [SLANTED_NOTICE] * is_slanted
-    index: FrameIndex | None = _stamped_index(path, header, first, starts_damaged=bool(survey.lost))
-    lost: list[LostPackets] = []
-    if index is None or not header.is_trusted:
-        stamped = index
+    if first.pts is not None and not survey.lost:
+        # No player shows frames that refer to others before the file.
+        packets = [packet for packet in packets if packet.time >= first.pts]
+    stamped = _stamped_index(path, packets, first, may_be_images=may_be_images)
+    if stamped is not None and is_trusted:
+        index, lost = stamped, []
+    else:
         step = stated.second / stated.fps
         index, lost, repaired = count_frames(path, step=step, of_decoding=stated.of_decoding)
         notices += repaired.notices()
@@ -151,43 +153,20 @@ def read_facts(path: Video) -> VideoFacts:
         index=index,
         orientation=orientation,
         second=stated.second,
-        decord_is_exact=header.suits_decord and orientation == Orientation() and is_plain,
+        decord_is_exact=suits_decord and orientation == Orientation() and is_plain,
         missing=tuple(stated.missing(path, seconds, begin, 1 / fps, lost=lost)),
         notices=tuple(notices),
     )
 
 
-def _read_header(path: Video) -> _Header:
-    """Read the packets of a file and what it states, without decoding."""
-    with open_stream(path) as (container, stream):
-        packets, is_trusted = stamped_packets(path, container, stream)
-        stated = StatedTimes.of(path, container, stream, len(packets))
-        with decoder_errors(path):
-            codec = stream.codec_context
-            has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
-            is_av1 = codec.codec.name in ("av1", "libdav1d")
-            return _Header(
-                packets=packets,
-                is_trusted=is_trusted,
-                stated=stated,
-                is_sized=codec.width > 0,
-                may_be_images=codec.name == MOTION_JPEG and container.format.name.startswith("mov"),
-                suits_decord=has_plain_pixels and not is_av1 and len(container.streams.video) == 1,
-            )
-
-
 def _stamped_index(
-    path: Video, header: _Header, first: VideoFrame, *, starts_damaged: bool
+    path: Video, packets: Sequence[StampedPacket], first: VideoFrame, *, may_be_images: bool
 ) -> StampedIndex | None:
-    """The index of the packets; None if they do not state when their frames are shown."""
-    packets = header.packets
-    if first.pts is not None and not starts_damaged:
-        # No player shows frames that refer to others before the file.
-        packets = [packet for packet in packets if packet.time >= first.pts]
+    """The index of packets whose first shown frame is given; None if there are none."""
     if not packets:
         return None
     are_images = False
-    if header.may_be_images:  # not if they are interlaced, for example: judged by the first one by time
+    if may_be_images:  # not if they are interlaced, for example: judged by the first one by time
         (alone,) = decode_images(path, [(max(0, min(packets).offset), min(packets).size)])
         with decoder_errors(path):
             are_images = alone is not None and np.array_equal(rgb(alone), rgb(first))

@@ -74,22 +74,22 @@ def map_apart(
 
 def collect_apart(
     work: Callable[[str], Result | Failure],
-    items: Sequence[str],
+    videos: Sequence[str],
+    report: Report,
     *,
     workers: int,
     limit: float,
-    report: Report,
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """`map_apart` all videos; returns the results, and the reasons of those without one, both by video."""
     results: dict[str, Result] = {}
     failed: dict[str, str] = {}
-    for item, result in map_apart(work, items, workers=workers, limit=limit):
+    for video, result in map_apart(work, videos, workers=workers, limit=limit):
         if isinstance(result, Failure):
-            failed[item] = result.reason
-            report(notice(f"{item}: {result.reason}"))
+            failed[video] = result.reason
+            report(notice(f"{video}: {result.reason}"))
         else:
-            results[item] = result
-        report({"event": "video", "done": len(results) + len(failed), "videos": len(items)})
+            results[video] = result
+        report({"event": "video", "done": len(results) + len(failed), "videos": len(videos)})
     return results, failed
 
 

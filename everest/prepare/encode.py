@@ -153,18 +153,17 @@ def _write_lists(
     else:
         (output / BAD_VIDEOS_FILE).unlink(missing_ok=True)
     written = []
-    for original in originals:
-        if original.is_list:
-            used = {name for row in original.rows for name in row}
-            columns = [name for name in dict.fromkeys([*COLUMNS, *sorted(used)]) if name in used]
-            rows = [columns]
-            for row in original.rows:
-                file = files.get(str(original.video(row["path"])))
-                if file is not None:
-                    changed = row | {"path": file.path.relative_to(output).as_posix()}
-                    rows.append([changed.get(name, "") for name in columns])
-            written.append(output / f"{original.location.stem}.csv")
-            write_table(written[-1], rows, quoted=True)
+    for original in (each for each in originals if each.is_list):
+        used = {name for row in original.rows for name in row}
+        columns = [name for name in dict.fromkeys([*COLUMNS, *sorted(used)]) if name in used]
+        rows = [columns]
+        for row in original.rows:
+            file = files.get(str(original.video(row["path"])))
+            if file is not None:
+                changed = row | {"path": file.path.relative_to(output).as_posix()}
+                rows.append([changed.get(name, "") for name in columns])
+        written.append(output / f"{original.location.stem}.csv")
+        write_table(written[-1], rows, quoted=True)
     return written
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -38,8 +38,9 @@ class BestCandidate:
 
     name: str
     reason: str
-    mean_of: tuple[str, ...]  # the candidates of the mean; empty: there is no mean
-    validation: Mapping[str, float | None]  # the metric of each on samples that none has learned from
+    mean_of: tuple[str, ...] = ()  # the candidates of the mean; empty: there is no mean
+    # The metric of each candidate on samples that none has learned from.
+    validation: Mapping[str, float | None] = field(default_factory=dict)
     inputs: Sequence[InputTest] = ()
     learned: bool = True  # whether its loss is lower than that of guessing by the frequencies of the labels
 
@@ -74,45 +75,57 @@ def choose(
         forced: the candidate to deliver; None: the best.
     """
     linear = {name: rows for name, rows in outputs.items() if name in LINEAR}
-    seen = ~np.isnan(next(iter(linear.values()))[:, 0])  # (N,)
-    chosen, mean_of, reason = next(iter(linear)), (), "the videos are of one group, so none can be compared"
-    learned = True
-    if seen.any():
-        loss_of = {name: losses(rows[seen], labels[seen], head).mean() for name, rows in linear.items()}
-        best, *others = sorted(linear, key=loss_of.__getitem__)
-        kinds = set(LINEAR[best])  # two models of one encoder would compute it twice
-        others = [name for name in others if not (kinds <= set(LINEAR[name]) or kinds >= set(LINEAR[name]))]
-        if others:
-            mean_of = (best, others[0])
-            linear[MEAN] = (linear[best] + linear[others[0]]) / np.float32(2)  # (N, C)
-            loss_of[MEAN] = losses(linear[MEAN][seen], labels[seen], head).mean()
-        limit = (1 + TIE) * min(loss_of.values())
-        chosen = next(name for name in SIMPLE_FIRST if loss_of.get(name, math.inf) <= limit)
-        reason = "lowest loss in cross-validation over groups"
-        learned = bool(loss_of[chosen] < losses(_guesses(labels, head), labels, head)[seen].mean())
-        if NETWORK in outputs:
-            network, simple = outputs[NETWORK], linear[chosen]
-            joined = (network + linear[best]) / np.float32(2)
-            gain_of = {
-                name: _gain(simple, rows, labels, groups, head)
-                for name, rows in ((NETWORK, network), (MEAN, joined))
-            }
-            winner = max(gain_of, key=gain_of.__getitem__)
-            if gain_of[winner] > 0:
-                chosen, mean_of, reason = winner, (best, NETWORK), "clearly lower loss on the validation list"
-                learned = True
+    choice, best = _best_linear(linear, labels, head)
+    if NETWORK in outputs:
+        simple = _mean(outputs, choice.members)
+        gain_of = {
+            name: _gain(simple, _mean(outputs, members), labels, groups, head)
+            for name, members in ((NETWORK, [NETWORK]), (MEAN, [best, NETWORK]))
+        }
+        winner = max(gain_of, key=gain_of.__getitem__)
+        if gain_of[winner] > 0:
+            reason = "clearly lower loss on the validation list"
+            choice = BestCandidate(name=winner, reason=reason, mean_of=(best, NETWORK))
     if forced is not None:
-        chosen, reason, learned = forced, "by --model", True
-    known = dict(outputs)
-    if mean_of:
-        known[MEAN] = (outputs[mean_of[0]] + outputs[mean_of[1]]) / np.float32(2)
+        choice = replace(choice, name=forced, reason="by --model", learned=True)
+    known = {**outputs, MEAN: _mean(outputs, choice.mean_of)} if choice.mean_of else outputs
     common = ~np.any([np.isnan(rows[:, 0]) for rows in known.values()], axis=0)
     metric = METRIC_OF_TASK[head.task]
     validation = {
         name: _metric(rows[common], labels[common], head, metric) if common.any() else None
         for name, rows in known.items()
     }
-    return BestCandidate(name=chosen, reason=reason, mean_of=mean_of, validation=validation, learned=learned)
+    return replace(choice, validation=validation)
+
+
+def _best_linear(linear: Mapping[str, Floats], labels: Labels, head: Head) -> tuple[BestCandidate, str]:
+    """The best linear candidate, or mean of two, and the name of the best single one."""
+    first = next(iter(linear))
+    seen = ~np.isnan(linear[first][:, 0])  # (N,)
+    if not seen.any():
+        reason = "the videos are of one group, so none can be compared"
+        return BestCandidate(name=first, reason=reason), first
+
+    def mean_loss(outputs: Floats) -> float:
+        return losses(outputs[seen], labels[seen], head).mean()
+
+    loss_of = {name: mean_loss(rows) for name, rows in linear.items()}
+    best, *others = sorted(linear, key=loss_of.__getitem__)
+    kinds = set(LINEAR[best])  # two models of one encoder would compute it twice
+    others = [name for name in others if not (kinds <= set(LINEAR[name]) or kinds >= set(LINEAR[name]))]
+    mean_of = (best, others[0]) if others else ()
+    if mean_of:
+        loss_of[MEAN] = mean_loss(_mean(linear, mean_of))
+    limit = (1 + TIE) * min(loss_of.values())
+    name = next(name for name in SIMPLE_FIRST if loss_of.get(name, math.inf) <= limit)
+    learned = bool(loss_of[name] < mean_loss(_guesses(labels, head)))
+    reason = "lowest loss in cross-validation over groups"
+    return BestCandidate(name=name, reason=reason, mean_of=mean_of, learned=learned), best
+
+
+def _mean(outputs: Mapping[str, Floats], names: Sequence[str]) -> Floats:
+    """The mean outputs (N, C) of some candidates."""
+    return np.mean([outputs[name] for name in names], axis=0)
 
 
 def _guesses(labels: Labels, head: Head) -> Floats:
@@ -188,7 +201,7 @@ def compare_inputs(
         outputs: (N, C) of each candidate and each input; nan for samples that it has learned from.
     """
     sign = 1 if METRICS[METRIC_OF_TASK[head.task]].higher else -1
-    chosen = np.mean([outputs[name] for name in choice.members], axis=0)  # (N, C)
+    chosen = _mean(outputs, choice.members)  # (N, C)
     tests = []
     for name in filter(outputs.__contains__, INPUTS):
         seen = ~np.isnan(chosen[:, 0]) & ~np.isnan(outputs[name][:, 0])  # (N,)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import typer
 
 from everest.errors import DataError, RecipeError, UserError, first_names
-from everest.system.files import check_new_file, refuse_inputs, write_table
+from everest.system.files import write_table
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.options import option, refuse
 from everest_cli.output import print_json, say
-from everest_cli.timeline import RuleOptions
+from everest_cli.timeline import RuleOptions, check_outputs
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout, Bouts
@@ -71,7 +71,9 @@ def budget(
     whose_bouts = whose.read(checked, option="--checked")
     footage = _read_footage(timeline, rules)
     labeled = {} if checked is None else _read_checked(checked, footage, whose_bouts)
-    _check_outputs(output, plot, [timeline, checked], has_page=draw is not None, overwrite=overwrite)
+    page = output.with_suffix(PAGE_SUFFIX) if draw is not None and output is not None else None
+    outputs = {"--output": [output, page], "--plot": [plot]}
+    check_outputs(outputs, [timeline, checked], overwrite=overwrite)
     if draw is not None and output is not None:
         length = _drawn_length(footage.extents, labeled, window)
         windows = draw_windows(footage.extents, labeled, length, draw, seed=seed)
@@ -129,26 +131,6 @@ def _read_checked(file: Path, footage: Footage, whose: WhoseBouts) -> Bouts:
     if labels.uncorrected:
         say(f"warning: {file} has {labels.uncorrected}, which count as what a person saw")
     return {video: labels.bouts.get(video, []) for video in footage.extents}
-
-
-def _check_outputs(
-    output: Path | None,
-    plot: Path | None,
-    inputs: Sequence[Path | None],
-    *,
-    has_page: bool,
-    overwrite: bool,
-) -> None:
-    """Refuse an output that exists or is an input."""
-    from everest.figures.style import check_figure_path
-
-    page = output.with_suffix(PAGE_SUFFIX) if output is not None and has_page else None
-    for file in filter(None, (output, page)):
-        refuse_inputs(file, inputs)
-        check_new_file(file, overwrite=overwrite)
-    if plot is not None:
-        refuse_inputs(plot, inputs, option="--plot")
-        check_figure_path(plot, option="--plot", overwrite=overwrite)
 
 
 def _drawn_length(extents: Extents, labeled: Bouts, window: float | None) -> float:

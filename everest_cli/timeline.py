@@ -23,7 +23,7 @@ from everest_cli.output import exit_if_failed, say
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
     from everest.annotations.labels import WhoseBouts
-    from everest.inference.bouts import BoutRules, PredictedBouts
+    from everest.inference.bouts import BoutRules
     from everest.inference.timelines import Timelines
     from everest.lists.classes import Classes
 
@@ -133,16 +133,15 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.inference.scores import score_timelines
+    from everest.inference.scores import score_timelines, write_bouts
 
     whose_bouts = whose.read(truth, option="--truth")
     kind = kind_of(files.output, files.to, get_args(FileKind))
     display = model.display()
+    save = None
     if len(videos) == 1 and videos[0].suffix == SAVED_SUFFIX:
-        save = None
-        source = _saved_timelines(
-            videos[0], {"--window": window, "--step": step, "--save": files.save}, model
-        )
+        options = {"--window": window, "--step": step, "--save": files.save}
+        source = _saved_timelines(videos[0], options, model)
     else:
         save = files.saved
         source = _model_timelines(model, videos, (window, step), files, display.report)
@@ -154,7 +153,7 @@ def timeline(
     save_option = "--save" if files.save is not None else "saved timeline"  # written beside --output
     outputs = {"--output": [*paths_of], save_option: [save], "--plot": [files.plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    _check_outputs(outputs, inputs, overwrite=files.overwrite or source.may_replace)
+    check_outputs(outputs, inputs, overwrite=files.overwrite or source.may_replace)
     with display:
         labeled = {}
         if truth is not None:  # before anything is computed
@@ -180,7 +179,13 @@ def timeline(
                 draw_timelines(files.plot, timelines, bouts, labeled)
             rows = timelines.rows(bouts) if as_json or kind in (None, "json") else []
             text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
-            written = _write_outputs(paths_of, kind, timelines, bouts, text)
+            written: list[Path] = []
+            for file, paths in paths_of.items():
+                if kind == "json":
+                    write_text(file, text)
+                    written.append(file)
+                else:
+                    written += write_bouts(file, str(kind), timelines, bouts, paths)
     if as_json:
         typer.echo(text, nl=False)
     elif files.output is None:
@@ -206,26 +211,6 @@ def _read_truth(truth: Path, source: TimelineSource, whose: WhoseBouts, report: 
         report(notice(f"warning: --truth has {labels.uncorrected}: scores on them are not accuracy"))
     check_labeled_classes(labels.bouts, source.classes, report=report)
     return labels.bouts
-
-
-def _write_outputs(
-    paths_of: Mapping[Path, Sequence[str]],
-    kind: str | None,
-    timelines: Timelines,
-    bouts: Sequence[PredictedBouts],
-    text: str,
-) -> list[Path]:
-    """Write the files of --output; returns those with a readable video. `text` is the document of --json."""
-    from everest.inference.scores import write_bouts
-
-    written: list[Path] = []
-    for file, paths in paths_of.items():
-        if kind == "json":
-            write_text(file, text)
-            written.append(file)
-        else:
-            written += write_bouts(file, str(kind), timelines, bouts, paths)
-    return written
 
 
 def end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Iterator[str]:
@@ -298,14 +283,10 @@ def _model_timelines(
         report(notice(f"warning: the model learned from {names}: scores there are too good to publish"))
     inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]
     window, step = window_step
-    job = timeline_job(
-        opened,
-        samples,
-        Passes(batch=model.batch, window=window, step=step, report=report),
-        output=files.saved,
-        other_files=[*filter(None, [files.output, files.plot])],
-        overwrite=files.overwrite,
-    )
+    passes = Passes(batch=model.batch, window=window, step=step, report=report)
+    others = [*filter(None, [files.output, files.plot])]
+    options = {"output": files.saved, "other_files": others, "overwrite": files.overwrite}
+    job = timeline_job(opened, samples, passes, **options)
     if job.rows_folder is not None:
         refuse_inputs(job.rows_folder, inputs)
     paths = [sample.path for sample in samples]
@@ -331,7 +312,7 @@ def _output_files(
     return {output: videos} if kind == "json" else files_of(output, videos, kind)
 
 
-def _check_outputs(
+def check_outputs(
     outputs: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
 ) -> None:
     """Refuse an output that exists, that is an input, or that two options name."""

@@ -201,10 +201,8 @@ def pool_folds(
     report_folder = folder / REPORT
     timelines = None
     if project.request.annotations:  # each smoothed as in its fold
-        smooth = [result.timelines.smooth for result in fold_results if result.timelines]
         saved = [Timelines.load(path / TIMELINE) for path in _fold_reports(folder, fold_results)]
-        parts = list(zip(saved, smooth, strict=True))
-        timelines = _scored(parts, comparison, report_folder)
+        timelines = _scored(saved, comparison, report_folder)
     delivered = outputs.predictions(DELIVERED, head)
     metrics = metrics_of(delivered, intervals=True)
     metric = METRIC_OF_TASK[head.task]
@@ -267,23 +265,17 @@ def score_recordings(
             accuracies[seconds] = scores["frame_accuracy"]
         smooth = max(accuracies, key=accuracies.__getitem__)
     report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
-    timelines = _timelines(model, "test", window, report)
+    timelines = replace(_timelines(model, "test", window, report), rules=BoutRules(smooth=smooth))
     timelines.save(report_folder / TIMELINE)
-    scores = _scored([(timelines, smooth)], comparison, report_folder)
+    scores = _scored([timelines], comparison, report_folder)
     return replace(scores, timeline=str(report_folder / TIMELINE))
 
 
-def _scored(
-    parts: Sequence[tuple[Timelines, float]], comparison: Comparison, report_folder: Path
-) -> TimelineScores:
-    """The scores of the bouts of timelines, with the seconds to smooth each over; draws their figure."""
-    recordings = [
-        each
-        for part, smooth in parts
-        for each in zip(part.videos, part.bouts(BoutRules(smooth=smooth)), strict=True)
-    ]
+def _scored(parts: Sequence[Timelines], comparison: Comparison, report_folder: Path) -> TimelineScores:
+    """The scores of the bouts of timelines, each by its own rules; draws their figure."""
+    recordings = [each for part in parts for each in zip(part.videos, part.bouts(), strict=True)]
     recordings.sort(key=lambda each: each[0].video)  # folds have another order
-    timelines = replace(parts[0][0], videos=[video for video, _ in recordings])
+    timelines = replace(parts[0], videos=[video for video, _ in recordings])
     bouts = [video_bouts for _, video_bouts in recordings]
     labeled = labeled_bouts(timelines, comparison.project)
     groups = {each.path: each.source for samples in comparison.samples.values() for each in samples}
@@ -295,7 +287,7 @@ def _scored(
         f1=scores[F1_KEY],
         recordings=[recording.video for recording in timelines.videos],
         figure=str(report_folder / FIGURE),
-        smooth=median(smooth for _, smooth in parts),
+        smooth=median(part.rules.smooth for part in parts),
     )
 
 

@@ -10,6 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from psutil import getloadavg
+
 from everest.annotations.bout import BACKGROUND, UNSCORED
 from everest.annotations.records import left_out_rows, left_out_text
 from everest.checkpoints.describe import settings_from
@@ -30,6 +32,7 @@ from everest.suggest.latency import fit_latency
 from everest.suggest.suggestion import StageTime, Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, notice
 from everest.system.files import PART_SUFFIX
+from everest.system.processes import num_cores
 from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import counted, time_text
 
@@ -181,26 +184,22 @@ def _document(
     if lists.subjects:
         names = first_names(lists.subjects, MOST_NAMES)
         lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
-    if not trains_network:
+    if trains_network:
+        lines += _network_warning(lists, all_samples, len(samples.get("val", ())))
+    else:
         is_asked = request.model == "linear" or request.hours is not None
         more = "" if is_asked else "; --hours 1 also fine-tunes a network, in about an hour"
         lines.append(f"candidates: linear models only{more}")
-    else:
-        chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
-        size = counted(chosen_on, ListSize.of(all_samples).unit)
-        if not chosen_on:
-            lines.append("warning: no validation list to compare a network on; --model network trains one")
-        elif chosen_on < FEWEST_TO_CHOOSE:
-            each = " in each fold" if lists.folds else ""
-            lines.append(f"warning: a network is compared on only {size}{each}")
     has_encoder = request.trains_network or request.init is not None
     network_ms = suggestion.network_ms if has_encoder else None
-    lines += _model_lines(suggestion, network_ms)
+    lines += [*_model_lines(suggestion, network_ms), *map(str, times)]
     total = f"all training: about {time_text(seconds[0])}"
     total += f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
-    list_lines = [f"{key}: {size}" for key, size in sizes.items()]
-    lines = [*list_lines, *lines, *map(str, times), total]
+    if (load := getloadavg()[0]) > num_cores():
+        busy = f"load {load:.1f} on {counted(num_cores(), 'core')}"
+        total += f"; longer, if other processes keep the CPU busy ({busy})"
+    lines.append(total)
     return {
         "lists": sizes,
         "classes": counts,
@@ -211,8 +210,19 @@ def _document(
         "stages": [time._asdict() for time in times],
         "trainings": trainings,
         "minutes": round(seconds[0] / 60, 1),
-        "lines": lines,
+        "lines": [*(f"{key}: {size}" for key, size in sizes.items()), *lines],
     }
+
+
+def _network_warning(lists: ProjectLists, samples: Sequence[Sample], validation: int) -> Iterator[str]:
+    """Warns if a network is compared on few samples; `validation` is the size of their list without folds."""
+    chosen_on = len(samples) // len(lists.folds) if lists.folds else validation
+    if not chosen_on:
+        yield "warning: no validation list to compare a network on; --model network trains one"
+    elif chosen_on < FEWEST_TO_CHOOSE:
+        each = " in each fold" if lists.folds else ""
+        size = counted(chosen_on, ListSize.of(samples).unit)
+        yield f"warning: a network is compared on only {size}{each}"
 
 
 def _model_lines(suggestion: Suggestion, network_ms: float | None) -> list[str]:

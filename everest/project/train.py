@@ -241,12 +241,6 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
             return Summary([*result_lines(test), verdict(test), *times], pages, test.figure)
 
         test = measure(summarize)
-    option = f"--checkpoint {shlex.quote(str(folder))}"
-    command = f"everest predict VIDEO {option}"
-    if clip_time is not None:
-        command = f"everest export {shlex.quote(str(folder))} --to onnx --output model.onnx"
-    if test.timelines is not None:
-        command = f"everest timeline VIDEO {option} --smooth {test.timelines.smooth:g} --output bouts.csv"
     result = ProjectResult(
         **vars(test),
         judgment=verdict(test),
@@ -255,10 +249,19 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         resumed=resumed,
         clip_time=clip_time,
         methods=methods_text(project, choice, comparison.recipe, test),
-        next=[command],
+        next=[_next_command(test, clip_time, shlex.quote(str(folder)))],
     )
     write_document(folder / RESULT, result.dump())
     return result
+
+
+def _next_command(test: MeasuredTest, clip_time: ClipTime | None, folder: str) -> str:
+    if test.timelines is not None:
+        rules = f"--smooth {test.timelines.smooth:g}"
+        return f"everest timeline VIDEO --checkpoint {folder} {rules} --output bouts.csv"
+    if clip_time is not None:
+        return f"everest export {folder} --to onnx --output model.onnx"
+    return f"everest predict VIDEO --checkpoint {folder}"
 
 
 def _clip_time(model: Classifier, comparison: Comparison, limit: float | None) -> ClipTime | None:

@@ -310,21 +310,8 @@ def class_tests(
     """
     labels, chosen = predictions.class_flags()  # (V, C) each
     is_multi = predictions.task == MULTI_LABEL
-    ends: dict[str, tuple[float, float]] = {}
-    if groups is not None and is_multi:
-        precisions = average_precisions(labels, predictions.means)
-        ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
-        for index, name in enumerate(names):  # a perfect one has the bound of the groups with the class
-            if ends[name][1] == 1:
-                with_class = len({groups[video] for video in np.flatnonzero(labels[:, index]).tolist()})
-                ends[name] = min(ends[name][0], TAIL_SHARE ** (1 / with_class)), 1.0
-    elif groups is not None:
-        for index, name in enumerate(names):  # a recall is about the videos of the class, in their groups
-            videos = np.flatnonzero(labels[:, index])
-            if len(videos) >= FEW_OF_CLASS:
-                hits = chosen[videos, index].astype(np.float64)
-                sources = [groups[video] for video in videos.tolist()]
-                (ends[name],) = bootstrap(_mean_of(hits), sources).values()
+    find_ends = _precision_ends if is_multi else _recall_ends
+    ends = {} if groups is None else find_ends(predictions, names, groups)
     rows = []
     for row in per_class(predictions, names):
         if not row["videos"]:
@@ -344,6 +331,35 @@ def class_tests(
                 measured["taken"] = _rounded(others.max() / row["videos"], is_share=True)
         rows.append({"name": row["name"], "prevalence": prevalence, "interval": interval} | measured)
     return rows
+
+
+def _precision_ends(
+    predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable]
+) -> dict[str, tuple[float, float]]:
+    """The interval of the average precision of each class of a multi-label head."""
+    labels, _ = predictions.class_flags()  # (V, C)
+    precisions = average_precisions(labels, predictions.means)
+    ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
+    for index, name in enumerate(names):  # a perfect one has the bound of the groups with the class
+        if ends[name][1] == 1:
+            with_class = len({groups[video] for video in np.flatnonzero(labels[:, index]).tolist()})
+            ends[name] = min(ends[name][0], TAIL_SHARE ** (1 / with_class)), 1.0
+    return ends
+
+
+def _recall_ends(
+    predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable]
+) -> dict[str, tuple[float, float]]:
+    """The interval of the recall of each class that is not rare, over the groups of its videos."""
+    labels, chosen = predictions.class_flags()  # (V, C) each
+    ends: dict[str, tuple[float, float]] = {}
+    for index, name in enumerate(names):
+        videos = np.flatnonzero(labels[:, index])
+        if len(videos) >= FEW_OF_CLASS:
+            hits = chosen[videos, index].astype(np.float64)
+            sources = [groups[video] for video in videos.tolist()]
+            (ends[name],) = bootstrap(_mean_of(hits), sources).values()
+    return ends
 
 
 def _mean_of(hits: Floats) -> MetricFunction:

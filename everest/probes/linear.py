@@ -55,31 +55,41 @@ def fit_linear(features: Floats, labels: Labels, head: Head, *, strength: float)
     mean, std = values.mean(axis=0), values.std(axis=0)  # (D,)
     std[std == 0] = 1.0
     standardized = (values - mean) / std  # (N, D)
-    weight = np.zeros((head.outputs, features.shape[1]))
-    bias = np.full(head.outputs, ABSENT_CLASS_LOGIT)
     logistic = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the strongest models on few videos
         if head.task == "regression":
             ridge = Ridge(alpha=1 / strength).fit(standardized, (labels - head.mean) / head.std)
-            weight[0], bias[0] = ridge.coef_, ridge.intercept_
+            weight, bias = ridge.coef_[None], np.array([ridge.intercept_])
         elif head.task == MULTI_LABEL:
-            for index, flags in enumerate(labels.T):
-                if flags.all() or not flags.any():
-                    bias[index] = -ABSENT_CLASS_LOGIT if flags.all() else ABSENT_CLASS_LOGIT
-                    continue
-                logistic.fit(standardized, flags)
-                weight[index], bias[index] = logistic.coef_[0], np.asarray(logistic.intercept_)[0]
-        elif len(present := np.unique(labels)) == 1:
-            bias[present] = 0.0
+            fits = [_fit_flags(logistic, standardized, flags) for flags in labels.T]
+            weight, bias = (np.array(parts) for parts in zip(*fits, strict=True))
         else:
-            logistic.fit(standardized, labels)
-            # Of two classes, sklearn has the logit of the second alone.
-            rows = present[1:] if len(present) == 2 else present
-            bias[present] = 0.0
-            weight[rows], bias[rows] = logistic.coef_, np.asarray(logistic.intercept_)
-    weight /= std
+            weight, bias = _fit_classes(logistic, standardized, labels, head.outputs)
+    weight = weight / std
     return LinearModel(weight, bias - weight @ mean)
+
+
+def _fit_flags(logistic: LogisticRegression, x: Floats, flags: Labels) -> tuple[Floats, float]:
+    """The weight (D,) and the bias of a class of a multi-label head, which videos (N, D) have or not."""
+    if flags.all() or not flags.any():
+        return np.zeros(x.shape[1]), -ABSENT_CLASS_LOGIT if flags.all() else ABSENT_CLASS_LOGIT
+    logistic.fit(x, flags)
+    return logistic.coef_[0], np.asarray(logistic.intercept_)[0]
+
+
+def _fit_classes(
+    logistic: LogisticRegression, x: Floats, labels: Labels, num_classes: int
+) -> tuple[Floats, Floats]:
+    """The weights (C, D) and biases (C,) of classes, of which each video (N, D) has one."""
+    weight, bias = np.zeros((num_classes, x.shape[1])), np.full(num_classes, ABSENT_CLASS_LOGIT)
+    present = np.unique(labels)
+    bias[present] = 0.0
+    if len(present) > 1:
+        logistic.fit(x, labels)
+        rows = present[1:] if len(present) == 2 else present  # of two, sklearn has the logit of the second
+        weight[rows], bias[rows] = logistic.coef_, np.asarray(logistic.intercept_)
+    return weight, bias
 
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]  # the rows to fit on, and those to predict

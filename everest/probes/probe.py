@@ -218,16 +218,21 @@ def _probe_head(
     result = {"probes": probes, "baselines": baselines, "chance": chance_of(shown[0], heads, test_labels)}
     if head.task == "single-label":
         result["majority"] = chance_of("majority_top1", heads, test_labels)
-        by_kind = {
-            kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
-            for kind in ("pooled", *BASELINES)
-        }
-        precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
-        by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
-        result["retrieval"] = {
-            f"precision@{RETRIEVED_VIDEOS}": precision.pop("pooled"),
-            "baselines": precision,
-            "by_class": by_class,
-            "by_group": by_group,
-        }
+        result["retrieval"] = _retrieval(train, test, position)
     return result
+
+
+def _retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
+    """The `retrieval` of the head at `position`, see `probe`."""
+    by_kind = {
+        kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
+        for kind in ("pooled", *BASELINES)
+    }
+    precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
+    by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
+    return {
+        f"precision@{RETRIEVED_VIDEOS}": precision.pop("pooled"),
+        "baselines": precision,
+        "by_class": by_class,
+        "by_group": by_group,
+    }

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,9 @@ class Binding:
     """What a target takes from its model."""
 
     pixels: PixelStatistics = IMAGENET  # of the model's clips
-    network: Any = None  # gives the values, for targets that need a frozen network; may be opened later
+    # A FrozenTokenizer (everest.tokenizer.spec), or a FrozenEncoder (everest.checkpoints.frozen), which is a
+    # TeacherUse until it is opened.
+    network: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,20 +183,6 @@ class PixelTargets(Target):
         return patches, mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6
 
 
-class CodingNetwork(Protocol):
-    """What targets need of a frozen tokenizer (everest.tokenizer.spec.FrozenTokenizer)."""
-
-    levels: tuple[int, ...]  # the number of levels of each code dimension
-
-    def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
-        """The values (B, K, D) of the tokens `ids` (B, K)."""
-        ...
-
-    def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
-        """The pixels (B, K, C, t, p, q) in [0, 1] of predicted values (B, K, P)."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class TokenTargets(Target):
     """Predict the codes that the recipe's tokenizer gives the target tokens, LVMAE §3.3.
@@ -209,26 +197,22 @@ class TokenTargets(Target):
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
     space: CodeSpace = "values"  # LVMAE eq. 2
 
-    @property
-    def tokenizer(self) -> CodingNetwork:
-        return self.binding.network
-
     def width(self, tubelet: Tubelet) -> int:
-        levels = self.tokenizer.levels
+        levels = self.binding.network.levels  # of each code dimension
         return sum(levels) if self.space == "codes" else len(levels)
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, D) float32 at the tokens `ids` (B, K); for `codes` int64 levels."""
-        return self.tokenizer.values(frames, ids, self.space)
+        return self.binding.network.values(frames, ids, self.space)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        return self.tokenizer.rebuilt(prediction, frames, ids, self.space)
+        return self.binding.network.rebuilt(prediction, frames, ids, self.space)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The mean over the scored tokens, a float32 scalar: squared error, or cross-entropy for `codes`."""
         if self.space != "codes":
             return mean_squared_error(prediction, values, scored)
-        logits = prediction.float().split(self.tokenizer.levels, dim=-1)  # (B, K, levels) for each dimension
+        logits = prediction.float().split(self.binding.network.levels, dim=-1)  # (B, K, levels) each
         errors = [
             F.cross_entropy(of_dim.movedim(-1, 1), values[..., dim], reduction="none")
             for dim, of_dim in enumerate(logits)
@@ -247,16 +231,6 @@ class TeacherUse:
     settings: dict[str, Any]  # its encoder's, for the model's tokens (everest.models.spec.ModelSpec.dump)
 
 
-class Teacher(Protocol):
-    """What targets need of a frozen teacher (everest.checkpoints.frozen)."""
-
-    width: int  # D
-
-    def __call__(self, frames: Tensor) -> Tensor:
-        """The features (B, N, D) of all tokens of clips (B, C, T, H, W)."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class FeatureTargets(Target):
     """Predict the features that a frozen teacher gives the target tokens.
@@ -272,20 +246,16 @@ class FeatureTargets(Target):
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
     layers: Literal["last"] = "last"  # its output, after its last norm
 
-    @property
-    def network(self) -> Teacher | TeacherUse:
-        return self.binding.network
-
     def width(self, tubelet: Tubelet) -> int:
-        return self.network.width
+        return self.binding.network.width
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, D) float32 at the tokens `ids` (B, K), the values of each with mean 0 and variance 1."""
-        if isinstance(self.network, TeacherUse):
+        if isinstance(self.binding.network, TeacherUse):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"
             )
-        features = self.network(frames).float()  # (B, N, D)
+        features = self.binding.network(frames).float()  # (B, N, D)
         return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:

@@ -310,56 +310,39 @@ def class_tests(
     """
     labels, chosen = predictions.class_flags()  # (V, C) each
     is_multi = predictions.task == MULTI_LABEL
-    find_ends = _precision_ends if is_multi else _recall_ends
-    ends = {} if groups is None else find_ends(predictions, names, groups)
-    rows = []
-    for row in per_class(predictions, names):
-        if not row["videos"]:
-            continue
-        interval = [_rounded(end, is_share=True) for end in ends.get(row["name"], ())] or None
-        if row["videos"] < FEW_OF_CLASS or (interval and None in interval):
-            interval = None
-        prevalence = _rounded(row["videos"] / len(labels), is_share=True)
-        keys = ("ap",) if is_multi else ("recall", "precision")
-        measured = {key: row[key] for key in keys}
-        if not is_multi:
-            index = names.index(row["name"])
-            others = chosen[labels[:, index]].sum(axis=0)  # (C,) of its videos, by what they are taken for
-            others[index] = 0
-            if others.any():
-                measured["taken_for"] = names[int(others.argmax())]
-                measured["taken"] = _rounded(others.max() / row["videos"], is_share=True)
-        rows.append({"name": row["name"], "prevalence": prevalence, "interval": interval} | measured)
-    return rows
-
-
-def _precision_ends(
-    predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable]
-) -> dict[str, tuple[float, float]]:
-    """The interval of the average precision of each class of a multi-label head."""
-    labels, _ = predictions.class_flags()  # (V, C)
-    precisions = average_precisions(labels, predictions.means)
-    ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
-    for index, name in enumerate(names):  # a perfect one has the bound of the groups with the class
-        if ends[name][1] == 1:
-            with_class = len({groups[video] for video in np.flatnonzero(labels[:, index]).tolist()})
-            ends[name] = min(ends[name][0], TAIL_SHARE ** (1 / with_class)), 1.0
-    return ends
-
-
-def _recall_ends(
-    predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable]
-) -> dict[str, tuple[float, float]]:
-    """The interval of the recall of each class that is not rare, over the groups of its videos."""
-    labels, chosen = predictions.class_flags()  # (V, C) each
     ends: dict[str, tuple[float, float]] = {}
-    for index, name in enumerate(names):
-        videos = np.flatnonzero(labels[:, index])
-        if len(videos) >= FEW_OF_CLASS:
-            hits = chosen[videos, index].astype(np.float64)
+    if groups is not None and is_multi:
+        precisions = average_precisions(labels, predictions.means)
+        ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
+    rows = []
+    for index, row in enumerate(per_class(predictions, names)):
+        name, videos = row["name"], np.flatnonzero(labels[:, index])  # of the class
+        if not len(videos):
+            continue
+        measured = {key: row[key] for key in (("ap",) if is_multi else ("recall", "precision"))}
+        taken = chosen[videos].sum(axis=0)  # (C,) of its videos, by what they are taken for
+        taken[index] = 0
+        if not is_multi and taken.any():
+            measured["taken_for"] = names[int(taken.argmax())]
+            measured["taken"] = _rounded(taken.max() / len(videos), is_share=True)
+        interval = None
+        if groups is not None and len(videos) >= FEW_OF_CLASS:
             sources = [groups[video] for video in videos.tolist()]
-            (ends[name],) = bootstrap(_mean_of(hits), sources).values()
-    return ends
+            if not is_multi:  # a recall is about the videos of the class, in their groups
+                hits = chosen[videos, index].astype(np.float64)
+                (ends[name],) = bootstrap(_mean_of(hits), sources).values()
+            elif ends[name][1] == 1:  # a perfect one has the bound of the groups with the class
+                ends[name] = min(ends[name][0], TAIL_SHARE ** (1 / len(set(sources)))), 1.0
+            interval = [_rounded(end, is_share=True) for end in ends[name]]
+        rows.append(
+            {
+                "name": name,
+                "prevalence": _rounded(len(videos) / len(labels), is_share=True),
+                "interval": None if interval and None in interval else interval,
+                **measured,
+            }
+        )
+    return rows
 
 
 def _mean_of(hits: Floats) -> MetricFunction:

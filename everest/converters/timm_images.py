@@ -90,11 +90,7 @@ def open_image_weights(name: str) -> Weights:
 
 
 def _config_of(model_name: str, *, source: str, needs_weights: bool) -> PretrainedCfg:
-    """timm's facts of the weights of a model; RecipeError if it has no such model, or no weights of it.
-
-    Args:
-        needs_weights: whether they must be on the hub.
-    """
+    """timm's facts of the weights of a model; RecipeError without them, or if they must be on the hub."""
     if not timm.is_model(model_name):
         begin = [each for each in timm.list_pretrained() if model_name and each.startswith(model_name)]
         similar = f"; it has {first_names(begin)}" if begin else did_you_mean(model_name, timm.list_models())

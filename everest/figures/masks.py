@@ -70,11 +70,9 @@ def apply_strategies(
     else:
         seen = x if input_kind == "frames" else frame_differences(x, embed.pixels)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
-    masks: list[ClipMask] = []
+    scores, masks = _scores_of(model), list[ClipMask]()
     for title, strategy in strategies:
-        importance = None
-        if strategy.uses_importance:
-            importance = strategy.checked_importance(seen, embed, _scores_of(model))
+        importance = strategy.checked_importance(seen, embed, scores) if strategy.uses_importance else None
         selection = strategy(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
@@ -148,9 +146,9 @@ def _to_frames(clip: Tensor) -> Tensor:
 
 def embedding_of(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
     """What measures the change of tokens: a model, or raw pixels."""
-    if isinstance(model, AdaptiveTokenizer):
-        return RawPixels(model.tubelet)
-    return RawPixels(PIXEL_TUBELET) if model is None else model.embedding
+    if isinstance(model, TokenModel):
+        return model.embedding
+    return RawPixels(PIXEL_TUBELET if model is None else model.tubelet)
 
 
 def _scores_of(model: AnyModel | None) -> TokenScores | None:

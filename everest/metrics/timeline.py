@@ -108,11 +108,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
 
 
 def _accuracy_interval(stretches: Sequence[Stretch], is_right: NDArray[np.bool_]) -> list[float] | None:
-    """The 95 % interval of the frame accuracy, in percent, over groups; None if there is one.
-
-    Args:
-        is_right: (F,) of all stretches.
-    """
+    """The 95 % interval of the frame accuracy, in percent, over groups; None of a single one."""
     groups = [stretch.group for stretch in stretches]
     if len(set(groups)) == 1:
         return None

@@ -110,14 +110,9 @@ def measure_tokenizer(
 
 
 def _change_of_pixels(frames: Tensor, grid: Sequence[int]) -> Tensor:
-    """The mean absolute difference (n, t, h, w) of each token's pixels from the frame before.
-
-    Args:
-        frames: (n, 3, T, H, W); the first one has no difference.
-        grid: t, h, w.
-    """
+    """The mean absolute difference (n, *grid) of each token's pixels from the frame before."""
     tubelet = [length // tokens for length, tokens in zip(frames.shape[2:], grid, strict=True)]
-    changes = F.pad(frames.diff(dim=2).abs().mean(dim=1), (0, 0, 0, 0, 1, 0))  # (n, T, H, W)
+    changes = F.pad(frames.diff(dim=2).abs().mean(dim=1), (0, 0, 0, 0, 1, 0))  # (n, T, H, W), first 0
     return F.avg_pool3d(changes.unsqueeze(1), tubelet).squeeze(1)
 
 

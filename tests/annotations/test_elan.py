@@ -70,6 +70,7 @@ EAF = """\
     <CONSTRAINT DESCRIPTION="1-1 association with a parent annotation" STEREOTYPE="Symbolic_Association"/>
 </ANNOTATION_DOCUMENT>
 """
+PLAIN = EAF.replace("{origin}", "")
 BOMB = """<?xml version="1.0"?>
 <!DOCTYPE lolz [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">
 <!ENTITY c "&b;&b;&b;&b;&b;&b;">]>
@@ -156,7 +157,7 @@ def test_all_annotations_with_times_are_bouts(tmp_path: Path, origin: str, later
 
 def test_the_media_file_that_is_the_users_video_counts(tmp_path: Path):
     file = tmp_path / "cage1.eaf"
-    file.write_text(EAF.replace("{origin}", ""))
+    file.write_text(PLAIN)
 
     def read(*names: str) -> tuple[set[str], list[tuple[float, float, str]], LeftOut]:
         left_out = LeftOut()
@@ -184,19 +185,13 @@ def test_the_media_file_that_is_the_users_video_counts(tmp_path: Path):
         (BOMB, "it has a document type"),
         (OUTSIDE, "it has a document type"),
         ("<ANNOTATION_DOCUMENT>", "not XML: no element found"),
-        (EAF.replace("{origin}", "").replace(' TIME_VALUE="1250"', ""), "the annotation a1 has no time"),
-        (EAF.replace("{origin}", "").replace('TIME_SLOT_ID="ts1"', 'TIME_SLOT_ID="t"'), "'ts1' is missing"),
-        (
-            EAF.replace("{origin}", "").replace('REF2="ts2"', 'REF2="ts3"'),
-            "tier 'behavior': the annotation a1 ",
-        ),
+        (PLAIN.replace(' TIME_VALUE="1250"', ""), "the annotation a1 has no time"),
+        (PLAIN.replace('TIME_SLOT_ID="ts1"', 'TIME_SLOT_ID="t"'), "'ts1' is missing"),
+        (PLAIN.replace('REF2="ts2"', 'REF2="ts3"'), "tier 'behavior': the annotation a1 "),
         (EAF.replace("{origin}", 'TIME_ORIGIN="x"'), "a media file: invalid literal"),
-        (EAF.replace("{origin}", "").replace('"milliseconds"', '"PAL-frames"'), "its times are PAL-frames"),
-        (
-            EAF.replace("{origin}", "").replace("ALIGNABLE_", "REF_"),
-            "is read, only annotation without times of",
-        ),
-        (EAF.replace("{origin}", "").replace('"1250"', '"100"'), "starts at 0.5 s and ends at 0.1 s"),
+        (PLAIN.replace('"milliseconds"', '"PAL-frames"'), "its times are PAL-frames"),
+        (PLAIN.replace("ALIGNABLE_", "REF_"), "is read, only annotation without times of"),
+        (PLAIN.replace('"1250"', '"100"'), "starts at 0.5 s and ends at 0.1 s"),
     ],
 )
 def test_a_damaged_or_dangerous_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str):

@@ -2,13 +2,13 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_predictions import predictions_of
 from numpy.typing import NDArray
 from scipy.stats import beta, binom, spearmanr
 
@@ -27,6 +27,17 @@ from everest.metrics.names import value_text
 from everest.metrics.predictions import HeadPredictions, Predictions
 
 VIDEOS = 60
+
+
+def predictions_of(labels: Sequence[Any], outputs: Any, *heads: Head) -> Predictions:
+    """Of videos 0, 1, ...; a label is a tuple with one for each head, or that of the only head."""
+    return Predictions(
+        videos=[str(number) for number in range(len(labels))],
+        labels=[label if isinstance(label, tuple) and len(heads) > 1 else (label,) for label in labels],
+        outputs=np.asarray(outputs, dtype=np.float32),
+        skipped=[],
+        heads=heads,
+    )
 
 
 def single_label(seed: int, classes: int = 5) -> Predictions:

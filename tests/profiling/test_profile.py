@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from profiles import TINY, json_profile, profile_of
-from small_runs import refused, sets
+from small_runs import called, json_of, refused, sets
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
@@ -22,6 +21,11 @@ from everest.profiling import latency, timing
 from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, PASS_SECONDS, PEAK_SHARE, plan_pretraining
 from everest.profiling.profile import METHODS, STAGES, cost_of, paper_figures, profile, stage_spec
 from everest.profiling.timing import time_steps
+
+CLIP = ("data.frames=4", "data.size=32")
+TINY = ("model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]", *CLIP, "model.depth=2")
+profile_of = partial(called, "profile")
+json_profile = partial(json_of, "profile")
 
 
 def test_every_printed_digit_of_computation_and_parameters_is_reproduced():

@@ -37,7 +37,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     else:
         context.notice("no best checkpoint and no overfitting check without data.val")
         idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
-        context.notice(*(f"warning: finetune.{name}: no effect without data.val" for name in idle))
+        context.warn(*(f"finetune.{name}: no effect without data.val" for name in idle))
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
     if init_weights is not None:

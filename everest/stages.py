@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
@@ -44,15 +45,21 @@ from everest.tokenizer.spec import tokenizer_settings
 
 if TYPE_CHECKING:
     from everest.finetuning import Finetuning
-    from everest.train_tokenizer import TokenizerStage
+    from everest.tokenizer_training import TokenizerTraining
 
-    Stage = Pretraining | Finetuning | TokenizerStage
+    Stage = Pretraining | Finetuning | TokenizerTraining
+
+SET_UP: Final = {  # imported with the stage: what only one needs takes seconds
+    "pretrain": "everest.pretraining:set_up_pretraining",
+    "finetune": "everest.finetuning:set_up_finetuning",
+    "train-tokenizer": "everest.tokenizer_training:set_up_tokenizer_training",
+}
 
 
 def run_stage(
     recipe: Recipe, options: RunOptions, report: Report, *, trial: Callable[[Stage], None] | None = None
 ) -> Training:
-    """Train the stage of `options.command` in its run folder, or resume its training.
+    """Train the stage of `options.stage` in its run folder, or resume its training.
 
     Pre-training first trains the recipe's tokenizer, if it needs one and names none.
 
@@ -60,20 +67,10 @@ def run_stage(
         trial: called in place of the training; nothing is written.
     """
     has_frozen = recipe.tokenizer is not None or recipe.pretrain.teacher is not None
-    if options.command == "pretrain" and has_frozen:
+    if options.stage == "pretrain" and has_frozen:
         recipe, options = _with_frozen_networks(recipe, options, report, is_trial=trial is not None)
     with run_context(options, recipe, report) as context:
-        stage: Stage
-        if options.command == "pretrain":
-            stage = set_up_pretraining(recipe, context)
-        elif options.command == "finetune":  # what only one stage needs is imported with it
-            from everest.finetuning import set_up_finetuning
-
-            stage = set_up_finetuning(recipe, context)
-        else:
-            from everest.train_tokenizer import set_up_tokenizer
-
-            stage = set_up_tokenizer(recipe, context)
+        stage: Stage = resolve_name(SET_UP[options.stage])(recipe, context)
         if trial is not None:
             trial(stage)
             return stage.training
@@ -90,7 +87,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     All processes must call it. The tracker ends with the run, even after an error: another stage may follow
     in this process. Until then no other process can train the run.
     """
-    run, plan, options = training.run, training.plan, training.context.options
+    run, plan, options = training.run_folder, training.plan, training.context.options
     main, resumed = training.accelerator.is_main_process, training.context.resumed
     with training_lock(run.path) if main else nullcontext():
         try:
@@ -103,11 +100,11 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                 facts["checkpoint_steps"] = facts.pop("validation_steps")  # the key in env.json
                 facts |= training.videos
                 init_file = training.context.init_file
-                values = {"stage": options.command, "plan": facts, "one_batch": options.one_batch}
+                values = {"stage": options.stage, "plan": facts, "one_batch": options.one_batch}
                 values["init"] = None if init_file is None else init_file.file
                 if init_file is not None:
                     values |= {"init_name": init_file.name, "decoder": init_file.decoder}
-                    values["origin"] = training.header.origin
+                    values["origin"] = training.weights_header.origin
                 run.start(dump_recipe(recipe), values)
             training.accelerator.wait_for_everyone()
             training.report(heading(_summary(training)))
@@ -215,7 +212,7 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
     report(notice(f"the recipe names no tokenizer: {run.path} is trained first, or its training is resumed"))
     start = {"init": None, "decoder": None, "resume": "auto", "overwrite": overwrite and not users}
-    own_options = replace(options, command="train-tokenizer", output=run.path, **start)
+    own_options = replace(options, stage="train-tokenizer", output=run.path, **start)
     try:
         run_stage(recipe, own_options, report)
     except Stopped as stopped:
@@ -293,7 +290,7 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
 
 @restored_process()
 def _train_stage(
-    command: str,
+    stage: str,
     recipe: str | Path,
     options: StageOptions,
     *,
@@ -307,5 +304,5 @@ def _train_stage(
     report = given.pop("report", silent)
     changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
     given["resume"] = "auto" if given.get("resume", True) else "never"
-    run = RunOptions(command=command, recipe_file=str(recipe), init=init, decoder=decoder, **given)
-    return run_stage(recipe_for_run(recipe, **changes), run, report).run.path
+    run_options = RunOptions(stage=stage, recipe_file=str(recipe), init=init, decoder=decoder, **given)
+    return run_stage(recipe_for_run(recipe, **changes), run_options, report).run_folder.path

@@ -49,14 +49,14 @@ class TrainOptions:
 
 
 def _train(
-    command: str,
+    stage: str,
     recipe_file: str,
     options: TrainOptions,
     *,
     init: str | None = "none",
     decoder: DecoderStart | None = None,
 ) -> Path | None:
-    """Train the stage of a command in each process; prints and returns the run folder, None for a dry run."""
+    """Train a stage in each process; prints and returns the run folder, None for a dry run."""
     from everest.config.recipe import dump_recipe, recipe_for_run
 
     resumes_folder = options.resume not in ("auto", "never")
@@ -79,8 +79,8 @@ def _train(
     from everest.engine.context import RunOptions
     from everest.stages import run_stage  # here: in the processes that train
 
-    run = RunOptions(
-        command=command,
+    run_options = RunOptions(
+        stage=stage,
         recipe_file=recipe_file,
         output=output,
         resume="only" if resumes_folder else "auto" if options.resume == "auto" else "never",
@@ -92,12 +92,13 @@ def _train(
         decoder=decoder,
     )
     with Display(quiet=options.quiet or not is_main()) as display:
-        training = run_stage(recipe, run, display.report, trial=_print_trial if options.dry_run else None)
+        trial = _print_trial if options.dry_run else None
+        training = run_stage(recipe, run_options, display.report, trial=trial)
     if options.dry_run:
         return None
     if is_main():
-        typer.echo(training.run.path)
-    return training.run.path
+        typer.echo(training.run_folder.path)
+    return training.run_folder.path
 
 
 def _check_init(init: str, folder: Path | None, *, overwrite: bool) -> None:

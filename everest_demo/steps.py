@@ -118,16 +118,16 @@ class DemoSteps:
         rows = "\n".join(f"| {part} | {seconds} |" for part, seconds in self.seconds.items())
         write_text(self.folder / REPORT, f"{text}\n| part | seconds |\n|---|---|\n{rows}\n")
 
-    def _train(self, command: str, name: str, recipe: Recipe, *, init: Path | None) -> Path:
+    def _train(self, stage: str, name: str, recipe: Recipe, *, init: Path | None) -> Path:
         """Train a stage in its run folder; returns the weights."""
         options = RunOptions(
-            command=command,
+            stage=stage,
             recipe_file=recipe.name,
             output=self.folder / name,
             cpu=True,
             init=init,
         )
-        return run_stage(recipe, options, self.report).run.weights
+        return run_stage(recipe, options, self.report).run_folder.weights
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

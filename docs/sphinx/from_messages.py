@@ -43,7 +43,7 @@ SUBJECTS = {
         "everest/engine",
         "everest/pretraining.py",
         "everest/finetuning.py",
-        "everest/train_tokenizer.py",
+        "everest/tokenizer_training.py",
         "everest/stages.py",
         "everest/sweep",
         "everest/project",

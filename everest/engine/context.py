@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 class RunOptions:
     """The options of a run that are not in its recipe, as its command or a notebook gives them."""
 
-    command: str  # the stage, and the default run folder: pretrain, finetune or train-tokenizer
+    stage: str  # pretrain, finetune or train-tokenizer
     recipe_file: str  # or the name of a recipe
     output: str | Path | None = None  # the run folder
     resume: Literal["auto", "never", "only"] = "auto"  # the run in `output`; only: there must be one
@@ -66,10 +66,10 @@ class RunOptions:
                 object.__setattr__(self, name, None)
 
     def folder(self, recipe: str) -> Path:
-        """The run folder: the named one, else runs/COMMAND/RECIPE-TIME, numbered if that exists already."""
+        """The run folder: the named one, else runs/STAGE/RECIPE-TIME, numbered if that exists already."""
         if self.output:
             return Path(self.output)
-        folder = Path("runs") / self.command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = Path("runs") / self.stage / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
         numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
         return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
@@ -79,7 +79,7 @@ class RunContext:
     """The processes, the folder and the display of a run."""
 
     accelerator: Accelerator
-    run: RunFolder
+    run_folder: RunFolder
     resumed: bool  # the folder already holds the run
     report: Report
     options: RunOptions
@@ -93,6 +93,10 @@ class RunContext:
             if text is not None:
                 self.report(notice(text))
 
+    def warn(self, *texts: str | None) -> None:
+        """Show each warning that is not None to the user."""
+        self.notice(*(text and f"warning: {text}" for text in texts))
+
     def read_init_weights(self) -> InitWeights | None:
         """Read the weights that the run starts from, if any, and show which they are."""
         if self.init_file is None:
@@ -100,7 +104,7 @@ class RunContext:
 
         from everest.checkpoints.init import read_init
 
-        init_weights = read_init(self.init_file, resumed=self.run if self.resumed else None)
+        init_weights = read_init(self.init_file, resumed=self.run_folder if self.resumed else None)
         if init_weights.weights is not None:
             self.notice(init_weights.notice())
         return init_weights
@@ -132,7 +136,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
         resumed = decide_on_main(accelerator, lambda: _check_folder(run, recipe, options, init_file))
         yield RunContext(
             accelerator=accelerator,
-            run=run,
+            run_folder=run,
             resumed=resumed,
             report=report,
             options=options,
@@ -183,7 +187,7 @@ def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_f
         options.recipe_file,
         init_file and init_file.file,
         recipe.tokenizer and recipe.tokenizer.checkpoint,
-        recipe.pretrain.teacher if options.command == "pretrain" else None,
+        recipe.pretrain.teacher if options.stage == "pretrain" else None,
     ]
     folder, tokenizer = run.path.resolve(), own_tokenizer(run.path).resolve()
     lost = [
@@ -215,7 +219,7 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
     saved = flat_values(recipe_values(load_recipe(run.path / RECIPE_FILE, imports=False)))
     given = flat_values(recipe_values(recipe))
     may_change = set(RESUME_MAY_CHANGE)
-    if options.command == "train-tokenizer":
+    if options.stage == "train-tokenizer":
         may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: its hash is compared with that in the weights when it is read.
     for key in ("tokenizer.checkpoint", "pretrain.target.teacher"):
@@ -228,7 +232,7 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
         given.pop(key, None)
     environment = run.environment()
     saved |= {"command": environment.stage, "--overfit-one-batch": environment.one_batch}
-    given |= {"command": options.command, "--overfit-one-batch": options.one_batch}
+    given |= {"command": options.stage, "--overfit-one-batch": options.one_batch}
     saved |= {"--init": environment.init, "--decoder": environment.decoder if init_file else None}
     given |= {"--init": init_file and init_file.file, "--decoder": init_file and init_file.decoder}
     differences = differing(saved, given)

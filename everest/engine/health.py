@@ -138,9 +138,9 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
             "view_spread": "projection spread {:.2f} (maximum 1)",
             "camera_loss": "camera motion error {:.2f} (guessing: 1)",
         }
-        rows = [row for row in training.run.rows() if row.get("view_spread") is not None][-RECENT_LOSSES:]
+        rows = [row for row in training.run_folder.rows() if row.get("view_spread") is not None]
         for name, measured in texts.items():
-            values = [row[name] for row in rows if row.get(name) is not None]
+            values = [row[name] for row in rows[-RECENT_LOSSES:] if row.get(name) is not None]
             text += f"; {measured.format(fmean(values))}" if values else ""
         return text
     guess = model.targets.loss_of_one_color  # normalized targets have a variance of about 1
@@ -149,7 +149,7 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
     text += f"; predicting each tubelet's mean color gives about {guess:g}"
     if fmean(losses) <= NEAR_MEAN_COLOR * guess or is_compared:
         return text
-    advice = learning_rate_advice(plan, new_weights=training.header.origin is None)
+    advice = learning_rate_advice(plan, new_weights=training.weights_header.origin is None)
     return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
 
 

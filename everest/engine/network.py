@@ -84,6 +84,16 @@ GRAD_NORM: Final = "grad_norm"  # the key in metrics.jsonl of the norm of the mo
 MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # what AdamW stores for a parameter
 
 
+def make_ema(model: nn.Module, settings: TrainSettings) -> ModelEmaV3 | None:
+    """The average of a model's weights over the steps, if `train.ema` has a decay."""
+    if settings.ema is None:
+        return None
+
+    from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
+
+    return ModelEmaV3(model, decay=settings.ema)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
     """A network that learns, and its optimizer: both as built, before anything wraps them."""

@@ -12,10 +12,10 @@ from everest.config.settings import Recipe, TrainedSection
 from everest.data.clips import ClipDataset
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
-from everest.data.recipe_clips import examine_lengths, fingerprint, resized_by
+from everest.data.recipe_clips import examine_lengths, fingerprint
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
-from everest.engine.network import Network, prepare_model, shard, stage_optimizer
+from everest.engine.network import Network, make_ema, prepare_model, shard, stage_optimizer
 from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
@@ -65,7 +65,7 @@ def make_training(
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
     if context.resumed:
-        _check_inputs(context.run, videos, spec)
+        _check_inputs(context.run_folder, videos, spec)
     else:  # opens some of the videos
         context.notice(*clips.notices, examine_lengths(clips))
     plan, memory_warning = _plan_for_memory(recipe, section, spec, len(clips), context, other_bytes)
@@ -76,9 +76,8 @@ def make_training(
         model=prepare_model(context.accelerator, network.module, recipe.train),
         networks=[network, *other_networks],
         clips=clips,
-        loaded_clips=resized_by(clips, recipe.data.resize, context.accelerator.device),
         plan=plan,
-        header=Weights(  # all that later commands need to rebuild the model and read clips
+        weights_header=Weights(  # all that later commands need to rebuild the model and read clips
             kind=spec.kind,
             settings=spec.dump(),
             classes=classes,
@@ -92,7 +91,7 @@ def make_training(
     _check_shared_memory(training)
     if not context.options.one_batch:
         advice = () if context.resumed else plan_warnings(plan, new_weights=init_weights is None)
-        context.notice(*(text and f"warning: {text}" for text in (*advice, memory_warning)))
+        context.warn(*advice, memory_warning)
     return training
 
 
@@ -141,7 +140,7 @@ def _plan_for_memory(
     clip_bytes = training_bytes(spec, value_bytes, section) + other_bytes(value_bytes)
 
     largest = recipe.train.micro_batch
-    saved = context.run.environment().plan if context.resumed else None
+    saved = context.run_folder.environment().plan if context.resumed else None
     if largest == "auto" and saved is not None and saved.processes == processes:
         largest = saved.micro_batch  # other passes would sum in another order
     if largest == "auto":
@@ -182,18 +181,14 @@ def _network(
                 "train.ema keeps a full copy of the weights: not available with train.shard=full"
             )
         shard(model, accelerator)
-    ema = None
-    if settings.ema:
-        from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
-
-        ema = ModelEmaV3(model, decay=settings.ema)
+    ema = make_ema(model, settings)
     return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)
 
 
 def _check_shared_memory(training: Training) -> None:
     """Refuse to start workers without enough shared memory; notice if there are fewer of them for it."""
     workers = training.workers
-    shared = shared_bytes(training.loaded_clips, training.order(), workers=workers)
+    shared = shared_bytes(training.worker_clips, training.order(), workers=workers)
     require_shared_memory(shared * local_processes())
     if training.train_settings.workers == "auto" and workers < num_readers():
         few = f"{workers} of {num_readers()} workers, because little shared memory is free"

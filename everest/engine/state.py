@@ -14,16 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from everest.config.settings import TrainSettings
 from everest.engine.context import RunContext
 from everest.engine.network import EMA_PART, MODEL_PART, Network, part_of
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.models.partial import merged
 from everest.system.compute import HostCopy
+from everest.system.signals import StopSignal
 from everest.system.text import json_text, parse_json
 from everest.system.weights import Weights, full_tensor, read_tensors, state_hash, write_tensors
 from everest.system.weights_header import FORMAT, read_header, read_metadata
@@ -71,6 +73,50 @@ def states_in(folder: Path) -> dict[int, Path]:
     return {int(path.stem[-9:]): path for path in sorted(folder.glob(f"step-{'[0-9]' * 9}.safetensors"))}
 
 
+class SaveRequest(NamedTuple):
+    """What a process needs at the end of a step."""
+
+    signal: int  # that stops the run; 0: none
+    is_due: bool  # a save, by the clock
+
+
+class SaveSchedule:
+    """When a run is saved or stopped: as `train.save_every` says, after the last step, and by a signal.
+
+    Attributes:
+        signal: that this process received; a context.
+        stop: the signal that any process received, else 0.
+        is_due: whether the run is saved before its next step.
+    """
+
+    def __init__(self, settings: TrainSettings, steps: int) -> None:
+        self.signal = StopSignal()
+        self.stop = 0
+        self.is_due = False
+        self._every, self._seconds = settings.save_every, settings.save_seconds
+        self._steps = steps
+        self._saved_at = time.monotonic()
+
+    def request(self) -> SaveRequest:
+        """What this process needs."""
+        return SaveRequest(self.signal.number, time.monotonic() - self._saved_at >= self._seconds)
+
+    def add(self, request: SaveRequest) -> None:
+        """Add what any process needs, which all learn at the same step."""
+        self.stop = self.stop or request.signal
+        self.is_due = self.is_due or request.is_due or bool(request.signal)
+
+    def reach(self, step: int) -> None:
+        """Note that `step` updates are done."""
+        at_step = isinstance(self._every, int) and step % self._every == 0
+        self.is_due = self.is_due or at_step or step == self._steps
+
+    def restart(self) -> None:
+        """Note that the run is saved now."""
+        self.is_due = False
+        self._saved_at = time.monotonic()
+
+
 class TrainState:
     """The networks of a run and fp16's loss scale, and the files that hold them.
 
@@ -85,10 +131,9 @@ class TrainState:
     def __init__(
         self, context: RunContext, networks: Sequence[Network], header: Weights, *, num_states: int
     ) -> None:
-        self.saved_at = time.monotonic()  # seconds
         self._networks = networks
         self._accelerator = context.accelerator
-        self._run = context.run
+        self._run = context.run_folder
         self._header = header
         self._num_states = num_states
         self._saved_step = 0
@@ -121,7 +166,7 @@ class TrainState:
 
         if self._accelerator.is_main_process:
             self._writing = self._writer.submit(write) if self._writer is not None else write()
-        self._saved_step, self.saved_at = step, time.monotonic()
+        self._saved_step = step
 
     def finish(self) -> None:
         """Wait until the files of the last `save` are written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -12,8 +13,17 @@ from torch import Tensor
 
 from everest.data.clips import FailedReads
 from everest.engine.network import GRAD_NORM, Network
+from everest.engine.state import SaveRequest
 from everest.system.compute import HostCopy
 from everest.system.weights import full_tensor
+
+
+class StepNumbers(NamedTuple):
+    """The numbers of one step of all processes, on the host."""
+
+    figures: dict[str, float]  # means, by their names in metrics.jsonl
+    any_failed: bool  # whether any process met an unreadable video
+    request: SaveRequest  # of any process
 
 
 @dataclass(eq=False)
@@ -28,8 +38,6 @@ class StepRecord:
     failed: list[FailedReads] = field(default_factory=list)  # for each unreadable sample
     videos: list[str] = field(default_factory=list)
     waited: float = 0.0  # seconds of waiting for batches
-    signal: int = 0  # the signal that this process received, else 0
-    is_save_due: bool = False  # according to this process's clock
     started: float = field(default_factory=time.monotonic)
     seconds: float | None = None  # the time of the whole step; None: it is not over
 
@@ -38,16 +46,17 @@ class StepRecord:
         for name, value in {"loss": loss, **metrics}.items():
             self.losses[name] = self.losses.get(name, 0) + value.detach().float() / passes
 
-    def gather(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def gather(
+        self, accelerator: Accelerator, norms: Mapping[str, Tensor], request: SaveRequest
+    ) -> tuple[Tensor, Tensor]:
         """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.
 
         Returns:
             Whether all losses are finite, and whether losses and norms are: () bool each, on the device.
         """
         self._names = [*self.losses, *norms]
-        flags = (len(self.failed), self.signal, self.is_save_due)
         # Filled on the device: a copy of host memory would wait for it.
-        filled = (self.losses["loss"].new_full((), float(flag)) for flag in flags)
+        filled = (self.losses["loss"].new_full((), float(flag)) for flag in (len(self.failed), *request))
         values = torch.stack([*self.losses.values(), *norms.values(), *filled])
         gathered = accelerator.gather(values)
         assert isinstance(gathered, Tensor)
@@ -56,16 +65,11 @@ class StepRecord:
         finite = by_process.isfinite()
         return finite[:, : len(self.losses)].all(), finite[:, : len(self._names)].all()
 
-    def read(self) -> tuple[dict[str, float], bool, int, bool]:
-        """Wait for the numbers that `gather` has copied, and combine those of all processes.
-
-        Returns:
-            The mean figures by their names in metrics.jsonl; whether any process met an unreadable video; the
-            signal that any process received, else 0; whether a save is due by the clock of any process.
-        """
+    def read(self) -> StepNumbers:
+        """Wait for the numbers that `gather` has copied, and combine those of all processes."""
         *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
         means = {name: sum(values) / len(values) for name, values in zip(self._names, figures, strict=True)}
-        return means, any(failed), int(max(signals)), any(due)
+        return StepNumbers(means, any(failed), SaveRequest(int(max(signals)), any(due)))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -17,6 +17,7 @@ from everest.data.bad_videos import BadVideos
 from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
+from everest.engine.state import SaveSchedule
 from everest.engine.step import StepRecord
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
@@ -59,23 +60,23 @@ class StepLog:
     All processes read the same numbers at the same step, so they act alike.
 
     Args:
+        saves: learns what any process needs.
         workers: processes that read videos, of each process.
     Attributes:
         losses: the last finite losses.
-        stop_signal: received by any process, else 0.
-        is_save_due: by the clock of any process, since the last save.
         tracker: of the main process, in addition to metrics.jsonl.
     """
 
-    def __init__(self, context: RunContext, recipe: Recipe, plan: StagePlan, *, workers: int) -> None:
+    def __init__(
+        self, context: RunContext, recipe: Recipe, plan: StagePlan, saves: SaveSchedule, *, workers: int
+    ) -> None:
         self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.nonfinite = Nonfinite(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
-        self.stop_signal = 0
-        self.is_save_due = False
         self.tracker: GeneralTracker | None = None
         self._context = context
         self._plan = plan
+        self._saves = saves
         self._workers = workers
         self._waits = WaitWatch()
         self._unread: deque[StepRecord] = deque()
@@ -84,7 +85,7 @@ class StepLog:
     def write(self, row: Row) -> None:
         """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
         if self._context.accelerator.is_main_process:
-            self._context.run.log(row)
+            self._context.run_folder.log(row)
         if self.tracker is not None:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
             self.tracker.log(numbers, step=row["step"])
@@ -93,13 +94,13 @@ class StepLog:
         """Add a step, and log the steps whose numbers have arrived, or with `all_now` all steps."""
         self._unread.append(record)
         self.read(but=1 if self._context.overlaps and not all_now else 0)
-        if self.stop_signal or self.is_save_due:
+        if self._saves.is_due:
             self.read()
         record.seconds = time.monotonic() - record.started  # its row may be written later
         share = self._waits.add(record.waited, record.seconds)
         if share is not None:
-            self._context.notice(
-                f"warning: the first steps spent {share:.0%} of their time waiting for videos: raise "
+            self._context.warn(
+                f"the first steps spent {share:.0%} of their time waiting for videos: raise "
                 f"train.workers (now {self._workers}), or encode the videos (`everest prepare encode --codec "
                 "mjpeg`); `everest profile --data` states what helps most"
             )
@@ -114,9 +115,8 @@ class StepLog:
         context, plan = self._context, self._plan
         while len(self._unread) > but:
             record = self._unread.popleft()
-            figures, any_failed, stop_signal, is_save_due = record.read()
-            self.stop_signal = self.stop_signal or stop_signal
-            self.is_save_due = self.is_save_due or is_save_due
+            figures, any_failed, request = record.read()
+            self._saves.add(request)
             self._check_finite(record, figures)
             row = self._row(record, figures)
             self.write(row)
@@ -126,7 +126,7 @@ class StepLog:
             failed = list(gather_object(record.failed)) if any_failed else []
             context.notice(*self.bad_videos.add(requested=plan.videos_per_step, failed=failed))
             if failed and context.accelerator.is_main_process:
-                context.run.write_bad_videos(self.bad_videos.reasons)
+                context.run_folder.write_bad_videos(self.bad_videos.reasons)
             self.bad_videos.check(any_failed=any_failed)
             self._new_rows.append(row)
 
@@ -160,7 +160,7 @@ class StepLog:
             text += f", {skipped} times in a row"
         elif none_applied:
             text += "; no update of the run was applied"
-        file, videos = self._context.run.path / NONFINITE_FILE, gather_object(record.videos)
+        file, videos = self._context.run_folder.path / NONFINITE_FILE, gather_object(record.videos)
         if self._context.accelerator.is_main_process:
             as_text = {name: str(value) for name, value in figures.items()}
             write_text(file, json_text({"step": step, **as_text, "videos": sorted(videos)}, indent=2))

@@ -24,15 +24,16 @@ from everest.config.settings import Recipe
 from everest.data.clips import Batch, ClipDataset, StepSampler
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
+from everest.data.recipe_clips import resized_by
 from everest.engine.context import RunContext
 from everest.engine.network import Network
 from everest.engine.plan import StagePlan
-from everest.engine.state import TrainState
+from everest.engine.state import SaveSchedule, TrainState
 from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.engine.step_log import StepLog
 from everest.models.drop_path import DroppedPaths
 from everest.system.run_folder import Row
-from everest.system.signals import Stopped, StopSignal
+from everest.system.signals import Stopped
 from everest.system.weights import Weights
 
 # Heuristic: how long a process waits for a batch after a stop signal, so that a step of several processes
@@ -49,25 +50,26 @@ class Training:
     model: nn.Module  # as the loop calls it (everest.engine.network.prepare_model)
     networks: Sequence[Network]  # the model as built, then all others that learn in the same steps
     clips: ClipDataset
-    loaded_clips: ClipDataset  # `clips` as workers read them: the device may resize their crops
     plan: StagePlan
-    header: Weights  # of `model.safetensors`; its tensors and step are added when it is saved
+    weights_header: Weights  # of `model.safetensors`; its tensors and step are added when it is saved
     videos: dict[str, Any]  # number and fingerprint of the samples, for env.json
     steps_done: int = 0  # updates done, over all resumes
-    is_loaded: bool = True  # False: the run is finished and its states are removed, so the model is new
+    has_weights: bool = True  # False: the run is finished and its states were removed, so its weights are new
 
     def __post_init__(self) -> None:
         context = self.context
-        self.accelerator, self.run = context.accelerator, context.run
+        self.accelerator, self.run_folder = context.accelerator, context.run_folder
         self.report, self.notice = context.report, context.notice
         self.rank = self.accelerator.process_index
         self.train_settings = self.recipe.train
-        self.workers = choose_workers(self.loaded_clips, self.order(), self.train_settings.workers)
-        num_states = self.train_settings.keep_states
-        self.state = TrainState(context, self.networks, self.header, num_states=num_states)
-        self.step_log = StepLog(context, self.recipe, self.plan, workers=self.workers)
-        self.signal = StopSignal()
         device = self.accelerator.device
+        # As workers read them: the device may resize their crops.
+        self.worker_clips = resized_by(self.clips, self.recipe.data.resize, device)
+        self.workers = choose_workers(self.worker_clips, self.order(), self.train_settings.workers)
+        num_states = self.train_settings.keep_states
+        self.state = TrainState(context, self.networks, self.weights_header, num_states=num_states)
+        self.saves = SaveSchedule(self.train_settings, self.plan.steps)
+        self.step_log = StepLog(context, self.recipe, self.plan, self.saves, workers=self.workers)
         self.to_device = DeviceCopy(device)
         self.dropped_paths = DroppedPaths(self.networks[0].module)  # none in pre-training
         self.broken = torch.zeros((), device=device)  # 1 after an update that ends the run
@@ -77,11 +79,11 @@ class Training:
     def resume(self) -> None:
         """Restore the newest state of the run, if it has one. Every process reads it."""
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
-        self.is_loaded = notes is not None or self.steps_done == 0
-        self._last_step = self.run.environment().plan.finished or self.plan.steps
+        self.has_weights = notes is not None or self.steps_done == 0
+        self._last_step = self.run_folder.environment().plan.finished or self.plan.steps
         if notes is not None:
             self.step_log.nonfinite.skipped = notes["skipped"]
-            self.step_log.bad_videos.restore(notes["videos"], self.run.bad_videos())
+            self.step_log.bad_videos.restore(notes["videos"], self.run_folder.bad_videos())
 
     def order(self, step: int = 0) -> StepSampler:
         """The samples from `step` to the last step; they follow from the seed and the step."""
@@ -103,11 +105,11 @@ class Training:
         """The clips of `order`, read by workers that start here; several processes stop at a common step."""
         waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
         return ClipLoader(
-            self.loaded_clips,
+            self.worker_clips,
             self.order(step),
             workers=self.workers,
             timeout=self.train_settings.data_timeout,
-            should_stop=lambda: bool(self.signal.number) and self.signal.seconds >= waits,
+            should_stop=lambda: bool(self.saves.signal.number) and self.saves.signal.seconds >= waits,
         )
 
     def steps(self) -> Generator[Step]:
@@ -119,33 +121,22 @@ class Training:
         """
         self.model.train()
         with ExitStack() as ending:
-            ending.enter_context(self.signal)
+            ending.enter_context(self.saves.signal)
             ending.callback(self.state.finish)
             if not self.has_steps:
                 return
             clips = iter(ending.enter_context(closing(self.loader(self.steps_done))))
             while self.has_steps:
                 yield Step(self, clips)
-                if self.step_log.stop_signal or self.step_log.is_save_due or self.saves_here:
+                if self.saves.is_due:
                     self.save()
-                if self.step_log.stop_signal and self.has_steps:
-                    self.stop(self.step_log.stop_signal, saved=True)
+                if self.saves.stop and self.has_steps:
+                    self.stop(self.saves.stop, saved=True)
 
     @property
     def has_steps(self) -> bool:
         """Whether the run has steps left."""
         return self.steps_done < self._last_step
-
-    @property
-    def saves_here(self) -> bool:
-        """Whether the run is saved after the last update, even if `train.save_every` is a time."""
-        every = self.train_settings.save_every
-        return self.steps_done == self.plan.steps or (isinstance(every, int) and self.steps_done % every == 0)
-
-    @property
-    def is_save_due(self) -> bool:
-        """Whether a state is due by this process's clock (`train.save_every`)."""
-        return time.monotonic() - self.state.saved_at >= self.train_settings.save_seconds
 
     def skips(self, losses_finite: Tensor, all_finite: Tensor) -> Tensor:
         """Whether an update is skipped: 0 or 1, () float32 on the device, decided without the host.
@@ -169,13 +160,13 @@ class Training:
             self.state.finish()
             self.accelerator.wait_for_everyone()  # a process that has ended would end the others
             text, place = f"saved after step {self.steps_done} of {self.plan.steps}", "there"
-        resume = f"the same command with --output {self.run.path} resumes from {place}"
+        resume = f"the same command with --output {self.run_folder.path} resumes from {place}"
         raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
 
     def save(self) -> None:
         """Log all steps, and write the newest weights and a state; all processes must call it."""
         self.step_log.read()
-        self.step_log.is_save_due = False
+        self.saves.restart()
         counts = self.step_log.bad_videos.counts()
         self.state.save(self.steps_done, {"videos": counts, "skipped": self.step_log.nonfinite.skipped})
 
@@ -190,7 +181,7 @@ class Training:
         """Show a warning, if there is one and none of its kind has been shown."""
         if warning is not None and kind not in self._warned:
             self._warned.add(kind)
-            self.notice(f"warning: {warning}")
+            self.context.warn(warning)
 
 
 class Step:
@@ -215,8 +206,8 @@ class Step:
         for network in training.networks:
             set_lr(network.optimizer, training.plan.lr(self.number))
 
-    def batches(self, first: int = 0) -> Iterator[Batch]:
-        """Yield the clips of each pass from `first` on, on the device; forward and backward go inside.
+    def batches(self) -> Iterator[Batch]:
+        """Yield the clips of each pass, on the device; forward and backward go inside.
 
         Processes exchange gradients in the last pass only. Raises Stopped if a signal comes while clips are
         awaited.
@@ -224,13 +215,13 @@ class Step:
         training, plan = self._training, self._training.plan
         seed, rank, device = training.train_settings.seed, training.rank, training.accelerator.device
         training.dropped_paths.draw(seed_at(seed, Purpose.DROP_PATH, self.number), plan.batch_size, device)
-        for number in range(first, plan.accumulation):
+        for number in range(plan.accumulation):
             self._pass = number
             started = time.monotonic()
             try:
                 batch = next(self._loaded)
             except StoppedWaiting:
-                training.stop(training.signal.number, saved=plan.processes == 1)
+                training.stop(training.saves.signal.number, saved=plan.processes == 1)
             self._record.waited += time.monotonic() - started
             self._record.failed += filter(None, batch.failed)
             self._record.videos += batch.video_ids
@@ -271,8 +262,7 @@ class Step:
         """
         training, accelerator, record = self._training, self._training.accelerator, self._record
         norms = clip_gradients(accelerator, training.networks, training.train_settings.clip_grad)
-        record.signal, record.is_save_due = training.signal.number, training.is_save_due
-        skipped = training.skips(*record.gather(accelerator, norms))
+        skipped = training.skips(*record.gather(accelerator, norms, training.saves.request()))
         step_optimizers(accelerator, training.networks, skipped=skipped)
 
     def update(self, *, wait: bool = False) -> list[Row]:
@@ -284,5 +274,6 @@ class Step:
         self.update_weights()
         training = self._training
         training.steps_done += 1
-        training.step_log.add(self._record, all_now=wait or training.saves_here)
+        training.saves.reach(training.steps_done)
+        training.step_log.add(self._record, all_now=wait)
         return training.step_log.take()

@@ -45,7 +45,7 @@ class TokenizerValidator:
     def resume(self) -> None:
         """Validate a resumed run if it stopped before its validation."""
         training = self._training
-        validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
+        validated = {row["step"] for row in training.run_folder.rows() if "psnr_own" in row}
         if self._is_due() and training.steps_done not in validated:
             self._validate()
 
@@ -89,7 +89,7 @@ class TokenizerValidator:
             f"random ones, {psnr['all']:.2f} from all"
         )
         for text in warnings:
-            self._training.notice(f"warning: {text}")
+            self._training.context.warn(text)
 
     def finish(self) -> None:
         """Add the mean and std of the targets to the weights, then write report.json and its image.
@@ -97,7 +97,7 @@ class TokenizerValidator:
         The weights are read from disk: a finished run whose states were removed can be validated again.
         """
         training = self._training
-        run = training.run
+        run = training.run_folder
         if not training.accelerator.is_main_process:
             return
         opened = open_model(run.weights, kind="tokenizer")

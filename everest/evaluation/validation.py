@@ -52,11 +52,11 @@ class Validator:
     def resume(self) -> None:
         """Read the validations of a resumed run, and validate if the run stopped before it did."""
         training = self._training
-        with reading_own(training.run.path / METRICS_FILE, fix=RESTORE_FIX):
-            self._validations = Validations(training.run.rows(), self._validations.metric)
+        with reading_own(training.run_folder.path / METRICS_FILE, fix=RESTORE_FIX):
+            self._validations = Validations(training.run_folder.rows(), self._validations.metric)
         validated = {0, *(row["step"] for row in self._validations.rows)}
         done = training.steps_done
-        if training.plan.is_validated(done) and training.is_loaded and done not in validated:
+        if training.plan.is_validated(done) and training.has_weights and done not in validated:
             self._validate()
         self._end_early()
 
@@ -73,7 +73,7 @@ class Validator:
         """End the run if its last `finetune.patience` validations brought no improvement."""
         training = self._training
         patience = self._patience
-        if training.is_loaded and patience is not None and self._validations.since_best >= patience:
+        if training.has_weights and patience is not None and self._validations.since_best >= patience:
             training.end(f"step {training.steps_done}: no improvement in the last {patience} validations")
 
     def _validate(self) -> None:
@@ -110,7 +110,7 @@ class Validator:
                     chosen = tuple(choose_thresholds(predicted.means, predicted.labels))
                     head = replace(head, chosen_thresholds=chosen)
                 heads.append(asdict(head))
-            training.state.save_weights(training.run.best, step, {"heads": heads})
+            training.state.save_weights(training.run_folder.best, step, {"heads": heads})
         training.step_log.write(row)
         event = {
             "event": "validation",
@@ -146,7 +146,7 @@ class Validator:
         text = (
             f"best validation {metric.title} {value_text(name, best)} on {counted(size.samples, size.unit)} "
             f"(one center view each{shown}) after step {validations.best['step']} of {training.plan.steps}; "
-            f"eval, predict, extract and export use these weights, {training.run.best}"
+            f"eval, predict, extract and export use these weights, {training.run_folder.best}"
         )
         if best is None or chance is None:
             return text

@@ -108,7 +108,7 @@ class Prober:
     def resume(self) -> None:
         """Remember the probes that a resumed run has logged, and make the one that it was stopped before."""
         training = self._training
-        self.rows = decide_on_main(training.accelerator, lambda: probe_rows(training.run.rows()))
+        self.rows = decide_on_main(training.accelerator, lambda: probe_rows(training.run_folder.rows()))
         self.probe_if_due()
 
     def probe_if_due(self) -> None:
@@ -116,7 +116,7 @@ class Prober:
         training = self._training
         step = training.steps_done
         rows = self.rows
-        if not training.is_loaded or step not in self._steps or any(row["step"] == step for row in rows):
+        if not training.has_weights or step not in self._steps or any(row["step"] == step for row in rows):
             return
         if step:
             training.save()  # first: a probe may take long, and may fail
@@ -137,7 +137,7 @@ class Prober:
         ends = step < training.plan.steps and isinstance(training.state.trained_model, ViewModel)
         collapse = warnings.pop("collapse", None) if ends else None
         for warning in warnings.values():
-            training.notice(f"warning: {warning}")
+            training.context.warn(warning)
         if collapse is not None:
             raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")
 

@@ -20,7 +20,8 @@ from everest.data.clips import Batch, ClipDataset, StepSampler
 from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, divide_batches, on_device
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
-from everest.engine.network import prepare_model, stage_optimizer
+from everest.engine.network import Network, make_ema, prepare_model, stage_optimizer
+from everest.engine.step import clip_gradients, set_lr, step_optimizers
 from everest.engine.training import Step, Training
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
@@ -98,22 +99,24 @@ def time_steps(
         prepared = prepare_model(accelerator, model, recipe.train)
         shape = (clips, spec.channels, spec.candidate_frames, *spec.size)
         frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-        optimizer = None if settings is None else stage_optimizer(model, settings)
-        for group in () if optimizer is None else optimizer.param_groups:
-            group["lr"] = 1e-6  # not 0: the weights change as in training
+        networks = []
+        if settings is not None:
+            optimizer, ema = stage_optimizer(model, settings), make_ema(model, recipe.train)
+            set_lr(optimizer, 1e-6)  # not 0: the weights change as in training
+            networks = [Network(module=model, optimizer=optimizer, ema=ema)]
         labels = torch.zeros(clips, dtype=torch.int64, device=device)
         noise = torch.rand(clips, spec.grid.num_tokens, device=device)
         options = {"noise": noise} if stage == "finetune" else {}
 
         def step() -> None:
-            if optimizer is None:
+            if not networks:
                 with torch.no_grad():
                     prepared(frames)
                 return
             out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
             accelerator.backward(out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels))
-            optimizer.step()
-            optimizer.zero_grad()
+            clip_gradients(accelerator, networks, recipe.train.clip_grad)
+            step_optimizers(accelerator, networks, skipped=torch.zeros((), device=device))
 
         _seconds_of(step, WARMUP_STEPS, device)
         if device.type == "cuda":
@@ -151,10 +154,11 @@ def try_step(
 
     def last_pass() -> None:  # in which processes exchange gradients
         step = Step(training, repeat(batch))
-        for loaded in step.batches(plan.accumulation - 1):
-            network_losses, _ = losses_of(loaded, step)
-            step.backward(network_losses)
-            losses.append(network_losses[0].item())
+        for number, clips in enumerate(step.batches(), start=1):
+            if number == plan.accumulation:
+                network_losses, _ = losses_of(clips, step)
+                step.backward(network_losses)
+                losses.append(network_losses[0].item())
         step.update_weights()
 
     _, seconds = _seconds_of(last_pass, 2, device)

@@ -32,10 +32,10 @@ def started(
     settings = load_recipe(recipe, overrides=[*SETTINGS, *overrides])
     context = RunContext(
         accelerator=make_accelerator("fp32", tf32=False, cpu=True),
-        run=RunFolder(folder),
+        run_folder=RunFolder(folder),
         resumed=resumed,
         report=silent,
-        options=RunOptions(command="pretrain", recipe_file=str(recipe)),
+        options=RunOptions(stage="pretrain", recipe_file=str(recipe)),
         overlaps=overlaps,
     )
     stage = set_up_pretraining(settings, context)

@@ -10,7 +10,7 @@ from everest.engine.context import RunContext, RunOptions
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
-from everest.train_tokenizer import TokenizerStage, set_up_tokenizer
+from everest.tokenizer_training import TokenizerTraining, set_up_tokenizer_training
 
 RECIPE = """
 summary: small enough for a test
@@ -37,14 +37,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     return small_recipe(tmp_path_factory.mktemp("recipe"), clip_files, text=RECIPE)
 
 
-def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerStage:
+def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerTraining:
     settings = load_recipe(recipe, overrides=list(overrides))
     accelerator = make_accelerator(settings.train.precision, tf32=settings.train.tf32, cpu=True)
     context = RunContext(
         accelerator=accelerator,
-        run=RunFolder(folder),
+        run_folder=RunFolder(folder),
         resumed=False,
         report=silent,
-        options=RunOptions(command="train-tokenizer", recipe_file=str(recipe)),
+        options=RunOptions(stage="train-tokenizer", recipe_file=str(recipe)),
     )
-    return set_up_tokenizer(settings, context)
+    return set_up_tokenizer_training(settings, context)

@@ -20,7 +20,7 @@ sys.exit(found.total_seconds() != float(os.environ["EXPECTED"]))
 """
 FAILING = """
 try:
-    with run_context(RunOptions(command="pretrain", recipe_file="", cpu=True), load_recipe("demo"), print):
+    with run_context(RunOptions(stage="pretrain", recipe_file="", cpu=True), load_recipe("demo"), print):
         if accelerator.process_index == 1:
             raise DataError("this process fails")
         accelerator.wait_for_everyone()

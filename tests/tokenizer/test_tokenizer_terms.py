@@ -29,7 +29,7 @@ from everest.errors import CheckpointError
 from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss
 from everest.tokenizer.loss import ADVERSARY_BETAS, PERCEPTUAL_FRAMES, Adversary, perceptual_distance
-from everest.train_tokenizer import TokenizerStage
+from everest.tokenizer_training import TokenizerTraining
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["recipe"]  # a fixture
@@ -55,7 +55,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     return timm.create_model("test_resnet").state_dict()
 
 
-def with_adversary(recipe: Path, folder: Path, *overrides: str) -> tuple[TokenizerStage, Adversary]:
+def with_adversary(recipe: Path, folder: Path, *overrides: str) -> tuple[TokenizerTraining, Adversary]:
     """The stage of a tokenizer with a discriminator."""
     stage = set_up(recipe, folder, "tokenizer.loss.gan=0.1", *overrides)
     assert stage.objective.adversary is not None
@@ -200,7 +200,7 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
     assert math.isfinite(float(noted["loss"]))
 
 
-def whole_step(stage: TokenizerStage) -> None:
+def whole_step(stage: TokenizerTraining) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
     with closing(stage.training.steps()) as steps:
         step = next(steps)

@@ -31,7 +31,7 @@ from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
 from everest.video.pixels import in_unit_range
 
 
-def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
+def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerTraining:
     """Prepare everything up to the first step."""
     settings, spec = tokenizer_settings(recipe), tokenizer_spec(recipe)
     if settings.checkpoint is not None:
@@ -56,11 +56,11 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         other_bytes=partial(objective.bytes_per_clip, spec),
     )
     validator = TokenizerValidator(training, recipe)
-    return TokenizerStage(training=training, settings=settings, objective=objective, validator=validator)
+    return TokenizerTraining(training=training, settings=settings, objective=objective, validator=validator)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerStage:
+class TokenizerTraining:
     """The training of a tokenizer that is ready for its first step."""
 
     training: Training

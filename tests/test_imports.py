@@ -1,4 +1,4 @@
-"""Who may import whom: rooms import downward only, and no import goes in a circle."""
+"""Who may import whom: packages import downward only, and no import goes in a circle."""
 
 import ast
 import subprocess
@@ -9,22 +9,22 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the bottom to the top. A file imports its own room and rooms to the left of it; "root" is the
+# From the bottom to the top. A file imports its own package and packages to the left of it; "root" is the
 # files of everest/ itself: the training loops and the library's face.
-ROOMS = (
+PACKAGES = (
     *("errors", "system", "video", "methods", "config", "lists", "annotations", "data", "metrics"),
     *("tokenizer", "models", "converters", "checkpoints", "engine", "inference", "probes", "figures"),
     *("search", "evaluation", "profiling", "prepare", "suggest", "sweep", "root", "project", "demo"),
     "cli",
 )
-PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}
+TOP_PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}
 DECODERS = {"av", "decord"}
 
 
 @cache
 def modules() -> dict[str, Path]:
     """Every module of the packages, by its name."""
-    paths = [path for top in ("everest", *PACKAGES) for path in sorted((ROOT / top).rglob("*.py"))]
+    paths = [path for top in ("everest", *TOP_PACKAGES) for path in sorted((ROOT / top).rglob("*.py"))]
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for path in paths
@@ -32,11 +32,11 @@ def modules() -> dict[str, Path]:
     }
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     top, *rest = module.split(".")
-    if top in PACKAGES:
-        return PACKAGES[top]
-    return rest[0] if rest and rest[0] in ROOMS else "root"
+    if top in TOP_PACKAGES:
+        return TOP_PACKAGES[top]
+    return rest[0] if rest and rest[0] in PACKAGES else "root"
 
 
 @cache
@@ -56,22 +56,23 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def test_every_file_is_in_a_room_and_every_room_is_packaged():
+def test_every_file_is_in_a_known_package_and_each_is_shipped():
     folders = {path.parent.name for path in (ROOT / "everest").rglob("*.py")} - {"everest", "recipes"}
-    assert folders == set(ROOMS) - {"errors", "root", "demo", "cli"}
+    assert folders == set(PACKAGES) - {"errors", "root", "demo", "cli"}
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    rooms = {f"everest.{room}" for room in (*folders, "recipes")}
-    assert set(setup["packages"]) == {"everest", *rooms, *PACKAGES}
+    packages = {f"everest.{package}" for package in (*folders, "recipes")}
+    assert set(setup["packages"]) == {"everest", *packages, *TOP_PACKAGES}
 
 
-def test_rooms_import_downward_only():
+def test_packages_import_downward_only():
     known = modules()
     upward = [
         f"{name} imports {used}"
         for name, path in known.items()
         if name != "everest"  # its names are loaded when they are first used
         for used in sorted(imports(path) & known.keys())
-        if ROOMS.index(room_of(used)) > ROOMS.index(room_of(name)) and used not in ("everest", "everest_cli")
+        if PACKAGES.index(package_of(used)) > PACKAGES.index(package_of(name))
+        and used not in ("everest", "everest_cli")
     ]
     assert upward == []
 
@@ -98,17 +99,17 @@ def test_no_private_name_of_another_file_is_imported():
     assert private == []
 
 
-def test_only_the_video_room_imports_decoders():
+def test_only_the_video_package_imports_decoders():
     """`everest doctor` imports PyAV too: it reports whether that works."""
     users = {
         name
         for name, path in modules().items()
-        if {used.split(".")[0] for used in imports(path)} & DECODERS and room_of(name) != "video"
+        if {used.split(".")[0] for used in imports(path)} & DECODERS and package_of(name) != "video"
     }
     assert users == {"everest.profiling.doctor"}
 
 
-def test_only_the_config_room_imports_yaml():
+def test_only_the_config_package_imports_yaml():
     users = {name for name, path in modules().items() if "yaml" in imports(path)}
     assert users == {"everest.config.yaml"}
 
@@ -120,7 +121,7 @@ def test_nothing_in_the_library_prints():
             for node in nodes(path)
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         ]
-        assert "print" not in calls or room_of(name) == "cli", name
+        assert "print" not in calls or package_of(name) == "cli", name
 
 
 def test_importing_everest_imports_nothing_heavy():

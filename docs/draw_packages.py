@@ -1,4 +1,4 @@
-"""Draw the rooms of the package and their imports, counted in the code: `python docs/draw_rooms.py`.
+"""Draw the packages of the library and their imports, counted in the code: `python docs/draw_packages.py`.
 
 A row imports from a column. Every import is above the diagonal, as tests/test_imports.py requires.
 """
@@ -15,24 +15,24 @@ from matplotlib.patches import Rectangle
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from test_imports import ROOMS, imports, modules, room_of  # noqa: E402
+from test_imports import PACKAGES, imports, modules, package_of  # noqa: E402
 
 
 def count_imports() -> tuple[Counter[tuple[str, str]], Counter[str]]:
-    """How many files of one room import from another, by (importing, imported); the files of each room."""
+    """How many files of one package import from another, by (importing, imported); the files of each."""
     known, arrows, files = modules(), Counter(), Counter()
     for name, path in known.items():
         if path.stem == "__init__":
             continue
-        files[room_of(name)] += 1
-        for used in {room_of(used) for used in imports(path) & known.keys()} - {room_of(name)}:
-            arrows[room_of(name), used] += 1
+        files[package_of(name)] += 1
+        for used in {package_of(used) for used in imports(path) & known.keys()} - {package_of(name)}:
+            arrows[package_of(name), used] += 1
     return arrows, files
 
 
 def draw(path: Path) -> None:
     arrows, files = count_imports()
-    order = list(reversed(ROOMS))  # the highest room on top
+    order = list(reversed(PACKAGES))  # the highest package on top
     figure = Figure(figsize=(9, 7.5))
     axes = figure.add_subplot()
     for (row, column), number in arrows.items():
@@ -42,11 +42,11 @@ def draw(path: Path) -> None:
     for position in range(len(order)):
         axes.add_patch(_square(position, position, color="#d9d9d9", alpha=1.0))
     axes.set_xticks(range(len(order)), order, rotation=60, ha="left")
-    axes.set_yticks(range(len(order)), [f"{room} ({files[room]})" for room in order])
+    axes.set_yticks(range(len(order)), [f"{package} ({files[package]})" for package in order])
     axes.xaxis.tick_top()
     axes.set(xlim=(-0.5, len(order) - 0.5), ylim=(len(order) - 0.5, -0.5), aspect="equal")
     axes.tick_params(length=0)
-    axes.set_title("Files of a row's room that import from a column's room (files per room)", fontsize=9)
+    axes.set_title("Files of a row's package that import from a column's (files per package)", fontsize=9)
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
@@ -55,4 +55,4 @@ def _square(x: int, y: int, *, color: str, alpha: float) -> Rectangle:
 
 
 if __name__ == "__main__":
-    draw(Path(__file__).with_name("rooms.png"))
+    draw(Path(__file__).with_name("packages.png"))

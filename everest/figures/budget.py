@@ -35,6 +35,7 @@ def draw_budget(path: Path, document: Mapping[str, Any]) -> Figure:
                 panel.barh(place, share, xerr=spread, color=COLORS[place > 0], alpha=0.7, capsize=3)
             panel.set_title(escape_dollars(shorten(name, 30)), loc="left", fontsize=11)
             panel.set_yticks(range(len(parts)), [escape_dollars(shorten(each, 30)) for each in parts])
+            panel.tick_params(labelbottom=True)  # also above a place without a panel
             panel.grid(alpha=0.3, axis="x")
         panels[0].invert_yaxis()
         for panel in panels[len(classes) :]:

@@ -18,7 +18,7 @@ from everest.errors import DataError, RecipeError, first_names
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
-from everest.prepare.split import DEFAULT_SHARES, LabeledVideos, group_of
+from everest.prepare.split import COLUMN_PREFIX, DEFAULT_SHARES, LabeledVideos, group_of
 from everest.prepare.window_labels import read_bouts
 from everest.prepare.windows import WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
@@ -90,6 +90,10 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
     window, labels = None, None
     if request.group == SUBJECT and not request.annotations:
         raise RecipeError(f"--group {SUBJECT}: needs --annotations that name subjects; give a pattern")
+    if request.annotations and (request.group or "").startswith(COLUMN_PREFIX):
+        raise RecipeError(
+            f"--group {request.group}: annotations have no columns; give '{SUBJECT}' or a pattern"
+        )
     if request.annotations:
         videos, window, labels = _windows_of_recordings(request, folder, report)
         if request.group is None and (warning := same_animal_warning(labels.bouts)):

@@ -400,6 +400,8 @@ def test_group_subject_keeps_the_recordings_of_an_animal_together(
     plain = recordings.with_name("bouts.csv")
     without = ("train", recordings, "--annotations", plain, "--dry-run", *FEW, "--group", "subject")
     assert "no annotation names a subject" in refused(*without, code=4)
+    column = refused(*without[:-1], "column:animal", code=2)
+    assert "--group column:animal: annotations have no columns; give 'subject' or a pattern" in column
     assert "needs --annotations" in refused("train", class_folders, "--group", "subject", code=2)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import typer
 
@@ -15,6 +15,9 @@ from everest.system.files import check_new_file, writing
 from everest_cli import options as o
 from everest_cli.options import argument, option, refuse
 from everest_cli.output import print_json, print_result, print_table, say
+
+if TYPE_CHECKING:
+    from everest.suggest.suggestion import SuggestRequest
 
 Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest.suggest.rules.DEVICE_VALUES
 TEMPLATES: Final = ("custom", "small")  # recipes for any videos
@@ -73,19 +76,26 @@ def suggest(
         overwrite=overwrite,
     )
     suggestion, lines = suggest_for_folder(request, notify=say)
-    run, file, start = f"runs/{shlex.quote(output.stem)}", shlex.quote(str(output)), shlex.quote(init)
-    encoder = run if unlabeled else f"{run}-pretrain"
-    commands = []
-    if unlabeled or pretrain is not None:
-        from_init = "" if init == "none" else f" --init {start}"
-        commands, start = [f"everest pretrain --recipe {file}{from_init} --output {encoder}"], encoder
-    if not unlabeled:
-        commands.append(f"everest finetune --recipe {file} --init {start} --output {run}")
-        commands += [f"everest eval --checkpoint {run}"] if suggestion.section.get("test") else []
+    commands = _next_commands(request, has_test=bool(suggestion.section.get("test")))
     if not quiet:
         say(*lines, *map(str, suggestion.times), "\n  ".join(["next:", *commands]))
     document = {"recipe": str(output), "stages": [time._asdict() for time in suggestion.times]}
     print_result({**document, "next": commands}, output, as_json=as_json)
+
+
+def _next_commands(request: SuggestRequest, *, has_test: bool) -> list[str]:
+    """The commands that train by a suggested recipe, and evaluate the model."""
+    run, file = f"runs/{shlex.quote(request.output.stem)}", shlex.quote(str(request.output))
+    start = "none" if request.init is None else shlex.quote(request.init)
+    commands = []
+    if request.unlabeled or request.pretrain is not None:
+        encoder = run if request.unlabeled else f"{run}-pretrain"
+        from_init = "" if request.init is None else f" --init {start}"
+        commands, start = [f"everest pretrain --recipe {file}{from_init} --output {encoder}"], encoder
+    if not request.unlabeled:
+        commands.append(f"everest finetune --recipe {file} --init {start} --output {run}")
+        commands += [f"everest eval --checkpoint {run}"] if has_test else []
+    return commands
 
 
 @app.command("list", epilog="Example: everest recipes list --json")

@@ -205,7 +205,7 @@ class ProjectOptions:
 
 def train(
     *,
-    videos: Path = argument(
+    videos: list[Path] = argument(
         "VIDEOS",
         "A folder of class folders or of lists (train.csv, …), or a list; with --annotations, of recordings.",
         parser=local_path,
@@ -218,13 +218,16 @@ def train(
 
     Example: everest train VIDEOS --output runs/mine
     """
+    several = f"VIDEOS: one folder or list, not {len(videos)}; list the clips in a table: path,class,group"
+    refuse({several: len(videos) > 1})
+
     from everest.project.result import ProjectResult
     from everest.project.train import train as train_project
     from everest.project.verdict import verdict_lines
 
     lists: dict[str, Any] = {"observers": options.observers or (), "overrides": options.overrides or ()}
     with Display(quiet=quiet) as display:
-        result: dict[str, Any] = train_project(videos, **vars(options) | lists, report=display.report)
+        result: dict[str, Any] = train_project(videos[0], **vars(options) | lists, report=display.report)
     if as_json:
         print_json(result)
     else:

@@ -21,6 +21,7 @@ from everest_cli.output import Display, print_json, print_result, print_table, s
 if TYPE_CHECKING:
     from everest.checkpoints.load import LoadedModel
     from everest.checkpoints.public_weights import PublicWeights
+    from everest.converters.facts import Hints
 
 LIST_NOTES = (
     "Tested with random weights of the same names and shapes, three small image encoders with real ones. "
@@ -87,20 +88,44 @@ def show(
     typer.echo("\n  ".join(["commands:", *weights.commands]))
 
 
-def convert(
-    checkpoint: str = argument("IN", "A file, a transformers folder, hf:OWNER/NAME or timm:NAME[=FILE]."),
-    out: Path | None = option("--output -o F", "The .safetensors file to write."),
-    inspect: bool = option("--inspect", "Only identify the checkpoint.", False),
-    partial: bool = option("--partial", "Convert what fits; initialize the rest.", False),
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """The options of `everest convert`."""
+
+    out: Path | None = option("--output -o F", "The .safetensors file to write.")
+    inspect: bool = option("--inspect", "Only identify the checkpoint.", False)
+    partial: bool = option("--partial", "Convert what fits; initialize the rest.", False)
     family: str | None = option(
         "--family NAME",
         "For checkpoints with equal parameter names: videomae, videomae-v2, everest, mme, mvd.",
-    ),
-    frames: int | None = option("--frames N", "Frames of a clip [16].", min=1),
-    size: str | None = option("--size N|HxW", "Side, or height x width of a frame [224]."),
-    heads: str | None = option("--heads N[,M]", "Attention heads of an unusual width, and of its decoder."),
-    classes: Path | None = option("--classes FILE", "Class names of a classifier, one per line."),
-    overwrite: bool = o.OVERWRITE_FILES,
+    )
+    frames: int | None = option("--frames N", "Frames of a clip [16].", min=1)
+    size: str | None = option("--size N|HxW", "Side, or height x width of a frame [224].")
+    heads: str | None = option("--heads N[,M]", "Attention heads of an unusual width, and of its decoder.")
+    classes: Path | None = option("--classes FILE", "Class names of a classifier, one per line.")
+    overwrite: bool = o.OVERWRITE_FILES
+
+    @property
+    def hints(self) -> Hints:
+        """What the user knows about a checkpoint of another program."""
+        from everest.converters.facts import Hints
+
+        counts: list[int] = []
+        if self.heads is not None:
+            fix = "N, or N,M with the heads of the decoder, such as 12,6"
+            counts = read_numbers("--heads", self.heads, r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", fix=fix)
+        return Hints(
+            family=self.family.replace("_", "-") if self.family else None,
+            frames=self.frames,
+            size=None if self.size is None else read_size(self.size),
+            **dict(zip(("heads", "decoder_heads"), counts, strict=False)),
+        )
+
+
+def convert(
+    *,
+    checkpoint: str = argument("IN", "A file, a transformers folder, hf:OWNER/NAME or timm:NAME[=FILE]."),
+    options: ConvertOptions,
     as_json: bool = o.AS_JSON,
 ) -> None:
     """Convert a checkpoint of another program to everest's format; prints the path written.
@@ -110,53 +135,44 @@ def convert(
 
     Example: everest convert checkpoint-799.pth --output videomae.safetensors
     """
-    if not inspect:
+    out = None if options.inspect else options.out
+    if not options.inspect:
         if out is None or out.suffix != ".safetensors":
             raise RecipeError("--output: name a .safetensors file, or use --inspect")
-        check_new_file(out, overwrite=overwrite)
+        check_new_file(out, overwrite=options.overwrite)
 
     from everest.checkpoints.describe import describe_weights
     from everest.checkpoints.load import all_weights, is_of_timm, open_model, open_weights
     from everest.converters.convert import convert, describe, identify
-    from everest.converters.facts import Hints
     from everest.converters.files import everest_file_at, locate_checkpoint, read_foreign
     from everest.lists.labels import read_class_names
 
     path = locate_checkpoint(checkpoint, notify=say)
-    if out is not None and not inspect:
+    if out is not None:
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
-        refuse_inputs(out, [*all_weights(path), *files, classes])
+        refuse_inputs(out, [*all_weights(path), *files, options.classes])
     is_timm = is_of_timm(checkpoint)
-    if is_timm and (partial or any(value is not None for value in (family, frames, size, heads, classes))):
+    hints_given = (options.family, options.frames, options.size, options.heads, options.classes)
+    if is_timm and (options.partial or any(value is not None for value in hints_given)):
         raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
     everest_file = None if is_timm else everest_file_at(path)
-    if everest_file is not None and not inspect:
+    if everest_file is not None and out is not None:
         raise CheckpointError(f"{path}: written by everest; use it without conversion")
-    counts: list[int] = []
-    if heads is not None:
-        fix = "N, or N,M with the heads of the decoder, such as 12,6"
-        counts = read_numbers("--heads", heads, r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", fix=fix)
-    hints = Hints(
-        family=family.replace("_", "-") if family else None,
-        frames=frames,
-        size=None if size is None else read_size(size),
-        **dict(zip(("heads", "decoder_heads"), counts, strict=False)),
-    )
-    weights = None
+    weights, hints = None, options.hints
     if is_timm:
         weights = open_weights(path)
         document = describe_weights(path, weights)
     elif everest_file is not None:
         document = describe_weights(everest_file, open_model(everest_file).weights)
-    elif inspect:
+    elif out is None:
         document = describe(identify(read_foreign(path), hints))
     else:
-        names = None if classes is None else read_class_names(classes)
-        conversion = convert(read_foreign(path), hints, partial=partial, classes=names)
+        names = None if options.classes is None else read_class_names(options.classes)
+        conversion = convert(read_foreign(path), hints, partial=options.partial, classes=names)
         weights = conversion.weights
         document = {**describe(conversion.identity), "written": str(out)}
     lines = list(_lines(document))
-    if inspect or out is None or weights is None:
+    if out is None or weights is None:
         print_result(document, "\n".join(lines), as_json=as_json)
         return
     weights.save(out)

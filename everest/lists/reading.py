@@ -38,6 +38,7 @@ from everest.system.storage import Location, RemotePath, parse_location
 from everest.video.folders import (
     as_data_error,
     loose_videos_notice,
+    shared_folders_notice,
     split_folders,
     videos_by_subfolder,
     videos_under,
@@ -180,7 +181,7 @@ def _sample_list(
         notices.append(rows[0].header and rows[0].header.notice())
     elif rules is not None:
         samples, rules = _samples_of_class_folders(source, rules)
-        notices.append(loose_videos_notice(source))
+        notices += [loose_videos_notice(source), shared_folders_notice(source)]
     else:
         samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
         if not samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
@@ -98,6 +99,21 @@ def loose_videos_notice(folder: Location) -> str | None:
     if not loose:
         return None
     return f"{folder}: left out, next to the class folders and without a class: {first_names(loose)}"
+
+
+def shared_folders_notice(folder: Location) -> str | None:
+    """A line about folders of videos in most class folders, which may be the classes; None without."""
+    names = subfolders(folder)
+    counts = Counter(inner for name in names for inner in subfolders(folder / name))
+    shared = sorted(inner for inner, count in counts.items() if 2 * count > len(names) > 1)
+    places = (folder / name / inner for name in names for inner in shared)
+    if len(shared) < 2 or all(
+        next(videos_under(place), place) == place for place in places if place.is_dir()
+    ):
+        return None  # a video may be a folder of images
+    classes, inner = first_names(names), first_names(shared)
+    fix = "if these are the classes, list the clips in a table: path,class,group"
+    return f"{folder}: takes its folders {classes} as classes, which have {inner}; {fix}"
 
 
 def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:

@@ -9,6 +9,7 @@ from everest.config.recipe import load_recipe
 from everest.lists.sample import Sample
 from everest.lists.sources import seen_in_training
 from everest.system.weights_header import read_header
+from everest.video.folders import shared_folders_notice
 
 OPEN = RECIPE.replace("num_classes: 2, ", "").replace("val: train.csv, test: train.csv", "test: test.csv")
 
@@ -135,3 +136,22 @@ def test_a_test_on_the_training_list_is_reported(classifier_run: Path, clip_file
     assert warning in called("eval", "-c", classifier_run, "--gpus", "cpu").stderr
     shown = called("timeline", clip_files / "clip0.mp4", "-c", classifier_run, "--gpus", "cpu").stderr
     assert "warning: the model learned from clip0.mp4: scores there are too good to publish" in shown
+
+
+def test_folders_that_all_class_folders_have_may_be_the_classes(tmp_path: Path):
+    for folder in ("day1/ok", "day1/jam", "day2/ok", "day2/jam", "day3/ok"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "clip.mp4").touch()
+    notice = shared_folders_notice(tmp_path)
+    assert notice is not None
+    assert (
+        f"{tmp_path}: takes its folders day1, day2, day3 as classes, which have jam, ok; if these" in notice
+    )
+    for video in tmp_path.rglob("*.mp4"):  # folders of images are videos
+        video.rename(video.with_suffix(".png"))
+    assert shared_folders_notice(tmp_path) is None
+
+
+def test_train_refuses_several_folders_with_what_to_do(tree: Path):
+    message = refused("train", tree, tree, code=2)
+    assert "VIDEOS: one folder or list, not 2; list the clips in a table: path,class,group" in message

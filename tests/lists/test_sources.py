@@ -145,7 +145,7 @@ def test_folders_that_all_class_folders_have_may_be_the_classes(tmp_path: Path):
     notice = shared_folders_notice(tmp_path)
     assert notice is not None
     assert (
-        f"{tmp_path}: takes its folders day1, day2, day3 as classes, which have jam, ok; if these" in notice
+        f"{tmp_path}: takes its folders day1, day2, day3 as classes, which have jam, ok; if " in notice
     )
     for video in tmp_path.rglob("*.mp4"):  # folders of images are videos
         video.rename(video.with_suffix(".png"))

@@ -56,7 +56,6 @@ class Difference(NamedTuple):
     largest: float  # of a logit or feature; of a number in units of its standard deviation
     relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
     changed: int | None  # clips that get another class; None: other outputs than classes
-    clips: int
 
 
 class Int8Clips(NamedTuple):
@@ -160,17 +159,11 @@ def compare(
     relative = torch.stack([loss.norm() / spread.norm().clamp(min=1e-12) for loss, spread in heads])
     changed = None
     if spec.heads and all(head.task == "single-label" for head in spec.heads):
-        classes = [
-            torch.stack([part.argmax(dim=1) for part in x.split(graph.head_widths, dim=1)], dim=1)
-            for x in (expected, outputs)
-        ]  # (B, heads) each
-        changed = int((classes[0] != classes[1]).any(dim=1).sum())
-    difference = Difference(
-        largest=float(lost.abs().max()),
-        relative=float(relative.max()),
-        changed=changed,
-        clips=len(expected),
-    )
+        classes = (
+            [part.argmax(dim=1) for part in x.split(graph.head_widths, dim=1)] for x in (expected, outputs)
+        )
+        changed = int(torch.stack([a != b for a, b in zip(*classes, strict=True)]).any(dim=0).sum())
+    difference = Difference(float(lost.abs().max()), float(relative.max()), changed)
     if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
     elif calibration is not None and not difference.relative <= MOST_PRECISION_LOSS:

@@ -58,52 +58,37 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: int | None) 
         None if most_steps is None or most_steps >= epochs * samples // PAPER_BATCH else max(1, most_steps)
     )
     validations = MOST_VALIDATIONS if few_steps else epochs
+    gpu = f"fits a GPU of {device_name.removesuffix('GB')} GB; the paper has ViT-S, -B and -L"
+    clips = f"as many clips as {PAPER_EPOCHS} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of Kinetics-400"
+    fifth = f"a fifth, as in Table 7 ({PAPER_WARMUP_EPOCHS} of {PAPER_EPOCHS})"
     schedule = [
-        Choice(
-            "pretrain.epochs",
-            epochs,
-            f"as many clips as {PAPER_EPOCHS} epochs (Table 7) "
-            f"of the {PAPER_VIDEOS:,} videos of Kinetics-400",
-        ),
-        Choice(
-            "pretrain.warmup_epochs",
-            round(epochs * PAPER_WARMUP_EPOCHS / PAPER_EPOCHS),
-            f"a fifth, as in Table 7 ({PAPER_WARMUP_EPOCHS} of {PAPER_EPOCHS})",
-        ),
+        Choice("pretrain.epochs", epochs, clips),
+        Choice("pretrain.warmup_epochs", round(epochs * PAPER_WARMUP_EPOCHS / PAPER_EPOCHS), fifth),
     ]
     if few_steps:
+        few = f"in the time of --hours; the paper's clips need {epochs} epochs"
         schedule = [
-            Choice(
-                "pretrain.steps", few_steps, f"in the time of --hours; the paper's clips need {epochs} epochs"
-            ),
+            Choice("pretrain.steps", few_steps, few),
             Choice("pretrain.warmup_steps", few_steps // 5, "a fifth, as in Table 7"),
         ]
-    stride_reason = f"Table 7: 4, or 2 for short videos; the median has {facts.frames:g} frames"
+    frames = f"Table 7: 4, or 2 for short videos; the median has {facts.frames:g} frames"
+    ratios = "EVEREST's: rho_pre (Table 7), rho_pre x rho_post (Section 4.1)"
     selection = {"strategy": "redundancy-robust", "keep_ratio": 0.3, "visible_ratio": 0.1}
+    probe = {"every": -(-validations // MOST_PROBES)}
     return [
         Choice("data.num_classes", None, "as many as the labels have"),
         Choice("data.frames", CLIP_FRAMES, "Table 1"),
         Choice("data.size", 224, "Table 1"),
         Choice("data.flip", True, "Table 7; false, as for SSv2, if left and right differ in meaning"),
-        Choice(
-            "model.backbone",
-            backbone,
-            f"fits a GPU of {device_name.removesuffix('GB')} GB; the paper has ViT-S, -B and -L",
-        ),
+        Choice("model.backbone", backbone, gpu),
         Choice("model.input", "frames", "Section 4.1: RGB frames"),
-        Choice("pretrain.stride", stride, stride_reason),
+        Choice("pretrain.stride", stride, frames),
         *schedule,
         Choice("pretrain.batch_size", PAPER_BATCH, "Table 7"),
         Choice("pretrain.base_lr", PAPER_BASE_LR[backbone], f"Table 7, {backbone}"),
         Choice("pretrain.objective", "pixels", "Section 4.1: the decoder predicts pixels"),
-        Choice(
-            "pretrain.selection", selection, "EVEREST's: rho_pre (Table 7), rho_pre x rho_post (Section 4.1)"
-        ),
-        Choice(
-            "pretrain.probe",
-            {"every": -(-validations // MOST_PROBES)},
-            f"our choice: about {MOST_PROBES} probes",
-        ),
+        Choice("pretrain.selection", selection, ratios),
+        Choice("pretrain.probe", probe, f"our choice: about {MOST_PROBES} probes"),
         Choice("finetune.stride", stride, "as in pre-training"),
     ]
 

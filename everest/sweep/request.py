@@ -127,10 +127,8 @@ def read_request(
         recipe=recipe,
         overrides=(*(f"{key}={text}" for key, text in shared_settings.items()), *overrides),
         arms=arms,
-        seeds=read_seeds(written.seeds, f"{label}seeds") if seeds is None else read_seeds(seeds, "--seeds"),
-        stages=read_stages(written.stages, f"{label}stages")
-        if stages is None
-        else read_stages(stages, "--stages"),
+        seeds=read_seeds(*(written.seeds, f"{label}seeds") if seeds is None else (seeds, "--seeds")),
+        stages=read_stages(*(written.stages, f"{label}stages") if stages is None else (stages, "--stages")),
         init=written.init if init is None else init,
         against=against,
         summary=written.summary,

@@ -218,8 +218,8 @@ def train(
 
     Example: everest train VIDEOS --output runs/mine
     """
-    several = f"VIDEOS: one folder or list, not {len(videos)}; list the clips in a table: path,class,group"
-    refuse({several: len(videos) > 1})
+    if len(videos) > 1:
+        raise RecipeError("VIDEOS: several folders or lists; list the clips in one table: path,class,group")
 
     from everest.project.result import ProjectResult
     from everest.project.train import train as train_project

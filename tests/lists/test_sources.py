@@ -144,9 +144,7 @@ def test_folders_that_all_class_folders_have_may_be_the_classes(tmp_path: Path):
         (tmp_path / folder / "clip.mp4").touch()
     notice = shared_folders_notice(tmp_path)
     assert notice is not None
-    assert (
-        f"{tmp_path}: takes its folders day1, day2, day3 as classes, which have jam, ok; if " in notice
-    )
+    assert f"{tmp_path}: takes its folders day1, day2, day3 as classes, which have jam, ok; if " in notice
     for video in tmp_path.rglob("*.mp4"):  # folders of images are videos
         video.rename(video.with_suffix(".png"))
     assert shared_folders_notice(tmp_path) is None
@@ -154,4 +152,4 @@ def test_folders_that_all_class_folders_have_may_be_the_classes(tmp_path: Path):
 
 def test_train_refuses_several_folders_with_what_to_do(tree: Path):
     message = refused("train", tree, tree, code=2)
-    assert "VIDEOS: one folder or list, not 2; list the clips in a table: path,class,group" in message
+    assert "VIDEOS: several folders or lists; list the clips in one table: path,class,group" in message

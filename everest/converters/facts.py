@@ -29,11 +29,7 @@ from everest.system.text import validated
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 
-V_JEPA_CONFIG: Final = {
-    "model_type": "vjepa2",
-    "rope_theta": ROTARY_BASE,
-    "use_rope": True,
-}  # if there are any
+V_JEPA_CONFIG: Final = {"model_type": "vjepa2", "rope_theta": ROTARY_BASE, "use_rope": True}  # where stated
 LAST_NORM_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
 COMPUTED_POSITIONS: Final[tuple[Positions, ...]] = ("separable", "flat")  # a table is compared in this order
 TABLE_TOLERANCE: Final = 1e-3  # stored tables may be in half precision; learned ones differ by more

@@ -83,6 +83,7 @@ def plan_pretraining(
     fits = largest >= plan.micro_batch
     step_seconds, loader_seconds, assumed = _times(recipe, cost, plan, kind, loader)
     step_hours, loader_hours = step_seconds / 3600, loader_seconds / 3600
+    memory = (state_bytes + plan.micro_batch * clip_bytes) / GIB
     numbers = {
         "gpu": kind.name,
         "gpus": gpus,
@@ -93,11 +94,11 @@ def plan_pretraining(
         "step_hours": step_hours,
         "loader_hours": loader_hours,
         "step_clips_per_second": plan.steps * plan.batch_size / step_seconds,
-        "memory_gib": round((state_bytes + plan.micro_batch * clip_bytes) / GIB, 2),
+        "memory_gib": round(memory, 2),
     }
     run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
     place = f"{'one' if gpus == 1 else gpus} {kind.name}"
-    need = f"{(state_bytes + plan.micro_batch * clip_bytes) / GIB:.1f} of {kind.gib:g} GiB"
+    need = f"{memory:.1f} of {kind.gib:g} GiB"
     if fits:
         limit = "reading videos" if loader_hours > step_hours else "the GPU" if gpus == 1 else "the GPUs"
         sentence = (

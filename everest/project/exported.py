@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -38,9 +37,6 @@ class ExportedAccuracy:
         if self.exported is None:
             return f"{trained} in folds); the file was not tested, as its model has learned from all videos"
         return f"{trained}), of the file {value_text(self.metric, self.exported)} (1 view)"
-
-    def dump(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def project_result(weights: Path) -> ProjectResult | None:

@@ -109,11 +109,7 @@ class Suggestion:
             choices = paper_values(self.facts, self.device, most_steps=self.most_steps.get("pretrain"))
         else:
             choices = choose_values(
-                self.facts,
-                self.device,
-                purpose=self.purpose,
-                most_steps=self.most_steps,
-                size=self.size,
+                self.facts, self.device, purpose=self.purpose, most_steps=self.most_steps, size=self.size
             )
         if self.latency is not None:
             choices = for_latency(choices, self.latency, fits=self.is_fast)

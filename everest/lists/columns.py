@@ -106,7 +106,7 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
         lines = lines[1:]
         fields_of_lines = fields_of_lines[1:]
     if not lines:
-        raise DataError(f"{file}: the list has a header and no line under it")
+        raise DataError(f"{file}: the list has a header and no line under it; add one for every video")
     rows = []
     for (number, line), fields in zip(lines, fields_of_lines, strict=True):
         if len(fields) != len(columns):

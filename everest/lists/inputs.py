@@ -45,7 +45,7 @@ def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
     """
     lists = {path for path in paths if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()}
     if root is not None and not lists:
-        raise RecipeError(f"--data {root}: paths in a list are relative to it, and no list is named")
+        raise RecipeError(f"--data {root}: no list is named whose paths are relative to it; leave it out")
     samples: list[Sample] = []
     for path in paths:
         if path in lists:
@@ -111,7 +111,7 @@ def read_tables(sources: Sequence[str], root: str | None) -> Iterator[VideoTable
         rows = [row.values for row in read_rows(location)] if is_list else []
         for video in () if is_list else (PurePath(sample.path) for sample in samples):
             if not video.is_relative_to(str(folder)):
-                raise DataError(f"{location}: is not inside {folder}, which --data names")
+                raise DataError(f"{location}: is not inside --data {folder}; name a folder above it")
             inside = video.relative_to(str(location)).parts
             label = {"label": inside[0]} if len(inside) > 1 else {}
             rows.append({"path": str(video.relative_to(str(folder))), **label})

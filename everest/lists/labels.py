@@ -130,7 +130,7 @@ def read_class_names(file: Location) -> tuple[str, ...]:
     for number, line in read_lines(file):
         name = line.strip()
         if name in line_of:
-            raise DataError(f"{file}:{number}: class '{name}' is in line {line_of[name]} already")
+            raise DataError(f"{file}:{number}: class '{name}' is in line {line_of[name]} already; keep one")
         line_of[name] = number
     if not line_of:
         raise DataError(f"{file}: no class names; a file of class names needs one in each line")

@@ -131,7 +131,7 @@ def read_labeled(
             rows = read_rows(source, columns)
     if rows is None:
         if columns != BY_NAME:
-            raise RecipeError(f"{source}: a folder, which has no columns")
+            raise RecipeError(f"{source}: a folder, which has no columns; leave out the options for columns")
         refuse_split_folders(source)
         has_labels = any(videos_by_subfolder(source).values())
         label_task: Task = task or "single-label"
@@ -185,7 +185,7 @@ def _sample_list(
     else:
         samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
         if not samples:
-            raise DataError(f"{source}: contains no videos")
+            raise DataError(f"{source}: contains no videos; name a list, or another folder")
     heads, names = (rules.heads, rules.class_names) if rules else ((), ())
     if heads and heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
         notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {NEEDS_MULTI_LABEL}")
@@ -220,7 +220,7 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
     for head in rules.heads:
         is_empty = not any(column_of(head) in row.values for row in rows)
         if head.task == MULTI_LABEL and is_empty and not rules.of_model:
-            raise DataError(f"{source}: no video has a class in the column {column_of(head)}")
+            raise DataError(f"{source}: no video has a class in the column {column_of(head)}; fill it in")
     return rules
 
 

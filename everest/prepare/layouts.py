@@ -113,7 +113,7 @@ def entries(file: Path) -> list[tuple[str, Any]]:
         document = read_annotations(file)
         rows = document.get("clips") if isinstance(document, dict) else document
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{file}: a list of objects is expected")
+            raise DataError(f"{file}: a list of objects is expected; download it again")
     return [(f"{file}: entry {number}", row) for number, row in enumerate(rows, start=1)]
 
 

@@ -103,7 +103,7 @@ def write_windows(
         DataError, RecipeError: no readable video or no scored window; an `out` that exists.
     """
     if task == "regression":
-        raise RecipeError("--task regression: bouts have classes")
+        raise RecipeError("--task regression: bouts have classes; use single-label or multi-label")
     check_new_file(out, overwrite=overwrite)
     samples = [replace(sample, path=str(parse_location(sample.path).absolute())) for sample in samples]
     refuse_unlistable(samples)

@@ -24,10 +24,11 @@ from torch.nn import LayerNorm
 from torch.utils.checkpoint import checkpoint
 
 from everest.config.model import MLP_RATIO
+from everest.config.values import Gelu
 from everest.models.drop_path import DropPath
 from everest.models.positions import Rotation
 
-Activation = Literal["exact", "tanh", "quick", "swiglu"]  # the first three are forms of GELU
+Activation = Literal[Gelu, "swiglu"]
 NormedSwiglu = Literal["normed-swiglu"]  # SwiGLU with a norm between its Linear layers
 # Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
 QUICK_GELU_FACTOR: Final = 1.702

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from everest.checkpoints.describe import as_yaml, other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_of_timm, open_encoder
@@ -148,39 +148,37 @@ def load_init(
     assert isinstance(spec, ModelSpec)
     _check_encoder(saved, spec, source=source, notify=notify)
     initial, tensors = model.state_dict(), fit_tensors(weights.tensors, saved, spec, notify=notify)
+    loaded = _encoder_tensors(initial, tensors, init, notify=notify)
+    positions, grids = spec.model.positions, [(x.grid.h, x.grid.w) for x in (saved, spec)]
+    if grids[0] != grids[1] and positions in ("flat", "separable"):
+        shapes = f"{clip_shape(spec)} instead of {clip_shape(saved)}"
+        fix = f"model.positions=interpolated-{positions} keeps them"
+        notify(f"positions are computed again for clips of {shapes}; {fix}")
+    if spec.kind == "classifier":
+        if saved.kind != "classifier":
+            tensors = {name.replace(LAST_NORM, "norm."): tensor for name, tensor in tensors.items()}
+        parts = _classifier_parts(init, spec, classes)
+    else:
+        parts = _pretraining_parts(init, spec)
+    for part in parts:
+        loaded |= _part_tensors(part, initial, tensors, init, notify=notify)
+    load_tensors(model, initial | loaded, source=source)
+
+
+def _encoder_tensors(
+    initial: Mapping[str, Tensor], tensors: Mapping[str, Tensor], init: InitWeights, *, notify: Notify
+) -> dict[str, Tensor]:
+    """The saved tensors of the encoder; CheckpointError if they do not fit the `initial` ones."""
     # Only the weights, or only the model, may have the norm after the blocks.
     norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(LAST_NORM)}
     expected, loaded = (
         {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
         for part in (initial, tensors)
     )
-    require_fitting(expected, loaded, source=source)
+    require_fitting(expected, loaded, source=init.named.file)
     if norm & initial.keys():
-        notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
-    positions, grids = spec.model.positions, [(x.grid.h, x.grid.w) for x in (saved, spec)]
-    if grids[0] != grids[1] and positions in ("flat", "separable"):
-        shapes = f"{clip_shape(spec)} instead of {clip_shape(saved)}"
-        fix = f"model.positions=interpolated-{positions} keeps them"
-        notify(f"positions are computed again for clips of {shapes}; {fix}")
-    if spec.kind == "classifier" and saved.kind != "classifier":
-        tensors = {name.replace(LAST_NORM, "norm."): tensor for name, tensor in tensors.items()}
-    is_classifier = spec.kind == "classifier"
-    parts = _classifier_parts(init, spec, classes) if is_classifier else _pretraining_parts(init, spec)
-    for title, prefixes, problem in parts:
-        new, old = ({name for name in names if name.startswith(prefixes)} for names in (initial, tensors))
-        if not old:
-            problem = f"{saved.kind} weights have none"
-        elif problem is None and new - old:
-            raise CheckpointError(f"{source}: damaged, it has no {min(new - old)}")
-        elif problem is None and (new != old or any(initial[x].shape != tensors[x].shape for x in new)):
-            problem = "it has another size"
-        if prefixes == DECODER_TENSORS and init.named.decoder == "keep" and (problem or not new):
-            problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
-            raise CheckpointError(f"{source}: {problem}; use --decoder fresh")
-        if new:
-            loaded |= {name: tensors[name] for name in new} if problem is None else {}
-            notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
-    load_tensors(model, initial | loaded, source=source)
+        notify(f"the norm after the encoder starts fresh: {init.saved.kind} weights have none")
+    return loaded
 
 
 def _check_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify) -> None:
@@ -197,6 +195,31 @@ def _check_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: No
 # A part of a model beside its encoder: its title, the prefixes of its tensors, and why it cannot be kept.
 # None: it can, unless its size differs.
 Part = tuple[str, tuple[str, ...], str | None]
+
+
+def _part_tensors(
+    part: Part,
+    initial: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    init: InitWeights,
+    *,
+    notify: Notify,
+) -> dict[str, Tensor]:
+    """The saved tensors of a part; none if it starts fresh. CheckpointError if it must not."""
+    title, prefixes, problem = part
+    new, old = ({name for name in names if name.startswith(prefixes)} for names in (initial, tensors))
+    if not old:
+        problem = f"{init.saved.kind} weights have none"
+    elif problem is None and new - old:
+        raise CheckpointError(f"{init.named.file}: damaged, it has no {min(new - old)}")
+    elif problem is None and (new != old or any(initial[x].shape != tensors[x].shape for x in new)):
+        problem = "it has another size"
+    if prefixes == DECODER_TENSORS and init.named.decoder == "keep" and (problem or not new):
+        problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
+        raise CheckpointError(f"{init.named.file}: {problem}; use --decoder fresh")
+    if new:
+        notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
+    return {name: tensors[name] for name in new} if problem is None else {}
 
 
 def _classifier_parts(init: InitWeights, spec: ModelSpec, classes: tuple[str, ...] | None) -> Iterator[Part]:

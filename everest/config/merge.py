@@ -9,7 +9,7 @@ that the chosen variant shares with the variant for which they were written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -147,28 +147,27 @@ class MergedRecipe:
         """Drop values without a place in the chosen variants, and fill in the defaults of inner sections."""
         for section, variants in SECTION_VARIANTS.items():
             tag, inside = (*section, variants.tag), self.inside(section)
-            if inside.keys() - {section} and not self.inside(tag):
+            if inside.keys() - {section} and not self.inside(tag):  # none is chosen: the default
                 self.written[tag] = WrittenValue(next(iter(variants.classes)))
             if section in inside:  # a value in place of the section
                 continue
-            chosen = self.at(tag)
-            for key in inside.keys() - {tag}:
-                if self._is_dropped(key, section, chosen):
-                    del self.written[key]
-            fields = _fields(section, chosen.value)
+            self._drop_unfit(section, inside.keys() - {tag}, self.at(tag))
+            fields = _fields(section, self.at(tag).value)
             for inner in SECTION_VARIANTS:
                 if inner[:-1] == section and inner[-1] in fields:
                     self._fill_in(inner, fields[inner[-1]].default_factory)
 
-    def _is_dropped(self, key: KeyPath, section: KeyPath, chosen: WrittenValue) -> bool:
-        """Whether a value was written for another variant of its section, or is unknown and sets nothing."""
-        written, name = self.written[key], key[len(section)]
+    def _drop_unfit(self, section: KeyPath, keys: Iterable[KeyPath], chosen: WrittenValue) -> None:
+        """Drop values that were written for another variant, and unknown ones that set nothing."""
         fields = _fields(section, chosen.value)
-        fields_then = _fields(section, self.variants[written.layer + 1][section])
-        is_for_other = written.is_below(chosen) and fields_then.get(name) is not fields.get(name)
-        is_unknown = bool(fields) and name not in fields  # a file may list the keys of all variants
-        sets_nothing = _is_default(key, written) or written.value in (None, {})
-        return is_for_other or (is_unknown and sets_nothing)
+        for key in keys:
+            written, name = self.written[key], key[len(section)]
+            fields_then = _fields(section, self.variants[written.layer + 1][section])
+            is_for_other = written.is_below(chosen) and fields_then.get(name) is not fields.get(name)
+            is_unknown = bool(fields) and name not in fields  # a file may list the keys of all variants
+            sets_nothing = _is_default(key, written) or written.value in (None, {})
+            if is_for_other or (is_unknown and sets_nothing):
+                del self.written[key]
 
     def _fill_in(self, section: KeyPath, factory: Any) -> None:
         """Write the defaults of a section where nothing is written, unless another variant is chosen."""

@@ -65,8 +65,8 @@ class ScheduleSettings:
         return 0
 
     @property
-    def needs_init(self) -> str | None:
-        """Why the encoder cannot start from new weights, with the fix; None: it can."""
+    def needs_init(self) -> tuple[str, str] | None:
+        """The setting with which an encoder must have trained weights, and its value for new ones."""
         return None
 
     def clip_settings(self, fps: float | None) -> ClipSettings | None:
@@ -280,16 +280,11 @@ class FinetuneSettings(TransformerSettings):
         return named[self.freeze] if self.freeze in named else 1 + int(self.freeze.removeprefix("first:"))
 
     @property
-    def needs_init(self) -> str | None:
-        setting, without = f"finetune.freeze={self.freeze}", "finetune.freeze=none"
+    def needs_init(self) -> tuple[str, str] | None:
         if self.lora.rank:
-            setting, without = f"finetune.lora.rank={self.lora.rank}", "finetune.lora.rank=0"
-        elif self.freeze in ("none", "embedding"):
-            return None
-        return (
-            f"{setting} needs trained weights, but the encoder starts from new ones; name a checkpoint with "
-            f"--init, or set {without}"
-        )
+            return f"finetune.lora.rank={self.lora.rank}", "finetune.lora.rank=0"
+        is_partial = self.freeze not in ("none", "embedding")
+        return (f"finetune.freeze={self.freeze}", "finetune.freeze=none") if is_partial else None
 
 
 @settings

@@ -61,7 +61,11 @@ def make_training(
         other_bytes: maps bytes per value to the bytes that a clip takes in a pass outside of the model.
     """
     if init_weights is None and section.needs_init:
-        raise RecipeError(section.needs_init)
+        setting, other = section.needs_init
+        raise RecipeError(
+            f"{setting} needs trained weights, but the encoder starts from new ones; name a checkpoint with "
+            f"--init, or set {other}"
+        )
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
     if context.resumed:

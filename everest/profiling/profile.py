@@ -26,7 +26,7 @@ from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, t
 from everest.models.spec import ModelSpec, classifier_spec
 
 StageName = Literal["pretrain", "finetune", "eval"]
-STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
+PROFILED_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
 # A method is the shipped recipe that has its selection, target and decoder; the schedule is the same.
 METHODS: Final = {
     "everest": "k400",
@@ -163,7 +163,10 @@ def recipe_with_changes(
 def profile(recipe: Recipe) -> dict[str, Any]:
     """Compute the cost of all stages, in the form that `everest profile --json` prints."""
     precision = precision_of(recipe)
-    costs = {stage: StageCost(recipe, stage, value_bytes=VALUE_BYTES[precision]).dump() for stage in STAGES}
+    costs = {
+        stage: StageCost(recipe, stage, value_bytes=VALUE_BYTES[precision]).dump()
+        for stage in PROFILED_STAGES
+    }
     return {
         "backbone": recipe.model.backbone,
         "frames": recipe.data.frames,

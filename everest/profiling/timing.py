@@ -27,7 +27,7 @@ from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import choose_trained
-from everest.profiling.profile import STAGES, StageName, stage_spec, training_settings
+from everest.profiling.profile import PROFILED_STAGES, StageName, stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
 from everest.system.processes import num_readers
 from everest.video.reader import is_fast_to_read
@@ -64,7 +64,7 @@ def time_stages(
     for stage in loading:  # missing videos are reported before anything is measured
         stage_clips(recipe, stage)
     stages: dict[StageName, dict[str, Any]] = {}
-    for stage in STAGES:
+    for stage in PROFILED_STAGES:
         stages[stage] = {"measured": time_steps(recipe, stage, batch=batch, cpu=cpu)}
     for stage in loading:
         step = stages[stage]["measured"]

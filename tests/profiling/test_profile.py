@@ -19,7 +19,7 @@ from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
 from everest.profiling import latency, timing
 from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, PASS_SECONDS, PEAK_SHARE, plan_pretraining
-from everest.profiling.profile import METHODS, STAGES, cost_of, paper_figures, profile, stage_spec
+from everest.profiling.profile import METHODS, PROFILED_STAGES, cost_of, paper_figures, profile, stage_spec
 from everest.profiling.timing import time_steps
 
 CLIP = ("data.frames=4", "data.size=32")
@@ -120,7 +120,7 @@ def test_a_class_token_costs_what_st_maes_costs(golden: Callable[[str], Path]):
 def test_json_has_the_documented_keys():
     told = json_profile("--backbone", "vit-b")
     assert (told["backbone"], told["frames"], told["size"], told["compare"]) == ("vit-b", 16, 224, [])
-    pretrain, finetune, test = (told["stages"][stage] for stage in STAGES)
+    pretrain, finetune, test = (told["stages"][stage] for stage in PROFILED_STAGES)
     assert pretrain["tokens"] == {"total": 1568, "kept": 470, "visible": 156, "target": 314}
     assert finetune["tokens"] == {"total": 1568, "kept": 940}
     assert pretrain["gmacs"] == pytest.approx(19.8072768)
@@ -196,7 +196,7 @@ def test_impossible_options_are_one_line_and_code_2(arguments: str, line: str):
     assert len(message.splitlines()) == 1
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", PROFILED_STAGES)
 def test_measured_steps_are_real(stage):
     found = time_steps(load_recipe("k400", overrides=TINY), stage, batch=2)
     seconds = found["step_seconds"]

@@ -141,10 +141,7 @@ def measured(
     labels, groups = np.array([label for _, label, _ in rows]), np.array([group for *_, group in rows])
     known, head = ~held_out, Head(outputs=int(labels.max()) + 1)
     of_known = (features[known], labels[known], features[held_out], head)
-    answers = {
-        "linear": linear(*of_known, seed=seed),
-        "knn": classifiers.nearest_neighbors(*of_known),
-    }
+    answers = {"linear": linear(*of_known, seed=seed), "knn": classifiers.nearest_neighbors(*of_known)}
     found = {name: accuracy(answer, labels[held_out]) for name, answer in answers.items()}
     near = classifiers.precision_of_nearest(
         classifiers.LabeledFeatures(features[held_out], labels[held_out], groups[held_out]),

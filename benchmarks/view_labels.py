@@ -83,14 +83,7 @@ class Key(NamedTuple):
 
 
 def top1(
-    folder: Path,
-    clips: Clips,
-    known: list[Row],
-    tested: list[Row],
-    *,
-    init: Path | None,
-    key: Key,
-    seed: int,
+    folder: Path, clips: Clips, known: list[Row], tested: list[Row], *, init: Path | None, key: Key, seed: int
 ) -> float:
     """The accuracy on held-out clips after fine-tuning with the known ones."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -31,12 +31,7 @@ FEW = [
     *("finetune.steps=2", "finetune.warmup_steps=1", "finetune.batch_size=4", "train.workers=0"),
 ]
 # What Slurm gives each of several tasks: they are no run of several processes until a stage starts.
-SLURM = {
-    "SLURM_STEP_NUM_TASKS": "2",
-    "SLURM_PROCID": "1",
-    "SLURM_LOCALID": "1",
-    "SLURM_JOB_ID": "7",
-}
+SLURM = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7"}
 Calls = dict[str, Callable[[], object]]
 
 

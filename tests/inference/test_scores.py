@@ -188,10 +188,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         (["--checked", checked, "--draw", 2, "--window", 0.7, "-o", x], "windows have 0.5 s; leave it out"),
         (["--draw", 99, "--window", 0.5, "-o", x], "only 16 windows of 0.5 s; draw fewer"),
         (["--draw", 5, "-o", x], "only 4 windows of 10 s; use --window 0.5, which gives 16"),
-        (
-            ["--checked", checked, "--group", "subject"],
-            "have only names here; give a pattern",
-        ),
+        (["--checked", checked, "--group", "subject"], "have only names here; give a pattern"),
         (["--draw", 2, "-o", x, "--plot", figure], "--group and --plot need --checked"),
         (["--draw", 2, "--window", 0.5, "-o", timeline], "is an input of this command"),
         ([], "give --draw N"),

@@ -116,11 +116,7 @@ def test_the_columns_of_an_input_are_its_blocks():
 
 
 def test_a_mean_is_of_models_with_other_features():
-    outputs = {
-        IMAGES: sure(0.6),
-        FROZEN: sure(0.9, seed=1),
-        "frozen-motion": sure(0.9, seed=2),
-    }
+    outputs = {IMAGES: sure(0.6), FROZEN: sure(0.9, seed=1), "frozen-motion": sure(0.9, seed=2)}
     assert set(choose(outputs, LABELS, GROUPS, HEAD, forced=None).mean_of) == {FROZEN, IMAGES}
 
 

@@ -357,10 +357,7 @@ def _bouts(**subject_of: str) -> dict[str, list[Bout]]:
 @pytest.mark.parametrize(
     ("subject_of", "warning"),
     [
-        (
-            {"m1_day1": "", "m1_day2": "", "m2_day1": ""},
-            r"m1_day1.mp4, m1_day2.mp4 .*'\^\(\[\^\\W_\]\+\)'",
-        ),
+        ({"m1_day1": "", "m1_day2": "", "m2_day1": ""}, r"m1_day1.mp4, m1_day2.mp4 .*'\^\(\[\^\\W_\]\+\)'"),
         ({"0103_m1": "", "0104_m1": "", "0105_m2": ""}, r"0103_m1.mp4, 0104_m1.mp4 may .*--group '\(\["),
         ({"r0": "", "r1": "", "r2": ""}, None),
         ({"rec_1": "", "rec_2": ""}, None),

@@ -89,11 +89,7 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     ("metric", "shares", "expected"),
     [
         ("top1", (50.0, 50.0), ["chance: 10.0 %", "always the most frequent class: 50.0 %"]),
-        (
-            "verb.top1",
-            (50.0, 20.0),
-            ["chance: 10.0 %", "always the most frequent class: 20.0 % or 50.0 %"],
-        ),
+        ("verb.top1", (50.0, 20.0), ["chance: 10.0 %", "always the most frequent class: 20.0 % or 50.0 %"]),
         ("macro_f1", (50.0, 50.0), []),
     ],
 )

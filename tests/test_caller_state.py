@@ -176,9 +176,6 @@ def calls_with_training(clip_files: Path, folder: Path) -> Calls:
     }
 
 
-TRAINING = ("pretrain", "finetune", "train")
-
-
 def main(clip_files: Path, folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent / "support"))
     training, others = (make(clip_files, folder) for make in (calls_with_training, calls_without_training))

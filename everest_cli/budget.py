@@ -59,7 +59,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest.metrics.budget import draw_windows, time_budget
+    from everest.metrics.budget import draw_windows, time_budget, window_length
 
     refuse(
         {
@@ -75,7 +75,7 @@ def budget(
     outputs = {"--output": [output, page], "--plot": [plot]}
     check_outputs(outputs, [timeline, checked], overwrite=overwrite)
     if draw is not None and output is not None:
-        length = _drawn_length(footage.extents, labeled, window)
+        length = window_length(footage.extents, labeled, window)
         windows = draw_windows(footage.extents, labeled, length, draw, seed=seed)
         _write_windows(output, windows, labeled, footage.classes)
         say("relabel each window that you watched 'checked', and add a row for each bout in it")
@@ -107,13 +107,14 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
     say(*timelines.notices)
     by_rules = rules.over(timelines.rules)
-    predicted = {}
-    for recording, by_head in zip(timelines.videos, timelines.bouts(by_rules), strict=True):
-        (bouts,) = by_head.values()
-        predicted[recording.video] = [bout.as_bout(video=recording.video) for bout in bouts if bout.has_class]
+    predicted = {
+        recording.video: [bout.as_bout(video=recording.video) for bout in bouts if bout.has_class]
+        for recording, by_head in zip(timelines.videos, timelines.bouts(by_rules), strict=True)
+        for bouts in by_head.values()
+        if len(recording.starts)
+    }
     command = f"everest budget --timeline {shlex.quote(str(timeline))} {by_rules.options}".rstrip()
     classes = timelines.classes.of_head(timelines.classes.heads[0])
-    predicted = {name: predicted[name] for name in timelines.extents}
     return Footage(timelines.extents, predicted, classes, command)
 
 
@@ -131,16 +132,6 @@ def _read_checked(file: Path, footage: Footage, whose: WhoseBouts) -> Bouts:
     if labels.uncorrected:
         say(f"warning: {file} has {labels.uncorrected}, which count as what a person saw")
     return {video: labels.bouts.get(video, []) for video in footage.extents}
-
-
-def _drawn_length(extents: Extents, labeled: Bouts, window: float | None) -> float:
-    """The seconds of windows to draw: as long as those that were drawn before."""
-    from everest.annotations.bout import CHECKED, DRAWN
-    from everest.metrics.budget import WINDOW_SECONDS, window_length
-
-    if any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts):
-        return window_length(extents, labeled, window)
-    return round(window or WINDOW_SECONDS, 3)
 
 
 def _by_group(
@@ -201,6 +192,8 @@ def _notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
     if document["unused"]:
         yield f"{counted(document['unused'], 'bout')} in no checked window: not counted"
     yield "the intervals hold for these recordings, if the windows were drawn at random and none was left out"
+    windows = f"{document['checked']} of {document['windows']} random windows of {document['window']:g} s"
+    yield f"methods: prediction-powered inference (arXiv 2301.09633) from {windows}, checked by a person"
     if more := windows_for_half(document["windows"], document["checked"]) - document["checked"]:
         yield f"half as wide with about {more} more windows: {command} --draw {more} --output more.csv"
 

@@ -138,11 +138,13 @@ def total_interval(
 
 
 def window_length(extents: Extents, checked: Bouts, window: float | None = None) -> float:
-    """Return the length in seconds of the windows that were drawn; `window`, if given, must equal it.
+    """Return the length in seconds of the windows that were drawn, with which `window` must agree.
 
     The last window of a recording may be shorter, and is ignored. Lists have times in milliseconds.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
+    if not marks:
+        return round(window or WINDOW_SECONDS, 3)
     lengths = [mark.seconds for mark in marks if mark.end < extents[mark.video][1] - TIME_ROUNDING]
     if not lengths and window is None:
         longest = max((mark.seconds for mark in marks), default=0.0)

@@ -145,6 +145,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         assert 0 <= low <= entry["seconds"]["estimate"] <= high
     printed = called(*budget, "--checked", checked)
     assert "6 of 16 windows of 0.5 s are checked" in printed.stdout
+    assert "from 6 of 16 random windows of 0.5 s, checked by a person\n" in printed.stderr
     more = "half as wide with about 6 more windows"
     assert f"{more}: {estimated} --draw 6 --output more.csv\n" in printed.stderr
     table, figure = tmp_path / "table.csv", tmp_path / "shares.svg"

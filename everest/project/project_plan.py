@@ -190,8 +190,7 @@ def _document(
         is_asked = request.model == "linear" or request.hours is not None
         more = "" if is_asked else "; --hours 1 also fine-tunes a network, in about an hour"
         lines.append(f"candidates: linear models only{more}")
-    has_encoder = request.trains_network or request.init is not None
-    network_ms = suggestion.network_ms if has_encoder else None
+    network_ms = suggestion.network_ms if request.trains_network or request.init is not None else None
     lines += [*_model_lines(suggestion, network_ms), *map(str, times)]
     total = f"all training: about {time_text(seconds[0])}"
     total += f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ from everest.system.weights import Weights, load_tensors, require_fitting, state
 from everest.system.weights_header import read_header
 from everest.tokenizer.network import TokenizerSpec
 
+Tensors = dict[str, Tensor]  # by their names in a model
 LAST_NORM: Final = "encoder.norm."  # the norm after the blocks, which not every encoder has
 DECODER_TENSORS: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
 # Settings of an encoder that must be those of its weights. `attention` may differ: both kinds use the same
@@ -165,9 +166,7 @@ def load_init(
     load_tensors(model, initial | loaded, source=source)
 
 
-def _encoder_tensors(
-    initial: Mapping[str, Tensor], tensors: Mapping[str, Tensor], init: InitWeights, *, notify: Notify
-) -> dict[str, Tensor]:
+def _encoder_tensors(initial: Tensors, tensors: Tensors, init: InitWeights, *, notify: Notify) -> Tensors:
     """The saved tensors of the encoder; CheckpointError if they do not fit the `initial` ones."""
     # Only the weights, or only the model, may have the norm after the blocks.
     norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(LAST_NORM)}
@@ -198,13 +197,8 @@ Part = tuple[str, tuple[str, ...], str | None]
 
 
 def _part_tensors(
-    part: Part,
-    initial: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    init: InitWeights,
-    *,
-    notify: Notify,
-) -> dict[str, Tensor]:
+    part: Part, initial: Tensors, tensors: Tensors, init: InitWeights, *, notify: Notify
+) -> Tensors:
     """The saved tensors of a part; none if it starts fresh. CheckpointError if it must not."""
     title, prefixes, problem = part
     new, old = ({name for name in names if name.startswith(prefixes)} for names in (initial, tensors))

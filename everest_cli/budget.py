@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -32,7 +33,14 @@ class Footage(NamedTuple):
     extents: Extents
     predicted: Mapping[str, list[Bout]]  # by recording
     classes: Sequence[str]
-    command: str  # that estimates their budget; a list of checked windows is missing
+    command: Sequence[str]  # that estimates their budget; a list of checked windows is missing
+
+    def command_with(self, checked: Path, whose: o.WhoseOptions, **options: object) -> str:
+        """The command with a list of checked windows, and the options that have a value."""
+        given = [f"--observer={name}" for name in whose.observer or ()]
+        options = {"subject": whose.subject, **options}
+        given += [f"--{name}={value}" for name, value in options.items() if value is not None]
+        return shlex.join([*self.command, "--checked", str(checked), *given])
 
 
 def budget(
@@ -79,7 +87,7 @@ def budget(
         windows = draw_windows(footage.extents, labeled, length, draw, seed=seed)
         _write_windows(output, windows, labeled, footage.classes)
         say("relabel each window that you watched 'checked', and add a row for each bout in it")
-        say(f"next: {footage.command} --checked {shlex.quote(str(output))}")
+        say(f"next: {footage.command_with(output, whose)}")
         return
     estimate = partial(time_budget, classes=footage.classes)
     document = estimate(footage.extents, footage.predicted, labeled, window=window)
@@ -93,7 +101,8 @@ def budget(
 
         draw_budget(plot, document)
     (print_json if as_json else _print_budget)(document)
-    say(*_notes(document, f"{footage.command} --checked {shlex.quote(str(checked))}"))
+    if checked is not None:
+        say(*_notes(document, footage.command_with(checked, whose, window=window)))
 
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
@@ -113,7 +122,7 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
         for bouts in by_head.values()
         if len(recording.starts)
     }
-    command = f"everest budget --timeline {shlex.quote(str(timeline))} {by_rules.options}".rstrip()
+    command = "everest", "budget", "--timeline", str(timeline), *by_rules.options.split()
     classes = timelines.classes.of_head(timelines.classes.heads[0])
     return Footage(timelines.extents, predicted, classes, command)
 
@@ -195,7 +204,14 @@ def _notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
     windows = f"{document['checked']} of {document['windows']} random windows of {document['window']:g} s"
     yield f"methods: prediction-powered inference (arXiv 2301.09633) from {windows}, checked by a person"
     if more := windows_for_half(document["windows"], document["checked"]) - document["checked"]:
-        yield f"half as wide with about {more} more windows: {command} --draw {more} --output more.csv"
+        draw = f"{command} --draw {more} --output {_unused_list()}"
+        yield f"half as wide with about {more} more windows: {draw}"
+
+
+def _unused_list() -> Path:
+    """The first of more.csv, more2.csv, … that does not exist, and has no page."""
+    names = (Path(f"more{number if number > 1 else ''}.csv") for number in count(1))
+    return next(name for name in names if not (name.exists() or name.with_suffix(PAGE_SUFFIX).exists()))
 
 
 def _write_windows(

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import re
+import shlex
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,44 @@ def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_f
     named = task_run(tmp_path, clip_files, "named")
     (tmp_path / "t.csv").write_text("video,start,end,label\nclip1.mp4,0,1,0\n")
     assert json_of(*command, "-c", named)["frames"] == 32
+
+
+def saved_timeline(path: Path, videos: list[Path], seconds: float = 2.0) -> Path:
+    """A saved timeline of videos in which the first of two classes is predicted everywhere."""
+    starts = np.arange(0.0, seconds, 0.5)
+    arrays = {
+        "starts": starts,
+        "ends": starts + 0.5,
+        "outputs": np.array([[0.9, 0.1]] * len(starts), np.float32),
+    }
+    borders = np.linspace(0, seconds, 17)
+    timelines = [VideoTimeline(video=str(each), path=str(each), borders=borders, **arrays) for each in videos]
+    Timelines(classes=Classes(heads=(Head(outputs=2),), names=("x", "y")), videos=timelines).save(path)
+    return path
+
+
+def check_all(windows: Path) -> None:
+    """Relabel drawn windows as a person does who saw no bout in them."""
+    windows.write_text(windows.read_text().replace("to check", "checked"))
+
+
+def test_the_command_that_a_budget_prints_runs(
+    clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    timeline = saved_timeline(tmp_path / "t.safetensors", [clip_files / f"clip{n}.mp4" for n in range(4)])
+    run("budget", "--timeline", timeline, "--draw", 2, "--window", 0.5, "-o", "checked.csv")
+    command = ["budget", "--timeline", timeline, "--checked", "checked.csv", "--window", 0.5]
+    for name in ("checked.csv", "more.csv", "more2.csv"):
+        check_all(tmp_path / name)
+        shown = called(*command).stderr
+        _, *command = shlex.split(re.findall(r"more windows: (.*)", shown)[0])
+        assert "--window=0.5" in command or name != "checked.csv"
+        drawn = called(*command).stderr
+        _, *command = shlex.split(re.findall(r"next: (.*)", drawn)[0])
+    assert [path.name for path in sorted(tmp_path.glob("*.csv"))] == [
+        *("checked.csv", "more.csv", "more2.csv", "more3.csv")
+    ]
 
 
 def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_files: Path, tmp_path: Path):

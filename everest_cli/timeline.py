@@ -219,7 +219,7 @@ def end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Ite
 
     if save is not None:
         rules = timelines.rules.options
-        yield f"probabilities: {save}" + (f" (unsmoothed; read again with {rules})" if rules else "")
+        yield f"probabilities: {save}" + (f" (unsmoothed; remembers {rules})" if rules else "")
     if plot is not None:
         yield f"figure: {plot}"
     heads, seconds = timelines.classes.heads, window_to_draw(timelines.extents, DRAWN_FIRST)

@@ -238,7 +238,8 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         times = [] if clip_time is None else [str(clip_time)]
 
         def summarize(test: MeasuredTest) -> Summary:
-            return Summary([*result_lines(test), verdict(test), *times], pages, test.figure)
+            methods = f"methods: {methods_text(project, choice, comparison.recipe, test)}"
+            return Summary([*result_lines(test), verdict(test), *times, methods], pages, test.figure)
 
         test = measure(summarize)
     result = ProjectResult(

@@ -39,7 +39,7 @@ def verdict_lines(result: ProjectResult) -> list[str]:
 
 
 def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
-    """What was done, in a sentence for a publication."""
+    """What was done and how good it is, in sentences for a publication."""
     init = "the encoder pre-trained here" if project.request.unlabeled else project.request.init
     features = {
         "images": "the mean image and the mean change of a clip (16 x 16 pixels each)",
@@ -54,14 +54,25 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
         for name in choice.members
     ]
     model = f"the mean of {' and of '.join(members)}" if len(members) > 1 else members[0]
-    clips = "videos" if project.window is None else f"windows of {project.window:g} s"
     unit = "video" if project.window is None else "window"
-    tested = f"tested on {counted(test.videos, f'unseen {unit}')} of {counted(test.groups, 'group')}"
+    units = "Videos" if project.window is None else f"Windows of {project.window:g} s"
+    num_compared = sum(each.name not in INPUTS for each in test.candidates)
+    chosen = "" if num_compared < 2 else f", the best of {num_compared} candidates on held-out videos"
+    size, groups = counted(test.videos, unit), counted(test.groups, "group")
+    tested = f"On {size} of {groups} held out of training and choice"
     if test.folds:
-        tested = f"tested in {len(test.folds)} folds over {counted(test.groups, 'group')}"
-    smoothed = "" if test.timelines is None else f", averaged over {test.timelines.smooth:g} s in timelines"
-    sampled = f"on {recipe.data.frames} frames of {clips}"
-    return f"{model}, {sampled}, {tested}{smoothed} (everest {version('everest-video')})"
+        again = ", each of which chose and trained its model on the other groups" if chosen else ""
+        tested = f"In {len(test.folds)} folds over {groups} ({size}){again}"
+    metric = METRICS[test.metric].title
+    sentences = [
+        f"{units} ({recipe.data.frames} frames) were classified by {model}{chosen}",
+        f"{tested}, {metric} was {value_text(test.metric, test.value)}{_interval_text(test.interval)}",
+    ]
+    if (scores := test.timelines) is not None:
+        averaged = f"With probabilities averaged over {scores.smooth:g} s"
+        right = f"{scores.frame_accuracy:.1f} % of the frames were right"
+        sentences.append(f"{averaged}, {right}{_interval_text(scores.frame_interval)}")
+    return f"{'. '.join(sentences)}. Software: everest {version('everest-video')}."
 
 
 def result_lines(result: MeasuredTest) -> list[str]:
@@ -90,7 +101,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
         for name, number in unseen.items()
         if number is not None and name not in INPUTS  # see `input_lines`
     ]:
-        limit = "the best of several looks too good, so publish the first line"
+        limit = "the best of several looks too good to publish"
         lines.append(f"candidates on groups that they had not seen: {', '.join(candidates)}; {limit}")
     lines += [behavior.line(f"{unit}s") for behavior in result.behaviors[:MOST_CLASSES]]
     if len(result.behaviors) > MOST_CLASSES:

@@ -163,7 +163,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         "timeline", *videos, "-c", classifier_run, "--step", 0.25, "--save", timeline, *rules
     ).stderr
     assert "warning: --truth has 1 predicted bout that nobody corrected: scores on them are not acc" in shown
-    assert f"probabilities: {timeline} (unsmoothed; read again with --smooth 0.2)" in shown
+    assert f"probabilities: {timeline} (unsmoothed; remembers --smooth 0.2)" in shown
     budget = ("budget", "--timeline", timeline)
     shown = called(*budget, "--draw", 6, "--window", 0.5, "-o", checked).stderr
     estimated = f"everest budget --timeline {timeline} --smooth 0.2 --checked {checked}"

@@ -57,7 +57,7 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
     unit = "video" if project.window is None else "window"
     units = "Videos" if project.window is None else f"Windows of {project.window:g} s"
     num_compared = sum(each.name not in INPUTS for each in test.candidates)
-    chosen = "" if num_compared < 2 else f", the best of {num_compared} candidates on held-out videos"
+    chosen = "" if num_compared < 2 else f", the best of {num_compared} candidates on held-out {unit}s"
     size, groups = counted(test.videos, unit), counted(test.groups, "group")
     tested = f"On {size} of {groups} held out of training and choice"
     if test.folds:

@@ -26,12 +26,13 @@ from gpu_clips import (
 from gpu_rows import Row
 from numpy.typing import NDArray
 from torch import Tensor
+from training_step import NO_REQUEST
 
 from everest.config.heads import Head
 from everest.config.settings import Recipe
 from everest.engine import network
 from everest.engine.plan import cosine_lr
-from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
+from everest.engine.step import NumbersInFlight, StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.linear import difference_image
@@ -94,7 +95,7 @@ class Pretraining:
         self._optimizer.state.clear()
         untimed = time.perf_counter() - began
         losses: list[float] = []
-        pending: StepRecord | None = None
+        pending: NumbersInFlight | None = None
         began = time.perf_counter()
         while pending is None or time.perf_counter() - began < seconds:
             waiting.append(self._executor.submit(choose, next(numbers)))
@@ -103,9 +104,9 @@ class Pretraining:
             lr = cosine_lr(tick, steps=TICKS, warmup=warm_up, peak=peak, minimum=LEAST)
             computed = self._step(waiting.pop(0), lr, generator)
             if pending is not None:  # a step late, so that the device does not wait
-                losses.append(pending.read()[0]["loss"])
+                losses.append(pending.read().figures["loss"])
             pending = computed
-        last, *_ = pending.read()
+        last = pending.read().figures
         losses.append(last["loss"])
         seconds = time.perf_counter() - began
         for future in waiting:
@@ -118,21 +119,21 @@ class Pretraining:
             "last_step": last,
         }
 
-    def _step(self, choice: Future[Choice], lr: float, generator: torch.Generator) -> StepRecord:
+    def _step(self, choice: Future[Choice], lr: float, generator: torch.Generator) -> NumbersInFlight:
         views, device = choice.result(), self._device
         stage, accelerator = self._recipe.pretrain, self._accelerator
         width = self.model.noise_layout.total
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
         videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
         set_lr(self._optimizer, lr)
-        record = StepRecord()
+        record = StepRecord(number=0)
         output = self._wrapped(self._crops(views), noise=noise, **videos)
         record.add(output.loss, output.metrics, passes=1)
         accelerator.backward(output.loss)
         norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
-        _, finite = record.gather(accelerator, norms)
+        numbers, _, finite = record.send(accelerator, norms, request=NO_REQUEST)
         step_optimizers(accelerator, self._networks, skipped=finite.logical_not().float())
-        return record
+        return numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +219,10 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         logits = wrapped(model.pixels.normalize(clip)).float()
         loss = supervised_loss(logits, targets, model.heads, [None])
         accelerator.backward(loss)
-        record = StepRecord()
+        record = StepRecord(number=0)
         record.add(loss, {}, passes=1)
-        _, finite = record.gather(accelerator, clip_gradients(accelerator, networks, eager.clip_grad))
+        norms = clip_gradients(accelerator, networks, eager.clip_grad)
+        _, _, finite = record.send(accelerator, norms, request=NO_REQUEST)
         step_optimizers(accelerator, networks, skipped=finite.logical_not().float())
     model.eval()
     with torch.no_grad(), accelerator.autocast():

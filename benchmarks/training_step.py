@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from everest.config.recipe import load_recipe
 from everest.data.clips import Batch
 from everest.engine import network
+from everest.engine.state import SaveRequest
 from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
@@ -29,6 +30,8 @@ from everest.profiling.profile import stage_spec
 from everest.system.accelerator import make_accelerator
 
 LEARNING_RATE = 1e-6  # small, so that the weights remain close to their initialization
+
+NO_REQUEST = SaveRequest(signal=0, is_due=False)
 
 Loss = Callable[[Batch], Tensor]
 WARM_UP = 2  # steps that are not counted: the first allocates the optimizer's moments
@@ -70,12 +73,12 @@ class TrainingStep:
 
     def run(self, clips: Batch) -> Tensor:
         """One step. Returns the loss, on the device."""
-        record = StepRecord()
+        record = StepRecord(number=0)
         loss = self.loss(clips)
         record.add(loss, {}, passes=1)
         self.accelerator.backward(loss)
         norms = clip_gradients(self.accelerator, self.networks, self.clip_grad)
-        _, finite = record.gather(self.accelerator, norms)
+        _, _, finite = record.send(self.accelerator, norms, request=NO_REQUEST)
         self.update(skipped=finite.logical_not().float())
         return loss.detach()
 

@@ -16,6 +16,7 @@ import torch
 from gpu_cases import GFLOP
 from gpu_real import ARMS, IMAGE, MINIATURE
 from steps import Case, clips_for, gflop, our_pass, without_numbers
+from training_step import TrainingStep
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = ROOT.parent / "shared" / "videos"
@@ -44,6 +45,13 @@ def check_rows(path: Path) -> list[dict[str, Any]]:
     tuned = [(arm, labels, MINIATURE.steps[labels or 0]) for arm in ARMS for labels in (2, None)]
     assert sorted(jobs, key=str) == sorted([*tuned, *((arm, None, 0) for arm in [*ARMS, IMAGE])], key=str)
     return rows
+
+
+def test_a_measured_step_changes_the_weights():
+    step = TrainingStep("small", ["data.size=32", "model.width=32", "train.compile=false"])
+    before = [weight.clone() for weight in step.model.parameters()]
+    assert step.run(step.clips(2, random=True)).isfinite()
+    assert not all(map(torch.equal, before, step.model.parameters()))
 
 
 @pytest.mark.slow

@@ -26,14 +26,25 @@ class StepNumbers(NamedTuple):
     request: SaveRequest  # of any process
 
 
+@dataclass(frozen=True, eq=False)
+class NumbersInFlight:
+    """The numbers of one step of all processes, on their way to the host."""
+
+    names: list[str]  # of the losses, the metrics and the norms
+    copy: HostCopy  # (processes, values): the named ones, then failed reads and the request
+
+    def read(self) -> StepNumbers:
+        """Wait for the numbers, and combine those of all processes."""
+        *figures, failed, signals, due = self.copy.read()["numbers"].double().T.tolist()
+        means = {name: sum(values) / len(values) for name, values in zip(self.names, figures, strict=True)}
+        return StepNumbers(means, any(failed), SaveRequest(int(max(signals)), any(due)))
+
+
 @dataclass(eq=False)
 class StepRecord:
-    """The numbers of one process about one step, on the device.
+    """Collects the numbers of one process about one step, on the device."""
 
-    `gather` copies those of all processes to the host without waiting, and `read` waits for them.
-    """
-
-    number: int = 0  # updates done before
+    number: int  # updates done before
     losses: dict[str, Tensor] = field(default_factory=dict)  # means over the passes, by name
     failed: list[FailedReads] = field(default_factory=list)  # for each unreadable sample
     videos: list[str] = field(default_factory=list)
@@ -46,30 +57,27 @@ class StepRecord:
         for name, value in {"loss": loss, **metrics}.items():
             self.losses[name] = self.losses.get(name, 0) + value.detach().float() / passes
 
-    def gather(
-        self, accelerator: Accelerator, norms: Mapping[str, Tensor], request: SaveRequest
-    ) -> tuple[Tensor, Tensor]:
-        """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.
+    def send(
+        self, accelerator: Accelerator, norms: Mapping[str, Tensor], *, request: SaveRequest
+    ) -> tuple[NumbersInFlight, Tensor, Tensor]:
+        """Gather the numbers of all processes, and start their copy to the host.
 
+        Args:
+            norms: of the gradients, by their names in metrics.jsonl.
         Returns:
-            Whether all losses are finite, and whether losses and norms are: () bool each, on the device.
+            The numbers, whether all losses are finite, and whether losses and norms are: the latter two ()
+            bool on the device.
         """
-        self._names = [*self.losses, *norms]
+        names = [*self.losses, *norms]
         # Filled on the device: a copy of host memory would wait for it.
         filled = (self.losses["loss"].new_full((), float(flag)) for flag in (len(self.failed), *request))
         values = torch.stack([*self.losses.values(), *norms.values(), *filled])
         gathered = accelerator.gather(values)
         assert isinstance(gathered, Tensor)
         by_process = gathered.view(-1, len(values))  # (processes, values)
-        self._copy = HostCopy({"numbers": by_process})
         finite = by_process.isfinite()
-        return finite[:, : len(self.losses)].all(), finite[:, : len(self._names)].all()
-
-    def read(self) -> StepNumbers:
-        """Wait for the numbers that `gather` has copied, and combine those of all processes."""
-        *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
-        means = {name: sum(values) / len(values) for name, values in zip(self._names, figures, strict=True)}
-        return StepNumbers(means, any(failed), SaveRequest(int(max(signals)), any(due)))
+        numbers = NumbersInFlight(names, HostCopy({"numbers": by_process}))
+        return numbers, finite[:, : len(self.losses)].all(), finite[:, : len(names)].all()
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

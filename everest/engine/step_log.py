@@ -18,7 +18,7 @@ from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
 from everest.engine.state import SaveSchedule
-from everest.engine.step import StepRecord
+from everest.engine.step import NumbersInFlight, StepRecord
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.files import write_text
@@ -79,7 +79,7 @@ class StepLog:
         self._saves = saves
         self._workers = workers
         self._waits = WaitWatch()
-        self._unread: deque[StepRecord] = deque()
+        self._unread: deque[tuple[StepRecord, NumbersInFlight]] = deque()
         self._new_rows: list[Row] = []  # logged, and not yet taken by the loop
 
     def write(self, row: Row) -> None:
@@ -90,9 +90,9 @@ class StepLog:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
             self.tracker.log(numbers, step=row["step"])
 
-    def add(self, record: StepRecord, *, all_now: bool) -> None:
+    def add(self, record: StepRecord, numbers: NumbersInFlight, *, all_now: bool) -> None:
         """Add a step, and log the steps whose numbers have arrived, or with `all_now` all steps."""
-        self._unread.append(record)
+        self._unread.append((record, numbers))
         self.read(but=1 if self._context.overlaps and not all_now else 0)
         if self._saves.is_due:
             self.read()
@@ -114,8 +114,8 @@ class StepLog:
         """Log the steps that are done, except the last `but`."""
         context, plan = self._context, self._plan
         while len(self._unread) > but:
-            record = self._unread.popleft()
-            figures, any_failed, request = record.read()
+            record, numbers = self._unread.popleft()
+            figures, any_failed, request = numbers.read()
             self._saves.add(request)
             self._check_finite(record, figures)
             row = self._row(record, figures)

@@ -29,7 +29,7 @@ from everest.engine.context import RunContext
 from everest.engine.network import Network
 from everest.engine.plan import StagePlan
 from everest.engine.state import SaveSchedule, TrainState
-from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
+from everest.engine.step import NumbersInFlight, StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.engine.step_log import StepLog
 from everest.models.drop_path import DroppedPaths
 from everest.system.run_folder import Row
@@ -145,7 +145,7 @@ class Training:
         later updates are skipped, too: the host learns of the first one a step late, and ends the run.
 
         Args:
-            losses_finite, all_finite: () bool on the device; see `StepRecord.gather`.
+            losses_finite, all_finite: () bool on the device; see `StepRecord.send`.
         """
         if self.train_settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
             counted = all_finite if self.accelerator.scaler is None else losses_finite
@@ -255,15 +255,17 @@ class Step:
         for loss in losses[1:]:
             (loss / passes).backward()
 
-    def update_weights(self) -> None:
+    def update_weights(self) -> NumbersInFlight:
         """Clip the gradients of each network to `train.clip_grad`, and update its weights.
 
-        The numbers of the step are gathered from all processes, and decide whether the update is left out.
+        The numbers of the step, of all processes, decide on the device whether the update is left out.
         """
         training, accelerator, record = self._training, self._training.accelerator, self._record
         norms = clip_gradients(accelerator, training.networks, training.train_settings.clip_grad)
-        skipped = training.skips(*record.gather(accelerator, norms, training.saves.request()))
+        numbers, losses_finite, all_finite = record.send(accelerator, norms, request=training.saves.request())
+        skipped = training.skips(losses_finite, all_finite)
         step_optimizers(accelerator, training.networks, skipped=skipped)
+        return numbers
 
     def update(self, *, wait: bool = False) -> list[Row]:
         """Update the weights, and log the steps whose numbers have arrived; returns the new rows.
@@ -271,9 +273,9 @@ class Step:
         On a GPU the numbers of a step are read while the next one is computed, so that it never waits for the
         host. Where the run is saved, or with `wait`, all are read.
         """
-        self.update_weights()
+        numbers = self.update_weights()
         training = self._training
         training.steps_done += 1
         training.saves.reach(training.steps_done)
-        training.step_log.add(self._record, all_now=wait)
+        training.step_log.add(self._record, numbers, all_now=wait)
         return training.step_log.take()

@@ -3,19 +3,15 @@
 With `num_outputs`, the last block computes only the last L tokens, which attend to all K: a decoder needs no
 output for visible tokens, an encoder none for its class token.
 
-Each linear layer is one operation with the norm or the activation before it (`NormLinear` and
-`ActivationLinear`), so a norm is an argument of the layer that reads its output. These operations save less
-for the backward pass than the plain formulation, and recompute the rest in it. That is exact: outputs and
-gradients are equal.
+Norms and activations are not stored for the backward pass, see everest.models.recompute.
 
-B batch, K tokens, L tokens whose outputs are computed, D width, E = D / heads, P outputs of a linear layer, F
-width of the MLP.
+B batch, K tokens, L tokens whose outputs are computed, D width, E = D / heads, F width of the MLP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +20,11 @@ from torch.nn import LayerNorm
 from torch.utils.checkpoint import checkpoint
 
 from everest.config.model import MLP_RATIO
-from everest.config.values import Gelu
 from everest.models.drop_path import DropPath
 from everest.models.positions import Rotation
+from everest.models.recompute import Activation, Normed, activation_linear, swiglu
 
-Activation = Literal[Gelu, "swiglu"]
 NormedSwiglu = Literal["normed-swiglu"]  # SwiGLU with a norm between its Linear layers
-# Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
-QUICK_GELU_FACTOR: Final = 1.702
-GELU_APPROXIMATIONS: Final = {"exact": "none", "tanh": "tanh"}
 NORM_EPS: Final = 1e-6  # added to the variance by every LayerNorm, as in the released programs
 
 
@@ -56,8 +48,8 @@ class Blocks(nn.ModuleList):
             num_outputs: None: of all K tokens.
             rotation, mask: see `Block`.
         """
-        for number, block in enumerate(self, start=1):
-            needed = num_outputs if number == len(self) else None  # later blocks read all tokens
+        for index, block in enumerate(self):
+            needed = num_outputs if index == len(self) - 1 else None  # later blocks read all tokens
             if self.checkpointing and block.training:
                 options = {"rotation": rotation, "mask": mask, "use_reentrant": False}
                 x = checkpoint(block, x, num_outputs=needed, **options)
@@ -113,8 +105,8 @@ class Block(nn.Module):
             mask: (B, 1, K, K) bool, whether a token attends to another; None: to all.
         """
         residual = x if num_outputs is None else last_tokens(x, num_outputs)  # (B, L, D)
-        x = residual + self.drop_path1(self.attn(x, self.norm1, num_outputs, rotation, mask))
-        return x + self.drop_path2(self.mlp(x, self.norm2))
+        x = residual + self.drop_path1(self.attn(Normed(x, self.norm1), num_outputs, rotation, mask))
+        return x + self.drop_path2(self.mlp(Normed(x, self.norm2)))
 
 
 class Attention(nn.Module):
@@ -138,22 +130,18 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self,
-        x: Tensor,
-        norm: LayerNorm,
-        num_outputs: int | None,
-        rotation: Rotation | None,
-        mask: Tensor | None,
+        self, x: Normed, num_outputs: int | None, rotation: Rotation | None, mask: Tensor | None
     ) -> Tensor:
-        """Attend from the last L tokens, or all, to all tokens (B, K, D), which `norm` norms: (B, L, D)."""
-        weight, width = self.qkv.weight, x.size(-1)  # (3 * D, D): of queries, keys, values
+        """Attend from the last L tokens, or all, to all tokens (B, K, D): (B, L, D)."""
+        weight, width = self.qkv.weight, x.tokens.size(-1)  # (3 * D, D): of queries, keys, values
         if num_outputs is None:  # one product
             bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
-            q, k, v = norm_linear(x, norm, weight, bias).chunk(3, -1)  # (B, K, D) each
+            q, k, v = x.linear(weight, bias).chunk(3, -1)  # (B, K, D) each
         else:  # queries of the last tokens only
-            q = norm_linear(last_tokens(x, num_outputs), norm, weight[:width], self.q_bias)  # (B, L, D)
+            last = Normed(last_tokens(x.tokens, num_outputs), x.norm)
+            q = last.linear(weight[:width], self.q_bias)  # (B, L, D)
             bias = torch.cat([self.k_bias, self.v_bias])
-            k, v = norm_linear(x, norm, weight[width:], bias).chunk(2, -1)  # (B, K, D) each
+            k, v = x.linear(weight[width:], bias).chunk(2, -1)  # (B, K, D) each
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         if rotation is not None:
             # Values are copied: a view would keep what queries and keys were turned from.
@@ -174,134 +162,15 @@ class Mlp(nn.Module):
         self.norm = LayerNorm(hidden, eps=eps) if kind == "normed-swiglu" else None
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor, norm: LayerNorm) -> Tensor:
-        """The MLP (B, K, D) of tokens (B, K, D), which `norm` norms."""
-        hidden = norm_linear(x, norm, self.fc1.weight, self.fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
+    def forward(self, x: Normed) -> Tensor:
+        """The MLP (B, K, D) of tokens (B, K, D)."""
+        hidden = x.linear(self.fc1.weight, self.fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
         if self.norm is None:
-            return ActivationLinear.apply(hidden, self.fc2.weight, self.fc2.bias, self.activation)
-        gated = RecomputedSwiglu.apply(hidden).to(x.dtype)  # (B, K, F), as the input of every norm
-        return norm_linear(gated, self.norm, self.fc2.weight, self.fc2.bias)
+            return activation_linear(hidden, self.activation, self.fc2.weight, self.fc2.bias)
+        gated = swiglu(hidden).to(x.tokens.dtype)  # (B, K, F), as the input of every norm
+        return Normed(gated, self.norm).linear(self.fc2.weight, self.fc2.bias)
 
 
-def last_tokens(x: Tensor, number: int) -> Tensor:
-    """The last `number` of the tokens (B, K, D): (B, number, D); there may be none."""
-    return x[:, x.size(1) - number :]
-
-
-def norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
-    """`linear(norm(x))`: (B, K, P) of tokens (B, K, D)."""
-    return NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
-
-
-def activate(x: Tensor, activation: Activation) -> Tensor:
-    """GELU of (..., K, F), or SwiGLU (Shazeer 2020) of (..., K, 2 F): silu(first half) * second half."""
-    if activation == "swiglu":
-        gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
-        return F.silu(gate) * value
-    if activation == "quick":
-        return F.silu(QUICK_GELU_FACTOR * x) / QUICK_GELU_FACTOR
-    return F.gelu(x, approximate=GELU_APPROXIMATIONS[activation])
-
-
-def activation_gradient(grad: Tensor, x: Tensor, activation: Activation) -> Tensor:
-    """The gradient of the input x of `activate`, of its shape, from that of its output (..., K, F)."""
-    aten = torch.ops.aten
-    if activation == "swiglu":
-        gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
-        return torch.cat([aten.silu_backward(grad * value, gate), grad * F.silu(gate)], dim=-1)
-    if activation == "quick":
-        return aten.silu_backward(grad, QUICK_GELU_FACTOR * x)
-    return aten.gelu_backward(grad, x, approximate=GELU_APPROXIMATIONS[activation])
-
-
-def _autocast_weight(x: Tensor, weight: Tensor) -> Tensor:
-    """Cast the weight to the precision of a product with `x`: autocast does not reach inside a Function."""
-    device = x.device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):  # meta has no autocast
-        return weight
-    # Like autocast, keep the cast copy for the backward pass, which otherwise has to cast again.
-    return weight.to(torch.get_autocast_dtype(device))
-
-
-class ActivationLinear(torch.autograd.Function):
-    """y = a(x) W^T + b, with the activation a: (B, K, D) of x (B, K, F), with SwiGLU (B, K, 2 F).
-
-    Saves x and W only. With g the gradient of y: dx = (g W) a'(x), dW = g^T a(x), db = the sum of g.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, activation: Activation = "exact"
-    ) -> Tensor:
-        ctx.weight_dtype, ctx.activation = weight.dtype, activation
-        weight = _autocast_weight(x, weight)
-        ctx.save_for_backward(x, weight)
-        return F.linear(activate(x, activation), weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors  # (B, K, F), with SwiGLU (B, K, 2 F); (D, F)
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen weights need none
-        grad = grad_outputs[0].to(x.dtype)  # (B, K, D)
-        flat_grad = grad.flatten(0, -2)  # (B * K, D)
-        grad_x = activation_gradient(grad @ weight, x, ctx.activation) if needs_x else None  # the shape of x
-        grad_bias = flat_grad.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
-        grad_weight = None
-        if needs_weight:
-            activated = activate(x, ctx.activation).flatten(0, -2)  # (B * K, F)
-            grad_weight = (flat_grad.T @ activated).to(ctx.weight_dtype)
-        return grad_x, grad_weight, grad_bias, None
-
-
-class NormLinear(torch.autograd.Function):
-    """y = n(x) W^T + b, with the LayerNorm n: (B, K, P) of x (B, K, D).
-
-    Saves x and W only. With g the gradient of y: dW = g^T n(x), db = the sum of g, and torch's backward pass
-    of LayerNorm maps dn = g W to the gradients of x, scale and shift.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor
-    ) -> Tensor:
-        ctx.weight_dtype, ctx.eps = weight.dtype, eps
-        norm_dtype = torch.promote_types(x.dtype, scale.dtype)  # sharded weights may be bfloat16
-        scale, shift = scale.to(norm_dtype), shift.to(norm_dtype)
-        weight = _autocast_weight(x, weight)
-        ctx.save_for_backward(x, scale, shift, weight)
-        return F.linear(F.layer_norm(x, scale.shape, scale, shift, eps), weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, shift, weight = ctx.saved_tensors  # (B, K, D), (D,), (D,), (P, D)
-        needs_norm, (needs_weight, needs_bias) = ctx.needs_input_grad[:3], ctx.needs_input_grad[4:]
-        normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)
-        grad = grad_outputs[0]  # (B, K, P), under autocast of lower precision than x
-        flat_grad = grad.flatten(0, -2)  # (B * K, P)
-        grad_x = grad_scale = grad_shift = grad_weight = None
-        grad_bias = flat_grad.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
-        if needs_weight:
-            grad_weight = (flat_grad.T @ normed.to(grad.dtype).flatten(0, -2)).to(ctx.weight_dtype)
-        if any(needs_norm):
-            grad_normed = (grad @ weight).to(x.dtype)  # (B, K, D)
-            grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
-                grad_normed, x, scale.shape, mean, rstd, scale, shift, list(needs_norm)
-            )
-        grad_scale, grad_shift = (
-            None if grad is None else grad.to(ctx.weight_dtype) for grad in (grad_scale, grad_shift)
-        )
-        return grad_x, grad_scale, grad_shift, None, grad_weight, grad_bias
-
-
-class RecomputedSwiglu(torch.autograd.Function):
-    """SwiGLU (B, K, F) of (B, K, 2 F) that saves its input only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return activate(x, "swiglu")
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return activation_gradient(grad_outputs[0], x, "swiglu")
+def last_tokens(x: Tensor, count: int) -> Tensor:
+    """The last `count` of the tokens (B, K, D): (B, count, D); there may be none."""
+    return x[:, x.size(1) - count :]

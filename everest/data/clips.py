@@ -8,10 +8,11 @@ run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
-from itertools import count, islice, repeat
+from itertools import count, islice
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -31,7 +32,7 @@ from everest.lists.sample import Sample
 from everest.video.reader import VideoError
 
 MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
-SampleKey = tuple[int, int]  # (epoch, or number of the draw; index of the sample)
+SampleKey = tuple[int, int]  # (pass over the samples, or with odds index of the draw; index of the sample)
 FailedReads = list[tuple[str, str]]  # path and reason of every video that was tried and could not be read
 
 
@@ -183,7 +184,7 @@ class ClipDataset:
 
 @dataclass(eq=False, kw_only=True)
 class StepSampler:
-    """Micro-batches of (epoch, index) for one process, from any step to the last.
+    """Micro-batches of sample keys for one process, from any step to the last.
 
     One iteration covers all epochs, so that the loader's workers live as long as the run and need not be
     informed of the epoch. Steps take their samples from the epochs one after the other. The batch of a step
@@ -200,8 +201,8 @@ class StepSampler:
     rank: int = 0
     processes: int = 1
     repeat_first: bool = False  # repeat the first batch, to check whether a model can overfit it
-    # (num_samples,), of which only the ratios count: samples are drawn in proportion, with replacement, and a
-    # key has the number of the draw in place of the epoch. None: an epoch is a permutation of the samples.
+    # (num_samples,), of which only the ratios count: samples are drawn in proportion, with replacement. None:
+    # an epoch is a permutation of the samples.
     odds: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
@@ -229,14 +230,17 @@ class StepSampler:
     def _keys(self, step: int) -> Iterator[SampleKey]:
         """Yield the samples of `step` and all later steps, without end."""
         first_epoch, skipped = divmod(step * self.step_samples, self.samples_per_epoch)
+        passes = math.ceil(self.samples_per_epoch / self.num_samples)  # over the samples, in an epoch
         for epoch in count(first_epoch):
             rng = generator_at(self.seed, Purpose.ORDER, epoch)
+            position = np.arange(self.samples_per_epoch)
+            # A video that occurs several times in an epoch gives another clip each time.
             if self.odds is None:
-                draws = repeat(epoch)
+                draws = epoch * passes + position // self.num_samples
                 indices = np.resize(rng.permutation(self.num_samples), self.samples_per_epoch)
-            else:  # a video that is drawn several times in an epoch gives another clip each time
-                draws = count(epoch * self.samples_per_epoch + skipped)
+            else:
+                draws = epoch * self.samples_per_epoch + position
                 chances = self.odds / self.odds.sum()
                 indices = rng.choice(self.num_samples, size=self.samples_per_epoch, p=chances)
-            yield from zip(draws, indices[skipped:].tolist(), strict=False)
+            yield from zip(draws[skipped:].tolist(), indices[skipped:].tolist(), strict=True)
             skipped = 0

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -52,15 +53,27 @@ DRAWN = [[(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)], [(5, 2), (6, 4), (7, 4), (8, 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.sampled_from([2, 8]), st.integers(0, 20), st.integers(0, 9))
 def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch(number, epoch, batch, steps, seed):
-    """Its last samples are left out, or its first ones repeated; a batch may be of two epochs."""
-    keys = []
+    """Its last samples are left out, or its first ones repeated; a batch may be of two epochs.
+
+    Keys have the number of the epoch, or of the pass over the samples if an epoch has several.
+    """
+    keys, passes = [], math.ceil(epoch / number)
     for count in range(-(-batch * steps // epoch)):
-        order = generator_at(seed, Purpose.ORDER, count).permutation(number)
-        keys += [(count, int(index)) for index in np.resize(order, epoch)]
+        order = generator_at(seed, Purpose.ORDER, count).permutation(number).tolist()
+        repeated = [(count * passes + each, index) for each in range(passes) for index in order]
+        keys += repeated[:epoch]
     settings = {"step_samples": batch, "steps": steps, "samples_per_epoch": epoch, "seed": seed}
     batches = list(StepSampler(num_samples=number, **settings))
     assert [len(keys) for keys in batches] == [batch] * steps
     assert list(chain(*batches)) == keys[: batch * steps]
+
+
+@given(st.integers(1, 5), st.sampled_from([None, *KINDS]))
+def test_a_batch_of_more_clips_than_samples_never_has_the_same_draw_twice(number, kind):
+    weights = None if kind is None else sampling_odds([0] * number, kind)
+    batches = list(sampler(weights, num_samples=number, step_samples=8, samples_per_epoch=8))
+    keys = list(chain(*batches))
+    assert len(set(keys)) == len(keys) == 96
 
 
 def test_the_orders_of_a_seed_stay_the_same():

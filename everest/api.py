@@ -67,7 +67,7 @@ def create_model(
         model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.
     Raises:
         RecipeError: an unknown backbone or key, or invalid values, named as in a recipe.
-        ValueError: a classifier without at least two classes, or `drop_path` for another kind.
+        ValueError: a classifier without at least two classes, or its arguments for another kind.
     """
     if kind not in _STAGES:
         raise unknown_name("kind", kind, _STAGES)
@@ -83,6 +83,8 @@ def create_model(
         sections[stage]["drop_path"] = drop_path
     elif drop_path != 0:
         raise ValueError(f"drop_path={drop_path}: only a classifier has stochastic depth")
+    elif num_classes is not None or task != "single-label":
+        raise ValueError(f"num_classes={num_classes}, task={task!r}: only a classifier predicts labels")
     recipe = recipe_of_sections(sections, checked=("data", "model", stage))
     if kind == "pretrain":
         spec = spec_of_pretraining(recipe)

@@ -146,6 +146,13 @@ def test_drop_path_is_a_probability_below_one_of_a_classifier():
     everest.create_model("vit-tiny", kind="pretrain", depth=1, drop_path=0.0)
 
 
+@pytest.mark.parametrize("kind", ["pretrain", "encoder"])
+@pytest.mark.parametrize("options", [{"num_classes": 7}, {"task": "regression"}])
+def test_labels_are_refused_for_a_model_without_a_head(kind, options):
+    with pytest.raises(ValueError, match="only a classifier predicts labels"):
+        everest.create_model("vit-tiny", kind=kind, **options)
+
+
 def given(ids: list[list[int]]) -> everest.TokenSelection:
     visible = torch.tensor(ids)
     return everest.TokenSelection(visible=visible, target=visible[:, :0])

@@ -71,7 +71,7 @@ Positions = Annotated[
     ],
     WITH_HYPHENS,
 ]
-# Of the encoder, as image models have them (everest.models.positions.place_angles).
+# Of the encoder, as image models have them (everest.models.positions.RotaryPositions).
 Rotary = Annotated[
     str,
     Field(pattern=r"^(none|dinov3|rope-vit|(eva02|pe):[1-9][0-9]{0,3})$"),

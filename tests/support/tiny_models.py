@@ -20,7 +20,9 @@ PARTS = {  # of encoders of images
 }
 
 
-def tiny(kind: str, *, frames=8, size=(32, 32), **options):
+def tiny(kind: str, *, frames=8, size=(32, 32), num_classes=None, **options):
+    if kind == "classifier":  # other kinds have no classes
+        options["num_classes"] = num_classes
     sizes = {"frames": frames, "size": size, "tubelet": (2, 8, 8), **TINY, **options}
     return everest.create_model("vit-tiny", kind=kind, **sizes)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from everest.metrics.budget import Extents, FootageWindow
 
 PAGE_SUFFIX: Final = ".html"  # of the drawn windows, beside their list
+GROUP_COLUMN: Final = "group of draw"  # the --group of --draw, in the list
 
 
 class Footage(NamedTuple):
@@ -53,7 +55,7 @@ def budget(
     window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
     group: str | None = option(
-        "--group G", "Also each group of recordings; a pattern, as in `everest train`."
+        "--group G", "Also each group of recordings, or --draw N in each; a pattern, as in `everest train`."
     ),
     output: Path | None = option("--output -o F", "CSV to write: windows of --draw, else the estimates."),
     plot: Path | None = option("--plot F", "Draw each class's share of time to F (.png, .pdf, .svg)."),
@@ -73,27 +75,33 @@ def budget(
         {
             "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
             "--draw N: needs --output, the list to write": draw is not None and output is None,
-            "--group and --plot need --checked, and no --draw": (group or plot) and (draw or not checked),
+            "--plot needs --checked, and no --draw": plot and (draw or not checked),
         }
     )
     whose_bouts = whose.read(checked, option="--checked")
     footage = _read_footage(timeline, rules)
     labeled = {} if checked is None else _read_checked(checked, footage, whose_bouts)
+    drawn_by = None if checked is None else _group_of_draw(checked)
+    other = f"--group {group}: the windows were drawn with --group {drawn_by}; leave it out"
+    refuse({other: group and drawn_by and group != drawn_by})
+    group = group or drawn_by
+    groups = {} if group is None else _grouped(group, footage.extents)
     page = output.with_suffix(PAGE_SUFFIX) if draw is not None and output is not None else None
     outputs = {"--output": [output, page], "--plot": [plot]}
     check_outputs(outputs, [timeline, checked], overwrite=overwrite)
     if draw is not None and output is not None:
         length = window_length(footage.extents, labeled, window)
-        windows = draw_windows(footage.extents, labeled, length, draw, seed=seed)
-        _write_windows(output, windows, labeled, footage.classes)
+        strata = [*groups.values()]
+        windows = draw_windows(footage.extents, labeled, length, draw, seed=seed, strata=strata)
+        _write_windows(output, windows, labeled, footage.classes, group)
         say("relabel each window that you watched 'checked', and add a row for each bout in it")
-        say(f"next: {footage.command_with(output, whose)}")
+        say(f"next: {footage.command_with(output, whose, group=group)}")
         return
     estimate = partial(time_budget, classes=footage.classes)
-    document = estimate(footage.extents, footage.predicted, labeled, window=window)
-    if group is not None:
-        parts = footage.extents, footage.predicted, labeled
-        document["groups"] = _by_group(group, parts, partial(estimate, window=document["window"]))
+    parts = footage.extents, footage.predicted, labeled
+    document = estimate(*parts, window=window, strata=[*groups.values()] if drawn_by else [])
+    if groups:
+        document["groups"] = _by_group(groups, parts, partial(estimate, window=document["window"]))
     if output is not None:
         write_table(output, _table(document))
     if plot is not None:
@@ -102,7 +110,7 @@ def budget(
         draw_budget(plot, document)
     (print_json if as_json else _print_budget)(document)
     if checked is not None:
-        say(*_notes(document, footage.command_with(checked, whose, window=window)))
+        say(*_notes(document, footage.command_with(checked, whose, window=window, group=group)))
 
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
@@ -143,10 +151,22 @@ def _read_checked(file: Path, footage: Footage, whose: WhoseBouts) -> Bouts:
     return {video: labels.bouts.get(video, []) for video in footage.extents}
 
 
-def _by_group(
-    group: str, parts: Sequence[Mapping[str, Any]], estimate: Callable[..., dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """The estimates of each group of recordings, by a value of --group; `parts` are by recording."""
+def _group_of_draw(checked: Path) -> str | None:
+    """The --group of the draw of a list; None if the windows were drawn in all recordings together."""
+    from everest.annotations.formats import FORMATS
+    from everest.annotations.records import read_table
+
+    is_header = FORMATS["csv"].has_columns
+    assert is_header is not None
+    with suppress(ValueError):  # bouts in a file of another kind
+        _, header, rows = read_table(checked, is_header)
+        found = (dict(zip(header, cells, strict=False)).get(GROUP_COLUMN) for _, cells in rows)
+        return next(filter(None, found), None)
+    return None
+
+
+def _grouped(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
+    """The recordings of each group, by a value of --group."""
     from everest.lists.sample import Sample
     from everest.prepare.split import COLUMN_PREFIX, with_groups
     from everest.project.lists import SUBJECT
@@ -156,10 +176,19 @@ def _by_group(
             f"--group {group}: recordings have only names here; give a pattern, as '^([^\\W_]+)'"
         )
     groups: dict[str, list[str]] = {}
-    for sample in with_groups([Sample(path=video) for video in parts[0]], group, root=Path()):
+    for sample in with_groups([Sample(path=video) for video in videos], group, root=Path()):
         groups.setdefault(sample.source, []).append(sample.path)
+    return dict(sorted(groups.items()))
+
+
+def _by_group(
+    groups: Mapping[str, Sequence[str]],
+    parts: Sequence[Mapping[str, Any]],
+    estimate: Callable[..., dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """The estimates of each group of recordings; `parts` are by recording."""
     documents = {}
-    for name, videos in sorted(groups.items()):
+    for name, videos in groups.items():
         try:
             documents[name] = estimate(*({video: part[video] for video in videos} for part in parts))
         except UserError as error:
@@ -203,9 +232,12 @@ def _notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
     yield "the intervals hold for these recordings, if the windows were drawn at random and none was left out"
     windows = f"{document['checked']} of {document['windows']} random windows of {document['window']:g} s"
     yield f"methods: prediction-powered inference (arXiv 2301.09633) from {windows}, checked by a person"
-    if more := windows_for_half(document["windows"], document["checked"]) - document["checked"]:
-        draw = f"{command} --draw {more} --output {_unused_list()}"
-        yield f"half as wide with about {more} more windows: {draw}"
+    groups = [*document.get("groups", {}).values()]
+    if more := max(
+        windows_for_half(part["windows"], part["checked"]) - part["checked"] for part in groups or [document]
+    ):
+        windows = f"{more} more windows" + (" in each group" if groups else "")
+        yield f"half as wide with about {windows}: {command} --draw {more} --output {_unused_list()}"
 
 
 def _unused_list() -> Path:
@@ -215,9 +247,16 @@ def _unused_list() -> Path:
 
 
 def _write_windows(
-    output: Path, windows: Sequence[FootageWindow], checked: Bouts, classes: Sequence[str]
+    output: Path,
+    windows: Sequence[FootageWindow],
+    checked: Bouts,
+    classes: Sequence[str],
+    group: str | None,
 ) -> None:
-    """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
+    """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows.
+
+    The list remembers the --group of the draw, by which its windows must be weighed.
+    """
     from everest.annotations.bout import DRAWN
     from everest.annotations.formats import TABLE_COLUMNS
     from everest.figures.pages import clip_card, write_page
@@ -231,13 +270,15 @@ def _write_windows(
         (bout.video, repr(bout.start), repr(bout.end), bout.label, *(getattr(bout, name) for name in people))
         for bout in bouts
     ]
+    unknown, group_cells = [""] * len(people), [group] if group else []
     cards = [
         clip_card(Sample(path=each.video, start=each.start, end=each.end))
-        | {"start": each.start, "line": ",".join(row)}
+        | {"start": each.start, "line": ",".join([*row, *unknown, *[""] * len(group_cells)])}
         for each, row in zip(windows, rows, strict=True)
     ]
     write_page(page, "figures", "windows_page.html", list_file=output.name, classes=classes, cards=cards)
-    unknown = [""] * len(people)
-    write_table(output, [(*TABLE_COLUMNS, *people), *known, *((*row, *unknown) for row in rows)])
+    drawn = [(*row, *unknown, *group_cells) for row in rows]
+    known = [(*row, *[""] * len(group_cells)) for row in known]
+    write_table(output, [(*TABLE_COLUMNS, *people, *([GROUP_COLUMN] if group else [])), *known, *drawn])
     typer.echo(output)
     typer.echo(page)

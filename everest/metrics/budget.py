@@ -8,16 +8,20 @@ mean varies. The draw is without replacement from these recordings (the differen
 sampling, Särndal et al. 1992, section 6.3), so that the intervals are about these recordings, however alike
 the windows of one recording are.
 
-W windows of the footage, N checked windows.
+Windows may also be drawn in each of several strata (groups of recordings, such as animals), whose estimates
+and variances are added (Särndal et al. 1992, section 3.7).
+
+W windows of the footage, N checked windows, S strata.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t
 
 from everest.annotations.bout import (
@@ -51,19 +55,22 @@ class FootageWindow(NamedTuple):
 
 
 def footage_windows(extents: Extents, seconds: float) -> list[FootageWindow]:
-    """Divide recordings into windows; the last one of each may be shorter."""
+    """Divide recordings into windows; the last one of each has half to one and a half times the length.
+
+    A recording of less than half a window is a window.
+    """
     if not 0 < seconds < math.inf:
         raise RecipeError(f"--window {seconds:g}: must be a positive number of seconds")
     windows: list[FootageWindow] = []
     for video, (begin, end) in extents.items():
-        number = (end - begin) / seconds - 1e-6
+        number = (end - begin) / seconds + 1e-6
         if not number <= MOST_WINDOWS - len(windows):
             raise DataError(
                 f"{video}: the footage up to its end, {end:g} s, has more than {MOST_WINDOWS} windows of "
                 f"{seconds:g} s; correct the times of the timeline, or use a longer --window"
             )
-        starts = (begin + place * seconds for place in range(max(1, math.ceil(number))))
-        windows += (FootageWindow(video, start, min(start + seconds, end)) for start in starts)
+        starts = [begin + place * seconds for place in range(max(1, math.floor(number + 0.5)))]
+        windows += map(FootageWindow, [video] * len(starts), starts, [*starts[1:], end])
     return windows
 
 
@@ -79,11 +86,18 @@ def windows_for_half(windows: int, checked: int) -> int:
 
 
 def draw_windows(
-    extents: Extents, checked: Bouts, seconds: float, number: int, *, seed: int = 0
+    extents: Extents,
+    checked: Bouts,
+    seconds: float,
+    number: int,
+    *,
+    seed: int = 0,
+    strata: Sequence[Collection[str]] = (),
 ) -> list[FootageWindow]:
     """Divide recordings into windows, and draw some that were not checked or drawn before.
 
-    Each is equally likely, and drawn once; they are in the order of the footage.
+    Each is equally likely, and drawn once; they are in the order of the footage. With `strata`, `number`
+    windows are drawn in each of these groups of recordings, or all that are left there.
     """
     windows = footage_windows(extents, seconds)
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
@@ -94,8 +108,14 @@ def draw_windows(
         if not marks and (shorter := window_to_draw(extents, number)) >= SHORTEST_WINDOW:
             fix = f"use --window {shorter:g}, which gives {len(footage_windows(extents, shorter))}"
         raise RecipeError(f"--draw {number}: only {len(left)} windows of {seconds:g} s{unused}; {fix}")
-    sampled = np.random.default_rng(seed).choice(len(left), size=number, replace=False)
-    return [left[index] for index in np.sort(sampled)]
+    # With one seed, a second draw would choose the neighbors of the first one's windows.
+    generator = np.random.default_rng([seed, len(done)])
+    pools = [[place for place, window in enumerate(left) if window.video in videos] for videos in strata]
+    sampled = [
+        generator.choice(pool, size=min(number, len(pool)), replace=False)
+        for pool in pools or [range(len(left))]
+    ]
+    return [left[place] for place in np.sort(np.concatenate(sampled)).astype(int)]
 
 
 def total_interval(
@@ -103,12 +123,13 @@ def total_interval(
     predicted: Floats,
     *,
     naive: float,
-    windows: int,
+    windows: int | NDArray[np.int64],
+    strata: NDArray[np.int64] | None = None,
     largest_error: float,
     least_total: float = 0.0,
     most_unchecked: float = math.inf,
 ) -> dict[str, Any]:
-    """Return the estimate of a total over W windows, and its 95 % interval.
+    """Return the estimate of a total over all windows, and its 95 % interval.
 
     Rare errors may be in no checked window. Two further windows, with the largest possible error in either
     direction, therefore count in the variance, as Agresti and Coull (1998) add outcomes for shares.
@@ -117,19 +138,26 @@ def total_interval(
     Args:
         labeled, predicted: in each checked window, (N,).
         naive: the model's total.
+        windows: W, or those of each stratum, (S,).
+        strata: of each checked window, (N,); None: there is one.
         largest_error: the largest possible error of a window.
         least_total: the least possible total of all windows.
         most_unchecked: the largest possible total of the unchecked windows.
     """
     errors = labeled - predicted  # (N,)
-    number = len(labeled)
-    left = windows - number
     seen = float(labeled.sum())
-    estimate = naive - float(predicted.sum()) + left * float(errors.mean())  # of the windows that are left
-    padded = np.append(errors - errors.mean(), [largest_error, -largest_error])
-    std = math.sqrt(float((padded**2).sum()) / (number + 1))
-    # Of a sum over the windows that are left, by a mean of the others: 0 if none is left.
-    half = float(t.ppf(1 - TAIL_SHARE, number + 1)) * std * math.sqrt(left * windows / number)
+    counts = np.atleast_1d(windows)  # (S,)
+    estimate, variance = naive - float(predicted.sum()), 0.0  # of the sum over the windows that are left
+    for stratum, total in enumerate(counts):
+        inside = errors if strata is None else errors[strata == stratum]
+        number = len(inside)
+        left = total - number
+        estimate += left * float(inside.mean())
+        further = 2 * number / len(errors)  # the two further windows, divided among the strata
+        squares = float(((inside - inside.mean()) ** 2).sum()) + further * largest_error**2
+        # Of a sum over the windows that are left, by a mean of the others: 0 if none is left.
+        variance += squares / (number - 1 + further) * left * total / number
+    half = float(t.ppf(1 - TAIL_SHARE, len(errors) - len(counts) + 2)) * math.sqrt(variance)
     rests = estimate - half, estimate, estimate + half
     low, middle, high = (
         round(max(least_total, seen + min(max(rest, 0.0), most_unchecked)), 3) for rest in rests
@@ -140,7 +168,7 @@ def total_interval(
 def window_length(extents: Extents, checked: Bouts, window: float | None = None) -> float:
     """Return the length in seconds of the windows that were drawn, with which `window` must agree.
 
-    The last window of a recording may be shorter, and is ignored. Lists have times in milliseconds.
+    The last window of a recording may have another length, and is ignored. Lists have times in milliseconds.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
     if not marks:
@@ -150,7 +178,7 @@ def window_length(extents: Extents, checked: Bouts, window: float | None = None)
         longest = max((mark.seconds for mark in marks), default=0.0)
         if any(end - begin >= longest + TIME_ROUNDING for begin, end in extents.values()):
             raise RecipeError(
-                "--window: give the length; all checked windows end with their recordings and may be shorter"
+                "--window: give the length; all checked windows end with their recordings, so it is open"
             )
         lengths = [longest]  # each recording is one window
     length = round(max(lengths, default=window or 0.0), 3)
@@ -168,6 +196,7 @@ def time_budget(
     *,
     window: float | None = None,
     classes: Sequence[str] = (),
+    strata: Sequence[Collection[str]] = (),
 ) -> dict[str, Any]:
     """Return seconds and number of bouts of each class in the footage.
 
@@ -180,6 +209,7 @@ def time_budget(
             that goes back before it, unless the person saw that it does not: the recording starts there, or
             the window before was checked, too, and has no bout of the class at its end.
         classes: of the model, which neither it nor the person may have found.
+        strata: the groups of recordings in which the windows were drawn; empty: in all together.
     Returns:
         `footage` in seconds, `windows`, `checked`, the `window` in seconds, `unused`, the bouts of the person
         that are in no checked window, and of each of the `classes` its `name`, and `seconds` and `bouts`:
@@ -198,8 +228,15 @@ def time_budget(
     sampled = _windows_of(marks, windows, extents, length)
     _require_two_windows(len(sampled))  # a window may have several marks
     _refuse_unscored(sampled, checked)
+    stratum_of = {video: stratum for stratum, videos in enumerate(strata) for video in videos}
+    stratum_of_checked = np.array([stratum_of.get(part.video, 0) for part in sampled])  # (N,)
+    counts = np.bincount([stratum_of.get(part.video, 0) for part in windows])  # (S,)
+    for count, number in zip(counts, np.bincount(stratum_of_checked, minlength=len(counts)), strict=True):
+        _require_two_windows(number if number < count else 2, " in each group")
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     labels.update(classes)
+    sizes: dict[str, Any] = {"windows": counts, "strata": stratum_of_checked}
+    longest = max(length, *(end - start for _, start, end in windows))
     lengths = np.array([end - start for _, start, end in sampled])  # (N,)
     unchecked = sum(end - start for _, start, end in windows) - float(lengths.sum())  # seconds
     # Of each checked window, whether the person also knows what was just before it.
@@ -215,11 +252,14 @@ def time_budget(
         videos_seen = {part.video for part, seconds in zip(sampled, labeled[0], strict=True) if seconds}
         overlaps = (labeled[0] > lengths + TIME_ROUNDING).any()  # of bouts of a class, as of two animals
         naive = sum(bout.seconds for bout in bouts)
-        limits = {"largest_error": length, "most_unchecked": math.inf if overlaps else unchecked}
-        seconds = total_interval(labeled[0], guessed[0], naive=naive, windows=len(windows), **limits)
+        limits: dict[str, Any] = {
+            "largest_error": longest,
+            "most_unchecked": math.inf if overlaps else unchecked,
+        }
+        seconds = total_interval(labeled[0], guessed[0], naive=naive, **sizes, **limits)
         largest = max(1.0, float(abs(labeled[1] - guessed[1]).max()))
         limits = {"largest_error": largest, "least_total": float(len(videos_seen))}
-        number = total_interval(labeled[1], guessed[1], naive=len(bouts), windows=len(windows), **limits)
+        number = total_interval(labeled[1], guessed[1], naive=len(bouts), **sizes, **limits)
         rows.append({"name": name, "seconds": seconds, "bouts": number})
     return {
         "footage": round(sum(end - start for _, start, end in windows), 3),
@@ -250,11 +290,10 @@ def _refuse_unscored(sampled: Sequence[FootageWindow], checked: Bouts) -> None:
             raise DataError(f"{where}: is '{CHECKED}' and partly '{UNSCORED}'; score it, or write '{DRAWN}'")
 
 
-def _require_two_windows(number: int) -> None:
+def _require_two_windows(number: int, where: str = "") -> None:
     if number < 2:
-        raise DataError(
-            f"two or more windows with the label '{CHECKED}' are needed, not {number}; --draw writes them"
-        )
+        need = f"two or more windows with the label '{CHECKED}' are needed{where}"
+        raise DataError(f"{need}, not {number}; --draw writes them")
 
 
 def _windows_of(

@@ -154,6 +154,30 @@ def test_the_command_that_a_budget_prints_runs(
     ]
 
 
+def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Path, tmp_path: Path):
+    videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
+    budget = ("budget", "--timeline", saved_timeline(tmp_path / "t.safetensors", videos))
+    checked, more, pattern = tmp_path / "checked.csv", tmp_path / "more.csv", "(clip0|clip)"
+    drawn = ["--draw", 2, "--window", 0.5, "--group", pattern, "-o", checked]
+    shown = called(*budget, *drawn).stderr
+    assert f"--checked {checked} '--group={pattern}'" in shown
+    check_all(checked)
+    with checked.open("a") as file:  # all of clip0
+        file.write(f"{videos[0]},0,2,y,\n")
+    document = json_of(*budget, "--checked", checked)
+    parts = [document["groups"][name]["classes"][1]["seconds"]["estimate"] for name in ("clip", "clip0")]
+    assert [document["checked"], *parts] == [4, 0, 2]
+    assert document["classes"][1]["seconds"]["estimate"] == 2
+    printed = called(*budget, "--checked", checked).stderr
+    assert "half as wide with about 4 more windows in each group" in printed
+    other = "--group (clip): the windows were drawn with --group (clip0|clip); leave it out"
+    assert other in refused(*budget, "--checked", checked, "--group", "(clip)", code=2)
+    run(*budget, "--checked", checked, "--draw", 3, "-o", more)  # two are left in the group of one recording
+    check_all(more)
+    document = json_of(*budget, "--checked", more)
+    assert {name: part["checked"] for name, part in document["groups"].items()} == {"clip": 5, "clip0": 4}
+
+
 def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_files: Path, tmp_path: Path):
     videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
     timeline, checked = tmp_path / "t.safetensors", tmp_path / "checked.csv"
@@ -229,7 +253,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         (["--draw", 99, "--window", 0.5, "-o", x], "only 16 windows of 0.5 s; draw fewer"),
         (["--draw", 5, "-o", x], "only 4 windows of 10 s; use --window 0.5, which gives 16"),
         (["--checked", checked, "--group", "subject"], "have only names here; give a pattern"),
-        (["--draw", 2, "-o", x, "--plot", figure], "--group and --plot need --checked"),
+        (["--draw", 2, "-o", x, "--plot", figure], "--plot needs --checked"),
         (["--draw", 2, "--window", 0.5, "-o", timeline], "is an input of this command"),
         ([], "give --draw N"),
     ):

@@ -116,6 +116,38 @@ def test_windows_of_an_earlier_draw_are_not_drawn_again():
         draw_windows(extents, marks, LENGTH, 4)
 
 
+def test_the_rest_of_a_recording_joins_its_last_window_if_it_is_shorter_than_half():
+    windows = footage_windows({"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}, LENGTH)
+    assert [(one.video, one.start, one.end) for one in windows] == [
+        *(("x", 0, 10), ("x", 10, 20.2), ("y", 0, 0.2), ("z", 5, 15), ("z", 15, 20))
+    ]
+    checked = by_video([bout(*one, CHECKED) for one in windows])
+    assert time_budget({"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}, {}, checked)["window"] == LENGTH
+
+
+def test_strata_are_weighed_by_their_windows():
+    extents = {"x": (0.0, 40.0), "y": (0.0, 400.0)}
+    strata = [["x"], ["y"]]
+    drawn = draw_windows(extents, {}, LENGTH, 2, strata=strata)
+    assert [one.video for one in drawn] == ["x", "x", "y", "y"]
+    seen = by_video(
+        [*(bout(*one, CHECKED) for one in drawn), *(bout(*one) for one in drawn if one.video == "x")]
+    )
+    (entry,) = time_budget(extents, {}, seen, strata=strata)["classes"]
+    assert entry["seconds"]["estimate"] == 40
+    few = {"x": seen["x"], "y": seen["y"][:1]}
+    with pytest.raises(DataError, match="needed in each group, not 1"):
+        time_budget(extents, {}, few, strata=strata)
+
+
+def test_a_second_draw_does_not_choose_the_neighbors_of_the_first():
+    extents = {"x": (0.0, 10_000.0)}
+    first = draw_windows(extents, {}, LENGTH, 10)
+    second = draw_windows(extents, by_video([bout(*one, CHECKED) for one in first]), LENGTH, 10)
+    near = [min(abs(one.start - other.start) for other in first) <= 2 * LENGTH for one in second]
+    assert sum(near) < 5
+
+
 def test_the_advice_on_windows_to_draw():
     assert window_to_draw({"x": (0.0, 36000.0)}, 30) == 10
     assert window_to_draw({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2

@@ -102,6 +102,11 @@ def split(
         "task": videos.task,
     }
     say(f"lists: {folder}")
+    if folder.resolve() != root.resolve():
+        say(
+            f"their paths are relative to {root}: name it with --data; for everest train, which has no "
+            "--data, write the lists there (without --output), and name their train.csv"
+        )
     print_result(document, "\n".join(document["written"]), as_json=as_json)
 
 

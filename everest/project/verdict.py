@@ -141,7 +141,7 @@ def input_lines(result: MeasuredTest) -> list[str]:
     if low > 0:
         verdict = f"the model needs motion: {gain}"
     elif high <= MOST_EQUAL and metric.percent:
-        verdict = f"still images are enough: {gain}"
+        verdict = f"still images are enough, so try a classifier of single frames: {gain}"
     else:
         verdict = f"still images may be enough: {gain}; label more groups to tell"
     if lost > 0:

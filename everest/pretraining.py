@@ -90,7 +90,8 @@ class Pretraining:
 
     def train(self) -> None:
         """Train to the end of the plan."""
-        training, prober, collapse = self.training, self.prober, CollapseWatch()
+        training, prober = self.training, self.prober
+        collapse = CollapseWatch(training.run_folder.rows())
         if prober is not None:
             prober.resume()
         with closing(training.steps()) as steps:

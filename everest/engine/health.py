@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
@@ -103,22 +102,33 @@ class Validations:
         )
 
 
-@dataclass
 class CollapseWatch:
-    """Stops a run whose features have long been the same for all videos, so that it cannot learn."""
+    """Stops a run whose features have long been the same for all videos, so that it cannot learn.
 
-    steps: int = 0  # collapsed steps in a row
+    Args:
+        rows: of metrics.jsonl, so that a resumed run continues the count.
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._steps = 0  # collapsed steps in a row
+        for row in rows:
+            self._count(row)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
         for row in rows:
-            spread = row.get("view_spread")
-            self.steps = self.steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
-            if self.steps == COLLAPSED_STEPS:
+            self._count(row)
+            if self._steps >= COLLAPSED_STEPS:
                 raise DivergedError(
                     f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
-                    f"(view_spread {spread:.2g}); check that the videos differ, or lower pretrain.base_lr"
+                    f"(view_spread {row['view_spread']:.2g}); check that the videos differ, or lower "
+                    "pretrain.base_lr"
                 )
+
+    def _count(self, row: Row) -> None:
+        if "view_spread" in row:  # else of a probe, or of an autoencoder
+            spread = row["view_spread"]
+            self._steps = self._steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
 
 
 def closing_text(training: Training, *, is_compared: bool) -> str:

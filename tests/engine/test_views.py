@@ -9,6 +9,7 @@ from torch import Tensor
 from everest import load_model
 from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import pretrain_clips
+from everest.engine import health
 from everest.engine.health import COLLAPSED_STEPS, CollapseWatch
 from everest.errors import DivergedError
 from everest.models.spec import pretrain_spec
@@ -123,6 +124,14 @@ def test_projections_that_are_all_the_same_end_the_run():
         watch.add([low])
     of_an_autoencoder = [{"step": step, "loss": 1.0} for step in range(2 * COLLAPSED_STEPS)]
     CollapseWatch().add(of_an_autoencoder)
+
+
+def test_a_resumed_run_continues_the_count_of_collapsed_steps(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(health, "LEAST_SPREAD", 2.0)  # above every spread
+    monkeypatch.setattr(health, "COLLAPSED_STEPS", 4)
+    command = ["pretrain", "--recipe", recipe, *VIEWS, "-o", tmp_path / "run"]
+    for _ in range(2):  # the second time from step 3
+        assert "step 4: the features have collapsed" in refused(*command, code=3)
 
 
 def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkeypatch):

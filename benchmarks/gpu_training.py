@@ -32,7 +32,14 @@ from everest.config.heads import Head
 from everest.config.settings import Recipe
 from everest.engine import network
 from everest.engine.plan import cosine_lr
-from everest.engine.step import NumbersInFlight, StepRecord, clip_gradients, set_lr, step_optimizers
+from everest.engine.step import (
+    NumbersInFlight,
+    PassLosses,
+    StepRecord,
+    clip_gradients,
+    set_lr,
+    step_optimizers,
+)
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.linear import difference_image
@@ -128,7 +135,7 @@ class Pretraining:
         set_lr(self._optimizer, lr)
         record = StepRecord(number=0)
         output = self._wrapped(self._crops(views), noise=noise, **videos)
-        record.add(output.loss, output.metrics, passes=1)
+        record.add(PassLosses(output.loss, metrics=output.metrics), passes=1)
         accelerator.backward(output.loss)
         norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
         numbers, _, finite = record.send(accelerator, norms, request=NO_REQUEST)
@@ -220,7 +227,7 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         loss = supervised_loss(logits, targets, model.heads, [None])
         accelerator.backward(loss)
         record = StepRecord(number=0)
-        record.add(loss, {}, passes=1)
+        record.add(PassLosses(loss), passes=1)
         norms = clip_gradients(accelerator, networks, eager.clip_grad)
         _, _, finite = record.send(accelerator, norms, request=NO_REQUEST)
         step_optimizers(accelerator, networks, skipped=finite.logical_not().float())

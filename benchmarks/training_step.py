@@ -23,7 +23,7 @@ from everest.config.recipe import load_recipe
 from everest.data.clips import Batch
 from everest.engine import network
 from everest.engine.state import SaveRequest
-from everest.engine.step import StepRecord, clip_gradients, set_lr, step_optimizers
+from everest.engine.step import PassLosses, StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec
@@ -75,7 +75,7 @@ class TrainingStep:
         """One step. Returns the loss, on the device."""
         record = StepRecord(number=0)
         loss = self.loss(clips)
-        record.add(loss, {}, passes=1)
+        record.add(PassLosses(loss), passes=1)
         self.accelerator.backward(loss)
         norms = clip_gradients(self.accelerator, self.networks, self.clip_grad)
         _, _, finite = record.send(self.accelerator, norms, request=NO_REQUEST)

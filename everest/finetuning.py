@@ -18,6 +18,7 @@ from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
 from everest.engine.health import chance_warning
 from everest.engine.setup import make_training
+from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.evaluation.validation import Validator
 from everest.lists.classes import empty_classes_notice
@@ -72,8 +73,8 @@ class Finetuning:
     validator: Validator | None  # None: there are no videos in data.val
     class_weights: list[Tensor | None]  # weights (classes,) for each head, on the device
 
-    def losses(self, batch: Batch, step: Step) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix; no further metrics."""
+    def losses(self, batch: Batch, step: Step) -> PassLosses:
+        """The loss of clips on the device, after erasing, mixup and cutmix."""
         settings, model, rng = self.settings, self.model, step.rng()
         generator = torch.Generator(batch.frames.device).manual_seed(int(rng.integers(2**63)))
         frames = model.pixels.normalize(batch.frames.flatten(0, 1))  # (B, C, T, H, W)
@@ -81,7 +82,7 @@ class Finetuning:
         targets = soft_targets(batch.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
         frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
         logits = self.training.model(frames, noise=batch.noise.flatten(0, 1)).float()  # (B, outputs)
-        return [supervised_loss(logits, targets, model.heads, self.class_weights)], {}
+        return PassLosses(supervised_loss(logits, targets, model.heads, self.class_weights))
 
     def train(self) -> None:
         """Train to the end of the plan, or until `finetune.patience` ends the run."""
@@ -91,7 +92,7 @@ class Finetuning:
         with closing(training.steps()) as steps:
             for step in steps:
                 for batch in step.batches():
-                    step.backward(*self.losses(batch, step))
+                    step.backward(self.losses(batch, step))
                 rows = step.update(wait=validator is not None and training.plan.is_validated(step.number + 1))
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
 from everest.config.settings import Recipe
 from everest.data.clips import Batch
@@ -14,6 +14,7 @@ from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_text
 from everest.engine.setup import make_training
+from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import DataError
 from everest.models.mae import MaskedAutoencoder, PretrainingOutput
@@ -83,10 +84,10 @@ class Pretraining:
     training: Training
     prober: Prober | None  # None: the run is not probed
 
-    def losses(self, batch: Batch, step: Step) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The loss, a scalar, of clips on the device, and further metrics by name."""
+    def losses(self, batch: Batch, step: Step) -> PassLosses:
+        """The loss of clips on the device, and further metrics."""
         output = pretraining_output(self.training.model, batch)
-        return [output.loss], output.metrics
+        return PassLosses(output.loss, metrics=output.metrics)
 
     def train(self) -> None:
         """Train to the end of the plan."""
@@ -97,7 +98,7 @@ class Pretraining:
         with closing(training.steps()) as steps:
             for step in steps:
                 for batch in step.batches():
-                    step.backward(*self.losses(batch, step))
+                    step.backward(self.losses(batch, step))
                 collapse.add(step.update())
                 if prober is not None:
                     prober.probe_if_due()

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack
 
 import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
@@ -23,10 +23,10 @@ from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run
 from everest.config.settings import Recipe
 from everest.config.yaml import read_yaml
 from everest.engine.context import RunOptions, run_context
-from everest.engine.training import Training
+from everest.engine.training import Stage, Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, unknown_name
 from everest.lists.sample import ListSize
-from everest.pretraining import Pretraining, set_up_pretraining
+from everest.pretraining import set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator, restored_process
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import PART_SUFFIX
@@ -42,12 +42,6 @@ from everest.system.run_folder import (
 )
 from everest.system.signals import Stopped
 from everest.tokenizer.spec import tokenizer_settings
-
-if TYPE_CHECKING:
-    from everest.finetuning import Finetuning
-    from everest.tokenizer_training import TokenizerTraining
-
-    Stage = Pretraining | Finetuning | TokenizerTraining
 
 SET_UP: Final = {  # imported with the stage: what only one needs takes seconds
     "pretrain": "everest.pretraining:set_up_pretraining",

@@ -16,6 +16,7 @@ from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_optimizer
 from everest.engine.setup import make_training
+from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import RecipeError
 from everest.evaluation.tokenizer import TokenizerValidator
@@ -23,7 +24,6 @@ from everest.tokenizer.clips import tokenizer_clips
 from everest.tokenizer.loss import (
     ADVERSARY_BETAS,
     ADVERSARY_START,
-    TokenizerLosses,
     TokenizerObjective,
     tokenizer_objective,
 )
@@ -68,7 +68,7 @@ class TokenizerTraining:
     objective: TokenizerObjective
     validator: TokenizerValidator
 
-    def losses(self, batch: Batch, step: Step, *, adversarial: bool | None = None) -> TokenizerLosses:
+    def losses(self, batch: Batch, step: Step, *, adversarial: bool | None = None) -> PassLosses:
         """The losses of clips on the device, rebuilt from the tokens that the step allows.
 
         Args:
@@ -86,7 +86,8 @@ class TokenizerTraining:
         all_tokens = warms_up or bool(chance < settings.full_batches)
         rebuilt = training.model(frames, generator=generator, all_tokens=all_tokens)
         with training.accelerator.autocast():
-            return self.objective(rebuilt, adversarial=adversarial, rng=rng)
+            loss, discriminator_loss, parts = self.objective(rebuilt, adversarial=adversarial, rng=rng)
+        return PassLosses(loss, () if discriminator_loss is None else (discriminator_loss,), parts)
 
     def train(self) -> None:
         """Train to the end of the plan, measure the targets and validate."""
@@ -101,7 +102,7 @@ class TokenizerTraining:
                         f"the discriminator starts after step {adversary_start}: its term joins the loss"
                     )
                 for batch in step.batches():
-                    step.backward(*self.losses(batch, step, adversarial=adversarial))
+                    step.backward(self.losses(batch, step, adversarial=adversarial))
                 step.update()
                 validator.validate_if_due()
         validator.finish()

@@ -21,7 +21,7 @@ from everest_cli.options import argument, local_path, option, refuse, run_in_eac
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
-    from everest.stages import Stage
+    from everest.engine.training import Stage
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
 
@@ -118,7 +118,7 @@ def _print_trial(stage: Stage) -> None:
     """Run two forward and backward passes and print the estimates for the whole run."""
     from everest.profiling.timing import try_step
 
-    estimates = try_step(stage.training, stage.losses)
+    estimates = try_step(stage)
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"
     for name, value in estimates.items():
         typer.echo(f"{name.replace('_', ' ')}: {value}")

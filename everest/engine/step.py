@@ -18,6 +18,14 @@ from everest.system.compute import HostCopy
 from everest.system.weights import full_tensor
 
 
+class PassLosses(NamedTuple):
+    """The losses of one pass, () each, and further scalars to log."""
+
+    model: Tensor
+    others: Sequence[Tensor] = ()  # of each other network that is active in the step
+    metrics: Mapping[str, Tensor] = {}  # by name
+
+
 class StepNumbers(NamedTuple):
     """The numbers of one step of all processes, on the host."""
 
@@ -52,9 +60,9 @@ class StepRecord:
     started: float = field(default_factory=time.monotonic)
     seconds: float | None = None  # the time of the whole step; None: it is not over
 
-    def add(self, loss: Tensor, metrics: Mapping[str, Tensor], *, passes: int) -> None:
+    def add(self, losses: PassLosses, *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
-        for name, value in {"loss": loss, **metrics}.items():
+        for name, value in {"loss": losses.model, **losses.metrics}.items():
             self.losses[name] = self.losses.get(name, 0) + value.detach().float() / passes
 
     def send(

@@ -2,7 +2,7 @@
 
 for step in training.steps():
     for batch in step.batches():
-        step.backward([loss])
+        step.backward(PassLosses(loss))
     rows = step.update()
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, Never
+from typing import Any, Final, Never, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,14 @@ from everest.engine.context import RunContext
 from everest.engine.network import Network
 from everest.engine.plan import StagePlan
 from everest.engine.state import SaveSchedule, TrainState
-from everest.engine.step import NumbersInFlight, StepRecord, clip_gradients, set_lr, step_optimizers
+from everest.engine.step import (
+    NumbersInFlight,
+    PassLosses,
+    StepRecord,
+    clip_gradients,
+    set_lr,
+    step_optimizers,
+)
 from everest.engine.step_log import StepLog
 from everest.models.drop_path import DroppedPaths
 from everest.system.run_folder import Row
@@ -242,17 +249,12 @@ class Step:
         seed, rank = self._training.train_settings.seed, self._training.rank
         return generator_at(seed, Purpose.BATCH, self.number, rank, self._pass)
 
-    def backward(self, losses: Sequence[Tensor], metrics: Mapping[str, Tensor] | None = None) -> None:
-        """Add the gradients of one pass, in float32.
-
-        Args:
-            losses: the model's, then one for each other network that is active in the step.
-            metrics: further scalars of the pass to log, by name.
-        """
+    def backward(self, losses: PassLosses) -> None:
+        """Add the gradients of one pass, in float32."""
         passes = self._training.plan.accumulation
-        self._record.add(losses[0], metrics or {}, passes=passes)
-        self._training.accelerator.backward(losses[0] / passes)
-        for loss in losses[1:]:
+        self._record.add(losses, passes=passes)
+        self._training.accelerator.backward(losses.model / passes)
+        for loss in losses.others:
             (loss / passes).backward()
 
     def update_weights(self) -> NumbersInFlight:
@@ -279,3 +281,18 @@ class Step:
         training.saves.reach(training.steps_done)
         training.step_log.add(self._record, numbers, all_now=wait)
         return training.step_log.take()
+
+
+class Stage(Protocol):
+    """A stage that is ready for its first step."""
+
+    @property
+    def training(self) -> Training: ...
+
+    def losses(self, batch: Batch, step: Step) -> PassLosses:
+        """The losses of clips on the device."""
+        ...
+
+    def train(self) -> None:
+        """Train to the end of the plan."""
+        ...

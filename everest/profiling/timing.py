@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing, suppress
 from itertools import repeat
 from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from everest.checkpoints.frozen import open_teacher
 from everest.config.settings import Recipe
-from everest.data.clips import Batch, ClipDataset, StepSampler
+from everest.data.clips import ClipDataset, StepSampler
 from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, divide_batches, on_device
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
 from everest.engine.network import Network, make_ema, prepare_model, stage_optimizer
 from everest.engine.step import clip_gradients, set_lr, step_optimizers
-from everest.engine.training import Step, Training
+from everest.engine.training import Stage, Step
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.models.mae import MaskedAutoencoder
@@ -136,15 +135,9 @@ def time_steps(
     }
 
 
-def try_step(
-    training: Training, losses_of: Callable[[Batch, Step], tuple[Sequence[Tensor], object]]
-) -> dict[str, Any]:
-    """Run two passes with updates on real clips, and estimate the time and memory of the run; writes nothing.
-
-    Args:
-        losses_of: returns the model's loss, then the loss of each other active network.
-    """
-    plan, device = training.plan, training.accelerator.device
+def try_step(stage: Stage) -> dict[str, Any]:
+    """Run two passes with updates on real clips, and estimate the run's time and memory; writes nothing."""
+    training, plan, device = stage.training, stage.training.plan, stage.training.accelerator.device
     training.model.train()
     started = time.perf_counter()
     with closing(training.loader()) as loader:
@@ -156,9 +149,9 @@ def try_step(
         step = Step(training, repeat(batch))
         for number, clips in enumerate(step.batches(), start=1):
             if number == plan.accumulation:
-                network_losses, _ = losses_of(clips, step)
-                step.backward(network_losses)
-                losses.append(network_losses[0].item())
+                pass_losses = stage.losses(clips, step)
+                step.backward(pass_losses)
+                losses.append(pass_losses.model.item())
         step.update_weights()
 
     _, seconds = _seconds_of(last_pass, 2, device)

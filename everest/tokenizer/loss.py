@@ -209,7 +209,8 @@ def _bytes_of_pass(network: nn.Module, shape: tuple[int, ...], bytes_per_value: 
 class TokenizerLosses(NamedTuple):
     """The scalars of one pass."""
 
-    losses: list[Tensor]  # the tokenizer's, then the discriminator's if it is active
+    tokenizer: Tensor
+    discriminator: Tensor | None  # None: it is not active
     parts: dict[str, Tensor]  # the terms without their weights; empty if there is one term only
 
 
@@ -237,12 +238,12 @@ class TokenizerObjective:
             loss = loss + self.weights.perceptual * parts["perceptual"]
         if self.adversary is None or not adversarial:
             several = self.perceptual is not None or self.adversary is not None
-            return TokenizerLosses([loss], parts if several else {})
+            return TokenizerLosses(loss, None, parts if several else {})
         parts["generator"] = self.adversary.generator_loss(out.frames)
         total, parts["discriminator"], parts["r1"] = self.adversary.discriminator_losses(
             out.original, out.frames
         )
-        return TokenizerLosses([loss + self.weights.gan * parts["generator"], total], parts)
+        return TokenizerLosses(loss + self.weights.gan * parts["generator"], total, parts)
 
     def bytes_per_clip(self, spec: TokenizerSpec, bytes_per_value: int) -> int:
         """Estimate the bytes that a pass keeps of a clip in the terms' networks, outside of the tokenizer."""

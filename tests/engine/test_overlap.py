@@ -14,6 +14,7 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.engine.context import RunContext, RunOptions
+from everest.engine.step import PassLosses
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import Pretraining, pretraining_output, set_up_pretraining
@@ -52,7 +53,7 @@ def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
         for step in steps:
             for batch in step.batches():
                 loss = pretraining_output(training.model, batch).loss
-                step.backward([loss * math.nan if step.number in broken else loss])
+                step.backward(PassLosses(loss * math.nan if step.number in broken else loss))
             yield step.update()
 
 

@@ -130,9 +130,9 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     shown = called(*command, "--dry-run").stdout
     stage, _ = with_adversary(recipe, run)
     step = Step(stage.training, iter(stage.training.loader()))
-    losses, _ = stage.losses(next(step.batches()), step)
+    losses = stage.losses(next(step.batches()), step)
     printed = float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1])
-    assert printed == pytest.approx(losses[0].item(), rel=1e-5)
+    assert printed == pytest.approx(losses.model.item(), rel=1e-5)
     assert not run.exists()
 
 
@@ -205,7 +205,7 @@ def whole_step(stage: TokenizerTraining) -> None:
     with closing(stage.training.steps()) as steps:
         step = next(steps)
         for batch in step.batches():
-            step.backward(*stage.losses(batch, step))
+            step.backward(stage.losses(batch, step))
         step.update()
 
 

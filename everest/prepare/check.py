@@ -37,7 +37,8 @@ from everest.video.stream import VideoError, as_video_error
 JOURNAL_FILE: Final = "checked_videos.jsonl"
 RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is hardly learned, and named
 MAX_MEDIAN_RATIO: Final = 1.25  # heuristic: of the medians of two classes that were recorded alike
-MIN_COMPARED: Final = 2  # heuristic: videos of a class that is compared with others
+MIN_APART_RATIO: Final = 1.02  # heuristic: of medians, if all values lie apart; 29.97 and 30 are one rate
+MIN_COMPARED: Final = 5  # heuristic: videos of a class that is compared with others
 _digest = partial(hashlib.blake2b, digest_size=16)
 
 
@@ -230,7 +231,8 @@ def class_differences(data: SampleList, files: Mapping[str, CheckedFile]) -> lis
     """Find properties in which the videos of the classes differ, so that a model may learn the camera.
 
     A frame rate or length differs if the medians of two classes do by more than MAX_MEDIAN_RATIO, or if all
-    values of a class are above or below those of the others; a frame size, if the most frequent one does.
+    values of a class are above or below those of the others; a frame size, if most videos of the classes do.
+    Classes with fewer than MIN_COMPARED good videos are left out.
 
     Returns:
         For each property that differs, its name `of`, its `unit`, and by class its minimum, median and
@@ -245,7 +247,9 @@ def class_differences(data: SampleList, files: Mapping[str, CheckedFile]) -> lis
             rates[name] = [file.fps for _, file in good if file.fps is not None]
             lengths[name] = [seconds for sample, file in good if (seconds := _seconds(sample, file)) > 0]
             counts = Counter((file.width, file.height) for _, file in good)
-            sizes[name] = "x".join(map(str, max(counts, key=lambda size: (counts[size], size))))
+            (size, count), *_ = counts.most_common(1)
+            if count > len(good) / 2:
+                sizes[name] = "x".join(map(str, size))
     differences: list[dict[str, Any]] = []
     for of, unit, values in (("frame rate", "frames/s", rates), ("length", "s", lengths)):
         known = {name: sorted(numbers) for name, numbers in values.items() if numbers}
@@ -275,7 +279,8 @@ def _differ(values: Sequence[Sequence[float]]) -> bool:
     lowest, second_lowest, *_ = sorted(values, key=lambda numbers: numbers[0])
     is_above = highest[0] > second_highest[-1]
     is_below = lowest[-1] < second_lowest[0]
-    return is_above or is_below or max(medians) > MAX_MEDIAN_RATIO * min(medians)
+    most = MIN_APART_RATIO if is_above or is_below else MAX_MEDIAN_RATIO
+    return max(medians) > most * min(medians)
 
 
 def find_duplicates(

@@ -169,16 +169,16 @@ def write_class(
 
 
 def test_classes_recorded_alike_give_no_warning(tmp_path: Path):
-    write_class(tmp_path / "data" / "groom", (25, 30, 35))
-    write_class(tmp_path / "data" / "rear", (27, 33, 35))
+    write_class(tmp_path / "data" / "groom", (25, 27, 30, 33, 35))
+    write_class(tmp_path / "data" / "rear", (27, 30, 33, 34, 35))
     assert check(tmp_path / "data", output=tmp_path)["class_differences"] == []
 
 
 def test_classes_that_differ_in_the_camera_or_in_length_are_named_with_numbers(tmp_path: Path):
     data = tmp_path / "data"
-    write_class(data / "groom", (25, 30, 35))
-    write_class(data / "rear", (33, 36, 39), rate=30)
-    write_class(data / "sit", (24, 40, 50), size=(64, 96))
+    write_class(data / "groom", (25, 26, 30, 34, 35))
+    write_class(data / "rear", (33, 34, 36, 38, 39), rate=30)
+    write_class(data / "sit", (24, 25, 40, 49, 50), size=(64, 96))
     write_class(data / "single", (200,), rate=50)  # one video shows no system
     rates, lengths, sizes = check(data, output=tmp_path)["class_differences"]
     assert (rates["of"], rates["unit"], [*rates["classes"]]) == (
@@ -205,7 +205,10 @@ def test_classes_that_differ_in_the_camera_or_in_length_are_named_with_numbers(t
 
 def test_a_class_apart_is_named_and_segments_count_by_their_own_length(tmp_path: Path):
     write_class(tmp_path / "data", (60,))
-    rows = ["0.mp4,a,0,1", "0.mp4,a,1,2", "0.mp4,b,0,1.1", "0.mp4,b,1,2.1"]  # the medians are near
+    lengths = {"a": 1, "b": 1.1}  # the medians are near
+    rows = [
+        f"0.mp4,{name},{0.1 * at},{0.1 * at + length}" for name, length in lengths.items() for at in range(5)
+    ]
     (tmp_path / "data" / "train.csv").write_text("\n".join(["path,label,start,end", *rows]))
     (difference,) = check(tmp_path / "data" / "train.csv", output=tmp_path)["class_differences"]
     assert difference["of"] == "length"

@@ -35,6 +35,7 @@ class Footage(NamedTuple):
     extents: Extents
     predicted: Mapping[str, list[Bout]]  # by recording
     classes: Sequence[str]
+    model: str
     command: Sequence[str]  # that estimates their budget; a list of checked windows is missing
 
     def command_with(self, checked: Path, whose: o.WhoseOptions, **options: object) -> str:
@@ -110,7 +111,9 @@ def budget(
         draw_budget(plot, document)
     (print_json if as_json else _print_budget)(document)
     if checked is not None:
-        say(*_notes(document, footage.command_with(checked, whose, window=window, group=group)))
+        command = footage.command_with(checked, whose, window=window, group=group)
+        sampling = "drawn at random" + (" in each group" if drawn_by else "")
+        say(*_notes(document, footage.model, sampling, command))
 
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
@@ -132,7 +135,7 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
     }
     command = "everest", "budget", "--timeline", str(timeline), *by_rules.options.split()
     classes = timelines.classes.of_head(timelines.classes.heads[0])
-    return Footage(timelines.extents, predicted, classes, command)
+    return Footage(timelines.extents, predicted, classes, timelines.model or "a model", command)
 
 
 def _read_checked(file: Path, footage: Footage, whose: WhoseBouts) -> Bouts:
@@ -223,20 +226,29 @@ def _print_budget(document: Mapping[str, Any]) -> None:
                 typer.echo(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
 
 
-def _notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
-    """What the intervals are about, and how many windows would halve them."""
+def _notes(document: Mapping[str, Any], model: str, sampling: str, command: str) -> Iterator[str]:
+    """What the estimates are about, a sentence for a paper, and how many windows halve the intervals."""
+    from everest import __version__
     from everest.metrics.budget import windows_for_half
 
     if document["unused"]:
         yield f"{counted(document['unused'], 'bout')} in no checked window: not counted"
+    parts = [document, *document.get("groups", {}).values()]
+    rows = [row for part in parts for row in part["classes"]]
+    if any(row["seconds"]["checked"] and not row["bouts"]["checked"] for row in rows):
+        yield "a bout counts where it starts: one under way at the start of a checked window began before it"
+    footage = f"{document['footage']:.1f} s of footage"
+    yield f"classes and groups are estimated separately: their seconds need not add up to the {footage}"
     yield "the intervals hold for these recordings, if the windows were drawn at random and none was left out"
-    windows = f"{document['checked']} of {document['windows']} random windows of {document['window']:g} s"
-    yield f"methods: prediction-powered inference (arXiv 2301.09633) from {windows}, checked by a person"
-    groups = [*document.get("groups", {}).values()]
-    if more := max(
-        windows_for_half(part["windows"], part["checked"]) - part["checked"] for part in groups or [document]
-    ):
-        windows = f"{more} more windows" + (" in each group" if groups else "")
+    windows = f"{document['checked']} of {document['windows']} windows of {document['window']:g} s"
+    yield (
+        "methods: The seconds of each behavior were estimated by prediction-powered inference "
+        f"(arXiv 2301.09633) from {windows}, {sampling} and watched by a person, "
+        f"and the predictions of {model} (everest {__version__})."
+    )
+    drawn = parts[1:] or parts
+    if more := max(windows_for_half(part["windows"], part["checked"]) - part["checked"] for part in drawn):
+        windows = f"{more} more windows" + (" in each group" if parts[1:] else "")
         yield f"half as wide with about {windows}: {command} --draw {more} --output {_unused_list()}"
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from everest.lists.classes import Classes
 
 SAVED_SUFFIX = ".safetensors"
-DRAWN_FIRST: Final = 30  # default: windows that a person checks before the first time budget
 AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
 FileKind = Literal[AnnotationKind, "json"]
 KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
@@ -163,7 +162,7 @@ def timeline(
         with source.timelines as timelines:
             if timelines is None:
                 return
-            timelines = replace(timelines, rules=bout_rules)
+            timelines = replace(timelines, rules=bout_rules, model=model.checkpoint or timelines.model)
             for text in timelines.notices:
                 display.report(notice(text))
             save = save if timelines.extents else None
@@ -215,18 +214,18 @@ def _read_truth(truth: Path, source: TimelineSource, whose: WhoseBouts, report: 
 
 def end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Iterator[str]:
     """The names of the saved file and of the figure, and the command that draws windows to check."""
-    from everest.metrics.budget import SHORTEST_WINDOW, window_to_draw
+    from everest.metrics.budget import windows_to_draw
 
     if save is not None:
         rules = timelines.rules.options
         yield f"probabilities: {save}" + (f" (unsmoothed; remembers {rules})" if rules else "")
     if plot is not None:
         yield f"figure: {plot}"
-    heads, seconds = timelines.classes.heads, window_to_draw(timelines.extents, DRAWN_FIRST)
-    is_class = len(heads) == 1 and heads[0].task != "regression"
-    if save is not None and is_class and seconds >= SHORTEST_WINDOW:
+    heads = timelines.classes.heads
+    if save is not None and len(heads) == 1 and heads[0].task != "regression":
         files = shlex.join(["--timeline", str(save), "--output", str(save.with_name("checked.csv"))])
-        yield f"next: everest budget {files} --draw {DRAWN_FIRST} --window {seconds:g}"
+        number, seconds = windows_to_draw(timelines.extents)
+        yield f"next: everest budget {files} --draw {number} --window {seconds:g}"
 
 
 class TimelineSource(NamedTuple):

@@ -71,6 +71,7 @@ class Timelines:
     classes: Classes
     videos: list[VideoTimeline]
     rules: BoutRules = NO_RULES  # of its bouts, unless other rules are given
+    model: str = ""  # its checkpoint, as a command named it
 
     @property
     def extents(self) -> dict[str, tuple[float, float]]:
@@ -135,6 +136,7 @@ class Timelines:
         recordings = [{name: getattr(video, name) for name in names} for video in self.videos]
         texts = {"classes": json.dumps(asdict(self.classes)), "videos": json.dumps(recordings)}
         texts |= {"rules": json.dumps(asdict(self.rules))} if self.rules != NO_RULES else {}
+        texts |= {"model": self.model} if self.model else {}
         write_tensors(Path(path), tensors, metadata={"format": TIMELINES_FORMAT, **texts})
 
     @classmethod
@@ -160,7 +162,7 @@ class Timelines:
                 if not np.isfinite(outputs).all() or (is_share and (np.abs(outputs - 0.5) > 0.501).any()):
                     raise ValueError(f"the outputs of {recording.video} are not probabilities")
                 videos.append(VideoTimeline(**vars(recording), **arrays))
-        return cls(classes=classes, videos=videos, rules=rules)
+        return cls(classes=classes, videos=videos, rules=rules, model=header.get("model", ""))
 
 
 _CLASSES: Final = TypeAdapter(Classes)

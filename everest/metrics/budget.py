@@ -41,6 +41,7 @@ from everest.system.types import Floats
 TIME_ROUNDING: Final = 0.002  # seconds that times in files may differ
 WINDOW_SECONDS: Final = 10.0  # default, heuristic
 SHORTEST_WINDOW: Final = 0.3  # seconds; heuristic: a person can see what happens
+DRAWN_FIRST: Final = 30  # default: windows that a person checks before the first time budget
 MOST_WINDOWS: Final = 10_000_000  # windows; heuristic: 1.1 GB
 
 Extents = Mapping[str, tuple[float, float]]  # start and end of each recording, in seconds
@@ -78,6 +79,13 @@ def window_to_draw(extents: Extents, number: int) -> float:
     """Seconds of a window, 10 at most, so that the footage has three for each that will be drawn."""
     total = sum(end - start for start, end in extents.values())
     return min(WINDOW_SECONDS, float(f"{total / (3 * number):.1g}"))
+
+
+def windows_to_draw(extents: Extents) -> tuple[int, float]:
+    """The number of windows to check first, and their seconds; fewer and shorter in short footage."""
+    total = sum(end - start for start, end in extents.values())
+    number = max(2, min(DRAWN_FIRST, int(total / (3 * SHORTEST_WINDOW))))
+    return number, max(SHORTEST_WINDOW, window_to_draw(extents, number))
 
 
 def windows_for_half(windows: int, checked: int) -> int:

@@ -11,6 +11,7 @@ import pytest
 from small_runs import called, json_of, refused, run
 from task_runs import task_run
 
+import everest
 from everest.annotations.bout import Bout
 from everest.config.heads import Head
 from everest.errors import DataError
@@ -154,6 +155,22 @@ def test_the_command_that_a_budget_prints_runs(
     ]
 
 
+def test_a_bout_under_way_at_the_start_of_a_window_is_explained(clip_files: Path, tmp_path: Path):
+    clip, checked = clip_files / "clip0.mp4", tmp_path / "checked.csv"
+    budget = (
+        "budget",
+        "--timeline",
+        saved_timeline(tmp_path / "t.safetensors", [clip]),
+        "--checked",
+        checked,
+    )
+    windows = f"video,start,end,label\n{clip},0,0.5,checked\n{clip},1,1.5,checked\n"
+    why = "one under way at the start of a checked window began before it"
+    for start, is_explained in ((1, True), (1.2, False)):
+        checked.write_text(f"{windows}{clip},{start},1.5,y\n")
+        assert (why in called(*budget).stderr) == is_explained
+
+
 def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Path, tmp_path: Path):
     videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
     budget = ("budget", "--timeline", saved_timeline(tmp_path / "t.safetensors", videos))
@@ -208,7 +225,10 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         assert 0 <= low <= entry["seconds"]["estimate"] <= high
     printed = called(*budget, "--checked", checked)
     assert "6 of 16 windows of 0.5 s are checked" in printed.stdout
-    assert "from 6 of 16 random windows of 0.5 s, checked by a person\n" in printed.stderr
+    sentence = re.findall("methods: (.*)\n", printed.stderr)[0]
+    assert "from 6 of 16 windows of 0.5 s, drawn at random and watched by a person, and the" in sentence
+    assert sentence.endswith(f"predictions of {classifier_run} (everest {everest.__version__}).")
+    assert "their seconds need not add up to the 8.0 s of footage" in printed.stderr
     more = "half as wide with about 6 more windows"
     assert f"{more}: {estimated} --draw 6 --output more.csv\n" in printed.stderr
     table, figure = tmp_path / "table.csv", tmp_path / "shares.svg"

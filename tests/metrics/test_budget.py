@@ -12,6 +12,7 @@ from everest.metrics.budget import (
     total_interval,
     window_to_draw,
     windows_for_half,
+    windows_to_draw,
 )
 
 LENGTH = 10.0
@@ -151,6 +152,9 @@ def test_a_second_draw_does_not_choose_the_neighbors_of_the_first():
 def test_the_advice_on_windows_to_draw():
     assert window_to_draw({"x": (0.0, 36000.0)}, 30) == 10
     assert window_to_draw({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
+    for seconds, advice in ((36000.0, (30, 10)), (40.0, (30, 0.4)), (20.7, (23, 0.3)), (0.7, (2, 0.3))):
+        assert windows_to_draw({"x": (0.0, seconds)}) == advice
+        assert len(draw_windows({"x": (0.0, seconds)}, {}, advice[1], advice[0])) == advice[0]
     for windows, checked in ((90, 30), (100_000, 30), (4, 4)):
         half = windows_for_half(windows, checked)
         ratio = (windows - half) / half * checked / max(windows - checked, 1)

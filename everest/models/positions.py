@@ -61,9 +61,9 @@ class LearnedPositions(nn.Module):
         return self.spatial[0, ids % per_slice] + self.temporal[0, ids // per_slice]
 
 
-def learned_vectors(number: int, width: int) -> nn.Parameter:
-    """New learned vectors (1, number, D), with the standard deviation of a class token."""
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, number, width), std=0.02))
+def learned_vectors(count: int, width: int) -> nn.Parameter:
+    """New learned vectors (1, count, D), with the standard deviation of a class token."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, count, width), std=0.02))
 
 
 ROTARY_BASE: Final = 10000.0  # V-JEPA 2, EVA-02, PE: the lowest rate is nearly its inverse
@@ -83,9 +83,9 @@ class Rotation(NamedTuple):
         crossed = torch.stack([-second, first], dim=-1).flatten(-2)
         return (x * cos + crossed * sin).to(x.dtype)  # in the precision of the angles
 
-    def behind(self, number: int) -> Rotation:
-        """The rotation of these tokens behind `number` others, which are not turned."""
-        front = (0, 0, number, 0)
+    def behind(self, count: int) -> Rotation:
+        """The rotation of these tokens behind `count` others, which are not turned."""
+        front = (0, 0, count, 0)
         return Rotation(F.pad(self.cos, front, value=1.0), F.pad(self.sin, front))
 
 

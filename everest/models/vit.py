@@ -126,10 +126,10 @@ class TubeletEmbedding(nn.Module):
         self.tubelet = tubelet
         self.pixels = pixels
         t, p, q = tubelet
-        steps = LATER_STRIDES[layers]
+        strides = LATER_STRIDES[layers]
         # Kernels equal strides, and together cover one tubelet.
-        kernels = [(t, p // prod(steps), q // prod(steps)), *((1, step, step) for step in steps)]
-        channels = [pixels.channels, *(width for _ in steps)]
+        kernels = [(t, p // prod(strides), q // prod(strides)), *((1, stride, stride) for stride in strides)]
+        channels = [pixels.channels, *(width for _ in strides)]
         convs = [
             nn.Conv3d(inputs, width, kernel_size=kernel, stride=kernel)
             for inputs, kernel in zip(channels, kernels, strict=True)
@@ -244,54 +244,62 @@ class Encoder(nn.Module):
 
         The precision is that of the weights, or of autocast, whatever that of the clips is.
         """
-        x = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
-        dtype = next(self.patch_embed.parameters()).dtype
-        x = self.pixels.normalized(x).to(dtype)  # of bytes only what is needed
-        # The name is reused so that the memory of the pixels is free while the blocks run.
-        x = add_positions(self.patch_embed(x), self.position, ids)  # (B, K, D)
+        x = add_positions(self._embedded(frames, ids), self.position, ids)  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
+        if not self.by_slice:
+            x = self._attended(x, self._learned_tokens(), rotation)
+        elif self.training or ids.size(1) < self.grid.num_tokens:
+            x = self._masked_by_slice(x, rotation, ids)
+        else:
+            x = self._split_by_slice(x, rotation)
+        return self.norm(x)  # (B, K, D)
 
-        learned, num_outputs = self._learned_tokens(), None
-        # Slices with all their tokens are encoded as clips of one slice: no mask, a t-th of the products.
-        # In training they share the stochastic depth of their clip.
-        is_split = self.by_slice and ids.size(1) == self.grid.num_tokens and not self.training
-        if is_split:
-            split = (self.grid.t, self.grid.per_slice)
-            x = x.unflatten(1, split).flatten(0, 1)  # (B * t, P, D)
-            if rotation is not None:  # (B, 1, K, E) to (B * t, 1, P, E)
-                rotation = Rotation(*(each.unflatten(2, split).flatten(0, 2)[:, None] for each in rotation))
-            learned = None if learned is None else learned[:, : learned.size(1) // self.grid.t]
-        if learned is not None:
-            num_outputs = x.size(1)  # without those of the learned tokens
-            x = torch.cat([learned.expand(x.size(0), -1, -1), x], dim=1)  # (B, L + K, D)
-            rotation = None if rotation is None else rotation.behind(learned.size(1))
-        mask = None
-        if self.by_slice and not is_split:
-            mask = self._same_slice(ids, x.size(1) - ids.size(1))
-
-        x = self.blocks(self.norm_before(x), num_outputs=num_outputs, rotation=rotation, mask=mask)
-        return self.norm(x.reshape(*ids.shape, -1))  # (B, K, D)
+    def _embedded(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """Embed the tokens `ids` (B, K) of clips, without their positions: (B, K, D)."""
+        patches = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
+        dtype = next(self.patch_embed.parameters()).dtype
+        return self.patch_embed(self.pixels.normalized(patches).to(dtype))  # of bytes only what is needed
 
     def _learned_tokens(self) -> Tensor | None:
-        """The class token and the registers (1, L, D); of attention by slice, for every slice; None: none."""
+        """The class token and the registers (1, L, D); of attention by slice, those of one slice."""
         class_token = self.class_token  # (1, 1, D)
         if class_token is not None and isinstance(self.position, LearnedPositions):
             assert self.position.class_token is not None
             class_token = class_token + self.position.class_token
         learned = [tokens for tokens in (class_token, self.registers) if tokens is not None]
-        return (
-            torch.cat(learned, dim=1).repeat(1, self.grid.t if self.by_slice else 1, 1) if learned else None
-        )
+        return torch.cat(learned, dim=1) if learned else None
 
-    def _same_slice(self, ids: Tensor, num_learned: int) -> Tensor:
-        """Whether two tokens belong to the same slice: (B, 1, L + K, L + K) bool.
+    def _attended(
+        self, x: Tensor, learned: Tensor | None, rotation: Rotation | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Run the blocks on the learned tokens (1, L, D), then tokens (B, K, D); return the latter."""
+        num_outputs = None
+        if learned is not None:
+            num_outputs = x.size(1)
+            x = torch.cat([learned.expand(x.size(0), -1, -1), x], dim=1)  # (B, L + K, D)
+            rotation = None if rotation is None else rotation.behind(learned.size(1))
+        return self.blocks(self.norm_before(x), num_outputs=num_outputs, rotation=rotation, mask=mask)
 
-        The tokens are L learned ones, as many for each slice, then `ids` (B, K).
+    def _split_by_slice(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+        """Encode all tokens (B, N, D), each slice as a clip of its own: no mask, a t-th of the products.
+
+        Not in training, where slices share the stochastic depth of their clip.
         """
-        slices = torch.arange(self.grid.t, device=ids.device)
-        slices = slices.repeat_interleave(num_learned // self.grid.t)  # (L,)
-        owner = torch.cat([slices.expand(ids.size(0), -1), ids // self.grid.per_slice], dim=1)  # (B, L + K)
-        return owner[:, None, :, None] == owner[:, None, None, :]
+        split = (self.grid.t, self.grid.per_slice)
+        x = x.unflatten(1, split).flatten(0, 1)  # (B * t, P, D)
+        if rotation is not None:  # (B, 1, N, E) to (B * t, 1, P, E)
+            rotation = Rotation(*(each.unflatten(2, split).flatten(0, 2)[:, None] for each in rotation))
+        x = self._attended(x, self._learned_tokens(), rotation)
+        return x.unflatten(0, (-1, self.grid.t)).flatten(1, 2)  # (B, N, D)
+
+    def _masked_by_slice(self, x: Tensor, rotation: Rotation | None, ids: Tensor) -> Tensor:
+        """Encode any tokens (B, K, D) with a mask, and with learned tokens for every slice: (B, K, D)."""
+        learned, slices = self._learned_tokens(), ids // self.grid.per_slice  # (B, K)
+        if learned is not None:
+            of_learned = torch.arange(self.grid.t, device=ids.device).repeat_interleave(learned.size(1))
+            slices = torch.cat([of_learned.expand(ids.size(0), -1), slices], dim=1)  # (B, t * L + K)
+            learned = learned.repeat(1, self.grid.t, 1)  # (1, t * L, D)
+        return self._attended(x, learned, rotation, slices[:, None, :, None] == slices[:, None, None, :])
 
 
 def frame_differences(frames: Tensor, pixels: PixelStatistics) -> Tensor:

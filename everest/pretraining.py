@@ -61,7 +61,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
 
         model = training.state.trained_model
         assert isinstance(model, MaskedAutoencoder)
-        model.targets.binding.network = open_teacher(recipe)
+        model.targets.open_network(open_teacher(recipe))
     prober = None
     if recipe.pretrain.probe.every and not context.options.one_batch:
         from everest.probes.during_training import Prober

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -38,14 +38,33 @@ CodeSpace = Literal["values", "soft", "codes"]
 Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")]
 
 
+class CodeNetwork(Protocol):
+    """A frozen tokenizer (everest.tokenizer.spec.FrozenTokenizer)."""
+
+    levels: tuple[int, ...]  # of each code dimension
+
+    def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor: ...
+
+    def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor: ...
+
+
+class FeatureNetwork(Protocol):
+    """A frozen teacher (everest.checkpoints.frozen.FrozenEncoder)."""
+
+    width: int  # D
+
+    def __call__(self, frames: Tensor) -> Tensor: ...
+
+
+Network = TypeVar("Network")
+
+
 @dataclass(slots=True)
-class Binding:
+class Binding(Generic[Network]):
     """What a target takes from its model."""
 
-    pixels: PixelStatistics = IMAGENET  # of the model's clips
-    # A FrozenTokenizer (everest.tokenizer.spec), or a FrozenEncoder (everest.checkpoints.frozen), which is a
-    # TeacherUse until it is opened.
-    network: Any = None
+    pixels: PixelStatistics  # of the model's clips
+    network: Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +77,8 @@ class Target(ABC):
     __pydantic_config__ = ConfigDict(extra="forbid")
     needs_tokenizer: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
-    binding: ClassVar = Binding()  # each bound target has its own; no field, because it is no setting
+    # Each bound target has its own; no field, because it is no setting.
+    binding: ClassVar[Binding[Any]] = Binding(IMAGENET, None)
     kind: str = ""  # its name in a recipe; of another package: its import path
     cache = None  # a setting of the targets that can be stored
 
@@ -73,6 +93,11 @@ class Target(ABC):
         target = copy(self)
         object.__setattr__(target, "binding", Binding(pixels, network))  # a target is frozen
         return target
+
+    def open_network(self, network: object) -> None:
+        """Replace the network of a bound target, also in the average of the model's weights."""
+        assert self.binding is not Target.binding
+        self.binding.network = network
 
     @property
     def is_external(self) -> bool:
@@ -168,8 +193,8 @@ class PixelTargets(Target):
             # the last tubelet.
             t, p, q = tubelet
             slices = frames.size(2) // t
-            number = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, K): the slice of each token
-            offset = number * (t - 1) // max(slices - 1, 1)
+            slice_ids = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, K)
+            offset = slice_ids * (t - 1) // max(slices - 1, 1)  # (B, K): the frame within the tubelet
             index = offset.view(*ids.shape, 1, 1, 1, 1).expand(-1, -1, patches.size(2), -1, p, q)
             patches = patches.gather(3, index)
         if not self.normalize:
@@ -192,13 +217,14 @@ class TokenTargets(Target):
     are our choice.
     """
 
+    binding: ClassVar[Binding[CodeNetwork]]
     needs_tokenizer: ClassVar[bool] = True
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
     space: CodeSpace = "values"  # LVMAE eq. 2
 
     def width(self, tubelet: Tubelet) -> int:
-        levels = self.binding.network.levels  # of each code dimension
+        levels = self.binding.network.levels
         return sum(levels) if self.space == "codes" else len(levels)
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
@@ -241,6 +267,7 @@ class FeatureTargets(Target):
     A model that is only used needs no more of its teacher than a `TeacherUse`.
     """
 
+    binding: ClassVar[Binding[FeatureNetwork | TeacherUse]]
     of_frames: ClassVar[bool] = True
     kind: Literal["features"] = "features"
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
@@ -251,11 +278,12 @@ class FeatureTargets(Target):
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, D) float32 at the tokens `ids` (B, K), the values of each with mean 0 and variance 1."""
-        if isinstance(self.binding.network, TeacherUse):
+        network = self.binding.network
+        if isinstance(network, TeacherUse):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"
             )
-        features = self.binding.network(frames).float()  # (B, N, D)
+        features = network(frames).float()  # (B, N, D)
         return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:

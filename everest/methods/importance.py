@@ -179,34 +179,39 @@ def earlier_frames(
 
 
 def with_scene_starts(later: Tensor, begins: Tensor | None, *, no_change: float, copy: bool) -> Tensor:
-    """Fill in the changes that cannot be measured, of the first step of each scene: (B, S, …).
+    """Fill in the changes that cannot be measured, of the first slice of each scene: (B, S, …).
 
-    A step is a slice or a frame. A step with a cut inside belongs to the new scene; its change and that of
-    the next step cannot be measured.
+    Slices may also be single frames. A slice with a cut inside belongs to the new scene; its change and that
+    of the next slice cannot be measured.
 
     Args:
-        later: (B, S - 1, …), the change of each step but the first since the step before it.
-        begins: (B, T) bool, whether a frame begins a scene, T / S frames a step; None: only the first does.
-        copy: fill in the next measured change of the scene; if it has none, the mean change of each place
-            in the clip, so that a short scene is neither kept nor lost as a whole. False: `no_change`.
+        later: (B, S - 1, …), the change of each slice but the first since the slice before it.
+        begins: (B, T) bool, whether a frame begins a scene, T / S frames a slice; None: only the first does.
+        copy: fill in the next measured change of the scene; if it has none, the mean change of each spatial
+            position in the clip, so that a short scene is neither kept nor lost as a whole. False:
+            `no_change`.
     """
     first = later[:, :1]
     if begins is None:
         return torch.cat([first if copy else torch.full_like(first, no_change), later], dim=1)
     change = torch.cat([first, later], dim=1)  # (B, S, …)
-    steps, tail = change.size(1), (1,) * (change.dim() - 2)
-    cuts = begins.unflatten(1, (steps, -1))  # (B, S, frames of a step)
-    starts, has_cut_inside = cuts.any(dim=2), cuts[:, :, 1:].any(dim=2)  # (B, S)
-    first_step = torch.ones_like(starts[:, :1])
-    is_measured = ~(starts | torch.cat([first_step, has_cut_inside[:, :-1]], dim=1))
-    measured = is_measured.view(-1, steps, *tail)
+    slices, tail = change.size(1), (1,) * (change.dim() - 2)
+    cuts = begins.unflatten(1, (slices, -1))  # (B, S, frames of a slice)
+    starts = cuts.any(dim=2)  # (B, S)
+    has_cut_inside = cuts[:, :, 1:].any(dim=2)  # (B, S)
+    follows_cut = torch.cat([torch.ones_like(starts[:, :1]), has_cut_inside[:, :-1]], dim=1)  # (B, S)
+    is_measured = ~(starts | follows_cut)  # (B, S)
+    measured = is_measured.view(-1, slices, *tail)  # (B, S, 1, …)
     if not copy:
         return change.where(measured, no_change)
-    count = measured.sum(dim=1, keepdim=True)
+
+    count = measured.sum(dim=1, keepdim=True)  # (B, 1, 1, …)
     mean = change.where(measured, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)  # (B, 1, …)
     mean = mean.where(count > 0, no_change)
-    scene, step = starts.long().cumsum(dim=1), torch.arange(steps, device=change.device)
-    # (B, S, S): whether the change of a step (dim 2) may stand in for that of another (dim 1)
-    is_source = is_measured[:, None] & (scene[:, None] == scene[:, :, None]) & (step >= step[:, None])
-    source = torch.where(is_source, step, steps).amin(dim=2)  # (B, S): the next such step, or S for the mean
-    return torch.cat([change, mean], dim=1).gather(1, source.view(-1, steps, *tail).expand_as(change))
+    # Each change is that of the first measured slice from its own on, in its scene; S: of none, the mean.
+    scene = starts.cumsum(dim=1)  # (B, S)
+    index = torch.arange(slices, device=change.device)
+    is_source = is_measured[:, None] & (scene[:, None] == scene[:, :, None]) & (index >= index[:, None])
+    source = torch.where(is_source, index, slices).amin(dim=2)  # (B, S), of (B, S, S)
+    source = source.view(-1, slices, *tail).expand_as(change)  # (B, S, …)
+    return torch.cat([change, mean], dim=1).gather(1, source)

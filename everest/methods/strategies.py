@@ -236,20 +236,20 @@ class LearnedImportance(Strategy):
             return TokenSelection(visible, _smallest(2 * seen + noise, num_important + num_random))
         assert importance is not None, "this score ranks by importance"
         important = self._ranked(grid, importance, seen.bool(), noise)[:, :num_important]
-        taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))
+        taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))  # (B, N)
         return TokenSelection(visible, ascending(torch.cat([important, _smallest(taken, num_random)], dim=1)))
 
     def _ranked(self, grid: TokenGrid, importance: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
         """The ids (B, N), the most important first (`scope: window`: of every window); `seen` ones last."""
         # Ties, common in a still clip, are in random order: token order would favor the first slices.
         shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
-        scores = importance.masked_fill(seen, torch.finfo(importance.dtype).min).gather(1, shuffled)
-        order = shuffled.gather(1, scores.argsort(dim=1, descending=True, stable=True))
+        scores = importance.masked_fill(seen, torch.finfo(importance.dtype).min).gather(1, shuffled)  # (B, N)
+        order = shuffled.gather(1, scores.argsort(dim=1, descending=True, stable=True))  # (B, N)
         if self.scope == "clip":
             return order
         size = grid.per_slice * self.window
-        by_window = (order // size).argsort(dim=1, stable=True)  # window after window, each in its order
-        counts = (torch.arange(grid.num_tokens, device=order.device) % size).expand_as(order)
+        by_window = (order // size).argsort(dim=1, stable=True)  # (B, N): window after window, best first
+        counts = (torch.arange(grid.num_tokens, device=order.device) % size).expand_as(order)  # (B, N)
         rank = torch.empty_like(order).scatter_(1, by_window, counts)  # (B, N), of a token in its window
         rank = rank.masked_fill(seen.gather(1, order), grid.num_tokens)  # a window may be all seen
         return order.gather(1, rank.argsort(dim=1, stable=True))  # the best of every window, then the second
@@ -265,9 +265,9 @@ class LearnedImportance(Strategy):
             yield "random_ratio", f"{both} are more than all tokens"
 
 
-def _smallest(key: Tensor, number: int) -> Tensor:
-    """The ids (B, number) with the smallest keys (B, N), ascending."""
-    return ascending(key.argsort(dim=1, stable=True)[:, :number])
+def _smallest(key: Tensor, num: int) -> Tensor:
+    """The ids (B, num) with the smallest keys (B, N), ascending."""
+    return ascending(key.argsort(dim=1, stable=True)[:, :num])
 
 
 # In fine-tuning, all kept tokens are encoded. The order is that of messages and figures.

@@ -133,7 +133,7 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
         for bouts in by_head.values()
         if len(recording.starts)
     }
-    command = "everest", "budget", "--timeline", str(timeline), *by_rules.options.split()
+    command = "everest", "budget", "--timeline", str(timeline), *by_rules.options(timelines.rules).split()
     classes = timelines.classes.of_head(timelines.classes.heads[0])
     return Footage(timelines.extents, predicted, classes, timelines.model or "a model", command)
 

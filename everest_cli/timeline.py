@@ -217,7 +217,7 @@ def end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Ite
     from everest.metrics.budget import windows_to_draw
 
     if save is not None:
-        rules = timelines.rules.options
+        rules = timelines.rules.options()
         yield f"probabilities: {save}" + (f" (unsmoothed; remembers {rules})" if rules else "")
     if plot is not None:
         yield f"figure: {plot}"

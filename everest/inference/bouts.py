@@ -80,11 +80,11 @@ class BoutRules:
             if not 0 <= seconds < inf:
                 raise RecipeError(f"{option}: must be at least 0 seconds, not {seconds}")
 
-    @property
-    def options(self) -> str:
-        """The options of a command that give these rules; empty for no rules."""
-        given = {name: value for name, value in vars(self).items() if value}
-        return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in given.items())
+    def options(self, saved: BoutRules | None = None) -> str:
+        """The options of a command that replace the saved rules (None: no rules) by these; empty if equal."""
+        others = vars(saved or NO_RULES)
+        given = {name: value for name, value in vars(self).items() if value not in (None, others[name])}
+        return " ".join(f"--{name.replace('_', '-')} {value:.12g}" for name, value in given.items())
 
 
 NO_RULES: Final = BoutRules()

@@ -207,8 +207,13 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert f"probabilities: {timeline} (unsmoothed; remembers --smooth 0.2)" in shown
     budget = ("budget", "--timeline", timeline)
     shown = called(*budget, "--draw", 6, "--window", 0.5, "-o", checked).stderr
-    estimated = f"everest budget --timeline {timeline} --smooth 0.2 --checked {checked}"
+    estimated = f"everest budget --timeline {timeline} --checked {checked}"
     assert f"next: {estimated}\n" in shown
+    draw = ("--draw", 6, "--window", 0.5, "-o", checked, "--overwrite", "--smooth", 0)
+    assert (
+        f"everest budget --timeline {timeline} --smooth 0 --checked {checked}\n"
+        in called(*budget, *draw).stderr
+    )
     marks = checked.read_text().splitlines()
     assert marks[0] == "video,start,end,label"
     assert len(marks) == 7

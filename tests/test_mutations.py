@@ -41,7 +41,7 @@ tests/test_parity.py
     biased deviation: math.sqrt(num_values - 1) => math.sqrt(num_values)
     1e-6 to the variance: std + 1e-6 => (std**2 + 1e-6).sqrt()
     channel first: movedim(2, -1).flatten(2) => flatten(2)
-    st-mae's last frame: number * (t - 1) // max(slices - 1, 1) => number * 0
+    st-mae's last frame: slice_ids * (t - 1) // max(slices - 1, 1) => slice_ids * 0
   everest/models/positions.py
     positions from one: torch.arange(grid.num_tokens, => 1 + torch.arange(grid.num_tokens,
   everest/models/mae.py

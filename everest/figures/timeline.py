@@ -137,11 +137,12 @@ def _draw_lanes(
             _draw_bars(panel, times, -lane - 1, [full * bout.probability for bout in bouts], color)
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]
         _draw_bars(panel, true, -lane - LANE_GAP - share, [share] * len(true), "black")
-        predicted_seconds, true_seconds = seconds[name]
-        text = f"{shorten(name, 40)}  {predicted_seconds:.1f} s"
-        texts.append(
-            escape_dollars(text + (f", true {true_seconds:.1f} s" if labeled and name != BACKGROUND else ""))
-        )
+        text = shorten(name, 40)
+        if (
+            labeled and name != BACKGROUND
+        ):  # without annotations nobody knows how wrong the sum of the bouts is
+            text += "  {:.1f} s, true {:.1f} s".format(*seconds[name])
+        texts.append(escape_dollars(text))
     panel.set_yticks([-lane - 0.5 for lane in range(len(texts))], texts)
     panel.set_ylim(-max(len(texts), 1), 0)
     panel.grid(alpha=0.3, axis="x")

@@ -275,11 +275,13 @@ def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
     assert [label.get_text() for label in panel.get_yticklabels()] == [
         "run  4.0 s, true 4.0 s",
         "sit  1.0 s, true 0.0 s",
-        "background  5.0 s",
+        "background",
     ]
     FigureCanvasAgg(figure).draw()
     tops = [tick.get_window_extent().y1 for tick in panel.get_yticklabels()]
     assert all(above > below for above, below in pairwise(tops))
+    (lanes,) = draw_timelines(tmp_path / "sums.png", drawn, [{"": bouts}], {}).axes
+    assert [label.get_text() for label in lanes.get_yticklabels()] == ["run", "sit", "background"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         (panel,) = draw_timelines(tmp_path / "none.png", drawn, [{"": []}], {}).axes  # without a bout

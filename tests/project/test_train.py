@@ -638,7 +638,8 @@ def test_the_verdict_says_which_input_is_enough():
     assert (
         lines([-1.0, 2.0], [3.0, 9.0])
         == "motion: still images alone reach 70.0 % (image-mean), change alone 60.0 % (image-change); still "
-        "images are enough: motion adds -1 to 2 points; change alone loses 3 to 9 points"
+        "images are enough, so try a classifier of single frames: motion adds -1 to 2 points; "
+        "change alone loses 3 to 9 points"
     )
     of_network = lines([-1.0, 2.0], [3.0, 9.0], others=[NETWORK_ROW])
     assert "; change alone (model.input: differences) loses 3 to 9 points" in of_network

@@ -29,7 +29,7 @@ PAGE_SUFFIX: Final = ".html"  # of the drawn windows, beside their list
 GROUP_COLUMN: Final = "group of draw"  # the --group of --draw, in the list
 
 
-class Footage(NamedTuple):
+class Recordings(NamedTuple):
     """The recordings of a saved timeline that have windows."""
 
     extents: Extents
@@ -38,10 +38,14 @@ class Footage(NamedTuple):
     model: str
     command: Sequence[str]  # that estimates their budget; a list of checked windows is missing
 
-    def command_with(self, checked: Path, whose: o.WhoseOptions, **options: object) -> str:
-        """The command with a list of checked windows, and the options that have a value."""
+    def command_with(self, checked: Path, whose: o.WhoseOptions, window: float, group: str | None) -> str:
+        """The command with a list of checked windows, and the options that have a value.
+
+        Args:
+            window: seconds, which a list does not show if all its windows end with their recordings.
+        """
         given = [f"--observer={name}" for name in whose.observer or ()]
-        options = {"subject": whose.subject, **options}
+        options = {"subject": whose.subject, "window": f"{window:.12g}", "group": group}
         given += [f"--{name}={value}" for name, value in options.items() if value is not None]
         return shlex.join([*self.command, "--checked", str(checked), *given])
 
@@ -96,7 +100,7 @@ def budget(
         windows = draw_windows(footage.extents, labeled, length, draw, seed=seed, strata=strata)
         _write_windows(output, windows, labeled, footage.classes, group)
         say("relabel each window that you watched 'checked', and add a row for each bout in it")
-        say(f"next: {footage.command_with(output, whose, group=group)}")
+        say(f"next: {footage.command_with(output, whose, length, group)}")
         return
     estimate = partial(time_budget, classes=footage.classes)
     parts = footage.extents, footage.predicted, labeled
@@ -111,12 +115,12 @@ def budget(
         draw_budget(plot, document)
     (print_json if as_json else _print_budget)(document)
     if checked is not None:
-        command = footage.command_with(checked, whose, window=window, group=group)
+        command = footage.command_with(checked, whose, document["window"], group)
         sampling = "drawn at random" + (" in each group" if drawn_by else "")
         say(*_notes(document, footage.model, sampling, command))
 
 
-def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
+def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
     """Read a saved timeline; its bouts follow from the saved rules and the options."""
     from everest.inference.scores import check_one_head
     from everest.inference.timelines import Timelines
@@ -135,10 +139,10 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Footage:
     }
     command = "everest", "budget", "--timeline", str(timeline), *by_rules.options(timelines.rules).split()
     classes = timelines.classes.of_head(timelines.classes.heads[0])
-    return Footage(timelines.extents, predicted, classes, timelines.model or "a model", command)
+    return Recordings(timelines.extents, predicted, classes, timelines.model or "a model", command)
 
 
-def _read_checked(file: Path, footage: Footage, whose: WhoseBouts) -> Bouts:
+def _read_checked(file: Path, footage: Recordings, whose: WhoseBouts) -> Bouts:
     """The checked bouts of each recording."""
     from everest.annotations.labels import read_labels
     from everest.inference.scores import refuse_unknown_classes
@@ -249,7 +253,8 @@ def _notes(document: Mapping[str, Any], model: str, sampling: str, command: str)
     drawn = parts[1:] or parts
     if more := max(windows_for_half(part["windows"], part["checked"]) - part["checked"] for part in drawn):
         windows = f"{more} more windows" + (" in each group" if parts[1:] else "")
-        yield f"half as wide with about {windows}: {command} --draw {more} --output {_unused_list()}"
+        draw = f"{command} --draw {more} --output {_unused_list()}"
+        yield f"intervals half as wide need about {windows}: {draw}"
 
 
 def _unused_list() -> Path:

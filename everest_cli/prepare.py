@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, faster files.", no_args_is_help=True)
 MOST_BYTES: Final = 10**9  # of the videos of a shard
 PATHS_ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
-LEARNS_CAMERA: Final = "a model may learn the camera instead of the behavior"
+LEARNS_DIFFERENCE: Final = "a model may learn this difference instead of the behavior"
 MOST_PROBLEMS: Final = 20  # problems of each kind on the screen
 
 
@@ -153,7 +153,7 @@ def _print_check(document: dict[str, Any]) -> None:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
         typer.echo(f"warning: fewer than {RARE_BELOW} training videos: {first_names(rare, MOST_PROBLEMS)}")
     for row in document["class_differences"]:
-        typer.echo(f"warning: classes differ in {row['of']}: {_extremes(row)}; {LEARNS_CAMERA}")
+        typer.echo(f"warning: classes differ in {row['of']}: {_extremes(row)}; {LEARNS_DIFFERENCE}")
     problems = {"bad": [f"{row['path']}: {row['reason']}" for row in document["bad"]]}
     for leak, title in ((True, "in several lists"), (False, "twice in one list")):
         problems[title] = [

@@ -69,7 +69,9 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
         f"{tested}, {metric} was {value_text(test.metric, test.value)}{_interval_text(test.interval)}",
     ]
     if (scores := test.timelines) is not None:
-        averaged = f"With probabilities averaged over {scores.smooth:g} s"
+        averaged = (
+            f"With probabilities averaged over {scores.smooth:g} s" if scores.smooth else "In timelines"
+        )
         right = f"{scores.frame_accuracy:.1f} % of the frames were right"
         sentences.append(f"{averaged}, {right}{_interval_text(scores.frame_interval)}")
     return f"{'. '.join(sentences)}. Software: everest {version('everest-video')}."

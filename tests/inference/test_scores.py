@@ -147,12 +147,21 @@ def test_the_command_that_a_budget_prints_runs(
         check_all(tmp_path / name)
         shown = called(*command).stderr
         _, *command = shlex.split(re.findall(r"more windows: (.*)", shown)[0])
-        assert "--window=0.5" in command or name != "checked.csv"
+        assert "--window=0.5" in command
         drawn = called(*command).stderr
         _, *command = shlex.split(re.findall(r"next: (.*)", drawn)[0])
     assert [path.name for path in sorted(tmp_path.glob("*.csv"))] == [
         *("checked.csv", "more.csv", "more2.csv", "more3.csv")
     ]
+
+
+def test_the_printed_command_runs_if_all_windows_end_with_their_recordings(clip_files: Path, tmp_path: Path):
+    clips = [clip_files / f"clip{number}.mp4" for number in range(4)]
+    timeline, checked = saved_timeline(tmp_path / "t.safetensors", clips), tmp_path / "checked.csv"
+    drawn = called("budget", "--timeline", timeline, "--draw", 2, "-o", checked).stderr  # 10 of 2 s
+    check_all(checked)
+    _, *command = shlex.split(re.findall(r"next: (.*)", drawn)[0])
+    assert json_of(*command)["checked"] == 2
 
 
 def test_a_bout_under_way_at_the_start_of_a_window_is_explained(clip_files: Path, tmp_path: Path):
@@ -177,7 +186,7 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     checked, more, pattern = tmp_path / "checked.csv", tmp_path / "more.csv", "(clip0|clip)"
     drawn = ["--draw", 2, "--window", 0.5, "--group", pattern, "-o", checked]
     shown = called(*budget, *drawn).stderr
-    assert f"--checked {checked} '--group={pattern}'" in shown
+    assert f"--checked {checked} --window=0.5 '--group={pattern}'" in shown
     check_all(checked)
     with checked.open("a") as file:  # all of clip0
         file.write(f"{videos[0]},0,2,y,\n")
@@ -186,7 +195,7 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     assert [document["checked"], *parts] == [4, 0, 2]
     assert document["classes"][1]["seconds"]["estimate"] == 2
     printed = called(*budget, "--checked", checked).stderr
-    assert "half as wide with about 4 more windows in each group" in printed
+    assert "intervals half as wide need about 4 more windows in each group" in printed
     other = "--group (clip): the windows were drawn with --group (clip0|clip); leave it out"
     assert other in refused(*budget, "--checked", checked, "--group", "(clip)", code=2)
     run(*budget, "--checked", checked, "--draw", 3, "-o", more)  # two are left in the group of one recording
@@ -207,11 +216,11 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert f"probabilities: {timeline} (unsmoothed; remembers --smooth 0.2)" in shown
     budget = ("budget", "--timeline", timeline)
     shown = called(*budget, "--draw", 6, "--window", 0.5, "-o", checked).stderr
-    estimated = f"everest budget --timeline {timeline} --checked {checked}"
+    estimated = f"everest budget --timeline {timeline} --checked {checked} --window=0.5"
     assert f"next: {estimated}\n" in shown
     draw = ("--draw", 6, "--window", 0.5, "-o", checked, "--overwrite", "--smooth", 0)
     assert (
-        f"everest budget --timeline {timeline} --smooth 0 --checked {checked}\n"
+        f"everest budget --timeline {timeline} --smooth 0 --checked {checked} --window=0.5\n"
         in called(*budget, *draw).stderr
     )
     marks = checked.read_text().splitlines()
@@ -234,7 +243,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert "from 6 of 16 windows of 0.5 s, drawn at random and watched by a person, and the" in sentence
     assert sentence.endswith(f"predictions of {classifier_run} (everest {everest.__version__}).")
     assert "their seconds need not add up to the 8.0 s of footage" in printed.stderr
-    more = "half as wide with about 6 more windows"
+    more = "intervals half as wide need about 6 more windows"
     assert f"{more}: {estimated} --draw 6 --output more.csv\n" in printed.stderr
     table, figure = tmp_path / "table.csv", tmp_path / "shares.svg"
     options = ["--group", r"(clip)\d", "-o", table, "--plot", figure]

@@ -198,8 +198,8 @@ def test_classes_that_differ_in_the_camera_or_in_length_are_named_with_numbers(t
         "warning: classes differ in frame rate: median 25 frames/s in 'groom', 30 frames/s in 'rear'" in shown
     )
     assert "length: median 1.2 s in 'groom' (1 to 1.4), 1.6 s in 'sit' (0.96 to 2)" in shown
-    learns_camera = "; a model may learn the camera instead of the behavior"
-    assert f"frame size: mostly 64x48 in 'groom', 'rear', 96x64 in 'sit'{learns_camera}" in shown
+    learns_difference = "; a model may learn this difference instead of the behavior"
+    assert f"frame size: mostly 64x48 in 'groom', 'rear', 96x64 in 'sit'{learns_difference}" in shown
     assert f"written: {tmp_path}/bad_videos.csv; progress: {tmp_path}/checked_videos.jsonl" in shown
 
 

@@ -98,8 +98,8 @@ def budget(
         length = window_length(footage.extents, labeled, window)
         strata = [*groups.values()]
         windows = draw_windows(footage.extents, labeled, length, draw, seed=seed, strata=strata)
-        _write_windows(output, windows, labeled, footage.classes, group)
-        say("relabel each window that you watched 'checked', and add a row for each bout in it")
+        _write_windows(output, windows, labeled, footage.classes, group, whose)
+        say(f"open {page}, click what happens in each window, and save the list as {output}")
         say(f"next: {footage.command_with(output, whose, length, group)}")
         return
     estimate = partial(time_budget, classes=footage.classes)
@@ -269,33 +269,40 @@ def _write_windows(
     checked: Bouts,
     classes: Sequence[str],
     group: str | None,
+    whose: o.WhoseOptions,
 ) -> None:
-    """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows.
+    """Write a list of the checked rows and of newly drawn windows, and a page on which a person checks them.
 
     The list remembers the --group of the draw, by which its windows must be weighed.
     """
-    from everest.annotations.bout import DRAWN
+    from everest.annotations.bout import BACKGROUND, DRAWN
     from everest.annotations.formats import TABLE_COLUMNS
     from everest.figures.pages import clip_card, write_page
     from everest.lists.sample import Sample
 
-    page = output.with_suffix(PAGE_SUFFIX)
-    rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN) for each in windows]
-    bouts = [bout for video_bouts in checked.values() for bout in video_bouts]
-    people = [name for name in ("subject", "observer") if any(getattr(bout, name) for bout in bouts)]
+    chosen = {"subject": whose.subject or "", "observer": next(iter(whose.observer or ()), "")}
     known = [
-        (bout.video, repr(bout.start), repr(bout.end), bout.label, *(getattr(bout, name) for name in people))
+        {"video": bout.video, "start": repr(bout.start), "end": repr(bout.end), "label": bout.label}
+        | {name: getattr(bout, name) for name in chosen}
+        for bouts in checked.values()
         for bout in bouts
     ]
-    unknown, group_cells = [""] * len(people), [group] if group else []
-    cards = [
-        clip_card(Sample(path=each.video, start=each.start, end=each.end))
-        | {"start": each.start, "line": ",".join([*row, *unknown, *[""] * len(group_cells)])}
-        for each, row in zip(windows, rows, strict=True)
+    drawn = [
+        {"video": each.video, "start": f"{each.start:.3f}", "end": f"{each.end:.3f}", "label": DRAWN}
+        | {**chosen, GROUP_COLUMN: group or ""}
+        for each in windows
     ]
-    write_page(page, "figures", "windows_page.html", list_file=output.name, classes=classes, cards=cards)
-    drawn = [(*row, *unknown, *group_cells) for row in rows]
-    known = [(*row, *[""] * len(group_cells)) for row in known]
-    write_table(output, [(*TABLE_COLUMNS, *people, *([GROUP_COLUMN] if group else [])), *known, *drawn])
+    people = [name for name in chosen if any(row[name] for row in known)]
+    columns = [*TABLE_COLUMNS, *people, *([GROUP_COLUMN] if group else [])]
+    table = [columns, *([row.get(name, "") for name in columns] for row in [*known, *drawn])]
+    cards = [
+        clip_card(Sample(path=each.video, start=each.start, end=each.end)) | {"row": row}
+        for each, row in zip(windows, table[1 + len(known) :], strict=True)
+    ]
+    page = output.with_suffix(PAGE_SUFFIX)
+    values = {"list_file": output.name, "rows": table[: 1 + len(known)], "cards": cards}
+    values["classes"] = [name for name in classes if name != BACKGROUND]
+    write_page(page, "figures", "windows_page.html", **values)
+    write_table(output, table)
     typer.echo(output)
     typer.echo(page)

@@ -1,14 +1,16 @@
 """The pages that everest writes, in a real browser: they work, log no error and request nothing else."""
 
+import csv
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
-from small_runs import run
+from small_runs import json_of, run
 
 selenium = pytest.importorskip("selenium", reason="no selenium to drive a browser with")
 from selenium import webdriver  # noqa: E402
@@ -74,8 +76,11 @@ def written(
         "extract", clip_files, "-c", heads_run, "--window", "0.5", "-o", folder / "features.safetensors", "-q"
     )
     run("search", clip_files / "clip0.mp4@1", *features, "--page", folder / "search.html")
+    timeline = folder / "timeline.safetensors"
+    run("timeline", clip_files, "-c", tags_run, "--window", "0.5", "--save", timeline, "-q")
+    run("budget", "--timeline", timeline, "--draw", "4", "--window", "0.5", "-o", folder / "checked.csv")
     pages = {name: folder / name / "index.html" for name in runs}
-    return {**pages, "search": folder / "search.html"}
+    return {**pages, "search": folder / "search.html", "windows": folder / "checked.html"}
 
 
 def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, written: dict[str, Path]):
@@ -98,9 +103,64 @@ def test_the_clips_of_a_search_play(quiet_browser: WebDriver, written: dict[str,
     WebDriverWait(quiet_browser, 20).until(lambda b: b.execute_script(played))
 
 
+def saved_rows(browser: WebDriver) -> list[list[str]]:
+    """The rows of the list that a click on `Save the list` writes."""
+    kind, text = str(browser.find_element(By.ID, "save").get_attribute("href")).split(",", 1)
+    assert kind == "data:text/csv;charset=utf-8"
+    return [*csv.reader(unquote(text).splitlines())]
+
+
+def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(
+    quiet_browser: WebDriver, written: dict[str, Path], tmp_path: Path
+):
+    page = written["windows"]
+    quiet_browser.get(page.as_uri())
+    header, *drawn = csv.reader(page.with_suffix(".csv").read_text().splitlines())
+    assert saved_rows(quiet_browser) == [header, *drawn]
+    parts = quiet_browser.find_elements(By.CLASS_NAME, "class")
+    labels = [str(part.get_attribute("data-label")) for part in parts]
+    first, second = labels[:2]
+
+    def click(window: int, label: str, button: str, at: float = 0.0) -> None:
+        article = quiet_browser.find_elements(By.TAG_NAME, "article")[window]
+        seek = "const v = arguments[0].querySelector('video'); v.pause(); v.currentTime = arguments[1];"
+        quiet_browser.execute_script(seek, article, at)
+        article.find_element(By.CSS_SELECTOR, f"[data-label='{label}'] [data-click='{button}']").click()
+
+    def row(window: int, start: float, end: float, label: str) -> list[str]:
+        video, begin, *_ = drawn[window]
+        return [video, f"{float(begin) + start:.3f}", f"{float(begin) + end:.3f}", label]
+
+    for box in quiet_browser.find_elements(By.CSS_SELECTOR, "input"):
+        box.click()
+    assert quiet_browser.find_element(By.ID, "progress").text == "4 of 4 windows checked"
+    click(0, first, "start", 0.1)
+    click(0, first, "end", 0.3)
+    click(0, second, "all")
+    click(1, first, "end", 0.2)  # under way at the start
+    click(2, second, "start", 0.25)  # goes on at the end
+    click(3, second, "all")
+    quiet_browser.find_elements(By.CSS_SELECTOR, ".bouts button")[-1].click()  # removed again
+    quiet_browser.get(page.as_uri())  # closed and opened again
+    marks = [[*cells[:3], "checked"] for cells in drawn]
+    bouts = (
+        [row(0, 0.1, 0.3, first), row(0, 0, 0.5, second)],
+        [row(1, 0, 0.2, first)],
+        [row(2, 0.25, 0.5, second)],
+        [],
+    )
+    expected = [each for mark, of_window in zip(marks, bouts, strict=True) for each in (mark, *of_window)]
+    assert saved_rows(quiet_browser) == [header, *expected]
+    filled = tmp_path / "checked.csv"
+    filled.write_text("".join(f"{','.join(cells)}\n" for cells in saved_rows(quiet_browser)))
+    document = json_of("budget", "--timeline", page.with_name("timeline.safetensors"), "--checked", filled)
+    seconds = {entry["name"]: entry["seconds"]["checked"] for entry in document["classes"]}
+    assert seconds == pytest.approx({**dict.fromkeys(labels, 0), first: 0.4, second: 0.75})
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 500])
-@pytest.mark.parametrize("pages", ["report", "tags", "scores", "mixed", "search"])
+@pytest.mark.parametrize("pages", ["report", "tags", "scores", "mixed", "search", "windows"])
 def test_a_page_fits_its_window_and_the_color_scheme(quiet_browser, written, pages, width, scheme):
     media = [{"name": "prefers-color-scheme", "value": scheme}]
     quiet_browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})

@@ -166,7 +166,7 @@ def test_a_full_disk_ends_the_run_and_leaves_its_state(recipe: Path, small_disk:
     assert metrics(folder) == metrics(tmp_path / "whole")
 
 
-@pytest.mark.slow  # SIGHUP of a closed terminal, with a worker: fast, in engine/test_closed_terminal.py
+@pytest.mark.slow  # SIGHUP of a closed terminal, with a worker: fast, in engine/test_killed.py
 @pytest.mark.parametrize("how", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_spares_the_workers(recipe: Path, tmp_path: Path, how: signal.Signals):
     command = ["pretrain", "--set", "pretrain.epochs=200", "--set", "train.workers=2"]

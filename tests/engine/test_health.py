@@ -1,11 +1,15 @@
+from __future__ import annotations
+
 import json
 import math
 import multiprocessing
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,9 +22,11 @@ from torch import Tensor
 from everest.data.clips import ClipDataset
 from everest.data.loader import batches
 from everest.data.views import SampleViews
+from everest.engine.setup import check_host_memory
 from everest.engine.step_log import SCALER_LIMIT, Nonfinite, WaitWatch
-from everest.errors import DataError
+from everest.errors import DataError, EnvironmentProblem
 from everest.lists.sample import Sample
+from everest.system import processes as machine
 from everest.system.run_folder import RunFolder
 
 SOUND = {"loss": 1.0, "grad_norm": 1.0}
@@ -125,3 +131,52 @@ def kill_a_worker(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str
     psutil.Process(process.pid).children()[-1].kill()
     _, stderr = process.communicate(timeout=60)
     return subprocess.CompletedProcess(command, process.returncode, stderr=stderr)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("free", "processes", "told"),
+    [
+        (40, 1, None),
+        (36, 1, "needs about 40.00 GiB; try a smaller train.micro_batch"),
+        (31, 1, EnvironmentProblem),
+        (72, 2, "needs about 80.00 GiB in 2 processes; "),
+        (63, 2, EnvironmentProblem),
+    ],
+)
+def test_a_cpu_is_checked_with_the_weights_of_all_processes(
+    monkeypatch: pytest.MonkeyPatch, free: int, processes: int, told
+):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GIB))
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=0))
+    monkeypatch.setattr(machine, "PROCESS_GROUPS_FILE", Path("none"))  # nor the limit of a container
+    if told is EnvironmentProblem:
+        with pytest.raises(
+            EnvironmentProblem, match=rf"^too little memory: {free}\.00 GiB of memory is free"
+        ):
+            check_host_memory(40 * GIB, processes=processes)
+        return
+    warning = check_host_memory(40 * GIB, processes=processes)
+    assert warning is None if told is None else told in str(warning)
+
+
+def test_a_pass_that_a_cpu_has_no_memory_for_is_refused(recipe: Path, tmp_path: Path):
+    views = ["--set", "pretrain.objective=views", "--set", f"pretrain.batch_size={2**20}"]
+    shown = called("pretrain", *views, "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
+    assert re.search(r"too little memory: .* needs about \d+\.\d\d GiB; try a smaller", shown)
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_little_memory_in_a_loop_is_explained(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import everest.pretraining
+
+    def too_much(model: object, clip: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(everest.pretraining, "pretraining_output", too_much)
+    shown = called("pretrain", "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
+    assert "out of memory; try a smaller train.micro_batch" in shown

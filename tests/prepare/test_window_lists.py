@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from small_runs import called, json_of, refused, run
-from video_kinds import COUNT, RATE, Case, write_case
+from video_kinds import COUNT, RATE, written
 
 from everest.annotations.bout import Bout
 from everest.config.heads import Head
@@ -122,10 +122,9 @@ def test_the_seed_alone_decides(tmp_path: Path, scene: Path):
 
 
 def test_windows_go_on_after_a_damage(tmp_path: Path):
-    case = Case(container="ts", codec="h264-b", accident="lost packet at 0.45")
-    video = write_case(case, tmp_path / "lost.ts").path
+    video = written(tmp_path, "ts", "h264-b", "lost packet at 0.45")
     shown = called("prepare windows", video, "--seconds", 0.2, "-o", tmp_path / "w.csv", code=4)
-    found = re.search(r"lost.ts: damaged: no intact frames from (\S+) to (\S+) s", shown.stderr)
+    found = re.search(r"video.ts: damaged: no intact frames from (\S+) to (\S+) s", shown.stderr)
     assert found is not None
     begin, end = map(float, found.groups())
     assert 0.3 < begin < end < COUNT / RATE - 0.3
@@ -144,8 +143,7 @@ def test_windows_go_on_after_a_damage(tmp_path: Path):
     ],
 )
 def test_no_window_touches_what_a_cut_removed(tmp_path: Path, container: str, codec: str):
-    case = Case(container=container, codec=codec, accident="cut at 0.62")
-    video = write_case(case, tmp_path / f"cut.{container}").path
+    video = written(tmp_path, container, codec, "cut at 0.62")
     damage = known_damage(video)
     assert damage is not None
     shown = called("prepare windows", video, "--seconds", 0.04, "-o", tmp_path / "w.csv", code=4)

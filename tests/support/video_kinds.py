@@ -323,6 +323,12 @@ def write_case(case: Case, path: Path) -> Written:
     return Written(path=path, seconds=even)
 
 
+def written(folder: Path, container: str, codec: str, accident: str) -> Path:
+    """The file of a case in a folder."""
+    case = Case(container=container, codec=codec, accident=accident)
+    return write_case(case, folder / f"video.{container}").path
+
+
 def _video_packet(data: bytes, share: float, *, is_start: bool) -> int:
     """The number of a packet with video after a share of a transport stream; ValueError if there is none."""
     count = len(data) // 188

@@ -1,7 +1,6 @@
 import contextlib
 import csv
 import pickle
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -11,6 +10,7 @@ from damage import with_hole
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from timed_videos import write_frames
 
 from everest.errors import RecipeError
 from everest.video.reader import (
@@ -46,22 +46,6 @@ def numbers_shown(frames):
     return ((squares > 128) * 2 ** torch.arange(BITS)).sum(dim=1).tolist()
 
 
-def encode(path, *, codec, options=None, times=None, max_b_frames=None, pix_fmt="yuv420p"):
-    """A file whose frames show their numbers; `times` in 1/25 s."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
-        stream.width, stream.height, stream.pix_fmt = BITS * BIT_SIZE, 2 * BIT_SIZE, pix_fmt
-        stream.codec_context.thread_count = 1
-        if max_b_frames is not None:
-            stream.codec_context.max_b_frames = max_b_frames
-        for number, pixels in enumerate(numbered_frames()):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = (times[number] if times else number), Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
 GOP = {"g": "12", "bf": "3"}
 OPEN_GOP = {"x264-params": "keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0"}
 UNEVEN = [i * i // 10 + i for i in range(FRAMES)]  # in 1/25 s
@@ -72,9 +56,9 @@ KINDS = {
     "variable_rate.mp4": {"codec": "libx264", "options": GOP, "times": UNEVEN},
     "closed_gop.mkv": {"codec": "libx264", "options": GOP},
     "open_gop.mkv": {"codec": "libx264", "options": OPEN_GOP},
-    "b_frames.avi": {"codec": "mpeg4", "options": {"g": "12"}, "max_b_frames": 2},
+    "b_frames.avi": {"codec": "mpeg4", "options": {"g": "12"}, "b_frames": 2},
     "no_b_frames.avi": {"codec": "mpeg4", "options": {"g": "12"}},
-    "b_frames.mp4": {"codec": "mpeg4", "options": {"g": "12"}, "max_b_frames": 2},
+    "b_frames.mp4": {"codec": "mpeg4", "options": {"g": "12"}, "b_frames": 2},
     "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=12:log-level=error:pools=none"}},
     "ten_bits.mp4": {"codec": "libx264", "options": GOP, "pix_fmt": "yuv420p10le"},
     "stream.ts": {"codec": "libx264", "options": GOP},
@@ -86,10 +70,15 @@ KINDS = {
 DECORD_IS_RIGHT = {"closed_gop.mp4", "one_gop.mp4", "closed_gop.mkv", "vp9.webm"}
 
 
+def encoded(path, **options):
+    """A file of a kind whose frames show their numbers; `times` in 1/25 s."""
+    return write_frames(path, numbered_frames(), rate=25, **KINDS[path.name] | options)
+
+
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kinds")
-    return {name: encode(folder / name, **kind) for name, kind in KINDS.items()}
+    return {name: encoded(folder / name) for name in KINDS}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -165,7 +154,7 @@ def test_seconds_follow_the_time_stamps_of_a_variable_rate(kinds):
 
 @pytest.mark.parametrize("name", ["stream.ts", "vp8.webm", "animated.gif"])
 def test_counted_files_have_the_times_at_which_their_frames_are_shown(name, tmp_path):
-    file = encode(tmp_path / name, **KINDS[name], times=UNEVEN)
+    file = encoded(tmp_path / name, times=UNEVEN)
     assert frame_times(file) == pytest.approx([time / 25 for time in UNEVEN], abs=1e-3)
     assert numbers_shown(read_frames(file, range(FRAMES))) == list(range(FRAMES))
 

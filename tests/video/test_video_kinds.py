@@ -30,6 +30,7 @@ from video_kinds import (
     painted,
     write_case,
     write_with_sound,
+    written,
 )
 
 from everest.prepare.check import decode_completely
@@ -149,11 +150,6 @@ def test_all_kinds_are_read_exactly(tmp_path: Path, capsys: pytest.CaptureFixtur
         sys.stdout.write("\n".join(["", *table, *wrong, ""]))
     assert wrong == []
     assert sum(verdicts.values()) - verdicts[NO_FILE] >= 1000
-
-
-def written(folder: Path, container: str, codec: str, accident: str) -> Path:
-    case = Case(container=container, codec=codec, accident=accident)
-    return write_case(case, folder / f"video.{container}").path
 
 
 def shown(path: Path, ids=None) -> list[int | None]:

@@ -1,4 +1,4 @@
-"""`gpu_real.py` and `gpu_feed.py` in miniature on a CPU, and the pages of what a GPU measured."""
+"""The scripts of benchmarks/ in miniature on a CPU, and the pages with what they measured."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import Any
 import gpu_page
 import gpu_real_page
 import measuring
+import public_weights
 import pytest
 import torch
 from gpu_cases import GFLOP
 from gpu_real import ARMS, IMAGE, MINIATURE
 from steps import Case, clips_for, gflop, our_pass, without_numbers
 from training_step import TrainingStep
+
+from everest.project.result import MeasuredTest
+from everest.project.verdict import result_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = ROOT.parent / "shared" / "videos"
@@ -111,3 +115,67 @@ def test_the_counted_flops_are_constants(recipe: str, backbone: str):
     with without_numbers(model):
         counted = gflop(our_pass(model, torch.float32), clips_for(model, 1))
     assert counted == pytest.approx(GFLOP[recipe, backbone], rel=1e-3)
+
+
+def results(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def missing(page: str, rows: list[str]) -> list[str]:
+    """The rows with which no line of a page begins."""
+    lines = (ROOT / page).read_text().splitlines()
+    return [row for row in rows if not any(line.startswith(row) for line in lines)]
+
+
+def test_timelines():
+    rows, recordings = [], results("mouse_recordings")
+    for name, of_set in (results("timelines") | {"mouse": recordings}).items():
+        for rules, scores in of_set["scores"].items():
+            f1 = " / ".join(f"{scores[f'f1@{k}']:.0f}" for k in (10, 25, 50))
+            frames = f"{scores['frame_accuracy']:.0f} ({scores['majority_accuracy']:.0f})"
+            others = [f"{scores[key]:.0f}" for key in ("mean_class_accuracy", "edit", "map@0.5")]
+            rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
+    assert missing("benchmarks/timelines.md", rows) == []
+    paths = {"skipped": 0, "report": "", "checkpoint": "", "figure": ""}
+    folds = [fold | paths | {"recordings": []} for fold in recordings["folds"]]
+    measured = recordings["train"] | paths | {"folds": folds}
+    rows = [*result_lines(MeasuredTest.of(measured)), measured["judgment"]]
+    for name, row in recordings["confusion"].items():
+        true, model, _, draws = recordings["budget"]["classes"][name]["seconds"].values()
+        cells = f"{true:.1f} s", f"{model:.1f} s", "{:.1f} s ({:.1f} to {:.1f})".format(*draws[0])
+        rows += [f"| {name} | {' | '.join(each)} |" for each in (map(str, row.values()), cells)]
+    assert missing("docs/long-recordings.md", rows) == []
+
+
+def test_curves_of_views():
+    rows = []
+    for arm, title in (("contrast, uniform and camera", "`small-views`"), ("sigreg", "`sigreg`")):
+        for key, values in results("view_features")["curves"][arm].items():
+            cells = [f"{low:.2f} to {high:.2f}" for low, high in values]
+            rows.append(f"| {title} | `{key}` | {' | '.join(cells)} |")
+    assert len(rows) == 6
+    assert missing("benchmarks/pretraining.md", rows) == []
+
+
+def test_differences_are_paired_by_seed_and_baselines_come_last():
+    results = {
+        "difference image": {"knn": 40.0, "linear": 50.0},
+        "from scratch": {"finetuned": {"0": 50.0, "1": 52.0, "2": 54.0}},
+        "hf:a/b": {"knn": 60.0, "linear": 70.0, "finetuned": {"2": 65.0, "0": 60.0, "1": 62.5}},
+    }
+    rows = public_weights.table(results).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| hf:a/b", "| difference image", "| from scratch"]
+    assert rows[0] == "| hf:a/b | 60.0 | 70.0 | 62.5 | **+10.5 (+9.3 to +11.7)** |"
+
+
+def test_one_call_compares_weights_and_continues(recipe, classifier_run, clip_files, tmp_path, monkeypatch):
+    command = ["", recipe, clip_files, tmp_path / "out", classifier_run, "--seeds", "2"]
+    monkeypatch.setattr("sys.argv", list(map(str, command)))
+    public_weights.main()
+    path = tmp_path / "out" / "results.json"
+    results = json.loads(path.read_text())
+    assert set(results) == {str(classifier_run), "difference image", "from scratch"}
+    assert set(results["from scratch"]["finetuned"]) == {"0", "1"}
+    path.write_text(json.dumps(results | {"from scratch": {"finetuned": {"0": 12.5, "1": 13.5}}}))
+    public_weights.main()  # nothing is measured again
+    assert "| from scratch |  |  | 13.0 |" in (tmp_path / "out" / "public_weights.md").read_text()

@@ -11,7 +11,6 @@ from kill_at_change import ran_until
 from PIL import Image
 from safetensors.torch import save_file
 from small_runs import called, contents, refused, small_recipe
-from timed_videos import repack
 
 from everest.system.files import is_unfinished
 from everest.system.weights import Weights
@@ -104,29 +103,6 @@ def test_a_checkpoint_that_is_none_is_reported_before_the_data(tmp_path: Path, a
     message = refused("predict", "-c", autoencoder_run, table, code=6)
     assert "where a classifier one is needed" in message
     assert not (tmp_path / "run").exists()
-
-
-TITLE = b"title of eighteen."
-
-
-def test_a_title_that_is_not_utf_8_ends_no_command(clip_files: Path, classifier_run: Path, tmp_path: Path):
-    (videos := tmp_path / "latin").mkdir()
-    for file in clip_files.glob("*.mp4"):
-        content = repack(file, videos / file.name, title=TITLE.decode()).read_bytes()
-        assert content.count(TITLE) == 1
-        (videos / file.name).write_bytes(content.replace(TITLE, "Köln, Café, été 18".encode("latin-1")))
-    table = shutil.copy(clip_files / "train.csv", videos)
-    for command in (
-        ["pretrain -q -o", tmp_path / "run", "--recipe", small_recipe(tmp_path, videos)],
-        ["predict --gpus cpu -c", classifier_run, videos],
-        ["extract --gpus cpu -c", classifier_run, videos, "-o", tmp_path / "features.npz"],
-        ["visualize-mask --frames 4 --size 32 -o", tmp_path / "masks", videos],
-        ["select-frames --frames 4 --size 32", videos],
-        ["prepare stats", table],
-        ["prepare check -o", tmp_path / "checked", table],
-        ["prepare encode -o", tmp_path / "encoded", table],
-    ):
-        called(*command)
 
 
 def test_names_that_are_not_utf_8_are_refused(clip_files: Path, classifier_run: Path, tmp_path: Path):

@@ -8,6 +8,8 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top. A file imports its own package and packages to the left of it; "root" is the
 # files of everest/ itself: the training loops and the library's face.
@@ -124,12 +126,22 @@ def test_nothing_in_the_library_prints():
         assert "print" not in calls or package_of(name) == "cli", name
 
 
-def test_importing_everest_imports_nothing_heavy():
-    code = (
-        "import everest, sys; print(sorted({'torch', 'numpy', 'pydantic', 'av', 'timm'} & set(sys.modules)))"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+LIST_RECIPES = "from typer.testing import CliRunner; from everest_cli.recipes import app; "
+LIST_RECIPES += "assert CliRunner().invoke(app, ['list']).exit_code == 0"
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import everest", "torch numpy pydantic av timm"),
+        ("import everest.engine.listing, everest_cli.look", "torch"),  # `everest runs`
+        (LIST_RECIPES, "torch"),
+    ],
+)
+def test_what_needs_no_heavy_module_imports_none(code: str, heavy: str):
+    program = f"import sys; {code}; print(*set({heavy.split()}) & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout == "\n"
 
 
 IMPORTS = """

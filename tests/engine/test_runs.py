@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +120,3 @@ def test_an_empty_folder_is_no_error_and_a_missing_one_is(tmp_path: Path):
     assert "no run folder" in shown.stderr
     assert listed(tmp_path, "--json").stdout == "[]\n"
     assert "no folder" in refused("runs", tmp_path / "missing", code=2)
-
-
-def test_reading_runs_needs_no_torch():
-    code = "import everest.engine.listing, everest_cli.look, sys; print('torch' in sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "False\n"

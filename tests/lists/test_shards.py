@@ -9,7 +9,7 @@ import pytest
 import torch
 from damage import fill
 from processes import kill_when
-from small_runs import called, contents, refused, run, same_run
+from small_runs import called, contents, refused, run, same_run, sets
 from storage import new_bucket, s3_server, upload
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -235,12 +235,15 @@ def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, index: 
     assert contents(output) == contents(index.parent)
 
 
-def test_a_run_over_shards_is_the_run_over_the_files(recipe: Path, videos: Path, index: Path, tmp_path: Path):
-    """From this machine and from S3, by the index or by its folder."""
+def test_a_run_over_shards_is_the_run_over_the_files(recipe, videos, index, tmp_path, monkeypatch):
+    """From this machine with a cache of frames and from S3, by the index or by its folder."""
+    monkeypatch.setenv("EVEREST_CACHE", str(tmp_path / "cache"))
     options = ["--recipe", recipe, "--set", "train.workers=2", "--gpus", "cpu", "-q"]
     run("pretrain", *options, "--data", videos, "-o", tmp_path / "files")
-    run("pretrain", *options, "--data", videos, "--set", f"data.train={index}", "-o", tmp_path / "here")
+    here = ["--data", videos, *sets(f"data.train={index}", "data.cache=disk")]
+    run("pretrain", *options, *here, "-o", tmp_path / "here")
     assert same_run(tmp_path / "here", tmp_path / "files")
+    assert len(list((tmp_path / "cache" / "frames").glob("*.npy"))) == 4
     with s3_server():
         bucket = new_bucket("shards")
         upload(index.parent, f"{bucket}/set")
@@ -259,12 +262,3 @@ def test_fine_tuning_and_evaluation_read_shards(recipe: Path, videos: Path, inde
         found.append(rows.read_text())
     assert same_run(tmp_path / "of shards", tmp_path / "of files")
     assert found[0] == found[1]
-
-
-def test_a_cache_of_frames_serves_shards(recipe, videos, index, tmp_path, monkeypatch):
-    monkeypatch.setenv("EVEREST_CACHE", str(tmp_path / "cache"))
-    options = ["--recipe", recipe, "--data", videos, "--set", f"data.train={index}", "--gpus", "cpu", "-q"]
-    run("pretrain", *options, "-o", tmp_path / "none")
-    run("pretrain", *options, "--set", "data.cache=disk", "-o", tmp_path / "disk")
-    assert len(list((tmp_path / "cache" / "frames").glob("*.npy"))) == 4
-    assert same_run(tmp_path / "disk", tmp_path / "none")

@@ -11,19 +11,14 @@ EPOCHS = 3  # of RECIPE, each of one step
 
 
 @pytest.fixture
-def data(tmp_path: Path, clip_files: Path) -> Path:
-    return shutil.copytree(clip_files, tmp_path / "data")
+def command(recipe: Path, tmp_path: Path) -> list[str]:
+    return ["pretrain", "--recipe", str(recipe), "-o", str(tmp_path / "run"), "-q"]
 
 
 @pytest.fixture
-def command(recipe: Path, data: Path, tmp_path: Path) -> list[str]:
-    return ["pretrain", "--recipe", str(recipe), "--data", str(data), "-o", str(tmp_path / "run"), "-q"]
-
-
-@pytest.fixture
-def finished(command: list[str], tmp_path: Path) -> Path:
-    everest(command)
-    return tmp_path / "run"
+def finished(autoencoder_run: Path, tmp_path: Path) -> Path:
+    """What the command has trained."""
+    return Path(shutil.copytree(autoencoder_run, tmp_path / "run"))
 
 
 def everest(command: list[str], *options: object, code: int = 0) -> str:
@@ -77,11 +72,11 @@ def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command,
     assert "train.seed (0, now 5); use its values" in shown
 
 
-def test_videos_may_move_as_a_whole(command, finished, data: Path):
-    moved = data.rename(data.with_name("elsewhere"))
-    everest([moved.as_posix() if part == str(data) else part for part in command])
-    data.symlink_to(moved)
-    everest(command)
+def test_videos_may_move_as_a_whole(command, finished, videos: Path):
+    moved = videos.rename(videos.with_name("elsewhere"))
+    everest(command, "--data", moved)
+    videos.symlink_to(moved)
+    everest(command, "--data", videos)
 
 
 def test_a_run_of_one_batch_is_another_run(command, finished):
@@ -90,15 +85,15 @@ def test_a_run_of_one_batch_is_another_run(command, finished):
     assert "--overfit-one-batch (true, now false)" in everest(command, code=2)
 
 
-def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(recipe, data, tmp_path):
+def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(recipe, videos, tmp_path):
     rows = [f"clip{i}.mp4,{name}" for i, name in enumerate(["run", "walk"] * 2)]
-    (data / "train.csv").write_text("\n".join(rows))
-    options = ["--recipe", recipe, "--data", data, "-o", tmp_path / "run"]
+    (videos / "train.csv").write_text("\n".join(rows))
+    options = ["--recipe", recipe, "--data", videos, "-o", tmp_path / "run"]
     everest(["finetune --init none -q", *options])
-    shutil.copy(data / "clip0.mp4", data / "new.mp4")
-    (data / "train.csv").write_text("\n".join(["new.mp4,run", *rows[1:]]))
+    shutil.copy(videos / "clip0.mp4", videos / "new.mp4")
+    (videos / "train.csv").write_text("\n".join(["new.mp4,run", *rows[1:]]))
     assert "another list of 4 videos" in everest(["finetune --init none -q", *options], code=2)
-    (data / "train.csv").write_text("\n".join(rows).replace("walk", "amble"))  # sorts before run
+    (videos / "train.csv").write_text("\n".join(rows).replace("walk", "amble"))  # sorts before run
     assert "or other labels" in everest(["finetune --init none -q", *options], code=2)
 
 
@@ -137,16 +132,16 @@ def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypa
     assert options.folder("ucf101").name == "ucf101-20260101-000000-2"
 
 
-def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, data: Path, tmp_path: Path):
+def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, videos: Path, tmp_path: Path):
     folder = tmp_path / "run"
-    command = ["finetune --init none -q", "--recipe", recipe, "--data", data, "-o", folder]
-    (data / "val.csv").write_text("\n".join(f"broken{i}.mp4 {i % 2}" for i in range(8)))
+    command = ["finetune --init none -q", "--recipe", recipe, "--data", videos, "-o", folder]
+    (videos / "val.csv").write_text("\n".join(f"broken{i}.mp4 {i % 2}" for i in range(8)))
     for i in range(8):
-        (data / f"broken{i}.mp4").write_text("no video")
+        (videos / f"broken{i}.mp4").write_text("no video")
     everest(command, "--set", "data.val=val.csv", code=4)
     assert len(states(folder)) == 1
     for i in range(8):
-        shutil.copy(data / f"clip{i % 4}.mp4", data / f"broken{i}.mp4")
+        shutil.copy(videos / f"clip{i % 4}.mp4", videos / f"broken{i}.mp4")
     everest(command, "--set", "data.val=val.csv")
     rows = RunFolder(folder).rows()
     assert [row["step"] for row in rows if "val_top1" in row] == [1, 2, 3]

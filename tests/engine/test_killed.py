@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,9 +85,8 @@ def test_a_folder_with_other_files_is_still_refused(command, tmp_path: Path, nam
     assert file.read_text() == text
 
 
-def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(command, tmp_path: Path):
-    called(*command)
-    run = tmp_path / "run"
+def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(command, autoencoder_run, tmp_path):
+    run = Path(shutil.copytree(autoencoder_run, tmp_path / "run"))
     ours = (run / "model.safetensors").read_bytes()
     kept = {run / ".tmpAbCd12": b"of another program", run / ".notes.part": b"mine", run / ".tmpl": ours}
     left = [run / ".model.safetensors.part", run / "state" / ".step-000000002.safetensors.part"]

@@ -233,7 +233,7 @@ def test_a_first_signal_at_a_terminal_is_answered_at_once(tmp_path: Path, recipe
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-m", "everest_cli", *command])
     os.set_blocking(terminal, False)
-    shown, signaled, deadline = b"", False, time.monotonic() + 60
+    shown, signaled, deadline = b"", False, time.monotonic() + 300
     while time.monotonic() < deadline:
         if not signaled and len(run.rows()) >= 2:
             os.kill(pid, signal.SIGINT)

@@ -1,5 +1,6 @@
 """What holds for every command: inputs stay, names and titles may be odd, a kill leaves no rubbish."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from small_runs import called, contents, refused, small_recipe
 
 from everest.system.files import is_unfinished
-from everest.system.weights import Weights
+from everest.system.weights import Weights, read_weights
 
 OVERWRITE = "--overwrite"
 
@@ -68,14 +69,18 @@ def test_no_folder_of_images_gets_more_images(tmp_path: Path):
 
 
 @pytest.fixture
-def junk(tmp_path: Path) -> dict[str, Path]:
+def junk(tmp_path: Path, classifier_run: Path) -> dict[str, Path]:
     """Files that are no usable checkpoint."""
-    files = {name: tmp_path / f"{name}.safetensors" for name in ("missing", "random", "deep", "tokenizer")}
+    names = ("missing", "random", "deep", "nan", "tokenizer")
+    files = {name: tmp_path / f"{name}.safetensors" for name in names}
     files["random"].write_bytes(bytes(range(256)) * 50)
     fields = {"classes": None, "recipe": "r", "step": 1}
     Weights(kind="tokenizer", settings={}, **fields).save(files["tokenizer"])
     nested = Weights(kind="classifier", settings={}, **fields).metadata()
     save_file({}, files["deep"], metadata=nested | {"settings": "[" * 3_000})
+    good = read_weights(classifier_run / "model.safetensors")
+    next(iter(good.tensors.values())).view(-1)[0] = math.nan
+    good.save(files["nan"])
     return files
 
 
@@ -91,15 +96,18 @@ def test_a_checkpoint_that_is_none_is_reported_before_the_data(tmp_path: Path, a
             ["predict", "--recipe", recipe, "-c", file, table],
             ["extract", "--recipe", recipe, "-c", file, table, "-o", tmp_path / "f.npz"],
             ["select-frames", "-c", file, gone],
+            ["export --to onnx", file, "-o", tmp_path / "model.onnx"],
         ]
         if name != "tokenizer":
             commands += [
                 ["visualize-mask", "-c", file, gone],  # shows the choice of a tokenizer
+                ["convert --inspect", file],
                 ["pretrain", *tokens, "--set", f"tokenizer.checkpoint={file}"],
                 ["prepare", "tokens", *tokens, "--set", f"tokenizer.checkpoint={file}"],
             ]
         for command in commands:
-            assert str(file) in refused(*command, code=6), (name, command[0])
+            (line,) = refused(*command, code=6).splitlines()
+            assert str(file) in line, (name, command[0])
     message = refused("predict", "-c", autoencoder_run, table, code=6)
     assert "where a classifier one is needed" in message
     assert not (tmp_path / "run").exists()

@@ -200,16 +200,3 @@ def test_shapes_of_no_layer_are_refused(name: str, shape: tuple[int, ...], tmp_p
     save_file(tensors | {key: torch.zeros(48, 47)}, tmp_path / "model.safetensors")  # not as wide as queries
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert "has a shape that no layer has" in problem_of(converted, tmp_path)
-
-
-def test_commands_end_with_their_code(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    original = classifier_run / "model.safetensors"
-    settings = json.loads(read_metadata(original)["settings"]) | {"frames": 3}
-    file = with_header(original, tmp_path / "x.safetensors", settings=json.dumps(settings))
-    for command in (
-        ["predict", clip_files / "clip0.mp4", "-c", file],
-        ["extract", clip_files / "clip0.mp4", "-c", file, "-o", tmp_path / "o.npz"],
-        ["export", file, "--to", "onnx", "-o", tmp_path / "o.onnx"],
-        ["convert", file, "--inspect"],
-    ):
-        assert refused(*command, code=6).count("\n") == 1

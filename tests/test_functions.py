@@ -114,12 +114,6 @@ def test_predictions_are_those_of_the_command(
     assert everest.predict(classifier, [str(videos)], workers=1, **options) == expected
 
 
-def test_timelines_are_those_of_the_command(classifier: VideoClassifier, clip_files: Path):
-    video = clip_files / "clip1.mp4"
-    shown = json_of("timeline --window 0.5 --step 0.25", video, "-c", classifier.file)
-    assert everest.timeline(classifier, [video], window=0.5, step=0.25).rows() == shown
-
-
 def test_an_unreadable_video_has_an_error(classifier: VideoClassifier, clip_files: Path, tmp_path: Path):
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")

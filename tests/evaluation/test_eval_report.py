@@ -80,9 +80,9 @@ def test_unreadable_videos_are_on_the_page(classifier_run: Path, clip_files: Pat
 def test_a_video_that_cannot_be_waited_for_ends_a_short_evaluation(classifier_run: Path, tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.mp4")  # opening it waits for a writer
     (tmp_path / "list.csv").write_text(f"{tmp_path}/pipe.mp4 0\n")
-    settings = (f"data.test={tmp_path}/list.csv", "train.workers=1", "train.data_timeout=3")
+    settings = (f"data.test={tmp_path}/list.csv", "train.workers=1", "train.data_timeout=1")
     error = refused("eval -q", "-c", classifier_run, *sets(*settings), code=4)
-    assert "no clip within 3 s" in error
+    assert "no clip within 1 s" in error
 
 
 def test_nothing_is_replaced_by_default(classifier_run: Path, tmp_path: Path):

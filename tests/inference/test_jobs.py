@@ -167,7 +167,7 @@ def test_a_video_that_cannot_be_waited_for_ends_a_short_job(
     classifier_run: Path, tmp_path: Path, command: str
 ):
     recipe = (classifier_run / "recipe.yaml").read_text()
-    settings = {"workers: 0": "workers: 1", "data_timeout: 300": "data_timeout: 3"}
+    settings = {"workers: 0": "workers: 1", "data_timeout: 300": "data_timeout: 1"}
     for before, after in settings.items():
         assert before in recipe
         recipe = recipe.replace(before, after)
@@ -175,4 +175,4 @@ def test_a_video_that_cannot_be_waited_for_ends_a_short_job(
     os.mkfifo(tmp_path / "pipe.mp4")  # opening it waits for a writer
     options = ["-c", classifier_run, "-r", tmp_path / "impatient.yaml", "-q"]
     error = refused(command, tmp_path / "pipe.mp4", *options, code=4)
-    assert "within 3 s (train.data_timeout) from " in error
+    assert "within 1 s (train.data_timeout) from " in error

@@ -32,10 +32,12 @@ def suggest(
     train: str | None = option("--train LIST", "Training list [train.csv]."),
     val: str | None = option("--val LIST", "Validation list [val.csv]."),
     test: str | None = option("--test LIST", "Test list [test.csv]."),
-    pretrain: str | None = option("--pretrain SOURCE", "Folder or list of videos to pre-train on first."),
+    pretrain: str | None = option(
+        "--pretrain SOURCE", "Folder or list of videos to pre-train on first [pretrain.csv]."
+    ),
     init: str = option(*o.INIT, "none"),
     group: str | None = option("--group G", "Groups of the videos; see `everest prepare split`."),
-    unlabeled: bool = option("--unlabeled", "DATA itself has no classes: pre-train only.", False),
+    unlabeled: bool = option("--unlabeled", "Pre-train only; DATA needs no classes.", False),
     task: TaskName | None = o.TASK,
     device: Device | None = option("--device", "CPU or GPU memory [this machine's]."),
     hours: float | None = option("--hours H", "Maximum hours per stage.", min=0.01, max=10_000),
@@ -47,6 +49,7 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
+    from everest.suggest.data_section import pretraining_list
     from everest.suggest.suggestion import SuggestRequest, suggest_for_folder, this_device
 
     check_new_file(output, overwrite=overwrite)
@@ -56,10 +59,11 @@ def suggest(
     refuse(
         {
             "--task: has no effect with --unlabeled": unlabeled and task,
-            "--pretrain: has no effect with --unlabeled": unlabeled and pretrain,
             f"--hours: cannot measure the speed of --device {device} on this machine; leave it out": no_speed,
         }
     )
+    if pretrain is None and train is None:
+        pretrain = pretraining_list(data)
     lists = {"train": train, "val": val, "test": test}
     request = SuggestRequest(
         data=data,

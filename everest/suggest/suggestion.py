@@ -103,10 +103,10 @@ class Suggestion:
     def text(self) -> str:
         """The YAML."""
         base = (self.size or DEVICE_VALUES[self.device]).base
-        is_large = self.facts.train.videos >= FEWEST_PAPER_VIDEOS
-        if self.purpose == "pretrain" and self.device != "cpu" and is_large:
+        is_large = (self.facts.pretrain or self.facts.train).videos >= FEWEST_PAPER_VIDEOS
+        if self.purpose != "scratch" and self.device != "cpu" and is_large:
             base = PAPER_BASE_LINE
-            choices = paper_values(self.facts, self.device, most_steps=self.most_steps.get("pretrain"))
+            choices = paper_values(self.facts, self.device, most_steps=self.most_steps)
         else:
             choices = choose_values(
                 self.facts, self.device, purpose=self.purpose, most_steps=self.most_steps, size=self.size
@@ -173,8 +173,8 @@ class SuggestRequest:
     output: Path
     lists: Mapping[str, str]  # by their keys of the data section; empty: those in the folder
     device: str  # one of `DEVICE_VALUES`
-    pretrain: str | None  # a folder or a list of videos to pre-train on first
-    unlabeled: bool  # pre-train only, on `data`
+    pretrain: str | None  # a folder or a list of videos to pre-train on first; see `pretraining_list`
+    unlabeled: bool  # pre-train only, on `pretrain` or `data`
     task: Task | None  # None: as the labels show
     group: str | None  # of the videos of class folders
     init: str | None  # the weights to start from; None: from scratch

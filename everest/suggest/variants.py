@@ -1,6 +1,6 @@
 """Variants of a suggested recipe: as in the EVEREST paper, from given weights, or for a latency on a CPU.
 
-The paper's pre-training is for many unlabeled videos and a GPU, and each value names its table. Small sets of
+The paper's recipe is for pre-training on many videos and a GPU, and each value names its table. Small sets of
 real clips gained more from pre-training between views (everest.suggest.rules); the paper's gains are of large
 sets. The threshold, and the epochs for sets of another size, are our choice.
 
@@ -11,7 +11,7 @@ our choice, and not yet measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from everest.checkpoints.describe import WeightSettings
@@ -23,6 +23,7 @@ from everest.suggest.rules import (
     MOST_PROBES,
     Choice,
     DataFacts,
+    choose_values,
     frame_size,
 )
 from everest.system.text import counted
@@ -36,8 +37,13 @@ FEWEST_PAPER_VIDEOS: Final = 100_000  # heuristic: the smaller of the paper's la
 PAPER_EPOCHS: Final = 200  # Table 7, of Kinetics-400
 PAPER_VIDEOS: Final = 240_000  # about as many are in the training list of Kinetics-400
 PAPER_WARMUP_EPOCHS: Final = 40  # Table 7
+PAPER_WARMUP_SHARE: Final = PAPER_WARMUP_EPOCHS / PAPER_EPOCHS
 PAPER_BATCH: Final = 1024  # Table 7
 PAPER_BASE_LR: Final = {"vit-s": 1.5e-4, "vit-b": 3e-4}  # Table 7
+PAPER_TUNED_EPOCHS: Final = {"vit-s": 75, "vit-b": 35}  # Table 8
+PAPER_TUNED_WARMUP_EPOCHS: Final = 5  # Table 8
+PAPER_TUNED_BATCH: Final = 384  # Table 8
+VALUES_OF_LABELS: Final = ("data.flip", "finetune.label_smoothing", "finetune.sampler")
 PAPER_STRIDES: Final = (4, 2, 1)  # Table 7: 4 for Kinetics-400, 2 for the shorter videos of SSv2 and HMDB51
 RECIPE_SECTIONS: Final = ("data", "model", "pretrain", "finetune", "eval")  # in their order in a recipe
 TUNED_BLOCKS: Final = 2  # the last ones, on a CPU
@@ -49,29 +55,34 @@ TUNED_PEAK_LR: Final = 3e-4  # trained weights need smaller steps than new ones
 ADAPTER_PEAK_LR: Final = 1e-3
 
 
-def paper_values(facts: DataFacts, device_name: str, *, most_steps: int | None) -> list[Choice]:
-    """The values of pre-training, in the order of the sections; all others are those of `PAPER_BASE`."""
-    backbone, samples = DEVICE_VALUES[device_name].backbone, facts.train.samples
+def paper_values(facts: DataFacts, device_name: str, *, most_steps: Mapping[str, int]) -> list[Choice]:
+    """The values in the order of the sections; all others are those of `PAPER_BASE`."""
+    backbone, size = DEVICE_VALUES[device_name].backbone, facts.pretrain or facts.train
+    samples, num_frames = size.samples, min(facts.frames, facts.pretrain_frames or facts.frames)
     epochs = max(1, round(PAPER_EPOCHS * PAPER_VIDEOS / samples))
-    stride = next((stride for stride in PAPER_STRIDES if stride * CLIP_FRAMES <= facts.frames), 1)
-    few_steps = (
-        None if most_steps is None or most_steps >= epochs * samples // PAPER_BATCH else max(1, most_steps)
-    )
-    validations = MOST_VALIDATIONS if few_steps else epochs
-    gpu = f"fits a GPU of {device_name.removesuffix('GB')} GB; the paper has ViT-S, -B and -L"
+    stride = next((stride for stride in PAPER_STRIDES if stride * CLIP_FRAMES <= num_frames), 1)
     clips = f"as many clips as {PAPER_EPOCHS} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of Kinetics-400"
     fifth = f"a fifth, as in Table 7 ({PAPER_WARMUP_EPOCHS} of {PAPER_EPOCHS})"
     schedule = [
         Choice("pretrain.epochs", epochs, clips),
-        Choice("pretrain.warmup_epochs", round(epochs * PAPER_WARMUP_EPOCHS / PAPER_EPOCHS), fifth),
+        Choice("pretrain.warmup_epochs", round(epochs * PAPER_WARMUP_SHARE), fifth),
     ]
-    if few_steps:
-        few = f"in the time of --hours; the paper's clips need {epochs} epochs"
-        schedule = [
-            Choice("pretrain.steps", few_steps, few),
-            Choice("pretrain.warmup_steps", few_steps // 5, "a fifth, as in Table 7"),
-        ]
-    frames = f"Table 7: 4, or 2 for short videos; the median has {facts.frames:g} frames"
+    planned, validations = epochs * samples // PAPER_BATCH, epochs
+    short = _steps_in_hours("pretrain", most_steps, planned, PAPER_WARMUP_SHARE)
+    if short:
+        schedule, validations = short, MOST_VALIDATIONS
+    tuned_epochs = PAPER_TUNED_EPOCHS[backbone]
+    planned = tuned_epochs * facts.train.samples // PAPER_TUNED_BATCH
+    tuning = _steps_in_hours("finetune", most_steps, planned, PAPER_TUNED_WARMUP_EPOCHS / tuned_epochs)
+    by_labels = {
+        choice.key: choice
+        for choice in choose_values(facts, device_name, purpose="finetune", most_steps={})
+        if choice.key in VALUES_OF_LABELS
+    }
+    flip_reason = "Table 7; false, as for SSv2, if left and right differ in meaning"
+    flip = by_labels.pop("data.flip", Choice("data.flip", True, flip_reason))
+    gpu = f"fits a GPU of {device_name.removesuffix('GB')} GB; the paper has ViT-S, -B and -L"
+    frames = f"Table 7: 4, or 2 for short videos; the median has {num_frames:g} frames"
     ratios = "EVEREST's: rho_pre (Table 7), rho_pre x rho_post (Section 4.1)"
     selection = {"strategy": "redundancy-robust", "keep_ratio": 0.3, "visible_ratio": 0.1}
     probe = {"every": -(-validations // MOST_PROBES)}
@@ -79,7 +90,7 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: int | None) 
         Choice("data.num_classes", None, "as many as the labels have"),
         Choice("data.frames", CLIP_FRAMES, "Table 1"),
         Choice("data.size", 224, "Table 1"),
-        Choice("data.flip", True, "Table 7; false, as for SSv2, if left and right differ in meaning"),
+        flip,
         Choice("model.backbone", backbone, gpu),
         Choice("model.input", "frames", "Section 4.1: RGB frames"),
         Choice("pretrain.stride", stride, frames),
@@ -90,6 +101,22 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: int | None) 
         Choice("pretrain.selection", selection, ratios),
         Choice("pretrain.probe", probe, f"our choice: about {MOST_PROBES} probes"),
         Choice("finetune.stride", stride, "as in pre-training"),
+        *tuning,
+        *by_labels.values(),
+    ]
+
+
+def _steps_in_hours(
+    stage: str, most_steps: Mapping[str, int], planned: int, warmup_share: float
+) -> list[Choice]:
+    """The steps of a stage that has no time for its planned steps; empty if it has."""
+    most = most_steps.get(stage, planned)
+    if most >= planned:
+        return []
+    steps = max(1, most)
+    return [
+        Choice(f"{stage}.steps", steps, f"in the time of --hours; the paper's epochs need {planned}"),
+        Choice(f"{stage}.warmup_steps", int(steps * warmup_share), f"{warmup_share:.0%}, as in the paper"),
     ]
 
 

@@ -112,15 +112,31 @@ def test_many_videos_and_a_gpu_get_the_pre_training_of_the_paper(device, backbon
     assert len(stated) == len(re.findall(r"^  \w+:", suggestion.text, re.MULTILINE)) - 2  # root, train
 
 
-def test_the_pre_training_of_the_paper_needs_many_videos_a_gpu_and_no_labels():
+def test_the_recipe_of_the_paper_needs_many_videos_for_pre_training_and_a_gpu():
     assert "objective: views" in suggested(99_999, "80GB").text
     assert "objective: views" in suggested(100_000, "cpu").text
-    assert "objective: views" in suggested(100_000, "80GB", "finetune").text
+    assert "objective: pixels" in suggested(100_000, "80GB", "finetune").text
+    assert "objective: views" in suggested(100_000, "80GB", "scratch").text
     assert (
         "stride: 2 # Table 7" in replace(suggested(200_000, "80GB"), facts=facts_of(200_000, frames=50)).text
     )
     short = suggested(300_000, "80GB", most_steps={"pretrain": 900}).recipe.pretrain
     assert (short.epochs, short.steps, short.warmup_steps, short.probe.every) == (None, 900, 180, 2)
+
+
+def test_many_unlabeled_and_few_labeled_videos_get_one_recipe_of_the_paper_for_both_stages():
+    unlabeled = ListSize(samples=300_000, videos=300_000, groups=300_000)
+    names = ("turn left", "turn right")
+    facts = replace(
+        facts_of(20_000, frames=250), pretrain=unlabeled, class_names=names, imbalance=20, task="single-label"
+    )
+    k400 = load_recipe("k400")
+    both = replace(suggested(1, "80GB", "finetune"), facts=facts).recipe
+    assert both.pretrain == replace(k400.pretrain, epochs=160, warmup_epochs=32, probe=both.pretrain.probe)
+    assert both.finetune == replace(k400.finetune, sampler="sqrt")
+    assert (both.model, both.data.flip) == (k400.model, False)  # a mirrored clip shows the other class
+    short = replace(suggested(1, "80GB", "finetune", most_steps={"finetune": 700}), facts=facts).recipe
+    assert (short.finetune.epochs, short.finetune.steps, short.finetune.warmup_steps) == (None, 700, 100)
 
 
 ONE_RATE = {"finetune.layer_decay": 1.0}
@@ -359,6 +375,18 @@ def test_a_list_of_many_videos_gets_a_recipe_of_the_paper(here: Path, monkeypatc
     assert "base: k400 # tables and sections: EVEREST paper (ICML 2024)" in text
     assert "epochs: 1200000 # as many clips as 200 epochs (Table 7) of the 240,000 videos of Kinetics" in text
     called("pretrain --recipe mine.yaml --print-config")
+
+
+def test_the_list_pretrain_csv_next_to_train_csv_is_pre_trained_on(here: Path):
+    lines = Path("data/train.csv").read_text("utf-8").splitlines()
+    Path("data/pretrain.csv").write_text("path\n" + "\n".join(line.split(",")[0] for line in lines[1:]))
+    for options in ("", "--unlabeled", "--unlabeled --pretrain pretrain.csv"):
+        shown(f"data -q {options}")
+        data = load_recipe(MINE).data
+        assert (data.train, data.test, data.pretrain) == ("train.csv", "test.csv", "pretrain.csv")
+        called(f"pretrain {DRY_RUN}")
+    shown("data -q --train train.csv")
+    assert load_recipe(MINE).data.pretrain is None
 
 
 def test_short_videos_for_pre_training_are_read_without_gaps(here: Path):

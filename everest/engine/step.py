@@ -1,11 +1,12 @@
-"""The parts of a step: its numbers, which leave the device later, clipped gradients, and the optimizers."""
+"""The parts of a step: its numbers, which leave the device later; its gradients; whether it is applied."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +17,9 @@ from everest.engine.network import GRAD_NORM, Network
 from everest.engine.state import SaveRequest
 from everest.system.compute import HostCopy
 from everest.system.weights import full_tensor
+
+SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
+SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
 
 
 class PassLosses(NamedTuple):
@@ -86,6 +90,41 @@ class StepRecord:
         finite = by_process.isfinite()
         numbers = NumbersInFlight(names, HostCopy({"numbers": by_process}))
         return numbers, finite[:, : len(self.losses)].all(), finite[:, : len(names)].all()
+
+
+@dataclass(eq=False)
+class UpdateGuard:
+    """Skips updates whose losses or gradients are not finite, and ends a run that cannot recover.
+
+    The device skips an update without the host (`skips`), which judges the same numbers a step later
+    (`judge`): with the policy `stop`, the device therefore skips all updates after the first one.
+    """
+
+    policy: Literal["stop", "skip"]  # `train.nonfinite`
+    scaled: bool  # fp16: an overflow of the gradient is part of finding the scale
+    skipped: int = 0  # skipped updates in a row
+    ended: Tensor | bool = False  # () bool on the device: whether an update has ended the run
+
+    def skips(self, losses_finite: Tensor, all_finite: Tensor) -> Tensor:
+        """Whether an update is skipped: 0 or 1, () float32 on the device.
+
+        Args:
+            losses_finite, all_finite: () bool on the device; see `StepRecord.send`.
+        """
+        if self.policy == "stop":
+            self.ended = ~(losses_finite if self.scaled else all_finite) | self.ended
+        return (~all_finite | self.ended).float()
+
+    def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:
+        """Judge the update with these numbers, by their names in metrics.jsonl."""
+        broken = {name for name, value in figures.items() if not math.isfinite(value)}
+        self.skipped = self.skipped + 1 if broken else 0
+        overflow = self.scaled and broken == {GRAD_NORM}
+        if not broken:
+            return "sound"
+        if self.skipped > (SCALER_LIMIT if overflow else SKIP_LIMIT):
+            return "stop"
+        return "overflow" if overflow else self.policy
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

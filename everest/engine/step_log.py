@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final
 
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import gather_object
@@ -18,7 +18,7 @@ from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
 from everest.engine.state import SaveSchedule
-from everest.engine.step import NumbersInFlight, StepRecord
+from everest.engine.step import NumbersInFlight, StepRecord, UpdateGuard
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.files import write_text
@@ -26,32 +26,10 @@ from everest.system.run_folder import NONFINITE_FILE, Row
 from everest.system.text import json_text
 
 RECENT_LOSSES: Final = 50  # heuristic: their mean shows whether a run learns
-SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
-SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
 # All our choice.
 MOST_WAITING: Final = 0.3  # the share of the time of the first steps, above which a warning is shown
 WATCHED_SECONDS: Final = 60.0  # how long a run is watched; the first files take longer
 WATCHED_STEPS: Final = 20  # steps that are watched, at least
-
-
-@dataclass
-class Nonfinite:
-    """Decides what happens to an update whose loss or gradient is not finite (`train.nonfinite`)."""
-
-    policy: Literal["stop", "skip"]
-    scaled: bool  # fp16: an overflow of the gradient is part of finding the scale
-    skipped: int = 0  # skipped updates in a row
-
-    def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:
-        """Judge the update with these numbers, by their names in metrics.jsonl."""
-        broken = {name for name, value in figures.items() if not math.isfinite(value)}
-        self.skipped = self.skipped + 1 if broken else 0
-        overflow = self.scaled and broken == {GRAD_NORM}
-        if not broken:
-            return "sound"
-        if self.skipped > (SCALER_LIMIT if overflow else SKIP_LIMIT):
-            return "stop"
-        return "overflow" if overflow else self.policy
 
 
 class StepLog:
@@ -63,6 +41,7 @@ class StepLog:
         saves: learns what any process needs.
         workers: processes that read videos, of each process.
     Attributes:
+        guard: skips the updates that it judges later.
         losses: the last finite losses.
         tracker: of the main process, in addition to metrics.jsonl.
     """
@@ -72,7 +51,7 @@ class StepLog:
     ) -> None:
         self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.bad_videos = BadVideos(recipe.data.max_bad)
-        self.nonfinite = Nonfinite(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
+        self.guard = UpdateGuard(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
         self.tracker: GeneralTracker | None = None
         self._context = context
         self._plan = plan
@@ -81,6 +60,15 @@ class StepLog:
         self._waits = WaitWatch()
         self._unread: deque[tuple[StepRecord, NumbersInFlight]] = deque()
         self._new_rows: list[Row] = []  # logged, and not yet taken by the loop
+
+    def notes(self) -> dict[str, Any]:
+        """The counters that a resumed run continues, as plain values."""
+        return {"videos": self.bad_videos.counts(), "skipped": self.guard.skipped}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """The inverse of `notes`."""
+        self.guard.skipped = notes["skipped"]
+        self.bad_videos.restore(notes["videos"], self._context.run_folder.bad_videos())
 
     def write(self, row: Row) -> None:
         """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
@@ -149,8 +137,8 @@ class StepLog:
     def _check_finite(self, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report a skipped update, with its videos; DivergedError if it ends the run."""
         step = record.number + 1
-        verdict = self.nonfinite.judge(figures)
-        skipped = self.nonfinite.skipped
+        verdict = self.guard.judge(figures)
+        skipped = self.guard.skipped
         none_applied = skipped == self._plan.steps  # the run ends without any update
         if verdict in ("sound", "overflow") and not none_applied:
             return

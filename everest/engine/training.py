@@ -17,7 +17,7 @@ from typing import Any, Final, Never, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
@@ -79,7 +79,6 @@ class Training:
         self.step_log = StepLog(context, self.recipe, self.plan, self.saves, workers=self.workers)
         self.to_device = DeviceCopy(device)
         self.dropped_paths = DroppedPaths(self.networks[0].module)  # none in pre-training
-        self.broken = torch.zeros((), device=device)  # 1 after an update that ends the run
         self._last_step = self.plan.steps
         self._warned: set[str] = set()
 
@@ -89,8 +88,7 @@ class Training:
         self.has_weights = notes is not None or self.steps_done == 0
         self._last_step = self.run_folder.environment().plan.finished or self.plan.steps
         if notes is not None:
-            self.step_log.nonfinite.skipped = notes["skipped"]
-            self.step_log.bad_videos.restore(notes["videos"], self.run_folder.bad_videos())
+            self.step_log.restore(notes)
 
     def order(self, step: int = 0) -> StepSampler:
         """The samples from `step` to the last step; they follow from the seed and the step."""
@@ -145,20 +143,6 @@ class Training:
         """Whether the run has steps left."""
         return self.steps_done < self._last_step
 
-    def skips(self, losses_finite: Tensor, all_finite: Tensor) -> Tensor:
-        """Whether an update is skipped: 0 or 1, () float32 on the device, decided without the host.
-
-        An update is skipped if its losses or gradient norms are not finite. With `train.nonfinite: stop`, all
-        later updates are skipped, too: the host learns of the first one a step late, and ends the run.
-
-        Args:
-            losses_finite, all_finite: () bool on the device; see `StepRecord.send`.
-        """
-        if self.train_settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
-            counted = all_finite if self.accelerator.scaler is None else losses_finite
-            self.broken = torch.maximum(self.broken, counted.logical_not().float())
-        return torch.maximum(self.broken, all_finite.logical_not().float())
-
     def stop(self, number: int, *, saved: bool) -> Never:
         """Raise Stopped; if `saved`, save first, which all processes must do together."""
         text, place = "timed out waiting for a batch, so this step is not saved", "the last saved step"
@@ -174,8 +158,7 @@ class Training:
         """Log all steps, and write the newest weights and a state; all processes must call it."""
         self.step_log.read()
         self.saves.restart()
-        counts = self.step_log.bad_videos.counts()
-        self.state.save(self.steps_done, {"videos": counts, "skipped": self.step_log.nonfinite.skipped})
+        self.state.save(self.steps_done, self.step_log.notes())
 
     def end(self, reason: str) -> None:
         """End the run before the last step of its plan, unless it has ended here."""
@@ -265,7 +248,7 @@ class Step:
         training, accelerator, record = self._training, self._training.accelerator, self._record
         norms = clip_gradients(accelerator, training.networks, training.train_settings.clip_grad)
         numbers, losses_finite, all_finite = record.send(accelerator, norms, request=training.saves.request())
-        skipped = training.skips(losses_finite, all_finite)
+        skipped = training.step_log.guard.skips(losses_finite, all_finite)
         step_optimizers(accelerator, training.networks, skipped=skipped)
         return numbers
 

@@ -23,7 +23,8 @@ from everest.data.clips import ClipDataset
 from everest.data.loader import batches
 from everest.data.views import SampleViews
 from everest.engine.setup import check_host_memory
-from everest.engine.step_log import SCALER_LIMIT, Nonfinite, WaitWatch
+from everest.engine.step import SCALER_LIMIT, UpdateGuard
+from everest.engine.step_log import WaitWatch
 from everest.errors import DataError, EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system import processes as machine
@@ -33,10 +34,10 @@ SOUND = {"loss": 1.0, "grad_norm": 1.0}
 
 
 def test_overflow_of_a_scaled_gradient_is_part_of_fp16_but_not_for_ever():
-    scaled, overflow = Nonfinite("stop", scaled=True), {**SOUND, "grad_norm": math.inf}
+    scaled, overflow = UpdateGuard("stop", scaled=True), {**SOUND, "grad_norm": math.inf}
     assert {scaled.judge(overflow) for _ in range(SCALER_LIMIT)} == {"overflow"}
     assert scaled.judge(overflow) == "stop"
-    assert Nonfinite("stop", scaled=True).judge({**overflow, "loss": math.nan}) == "stop"
+    assert UpdateGuard("stop", scaled=True).judge({**overflow, "loss": math.nan}) == "stop"
 
 
 @pytest.mark.parametrize("weighted", [False, True])

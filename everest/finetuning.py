@@ -57,7 +57,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     validator = None
     if validation is not None:
         validator = Validator(training, model, validation, settings, classes.names)
-    tensors = [w if w is None else torch.from_numpy(w).to(training.accelerator.device) for w in weights]
+    tensors = [w if w is None else torch.from_numpy(w).to(context.accelerator.device) for w in weights]
     return Finetuning(
         training=training, settings=settings, model=model, validator=validator, class_weights=tensors
     )
@@ -96,9 +96,9 @@ class Finetuning:
                 rows = step.update(wait=validator is not None and training.plan.is_validated(step.number + 1))
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)
-                    training.warn_once("chance", warning)
+                    training.context.warn_once("chance", warning)
                 if validator is not None:
                     validator.validate_if_due(rows)
         best = None if validator is None else validator.summary()
         fix = "name a list of videos in data.val to keep the best weights instead of the last"
-        training.notice(best or f"finished after step {training.steps_done}; {fix}")
+        training.context.notice(best or f"finished after step {training.steps_done}; {fix}")

@@ -66,7 +66,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     if recipe.pretrain.probe.every and not context.options.one_batch:
         from everest.probes.during_training import Prober
 
-        prober = Prober(training, recipe, spec)
+        prober = Prober(training, recipe, spec, clips)
     return Pretraining(training=training, prober=prober)
 
 
@@ -92,7 +92,7 @@ class Pretraining:
     def train(self) -> None:
         """Train to the end of the plan."""
         training, prober = self.training, self.prober
-        collapse = CollapseWatch(training.run_folder.rows())
+        collapse = CollapseWatch(training.context.run_folder.rows())
         if prober is not None:
             prober.resume()
         with closing(training.steps()) as steps:
@@ -104,4 +104,4 @@ class Pretraining:
                     prober.probe_if_due()
         if training.step_log.losses:
             is_compared = prober is not None and prober.watches_loss
-            training.notice(closing_text(training, is_compared=is_compared))
+            training.context.notice(closing_text(training, is_compared=is_compared))

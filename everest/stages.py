@@ -23,6 +23,7 @@ from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run
 from everest.config.settings import Recipe
 from everest.config.yaml import read_yaml
 from everest.engine.context import RunOptions, run_context
+from everest.engine.setup import sample_facts
 from everest.engine.training import Stage, Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, unknown_name
 from everest.lists.sample import ListSize
@@ -70,7 +71,7 @@ def run_stage(
             return stage.training
         with start_or_resume(stage.training, recipe):
             stage.train()
-    stage.training.accelerator.wait_for_everyone()
+    stage.training.context.accelerator.wait_for_everyone()
     return stage.training
 
 
@@ -81,8 +82,8 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     All processes must call it. The tracker ends with the run, even after an error: another stage may follow
     in this process. Until then no other process can train the run.
     """
-    run, plan, options = training.run_folder, training.plan, training.context.options
-    main, resumed = training.accelerator.is_main_process, training.context.resumed
+    run, plan, options = training.context.run_folder, training.plan, training.context.options
+    main, resumed = training.context.accelerator.is_main_process, training.context.resumed
     with training_lock(run.path) if main else nullcontext():
         try:
             if main:  # unfinished files of killed processes
@@ -92,16 +93,16 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             if main and not resumed:
                 facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
                 facts["checkpoint_steps"] = facts.pop("validation_steps")  # the key in env.json
-                facts |= training.videos
+                facts |= sample_facts(recipe, training.clips, training.state.header.classes)
                 init_file = training.context.init_file
                 values = {"stage": options.stage, "plan": facts, "one_batch": options.one_batch}
                 values["init"] = None if init_file is None else init_file.file
                 if init_file is not None:
                     values |= {"init_name": init_file.name, "decoder": init_file.decoder}
-                    values["origin"] = training.weights_header.origin
+                    values["origin"] = training.state.header.origin
                 run.start(dump_recipe(recipe), values)
-            training.accelerator.wait_for_everyone()
-            training.report(heading(_summary(training)))
+            training.context.accelerator.wait_for_everyone()
+            training.context.report(heading(_summary(training)))
             if resumed:
                 training.resume()
             if main and options.tracker is not None:
@@ -159,7 +160,7 @@ def _summary(training: Training) -> str:
     total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     if trained < total:
         text += f"; trains {trained:,} of {total:,} parameters"
-    precision = training.accelerator.mixed_precision.replace("no", "fp32")
+    precision = training.context.accelerator.mixed_precision.replace("no", "fp32")
     return f"{text}; {precision}; {training.workers} workers for each process"
 
 
@@ -299,4 +300,4 @@ def _train_stage(
     changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
     given["resume"] = "auto" if given.get("resume", True) else "never"
     run_options = RunOptions(stage=stage, recipe_file=str(recipe), init=init, decoder=decoder, **given)
-    return run_stage(recipe_for_run(recipe, **changes), run_options, report).run_folder.path
+    return run_stage(recipe_for_run(recipe, **changes), run_options, report).context.run_folder.path

@@ -46,16 +46,17 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
     if (adversary := objective.adversary) is not None:
         optimizer = make_optimizer([adversary.group], betas=ADVERSARY_BETAS)
         others.append(Network(module=adversary.discriminator, optimizer=optimizer, name="discriminator"))
+    clips = tokenizer_clips(recipe)
     training = make_training(
         recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
         section=settings,
         spec=spec,
-        clips=tokenizer_clips(recipe),
+        clips=clips,
         context=context,
         other_networks=others,
         other_bytes=partial(objective.bytes_per_clip, spec),
     )
-    validator = TokenizerValidator(training, recipe)
+    validator = TokenizerValidator(training, recipe, clips)
     return TokenizerTraining(training=training, settings=settings, objective=objective, validator=validator)
 
 
@@ -79,13 +80,13 @@ class TokenizerTraining:
             adversarial = self.objective.adversary is not None
         rng = step.rng()
         # Some steps rebuild from all tokens: tokens that are rarely kept would be trained poorly.
-        chance = generator_at(training.train_settings.seed, Purpose.ALL_TOKENS, step.number).random()
+        chance = generator_at(training.recipe.train.seed, Purpose.ALL_TOKENS, step.number).random()
         warms_up = step.number < settings.warmup * training.plan.steps
         frames = in_unit_range(batch.frames.flatten(0, 1))  # (B, 3, T, H, W)
         generator = torch.Generator(frames.device).manual_seed(int(rng.integers(2**63)))
         all_tokens = warms_up or bool(chance < settings.full_batches)
         rebuilt = training.model(frames, generator=generator, all_tokens=all_tokens)
-        with training.accelerator.autocast():
+        with training.context.accelerator.autocast():
             loss, discriminator_loss, parts = self.objective(rebuilt, adversarial=adversarial, rng=rng)
         return PassLosses(loss, () if discriminator_loss is None else (discriminator_loss,), parts)
 
@@ -98,7 +99,7 @@ class TokenizerTraining:
             for step in steps:
                 adversarial = self.objective.adversary is not None and step.number >= adversary_start
                 if adversarial and step.number == adversary_start:
-                    training.notice(
+                    training.context.notice(
                         f"the discriminator starts after step {adversary_start}: its term joins the loss"
                     )
                 for batch in step.batches():

@@ -97,8 +97,8 @@ def _train(
     if options.dry_run:
         return None
     if is_main():
-        typer.echo(training.run_folder.path)
-    return training.run_folder.path
+        typer.echo(training.context.run_folder.path)
+    return training.context.run_folder.path
 
 
 def _check_init(init: str, folder: Path | None, *, overwrite: bool) -> None:

@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -86,6 +86,7 @@ class RunContext:
     init_file: InitFile | None = None  # the weights that the run starts from; None: from scratch
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
     overlaps: bool = False
+    warned: set[str] = field(default_factory=set)  # kinds of warnings that have been shown
 
     def notice(self, *texts: str | None) -> None:
         """Show each line of text that is not None to the user."""
@@ -96,6 +97,12 @@ class RunContext:
     def warn(self, *texts: str | None) -> None:
         """Show each warning that is not None to the user."""
         self.notice(*(text and f"warning: {text}" for text in texts))
+
+    def warn_once(self, kind: str, warning: str | None) -> None:
+        """Show a warning, if there is one and none of its kind has been shown."""
+        if warning is not None and kind not in self.warned:
+            self.warned.add(kind)
+            self.warn(warning)
 
     def read_init_weights(self) -> InitWeights | None:
         """Read the weights that the run starts from, if any, and show which they are."""

@@ -148,7 +148,7 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
             "view_spread": "projection spread {:.2f} (maximum 1)",
             "camera_loss": "camera motion error {:.2f} (guessing: 1)",
         }
-        rows = [row for row in training.run_folder.rows() if row.get("view_spread") is not None]
+        rows = [row for row in training.context.run_folder.rows() if row.get("view_spread") is not None]
         for name, measured in texts.items():
             values = [row[name] for row in rows[-RECENT_LOSSES:] if row.get(name) is not None]
             text += f"; {measured.format(fmean(values))}" if values else ""
@@ -159,7 +159,7 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
     text += f"; predicting each tubelet's mean color gives about {guess:g}"
     if fmean(losses) <= NEAR_MEAN_COLOR * guess or is_compared:
         return text
-    advice = learning_rate_advice(plan, new_weights=training.weights_header.origin is None)
+    advice = learning_rate_advice(plan, new_weights=training.state.header.origin is None)
     return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
 
 

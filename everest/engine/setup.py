@@ -12,11 +12,12 @@ from everest.config.settings import Recipe, TrainedSection
 from everest.data.clips import ClipDataset
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
-from everest.data.recipe_clips import examine_lengths, fingerprint
+from everest.data.recipe_clips import examine_lengths, fingerprint, resized_by
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_ema, prepare_model, shard, stage_optimizer
 from everest.engine.plan import StagePlan, plan_stage, plan_warnings
+from everest.engine.state import TrainState
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
@@ -66,37 +67,41 @@ def make_training(
             f"{setting} needs trained weights, but the encoder starts from new ones; name a checkpoint with "
             f"--init, or set {other}"
         )
-    samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
-    videos = {"videos": len(clips), "samples": samples}
     if context.resumed:
-        _check_inputs(context.run_folder, videos, spec)
+        _check_inputs(context.run_folder, sample_facts(recipe, clips, classes), spec)
     else:  # opens some of the videos
         context.notice(*clips.notices, examine_lengths(clips))
     plan, memory_warning = _plan_for_memory(recipe, section, spec, len(clips), context, other_bytes)
-    network = _network(recipe, section, spec, context, classes, init_weights)
+    networks = [_network(recipe, section, spec, context, classes, init_weights), *other_networks]
+    header = Weights(  # all that later commands need to rebuild the model and read clips
+        kind=spec.kind,
+        settings=spec.dump(),
+        classes=classes,
+        recipe=recipe.name,
+        step=0,
+        origin=init_weights and init_weights.origin,
+        clip=section.clip_settings(recipe.data.fps),
+    )
     training = Training(
         context=context,
         recipe=recipe,
-        model=prepare_model(context.accelerator, network.module, recipe.train),
-        networks=[network, *other_networks],
-        clips=clips,
         plan=plan,
-        weights_header=Weights(  # all that later commands need to rebuild the model and read clips
-            kind=spec.kind,
-            settings=spec.dump(),
-            classes=classes,
-            recipe=recipe.name,
-            step=0,
-            origin=init_weights and init_weights.origin,
-            clip=section.clip_settings(recipe.data.fps),
-        ),
-        videos=videos,
+        clips=resized_by(clips, recipe.data.resize, context.accelerator.device),
+        model=prepare_model(context.accelerator, networks[0].module, recipe.train),
+        networks=networks,
+        state=TrainState(context, networks, header, num_states=recipe.train.keep_states),
     )
     _check_shared_memory(training)
     if not context.options.one_batch:
         advice = () if context.resumed else plan_warnings(plan, new_weights=init_weights is None)
         context.warn(*advice, memory_warning)
     return training
+
+
+def sample_facts(recipe: Recipe, clips: ClipDataset, classes: Sequence[str] | None) -> dict[str, Any]:
+    """The number and the fingerprint of the samples of a stage, as in env.json."""
+    samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
+    return {"videos": len(clips), "samples": samples}
 
 
 def _check_inputs(run: RunFolder, videos: dict[str, Any], spec: ModelSpec | TokenizerSpec) -> None:
@@ -192,12 +197,12 @@ def _network(
 def _check_shared_memory(training: Training) -> None:
     """Refuse to start workers without enough shared memory; notice if there are fewer of them for it."""
     workers = training.workers
-    shared = shared_bytes(training.worker_clips, training.order(), workers=workers)
+    shared = shared_bytes(training.clips, training.order(), workers=workers)
     require_shared_memory(shared * local_processes())
-    if training.train_settings.workers == "auto" and workers < num_readers():
+    if training.recipe.train.workers == "auto" and workers < num_readers():
         few = f"{workers} of {num_readers()} workers, because little shared memory is free"
         fix = "start the container with --shm-size=8g or --ipc=host for all of them"
-        training.notice(f"train.workers: auto starts {few}; {fix}")
+        training.context.notice(f"train.workers: auto starts {few}; {fix}")
 
 
 def check_host_memory(needed: int, *, processes: int) -> str | None:

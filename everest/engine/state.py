@@ -126,6 +126,8 @@ class TrainState:
         networks: the run's model first.
         header: of `model.safetensors`; its tensors and step are added.
         num_states: the number of newest states to keep.
+    Attributes:
+        has_weights: False: the run is finished and its states were removed, so its weights are new.
     """
 
     def __init__(
@@ -134,7 +136,8 @@ class TrainState:
         self._networks = networks
         self._accelerator = context.accelerator
         self._run = context.run_folder
-        self._header = header
+        self.header = header
+        self.has_weights = True
         self._num_states = num_states
         self._saved_step = 0
         # On a GPU files are written while it computes the next steps; `finish` waits for them.
@@ -186,8 +189,8 @@ class TrainState:
     ) -> None:
         """Write the tensors of the model; adapters are added to their matrices, and only a state has them."""
         tensors = merged(self._networks[0].module, tensors)
-        settings = {**self._header.settings, **settings}
-        replace(self._header, tensors=tensors, step=step, settings=settings).save(path)
+        settings = {**self.header.settings, **settings}
+        replace(self.header, tensors=tensors, step=step, settings=settings).save(path)
 
     def restore(self, steps: int, *, notify: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:
         """Load the newest intact state of a run of `steps` steps, if it has one, and drop the rows after it.
@@ -228,6 +231,7 @@ class TrainState:
                 is_written = False
             if not is_written:  # killed between the last state and weights
                 self.save_weights(run.weights, step, {})
+        self.has_weights = state is not None or step == 0
         return step, None if state is None else state.notes
 
     def _newest(self, notify: Callable[[str], None]) -> SavedState | None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, Never, Protocol
+from typing import Final, Never, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from everest.config.settings import Recipe
 from everest.data.clips import Batch, ClipDataset, StepSampler
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
-from everest.data.recipe_clips import resized_by
 from everest.engine.context import RunContext
 from everest.engine.network import Network
 from everest.engine.plan import StagePlan
@@ -41,7 +40,6 @@ from everest.engine.step_log import StepLog
 from everest.models.drop_path import DroppedPaths
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped
-from everest.system.weights import Weights
 
 # Heuristic: how long a process waits for a batch after a stop signal, so that a step of several processes
 # can end, and be saved.
@@ -50,43 +48,27 @@ SHARED_STEP_SECONDS: Final = 10.0
 
 @dataclass(kw_only=True, eq=False)
 class Training:
-    """A running stage: its networks, clips, plan and number of steps done."""
+    """A stage in progress: networks that learn from clips by a plan, and the number of updates done."""
 
     context: RunContext
     recipe: Recipe
+    plan: StagePlan
+    clips: ClipDataset  # as workers read them: the device may resize their crops
     model: nn.Module  # as the loop calls it (everest.engine.network.prepare_model)
     networks: Sequence[Network]  # the model as built, then all others that learn in the same steps
-    clips: ClipDataset
-    plan: StagePlan
-    weights_header: Weights  # of `model.safetensors`; its tensors and step are added when it is saved
-    videos: dict[str, Any]  # number and fingerprint of the samples, for env.json
+    state: TrainState  # their files
     steps_done: int = 0  # updates done, over all resumes
-    has_weights: bool = True  # False: the run is finished and its states were removed, so its weights are new
 
     def __post_init__(self) -> None:
-        context = self.context
-        self.accelerator, self.run_folder = context.accelerator, context.run_folder
-        self.report, self.notice = context.report, context.notice
-        self.rank = self.accelerator.process_index
-        self.train_settings = self.recipe.train
-        device = self.accelerator.device
-        # As workers read them: the device may resize their crops.
-        self.worker_clips = resized_by(self.clips, self.recipe.data.resize, device)
-        self.workers = choose_workers(self.worker_clips, self.order(), self.train_settings.workers)
-        num_states = self.train_settings.keep_states
-        self.state = TrainState(context, self.networks, self.weights_header, num_states=num_states)
-        self.saves = SaveSchedule(self.train_settings, self.plan.steps)
-        self.step_log = StepLog(context, self.recipe, self.plan, self.saves, workers=self.workers)
-        self.to_device = DeviceCopy(device)
-        self.dropped_paths = DroppedPaths(self.networks[0].module)  # none in pre-training
-        self._last_step = self.plan.steps
-        self._warned: set[str] = set()
+        self.last_step = self.plan.steps  # lower in a run that ends early
+        self.workers = choose_workers(self.clips, self.order(), self.recipe.train.workers)
+        self.saves = SaveSchedule(self.recipe.train, self.plan.steps)
+        self.step_log = StepLog(self.context, self.recipe, self.plan, self.saves, workers=self.workers)
 
     def resume(self) -> None:
         """Restore the newest state of the run, if it has one. Every process reads it."""
-        self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
-        self.has_weights = notes is not None or self.steps_done == 0
-        self._last_step = self.run_folder.environment().plan.finished or self.plan.steps
+        self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.context.notice)
+        self.last_step = self.context.run_folder.environment().plan.finished or self.plan.steps
         if notes is not None:
             self.step_log.restore(notes)
 
@@ -98,9 +80,9 @@ class Training:
             steps=self.plan.steps,
             samples_per_epoch=self.plan.videos_per_epoch,
             accumulation=self.plan.accumulation,
-            rank=self.rank,
+            rank=self.context.accelerator.process_index,
             processes=self.plan.processes,
-            seed=self.train_settings.seed,
+            seed=self.recipe.train.seed,
             start_step=step,
             repeat_first=self.context.options.one_batch,
             odds=self.clips.sampling_odds,
@@ -110,10 +92,10 @@ class Training:
         """The clips of `order`, read by workers that start here; several processes stop at a common step."""
         waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
         return ClipLoader(
-            self.worker_clips,
+            self.clips,
             self.order(step),
             workers=self.workers,
-            timeout=self.train_settings.data_timeout,
+            timeout=self.recipe.train.data_timeout,
             should_stop=lambda: bool(self.saves.signal.number) and self.saves.signal.seconds >= waits,
         )
 
@@ -130,9 +112,10 @@ class Training:
             ending.callback(self.state.finish)
             if not self.has_steps:
                 return
-            clips = iter(ending.enter_context(closing(self.loader(self.steps_done))))
+            loader = ending.enter_context(closing(self.loader(self.steps_done)))
+            batches = map(DeviceCopy(self.context.accelerator.device), loader)
             while self.has_steps:
-                yield Step(self, clips)
+                yield Step(self, batches)
                 if self.saves.is_due:
                     self.save()
                 if self.saves.stop and self.has_steps:
@@ -141,7 +124,7 @@ class Training:
     @property
     def has_steps(self) -> bool:
         """Whether the run has steps left."""
-        return self.steps_done < self._last_step
+        return self.steps_done < self.last_step
 
     def stop(self, number: int, *, saved: bool) -> Never:
         """Raise Stopped; if `saved`, save first, which all processes must do together."""
@@ -149,9 +132,9 @@ class Training:
         if saved:
             self.save()
             self.state.finish()
-            self.accelerator.wait_for_everyone()  # a process that has ended would end the others
+            self.context.accelerator.wait_for_everyone()  # a process that has ended would end the others
             text, place = f"saved after step {self.steps_done} of {self.plan.steps}", "there"
-        resume = f"the same command with --output {self.run_folder.path} resumes from {place}"
+        resume = f"the same command with --output {self.context.run_folder.path} resumes from {place}"
         raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
 
     def save(self) -> None:
@@ -163,15 +146,9 @@ class Training:
     def end(self, reason: str) -> None:
         """End the run before the last step of its plan, unless it has ended here."""
         if self.has_steps:
-            self._last_step = self.steps_done
+            self.last_step = self.steps_done
             self.save()  # if the process was killed before the last weights were written
-            self.notice(reason)
-
-    def warn_once(self, kind: str, warning: str | None) -> None:
-        """Show a warning, if there is one and none of its kind has been shown."""
-        if warning is not None and kind not in self._warned:
-            self._warned.add(kind)
-            self.context.warn(warning)
+            self.context.notice(reason)
 
 
 class Step:
@@ -181,7 +158,7 @@ class Step:
     identical, and no generator is saved.
 
     Args:
-        loaded: the batch of each pass of this process.
+        loaded: the batch of each pass of this process, on the device.
     Attributes:
         number: updates done before, over all resumes.
     """
@@ -189,6 +166,8 @@ class Step:
     def __init__(self, training: Training, loaded: Iterator[Batch]) -> None:
         self.number = training.steps_done
         self._training = training
+        self._accelerator = training.context.accelerator
+        self._seed = training.recipe.train.seed
         self._loaded = loaded
         self._pass = 0  # the current one
         self._record = StepRecord(number=self.number)
@@ -197,14 +176,15 @@ class Step:
             set_lr(network.optimizer, training.plan.lr(self.number))
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the clips of each pass, on the device; forward and backward go inside.
+        """Yield the clips of each pass; forward and backward go inside.
 
         Processes exchange gradients in the last pass only. Raises Stopped if a signal comes while clips are
         awaited.
         """
-        training, plan = self._training, self._training.plan
-        seed, rank, device = training.train_settings.seed, training.rank, training.accelerator.device
-        training.dropped_paths.draw(seed_at(seed, Purpose.DROP_PATH, self.number), plan.batch_size, device)
+        training, plan, accelerator = self._training, self._training.plan, self._accelerator
+        rank, module = accelerator.process_index, training.networks[0].module
+        seed = seed_at(self._seed, Purpose.DROP_PATH, self.number)
+        dropped_paths = DroppedPaths(module, seed, clips=plan.batch_size, device=accelerator.device)
         for number in range(plan.accumulation):
             self._pass = number
             started = time.monotonic()
@@ -215,28 +195,27 @@ class Step:
             self._record.waited += time.monotonic() - started
             self._record.failed += filter(None, batch.failed)
             self._record.videos += batch.video_ids
-            batch = training.to_device(batch)
             # Dropout, for example, draws from torch's global generator.
-            torch.manual_seed(seed_at(seed, Purpose.STEP, self.number, rank, number))
+            torch.manual_seed(seed_at(self._seed, Purpose.STEP, self.number, rank, number))
             start = (rank * plan.accumulation + number) * plan.micro_batch
-            training.dropped_paths.use(slice(start, start + plan.micro_batch))
-            is_last, module = number == plan.accumulation - 1, training.networks[0].module
+            dropped_paths.use(slice(start, start + plan.micro_batch))
+            is_last = number == plan.accumulation - 1
             if isinstance(module, FSDPModule):
                 module.set_requires_gradient_sync(is_last)
-            with nullcontext() if is_last else training.accelerator.no_sync(training.model):
+            with nullcontext() if is_last else accelerator.no_sync(training.model):
                 yield batch
-        training.dropped_paths.clear()
+        dropped_paths.clear()
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass."""
-        seed, rank = self._training.train_settings.seed, self._training.rank
-        return generator_at(seed, Purpose.BATCH, self.number, rank, self._pass)
+        rank = self._accelerator.process_index
+        return generator_at(self._seed, Purpose.BATCH, self.number, rank, self._pass)
 
     def backward(self, losses: PassLosses) -> None:
         """Add the gradients of one pass, in float32."""
         passes = self._training.plan.accumulation
         self._record.add(losses, passes=passes)
-        self._training.accelerator.backward(losses.model / passes)
+        self._accelerator.backward(losses.model / passes)
         for loss in losses.others:
             (loss / passes).backward()
 
@@ -245,9 +224,10 @@ class Step:
 
         The numbers of the step, of all processes, decide on the device whether the update is left out.
         """
-        training, accelerator, record = self._training, self._training.accelerator, self._record
-        norms = clip_gradients(accelerator, training.networks, training.train_settings.clip_grad)
-        numbers, losses_finite, all_finite = record.send(accelerator, norms, request=training.saves.request())
+        training, accelerator = self._training, self._accelerator
+        norms = clip_gradients(accelerator, training.networks, training.recipe.train.clip_grad)
+        request = training.saves.request()
+        numbers, losses_finite, all_finite = self._record.send(accelerator, norms, request=request)
         skipped = training.step_log.guard.skips(losses_finite, all_finite)
         step_optimizers(accelerator, training.networks, skipped=skipped)
         return numbers

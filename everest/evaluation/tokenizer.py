@@ -30,22 +30,30 @@ HELD_OUT_LISTS: Final = ("val", "test")  # keys of `data`
 
 
 class TokenizerValidator:
-    """Measures a run's tokenizer on held-out videos, at some of its validation steps, and at the end."""
+    """Measures a run's tokenizer on held-out videos, at some of its validation steps, and at the end.
 
-    def __init__(self, training: Training, recipe: Recipe) -> None:
+    Args:
+        clips: those of the training, all of them resized by workers.
+    """
+
+    def __init__(self, training: Training, recipe: Recipe, clips: ClipDataset) -> None:
         self._training = training
+        self._context = training.context
+        self._training_clips = clips
         self._key, self._clips = held_out_clips(recipe)  # _key: of their list in `data`
         if self._key not in HELD_OUT_LISTS:
-            training.notice("no list in data.val or data.test: the report is of videos that are trained on")
+            self._context.notice(
+                "no list in data.val or data.test: the report is of videos that are trained on"
+            )
         with torch.random.fork_rng():
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
             # The scorer with the weights that training starts from, for comparison.
-            self.untrained = tokenizer_spec(recipe).build().scorer.to(training.accelerator.device)
+            self.untrained = tokenizer_spec(recipe).build().scorer.to(self._context.accelerator.device)
 
     def resume(self) -> None:
         """Validate a resumed run if it stopped before its validation."""
         training = self._training
-        validated = {row["step"] for row in training.run_folder.rows() if "psnr_own" in row}
+        validated = {row["step"] for row in self._context.run_folder.rows() if "psnr_own" in row}
         if self._is_due() and training.steps_done not in validated:
             self._validate()
 
@@ -66,7 +74,7 @@ class TokenizerValidator:
         """Log the measures of the current weights, and warn of a collapse."""
         training = self._training
         model = training.state.trained_model
-        if not training.accelerator.is_main_process:
+        if not self._context.accelerator.is_main_process:
             return
         assert isinstance(model, AdaptiveTokenizer)
         figures = self._measure(model).figures
@@ -76,20 +84,20 @@ class TokenizerValidator:
 
     def _measure(self, model: AdaptiveTokenizer) -> TokenizerReport:
         training = self._training
-        report = measure_tokenizer(model, self._clips, self.untrained, settings=training.train_settings)
+        report = measure_tokenizer(model, self._clips, self.untrained, settings=training.recipe.train)
         for path, reason in report.skipped:
-            training.notice(f"data.{self._key} skips {path}: {reason}")
+            self._context.notice(f"data.{self._key} skips {path}: {reason}")
         total = len(report.skipped) + report.figures.get("clips", 0)
         refuse_too_many(report.skipped, requested=total, max_bad=training.recipe.data.max_bad)
         return report
 
     def _show(self, step: int, psnr: dict[str, float], warnings: Iterable[str]) -> None:
-        self._training.notice(
+        self._context.notice(
             f"step {step}: PSNR {psnr['own']:.2f} dB from the kept tokens, {psnr['random']:.2f} from as many "
             f"random ones, {psnr['all']:.2f} from all"
         )
         for text in warnings:
-            self._training.context.warn(text)
+            self._context.warn(text)
 
     def finish(self) -> None:
         """Add the mean and std of the targets to the weights, then write report.json and its image.
@@ -97,22 +105,22 @@ class TokenizerValidator:
         The weights are read from disk: a finished run whose states were removed can be validated again.
         """
         training = self._training
-        run = training.run_folder
-        if not training.accelerator.is_main_process:
+        run = self._context.run_folder
+        if not self._context.accelerator.is_main_process:
             return
         opened = open_model(run.weights, kind="tokenizer")
         weights = opened.weights
-        model = opened.module.to(training.accelerator.device)
+        model = opened.module.to(self._context.accelerator.device)
         assert isinstance(model, AdaptiveTokenizer)
         document = None
         if (model.target_std == 1).all():  # as in new weights
-            set_target_statistics(model, training.clips, train=training.train_settings)
+            set_target_statistics(model, self._training_clips, train=training.recipe.train)
             replace(weights, tensors=model.state_dict()).save(run.weights)
         elif run.report.is_file():
             try:
                 document = read_own_json(run.report, fix="validating again")
             except RecipeError as error:
-                training.notice(str(error))
+                self._context.notice(str(error))
         if not document:
             report = self._measure(model)
             document = {

@@ -44,6 +44,7 @@ class Validator:
         class_names: Sequence[str] | None,
     ) -> None:
         self._training = training
+        self._context = training.context
         self._model = model
         self._clips = clips
         self._patience = settings.patience
@@ -52,11 +53,11 @@ class Validator:
     def resume(self) -> None:
         """Read the validations of a resumed run, and validate if the run stopped before it did."""
         training = self._training
-        with reading_own(training.run_folder.path / METRICS_FILE, fix=RESTORE_FIX):
-            self._validations = Validations(training.run_folder.rows(), self._validations.metric)
+        with reading_own(self._context.run_folder.path / METRICS_FILE, fix=RESTORE_FIX):
+            self._validations = Validations(self._context.run_folder.rows(), self._validations.metric)
         validated = {0, *(row["step"] for row in self._validations.rows)}
         done = training.steps_done
-        if training.plan.is_validated(done) and training.has_weights and done not in validated:
+        if training.plan.is_validated(done) and training.state.has_weights and done not in validated:
             self._validate()
         self._end_early()
 
@@ -73,7 +74,7 @@ class Validator:
         """End the run if its last `finetune.patience` validations brought no improvement."""
         training = self._training
         patience = self._patience
-        if training.has_weights and patience is not None and self._validations.since_best >= patience:
+        if training.state.has_weights and patience is not None and self._validations.since_best >= patience:
             training.end(f"step {training.steps_done}: no improvement in the last {patience} validations")
 
     def _validate(self) -> None:
@@ -81,13 +82,13 @@ class Validator:
         training = self._training
         validations = self._validations
         step = training.steps_done
-        runtime = runtime_of(training.accelerator)
+        runtime = runtime_of(self._context.accelerator)
         predictions = evaluate_views(
-            self._model, self._clips, runtime, train=training.train_settings, report=silent
+            self._model, self._clips, runtime, train=training.recipe.train, report=silent
         )
         training.model.train()
         for path, reason in predictions.skipped:
-            training.notice(f"validation skips {path}: {reason}")
+            self._context.notice(f"validation skips {path}: {reason}")
         refuse_too_many_skipped(predictions, training.recipe.data.max_bad)
         if not np.isfinite(predictions.outputs).all():
             raise DivergedError(
@@ -110,7 +111,7 @@ class Validator:
                     chosen = tuple(choose_thresholds(predicted.means, predicted.labels))
                     head = replace(head, chosen_thresholds=chosen)
                 heads.append(asdict(head))
-            training.state.save_weights(training.run_folder.best, step, {"heads": heads})
+            training.state.save_weights(self._context.run_folder.best, step, {"heads": heads})
         training.step_log.write(row)
         event = {
             "event": "validation",
@@ -124,8 +125,8 @@ class Validator:
             "best": validations.best_value,
             "best_step": (validations.best or row)["step"],
         }
-        training.report({**event, **row})
-        training.warn_once("overfitting", validations.overfitting_warning())
+        self._context.report({**event, **row})
+        self._context.warn_once("overfitting", validations.overfitting_warning())
 
     def summary(self) -> str | None:
         """The best metric, its weights, and what to try, as text; None without a best validation."""
@@ -146,7 +147,7 @@ class Validator:
         text = (
             f"best validation {metric.title} {value_text(name, best)} on {counted(size.samples, size.unit)} "
             f"(one center view each{shown}) after step {validations.best['step']} of {training.plan.steps}; "
-            f"eval, predict, extract and export use these weights, {training.run_folder.best}"
+            f"eval, predict, extract and export use these weights, {self._context.run_folder.best}"
         )
         if best is None or chance is None:
             return text

@@ -36,13 +36,10 @@ class DropPath(nn.Module):
 
 
 class DroppedPaths:
-    """Which clips of a step leave out which branches: the same on any number of processes."""
+    """Which of the `clips` of a step leave out which branches: the same on any number of processes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, seed: int, *, clips: int, device: torch.device) -> None:
         self._paths = [module for module in model.modules() if isinstance(module, DropPath)]
-
-    def draw(self, seed: int, clips: int, device: torch.device) -> None:
-        """Draw the numbers of a step's clips, in all processes."""
         generator = torch.Generator(device).manual_seed(seed)
         self._uniform = torch.rand(len(self._paths), clips, device=device, generator=generator)  # (paths, B)
 

@@ -73,17 +73,21 @@ class Prober:
 
     The videos are those of `pretrain.probe.list`, else some of data.val, else some of those for training, and
     the same at every probe.
+
+    Args:
+        clips: those of the training, all of them resized by workers.
     """
 
-    def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec) -> None:
+    def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec, clips: ClipDataset) -> None:
         settings = recipe.pretrain.probe
         plan = training.plan
         self.rows: list[Row] = []  # of the probes so far, over all resumes
         self._training = training
+        self._context = training.context
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec  # of the model, to build a copy of a sharded one that is not
         self._steps = probed_steps(plan.steps, every=settings.every, validation_steps=plan.validation_steps)
-        known = training.clips
+        known = clips
         self._held_out: ClipDataset | None = None  # some of data.val, with masks as training draws them
         if recipe.data.val is not None:
             views = known.make_views
@@ -107,8 +111,8 @@ class Prober:
 
     def resume(self) -> None:
         """Remember the probes that a resumed run has logged, and make the one that it was stopped before."""
-        training = self._training
-        self.rows = decide_on_main(training.accelerator, lambda: probe_rows(training.run_folder.rows()))
+        context = self._context
+        self.rows = decide_on_main(context.accelerator, lambda: probe_rows(context.run_folder.rows()))
         self.probe_if_due()
 
     def probe_if_due(self) -> None:
@@ -116,7 +120,8 @@ class Prober:
         training = self._training
         step = training.steps_done
         rows = self.rows
-        if not training.has_weights or step not in self._steps or any(row["step"] == step for row in rows):
+        is_due = training.state.has_weights and step in self._steps
+        if not is_due or any(row["step"] == step for row in rows):
             return
         if step:
             training.save()  # first: a probe may take long, and may fail
@@ -131,13 +136,13 @@ class Prober:
             "rank_most": min(MOST_VIDEOS, len(self._clips), self._spec.model.backbone_size.width),
             "first": rows[0],
         }
-        training.report({**event, **row})
+        self._context.report({**event, **row})
         warnings = new_warnings(rows, **self._sizes)
         # Nothing is predicted between views, so the loss may still fall.
         ends = step < training.plan.steps and isinstance(training.state.trained_model, ViewModel)
         collapse = warnings.pop("collapse", None) if ends else None
         for warning in warnings.values():
-            training.context.warn(warning)
+            self._context.warn(warning)
         if collapse is not None:
             raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")
 
@@ -175,13 +180,13 @@ class Prober:
                 row["probe_knn"] = leave_one_out(known, count)
                 if self._metric == "linear":
                     row["probe_linear"] = cross_validated_accuracy(
-                        known, count, seed=training.train_settings.seed
+                        known, count, seed=training.recipe.train.seed
                     )
                 row["probe_retrieval"] = precision_of_nearest(known, known)
                 row["probe_chance"] = 100 * float(np.bincount(known.labels).max()) / len(samples)
             return row
 
-        row = decide_on_main(training.accelerator, measures)
+        row = decide_on_main(self._context.accelerator, measures)
         row |= {"heldout_loss": loss, "heldout_mean_loss": mean_loss}
         return row | {"probe_seconds": round(time.monotonic() - started, 3)}
 
@@ -218,16 +223,15 @@ class Prober:
 
     def _run_passes(self, clips: ClipDataset, compute: Callable[[Batch], Any]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
-        training = self._training
-        accelerator = training.accelerator
+        accelerator, settings = self._context.accelerator, self._training.recipe.train
         firsts = range(0, len(clips), VIDEOS_PER_PASS)
         passes = [range(first, min(first + VIDEOS_PER_PASS, len(clips))) for first in firsts]
         numbers = range(len(passes))[accelerator.process_index :: accelerator.num_processes]
         results: list[_PassResult] = []
         if numbers:
             order = [[(0, place) for place in passes[number]] for number in numbers]
-            workers = min(choose_workers(clips, order, training.train_settings.workers), len(order) - 1)
-            loaded = batches(clips, order, workers=workers, timeout=training.train_settings.data_timeout)
+            workers = min(choose_workers(clips, order, settings.workers), len(order) - 1)
+            loaded = batches(clips, order, workers=workers, timeout=settings.data_timeout)
             for number, batch in zip(numbers, loaded, strict=True):
                 rows = [row for row, failed in enumerate(batch.failed) if not failed]
                 value = None
@@ -239,8 +243,8 @@ class Prober:
         results = sorted(gather_object(results), key=lambda part: part.number)
         skipped = [reason for part in results for reason in part.failed]
         for path, reason in skipped:
-            training.warn_once(f"probe {path}", f"the probe skips {path}: {reason}")
-        refuse_too_many(skipped, requested=len(clips), max_bad=training.recipe.data.max_bad)
+            self._context.warn_once(f"probe {path}", f"the probe skips {path}: {reason}")
+        refuse_too_many(skipped, requested=len(clips), max_bad=self._training.recipe.data.max_bad)
         return [part for part in results if part.videos]
 
     @contextmanager
@@ -248,15 +252,15 @@ class Prober:
         """The trained model, not sharded, in evaluation mode; restores the modes afterwards."""
         training = self._training
         trained = training.state.trained_model
-        device = training.accelerator.device
+        device = self._context.accelerator.device
         modes = {module: module.training for module in trained.modules()}
         # Compiled blocks would be compiled again for other numbers of tokens.
-        eager = torch.compiler.set_stance("force_eager") if training.train_settings.compile else nullcontext()
+        eager = torch.compiler.set_stance("force_eager") if training.recipe.train.compile else nullcontext()
         fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
-        with fork, torch.no_grad(), training.accelerator.autocast(), eager:
-            torch.manual_seed(seed_at(training.train_settings.seed, Purpose.PROBE))
+        with fork, torch.no_grad(), self._context.accelerator.autocast(), eager:
+            torch.manual_seed(seed_at(training.recipe.train.seed, Purpose.PROBE))
             model = trained
-            if training.train_settings.shard == "full":  # whose parts cannot run alone
+            if training.recipe.train.shard == "full":  # whose parts cannot run alone
                 tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
                 model = self._spec.build()
                 model.load_state_dict(merged(trained, tensors))

@@ -137,7 +137,8 @@ def time_steps(
 
 def try_step(stage: Stage) -> dict[str, Any]:
     """Run two passes with updates on real clips, and estimate the run's time and memory; writes nothing."""
-    training, plan, device = stage.training, stage.training.plan, stage.training.accelerator.device
+    training, plan = stage.training, stage.training.plan
+    device = training.context.accelerator.device
     training.model.train()
     started = time.perf_counter()
     with closing(training.loader()) as loader:

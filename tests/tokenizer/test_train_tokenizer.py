@@ -51,7 +51,7 @@ def test_targets_are_measured_on_all_tokens_of_the_training_set(recipe: Path, tr
     assert torch.allclose(model.target_mean, values.mean(dim=0), atol=1e-5)
     assert torch.allclose(model.target_std, values.std(dim=0, unbiased=False), atol=1e-5)
     again = model.target_std.clone()
-    set_target_statistics(model, training.clips, train=training.train_settings)
+    set_target_statistics(model, training.clips, train=training.recipe.train)
     assert torch.equal(again, model.target_std)
 
 

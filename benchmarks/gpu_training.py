@@ -133,7 +133,7 @@ class Pretraining:
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
         videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
         set_lr(self._optimizer, lr)
-        record = StepRecord(number=0)
+        record = StepRecord(index=0)
         output = self._wrapped(self._crops(views), noise=noise, **videos)
         record.add(PassLosses(output.loss, metrics=output.metrics), passes=1)
         accelerator.backward(output.loss)
@@ -226,7 +226,7 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         logits = wrapped(model.pixels.normalize(clip)).float()
         loss = supervised_loss(logits, targets, model.heads, [None])
         accelerator.backward(loss)
-        record = StepRecord(number=0)
+        record = StepRecord(index=0)
         record.add(PassLosses(loss), passes=1)
         norms = clip_gradients(accelerator, networks, eager.clip_grad)
         _, _, finite = record.send(accelerator, norms, request=NO_REQUEST)

@@ -73,7 +73,7 @@ class TrainingStep:
 
     def run(self, clips: Batch) -> Tensor:
         """One step. Returns the loss, on the device."""
-        record = StepRecord(number=0)
+        record = StepRecord(index=0)
         loss = self.loss(clips)
         record.add(PassLosses(loss), passes=1)
         self.accelerator.backward(loss)

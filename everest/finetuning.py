@@ -89,11 +89,11 @@ class Finetuning:
         training, validator = self.training, self.validator
         if validator is not None:
             validator.resume()
-        with closing(training.steps()) as steps:
+        with closing(training.remaining_steps()) as steps:
             for step in steps:
                 for batch in step.batches():
                     step.backward(self.losses(batch, step))
-                rows = step.update(wait=validator is not None and training.plan.is_validated(step.number + 1))
+                rows = step.update(wait=validator is not None and training.plan.is_validated(step.index + 1))
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)
                     training.context.warn_once("chance", warning)

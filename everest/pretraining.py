@@ -95,7 +95,7 @@ class Pretraining:
         collapse = CollapseWatch(training.context.run_folder.rows())
         if prober is not None:
             prober.resume()
-        with closing(training.steps()) as steps:
+        with closing(training.remaining_steps()) as steps:
             for step in steps:
                 for batch in step.batches():
                     step.backward(self.losses(batch, step))

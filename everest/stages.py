@@ -212,7 +212,7 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
         run_stage(recipe, own_options, report)
     except Stopped as stopped:
         text = f"stopped in the tokenizer's stage; the same command with --output {output} resumes it"
-        raise Stopped(stopped.number, text) from stopped
+        raise Stopped(stopped.signal, text) from stopped
     return with_own, options
 
 

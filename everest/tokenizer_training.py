@@ -80,8 +80,8 @@ class TokenizerTraining:
             adversarial = self.objective.adversary is not None
         rng = step.rng()
         # Some steps rebuild from all tokens: tokens that are rarely kept would be trained poorly.
-        chance = generator_at(training.recipe.train.seed, Purpose.ALL_TOKENS, step.number).random()
-        warms_up = step.number < settings.warmup * training.plan.steps
+        chance = generator_at(training.recipe.train.seed, Purpose.ALL_TOKENS, step.index).random()
+        warms_up = step.index < settings.warmup * training.plan.steps
         frames = in_unit_range(batch.frames.flatten(0, 1))  # (B, 3, T, H, W)
         generator = torch.Generator(frames.device).manual_seed(int(rng.integers(2**63)))
         all_tokens = warms_up or bool(chance < settings.full_batches)
@@ -95,10 +95,10 @@ class TokenizerTraining:
         training, validator = self.training, self.validator
         adversary_start = int(ADVERSARY_START * training.plan.steps)
         validator.resume()
-        with closing(training.steps()) as steps:
+        with closing(training.remaining_steps()) as steps:
             for step in steps:
-                adversarial = self.objective.adversary is not None and step.number >= adversary_start
-                if adversarial and step.number == adversary_start:
+                adversarial = self.objective.adversary is not None and step.index >= adversary_start
+                if adversarial and step.index == adversary_start:
                     training.context.notice(
                         f"the discriminator starts after step {adversary_start}: its term joins the loss"
                     )

@@ -136,5 +136,5 @@ class DemoSteps:
         try:
             yield
         except Stopped as stopped:
-            raise Stopped(stopped.number, "stopped; the same command begins again") from stopped
+            raise Stopped(stopped.signal, "stopped; the same command begins again") from stopped
         self.seconds[part] = round(time.monotonic() - began, 1)

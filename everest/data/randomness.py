@@ -19,8 +19,8 @@ class Purpose(IntEnum):
     NOISE = 1  # the noise of a sample, by epoch and index
     VIEWS = 2  # a sample's frames and crops, by epoch, index and 0; its replacements, by attempt
     WEIGHTS = 3  # initial weights
-    STEP = 4  # torch's global generator (dropout, SIGReg's directions), by step, process and micro-batch
-    BATCH = 5  # mixup, cutmix and erasing, by step, process and micro-batch
+    STEP = 4  # torch's global generator (dropout, SIGReg's directions), by step, process and pass
+    BATCH = 5  # mixup, cutmix and erasing, by step, process and pass
     ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step
     DISCRIMINATOR = 7  # its initial weights
     PROBE = 8  # torch's global generator in a probe

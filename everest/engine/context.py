@@ -212,16 +212,16 @@ def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_f
 
 def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> None:
     """Refuse a folder without a run, and a run with other settings."""
-    place = f"--output {run.path}"
+    folder = f"--output {run.path}"
     if not (run.path / RECIPE_FILE).is_file():
-        raise RecipeError(f"{place}: is not a run folder; choose another, or use --overwrite")
+        raise RecipeError(f"{folder}: is not a run folder; choose another, or use --overwrite")
     if options.resume == "never":
         raise RecipeError(
-            f"{place}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
+            f"{folder}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
         )
     if not run.has_environment():
         raise RecipeError(
-            f"{place}: {ENVIRONMENT_FILE} is missing or not of a run; restore it, or choose another folder"
+            f"{folder}: {ENVIRONMENT_FILE} is missing or not of a run; restore it, or choose another folder"
         )
     saved = flat_values(recipe_values(load_recipe(run.path / RECIPE_FILE, imports=False)))
     given = flat_values(recipe_values(recipe))
@@ -246,5 +246,5 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
     if differences:
         shown = first_names(differences, 3)
         raise RecipeError(
-            f"{place}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
+            f"{folder}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
         )

@@ -110,7 +110,7 @@ class CollapseWatch:
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
-        self._steps = 0  # collapsed steps in a row
+        self._collapsed = 0  # collapsed steps in a row
         for row in rows:
             self._count(row)
 
@@ -118,7 +118,7 @@ class CollapseWatch:
         """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
         for row in rows:
             self._count(row)
-            if self._steps >= COLLAPSED_STEPS:
+            if self._collapsed >= COLLAPSED_STEPS:
                 raise DivergedError(
                     f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
                     f"(view_spread {row['view_spread']:.2g}); check that the videos differ, or lower "
@@ -128,7 +128,7 @@ class CollapseWatch:
     def _count(self, row: Row) -> None:
         if "view_spread" in row:  # else of a probe, or of an autoencoder
             spread = row["view_spread"]
-            self._steps = self._steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
+            self._collapsed = self._collapsed + 1 if spread is not None and spread < LEAST_SPREAD else 0
 
 
 def closing_text(training: Training, *, is_compared: bool) -> str:

@@ -120,7 +120,7 @@ def plan_stage(
         batch_size=section.batch_size,
         views=views,
         unit=unit,
-        micro_batch=unit * next(number for number in range(largest, 0, -1) if units % number == 0),
+        micro_batch=unit * next(count for count in range(largest, 0, -1) if units % count == 0),
         processes=processes,
         peak_lr=peak_lr,
         min_lr=min_lr,

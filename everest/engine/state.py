@@ -84,32 +84,32 @@ class SaveSchedule:
     """When a run is saved or stopped: as `train.save_every` says, after the last step, and by a signal.
 
     Attributes:
-        signal: that this process received; a context.
-        stop: the signal that any process received, else 0.
+        own_signal: of this process; a context.
+        agreed_signal: that any process received, and all know of; 0: none.
         is_due: whether the run is saved before its next step.
     """
 
     def __init__(self, settings: TrainSettings, steps: int) -> None:
-        self.signal = StopSignal()
-        self.stop = 0
+        self.own_signal = StopSignal()
+        self.agreed_signal = 0
         self.is_due = False
         self._every, self._seconds = settings.save_every, settings.save_seconds
-        self._steps = steps
+        self._last_step = steps
         self._saved_at = time.monotonic()
 
     def request(self) -> SaveRequest:
         """What this process needs."""
-        return SaveRequest(self.signal.number, time.monotonic() - self._saved_at >= self._seconds)
+        return SaveRequest(self.own_signal.received, time.monotonic() - self._saved_at >= self._seconds)
 
     def add(self, request: SaveRequest) -> None:
         """Add what any process needs, which all learn at the same step."""
-        self.stop = self.stop or request.signal
+        self.agreed_signal = self.agreed_signal or request.signal
         self.is_due = self.is_due or request.is_due or bool(request.signal)
 
     def reach(self, step: int) -> None:
         """Note that `step` updates are done."""
         at_step = isinstance(self._every, int) and step % self._every == 0
-        self.is_due = self.is_due or at_step or step == self._steps
+        self.is_due = self.is_due or at_step or step == self._last_step
 
     def restart(self) -> None:
         """Note that the run is saved now."""

@@ -56,7 +56,7 @@ class NumbersInFlight:
 class StepRecord:
     """Collects the numbers of one process about one step, on the device."""
 
-    number: int  # updates done before
+    index: int  # updates done before
     losses: dict[str, Tensor] = field(default_factory=dict)  # means over the passes, by name
     failed: list[FailedReads] = field(default_factory=list)  # for each unreadable sample
     videos: list[str] = field(default_factory=list)
@@ -148,11 +148,11 @@ def clip_gradients(
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(networks[0].optimizer)
     norms = {}
-    for number, network in enumerate(networks):
+    for index, network in enumerate(networks):
         gradients = [p.grad for p in network.module.parameters() if p.grad is not None]
         if not gradients:
             continue
-        if number > 0:
+        if index > 0:
             mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
             assert isinstance(mean, Tensor)
             means = mean.split([gradient.numel() for gradient in gradients])

@@ -124,10 +124,10 @@ class StepLog:
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         seconds = record.seconds or time.monotonic() - record.started
         return {
-            "step": record.number + 1,
-            "epoch": plan.epoch(record.number),
+            "step": record.index + 1,
+            "epoch": plan.epoch(record.index),
             "loss": finite.pop("loss"),
-            "lr": plan.lr(record.number),
+            "lr": plan.lr(record.index),
             **finite,
             "clips_per_second": round(plan.batch_size / seconds, 2),
             "data_wait": round(record.waited / seconds, 4),
@@ -136,7 +136,7 @@ class StepLog:
 
     def _check_finite(self, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report a skipped update, with its videos; DivergedError if it ends the run."""
-        step = record.number + 1
+        step = record.index + 1
         verdict = self.guard.judge(figures)
         skipped = self.guard.skipped
         none_applied = skipped == self._plan.steps  # the run ends without any update

@@ -1,18 +1,22 @@
 """The training loop of all stages: steps, passes, saving and stopping (see everest.pretraining).
 
-for step in training.steps():
+for step in training.remaining_steps():
     for batch in step.batches():
         step.backward(PassLosses(loss))
     rows = step.update()
+
+A step is one update of the weights. In a pass, a process computes the forward and the backward pass of one
+micro-batch; a step has as many passes as gradients are accumulated. `steps` is a count, an `index` begins
+at 0. A network is a module that learns, with its optimizer; the model is the first network of a run.
 """
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
+from signal import Signals
 from typing import Final, Never, Protocol
 
 import numpy as np
@@ -90,16 +94,16 @@ class Training:
 
     def loader(self, step: int = 0) -> ClipLoader:
         """The clips of `order`, read by workers that start here; several processes stop at a common step."""
-        waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
+        signal, waits = self.saves.own_signal, 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
         return ClipLoader(
             self.clips,
             self.order(step),
             workers=self.workers,
             timeout=self.recipe.train.data_timeout,
-            should_stop=lambda: bool(self.saves.signal.number) and self.saves.signal.seconds >= waits,
+            should_stop=lambda: signal.received > 0 and signal.seconds >= waits,
         )
 
-    def steps(self) -> Generator[Step]:
+    def remaining_steps(self) -> Generator[Step]:
         """Yield each step that is left, whose update the caller makes.
 
         When the next one is requested, the run is saved if that is due (`train.save_every`, the last step, a
@@ -108,7 +112,7 @@ class Training:
         """
         self.model.train()
         with ExitStack() as ending:
-            ending.enter_context(self.saves.signal)
+            ending.enter_context(self.saves.own_signal)
             ending.callback(self.state.finish)
             if not self.has_steps:
                 return
@@ -118,24 +122,24 @@ class Training:
                 yield Step(self, batches)
                 if self.saves.is_due:
                     self.save()
-                if self.saves.stop and self.has_steps:
-                    self.stop(self.saves.stop, saved=True)
+                if self.saves.agreed_signal and self.has_steps:
+                    self.raise_stopped(self.saves.agreed_signal, saved=True)
 
     @property
     def has_steps(self) -> bool:
         """Whether the run has steps left."""
         return self.steps_done < self.last_step
 
-    def stop(self, number: int, *, saved: bool) -> Never:
+    def raise_stopped(self, signal: int, *, saved: bool) -> Never:
         """Raise Stopped; if `saved`, save first, which all processes must do together."""
-        text, place = "timed out waiting for a batch, so this step is not saved", "the last saved step"
+        text, start = "timed out waiting for a batch, so this step is not saved", "the last saved step"
         if saved:
             self.save()
             self.state.finish()
             self.context.accelerator.wait_for_everyone()  # a process that has ended would end the others
-            text, place = f"saved after step {self.steps_done} of {self.plan.steps}", "there"
-        resume = f"the same command with --output {self.context.run_folder.path} resumes from {place}"
-        raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
+            text, start = f"saved after step {self.steps_done} of {self.plan.steps}", "there"
+        resume = f"the same command with --output {self.context.run_folder.path} resumes from {start}"
+        raise Stopped(signal, f"{Signals(signal).name}: {text}; {resume}")
 
     def save(self) -> None:
         """Log all steps, and write the newest weights and a state; all processes must call it."""
@@ -160,20 +164,20 @@ class Step:
     Args:
         loaded: the batch of each pass of this process, on the device.
     Attributes:
-        number: updates done before, over all resumes.
+        index: updates done before, over all resumes.
     """
 
     def __init__(self, training: Training, loaded: Iterator[Batch]) -> None:
-        self.number = training.steps_done
+        self.index = training.steps_done
         self._training = training
         self._accelerator = training.context.accelerator
         self._seed = training.recipe.train.seed
         self._loaded = loaded
         self._pass = 0  # the current one
-        self._record = StepRecord(number=self.number)
+        self._record = StepRecord(index=self.index)
         # A warm-up begins at 0: its first step fills the moments of AdamW and changes no weight.
         for network in training.networks:
-            set_lr(network.optimizer, training.plan.lr(self.number))
+            set_lr(network.optimizer, training.plan.lr(self.index))
 
     def batches(self) -> Iterator[Batch]:
         """Yield the clips of each pass; forward and backward go inside.
@@ -183,23 +187,23 @@ class Step:
         """
         training, plan, accelerator = self._training, self._training.plan, self._accelerator
         rank, module = accelerator.process_index, training.networks[0].module
-        seed = seed_at(self._seed, Purpose.DROP_PATH, self.number)
+        seed = seed_at(self._seed, Purpose.DROP_PATH, self.index)
         dropped_paths = DroppedPaths(module, seed, clips=plan.batch_size, device=accelerator.device)
-        for number in range(plan.accumulation):
-            self._pass = number
+        for index in range(plan.accumulation):
+            self._pass = index
             started = time.monotonic()
             try:
                 batch = next(self._loaded)
             except StoppedWaiting:
-                training.stop(training.saves.signal.number, saved=plan.processes == 1)
+                training.raise_stopped(training.saves.own_signal.received, saved=plan.processes == 1)
             self._record.waited += time.monotonic() - started
             self._record.failed += filter(None, batch.failed)
             self._record.videos += batch.video_ids
             # Dropout, for example, draws from torch's global generator.
-            torch.manual_seed(seed_at(self._seed, Purpose.STEP, self.number, rank, number))
-            start = (rank * plan.accumulation + number) * plan.micro_batch
+            torch.manual_seed(seed_at(self._seed, Purpose.STEP, self.index, rank, index))
+            start = (rank * plan.accumulation + index) * plan.micro_batch
             dropped_paths.use(slice(start, start + plan.micro_batch))
-            is_last = number == plan.accumulation - 1
+            is_last = index == plan.accumulation - 1
             if isinstance(module, FSDPModule):
                 module.set_requires_gradient_sync(is_last)
             with nullcontext() if is_last else accelerator.no_sync(training.model):
@@ -209,7 +213,7 @@ class Step:
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass."""
         rank = self._accelerator.process_index
-        return generator_at(self._seed, Purpose.BATCH, self.number, rank, self._pass)
+        return generator_at(self._seed, Purpose.BATCH, self.index, rank, self._pass)
 
     def backward(self, losses: PassLosses) -> None:
         """Add the gradients of one pass, in float32."""

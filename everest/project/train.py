@@ -149,8 +149,8 @@ def train(
             except KeyboardInterrupt as interrupt:  # between two stages
                 raise Stopped(signal.SIGINT, "interrupted") from interrupt
     except Stopped as stopped:  # whose message names the folder of a stage
-        name = signal.Signals(stopped.number).name
-        raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
+        name = signal.Signals(stopped.signal).name
+        raise Stopped(stopped.signal, f"{name}: saved in {folder}; the same command resumes") from stopped
 
 
 def _path_text(path: str | Path) -> str:

@@ -89,10 +89,10 @@ class _Sweep:
     def run(self) -> None:
         """Run all jobs, the first that is possible first; a signal is forwarded to the running ones."""
         with SignalForwarder() as signals:
-            while (self.waiting and not signals.number) or self.running:
+            while (self.waiting and not signals.received) or self.running:
                 for running in [each for each in self.running if each.process.poll() is not None]:
                     self.running.remove(running)
-                    if not (signals.number and running.process.returncode):  # stopped with this process
+                    if not (signals.received and running.process.returncode):  # stopped with this process
                         self._record_end(running.job, self._finish(running))
                     running.job.file(self.folder, "out").unlink(missing_ok=True)
                 for job in list(self.waiting):
@@ -100,16 +100,16 @@ class _Sweep:
                         self.waiting.remove(job)
                         self._record_end(job, f"skipped, because its {job.needs.stage} has failed")
                 free = set(range(self.launcher.parallel)) - {running.slot for running in self.running}
-                may_start = free and not signals.number
+                may_start = free and not signals.received
                 job = next(filter(self._can_start, self.waiting), None) if may_start else None
                 if job is None:
                     time.sleep(0.05)
                     continue
                 self.waiting.remove(job)
                 self.running.append(self._start(job, min(free), signals))
-        if signals.number:
+        if signals.received:
             done = f"{len(self.rows)} of {len(self.plan.jobs())} jobs finished"
-            raise Stopped(signals.number, f"stopped: {done}; the same command resumes")
+            raise Stopped(signals.received, f"stopped: {done}; the same command resumes")
 
     def write(self) -> dict[str, Any]:
         """Write `results.json`; returns its document."""

@@ -137,7 +137,7 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
         return code, LOST
     if code >= 0:
         return code, errors
-    if signals.number and -code in STOP_SIGNALS:
+    if signals.received and -code in STOP_SIGNALS:
         return 128 - code, ""  # stopped before a first save, or by a second signal
     name = signal_name(code)
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""

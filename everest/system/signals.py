@@ -26,10 +26,10 @@ _stopping: Final = threading.Event()  # set by a signal that this process has re
 class Stopped(UserError):
     """A signal stopped the run; the run is saved."""
 
-    def __init__(self, number: int, message: str) -> None:
+    def __init__(self, signal: int, message: str) -> None:
         super().__init__(message)
-        self.number = number
-        self.exit_code = 128 + number  # the convention of shells: 130 SIGINT, 143 SIGTERM
+        self.signal = signal
+        self.exit_code = 128 + signal  # the convention of shells: 130 SIGINT, 143 SIGTERM
 
 
 class StopSignal:
@@ -39,35 +39,35 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self.number = 0  # of the last signal; 0: none
+        self.received = 0  # the last signal; 0: none
         self._at = 0.0
         self._outer: dict[int, Any] = {}  # the handlers outside of the block
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._outer = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        for number, outer in self._outer.items():
+            self._outer = {signalnum: signal.getsignal(signalnum) for signalnum in STOP_SIGNALS}
+        for signalnum, outer in self._outer.items():
             # Unless nohup has set it to outlive the terminal.
-            if signal.Signals(number).name != "SIGHUP" or outer != signal.SIG_IGN:
-                signal.signal(number, self._handle)
+            if signal.Signals(signalnum).name != "SIGHUP" or outer != signal.SIG_IGN:
+                signal.signal(signalnum, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, outer in self._outer.items():
-            signal.signal(number, outer)
+        for signalnum, outer in self._outer.items():
+            signal.signal(signalnum, outer)
 
     @property
     def seconds(self) -> float:
         """Seconds since the signal."""
         return time.monotonic() - self._at
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.number, self._at = number, time.monotonic()
+    def _handle(self, signalnum: int, frame: FrameType | None) -> None:
+        self.received, self._at = signalnum, time.monotonic()
         _stopping.set()
-        signal.signal(number, self._outer[number])
+        signal.signal(signalnum, self._outer[signalnum])
         if is_main() and os.isatty(2):
             # Not by print, which may be what the signal has interrupted.
-            name = signal.Signals(number).name
+            name = signal.Signals(signalnum).name
             os.write(2, f"\n{name}: saving after this step; a second one ends without saving\n".encode())
 
 
@@ -100,21 +100,21 @@ class SignalForwarder(StopSignal):
         environment = {**env, PARENT_VARIABLE: str(os.getpid())}
         process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
         self._processes.append(process)
-        if self.number and process.pid not in self._signaled:
-            process.send_signal(self.number)
+        if self.received and process.pid not in self._signaled:
+            process.send_signal(self.received)
         return process
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.number, self._at = number, time.monotonic()
+    def _handle(self, signalnum: int, frame: FrameType | None) -> None:
+        self.received, self._at = signalnum, time.monotonic()
         _stopping.set()
         for process in self._processes:
             self._signaled.add(process.pid)
-            process.send_signal(number)
+            process.send_signal(signalnum)
 
 
 def signal_name(code: int | None) -> str | None:
     """The name of the signal by which a process ended, from its exit code; None if it ended otherwise."""
-    names = {number.value: number.name for number in signal.Signals}  # but most of those for real time
+    names = {each.value: each.name for each in signal.Signals}  # but most of those for real time
     return names.get(-code, f"signal {-code}") if code is not None and code < 0 else None
 
 

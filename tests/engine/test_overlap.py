@@ -49,11 +49,11 @@ def started(
 
 def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
     """The loop of pre-training, with losses that are no number in the steps `broken`, from 0."""
-    with closing(training.steps()) as steps:
+    with closing(training.remaining_steps()) as steps:
         for step in steps:
             for batch in step.batches():
                 loss = pretraining_output(training.model, batch).loss
-                step.backward(PassLosses(loss * math.nan if step.number in broken else loss))
+                step.backward(PassLosses(loss * math.nan if step.index in broken else loss))
             yield step.update()
 
 

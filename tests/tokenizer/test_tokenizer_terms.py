@@ -202,7 +202,7 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
 
 def whole_step(stage: TokenizerTraining) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
-    with closing(stage.training.steps()) as steps:
+    with closing(stage.training.remaining_steps()) as steps:
         step = next(steps)
         for batch in step.batches():
             step.backward(stage.losses(batch, step))

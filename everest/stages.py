@@ -30,10 +30,8 @@ from everest.lists.sample import ListSize
 from everest.pretraining import set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator, restored_process
 from everest.system.events import Report, heading, notice, silent
-from everest.system.files import PART_SUFFIX
 from everest.system.locks import training_lock
 from everest.system.run_folder import (
-    OWN_FILES,
     RECIPE_FILE,
     TOKENIZER_FOLDER,
     DecoderStart,
@@ -82,40 +80,48 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     All processes must call it. The tracker ends with the run, even after an error: another stage may follow
     in this process. Until then no other process can train the run.
     """
-    run, plan, options = training.context.run_folder, training.plan, training.context.options
-    main, resumed = training.context.accelerator.is_main_process, training.context.resumed
-    with training_lock(run.path) if main else nullcontext():
+    context, is_main = training.context, training.context.accelerator.is_main_process
+    run, tracker = context.run_folder, context.options.tracker
+    with training_lock(run.path) if is_main else nullcontext():
         try:
-            if main:  # unfinished files of killed processes
-                own_files = [run.path / f".{name}{PART_SUFFIX}" for name in OWN_FILES]
-                for file in (*own_files, *run.state.glob(f".step-*.safetensors{PART_SUFFIX}")):
-                    file.unlink(missing_ok=True)
-            if main and not resumed:
-                facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
-                facts["checkpoint_steps"] = facts.pop("validation_steps")  # the key in env.json
-                facts |= sample_facts(recipe, training.clips, training.state.header.classes)
-                init_file = training.context.init_file
-                values = {"stage": options.stage, "plan": facts, "one_batch": options.one_batch}
-                values["init"] = None if init_file is None else init_file.file
-                if init_file is not None:
-                    values |= {"init_name": init_file.name, "decoder": init_file.decoder}
-                    values["origin"] = training.state.header.origin
-                run.start(dump_recipe(recipe), values)
-            training.context.accelerator.wait_for_everyone()
-            training.context.report(heading(_summary(training)))
-            if resumed:
+            if is_main:
+                run.remove_unfinished()
+            if is_main and not context.resumed:
+                run.start(dump_recipe(recipe), _environment(training))
+            context.accelerator.wait_for_everyone()
+            context.report(heading(_summary(training)))
+            if context.resumed:
                 training.resume()
-            if main and options.tracker is not None:
-                steps_done = training.steps_done if resumed else None
-                training.step_log.tracker = _start_tracker(options.tracker, run, steps_done=steps_done)
+            if is_main and tracker is not None:
+                steps_done = training.steps_done if context.resumed else None
+                training.step_log.tracker = _start_tracker(tracker, run, steps_done=steps_done)
             yield
-            if main:
+            if is_main:
                 run.finish(training.steps_done)
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(f"out of memory; {LESS_MEMORY}") from error
         finally:
             if training.step_log.tracker is not None:
                 training.step_log.tracker.finish()
+
+
+def _environment(training: Training) -> dict[str, Any]:
+    """The values of a new run in env.json, besides those of the machine."""
+    plan, options, init_file = training.plan, training.context.options, training.context.init_file
+    header = training.state.header
+    facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
+    facts["checkpoint_steps"] = facts.pop("validation_steps")  # the key in env.json
+    facts |= sample_facts(training.recipe, training.clips, header.classes)
+    values: dict[str, Any] = {
+        "stage": options.stage,
+        "plan": facts,
+        "one_batch": options.one_batch,
+        "init": None,
+    }
+    if init_file is not None:
+        values |= {"init": init_file.file, "init_name": init_file.name}
+        values |= {"decoder": init_file.decoder, "origin": header.origin}
+    return values
 
 
 def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> GeneralTracker:

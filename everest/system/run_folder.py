@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter
 
 from everest.errors import DataError, RecipeError, shown
-from everest.system.files import write_table, write_text, writing
+from everest.system.files import PART_SUFFIX, write_table, write_text, writing
 from everest.system.text import (
     json_text,
     nonfinite_as_null,
@@ -163,6 +163,12 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         for state in self.state.glob("step-*"):
             state.unlink()
+
+    def remove_unfinished(self) -> None:
+        """Remove files that killed processes have left unfinished."""
+        own_files = [self.path / f".{name}{PART_SUFFIX}" for name in OWN_FILES]
+        for file in (*own_files, *self.state.glob(f".step-*.safetensors{PART_SUFFIX}")):
+            file.unlink(missing_ok=True)
 
     def environment(self) -> RunEnvironment:
         """The values of env.json; RecipeError if the file is missing or damaged."""

@@ -112,15 +112,10 @@ def _environment(training: Training) -> dict[str, Any]:
     facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
     facts["checkpoint_steps"] = facts.pop("validation_steps")  # the key in env.json
     facts |= sample_facts(training.recipe, training.clips, header.classes)
-    values: dict[str, Any] = {
-        "stage": options.stage,
-        "plan": facts,
-        "one_batch": options.one_batch,
-        "init": None,
-    }
+    values: dict[str, Any] = {"stage": options.stage, "plan": facts, "one_batch": options.one_batch}
+    values["init"] = init_file and init_file.file
     if init_file is not None:
-        values |= {"init": init_file.file, "init_name": init_file.name}
-        values |= {"decoder": init_file.decoder, "origin": header.origin}
+        values |= {"init_name": init_file.name, "decoder": init_file.decoder, "origin": header.origin}
     return values
 
 

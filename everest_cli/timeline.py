@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 import typer
 
 from everest.errors import RecipeError, first_names
-from everest.system.events import Report, notice
+from everest.system.events import Report, notice, warning
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.processes import is_main
 from everest.system.text import json_text
@@ -207,7 +207,7 @@ def _read_truth(truth: Path, source: TimelineSource, whose: WhoseBouts, report: 
     for text in labels.notices:
         report(notice(text))
     if labels.uncorrected:
-        report(notice(f"warning: --truth has {labels.uncorrected}: scores on them are not accuracy"))
+        report(warning(f"--truth has {labels.uncorrected}: scores on them are not accuracy"))
     check_labeled_classes(labels.bouts, source.classes, report=report)
     return labels.bouts
 
@@ -279,7 +279,7 @@ def _model_timelines(
     samples = named_samples(videos, root=model.data)
     if known := seen_in_training(opened.recipe.data, samples):
         names = first_names([Path(sample.path).name for sample in known])
-        report(notice(f"warning: the model learned from {names}: scores there are too good to publish"))
+        report(warning(f"the model learned from {names}: scores there are too good to publish"))
     inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]
     window, step = window_step
     passes = Passes(batch=model.batch, window=window, step=step, report=report)

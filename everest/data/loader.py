@@ -46,7 +46,7 @@ ClipInfo = tuple[str, FailedReads]  # `video_id` and `failed` of a clip; its ten
 class Chunk(NamedTuple):
     """Samples of a batch that a worker reads at once, and where it writes them."""
 
-    index: int  # among all chunks of a loader
+    number: int  # among all chunks of a loader
     slot: int  # its slot of the ring
     first: int  # row of the first sample in the slot
     keys: Sequence[SampleKey]
@@ -62,11 +62,11 @@ class BatchDivision(NamedTuple):
 
     def chunks(self, batches: Iterable[Sequence[SampleKey]]) -> Iterator[list[Chunk]]:
         """Yield the chunks of each batch."""
-        indices = count()
+        numbers = count()
         size = self.chunk_samples
         for batch, keys in enumerate(batches):
             starts = range(0, len(keys), size)
-            yield [Chunk(next(indices), batch % self.slots, i, keys[i : i + size]) for i in starts]
+            yield [Chunk(next(numbers), batch % self.slots, i, keys[i : i + size]) for i in starts]
 
 
 class StoppedWaiting(Exception):
@@ -79,10 +79,10 @@ def choose_workers(clips: ClipDataset, order: Order, workers: int | Literal["aut
         return workers
     free = free_shared_memory()
     processes = local_processes()
-    for num_workers in range(num_readers(), 0, -1):
-        needed = shared_bytes(clips, order, workers=num_workers) * processes
+    for number in range(num_readers(), 0, -1):
+        needed = shared_bytes(clips, order, workers=number) * processes
         if free is None or needed <= SHARED_MEMORY_SHARE * free:
-            return num_workers
+            return number
     return 0
 
 
@@ -150,7 +150,7 @@ class ClipLoader:
         samples = division.batch_samples
         self._ring = Ring(clips.layout(), slots=division.slots, batch=samples, shared=workers > 0)
         self._workers: Workers[Chunk, list[ClipInfo]] = Workers(
-            partial(read_chunk, clips, self._ring), count=workers, ahead=division.chunks_ahead
+            partial(read_chunk, clips, self._ring), number=workers, ahead=division.chunks_ahead
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -187,7 +187,7 @@ class ClipLoader:
         while len(self._in_slots) < self._slots and (chunks := next(self._upcoming, None)):
             self._in_slots.append(chunks)
             self._unsent.extend(chunks)
-        while self._unsent and self._workers.add(self._unsent[0].index, self._unsent[0]):
+        while self._unsent and self._workers.add(self._unsent[0].number, self._unsent[0]):
             self._unsent.popleft()
 
     def _take(self, chunk: Chunk) -> list[ClipInfo]:
@@ -197,7 +197,7 @@ class ClipLoader:
         while True:
             left = deadline - time.monotonic()
             try:
-                return self._workers.take(chunk.index, limit=min(left, STOP_SECONDS))
+                return self._workers.take(chunk.number, limit=min(left, STOP_SECONDS))
             except TimeoutError:
                 if self._should_stop():
                     raise StoppedWaiting from None
@@ -205,7 +205,7 @@ class ClipLoader:
                     limit = f"{self._timeout:g} s (train.data_timeout)"
                     raise DataError(f"no clip within {limit} from one of: {self._paths([chunk])}") from None
             except WorkerCrash as crash:
-                chunks = [each for batch in self._in_slots for each in batch if each.index in crash.tasks]
+                chunks = [each for batch in self._in_slots for each in batch if each.number in crash.tasks]
                 raise DataError(
                     f"{crash} while it read one of: {self._paths(chunks)}; "
                     "remove the file that it cannot decode from the list"

@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 
 
 class WorkerCrash(EnvironmentProblem):
-    """A worker crashed, for example in a decoder; `tasks` has the index of its task, if it had one."""
+    """A worker crashed, for example in a decoder; `tasks` has the number of its task, if it had one."""
 
     def __init__(self, message: str, tasks: list[int]) -> None:
         super().__init__(message)
@@ -50,15 +50,15 @@ class WorkerCrash(EnvironmentProblem):
 class Workers(Generic[Task, Result]):
     """Processes that call `work`, each with up to `ahead` tasks under way; without any, `take` calls it."""
 
-    def __init__(self, work: Callable[[Task], Result], *, count: int, ahead: int) -> None:
+    def __init__(self, work: Callable[[Task], Result], *, number: int, ahead: int) -> None:
         self._work = work
         self._ahead = ahead
-        self._tasks: dict[int, Task] = {}  # tasks that are not yet sent, by index
-        self._results: dict[int, Result | Exception] = {}  # results that are not yet taken, by index
+        self._tasks: dict[int, Task] = {}  # tasks that are not yet sent, by number
+        self._results: dict[int, Result | Exception] = {}  # results that are not yet taken, by number
         self._processes: dict[Connection, BaseProcess] = {}
         self._under_way: dict[Connection, list[int]] = {}  # the numbers of its tasks, in order
         atexit.register(self.kill)  # a worker that hangs in a decoder would keep this process from ending
-        for _ in range(count):
+        for _ in range(number):
             connection, child = multiprocessing.Pipe()
             process = multiprocessing.Process(
                 target=_serve, args=(child, work), daemon=True, name="everest reader"
@@ -68,31 +68,31 @@ class Workers(Generic[Task, Result]):
             self._processes[connection] = process
             self._under_way[connection] = []
 
-    def add(self, index: int, task: Task) -> bool:
+    def add(self, number: int, task: Task) -> bool:
         """Give a task to the worker with the fewest, or keep it for `take` if there is no worker.
 
         Returns:
             False if each worker has `ahead` tasks, so that none got this one.
         """
         if not self._processes:
-            self._tasks[index] = task
+            self._tasks[number] = task
             return True
         least = min(self._under_way, key=lambda connection: len(self._under_way[connection]))
         if len(self._under_way[least]) >= self._ahead:
             return False
         try:
-            least.send((index, task))
+            least.send((number, task))
         except OSError:
             raise self._explain(least) from None
-        self._under_way[least].append(index)
+        self._under_way[least].append(number)
         return True
 
-    def take(self, index: int, *, limit: float | None = None) -> Result:
+    def take(self, number: int, *, limit: float | None = None) -> Result:
         """Return the result of a task; TimeoutError after `limit` seconds."""
-        if index in self._tasks:
-            return self._work(self._tasks.pop(index))
+        if number in self._tasks:
+            return self._work(self._tasks.pop(number))
         deadline = math.inf if limit is None else time.monotonic() + limit
-        while index not in self._results:
+        while number not in self._results:
             left = None if limit is None else max(0.0, deadline - time.monotonic())
             ready = wait(list(self._processes), left)
             if not ready:
@@ -104,7 +104,7 @@ class Workers(Generic[Task, Result]):
                     raise self._explain(connection) from None
                 self._results[done] = result
                 self._under_way[connection].remove(done)
-        result = self._results.pop(index)
+        result = self._results.pop(number)
         if isinstance(result, Exception):
             raise result
         return result
@@ -142,8 +142,8 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
     assert program is not None
     # Processes that the program forks later keep its sentinel from being ready, while they live.
     is_child = multiprocessing.get_start_method() != "forkserver"
-    for signalnum in STOP_SIGNALS:  # left to the process that trains
-        signal.signal(signalnum, signal.SIG_IGN)
+    for number in STOP_SIGNALS:  # left to the process that trains
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_freed_memory(READER_KEPT_BYTES)
     try:
@@ -153,7 +153,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
                 return
             if not ready:
                 continue
-            index, task = connection.recv()
+            number, task = connection.recv()
             try:
                 result = work(task)
             except UserError as error:
@@ -163,7 +163,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
                 if type(error).__module__ != "builtins":  # perhaps it cannot be sent
                     result = RuntimeError(f"{type(error).__name__}: {error}")
                 result.add_note(f"in a process that reads videos:\n{traceback.format_exc()}")
-            connection.send((index, result))
+            connection.send((number, result))
     except (EOFError, OSError):  # the program has ended
         return
 

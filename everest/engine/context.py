@@ -22,7 +22,7 @@ from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, load_recipe, r
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem, RecipeError, differing, first_names
 from everest.system.accelerator import decide_on_main, make_accelerator
-from everest.system.events import Report, notice
+from everest.system.events import Report, notice, warning
 from everest.system.files import IN_USE_FIX, is_unfinished
 from everest.system.launch import lost_peer
 from everest.system.locks import refuse_trained
@@ -96,13 +96,15 @@ class RunContext:
 
     def warn(self, *texts: str | None) -> None:
         """Show each warning that is not None to the user."""
-        self.notice(*(text and f"warning: {text}" for text in texts))
+        for text in texts:
+            if text is not None:
+                self.report(warning(text))
 
-    def warn_once(self, kind: str, warning: str | None) -> None:
+    def warn_once(self, kind: str, text: str | None) -> None:
         """Show a warning, if there is one and none of its kind has been shown."""
-        if warning is not None and kind not in self.warned:
+        if text is not None and kind not in self.warned:
             self.warned.add(kind)
-            self.warn(warning)
+            self.warn(text)
 
     def read_init_weights(self) -> InitWeights | None:
         """Read the weights that the run starts from, if any, and show which they are."""

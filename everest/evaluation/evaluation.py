@@ -36,7 +36,7 @@ from everest.models.clip_spec import ClipSpec
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
 from everest.system.compute import HostCopy, Runtime
-from everest.system.events import Report, notice
+from everest.system.events import Report, notice, warning
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST_FILE
 from everest.system.storage import parse_location
@@ -106,7 +106,7 @@ def evaluate(
     result, predictions = evaluate_classifier(model, spec, recipe, runtime, report=report, files=files)
     if learned := seen_in_training(recipe.data, map(Sample.of_video_id, predictions.videos)):
         share = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
-        report(notice(f"warning: {share}; accuracy on videos that the model learned from is too high"))
+        report(warning(f"{share}; accuracy on videos that the model learned from is too high"))
     groups = result["groups"]
     if groups == 1:
         report(notice("all videos of data.test are of one group: the metrics have no intervals"))
@@ -264,10 +264,10 @@ def open_classifier(
         report(notice(text))
     if file.name == BEST_FILE and data.val is not None and data.val == data.test:
         text = (
-            f"warning: these weights were chosen on {data.test} (data.val), so accuracy on it is too high; "
+            f"these weights were chosen on {data.test} (data.val), so accuracy on it is too high; "
             "evaluate another list, or take --which newest"
         )
-        report(notice(text))
+        report(warning(text))
     recipe = as_trained(recipe, spec, source=file)
     if saved is not None:
         recipe = replace(recipe, finetune=replace(recipe.finetune, selection=saved))

@@ -43,7 +43,7 @@ from everest.probes.classifiers import (
     precision_of_nearest,
 )
 from everest.probes.linear import linear
-from everest.system.events import Report, notice
+from everest.system.events import Report, notice, warning
 from everest.system.types import Floats
 
 ATTENTIVE: Final = "attentive"  # the probe of tokens; the others are of pooled features
@@ -151,11 +151,11 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     shared = [sample.path for sample in test_samples if known & {sample.video_id, sample.source}]
     if shared:
         text = (
-            f"warning: {len(shared)} of {len(test_samples)} test videos are also training videos, or of the "
+            f"{len(shared)} of {len(test_samples)} test videos are also training videos, or of the "
             f"same groups or files, such as {shared[0]}: the accuracies are too high; `everest prepare split "
             "--group` keeps them apart"
         )
-        report(notice(text))
+        report(warning(text))
     encode = partial(encode_set, model, with_tokens=ATTENTIVE in names, batch=batch, report=report)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train = encode(train_samples, Path(folder) / "train")

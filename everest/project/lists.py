@@ -23,7 +23,7 @@ from everest.prepare.window_labels import read_bouts
 from everest.prepare.windows import WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
-from everest.system.events import Report, heading, notice
+from everest.system.events import Report, heading, notice, warning
 from everest.system.text import counted
 from everest.video.folders import split_folders, videos_under
 from everest.video.reader import video_info
@@ -96,8 +96,8 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
         )
     if request.annotations:
         videos, window, labels = _windows_of_recordings(request, folder, report)
-        if request.group is None and (warning := same_animal_warning(labels.bouts)):
-            report(notice(f"warning: {warning}"))
+        if request.group is None and (text := same_animal_warning(labels.bouts)):
+            report(warning(text))
     else:
         videos = _readable_videos(request, report)
     _refuse_unusable(request, videos)

@@ -30,7 +30,7 @@ from everest.project.result import NETWORK
 from everest.project.verdict import MOST_CLASSES, MOST_NAMES
 from everest.suggest.latency import fit_latency
 from everest.suggest.suggestion import StageTime, Suggestion, suggest_recipe, this_device
-from everest.system.events import Report, notice
+from everest.system.events import Report, warning
 from everest.system.files import PART_SUFFIX
 from everest.system.processes import num_cores
 from everest.system.run_folder import RECIPE_FILE
@@ -80,7 +80,7 @@ def make_plan(
             for problem, fix in _too_few_steps(request, suggestion, planned, sizes, lists):
                 trains_network = request.model == NETWORK or request.unlabeled is not None
                 result = "a model hardly learns" if trains_network else "no network is trained"
-                report(notice(f"warning: {problem}, so {result}; {fix}"))
+                report(warning(f"{problem}, so {result}; {fix}"))
     if trains_network or request.unlabeled is not None:
         seconds = _all_seconds(suggestion, sizes, lists)
     else:

@@ -21,6 +21,11 @@ def notice(text: str) -> dict[str, Any]:
     return {"event": "notice", "text": text}
 
 
+def warning(text: str) -> dict[str, Any]:
+    """The notice of a warning."""
+    return notice(f"warning: {text}")
+
+
 def heading(text: str) -> dict[str, Any]:
     """The event of a line about what is planned or begins, which `--quiet` hides."""
     return {"event": "heading", "text": text}

@@ -146,7 +146,7 @@ def readers() -> set[BaseProcess]:
 )
 def test_a_worker_that_ends_is_explained_at_once(number: signal.Signals, message: str):
     others = readers()
-    workers: Workers[float, None] = Workers(act, count=2, ahead=3)
+    workers: Workers[float, None] = Workers(act, number=2, ahead=3)
     workers.add(0, 60.0)
     workers.add(1, number)
     began = time.monotonic()
@@ -161,7 +161,7 @@ ORPHANS = """
 import os, sys, time
 from everest.data import workers
 os.register_at_fork(after_in_child=lambda: time.sleep(float(sys.argv[1])))
-pool = workers.Workers(print, count=2, ahead=2)
+pool = workers.Workers(print, number=2, ahead=2)
 print(*(process.pid for process in pool._processes.values()), flush=True)
 time.sleep(60)
 """

@@ -41,7 +41,7 @@ from everest.engine.step import (
     step_optimizers,
 )
 from everest.engine.step_log import StepLog
-from everest.models.drop_path import DroppedPaths
+from everest.models.block import DroppedPaths
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped
 

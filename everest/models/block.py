@@ -20,7 +20,6 @@ from torch.nn import LayerNorm
 from torch.utils.checkpoint import checkpoint
 
 from everest.config.model import MLP_RATIO
-from everest.models.drop_path import DropPath
 from everest.models.positions import Rotation
 from everest.models.recompute import Activation, Normed, activation_linear, swiglu
 
@@ -169,6 +168,51 @@ class Mlp(nn.Module):
             return activation_linear(hidden, self.activation, self.fc2.weight, self.fc2.bias)
         gated = swiglu(hidden).to(x.tokens.dtype)  # (B, K, F), as the input of every norm
         return Normed(gated, self.norm).linear(self.fc2.weight, self.fc2.bias)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): a branch scaled by 1 / (1 - rate), or by 0 in clips that skip it.
+
+    The rate as a number would be a constant of a compiled graph. Blocks with different rates share their
+    graphs, because they read it from a tensor.
+
+    Args:
+        rate: the share of the clips that skip the branch, below 1.
+    """
+
+    keep_prob: Tensor  # () float32: 1 - rate; not stored
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.register_buffer("keep_prob", torch.tensor(1 - rate), persistent=False)
+        self.uniform: Tensor | None = None  # (B,) in [0, 1), of a pass; None: drawn by torch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the tokens (B, K, D) of each clip; in evaluation by 1."""
+        if not self.training:
+            return x
+        uniform = torch.rand(x.size(0), device=x.device) if self.uniform is None else self.uniform  # (B,)
+        is_computed = (uniform < self.keep_prob).view(-1, 1, 1)
+        return x * (is_computed / self.keep_prob).to(x.dtype)
+
+
+class DroppedPaths:
+    """Which of the `clips` of a step skip which branches: the same on any number of processes."""
+
+    def __init__(self, model: nn.Module, seed: int, *, clips: int, device: torch.device) -> None:
+        self._paths = [module for module in model.modules() if isinstance(module, DropPath)]
+        generator = torch.Generator(device).manual_seed(seed)
+        self._uniform = torch.rand(len(self._paths), clips, device=device, generator=generator)  # (paths, B)
+
+    def use(self, clips: slice) -> None:
+        """Give the modules the numbers of the clips of a pass."""
+        for path, uniform in zip(self._paths, self._uniform, strict=True):
+            path.uniform = uniform[clips]
+
+    def clear(self) -> None:
+        """End the step: the modules draw numbers of their own again."""
+        for path in self._paths:
+            path.uniform = None
 
 
 def last_tokens(x: Tensor, count: int) -> Tensor:

@@ -12,8 +12,7 @@ from torch._functorch import config as functorch_config
 
 import everest
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
-from everest.models.block import Block
-from everest.models.drop_path import DropPath
+from everest.models.block import Block, DropPath
 from everest.models.partial import choose_trained
 
 # Torch hides it, but not where warnings are errors.

@@ -51,8 +51,8 @@ SET_UP: Final = {  # imported with the stage: what only one needs takes seconds
 
 def run_stage(
     recipe: Recipe, options: RunOptions, report: Report, *, trial: Callable[[Stage], None] | None = None
-) -> Training:
-    """Train the stage of `options.stage` in its run folder, or resume its training.
+) -> RunFolder:
+    """Train the stage of `options.stage` in its run folder, or resume its training; returns the folder.
 
     Pre-training first trains the recipe's tokenizer, if it needs one and names none.
 
@@ -66,11 +66,11 @@ def run_stage(
         stage: Stage = resolve_name(SET_UP[options.stage])(recipe, context)
         if trial is not None:
             trial(stage)
-            return stage.training
+            return context.run_folder
         with start_or_resume(stage.training, recipe):
             stage.train()
-    stage.training.context.accelerator.wait_for_everyone()
-    return stage.training
+    context.accelerator.wait_for_everyone()
+    return context.run_folder
 
 
 @contextmanager
@@ -192,10 +192,8 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
     run, overwrite = RunFolder(output / TOKENIZER_FOLDER), options.overwrite
     users = decide_on_main(accelerator, lambda: _users(output)) if overwrite else []
     if users:
-        text = (
-            f"{run.path} is kept, because {users[0]} uses it; for another tokenizer, choose another --output"
-        )
-        report(notice(text))
+        text = f"{run.path} is kept, because {users[0]} uses it"
+        report(notice(f"{text}; for another tokenizer, choose another --output"))
     with_own = with_tokenizer(recipe, own_tokenizer(output))
     is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
     if overwrite or not is_finished:
@@ -301,4 +299,4 @@ def _train_stage(
     changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
     given["resume"] = "auto" if given.get("resume", True) else "never"
     run_options = RunOptions(stage=stage, recipe_file=str(recipe), init=init, decoder=decoder, **given)
-    return run_stage(recipe_for_run(recipe, **changes), run_options, report).context.run_folder.path
+    return run_stage(recipe_for_run(recipe, **changes), run_options, report).path

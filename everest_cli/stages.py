@@ -93,12 +93,12 @@ def _train(
     )
     with Display(quiet=options.quiet or not is_main()) as display:
         trial = _print_trial if options.dry_run else None
-        training = run_stage(recipe, run_options, display.report, trial=trial)
+        run = run_stage(recipe, run_options, display.report, trial=trial)
     if options.dry_run:
         return None
     if is_main():
-        typer.echo(training.context.run_folder.path)
-    return training.context.run_folder.path
+        typer.echo(run.path)
+    return run.path
 
 
 def _check_init(init: str, folder: Path | None, *, overwrite: bool) -> None:

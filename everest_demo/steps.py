@@ -127,7 +127,7 @@ class DemoSteps:
             cpu=True,
             init=init,
         )
-        return run_stage(recipe, options, self.report).context.run_folder.weights
+        return run_stage(recipe, options, self.report).weights
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

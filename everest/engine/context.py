@@ -90,15 +90,13 @@ class RunContext:
 
     def notice(self, *texts: str | None) -> None:
         """Show each line of text that is not None to the user."""
-        for text in texts:
-            if text is not None:
-                self.report(notice(text))
+        for text in filter(None, texts):
+            self.report(notice(text))
 
     def warn(self, *texts: str | None) -> None:
         """Show each warning that is not None to the user."""
-        for text in texts:
-            if text is not None:
-                self.report(warning(text))
+        for text in filter(None, texts):
+            self.report(warning(text))
 
     def warn_once(self, kind: str, text: str | None) -> None:
         """Show a warning, if there is one and none of its kind has been shown."""

@@ -126,8 +126,6 @@ class TrainState:
         networks: the run's model first.
         header: of `model.safetensors`; its tensors and step are added.
         num_states: the number of newest states to keep.
-    Attributes:
-        has_weights: False: the run is finished and its states were removed, so its weights are new.
     """
 
     def __init__(
@@ -137,7 +135,7 @@ class TrainState:
         self._accelerator = context.accelerator
         self._run = context.run_folder
         self.header = header
-        self.has_weights = True
+        self.has_weights = True  # False: of a finished run without states, so the networks are untrained
         self._num_states = num_states
         self._saved_step = 0
         # On a GPU files are written while it computes the next steps; `finish` waits for them.

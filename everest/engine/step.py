@@ -106,11 +106,7 @@ class UpdateGuard:
     ended: Tensor | bool = False  # () bool on the device: whether an update has ended the run
 
     def skips(self, losses_finite: Tensor, all_finite: Tensor) -> Tensor:
-        """Whether an update is skipped: 0 or 1, () float32 on the device.
-
-        Args:
-            losses_finite, all_finite: () bool on the device; see `StepRecord.send`.
-        """
+        """Whether the update of these results of `StepRecord.send` is skipped: 0 or 1, () float32."""
         if self.policy == "stop":
             self.ended = ~(losses_finite if self.scaled else all_finite) | self.ended
         return (~all_finite | self.ended).float()

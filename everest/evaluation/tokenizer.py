@@ -30,21 +30,16 @@ HELD_OUT_LISTS: Final = ("val", "test")  # keys of `data`
 
 
 class TokenizerValidator:
-    """Measures a run's tokenizer on held-out videos, at some of its validation steps, and at the end.
-
-    Args:
-        clips: those of the training, all of them resized by workers.
-    """
+    """Measures a run's tokenizer on held-out videos, at some of its validation steps, and at the end."""
 
     def __init__(self, training: Training, recipe: Recipe, clips: ClipDataset) -> None:
         self._training = training
         self._context = training.context
-        self._training_clips = clips
+        self._training_clips = clips  # resized by workers
         self._key, self._clips = held_out_clips(recipe)  # _key: of their list in `data`
         if self._key not in HELD_OUT_LISTS:
-            self._context.notice(
-                "no list in data.val or data.test: the report is of videos that are trained on"
-            )
+            text = "no list in data.val or data.test: the report is of videos that are trained on"
+            self._context.notice(text)
         with torch.random.fork_rng():
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
             # The scorer with the weights that training starts from, for comparison.

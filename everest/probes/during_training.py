@@ -73,9 +73,6 @@ class Prober:
 
     The videos are those of `pretrain.probe.list`, else some of data.val, else some of those for training, and
     the same at every probe.
-
-    Args:
-        clips: those of the training, all of them resized by workers.
     """
 
     def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec, clips: ClipDataset) -> None:
@@ -87,7 +84,7 @@ class Prober:
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec  # of the model, to build a copy of a sharded one that is not
         self._steps = probed_steps(plan.steps, every=settings.every, validation_steps=plan.validation_steps)
-        known = clips
+        known = clips  # of the training, resized by workers
         self._held_out: ClipDataset | None = None  # some of data.val, with masks as training draws them
         if recipe.data.val is not None:
             views = known.make_views

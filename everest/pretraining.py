@@ -59,9 +59,10 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     if spec.teacher is not None:
         from everest.checkpoints.frozen import open_teacher
 
-        model = training.state.trained_model
-        assert isinstance(model, MaskedAutoencoder)
-        model.targets.open_network(open_teacher(recipe))
+        network, teacher = training.networks[0], open_teacher(recipe)
+        for model in (network.module, network.ema and network.ema.module):
+            if isinstance(model, MaskedAutoencoder):
+                model.targets = model.targets.bound(model.pixels, teacher)
     prober = None
     if recipe.pretrain.probe.every and not context.options.one_batch:
         from everest.probes.during_training import Prober

@@ -107,7 +107,7 @@ class FrozenEncoder(nn.Module):
 
 
 def open_teacher(recipe: Recipe) -> FrozenEncoder:
-    """Open the teacher of a recipe, on the CPU; a new model needs it (`Target.open_network`)."""
+    """Open the teacher of a recipe, on the CPU; a model learns from it after `Target.bound`."""
     use, spec, weights = _read_teacher(recipe)
     encoder = build_model(spec, weights, source=Path(use.name))
     assert isinstance(encoder, VideoEncoder)

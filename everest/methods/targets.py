@@ -1,7 +1,7 @@
 """The values that are predicted at the target tokens, and the loss of a prediction.
 
-A target is a frozen dataclass, whose fields are its keys in a recipe. A model has a copy that is bound to
-what is not a setting (`Binding`).
+A target is a frozen dataclass, whose fields are its keys in a recipe. A model has a copy that also knows what
+is no setting: the pixel statistics of the model's clips, and the frozen network that gives the values.
 
 B batch, C channels, T frames, H W pixels, N tokens, K target tokens, P values of a token, t p q a tubelet's
 frames, rows and columns, D the width of a teacher or the dimensions of a code.
@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -56,17 +56,6 @@ class FeatureNetwork(Protocol):
     def __call__(self, frames: Tensor) -> Tensor: ...
 
 
-Network = TypeVar("Network")
-
-
-@dataclass(slots=True)
-class Binding(Generic[Network]):
-    """What a target takes from its model."""
-
-    pixels: PixelStatistics  # of the model's clips
-    network: Network
-
-
 @dataclass(frozen=True, kw_only=True)
 class Target(ABC):
     """Base class of the targets: a frozen dataclass whose fields are its keys in a recipe.
@@ -77,8 +66,9 @@ class Target(ABC):
     __pydantic_config__ = ConfigDict(extra="forbid")
     needs_tokenizer: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
-    # Each bound target has its own; no field, because it is no setting.
-    binding: ClassVar[Binding[Any]] = Binding(IMAGENET, None)
+    # Of the model's clips, and its frozen network: set by `bound`. No fields, because they are no settings.
+    statistics: ClassVar[PixelStatistics] = IMAGENET
+    network: ClassVar[Any] = None
     kind: str = ""  # its name in a recipe; of another package: its import path
     cache = None  # a setting of the targets that can be stored
 
@@ -88,16 +78,11 @@ class Target(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # shared with the average of the model's weights
 
-    def bound(self, pixels: PixelStatistics, network: object = None) -> Self:
-        """A copy of the target for a model, see `Binding`."""
+    def bound(self, statistics: PixelStatistics, network: object = None) -> Self:
+        """A copy for a model whose clips have these `statistics`, with its frozen tokenizer or teacher."""
         target = copy(self)
-        object.__setattr__(target, "binding", Binding(pixels, network))  # a target is frozen
+        vars(target).update(statistics=statistics, network=network)  # a target is frozen
         return target
-
-    def open_network(self, network: object) -> None:
-        """Replace the network of a bound target, also in the average of the model's weights."""
-        assert self.binding is not Target.binding
-        self.binding.network = network
 
     @property
     def is_external(self) -> bool:
@@ -107,7 +92,7 @@ class Target(ABC):
     def input_of(self, clips: Tensor, x: Tensor) -> Tensor:
         """What `values` takes: clips (B, C, T, H, W), or the input `x` that the encoder makes of them."""
         chosen = clips if self.of_frames else x
-        return self.binding.pixels.normalized(chosen) if self.is_external else chosen
+        return self.statistics.normalized(chosen) if self.is_external else chosen
 
     @property
     def loss_of_one_color(self) -> float | None:
@@ -163,7 +148,7 @@ class PixelTargets(Target):
 
     def width(self, tubelet: Tubelet) -> int:
         t, p, q = tubelet
-        return (t if self.frames == "all" else 1) * p * q * self.binding.pixels.channels
+        return (t if self.frames == "all" else 1) * p * q * self.statistics.channels
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs."""
@@ -187,7 +172,7 @@ class PixelTargets(Target):
 
         These have shapes that broadcast; without normalization they are 0 and 1.
         """
-        patches = self.binding.pixels.to_unit_range(gather_patches(frames, ids, tubelet))
+        patches = self.statistics.to_unit_range(gather_patches(frames, ids, tubelet))
         if self.frames == "half":
             # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of
             # the last tubelet.
@@ -217,28 +202,28 @@ class TokenTargets(Target):
     are our choice.
     """
 
-    binding: ClassVar[Binding[CodeNetwork]]
+    network: ClassVar[CodeNetwork]
     needs_tokenizer: ClassVar[bool] = True
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
     space: CodeSpace = "values"  # LVMAE eq. 2
 
     def width(self, tubelet: Tubelet) -> int:
-        levels = self.binding.network.levels
+        levels = self.network.levels
         return sum(levels) if self.space == "codes" else len(levels)
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, D) float32 at the tokens `ids` (B, K); for `codes` int64 levels."""
-        return self.binding.network.values(frames, ids, self.space)
+        return self.network.values(frames, ids, self.space)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        return self.binding.network.rebuilt(prediction, frames, ids, self.space)
+        return self.network.rebuilt(prediction, frames, ids, self.space)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The mean over the scored tokens, a float32 scalar: squared error, or cross-entropy for `codes`."""
         if self.space != "codes":
             return mean_squared_error(prediction, values, scored)
-        logits = prediction.float().split(self.binding.network.levels, dim=-1)  # (B, K, levels) each
+        logits = prediction.float().split(self.network.levels, dim=-1)  # (B, K, levels) each
         errors = [
             F.cross_entropy(of_dim.movedim(-1, 1), values[..., dim], reduction="none")
             for dim, of_dim in enumerate(logits)
@@ -267,23 +252,22 @@ class FeatureTargets(Target):
     A model that is only used needs no more of its teacher than a `TeacherUse`.
     """
 
-    binding: ClassVar[Binding[FeatureNetwork | TeacherUse]]
+    network: ClassVar[FeatureNetwork | TeacherUse]
     of_frames: ClassVar[bool] = True
     kind: Literal["features"] = "features"
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
     layers: Literal["last"] = "last"  # its output, after its last norm
 
     def width(self, tubelet: Tubelet) -> int:
-        return self.binding.network.width
+        return self.network.width
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, K, D) float32 at the tokens `ids` (B, K), the values of each with mean 0 and variance 1."""
-        network = self.binding.network
-        if isinstance(network, TeacherUse):
+        if isinstance(self.network, TeacherUse):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"
             )
-        features = network(frames).float()  # (B, N, D)
+        features = self.network(frames).float()  # (B, N, D)
         return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:

@@ -93,7 +93,7 @@ def time_steps(
             choose_trained(model, settings)
         if spec.teacher_in_step is not None:
             assert isinstance(model, MaskedAutoencoder)
-            model.targets.open_network(open_teacher(recipe))
+            model.targets = model.targets.bound(model.pixels, open_teacher(recipe))
         model.to(device).train(stage != "eval")
         prepared = prepare_model(accelerator, model, recipe.train)
         shape = (clips, spec.channels, spec.candidate_frames, *spec.size)

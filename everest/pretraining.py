@@ -38,7 +38,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     if init_weights is not None:
         spec = init_weights.adapted(spec)
     clips = pretrain_clips(recipe)
-    if spec.views is not None and len(clips) < 2:
+    if spec.compared_views > 1 and len(clips) < 2:
         raise DataError(
             f"data.{pretrain_key(recipe.data)}: one video; pretrain.objective=views compares several: name "
             "more videos with data.pretrain"
@@ -56,7 +56,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         context=context,
         init_weights=init_weights,
     )
-    if spec.teacher is not None:
+    if spec.teacher_in_step is not None:
         from everest.checkpoints.frozen import open_teacher
 
         network, teacher = training.networks[0], open_teacher(recipe)

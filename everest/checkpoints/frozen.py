@@ -17,7 +17,7 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.targets import FeatureTargets, TeacherUse
 from everest.models.classifier import VideoEncoder
-from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
+from everest.models.spec import EncoderSpec, PretrainSpec, pretrain_spec, teacher_spec
 from everest.system.hub import PREFIXES, absolute_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_use
@@ -46,7 +46,7 @@ def with_tokenizer(recipe: Recipe, path: Path) -> Recipe:
     return replace(recipe, tokenizer=replace(tokenizer_settings(recipe), checkpoint=str(path.resolve())))
 
 
-def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
+def spec_of_pretraining(recipe: Recipe) -> PretrainSpec:
     """The model that a recipe pre-trains, with the facts of its tokenizer and its teacher.
 
     With a cache, its index supplies the facts of the network that made it.
@@ -114,7 +114,7 @@ def open_teacher(recipe: Recipe) -> FrozenEncoder:
     return FrozenEncoder(encoder, recipe.data.pixels)
 
 
-def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:
+def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, EncoderSpec, Weights]:
     """The teacher of a recipe, its spec, and the weights of its encoder alone."""
     name = recipe.pretrain.teacher
     assert name is not None

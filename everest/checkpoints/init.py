@@ -13,7 +13,7 @@ from everest.checkpoints.describe import as_yaml, other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_of_timm, open_encoder
 from everest.converters.files import everest_file_at
 from everest.errors import CheckpointError, RecipeError, shown
-from everest.models.spec import ModelSpec
+from everest.models.spec import AutoencoderSpec, ModelSpec, read_model_spec
 from everest.system.files import absolute_keeping_links
 from everest.system.hub import absolute_name
 from everest.system.run_folder import (
@@ -104,7 +104,7 @@ def check_init(init: InitFile, *, resumed: RunFolder | None) -> None:
     if file is None or (resumed is not None and resumed.state.is_dir()):
         read_init(init, resumed=resumed)
     else:
-        ModelSpec.from_settings(read_header(file).settings, source=file)
+        read_model_spec(read_header(file).settings, source=file)
 
 
 def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:
@@ -112,7 +112,7 @@ def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
         with reading_own(resumed.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
             origin = {**(resumed.environment().origin or {})}
-            saved = ModelSpec.from_settings(origin["settings"], source=resumed.path)
+            saved = read_model_spec(origin["settings"], source=resumed.path)
         return InitWeights(named=init, origin=origin, saved=saved, weights=None)
     weights, saved = open_encoder(init.file)
     origin = {"file": init.file, "kind": weights.kind, "recipe": weights.recipe, "step": weights.step}
@@ -249,12 +249,12 @@ def _pretraining_parts(init: InitWeights, spec: ModelSpec) -> Iterator[Part]:
         problem = "requested by --decoder fresh"
     yield "the layer that predicts a camera's motion", ("camera_head.",), problem
     yield "the projector", ("projector.",), problem
-    if problem is None and saved.is_autoencoder and spec.is_autoencoder:
+    if problem is None and isinstance(saved, AutoencoderSpec) and isinstance(spec, AutoencoderSpec):
         problem = _decoder_problem(saved, spec)
     yield "the decoder", DECODER_TENSORS, problem
 
 
-def _decoder_problem(saved: ModelSpec, spec: ModelSpec) -> str | None:
+def _decoder_problem(saved: AutoencoderSpec, spec: AutoencoderSpec) -> str | None:
     """Why a model cannot keep the decoder of `saved`; None: it can."""
     keys = [f"decoder_{part}" for part in ("depth", "width", "heads")]
     old, new = (vars(x.model) | asdict(x.model.backbone_size) for x in (saved, spec))
@@ -263,12 +263,11 @@ def _decoder_problem(saved: ModelSpec, spec: ModelSpec) -> str | None:
     return None if _predicted(saved) == _predicted(spec) else "it predicts other targets"
 
 
-def _predicted(spec: ModelSpec) -> tuple[object, ...]:
+def _predicted(spec: AutoencoderSpec) -> tuple[object, ...]:
     """What a decoder predicts: the target without its paths, and the hash of its teacher or tokenizer."""
-    target = spec.target
-    network = spec.tokenizer if target is not None and target.needs_tokenizer else spec.teacher
-    settings = {key: value for key, value in vars(target).items() if key not in ("cache", "teacher")}
-    return type(target), settings, network and network.sha256
+    network = spec.tokenizer if spec.target.needs_tokenizer else spec.teacher
+    settings = {key: value for key, value in vars(spec.target).items() if key not in ("cache", "teacher")}
+    return type(spec.target), settings, network and network.sha256
 
 
 def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:

@@ -29,7 +29,7 @@ from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.linear import ImageSpec
 from everest.models.mean import MeanSpec
 from everest.models.positions import interpolated
-from everest.models.spec import ModelSpec, Transformer
+from everest.models.spec import EncoderSpec, ModelSpec, Transformer, read_model_spec
 from everest.models.vit import with_tubelet_frames
 from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_once
@@ -48,7 +48,6 @@ from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 # clips: any but a tokenizer; transformer: any with an encoder of tokens
 Kind = Literal["classifier", "clips", "transformer", "tokenizer"]
-SPECS_BY_KIND: Final[dict[str, type[ClipSpec]]] = {cls.kind: cls for cls in (ImageSpec, MeanSpec)}
 AnyModel = ClipModel | AdaptiveTokenizer
 Notify = Callable[[str], None]  # receives a line for the user
 IMAGE_FRAMES: Final = 8  # of a video, for weights of single images; heuristic
@@ -167,7 +166,7 @@ def open_weights(path: Path) -> Weights:
 def open_encoder(checkpoint: str) -> tuple[Weights, ModelSpec]:
     """Read the weights of a checkpoint whose encoder a model may use, and their spec."""
     weights = open_weights(find_weights(checkpoint))
-    return weights, ModelSpec.from_settings(weights.settings, source=Path(checkpoint))
+    return weights, read_model_spec(weights.settings, source=Path(checkpoint))
 
 
 def open_model(
@@ -195,7 +194,7 @@ def open_model(
     if weights.kind == "tokenizer" and kind in (None, "tokenizer"):
         spec = TokenizerSpec.from_settings(weights.settings, source=file)
     else:
-        read = ModelSpec.from_settings if kind == "transformer" else read_clip_spec
+        read = read_model_spec if kind == "transformer" else read_clip_spec
         spec = read(weights.settings, source=file)
         if weights.classes and spec.only_head and len(weights.classes) != spec.num_classes:
             names = f"{len(weights.classes)} names of classes"
@@ -212,7 +211,7 @@ def open_model(
 
 def is_of_images(spec: ClipSpec) -> bool:
     """Whether the weights are of an encoder of single images, of another program."""
-    return isinstance(spec, ModelSpec) and spec.kind == "encoder" and spec.frames == 1
+    return isinstance(spec, EncoderSpec) and spec.frames == 1
 
 
 def clip_of(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[int, int]]:
@@ -233,7 +232,8 @@ def clip_of(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[i
 
 def read_clip_spec(settings: dict[str, Any], *, source: Path) -> ClipSpec:
     """Read the settings of any model on clips, by the kind that they state."""
-    return SPECS_BY_KIND.get(str(settings.get("kind")), ModelSpec).from_settings(settings, source=source)
+    other = {"images": ImageSpec, "mean": MeanSpec}.get(str(settings.get("kind")))
+    return (read_model_spec if other is None else other.from_settings)(settings, source=source)
 
 
 def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:

@@ -32,7 +32,14 @@ from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens
-from everest.models.spec import ModelSpec
+from everest.models.spec import (
+    AutoencoderSpec,
+    ClassifierSpec,
+    EncoderSpec,
+    ModelSpec,
+    PretrainSpec,
+    ViewSpec,
+)
 from everest.system.files import write_text
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import Weights, write_tensors
@@ -133,6 +140,7 @@ def _config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
             "label2id": {name: number for number, name in enumerate(names)},
             **({"problem_type": MULTI_LABEL_PROBLEM} if spec.heads[0].task == MULTI_LABEL else {}),
         }
+    assert isinstance(spec, AutoencoderSpec)
     assert isinstance(spec.target, PixelTargets)
     return {
         **shared,
@@ -148,16 +156,16 @@ def _config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 
 def _obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
-    model, target = spec.model, spec.target
+    model, target = spec.model, spec.target if isinstance(spec, AutoencoderSpec) else None
     for key in ("positions", "attention", *ENCODER_SETTINGS):
         value = getattr(model, key)
         if value != getattr(ModelSettings, key):
             yield f"model.{key}={as_yaml(value)}"
     obstacles = {
-        "an encoder alone": spec.kind == "encoder" or spec.views is not None,
-        "pretrain.camera_motion": spec.camera > 0,
+        "an encoder alone": isinstance(spec, (EncoderSpec, ViewSpec)),
+        "pretrain.camera_motion": isinstance(spec, PretrainSpec) and spec.camera > 0,
         "data.channels=1": spec.channels == 1,
-        f"model.pooling={model.pooling}": spec.kind == "classifier"
+        f"model.pooling={model.pooling}": isinstance(spec, ClassifierSpec)
         and model.pooling not in ("mean", "first"),
         f"model.tubelet={as_yaml(model.tubelet)}": model.tubelet[1] != model.tubelet[2],
         "data.task=regression": spec.only_head is not None and spec.only_head.task == "regression",
@@ -172,7 +180,7 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
 
 def _notes(spec: ModelSpec) -> Iterator[str]:
     """Yield where transformers computes something else with the same weights."""
-    if spec.kind == "pretrain":
+    if isinstance(spec, AutoencoderSpec):
         yield f"transformers selects no tokens: pass the mask of {spec.selection.strategy} as bool_masked_pos"
         if spec.pixels != IMAGENET:
             yield "its loss assumes frames normalized by ImageNet's mean and std, and this model has others"

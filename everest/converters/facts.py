@@ -23,8 +23,8 @@ from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
 from everest.models.positions import ROTARY_BASE, SPATIAL, TEMPORAL, position_table
-from everest.models.spec import ModelSpec
-from everest.models.vit import Norms
+from everest.models.spec import AutoencoderSpec, ClassifierSpec, EncoderSpec, ModelSpec
+from everest.models.vit import Architecture, Norms
 from everest.system.text import validated
 
 Stage = Literal["pretrain", "classifier", "encoder"]
@@ -201,8 +201,8 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         after_encoder = facts.stage == "classifier" or "encoder.norm.weight" in facts.shapes
         norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=LAST_NORM_EPS)
     model = _settings(facts, tubelet, grid)
-    spec = ModelSpec(
-        frames=frames, size=size, model=model, norms=norms, pixels=pixels, **_stage_settings(facts)
+    spec = _spec_of_stage(
+        facts, Architecture(frames=frames, size=size, model=model, norms=norms, pixels=pixels)
     )
     for problem in spec.problems():
         raise facts.error(f"not a valid everest model: {problem}")
@@ -283,8 +283,8 @@ def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
     )
 
 
-def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
-    """Return the fields of a spec that depend on the stage: as in the saved settings, else as released."""
+def _spec_of_stage(facts: ForeignFacts, architecture: Architecture) -> ModelSpec:
+    """Return the spec of the checkpoint's stage: its settings as saved, else as released."""
     stored, left = facts.stored, {}
     for name in ("mcm_ratio", "mask_ratio"):  # shares of tokens removed
         share = stored.get(name)
@@ -298,13 +298,10 @@ def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
         if problem == "regression" or (problem is None and outputs == 1):
             head = Head(task="regression", outputs=outputs)
         everest = RedundancyRobust(keep_ratio=kept or 0.6, visible_ratio=None)
-        return {
-            "kind": "classifier",
-            "heads": (head,),
-            "selection": everest if stored.get("mcm") and facts.names.kind == "pretrain" else AllTokens(),
-        }
+        selection = everest if stored.get("mcm") and facts.names.kind == "pretrain" else AllTokens()
+        return ClassifierSpec(**vars(architecture), heads=(head,), selection=selection)
     if facts.names.kind == "encoder":
-        return {"kind": "encoder", "selection": AllTokens()}
+        return EncoderSpec(**vars(architecture), selection=AllTokens())
     normalize = bool(stored.get("norm_pix_loss", stored.get("normlize_target", True)))
     target, selection = PixelTargets(normalize=normalize), Tube(mask_ratio=round(1 - visible, 6))
     if facts.program == "everest":
@@ -313,4 +310,4 @@ def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
         normalize = "token" if stored.get("norm_pix_loss", True) else False
         target = PixelTargets(normalize=normalize, frames="half")
         selection = RandomSpaceTime(visible_ratio=visible)
-    return {"kind": "pretrain", "target": target, "selection": selection}
+    return AutoencoderSpec(**vars(architecture), target=target, selection=selection)

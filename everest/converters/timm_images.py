@@ -34,7 +34,7 @@ from everest.converters.files import read_foreign
 from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shown
 from everest.methods.strategies import AllTokens
 from everest.models.positions import LOWER_ROTARY_BASE, ROTARY_BASE, SPATIAL, TEMPORAL
-from everest.models.spec import ModelSpec
+from everest.models.spec import EncoderSpec
 from everest.models.vit import Norms
 from everest.system.hub import HUB_PREFIX as HUB
 from everest.system.hub import HubUnreachable, fetch, license_of, split_timm
@@ -220,8 +220,7 @@ def image_weights(
     norm = plain.norm if isinstance(plain.norm, nn.LayerNorm) else plain.fc_norm
     embed, block = plain.patch_embed, cast(Block, plain.blocks[0])
     rows, columns = (n * side for n, side in zip(embed.grid_size, embed.patch_size, strict=True))
-    spec = ModelSpec(
-        kind="encoder",
+    spec = EncoderSpec(
         frames=1,
         size=(rows, columns),  # timm leaves out pixels that fill no patch
         model=_settings(plain, block),

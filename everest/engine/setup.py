@@ -22,7 +22,7 @@ from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained
-from everest.models.spec import ModelSpec
+from everest.models.spec import AutoencoderSpec, ModelSpec
 from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, local_processes, num_readers
 from everest.system.run_folder import RunFolder
@@ -111,7 +111,8 @@ def _check_inputs(run: RunFolder, videos: dict[str, Any], spec: ModelSpec | Toke
     if any(getattr(plan, key) != value for key, value in videos.items()):
         current = f"the current one of {videos['videos']}"
         changed.append(f"list of {plan.videos} videos (or other labels) than {current}")
-    teacher, tokenizer = (spec.teacher, spec.tokenizer) if isinstance(spec, ModelSpec) else (None, None)
+    is_autoencoder = isinstance(spec, AutoencoderSpec)
+    teacher, tokenizer = (spec.teacher, spec.tokenizer) if is_autoencoder else (None, None)
     has_frozen = run.weights.is_file() and (teacher or tokenizer)
     settings = read_header(run.weights).settings if has_frozen else {}
     for kind, name, sha256 in (

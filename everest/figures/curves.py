@@ -23,7 +23,7 @@ from everest.errors import RecipeError
 from everest.figures.style import COLORS, DASHES, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS
 from everest.models.cost import count_macs
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, read_model_spec
 from everest.probes.collapse import PROBE_TITLES, probe_rows
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, WEIGHTS_FILE, Row, RunEnvironment
 from everest.system.text import reading_own
@@ -141,7 +141,7 @@ def _transformer_spec(run: Path) -> ModelSpec | None:
     header = read_header(weights) if weights.is_file() else None
     if header is None or header.kind == "tokenizer":
         return None
-    return ModelSpec.from_settings(header.settings, source=weights)
+    return read_model_spec(header.settings, source=weights)
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

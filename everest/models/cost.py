@@ -26,7 +26,7 @@ from everest.models.clip_spec import ClipSpec
 from everest.models.linear import ImageSpec
 from everest.models.mae import PretrainingModel
 from everest.models.memory import model_on_meta
-from everest.models.spec import ModelSpec
+from everest.models.spec import AutoencoderSpec, ModelSpec, PretrainSpec, ViewSpec
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
 _NORM: Final = torch.ops.aten.native_layer_norm
@@ -57,7 +57,7 @@ def count_macs(spec: ModelSpec) -> Macs:
     for module in model.modules():
         if isinstance(module, Block):
             module.forward = partial(_for_all_tokens, module.forward)
-    clips = spec.views.number if spec.views else 1  # clips that are compared
+    clips = spec.compared_views
     num_tokens = spec.grid.num_tokens
     frames = torch.empty(clips, spec.channels, spec.frames, *spec.size, device="meta")
     # Operations, two for each multiply-accumulate.
@@ -75,7 +75,8 @@ def count_macs(spec: ModelSpec) -> Macs:
     per_mac = 2 * clips
     with FlopCounterMode(display=False) as counter:
         model.encoder.patch_embed(torch.empty(1, 1, spec.channels, *spec.model.tubelet, device="meta"))
-    of_token, camera_tokens = counter.get_total_flops() // 2, num_tokens if spec.camera else 0
+    of_token = counter.get_total_flops() // 2
+    camera_tokens = num_tokens if isinstance(spec, PretrainSpec) and spec.camera else 0
     return Macs(
         # The camera's task embeds the first view of each video once more.
         embedding=of_token * spec.candidate_grid.num_tokens + of_token * camera_tokens // clips,
@@ -127,9 +128,9 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     selection = strategy(spec.grid, importance=noise, noise=noise)
     visible, target = selection.visible.size(1), selection.target.size(1)
     scored = int(selection.scored().sum())
-    if spec.views is not None:  # without a decoder, nothing is predicted
+    if isinstance(spec, ViewSpec):  # without a decoder, nothing is predicted
         target = scored = 0
-    if visible == 0 or (spec.is_autoencoder and scored == 0):
+    if visible == 0 or (isinstance(spec, AutoencoderSpec) and scored == 0):
         purpose = "encode" if visible == 0 else "predict"
         raise RecipeError(f"{strategy.strategy}: of {total} tokens none is left to {purpose}")
     return Tokens(total=total, kept=visible + scored, visible=visible, target=target)

@@ -22,7 +22,7 @@ from everest.config.values import Count, Length, settings
 from everest.models.classifier import Classifier, by_head
 from everest.models.clip_spec import ClipSpec
 from everest.models.linear import NO_TOKENS, ImageSpec
-from everest.models.spec import ModelSpec
+from everest.models.spec import ClassifierSpec
 from everest.video.pixels import PixelStatistics
 
 
@@ -73,7 +73,7 @@ class MeanSpec(ClipSpec):
         return MeanClassifier(self, [member.build() for member in self.members])
 
 
-MemberSpec = Annotated[ModelSpec | ImageSpec | MeanSpec, Field(discriminator="kind")]
+MemberSpec = Annotated[ClassifierSpec | ImageSpec | MeanSpec, Field(discriminator="kind")]
 
 
 class MeanClassifier(Classifier):

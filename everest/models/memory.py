@@ -79,7 +79,7 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
         for blocks in model.modules():
             if isinstance(blocks, Blocks):
                 blocks[-1].eval()
-    clips = spec.views.number if trains and spec.views else 1  # clips that are compared
+    clips = spec.compared_views if trains else 1
     frames = spec.candidate_frames if trains else spec.frames
 
     def run() -> object:

@@ -1,7 +1,8 @@
-"""`ModelSpec`: all settings of a transformer, as its checkpoint stores them to rebuild the model."""
+"""Specifications of transformers: all settings of a model, as its checkpoint stores them to rebuild it."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from everest.config.heads import Heads
 from everest.config.settings import Recipe
-from everest.config.stage_settings import FrameSelectionSettings, ViewsSection
+from everest.config.stage_settings import FrameSelectionSettings, ReconstructionSettings, ViewsSection
 from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, check_num_tokens
@@ -31,23 +32,15 @@ from everest.tokenizer.spec import TokenizerUse
 if TYPE_CHECKING:  # most models have no tokenizer
     from everest.tokenizer.spec import FrozenTokenizer
 
-Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelSpec builds, by its kind
+Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelSpec builds
 
 
 @settings
 class ModelSpec(Architecture, ClipSpec):
-    """All that is needed to rebuild a model with an encoder of tokens."""
+    """All that is needed to rebuild a model with an encoder of tokens; each kind has further fields."""
 
     kind: Literal["pretrain", "classifier", "encoder"]
     selection: StoredStrategy  # chooses tokens; the key is that of a recipe
-    target: AnyTarget | None = None  # pretrain, of an autoencoder
-    views: ViewsSection | None = None  # pretrain, without a decoder
-    camera: NotNegative = 0.0  # pretrain: weight of the camera task
-    tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
-    teacher: TeacherUse | None = None  # pretrain: its features are the targets
-    frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
-    heads: Heads = ()  # classifier: what it predicts
-    drop_path: ShareBelowOne = 0.0  # classifier, in training
 
     @property
     def title(self) -> str:
@@ -57,40 +50,34 @@ class ModelSpec(Architecture, ClipSpec):
     @property
     def candidate_grid(self) -> TokenGrid:
         """The tokens of the frames that the loader returns: more than the clip's with frame selection."""
-        return replace(self.grid, t=num_candidates(self.grid.t, self.frame_selection.alpha))
+        return self.grid
 
     @property
     def candidate_frames(self) -> int:
         """The frames that the loader returns."""
         return self.candidate_grid.t * self.model.tubelet[0]
 
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
-        require_transformer(str(settings.get("kind")), source=source)
-        spec = super().from_settings(settings, source=source)
-        tokenizer, moved = spec.tokenizer, own_tokenizer(source.parent)  # the run may have been moved
-        if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and moved.is_file():
-            return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
-        return spec
+    @property
+    def compared_views(self) -> int:
+        """The clips of a video whose features are compared; 1: none are."""
+        return 1
+
+    @property
+    def tokenizer_in_step(self) -> TokenizerUse | None:
+        """The tokenizer that a training step runs; with a token cache the clips come with their tokens."""
+        return None
+
+    @property
+    def teacher_in_step(self) -> EncoderSpec | None:
+        """The teacher, which may take a clip in several windows (everest.checkpoints.frozen)."""
+        return None
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         yield from (f"model.{key}: {text}" for key, text in self.model.problems())
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
-        if self.channels == 1 and (self.tokenizer or (self.target and self.target.is_external)):
-            yield "pixels: 1 channel, where tokenizer or target take 3"
-        if self.is_autoencoder and self.target is None:
-            yield "target: missing"
-        if self.tokenizer is None and (
-            self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
-        ):
-            yield "tokenizer: missing"
-        if isinstance(self.target, FeatureTargets) and self.teacher is None:
-            yield "teacher: missing"
         if (self.position_grid is None) == self.model.positions.startswith(INTERPOLATED):
             yield "position_grid: for interpolated positions, and only for these"
-        if self.kind == "classifier" and not self.heads:
-            yield "heads: missing"
         try:
             check_num_tokens(self.grid)
             blank = torch.empty(1, self.grid.num_tokens, device="meta")
@@ -99,10 +86,104 @@ class ModelSpec(Architecture, ClipSpec):
         except RecipeError as error:
             yield str(error)
 
-    def with_positions_of(self, grid: TokenGrid) -> Self:
-        """The same model; interpolated positions are those of clips of `grid`."""
-        is_interpolated = self.model.positions.startswith(INTERPOLATED)
-        return replace(self, position_grid=(grid.t, grid.h, grid.w) if is_interpolated else None)
+    def build(self) -> Transformer:
+        model = self.new_model()
+        model.spec = self
+        return model
+
+    @abstractmethod
+    def new_model(self) -> Transformer:
+        """Make the module, which does not know its spec yet."""
+
+
+@settings
+class EncoderSpec(ModelSpec):
+    """An encoder without a decoder or a head."""
+
+    kind: Literal["encoder"] = "encoder"
+
+    def new_model(self) -> VideoEncoder:
+        return VideoEncoder(self, strategy=self.selection)
+
+
+@settings
+class ClassifierSpec(ModelSpec):
+    """An encoder and the heads that predict classes or numbers."""
+
+    kind: Literal["classifier"] = "classifier"
+    heads: Heads
+    drop_path: ShareBelowOne = 0.0  # in training
+
+    def problems(self) -> Iterator[str]:
+        if not self.heads:
+            yield "heads: missing"
+        yield from super().problems()
+
+    def new_model(self) -> VideoClassifier:
+        return VideoClassifier(self, strategy=self.selection, heads=self.heads, drop_path=self.drop_path)
+
+
+@settings
+class PretrainSpec(ModelSpec):
+    """A model that learns without labels."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    camera: NotNegative = 0.0  # weight of the camera task
+
+
+@settings
+class ViewSpec(PretrainSpec):
+    """A model that compares views of a video."""
+
+    views: ViewsSection
+
+    @property
+    def compared_views(self) -> int:
+        return self.views.number
+
+    def new_model(self) -> ViewModel:
+        return ViewModel(self, strategy=self.selection, settings=self.views, camera=self.camera)
+
+
+@settings
+class AutoencoderSpec(PretrainSpec):
+    """A model whose decoder predicts the target of hidden tokens."""
+
+    target: AnyTarget
+    tokenizer: TokenizerUse | None = None  # scores the tokens or makes the targets
+    teacher: TeacherUse | None = None  # its features are the targets
+    frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
+
+    @property
+    def candidate_grid(self) -> TokenGrid:
+        return replace(self.grid, t=num_candidates(self.grid.t, self.frame_selection.alpha))
+
+    @property
+    def tokenizer_in_step(self) -> TokenizerUse | None:
+        return None if self.target.cache is not None else self.tokenizer
+
+    @property
+    def teacher_in_step(self) -> EncoderSpec | None:
+        if self.teacher is None:
+            return None
+        return EncoderSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
+        spec = super().from_settings(settings, source=source)
+        tokenizer, moved = spec.tokenizer, own_tokenizer(source.parent)  # the run may have been moved
+        if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and moved.is_file():
+            return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
+        return spec
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.channels == 1 and (self.tokenizer or self.target.is_external):
+            yield "pixels: 1 channel, where tokenizer or target take 3"
+        if self.tokenizer is None and (self.selection.needs_tokenizer or self.target.needs_tokenizer):
+            yield "tokenizer: missing"
+        if self.teacher is None and isinstance(self.target, FeatureTargets):
+            yield "teacher: missing"
 
     def without_files(self) -> Self:
         """The same model with an untrained tokenizer."""
@@ -110,30 +191,18 @@ class ModelSpec(Architecture, ClipSpec):
             return self
         return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
 
-    def build(self) -> Transformer:
-        architecture: Architecture = self  # of which a spec is a subclass
-        strategy, heads, drop_path = self.selection, self.heads, self.drop_path
-        if self.kind == "encoder":
-            model = VideoEncoder(architecture, strategy=strategy)
-        elif self.kind == "classifier":
-            model = VideoClassifier(architecture, strategy=strategy, heads=heads, drop_path=drop_path)
-        elif self.views is not None:
-            model = ViewModel(architecture, strategy=strategy, settings=self.views, camera=self.camera)
-        else:
-            assert self.target is not None
-            tokenizer = self._frozen_tokenizer()
-            network = tokenizer if self.target.needs_tokenizer else self.teacher
-            model = MaskedAutoencoder(
-                architecture,
-                strategy=strategy,
-                targets=self.target.bound(self.pixels, network),
-                tokenizer=tokenizer,
-                candidate_grid=self.candidate_grid,
-                recompute=self.frame_selection.recompute,
-                camera=self.camera,
-            )
-        model.spec = self
-        return model
+    def new_model(self) -> MaskedAutoencoder:
+        tokenizer = self._frozen_tokenizer()
+        network = tokenizer if self.target.needs_tokenizer else self.teacher
+        return MaskedAutoencoder(
+            self,
+            strategy=self.selection,
+            targets=self.target.bound(self.pixels, network),
+            tokenizer=tokenizer,
+            candidate_grid=self.candidate_grid,
+            recompute=self.frame_selection.recompute,
+            camera=self.camera,
+        )
 
     def _frozen_tokenizer(self) -> FrozenTokenizer | None:
         if self.tokenizer is None:
@@ -147,59 +216,60 @@ class ModelSpec(Architecture, ClipSpec):
             _ = tokenizer.tokenizer  # loads it now, to report a missing file at once
         return tokenizer
 
-    @property
-    def is_autoencoder(self) -> bool:
-        """Whether a decoder predicts tokens."""
-        return self.kind == "pretrain" and self.views is None
 
-    @property
-    def tokenizer_in_step(self) -> TokenizerUse | None:
-        """The tokenizer that a training step runs; with a token cache the clips come with their tokens."""
-        return None if self.target is None or self.target.cache is not None else self.tokenizer
-
-    @property
-    def teacher_in_step(self) -> ModelSpec | None:
-        """The teacher, which may take a clip in several windows (everest.checkpoints.frozen)."""
-        if self.teacher is None:
-            return None
-        return ModelSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
+def read_model_spec(settings: dict[str, Any], *, source: Path) -> ModelSpec:
+    """Read the values that `ModelSpec.dump` returns, from the file `source`."""
+    kind = str(settings.get("kind"))
+    require_transformer(kind, source=source)
+    by_kind = {"encoder": EncoderSpec, "classifier": ClassifierSpec}
+    of_pretraining = ViewSpec if "views" in settings else AutoencoderSpec
+    return by_kind.get(kind, of_pretraining).from_settings(settings, source=source)
 
 
 def pretrain_spec(
     recipe: Recipe, *, tokenizer: TokenizerUse | None, teacher: TeacherUse | None = None
-) -> ModelSpec:
+) -> PretrainSpec:
     """The model that a recipe pre-trains; `spec_of_pretraining` reads the facts about frozen networks."""
     section = recipe.pretrain
-    spec = replace(
-        encoder_spec(recipe), kind="pretrain", selection=section.selection, camera=section.camera_motion
+    shared = {"selection": section.selection, "camera": section.camera_motion, **vars(_architecture(recipe))}
+    if not isinstance(section, ReconstructionSettings):
+        return ViewSpec(**shared, views=section.views)
+    return AutoencoderSpec(
+        **shared,
+        target=section.target,
+        tokenizer=tokenizer,
+        teacher=teacher,
+        frame_selection=section.frame_selection,
     )
-    if section.objective == "views":
-        return replace(spec, views=section.views)
-    spec = replace(spec, target=section.target, frame_selection=section.frame_selection)
-    return replace(spec, tokenizer=tokenizer, teacher=teacher)
 
 
-def encoder_spec(recipe: Recipe) -> ModelSpec:
+def encoder_spec(recipe: Recipe) -> EncoderSpec:
     """The encoder of a recipe, which encodes the tokens of fine-tuning."""
-    data, model = recipe.data, recipe.model
-    spec = ModelSpec(
-        kind="encoder",
-        selection=recipe.finetune.selection,
+    return EncoderSpec(**vars(_architecture(recipe)), selection=recipe.finetune.selection)
+
+
+def classifier_spec(recipe: Recipe, heads: Heads) -> ClassifierSpec:
+    """The classifier of a recipe."""
+    stage, architecture = recipe.finetune, _architecture(recipe)
+    return ClassifierSpec(
+        **vars(architecture), selection=stage.selection, heads=heads, drop_path=stage.drop_path
+    )
+
+
+def _architecture(recipe: Recipe) -> Architecture:
+    """What the models of all stages share."""
+    data = recipe.data
+    architecture = Architecture(
         frames=data.frames,
         size=data.frame_size,
-        model=model,
+        model=recipe.model,
         pixels=data.pixels,
         checkpointing=recipe.train.checkpointing,
     )
-    return spec.with_positions_of(spec.grid)
+    return architecture.with_positions_of(architecture.grid)
 
 
-def classifier_spec(recipe: Recipe, heads: Heads) -> ModelSpec:
-    """The classifier of a recipe."""
-    return replace(encoder_spec(recipe), kind="classifier", heads=heads, drop_path=recipe.finetune.drop_path)
-
-
-def teacher_spec(recipe: Recipe, saved: ModelSpec, *, name: str) -> ModelSpec:
+def teacher_spec(recipe: Recipe, saved: ModelSpec, *, name: str) -> EncoderSpec:
     """The encoder `saved` of the teacher `name`, for clips with the tokens of a recipe's model."""
     data, tubelet = recipe.data, recipe.model.tubelet
     t, p, q = saved.model.tubelet
@@ -219,8 +289,7 @@ def teacher_spec(recipe: Recipe, saved: ModelSpec, *, name: str) -> ModelSpec:
     window = grid.t if grid.t % saved.grid.t else saved.grid.t  # slices
     if window * tubelet[0] < 2 and model.input == "differences":
         window = grid.t
-    spec = ModelSpec(
-        kind="encoder",
+    spec = EncoderSpec(
         frames=window * tubelet[0],
         size=(grid.h * p, grid.w * q),
         model=model,

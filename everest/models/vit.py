@@ -7,10 +7,10 @@ D width, t p q a tubelet's frames, rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
 from math import prod
-from typing import Final
+from typing import Final, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from everest.config.values import Count, Epsilon, Length, settings
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import NORM_EPS, Block, Blocks
 from everest.models.positions import (
+    INTERPOLATED,
     FixedPositions,
     LearnedPositions,
     RotaryPositions,
@@ -92,6 +93,11 @@ class Architecture:
             return self.grid
         t, h, w = self.position_grid
         return TokenGrid(t=t, h=h, w=w)
+
+    def with_positions_of(self, grid: TokenGrid) -> Self:
+        """The same architecture; interpolated positions are those of clips of `grid`."""
+        is_interpolated = self.model.positions.startswith(INTERPOLATED)
+        return replace(self, position_grid=(grid.t, grid.h, grid.w) if is_interpolated else None)
 
     def make_positions(self, width: int, heads: int, *, class_token: bool = False) -> TokenPositions:
         """The positions of the encoder or the decoder; learned ones also for a class token."""

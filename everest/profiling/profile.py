@@ -23,7 +23,7 @@ from everest.methods.selection import TopK
 from everest.methods.strategies import STRATEGIES, LearnedImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
-from everest.models.spec import ModelSpec, classifier_spec
+from everest.models.spec import AutoencoderSpec, ModelSpec, classifier_spec
 
 StageName = Literal["pretrain", "finetune", "eval"]
 PROFILED_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
@@ -75,7 +75,7 @@ class StageCost:
         self.parameters = weights.total
         self.trained_parameters = 0 if settings is None else weights.trained
         self.model_state = weights.state_bytes(training=settings is not None, bytes_per_value=value_bytes)
-        self.frozen_network = "tokenizer" if spec.teacher is None else "teacher"
+        self.frozen_network = "tokenizer" if spec.teacher_in_step is None else "teacher"
         if frozen := frozen_bytes(spec):
             self.model_state[self.frozen_network] = frozen
 
@@ -224,7 +224,7 @@ def softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     size = spec.model.backbone_size
     encoded = spec.model.class_token + spec.model.registers + tokens.visible
     squares = size.depth * size.heads * encoded**2
-    if spec.is_autoencoder:
+    if isinstance(spec, AutoencoderSpec):
         squares += spec.model.decoder_depth * size.decoder_heads * (tokens.visible + tokens.target) ** 2
     return int(SOFTMAX_COPIES * bytes_per_value * squares)
 

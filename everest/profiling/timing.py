@@ -84,7 +84,7 @@ def time_steps(
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     spec, settings = stage_spec(recipe, stage), training_settings(recipe, stage)
     device = accelerator.device
-    multiple = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # views to compare
+    multiple = 2 * spec.compared_views if spec.compared_views > 1 else 1  # two videos, at least
     clips = multiple * math.ceil((batch or DEFAULT_BATCH.get(device.type, 1)) / multiple)
     torch.manual_seed(recipe.train.seed)
     try:

@@ -18,7 +18,7 @@ from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summ
 from everest.errors import RecipeError
 from everest.metrics.names import CHANCE_NAMES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
-from everest.models.spec import ModelSpec
+from everest.models.spec import read_model_spec
 from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.text import MALFORMED_ERRORS, nonfinite_as_null, read_json, read_own_json, reading_own
@@ -49,7 +49,7 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
     run = folder / job.name
     if not run.is_dir() or summarize(run).state != "finished":
         return None
-    spec = ModelSpec.from_settings(read_header(run / WEIGHTS_FILE).settings, source=run / WEIGHTS_FILE)
+    spec = read_model_spec(read_header(run / WEIGHTS_FILE).settings, source=run / WEIGHTS_FILE)
     macs = count_macs(spec).total + (count_frozen_macs(spec) or 0)  # of a clip
     environment, rows = read_run(run)
     with reading_own(run, fix="remove it"):

@@ -25,7 +25,7 @@ from everest.inference.model import encode_clips
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
-from everest.models.spec import ModelSpec
+from everest.models.spec import AutoencoderSpec, ClassifierSpec, ModelSpec
 from everest.models.vit import Norms
 from everest.system.weights import read_weights
 
@@ -35,7 +35,7 @@ SMALL = ModelSettings(
 )
 CLIPS = {"frames": 8, "size": (64, 64), "model": SMALL}
 PARTLY_KEPT = RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
-CLASSIFIER = ModelSpec(kind="classifier", **CLIPS, selection=PARTLY_KEPT, heads=(Head(outputs=3),))
+CLASSIFIER = ClassifierSpec(**CLIPS, selection=PARTLY_KEPT, heads=(Head(outputs=3),))
 OF_DIFFERENCES = replace(CLASSIFIER, model=replace(SMALL, input="differences"))
 ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
 LIKE_ST_MAE = replace(
@@ -45,7 +45,7 @@ LIKE_IMAGE_MODELS = replace(
     LIKE_ST_MAE,
     model=replace(LIKE_ST_MAE.model, rotary="pe:3", norm_before=True, mlp="normed-swiglu", registers=2),
 )
-AUTOENCODER = ModelSpec(kind="pretrain", **CLIPS, selection=RedundancyRobust(), target=PixelTargets())
+AUTOENCODER = AutoencoderSpec(**CLIPS, selection=RedundancyRobust(), target=PixelTargets())
 
 
 def saved(path: Path, spec: ModelSpec, *, classes: tuple[str, ...] | None = CLASSES) -> Path:

@@ -21,7 +21,7 @@ from everest.converters.convert import identify
 from everest.converters.facts import Hints
 from everest.converters.files import ForeignCheckpoint
 from everest.converters.timm_images import image_weights
-from everest.models.spec import ModelSpec, classifier_spec
+from everest.models.spec import ModelSpec, classifier_spec, read_model_spec
 
 TABLE = {weights.name: weights for weights in public_weights()}
 GIVES = {"pretrain": "autoencoder", "encoder": "encoder", "classifier": "classifier"}  # by kind of weights
@@ -56,7 +56,7 @@ def spec_of(weights: PublicWeights) -> ModelSpec:
         with torch.device("meta"):
             image = timm.create_model(name, num_classes=0)
             converted = image_weights(image, mean=config.mean, std=config.std, source=weights.name)
-        return ModelSpec.from_settings(converted.settings, source=Path(weights.name))
+        return read_model_spec(converted.settings, source=Path(weights.name))
     if weights.layout in RELEASED:
         config = RELEASED[weights.layout].get("config", {})
         foreign = ForeignCheckpoint(path=Path(weights.name), tensors=on_meta(weights.layout), config=config)

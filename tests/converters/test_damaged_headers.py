@@ -77,20 +77,28 @@ SETTINGS = {
     "keep nothing": (_set("selection", "keep_ratio", value=1e-320), "keeps none of"),
     "heads of attention": (_set("model", "heads", value=5), "model.heads: 5 heads do not divide"),
     "positions": (_set("model", "positions", value="separable"), "model.width: 24 is no multiple of 16"),
-    "alpha": (_set("frame_selection", "alpha", value=1e308), "alpha: Input"),
     "stds of pixels": (_set("pixels", value={"mean": [0.5], "std": [0.2] * 2}), "1 means and 2 stds, one of"),
     "std of pixels": (_set("pixels", value={"mean": [0.5], "std": [0.0]}), "a std must be from 1e-06"),
     "mean of pixels": (_set("pixels", value={"mean": [2.0], "std": [1.0]}), "a mean must be from 0 to 1"),
     "pixels": (_set("pixels", value=[0.5, 0.2]), "its settings are not readable: pixels: Input"),
     "long key": (_set("x" * 100_000, value=1), "its settings are not readable: xxx"),
+    "of another kind": (_set("camera", value=0.5), "its settings are not readable: camera"),
+}
+
+
+OF_PRETRAINING = {
+    "alpha": (_set("frame_selection", "alpha", value=1e308), "alpha: Input"),
     "tokenizer": (_set("tokenizer", value={"settings": {}}), "its settings are not readable: tokenizer"),
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_settings_of_no_model_are_refused(name: str, classifier_run: Path, tmp_path: Path):
-    change, message = SETTINGS[name]
-    original = classifier_run / "model.safetensors"
+@pytest.mark.parametrize("name", [*SETTINGS, *OF_PRETRAINING])
+def test_settings_of_no_model_are_refused(
+    name: str, classifier_run: Path, autoencoder_run: Path, tmp_path: Path
+):
+    change, message = (SETTINGS | OF_PRETRAINING)[name]
+    run = autoencoder_run if name in OF_PRETRAINING else classifier_run
+    original = run / "model.safetensors"
     settings = json.loads(read_metadata(original)["settings"])
     change(settings)
     file = with_header(original, tmp_path / "x.safetensors", settings=json.dumps(settings))

@@ -31,7 +31,7 @@ from everest.data.views import ClipFormat
 from everest.errors import RecipeError
 from everest.methods.grid import patchify
 from everest.models.classifier import VideoEncoder
-from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.models.spec import classifier_spec, pretrain_spec, read_model_spec
 from everest.suggest.suggestion import suggest_recipe
 from everest.system.run_folder import InitFile
 from everest.system.weights import Weights
@@ -82,7 +82,7 @@ def of_timm(model: Any, frames: Tensor) -> Tensor:
 def test_an_encoder_of_one_tubelet_of_equal_frames_computes_as_timm(options: dict[str, Any], repeats: int):
     model, frames = image_model(**options), images()
     weights = weights_of(model)
-    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
+    saved = read_model_spec(weights.settings, source=Path("small"))
     spec = replace(saved, frames=repeats, model=replace(saved.model, tubelet=(repeats, 8, 8)))
     encoder = build_model(spec, weights, source=Path("small"))
     assert isinstance(encoder, VideoEncoder)
@@ -95,7 +95,7 @@ def test_an_encoder_of_one_tubelet_of_equal_frames_computes_as_timm(options: dic
 def test_larger_frames_that_are_not_square_have_the_rotary_positions_of_timm():
     model, frames = image_model(**DINOV3), torch.randint(256, (2, 3, 40, 64)).byte()
     weights = weights_of(model)
-    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
+    saved = read_model_spec(weights.settings, source=Path("small"))
     encoder = build_model(replace(saved, size=(40, 64)), weights, source=Path("small"))
     assert isinstance(encoder, VideoEncoder)
     tokens = encoder.encode(frames[:, :, None], torch.arange(40).expand(2, -1))  # (B, N, D)
@@ -104,7 +104,7 @@ def test_larger_frames_that_are_not_square_have_the_rotary_positions_of_timm():
 
 def started(weights: Weights, recipe: Recipe, stage: str = "pretrain") -> tuple[Any, list[str]]:
     """The new model of a stage that starts from the weights, and the notices."""
-    saved, notices = ModelSpec.from_settings(weights.settings, source=Path("small")), []
+    saved, notices = read_model_spec(weights.settings, source=Path("small")), []
     init = InitWeights(
         named=InitFile(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights
     )
@@ -142,7 +142,7 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
 def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_of_timm(options):
     model = image_model(**options)
     weights = weights_of(model)
-    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
+    saved = read_model_spec(weights.settings, source=Path("small"))
     settings = ["data.size=32", "data.frames=2", "model.tubelet=[2,8,8]"]
     named = differing_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
     new, _ = started(weights, load_recipe("demo", overrides=[*settings, *named]))
@@ -199,7 +199,7 @@ def test_what_an_encoder_lacks_is_named(name: str, part: str):
 def test_families_that_load(name: str):
     with torch.device("meta"):
         weights = image_weights(timm.create_model(name, num_classes=0), mean=MEAN, std=STD, source=name)
-        spec = ModelSpec.from_settings(weights.settings, source=Path(name))
+        spec = read_model_spec(weights.settings, source=Path(name))
         shapes = {name: tensor.shape for name, tensor in spec.build().state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in weights.tensors.items()}
 
@@ -228,7 +228,7 @@ def test_files_of_the_hub_are_read(name: str, tmp_path: Path, monkeypatch: pytes
     save_file(stored, tmp_path / "model.safetensors")
     monkeypatch.setattr("everest.converters.timm_images.fetch", lambda *arguments, **options: tmp_path)
     weights = open_image_weights(f"timm:{name}")
-    spec = ModelSpec.from_settings(weights.settings, source=Path(name))
+    spec = read_model_spec(weights.settings, source=Path(name))
     build_model(spec, weights, source=Path(name))
     assert torch.equal(weights.tensors["encoder.blocks.0.norm1.weight"], stored["blocks.0.norm1.weight"])
 

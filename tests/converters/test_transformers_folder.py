@@ -23,12 +23,11 @@ from everest.converters.facts import Hints
 from everest.converters.files import read_foreign
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens
-from everest.models.spec import ModelSpec
+from everest.models.spec import ClassifierSpec, ModelSpec
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 HALF = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.5))
-SMALL = ModelSpec(
-    kind="classifier",
+SMALL = ClassifierSpec(
     frames=4,
     size=(32, 32),
     model=ModelSettings(backbone="vit-tiny", width=24, depth=1, heads=2, tubelet=(2, 8, 8)),

@@ -20,7 +20,7 @@ from everest.config.recipe import dump_recipe, load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.strategies import RedundancyRobust
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import ModelSpec, pretrain_spec
+from everest.models.spec import pretrain_spec, read_model_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 # The code that docs/methods.md shows, and things that are no strategy.
@@ -230,7 +230,7 @@ def test_a_loss_of_pixels_is_one_class(package: str, recipe: Path):
     kind = f"{package}.methods:Huber"
     settings = f"pretrain.target={{kind: '{kind}', normalize: token, delta: 0.5}}"
     spec = pretrain_spec(load_recipe(recipe, overrides=[settings]), tokenizer=None)
-    spec = ModelSpec.from_settings(spec.dump(), source=Path("x"))
+    spec = read_model_spec(spec.dump(), source=Path("x"))
     assert (spec.target.kind, spec.target.normalize, spec.target.delta) == (kind, "token", 0.5)
     out = spec.build()(torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8))
     error = F.huber_loss(out.prediction, out.target, delta=0.5, reduction="none").mean(dim=-1)

@@ -19,7 +19,7 @@ from everest.methods.importance import embedding_change
 from everest.methods.strategies import RandomSpaceTime
 from everest.methods.targets import PixelTargets
 from everest.models.positions import LearnedPositions, interpolated, position_table
-from everest.models.spec import ModelSpec
+from everest.models.spec import AutoencoderSpec
 from everest.models.vit import TubeletEmbedding
 
 # EVEREST Table 15, to its digit: millions of parameters in pre-training and with 51 classes.
@@ -98,7 +98,7 @@ def test_a_model_of_other_clips_has_interpolated_positions(tmp_path: Path):
     grid = model.encoder.grid
     settings = ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY, **options)
     chosen = {"selection": RandomSpaceTime(), "target": PixelTargets()}
-    spec = ModelSpec(kind="pretrain", frames=8, size=(32, 32), model=settings, **chosen)
+    spec = AutoencoderSpec(frames=8, size=(32, 32), model=settings, **chosen)
     file = save_model(tmp_path / "x.safetensors", spec, model)
     opened = open_model(file, frames=12, size=(48, 40)).transformer
     expected = interpolated(model.state_dict(), grid, opened.encoder.grid)

@@ -18,7 +18,7 @@ from everest.inference.model import encode_clips
 from everest.methods.grid import TokenSelection
 from everest.models.classifier import VideoEncoder
 from everest.models.pooling import mean_and_change
-from everest.models.spec import ModelSpec, encoder_spec
+from everest.models.spec import ModelSpec, encoder_spec, read_model_spec
 
 KEEP = everest.strategies.RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
 
@@ -72,7 +72,7 @@ def test_weights_are_loaded_as_they_were_saved(checkpoint: Path, spec: ModelSpec
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
     shown = json_of("convert", checkpoint, "--inspect")
     assert (shown["kind"], shown["frames"], shown["num_classes"]) == ("encoder", 4, None)
-    assert ModelSpec.from_settings(spec.dump(), source=checkpoint) == spec
+    assert read_model_spec(spec.dump(), source=checkpoint) == spec
 
 
 def test_commands_use_it(checkpoint: Path, recipe: Path, clip_files: Path, tmp_path: Path):

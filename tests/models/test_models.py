@@ -21,14 +21,14 @@ from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRob
 from everest.methods.targets import PixelTargets
 from everest.models.mae import Reconstruction
 from everest.models.partial import choose_trained
-from everest.models.spec import ModelSpec
+from everest.models.spec import AutoencoderSpec
 
 NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}
 
 
 SMALL = ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY)
-AUTOENCODER = ModelSpec(
-    **{"kind": "pretrain", "frames": 8, "size": (32, 32), "model": SMALL},
+AUTOENCODER = AutoencoderSpec(
+    **{"frames": 8, "size": (32, 32), "model": SMALL},
     **{"selection": RedundancyRobust(), "target": PixelTargets()},
 )
 

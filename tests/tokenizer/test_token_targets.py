@@ -13,7 +13,7 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.targets import TokenTargets
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import ModelSpec
+from everest.models.spec import read_model_spec
 from everest.system.weights import state_hash
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import FrozenTokenizer, tokenizer_spec
@@ -134,7 +134,7 @@ def test_targets_and_scores_of_a_clip_are_the_same_bits_in_any_batch(clips, froz
 
 def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
     model, spec = autoencoder(recipe), spec_of_pretraining(recipe)
-    again = ModelSpec.from_settings(spec.dump(), source=Path("x")).build()
+    again = read_model_spec(spec.dump(), source=Path("x")).build()
     again.load_state_dict(model.state_dict())
     noise = torch.rand(2, 256)
     assert torch.equal(model(clips, noise=noise).loss, again(clips, noise=noise).loss)

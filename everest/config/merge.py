@@ -9,7 +9,7 @@ that the chosen variant shares with the variant for which they were written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +20,7 @@ from everest.config.stage_settings import (
     HEADS_KEY,
     KEYS_WITHOUT_EFFECT,
     SECTION_VARIANTS,
-    SELECTION_SHORTHANDS,
+    SELECTION_KEY,
     STAGES,
     TRAINED_SECTIONS,
     VIEWS_KEY,
@@ -35,6 +35,7 @@ from everest.methods.external import is_import_path
 SET_OPTION: Final = "--set"  # the origin of an override
 BY_BACKBONE: Final = "by_backbone"
 BACKBONE_KEY: Final = ("model", "backbone")
+DRAW_NAMES: Final = ("keep_ratio", "uniform")  # keys of `pretrain.views` that are short for a selection
 
 
 class WrittenValue(NamedTuple):
@@ -45,8 +46,8 @@ class WrittenValue(NamedTuple):
     key: KeyPath = ()  # its key in the file
     layer: int = -1  # counted from the bottom; -1: a default
 
-    def is_below(self, other: WrittenValue) -> bool:
-        """Whether this value is inherited where the other one is written; `--set` inherits nothing."""
+    def is_inherited_by(self, other: WrittenValue) -> bool:
+        """Whether this value comes from a file below the layer of the other one."""
         return self.layer < other.layer and self.label != SET_OPTION
 
 
@@ -79,7 +80,7 @@ DEFAULTS_BY_KEY: Final = {  # with sections that the default recipe lacks
 # Keys of a section that are not fields of its class.
 KEYS_WITHOUT_FIELD: Final[dict[KeyPath, tuple[str, ...]]] = {
     (): ("base",),
-    **{section: names for section, (names, *_) in SELECTION_SHORTHANDS.items()},
+    VIEWS_KEY: DRAW_NAMES,
     **{(stage,): (BY_BACKBONE,) for stage in STAGES},
 }
 # Keys whose values are names, in which underscores stand for hyphens.
@@ -93,8 +94,8 @@ class MergedRecipe:
     label: str  # the requested recipe
     written: dict[KeyPath, WrittenValue]  # no key is inside another one
     problems: list[str] = field(default_factory=list)
-    # The chosen variant of each section: after the defaults, then after each layer.
-    variants: list[dict[KeyPath, Any]] = field(default_factory=list)
+    # The variants that the values of each layer are meant for, by section; of the defaults at -1.
+    variants: dict[int, dict[KeyPath, Any]] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -127,7 +128,21 @@ class MergedRecipe:
             return _place(self.label, key)
         return _place(last.label, last.key[: len(last.key) - len(inner) + len(key)])
 
-    def write(self, key: KeyPath, written: WrittenValue) -> None:
+    def add(self, layer: Mapping[KeyPath, WrittenValue], number: int) -> None:
+        """Write the values of layer `number` over those of the layers below it."""
+        for key, written in layer.items():
+            if key[:2] == HEADS_KEY != key:  # a head; the others stay
+                heads = self.at(HEADS_KEY).value
+                value = (heads if isinstance(heads, dict) else {}) | {key[2]: written.value}
+                self._write(HEADS_KEY, written._replace(value=value, key=HEADS_KEY))
+            elif key in HYPHENATED_KEYS and not is_import_path(written.value):
+                self._write(key, written._replace(value=with_hyphens(written.value)))
+            else:
+                self._write(key, written)
+        variants = SECTION_VARIANTS.items()
+        self.variants[number] = {section: self.at((*section, each.tag)).value for section, each in variants}
+
+    def _write(self, key: KeyPath, written: WrittenValue) -> None:
         """Set `key`, replacing its earlier value and any value that contains it or lies inside it."""
         below = self.inside(key)
         is_section = below and key not in below
@@ -137,12 +152,6 @@ class MergedRecipe:
             self.written.pop(each, None)
         self.written[key] = written
 
-    def record_variants(self) -> None:
-        """Record which variants are chosen once a layer is written: its values are meant for these."""
-        self.variants.append(
-            {section: self.at((*section, each.tag)).value for section, each in SECTION_VARIANTS.items()}
-        )
-
     def choose_variants(self) -> None:
         """Drop values without a place in the chosen variants, and fill in the defaults of inner sections."""
         for section, variants in SECTION_VARIANTS.items():
@@ -151,23 +160,27 @@ class MergedRecipe:
                 self.written[tag] = WrittenValue(next(iter(variants.classes)))
             if section in inside:  # a value in place of the section
                 continue
-            self._drop_unfit(section, inside.keys() - {tag}, self.at(tag))
-            fields = _fields(section, self.at(tag).value)
+            chosen = self.at(tag)
+            for key in inside.keys() - {tag}:
+                if self._is_of_other_variant(key, section, chosen) or self._is_idle(key, section, chosen):
+                    del self.written[key]
+            fields = _fields(section, chosen.value)
             for inner in SECTION_VARIANTS:
                 if inner[:-1] == section and inner[-1] in fields:
                     self._fill_in(inner, fields[inner[-1]].default_factory)
 
-    def _drop_unfit(self, section: KeyPath, keys: Iterable[KeyPath], chosen: WrittenValue) -> None:
-        """Drop values that were written for another variant, and unknown ones that set nothing."""
-        fields = _fields(section, chosen.value)
-        for key in keys:
-            written, name = self.written[key], key[len(section)]
-            fields_then = _fields(section, self.variants[written.layer + 1][section])
-            is_for_other = written.is_below(chosen) and fields_then.get(name) is not fields.get(name)
-            is_unknown = bool(fields) and name not in fields  # a file may list the keys of all variants
-            sets_nothing = _is_default(key, written) or written.value in (None, {})
-            if is_for_other or (is_unknown and sets_nothing):
-                del self.written[key]
+    def _is_of_other_variant(self, key: KeyPath, section: KeyPath, chosen: WrittenValue) -> bool:
+        """Whether `key` is inherited from another variant, which does not share it with the chosen one."""
+        written, name = self.written[key], key[len(section)]
+        earlier = self.variants[written.layer][section]
+        is_shared = _fields(section, earlier).get(name) is _fields(section, chosen.value).get(name)
+        return written.is_inherited_by(chosen) and not is_shared
+
+    def _is_idle(self, key: KeyPath, section: KeyPath, chosen: WrittenValue) -> bool:
+        """Whether `key` is unknown and sets nothing: a file may list the keys of all variants."""
+        written, fields = self.written[key], _fields(section, chosen.value)
+        is_unknown = bool(fields) and key[len(section)] not in fields
+        return is_unknown and (_is_default(key, written) or written.value in (None, {}))
 
     def _fill_in(self, section: KeyPath, factory: Any) -> None:
         """Write the defaults of a section where nothing is written, unless another variant is chosen."""
@@ -191,7 +204,9 @@ class MergedRecipe:
             named = "" if isinstance(chosen.value, dict) else f"={shown(chosen.value)}"
             for key in [(*tag[:-1], name) for name in without_effect(chosen.value)]:
                 written = self.at(key)
-                if not (written.is_below(chosen) or written.value is None or _is_default(key, written)):
+                if not (
+                    written.is_inherited_by(chosen) or written.value is None or _is_default(key, written)
+                ):
                     text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
                     self.problems.append(f"{self.place(key)}: {text}")
                 self.written.pop(key, None)
@@ -204,40 +219,40 @@ def _is_default(key: KeyPath, written: WrittenValue) -> bool:
 
 def merge(file: RecipeFile, overrides: Sequence[str]) -> MergedRecipe:
     """Merge the defaults, a recipe with its bases, and `section.key=value` texts."""
-    defaults = {key: WrittenValue(value) for key, value in _RECIPE_DEFAULTS.items()}
-    merged = MergedRecipe(file.label, defaults | {("name",): WrittenValue(file.name)})
-    merged.record_variants()
+    merged = MergedRecipe(file.label, {key: WrittenValue(value) for key, value in _RECIPE_DEFAULTS.items()})
+    merged.add({("name",): WrittenValue(file.name)}, -1)
     layers = [(source.label, _leaves(values)) for source, values in with_bases(file) if values]
     layers += read_overrides(overrides, merged.problems)
-    backbones = [layer[BACKBONE_KEY] for _, layer in layers if BACKBONE_KEY in layer]
+    backbones = [values[BACKBONE_KEY] for _, values in layers if BACKBONE_KEY in values]
     backbone = with_hyphens(backbones[-1]) if backbones else _RECIPE_DEFAULTS[BACKBONE_KEY]
-    for number, (label, layer) in enumerate(layers):
-        of_backbone = {}  # each value with its key in the file, by the key that it sets
-        for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
-            value, name = layer.pop(key), with_hyphens("".join(key[2:3]))
-            if name == backbone:
-                of_backbone[key[0], *key[3:]] = value, (*key[:2], name, *key[3:])
-            elif name not in BACKBONES and value not in (None, {}):
-                text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
-                merged.problems.append(f"{_place(label, key[:2])}: {text}")
-        for section, (names, other, implied) in SELECTION_SHORTHANDS.items():
-            given = {name: layer.pop((*section, name)) for name in names if (*section, name) in layer}
-            if given and not layer.get(other):
-                layer.pop(other, None)
-                for name, value in {**implied, **given}.items():
-                    layer.setdefault((*other, name), value)
-        for key, (value, place) in [*((key, (layer[key], key)) for key in layer), *of_backbone.items()]:
-            if key[:2] == HEADS_KEY != key:  # a head; the others stay
-                heads = merged.at(HEADS_KEY).value
-                value = (heads if isinstance(heads, dict) else {}) | {key[2]: value}
-                key = place = HEADS_KEY
-            elif key in HYPHENATED_KEYS and not is_import_path(value):
-                value = with_hyphens(value)
-            merged.write(key, WrittenValue(value, label, place, number))
-        merged.record_variants()
+    for number, (label, values) in enumerate(layers):
+        _write_out_draw(values)
+        layer = {key: WrittenValue(value, label, key, number) for key, value in values.items()}
+        _choose_backbone(layer, backbone, merged.problems)
+        merged.add(layer, number)
     merged.choose_variants()
     merged.drop_without_effect()
     return merged
+
+
+def _write_out_draw(values: dict[KeyPath, Any]) -> None:
+    """Replace `pretrain.views.keep_ratio` and `uniform` by the selection that they are short for."""
+    given = {name: values.pop((*VIEWS_KEY, name)) for name in DRAW_NAMES if (*VIEWS_KEY, name) in values}
+    if given and not values.get(SELECTION_KEY):
+        values.pop(SELECTION_KEY, None)
+        for name, value in {"strategy": "drawn", "visible_ratio": None, **given}.items():
+            values.setdefault((*SELECTION_KEY, name), value)
+
+
+def _choose_backbone(layer: dict[KeyPath, WrittenValue], backbone: str, problems: list[str]) -> None:
+    """Replace `by_backbone` of each stage by its values for the chosen backbone, which win in their layer."""
+    for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
+        written, name = layer.pop(key), with_hyphens("".join(key[2:3]))
+        if name == backbone:
+            layer[key[0], *key[3:]] = written._replace(key=(*key[:2], name, *key[3:]))
+        elif name not in BACKBONES and written.value not in (None, {}):
+            text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
+            problems.append(f"{_place(written.label, key[:2])}: {text}")
 
 
 def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tuple[str, dict[KeyPath, Any]]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from everest.config.contradictions import contradictions
 from everest.config.merge import DEFAULTS_BY_KEY, KEYS_WITHOUT_FIELD, merge
@@ -214,35 +215,52 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
     Args:
         section: the one that was validated; empty: a whole recipe.
     """
-    problems: Problems = []
     errors = error.errors(include_url=False)
+    locations = [details["loc"] for details in errors]
+    problems: Problems = []
     for details in errors:
-        location, kind, context = details["loc"], details["type"], details.get("ctx", {})
-        inside = (other["loc"] for other in errors if len(other["loc"]) > len(location))
-        if kind == "too_short" and any(other[: len(location)] == location for other in inside):
+        location = details["loc"]
+        has_wrong_entries = any(location == other[: len(location)] != other for other in locations)
+        if details["type"] == "too_short" and has_wrong_entries:
             continue  # its entries are wrong, not few
-        # The key in the YAML, and the variant of its section: pydantic inserts that after the section's key.
-        key, parts, variant = section, iter(map(str, location)), ""
+        key, variant = _key_of(location, section)
+        if details["type"].startswith("union_tag"):  # no variant of the section is chosen
+            key = (*key, details.get("ctx", {})["discriminator"].strip("'"))
+        problems.append((".".join(key), _message(details, key, variant)))
+    return problems
+
+
+def _key_of(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:
+    """The key in the YAML of one of pydantic's locations inside a section, and the variant of its section.
+
+    After the key of a section that has variants, pydantic inserts the chosen one.
+    """
+    parts, key, variant = iter(map(str, location)), section, ""
+    if key in SECTION_VARIANTS:
+        variant = next(parts, "")
+    for part in parts:
+        if part == "[key]":  # of a mapping: the key itself is wrong
+            continue
+        key = (*key, part)
         if key in SECTION_VARIANTS:
             variant = next(parts, variant)
-        for part in parts:
-            key = (*key, part) if part != "[key]" else key
-            if key in SECTION_VARIANTS:
-                variant = next(parts, variant)
-        got = _quoted(details["input"])
-        if kind == "unexpected_keyword_argument":
-            text = _unknown_key(key, variant)
-        elif kind == "literal_error":
-            text = _unknown_value(details["input"], context["expected"])
-        elif kind.startswith("union_tag"):  # of a section whose variants exclude each other
-            key = (*key, context["discriminator"].strip("'"))
-            text = "is missing"
-            if kind == "union_tag_invalid":
-                text = _unknown_value(details["input"].get(key[-1]), context["expected_tags"])
-        else:
-            text = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}").format(got=got, **context)
-        problems.append((".".join(key), text))
-    return problems
+    return key, variant
+
+
+def _message(details: ErrorDetails, key: KeyPath, variant: str) -> str:
+    """The message about a problem that pydantic describes."""
+    value, context = details["input"], details.get("ctx", {})
+    match details["type"]:
+        case "unexpected_keyword_argument":
+            return _unknown_key(key, variant)
+        case "literal_error":
+            return _unknown_value(value, context["expected"])
+        case "union_tag_invalid":
+            return _unknown_value(value.get(key[-1]), context["expected_tags"])
+        case "union_tag_not_found":
+            return "is missing"
+        case kind:
+            return _MESSAGES.get(kind, f"{details['msg']}, not {{got}}").format(got=_quoted(value), **context)
 
 
 def _unknown_key(key: KeyPath, variant: str) -> str:

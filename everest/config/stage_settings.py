@@ -328,7 +328,3 @@ KEYS_WITHOUT_EFFECT: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
     **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED_SECTIONS},
     **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED_SECTIONS},
 }
-# Keys of a section that set keys of a selection: their names, the selection, and what else they set there.
-SELECTION_SHORTHANDS: Final[dict[KeyPath, tuple[tuple[str, ...], KeyPath, dict[str, Any]]]] = {
-    VIEWS_KEY: (("keep_ratio", "uniform"), SELECTION_KEY, {"strategy": "drawn", "visible_ratio": None})
-}

@@ -164,8 +164,8 @@ def select_tokens(
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
     x = x if model is None else model.to_input(x)
-    scores = None if model is None else model.scores
-    selection = chosen.select(x, grid, embed, torch.from_numpy(noise).to(x.device), scores=scores)
+    scorer = None if model is None else model.scorer
+    selection = chosen.select(x, grid, embed, torch.from_numpy(noise).to(x.device), scorer=scorer)
     if selection.visible.size(1) == 0:
         raise ValueError(f"{chosen} leaves none of {grid.num_tokens} tokens visible")
     return selection

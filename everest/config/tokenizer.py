@@ -19,7 +19,7 @@ from everest.config.values import settings
 from everest.errors import shown
 
 MOST_CODE_BITS: Final = 32  # a code of a tokenizer is stored in this many bits
-TopKKind = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient
+TopKGradient = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient
 Levels = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, max_length=MOST_CODE_BITS)]
 
 
@@ -118,7 +118,7 @@ class TokenizerSettings(ScheduleSettings):
     input_scale: Annotated[float, Field(ge=1 / 64, le=1)] | None = None
     frames: v.Length = 16  # frames of a window, which is encoded at once [P]
     keep: v.ShareAboveZero = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
-    select: TopKKind = "straight-through"  # how the choice of tokens passes a gradient to their scores
+    select: TopKGradient = "straight-through"  # how the choice of tokens passes a gradient to their scores
     temperature: v.Positive = 0.5  # temperature of the scores in `select`
     warmup: v.ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
     full_batches: v.Share = 0.25  # share of the other steps that keep all tokens

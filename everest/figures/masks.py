@@ -26,7 +26,7 @@ from everest.errors import RecipeError
 from everest.figures.rows import HIDDEN_GRAY, ClipMask, draw_rows, figure_rows, mask_title, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
-from everest.methods.importance import Embedding, RawPixels, TokenScores
+from everest.methods.importance import Embedding, RawPixels, Scorer
 from everest.methods.selection import Strategy, TopK
 from everest.methods.strategies import AllTokens, LearnedImportance, ScoreName
 from everest.methods.targets import FeatureTargets
@@ -102,7 +102,7 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = None
     if strategy.uses_importance:
-        importance = strategy.checked_importance(model.to_input(out.frames), embed, model.scores)
+        importance = strategy.checked_importance(model.to_input(out.frames), embed, model.scorer)
     predicted = _complete(model, out.frames, out.selection, out.prediction)
     return _clip_mask(strategy.strategy, strategy, out.frames, out.selection, importance, embed, predicted)
 
@@ -151,11 +151,11 @@ def embedding_of(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
     return RawPixels(PIXEL_TUBELET if model is None else model.tubelet)
 
 
-def _scores_of(model: AnyModel | None) -> TokenScores | None:
+def _scores_of(model: AnyModel | None) -> Scorer | None:
     """What scores tokens: a tokenizer, or that of an autoencoder; None without either."""
     if isinstance(model, AdaptiveTokenizer):
         return FrozenTokenizer.wrap(model).scores
-    return model.scores if isinstance(model, TokenModel) else None
+    return model.scorer if isinstance(model, TokenModel) else None
 
 
 def scaled_size(

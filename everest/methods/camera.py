@@ -184,36 +184,55 @@ def _search(now: Tensor, before: Tensor) -> Tensor:
 
 
 def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) -> Tensor:
-    """One Gauss-Newton step on images (M, 1, h, w), weighted as Geman and McClure do.
+    """One weighted Gauss-Newton step on images (M, 1, h, w): the motion (M, 2, 3) with a smaller error.
 
     The slope is the mean of both images' (as in efficient second-order minimization, Benhimane and Malis
     2004). Of an image, the outermost pixels have none.
     """
     plane = Plane.of(now.size(2), now.size(3))
-    warped, inside = moved(before, motion)
+    warped, inside = moved(before, motion)  # (M, 1, h, w) each
     error = (now - warped)[:, 0, 1:-1, 1:-1]  # (M, h - 2, w - 2)
-    inside = inside[:, 0, 1:-1, 1:-1].float()
-    mean = (now + warped)[:, 0] * (plane.unit / 4)
-    across = mean[:, 1:-1, 2:] - mean[:, 1:-1, :-2]
-    down = mean[:, 2:, 1:-1] - mean[:, :-2, 1:-1]
-    scale = (error.abs() * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
-    ratio = error / (ERROR_SPREAD * scale.clamp(min=GRAY_NOISE))[:, None, None]
-    weight = inside / (1 + ratio.square()).square()
-    # The products of the slopes with each other and with the error; all others are these times places.
+    weight = _robust_weights(error, inside[:, 0, 1:-1, 1:-1].float())  # (M, h - 2, w - 2)
+    mean = (now + warped)[:, 0] * (plane.unit / 4)  # (M, h, w), with the factor of a central difference
+    across = mean[:, 1:-1, 2:] - mean[:, 1:-1, :-2]  # (M, h - 2, w - 2): the slope along x
+    down = mean[:, 2:, 1:-1] - mean[:, :-2, 1:-1]  # (M, h - 2, w - 2): the slope along y
     products = torch.stack([across * across, across * down, down * down, across * error, down * error], dim=1)
     products = products * weight.unsqueeze(1)  # (M, 5, h - 2, w - 2)
-    if model == "shift":
-        sums = products.sum(dim=(2, 3))  # (M, 5)
-        matrix = torch.stack([sums[:, :2], sums[:, 1:3]], dim=1)  # (M, 2, 2)
-        step = _solved(matrix, sums[:, 3:].unsqueeze(2))  # (M, 2)
-        return torch.cat([motion[:, :, :2], motion[:, :, 2:] + step.unsqueeze(2)], dim=2)
-    x, y = plane.places(now.size(2), now.size(3), now.device)
-    place = torch.stack(torch.broadcast_tensors(x[1:-1], y[1:-1, None], torch.ones_like(error[0])))
+    if model == "affine":
+        return motion + _affine_step(products, plane)
+    return torch.cat([motion[:, :, :2], motion[:, :, 2:] + _shift_step(products)], dim=2)
+
+
+def _robust_weights(error: Tensor, inside: Tensor) -> Tensor:
+    """The weights (M, h, w) of errors, small for large ones (Geman and McClure); `inside` is 0 or 1."""
+    scale = (error.abs() * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)  # (M,)
+    ratio = error / (ERROR_SPREAD * scale.clamp(min=GRAY_NOISE))[:, None, None]  # (M, h, w)
+    return inside / (1 + ratio.square()).square()
+
+
+def _shift_step(products: Tensor) -> Tensor:
+    """The change (M, 2, 1) of a shift, by the products (M, 5, h, w) of slopes with slopes and the error."""
+    sums = products.sum(dim=(2, 3))  # (M, 5)
+    matrix = torch.stack([sums[:, :2], sums[:, 1:3]], dim=1)  # (M, 2, 2)
+    return _solved(matrix, sums[:, 3:].unsqueeze(2)).unsqueeze(2)
+
+
+def _affine_step(products: Tensor, plane: Plane) -> Tensor:
+    """The change (M, 2, 3) of an affine map, by the products (M, 5, h - 2, w - 2) of images in `plane`.
+
+    A row of the map has three unknowns, the factors of x, y and 1: the slope for each is the pixel's times
+    its place. So every entry of the system is a sum of `products` times two coordinates of the place.
+    """
+    height, width = products.shape[2:]
+    x, y = plane.places(height + 2, width + 2, products.device)  # (w,), (h,)
+    one = torch.ones(height, width, device=products.device)
+    place = torch.stack(torch.broadcast_tensors(x[1:-1], y[1:-1, None], one))  # (3, h - 2, w - 2)
     twice = (place.unsqueeze(1) * place).flatten(0, 1).flatten(1)  # (9, pixels): products of x, y, 1
     sums = (products.flatten(2) @ twice.T).unflatten(2, (3, 3))  # (M, 5, 3, 3)
-    xx, xy, yy, right = sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3:, :, 2].flatten(1)  # (M, 3, 3), (M, 6)
+    xx, xy, yy = sums[:, 0], sums[:, 1], sums[:, 2]  # (M, 3, 3) each
     matrix = torch.cat([torch.cat([xx, xy], dim=2), torch.cat([xy, yy], dim=2)], dim=1)  # (M, 6, 6)
-    return motion + _solved(matrix, right.unsqueeze(2)).unflatten(1, (2, 3))
+    right = sums[:, 3:, :, 2].flatten(1)  # (M, 6)
+    return _solved(matrix, right.unsqueeze(2)).unflatten(1, (2, 3))
 
 
 def _solved(matrix: Tensor, right: Tensor) -> Tensor:

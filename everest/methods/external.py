@@ -120,8 +120,8 @@ def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
             problems: list[Any] = [{**each, "loc": (path, *each["loc"])} for each in error.errors()]
         except (ValueError, PydanticUserError) as error:
             reason = {"reason": str(error).split("\n")[0]}
-            kind = PydanticCustomError(NOT_A_CLASS, "{reason}", reason)
-            problems = [InitErrorDetails(type=kind, loc=(path, key), input=path)]
+            error_type = PydanticCustomError(NOT_A_CLASS, "{reason}", reason)
+            problems = [InitErrorDetails(type=error_type, loc=(path, key), input=path)]
         else:
             object.__setattr__(instance, key, path)
             return instance

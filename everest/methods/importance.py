@@ -23,7 +23,7 @@ DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 FirstSlice = Literal["copy", "zero"]
 Cuts = Literal["ignore", "detect"]
 # A tokenizer's scorer: clips (B, C, T, H, W), bytes or normalized, to (B, N) float32; higher: more important.
-TokenScores = Callable[[Tensor], Tensor]
+Scorer = Callable[[Tensor], Tensor]
 
 
 class Embedding(Protocol):

@@ -38,7 +38,7 @@ from everest.methods.importance import (
     DistanceName,
     Embedding,
     FirstSlice,
-    TokenScores,
+    Scorer,
     embedding_change,
     pixel_change,
 )
@@ -85,35 +85,35 @@ class Strategy(ABC):
         embed: Embedding,
         noise: Tensor,
         importance: Tensor | None = None,
-        scores: TokenScores | None = None,
+        scorer: Scorer | None = None,
     ) -> TokenSelection:
         """Select tokens of clips (B, C, T, H, W), bytes or normalized: by the rule, from their importance.
 
         Args:
             noise: (B, at least N) uniform in [0, 1).
             importance: (B, N) float32, replaces what the strategy would compute.
-            scores: as in `checked_importance`.
+            scorer: as in `checked_importance`.
         """
         if importance is None and self.uses_importance:
-            importance = self.checked_importance(frames, embed, scores)
+            importance = self.checked_importance(frames, embed, scorer)
         return self(grid, importance=importance, noise=noise[:, : grid.num_tokens])
 
     def checked_importance(
-        self, frames: Tensor, embed: Embedding, scores: TokenScores | None = None
+        self, frames: Tensor, embed: Embedding, scorer: Scorer | None = None
     ) -> Tensor | None:
         """The `importance` (B, N) of clips (B, C, T, H, W), bytes or normalized.
 
         Args:
-            scores: gives the importance if the strategy `needs_tokenizer`.
+            scorer: gives the importance if the strategy `needs_tokenizer`.
         Raises:
-            RecipeError: a strategy of another package returned another shape, or there are no scores.
+            RecipeError: a strategy of another package returned another shape, or there is no scorer.
         """
         if self.needs_tokenizer:
-            if scores is None:
+            if scorer is None:
                 raise RecipeError(
                     f"{self.strategy} needs a trained tokenizer, as everest train-tokenizer makes it"
                 )
-            return scores(frames)
+            return scorer(frames)
         if self.is_external:
             frames = embed.pixels.normalized(frames)
         importance = self.importance(frames, embed)

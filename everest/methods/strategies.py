@@ -220,24 +220,20 @@ class LearnedImportance(Strategy):
         return pixel_change(frames, embed.tubelet, embed.pixels) if self.score == "frame-difference" else None
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible
-        if num_tubes := visible.size(1) // grid.t:
-            # The tubes took the smallest numbers of the first slice. Those above are uniform: they are
-            # stretched over the whole range again, so that the noise does not depend on the tubes.
-            first = noise[:, : grid.per_slice]
-            border = first.gather(1, visible[:, :num_tubes]).amax(dim=1, keepdim=True)  # (B, 1)
-            stretched = ((first - border) / (1 - border)).clamp(0, 1)
-            noise = torch.cat([stretched, noise[:, grid.per_slice :]], dim=1)
-        seen = torch.zeros_like(noise).scatter_(1, visible, 1.0)  # (B, N)
-        hidden = grid.num_tokens - visible.size(1)
-        num_important = min(num_kept(grid.num_tokens, self.keep_ratio), hidden)
-        num_random = min(num_kept(grid.num_tokens, self.random_ratio), hidden - num_important)
+        visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible  # (B, K)
+        noise = _independent_of_tubes(noise, visible, grid)  # (B, N)
+        seen = torch.zeros_like(noise).scatter_(1, visible, 1.0)  # (B, N): 1 for a visible token, else 0
+        num_hidden = grid.num_tokens - visible.size(1)
+        num_important = min(num_kept(grid.num_tokens, self.keep_ratio), num_hidden)
+        num_random = min(num_kept(grid.num_tokens, self.random_ratio), num_hidden - num_important)
         if self.score == "random":
             return TokenSelection(visible, _smallest(2 * seen + noise, num_important + num_random))
         assert importance is not None, "this score ranks by importance"
-        important = self._ranked(grid, importance, seen.bool(), noise)[:, :num_important]
-        taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))  # (B, N)
-        return TokenSelection(visible, ascending(torch.cat([important, _smallest(taken, num_random)], dim=1)))
+        ranked = self._ranked(grid, importance, seen.bool(), noise)  # (B, N)
+        important = ranked[:, :num_important]  # (B, M'), M' of the M targets
+        taken = seen.scatter_add(1, important, torch.ones_like(noise))  # (B, N): 1 for visible or important
+        drawn = _smallest(taken + noise, num_random)  # (B, M - M')
+        return TokenSelection(visible, ascending(torch.cat([important, drawn], dim=1)))
 
     def _ranked(self, grid: TokenGrid, importance: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
         """The ids (B, N), the most important first (`scope: window`: of every window); `seen` ones last."""
@@ -247,10 +243,12 @@ class LearnedImportance(Strategy):
         order = shuffled.gather(1, scores.argsort(dim=1, descending=True, stable=True))  # (B, N)
         if self.scope == "clip":
             return order
-        size = grid.per_slice * self.window
-        by_window = (order // size).argsort(dim=1, stable=True)  # (B, N): window after window, best first
-        counts = (torch.arange(grid.num_tokens, device=order.device) % size).expand_as(order)  # (B, N)
-        rank = torch.empty_like(order).scatter_(1, by_window, counts)  # (B, N), of a token in its window
+        window = order // (grid.per_slice * self.window)  # (B, N): of each token
+        by_window = window.argsort(dim=1, stable=True)  # (B, N): window after window, best first
+        counts = torch.arange(grid.num_tokens, device=order.device) % (grid.per_slice * self.window)  # (N,)
+        rank = torch.empty_like(order).scatter_(
+            1, by_window, counts.expand_as(order)
+        )  # (B, N), in its window
         rank = rank.masked_fill(seen.gather(1, order), grid.num_tokens)  # a window may be all seen
         return order.gather(1, rank.argsort(dim=1, stable=True))  # the best of every window, then the second
 
@@ -263,6 +261,23 @@ class LearnedImportance(Strategy):
         if self.keep_ratio + self.random_ratio > 1:
             both = f"{self.random_ratio} and keep_ratio ({self.keep_ratio})"
             yield "random_ratio", f"{both} are more than all tokens"
+
+
+def _independent_of_tubes(noise: Tensor, visible: Tensor, grid: TokenGrid) -> Tensor:
+    """The noise (B, N), uniform also at the hidden places of the first slice, whose numbers chose the tubes.
+
+    The tubes took the smallest numbers. Those above are uniform: they are stretched over the whole range.
+
+    Args:
+        visible: (B, K) ids, ascending: the same places of every slice.
+    """
+    num_tubes = visible.size(1) // grid.t
+    if not num_tubes:
+        return noise
+    first = noise[:, : grid.per_slice]  # (B, h*w)
+    border = first.gather(1, visible[:, :num_tubes]).amax(dim=1, keepdim=True)  # (B, 1)
+    stretched = ((first - border) / (1 - border)).clamp(0, 1)  # (B, h*w)
+    return torch.cat([stretched, noise[:, grid.per_slice :]], dim=1)
 
 
 def _smallest(key: Tensor, num: int) -> Tensor:
@@ -284,7 +299,7 @@ ShippedStrategy = (
     | AllTokens
     | LearnedImportance
 )
-STRATEGIES: dict[str, type[ShippedStrategy]] = {kind.strategy: kind for kind in get_args(ShippedStrategy)}
+STRATEGIES: dict[str, type[ShippedStrategy]] = {cls.strategy: cls for cls in get_args(ShippedStrategy)}
 
 EXTERNAL = external(Strategy, "strategy")  # further annotations: a strategy of another package
 StoredStrategy = Annotated[ShippedStrategy, Discriminator("strategy"), *EXTERNAL]

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -36,24 +36,6 @@ __all__ = [  # the public names of everest.targets
 Tubelet = tuple[int, int, int]  # frames, rows, columns
 CodeSpace = Literal["values", "soft", "codes"]
 Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")]
-
-
-class CodeNetwork(Protocol):
-    """A frozen tokenizer (everest.tokenizer.spec.FrozenTokenizer)."""
-
-    levels: tuple[int, ...]  # of each code dimension
-
-    def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor: ...
-
-    def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor: ...
-
-
-class FeatureNetwork(Protocol):
-    """A frozen teacher (everest.checkpoints.frozen.FrozenEncoder)."""
-
-    width: int  # D
-
-    def __call__(self, frames: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +184,7 @@ class TokenTargets(Target):
     are our choice.
     """
 
-    network: ClassVar[CodeNetwork]
+    network: ClassVar[Any]  # everest.tokenizer.spec.FrozenTokenizer
     needs_tokenizer: ClassVar[bool] = True
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
@@ -252,7 +234,7 @@ class FeatureTargets(Target):
     A model that is only used needs no more of its teacher than a `TeacherUse`.
     """
 
-    network: ClassVar[FeatureNetwork | TeacherUse]
+    network: ClassVar[Any]  # everest.checkpoints.frozen.FrozenEncoder, or a TeacherUse
     of_frames: ClassVar[bool] = True
     kind: Literal["features"] = "features"
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME

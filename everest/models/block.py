@@ -72,7 +72,7 @@ class Block(nn.Module):
     def __init__(
         self,
         width: int,
-        heads: int,
+        num_heads: int,
         drop_path: float = 0.0,
         *,
         mlp_width: int | None = None,
@@ -82,7 +82,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width, eps=eps)
-        self.attn = Attention(width, heads, rotary=rotary)
+        self.attn = Attention(width, num_heads, rotary=rotary)
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
         self.norm2 = LayerNorm(width, eps=eps)
         self.mlp = Mlp(width, mlp_width or MLP_RATIO * width, mlp, eps)
@@ -116,9 +116,9 @@ class Attention(nn.Module):
 
     k_bias: Tensor  # (D,)
 
-    def __init__(self, width: int, heads: int, *, rotary: bool) -> None:
+    def __init__(self, width: int, num_heads: int, *, rotary: bool) -> None:
         super().__init__()
-        self.num_heads = heads
+        self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -154,11 +154,11 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with GELU, or with SwiGLU, whose first layer has 2 F outputs (EVA-02: and a norm)."""
 
-    def __init__(self, width: int, hidden: int, kind: Activation | NormedSwiglu, eps: float) -> None:
+    def __init__(self, width: int, hidden: int, activation: Activation | NormedSwiglu, eps: float) -> None:
         super().__init__()
-        self.activation: Activation = "swiglu" if kind == "normed-swiglu" else kind
+        self.activation: Activation = "swiglu" if activation == "normed-swiglu" else activation
         self.fc1 = nn.Linear(width, 2 * hidden if self.activation == "swiglu" else hidden)
-        self.norm = LayerNorm(hidden, eps=eps) if kind == "normed-swiglu" else None
+        self.norm = LayerNorm(hidden, eps=eps) if activation == "normed-swiglu" else None
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Normed) -> Tensor:

@@ -20,7 +20,7 @@ from everest.config.heads import Head, Heads
 from everest.config.values import ModelInput
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
-from everest.methods.importance import Embedding, TokenScores
+from everest.methods.importance import Embedding, Scorer
 from everest.methods.selection import Strategy
 from everest.models.vit import Architecture, Encoder, frame_differences
 from everest.video.pixels import STATISTICS_OF_CHANNELS, PixelStatistics
@@ -36,7 +36,7 @@ class ClipSpec(ABC):
     frames: int  # T
     size: tuple[int, int]  # height, width
     pixels: PixelStatistics  # channels, mean and std of the clips
-    heads: Heads  # what a classifier predicts
+    heads: Heads = ()  # what a classifier predicts
 
     @property
     def num_classes(self) -> int | None:
@@ -165,17 +165,17 @@ class TokenModel(ClipModel):
     """A model with an encoder of tokens.
 
     Attributes:
-        input_kind: the input that `to_input` computes: frames or their differences.
-        scores: of a model with a tokenizer, by which a strategy may rank tokens.
+        input: what `to_input` computes: frames or their differences.
+        scorer: of a model with a tokenizer, by whose scores a strategy may rank tokens.
     """
 
-    scores: TokenScores | None = None
+    scorer: Scorer | None = None
 
     def __init__(
         self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        self.input_kind: ModelInput = architecture.model.input
+        self.input: ModelInput = architecture.model.input
         self.pixels = architecture.pixels
         self.strategy = strategy
         self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
@@ -194,7 +194,7 @@ class TokenModel(ClipModel):
 
     def to_input(self, frames: Tensor) -> Tensor:
         """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and strategy."""
-        return frames if self.input_kind == "frames" else frame_differences(frames, self.pixels)
+        return frames if self.input == "frames" else frame_differences(frames, self.pixels)
 
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""

@@ -108,15 +108,15 @@ class Decoder(nn.Module):
     def __init__(self, architecture: Architecture, *, target_width: int) -> None:
         super().__init__()
         model, norms = architecture.model, architecture.norms
-        width, heads = model.backbone_size.decoder_width, model.backbone_size.decoder_heads
+        width, num_heads = model.backbone_size.decoder_width, model.backbone_size.decoder_heads
         rotary = model.positions == "rotary"
         self.blocks = Blocks(
-            (Block(width, heads, rotary=rotary, eps=norms.eps) for _ in range(model.decoder_depth)),
+            (Block(width, num_heads, rotary=rotary, eps=norms.eps) for _ in range(model.decoder_depth)),
             checkpointing=architecture.checkpointing,
         )
         self.norm = nn.LayerNorm(width, eps=norms.last_eps)
         self.head = nn.Linear(width, target_width)
-        self.position = architecture.make_positions(width, heads)
+        self.position = architecture.make_positions(width, num_heads)
 
     def forward(self, encoded: Tensor, mask_token: Tensor, selection: TokenSelection) -> Tensor:
         """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, E)."""
@@ -157,7 +157,7 @@ class MaskedAutoencoder(PretrainingModel):
         super().__init__(architecture, strategy=strategy, candidate_grid=candidate_grid, camera=camera)
         self.targets = targets
         self.tokenizer = tokenizer
-        self.scores = None if tokenizer is None else tokenizer.scores
+        self.scorer = None if tokenizer is None else tokenizer.scores
         self.recompute = recompute
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
@@ -229,7 +229,7 @@ class MaskedAutoencoder(PretrainingModel):
         clips, importance = self.drawn_clips(frames, clip_noise, importance)  # (B, C, T, H, W)
         x = self.to_input(clips)
         selection = self.strategy.select(
-            x, self.encoder.grid, self.embedding, clip_noise.tokens, importance, self.scores
+            x, self.encoder.grid, self.embedding, clip_noise.tokens, importance, self.scorer
         )
         return clips, x, selection
 

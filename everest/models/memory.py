@@ -4,6 +4,9 @@ Clips are measured in a pass without numbers, so that no layer has to be describ
 batches until one fits. Without the clip of the next pass, this gives 99 to 101 % of the bytes of a clip on an
 H100 in bf16 (benchmarks/results/gpu_page.json) for EVEREST and views, 89 to 95 % for VideoMAE and 123 % with
 checkpointing, in 2 seconds.
+
+B clips of a pass, C channels, T frames, H W pixels, N tokens, K target tokens, D dimensions of a code, P
+values of a token.
 """
 
 from __future__ import annotations
@@ -53,7 +56,8 @@ def training_bytes(
             model = spec.build().train()
 
         def run() -> object:
-            return model.decoder(model.encoder(model.scaled(torch.empty(1, 3, spec.window, *spec.size))))
+            clip = torch.empty(1, 3, spec.window, *spec.size)  # (1, C, T, H, W)
+            return model.decoder(model.encoder(model.scaled(clip)))
 
         taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True)
     else:
@@ -70,9 +74,8 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
     Args:
         trains: include a backward pass, of all but the first `frozen` layers.
     """
-    # The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
-    strategy = spec.selection
-    with_importance = not (strategy.needs_tokenizer or strategy.is_external)
+    # A strategy of another package may look at numbers; a tokenizer scores a few clips at a time.
+    with_importance = not (spec.selection.needs_tokenizer or spec.selection.is_external)
     model = model_on_meta(spec, with_importance=with_importance).train(trains)
     freeze_layers(model.encoder, frozen)
     if spec.checkpointing:  # one block at a time keeps all
@@ -83,15 +86,16 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
     frames = spec.candidate_frames if trains else spec.frames
 
     def run() -> object:
-        clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)
-        following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
+        clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)  # (B, C, T, H, W)
+        next_clip = torch.empty_like(clip) if trains else None  # the loader copies it during the pass
         if trains and isinstance(model, PretrainingModel):
             noise = torch.empty(clips, model.noise_layout.total)
             # Only by importance are the slices of a clip drawn from its candidates.
-            return model(clip if with_importance else clip[:, :, : spec.frames], noise=noise), clip, following
+            candidates = clip if with_importance else clip[:, :, : spec.frames]
+            return model(candidates, noise=noise), clip, next_clip
         normalized, noise = spec.pixels.normalize(clip), torch.empty(clips, spec.grid.num_tokens)
-        # Fine-tuning erases parts of the clips and mixes them.
-        return model(normalized.clone() if trains else normalized, noise=noise), normalized, clip, following
+        augmented = normalized.clone() if trains else normalized  # parts erased, clips mixed
+        return model(augmented, noise=noise), normalized, clip, next_clip
 
     return peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=trains) // clips
 
@@ -115,9 +119,9 @@ def frozen_bytes(spec: ModelSpec) -> int:
     frozen = FrozenTokenizer.wrap(tokenizer, spec.pixels)
 
     def run() -> object:
-        clip = torch.empty(1, spec.channels, spec.frames, *spec.size, dtype=torch.uint8)
-        frames = clip.expand(tokenizer.clips_at_once(clip), -1, -1, -1, -1)
-        return frozen.scores(frames), frozen.latent(frames)
+        clip = torch.empty(1, spec.channels, spec.frames, *spec.size, dtype=torch.uint8)  # (1, C, T, H, W)
+        clips = clip.expand(tokenizer.clips_at_once(clip), -1, -1, -1, -1)  # (B, C, T, H, W)
+        return frozen.scores(clips), frozen.latent(clips)  # (B, N), (B, N, D)
 
     # Norms are float32 in any precision on a GPU, but not on a CPU.
     coding_bytes = peak_bytes(tokenizer, run, bytes_per_value=4, trains=False)
@@ -159,7 +163,7 @@ def count_weights(spec: ModelSpec | TokenizerSpec, section: TrainedSection | Non
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutImportance(Strategy):
-    """Chooses as many tokens as another strategy, without their importance."""
+    """Chooses as many tokens as another strategy; noise stands for their importance."""
 
     of: Strategy
 
@@ -173,17 +177,17 @@ class WithoutImportance(Strategy):
 
 @dataclass(frozen=True, kw_only=True)
 class NoTargets(FeatureTargets):
-    """Placeholder targets of a given width; targets of other packages may need real values."""
+    """Empty values for a decoder of a given width; targets of another package may need real clips."""
 
-    kind: Literal["features"] = "features"  # which, unlike another package, takes clips of bytes
+    kind: Literal["features"] = "features"  # computed from the clips, whatever the model's input is
     teacher: str = ""
-    num_values: int
+    num_values: int  # P
 
     def width(self, tubelet: tuple[int, int, int]) -> int:
         return self.num_values
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
-        return torch.empty(*ids.shape, self.num_values, device=ids.device)
+        return torch.empty(*ids.shape, self.num_values, device=ids.device)  # (B, K, P)
 
 
 def model_on_meta(spec: ModelSpec, *, with_importance: bool = True) -> Transformer:

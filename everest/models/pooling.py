@@ -64,13 +64,15 @@ class ClassAttentionPooling(nn.Module):
     of many layers, but in one layer it would hide almost all of the clip from the head.
     """
 
-    def __init__(self, width: int, heads: int, *, eps: float = NORM_EPS) -> None:
+    def __init__(self, width: int, num_heads: int, *, eps: float = NORM_EPS) -> None:
         from timm.models.cait import LayerScaleBlockClassAttn  # here: timm takes a second to import
 
         super().__init__()
         self.class_token = learned_vectors(1, width)
         norm: Any = partial(nn.LayerNorm, eps=eps)
-        self.block = LayerScaleBlockClassAttn(width, heads, qkv_bias=True, norm_layer=norm, init_values=1.0)
+        self.block = LayerScaleBlockClassAttn(
+            width, num_heads, qkv_bias=True, norm_layer=norm, init_values=1.0
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool tokens (B, K, D) to (B, D)."""

@@ -123,14 +123,14 @@ class RotaryPositions(nn.Module):
         else:
             base = LOWER_ROTARY_BASE if places in ("dinov3", "rope-vit") else ROTARY_BASE
             rates = base ** -(torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))
-            kind, _, extent = places.partition(":")
+            family, _, extent = places.partition(":")
             sides = []  # the coordinates of the rows, then those of the columns
             for count in (grid.h, grid.w):
                 number = torch.arange(count, dtype=torch.float64)
-                if kind == "dinov3":
+                if family == "dinov3":
                     sides.append(4 * math.pi * ((number + 0.5) / count - 0.5))
                 else:
-                    sides.append((number + (kind == "pe")) * (int(extent) / count if extent else 1))
+                    sides.append((number + (family == "pe")) * (int(extent) / count if extent else 1))
             angles = (torch.cartesian_prod(*sides).unsqueeze(2) * rates).flatten(1)  # (h*w, E / 2)
             angles = angles.repeat_interleave(2, dim=1).repeat(grid.t, 1)  # (N, E)
         self.register_buffer("cos", angles.cos().float(), persistent=False)

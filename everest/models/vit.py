@@ -99,11 +99,11 @@ class Architecture:
         is_interpolated = self.model.positions.startswith(INTERPOLATED)
         return replace(self, position_grid=(grid.t, grid.h, grid.w) if is_interpolated else None)
 
-    def make_positions(self, width: int, heads: int, *, class_token: bool = False) -> TokenPositions:
+    def make_positions(self, width: int, num_heads: int, *, class_token: bool = False) -> TokenPositions:
         """The positions of the encoder or the decoder; learned ones also for a class token."""
         positions, grid = self.model.positions, self.grid
         if positions == "rotary":
-            return RotaryPositions(grid, width // heads)
+            return RotaryPositions(grid, width // num_heads)
         if positions == "learned-separable":
             return LearnedPositions(grid, width, class_token=class_token)
         return FixedPositions(positions, self.trained_grid, grid, width)

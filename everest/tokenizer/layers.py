@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from everest.config.tokenizer import TokenizerConfig, TopKKind
+from everest.config.tokenizer import TokenizerConfig, TopKGradient
 from everest.system.compute import full_precision
 
 NORM_GROUPS: Final = 32  # of GroupNorm, if they divide the channels
@@ -244,7 +244,7 @@ def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def soft_topk_mask(
-    scores: Tensor, k: int, kind: TopKKind, temperature: float, generator: torch.Generator
+    scores: Tensor, k: int, gradient: TopKGradient, temperature: float, generator: torch.Generator
 ) -> Tensor:
     """Select the `k` highest scores of each row, with a gradient to the scores.
 
@@ -253,8 +253,8 @@ def soft_topk_mask(
 
     Args:
         scores: (B, N) float32.
-        kind: `straight-through` uses the gradient of a sigmoid around the threshold; `perturbed` the gradient
-            of the mean selection under noise (Berthet et al. 2020).
+        gradient: `straight-through` uses that of a sigmoid around the threshold; `perturbed` that of the mean
+            selection under noise (Berthet et al. 2020).
         temperature: of the sigmoid; the standard deviation of the noise.
         generator: for the order of ties and for the noise; on the scores' device.
     Returns:
@@ -266,7 +266,7 @@ def soft_topk_mask(
         return hard
     std = (scores.var(dim=1, keepdim=True, unbiased=False) + ROOT_FLOOR).sqrt()
     standard = (scores - scores.mean(dim=1, keepdim=True)) / std  # (B, N)
-    if kind == "perturbed":
+    if gradient == "perturbed":
         shape = (NOISE_SAMPLES, *standard.shape)
         noise = torch.randn(shape, generator=generator, device=standard.device)  # (S, B, N)
         noisy = standard.detach() + temperature * noise

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
-from everest.config.tokenizer import TokenizerConfig, TokenizerSettings, TopKKind
+from everest.config.tokenizer import TokenizerConfig, TokenizerSettings, TopKGradient
 from everest.config.values import Length
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid, num_kept
@@ -40,7 +40,7 @@ class TokenizerSpec:
     window: int  # frames that are encoded together
     size: tuple[Length, Length]  # height, width of the training clips; other sizes work as well
     keep: float  # ratio of the ranked tokens of a window that a clip is rebuilt from in training
-    select: TopKKind = "straight-through"  # how gradients pass their selection (`soft_topk_mask`)
+    select: TopKGradient = "straight-through"  # how gradients pass their selection (`soft_topk_mask`)
     temperature: float = 0.5  # of the selection
     checkpointing: bool = False  # recompute activations in the backward pass
 
@@ -176,8 +176,8 @@ class AdaptiveTokenizer(nn.Module):
         windows = _split(scores.unsqueeze(1), self.slices)[:, 0]  # (B * W, slices, h, w)
         ranked = windows[:, 1:].flatten(1)  # (B * W, ranked tokens)
         num_selected = num_kept(ranked.size(1), keep)
-        kind, temperature = self.spec.select, self.spec.temperature
-        selected = soft_topk_mask(ranked, num_selected, kind, temperature, generator)
+        gradient, temperature = self.spec.select, self.spec.temperature
+        selected = soft_topk_mask(ranked, num_selected, gradient, temperature, generator)
         first_slice = torch.ones_like(windows[:, :1])
         mask = torch.cat([first_slice, selected.view_as(windows[:, 1:])], dim=1)
         return _join(mask.unsqueeze(1), len(scores))[:, 0]

@@ -109,7 +109,7 @@ def test_a_still_clip_has_no_change_without_positions_in_time():
 
 def test_the_class_token_attends_once_like_plain_attention():
     torch.manual_seed(0)
-    pool = ClassAttentionPooling(24, heads=2).eval()
+    pool = ClassAttentionPooling(24, num_heads=2).eval()
     tokens, block = torch.randn(3, 10, 24), pool.block
     class_token = pool.class_token.expand(3, 1, 24)
     seen = block.norm1(torch.cat([class_token, tokens], dim=1))  # (B, 1 + K, D)

@@ -105,9 +105,7 @@ def test_classes_have_the_names_of_their_folders(tmp_path: Path, clip_files: Pat
         ),
     ],
 )
-def test_predictions_are_those_of_the_command(
-    classifier: VideoClassifier, clip_files: Path, options: dict, given: str
-):
+def test_predictions_are_those_of_the_command(classifier, clip_files, options, given):
     videos = clip_files / "train.csv"
     expected = json_of("predict", videos, "-c", classifier.file, *given.split())
     assert everest.predict(classifier, videos, **options) == expected

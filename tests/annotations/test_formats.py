@@ -201,9 +201,7 @@ MINIMAL_OF_TWO = {"video": "cage1.mp4", "annotator": 7, "sound": [SOUND], "how":
         ("cage1.vtt", VTT + "\n00:05.000 --> 00:06.000\n<c></c>\n", CUES, NO_CUES),
     ],
 )
-def test_what_is_no_bout_is_counted(
-    tmp_path: Path, name: str, content: Any, bouts: list[Bout], left_out: dict
-):
+def test_what_is_no_bout_is_counted(tmp_path, name, content, bouts, left_out):
     counted = LeftOut()
     assert read_annotations(written(tmp_path, name, content), fps=16, left_out=counted) == bouts
     assert counted == left_out

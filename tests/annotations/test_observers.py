@@ -76,9 +76,7 @@ KINDS = ("boris", "variable", "aggregated", "tabular", "observer", "Observer", "
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_observers_who_differ_are_refused_and_one_may_be_chosen(
-    tmp_path: Path, clip_files: Path, kind: str
-):
+def test_two_observers_who_differ_are_refused_and_one_may_be_chosen(tmp_path, clip_files, kind):
     files = files_of(kind, tmp_path, {"anna": ANNA, "ben": BEN})
     for videos in ([], [str(clip_files / "clip0.mp4")]):
         with pytest.raises(
@@ -142,9 +140,7 @@ def test_two_corrections_differ_and_a_prediction_gives_way(tmp_path: Path):
         read_labels([first, second])
 
 
-def test_every_command_that_reads_labels_asks_whose_they_are(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_every_command_that_reads_labels_asks_whose_they_are(classifier_run, clip_files, tmp_path):
     file = boris(tmp_path, {"anna": ANNA, "ben": BEN})
     output = tmp_path / "w.csv"
     commands: dict[str, list[Any]] = {

@@ -64,9 +64,7 @@ def test_a_region_of_any_size_becomes_the_clip_that_a_worker_makes(
 
 
 @pytest.mark.parametrize("views", [PRETRAIN, FINETUNE])
-def test_batches_have_the_same_boxes_flips_and_random_numbers(
-    film: Path, views: PretrainViews | FinetuneViews
-):
+def test_batches_have_the_same_boxes_flips_and_random_numbers(film, views):
     """Of a video of 354 x 492: some boxes are larger than the memory of a region."""
     samples, both = [Sample(path=str(film)), Sample(path="missing.mp4"), Sample(path=str(film))], []
     for each in (views, replace(views, region=REGION)):  # resized by the worker, and by the device
@@ -103,9 +101,7 @@ def test_a_run_that_resizes_on_the_device_has_the_same_losses(recipe: Path, tmp_
         ("finetune", ("finetune.erasing=0.5", "data.channels=1", "train.workers=2")),
     ],
 )
-def test_a_resumed_run_is_the_same_to_the_bit(
-    recipe: Path, tmp_path: Path, command: str, changes: tuple[str, ...]
-):
+def test_a_resumed_run_is_the_same_to_the_bit(recipe, tmp_path, command, changes):
     """Erasing and mixup are of the resized clips."""
     start = ["--init", "none"] if command == "finetune" else []
     options = ["--recipe", recipe, *start, *sets("data.resize=device", *changes)]

@@ -147,9 +147,7 @@ GIB = 2**30
         (63, 2, EnvironmentProblem),
     ],
 )
-def test_a_cpu_is_checked_with_the_weights_of_all_processes(
-    monkeypatch: pytest.MonkeyPatch, free: int, processes: int, told
-):
+def test_a_cpu_is_checked_with_the_weights_of_all_processes(monkeypatch, free, processes, told):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GIB))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=0))
     monkeypatch.setattr(machine, "PROCESS_GROUPS_FILE", Path("none"))  # nor the limit of a container
@@ -170,9 +168,7 @@ def test_a_pass_that_a_cpu_has_no_memory_for_is_refused(recipe: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_too_little_memory_in_a_loop_is_explained(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_too_little_memory_in_a_loop_is_explained(recipe, tmp_path, monkeypatch):
     import everest.pretraining
 
     def too_much(model: object, clip: object) -> None:

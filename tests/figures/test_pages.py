@@ -110,9 +110,7 @@ def saved_rows(browser: WebDriver) -> list[list[str]]:
     return [*csv.reader(unquote(text).splitlines())]
 
 
-def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(
-    quiet_browser: WebDriver, written: dict[str, Path], tmp_path: Path
-):
+def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_browser, written, tmp_path):
     page = written["windows"]
     quiet_browser.get(page.as_uri())
     header, *drawn = csv.reader(page.with_suffix(".csv").read_text().splitlines())

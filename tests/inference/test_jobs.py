@@ -163,9 +163,7 @@ def test_ten_kills_at_any_moment_change_no_byte(classifier_run: Path, videos: Pa
 
 
 @pytest.mark.parametrize("command", ["predict", "timeline"])
-def test_a_video_that_cannot_be_waited_for_ends_a_short_job(
-    classifier_run: Path, tmp_path: Path, command: str
-):
+def test_a_video_that_cannot_be_waited_for_ends_a_short_job(classifier_run, tmp_path, command):
     recipe = (classifier_run / "recipe.yaml").read_text()
     settings = {"workers: 0": "workers: 1", "data_timeout: 300": "data_timeout: 1"}
     for before, after in settings.items():

@@ -137,9 +137,7 @@ def check_all(windows: Path) -> None:
     windows.write_text(windows.read_text().replace("to check", "checked"))
 
 
-def test_the_command_that_a_budget_prints_runs(
-    clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_command_that_a_budget_prints_runs(clip_files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     timeline = saved_timeline(tmp_path / "t.safetensors", [clip_files / f"clip{n}.mp4" for n in range(4)])
     run("budget", "--timeline", timeline, "--draw", 2, "--window", 0.5, "-o", "checked.csv")

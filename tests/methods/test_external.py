@@ -105,9 +105,7 @@ def target(name: str, **settings: object) -> list[str]:
     return sets(*(f"pretrain.target.{key}={value}" for key, value in given.items()))
 
 
-def test_a_recipe_names_a_strategy_and_a_target_of_another_package(
-    package: str, recipe: Path, tmp_path: Path
-):
+def test_a_recipe_names_a_strategy_and_a_target_of_another_package(package, recipe, tmp_path):
     path = f"{package}.methods"
     mine = tmp_path / "mine.yaml"
     mine.write_text(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,9 +33,7 @@ AUTOENCODER = AutoencoderSpec(
 
 @pytest.mark.parametrize("official", NAMES)
 @pytest.mark.parametrize("kind", ["pretrain", "classifier"])
-def test_parameters_are_as_many_as_the_released_models_have(
-    golden: Callable[[str], Path], official: str, kind: str
-):
+def test_parameters_are_as_many_as_the_released_models_have(golden, official, kind):
     counts = json.loads(golden("parameter_counts.json").read_text())
     stage = "pretrain" if kind == "pretrain" else "finetune"
     with torch.device("meta"):

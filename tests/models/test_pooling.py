@@ -145,9 +145,7 @@ def test_it_works_with_tubes_heads_and_a_pretrained_encoder(trained: Path):
     assert settings["model"]["pooling"] == "class-attention"
 
 
-def test_a_stopped_run_resumes_to_the_same_bits(
-    recipe: Path, pretrained: Path, trained: Path, tmp_path: Path
-):
+def test_a_stopped_run_resumes_to_the_same_bits(recipe, pretrained, trained, tmp_path):
     killed = killed_copy(trained, tmp_path / "run")
     run("finetune", "--recipe", recipe, "--init", pretrained, "-o", killed, "-q")
     assert same_run(killed, trained)

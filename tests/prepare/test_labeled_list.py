@@ -96,9 +96,7 @@ def test_a_damaged_video_is_named_and_left_out(windows: list, clip_files: Path, 
     assert "clip1.mp4: not a video file; its bouts were not checked against its length" in summary.stderr
 
 
-def test_outputs_and_options_that_cannot_be_meant_are_refused(
-    windows: list, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_outputs_and_options_that_cannot_be_meant_are_refused(windows, clip_files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = windows[:-2]
     assert "--fps and --task need --labels" in refused(*command, "-o", "w.csv", "--fps", 10, code=2)

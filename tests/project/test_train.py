@@ -177,9 +177,7 @@ def test_an_exported_file_is_tested_on_one_view(trained: Path, tmp_path: Path):
     assert evaluated["views"] == {"clips": 1, "crops": 1}
 
 
-def test_a_project_of_another_request_is_refused_until_it_is_replaced(
-    class_folders: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_folders, trained, monkeypatch):
     before = (trained / "result.json").read_bytes()
     message = refused("train", class_folders, "-o", trained, *FEW, code=2)
     assert 'group ("(p\\\\d)_", now null); choose another folder, or use --overwrite' in message
@@ -203,9 +201,7 @@ def test_a_project_of_another_request_is_refused_until_it_is_replaced(
     assert (copy / "lists" / "mine").is_dir()
 
 
-def test_a_damaged_result_or_row_is_one_line_with_its_file_and_a_fix(
-    class_folders: Path, trained: Path, tmp_path: Path
-):
+def test_a_damaged_result_or_row_is_one_line_with_its_file_and_a_fix(class_folders, trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "project")
     command = ("train", class_folders, "-o", folder, "--group", r"(p\d)_", *FEW)
     (folder / "result.json").write_text('{"top1": 50.0}')
@@ -217,9 +213,7 @@ def test_a_damaged_result_or_row_is_one_line_with_its_file_and_a_fix(
     assert f"{rows}: damaged (no 'val_loss'); restore the file" in refused(*command, code=2)
 
 
-def test_a_dry_run_prints_minutes_and_writes_nothing(
-    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_dry_run_prints_minutes_and_writes_nothing(class_folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(project_plan, "getloadavg", lambda: (99.0, 9.0, 9.0))
     shown = called("train", class_folders, "--dry-run", "--folds", "4", *FEW)
@@ -384,9 +378,7 @@ def test_recordings_that_share_a_subject_are_one_group():
     assert len(set(groups.values())) == 4
 
 
-def test_group_subject_keeps_the_recordings_of_an_animal_together(
-    recordings: Path, class_folders: Path, tmp_path: Path
-):
+def test_group_subject_keeps_the_recordings_of_an_animal_together(recordings, class_folders, tmp_path):
     header, *rows = recordings.with_name("bouts.csv").read_text().split()
     animal = {"r0": "m1", "r1": "m2", "r2": "m1", "r3": "m3"}
     noted = [f"{header},subject", *(f"{row},{animal[row.partition('.')[0]]}" for row in rows)]
@@ -500,9 +492,7 @@ def test_pretraining_goes_on_from_image_weights_whose_license_the_model_keeps(
 
 
 @pytest.mark.parametrize(("task", "metric"), [("multi-label", "map"), ("regression", "mae")])
-def test_other_tasks_are_measured_by_their_metric(
-    class_folders: Path, tmp_path: Path, task: str, metric: str
-):
+def test_other_tasks_are_measured_by_their_metric(class_folders, tmp_path, task, metric):
     root = shutil.copytree(class_folders, tmp_path / "mine")
     labels = (
         {"down": "down|both", "right": "right|both"} if task == "multi-label" else {"down": 1, "right": 2}

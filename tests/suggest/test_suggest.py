@@ -441,9 +441,7 @@ def test_the_largest_size_that_is_fast_enough_is_taken_and_the_test_has_one_view
     assert torch.get_num_threads() == threads
 
 
-def test_clips_of_image_weights_have_as_many_frames_as_the_time_allows(
-    suggestion: Suggestion, image_file: Path
-):
+def test_clips_of_image_weights_have_as_many_frames_as_the_time_allows(suggestion, image_file):
     def one_ms_per_frame(model: Classifier, *, limit: float) -> float:
         return model.spec.frames
 

@@ -54,9 +54,7 @@ def test_stored_facts_equal_those_of_the_file(folder: Path, clip_files: Path, tm
     assert isinstance(first.index, CountedIndex) == (kind == "avi")
 
 
-def test_facts_of_long_videos_leave_the_memory_first_used_first(
-    clip_files: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_facts_of_long_videos_leave_the_memory_first_used_first(clip_files, monkeypatch):
     clear_video_cache()
     paths = [clip_files / f"clip{number}.mp4" for number in range(3)]
     first = inspect_video(paths[0])

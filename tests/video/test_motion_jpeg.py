@@ -71,9 +71,7 @@ def test_frames_equal_ffmpegs_and_are_near_the_written_ones(film: Path, pixels: 
 
 
 @pytest.mark.parametrize(("place", "lost"), [(0.0, 400), (0.5, 512)])  # the header; a sector of a disk
-def test_a_damaged_image_is_an_error_of_its_own_frame_alone(
-    film: Path, tmp_path: Path, place: float, lost: int
-):
+def test_a_damaged_image_is_an_error_of_its_own_frame_alone(film, tmp_path, place, lost):
     index = inspect_video(film).index
     assert isinstance(index, StampedIndex)
     content = bytearray(film.read_bytes())

@@ -101,9 +101,7 @@ def test_a_clip_costs_its_part_of_the_file_once_the_index_is_on_the_disk(
         st.tuples(st.integers(0, 2), st.integers(-(2**23), 2**23), st.integers(0, 2**22)), max_size=6
     )
 )
-def test_positions_and_bytes_are_those_of_the_whole(
-    stored: str, content: bytes, steps: list[tuple[int, int, int]]
-):
+def test_positions_and_bytes_are_those_of_the_whole(stored, content, steps):
     parts, whole = PartsOfFile(RemotePath(stored)), BytesIO(content)
     for whence, offset, count in steps:
         if whence == 0 and offset < 0:

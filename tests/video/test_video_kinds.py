@@ -169,9 +169,7 @@ def test_each_frame_of_a_program_stream_and_of_asf_is_found_alone(tmp_path: Path
 
 @pytest.mark.parametrize("codec", ["h264-b", "hevc-open", "mpeg4-b"])
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
-def test_the_order_of_the_decoder_counts_where_display_times_equal_decode_times(
-    tmp_path: Path, container: str, codec: str
-):
+def test_the_order_of_the_decoder_counts_where_display_times_equal_decode_times(tmp_path, container, codec):
     file = written(tmp_path, container, codec, "times of decoding")
     assert shown(file) == list(range(COUNT))
     assert frame_times(file) == pytest.approx(np.arange(COUNT) / RATE, abs=0.002)
@@ -214,9 +212,7 @@ def test_another_angle_is_a_notice(tmp_path: Path):
     ("container", "codec"),
     [("mkv", "mpeg2-b"), ("mpg", "mpeg2-b"), ("mkv", "h264-open"), ("ts", "h264-open"), ("mkv", "mpeg4-b")],
 )
-def test_frames_that_refer_to_others_before_the_recording_are_left_out(
-    tmp_path: Path, container: str, codec: str
-):
+def test_frames_that_refer_to_others_before_the_recording_are_left_out(tmp_path, container, codec):
     file = written(tmp_path, container, codec, "starts at an inner keyframe")
     numbers = shown(file)
     assert numbers == list(range(numbers[0], COUNT))
@@ -282,9 +278,7 @@ def test_a_damaged_spot_of_a_stamped_file_ends_at_the_next_keyframe(tmp_path: Pa
 
 @pytest.mark.parametrize("codec", ["h264-b", "mpeg2-b", "hevc-open"])
 @pytest.mark.parametrize(("before", "after"), [(4, 0), (0, 16)])
-def test_transport_streams_with_more_bytes_a_packet_are_whole(
-    tmp_path: Path, codec: str, before: int, after: int
-):
+def test_transport_streams_with_more_bytes_a_packet_are_whole(tmp_path, codec, before, after):
     file = written(tmp_path, "ts", codec, "none")
     data = file.read_bytes()
     packets = [bytes(before) + data[at : at + 188] + bytes(after) for at in range(0, len(data), 188)]

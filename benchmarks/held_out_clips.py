@@ -53,7 +53,7 @@ class Clips:
             with NamedTemporaryFile("w", suffix=".csv") as file:
                 file.writelines(f"{path} {label}\n" for path, label, _ in self.rows(name))
                 file.flush()
-                data = replace(self.recipe.data, root=str(self.videos), train=file.name, cache="none")
+                data = replace(self.recipe.data, root=str(self.videos), train=file.name)
                 samples = read_source(data, "train", labeled=False)
             clips = clips_of(self.recipe, samples, center_views(self.recipe))
             frames = [clips.read((0, index)).frames[0] for index in range(len(clips))]

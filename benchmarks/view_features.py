@@ -43,7 +43,7 @@ from everest.probes.probe import DIFFERENCE_SIDE
 RESULTS: Final = HERE / "results" / "view_features.json"
 RESULTS_OF_LETTERS: Final = HERE / "results" / "view_features_letters.json"
 BASE: Final = (
-    *("data.size=64", "data.channels=1", "data.mean=[0.45]", "data.std=[0.225]", "data.cache=disk"),
+    *("data.size=64", "data.channels=1", "data.mean=[0.45]", "data.std=[0.225]"),
     *("model.tubelet=[4,8,8]", "model.positions=separable", "model.input=differences"),
     *("train.precision=fp32", "train.workers=1", "pretrain.stride=2", "finetune.stride=2"),
     *("pretrain.steps=600", "pretrain.warmup_steps=60", "pretrain.batch_size=48", "pretrain.base_lr=0.0053"),

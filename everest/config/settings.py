@@ -62,7 +62,6 @@ class DataSettings:
     # seconds, the length of Kinetics' videos; at least one.
     clips_per_video: v.CountOrAuto = 1
     max_bad: v.Share = 0.01  # our choice: the share of unreadable videos that ends a run
-    cache: Literal["none", "memory", "disk"] = "none"  # of decoded frames; our choice
 
     @property
     def frame_size(self) -> tuple[int, int]:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.config.heads import Heads
-from everest.data.cache import FrameCache
 from everest.data.crops import Regions
 from everest.data.randomness import Purpose, generator_at
 from everest.data.views import PretrainViews, SampleViews, StageViews
@@ -86,7 +85,6 @@ class ClipDataset:
     decoder: str
     # Replace an unreadable sample by another, random one (training); else its frames are zeros (evaluation).
     replace_bad: bool
-    cache: FrameCache | None = None  # keeps decoded frames
     # Of the first epochs; later ones repeat these clips, with other random numbers.
     tokens: ClipTokens | None = None
     heads: Heads = ()  # one per label of a sample; empty: the clips have no labels
@@ -143,7 +141,7 @@ class ClipDataset:
             rng = generator_at(self.seed, Purpose.VIEWS, variant, index, 0)
             try:
                 inputs = {} if self.tokens is None else self.tokens.read(variant, index)
-                views = self.make_views(self.samples[index], rng, self.decoder, self.cache, out)
+                views = self.make_views(self.samples[index], rng, self.decoder, out)
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:

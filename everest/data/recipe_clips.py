@@ -16,7 +16,6 @@ import torch
 
 from everest.config.heads import Heads, best_metric
 from everest.config.settings import DataSettings, Recipe
-from everest.data.cache import keep_facts_in_cache, open_cache
 from everest.data.class_balance import sampling_odds
 from everest.data.clips import ClipDataset
 from everest.data.crops import largest_region
@@ -39,6 +38,7 @@ from everest.methods.grid import NoiseLayout, TokenGrid
 from everest.methods.selection import num_candidates
 from everest.system.storage import Location, RemotePath
 from everest.system.text import counted
+from everest.video.facts import keep_facts_in_cache
 from everest.video.reader import video_info
 from everest.video.source import Member
 from everest.video.stream import VideoError
@@ -148,8 +148,7 @@ def evaluation_clips(recipe: Recipe, classes: Classes) -> ClipDataset:
     """The evaluation views of each video of `data.test`."""
     samples = read_source(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
-    uncached = replace(recipe, data=replace(recipe.data, cache="none"))  # each video is read once
-    return clips_of(uncached, samples, views, heads=classes.heads)
+    return clips_of(recipe, samples, views, heads=classes.heads)
 
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
@@ -217,7 +216,6 @@ def clips_of(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=training,
-        cache=open_cache(data.cache, distinct, channels=data.channels),
         heads=heads,
         notices=(*samples.notices, *filter(None, notices)),
     )

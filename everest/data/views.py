@@ -20,7 +20,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.data.cache import FrameCache
 from everest.data.crops import (
     NO_BOX,
     Box,
@@ -64,17 +63,12 @@ class FrameReader:
     sample: Sample
     footage: Footage
     decoder: str
-    cache: FrameCache | None
     channels: int  # C
 
     def read(self, numbers: FrameIds) -> Tensor:
         """The frames (T, H, W, C) uint8."""
         ids = numbers.tolist()
-        video = self.sample.video
-        if self.cache is None:
-            return read_frames(video, ids, decoder=self.decoder, channels=self.channels)
-        span = self.footage.first, self.footage.length
-        return self.cache.read(video, ids, span=span, decoder=self.decoder, channels=self.channels)
+        return read_frames(self.sample.video, ids, decoder=self.decoder, channels=self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +121,9 @@ class StageViews(ClipFormat, ABC):
             return self.num_views, self.channels, self.frames, *self.size
         return self.num_views, self.frames, *self.region, self.channels
 
-    def __call__(
-        self, sample: Sample, rng: Generator, decoder: str, cache: FrameCache | None = None, out: Out = None
-    ) -> SampleViews:
+    def __call__(self, sample: Sample, rng: Generator, decoder: str, out: Out = None) -> SampleViews:
         """The views of a sample, in the memory `out` if it is given."""
-        return self.make(self.reader(sample, decoder, cache), rng, out)
+        return self.make(self.reader(sample, decoder), rng, out)
 
     @abstractmethod
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
@@ -142,9 +134,9 @@ class StageViews(ClipFormat, ABC):
             out: the memory for them, (V, C, T, H, W) uint8 or, of regions, (V, T, R, S, C); None: new memory.
         """
 
-    def reader(self, sample: Sample, decoder: str, cache: FrameCache | None = None) -> FrameReader:
+    def reader(self, sample: Sample, decoder: str) -> FrameReader:
         """The reader of the frames of a sample."""
-        return FrameReader(sample, footage_of(sample, self.fps), decoder, cache, self.channels)
+        return FrameReader(sample, footage_of(sample, self.fps), decoder, self.channels)
 
     def decoded(self, reader: FrameReader, choose: Callable[..., FrameIds], *draws: Generator) -> Tensor:
         """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride, *draws)` selects."""
@@ -257,7 +249,7 @@ class EvalViews(StageViews):
         needed, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
         source = reader.sample.video
         is_large = frame_bytes(source, len(needed), self.channels) > MAX_BYTES_AT_ONCE
-        if is_large and reader.decoder == "auto" and reader.cache is None:
+        if is_large and reader.decoder == "auto":
             decoded = frames_in_order(source, needed, channels=self.channels)
             video = torch.cat([self.resized(frame[None]) for frame in decoded], dim=1)
         else:

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from everest.data.cache import keep_facts_in_cache
 from everest.data.footage import FrameTimes, frame_span
 from everest.errors import DataError
 from everest.lists.labels import count_classes
@@ -27,7 +26,7 @@ from everest.system.events import Report, notice
 from everest.system.journal import open_journal
 from everest.system.storage import Location, parse_location
 from everest.video.decoding import LostPackets, Survey, decode_frames
-from everest.video.facts import clear_video_cache
+from everest.video.facts import clear_video_cache, keep_facts_in_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.images import image_folder, image_frames
 from everest.video.reader import frames_in_order, known_damage, video_info

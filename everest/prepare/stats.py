@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from everest.data.cache import keep_facts_in_cache
 from everest.data.footage import FrameTimes, frame_span
 from everest.lists.labels import class_imbalance, number_facts
 from everest.lists.reading import SampleList
@@ -23,7 +22,7 @@ from everest.methods.camera import MOST_CHANGE
 from everest.prepare.check import min_median_max
 from everest.system.events import Report
 from everest.system.types import Floats
-from everest.video.facts import clear_video_cache
+from everest.video.facts import clear_video_cache, keep_facts_in_cache
 from everest.video.file_processes import Failure, collect_apart
 from everest.video.pixels import IMAGENET
 from everest.video.reader import read_frames, video_info

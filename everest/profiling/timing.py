@@ -256,8 +256,7 @@ def _loading_changes(clips: ClipDataset, workers: int, clips_per_second: float) 
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
     if any(map(is_slow, clips.samples[:CODECS_EXAMINED])):
         seconds = views.num_views / clips_per_second  # per sample
-        speed = 0.0 if clips.cache else _calls_per_second(decode, READING_SECONDS)
-        decoding = min(seconds, 1 / speed) if speed else 0.0
+        decoding = min(seconds, 1 / _calls_per_second(decode, READING_SECONDS))
         faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
         changes["everest prepare encode --codec mjpeg"] = seconds / faster
     stated = {change: factor for change, factor in changes.items() if factor > 1.1}  # heuristic

@@ -201,6 +201,13 @@ def keep_facts_in(folder: Path | None) -> None:
     _cache.folder = folder
 
 
+def keep_facts_in_cache() -> None:
+    """Keep the facts about video files in the cache folder from now on: EVEREST_CACHE, else the user's."""
+    with suppress(RuntimeError):  # a user without a home
+        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        keep_facts_in(Path(os.environ.get("EVEREST_CACHE") or usual / "everest") / "indexes")
+
+
 def clear_video_cache() -> None:
     """Free the facts of all files, for callers that need each file only once."""
     _cache.recent.clear()

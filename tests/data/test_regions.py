@@ -97,7 +97,7 @@ def test_a_run_that_resizes_on_the_device_has_the_same_losses(recipe: Path, tmp_
 @pytest.mark.parametrize(
     ("command", "changes"),
     [
-        ("pretrain", ("pretrain.views_per_decode=2", "data.channels=1", "data.cache=memory")),
+        ("pretrain", ("pretrain.views_per_decode=2", "data.channels=1")),
         ("finetune", ("finetune.erasing=0.5", "data.channels=1", "train.workers=2")),
     ],
 )

@@ -64,9 +64,7 @@ class MeanSpec(ClipSpec):
             shared.append((spec.frames, spec.size, spec.pixels, heads))
         for number, member in enumerate(self.members):
             yield from (f"members.{number}: {problem}" for problem in member.problems())
-            if not member.heads:
-                yield f"members.{number}: not a classifier"
-            elif shared[number + 1] != shared[0]:
+            if shared[number + 1] != shared[0]:
                 yield f"members.{number}: other clips or heads than the mean"
 
     def build(self) -> MeanClassifier:

@@ -27,6 +27,7 @@ from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import ModelSpec, Transformer
 from everest.system.compute import peak_bytes
 from everest.tokenizer.network import TokenizerSpec
+from everest.tokenizer.spec import FrozenTokenizer
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision
 
@@ -110,9 +111,6 @@ def frozen_bytes(spec: ModelSpec) -> int:
         return WEIGHT_BYTES * count_weights(teacher).total
     if spec.tokenizer_in_step is None:
         return 0
-
-    from everest.tokenizer.spec import FrozenTokenizer
-
     settings = spec.tokenizer_in_step.settings
     with torch.device("meta"):
         tokenizer = settings.build().eval()

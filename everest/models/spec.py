@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 
@@ -27,10 +27,7 @@ from everest.models.views import ViewModel
 from everest.models.vit import Architecture
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights_header import require_transformer
-from everest.tokenizer.spec import TokenizerUse
-
-if TYPE_CHECKING:  # most models have no tokenizer
-    from everest.tokenizer.spec import FrozenTokenizer
+from everest.tokenizer.spec import FrozenTokenizer, TokenizerUse
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelSpec builds
 
@@ -192,7 +189,12 @@ class AutoencoderSpec(PretrainSpec):
         return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
 
     def new_model(self) -> MaskedAutoencoder:
-        tokenizer = self._frozen_tokenizer()
+        tokenizer = None
+        if self.tokenizer is not None:
+            levels = self.tokenizer.settings.config.levels
+            tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
+            if self.tokenizer_in_step:  # with a token cache it is loaded later, if at all
+                _ = tokenizer.tokenizer  # loads it now, to report a missing file at once
         network = tokenizer if self.target.needs_tokenizer else self.teacher
         return MaskedAutoencoder(
             self,
@@ -203,18 +205,6 @@ class AutoencoderSpec(PretrainSpec):
             recompute=self.frame_selection.recompute,
             camera=self.camera,
         )
-
-    def _frozen_tokenizer(self) -> FrozenTokenizer | None:
-        if self.tokenizer is None:
-            return None
-
-        from everest.tokenizer.spec import FrozenTokenizer
-
-        levels = self.tokenizer.settings.config.levels
-        tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
-        if self.tokenizer_in_step:  # with a token cache it is loaded later, if at all
-            _ = tokenizer.tokenizer  # loads it now, to report a missing file at once
-        return tokenizer
 
 
 def read_model_spec(settings: dict[str, Any], *, source: Path) -> ModelSpec:

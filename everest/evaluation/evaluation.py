@@ -112,7 +112,7 @@ def evaluate(
         report(notice("all videos of data.test are of one group: the metrics have no intervals"))
     elif groups < FEW_GROUPS:
         unit = "videos" if groups == result["videos"] else "groups of videos"
-        text = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
+        text = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are wide"
         report(notice(text))
     return result
 

@@ -67,7 +67,7 @@ def choose(
     there is lower by a standard error.
 
     Measured on seven sets of 70 to 280 clips, with and without weights, what this chose was clearly worse
-    than the best single candidate in one of 14 cases. The accuracy on a single validation list chose worse.
+    than the best single candidate in none of 14 cases. The accuracy on a single validation list chose worse.
 
     Args:
         outputs: (N, C) of each candidate; nan for samples that it has learned from.

@@ -74,6 +74,9 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
         )
         right = f"{scores.frame_accuracy:.1f} % of the frames were right"
         sentences.append(f"{averaged}, {right}{_interval_text(scores.frame_interval)}")
+    if test.interval is not None:
+        few = ", widened by the t distribution for few groups" if test.groups < FEW_GROUPS else ""
+        sentences.append(f"Intervals are bootstrapped over {counted(test.groups, 'group')}{few}")
     return f"{'. '.join(sentences)}. Software: everest {version('everest-video')}."
 
 
@@ -87,7 +90,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
         f"{METRICS[result.metric].title} {value(result.value)}{_interval_text(result.interval)} on {size}"
     ]
     if result.interval is not None:
-        few = f"; too narrow with fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
+        few = "" if result.groups >= FEW_GROUPS else f"; wide, because {result.groups} groups are few"
         limit = (
             "how far values vary over groups like these, not over other kinds of animals, places or cameras"
         )

@@ -117,9 +117,9 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(scores_run, clip_file
     options = ["--set", f"data.test={listed}", "--report", tmp_path / "page"]
     ended = called("eval", "-c", scores_run, *options)
     assert "4, from 2 groups" in ended.stdout
-    notice = "data.test has 2 groups of videos; with fewer than 10, the intervals are too narrow"
+    notice = "data.test has 2 groups of videos; with fewer than 10, the intervals are wide"
     assert notice in ended.stderr
-    told = "groups of videos are drawn again(?s:.*) as many trials as there are groups of videos"
+    told = "groups of videos are drawn again(?s:.*)fewer than\\s+10 groups of videos, it is wider"
     assert re.search(told, (tmp_path / "page" / "index.html").read_text())
     write_list(listed, clip_files, label=SCORES, group=("a",) * 4)
     ended = called("eval", "-c", scores_run, *options, "--overwrite", "--json")

@@ -10,7 +10,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import beta, binom, spearmanr
+from scipy.stats import beta, binom, norm, spearmanr, t
 
 from everest.config.heads import Head, named_heads
 from everest.metrics import head_metrics
@@ -306,6 +306,24 @@ def contained(groups: Sequence[Hashable], *, size: int, sets: int, draws: int = 
         row[:] = bootstrap(share(right), groups, draws=draws)["top1"]
     low, high = ends.T
     return float(((low <= 0.5) & (high >= 0.5)).mean()), float((high - low).mean())
+
+
+@pytest.mark.parametrize(("groups", "of_bootstrap"), [(4, 0.80), (6, 0.87), (8, 0.89)])
+def test_intervals_of_few_groups_contain_the_mean_more_often_than_those_of_the_bootstrap(
+    groups: int, of_bootstrap: float
+):
+    sets = 300
+    grouped, _ = contained([number // 10 for number in range(10 * groups)], size=10, sets=sets)
+    assert grouped > of_bootstrap + 0.03
+
+
+def test_the_interval_of_few_groups_is_wider_by_the_t_distribution():
+    right = np.repeat([0.9, 0.8, 0.7, 0.6], 10)
+    low, high = bootstrap(lambda counts: {"": counts @ right / counts.sum()}, np.arange(40) // 10)[""]
+    draws = np.random.default_rng(0).integers(4, size=(2000, 4))
+    ends = np.quantile(right[::10][draws].mean(axis=1), [0.025, 0.975])
+    factor = np.sqrt(4 / 3) * t.ppf(0.975, 3) / norm.ppf(0.975)
+    assert (low, high) == pytest.approx(0.75 + factor * (ends - 0.75), abs=0.01)
 
 
 def test_intervals_of_groups_contain_the_mean_and_those_of_single_videos_do_not():

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.config.heads import Head
-from everest.errors import DataError
+from everest.errors import DataError, first_names
 from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure, shorten
 from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines, VideoTimeline
@@ -33,6 +33,7 @@ CLASS_COLORS: Final = (
 )
 MOST_PANELS: Final = 24  # heuristic: the first ones; the figure counts the others
 MOST_LANES: Final = 20  # heuristic: the classes with most seconds in all panels; the figure counts the others
+MOST_NAMED: Final = 6  # classes without a lane
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
 MOST_SCALES: Final = 4.0  # heuristic: times the shortest recording, up to which all have one time scale
 LANE_GAP: Final = 0.15  # of a lane, between its bars and the next
@@ -86,10 +87,21 @@ def draw_timelines(
         axes[-1].set_xlabel("seconds")
         notes = [LEGEND] if any(seconds_by_class) else []
         notes += ["Black bars: the given annotations."] if labeled else []
+        if absent := _absent_classes(timelines, seconds_by_class):
+            never = "Never predicted or annotated" if labeled else "Never predicted"
+            notes.append(f"{never}: {first_names(absent, MOST_NAMED)}.")
         if len(panels) > MOST_PANELS:
             notes.append(f"{counted(len(panels) - MOST_PANELS, 'other panel')} not shown.")
-        figure.suptitle("  ".join(notes), fontsize=11)
+        figure.supxlabel(escape_dollars("  ".join(notes)), fontsize=10)
     return figure
+
+
+def _absent_classes(timelines: Timelines, seconds_by_class: Sequence[Mapping[str, object]]) -> list[str]:
+    """The classes of a model that have no lane."""
+    heads = [head for head in timelines.classes.heads if head.task != "regression"]
+    names = dict.fromkeys(name for head in heads for name in timelines.classes.of_head(head))
+    drawn = {BACKGROUND}.union(*seconds_by_class)
+    return [name for name in names if name not in drawn]
 
 
 def _seconds_by_class(panels: Sequence[Panel]) -> list[dict[str, list[float]]]:
@@ -138,9 +150,8 @@ def _draw_lanes(
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]
         _draw_bars(panel, true, -lane - LANE_GAP - share, [share] * len(true), "black")
         text = shorten(name, 40)
-        if (
-            labeled and name != BACKGROUND
-        ):  # without annotations nobody knows how wrong the sum of the bouts is
+        # Without annotations, nobody knows how wrong the sum of the bouts is.
+        if labeled and name != BACKGROUND:
             text += "  {:.1f} s, true {:.1f} s".format(*seconds[name])
         texts.append(escape_dollars(text))
     panel.set_yticks([-lane - 0.5 for lane in range(len(texts))], texts)

@@ -259,7 +259,7 @@ def test_each_recording_has_a_panel_and_no_label_is_cut(tmp_path: Path, videos: 
         pixels = np.asarray(picture.convert("L"))
     assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
     assert len(figure.axes) == min(videos, MOST_PANELS)
-    assert ("2 other panels not shown" in figure.get_suptitle()) == (videos > MOST_PANELS)
+    assert ("2 other panels not shown" in figure.get_supxlabel()) == (videos > MOST_PANELS)
     for panel in figure.axes:
         assert len(panel.get_yticklabels()) == MOST_LANES
         assert "5 other classes not shown" in panel.get_title(loc="left")
@@ -286,6 +286,8 @@ def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
         warnings.simplefilter("error")
         (panel,) = draw_timelines(tmp_path / "none.png", drawn, [{"": []}], {}).axes  # without a bout
     assert [text.get_text() for text in panel.texts] == ["no class is present"]
+    of_run = draw_timelines(tmp_path / "run.png", drawn, [{"": bouts[1:2]}], {}).get_supxlabel()
+    assert of_run.endswith("full at 100 %.  Never predicted: sit.")
     drawn = timelines(Head(outputs=2), seconds=0, names=("run", "sit"))
     with pytest.raises(DataError, match=r"^no recording has a window"):
         draw_timelines(tmp_path / "windows.png", drawn, [{"": []}], {})

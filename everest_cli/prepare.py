@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, faster files.", no_args_is_help=True)
 MOST_BYTES: Final = 10**9  # of the videos of a shard
 PATHS_ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
-LEARNS_DIFFERENCE: Final = "a model may learn this difference instead of the behavior"
 MOST_PROBLEMS: Final = 20  # problems of each kind on the screen
 
 
@@ -137,7 +136,7 @@ def _read_lists(
 
 
 def _print_check(document: dict[str, Any]) -> None:
-    from everest.prepare.check import RARE_BELOW
+    from everest.prepare.check import RARE_BELOW, difference_text
 
     checked = counted(document["checked"], "video")
     typer.echo(f"{document['ok']} of {checked} decode completely")
@@ -153,7 +152,7 @@ def _print_check(document: dict[str, Any]) -> None:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
         typer.echo(f"warning: fewer than {RARE_BELOW} training videos: {first_names(rare, MOST_PROBLEMS)}")
     for row in document["class_differences"]:
-        typer.echo(f"warning: classes differ in {row['of']}: {_extremes(row)}; {LEARNS_DIFFERENCE}")
+        typer.echo(f"warning: {difference_text(row)}")
     problems = {"bad": [f"{row['path']}: {row['reason']}" for row in document["bad"]]}
     for leak, title in ((True, "in several lists"), (False, "twice in one list")):
         problems[title] = [
@@ -167,23 +166,6 @@ def _print_check(document: dict[str, Any]) -> None:
             typer.echo("\n  ".join([f"{title}: {len(lines)}", *lines[:MOST_PROBLEMS]]))
         if len(lines) > MOST_PROBLEMS:
             typer.echo(f"  … {len(lines) - MOST_PROBLEMS} more; --json lists all")
-
-
-def _extremes(difference: dict[str, Any]) -> str:
-    """The classes of the lowest and highest median, with these and their ranges; or the classes by size."""
-    classes, unit = difference["classes"], difference["unit"]
-    if difference["of"] == "frame size":
-        by_size: dict[str, list[str]] = {}
-        for name, size in classes.items():
-            by_size.setdefault(size, []).append(f"'{name}'")
-        return f"mostly {first_names([f'{size} in {first_names(names)}' for size, names in by_size.items()])}"
-    texts = []
-    ordered = sorted(classes, key=lambda name: classes[name]["median"])
-    for name in (ordered[0], ordered[-1]):
-        least, middle, most = (classes[name][key] for key in ("min", "median", "max"))
-        span = "" if least == most else f" ({least:.4g} to {most:.4g})"
-        texts.append(f"{middle:.4g} {unit} in '{name}'{span}")
-    return f"median {', '.join(texts)}"
 
 
 def encode(

@@ -18,10 +18,10 @@ from statistics import median
 from typing import Any, Final
 
 from everest.data.footage import FrameTimes, frame_span
-from everest.errors import DataError
+from everest.errors import DataError, first_names
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
-from everest.lists.sample import Sample
+from everest.lists.sample import Sample, evenly_spaced
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal
 from everest.system.storage import Location, parse_location
@@ -37,6 +37,7 @@ JOURNAL_FILE: Final = "checked_videos.jsonl"
 RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is hardly learned, and named
 MAX_MEDIAN_RATIO: Final = 1.25  # heuristic: of the medians of two classes that were recorded alike
 MIN_APART_RATIO: Final = 1.02  # heuristic: of medians, if all values lie apart; 29.97 and 30 are one rate
+MOST_HEADERS: Final = 240  # heuristic: videos of all classes whose headers are compared, seconds
 MIN_COMPARED: Final = 5  # heuristic: videos of a class that is compared with others
 _digest = partial(hashlib.blake2b, digest_size=16)
 
@@ -172,7 +173,7 @@ def check_lists(
         "task": lists[training].task,
         "classes": classes,
         "rare_classes": sorted(rare, key=lambda row: row["videos"]),
-        "class_differences": class_differences(lists[training], files),
+        "class_differences": class_differences(lists[training].by_class, files),
     }
 
 
@@ -226,7 +227,9 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
     return rows
 
 
-def class_differences(data: SampleList, files: Mapping[str, CheckedFile]) -> list[dict[str, Any]]:
+def class_differences(
+    by_class: Mapping[str, Sequence[Sample]], files: Mapping[str, CheckedFile]
+) -> list[dict[str, Any]]:
     """Find properties in which the videos of the classes differ, so that a model may learn the camera.
 
     A frame rate or length differs if the medians of two classes do by more than MAX_MEDIAN_RATIO, or if all
@@ -240,7 +243,7 @@ def class_differences(data: SampleList, files: Mapping[str, CheckedFile]) -> lis
     rates: dict[str, list[float]] = {}
     lengths: dict[str, list[float]] = {}
     sizes: dict[str, str] = {}
-    for name, samples in data.by_class.items():
+    for name, samples in by_class.items():
         good = [(sample, file) for sample in samples if (file := files[sample.path]).reason is None]
         if len(good) >= MIN_COMPARED:
             rates[name] = [file.fps for _, file in good if file.fps is not None]
@@ -258,6 +261,41 @@ def class_differences(data: SampleList, files: Mapping[str, CheckedFile]) -> lis
     if len(set(sizes.values())) > 1:
         differences.append({"of": "frame size", "unit": "pixels", "classes": sizes})
     return differences
+
+
+def difference_text(difference: Mapping[str, Any]) -> str:
+    """A difference in words: the classes of the lowest and highest median, or those of each frame size."""
+    classes, unit = difference["classes"], difference["unit"]
+    if difference["of"] == "frame size":
+        by_size: dict[str, list[str]] = {}
+        for name, size in classes.items():
+            by_size.setdefault(size, []).append(f"'{name}'")
+        texts = [f"{size} in {first_names(names)}" for size, names in by_size.items()]
+        values = f"mostly {first_names(texts)}"
+    else:
+        texts = []
+        ordered = sorted(classes, key=lambda name: classes[name]["median"])
+        for name in (ordered[0], ordered[-1]):
+            least, middle, most = (classes[name][key] for key in ("min", "median", "max"))
+            span = "" if least == most else f" ({least:.4g} to {most:.4g})"
+            texts.append(f"{middle:.4g} {unit} in '{name}'{span}")
+        values = f"median {', '.join(texts)}"
+    learned = "a model may learn this difference instead of the behavior"
+    return f"classes differ in {difference['of']}: {values}; {learned}"
+
+
+def differences_by_headers(by_class: Mapping[str, Sequence[Sample]]) -> list[dict[str, Any]]:
+    """The differences in frame rate and size, by the headers of some videos of each class."""
+    most = max(MIN_COMPARED, MOST_HEADERS // max(len(by_class), 1))
+    some = {name: evenly_spaced(samples, most) for name, samples in by_class.items()}
+    files = {}
+    for sample in (sample for samples in some.values() for sample in samples):
+        files[sample.path] = CheckedFile(path=sample.path, reason="unreadable")
+        with suppress(VideoError):
+            info = video_info(sample.video)
+            sizes = {"height": info.height, "width": info.width, "fps": info.fps}
+            files[sample.path] = CheckedFile(path=sample.path, **sizes)
+    return class_differences(some, files)
 
 
 def _seconds(sample: Sample, file: CheckedFile) -> float:

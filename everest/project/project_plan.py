@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from everest.lists.classes import Classes
 from everest.lists.labels import class_indices
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
+from everest.prepare.check import difference_text, differences_by_headers
 from everest.project.candidates import seconds_per_clip
 from everest.project.lists import STEP, make_lists
 from everest.project.request import LISTS, ProjectLists, Request
@@ -88,6 +90,8 @@ def make_plan(
         features = clips * seconds_per_clip(suggestion.recipe, classes)
         seconds = features + CHECK_SECONDS * max(len(lists.folds), 1), 0.0
     plan = _document(lists, suggestion, samples, classes, request, seconds, trains_network)
+    by_class = replace(train, samples=tuple(chain.from_iterable(samples.values()))).by_class
+    plan["lines"] += [f"warning: {difference_text(row)}" for row in differences_by_headers(by_class)]
     return lists, suggestion.text, plan
 
 

@@ -15,12 +15,12 @@ from PIL import Image
 from prepare_commands import check as checked
 from prepare_commands import everest
 from processes import kill_when
-from small_runs import json_of, refused
+from small_runs import called, json_of, refused
 from timed_videos import write_frames, write_numbered
 
 from everest.data.footage import footage_of
 from everest.lists.reading import read_samples
-from everest.prepare.check import decode_completely
+from everest.prepare.check import decode_completely, differences_by_headers
 from everest.system.signals import signal_name
 from everest.video.file_processes import Failure, map_apart
 from everest.video.images import NO_SECONDS
@@ -193,6 +193,10 @@ def test_classes_that_differ_in_the_camera_or_in_length_are_named_with_numbers(t
         **{"of": "frame size", "unit": "pixels"},
         "classes": {"groom": "64x48", "rear": "64x48", "sit": "96x64"},
     }
+    by_class = read_samples(data, root=data).by_class
+    assert differences_by_headers(by_class) == [rates, sizes]
+    plan = called("train", data, "--model", "linear", "--dry-run").stdout
+    assert "warning: classes differ in frame size: mostly 64x48 in 'groom', 'rear', 96x64 in 'sit'" in plan
     shown = checked(data, "-o", tmp_path).stdout
     assert (
         "warning: classes differ in frame rate: median 25 frames/s in 'groom', 30 frames/s in 'rear'" in shown

@@ -149,6 +149,10 @@ class Timelines:
             header, tensors = read_metadata(path), read_tensors(path)
             classes = validated(_CLASSES, parse_json(header["classes"]))
             rules = validated(_RULES, parse_json(header.get("rules", "{}")))
+            try:
+                rules.check(classes.heads)
+            except RecipeError as problem:  # which names an option
+                raise ValueError(str(problem).removeprefix("--")) from problem
             videos = []
             for number, recording in enumerate(validated(_RECORDINGS, parse_json(header["videos"]))):
                 arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAY_NAMES}

@@ -95,6 +95,9 @@ def test_bouts_of_a_saved_file_follow_its_rules_and_recordings_without_a_window_
     assert "no window, so no bout, in 1 of 2 recordings: b" in shown.stderr
     for options, labels in (([], ["x"]), (["--smooth", 0], ["x", "y", "x"])):
         assert [bout["label"] for bout in json_of("timeline", saved, *options)[0]["bouts"]] == labels
+    replace(timelines, rules=BoutRules(smooth=-1)).save(tmp_path / "edited.safetensors")
+    with pytest.raises(DataError, match=r"edited.safetensors: damaged \(smooth: must be at least 0 seconds"):
+        Timelines.load(tmp_path / "edited.safetensors")
     first = f"--timeline {saved} --output {tmp_path}/checked.csv --draw 30 --window 0.4"
     assert [*end_lines(timelines, saved, None)][-1] == f"next: everest budget {first}"
 

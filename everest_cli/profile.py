@@ -75,7 +75,7 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
 
     With --videos and --gpu, also the hours and the memory of a run on that GPU, in words. With
     --checkpoint and --latency, only the time of a trained model: for a video, on one CPU thread unless
-    OMP_NUM_THREADS is set, and hours of video per hour.
+    OMP_NUM_THREADS is set, and for 100 hours of recordings.
 
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu h100 --gpus 4
     """
@@ -150,7 +150,7 @@ def _print_latency(document: Mapping[str, Any]) -> None:
     )
     if (timeline := document["timeline"]) is not None:
         typer.echo(
-            f"timeline: {timeline['hours_per_hour']:.3g} hours of video per hour (windows of "
+            f"timeline: 100 hours of video take {100 / timeline['hours_per_hour']:.3g} hours (windows of "
             f"{timeline['window']:g} s, every {timeline['step']:g} s, --batch {timeline['batch']}, "
             "one process)"
         )

@@ -325,6 +325,8 @@ def int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
         source: a list or a folder. Paths in a list of the run are relative to the run's `data.root`.
         report: receives which videos are unreadable.
     """
+    if not source.exists():
+        raise DataError(f"--calibrate {source}: no such list or folder")
     recipe = recipe_of(opened, notify=lambda text: report(notice(text)))
     data, clip = recipe.data, clip_format(recipe, opened.model.stage)
     samples = named_samples([source], root=Path(data.root) if _is_list_of(data, source) else None)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,9 @@ def test_an_int8_file_is_compared_on_further_clips_and_shows_its_progress(
     monkeypatch.setattr(graph_files, "MOST_CLIPS", 2)
     options = ["--to", "onnx", "--precision", "int8", "--calibrate", clip_files / "train.csv"]
     shown = called("export", classifier_run, *options, "-o", tmp_path / "int8.onnx").stderr
+    missing = [*options[:-1], tmp_path / "nope.csv", "-o", tmp_path / "x.onnx"]
+    assert "--calibrate " in (error := refused("export", classifier_run, *missing, code=4))
+    assert "nope.csv: no such list or folder" in error
     assert " of 4 clips (2 of them not used to calibrate) get another class; " in shown
     parts = (
         "reading 4 clips of ",
@@ -209,6 +213,8 @@ def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: 
     ]
     assert (timed["window"], timed["step"], timed["batch"]) == (1, 0.25, 2)
     assert timed["hours_per_hour"] > 0
+    shown = called("profile --latency --gpus cpu -c", classifier_run).stdout
+    assert re.search(r"timeline: 100 hours of video take [\d.e+-]+ hours \(windows of", shown)
     assert "--latency and --checkpoint: give both or neither" in refused("profile --latency", code=2)
 
 

@@ -52,6 +52,8 @@ class Summary:
     lines: Sequence[str] = ()
     links: Mapping[str, Path] = field(default_factory=dict)  # other pages by their texts
     figure: str | None = None  # a PNG of timelines
+    title: str | None = None  # of the page; None: by the checkpoint
+    intervals: Mapping[str, Sequence[float] | None] = field(default_factory=dict)  # of the classes
 
 
 def write_evaluation_page(
@@ -90,7 +92,7 @@ def write_evaluation_page(
     ]
     return _write_page(
         folder,
-        title=f"Evaluation of {result['checkpoint']}",
+        title=summary.title or f"Evaluation of {result['checkpoint']}",
         views=views_text(result, unit),
         metrics=metric_rows(result),
         num_videos=result["videos"],
@@ -131,7 +133,7 @@ def write_pooled_page(
     }
     return _write_page(
         folder,
-        title="Evaluation of all folds",
+        title=f"{summary.title}, all folds together",
         views="",
         metrics=[row for title, document in documents.items() for row in metric_rows(document, title)],
         num_videos=len(head.labels),
@@ -159,7 +161,7 @@ def _write_page(
         quote(Path(os.path.relpath(path, folder)).as_posix()): text for text, path in summary.links.items()
     }
     image = None if summary.figure is None else data_uri("image/png", Path(summary.figure).read_bytes())
-    values |= {"lines": summary.lines, "timelines": image}
+    values |= {"lines": summary.lines, "timelines": image, "intervals": summary.intervals}
     write_page(page, "evaluation", "page.html", groups=num_groups, unit=unit, sampled=sampled, **values)
     return page
 

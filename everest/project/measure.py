@@ -158,6 +158,7 @@ def measured_outputs(
         "candidates": list(tests.values()),
         "behaviors": behaviors,
         "chosen": choice.name,
+        "members": list(choice.members),
         "reason": choice.explanation,
         "inputs": list(choice.inputs),
     }

@@ -127,11 +127,17 @@ class MeasuredTest:
     checkpoint: InstanceOf[str]
     candidates: list[CandidateTest] = field(default_factory=list)
     chosen: str = NETWORK  # the name of the candidate that is delivered
+    members: list[str] = field(default_factory=list)  # the candidates that it consists of
     reason: str = "no other was compared"
     behaviors: list[ClassTest] = field(default_factory=list)  # the classes
     inputs: list[InputTest] = field(default_factory=list)
     timelines: TimelineScores | None = None  # of recordings
     folds: Sequence[MeasuredTest] = ()
+
+    @property
+    def choice(self) -> str:
+        """The name of the delivered candidate, and the members of a mean."""
+        return f"{self.chosen} of {' and '.join(self.members)}" if len(self.members) > 1 else self.chosen
 
     @property
     def figure(self) -> str | None:

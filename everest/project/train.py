@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any
 
 from everest import stages
+from everest.annotations.formats import recognize
 from everest.config.heads import Task
 from everest.errors import DataError, UserError
 from everest.evaluation.page import PAGE, Summary
@@ -228,7 +229,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
         if fold_results:
             outputs = pooled_outputs(folder, fold_results)
-            model, choice = comparison.compare_folds(outputs, [each.chosen for each in fold_results])
+            model, choice = comparison.compare_folds(outputs, [each.choice for each in fold_results])
             measure = partial(pool_folds, comparison, model, choice, outputs, fold_results)
         else:
             model, candidates, choice = comparison.compare(folder)
@@ -239,7 +240,8 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
 
         def summarize(test: MeasuredTest) -> Summary:
             methods = f"methods: {methods_text(project, choice, comparison.recipe, test)}"
-            return Summary([*result_lines(test), verdict(test), *times, methods], pages, test.figure)
+            lines = [*result_lines(test), verdict(test), *times, methods]
+            return Summary(lines, pages, test.figure, f"Test of {folder.name}", _intervals(test))
 
         test = measure(summarize)
     result = ProjectResult(
@@ -250,19 +252,27 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         resumed=resumed,
         clip_time=clip_time,
         methods=methods_text(project, choice, comparison.recipe, test),
-        next=[_next_command(test, clip_time, shlex.quote(str(folder)))],
+        next=[next_command(project.request, test, clip_time, shlex.quote(str(folder)))],
     )
     write_document(folder / RESULT, result.dump())
     return result
 
 
-def _next_command(test: MeasuredTest, clip_time: ClipTime | None, folder: str) -> str:
+def next_command(request: Request, test: MeasuredTest, clip_time: ClipTime | None, folder: str) -> str:
+    """The command to run after `everest train`; bouts are written as the annotations were read."""
     if test.timelines is not None:
+        of_boris = {recognize(Path(file)) for file in request.annotations} <= {"boris", "boris-table"}
         rules = f"--smooth {test.timelines.smooth:g}"
-        return f"everest timeline VIDEO --checkpoint {folder} {rules} --output bouts.csv"
+        bouts = "bouts.boris" if of_boris else "bouts.csv"
+        return f"everest timeline VIDEO --checkpoint {folder} {rules} --output {bouts}"
     if clip_time is not None:
         return f"everest export {folder} --to onnx --output model.onnx"
     return f"everest predict VIDEO --checkpoint {folder}"
+
+
+def _intervals(test: MeasuredTest) -> dict[str, Sequence[float] | None]:
+    """The 95 % interval of the recall, or of the average precision, of each class."""
+    return {each.name: each.interval for each in test.behaviors}
 
 
 def _clip_time(model: Classifier, comparison: Comparison, limit: float | None) -> ClipTime | None:
@@ -284,7 +294,7 @@ def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
     links = {"The verdict on all folds": folder / REPORT / PAGE}
 
     def summarize(title: str, test: MeasuredTest) -> Summary:
-        return Summary([f"{title.capitalize()}:", *result_lines(test)], links, test.figure)
+        return Summary(result_lines(test), links, test.figure, f"Test of {title}", _intervals(test))
 
     results = []
     for number, lists in enumerate(project.folds, start=1):

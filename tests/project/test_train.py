@@ -36,6 +36,7 @@ from everest.project.lists import same_animal_warning, subject_groups, window_se
 from everest.project.project_plan import describe_samples
 from everest.project.request import Request, with_warmup
 from everest.project.result import MeasuredTest
+from everest.project.train import next_command
 from everest.project.verdict import input_lines, judge, result_lines
 from everest.system.events import silent
 from everest.system.weights_header import read_header
@@ -421,7 +422,10 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert f"<p>{document['judgment']}</p>" in unescape(page.read_text())
     assert (page.parent / re.findall('href="([^"]*)">fold 2<', page.read_text())[0]).samefile(of_fold)
     assert (of_fold.parent / re.findall('href="([^"]*)">The verdict', of_fold.read_text())[0]).samefile(page)
-    assert f"<p>Fold 2 of 4:</p>\n<p>top-1 {document['folds'][1]['top1']:.1f} % on" in of_fold.read_text()
+    title = "<h1>Test of fold 2 of 4</h1>"
+    assert f"{title}\n<p>top-1 {document['folds'][1]['top1']:.1f} % on" in of_fold.read_text()
+    assert "<h1>Test of project, all folds together</h1>" in page.read_text()
+    assert "95 % interval of the recall" in page.read_text()
     assert "windows</th><td>44, from 4 groups" in page.read_text()
     assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
     assert {each["name"] for each in document["candidates"]} >= {"image-mean", "image-change"}
@@ -640,6 +644,22 @@ def test_the_verdict_says_which_input_is_enough():
         [-1.0, 2.0], [-3.0, 9.0], "mae"
     )
     assert lines([4.0, 20.0], [-3.0, 9.0]).endswith("; the model needs motion: motion adds 4 to 20 points")
+
+
+def test_the_next_command_writes_the_kind_of_the_annotations_and_folds_name_the_members_of_a_mean(
+    tmp_path: Path,
+):
+    (tmp_path / "b.boris").write_text('{"observations": {}, "behaviors_conf": {}}')
+    (tmp_path / "t.csv").write_text("video,start,end,label\n")
+    timelines = {"frame_accuracy": 1.0, "majority_accuracy": 1.0, "mean_class_accuracy": 1.0, "f1@50": None}
+    timelines |= {"recordings": [], "figure": "", "smooth": 2.0}
+    mean = {"chosen": "mean", "members": ["linear-images", "network"]}
+    test = MeasuredTest.of(RESULT | timelines | mean)
+    for names, file in ((["b.boris"], "bouts.boris"), (["b.boris", "t.csv"], "bouts.csv")):
+        request = Request(videos="", annotations=[str(tmp_path / name) for name in names])
+        assert next_command(request, test, None, "runs/r").endswith(f"--smooth 2 --output {file}")
+    assert test.choice == "mean of linear-images and network"
+    assert MeasuredTest.of(RESULT).choice == "network"
 
 
 def test_the_verdict_says_once_what_all_intervals_are_about():

@@ -215,7 +215,7 @@ def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_pat
     save_file(small, network)
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={network}"]
     for name in ("one", "two"):
-        train(recipe, tmp_path / name, *sets(*options))
+        train(recipe, tmp_path / name, *sets(*options, "tokenizer.epochs=1"))
     for row in step_rows(tmp_path / "one"):
         assert row["perceptual"] > 0
         assert row["loss"] == pytest.approx(row["reconstruction"] + 0.1 * row["perceptual"], rel=1e-6)

@@ -162,10 +162,11 @@ def test_bad_videos_are_named_and_those_of_the_report_skipped(recipe: Path, clip
     names = [f"{clip_files}/clip{i % 4}.mp4 0" for i in range(7)]
     (tmp_path / "list.csv").write_text("\n".join([*names, f"{tmp_path}/text.mp4 0"]) + "\n")
     lists = [f"--set=data.{key}={tmp_path}/list.csv" for key in ("train", "val")]
-    said = train(recipe, tmp_path / "run", *lists, "--set", "data.max_bad=0.9")
+    once = sets("data.max_bad=0.9", "tokenizer.epochs=1")
+    said = train(recipe, tmp_path / "run", *lists, *once)
     assert "data.val skips" in said
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert (report["clips"], report["skipped"], report["videos"]) == (7, 1, "val")
-    said = train(recipe, tmp_path / "without", "--set", "data.test=absent.csv")
+    said = train(recipe, tmp_path / "without", *once, "--set", "data.test=absent.csv")
     assert "the report is of videos that are trained on" in said
     assert not json.loads((tmp_path / "without" / "report.json").read_text())["held_out"]

@@ -270,14 +270,14 @@ def _model_timelines(
     from everest.inference.timelines import computed_timelines, timeline_job
     from everest.inference.videos import Passes
     from everest.lists.inputs import named_samples
-    from everest.lists.sources import seen_in_training
+    from everest.lists.sources import seen_in
 
     if not model.checkpoint:
         raise RecipeError("--checkpoint: missing; name a model, or give a saved timeline instead of videos")
     opened = model.open((1, 1))
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
     samples = named_samples(videos, root=model.data)
-    if known := seen_in_training(opened.recipe.data, samples):
+    if known := seen_in(opened.recipe.data, "train", samples):
         names = first_names([Path(sample.path).name for sample in known])
         report(warning(f"the model learned from {names}: scores there are too good to publish"))
     inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]

@@ -220,6 +220,7 @@ class ExportOptions:
     calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8.")
     evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card.")
     which: Which | None = o.WHICH
+    quiet: bool = o.QUIET
     overwrite: bool = o.OVERWRITE_FILES
 
     @property
@@ -272,13 +273,14 @@ def export(
         card = model_card(opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
         document = write_folder(options.out, opened, card=card)
     else:
-        with Display() as display:
+        with Display(quiet=options.quiet) as display:
             document = _export_onnx(opened, options, evaluation, tested, display.report)
         time = None if result is None else result.clip_time
         limit = "" if time is None else f" (train --latency {time.limit_ms:g})"
         say(f"ONNX Runtime, one CPU thread: {document['network_ms']:.3g} ms for a clip{limit}")
-    on = "partly still clips of noise" if options.calibrate is None else f"the clips of {options.calibrate}"
-    say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
+    if options.calibrate is None:  # else a note compares them
+        on = "partly still clips of noise"
+        say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
     if "next" in document:
         say(f"next: {document['next']}")
@@ -309,7 +311,14 @@ def _export_onnx(
     if recipe is not None and opened.weights.kind == "classifier":
         document["next"] = _eval_command(out, recipe)
         try:
-            accuracy = exported_accuracy(out, opened.file, report)
+            accuracy = exported_accuracy(
+                out,
+                opened.file,
+                report,
+                precision=options.precision,
+                keep=options.keep,
+                calibrated=[] if clips is None else clips.samples,
+            )
         except UserError as error:  # such as videos that have moved; the file is written
             report(notice(f"accuracy not measured: {error}"))
     lines = list(facts["notes"])

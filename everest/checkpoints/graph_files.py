@@ -27,7 +27,8 @@ from everest.config.settings import DataSettings
 from everest.data.recipe_clips import clip_format
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
 from everest.lists.inputs import LIST_SUFFIXES, named_samples
-from everest.lists.sample import evenly_spaced
+from everest.lists.sample import Sample, evenly_spaced
+from everest.models.classifier import outputs_of
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import atomic_file
 from everest.system.text import counted
@@ -56,6 +57,7 @@ class Difference(NamedTuple):
     largest: float  # of a logit or feature; of a number in units of its standard deviation
     relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
     changed: int | None  # clips that get another class; None: other outputs than classes
+    points: float | None  # of 100, the largest change of a probability; None: an output is no probability
 
 
 class Int8Clips(NamedTuple):
@@ -63,6 +65,7 @@ class Int8Clips(NamedTuple):
 
     calibration: list[Tensor]  # the scales of activations come from these
     others: list[Tensor]
+    samples: list[Sample]  # of the calibration
 
 
 def write_onnx(
@@ -114,9 +117,10 @@ def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> t
         unit = "clip" if num_others else "calibration clip"
         unseen = f" ({num_others} of them not used to calibrate)" if num_others else ""
         changed = f"{difference.changed} of {counted(num_clips, unit)}{unseen} get another class; "
+    if difference.points is not None:
+        changed += f"no probability changes by more than {difference.points:.2g} points; "
     notes = [
-        f"int8: {changed}the outputs differ by {100 * difference.relative:.2g} % of their standard "
-        "deviation; everest eval measures the accuracy"
+        f"int8: {changed}the outputs differ by {100 * difference.relative:.2g} % of their standard deviation"
     ]
     if not integers:
         notes.append("int8: nothing to quantize; the file is as large and as fast as with fp32")
@@ -163,7 +167,11 @@ def compare(
             [part.argmax(dim=1) for part in x.split(graph.head_widths, dim=1)] for x in (expected, outputs)
         )
         changed = int(torch.stack([a != b for a, b in zip(*classes, strict=True)]).any(dim=0).sum())
-    difference = Difference(float(lost.abs().max()), float(relative.max()), changed)
+    points = None
+    if spec.heads and all(head.task != "regression" for head in spec.heads):
+        before, after = (outputs_of(x, spec.heads) for x in (expected, outputs))
+        points = 100 * float((after - before).abs().max())
+    difference = Difference(float(lost.abs().max()), float(relative.max()), changed, points)
     if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
     elif calibration is not None and not difference.relative <= MOST_PRECISION_LOSS:
@@ -333,15 +341,23 @@ def int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
     count = min(len(samples), MOST_CLIPS)
     numbers = [number * len(samples) // count for number in range(count)]
     others = evenly_spaced(sorted(set(range(len(samples))) - set(numbers)), MOST_CLIPS)
-    clips = Int8Clips([], [])
+    clips = Int8Clips([], [], [])
     report(heading(f"reading {counted(count + len(others), 'clip')} of {source}"))
     for done, number in enumerate([*numbers, *others], start=1):
+        sample = samples[number]
         try:
-            (clips.calibration if done <= count else clips.others).append(clip.read(samples[number])[None])
+            pixels = clip.read(sample)[None]
+            if done <= count:
+                clips.calibration.append(pixels)
+                clips.samples.append(sample)
+            else:
+                clips.others.append(pixels)
         except VideoError as error:
             report(notice(f"skipped {error}"))
         report({"event": "video", "done": done, "videos": count + len(others)})
     if len(clips.calibration) < LEAST_CLIPS:
         problem = f"calibration needs {LEAST_CLIPS} readable videos, not {len(clips.calibration)}"
         raise DataError(f"{source}: {problem}")
+    if all(torch.equal(pixels, clips.calibration[0]) for pixels in clips.calibration):
+        raise DataError(f"{source}: all calibration clips are equal; name typical videos of all classes")
     return clips

@@ -73,24 +73,24 @@ def read_source(
     return replace(samples, notices=(*notices, *samples.notices))
 
 
-def seen_in_training(data: DataSettings, samples: Iterable[Sample]) -> list[Sample]:
-    """The samples that overlap a segment of the same file in `data.train`.
+def seen_in(data: DataSettings, key: str, samples: Iterable[Sample]) -> list[Sample]:
+    """The samples that overlap a segment of the same file in the list `key` of `data`, such as `train`.
 
     None are found if that list is remote or cannot be read: a warning is not worth an error.
     """
-    trained: dict[tuple[Path, bool], list[tuple[float, float]]] = {}  # segments, in frames or seconds
+    listed: dict[tuple[Path, bool], list[tuple[float, float]]] = {}  # segments, in frames or seconds
     with suppress(DataError, RecipeError):
-        if isinstance(find_source(data, "train", labeled=True)[0], Path):
-            for sample in read_source(data, "train", labeled=False, may_miss=True).samples:
-                for key, span in _spans(sample):
-                    trained.setdefault(key, []).append(span)
+        if isinstance(find_source(data, key, labeled=True)[0], Path):
+            for sample in read_source(data, key, labeled=False, may_miss=True).samples:
+                for file, span in _spans(sample):
+                    listed.setdefault(file, []).append(span)
     return [
         sample
         for sample in samples
         if any(
-            start < trained_end and trained_start < end
-            for key, (start, end) in _spans(sample)
-            for trained_start, trained_end in trained.get(key, ())
+            start < other_end and other_start < end
+            for file, (start, end) in _spans(sample)
+            for other_start, other_end in listed.get(file, ())
         )
     ]
 

@@ -63,6 +63,18 @@ class Predictions:
     heads: Heads
     groups: Sequence[str] = field(default=())  # the source of each video; empty: each is its own
 
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """The predictions of several models for different videos."""
+        return cls(
+            videos=[video for part in parts for video in part.videos],
+            labels=[labels for part in parts for labels in part.labels],
+            outputs=np.concatenate([part.outputs for part in parts]),
+            skipped=[problem for part in parts for problem in part.skipped],
+            heads=parts[0].heads,
+            groups=[group for part in parts for group in part.groups],
+        )
+
     def by_head(self) -> dict[str, HeadPredictions]:
         """The outputs of each head; the name of a single head is empty."""
         ends = np.cumsum([head.outputs for head in self.heads])[:-1]

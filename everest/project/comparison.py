@@ -139,14 +139,18 @@ class Comparison:
         reason = f"lowest loss over all folds (the test is of each fold's own choice: {choices})"
         return model, replace(choice, reason=reason)
 
-    def save(self, model: Classifier) -> None:
-        """Write the delivered model, its recipe, and what all its encoders started from, to DIR/model."""
+    def save(self, model: Classifier, folder: Path) -> None:
+        """Write the chosen model, its recipe, and what all its encoders started from, to FOLDER/model.
+
+        `folder` is of the project, or of the fold.
+        """
         origin = None
         if self.init is not None and any(isinstance(part, ModelSpec) for part in model.spec.parts.values()):
             origin = read_init(find_init(self.init, output=None, overwrite=False), resumed=None).origin
         names = model.class_names
-        folder = self.folder / MODEL_FOLDER
-        model.file = save_classifier(folder, model, model.recipe, class_names=names, origin=origin)
+        model.file = save_classifier(
+            folder / MODEL_FOLDER, model, model.recipe, class_names=names, origin=origin
+        )
 
     def _model(self, candidates: Sequence[Candidate], choice: BestCandidate) -> Classifier:
         """The model of the chosen candidate, which knows the recipe with the views that it was made for."""

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
+from everest.checkpoints.graph import GraphPrecision, exportable
+from everest.checkpoints.graph_files import int8_clips, write_onnx
+from everest.checkpoints.load import find_weights, open_model
 from everest.config.recipe import load_recipe
-from everest.evaluation.evaluation import EvaluationFiles, evaluate
+from everest.config.settings import Recipe
+from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier, open_classifier
+from everest.lists.sample import Sample
+from everest.lists.sources import seen_in
+from everest.metrics.head_metrics import metrics_of
 from everest.metrics.names import METRICS, value_text
+from everest.metrics.predictions import Predictions
+from everest.project.measure import interval_of
 from everest.project.request import RESULT
 from everest.project.result import ProjectResult
-from everest.project.verdict import result_lines
+from everest.project.verdict import interval_text, result_lines
 from everest.system.compute import Runtime
-from everest.system.events import Report, heading
+from everest.system.events import Report, heading, notice, silent
 from everest.system.files import IN_USE_FIX
-from everest.system.run_folder import MODEL_FOLDER, PROJECT_FILE, RECIPE_FILE
+from everest.system.run_folder import FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE, RECIPE_FILE
 from everest.system.text import counted
 
 
@@ -27,16 +38,21 @@ class ExportedAccuracy:
     metric: str
     trained: float  # as `everest train` reports it
     trained_views: int  # of a video
-    exported: float | None  # of the file; None: the project was tested in folds, and has no test list
+    exported: float | None  # of the file, with `folds` of a file for each; None: equal to `trained`
+    interval: list[float] | None  # 95 %, of `exported`
     videos: int  # of the test
+    folds: int  # 0: the project has a test list
 
     def __str__(self) -> str:
         name, videos = METRICS[self.metric].title, counted(self.videos, "test video")
         views = counted(self.trained_views, "view")
-        trained = f"{name} of train {value_text(self.metric, self.trained)} ({views} of {videos}"
+        folds = f" in {counted(self.folds, 'fold')}" if self.folds else ""
+        trained = f"{name} of train {value_text(self.metric, self.trained)} ({views} of {videos}{folds})"
         if self.exported is None:
-            return f"{trained} in folds); the file was not tested, as its model has learned from all videos"
-        return f"{trained}), of the file {value_text(self.metric, self.exported)} (1 view)"
+            return f"{trained}; the file has the outputs of the model, which has learned from all videos"
+        files = "a file for each fold, exported in the same way," if self.folds else "the file"
+        exported = value_text(self.metric, self.exported)
+        return f"{trained}, of {files} {exported}{interval_text(self.interval)} on 1 view"
 
 
 def project_result(weights: Path) -> ProjectResult | None:
@@ -54,25 +70,75 @@ def card_lines(result: ProjectResult) -> list[str]:
     return [f"- {line}" for line in (f"tested by `everest train` {tested}".strip(), *result_lines(result))]
 
 
-def exported_accuracy(file: Path, weights: Path, report: Report) -> ExportedAccuracy | None:
+def exported_accuracy(
+    file: Path,
+    weights: Path,
+    report: Report,
+    *,
+    precision: GraphPrecision = "fp32",
+    keep: float | None = None,
+    calibrated: Sequence[Sample] = (),
+) -> ExportedAccuracy | None:
     """Evaluate an ONNX file on one view of each test video of the project that `weights` are of.
 
-    None if they are not the model of a finished project.
+    With folds, the model of the file has learned from all videos: the models of the folds are exported in the
+    same way, and each file is tested on the videos of its fold.
+
+    Args:
+        precision: of the file, and `keep` its ratio of tokens, see `everest.checkpoints.graph.exportable`.
+        calibrated: the videos from which the scales of a file in int8 come.
+    Returns:
+        None if the weights are not the model of a finished project.
     """
     result = project_result(weights)
     if result is None:
         return None
     recipe = load_recipe(weights.parent / RECIPE_FILE)
-    views, exported = recipe.eval.clips * recipe.eval.crops, None
+    views, predictions = recipe.eval.clips * recipe.eval.crops, None
     if recipe.data.test is not None:
         report(heading("accuracy of the file on one view of each test video"))
-        one_view = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
-        runtime = Runtime(torch.device("cpu"), "fp32")
-        exported = evaluate(one_view, file, runtime, report=report, files=EvaluationFiles())[result.metric]
+        predictions = _predictions(file, recipe, report)
+        if shared := seen_in(recipe.data, "test", calibrated):
+            share = f"{len(shared)} of {counted(len(calibrated), 'calibration clip')}"
+            fix = f"--calibrate {Path(recipe.data.root, recipe.data.train or '')}"
+            report(notice(f"warning: {share} are test videos, so the accuracy may be too high; use {fix}"))
+    elif (precision, views, keep) != ("fp32", 1, None):
+        folder, folds = weights.parent.parent / FOLDS_FOLDER, len(result.folds)
+        parts = []
+        for number in range(1, folds + 1):
+            report(heading(f"fold {number} of {folds}: export and test"))
+            model = find_weights(folder / str(number) / MODEL_FOLDER)
+            parts.append(_fold_predictions(model, precision, keep, report))
+        predictions = Predictions.joined(parts)
+    values = {} if predictions is None else metrics_of(predictions, intervals=True)
     return ExportedAccuracy(
         metric=result.metric,
         trained=result.value,
         trained_views=views,
-        exported=exported,
+        exported=values.get(result.metric),
+        interval=interval_of(values, result.metric),
         videos=result.videos,
+        folds=len(result.folds),
     )
+
+
+def _fold_predictions(
+    weights: Path, precision: GraphPrecision, keep: float | None, report: Report
+) -> Predictions:
+    """The predictions of a file of a fold's model, which is calibrated on its training videos."""
+    opened, recipe = open_model(weights, kind="clips"), load_recipe(weights.parent / RECIPE_FILE)
+    clips = None
+    if precision == "int8":
+        clips = int8_clips(opened, Path(recipe.data.root, recipe.data.train or ""), silent)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "fold.onnx"
+        write_onnx(file, exportable(opened, keep=keep, precision=precision), clips=clips)
+        return _predictions(file, recipe, report)
+
+
+def _predictions(file: Path, recipe: Recipe, report: Report) -> Predictions:
+    """The predictions of an ONNX file for one view of each test video."""
+    recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
+    model, spec, recipe = open_classifier(file, recipe, saved_selection=False, report=silent)
+    runtime = Runtime(torch.device("cpu"), "fp32")
+    return evaluate_classifier(model, spec, recipe, runtime, report=report, files=EvaluationFiles())[1]

@@ -110,7 +110,7 @@ def measure_candidates(
     test = MeasuredTest(
         **measured_outputs(outputs, classes, choice, intervals=not project.folds),  # those of all folds count
         value=evaluation[metric],
-        interval=_interval(evaluation, metric),
+        interval=interval_of(evaluation, metric),
         majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "checkpoint")},
         report=str(report_folder / PAGE),
@@ -137,7 +137,7 @@ def measured_outputs(
             metric=metric,
             validation=choice.validation.get(name),
             test=values[metric],
-            interval=_interval(values, metric),
+            interval=interval_of(values, metric),
         )
     delivered = outputs.predictions(DELIVERED, head)
     difference = None
@@ -164,7 +164,7 @@ def measured_outputs(
     }
 
 
-def _interval(values: Mapping[str, Any], metric: str) -> list[float] | None:
+def interval_of(values: Mapping[str, Any], metric: str) -> list[float] | None:
     """The interval of a metric among the values of `metrics_of`; None if it has none."""
     interval = values.get("intervals", {}).get(metric)
     return None if interval is None or None in interval else interval
@@ -214,7 +214,7 @@ def pool_folds(
     pooled = MeasuredTest(
         **measured_outputs(outputs, classes, choice),
         value=metrics[metric],
-        interval=_interval(metrics, metric),
+        interval=interval_of(metrics, metric),
         majority_class=frequent,
         videos=len(outputs.videos),
         groups=len(set(outputs.groups)),

@@ -31,7 +31,13 @@ from everest.project.request import LISTS, ProjectLists, Request
 from everest.project.result import NETWORK
 from everest.project.verdict import MOST_CLASSES, MOST_NAMES
 from everest.suggest.latency import fit_latency
-from everest.suggest.suggestion import StageTime, Suggestion, suggest_recipe, this_device
+from everest.suggest.suggestion import (
+    NetworkTime,
+    StageTime,
+    Suggestion,
+    suggest_recipe,
+    this_device,
+)
 from everest.system.events import Report, warning
 from everest.system.files import PART_SUFFIX
 from everest.system.processes import num_cores
@@ -41,8 +47,10 @@ from everest.system.text import counted, time_text
 NEW_LISTS: Final = f".{LISTS}{PART_SUFFIX}"  # the folder of lists until the plan is made
 PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
 SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds vary between measurements
-CHECK_SECONDS: Final = 12.0  # estimate: to fit linear candidates, and to test one and write its page
+CHECK_SECONDS: Final = 3.0  # estimate: to start a test of the best linear candidate, and to write its page
+FIT_SECONDS: Final = 0.0028  # estimate: to fit all linear candidates, for each sample and class
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
+BUSY: Final = 1.25  # heuristic: times the network's own time, from which on other programs slow it down
 FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is more than 5 %
 
 
@@ -86,9 +94,12 @@ def make_plan(
     if trains_network or request.unlabeled is not None:
         seconds = _all_seconds(suggestion, sizes, lists)
     else:
-        clips = sum(sizes.values()) + sizes.get("test", 0)  # all for their features, tests by the model
-        features = clips * seconds_per_clip(suggestion.recipe, classes)
-        seconds = features + CHECK_SECONDS * max(len(lists.folds), 1), 0.0
+        num_samples = sum(sizes.values())
+        tested = num_samples if lists.folds else sizes.get("test", 0)
+        read = (num_samples + tested) * seconds_per_clip(suggestion.recipe, classes)  # features, then tests
+        fits = FIT_SECONDS * num_samples * classes.heads[0].outputs
+        comparisons = 1 + len(lists.folds)  # the last one chooses the model that learns from all
+        seconds = read + comparisons * (CHECK_SECONDS + fits), 0.0
     plan = _document(lists, suggestion, samples, classes, request, seconds, trains_network)
     by_class = replace(train, samples=tuple(chain.from_iterable(samples.values()))).by_class
     plan["lines"] += [f"warning: {difference_text(row)}" for row in differences_by_headers(by_class)]
@@ -194,8 +205,8 @@ def _document(
         is_asked = request.model == "linear" or request.hours is not None
         more = "" if is_asked else "; --hours 1 also fine-tunes a network, in about an hour"
         lines.append(f"candidates: linear models only{more}")
-    network_ms = suggestion.network_ms if request.trains_network or request.init is not None else None
-    lines += [*_model_lines(suggestion, network_ms), *map(str, times)]
+    time = suggestion.network_time if request.trains_network or request.init is not None else None
+    lines += [*_model_lines(suggestion, time), *map(str, times)]
     total = f"all training: about {time_text(seconds[0])}"
     total += f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
@@ -207,7 +218,7 @@ def _document(
         "lists": sizes,
         "classes": counts,
         "window": lists.window,
-        "network_ms": network_ms,
+        "network_ms": None if time is None else time.alone_ms,
         "init": None if suggestion.start is None else suggestion.start.name,
         "left_out": left_out_rows(lists.left_out),
         "stages": [time._asdict() for time in times],
@@ -228,14 +239,20 @@ def _network_warning(lists: ProjectLists, samples: Sequence[Sample], validation:
         yield f"warning: a network is compared on only {size}{each}"
 
 
-def _model_lines(suggestion: Suggestion, network_ms: float | None) -> list[str]:
+def _model_lines(suggestion: Suggestion, time: NetworkTime | None) -> list[str]:
     """The size of a timed network, whether it is fast enough, and the weights to start from."""
     data = suggestion.recipe.data
     height, width = data.frame_size
     clip = f"{data.frames} frames of {height} x {width} pixels"
     lines = []
-    if network_ms is not None:
-        speed = f"{network_ms:.3g} ms a clip by PyTorch on one CPU thread (limit {suggestion.latency:g})"
+    if time is not None:
+        larger = ""
+        if suggestion.larger_ms is not None:
+            larger = f"; the next larger size needs {suggestion.larger_ms:.3g} ms"
+        limit = f"limit {suggestion.latency:g}{larger}"
+        speed = f"{time.alone_ms:.3g} ms a clip by PyTorch on one CPU thread ({limit})"
+        if time.clock_ms > BUSY * time.alone_ms:
+            speed += f"; {time.clock_ms:.3g} ms now, as other programs use the CPU"
         text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
         fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
         lines.append(text if suggestion.is_fast else f"warning: {text}; {fix}")

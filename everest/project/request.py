@@ -234,6 +234,7 @@ def clear(folder: Path) -> None:
     The next report replaces the last one. The request stays: without it, the folder is no project.
     """
     folds = list(folder.glob(f"{FOLDS_FOLDER}/[0-9]*"))
+    models = [part / MODEL_FOLDER for part in (folder, *folds)]
     lists = [folder / LISTS, *folder.glob(f"{LISTS}/fold[0-9]*")]
     paths = [folder / PRETRAIN, *(part / FINETUNE_FOLDER for part in (folder, *folds))]
     runs = list(map(RunFolder, paths))
@@ -244,14 +245,14 @@ def clear(folder: Path) -> None:
         run.clear()
     shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
     files = [
-        *(folder / MODEL_FOLDER / name for name in (WEIGHTS_FILE, RECIPE_FILE)),
+        *(model / name for model in models for name in (WEIGHTS_FILE, RECIPE_FILE)),
         *(run.path / ENVIRONMENT_FILE for run in runs),
         *(path / name for path in lists for name in LIST_NAMES),
     ]
     for file in (*files, folder / RECIPE_FILE):
         file.unlink(missing_ok=True)
     made = [
-        folder / MODEL_FOLDER,
+        *models,
         folder / FOLDS_FOLDER,
         *folds,
         *lists,

@@ -81,6 +81,8 @@ class ClassTest:
     precision: float | None = None
     taken_for: str | None = None  # the class that most of its other videos are taken for
     taken: float | None = None  # their share of its videos
+    worst_group: InstanceOf[str] | None = None  # with most of its videos that are not found
+    worst: list[int] | None = None  # of that group: its videos that are found, and all
     interval: list[float] | None  # 95 %, of `ap` or `recall`
 
     def line(self, unit: str) -> str:
@@ -88,6 +90,9 @@ class ClassTest:
         spread = ""
         if self.interval is not None:
             spread = f" (95 % interval: {self.interval[0]:.3g} to {self.interval[1]:.3g})"
+        if self.worst_group is not None and self.worst is not None:
+            found, videos = self.worst
+            spread += f", worst {Path(self.worst_group).name} ({found} of {videos})"
         share = f"present in {self.prevalence:.1f} % of the {unit}"
         if self.ap is not None:
             return f"{self.name}: average precision {self.ap:.1f} %{spread}, {share}"

@@ -41,7 +41,7 @@ from everest.project.request import (
 )
 from everest.project.result import NETWORK, ClipTime, MeasuredTest, ProjectResult
 from everest.project.verdict import judge, methods_text, result_lines
-from everest.suggest.latency import network_ms, reading_ms
+from everest.suggest.latency import network_time, reading_ms
 from everest.system.accelerator import restored_process
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import (
@@ -234,7 +234,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         else:
             model, candidates, choice = comparison.compare(folder)
             measure = partial(measure_candidates, comparison, model, candidates, choice, folder)
-        comparison.save(model)
+        comparison.save(model, folder)
         clip_time = _clip_time(model, comparison, project.request.latency)
         times = [] if clip_time is None else [str(clip_time)]
 
@@ -282,7 +282,7 @@ def _clip_time(model: Classifier, comparison: Comparison, limit: float | None) -
     (table,) = comparison.tables
     readable = table.readable([sample for listed in comparison.samples.values() for sample in listed])
     return ClipTime(
-        network_ms=round(network_ms(model), 2),
+        network_ms=round(network_time(model).alone_ms, 2),
         reading_ms=round(reading_ms(model.clip, readable), 2),
         limit_ms=limit,
     )
@@ -305,6 +305,7 @@ def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
             overrides = [f"data.{name}={json.dumps(path)}" for name, path in vars(lists).items()]
             fold = replace(comparison, overrides=overrides)
             model, candidates, choice = fold.compare(fold_folder)
+            fold.save(model, fold_folder)  # for the test of an exported file
             summarize_fold = partial(summarize, title)
             test = measure_candidates(fold, model, candidates, choice, fold_folder, summarize_fold)
             write_document(fold_folder / RESULT, test.dump())

@@ -66,14 +66,14 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
     metric = METRICS[test.metric].title
     sentences = [
         f"{units} ({recipe.data.frames} frames) were classified by {model}{chosen}",
-        f"{tested}, {metric} was {value_text(test.metric, test.value)}{_interval_text(test.interval)}",
+        f"{tested}, {metric} was {value_text(test.metric, test.value)}{interval_text(test.interval)}",
     ]
     if (scores := test.timelines) is not None:
         averaged = (
             f"With probabilities averaged over {scores.smooth:g} s" if scores.smooth else "In timelines"
         )
         right = f"{scores.frame_accuracy:.1f} % of the frames were right"
-        sentences.append(f"{averaged}, {right}{_interval_text(scores.frame_interval)}")
+        sentences.append(f"{averaged}, {right}{interval_text(scores.frame_interval)}")
     if test.interval is not None:
         few = ", widened by the t distribution for few groups" if test.groups < FEW_GROUPS else ""
         sentences.append(f"Intervals are bootstrapped over {counted(test.groups, 'group')}{few}")
@@ -87,7 +87,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
     size += f" of {counted(result.groups, 'group')}" if result.groups < result.videos else ""
     value = partial(value_text, result.metric)
     lines = [
-        f"{METRICS[result.metric].title} {value(result.value)}{_interval_text(result.interval)} on {size}"
+        f"{METRICS[result.metric].title} {value(result.value)}{interval_text(result.interval)} on {size}"
     ]
     if result.interval is not None:
         few = "" if result.groups >= FEW_GROUPS else f"; wide, because {result.groups} groups are few"
@@ -114,7 +114,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
     lines += input_lines(result)
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
-        correct = f"{scores.frame_accuracy:.1f} %{_interval_text(scores.frame_interval)}"
+        correct = f"{scores.frame_accuracy:.1f} %{interval_text(scores.frame_interval)}"
         correct += f", most frequent class {scores.majority_accuracy:.1f} %"
         means = f"class mean {scores.mean_class_accuracy:.1f} %"
         means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
@@ -122,7 +122,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
     return lines
 
 
-def _interval_text(interval: Sequence[float] | None) -> str:
+def interval_text(interval: Sequence[float] | None) -> str:
     return "" if interval is None else " (95 % interval: {:.3g} to {:.3g})".format(*interval)
 
 

@@ -76,6 +76,13 @@ class StageTime(NamedTuple):
         return f"{text}, about {time_text(self.seconds)} at {speed} (measured)"
 
 
+class NetworkTime(NamedTuple):
+    """The milliseconds of a classifier for one clip, on one thread of the CPU."""
+
+    alone_ms: float  # the thread's own time in the fastest pass: other programs hardly change it
+    clock_ms: float  # by the clock, the median: longer if other programs use the CPU
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
     """A suggested recipe, and the steps and the time of each stage that it is for."""
@@ -92,7 +99,13 @@ class Suggestion:
     size: DeviceValues | None = None  # of the model, for a time on a CPU; None: by the device
     frames: int | None = None  # of a clip of image weights, for a time on a CPU; None: as usual
     latency: float | None = None  # milliseconds for a clip on one thread of a CPU; None: no limit
-    network_ms: float | None = None  # measured for a clip there; None: not measured
+    network_time: NetworkTime | None = None  # None: not measured
+    larger_ms: float | None = None  # of the next larger network, which is too slow; None: not measured
+
+    @property
+    def network_ms(self) -> float | None:
+        """The milliseconds of the network for a clip, as far as they were measured."""
+        return None if self.network_time is None else self.network_time.alone_ms
 
     @property
     def is_fast(self) -> bool:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,8 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     assert int8["relative_difference"] < 0.1
     changed = int((logits.argmax(dim=1) != expected.argmax(dim=1)).sum())
     assert f"int8: {changed} of {len(logits)} calibration clips get another class; " in "".join(int8["notes"])
+    points = 100 * float((logits.softmax(dim=1) - expected.softmax(dim=1)).abs().max())
+    assert f"; no probability changes by more than {points:.2g} points; " in "".join(int8["notes"])
     kinds = [node.op_type for node in onnx.load(file).graph.node]
     assert kinds.count("QuantizeLinear") == 2 * 4  # the inputs of the four products of each of two blocks
     assert file.stat().st_size < onnx_file.stat().st_size
@@ -107,6 +110,14 @@ def test_an_int8_file_is_compared_on_further_clips_and_shows_its_progress(
     assert [part in shown for part in parts] == 4 * [True]
     assert shown.count("video 2/2") == 1
     assert shown.count("video 4/4") == 2
+
+
+def test_equal_calibration_clips_are_refused(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(clip_files / "clip0.mp4", tmp_path / name)
+    options = ["--to", "onnx", "--precision", "int8", "--calibrate", tmp_path, "-o", tmp_path / "int8.onnx"]
+    problem = f"{tmp_path}: all calibration clips are equal; name typical videos of all classes"
+    assert problem in refused("export", classifier_run, *options, code=4)
 
 
 def test_a_product_with_an_outlier_in_its_input_stays_in_float32(tmp_path: Path):

@@ -7,7 +7,7 @@ from small_runs import RECIPE, called, refused
 
 from everest.config.recipe import load_recipe
 from everest.lists.sample import Sample
-from everest.lists.sources import seen_in_training
+from everest.lists.sources import seen_in
 from everest.system.weights_header import read_header
 from everest.video.folders import shared_folders_notice
 
@@ -124,11 +124,11 @@ def test_videos_that_a_model_learned_from_are_found_by_file_and_segment(tmp_path
     learned = [Sample(path=clips[0]), Sample(path=clips[0], start=0.5, end=1), Sample(path=clips[1])]
     learned += [Sample(path=clips[1], start=0.0, end=1.0), Sample(path=clips[1], start=0.9, end=1.9)]
     assert (
-        seen_in_training(data, [*learned, Sample(path=clips[1], start=1.0, end=2.0), Sample(path=clips[2])])
+        seen_in(data, "train", [*learned, Sample(path=clips[1], start=1.0, end=2.0), Sample(path=clips[2])])
         == learned
     )
     (tmp_path / "train.csv").unlink()
-    assert seen_in_training(data, learned) == []
+    assert seen_in(data, "train", learned) == []
 
 
 def test_a_test_on_the_training_list_is_reported(classifier_run: Path, clip_files: Path):

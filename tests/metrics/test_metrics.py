@@ -77,6 +77,10 @@ def test_the_recall_of_a_class_has_the_interval_of_its_own_videos():
     assert (second["recall"], second["interval"][1]) == (100, 100)
     assert second["interval"][0] == pytest.approx(100 * 0.025 ** (1 / 8), abs=1e-3)  # of eight groups
     assert (third["recall"], third["interval"]) == (50, [0, 100])
+    assert "worst_group" not in second
+    assert (third["worst_group"], third["worst"]) == (51, [0, 6])
+    alone = class_tests(predictions, "abc", range(60))
+    assert not any("worst_group" in row for row in alone)  # each video is its own group
     assert class_tests(predictions, "abc", None)[0]["interval"] is None
     assert (first["taken_for"], first["taken"]) == ("b", 25)
     assert "taken" not in second  # all are right

@@ -160,7 +160,7 @@ def test_the_model_is_the_one_that_the_commands_train(trained: Path, tmp_path: P
         assert (tmp_path / "run" / name).read_bytes() == (trained / "finetune" / name).read_bytes()
 
 
-def test_an_exported_file_is_tested_on_one_view(trained: Path, tmp_path: Path):
+def test_an_exported_file_is_tested_on_one_view(class_folders: Path, trained: Path, tmp_path: Path):
     pytest.importorskip("onnxruntime")
     result, file = json.loads((trained / "result.json").read_text()), tmp_path / "line.onnx"
     shown = called("export", trained, "--to", "onnx", "--json", "-o", file)
@@ -169,10 +169,18 @@ def test_an_exported_file_is_tested_on_one_view(trained: Path, tmp_path: Path):
     assert (accuracy["metric"], accuracy["trained"]) == ("top1", result["top1"])
     assert f"top-1 of train {result['top1']:.1f} % (" in shown.stderr
     assert f"next: {document['next']}" in shown.stderr
-    of_file = f", of the file {accuracy['exported']:.1f} % (1 view)"
-    assert f"{of_file}\n" in shown.stderr
-    assert f"{of_file}\n" in Path(f"{file}.CARD.md").read_text()
+    of_file = f"top-1 of train .*, of the file {accuracy['exported']:.1f} % .*on 1 view\n"
+    assert re.search(of_file, shown.stderr)
+    assert re.search(of_file, Path(f"{file}.CARD.md").read_text())
     assert f"ONNX Runtime, one CPU thread: {document['network_ms']:.3g} ms for a clip" in shown.stderr
+    int8 = ["export", trained, "--to", "onnx", "--precision", "int8", "-o", tmp_path / "int8.onnx"]
+    shown = called(*int8, "--calibrate", class_folders)
+    num_tested, lists = result["videos"], trained / "lists"
+    warning = (
+        f"warning: {num_tested} of 16 calibration clips are test videos, so the accuracy may be too high"
+    )
+    assert f"{warning}; use --calibrate {lists / 'train.csv'}\n" in shown.stderr
+    assert "warning" not in called(*int8, "--calibrate", lists / "train.csv", "--overwrite").stderr
     evaluated = json_of(*shlex.split(document["next"])[1:])
     assert evaluated["top1"] == accuracy["exported"]
     assert evaluated["views"] == {"clips": 1, "crops": 1}
@@ -442,7 +450,16 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert f"top-1 {document['top1']:.1f} %" in card
     assert "in 4 folds; this model has learned from all videos" in card
     calibrated = ["--precision", "int8", "--calibrate", output / "lists" / "train.csv"]
-    called("export", output, "--to", "onnx", *calibrated, "-o", tmp_path / "int8.onnx")
+    shown = called(
+        "export", output, "--to", "onnx", *calibrated, "--json", "-q", "-o", tmp_path / "int8.onnx"
+    )
+    in_folds = json.loads(shown.stdout)["accuracy"]
+    assert (in_folds["trained"], in_folds["videos"], in_folds["folds"]) == (document["top1"], 44, 4)
+    assert in_folds["exported"] == pytest.approx(
+        document["top1"], abs=1e-3
+    )  # images have nothing to quantize
+    assert "in 4 folds), of a file for each fold, exported in the same way, " in shown.stderr
+    assert "window 1" not in shown.stderr
     text = page.read_text()
     (output / "result.json").unlink()
     again = json_of("train", recordings, *annotations, "-o", output, "--folds", 4, *FEW)

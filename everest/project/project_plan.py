@@ -251,11 +251,12 @@ def _model_lines(suggestion: Suggestion, time: NetworkTime | None) -> list[str]:
             larger = f"; the next larger size needs {suggestion.larger_ms:.3g} ms"
         limit = f"limit {suggestion.latency:g}{larger}"
         speed = f"{time.alone_ms:.3g} ms a clip by PyTorch on one CPU thread ({limit})"
-        if time.clock_ms > BUSY * time.alone_ms:
-            speed += f"; {time.clock_ms:.3g} ms now, as other programs use the CPU"
         text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
         fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
         lines.append(text if suggestion.is_fast else f"warning: {text}; {fix}")
+        if time.clock_ms > BUSY * time.alone_ms:
+            now = f"other programs use the CPU, so a clip takes {time.clock_ms:.3g} ms now"
+            lines.append(f"{now}; plan on an idle machine if the size of the model matters")
     if suggestion.start is not None:
         over = " spread over the video" if suggestion.start.is_image else ""
         lines.append(f"starts from {suggestion.start.title}, {clip}{over}")

@@ -247,6 +247,16 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(class_folders, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_of_linear_models_counts_the_tests_of_all_folds(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(project_plan, "seconds_per_clip", lambda *_: 60.0)
+    plan = ["train", class_folders, "--dry-run", "--model", "linear"]
+    assert json_of(*plan)["minutes"] == 16 + 2 + 0.1  # features of all, the test of two, and the fits
+    assert json_of(*plan, "--folds", 4)["minutes"] == 16 + 16 + 0.3
+
+
 def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: Path, tmp_path: Path):
     one = tmp_path / "one"
     shutil.copytree(class_folders / "down", one / "down")
@@ -483,8 +493,9 @@ def test_unlabeled_videos_that_validate_or_test_are_refused(class_folders: Path,
 
 
 def test_pretraining_goes_on_from_image_weights_whose_license_the_model_keeps(
-    class_folders: Path, image_file: Path, tmp_path: Path
+    class_folders: Path, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(project_plan, "BUSY", 0)
     unlabeled, name = tmp_path / "unlabeled", f"timm:vit_tiny_patch16_224={image_file}"
     for number in range(4):
         moving(unlabeled / f"{number}.mp4", 16 * [(1, 1)], 20 + number)
@@ -495,6 +506,7 @@ def test_pretraining_goes_on_from_image_weights_whose_license_the_model_keeps(
     shown = called("train", class_folders, *options)
     too_slow = r"warning: vit-tiny, .*, one view: [\d.e+]+ ms .* \(limit 0.01\); omit --init, or name smaller"
     assert re.search(too_slow, shown.stderr)
+    assert re.search(r"other programs use the CPU, so a clip takes [\d.e+]+ ms now; plan on", shown.stderr)
     too_slow = "(above the limit of 0.01: export int8, or train with a lower --latency), and "
     assert f"ms in the network by PyTorch {too_slow}" in shown.stdout
     document = json_of("train", class_folders, *options)

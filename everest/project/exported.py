@@ -102,15 +102,16 @@ def exported_accuracy(
             share = f"{len(shared)} of {counted(len(calibrated), 'calibration clip')}"
             fix = f"--calibrate {Path(recipe.data.root, recipe.data.train or '')}"
             report(notice(f"warning: {share} are test videos, so the accuracy may be too high; use {fix}"))
-    elif (precision, views, keep) != ("fp32", 1, None):
-        folder, folds = weights.parent.parent / FOLDS_FOLDER, len(result.folds)
+    elif result.folds and (precision, views, keep) != ("fp32", 1, None):
         parts = []
-        for number in range(1, folds + 1):
-            report(heading(f"fold {number} of {folds}: export and test"))
-            model = find_weights(folder / str(number) / MODEL_FOLDER)
+        for number in range(1, len(result.folds) + 1):
+            report(heading(f"fold {number} of {len(result.folds)}: export and test"))
+            model = find_weights(weights.parent.parent / FOLDS_FOLDER / str(number) / MODEL_FOLDER)
             parts.append(_fold_predictions(model, precision, keep, report))
         predictions = Predictions.joined(parts)
-    values = {} if predictions is None else metrics_of(predictions, intervals=True)
+    values = {}
+    if predictions is not None:
+        values = metrics_of(predictions, intervals=len(set(predictions.groups)) > 1)
     return ExportedAccuracy(
         metric=result.metric,
         trained=result.value,

@@ -304,10 +304,10 @@ def class_tests(
     """Return how well each class that occurs is found, in percent: `name`, `prevalence`, value, `interval`.
 
     Of videos with one class, the value is `recall`, with `precision` beside it, and `taken_for`, the class
-    that most of the others are taken for, with its share `taken`; with groups of several videos also
-    `worst_group`, where most are not found, and `worst`, the videos that are found there and all. Of videos
-    with several classes, it is `ap`, the average precision, which is about the prevalence if the outputs are
-    random. The 95 % interval is over groups; None without groups, and of a class with fewer than
+    that most of the others are taken for, with its share `taken`; if groups have several videos of the class,
+    also `worst_group`, where most are not found, and `worst`, the videos that are found there and all. Of
+    videos with several classes, it is `ap`, the average precision, which is about the prevalence if the
+    outputs are random. The 95 % interval is over groups; None without groups, and of a class with fewer than
     `FEW_OF_CLASS` videos.
     """
     labels, chosen = predictions.class_flags()  # (V, C) each
@@ -327,13 +327,13 @@ def class_tests(
         if not is_multi and taken.any():
             measured["taken_for"] = names[int(taken.argmax())]
             measured["taken"] = _rounded(taken.max() / len(videos), is_share=True)
-        if not is_multi and groups is not None and len(set(groups)) < len(groups):
-            found: dict[Hashable, list[bool]] = {}
-            for video in videos.tolist():
-                found.setdefault(groups[video], []).append(bool(chosen[video, index]))
-            worst = max(found, key=lambda group: (found[group].count(False), -len(found[group])))
-            if not all(found[worst]):
-                measured |= {"worst_group": worst, "worst": [sum(found[worst]), len(found[worst])]}
+        hits_of: dict[Hashable, list[bool]] = {}  # of each group
+        for video in videos.tolist() if groups is not None and not is_multi else ():
+            hits_of.setdefault(groups[video], []).append(bool(chosen[video, index]))
+        missing = {group: hits for group, hits in hits_of.items() if len(hits) > 1 and not all(hits)}
+        if missing:
+            group, hits = max(missing.items(), key=lambda item: (item[1].count(False), -len(item[1])))
+            measured |= {"worst_group": group, "worst": [sum(hits), len(hits)]}
         interval = None
         if groups is not None and len(videos) >= FEW_OF_CLASS:
             sources = [groups[video] for video in videos.tolist()]

@@ -35,7 +35,7 @@ from everest.project.exported import exported_accuracy
 from everest.project.lists import same_animal_warning, subject_groups, window_seconds
 from everest.project.project_plan import describe_samples
 from everest.project.request import Request, with_warmup
-from everest.project.result import MeasuredTest
+from everest.project.result import ClassTest, MeasuredTest
 from everest.project.train import next_command
 from everest.project.verdict import input_lines, judge, result_lines
 from everest.system.events import silent
@@ -642,6 +642,12 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
     assert linear_only.endswith("the rarest classes first")
     one_group = MeasuredTest.of(RESULT | {"interval": None, "groups": 1})
     assert "one group; label videos of more groups" in judge(one_group, possible_folds=None)
+
+
+def test_a_class_names_the_group_where_most_of_its_videos_are_missed():
+    facts: dict[str, Any] = {"recall": 98.2, "precision": 100.0, "interval": None, "prevalence": 51.2}
+    row = ClassTest(name="franka", **facts, worst_group="shift09", worst=[6, 7])
+    assert row.line("videos").startswith("franka: 98.2 % found, worst shift09 (6 of 7), 100.0 % of its")
 
 
 def test_the_verdict_says_which_input_is_enough():

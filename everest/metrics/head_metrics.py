@@ -328,8 +328,9 @@ def class_tests(
             measured["taken_for"] = names[int(taken.argmax())]
             measured["taken"] = _rounded(taken.max() / len(videos), is_share=True)
         hits_of: dict[Hashable, list[bool]] = {}  # of each group
-        for video in videos.tolist() if groups is not None and not is_multi else ():
-            hits_of.setdefault(groups[video], []).append(bool(chosen[video, index]))
+        if groups is not None and not is_multi:
+            for video in videos.tolist():
+                hits_of.setdefault(groups[video], []).append(bool(chosen[video, index]))
         missing = {group: hits for group, hits in hits_of.items() if len(hits) > 1 and not all(hits)}
         if missing:
             group, hits = max(missing.items(), key=lambda item: (item[1].count(False), -len(item[1])))

@@ -95,8 +95,9 @@ def make_plan(
         seconds = _all_seconds(suggestion, sizes, lists)
     else:
         num_samples = sum(sizes.values())
-        tested = num_samples if lists.folds else sizes.get("test", 0)
-        read = (num_samples + tested) * seconds_per_clip(suggestion.recipe, classes)  # features, then tests
+        num_tested = num_samples if lists.folds else sizes.get("test", 0)
+        num_read = num_samples + num_tested  # for their features, then for the tests
+        read = num_read * seconds_per_clip(suggestion.recipe, classes)
         fits = FIT_SECONDS * num_samples * classes.heads[0].outputs
         comparisons = 1 + len(lists.folds)  # the last one chooses the model that learns from all
         seconds = read + comparisons * (CHECK_SECONDS + fits), 0.0

@@ -25,7 +25,7 @@ from everest.project.request import RESULT
 from everest.project.result import ProjectResult
 from everest.project.verdict import interval_text, result_lines
 from everest.system.compute import Runtime
-from everest.system.events import Report, heading, notice, silent
+from everest.system.events import Report, heading, silent, warning
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE, RECIPE_FILE
 from everest.system.text import counted
@@ -101,7 +101,7 @@ def exported_accuracy(
         if shared := seen_in(recipe.data, "test", calibrated):
             share = f"{len(shared)} of {counted(len(calibrated), 'calibration clip')}"
             fix = f"--calibrate {Path(recipe.data.root, recipe.data.train or '')}"
-            report(notice(f"warning: {share} are test videos, so the accuracy may be too high; use {fix}"))
+            report(warning(f"{share} are test videos, so the accuracy may be too high; use {fix}"))
     elif result.folds and (precision, views, keep) != ("fp32", 1, None):
         parts = []
         for number in range(1, len(result.folds) + 1):

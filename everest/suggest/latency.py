@@ -79,7 +79,8 @@ def fit_latency(
     """The suggestion with the largest size that needs at most `limit` ms for a clip, with its network's time.
 
     No size is larger than the suggested one. If none is fast enough, it is the smallest. Weights to start
-    from determine the size; clips of image weights get fewer frames. `measure` is called as `network_ms`.
+    from determine the size; clips of image weights get fewer frames. `measure` is called as
+    `network_time`.
     """
     start = suggestion.start
     if start is None:

@@ -101,7 +101,7 @@ def write_shaken(videos: Path, folder: Path, name: str) -> None:
 
 def _write_copy(clip: Path, copy: Path, *, seed: int) -> None:
     info = video_info(clip)
-    frames = read_frames(clip, list(range(info.frames)))  # (T, H, W, 3)
+    frames = read_frames(clip, list(range(info.num_frames)))  # (T, H, W, 3)
     small = resize(frames.movedim(-1, 1), [SIDE], antialias=True).movedim(1, -1)
     copy.parent.mkdir(parents=True, exist_ok=True)
     part = copy.with_suffix(".part.mp4")

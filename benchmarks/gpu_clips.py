@@ -26,7 +26,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.crops import Box, Size, center_box, covering_size, multi_scale_crop, random_resized_crop
-from everest.data.frames import sampling
+from everest.data.frames import find_sampling
 from everest.data.randomness import Purpose, generator_at
 from everest.video.reader import read_frames, video_info
 
@@ -127,7 +127,7 @@ class Frames:
 
 def _decode(path: str) -> NDArray[np.uint8]:
     torch.set_num_threads(1)
-    return read_frames(path, range(video_info(path).frames)).numpy()  # (F, H, W, 3)
+    return read_frames(path, range(video_info(path).num_frames)).numpy()  # (F, H, W, 3)
 
 
 class Choice(NamedTuple):
@@ -157,7 +157,7 @@ class PretrainingViews:
         views = stage.views_per_decode
         lengths = self.sizes[:, 0]
         videos = rng.choice(len(lengths), size=self.batch // views, p=lengths / lengths.sum())
-        window = sampling(stage.sampling).pretrain
+        window = find_sampling(stage.sampling).pretrain
         clips = np.repeat(videos, views)
         frames, boxes = [], []
         for length, *size in self.sizes[clips].tolist():
@@ -172,7 +172,7 @@ def finetuning_views(
 ) -> Choice:
     """Choose a random view of each of the numbered clips."""
     data, stage = recipe.data, recipe.finetune
-    window = sampling(stage.sampling).finetune
+    window = find_sampling(stage.sampling).finetune
     frames, boxes = [], []
     for length, *size in sizes[clips].tolist():
         frames.append(window(length, data.frames, stage.stride, rng))
@@ -183,7 +183,7 @@ def finetuning_views(
 def center_views(recipe: Recipe, sizes: NDArray[np.int64], clips: NDArray[np.int64]) -> Choice:
     """Choose the middle of each of the numbered clips, and the center of its frames."""
     data, stage = recipe.data, recipe.finetune
-    center = sampling(stage.sampling).center
+    center = find_sampling(stage.sampling).center
     frames, boxes = [], []
     for length, *size in sizes[clips].tolist():
         frames.append(center(length, data.frames, stage.stride))

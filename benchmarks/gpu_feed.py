@@ -42,7 +42,7 @@ PROCESSES: Final = (1, 15)
 
 def prepare(video: Path, folder: Path) -> dict[str, Path]:
     """Write the frames of a clip as H.264 and as JPEG files."""
-    scene = read_frames(video, range(min(video_info(video).frames, 300)))  # (F, H, W, 3)
+    scene = read_frames(video, range(min(video_info(video).num_frames, 300)))  # (F, H, W, 3)
     files = {"h264": folder / "clip.mp4", "jpeg": folder / "jpeg"}
     Kind(LOW, "libx264", SHORT).write(files["h264"], scene)
     small = F.interpolate(scene.permute(0, 3, 1, 2), LOW, mode="bilinear", antialias=True)
@@ -63,7 +63,7 @@ def read_jpegs(file: Path, rng: np.random.Generator) -> None:
 
 
 def read_h264(file: Path, rng: np.random.Generator) -> None:
-    start = int(rng.integers(video_info(file).frames - FRAMES * STRIDE))
+    start = int(rng.integers(video_info(file).num_frames - FRAMES * STRIDE))
     read_frames(file, [start + STRIDE * number for number in range(FRAMES)])
 
 

@@ -32,7 +32,7 @@ from everest.data.frames import pretrain_window
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory
-from everest.video.facts import clear_video_cache
+from everest.video.metadata import clear_video_cache
 from everest.video.reader import read_frames, video_info
 
 T, STRIDE, SIZE = 16, 4, 224
@@ -189,7 +189,7 @@ def measure_items(folder: Path, rounds: int) -> None:
 
 def wrong(decode: Decode, path: Path) -> int | str:
     """Number of wrong frames among the requested ones; "fails" if the decoder returns nothing."""
-    thumbs = _thumbs(read_frames(path, range(video_info(path).frames)).numpy())  # (F, h, w)
+    thumbs = _thumbs(read_frames(path, range(video_info(path).num_frames)).numpy())  # (F, h, w)
     rng, count = np.random.default_rng(1), 0
     for _ in range(REQUESTED // 16):
         start = int(rng.integers(0, len(thumbs) - 61))

@@ -80,7 +80,9 @@ def join(videos: Path, folder: Path) -> dict[str, float]:
     for number, dealt in enumerate(deal(clips, RECORDINGS)):
         blocks = [list(block) for _, block in groupby(sorted(dealt), key=block_of)]
         order = [path for at in rng.permutation(len(blocks)) for path in blocks[at]]
-        frames = {path: read_frames(videos / path, range(video_info(videos / path).frames)) for path in order}
+        frames = {
+            path: read_frames(videos / path, range(video_info(videos / path).num_frames)) for path in order
+        }
         video, at = f"mouse{number}.mp4", 0
         joined = torch.cat([*frames.values()])
         cuts += [len(changes) + sum(map(len, [*frames.values()][:end])) - 1 for end in range(1, len(order))]

@@ -25,7 +25,7 @@ from everest.inference.model import OpenedModel
 from everest.models.classifier import VideoClassifier
 from everest.probes.probe import probe
 from everest.sweep.report import compare_pairs, spread
-from everest.system.events import silent
+from everest.system.events import ignore_event
 from everest.system.files import write_text
 from everest.system.text import json_text, read_json
 
@@ -40,7 +40,7 @@ def probed(name: str, recipe: str, data: str, overrides: list[str]) -> dict[str,
     changes = [*settings_from(name).overrides, *overrides]
     settings = recipe_for_run(find_recipe(recipe), data=data, overrides=changes)
     model = OpenedModel.open(find_weights(name), recipe=settings, views=(1, 1))
-    document = probe(model, PROBES, batch=4, report=silent)
+    document = probe(model, PROBES, batch=4, report=ignore_event)
     baseline = document["baselines"]["difference_image"]
     return {
         name: {each: document["probes"][each]["top1"] for each in PROBES},

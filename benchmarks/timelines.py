@@ -66,7 +66,7 @@ def join(name: str, part: str, folder: Path, rng: np.random.Generator) -> list[s
 
 def read_clip(path: Path) -> Tensor:
     """The frames of a clip, (F, H, W, 3) uint8."""
-    frames = read_frames(path, range(min(video_info(path).frames, LONGEST))).movedim(-1, 1)
+    frames = read_frames(path, range(min(video_info(path).num_frames, LONGEST))).movedim(-1, 1)
     height, width = frames.shape[2:]
     scale = max(SIZE[0] / height, SIZE[1] / width)
     resized = resize(frames, [round(height * scale), round(width * scale)], antialias=True)

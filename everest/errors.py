@@ -57,7 +57,7 @@ class CheckpointError(UserError):
     exit_code = 6
 
 
-def shown(value: object, *, most: int = MOST_SHOWN) -> str:
+def shorten(value: object, *, most: int = MOST_SHOWN) -> str:
     """A user's value as a message repeats it: in one line, without its middle if over `most` letters."""
     text = str(value)
     if len(text) > most:
@@ -96,4 +96,4 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def unknown_name(key: str, name: str, known: Iterable[str]) -> RecipeError:
     """The error for a `name` that is not among the values of `key`."""
-    return RecipeError(f"{key}: unknown name '{shown(name)}'{did_you_mean(name, known)}")
+    return RecipeError(f"{key}: unknown name '{shorten(name)}'{did_you_mean(name, known)}")

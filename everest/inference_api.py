@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
-from everest.inference.features import VideoFeatures, features_of
+from everest.inference.features import VideoFeatures, compute_features
 from everest.inference.model import OpenedModel
 from everest.inference.predictions import open_predictions
-from everest.inference.timelines import Timelines, computed_timelines, timeline_job
+from everest.inference.timelines import Timelines, compute_timelines, timeline_job
 from everest.inference.videos import Passes
-from everest.lists.inputs import named_samples
+from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipModel
-from everest.system.events import Report, silent
+from everest.system.events import Report, ignore_event
 from everest.system.storage import parse_location
 
 Videos = str | Path | Sequence[str | Path]
@@ -40,7 +40,7 @@ def predict(
     batch: int = 1,
     workers: int = 0,
     precision: str | None = None,
-    report: Report = silent,
+    report: Report = ignore_event,
 ) -> list[dict[str, Any]]:
     """Predict the most likely classes of videos, or their numbers, as `everest predict --json`.
 
@@ -83,7 +83,7 @@ def timeline(
     keep: float | None = None,
     batch: int = 1,
     precision: str | None = None,
-    report: Report = silent,
+    report: Report = ignore_event,
 ) -> Timelines:
     """Compute the probabilities of windows that slide over videos, as `everest timeline`.
 
@@ -103,7 +103,7 @@ def timeline(
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     passes = Passes(batch=batch, window=window, step=step, report=report)
-    with computed_timelines(timeline_job(opened, _samples(videos, data), passes)) as timelines:
+    with compute_timelines(timeline_job(opened, _samples(videos, data), passes)) as timelines:
         assert timelines is not None  # this is the only process
         return timelines
 
@@ -120,7 +120,7 @@ def extract(
     batch: int = 1,
     workers: int = 0,
     precision: str | None = None,
-    report: Report = silent,
+    report: Report = ignore_event,
 ) -> VideoFeatures:
     """Compute the features of videos in memory, as `everest extract` writes them.
 
@@ -135,7 +135,7 @@ def extract(
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     passes = Passes(batch=batch, workers=workers, report=report)
-    return features_of(opened, _samples(videos, data), passes, level=level)
+    return compute_features(opened, _samples(videos, data), passes, level=level)
 
 
 def evaluate(
@@ -150,7 +150,7 @@ def evaluate(
     overwrite: bool = False,
     workers: int | None = None,
     precision: str | None = None,
-    report: Report = silent,
+    report: Report = ignore_event,
 ) -> dict[str, Any]:
     """Evaluate a classifier on a labeled set of videos, as `everest eval --json`.
 
@@ -189,4 +189,4 @@ def evaluate(
 
 def _samples(videos: Videos, data: str | Path | None) -> list[Sample]:
     paths = [videos] if isinstance(videos, str | Path) else videos
-    return named_samples([Path(path) for path in paths], root=None if data is None else Path(data))
+    return find_samples([Path(path) for path in paths], root=None if data is None else Path(data))

@@ -28,16 +28,16 @@ from everest.engine.training import Stage, Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, unknown_name
 from everest.lists.sample import ListSize
 from everest.pretraining import set_up_pretraining
-from everest.system.accelerator import decide_on_main, make_accelerator, restored_process
-from everest.system.events import Report, heading, notice, silent
+from everest.system.accelerator import decide_on_main, make_accelerator, restore_process_state
+from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.locks import training_lock
 from everest.system.run_folder import (
     RECIPE_FILE,
     TOKENIZER_FOLDER,
     DecoderStart,
     RunFolder,
-    is_own_tokenizer,
-    own_tokenizer,
+    is_tokenizer_file,
+    tokenizer_file,
 )
 from everest.system.signals import Stopped
 from everest.tokenizer.spec import tokenizer_settings
@@ -137,13 +137,13 @@ def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Gene
             board.writer.add_text("recipe", f"```yaml\n{recipe_text}```", global_step=0)
         return board
 
-    known = run.environment().tracker or {}
+    known = run.read_environment().tracker or {}
     run_id = known["id"] if known.get("name") == name else secrets.token_hex(8)
     os.environ.setdefault("WANDB_MODE", "offline")
     tracker = WandBTracker("everest", name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
     tracker.start()
     tracker.store_init_configuration(read_yaml(recipe_text, RECIPE_FILE))
-    run.note("tracker", {"name": name, "id": run_id})
+    run.save_value("tracker", {"name": name, "id": run_id})
     return tracker
 
 
@@ -177,8 +177,8 @@ def _with_frozen_networks(
         named = tokenizer_settings(recipe).checkpoint
         if named is None and recipe.pretrain.cache is None and not is_trial:
             return _train_tokenizer(recipe, options, report)
-        own_file = own_tokenizer(options.folder(recipe.name))
-        is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
+        own_file = tokenizer_file(options.folder(recipe.name))
+        is_missing = named is None or (is_tokenizer_file(named) and not Path(named).exists())
         if is_missing and own_file.is_file():
             recipe = with_tokenizer(recipe, own_file)
     return with_absolute_paths(recipe), options
@@ -194,11 +194,11 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
     if users:
         text = f"{run.path} is kept, because {users[0]} uses it"
         report(notice(f"{text}; for another tokenizer, choose another --output"))
-    with_own = with_tokenizer(recipe, own_tokenizer(output))
+    with_own = with_tokenizer(recipe, tokenizer_file(output))
     is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
     if overwrite or not is_finished:
         # Hours of training come before pre-training: its problems are found now, with an untrained tokenizer.
-        with run_context(options, with_own, silent) as context:
+        with run_context(options, with_own, ignore_event) as context:
             set_up_pretraining(recipe, context)
         del context  # it holds the model
         clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory
@@ -217,7 +217,7 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
 
 def _users(output: Path) -> list[Path]:
     """The runs next to `output` whose recipes name its tokenizer."""
-    own, users = str(own_tokenizer(output).resolve()), []
+    own, users = str(tokenizer_file(output).resolve()), []
     for file in sorted(output.resolve().parent.glob(f"*/{RECIPE_FILE}")):
         with suppress(RecipeError):  # a damaged recipe: its run cannot be resumed
             tokenizer = load_recipe(file, imports=False).tokenizer
@@ -282,7 +282,7 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     return _train_stage("finetune", recipe, options, init=init)
 
 
-@restored_process()
+@restore_process_state()
 def _train_stage(
     stage: str,
     recipe: str | Path,
@@ -295,7 +295,7 @@ def _train_stage(
     given: dict[str, Any] = {**options}
     for name in given.keys() - StageOptions.__annotations__.keys():
         raise unknown_name("option", name, StageOptions.__annotations__)
-    report = given.pop("report", silent)
+    report = given.pop("report", ignore_event)
     changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
     given["resume"] = "auto" if given.get("resume", True) else "never"
     run_options = RunOptions(stage=stage, recipe_file=str(recipe), init=init, decoder=decoder, **given)

@@ -14,7 +14,7 @@ import typer
 
 from everest.errors import DataError, RecipeError, UserError, first_names
 from everest.system.files import write_table
-from everest.system.text import counted
+from everest.system.text import plural
 from everest_cli import options as o
 from everest_cli.options import option, refuse
 from everest_cli.output import print_json, say
@@ -22,7 +22,7 @@ from everest_cli.timeline import RuleOptions, check_outputs
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout, Bouts
-    from everest.annotations.labels import WhoseBouts
+    from everest.annotations.codings import BoutFilter
     from everest.metrics.budget import Extents, FootageWindow
 
 PAGE_SUFFIX: Final = ".html"  # of the drawn windows, beside their list
@@ -74,7 +74,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest.metrics.budget import draw_windows, time_budget, window_length
+    from everest.metrics.budget import compute_time_budget, draw_windows, window_length
 
     refuse(
         {
@@ -102,7 +102,7 @@ def budget(
         say(f"open {page}, click what happens in each window, and save the list as {output}")
         say(f"next: {footage.command_with(output, whose, length, group)}")
         return
-    estimate = partial(time_budget, classes=footage.classes)
+    estimate = partial(compute_time_budget, classes=footage.classes)
     parts = footage.extents, footage.predicted, labeled
     document = estimate(*parts, window=window, strata=[*groups.values()] if drawn_by else [])
     if groups:
@@ -132,29 +132,29 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
     say(*timelines.notices)
     by_rules = rules.over(timelines.rules)
     predicted = {
-        recording.video: [bout.as_bout(video=recording.video) for bout in bouts if bout.has_class]
+        recording.video: [bout.to_bout(video=recording.video) for bout in bouts if bout.has_class]
         for recording, by_head in zip(timelines.videos, timelines.bouts(by_rules), strict=True)
         for bouts in by_head.values()
         if len(recording.starts)
     }
     command = "everest", "budget", "--timeline", str(timeline), *by_rules.options(timelines.rules).split()
-    classes = timelines.classes.of_head(timelines.classes.heads[0])
+    classes = timelines.classes.names_of_head(timelines.classes.heads[0])
     return Recordings(timelines.extents, predicted, classes, timelines.model or "a model", command)
 
 
-def _read_checked(file: Path, footage: Recordings, whose: WhoseBouts) -> Bouts:
+def _read_checked(file: Path, footage: Recordings, whose: BoutFilter) -> Bouts:
     """The checked bouts of each recording."""
-    from everest.annotations.labels import read_labels
+    from everest.annotations.codings import read_video_annotations
     from everest.inference.scores import refuse_unknown_classes
 
-    labels = read_labels([file], footage.extents, whose=whose, keep_windows=True)
+    labels = read_video_annotations([file], footage.extents, people=whose, keep_windows=True)
     if labels.unmatched:
         names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
         raise DataError(f"{file}: names videos that are not in the timeline: {names}")
     refuse_unknown_classes(labels.bouts, footage.classes, source=file)
     say(*labels.notices)
-    if labels.uncorrected:
-        say(f"warning: {file} has {labels.uncorrected}, which count as what a person saw")
+    if labels.uncorrected_text:
+        say(f"warning: {file} has {labels.uncorrected_text}, which count as what a person saw")
     return {video: labels.bouts.get(video, []) for video in footage.extents}
 
 
@@ -163,7 +163,7 @@ def _group_of_draw(checked: Path) -> str | None:
     from everest.annotations.formats import FORMATS
     from everest.annotations.records import read_table
 
-    is_header = FORMATS["csv"].has_columns
+    is_header = FORMATS["csv"].is_header
     assert is_header is not None
     with suppress(ValueError):  # bouts in a file of another kind
         _, header, rows = read_table(checked, is_header)
@@ -175,7 +175,7 @@ def _group_of_draw(checked: Path) -> str | None:
 def _grouped(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
     """The recordings of each group, by a value of --group."""
     from everest.lists.sample import Sample
-    from everest.prepare.split import COLUMN_PREFIX, with_groups
+    from everest.prepare.split import COLUMN_PREFIX, set_groups
     from everest.project.lists import SUBJECT
 
     if group == SUBJECT or group.startswith(COLUMN_PREFIX):
@@ -183,8 +183,8 @@ def _grouped(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
             f"--group {group}: recordings have only names here; give a pattern, as '^([^\\W_]+)'"
         )
     groups: dict[str, list[str]] = {}
-    for sample in with_groups([Sample(path=video) for video in videos], group, root=Path()):
-        groups.setdefault(sample.source, []).append(sample.path)
+    for sample in set_groups([Sample(path=video) for video in videos], group, root=Path()):
+        groups.setdefault(sample.group_or_path, []).append(sample.path)
     return dict(sorted(groups.items()))
 
 
@@ -236,7 +236,7 @@ def _notes(document: Mapping[str, Any], model: str, sampling: str, command: str)
     from everest.metrics.budget import windows_for_half
 
     if document["unused"]:
-        yield f"{counted(document['unused'], 'bout')} in no checked window: not counted"
+        yield f"{plural(document['unused'], 'bout')} in no checked window: not counted"
     parts = [document, *document.get("groups", {}).values()]
     rows = [row for part in parts for row in part["classes"]]
     if any(row["seconds"]["checked"] and not row["bouts"]["checked"] for row in rows):

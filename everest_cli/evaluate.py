@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from everest.errors import RecipeError
-from everest.system.events import silent
+from everest.system.events import ignore_event
 from everest.system.launch import read_devices
 from everest.system.processes import is_main
 from everest.system.run_folder import RECIPE_FILE
@@ -58,8 +58,8 @@ def evaluate(
     on_cpu = run_in_each_process(gpus, processes)
 
     from everest.evaluation.evaluation import EvaluationFiles, evaluate
-    from everest.metrics.names import fact_rows, metric_rows, views_text
-    from everest.system.accelerator import make_accelerator, runtime_of
+    from everest.metrics.names import measurement_rows, metric_rows, views_text
+    from everest.system.accelerator import make_accelerator, make_runtime
 
     files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=on_cpu)
@@ -67,7 +67,7 @@ def evaluate(
         result = evaluate(
             recipe,
             weights,
-            runtime_of(accelerator),
+            make_runtime(accelerator),
             report=display.report,
             files=files,
             saved_selection=not (selects or (weights.parent / RECIPE_FILE).is_file()),
@@ -77,7 +77,7 @@ def evaluate(
         print_json(result)
     elif is_main():
         print_table((views_text(result), "value", "95 % interval", "chance"), metric_rows(result))
-        print_table(("", ""), fact_rows(result), show_header=False)
+        print_table(("", ""), measurement_rows(result), show_header=False)
 
 
 def probe(
@@ -201,7 +201,7 @@ def sweep(
     program = [*this_program(), *(word for module in modules for word in ("--import", module))]
     launcher = JobLauncher(program=program, devices=read_devices(gpus, None), parallel=jobs)
     with Display(quiet=quiet) as display:
-        results = run_sweep(plan, output, launcher, silent if quiet else display.report)
+        results = run_sweep(plan, output, launcher, ignore_event if quiet else display.report)
     typer.echo(output)
     say(*map(_failure_line, results["failures"]))
     if results["failures"]:
@@ -227,9 +227,9 @@ def report(
     """
     from everest.sweep.report import FIGURE_FILE, draw_report, make_report, report_notes, report_table
     from everest.sweep.results import RESULTS_FILE, RESULTS_FIX, read_results
-    from everest.system.text import reading_own
+    from everest.system.text import damage_errors
 
-    with reading_own(folder / RESULTS_FILE, fix=RESULTS_FIX):
+    with damage_errors(folder / RESULTS_FILE, fix=RESULTS_FIX):
         document = make_report(read_results(folder), metric=metric, against=against)
         columns, *rows = report_table(document)
         lines = [*report_notes(document), *map(_failure_line, document["failures"])]

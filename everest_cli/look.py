@@ -123,14 +123,14 @@ def select_frames(
     """
     from everest.checkpoints.load import open_model
     from everest.figures.frame_selection import SelectionOptions, draw_selection, select_video_frames
-    from everest.lists.inputs import named_videos, refuse_same_stems
+    from everest.lists.inputs import find_videos, refuse_same_stems
     from everest.video.folders import video_name
 
     read_shares(str(keep))
     model = None if checkpoint is None else open_model(checkpoint, kind="transformer")
     options = SelectionOptions(keep=keep, frames=frames, stride=stride, alpha=alpha, size=size, seed=seed)
     selection_of = partial(select_video_frames, options=options, checkpoint=model)
-    paths = named_videos(videos)
+    paths = find_videos(videos)
     if picture is not None:
         refuse_same_stems(paths)
         image_folders = [path for path in paths if path.resolve() == picture.resolve()]
@@ -177,7 +177,7 @@ def visualize_mask(
     from everest.checkpoints.load import open_model
     from everest.config.recipe import recipe_for_run
     from everest.figures.masks import request_masks
-    from everest.lists.inputs import named_videos, refuse_same_stems
+    from everest.lists.inputs import find_videos, refuse_same_stems
 
     settings = {"align": align, "cuts": cuts}
     clip = {"frames": frames, "stride": stride, "size": size}
@@ -190,7 +190,7 @@ def visualize_mask(
         settings={name: value for name, value in settings.items() if value is not None},
         given_clip={name: value for name, value in clip.items() if value is not None},
     )
-    paths = named_videos(videos)
+    paths = find_videos(videos)
     refuse_same_stems(paths)
     draw = partial(request.draw, folder=out, read=paths, overwrite=overwrite, seed=seed)
     figures: list[list[dict[str, Any]]] = []

@@ -17,8 +17,15 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from everest.errors import LESS_MEMORY, MOST_SHOWN_OF_PATH, EnvironmentProblem, RecipeError, UserError, shown
-from everest.system.launch import LostPeer, lost_peer
+from everest.errors import (
+    LESS_MEMORY,
+    MOST_SHOWN_OF_PATH,
+    EnvironmentProblem,
+    RecipeError,
+    UserError,
+    shorten,
+)
+from everest.system.launch import LostPeer, find_lost_peer
 from everest.system.signals import PARENT_VARIABLE, Stopped, end_with_parent
 from everest.system.text import is_unicode
 from everest_cli import budget, evaluate, look, predict, prepare, profile, recipes, stages, timeline, weights
@@ -72,15 +79,15 @@ class Commands(TyperGroup):
             if isinstance(problem, Stopped):  # all processes together
                 say(str(problem))
             elif not (isinstance(problem, LostPeer) and PARENT_VARIABLE in os.environ):  # it names the peer
-                say(f"error: {shorten(str(problem))}", everywhere=True)
+                say(f"error: {shorten_lines(str(problem))}", everywhere=True)
             raise typer.Exit(problem.exit_code) from error
 
 
-def shorten(message: str) -> str:
+def shorten_lines(message: str) -> str:
     """A message without the middle of its longest words and lines, which repeat a value of the user."""
 
     def short(text: str, most: int) -> str:
-        return shown(text, most=most) if len(text) > most else text
+        return shorten(text, most=most) if len(text) > most else text
 
     lines = [[short(word, MOST_SHOWN_OF_PATH) for word in line.split(" ")] for line in message.split("\n")]
     return "\n".join(short(" ".join(words), MOST_LINE_LENGTH) for words in lines)
@@ -116,7 +123,7 @@ def as_user_error(error: Exception) -> UserError | None:
             "(TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among the temporary files), or set "
             "train.compile=false"
         )
-    return lost_peer(error)
+    return find_lost_peer(error)
 
 
 def _usage(command: TyperCommand, context: typer.Context) -> list[str]:

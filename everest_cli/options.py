@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
-from everest.errors import CheckpointError, RecipeError, shown
+from everest.errors import CheckpointError, RecipeError, shorten
 from everest.system.launch import read_devices, run_processes
 from everest.system.processes import is_launched, is_main
 from everest.system.run_folder import RECIPE_FILE as RUN_RECIPE
@@ -22,7 +22,7 @@ from everest.system.run_folder import Which
 from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
-    from everest.annotations.labels import WhoseBouts
+    from everest.annotations.codings import BoutFilter
     from everest.config.settings import Recipe
     from everest.inference.model import OpenedModel
 
@@ -152,7 +152,7 @@ def is_on_cpu(gpus: str) -> bool:
     if gpus in ("auto", "cpu"):
         return gpus == "cpu"
     devices = read_devices(gpus, None)
-    if devices.processes > 1:
+    if devices.num_processes > 1:
         raise RecipeError(f"--gpus {gpus}: this command uses one device; give auto, 1, cpu or mps")
     os.environ.update(devices.environment)
     return False
@@ -173,7 +173,7 @@ def read_shares(text: str) -> tuple[float, ...]:
 def read_numbers(option: str, text: str, pattern: str, *, fix: str) -> list[int]:
     """Parse the numbers in the value of an option, which has to match the whole pattern."""
     if not re.fullmatch(pattern, text, re.ASCII):
-        raise RecipeError(f"{option} {shown(text)}: give {fix}")
+        raise RecipeError(f"{option} {shorten(text)}: give {fix}")
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
@@ -200,13 +200,13 @@ class WhoseOptions:
     observer: list[str] | None = OBSERVER
     subject: str | None = SUBJECT
 
-    def read(self, annotations: object, *, option: str) -> WhoseBouts:
+    def read(self, annotations: object, *, option: str) -> BoutFilter:
         """The choice; RecipeError if one is made without the annotations, which `option` names."""
-        from everest.annotations.labels import WhoseBouts
+        from everest.annotations.codings import BoutFilter
 
         is_given = self.observer or self.subject
         refuse({f"--observer and --subject need {option}": is_given and not annotations})
-        return WhoseBouts(observers=self.observer or (), subject=self.subject)
+        return BoutFilter(observers=self.observer or (), subject=self.subject)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,14 +306,14 @@ def run_in_each_process(gpus: str, processes: int | None, *, check: Callable[[],
     if is_launched():
         return gpus == "cpu"
     devices = read_devices(gpus, processes)
-    if devices.processes > 1:
+    if devices.num_processes > 1:
         if check is not None:
             check()
         code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
         typer.echo(errors, err=True, nl=False)
         raise typer.Exit(code)
     os.environ.update(devices.environment)
-    return devices.kind == "cpu"
+    return devices.type == "cpu"
 
 
 def this_program() -> list[str]:

@@ -87,7 +87,7 @@ def print_table(
 
 def validation_line(event: dict[str, Any]) -> str:
     """Training and validation in one line; the metric that chooses the best weights comes first."""
-    from everest.metrics.names import METRICS, metric_of, value_text
+    from everest.metrics.names import METRICS, find_metric, value_text
 
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
     chosen, chance, majority = f"val_{event['metric']}", event["chance"], event["majority"]
@@ -100,7 +100,7 @@ def validation_line(event: dict[str, Any]) -> str:
     notes[chosen].append(f"best {value_text(chosen, event['best'])} at step {event['best_step']}")
     shown = []
     for name, texts in notes.items():  # `val_METRIC`, or `val_HEAD_METRIC` of one of several heads
-        metric = metric_of(name)
+        metric = find_metric(name)
         assert metric is not None
         key = next(key for key, each in METRICS.items() if each is metric)
         head = name.removeprefix("val_").removesuffix(key).rstrip("_")

@@ -41,13 +41,13 @@ def predict(
     """
     from everest.inference.predictions import check_top, open_predictions
     from everest.inference.videos import Passes
-    from everest.lists.inputs import named_samples
+    from everest.lists.inputs import find_samples
 
     if as_json and kind not in (None, "json"):
         raise RecipeError(f"--json and --format {kind}: choose one")
     opened = model.open(read_views(views))
     check_top(opened.classes, top)  # also refuses an autoencoder, before the videos are listed
-    samples = named_samples(videos, root=model.data)
+    samples = find_samples(videos, root=model.data)
     if output is not None:
         refuse_inputs(output, [*model.inputs, *videos])
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
@@ -141,10 +141,10 @@ def extract(
     """
     from everest.inference.features import extract
     from everest.inference.videos import Passes
-    from everest.lists.inputs import named_samples
+    from everest.lists.inputs import find_samples
 
     opened = model.open(read_views(views or (None if window is None else "1x1")))
-    samples = named_samples(videos, root=model.data)
+    samples = find_samples(videos, root=model.data)
     refuse_inputs(out, [*videos, *model.inputs])
     with model.display() as display:
         passes = Passes(batch=model.batch, window=window, step=step, report=display.report)

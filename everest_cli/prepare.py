@@ -13,7 +13,7 @@ from everest.errors import EnvironmentProblem, RecipeError, first_names
 from everest.system.files import check_writable, write_table
 from everest.system.processes import num_cores
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
-from everest.system.text import counted
+from everest.system.text import plural
 from everest_cli import options as o
 from everest_cli import prepare_lists
 from everest_cli.options import argument, grouped, is_on_cpu, local_path, option, refuse, root_of
@@ -56,7 +56,7 @@ def check(
     folder = root_of(paths[0], output)
     journal, bad_videos = folder / JOURNAL_FILE, folder / BAD_VIDEOS_FILE
     # Before hours of work: check that the output can be written.
-    refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), read=paths)
+    refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), inputs=paths)
     try:
         check_writable(bad_videos)
     except EnvironmentProblem as error:
@@ -64,10 +64,10 @@ def check(
     with Display(quiet=quiet) as display:
         document = check_lists(
             lists,
-            may_repeat=None if recipe is None else "pretrain",
+            unlabeled_list=None if recipe is None else "pretrain",
             journal=journal,
             workers=num_cores(),
-            limit=limit,
+            timeout=limit,
             report=display.report,
             restart=overwrite,
         )
@@ -113,7 +113,7 @@ def _read_lists(
     if recipe is None:
         known: dict[str, Any] = {"task": task}  # from the first list
         for source in sources:
-            listed = read_labeled(source, root=root_of(source, data), **known, may_miss=True)
+            listed = read_labeled(source, root=root_of(source, data), **known, skip_missing=True)
             if not lists:
                 heads = {"task": listed.task, "heads": listed.heads}
                 known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}
@@ -127,7 +127,7 @@ def _read_lists(
         if path is None or path in paths:  # data.test may be data.val
             continue
         paths.append(path)
-        lists[key] = read_source(section, key, labeled=key != "pretrain", classes=classes, may_miss=True)
+        lists[key] = read_source(section, key, labeled=key != "pretrain", classes=classes, skip_missing=True)
         if key == "train":
             classes = Classes.of(lists[key], section)
     if not lists:
@@ -138,7 +138,7 @@ def _read_lists(
 def _print_check(document: dict[str, Any]) -> None:
     from everest.prepare.check import RARE_BELOW, difference_text
 
-    checked = counted(document["checked"], "video")
+    checked = plural(document["checked"], "video")
     typer.echo(f"{document['ok']} of {checked} decode completely")
     if document["frames"]:
         frames, seconds = document["frames"], document["seconds"]
@@ -147,7 +147,7 @@ def _print_check(document: dict[str, Any]) -> None:
     counts = [row["videos"] for row in document["classes"]]
     if counts:
         fewest = "" if min(counts) == max(counts) else f"{min(counts)} to "
-        typer.echo(f"classes: {len(counts)}, with {fewest}{counted(max(counts), 'video')} each")
+        typer.echo(f"classes: {len(counts)}, with {fewest}{plural(max(counts), 'video')} each")
     if document["rare_classes"]:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
         typer.echo(f"warning: fewer than {RARE_BELOW} training videos: {first_names(rare, MOST_PROBLEMS)}")

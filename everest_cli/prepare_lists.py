@@ -15,7 +15,7 @@ from everest.errors import first_names
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
-from everest.system.text import counted
+from everest.system.text import plural
 from everest_cli import options as o
 from everest_cli.options import argument, local_path, option, refuse, root_of
 from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
@@ -50,10 +50,10 @@ def index(
         folder, output or folder, annotations=annotations, split=split, overwrite=overwrite
     )
     lists = ", ".join(f"{name} {count}" for name, count in document["lists"].items())
-    classes = f"; {counted(document['classes'], 'class')}" if document["classes"] else ""
+    classes = f"; {plural(document['classes'], 'class')}" if document["classes"] else ""
     say(f"{document['layout']}: {lists}{classes}")
     if document["missing"] or document["extra"]:
-        missing = counted(document["missing"], "video")
+        missing = plural(document["missing"], "video")
         say(f"{missing} missing, {document['extra']} in no list: {document['written'][-1]}")
     lines = write_yaml({"data": document["data"]}, width=1000).rstrip("\n")
     print_result(document, lines, as_json=as_json)
@@ -112,29 +112,29 @@ def split(
 
 def _say_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Print the size, groups and missing classes of each list; returns its facts for --json."""
-    from everest.lists.labels import count_classes, number_facts
+    from everest.lists.labels import count_classes, number_statistics
     from everest.lists.sample import ListSize
 
     samples = list(chain(*lists.values()))
-    unit = ListSize.of(samples).unit
+    unit = ListSize.of(samples).noun
     facts = {}
     every_class = count_classes(sample.labels[0] for sample in samples if sample.labels)
     for name, part in lists.items():
         labels = [sample.labels[0] for sample in part if sample.labels]
         counts = count_classes(labels)
-        numbers = number_facts(labels)
+        numbers = number_statistics(labels)
         groups = sorted({sample.group for sample in part if sample.group is not None})
-        text = f"{name}: {counted(len(part), unit)} ({len(part) / len(samples):.1%})"
+        text = f"{name}: {plural(len(part), unit)} ({len(part) / len(samples):.1%})"
         if numbers:
             text += f", labels from {numbers['min']:g} to {numbers['max']:g}, mean {numbers['mean']:g}"
         if groups:
-            text += f" of {counted(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"
+            text += f" of {plural(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"
         say(text)
         if empty := sorted(
             names[index] if names else str(index) for index in every_class.keys() - counts.keys()
         ):
             reason = f"which have too few {unit}s or groups to be in every list"
-            say(f"{name} has no {unit} of {counted(len(empty), 'class')}, {reason}: {first_names(empty)}")
+            say(f"{name} has no {unit} of {plural(len(empty), 'class')}, {reason}: {first_names(empty)}")
         classes = {names[index] if names else str(index): count for index, count in sorted(counts.items())}
         facts[name] = {"videos": len(part), "groups": groups, "classes": classes, "numbers": numbers}
     return facts
@@ -155,12 +155,12 @@ def stats(
     Example: everest prepare stats train.csv
     """
     from everest.lists.reading import read_labeled
-    from everest.prepare.stats import MOTION_DEFINITION, take_stats
+    from everest.prepare.stats import MOTION_DEFINITION, compute_stats
 
     listed = read_labeled(source, root=root_of(source, data), task=task)
     say(*listed.notices)
     with Display(quiet=quiet) as display:
-        document = take_stats(listed, most=most, workers=num_cores(), report=display.report)
+        document = compute_stats(listed, max_videos=most, workers=num_cores(), report=display.report)
     if as_json:
         print_json(document)
         return
@@ -189,7 +189,7 @@ def stats(
         typer.echo(f"largest class / smallest: {document['imbalance']:g}")
     for row in document["classes"]:
         motion = "" if row["motion"] is None else f", motion {row['motion']:.4f}"
-        typer.echo(f"  {row['class']}: {counted(row['videos'], 'video')}{motion}")
+        typer.echo(f"  {row['class']}: {plural(row['videos'], 'video')}{motion}")
 
 
 def windows(
@@ -220,7 +220,7 @@ def windows(
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
     from everest.annotations.records import left_out_rows
-    from everest.lists.inputs import named_samples
+    from everest.lists.inputs import find_samples
     from everest.prepare.window_labels import read_bouts
     from everest.prepare.windows import WindowSettings, write_windows
 
@@ -234,7 +234,7 @@ def windows(
     whose_bouts = whose.read(labels, option="--labels")
     number = count if hours is None else int(hours * 3600 / seconds)
     settings = WindowSettings(seconds=seconds, step=step or seconds, by=by, count=number, seed=seed)
-    samples = named_samples(sources, root=data)
+    samples = find_samples(sources, root=data)
     inputs = [*sources, *(labels or []), *{sample.video for sample in samples}]
     refuse_inputs(output, inputs)
     check_new_file(output, overwrite=overwrite)
@@ -255,7 +255,7 @@ def windows(
 
 def _print_windows(document: dict[str, Any]) -> None:
     """Print the numbers of windows and labels, and the command that splits a labeled list."""
-    numbers = f"{counted(document['windows'], 'window')} of {counted(document['videos'], 'video')}"
+    numbers = f"{plural(document['windows'], 'window')} of {plural(document['videos'], 'video')}"
     say(f"{numbers}, {document['hours']:.2f} hours")
     if "task" in document:
         task, classes = document["task"], document["classes"]
@@ -287,20 +287,20 @@ def convert_annotations(
     """
     kind = kind_of(output, to, get_args(AnnotationKind))
 
-    from everest.annotations.bout import LATEST_TIME, UNSCORED, by_label, by_video
-    from everest.annotations.formats import files_of, write_annotations
-    from everest.annotations.labels import read_labels
-    from everest.annotations.matching import checked_lengths
+    from everest.annotations.bout import LATEST_TIME, UNSCORED, group_by_label, group_by_video
+    from everest.annotations.codings import read_video_annotations
+    from everest.annotations.formats import plan_files, write_annotations
+    from everest.annotations.matching import check_lengths
     from everest.annotations.records import left_out_rows
-    from everest.lists.inputs import named_videos
+    from everest.lists.inputs import find_videos
 
-    paths = list(map(str, named_videos(videos or [])))
-    labels = read_labels(files, paths, whose=whose.read(files, option="FILE"), fps=fps)
-    bouts_of, times, notices = checked_lengths(labels.bouts) if videos else (labels.bouts, {}, [])
+    paths = list(map(str, find_videos(videos or [])))
+    labels = read_video_annotations(files, paths, people=whose.read(files, option="FILE"), fps=fps)
+    bouts_of, times, notices = check_lengths(labels.bouts) if videos else (labels.bouts, {}, [])
     bouts = [bout for video_bouts in bouts_of.values() for bout in video_bouts]
     unscored = [bout for bout in bouts if bout.label == UNSCORED]
     scored = [bout for bout in bouts if bout.label != UNSCORED]
-    lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}
+    lengths = {label: [bout.seconds for bout in each] for label, each in group_by_label(scored).items()}
     classes = sorted(lengths.items(), key=lambda item: -sum(item[1]))  # the class with the most seconds first
     document: dict[str, Any] = {
         "videos": len({bout.video for bout in bouts}),
@@ -315,7 +315,7 @@ def convert_annotations(
         "written": [],
     }
     if kind is not None and output is not None:
-        for file in files_of(output, by_video(bouts), kind):
+        for file in plan_files(output, group_by_video(bouts), kind):
             refuse_inputs(file, [*files, *paths])
             check_new_file(file, overwrite=overwrite)
         written = write_annotations(output, bouts, kind, times=times)
@@ -329,8 +329,8 @@ def convert_annotations(
 
 def _bout_texts(document: dict[str, Any]) -> Iterator[str]:
     """A line for the bouts of each class, and for what is not scored."""
-    yield f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}"
+    yield f"{plural(document['videos'], 'video')}, {plural(document['bouts'], 'bout')}"
     for name, facts in document["classes"].items():
-        yield f"  {name}: {counted(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s"
+        yield f"  {name}: {plural(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s"
     if (facts := document["unscored"])["videos"]:
-        yield f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s"
+        yield f"unscored in {plural(facts['videos'], 'video')}: {facts['seconds']:.1f} s"

@@ -11,7 +11,7 @@ import typer
 
 from everest.config.heads import TaskName
 from everest.errors import RecipeError
-from everest.system.files import check_new_file, writing
+from everest.system.files import check_new_file, write_errors
 from everest_cli import options as o
 from everest_cli.options import argument, option, refuse
 from everest_cli.output import print_json, print_result, print_table, say
@@ -157,7 +157,7 @@ def copy(
     path = destination / f"{recipe.name}.yaml" if destination.is_dir() else destination
     if os.path.lexists(path):
         raise RecipeError(f"{path}: exists already; name another file")
-    with writing(path), path.open("x", encoding="utf-8") as file:
+    with write_errors(path), path.open("x", encoding="utf-8") as file:
         file.write(recipe.text)
     if recipe.name in TEMPLATES:
         typer.echo("`everest recipes suggest VIDEOS` fits a recipe to your videos and your machine", err=True)

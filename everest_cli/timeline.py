@@ -22,7 +22,7 @@ from everest_cli.output import exit_if_failed, say
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
-    from everest.annotations.labels import WhoseBouts
+    from everest.annotations.codings import BoutFilter
     from everest.inference.bouts import BoutRules
     from everest.inference.timelines import Timelines
     from everest.lists.classes import Classes
@@ -176,7 +176,7 @@ def timeline(
                 from everest.figures.timeline import draw_timelines
 
                 draw_timelines(files.plot, timelines, bouts, labeled)
-            rows = timelines.rows(bouts) if as_json or kind in (None, "json") else []
+            rows = timelines.to_rows(bouts) if as_json or kind in (None, "json") else []
             text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
             written: list[Path] = []
             for file, paths in paths_of.items():
@@ -198,23 +198,23 @@ def timeline(
     exit_if_failed(any(video.error for video in timelines.videos))
 
 
-def _read_truth(truth: Path, source: TimelineSource, whose: WhoseBouts, report: Report) -> Bouts:
+def _read_truth(truth: Path, source: TimelineSource, whose: BoutFilter, report: Report) -> Bouts:
     """The bouts of --truth by recording; reports what is left out, and which of them a model predicted."""
-    from everest.annotations.labels import read_labels
+    from everest.annotations.codings import read_video_annotations
     from everest.inference.scores import check_labeled_classes
 
-    labels = read_labels([truth], source.names, whose=whose)
+    labels = read_video_annotations([truth], source.names, people=whose)
     for text in labels.notices:
         report(notice(text))
-    if labels.uncorrected:
-        report(warning(f"--truth has {labels.uncorrected}: scores on them are not accuracy"))
+    if labels.uncorrected_text:
+        report(warning(f"--truth has {labels.uncorrected_text}: scores on them are not accuracy"))
     check_labeled_classes(labels.bouts, source.classes, report=report)
     return labels.bouts
 
 
 def end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Iterator[str]:
     """The names of the saved file and of the figure, and the command that draws windows to check."""
-    from everest.metrics.budget import windows_to_draw
+    from everest.metrics.budget import choose_first_draw
 
     if save is not None:
         rules = timelines.rules.options()
@@ -224,7 +224,7 @@ def end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Ite
     heads = timelines.classes.heads
     if save is not None and len(heads) == 1 and heads[0].task != "regression":
         files = shlex.join(["--timeline", str(save), "--output", str(save.with_name("checked.csv"))])
-        number, seconds = windows_to_draw(timelines.extents)
+        number, seconds = choose_first_draw(timelines.extents)
         yield f"next: everest budget {files} --draw {number} --window {seconds:g}"
 
 
@@ -267,16 +267,16 @@ def _model_timelines(
     """Timelines that a model will compute."""
     from everest.checkpoints.load import all_weights
     from everest.inference.bouts import NO_RULES
-    from everest.inference.timelines import computed_timelines, timeline_job
+    from everest.inference.timelines import compute_timelines, timeline_job
     from everest.inference.videos import Passes
-    from everest.lists.inputs import named_samples
+    from everest.lists.inputs import find_samples
     from everest.lists.sources import seen_in
 
     if not model.checkpoint:
         raise RecipeError("--checkpoint: missing; name a model, or give a saved timeline instead of videos")
     opened = model.open((1, 1))
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
-    samples = named_samples(videos, root=model.data)
+    samples = find_samples(videos, root=model.data)
     if known := seen_in(opened.recipe.data, "train", samples):
         names = first_names([Path(sample.path).name for sample in known])
         report(warning(f"the model learned from {names}: scores there are too good to publish"))
@@ -289,7 +289,7 @@ def _model_timelines(
     if job.rows_folder is not None:
         refuse_inputs(job.rows_folder, inputs)
     paths = [sample.path for sample in samples]
-    timelines = computed_timelines(job)
+    timelines = compute_timelines(job)
     return TimelineSource(classes, paths, inputs, timelines, NO_RULES, may_replace=job.may_replace())
 
 
@@ -303,12 +303,12 @@ def _output_files(
     output: Path | None, kind: str | None, names: Sequence[str]
 ) -> Mapping[Path, Sequence[str]]:
     """The files of --output, each with the paths of its videos."""
-    from everest.annotations.formats import files_of
+    from everest.annotations.formats import plan_files
 
     if output is None or kind is None:
         return {}
     videos = list(dict.fromkeys(names))
-    return {output: videos} if kind == "json" else files_of(output, videos, kind)
+    return {output: videos} if kind == "json" else plan_files(output, videos, kind)
 
 
 def check_outputs(

@@ -16,7 +16,7 @@ from everest.engine.context import RunOptions
 from everest.errors import RecipeError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate
 from everest.stages import run_stage
-from everest.system.accelerator import make_accelerator, runtime_of
+from everest.system.accelerator import make_accelerator, make_runtime
 from everest.system.events import Report, notice
 from everest.system.files import is_unfinished, write_text
 from everest.system.locks import sole_writer
@@ -109,7 +109,7 @@ class DemoSteps:
             weights = self._train("finetune", name, recipe, init=init)
         with self._timed(f"testing ({name})"):
             train = recipe.train
-            runtime = runtime_of(make_accelerator(train.precision, tf32=train.tf32, cpu=True))
+            runtime = make_runtime(make_accelerator(train.precision, tf32=train.tf32, cpu=True))
             files = EvaluationFiles()
             return evaluate(recipe, weights, runtime, report=self.report, files=files)["top1"]
 

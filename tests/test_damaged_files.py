@@ -24,7 +24,7 @@ from everest.inference.row_store import open_row_store
 from everest.inference.windows import Unreadable
 from everest.project.request import Request, find_project, write_document
 from everest.system.run_folder import RunFolder
-from everest.system.text import read_own_json
+from everest.system.text import load_json
 from everest_cli.main import app
 
 OTHER_KIND = b"\0{[ of another kind\n"
@@ -288,4 +288,4 @@ def test_a_plan_without_numbers_is_one_line(key: str, tmp_path, request):
 
 def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path):
     with pytest.raises(RecipeError, match=r"gone\.json: cannot be read: No such file or directory$"):
-        read_own_json(tmp_path / "gone.json", fix="remove it")
+        load_json(tmp_path / "gone.json", fix="remove it")

@@ -243,5 +243,5 @@ def test_a_tokenizer_does_not_depend_on_the_weights_that_pretraining_starts_from
 ):
     output = tmp_path / "run"
     called(*command(clip_files, output), "--init", trained)
-    assert RunFolder(output / "tokenizer").environment().init is None
-    assert str(trained) in str(RunFolder(output).environment().init)
+    assert RunFolder(output / "tokenizer").read_environment().init is None
+    assert str(trained) in str(RunFolder(output).read_environment().init)

@@ -26,12 +26,12 @@ from everest.annotations.bout import (
     Bout,
     Bouts,
     merge_overlaps,
-    origin_in,
+    read_origin,
     unscored_bouts,
 )
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
-from everest.annotations.records import NO_EVENT, LeftOut, in_record
-from everest.errors import DataError, first_names, shown
+from everest.annotations.records import NO_EVENT, LeftOut, record_errors
+from everest.errors import DataError, first_names, shorten
 from everest.system.text import NoNumber, json_text, read_json
 from everest.system.types import Span
 
@@ -68,7 +68,7 @@ class Observation(NamedTuple):
     sets_time: bool = True  # whether it is the first player, whose time the events have
 
 
-def player_of(players: Mapping[str, Sequence[str]], videos: VideoFinder, left_out: LeftOut) -> str:
+def choose_player(players: Mapping[str, Sequence[str]], videos: VideoFinder, left_out: LeftOut) -> str:
     """The key of the first player that shows videos of the user, else of the first; others are left out."""
     keys = sorted(players)
     player = next((key for key in keys if any(map(videos.find, players[key]))), keys[0])
@@ -77,10 +77,10 @@ def player_of(players: Mapping[str, Sequence[str]], videos: VideoFinder, left_ou
     return player
 
 
-def observer_in(variables: Mapping[str, object]) -> str:
+def find_observer(variables: Mapping[str, object]) -> str:
     """The observer that an independent variable names, such as `Observer`; empty if none does."""
-    named = {name.strip().casefold(): value for name, value in variables.items()}
-    return next((str(named[key]).strip() for key in OBSERVER_KEYS if named.get(key)), "")
+    normalized = {name.strip().casefold(): value for name, value in variables.items()}
+    return next((str(normalized[key]).strip() for key in OBSERVER_KEYS if normalized.get(key)), "")
 
 
 def media_borders(
@@ -99,41 +99,41 @@ def media_borders(
     if None in seconds[:-1]:
         raise DataError(
             f"{where}: has {len(media)} queued media, and times run on over them, but the length of "
-            f"{shown(media[seconds.index(None)])} is not in the file; name the folder of the videos "
+            f"{shorten(media[seconds.index(None)])} is not in the file; name the folder of the videos "
             "(--videos), or use the .boris project"
         )
     return [0.0, *accumulate(math.inf if length is None else length for length in seconds)]
 
 
-def bouts_of(events: Sequence[Event], recording: Observation, left_out: LeftOut) -> Iterator[Bout]:
+def make_bouts(events: Sequence[Event], observation: Observation, left_out: LeftOut) -> Iterator[Bout]:
     """Yield a bout for each state or point in each media file that was shown meanwhile."""
     for event in events:  # bouts have no modifiers, and no comments but an origin
         if not {*event.modifiers.split("|")} <= {"", "None", "NA"}:
             left_out["modifier of an event"] += 1
         if event.comment.strip() not in ("", "NA", *ORIGINS):
             left_out["comment of an event"] += 1
-    borders, offset = recording.borders, recording.offset
-    for event, stop in _pair_events(events, recording.where):
+    borders, offset = observation.borders, observation.offset
+    for event, stop in _pair_events(events, observation.where):
         start, end = event.time - offset, stop - offset
-        if not recording.sets_time:  # these media may begin later, and end sooner
+        if not observation.sets_time:  # these media may begin later, and end sooner
             start, end = max(start, 0.0), min(end, borders[-1])
             if not start <= end:
                 left_out["bout outside the media of the player"] += 1
                 continue
         if not 0 <= start <= end or end > borders[-1] + END_LEEWAY:
             less_offset = f" less the time offset of {offset:g} s" if offset else ""
-            what = f"'{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset}"
+            text = f"'{shorten(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset}"
             raise DataError(
-                f"{recording.where}: {what} is outside of its media, which have {borders[-1]:.3f} s; "
+                f"{observation.where}: {text} is outside of its media, which have {borders[-1]:.3f} s; "
                 "check the observation in BORIS"
             )
         subject = "" if event.subject == NO_FOCAL_SUBJECT else event.subject
-        who = {"label": event.behavior, "subject": subject, "observer": recording.observer}
-        for name, (begin, after) in zip(recording.media, pairwise([*borders[:-1], math.inf]), strict=True):
-            first, last = max(start, begin), min(end, after)
-            if begin <= start < after or first < last:
-                origin = origin_in(event.comment.strip())
-                yield Bout(video=name, start=first - begin, end=last - begin, origin=origin, **who)
+        who = {"label": event.behavior, "subject": subject, "observer": observation.observer}
+        for name, (lower, upper) in zip(observation.media, pairwise([*borders[:-1], math.inf]), strict=True):
+            first, last = max(start, lower), min(end, upper)
+            if lower <= start < upper or first < last:
+                origin = read_origin(event.comment.strip())
+                yield Bout(video=name, start=first - lower, end=last - lower, origin=origin, **who)
 
 
 def _pair_events(events: Sequence[Event], where: str) -> Iterator[tuple[Event, float]]:
@@ -151,8 +151,8 @@ def _pair_events(events: Sequence[Event], where: str) -> Iterator[tuple[Event, f
             running = {key: event}
             break
     for event in running.values():
-        done, missing = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
-        problem = f"'{shown(event.behavior)}' is {done} at {event.time:.3f} s and not {missing}"
+        edge, other_edge = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
+        problem = f"'{shorten(event.behavior)}' is {edge} at {event.time:.3f} s and not {other_edge}"
         raise DataError(f"{where}: {problem}; {FIX_UNPAIRED}")
 
 
@@ -168,14 +168,14 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         raise ValueError(f"{error}; an event has no time: correct or delete it in BORIS") from error
     types = {}
     for key, behavior in document["behaviors_conf"].items():
-        with in_record(f"behavior {key} of the ethogram"):
+        with record_errors(f"behavior {key} of the ethogram"):
             types[behavior["code"]] = behavior["type"]
     bouts: list[Bout] = []
     observed: dict[tuple[str, str], list[Span]] = defaultdict(list)  # by media file and observer
     ends: dict[str, float] = {}  # of files whose length is stated
     for name, values in document["observations"].items():
-        where = f"{path}, observation '{shown(name)}'"
-        with in_record(f"observation '{shown(name)}'"):
+        where = f"{path}, observation '{shorten(name)}'"
+        with record_errors(f"observation '{shorten(name)}'"):
             if values.get("type") == "IMAGES":  # has no times
                 left_out["observation of images"] += 1
                 continue
@@ -185,12 +185,12 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             # Live observations have no file, and an empty list instead of a table of players.
             players = {key: media for key, media in dict(values.get("file") or {}).items() if media}
             players = players or {"1": [name]}
-            player = player_of(players, videos, left_out)
+            player = choose_player(players, videos, left_out)
             media, sets_time = players[player], player == min(players)
             delay = 0.0 if sets_time else float((info.get("offset") or {}).get(player) or 0)
             offset = float(values.get("time offset") or 0)
-            events = _events_of(values["events"], types)
-            observer = observer_in(values.get("independent_variables") or {}) or name
+            events = _read_events(values["events"], types)
+            observer = find_observer(values.get("independent_variables") or {}) or name
             start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
         if not events:
             left_out[NO_EVENT] += 1
@@ -198,18 +198,18 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         if events or start or end:  # else the lengths of the media need not be known
             borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
         for file, border in zip(media, borders, strict=False):
-            begin = border + delay if start or end else 0.0  # an end of 0 is the end of the media
-            span = max(start - begin, 0.0), min((end or math.inf) - begin, LATEST_TIME)
+            media_start = border + delay if start or end else 0.0  # an end of 0 is the end of the media
+            span = max(start - media_start, 0.0), min((end or math.inf) - media_start, LATEST_TIME)
             observed[file, observer if events else ""].append(span)
-        recording = Observation(where, observer, media, borders, offset + delay, sets_time)
-        bouts += bouts_of(events, recording, left_out)
+        observation = Observation(where, observer, media, borders, offset + delay, sets_time)
+        bouts += make_bouts(events, observation, left_out)
     for file, observer in dict.fromkeys((bout.video, bout.observer) for bout in bouts):
         scored = [*observed[file, observer], *observed[file, ""]]
         bouts += unscored_bouts(file, scored, ends.get(file) or LATEST_TIME, observer=observer)
     return bouts
 
 
-def _events_of(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> list[Event]:
+def _read_events(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> list[Event]:
     """The coded events of an observation; ValueError names those that cannot be read.
 
     Whether an event is a point or begins a state follows from its behavior alone.
@@ -217,7 +217,7 @@ def _events_of(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> list[
     events = []
     undefined: dict[str, None] = {}
     for number, row in enumerate(rows, start=1):
-        with in_record(f"event {number}"):
+        with record_errors(f"event {number}"):
             if len(row) < len(EVENT_FIELDS):
                 raise ValueError(f"has {len(row)} of the fields {', '.join(EVENT_FIELDS)}")
             time, subject, behavior, modifiers, comment = row[: len(EVENT_FIELDS)]
@@ -227,15 +227,15 @@ def _events_of(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> list[
                 undefined[behavior] = None
                 continue
             if not types[behavior].startswith((STATE, POINT)):
-                what = f"'{shown(behavior)}' is of the type '{shown(types[behavior])}' in the ethogram"
-                raise ValueError(f"{what}, not a '{STATE}' or '{POINT}'")
+                text = f"'{shorten(behavior)}' is of the type '{shorten(types[behavior])}' in the ethogram"
+                raise ValueError(f"{text}, not a '{STATE}' or '{POINT}'")
             stop = None if types[behavior].startswith(STATE) else float(time)
             events.append(Event(float(time), stop, behavior, subject or "", modifiers or "", comment or ""))
     if undefined:
-        codes = ", ".join(f"'{shown(code)}'" for code in undefined)
-        known = first_names([f"'{shown(code)}'" for code in sorted(types)]) or "no behavior"
+        codes = ", ".join(f"'{shorten(code)}'" for code in undefined)
+        behaviors = first_names([f"'{shorten(code)}'" for code in sorted(types)]) or "no behavior"
         fix = "add or rename them in BORIS (Edit project, Ethogram)"
-        raise ValueError(f"events of {codes}, but the ethogram has {known}; {fix}")
+        raise ValueError(f"events of {codes}, but the ethogram has {behaviors}; {fix}")
     return events
 
 
@@ -246,7 +246,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     points = labels - {bout.label for bout in all_bouts if bout.seconds}
     date = datetime.now().isoformat(timespec="seconds")
     subjects = sorted({bout.subject for bout in all_bouts} - {""})
-    count = Counter(map(stem, bouts))
+    stems = Counter(map(stem, bouts))
     observations = {}
     for video, video_bouts in bouts.items():
         media = os.path.normpath(Path(video).absolute()) if Path(video).exists() else video
@@ -259,7 +259,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
             key = bout.subject, bout.label
             if bout.start < running.get(key, 0):
                 raise DataError(
-                    f"{bout.video}: bouts of '{shown(bout.label)}' with different origins overlap at "
+                    f"{bout.video}: bouts of '{shorten(bout.label)}' with different origins overlap at "
                     f"{bout.start:.3f} s, which BORIS cannot hold; remove one"
                 )
             running[key] = bout.end
@@ -267,8 +267,8 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
             for time in (bout.start,) if bout.label in points else (bout.start, bout.end):
                 events.append([round(time, 3), *key, "", comment, "NA"])
         events.sort(key=itemgetter(0))
-        facts = {"file": {"1": [media]}, "date": date, "events": events, "media_info": info}
-        observations[stem(video) if count[stem(video)] == 1 else video] = BLANK["observation"] | facts
+        entry = {"file": {"1": [media]}, "date": date, "events": events, "media_info": info}
+        observations[stem(video) if stems[stem(video)] == 1 else video] = BLANK["observation"] | entry
     document = BLANK["project"] | {
         "project_date": date,
         "subjects_conf": {str(row): BLANK["subject"] | {"name": name} for row, name in enumerate(subjects)},

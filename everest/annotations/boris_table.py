@@ -21,15 +21,15 @@ from everest.annotations.boris import (
     FIX_UNPAIRED,
     Event,
     Observation,
-    bouts_of,
+    choose_player,
+    find_observer,
+    make_bouts,
     media_borders,
-    observer_in,
-    player_of,
 )
 from everest.annotations.bout import LATEST_TIME, Bout
 from everest.annotations.matching import VideoFinder
-from everest.annotations.records import LeftOut, in_line, number_in, read_table
-from everest.errors import DataError, shown
+from everest.annotations.records import LeftOut, line_errors, read_number, read_table
+from everest.errors import DataError, shorten
 
 ID: Final = "Observation id"
 START: Final = "Start (s)"  # of aggregated events
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     file: str  # empty if the row names no file
 
 
-def has_columns(cells: Sequence[str]) -> bool:
+def is_header(cells: Sequence[str]) -> bool:
     """Whether a line is the header of a table of events or of aggregated events."""
     names = set(cells)
     is_events = {"Behavior", "Time"} <= names and not names.isdisjoint(("Status", "Behavior type"))
@@ -70,38 +70,38 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     If the times of an observation do not fit its queued media, as in tables joined by hand, each media file
     is a recording of its own.
     """
-    above, header, table_rows = read_table(path, has_columns)
-    about = [(key, value) for key, value, *_ in (line for line in above if len(line) > 1) if value]
-    general = {key: value for key, value in about if key in (ID, OFFSET) or observer_in({key: value})}
+    above, header, table_rows = read_table(path, is_header)
+    info = [(key, value) for key, value, *_ in (line for line in above if len(line) > 1) if value]
+    shared_cells = {key: value for key, value in info if key in (ID, OFFSET) or find_observer({key: value})}
     players = defaultdict(list)
-    for key, value in about:
+    for key, value in info:
         if key.startswith(PLAYER_PREFIX):
             players[key].append(value)
-    places = {name: place for place, name in enumerate(header)}  # of equal names, the last
-    places |= {name: header.index(name) for name in LEADING_COLUMNS if name in header}
-    column = next((title for title in MEDIA_COLUMNS if title in places), "")
-    by_recording: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    for number, fields in table_rows:
-        with in_line(number, fields, header):
-            cells = general | {name: fields[place].strip() for name, place in places.items()}
-            row = Row(cells, _event(cells), _name_in(cells, column))
-            name = _name_in(cells, ID)
+    column_ids = {name: column_id for column_id, name in enumerate(header)}  # of equal names, the last
+    column_ids |= {name: header.index(name) for name in LEADING_COLUMNS if name in header}
+    column = next((title for title in MEDIA_COLUMNS if title in column_ids), "")
+    rows_by_observation: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for line_number, fields in table_rows:
+        with line_errors(line_number, fields, header):
+            cells = shared_cells | {name: fields[column_id].strip() for name, column_id in column_ids.items()}
+            row = Row(cells, _make_event(cells), _find_name(cells, column))
+            name = _find_name(cells, ID)
             if not (row.file or name):
                 raise ValueError("it names neither an observation nor a media file")
-            media = _name_in(cells, SOURCE) or ("" if name else row.file)
-            by_recording[name, media, observer_in(cells)].append(row)
-    for (name, source, observer), rows in by_recording.items():
+            media = _find_name(cells, SOURCE) or ("" if name else row.file)
+            rows_by_observation[name, media, find_observer(cells)].append(row)
+    for (name, source, observer), rows in rows_by_observation.items():
         rows.sort(key=lambda row: row.event.time)
-        where = f"{path}, observation '{shown(name or rows[0].file)}'"
-        stated: Mapping[str, Sequence[str]] = players
+        where = f"{path}, observation '{shorten(name or rows[0].file)}'"
+        media_of: Mapping[str, Sequence[str]] = players
         if SOURCE in rows[0].cells and source:  # players without a name have ""
             named_media = map(NAMED_PLAYER.split, source.split("|"))
-            stated = {"".join(player): media.split(";") for *player, media in named_media}
-        for recording, events in _recordings(rows, stated, videos, left_out, name=name, where=where):
-            yield from bouts_of(events, recording._replace(observer=observer or name), left_out)
+            media_of = {"".join(player): media.split(";") for *player, media in named_media}
+        for observation, events in _divide_rows(rows, media_of, videos, left_out, name=name, where=where):
+            yield from make_bouts(events, observation._replace(observer=observer or name), left_out)
 
 
-def _recordings(
+def _divide_rows(
     rows: Sequence[Row],
     players: Mapping[str, Sequence[str]],
     videos: VideoFinder,
@@ -115,32 +115,32 @@ def _recordings(
     The media are those of the stated player, otherwise those that the rows name.
     """
     cells, events = rows[0].cells, [row.event for row in rows]
-    parts = dict(zip(players, cells.get(LENGTHS, "").split("|"), strict=False))
-    shown_media = {
+    lengths_of = dict(zip(players, cells.get(LENGTHS, "").split("|"), strict=False))
+    media_by_player = {
         key: kept for key, media in players.items() if (kept := [m for m in media if m not in NO_NAMES])
     }
-    named = list(dict.fromkeys(row.file for row in rows if row.file))
-    media, player, first = named or [name], "", ""
-    if shown_media:
-        player, first = player_of(shown_media, videos, left_out), min(shown_media)
-        media = shown_media[player]
-    lengths = [_number(text) for text in parts.get(player, cells.get(LENGTHS, "")).split(";")]
+    row_files = list(dict.fromkeys(row.file for row in rows if row.file))
+    media, player, first = row_files or [name], "", ""
+    if media_by_player:
+        player, first = choose_player(media_by_player, videos, left_out), min(media_by_player)
+        media = media_by_player[player]
+    lengths = [_parse_number(text) for text in lengths_of.get(player, cells.get(LENGTHS, "")).split(";")]
     lengths = lengths if len(lengths) == len(media) else [None] * len(media)
     borders = media_borders(media, lengths, videos, where=where)
-    offset = _number(cells.get(OFFSET, "")) or 0.0
+    offset = _parse_number(cells.get(OFFSET, "")) or 0.0
     # If the media follow each other, a row's file may not be played at its time.
     spans = dict(zip(media, pairwise([*borders[:-1], math.inf]), strict=True))
     wrong = None
     for row in rows:
-        begin, end = spans.get(row.file, (0.0, math.inf))
-        if not begin - END_LEEWAY <= row.event.time - offset <= end + END_LEEWAY:
+        start, end = spans.get(row.file, (0.0, math.inf))
+        if not start - END_LEEWAY <= row.event.time - offset <= end + END_LEEWAY:
             wrong = wrong or row
     if wrong is None:
         yield Observation(where, "", media, borders, offset, sets_time=player == first), events
         return
-    if shown_media or not all(row.file for row in rows):
+    if media_by_player or not all(row.file for row in rows):
         raise DataError(
-            f"{where}: at {wrong.event.time:g} s an event names {shown(wrong.file)}, which its queue of "
+            f"{where}: at {wrong.event.time:g} s an event names {shorten(wrong.file)}, which its queue of "
             "media does not show then; remove the column Source, or use the .boris project"
         )
     for file in media:
@@ -149,19 +149,19 @@ def _recordings(
         yield Observation(where, "", [file], borders, offset), events
 
 
-def _name_in(cells: Cells, column: str) -> str:
+def _find_name(cells: Cells, column: str) -> str:
     """The name in a cell; empty if there is none."""
     text = cells.get(column, "")
     return "" if text in NO_NAMES else text
 
 
-def _event(cells: Cells) -> Event:
+def _make_event(cells: Cells) -> Event:
     """The event of a row."""
     is_bout = START in cells  # a variable of the user may be called Time
     times = [cells[START], cells[STOP]] if is_bout else [cells["Time"]] * 2
     if UNPAIRED in times:
-        raise ValueError(f"'{shown(cells['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
-    start, end = map(number_in, times)
+        raise ValueError(f"'{shorten(cells['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
+    start, end = map(read_number, times)
     if not start <= end <= LATEST_TIME:
         raise ValueError(f"from {start:g} to {end:g} s is no interval; fix it in BORIS")
     if not cells["Behavior"]:
@@ -169,7 +169,7 @@ def _event(cells: Cells) -> Event:
     statuses = [cells[name].upper() for name in ("Behavior type", "Status") if cells.get(name)]
     status = next((known for known in STATUSES if known in statuses), "" if statuses else "POINT")
     if not status and not is_bout:
-        raise ValueError(f"the status '{shown(statuses[-1])}' is not one of {', '.join(STATUSES)}")
+        raise ValueError(f"the status '{shorten(statuses[-1])}' is not one of {', '.join(STATUSES)}")
     return Event(
         time=start,
         end=end if is_bout or status == "POINT" else None,
@@ -181,9 +181,9 @@ def _event(cells: Cells) -> Event:
     )
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     """A number of a cell, or None if it has none, such as `NA`."""
     try:
-        return number_in(text)
+        return read_number(text)
     except ValueError:
         return None

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Final, Literal, cast, get_args
 
 from everest.config.heads import BACKGROUND as BACKGROUND
-from everest.errors import shown
+from everest.errors import shorten
 from everest.system.types import Span
 
 Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person
@@ -27,7 +27,7 @@ POINT_MS: Final = 1  # length of a point event in subtitles and ELAN, which have
 LATEST_TIME: Final = 1e7  # seconds, 115 days; heuristic: a later time is an error of the file
 
 
-def origin_in(text: object, default: Origin = "manual") -> Origin:
+def read_origin(text: object, default: Origin = "manual") -> Origin:
     """The origin that a field of a file names; `default` if it names none."""
     return cast("Origin", text) if text in ORIGINS else default
 
@@ -49,7 +49,7 @@ class Bout:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= LATEST_TIME:
-            what = f"the bout '{shown(self.label)}' of {shown(self.video)}"
+            what = f"the bout '{shorten(self.label)}' of {shorten(self.video)}"
             times = f"starts at {self.start} s and ends at {self.end} s"
             need = f"needs 0 <= start <= end <= {LATEST_TIME:.0f}"
             raise ValueError(f"{what} {times}, but {need}")  # readers add the file and the line
@@ -62,7 +62,7 @@ class Bout:
 Bouts = Mapping[str, Sequence[Bout]]  # by video
 
 
-def milliseconds(bout: Bout) -> tuple[int, int]:
+def to_milliseconds(bout: Bout) -> tuple[int, int]:
     """Start and end of a bout in whole milliseconds; a point event gets the shortest length."""
     start, end = round(bout.start * 1000), round(bout.end * 1000)
     return start, max(end, start + POINT_MS)
@@ -73,17 +73,17 @@ def from_milliseconds(start: int, end: int) -> tuple[float, float]:
     return start / 1000, (start if 0 <= end - start <= POINT_MS else end) / 1000
 
 
-def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
+def group_by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
     """The bouts of each video, ordered by start, end and label; the videos in their first order."""
-    bouts_of: dict[str, list[Bout]] = defaultdict(list)
+    bouts_by_video: dict[str, list[Bout]] = defaultdict(list)
     for bout in bouts:
-        bouts_of[bout.video].append(bout)
-    for video_bouts in bouts_of.values():
+        bouts_by_video[bout.video].append(bout)
+    for video_bouts in bouts_by_video.values():
         video_bouts.sort(key=lambda bout: (bout.start, bout.end, bout.label))
-    return dict(bouts_of)
+    return dict(bouts_by_video)
 
 
-def by_label(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
+def group_by_label(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
     """The bouts of each class, the classes in alphabetical order."""
     ordered = sorted(bouts, key=attrgetter("label"))
     return {label: list(group) for label, group in groupby(ordered, key=attrgetter("label"))}
@@ -96,11 +96,11 @@ def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:
     """
     merged: list[Bout] = []
     last: dict[tuple[str, ...], int] = {}  # the place in `merged` of the last bout of a kind
-    for bout in (bout for video_bouts in by_video(bouts).values() for bout in video_bouts):
+    for bout in (bout for video_bouts in group_by_video(bouts).values() for bout in video_bouts):
         key = bout.video, bout.label, bout.subject, bout.origin
-        place = last.get(key)
-        if place is not None and bout.start < merged[place].end:
-            merged[place] = replace(merged[place], end=max(merged[place].end, bout.end))
+        index = last.get(key)
+        if index is not None and bout.start < merged[index].end:
+            merged[index] = replace(merged[index], end=max(merged[index].end, bout.end))
         else:
             last[key] = len(merged)
             merged.append(bout)
@@ -110,12 +110,12 @@ def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:
 def spans_outside(spans: Iterable[Span], end: float = LATEST_TIME) -> list[Span]:
     """The spans from 0 to `end` outside `spans`, which may overlap and need no order."""
     outside: list[Span] = []
-    covered = 0.0
-    for start, stop in sorted(span for span in spans if span[0] < span[1]):
-        if start > covered:
-            outside.append((covered, min(start, end)))
-        covered = max(covered, stop)
-    return [(start, stop) for start, stop in [*outside, (covered, end)] if start < stop]
+    covered_until = 0.0
+    for start, span_end in sorted(span for span in spans if span[0] < span[1]):
+        if start > covered_until:
+            outside.append((covered_until, min(start, end)))
+        covered_until = max(covered_until, span_end)
+    return [(start, span_end) for start, span_end in [*outside, (covered_until, end)] if start < span_end]
 
 
 def covered_spans(bouts: Iterable[Bout]) -> list[Span]:

@@ -25,12 +25,12 @@ from everest.annotations.bout import (
     Bouts,
     from_milliseconds,
     merge_overlaps,
-    milliseconds,
-    origin_in,
+    read_origin,
+    to_milliseconds,
 )
 from everest.annotations.matching import VideoFinder, VideoTimes
-from everest.annotations.records import LeftOut, in_record
-from everest.errors import shown
+from everest.annotations.records import LeftOut, record_errors
+from everest.errors import shorten
 
 ROOT: Final = "ANNOTATION_DOCUMENT"
 TIME_UNIT: Final = "milliseconds"
@@ -62,50 +62,50 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         raise ValueError(f"its times are {units.attrib['TIME_UNITS']}, and not {TIME_UNIT}; save it by ELAN")
     media: list[tuple[str, int]] = []  # with its own time in milliseconds at the time 0 of ELAN
     for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
-        with in_record("a media file"):
+        with record_errors("a media file"):
             urls = [url for key in URL_KEYS if (url := descriptor.get(key, "").strip())]
             if urls:
                 url = next(filter(videos.find, urls), urls[0])
                 media.append((url, int(descriptor.get("TIME_ORIGIN") or 0)))
     # Audio files come last.
-    media.sort(key=lambda named: (mimetypes.guess_type(named[0])[0] or "").startswith("audio/"))
+    media.sort(key=lambda file: (mimetypes.guess_type(file[0])[0] or "").startswith("audio/"))
     media = media or [(path.stem, 0)]
     is_of_user = [videos.find(name) is not None for name, _ in media]
-    shown_file = media[is_of_user.index(True) if any(is_of_user) else 0]
+    shown_media = media[is_of_user.index(True) if any(is_of_user) else 0]
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
     has_bouts = False
     for tier in root.iterfind("TIER"):
-        name = shown(tier.attrib["TIER_ID"])
+        name = shorten(tier.attrib["TIER_ID"])
         if referring := len(list(tier.iter("REF_ANNOTATION"))):
             left_out[f"annotation without times of the tier '{name}'"] += referring
-        with in_record(f"tier '{name}'"):
-            bouts = list(_bouts_of(tier, slots, *shown_file, left_out))
+        with record_errors(f"tier '{name}'"):
+            bouts = list(_read_bouts(tier, slots, *shown_media, left_out))
         has_bouts = has_bouts or bool(bouts)
         yield from bouts
-    for named, is_known in zip(media, is_of_user, strict=True):
-        if has_bouts and named is not shown_file:
+    for file, is_known in zip(media, is_of_user, strict=True):
+        if has_bouts and file is not shown_media:
             # Further videos of the user get no bouts, and are named; if none is the user's, all are named.
-            name = f"media file {shown(named[0])}" if is_known == any(is_of_user) else "other media file"
+            name = f"media file {shorten(file[0])}" if is_known == any(is_of_user) else "other media file"
             left_out[name] += 1
 
 
-def _bouts_of(
-    tier: ElementTree.Element, slots: Mapping[str, str | None], video: str, begin: int, left_out: LeftOut
+def _read_bouts(
+    tier: ElementTree.Element, slots: Mapping[str, str | None], video: str, offset: int, left_out: LeftOut
 ) -> Iterator[Bout]:
-    """Yield the bouts of a tier in a video, which has the milliseconds `begin` at the time 0 of ELAN."""
+    """Yield the bouts of a tier in a video, which has the milliseconds `offset` at the time 0 of ELAN."""
     annotator = tier.get("ANNOTATOR", "").strip()
-    who = {"subject": tier.get("PARTICIPANT", ""), "observer": "" if annotator in ORIGINS else annotator}
+    person = {"subject": tier.get("PARTICIPANT", ""), "observer": "" if annotator in ORIGINS else annotator}
     annotations = list(tier.iter("ALIGNABLE_ANNOTATION"))
-    for annotation, (start, end) in zip(annotations, _times(annotations, slots), strict=True):
-        if start + begin < 0 and end + begin <= 0:
+    for annotation, (start, end) in zip(annotations, _read_times(annotations, slots), strict=True):
+        if start + offset < 0 and end + offset <= 0:
             left_out["annotation before the first frame"] += 1
             continue
-        start, end = from_milliseconds(max(start + begin, 0), end + begin)
+        start, end = from_milliseconds(max(start + offset, 0), end + offset)
         label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
-        yield Bout(video=video, start=start, end=end, label=label, origin=origin_in(annotator), **who)
+        yield Bout(video=video, start=start, end=end, label=label, origin=read_origin(annotator), **person)
 
 
-def _times(
+def _read_times(
     annotations: Sequence[ElementTree.Element], slots: Mapping[str, str | None]
 ) -> Iterator[tuple[int, int]]:
     """Yield the start and end of each annotation of a tier, in milliseconds.
@@ -116,17 +116,17 @@ def _times(
     pairs = [(each.attrib["TIME_SLOT_REF1"], each.attrib["TIME_SLOT_REF2"]) for each in annotations]
     times = {slot: int(time) for pair in pairs for slot in pair if (time := slots[slot])}
     starts = {start for start, _ in pairs}
-    for place, ((_, end), (start, after)) in enumerate(pairwise(pairs), start=1):
+    for index, ((_, end), (start, after)) in enumerate(pairwise(pairs), start=1):
         if not times.keys() & {end, start} and end not in starts:
-            pairs[place] = end, after  # the parts have a slot each at their border
+            pairs[index] = end, after  # the parts have a slot each at their border
     next_border = dict(pairs)
     for first in [start for start, end in pairs if start in times and end not in times]:
         chain = [first, next_border[first]]
         while chain[-1] not in times and chain[-1] in next_border and len(chain) <= len(pairs):
             chain.append(next_border[chain[-1]])
         if chain[-1] in times:
-            begin, length, parts = times[first], times[chain[-1]] - times[first], len(chain) - 1
-            times |= {slot: begin + length * place // parts for place, slot in enumerate(chain)}
+            start_time, length, parts = times[first], times[chain[-1]] - times[first], len(chain) - 1
+            times |= {slot: start_time + length * index // parts for index, slot in enumerate(chain)}
     for (start, end), annotation in zip(pairs, annotations, strict=True):
         if not times.keys() >= {start, end}:
             raise ValueError(f"the annotation {annotation.get('ANNOTATION_ID')} has no time")
@@ -144,7 +144,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     tiers |= {(name, "", "automated"): [] for name in classes if name not in labels}
     for bout in merge_overlaps(video_bouts):
         spans = tiers[bout.label, bout.subject, bout.origin]
-        start, end = milliseconds(bout)
+        start, end = to_milliseconds(bout)
         if spans:
             start = max(start, spans[-1][1])  # a point event, which lasts 1 ms here, may touch
         if start < end:  # not so for a second point event in the same millisecond
@@ -177,7 +177,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
             SubElement(annotation, "ANNOTATION_VALUE").text = label
     for time, name in sorted(slots, key=lambda slot: slot[0]):
         SubElement(order, "TIME_SLOT", TIME_SLOT_ID=name, TIME_VALUE=str(time))
-    facts = {"GRAPHIC_REFERENCES": "false", "LINGUISTIC_TYPE_ID": TIER_TYPE, "TIME_ALIGNABLE": "true"}
-    SubElement(root, "LINGUISTIC_TYPE", facts)
+    attributes = {"GRAPHIC_REFERENCES": "false", "LINGUISTIC_TYPE_ID": TIER_TYPE, "TIME_ALIGNABLE": "true"}
+    SubElement(root, "LINGUISTIC_TYPE", attributes)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.annotations import boris, boris_table, elan, frame_tables, label_studio, subtitles
-from everest.annotations.bout import CHECKED, DRAWN, ORIGINS, Bout, Bouts, by_video, unscored_bouts
+from everest.annotations.bout import CHECKED, DRAWN, ORIGINS, Bout, Bouts, group_by_video, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.annotations.records import (
     NO_EVENT,
@@ -23,14 +23,14 @@ from everest.annotations.records import (
     SEPARATORS,
     IsHeader,
     LeftOut,
-    cells_of,
-    in_line,
+    error_reason,
     left_out_text,
-    number_in,
+    line_errors,
+    read_number,
     read_table,
-    reason_of,
+    split_cells,
 )
-from everest.errors import DataError, shown
+from everest.errors import DataError, shorten
 from everest.system.files import write_text
 from everest.system.text import read_json
 from everest.system.types import Span
@@ -51,21 +51,21 @@ class Format:
     write: Write | None = None  # bouts and times by video, and all classes; None: it cannot be written
     ending: str = ""  # recognizes the kind; also of the files in a folder
     keys: Sequence[set[str]] = ()  # recognize JSON (of a list, the first item) with all keys of a set
-    has_columns: IsHeader | None = None  # recognizes the header of a table
+    is_header: IsHeader | None = None  # recognizes the header of a table
     is_of_one_video: bool = False
 
 
-def _has_columns(cells: Sequence[str]) -> bool:
+def _is_header(cells: Sequence[str]) -> bool:
     """Whether a line names the columns of a table of bouts."""
     return {cell.strip().lower() for cell in cells}.issuperset(TABLE_COLUMNS)
 
 
 def _read_table(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read a bout from each row with a label."""
-    _, header, rows = read_table(path, _has_columns)
+    _, header, rows = read_table(path, _is_header)
     names = [cell.strip().lower() for cell in header]
-    for number, cells in rows:
-        with in_line(number, cells, names):
+    for line_number, cells in rows:
+        with line_errors(line_number, cells, names):
             row = dict(zip(names, map(str.strip, cells), strict=False))
             if not row["label"]:
                 left_out["row without a label"] += 1
@@ -75,9 +75,9 @@ def _read_table(path: Path, fps: float | None, videos: VideoFinder, left_out: Le
             origin = row.get("origin") or "manual"
             if origin not in ORIGINS:
                 raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
-            start, end = number_in(row["start"]), number_in(row["end"])
-            who = {name: row[name] for name in ("subject", "observer") if name in row}
-            bout = Bout(video=row["video"], start=start, end=end, label=row["label"], origin=origin, **who)
+            start, end = read_number(row["start"]), read_number(row["end"])
+            person = {name: row[name] for name in ("subject", "observer") if name in row}
+            bout = Bout(video=row["video"], start=start, end=end, label=row["label"], origin=origin, **person)
         yield bout
 
 
@@ -93,17 +93,17 @@ def _write_table(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequenc
 
 
 FORMATS: Final[dict[str, Format]] = {
-    "csv": Format(read=_read_table, write=_write_table, has_columns=_has_columns),
+    "csv": Format(read=_read_table, write=_write_table, is_header=_is_header),
     "boris": Format(
         read=boris.read, write=boris.write, ending=".boris", keys=[{"observations", "behaviors_conf"}]
     ),
-    "boris-table": Format(read=boris_table.read, has_columns=boris_table.has_columns),
+    "boris-table": Format(read=boris_table.read, is_header=boris_table.is_header),
     "elan": Format(read=elan.read, write=elan.write, ending=".eaf", is_of_one_video=True),
     "label-studio": Format(
         read=label_studio.read, keys=[{"annotations"}, {"predictions"}, {"video"}, {"data"}]
     ),
     "activitynet": Format(read=label_studio.read_activitynet, keys=[{"database"}, {"results"}]),
-    "frames": Format(read=frame_tables.read, has_columns=frame_tables.has_columns),
+    "frames": Format(read=frame_tables.read, is_header=frame_tables.is_header),
     "vtt": Format(read=subtitles.read, write=subtitles.write_vtt, ending=".vtt", is_of_one_video=True),
     "srt": Format(read=subtitles.read, write=subtitles.write_srt, ending=".srt", is_of_one_video=True),
 }
@@ -132,17 +132,17 @@ def read_annotations(
     file_left_out = LeftOut()
     with as_data_error(path):
         refuse_video(path, expected="a file of annotations")
-        kind = "annotations"
+        format_name = "annotations"
         try:
-            kind = recognize(path)
-            bouts = list(FORMATS[kind].read(path, fps, videos or VideoFinder(), file_left_out))
+            format_name = recognize_format(path)
+            bouts = list(FORMATS[format_name].read(path, fps, videos or VideoFinder(), file_left_out))
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text.strip() for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
             bouts = [replace(bout, label=bout.label.strip()) for bout in bouts]
         except (*READING_ERRORS, csv.Error) as error:
-            reason = shown(reason_of(error), most=300)
-            raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
+            reason = shorten(error_reason(error), most=300)
+            raise DataError(f"{path}: cannot be read as {format_name}: {reason}") from error
     if not bouts and file_left_out.keys() - {NO_EVENT}:
         raise DataError(f"{path}: has no bout that is read, only {left_out_text(file_left_out)}")
     if left_out is not None:
@@ -159,34 +159,34 @@ def read_annotations(
     return kept
 
 
-def recognize(path: Path) -> str:
+def recognize_format(path: Path) -> str:
     """The kind of a file, by its ending, the keys of its JSON or the names of its columns."""
-    for kind, file_format in FORMATS.items():
+    for name, file_format in FORMATS.items():
         if path.suffix and path.suffix.lower() == file_format.ending:
-            return kind
+            return name
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = list(islice(file, LINES_SEARCHED))
     if "".join(lines[:1]).lstrip().startswith(("{", "[")):
         document = read_json(path)
         first = document[0] if isinstance(document, list) and document else document
-        for kind, file_format in FORMATS.items():
+        for name, file_format in FORMATS.items():
             if isinstance(first, dict) and any(first.keys() >= keys for keys in file_format.keys):
-                return kind
+                return name
         lines = []  # JSON is not a table
-    for cells in (cells_of(line, separator) for line in lines for separator in SEPARATORS):
-        for kind, file_format in FORMATS.items():
-            if file_format.has_columns and file_format.has_columns(cells):
-                return kind
+    for cells in (split_cells(line, separator) for line in lines for separator in SEPARATORS):
+        for name, file_format in FORMATS.items():
+            if file_format.is_header and file_format.is_header(cells):
+                return name
     raise DataError(
         f"{path}: not annotations of a known kind ({', '.join(FORMATS)}); a csv table needs the columns "
         "video,start,end,label"
     )
 
 
-def files_of(path: Path, videos: Iterable[str], kind: str) -> dict[Path, list[str]]:
+def plan_files(path: Path, videos: Iterable[str], format_name: str) -> dict[Path, list[str]]:
     """The files that `write_annotations` writes, each with its videos."""
     names = list(videos)
-    file_format = FORMATS[kind]
+    file_format = FORMATS[format_name]
     if not names:
         raise DataError(f"{path}: there is no bout and no video to write")
     if not file_format.is_of_one_video or len(names) == 1:
@@ -203,7 +203,7 @@ def files_of(path: Path, videos: Iterable[str], kind: str) -> dict[Path, list[st
 def write_annotations(
     path: Path,
     bouts: Iterable[Bout],
-    kind: str,
+    format_name: str,
     *,
     times: Mapping[str, VideoTimes] | None = None,
     classes: Sequence[str] = (),
@@ -212,21 +212,21 @@ def write_annotations(
 
     Args:
         path: a file, or a folder for several videos if a file of this kind has only one.
-        kind: csv, boris, elan, srt or vtt.
+        format_name: csv, boris, elan, srt or vtt.
         times: frame times by the name of the video; these videos are written even without bouts.
         classes: to be listed even without bouts, by kinds that name classes.
     Returns:
         The files.
     """
     times = times or {}
-    write = FORMATS[kind].write
-    assert write is not None, kind
-    grouped = {video: list[Bout]() for video in times} | by_video(bouts)
+    write = FORMATS[format_name].write
+    assert write is not None, format_name
+    grouped = {video: list[Bout]() for video in times} | group_by_video(bouts)
     for bout in (bout for video_bouts in grouped.values() for bout in video_bouts):
         if not bout.label.strip() or not (bout.label + bout.subject).isprintable():
-            what = f"the label or subject '{shown(bout.label)}'"
-            raise DataError(f"{shown(bout.video)}: {what} is no line of text")
-    files = files_of(path, grouped, kind)
+            text = f"the label or subject '{shorten(bout.label)}'"
+            raise DataError(f"{shorten(bout.video)}: {text} is no line of text")
+    files = plan_files(path, grouped, format_name)
     texts = [write({name: grouped[name] for name in names}, times, classes) for names in files.values()]
     for file, text in zip(files, texts, strict=True):  # none is written if a label is refused
         write_text(file, text)

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
 from everest.annotations.matching import VideoFinder, VideoTimes
-from everest.annotations.records import LeftOut, in_line, read_table
-from everest.errors import DataError, first_names, shown
+from everest.annotations.records import LeftOut, line_errors, read_table
+from everest.errors import DataError, first_names, shorten
 
 LABELS_SUFFIX: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
 PREDICTIONS_SUFFIX: Final = "_predictions"
@@ -52,7 +52,7 @@ END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end th
 MOST_DIFFERENT: Final = 0.01  # heuristic: the share of frames by which table and video may differ in length
 
 
-def has_columns(cells: Sequence[str]) -> bool:
+def is_header(cells: Sequence[str]) -> bool:
     """Whether a line is the header of a frame table: its first column, the frame number, may have no name."""
     is_unnamed = cells[:1] == [""] and (BACKGROUND in cells or _is_simba(cells))
     return len(cells) > 1 and (is_unnamed or cells[0] == "frame")
@@ -69,27 +69,27 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     Frames are timed by the frame rate if it is given, otherwise by the frames of the video.
     """
     columns_left_out = LeftOut()
-    flags_of, is_predicted = _read_table(path, columns_left_out)
-    frames = len(flags_of[UNSCORED])
+    flags_by_class, is_predicted = _read_table(path, columns_left_out)
+    num_frames = len(flags_by_class[UNSCORED])
     video = path.stem.removesuffix(LABELS_SUFFIX).removesuffix(PREDICTIONS_SUFFIX)
     video_times = videos.times(video)
-    times = video_times if fps is None else VideoTimes.at_rate(fps, frames)
+    times = video_times if fps is None else VideoTimes.from_rate(fps, num_frames)
     if times is None:
         raise DataError(
             f"{path}: its rows are frames, and their times are not known; set --fps, or name the folder "
             f"of the video {video} (--videos)"
         )
-    if abs(times.frames - frames) > max(END_FRAMES, MOST_DIFFERENT * frames):
-        fix = " If its last frames are not labeled, set --fps" if frames < times.frames else ""
+    if abs(times.num_frames - num_frames) > max(END_FRAMES, MOST_DIFFERENT * num_frames):
+        fix = " If its last frames are not labeled, set --fps" if num_frames < times.num_frames else ""
         raise DataError(
-            f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?{fix}"
+            f"{path}: has {num_frames} frames, and the video {times.num_frames}; is it of another video?{fix}"
         )
     spans: list[tuple[str, float, float]] = []
-    for label, flags in flags_of.items():
+    for label, flags in flags_by_class.items():
         changes = np.flatnonzero(np.diff(flags, prepend=False, append=False))  # starts and ends in turn
-        borders = times.borders[np.minimum(changes, times.frames)].tolist()
+        borders = times.borders[np.minimum(changes, times.num_frames)].tolist()
         spans += [(label, *span) for span in zip(borders[::2], borders[1::2], strict=True)]
-    last = float(times.borders[min(frames, times.frames)])
+    last = float(times.borders[min(num_frames, times.num_frames)])
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
         spans.append((UNSCORED, last, video_times.seconds))  # the frames of the video that the table lacks
     origin: Origin = "automated" if is_predicted or path.stem.endswith(PREDICTIONS_SUFFIX) else "manual"
@@ -105,18 +105,18 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
 
     Columns of equal names are merged.
     """
-    _, header, rows = read_table(path, has_columns)
+    _, header, rows = read_table(path, is_header)
     row_codes: list[NDArray[np.int8]] = []  # (columns,) each
     first_cells: list[str] = []
-    for number, cells in rows:
-        with in_line(number, cells, header):
+    for line_number, cells in rows:
+        with line_errors(line_number, cells, header):
             codes_of_cells = [CELL_CODES.get(cell.strip(), OTHER_CODE) for cell in cells[: len(header)]]
             row_codes.append(np.array(codes_of_cells, np.int8))
             first_cells.append(cells[0])
     if not row_codes:
         raise ValueError("it has no row of a frame")
     codes = np.stack(row_codes)
-    columns = _class_columns(path, header, codes, left_out)
+    columns = _find_class_columns(path, header, codes, left_out)
     frames = np.arange(len(codes))  # of each row
     with suppress(ValueError):  # by the first cells, if these are numbers that rise
         counts = np.array(first_cells, np.float64)
@@ -127,19 +127,19 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
     values = np.full((frames[-1] + 1, len(columns)), UNSCORED_CODE, np.int8)  # (F, C), with the background
     values[frames] = codes[:, columns]
     unscored = (values == UNSCORED_CODE).any(axis=1)
-    flags_of: dict[str, NDArray[np.bool_]] = {}
+    flags_by_class: dict[str, NDArray[np.bool_]] = {}
     for column, flags in zip(columns, ((values == 1) & ~unscored[:, None]).T, strict=True):
-        flags_of[header[column]] = flags_of.get(header[column], False) | flags
-    flags_of.pop(BACKGROUND, None)
-    flags_of[UNSCORED] = unscored | flags_of.pop(UNSCORED, False)
-    return flags_of, any(name.startswith(PROBABILITY) for name in header)
+        flags_by_class[header[column]] = flags_by_class.get(header[column], False) | flags
+    flags_by_class.pop(BACKGROUND, None)
+    flags_by_class[UNSCORED] = unscored | flags_by_class.pop(UNSCORED, False)
+    return flags_by_class, any(name.startswith(PROBABILITY) for name in header)
 
 
-def _class_columns(
+def _find_class_columns(
     path: Path, header: Sequence[str], codes: NDArray[np.int8], left_out: LeftOut
 ) -> list[int]:
     """The columns of classes in codes (rows, columns); ValueError if there is none."""
-    places = [place for place, name in enumerate(header) if name not in FRAME_COLUMNS]
+    column_ids = [column for column, name in enumerate(header) if name not in FRAME_COLUMNS]
     is_binary = (codes != OTHER_CODE).all(axis=0).tolist()
     is_simba = _is_simba(header)
     stated = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
@@ -153,10 +153,10 @@ def _class_columns(
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{config} cannot be read: {reason}") from error
         stated = {name.strip() for key, name in settings if key.startswith(CLASS_KEY) and name.strip()}
-    others = [place for place in places if not is_binary[place]]
-    classes = [place for place in places if is_binary[place]]
+    others = [column for column in column_ids if not is_binary[column]]
+    classes = [column for column in column_ids if is_binary[column]]
     if stated:
-        classes = [place for place in classes if header[place] in stated]
+        classes = [column for column in classes if header[column] in stated]
     elif is_simba:
         is_feature = [  # one that may be after all others
             name.lower().startswith(COUNTS_PREFIX)
@@ -164,23 +164,23 @@ def _class_columns(
             or (DISTANCE_FEATURE.search(name) is not None and not binary)
             for name, binary in zip(header, is_binary, strict=True)
         ]
-        ends = dropwhile(is_feature.__getitem__, reversed(places))
-        classes = list(takewhile(lambda place: is_binary[place] and not is_feature[place], ends))[::-1]
+        ends = dropwhile(is_feature.__getitem__, reversed(column_ids))
+        classes = list(takewhile(lambda column: is_binary[column] and not is_feature[column], ends))[::-1]
     elif others and BACKGROUND in header:  # DeepEthogram has columns of classes only
-        names = first_names([header[place] for place in others])
+        names = first_names([header[column] for column in others])
         raise ValueError(f"columns with other values than 0, 1 and -1: {names}")
-    if not any(header[place] != BACKGROUND for place in classes):
-        where = f"for {first_names(sorted(stated))}" if stated else "at its end"
-        raise ValueError(f"no column of 0 and 1 {where} (columns: {first_names(header)})")
-    for name in sorted(stated - {header[place] for place in classes}):
-        left_out[f"class without a column of 0 and 1 '{shown(name)}'"] += 1
-    for place in places:
-        name = header[place]
-        is_known = name.lower().endswith(POSE_ENDS) or name.lower().startswith(COUNTS_PREFIX)
-        is_known = is_known or name.startswith(PROBABILITY) or name in stated
-        if place in classes or is_known or (is_simba and not is_binary[place]):
+    if not any(header[column] != BACKGROUND for column in classes):
+        place_text = f"for {first_names(sorted(stated))}" if stated else "at its end"
+        raise ValueError(f"no column of 0 and 1 {place_text} (columns: {first_names(header)})")
+    for name in sorted(stated - {header[column] for column in classes}):
+        left_out[f"class without a column of 0 and 1 '{shorten(name)}'"] += 1
+    for column in column_ids:
+        name = header[column]
+        is_expected = name.lower().endswith(POSE_ENDS) or name.lower().startswith(COUNTS_PREFIX)
+        is_expected = is_expected or name.startswith(PROBABILITY) or name in stated
+        if column in classes or is_expected or (is_simba and not is_binary[column]):
             continue  # features of a table of SimBA are no records, unless they may be classes
-        kind = "column that is no class" if is_binary[place] else "column of other values than 0 and 1"
-        kind = "column of a region" if is_simba and REGION_FEATURE.search(name) else kind
-        left_out[f"{kind} '{shown(name)}'"] += 1
+        problem = "column that is no class" if is_binary[column] else "column of other values than 0 and 1"
+        problem = "column of a region" if is_simba and REGION_FEATURE.search(name) else problem
+        left_out[f"{problem} '{shorten(name)}'"] += 1
     return classes

@@ -18,10 +18,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.bout import Bout, Origin, origin_in
+from everest.annotations.bout import Bout, Origin, read_origin
 from everest.annotations.matching import VideoFinder
-from everest.annotations.records import LeftOut, in_record
-from everest.errors import first_names, shown
+from everest.annotations.records import LeftOut, record_errors
+from everest.errors import first_names, shorten
 from everest.system.text import read_json
 from everest.video.folders import VIDEO_SUFFIXES
 
@@ -32,7 +32,7 @@ TASK_KEYS: Final = {"annotations", "predictions", "data"}  # JSON-MIN has none o
 TASK_FIELDS: Final = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "fps")
 BOX_KEY: Final = "sequence"  # the key frames of a box that moves
 # Fields that name the kind of a region without a type.
-REGION_KINDS: Final = ("timelinelabels", "labels", "choices", "text", "rating", "number", "ranges")
+REGION_TYPES: Final = ("timelinelabels", "labels", "choices", "text", "rating", "number", "ranges")
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
 # What one annotator, or a model, marked in a task: the annotator, the regions, and whether a model did.
 LabeledRegions = tuple[str, Sequence[Mapping[str, Any]], bool]
@@ -45,31 +45,31 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     those do. A task without annotations has the bouts of its last prediction, with the origin `automated`.
     """
     document = read_json(path)
-    for number, task in enumerate(document if isinstance(document, list) else [document], start=1):
-        with in_record(f"task {task.get('id', number) if isinstance(task, dict) else number}"):
+    for i, task in enumerate(document if isinstance(document, list) else [document], start=1):
+        with record_errors(f"task {task.get('id', i) if isinstance(task, dict) else i}"):
             if "bouts" in task:
                 problem = "JSON of `everest timeline`, which is not read; write csv, boris or elan by --to"
                 raise ValueError(problem)
-            marked = list(_regions_of_annotators(task, left_out))
-            if not any(regions for _, regions, _ in marked):
+            annotators = list(_regions_of_annotators(task, left_out))
+            if not any(regions for _, regions, _ in annotators):
                 reason = "task without a region"
                 known = {*TASK_FIELDS, *VIDEO_KEYS}
                 others = [key for key in task if key.lower() not in known]
                 if any("result" not in annotation for annotation in task.get("annotations") or ()):
                     reason = "task with an annotation that has no result"
                 elif others and not task.keys() & TASK_KEYS:
-                    reason = f"task with {shown(first_names(others))} only"
+                    reason = f"task with {shorten(first_names(others))} only"
                 left_out[reason] += 1
-            for observer, regions, is_predicted in marked:
-                for place, region in enumerate(regions, start=1):
-                    with in_record(f"region {region.get('id') or place}"):
-                        made = "prediction" if is_predicted else region.get("origin", "")
-                        who: Any = {"origin": _ORIGINS.get(made, "manual"), "observer": observer}
-                        for start, end, label in _spans(region, task, fps, left_out):
-                            yield Bout(video=_video(task), start=start, end=end, label=label, **who)
+            for observer, regions, is_predicted in annotators:
+                for region_index, region in enumerate(regions, start=1):
+                    with record_errors(f"region {region.get('id') or region_index}"):
+                        region_origin = "prediction" if is_predicted else region.get("origin", "")
+                        person: Any = {"origin": _ORIGINS.get(region_origin, "manual"), "observer": observer}
+                        for start, end, label in _read_spans(region, task, fps, left_out):
+                            yield Bout(video=_find_video(task), start=start, end=end, label=label, **person)
 
 
-def _video(task: Mapping[str, Any]) -> str:
+def _find_video(task: Mapping[str, Any]) -> str:
     """The name of the video of a task."""
     data = task.get("data", task)
     texts = [(key.lower(), text) for key, text in data.items() if isinstance(text, str)]
@@ -80,25 +80,25 @@ def _video(task: Mapping[str, Any]) -> str:
     return names[0]
 
 
-def _spans(
+def _read_spans(
     region: Mapping[str, Any], task: Mapping[str, Any], fps: float | None, left_out: LeftOut
 ) -> list[tuple[float, float, str]]:
     """The starts and ends in seconds and the classes of a region of time; other regions are left out."""
     value = region.get("value", region)
-    kind = region.get("type") or next((key for key in REGION_KINDS if key in value), "unknown")
+    region_type = region.get("type") or next((key for key in REGION_TYPES if key in value), "unknown")
     labels = value.get("timelinelabels") or value.get("labels") or []
     if not isinstance(labels, list):
-        raise ValueError(f"{shown(str(kind))} is no list of classes")
+        raise ValueError(f"{shorten(str(region_type))} is no list of classes")
     # Regions of a text have characters for times, and state the text; `choices` and texts describe a region.
     is_of_text = bool({"text", "startOffset"} & value.keys())
-    is_seconds = "labels" in value and not is_of_text and bool({"start", "end"} & value.keys())
-    if BOX_KEY in value or not ("ranges" in value or is_seconds):
-        left_out["box" if BOX_KEY in value else f"region of the kind {shown(str(kind))}"] += 1
+    is_in_seconds = "labels" in value and not is_of_text and bool({"start", "end"} & value.keys())
+    if BOX_KEY in value or not ("ranges" in value or is_in_seconds):
+        left_out["box" if BOX_KEY in value else f"region of the kind {shorten(str(region_type))}"] += 1
         return []
     if not labels:
         left_out["region of time without a class"] += 1
         return []
-    if is_seconds:
+    if is_in_seconds:
         times = [(float(value["start"]), float(value["end"]))]
     else:
         rate = float(fps or task.get("data", task).get("fps") or 0)
@@ -119,41 +119,41 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
         fields = {
             key: values if isinstance(values, list) else [values]
             for key, values in task.items()
-            if isinstance(values, list) or (isinstance(values, dict) and values.keys() & {*REGION_KINDS})
+            if isinstance(values, list) or (isinstance(values, dict) and values.keys() & {*REGION_TYPES})
         }
-        plain = [
-            {"type": None, **each} if isinstance(each, dict) else {"type": key}
+        regions = [
+            {"type": None, **annotation} if isinstance(annotation, dict) else {"type": key}
             for key, values in fields.items()
-            for each in values
+            for annotation in values
         ]
         if not fields and task.keys() & {"start", "end"}:
             start, end, label = (task[name] for name in BOUT_FIELDS)
             value = {"start": start, "end": end, "labels": [label] if label else []}
-            plain = [{"type": "label", "value": value}]
-        yield str(task.get("annotator", "")), plain, False
+            regions = [{"type": "label", "value": value}]
+        yield str(task.get("annotator", "")), regions, False
         return
     annotations = task.get("annotations") or []
-    given = [each for each in annotations if not each.get("was_cancelled")]
-    true = [each for each in given if each.get("ground_truth")] or given
+    complete = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+    valid = [annotation for annotation in complete if annotation.get("ground_truth")] or complete
     last: dict[str, Mapping[str, Any]] = {}  # by annotator: an e-mail address, a number, or nothing
-    for each in true:
-        who = each.get("completed_by")
+    for annotation in valid:
+        who = annotation.get("completed_by")
         who = (who.get("email") or who.get("id")) if isinstance(who, dict) else who
-        last["" if who is None else str(who)] = each
+        last["" if who is None else str(who)] = annotation
     predictions = task.get("predictions") or []
     left_out += LeftOut(
         {
-            "canceled annotation": len(annotations) - len(given),
-            "annotation that is not the ground truth": len(given) - len(true),
-            "earlier annotation of an annotator": len(true) - len(last),
-            "prediction of an annotated task": len(predictions) if given else 0,
-            "earlier prediction": 0 if given else max(len(predictions) - 1, 0),
+            "canceled annotation": len(annotations) - len(complete),
+            "annotation that is not the ground truth": len(complete) - len(valid),
+            "earlier annotation of an annotator": len(valid) - len(last),
+            "prediction of an annotated task": len(predictions) if complete else 0,
+            "earlier prediction": 0 if complete else max(len(predictions) - 1, 0),
             "draft": len(task.get("drafts") or ()),
         }
     )
-    for annotator, each in last.items():
-        yield annotator, each.get("result") or (), False
-    if predictions and not given:
+    for annotator, annotation in last.items():
+        yield annotator, annotation.get("result") or (), False
+    if predictions and not complete:
         yield "", predictions[-1].get("result") or (), True
 
 
@@ -164,15 +164,15 @@ def read_activitynet(path: Path, fps: float | None, videos: VideoFinder, left_ou
     """
     document = read_json(path)
     is_database = "database" in document
-    for video, facts in document["database" if is_database else "results"].items():
-        with in_record(f"video '{shown(video)}'"):
-            entries = facts.get("annotations") if is_database else facts
+    for video, content in document["database" if is_database else "results"].items():
+        with record_errors(f"video '{shorten(video)}'"):
+            entries = content.get("annotations") if is_database else content
             if not entries:
-                subset = facts.get("subset", "") if is_database else ""
+                subset = content.get("subset", "") if is_database else ""
                 left_out[" ".join(filter(None, ["video without annotations", subset and f"({subset})"]))] += 1
         for entry in entries or ():
-            with in_record(f"video '{shown(video)}'"):
+            with record_errors(f"video '{shorten(video)}'"):
                 start, end = float(entry["segment"][0]), float(entry["segment"][1])
-                origin = origin_in(entry.get("origin"), "manual" if is_database else "automated")
+                origin = read_origin(entry.get("origin"), "manual" if is_database else "automated")
                 bout = Bout(video=video, start=start, end=end, label=entry["label"], origin=origin)
             yield bout

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from everest.annotations.bout import LATEST_TIME, UNSCORED, Bout, Bouts
-from everest.errors import DataError, shown
+from everest.errors import DataError, shorten
 from everest.system.types import Floats
 from everest.video.folders import VIDEO_SUFFIXES
 from everest.video.reader import frame_times, video_info
@@ -49,12 +49,12 @@ class VideoTimes:
         return cls(borders=np.append(times, times[-1] + 1 / fps), fps=fps)
 
     @classmethod
-    def at_rate(cls, fps: float, frames: int) -> VideoTimes:
+    def from_rate(cls, fps: float, num_frames: int) -> VideoTimes:
         """The times of F frames at a constant rate."""
-        return cls(borders=np.arange(frames + 1) / fps, fps=fps)
+        return cls(borders=np.arange(num_frames + 1) / fps, fps=fps)
 
     @property
-    def frames(self) -> int:
+    def num_frames(self) -> int:
         """The number of frames F."""
         return self.borders.size - 1
 
@@ -79,7 +79,7 @@ class VideoFinder:
         self._by_key: dict[tuple[int, str], list[Path]] = defaultdict(list)
         self._times_of = cache(VideoTimes.of)
         for video in self.videos:
-            for key in _keys(video.name):
+            for key in _matching_keys(video.name):
                 self._by_key[key].append(video)
 
     def find(self, name: str) -> Path | None:
@@ -93,13 +93,13 @@ class VideoFinder:
             text = unquote(text.partition("?")[0])
         *folders, last = text.replace("\\", "/").split("/")
         shared: dict[Path, int] = {}  # the folders at the end that are equal
-        for video in next((self._by_key[key] for key in _keys(last) if key in self._by_key), []):
+        for video in next((self._by_key[key] for key in _matching_keys(last) if key in self._by_key), []):
             pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
             shared[video] = len([*takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)])
-        best = [video for video, equal in shared.items() if equal == max(shared.values())]
+        best = [video for video, count in shared.items() if count == max(shared.values())]
         if len(best) > 1:
             names = f"{best[0]} or {best[1]}; name one of the folders"
-            raise DataError(f"the annotated video {shown(name)} may be {names}")
+            raise DataError(f"the annotated video {shorten(name)} may be {names}")
         return best[0] if best else None
 
     def times(self, name: str) -> VideoTimes | None:
@@ -108,16 +108,16 @@ class VideoFinder:
         return None if video is None else self._times_of(video)
 
 
-def _keys(name: str) -> list[tuple[int, str]]:
+def _matching_keys(name: str) -> list[tuple[int, str]]:
     """The forms of a file name to compare, the surest first."""
-    plain = stem(name).casefold()
-    return list(enumerate([name, name.casefold(), plain, _PREFIX.sub("", plain)]))
+    plain_stem = stem(name).casefold()
+    return list(enumerate([name, name.casefold(), plain_stem, _PREFIX.sub("", plain_stem)]))
 
 
-def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
+def late_bout_notices(bouts_by_video: Bouts, ends: Mapping[str, float]) -> list[str]:
     """A notice for each video with bouts after its end; `ends` are the known ends in seconds."""
     notices = []
-    for video, bouts in bouts_of.items():
+    for video, bouts in bouts_by_video.items():
         last = ends.get(video, LATEST_TIME) + END_SLACK
         are_late = [bout.end > last for bout in bouts if bout.label != UNSCORED]
         if any(are_late):
@@ -128,7 +128,7 @@ def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
     return notices
 
 
-def checked_lengths(bouts_of: Bouts) -> tuple[dict[str, list[Bout]], dict[str, VideoTimes], list[str]]:
+def check_lengths(bouts_by_video: Bouts) -> tuple[dict[str, list[Bout]], dict[str, VideoTimes], list[str]]:
     """Compare bouts with the lengths of their videos.
 
     Returns:
@@ -136,18 +136,18 @@ def checked_lengths(bouts_of: Bouts) -> tuple[dict[str, list[Bout]], dict[str, V
         notices about the others, and about bouts after the end.
     """
     times: dict[str, VideoTimes] = {}
-    checked: dict[str, list[Bout]] = {}
+    clipped: dict[str, list[Bout]] = {}
     notices = []
-    for path, bouts in bouts_of.items():
+    for path, bouts in bouts_by_video.items():
         try:
             times[path] = VideoTimes.of(path)
         except VideoError as error:
             notices.append(f"{error}; its bouts were not checked against its length")
         end = times[path].seconds if path in times else LATEST_TIME
-        checked[path] = [
+        clipped[path] = [
             replace(bout, end=min(bout.end, end)) if bout.label == UNSCORED else bout
             for bout in bouts
             if bout.label != UNSCORED or bout.start < end
         ]
-    notices += late_notices(checked, {path: measured.seconds for path, measured in times.items()})
-    return checked, times, notices
+    notices += late_bout_notices(clipped, {path: video_times.seconds for path, video_times in times.items()})
+    return clipped, times, notices

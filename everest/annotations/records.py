@@ -33,28 +33,28 @@ READING_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, Ove
 SEPARATORS: Final = "\t;,"  # a comma may be in a cell, too
 
 
-def reason_of(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """Why a record or a file cannot be read."""
     text = next((text for types, text in ERROR_REASONS if isinstance(error, types)), "{}")
     return text.format(error)
 
 
 @contextmanager
-def in_record(name: str) -> Iterator[None]:
+def record_errors(name: str) -> Iterator[None]:
     """Prefix errors of the block about the content of a record with its name."""
     try:
         yield
     except READING_ERRORS as error:
-        raise ValueError(f"{name}: {reason_of(error)}") from error
+        raise ValueError(f"{name}: {error_reason(error)}") from error
 
 
 @contextmanager
-def in_line(number: int, cells: Sequence[str] = (), header: Sequence[str] = ()) -> Iterator[None]:
+def line_errors(line_number: int, cells: Sequence[str] = (), header: Sequence[str] = ()) -> Iterator[None]:
     """Prefix errors of the block with the line; refuse cells that do not fit a header.
 
     Further cells may follow if they are empty.
     """
-    with in_record(f"line {number}"):
+    with record_errors(f"line {line_number}"):
         if len(cells) < len(header) or any(cells[len(header) :]):
             raise ValueError(f"it has {len(cells)} fields, and the header {len(header)}")
         yield
@@ -76,7 +76,7 @@ def read_table(path: Path, is_header: IsHeader) -> tuple[list[list[str]], list[s
 
     Empty lines are skipped. ValueError if there is no header.
     """
-    rows = _rows(path, is_header)
+    rows = _read_rows(path, is_header)
     above: list[list[str]] = []
     for _, cells in rows:
         if is_header(cells):
@@ -85,21 +85,21 @@ def read_table(path: Path, is_header: IsHeader) -> tuple[list[list[str]], list[s
     raise ValueError("no line with the names of the columns")
 
 
-def _rows(path: Path, is_header: IsHeader) -> Iterator[Row]:
+def _read_rows(path: Path, is_header: IsHeader) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        separators = (sign for line in file for sign in SEPARATORS if is_header(cells_of(line, sign)))
+        separators = (sign for line in file for sign in SEPARATORS if is_header(split_cells(line, sign)))
         separator = next(separators, ",")
         file.seek(0)
         reader = csv.reader(file, delimiter=separator)
         yield from ((reader.line_num, cells) for cells in reader if any(cells))
 
 
-def cells_of(line: str, separator: str) -> list[str]:
+def split_cells(line: str, separator: str) -> list[str]:
     """The cells of a line; csv.Error if it is not part of a table."""
     return next(csv.reader([line], delimiter=separator), [])
 
 
-def number_in(text: str) -> float:
+def read_number(text: str) -> float:
     """The finite number of a cell; ValueError if it has none."""
     try:
         number = float(text)

@@ -16,10 +16,10 @@ from operator import mul
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.bout import Bout, Bouts, from_milliseconds, milliseconds
+from everest.annotations.bout import Bout, Bouts, from_milliseconds, to_milliseconds
 from everest.annotations.matching import VideoFinder, VideoTimes
-from everest.annotations.records import LeftOut, in_line
-from everest.errors import DataError, shown
+from everest.annotations.records import LeftOut, line_errors
+from everest.errors import DataError, shorten
 
 _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
 _TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
@@ -42,24 +42,24 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         if is_head:
             rows = rows[1:]  # after the line WEBVTT
         # A number or a name may precede the times.
-        place = next((place for place, (_, line) in enumerate(rows[:2]) if "-->" in line), -1)
-        labels = rows[place + 1 :]
+        index = next((index for index, (_, line) in enumerate(rows[:2]) if "-->" in line), -1)
+        labels = rows[index + 1 :]
         for number, line in labels:
-            with in_line(number):
+            with line_errors(number):
                 if _TIME_LINE.match(line):
-                    text = shown(line.strip())
+                    text = shorten(line.strip())
                     raise ValueError(f"'{text}' is in the text of a cue; put an empty line between cues")
-        if place < 0 and not is_cue:
+        if index < 0 and not is_cue:
             if not is_head:
                 left_out[f"block {rows[0][1].split()[0]}"] += 1
             continue
-        number, line = rows[max(place, 0)]
-        with in_line(number):
+        number, line = rows[max(index, 0)]
+        with line_errors(number):
             match = _TIMES.match(line)
             if match is None:
-                raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
-            numbers = [int(group or 0) for group in match.groups()]
-            start, end = (sum(map(mul, part, UNITS_MS)) for part in (numbers[:4], numbers[4:]))
+                raise ValueError(f"'{shorten(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
+            fields = [int(group or 0) for group in match.groups()]
+            start, end = (sum(map(mul, part, UNITS_MS)) for part in (fields[:4], fields[4:]))
             start, end = from_milliseconds(start, end)
             texts = [html.unescape(_TAG.sub("", text)) if is_vtt else text for _, text in labels]
             classes = [label for text in texts if (label := text.strip())]
@@ -75,17 +75,17 @@ def _write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]
     cues = ["WEBVTT\n"] if is_vtt else []
     for number, bout in enumerate(video_bouts, start=1):
         stamps = []  # hours:minutes:seconds.milliseconds
-        for time in milliseconds(bout):
-            minutes, rest = divmod(time, UNITS_MS[1])
-            second, thousandths = divmod(rest, UNITS_MS[2])
+        for time in to_milliseconds(bout):
+            minutes, remainder = divmod(time, UNITS_MS[1])
+            seconds, thousandths = divmod(remainder, UNITS_MS[2])
             point = "." if is_vtt else ","
-            stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}")
-        head = "" if is_vtt else f"{number}\n"
+            stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}{point}{thousandths:03}")
+        number_line = "" if is_vtt else f"{number}\n"
         label = html.escape(bout.label, quote=False) if is_vtt else bout.label
         if _TIME_LINE.match(label):  # SubRip has no escapes
             reason = "reads as the times of a cue; rename the class, or write vtt"
-            raise DataError(f"{shown(bout.video)}: the label '{shown(label)}' {reason}")
-        cues.append(f"{head}{' --> '.join(stamps)}\n{label}\n")
+            raise DataError(f"{shorten(bout.video)}: the label '{shorten(label)}' {reason}")
+        cues.append(f"{number_line}{' --> '.join(stamps)}\n{label}\n")
     return "\n".join(cues)
 
 

@@ -33,7 +33,7 @@ from everest.data.footage import frame_span
 from everest.data.recipe_clips import clip_format
 from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, UserError
-from everest.lists.sample import evenly_spaced
+from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipModel, ClipSpec
@@ -41,7 +41,7 @@ from everest.models.spec import ModelSpec
 from everest.system.files import write_text
 from everest.system.processes import warn_on_main
 from everest.system.run_folder import RECIPE_FILE, WEIGHTS_FILE
-from everest.system.text import counted
+from everest.system.text import plural
 from everest.system.weights import Weights
 from everest.tokenizer.network import TokenizerSpec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS, PixelStatistics
@@ -114,7 +114,9 @@ def training_seconds(opened: LoadedModel) -> float | None:
         return None
     data = load_recipe(path, imports=False).data
     try:
-        samples = evenly_spaced(read_source(data, "train", labeled=False, may_miss=True).samples, MOST_TIMED)
+        samples = choose_evenly(
+            read_source(data, "train", labeled=False, skip_missing=True).samples, MOST_TIMED
+        )
         rates = [video_info(sample.video).fps or inf for sample in samples]  # images have none: 0 seconds
         frames = [frame_span(sample)[1] for sample in samples]
     except UserError:  # such as videos that have moved
@@ -208,8 +210,8 @@ def other_pixels(saved: PixelStatistics, requested: PixelStatistics) -> str:
     """State how the clips of weights and of a recipe differ, and the settings that make them equal."""
     if saved.channels != requested.channels:
         return (
-            f"trained on clips of {counted(saved.channels, 'channel')}, the recipe has "
-            f"{counted(requested.channels, 'channel')}; set data.channels={saved.channels}"
+            f"trained on clips of {plural(saved.channels, 'channel')}, the recipe has "
+            f"{plural(requested.channels, 'channel')}; set data.channels={saved.channels}"
         )
     return (
         "trained with another normalization than the recipe's; to match it, "

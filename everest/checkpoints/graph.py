@@ -22,7 +22,7 @@ from everest.checkpoints.load import LoadedModel, read_clip_spec
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.frames import SAMPLINGS
 from everest.data.views import ClipFormat
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shown
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shorten
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import Classifier, SelectingModel, VideoEncoder, outputs_of
@@ -225,7 +225,7 @@ def open_exported(file: Path) -> ExportedClassifier:
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime"):  # its errors have no base of their own
             raise
-        reason = shown(str(error).strip().split("\n")[0])
+        reason = shorten(str(error).strip().split("\n")[0])
         raise CheckpointError(f"{file}: onnxruntime cannot read it ({reason})") from error
     metadata = session.get_modelmeta().custom_metadata_map
     inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
@@ -239,5 +239,5 @@ def open_exported(file: Path) -> ExportedClassifier:
     try:
         return ExportedClassifier(file, session, metadata)
     except (KeyError, TypeError, ValueError) as error:
-        why = shown(error) if isinstance(error, ValueError) else "a value is missing, or of another type"
+        why = shorten(error) if isinstance(error, ValueError) else "a value is missing, or of another type"
         raise CheckpointError(f"{file}: its metadata is damaged ({why}); export it again") from error

@@ -26,12 +26,12 @@ from everest.checkpoints.load import LoadedModel
 from everest.config.settings import DataSettings
 from everest.data.recipe_clips import clip_format
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
-from everest.lists.inputs import LIST_SUFFIXES, named_samples
-from everest.lists.sample import Sample, evenly_spaced
+from everest.lists.inputs import LIST_SUFFIXES, find_samples
+from everest.lists.sample import Sample, choose_evenly
 from everest.models.classifier import outputs_of
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import atomic_file
-from everest.system.text import counted
+from everest.system.text import plural
 from everest.video.reader import VideoError
 
 TOLERANCE: Final = 1e-4  # heuristic: of logits and features in float32; above it no file is written
@@ -69,7 +69,7 @@ class Int8Clips(NamedTuple):
 
 
 def write_onnx(
-    path: Path, graph: Graph, *, clips: Int8Clips | None = None, report: Report = silent
+    path: Path, graph: Graph, *, clips: Int8Clips | None = None, report: Report = ignore_event
 ) -> dict[str, Any]:
     """Write an .onnx file, and return the facts about it, of `everest export --json`.
 
@@ -107,16 +107,16 @@ def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> t
     normalize, num_others = graph.spec.pixels.normalize, len(clips.others)
     calibration = list(map(normalize, clips.calibration))
     num_clips = len(calibration) + num_others
-    report(heading(f"calibrating int8 on {counted(len(calibration), 'clip')}"))
+    report(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
     integers, floats = quantize(file, calibration, report=report)
-    report(heading(f"comparing int8 with the model on {counted(num_clips, 'clip')}"))
+    report(heading(f"comparing int8 with the model on {plural(num_clips, 'clip')}"))
     compared = _reported(chain(calibration, map(normalize, clips.others)), num_clips, report)
     difference = compare(graph, _runner(file), what="the file", calibration=compared)
     changed = ""
     if difference.changed is not None:
         unit = "clip" if num_others else "calibration clip"
         unseen = f" ({num_others} of them not used to calibrate)" if num_others else ""
-        changed = f"{difference.changed} of {counted(num_clips, unit)}{unseen} get another class; "
+        changed = f"{difference.changed} of {plural(num_clips, unit)}{unseen} get another class; "
     if difference.points is not None:
         changed += f"no probability changes by more than {difference.points:.2g} points; "
     notes = [
@@ -125,7 +125,7 @@ def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> t
     if not integers:
         notes.append("int8: nothing to quantize; the file is as large and as fast as with fp32")
     if floats:
-        notes.append(f"{counted(floats, 'product')} with outliers in their input stay in float32")
+        notes.append(f"{plural(floats, 'product')} with outliers in their input stay in float32")
     return difference, notes
 
 
@@ -233,7 +233,7 @@ def _runner(file: Path, *, threads: int = 0) -> RunFile:
     return lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})]
 
 
-def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = silent) -> tuple[int, int]:
+def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_event) -> tuple[int, int]:
     """Quantize a float32 graph in its file; the scales of activations come from `batches`.
 
     Only the products of encoded tokens with weights change. The nodes of importance, selection and
@@ -337,12 +337,12 @@ def int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
         raise DataError(f"--calibrate {source}: no such list or folder")
     recipe = recipe_of(opened, notify=lambda text: report(notice(text)))
     data, clip = recipe.data, clip_format(recipe, opened.model.stage)
-    samples = named_samples([source], root=Path(data.root) if _is_list_of(data, source) else None)
+    samples = find_samples([source], root=Path(data.root) if _is_list_of(data, source) else None)
     count = min(len(samples), MOST_CLIPS)
     numbers = [number * len(samples) // count for number in range(count)]
-    others = evenly_spaced(sorted(set(range(len(samples))) - set(numbers)), MOST_CLIPS)
+    others = choose_evenly(sorted(set(range(len(samples))) - set(numbers)), MOST_CLIPS)
     clips = Int8Clips([], [], [])
-    report(heading(f"reading {counted(count + len(others), 'clip')} of {source}"))
+    report(heading(f"reading {plural(count + len(others), 'clip')} of {source}"))
     for done, number in enumerate([*numbers, *others], start=1):
         sample = samples[number]
         try:

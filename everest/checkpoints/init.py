@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import as_yaml, other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_of_timm, open_encoder
 from everest.converters.files import everest_file_at
-from everest.errors import CheckpointError, RecipeError, shown
+from everest.errors import CheckpointError, RecipeError, shorten
 from everest.models.spec import AutoencoderSpec, ModelSpec, read_model_spec
 from everest.system.files import absolute_keeping_links
 from everest.system.hub import absolute_name
@@ -25,8 +25,8 @@ from everest.system.run_folder import (
     InitFile,
     RunFolder,
 )
-from everest.system.text import reading_own
-from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
+from everest.system.text import damage_errors
+from everest.system.weights import Weights, load_tensors, require_matching, state_hash
 from everest.system.weights_header import read_header
 from everest.tokenizer.network import TokenizerSpec
 
@@ -51,7 +51,7 @@ def find_init(
     """
     name = absolute_name(name)
     run = None if output is None or overwrite else RunFolder(output)
-    environment = run.environment() if run is not None and run.has_environment() else None
+    environment = run.read_environment() if run is not None and run.has_environment() else None
     if environment is not None and environment.init_name == name:
         file = str(environment.init)
     elif is_of_timm(name):
@@ -79,7 +79,7 @@ class InitWeights:
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
         run = RunFolder(file.parent)
         is_of_run = file.name in (WEIGHTS_FILE, BEST_FILE) and run.has_environment()
-        total = f" of {run.environment().plan.steps}" if is_of_run else ""
+        total = f" of {run.read_environment().plan.steps}" if is_of_run else ""
         reached = f", step {step}{total}" if step else ""
         return f"weights: encoder of {label}{reached}"
 
@@ -110,8 +110,8 @@ def check_init(init: InitFile, *, resumed: RunFolder | None) -> None:
 def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:
     """Read the weights of `init`, unless the run that is resumed already has a state."""
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
-        with reading_own(resumed.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
-            origin = {**(resumed.environment().origin or {})}
+        with damage_errors(resumed.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
+            origin = {**(resumed.read_environment().origin or {})}
             saved = read_model_spec(origin["settings"], source=resumed.path)
         return InitWeights(named=init, origin=origin, saved=saved, weights=None)
     weights, saved = open_encoder(init.file)
@@ -174,7 +174,7 @@ def _encoder_tensors(initial: Tensors, tensors: Tensors, init: InitWeights, *, n
         {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
         for part in (initial, tensors)
     )
-    require_fitting(expected, loaded, source=init.named.file)
+    require_matching(expected, loaded, source=init.named.file)
     if norm & initial.keys():
         notify(f"the norm after the encoder starts fresh: {init.saved.kind} weights have none")
     return loaded
@@ -237,7 +237,7 @@ def _classifier_parts(init: InitWeights, spec: ModelSpec, classes: tuple[str, ..
         problem = problem or f"the checkpoint predicts {saved_heads}, the recipe {heads}"
     elif renamed:
         label, old, new = renamed[0]
-        other = f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
+        other = f"class {label} is '{shorten(old)}' in the checkpoint, '{shorten(new)}' in the data"
         problem = problem or other
     yield "the head", ("head.",), problem
 

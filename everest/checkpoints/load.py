@@ -42,7 +42,7 @@ from everest.system.run_folder import (
     WEIGHTS_FILE,
     Which,
 )
-from everest.system.weights import PICKLE_SUFFIXES, Weights, load_tensors, read_weights, require_fitting
+from everest.system.weights import PICKLE_SUFFIXES, Weights, load_tensors, read_weights, require_matching
 from everest.system.weights_header import open_safetensors, read_header, require_transformer
 from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
@@ -251,7 +251,7 @@ def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Pat
                 changed = fit_tensors(own, before, part, notify=warn_on_main)
                 tensors = tensors | {f"{prefix}{name}": x for name, x in changed.items()}
     with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
-        require_fitting(blank.build().state_dict(), tensors, source=str(source))
+        require_matching(blank.build().state_dict(), tensors, source=str(source))
     with torch.random.fork_rng(devices=[]):  # the first weights, which those of the file replace
         module = spec.build()
     load_tensors(module, tensors, source=str(source))

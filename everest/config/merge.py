@@ -29,7 +29,7 @@ from everest.config.stage_settings import (
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import with_hyphens
 from everest.config.yaml import read_yaml
-from everest.errors import RecipeError, did_you_mean, shown
+from everest.errors import RecipeError, did_you_mean, shorten
 from everest.methods.external import is_import_path
 
 SET_OPTION: Final = "--set"  # the origin of an override
@@ -201,7 +201,7 @@ class MergedRecipe:
                 self.written[stage, earlier] = WrittenValue(None)
         for tag, without_effect in KEYS_WITHOUT_EFFECT.items():
             chosen = self.at(tag)
-            named = "" if isinstance(chosen.value, dict) else f"={shown(chosen.value)}"
+            named = "" if isinstance(chosen.value, dict) else f"={shorten(chosen.value)}"
             for key in [(*tag[:-1], name) for name in without_effect(chosen.value)]:
                 written = self.at(key)
                 if not (
@@ -251,7 +251,7 @@ def _choose_backbone(layer: dict[KeyPath, WrittenValue], backbone: str, problems
         if name == backbone:
             layer[key[0], *key[3:]] = written._replace(key=(*key[:2], name, *key[3:]))
         elif name not in BACKBONES and written.value not in (None, {}):
-            text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
+            text = f"unknown backbone '{shorten(name)}'{did_you_mean(name, BACKBONES)}"
             problems.append(f"{_place(written.label, key[:2])}: {text}")
 
 
@@ -261,7 +261,7 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
         text, equals, yaml = override.partition("=")
         key = tuple(text.strip().split("."))
         if not equals or not all(key):
-            problems.append(f"{SET_OPTION}: '{shown(override)}' must be section.key=value")
+            problems.append(f"{SET_OPTION}: '{shorten(override)}' must be section.key=value")
             continue
         if key[0] == "base":
             problems.append(f"{SET_OPTION}: base: belongs in a recipe file; choose another --recipe")
@@ -270,7 +270,7 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
             value = read_yaml(yaml, SET_OPTION)
         except RecipeError as error:
             reason = str(error).partition(": ")[2]
-            problems.append(f"{_place(SET_OPTION, key)}: '{shown(yaml)}' is not YAML ({reason})")
+            problems.append(f"{_place(SET_OPTION, key)}: '{shorten(yaml)}' is not YAML ({reason})")
             continue
         while key[:2] == HEADS_KEY and len(key) > 3:
             *outer, name = key
@@ -280,4 +280,4 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
 
 def _place(label: str, key: KeyPath) -> str:
     """The file and the key; only the key of an override, which `--set` or another option may have given."""
-    return f"{'' if label == SET_OPTION else f'{label}: '}{shown('.'.join(key))}"
+    return f"{'' if label == SET_OPTION else f'{label}: '}{shorten('.'.join(key))}"

@@ -19,7 +19,7 @@ from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import SECTION_VARIANTS, SELECTION_KEY, STAGES, KeyPath, PretrainSelection
 from everest.config.yaml import write_yaml
-from everest.errors import RecipeError, did_you_mean, one_per_line, shown
+from everest.errors import RecipeError, did_you_mean, one_per_line, shorten
 from everest.methods.external import NOT_A_CLASS, import_named, is_import_path, named_class
 from everest.methods.selection import Strategy
 from everest.system.storage import parse_location
@@ -276,7 +276,7 @@ def _unknown_key(key: KeyPath, variant: str) -> str:
         known |= {each.name for cls in classes for each in fields(cls)}
     if name in known:
         tag = ".".join((*section, SECTION_VARIANTS[section].tag))
-        return f"has no effect with {tag}={shown(variant)}; leave it out"
+        return f"has no effect with {tag}={shorten(variant)}; leave it out"
     inner: dict[str, list[str]] = {}  # of the sections in this one, by their last word
     for each in DEFAULTS_BY_KEY:
         if each[:-2] == section:
@@ -296,4 +296,4 @@ def _unknown_value(value: Any, expected: str) -> str:
 
 def _quoted(value: Any) -> str:
     """A value as it can be written in the YAML, cut if it is long."""
-    return f"'{shown(value)}'" if isinstance(value, str) else shown(json.dumps(value))
+    return f"'{shorten(value)}'" if isinstance(value, str) else shorten(json.dumps(value))

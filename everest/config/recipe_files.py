@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.yaml import read_yaml
-from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, unknown_name
+from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shorten, unknown_name
 
 SUFFIXES: Final = (".yaml", ".yml")
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
@@ -82,7 +82,7 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have, or no UTF-8
         reason = "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", error)
-        place = shown(path, most=MOST_SHOWN_OF_PATH)
+        place = shorten(path, most=MOST_SHOWN_OF_PATH)
         raise RecipeError(f"{place}: cannot be read: {reason}") from error
     return RecipeFile(name=path.stem, label=str(path), text=text, folder=path.parent)
 
@@ -108,7 +108,9 @@ def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
         if base is None:
             return chain[::-1]
         if not isinstance(base, str):
-            raise RecipeError(f"{file.label}: base: must be the name or path of a recipe, not {shown(base)}")
+            raise RecipeError(
+                f"{file.label}: base: must be the name or path of a recipe, not {shorten(base)}"
+            )
         try:
             file = find_recipe(base, folder=file.folder or Path())
         except RecipeError as error:

@@ -16,7 +16,7 @@ from pydantic import Field
 from everest.config import values as v
 from everest.config.stage_settings import ScheduleSettings
 from everest.config.values import settings
-from everest.errors import shown
+from everest.errors import shorten
 
 MOST_CODE_BITS: Final = 32  # a code of a tokenizer is stored in this many bits
 TopKGradient = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient
@@ -148,7 +148,7 @@ class TokenizerSettings(ScheduleSettings):
             text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
             yield "input_scale", f"{config.input_scale} {text}"
         if log2(num_codes := prod(config.levels)) > MOST_CODE_BITS:
-            yield "levels", f"{shown(num_codes)} codes; at most 2^{MOST_CODE_BITS}"
+            yield "levels", f"{shorten(num_codes)} codes; at most 2^{MOST_CODE_BITS}"
         # The first slice of a window is kept completely; the tokenizer selects from the others.
         if self.frames % time or self.frames < 2 * time:
             text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from everest.errors import RecipeError, shown
+from everest.errors import RecipeError, shorten
 
 _TAG = "tag:yaml.org,2002:"
 _FLOAT = re.compile(
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key.value, str) or key.tag != _TAG + "str":
                 raise _problem("a key must be text", key)
             if key.value in seen:
-                raise _problem(f"duplicate key '{shown(key.value)}'", key)
+                raise _problem(f"duplicate key '{shorten(key.value)}'", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -88,7 +88,7 @@ def read_yaml(text: str, label: str) -> Any:
             problem = (
                 f"not valid YAML: {problem.replace(_NO_VALUE, 'the file ends where a value is expected')}"
             )
-        raise RecipeError(f"{label}{line}: {shown(problem, most=200)}") from error
+        raise RecipeError(f"{label}{line}: {shorten(problem, most=200)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # also numbers and nesting beyond Python's
         raise RecipeError(f"{label}: not YAML: {str(error).splitlines()[0]}") from error
 

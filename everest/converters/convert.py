@@ -17,7 +17,7 @@ from torch import Tensor
 from everest.converters.facts import ForeignFacts, Hints, model_spec, recognize
 from everest.converters.files import FRAME_SAMPLE_RATE, ForeignCheckpoint
 from everest.converters.preprocessor import preprocessor_notes
-from everest.errors import CheckpointError, first_names, shown
+from everest.errors import CheckpointError, first_names, shorten
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
 from everest.system.weights import Weights, require_finite
@@ -125,7 +125,7 @@ def convert(
             gaps += f" ({facts.names.left_out})"
         fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
         if of_encoder:  # once for a tensor that all blocks have
-            parts = sorted({shown(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
+            parts = sorted({shorten(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
             named = first_names(parts, MOST_LISTED)
             fix = f"its encoder would compute other features without {named}; take another checkpoint"
         elif any(name.startswith("encoder.") for name in missing):
@@ -178,9 +178,9 @@ def _tensors(identity: Identity) -> dict[str, Tensor]:
 def name_groups(names: Collection[str]) -> list[str]:
     """Return a few names as they are, and many as counts of the modules that they belong to."""
     if len(names) <= MOST_LISTED:
-        return [shown(name) for name in sorted(names)]
+        return [shorten(name) for name in sorted(names)]
     counts = sorted(Counter(name.partition(".")[0] for name in names).items())
-    return [f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in counts]
+    return [f"{shorten(name)} ({count})" if count > 1 else shorten(name) for name, count in counts]
 
 
 def describe(identity: Identity) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from everest.config.values import MOST_BLOCKS, Count, Epsilon, Positions
 from everest.converters.files import MULTI_LABEL_PROBLEM, ForeignCheckpoint, image_file
 from everest.converters.preprocessor import preprocessor_pixels
 from everest.converters.translation import ALIASES, FAMILIES, Family, Translation, family_of
-from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shown
+from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shorten
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
 from everest.models.positions import ROTARY_BASE, SPATIAL, TEMPORAL, position_table
 from everest.models.spec import AutoencoderSpec, ClassifierSpec, EncoderSpec, ModelSpec
 from everest.models.vit import Architecture, Norms
-from everest.system.text import validated
+from everest.system.text import validate
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 
@@ -103,7 +103,7 @@ class ForeignFacts:
         numbers = [match[1] for match in matches if match]
         for number in numbers:
             if len(number) > len(str(MOST_BLOCKS)) or int(number) >= MOST_BLOCKS:
-                text = f"its {stack} has a block {shown(number)}, at most {MOST_BLOCKS} are possible"
+                text = f"its {stack} has a block {shorten(number)}, at most {MOST_BLOCKS} are possible"
                 raise self.error(text)
         return max((int(number) + 1 for number in numbers), default=0)
 
@@ -116,7 +116,7 @@ def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignFacts:
     names = foreign.tensors.keys()
     family_name = family_of(names)
     if family_name is None:
-        examples = ", ".join(shown(name) for name in sorted(names)[:3])
+        examples = ", ".join(shorten(name) for name in sorted(names)[:3])
         raise CheckpointError(
             f"{foreign.path}: not a checkpoint of a known family ({', '.join(FAMILIES)}): "
             f"{len(names)} tensors, such as {examples}"
@@ -128,7 +128,7 @@ def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignFacts:
         is_everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
         program = "everest" if is_everest and family_name == "videomae" else family_name
     if program not in programs:
-        raise RecipeError(f"--family {shown(program)}: has other keys{did_you_mean(program, programs)}")
+        raise RecipeError(f"--family {shorten(program)}: has other keys{did_you_mean(program, programs)}")
     translation, shapes = family.translate(names), {}
     for ours, parts in translation.take.items():
         first, *rest = (tuple(foreign.tensors[part].shape) for part in parts)
@@ -141,7 +141,7 @@ def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignFacts:
     if "head.weight" not in shapes:  # names of classes of another model
         stored.pop("id2label", None)
     try:
-        stored = {**validated(TypeAdapter(StoredSettings), stored)}
+        stored = {**validate(TypeAdapter(StoredSettings), stored)}
     except ValueError as error:
         fix = "fix its config.json" if foreign.config else CLIP_FIX
         raise CheckpointError(f"{foreign.path}: {error}; {fix}") from error
@@ -167,13 +167,13 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         raise facts.error(f"its embedding is {shape}, not one of RGB tubelets, [D, 3, t, p, q]; take another")
     for name, shape in facts.shapes.items():
         if not shape or 0 in shape:
-            raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")
+            raise facts.error(f"{shorten(name)} has a shape that no layer has; download it again")
         wide = name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]
         if wide and name.startswith("decoder."):
             raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
     activation = facts.stored.get("hidden_act", "gelu")
     if activation != "gelu":
-        raise facts.error(f"hidden_act is {shown(activation)}; our blocks have gelu")
+        raise facts.error(f"hidden_act is {shorten(activation)}; our blocks have gelu")
     if facts.program == "vjepa2":
         config, hints = facts.foreign.config, facts.hints
         options = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
@@ -185,7 +185,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
             expected = V_JEPA_CONFIG.get(name)
             if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
                 needed = "none is possible" if expected is None else f"only {expected} is possible"
-                raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
+                raise facts.error(f"{name} is {shorten(value)} in its config.json; {needed}")
     if facts.program == "st-mae" and facts.stage == "classifier" and CLASS_TOKEN not in facts.shapes:
         raise facts.error("it classifies without a class token, by a mean that leaves out the first token")
     tubelet = (embedding[2], embedding[3], embedding[4])

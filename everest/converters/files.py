@@ -19,8 +19,8 @@ from torch import Tensor
 
 from everest.converters.preprocessor import PREPROCESSORS
 from everest.converters.translation import FAMILIES, family_of
-from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
-from everest.system.hub import HUB_PREFIX, fetch, license_of
+from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shorten
+from everest.system.hub import HUB_PREFIX, fetch, read_license
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.text import read_json
 from everest.system.weights import PICKLE_SUFFIXES
@@ -129,9 +129,9 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
                 if not isinstance(texts[key], dict):
                     raise ValueError("not a configuration")
             except (ValueError, OSError) as error:
-                problem = f"not readable as JSON ({shown(error)}); download it again"
+                problem = f"not readable as JSON ({shorten(error)}); download it again"
                 raise CheckpointError(f"{text}: {problem}") from error
-    licence = license_of(folder)
+    licence = read_license(folder)
     return ForeignCheckpoint(
         path=path, tensors=tensors, args=args, licence=licence, notes=tuple(notes), **texts
     )
@@ -140,7 +140,7 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors, the saved command line, and notes."""
     if not file.is_file():
-        text = f"{shown(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
+        text = f"{shorten(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
         raise CheckpointError(text)
     if file.suffix not in WEIGHT_SUFFIXES:
         known = ", ".join(WEIGHT_SUFFIXES)
@@ -194,8 +194,8 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
         for key, tensor in tensors.items():
             if tensor.layout is not torch.strided:
                 raise CheckpointError(
-                    f"{file}: {shown(key)} is stored as {tensor.layout}, not as a dense tensor; save it with "
-                    "to_dense()"
+                    f"{file}: {shorten(key)} is stored as {tensor.layout}, not as a dense tensor; save it "
+                    "with to_dense()"
                 )
         args = saved.get("args")
         args = args.state if isinstance(args, IgnoredObject) else args
@@ -203,7 +203,7 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
         plain = {str(key): value for key, value in pairs if isinstance(value, (bool, int, float, str))}
         averaged = "its averaged weights (model_ema) are not used"
         return tensors, plain, [averaged] if "model_ema" in saved else []
-    keys = ", ".join(shown(key) for key in sorted(map(str, saved))[:5]) or "nothing"
+    keys = ", ".join(shorten(key) for key in sorted(map(str, saved))[:5]) or "nothing"
     where = f"under {', '.join(WEIGHT_KEYS)}"
     raise CheckpointError(
         f"{file}: a {type(content).__name__} with no weights in it {where} (it has: {keys})"

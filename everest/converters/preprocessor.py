@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
-from everest.errors import shown
+from everest.errors import shorten
 from everest.models.spec import ModelSpec
-from everest.system.text import validated
+from everest.system.text import validate
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics
 
 PREPROCESSOR_FILE: Final = "preprocessor_config.json"
@@ -65,7 +65,7 @@ def preprocessor_pixels(content: Mapping[str, Any]) -> PixelStatistics:
     unused = [] if content.get("do_rescale", True) else ["rescale_factor"]
     unused += [] if content.get("do_normalize", True) else ["image_mean", "image_std"]
     stated = {name: value for name, value in content.items() if value is not None and name not in unused}
-    stated = validated(TypeAdapter(Stated), stated)
+    stated = validate(TypeAdapter(Stated), stated)
     scale = BYTE_MAX * (stated.get("rescale_factor", 1 / BYTE_MAX) if stated.get("do_rescale", True) else 1.0)
     if math.isclose(scale, 1, rel_tol=ROUNDING):
         scale = 1.0
@@ -92,7 +92,7 @@ def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Ite
         "size": (height, {"shortest_edge": height}) if height == width else (),
     }
     stated = {name: content[name] for name in same if content.get(name) is not None}
-    changed = [f"{name} {shown(value)}" for name, value in stated.items() if value not in same[name]]
+    changed = [f"{name} {shorten(value)}" for name, value in stated.items() if value not in same[name]]
     if changed:
         yield (
             f"its preprocessor resizes frames in another way ({', '.join(changed)}); everest.read_clip reads "

@@ -31,13 +31,13 @@ from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
 from everest.converters.files import read_foreign
-from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shown
+from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shorten
 from everest.methods.strategies import AllTokens
 from everest.models.positions import LOWER_ROTARY_BASE, ROTARY_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import EncoderSpec
 from everest.models.vit import Norms
 from everest.system.hub import HUB_PREFIX as HUB
-from everest.system.hub import HubUnreachable, fetch, license_of, split_timm
+from everest.system.hub import HubUnreachable, fetch, read_license, split_timm
 from everest.system.processes import warn_once
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import Weights, load_tensors, require_finite
@@ -68,7 +68,7 @@ def open_image_weights(name: str) -> Weights:
     licence = config.license
     if file is None:
         file = _fetched(config, source=name)
-        licence = license_of(file.parent) or licence
+        licence = read_license(file.parent) or licence
         warn_once(f"{name}: license {licence or 'not stated'}, revision {file.parent.name[:12]}")
         # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
         overlay = {"file": str(file), "custom_load": False}
@@ -123,7 +123,7 @@ def _fetched(config: PretrainedCfg, *, source: str) -> Path:
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:
     """Return the model if everest's encoder supports all of its parts."""
-    parts = dict.fromkeys(map(shown, foreign_parts(model)))
+    parts = dict.fromkeys(map(shorten, foreign_parts(model)))
     if parts:
         raise CheckpointError(f"{source}: has {', '.join(parts)}, which everest's encoder does not support")
     assert isinstance(model, ImageModel)

@@ -77,32 +77,32 @@ class RandAugment:
     def draw(self, rng: np.random.Generator) -> list[tuple[str, Argument]]:
         """Draw the names and arguments of the operations to apply."""
         names = list(OPERATIONS)
-        drawn = []
-        for number in rng.integers(0, len(names), size=self.ops):
+        operations = []
+        for index in rng.integers(0, len(names), size=self.ops):
             if rng.random() > OPERATION_PROBABILITY:
                 continue
-            operation = OPERATIONS[names[number]]
+            operation = OPERATIONS[names[index]]
             magnitude = rng.normal(self.magnitude, self.std) if self.std > 0 else self.magnitude
             level = min(max(magnitude, 0), 10) / 10
             if operation.signed and rng.random() > 0.5:
                 level = -level
-            drawn.append((names[number], operation.argument(level)))
-        return drawn
+            operations.append((names[index], operation.argument(level)))
+        return operations
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment (T, H, W, C) uint8 frames. Changing the saturation leaves gray frames as they are."""
-        drawn = self.draw(rng)
-        if not drawn:
+        operations = self.draw(rng)
+        if not operations:
             return clip
         images = clip.numpy() if clip.size(3) == 3 else clip.numpy()[..., 0]
-        frames = [apply(Image.fromarray(image), drawn) for image in images]
+        frames = [apply_operations(Image.fromarray(image), operations) for image in images]
         augmented = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
         return augmented.view(clip.shape)
 
 
-def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
+def apply_operations(frame: Image.Image, operations: list[tuple[str, Argument]]) -> Image.Image:
     """Apply drawn operations to one frame."""
-    for name, argument in drawn:
+    for name, argument in operations:
         if (name, argument) == ("PosterizeIncreasing", 0):  # black before Pillow 13, which refuses it
             frame = Image.new(frame.mode, frame.size)
             continue
@@ -129,9 +129,9 @@ def mix(
     if cutmix > 0 and (mixup <= 0 or rng.random() < CUTMIX_PROBABILITY):
         height, width = frames.shape[-2:]
         box = cut_box((height, width), kept=rng.beta(cutmix, cutmix), rng=rng)
-        partners = frames[..., *box.inside].flip(0)
+        partners = frames[..., *box.slices].flip(0)
         frames = frames.clone()
-        frames[..., *box.inside] = partners
+        frames[..., *box.slices] = partners
         share = 1 - box.height * box.width / (height * width)  # of the clip itself, not its partner
     else:
         share = rng.beta(mixup, mixup)

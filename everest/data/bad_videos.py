@@ -15,17 +15,17 @@ class BadVideos:
     """Counts the unreadable videos of a run, over all processes and resumes."""
 
     max_bad: float  # the largest share of the requested samples that may be unreadable (`data.max_bad`)
-    requested: int = 0  # samples
-    bad: int = 0  # samples: a broken video counts each time it is requested
+    num_samples: int = 0  # samples
+    num_bad: int = 0  # samples: a broken video counts each time it is requested
     reasons: dict[str, str] = field(default_factory=dict)  # reasons by path
 
-    def add(self, *, requested: int, failed: Iterable[Sequence[tuple[str, str]]]) -> list[str]:
-        """Count a step; return the lines to show. `failed` has the (path, reason) pairs of each sample."""
-        self.requested += requested
+    def add(self, *, num_samples: int, failed_reads: Iterable[Sequence[tuple[str, str]]]) -> list[str]:
+        """Count a step; return the lines to show. `failed_reads`: the (path, reason) pairs of each sample."""
+        self.num_samples += num_samples
         lines = []
-        for tries in failed:
-            self.bad += 1
-            for path, reason in tries:
+        for reads in failed_reads:
+            self.num_bad += 1
+            for path, reason in reads:
                 if path not in self.reasons:
                     self.reasons[path] = reason
                     lines.append(f"cannot read {path}: {reason}; another video takes its place")
@@ -33,21 +33,21 @@ class BadVideos:
 
     def check(self, *, any_failed: bool) -> None:
         """Raise DataError if the last step exceeded the limit; a fixed run can be resumed."""
-        if any_failed and self.bad >= MIN_BAD_SAMPLES and self.bad > self.max_bad * self.requested:
+        if any_failed and self.num_bad >= MIN_BAD_SAMPLES and self.num_bad > self.max_bad * self.num_samples:
             first = "; ".join(f"{path} ({reason})" for path, reason in list(self.reasons.items())[:3])
             raise DataError(
-                f"{self.bad} of {self.requested} samples could not be read, more than "
+                f"{self.num_bad} of {self.num_samples} samples could not be read, more than "
                 f"data.max_bad={self.max_bad} allows: {first}; repair or remove them (bad_videos.csv lists "
                 f"all {len(self.reasons)})"
             )
 
     def counts(self) -> dict[str, int]:
         """The counts that a checkpoint keeps, as `restore` takes them."""
-        return {"asked": self.requested, "bad": self.bad}
+        return {"asked": self.num_samples, "bad": self.num_bad}
 
     def restore(self, counts: dict[str, int], reasons: dict[str, str]) -> None:
         """Continue from the counts of an earlier part of the run."""
-        self.requested, self.bad = counts["asked"], counts["bad"]
+        self.num_samples, self.num_bad = counts["asked"], counts["bad"]
         self.reasons = dict(reasons)
 
 

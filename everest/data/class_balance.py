@@ -19,19 +19,19 @@ from everest.lists.sample import Sample
 POWERS: Final = {"balanced": 1.0, "sqrt": 0.5}
 
 
-def sampling_odds(labels: Sequence[Hashable], kind: Literal["balanced", "sqrt"]) -> NDArray[np.float64]:
+def sampling_odds(labels: Sequence[Hashable], sampler: Literal["balanced", "sqrt"]) -> NDArray[np.float64]:
     """Relative sampling odds of the samples, (samples,), for `StepSampler`.
 
     Args:
         labels: the class of each sample, or the tuple of its classes. A sample of several classes has the
             odds of the rarest. Samples without a class count as one class.
-        kind: balanced: each class has the same total odds; sqrt: total odds in proportion to the square root
-            of its number of samples. Both hold exactly if every sample has one class at most.
+        sampler: balanced: each class has the same total odds; sqrt: total odds in proportion to the square
+            root of its number of samples. Both hold exactly if every sample has one class at most.
     """
     none: set[Hashable] = {None}
     classes = [(set(label) or none) if isinstance(label, tuple) else {label} for label in labels]
     counts = Counter(chain.from_iterable(classes))
-    odds = {name: count ** -POWERS[kind] for name, count in counts.items()}
+    odds = {name: count ** -POWERS[sampler] for name, count in counts.items()}
     return np.array([max(odds[name] for name in names) for names in classes], dtype=np.float64)
 
 
@@ -53,21 +53,21 @@ def class_weights(
         return [None for _ in heads]
     if isinstance(setting, str):
         balanced: list[NDArray[np.float32] | None] = []
-        for position, head in enumerate(heads):
+        for head_index, head in enumerate(heads):
             if head.task == "regression":
                 balanced.append(None)
                 continue
             counts = np.zeros(head.outputs)
             for sample in samples:
-                counts[list(class_indices(sample.labels[position]))] += 1
+                counts[list(class_indices(sample.labels[head_index]))] += 1
             if head.task == MULTI_LABEL:
                 weights = np.minimum((len(samples) - counts) / np.maximum(counts, 1), MAX_CLASS_WEIGHT)
             else:
                 weights = len(samples) / (np.maximum(counts, 1) * (counts > 0).sum())
             balanced.append(np.where((counts > 0) & (weights > 0), weights, 1).astype(np.float32))
         return balanced
-    head, *others = heads
-    if others or head.task == "regression":
+    head, *other_heads = heads
+    if other_heads or head.task == "regression":
         raise RecipeError("finetune.class_weights: weights by name need one head of classes; use balanced")
     known = list(names or map(str, range(head.outputs)))
     weights = np.ones(head.outputs, dtype=np.float32)

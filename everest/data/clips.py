@@ -43,7 +43,7 @@ class LoadedSample(NamedTuple):
     video_id: str
     noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
-    failed: FailedReads
+    failed_reads: FailedReads
     inputs: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
     regions: Regions | None = None  # the regions from which the device makes the frames
 
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     video_ids: list[str]
     noise: Tensor  # (B, V, M) float32
     erase: Tensor  # (B, V, 4) int64
-    failed: list[FailedReads]
+    failed_reads: list[FailedReads]
     inputs: dict[str, Tensor]  # (B, V, …) each
     copies: list[torch.cuda.Event]  # after each copy to a GPU that may be under way
     regions: Regions | None = None
@@ -97,7 +97,7 @@ class ClipDataset:
     @property
     def compares_videos(self) -> bool:
         """Whether the model needs to know which clips are of the same video."""
-        return isinstance(self.make_views, PretrainViews) and self.make_views.compared
+        return isinstance(self.make_views, PretrainViews) and self.make_views.are_compared
 
     def layout(self) -> Layout:
         """The shape and type of each tensor of a sample; CheckpointError if the tokens are damaged."""
@@ -132,7 +132,7 @@ class ClipDataset:
             DataError: MAX_TRIES samples in a row are unreadable.
         """
         epoch, index = key
-        failed: FailedReads = []
+        failed_reads: FailedReads = []
         for attempt in range(MAX_TRIES):
             if attempt:  # another sample replaces the unreadable one
                 rng = generator_at(self.seed, Purpose.VIEWS, *key, attempt)
@@ -143,16 +143,16 @@ class ClipDataset:
                 inputs = {} if self.tokens is None else self.tokens.read(variant, index)
                 views = self.make_views(self.samples[index], rng, self.decoder, out)
             except VideoError as error:
-                failed.append((str(error.path), error.reason))
+                failed_reads.append((str(error.path), error.reason))
                 if self.replace_bad:
                     continue
                 views, inputs = self._empty_views(out), {}
             break
         else:
-            path, reason = failed[0]
-            distinct = len({path for path, _ in failed})
+            path, reason = failed_reads[0]
+            num_videos = len({path for path, _ in failed_reads})
             raise DataError(
-                f"{MAX_TRIES} draws in a row gave unreadable videos ({distinct} of {len(self.samples)}), "
+                f"{MAX_TRIES} draws in a row gave unreadable videos ({num_videos} of {len(self.samples)}), "
                 f"first {path}: {reason}"
             )
         if self.compares_videos:
@@ -166,17 +166,17 @@ class ClipDataset:
             video_id=sample.video_id,
             noise=torch.from_numpy(noise),
             erase=views.erase,
-            failed=failed,
+            failed_reads=failed_reads,
             inputs=inputs,
             regions=self.regions(views.regions),
         )
 
     def _empty_views(self, out: Tensor | None) -> SampleViews:
         """The views of an unreadable sample: zeros."""
-        maker = self.make_views
-        frames = torch.empty(maker.shape, dtype=torch.uint8) if out is None else out
-        boxes = torch.zeros(maker.num_views, 4, dtype=torch.int64)
-        regions = None if maker.region is None else torch.tensor([(*maker.size, 0)] * maker.num_views)
+        views = self.make_views
+        frames = torch.empty(views.shape, dtype=torch.uint8) if out is None else out
+        boxes = torch.zeros(views.num_views, 4, dtype=torch.int64)
+        regions = None if views.region is None else torch.tensor([(*views.size, 0)] * views.num_views)
         return SampleViews(frames.zero_(), boxes, regions)
 
 
@@ -190,55 +190,55 @@ class StepSampler:
     """
 
     num_samples: int
-    step_samples: int  # samples per step, over all processes and micro-batches
-    steps: int  # steps in all
+    samples_per_step: int  # samples per step, over all processes and micro-batches
+    num_steps: int  # steps in all
     samples_per_epoch: int  # fewer than `num_samples` leave some out, others in each epoch; more repeat some
     seed: int
     start_step: int = 0  # steps already done
     accumulation: int = 1
     rank: int = 0
-    processes: int = 1
+    num_processes: int = 1
     repeat_first: bool = False  # repeat the first batch, to check whether a model can overfit it
     # (num_samples,), of which only the ratios count: samples are drawn in proportion, with replacement. None:
     # an epoch is a permutation of the samples.
     odds: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        assert self.step_samples % (self.processes * self.accumulation) == 0
+        assert self.samples_per_step % (self.num_processes * self.accumulation) == 0
 
     @property
-    def micro_batch_samples(self) -> int:
+    def samples_per_micro_batch(self) -> int:
         """The number of samples of a micro-batch."""
-        return self.step_samples // (self.processes * self.accumulation)
+        return self.samples_per_step // (self.num_processes * self.accumulation)
 
     def __len__(self) -> int:
-        return (self.steps - self.start_step) * self.accumulation
+        return (self.num_steps - self.start_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         keys = self._keys(0 if self.repeat_first else self.start_step)
-        share = self.step_samples // self.processes
+        share = self.samples_per_step // self.num_processes
         first = self.rank * share
         batch = []
-        for step in range(self.start_step, self.steps):
+        for step in range(self.start_step, self.num_steps):
             if not self.repeat_first or step == self.start_step:
-                batch = list(islice(keys, self.step_samples))[first : first + share]
-            size = self.micro_batch_samples
+                batch = list(islice(keys, self.samples_per_step))[first : first + share]
+            size = self.samples_per_micro_batch
             yield from (batch[start : start + size] for start in range(0, share, size))
 
     def _keys(self, step: int) -> Iterator[SampleKey]:
         """Yield the samples of `step` and all later steps, without end."""
-        first_epoch, skipped = divmod(step * self.step_samples, self.samples_per_epoch)
-        passes = math.ceil(self.samples_per_epoch / self.num_samples)  # over the samples, in an epoch
+        first_epoch, skipped = divmod(step * self.samples_per_step, self.samples_per_epoch)
+        num_passes = math.ceil(self.samples_per_epoch / self.num_samples)  # over the samples, in an epoch
         for epoch in count(first_epoch):
             rng = generator_at(self.seed, Purpose.ORDER, epoch)
             position = np.arange(self.samples_per_epoch)
             # A video that occurs several times in an epoch gives another clip each time.
             if self.odds is None:
-                draws = epoch * passes + position // self.num_samples
+                draws = epoch * num_passes + position // self.num_samples
                 indices = np.resize(rng.permutation(self.num_samples), self.samples_per_epoch)
             else:
                 draws = epoch * self.samples_per_epoch + position
-                chances = self.odds / self.odds.sum()
-                indices = rng.choice(self.num_samples, size=self.samples_per_epoch, p=chances)
+                probabilities = self.odds / self.odds.sum()
+                indices = rng.choice(self.num_samples, size=self.samples_per_epoch, p=probabilities)
             yield from zip(draws[skipped:].tolist(), indices[skipped:].tolist(), strict=True)
             skipped = 0

@@ -59,7 +59,7 @@ class Box(NamedTuple):
     width: int
 
     @property
-    def inside(self) -> tuple[slice, slice]:
+    def slices(self) -> tuple[slice, slice]:
         """The rows and columns of frames (…, H, W)."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
@@ -105,14 +105,14 @@ def random_resized_crop(
 ) -> Box:
     """Draw a box of random area (a fraction of the frame), shape and position; centered if none fits."""
     height, width = frame
-    squareness = target[1] / target[0]  # 1 for a square target
+    target_ratio = target[1] / target[0]  # 1 for a square target
     for _ in range(MAX_ATTEMPTS):
         area = rng.uniform(*areas) * height * width
-        ratio = _log_uniform(CROP_RATIO, rng) * squareness
+        ratio = _log_uniform(CROP_RATIO, rng) * target_ratio
         crop = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop[0] <= height and 0 < crop[1] <= width:
             return _random_box(frame, crop, rng)
-    ratio = min(max(width / height, CROP_RATIO[0] * squareness), CROP_RATIO[1] * squareness)
+    ratio = min(max(width / height, CROP_RATIO[0] * target_ratio), CROP_RATIO[1] * target_ratio)
     crop = min(height, round(width / ratio)), min(width, round(height * ratio))
     return center_box(frame, (max(crop[0], 1), max(crop[1], 1)))
 
@@ -143,8 +143,8 @@ def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
     if crops == 1:
         return [center_box(frame, target)]
     down, right = frame[0] - target[0], frame[1] - target[1]
-    steps = crops - 1
-    return [Box(part_of(down, k, steps), part_of(right, k, steps), *target) for k in range(crops)]
+    last = crops - 1
+    return [Box(part_of(down, k, last), part_of(right, k, last), *target) for k in range(crops)]
 
 
 def center_box(frame: Size, target: Size) -> Box:
@@ -163,7 +163,7 @@ def _random_box(frame: Size, size: Size, rng: np.random.Generator) -> Box:
 
 def crop(clip: Tensor, box: Box) -> Tensor:
     """Crop all frames of (T, H, W, C), without a copy."""
-    return clip[:, *box.inside]
+    return clip[:, *box.slices]
 
 
 def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
@@ -191,9 +191,9 @@ def erase(frames: Tensor, boxes: Tensor, *, generator: torch.Generator | None = 
     y = torch.arange(frames.size(-2), device=frames.device)
     x = torch.arange(frames.size(-1), device=frames.device)
     rows, columns = (y >= top) & (y < top + height), (x >= left) & (x < left + width)  # (B, H), (B, W)
-    covered = (rows[:, :, None] & columns[:, None, :])[:, None, None]  # (B, 1, 1, H, W)
-    filling = torch.empty_like(frames).normal_(generator=generator)
-    return torch.where(covered, filling, frames)
+    is_erased = (rows[:, :, None] & columns[:, None, :])[:, None, None]  # (B, 1, 1, H, W)
+    noise = torch.empty_like(frames).normal_(generator=generator)
+    return torch.where(is_erased, noise, frames)
 
 
 class Regions(NamedTuple):
@@ -237,15 +237,15 @@ def resize_regions(frames: Tensor, regions: Regions, *, precise: bool = True) ->
     return torch.cat(clips).unflatten(0, frames.shape[:2])
 
 
-def _resize_weights(lengths: Tensor, wanted: int, memory: int, *, antialias: bool) -> Tensor:
-    """The share of each pixel of a region's side in each pixel of the clip's: (N, wanted, memory) float32.
+def _resize_weights(lengths: Tensor, target_length: int, region_length: int, *, antialias: bool) -> Tensor:
+    """The share of each pixel of a region's side in each pixel of the clip's: (N, T, R) float32.
 
-    The first `lengths` (N,) pixels of the side belong to the region.
+    T is `target_length`, R `region_length`; the first `lengths` (N,) pixels of the side belong to the region.
     """
-    scale = lengths[:, None, None] / wanted
-    reach = scale.clamp(min=1) if antialias else torch.ones_like(scale)
-    centers = (torch.arange(wanted, device=lengths.device)[:, None] + 0.5) * scale
-    pixels = torch.arange(memory, device=lengths.device)
-    shares = (1 - (pixels + 0.5 - centers).abs() / reach).clamp(min=0)
+    scale = lengths[:, None, None] / target_length
+    support = scale.clamp(min=1) if antialias else torch.ones_like(scale)
+    centers = (torch.arange(target_length, device=lengths.device)[:, None] + 0.5) * scale
+    pixels = torch.arange(region_length, device=lengths.device)
+    shares = (1 - (pixels + 0.5 - centers).abs() / support).clamp(min=0)
     shares = shares * (pixels < lengths[:, None, None])
     return shares / shares.sum(2, keepdim=True)

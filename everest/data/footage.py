@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from everest.data.frames import FrameIds
 from everest.lists.sample import Sample
-from everest.video.facts import inspect_video
+from everest.video.metadata import inspect_video
 from everest.video.reader import VideoError, frame_times, frames_between, video_info
 from everest.video.source import Video, as_video
 from everest.video.times import TIME_TOLERANCE
@@ -34,13 +34,13 @@ class FrameTimes:
         """Read the times of a video."""
         path = as_video(path)
         seconds = frame_times(path)
-        facts = inspect_video(path)
-        last = facts.index.last_duration / facts.second
-        if last <= 0 and seconds.size > 1:
-            last = float(seconds[-1] - seconds[-2])
-        return cls(seconds, float(seconds[-1]) + (last if last > 0 else 1 / (facts.info.fps or 1)))
+        metadata = inspect_video(path)
+        duration = metadata.index.last_duration / metadata.second
+        if duration <= 0 and seconds.size > 1:
+            duration = float(seconds[-1] - seconds[-2])
+        return cls(seconds, float(seconds[-1]) + (duration if duration > 0 else 1 / (metadata.info.fps or 1)))
 
-    def at_rate(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
+    def frames_at_rate(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
         """The frames at `fps` among the `length` frames of the file from `first` on.
 
         Returns:
@@ -49,9 +49,9 @@ class FrameTimes:
         after = first + length
         seconds = self.seconds[first:after] - self.seconds[first]
         end = (self.seconds[after] if after < self.seconds.size else self.end) - self.seconds[first]
-        middles = (seconds[1:] + seconds[:-1]) / 2  # at a middle, both frames are equally near
-        count = max(int((end + TIME_TOLERANCE) * fps + 0.5), 1)  # J, rounded as containers round times
-        return first + np.searchsorted(middles, np.arange(count) / fps - TIME_TOLERANCE)
+        midpoints = (seconds[1:] + seconds[:-1]) / 2  # at a middle, both frames are equally near
+        num_frames = max(int((end + TIME_TOLERANCE) * fps + 0.5), 1)  # J, rounded as containers round times
+        return first + np.searchsorted(midpoints, np.arange(num_frames) / fps - TIME_TOLERANCE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,29 +60,29 @@ class Footage:
 
     first: int  # frame of the file
     length: int  # frames of the file
-    shown: NDArray[np.int64] | None = None  # (J,) frames of the file at `data.fps`; None: each frame
+    frame_ids: NDArray[np.int64] | None = None  # (J,) frames of the file at `data.fps`; None: each frame
 
     @property
     def num_frames(self) -> int:
         """J."""
-        return self.length if self.shown is None else self.shown.size
+        return self.length if self.frame_ids is None else self.frame_ids.size
 
-    def numbers(self, ids: FrameIds) -> FrameIds:
+    def file_ids(self, ids: FrameIds) -> FrameIds:
         """The numbers in the file of the frames `ids`, each from 0 to J - 1."""
-        return self.first + ids if self.shown is None else self.shown[ids]
+        return self.first + ids if self.frame_ids is None else self.frame_ids[ids]
 
 
-def footage_of(sample: Sample, fps: float | None) -> Footage:
+def read_footage(sample: Sample, fps: float | None) -> Footage:
     """The footage of a sample, at `fps` frames per second (None: all frames of the file)."""
-    return footages_of_spans(sample.video, [frame_span(sample)], fps)[0]
+    return read_footages(sample.video, [frame_span(sample)], fps)[0]
 
 
-def footages_of_spans(video: Video, spans: Sequence[FrameSpan], fps: float | None) -> list[Footage]:
+def read_footages(video: Video, spans: Sequence[FrameSpan], fps: float | None) -> list[Footage]:
     """The footage of parts of a video; at `fps`, times start with the part."""
     if fps is None:
         return [Footage(first, length) for first, length in spans]
     times = FrameTimes.of(video)
-    return [Footage(first, length, times.at_rate(fps, first, length)) for first, length in spans]
+    return [Footage(first, length, times.frames_at_rate(fps, first, length)) for first, length in spans]
 
 
 def frame_span(sample: Sample) -> FrameSpan:
@@ -90,16 +90,16 @@ def frame_span(sample: Sample) -> FrameSpan:
     if sample.start is not None or sample.end is not None:
         first, end = frames_between(sample.video, sample.start, sample.end)
         return first, end - first
-    count = video_info(sample.video).frames
+    num_frames = video_info(sample.video).num_frames
     first = sample.start_frame or 0
-    end = count if sample.end_frame is None else min(sample.end_frame, count)
+    end = num_frames if sample.end_frame is None else min(sample.end_frame, num_frames)
     if first >= end:
-        until = "" if sample.end_frame is None else f" to {sample.end_frame}"
-        raise VideoError(sample.video, f"no frames from {first}{until}; there are {count}")
+        end_text = "" if sample.end_frame is None else f" to {sample.end_frame}"
+        raise VideoError(sample.video, f"no frames from {first}{end_text}; there are {num_frames}")
     return first, end - first
 
 
-def frame_bytes(video: Video, frames: int, channels: int = 3) -> int:
+def frame_bytes(video: Video, num_frames: int, channels: int = 3) -> int:
     """The bytes of a number of frames of a video."""
     info = video_info(video)
-    return frames * info.height * info.width * channels
+    return num_frames * info.height * info.width * channels

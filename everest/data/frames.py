@@ -23,18 +23,18 @@ def pretrain_window(length: int, frames: int, stride: int, rng: np.random.Genera
     """Every `stride`-th frame of a random window. As released, it never reaches a video's last frame."""
     spare = max(length - frames * stride, 0)
     start = int(rng.integers(0, spare + 1)) if spare else 0
-    reachable = max((length - 2 - start) // stride, 0)
-    return start + stride * np.minimum(np.arange(frames), reachable)
+    last = max((length - 2 - start) // stride, 0)
+    return start + stride * np.minimum(np.arange(frames), last)
 
 
 def finetune_window(length: int, frames: int, stride: int, rng: np.random.Generator) -> FrameIds:
     """Frames spread over a random window, both ends included: slightly more than `stride` apart."""
     window = frames * stride
     start = int(rng.integers(window, length)) - window if length > window else 0
-    return _spread(length, frames, stride, start)
+    return _spread_window(length, frames, stride, start)
 
 
-def _spread(length: int, frames: int, stride: int, start: int) -> FrameIds:
+def _spread_window(length: int, frames: int, stride: int, start: int) -> FrameIds:
     window = frames * stride
     if length > window:
         ids = np.linspace(start, start + window, num=frames)
@@ -48,11 +48,11 @@ def _spread(length: int, frames: int, stride: int, start: int) -> FrameIds:
 
 def view_windows(length: int, frames: int, stride: int, clips: int) -> list[FrameIds]:
     """`clips` windows for evaluation, evenly from the first to the last; a single one is in the middle."""
-    steps = np.arange(0, length, stride)
-    steps = np.pad(steps, (0, max(frames - steps.size, 0)), mode="edge")
-    spare = steps.size - frames
+    ids = np.arange(0, length, stride)
+    ids = np.pad(ids, (0, max(frames - ids.size, 0)), mode="edge")
+    spare = ids.size - frames
     starts = [spare // 2] if clips == 1 else [part_of(spare, clip, clips - 1) for clip in range(clips)]
-    return [steps[start : start + frames] for start in starts]
+    return [ids[start : start + frames] for start in starts]
 
 
 def segment_frames(length: int, frames: int, rng: np.random.Generator) -> FrameIds:
@@ -105,7 +105,7 @@ SAMPLINGS = {
         pretrain=pretrain_window,
         finetune=finetune_window,
         # In the middle; our choice for validation: the released programs draw it at random.
-        center=lambda length, frames, stride: _spread(
+        center=lambda length, frames, stride: _spread_window(
             length, frames, stride, (length - frames * stride) // 2
         ),
         views=view_windows,
@@ -127,7 +127,7 @@ SAMPLINGS = {
 }
 
 
-def sampling(name: str) -> Sampling:
+def find_sampling(name: str) -> Sampling:
     """An entry of `SAMPLINGS`; an unknown name is a RecipeError that lists them."""
     if name not in SAMPLINGS:
         raise unknown_name("sampling", name, SAMPLINGS)

@@ -1,8 +1,8 @@
 """Batches of clips, read by worker processes into a ring of slots, and copied to the device.
 
 A batch of a loader is valid until the next one is requested: its slot is then written again. A consumer that
-keeps tensors for longer clones them. The loader waits for copies to a GPU by `on_device`; a consumer that
-copies by other asynchronous means waits itself. A batch is divided into chunks, so that several workers read
+keeps tensors for longer clones them. The loader waits for copies by `copy_to_device`; a consumer that copies
+by other asynchronous means waits itself. A batch is divided into chunks, so that several workers read
 one; the ring has as many slots as the chunks that are read ahead need.
 
 Why not torch.utils.data.DataLoader: for the same clips, workers and order (persistent workers, two batches
@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Final, Literal, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ from everest.data.clips import Batch, ClipDataset, FailedReads, SampleKey, StepS
 from everest.data.crops import resize_regions
 from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError
-from everest.system.processes import local_processes, num_readers
+from everest.system.processes import num_local_processes, num_readers
 
 STOP_SECONDS: Final = 0.25  # heuristic: from one check whether to stop to the next, while waiting for a batch
 SHARED_MEMORY_SHARE: Final = 0.5  # heuristic: of what is free; a validation during a run needs some, too
@@ -46,7 +46,7 @@ ClipInfo = tuple[str, FailedReads]  # `video_id` and `failed` of a clip; its ten
 class Chunk(NamedTuple):
     """Samples of a batch that a worker reads at once, and where it writes them."""
 
-    number: int  # among all chunks of a loader
+    task_id: int  # among all chunks of a loader
     slot: int  # its slot of the ring
     first: int  # row of the first sample in the slot
     keys: Sequence[SampleKey]
@@ -58,15 +58,15 @@ class BatchDivision(NamedTuple):
     batch_samples: int  # of the largest batch
     chunk_samples: int  # at most
     chunks_ahead: int  # for one worker, not yet taken; 0 without workers
-    slots: int  # of the ring
+    num_slots: int  # of the ring
 
     def chunks(self, batches: Iterable[Sequence[SampleKey]]) -> Iterator[list[Chunk]]:
         """Yield the chunks of each batch."""
-        numbers = count()
+        task_ids = count()
         size = self.chunk_samples
         for batch, keys in enumerate(batches):
             starts = range(0, len(keys), size)
-            yield [Chunk(next(numbers), batch % self.slots, i, keys[i : i + size]) for i in starts]
+            yield [Chunk(next(task_ids), batch % self.num_slots, i, keys[i : i + size]) for i in starts]
 
 
 class StoppedWaiting(Exception):
@@ -77,19 +77,19 @@ def choose_workers(clips: ClipDataset, order: Order, workers: int | Literal["aut
     """The number of workers; `auto` is as many as the cores and the free shared memory allow."""
     if workers != "auto":
         return workers
-    free = free_shared_memory()
-    processes = local_processes()
-    for number in range(num_readers(), 0, -1):
-        needed = shared_bytes(clips, order, workers=number) * processes
-        if free is None or needed <= SHARED_MEMORY_SHARE * free:
-            return number
+    free_bytes = free_shared_memory()
+    processes = num_local_processes()
+    for num_workers in range(num_readers(), 0, -1):
+        needed_bytes = shared_bytes(clips, order, workers=num_workers) * processes
+        if free_bytes is None or needed_bytes <= SHARED_MEMORY_SHARE * free_bytes:
+            return num_workers
     return 0
 
 
 def shared_bytes(clips: ClipDataset, order: Order, *, workers: int) -> int:
     """The bytes of shared memory that a loader uses."""
     division = divide_batches(clips, order, workers=workers)
-    sizes = field_bytes(clips.layout(), slots=division.slots, batch=division.batch_samples)
+    sizes = field_bytes(clips.layout(), num_slots=division.num_slots, batch_size=division.batch_samples)
     return sum(sizes.values()) if workers else 0
 
 
@@ -99,18 +99,20 @@ def divide_batches(clips: ClipDataset, order: Order, *, workers: int) -> BatchDi
     While a batch is used, the workers read all of the next one and one more chunk each, and at least two
     chunks each. With fewer, a worker would wait for the step; with more, the ring would be larger.
     """
-    largest = order.micro_batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
-    parts = max(1, math.ceil(largest / max(1, CHUNK_CLIPS // clips.make_views.num_views)))
-    samples = max(1, math.ceil(largest / parts))
+    largest = (
+        order.samples_per_micro_batch if isinstance(order, StepSampler) else max(map(len, order), default=1)
+    )
+    num_chunks = max(1, math.ceil(largest / max(1, CHUNK_CLIPS // clips.make_views.num_views)))
+    chunk_samples = max(1, math.ceil(largest / num_chunks))
     if not workers:
-        return BatchDivision(largest, samples, chunks_ahead=0, slots=1)
-    parts = max(1, math.ceil(largest / samples))
-    ahead = min(workers + max(parts, workers), workers * MAX_CHUNKS_AHEAD)
-    slots = min(1 + math.ceil(ahead / parts), max(1, len(order)))
-    return BatchDivision(largest, samples, chunks_ahead=math.ceil(ahead / workers), slots=slots)
+        return BatchDivision(largest, chunk_samples, chunks_ahead=0, num_slots=1)
+    num_chunks = max(1, math.ceil(largest / chunk_samples))
+    chunks_ahead = min(workers + max(num_chunks, workers), workers * MAX_CHUNKS_AHEAD)
+    num_slots = min(1 + math.ceil(chunks_ahead / num_chunks), max(1, len(order)))
+    return BatchDivision(largest, chunk_samples, math.ceil(chunks_ahead / workers), num_slots)
 
 
-def batches(clips: ClipDataset, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
+def read_batches(clips: ClipDataset, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
     """Yield the batches of a `ClipLoader`, whose workers live from the first batch to the last."""
     with closing(ClipLoader(clips, order, workers=workers, timeout=timeout)) as loader:
         yield from loader
@@ -142,15 +144,15 @@ class ClipLoader:
         self._clips = clips
         self._timeout = timeout
         self._should_stop = should_stop
-        self._slots = division.slots
+        self._num_slots = division.num_slots
         self._upcoming = division.chunks(order)
-        self._in_slots: deque[list[Chunk]] = deque()  # batches that occupy a slot
+        self._loaded: deque[list[Chunk]] = deque()  # batches that occupy a slot
         self._unsent: deque[Chunk] = deque()  # chunks of these batches
         self._copies: list[torch.cuda.Event] = []  # copies of the batch that is used
-        samples = division.batch_samples
-        self._ring = Ring(clips.layout(), slots=division.slots, batch=samples, shared=workers > 0)
+        size = division.batch_samples
+        self._ring = Ring(clips.layout(), num_slots=division.num_slots, batch_size=size, shared=workers > 0)
         self._workers: Workers[Chunk, list[ClipInfo]] = Workers(
-            partial(read_chunk, clips, self._ring), number=workers, ahead=division.chunks_ahead
+            partial(read_chunk, clips, self._ring), num_workers=workers, max_ahead=division.chunks_ahead
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -158,46 +160,46 @@ class ClipLoader:
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             self._ring.pin()  # after the workers were started: they use no GPU
         self._send()
-        while self._in_slots:
-            chunks = self._in_slots[0]
-            infos = [info for chunk in chunks for info in self._take(chunk)]
+        while self._loaded:
+            chunks = self._loaded[0]
+            infos = [info for chunk in chunks for info in self._wait_for_chunk(chunk)]
             tensors = self._ring.batch(chunks[0].slot, len(infos))
             regions = self._clips.regions(tensors.pop("regions", None))
             self._copies = []
             yield Batch(
                 **{name: tensors.pop(name) for name in COMMON_TENSORS},
                 video_ids=[video_id for video_id, _ in infos],
-                failed=[failed for _, failed in infos],
+                failed_reads=[failed for _, failed in infos],
                 inputs=tensors,
                 copies=self._copies,
                 regions=regions,
             )
-            _wait_for(self._copies)
-            self._in_slots.popleft()  # frees its slot
+            _wait_for_copies(self._copies)
+            self._loaded.popleft()  # frees its slot
             self._send()
 
     def close(self) -> None:
         """End the workers, and wait for copies to a GPU."""
         self._workers.kill()
-        _wait_for(self._copies)
+        _wait_for_copies(self._copies)
         self._ring.unpin()
 
     def _send(self) -> None:
         """Send chunks to the workers that have room, of as many batches as there are slots."""
-        while len(self._in_slots) < self._slots and (chunks := next(self._upcoming, None)):
-            self._in_slots.append(chunks)
+        while len(self._loaded) < self._num_slots and (chunks := next(self._upcoming, None)):
+            self._loaded.append(chunks)
             self._unsent.extend(chunks)
-        while self._unsent and self._workers.add(self._unsent[0].number, self._unsent[0]):
+        while self._unsent and self._workers.add(self._unsent[0].task_id, self._unsent[0]):
             self._unsent.popleft()
 
-    def _take(self, chunk: Chunk) -> list[ClipInfo]:
+    def _wait_for_chunk(self, chunk: Chunk) -> list[ClipInfo]:
         """Wait until a chunk is read."""
         self._send()
         deadline = time.monotonic() + self._timeout if self._timeout else math.inf
         while True:
-            left = deadline - time.monotonic()
+            remaining = deadline - time.monotonic()
             try:
-                return self._workers.take(chunk.number, limit=min(left, STOP_SECONDS))
+                return self._workers.take(chunk.task_id, timeout=min(remaining, STOP_SECONDS))
             except TimeoutError:
                 if self._should_stop():
                     raise StoppedWaiting from None
@@ -205,7 +207,7 @@ class ClipLoader:
                     limit = f"{self._timeout:g} s (train.data_timeout)"
                     raise DataError(f"no clip within {limit} from one of: {self._paths([chunk])}") from None
             except WorkerCrash as crash:
-                chunks = [each for batch in self._in_slots for each in batch if each.number in crash.tasks]
+                chunks = [c for c in chain.from_iterable(self._loaded) if c.task_id in crash.task_ids]
                 raise DataError(
                     f"{crash} while it read one of: {self._paths(chunks)}; "
                     "remove the file that it cannot decode from the list"
@@ -226,34 +228,34 @@ def read_chunk(clips: ClipDataset, ring: Ring, chunk: Chunk) -> list[ClipInfo]:
             tensors["regions"] = clip.regions.boxes
         for name, value in tensors.items():
             rows[name][row] = value
-        infos.append((clip.video_id, clip.failed))
+        infos.append((clip.video_id, clip.failed_reads))
     return infos
 
 
-def _wait_for(copies: Sequence[torch.cuda.Event]) -> None:
-    for copied in copies:
-        if not copied.query():
-            copied.synchronize()
+def _wait_for_copies(copies: Sequence[torch.cuda.Event]) -> None:
+    for copy in copies:
+        if not copy.query():
+            copy.synchronize()
 
 
-def on_device(batch: Batch, device: torch.device) -> Batch:
+def copy_to_device(batch: Batch, device: torch.device) -> Batch:
     """Copy the tensors that a model needs to `device`; on a GPU without waiting for the copies.
 
     There, regions become the frames of the clips.
     """
     is_gpu = device.type == "cuda"
-    moved = {name: getattr(batch, name).to(device, non_blocking=is_gpu) for name in COMMON_TENSORS}
+    tensors = {name: getattr(batch, name).to(device, non_blocking=is_gpu) for name in COMMON_TENSORS}
     inputs = {name: value.to(device, non_blocking=is_gpu) for name, value in batch.inputs.items()}
     regions = batch.regions
     if regions is not None:
         regions = regions._replace(boxes=regions.boxes.to(device, non_blocking=is_gpu))
     if is_gpu:
-        copied = torch.cuda.Event(blocking=True)  # a wait that leaves the core to the workers
-        copied.record(torch.cuda.current_stream(device))
-        batch.copies.append(copied)
+        copy_event = torch.cuda.Event(blocking=True)  # a wait that leaves the core to the workers
+        copy_event.record(torch.cuda.current_stream(device))
+        batch.copies.append(copy_event)
     if regions is not None:  # after the copies: the memory of the ring is free before the frames are resized
-        moved["frames"] = resize_regions(moved["frames"], regions, precise=not is_gpu)
-    return batch._replace(**moved, inputs=inputs, regions=None)
+        tensors["frames"] = resize_regions(tensors["frames"], regions, precise=not is_gpu)
+    return batch._replace(**tensors, inputs=inputs, regions=None)
 
 
 class DeviceCopy:
@@ -266,11 +268,11 @@ class DeviceCopy:
     def __call__(self, batch: Batch) -> Batch:
         """The batch on the device. On a GPU the host waits for nothing; later kernels wait for the copy."""
         if self._stream is None:
-            return on_device(batch, self._device)
+            return copy_to_device(batch, self._device)
         with torch.cuda.stream(self._stream):
-            moved = on_device(batch, self._device)
-        computing = torch.cuda.current_stream(self._device)
-        computing.wait_stream(self._stream)
-        for tensor in (*(getattr(moved, name) for name in COMMON_TENSORS), *moved.inputs.values()):
-            tensor.record_stream(computing)  # the memory is free again only when the step has used it
-        return moved
+            result = copy_to_device(batch, self._device)
+        compute_stream = torch.cuda.current_stream(self._device)
+        compute_stream.wait_stream(self._stream)
+        for tensor in (*(getattr(result, name) for name in COMMON_TENSORS), *result.inputs.values()):
+            tensor.record_stream(compute_stream)  # the memory is free again only when the step has used it
+        return result

@@ -19,7 +19,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.data.class_balance import sampling_odds
 from everest.data.clips import ClipDataset
 from everest.data.crops import largest_region
-from everest.data.footage import footage_of, frame_span
+from everest.data.footage import frame_span, read_footage
 from everest.data.views import (
     ClipFormat,
     EvalViews,
@@ -33,14 +33,14 @@ from everest.lists.classes import Classes
 from everest.lists.labels import class_indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
-from everest.lists.sources import read_source, unused_validation
+from everest.lists.sources import read_source, unused_validation_notice
 from everest.methods.grid import NoiseLayout, TokenGrid
 from everest.methods.selection import num_candidates
 from everest.system.storage import Location, RemotePath
-from everest.system.text import counted
-from everest.video.facts import keep_facts_in_cache
+from everest.system.text import plural
+from everest.video.metadata import keep_metadata_in_cache
 from everest.video.reader import video_info
-from everest.video.source import Member
+from everest.video.source import ShardMember
 from everest.video.stream import VideoError
 
 CLASS_METRICS: Final = {"map": "mean average precision", "macro_f1": "macro F1"}  # need a video with a class
@@ -72,7 +72,7 @@ def pretrain_clips(recipe: Recipe) -> ClipDataset:
         **vars(clip),
         flip=data.flip if section.flip is None else section.flip,
         views_per_decode=section.views_per_decode,
-        compared=section.objective == "views",
+        are_compared=section.objective == "views",
         crop_area=section.views.crop_area if section.objective == "views" else None,
     )
     noise = NoiseLayout.of(grid, candidate_grid, camera=section.camera_motion)
@@ -108,12 +108,12 @@ def finetune_clips(recipe: Recipe) -> tuple[ClipDataset, Classes]:
         heads=classes.heads,
         num_noise=clip_grid(recipe).num_tokens,
         training=True,
-        notices=[unused_validation(data)],
+        notices=[unused_validation_notice(data)],
     )
     if section.sampler == "shuffle":
         return clips, classes
-    first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
-    return replace(clips, sampling_odds=sampling_odds(first, section.sampler)), classes
+    first_labels = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
+    return replace(clips, sampling_odds=sampling_odds(first_labels, section.sampler)), classes
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
@@ -199,18 +199,18 @@ def clips_of(
     """
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
-    keep_facts_in_cache()
-    distinct = list({sample.video_id: sample for sample in samples.samples}.values())
-    listed = samples.samples
+    keep_metadata_in_cache()
+    distinct_samples = list({sample.video_id: sample for sample in samples.samples}.values())
+    epoch_samples = samples.samples
     if training and data.clips_per_video != 1:
         # Choices about a sample follow from its place in the list: each repetition shows another window.
         setting = data.clips_per_video
-        counts = [num_clips(sample) if setting == "auto" else setting for sample in listed]
-        listed = tuple(chain.from_iterable(map(repeat, listed, counts)))
-        total = f"{counted(len(distinct), 'video')}, {len(listed)} clips an epoch"
+        counts = [num_clips(sample) if setting == "auto" else setting for sample in epoch_samples]
+        epoch_samples = tuple(chain.from_iterable(map(repeat, epoch_samples, counts)))
+        total = f"{plural(len(distinct_samples), 'video')}, {len(epoch_samples)} clips an epoch"
         notices = (*notices, f"data.clips_per_video: {total}")
     return ClipDataset(
-        listed,
+        epoch_samples,
         make_views=views,
         seed=recipe.train.seed,
         num_noise=num_noise,
@@ -221,7 +221,7 @@ def clips_of(
     )
 
 
-def resized_by(clips: ClipDataset, resize: str, device: torch.device) -> ClipDataset:
+def apply_resize_setting(clips: ClipDataset, resize: str, device: torch.device) -> ClipDataset:
     """The same training clips, with crops resized where `data.resize` says; for cached tokens, in workers."""
     views = clips.make_views
     on_device = resize == "device" or (resize == "auto" and device.type == "cuda")
@@ -251,30 +251,30 @@ def examine_lengths(clips: ClipDataset) -> str | None:
     views = clips.make_views
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
     lengths: list[int] = []
-    failed: list[VideoError] = []
-    end = time.monotonic() + EXAMINATION_SECONDS
+    errors: list[VideoError] = []
+    deadline = time.monotonic() + EXAMINATION_SECONDS
     order = np.random.default_rng(0).permutation(len(clips))
-    examined = [clips.samples[index] for index in order[:MAX_EXAMINED]]
-    for sample in examined:
+    examined_samples = [clips.samples[index] for index in order[:MAX_EXAMINED]]
+    for sample in examined_samples:
         video = sample.video
-        if isinstance(video.shard if isinstance(video, Member) else video, RemotePath):
+        if isinstance(video.shard if isinstance(video, ShardMember) else video, RemotePath):
             continue
         try:
-            lengths.append(footage_of(sample, views.fps).num_frames)
+            lengths.append(read_footage(sample, views.fps).num_frames)
         except VideoError as error:
-            failed.append(error)  # training names them, if others can be read
-        if time.monotonic() > end:
+            errors.append(error)  # training names them, if others can be read
+        if time.monotonic() > deadline:
             break
-    unit = ListSize.of(clips.samples).unit
-    if failed and len(failed) == len(examined):
-        first = f"{failed[0].path}: {failed[0].reason}"
-        raise DataError(f"none of the {len(failed)} {unit}s examined can be read, first {first}")
-    short = sum(length < views.frames * stride for length in lengths)
-    if 2 * short <= len(lengths):  # suggested strides fit the median video
+    noun = ListSize.of(clips.samples).noun
+    if errors and len(errors) == len(examined_samples):
+        first = f"{errors[0].path}: {errors[0].reason}"
+        raise DataError(f"none of the {len(errors)} {noun}s examined can be read, first {first}")
+    num_short = sum(length < views.frames * stride for length in lengths)
+    if 2 * num_short <= len(lengths):  # suggested strides fit the median video
         return None
     rate = "" if views.fps is None else f" at {views.fps:g} frames per second"
     return (
-        f"{short} of {len(lengths)} {unit}s ({short / len(lengths):.0%}) are shorter than a clip of "
+        f"{num_short} of {len(lengths)} {noun}s ({num_short / len(lengths):.0%}) are shorter than a clip of "
         f"{views.frames} frames at stride {stride}{rate}: frames are repeated; `everest prepare stats` "
         "prints the strides that fit"
     )

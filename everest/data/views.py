@@ -33,8 +33,8 @@ from everest.data.crops import (
     resize,
     view_boxes,
 )
-from everest.data.footage import Footage, footage_of, frame_bytes
-from everest.data.frames import FrameIds, sampling
+from everest.data.footage import Footage, frame_bytes, read_footage
+from everest.data.frames import FrameIds, find_sampling
 from everest.lists.sample import Sample
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 from everest.video.reader import frames_in_order, read_frames
@@ -65,9 +65,9 @@ class FrameReader:
     decoder: str
     channels: int  # C
 
-    def read(self, numbers: FrameIds) -> Tensor:
+    def read(self, file_ids: FrameIds) -> Tensor:
         """The frames (T, H, W, C) uint8."""
-        ids = numbers.tolist()
+        ids = file_ids.tolist()
         return read_frames(self.sample.video, ids, decoder=self.decoder, channels=self.channels)
 
 
@@ -123,7 +123,7 @@ class StageViews(ClipFormat, ABC):
 
     def __call__(self, sample: Sample, rng: Generator, decoder: str, out: Out = None) -> SampleViews:
         """The views of a sample, in the memory `out` if it is given."""
-        return self.make(self.reader(sample, decoder), rng, out)
+        return self.make(self.make_reader(sample, decoder), rng, out)
 
     @abstractmethod
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
@@ -134,29 +134,29 @@ class StageViews(ClipFormat, ABC):
             out: the memory for them, (V, C, T, H, W) uint8 or, of regions, (V, T, R, S, C); None: new memory.
         """
 
-    def reader(self, sample: Sample, decoder: str) -> FrameReader:
+    def make_reader(self, sample: Sample, decoder: str) -> FrameReader:
         """The reader of the frames of a sample."""
-        return FrameReader(sample, footage_of(sample, self.fps), decoder, self.channels)
+        return FrameReader(sample, read_footage(sample, self.fps), decoder, self.channels)
 
-    def decoded(self, reader: FrameReader, choose: Callable[..., FrameIds], *draws: Generator) -> Tensor:
+    def decode(self, reader: FrameReader, choose: Callable[..., FrameIds], *draws: Generator) -> Tensor:
         """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride, *draws)` selects."""
         ids = choose(reader.footage.num_frames, self.frames, self.stride, *draws)
-        return reader.read(reader.footage.numbers(ids))
+        return reader.read(reader.footage.file_ids(ids))
 
     def _resize(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> SampleViews:
         """Resize crops (T, h, w, C) and flip those marked True, or leave both to the device."""
         if self.region is None:
             views = [resize(region, self.size, antialias=self.antialias).numpy() for region, _ in crops]
-            order = [-1 if flipped else 1 for _, flipped in crops]
-            views = [view[..., ::step] for view, step in zip(views, order, strict=True)]
+            directions = [-1 if is_flipped else 1 for _, is_flipped in crops]
+            views = [view[..., ::direction] for view, direction in zip(views, directions, strict=True)]
             return _stack_views(views, out, erase)
         frames = torch.empty(self.shape, dtype=torch.uint8) if out is None else out
         boxes = []
-        for target, (region, flipped) in zip(frames, crops, strict=True):
+        for target, (region, is_flipped) in zip(frames, crops, strict=True):
             if region.size(1) > self.region[0] or region.size(2) > self.region[1]:
                 region = resize(region, self.size, antialias=self.antialias).permute(1, 2, 3, 0)
             target[:, : region.size(1), : region.size(2)] = region
-            boxes.append((region.size(1), region.size(2), int(flipped)))
+            boxes.append((region.size(1), region.size(2), int(is_flipped)))
         return SampleViews(frames, torch.tensor([erase] * len(crops)), regions=torch.tensor(boxes))
 
 
@@ -170,7 +170,7 @@ class PretrainViews(StageViews):
     antialias: ClassVar[bool] = True
     flip: bool
     views_per_decode: int
-    compared: bool = False  # each view has a window of its own, and all are flipped or none is
+    are_compared: bool = False  # each view has a window of its own, and all are flipped or none is
     crop_area: tuple[float, float] | None = None  # fractions of the frame; None: a multi-scale crop
 
     @property
@@ -178,25 +178,25 @@ class PretrainViews(StageViews):
         return self.views_per_decode
 
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
-        window = sampling(self.sampling).pretrain
-        if self.compared:
+        window = find_sampling(self.sampling).pretrain
+        if self.are_compared:
             length = reader.footage.num_frames
             ids = [window(length, self.frames, self.stride, rng) for _ in range(self.num_views)]
-            numbers, positions = np.unique(reader.footage.numbers(np.stack(ids)), return_inverse=True)
-            video = reader.read(numbers)  # (F, H, W, C)
-            clips = [video[place] for place in torch.from_numpy(positions.reshape(-1, self.frames))]
+            file_ids, positions = np.unique(reader.footage.file_ids(np.stack(ids)), return_inverse=True)
+            video = reader.read(file_ids)  # (F, H, W, C)
+            clips = [video[row] for row in torch.from_numpy(positions.reshape(-1, self.frames))]
         else:
-            clips = [self.decoded(reader, window, rng)] * self.num_views
-        flipped = None
+            clips = [self.decode(reader, window, rng)] * self.num_views
+        is_flipped = None
         crops = []
         for clip in clips:
             if self.crop_area is None:
                 box = multi_scale_crop(_frame_size(clip), self.size, rng)
             else:
                 box = random_resized_crop(_frame_size(clip), self.size, rng, areas=self.crop_area)
-            if flipped is None or not self.compared:
-                flipped = self.flip and rng.random() < 0.5
-            crops.append((crop(clip, box), flipped))
+            if is_flipped is None or not self.are_compared:
+                is_flipped = self.flip and rng.random() < 0.5
+            crops.append((crop(clip, box), is_flipped))
         return self._resize(crops, out)
 
 
@@ -210,13 +210,13 @@ class FinetuneViews(StageViews):
     erasing: float  # the probability of a box to erase
 
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
-        clip = self.decoded(reader, sampling(self.sampling).finetune, rng)
+        clip = self.decode(reader, find_sampling(self.sampling).finetune, rng)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_frame_size(clip), self.size, rng, areas=self.crop_area)
-        flipped = self.flip and rng.random() < 0.5
-        erased = erasing_box(self.size, self.erasing, rng)
-        return self._resize([(crop(clip, box), flipped)], out, erase=erased)
+        is_flipped = self.flip and rng.random() < 0.5
+        erase_box = erasing_box(self.size, self.erasing, rng)
+        return self._resize([(crop(clip, box), is_flipped)], out, erase=erase_box)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,9 +224,9 @@ class ValidationViews(StageViews):
     """Validation: the center of the video's middle; deterministic, unlike the released programs."""
 
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
-        clip = self.decoded(reader, sampling(self.sampling).center)
+        clip = self.decode(reader, find_sampling(self.sampling).center)
         covering = covering_size(_frame_size(clip), self.size)
-        view = resize(clip, covering, antialias=False)[..., *center_box(covering, self.size).inside]
+        view = resize(clip, covering, antialias=False)[..., *center_box(covering, self.size).slices]
         return _stack_views([view], out)
 
 
@@ -246,31 +246,31 @@ class EvalViews(StageViews):
         return self.frames * self.stride / (self.fps or fps)
 
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
-        needed, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
-        source = reader.sample.video
-        is_large = frame_bytes(source, len(needed), self.channels) > MAX_BYTES_AT_ONCE
+        file_ids, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
+        path = reader.sample.video
+        is_large = frame_bytes(path, len(file_ids), self.channels) > MAX_BYTES_AT_ONCE
         if is_large and reader.decoder == "auto":
-            decoded = frames_in_order(source, needed, channels=self.channels)
-            video = torch.cat([self.resized(frame[None]) for frame in decoded], dim=1)
+            decoded = frames_in_order(path, file_ids, channels=self.channels)
+            video = torch.cat([self.resize_frames(frame[None]) for frame in decoded], dim=1)
         else:
-            video = self.resized(reader.read(needed))
-        return _stack_views(self.cut(video, positions), out)
+            video = self.resize_frames(reader.read(file_ids))
+        return _stack_views(self.cut_views(video, positions), out)
 
     def windows(self, footage: Footage) -> NDArray[np.int64]:
         """The frame numbers in the file of each clip, (clips, T)."""
-        views = sampling(self.sampling).views(footage.num_frames, self.frames, self.stride, self.clips)
-        return footage.numbers(np.stack(views))
+        views = find_sampling(self.sampling).views(footage.num_frames, self.frames, self.stride, self.clips)
+        return footage.file_ids(np.stack(views))
 
-    def resized(self, frames: Tensor) -> Tensor:
+    def resize_frames(self, frames: Tensor) -> Tensor:
         """Resize decoded (F, H, W, C) uint8 frames to (C, F, H', W') that cover the views."""
         video = resize(frames, covering_size(_frame_size(frames), self.size), antialias=False)
         return video.contiguous()  # once instead of once per view
 
-    def cut(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
+    def cut_views(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
         """Cut the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
         clips = torch.from_numpy(positions.reshape(self.clips, self.frames))
-        return [video[..., *box.inside][:, ids] for ids in clips for box in boxes]
+        return [video[..., *box.slices][:, ids] for ids in clips for box in boxes]
 
 
 def _frame_size(clip: Tensor) -> Size:

@@ -40,71 +40,71 @@ Result = TypeVar("Result")
 
 
 class WorkerCrash(EnvironmentProblem):
-    """A worker crashed, for example in a decoder; `tasks` has the number of its task, if it had one."""
+    """A worker crashed, for example in a decoder; `task_ids` has the number of its task, if it had one."""
 
-    def __init__(self, message: str, tasks: list[int]) -> None:
+    def __init__(self, message: str, task_ids: list[int]) -> None:
         super().__init__(message)
-        self.tasks = tasks
+        self.task_ids = task_ids
 
 
 class Workers(Generic[Task, Result]):
     """Processes that call `work`, each with up to `ahead` tasks under way; without any, `take` calls it."""
 
-    def __init__(self, work: Callable[[Task], Result], *, number: int, ahead: int) -> None:
+    def __init__(self, work: Callable[[Task], Result], *, num_workers: int, max_ahead: int) -> None:
         self._work = work
-        self._ahead = ahead
+        self._max_ahead = max_ahead
         self._tasks: dict[int, Task] = {}  # tasks that are not yet sent, by number
         self._results: dict[int, Result | Exception] = {}  # results that are not yet taken, by number
         self._processes: dict[Connection, BaseProcess] = {}
         self._under_way: dict[Connection, list[int]] = {}  # the numbers of its tasks, in order
         atexit.register(self.kill)  # a worker that hangs in a decoder would keep this process from ending
-        for _ in range(number):
-            connection, child = multiprocessing.Pipe()
+        for _ in range(num_workers):
+            connection, child_end = multiprocessing.Pipe()
             process = multiprocessing.Process(
-                target=_serve, args=(child, work), daemon=True, name="everest reader"
+                target=_run_tasks, args=(child_end, work), daemon=True, name="everest reader"
             )
             start_process(process)
-            child.close()  # or its end would not be noticed
+            child_end.close()  # or its end would not be noticed
             self._processes[connection] = process
             self._under_way[connection] = []
 
-    def add(self, number: int, task: Task) -> bool:
+    def add(self, task_id: int, task: Task) -> bool:
         """Give a task to the worker with the fewest, or keep it for `take` if there is no worker.
 
         Returns:
             False if each worker has `ahead` tasks, so that none got this one.
         """
         if not self._processes:
-            self._tasks[number] = task
+            self._tasks[task_id] = task
             return True
-        least = min(self._under_way, key=lambda connection: len(self._under_way[connection]))
-        if len(self._under_way[least]) >= self._ahead:
+        least_busy = min(self._under_way, key=lambda connection: len(self._under_way[connection]))
+        if len(self._under_way[least_busy]) >= self._max_ahead:
             return False
         try:
-            least.send((number, task))
+            least_busy.send((task_id, task))
         except OSError:
-            raise self._explain(least) from None
-        self._under_way[least].append(number)
+            raise self._explain(least_busy) from None
+        self._under_way[least_busy].append(task_id)
         return True
 
-    def take(self, number: int, *, limit: float | None = None) -> Result:
-        """Return the result of a task; TimeoutError after `limit` seconds."""
-        if number in self._tasks:
-            return self._work(self._tasks.pop(number))
-        deadline = math.inf if limit is None else time.monotonic() + limit
-        while number not in self._results:
-            left = None if limit is None else max(0.0, deadline - time.monotonic())
-            ready = wait(list(self._processes), left)
-            if not ready:
+    def take(self, task_id: int, *, timeout: float | None = None) -> Result:
+        """Return the result of a task; TimeoutError after `timeout` seconds."""
+        if task_id in self._tasks:
+            return self._work(self._tasks.pop(task_id))
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while task_id not in self._results:
+            remaining = None if timeout is None else max(0.0, deadline - time.monotonic())
+            ready_connections = wait(list(self._processes), remaining)
+            if not ready_connections:
                 raise TimeoutError
-            for connection in [each for each in self._processes if each in ready]:
+            for connection in [each for each in self._processes if each in ready_connections]:
                 try:
-                    done, result = connection.recv()
+                    done_id, result = connection.recv()
                 except (EOFError, OSError):
                     raise self._explain(connection) from None
-                self._results[done] = result
-                self._under_way[connection].remove(done)
-        result = self._results.pop(number)
+                self._results[done_id] = result
+                self._under_way[connection].remove(done_id)
+        result = self._results.pop(task_id)
         if isinstance(result, Exception):
             raise result
         return result
@@ -121,8 +121,8 @@ class Workers(Generic[Task, Result]):
             return EnvironmentProblem(
                 "a process that reads videos was killed, usually because memory is short: lower train.workers"
             )
-        how = name or f"exit code {code}"
-        return WorkerCrash(f"a process that reads videos crashed ({how})", self._under_way[connection][:1])
+        cause = name or f"exit code {code}"
+        return WorkerCrash(f"a process that reads videos crashed ({cause})", self._under_way[connection][:1])
 
     def kill(self) -> None:
         """End the workers, whatever they do."""
@@ -136,24 +136,24 @@ class Workers(Generic[Task, Result]):
         self._under_way.clear()
 
 
-def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
+def _run_tasks(connection: Connection, work: Callable[[Any], Any]) -> None:
     """Run tasks until the connection closes, on one thread: the workers are the parallelism."""
-    program = multiprocessing.parent_process()
-    assert program is not None
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     # Processes that the program forks later keep its sentinel from being ready, while they live.
     is_child = multiprocessing.get_start_method() != "forkserver"
-    for number in STOP_SIGNALS:  # left to the process that trains
-        signal.signal(number, signal.SIG_IGN)
+    for signal_number in STOP_SIGNALS:  # left to the process that trains
+        signal.signal(signal_number, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_freed_memory(READER_KEPT_BYTES)
     try:
         while True:
-            ready = wait([connection, program.sentinel], ORPHAN_SECONDS)
-            if program.sentinel in ready or (is_child and os.getppid() != program.pid):
+            ready_objects = wait([connection, parent.sentinel], ORPHAN_SECONDS)
+            if parent.sentinel in ready_objects or (is_child and os.getppid() != parent.pid):
                 return
-            if not ready:
+            if not ready_objects:
                 continue
-            number, task = connection.recv()
+            task_id, task = connection.recv()
             try:
                 result = work(task)
             except UserError as error:
@@ -163,7 +163,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
                 if type(error).__module__ != "builtins":  # perhaps it cannot be sent
                     result = RuntimeError(f"{type(error).__name__}: {error}")
                 result.add_note(f"in a process that reads videos:\n{traceback.format_exc()}")
-            connection.send((number, result))
+            connection.send((task_id, result))
     except (EOFError, OSError):  # the program has ended
         return
 
@@ -196,10 +196,11 @@ ALIGNMENT: Final = 64  # bytes; a cache line, and more than any number needs
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type of each tensor of a sample
 
 
-def field_bytes(layout: Layout, *, slots: int, batch: int) -> dict[str, int]:
+def field_bytes(layout: Layout, *, num_slots: int, batch_size: int) -> dict[str, int]:
     """The bytes of each tensor of a ring, rounded up."""
     sizes = {
-        name: math.prod((slots, batch, *shape)) * kind.itemsize for name, (shape, kind) in layout.items()
+        name: math.prod((num_slots, batch_size, *shape)) * dtype.itemsize
+        for name, (shape, dtype) in layout.items()
     }
     return {name: math.ceil(size / ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
 
@@ -207,8 +208,8 @@ def field_bytes(layout: Layout, *, slots: int, batch: int) -> dict[str, int]:
 class Ring:
     """R slots of B samples each; `shared` puts them into shared memory, for other processes."""
 
-    def __init__(self, layout: Layout, *, slots: int, batch: int, shared: bool) -> None:
-        sizes = field_bytes(layout, slots=slots, batch=batch)
+    def __init__(self, layout: Layout, *, num_slots: int, batch_size: int, shared: bool) -> None:
+        sizes = field_bytes(layout, num_slots=num_slots, batch_size=batch_size)
         if shared:
             require_shared_memory(sum(sizes.values()))
         self.memory = torch.empty(sum(sizes.values()), dtype=torch.uint8)
@@ -224,13 +225,13 @@ class Ring:
         self._tensors: dict[str, Tensor] = {}  # (R, B, …) each
         self._is_pinned = False
         for name, part in zip(layout, self.memory.split([*sizes.values()]), strict=True):
-            shape, kind = layout[name]
-            values = part.view(kind)[: math.prod((slots, batch, *shape))]  # without what was rounded up
-            self._tensors[name] = values.view(slots, batch, *shape)
+            shape, dtype = layout[name]
+            values = part.view(dtype)[: math.prod((num_slots, batch_size, *shape))]  # without the rest
+            self._tensors[name] = values.view(num_slots, batch_size, *shape)
 
-    def batch(self, slot: int, samples: int) -> dict[str, Tensor]:
+    def batch(self, slot: int, num_samples: int) -> dict[str, Tensor]:
         """The (samples, …) tensors of a slot, without a copy."""
-        return {name: tensor[slot, :samples] for name, tensor in self._tensors.items()}
+        return {name: tensor[slot, :num_samples] for name, tensor in self._tensors.items()}
 
     def pin(self) -> None:
         """Pin the memory for asynchronous copies to a GPU; EnvironmentProblem if CUDA cannot."""

@@ -24,19 +24,19 @@ from everest.errors import EnvironmentProblem, RecipeError, differing, first_nam
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, warning
 from everest.system.files import IN_USE_FIX, is_unfinished
-from everest.system.launch import lost_peer
-from everest.system.locks import refuse_trained
+from everest.system.launch import find_lost_peer
+from everest.system.locks import refuse_running
 from everest.system.run_folder import (
     ENVIRONMENT_FILE,
-    OWN_FILES,
     RECIPE_FILE,
+    RUN_FILES,
     STATE_FOLDER,
     TOKENIZER_FOLDER,
     DecoderStart,
     InitFile,
     RunFolder,
-    is_own_tokenizer,
-    own_tokenizer,
+    is_tokenizer_file,
+    tokenizer_file,
 )
 from everest.system.signals import Stopped
 from everest.tokenizer.clips import tokenizer_depends_on
@@ -151,7 +151,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
             overlaps=accelerator.device.type == "cuda",
         )
     except BaseException as error:
-        lost = lost_peer(error)  # known only while the connections are open
+        lost = find_lost_peer(error)  # known only while the connections are open
         # A failing process closes its connections, which might otherwise abort it while it exits. NCCL ends a
         # communicator only when all its processes do, and the others may wait in a collective for this one.
         # After a signal, all processes have left the loop.
@@ -169,7 +169,7 @@ def _check_folder(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
     if run.path.exists():
         if not run.path.is_dir():
             raise RecipeError(f"--output {run.path}: a file is in the way; choose another folder")
-        refuse_trained(run.path)
+        refuse_running(run.path)
         # The tokenizer's run in the folder may be at any step: it is trained first.
         names = {file.name for file in run.path.iterdir() if not is_unfinished(file.name)}
         names.discard(TOKENIZER_FOLDER)
@@ -196,7 +196,7 @@ def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_f
         recipe.tokenizer and recipe.tokenizer.checkpoint,
         recipe.pretrain.teacher if options.stage == "pretrain" else None,
     ]
-    folder, tokenizer = run.path.resolve(), own_tokenizer(run.path).resolve()
+    folder, tokenizer = run.path.resolve(), tokenizer_file(run.path).resolve()
     lost = [
         f"{name}, which the run reads"
         for name in map(Path, filter(None, inputs))
@@ -204,7 +204,7 @@ def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_f
         if name.resolve() != tokenizer and name.resolve().is_relative_to(folder)
     ]
     if not run.has_environment():
-        foreign = [run.path / name for name in OWN_FILES if (run.path / name).exists()]
+        foreign = [run.path / name for name in RUN_FILES if (run.path / name).exists()]
         lost += [f"{file}, which no run has written" for file in foreign]
     if lost:
         raise RecipeError(f"--output {run.path}: --overwrite would remove {lost[0]}; choose another folder")
@@ -231,13 +231,13 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
     # A frozen model may have been moved: its hash is compared with that in the weights when it is read.
     for key in ("tokenizer.checkpoint", "pretrain.target.teacher"):
         old, new = saved.get(key), given.get(key)
-        is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()
+        is_own = is_tokenizer_file(str(old)) and Path(str(new)) == tokenizer_file(run.path).resolve()
         if old and new and (is_own or run.weights.is_file()):
             may_change.add(key)
     for key in may_change:
         saved.pop(key, None)
         given.pop(key, None)
-    environment = run.environment()
+    environment = run.read_environment()
     saved |= {"command": environment.stage, "--overfit-one-batch": environment.one_batch}
     given |= {"command": options.stage, "--overfit-one-batch": options.one_batch}
     saved |= {"--init": environment.init, "--decoder": environment.decoder if init_file else None}

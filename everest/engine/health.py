@@ -66,7 +66,7 @@ class Validations:
 
         def quality(row: Row) -> tuple[float, float]:
             value = row[f"val_{self.metric}"]
-            return value if METRICS[self.metric].higher else -value, -row["val_loss"]
+            return value if METRICS[self.metric].is_higher_better else -value, -row["val_loss"]
 
         if f"val_{self.metric}" not in row:
             if isinstance(row.get("loss"), float | int):

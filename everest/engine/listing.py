@@ -24,7 +24,7 @@ from everest.system.run_folder import (
     RunEnvironment,
     RunFolder,
 )
-from everest.system.text import reading_own
+from everest.system.text import damage_errors
 from everest.system.weights_header import read_header
 
 State = Literal["running", "finished", "resumable", "started", "damaged"]
@@ -68,7 +68,7 @@ def summarize(run: Path) -> RunSummary:
     """Summarize a run from its files. A damaged file is no error: one run must not hide the others."""
     age = 0
     try:
-        with reading_own(run, fix=RESTORE_FIX):
+        with damage_errors(run, fix=RESTORE_FIX):
             newest = 0.0  # time of the last write
             for file in run.iterdir():
                 with suppress(FileNotFoundError):  # a temporary file that is gone already, or a dangling link
@@ -79,7 +79,7 @@ def summarize(run: Path) -> RunSummary:
             metric = metric_of_run(run, rows)
             name = find_recipe(run / RECIPE_FILE).values().get("name")
             values = [float(row[f"val_{metric}"]) for row in rows if f"val_{metric}" in row]
-            best = max if metric is not None and METRICS[metric].higher else min
+            best = max if metric is not None and METRICS[metric].is_higher_better else min
             last, weights = _newest(rows, "step"), RunFolder(run).weights
             state: State = "resumable" if any((run / STATE_FOLDER).glob("step-*.safetensors")) else "started"
             if is_running(run):
@@ -129,7 +129,7 @@ def read_run(path: Path) -> tuple[RunEnvironment, list[dict[str, Any]]]:
     run = RunFolder(path)
     if not run.is_run():
         raise RecipeError(f"{path}: not a run folder ({RECIPE_FILE} or {ENVIRONMENT_FILE} is missing)")
-    environment = run.environment()
+    environment = run.read_environment()
     rows, problems = run.read_metrics()
     if problems:
         raise RecipeError(problems[0])

@@ -20,7 +20,7 @@ from everest.models.block import Block
 from everest.models.clip_spec import TokenModel
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.system.compute import fuse_functions
-from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
+from everest.system.weights import gather_tensor, load_tensors, require_matching, shard_like
 
 if TYPE_CHECKING:  # timm takes a second to import
     from timm.utils.model_ema import ModelEmaV3
@@ -115,7 +115,7 @@ class Network:
             for moment, value in self.optimizer.state.get(parameter, {}).items()
         }
         return {
-            f"{part}/{name}": full_tensor(tensor)
+            f"{part}/{name}": gather_tensor(tensor)
             for part, tensors in parts.items()
             for name, tensor in tensors.items()
         }
@@ -132,7 +132,7 @@ class Network:
         parameters = dict(self.module.named_parameters())
         for key, value in self.moments(tensors).items():
             name, moment = key.rsplit("/", 1)
-            self.optimizer.state[parameters[name]][moment] = like_sharded(value, parameters[name])
+            self.optimizer.state[parameters[name]][moment] = shard_like(value, parameters[name])
 
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Check that all names, shapes and types are this network's, else CheckpointError.
@@ -140,7 +140,7 @@ class Network:
         All parameters have moments, or none has any: a step gives every parameter a gradient.
         """
         for part, module in self._modules().items():
-            require_fitting(module.state_dict(), part_of(tensors, part), source=part)
+            require_matching(module.state_dict(), part_of(tensors, part), source=part)
         learning = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         expected = {
             f"{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
@@ -149,7 +149,7 @@ class Network:
             for moment in MOMENTS
         }
         moments = self.moments(tensors)
-        require_fitting(expected if moments else {}, moments, source=self.own_name("optimizer"))
+        require_matching(expected if moments else {}, moments, source=self.own_name("optimizer"))
 
     def moments(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""

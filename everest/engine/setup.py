@@ -12,7 +12,7 @@ from everest.config.settings import Recipe, TrainedSection
 from everest.data.clips import ClipDataset
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
-from everest.data.recipe_clips import examine_lengths, fingerprint, resized_by
+from everest.data.recipe_clips import apply_resize_setting, examine_lengths, fingerprint
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_ema, prepare_model, shard, stage_optimizer
@@ -24,7 +24,7 @@ from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, tra
 from everest.models.partial import choose_trained
 from everest.models.spec import AutoencoderSpec, ModelSpec
 from everest.system.files import IN_USE_FIX
-from everest.system.processes import free_host_memory, local_processes, num_readers
+from everest.system.processes import free_host_memory, num_local_processes, num_readers
 from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
@@ -86,7 +86,7 @@ def make_training(
         context=context,
         recipe=recipe,
         plan=plan,
-        clips=resized_by(clips, recipe.data.resize, context.accelerator.device),
+        clips=apply_resize_setting(clips, recipe.data.resize, context.accelerator.device),
         model=prepare_model(context.accelerator, networks[0].module, recipe.train),
         networks=networks,
         state=TrainState(context, networks, header, num_states=recipe.train.keep_states),
@@ -106,7 +106,7 @@ def sample_facts(recipe: Recipe, clips: ClipDataset, classes: Sequence[str] | No
 
 def _check_inputs(run: RunFolder, videos: dict[str, Any], spec: ModelSpec | TokenizerSpec) -> None:
     """Refuse to resume a run with other videos, another teacher or another tokenizer."""
-    plan = run.environment().plan
+    plan = run.read_environment().plan
     changed: list[str] = []
     if any(getattr(plan, key) != value for key, value in videos.items()):
         current = f"the current one of {videos['videos']}"
@@ -150,7 +150,7 @@ def _plan_for_memory(
     clip_bytes = training_bytes(spec, value_bytes, section) + other_bytes(value_bytes)
 
     largest = recipe.train.micro_batch
-    saved = context.run_folder.environment().plan if context.resumed else None
+    saved = context.run_folder.read_environment().plan if context.resumed else None
     if largest == "auto" and saved is not None and saved.processes == processes:
         largest = saved.micro_batch  # other passes would sum in another order
     if largest == "auto":
@@ -162,7 +162,7 @@ def _plan_for_memory(
         largest = min(gather_object([clips]))
     plan = plan_stage(section, num_videos=num_samples, processes=processes, largest_micro_batch=largest)
     needed = plan.micro_batch * clip_bytes + state_bytes
-    return plan, check_host_memory(needed, processes=local_processes()) if on_cpu else None
+    return plan, check_host_memory(needed, processes=num_local_processes()) if on_cpu else None
 
 
 def _network(
@@ -199,7 +199,7 @@ def _check_shared_memory(training: Training) -> None:
     """Refuse to start workers without enough shared memory; notice if there are fewer of them for it."""
     workers = training.workers
     shared = shared_bytes(training.clips, training.order(), workers=workers)
-    require_shared_memory(shared * local_processes())
+    require_shared_memory(shared * num_local_processes())
     if training.recipe.train.workers == "auto" and workers < num_readers():
         few = f"{workers} of {num_readers()} workers, because little shared memory is free"
         fix = "start the container with --shm-size=8g or --ipc=host for all of them"

@@ -27,7 +27,7 @@ from everest.models.partial import merged
 from everest.system.compute import HostCopy
 from everest.system.signals import StopSignal
 from everest.system.text import json_text, parse_json
-from everest.system.weights import Weights, full_tensor, read_tensors, state_hash, write_tensors
+from everest.system.weights import Weights, gather_tensor, read_tensors, state_hash, write_tensors
 from everest.system.weights_header import FORMAT, read_header, read_metadata
 
 DAMAGED: Final = ".damaged"  # suffix of a state that is set aside
@@ -178,7 +178,7 @@ class TrainState:
     def save_weights(self, path: Path, step: int, settings: Mapping[str, Any]) -> None:
         """Write the tensors of `trained_model`; `settings` are added to those in the header."""
         self.finish()  # the weights of a step are never there without its state
-        tensors = {name: full_tensor(tensor) for name, tensor in self.trained_model.state_dict().items()}
+        tensors = {name: gather_tensor(tensor) for name, tensor in self.trained_model.state_dict().items()}
         if self._accelerator.is_main_process:
             self._write_weights(path, HostCopy(tensors).read(), step, settings)
 
@@ -199,7 +199,7 @@ class TrainState:
         """
         run = self._run
         step = 0
-        last = run.environment().plan.finished or steps
+        last = run.read_environment().plan.finished or steps
         state = self._newest(notify)
         if state is not None:
             step = state.step

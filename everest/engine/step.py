@@ -16,7 +16,7 @@ from everest.data.clips import FailedReads
 from everest.engine.network import GRAD_NORM, Network
 from everest.engine.state import SaveRequest
 from everest.system.compute import HostCopy
-from everest.system.weights import full_tensor
+from everest.system.weights import gather_tensor
 
 SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
 SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
@@ -157,7 +157,7 @@ def clip_gradients(
         norm = torch.nn.utils.get_total_norm(gradients)
         if largest is not None:
             torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), largest, norm)
-        norms[network.own_name(GRAD_NORM)] = full_tensor(norm)
+        norms[network.own_name(GRAD_NORM)] = gather_tensor(norm)
     return norms
 
 

@@ -68,12 +68,12 @@ class StepLog:
     def restore(self, notes: Mapping[str, Any]) -> None:
         """The inverse of `notes`."""
         self.guard.skipped = notes["skipped"]
-        self.bad_videos.restore(notes["videos"], self._context.run_folder.bad_videos())
+        self.bad_videos.restore(notes["videos"], self._context.run_folder.read_bad_videos())
 
     def write(self, row: Row) -> None:
         """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
         if self._context.accelerator.is_main_process:
-            self._context.run_folder.log(row)
+            self._context.run_folder.log_row(row)
         if self.tracker is not None:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
             self.tracker.log(numbers, step=row["step"])
@@ -112,7 +112,7 @@ class StepLog:
             if row["loss"] is not None:
                 self.losses.append(row["loss"])
             failed = list(gather_object(record.failed)) if any_failed else []
-            context.notice(*self.bad_videos.add(requested=plan.videos_per_step, failed=failed))
+            context.notice(*self.bad_videos.add(num_samples=plan.videos_per_step, failed_reads=failed))
             if failed and context.accelerator.is_main_process:
                 context.run_folder.write_bad_videos(self.bad_videos.reasons)
             self.bad_videos.check(any_failed=any_failed)

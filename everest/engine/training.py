@@ -72,7 +72,7 @@ class Training:
     def resume(self) -> None:
         """Restore the newest state of the run, if it has one. Every process reads it."""
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.context.notice)
-        self.last_step = self.context.run_folder.environment().plan.finished or self.plan.steps
+        self.last_step = self.context.run_folder.read_environment().plan.finished or self.plan.steps
         if notes is not None:
             self.step_log.restore(notes)
 
@@ -80,12 +80,12 @@ class Training:
         """The samples from `step` to the last step; they follow from the seed and the step."""
         return StepSampler(
             num_samples=len(self.clips),
-            step_samples=self.plan.videos_per_step,
-            steps=self.plan.steps,
+            samples_per_step=self.plan.videos_per_step,
+            num_steps=self.plan.steps,
             samples_per_epoch=self.plan.videos_per_epoch,
             accumulation=self.plan.accumulation,
             rank=self.context.accelerator.process_index,
-            processes=self.plan.processes,
+            num_processes=self.plan.processes,
             seed=self.recipe.train.seed,
             start_step=step,
             repeat_first=self.context.options.one_batch,
@@ -197,7 +197,7 @@ class Step:
             except StoppedWaiting:
                 training.raise_stopped(training.saves.own_signal.received, saved=plan.processes == 1)
             self._record.waited += time.monotonic() - started
-            self._record.failed += filter(None, batch.failed)
+            self._record.failed += filter(None, batch.failed_reads)
             self._record.videos += batch.video_ids
             # Dropout, for example, draws from torch's global generator.
             torch.manual_seed(seed_at(self._seed, Purpose.STEP, self.index, rank, index))

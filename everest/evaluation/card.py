@@ -20,7 +20,7 @@ from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens, total_macs
 from everest.models.spec import ModelSpec
 from everest.system.run_folder import MODEL_FOLDER, RECIPE_FILE
-from everest.system.text import read_own_json, reading_own
+from everest.system.text import damage_errors, load_json
 
 REQUIRED_KEYS: Final = ("videos", "groups", "skipped", "views", "checkpoint", "recipe")
 NO_EVALUATION: Final = (
@@ -31,8 +31,8 @@ NO_EVALUATION: Final = (
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Read the document that `everest eval --json` printed."""
     fix = f"write it with everest eval --json > {shlex.quote(str(path))}"
-    with reading_own(path, fix=fix):
-        document = read_own_json(path, fix=fix)
+    with damage_errors(path, fix=fix):
+        document = load_json(path, fix=fix)
         itemgetter(*REQUIRED_KEYS)(document)  # raises KeyError if another program wrote the file
         itemgetter("clips", "crops")(document["views"])
     return document
@@ -53,8 +53,8 @@ def model_card(
     if evaluation is not None:
         heads = {head.name for head in spec.heads}
         classes = [row["name"] for row in evaluation.get("per_class", ())]
-        has_others = classes and weights.classes and classes != list(weights.classes)
-        if heads != set(evaluation.get("heads", {"": None})) or has_others:
+        has_other_classes = classes and weights.classes and classes != list(weights.classes)
+        if heads != set(evaluation.get("heads", {"": None})) or has_other_classes:
             raise RecipeError(
                 f"--evaluation: of {evaluation['checkpoint']}, a model with other heads or classes; evaluate "
                 f"{opened.file}"

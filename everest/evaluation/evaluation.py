@@ -21,14 +21,14 @@ from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.heads import head_settings
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.clips import ClipDataset, SampleKey
-from everest.data.loader import batches, choose_workers, on_device
+from everest.data.loader import choose_workers, copy_to_device, read_batches
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
 from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import seen_in
-from everest.metrics.head_metrics import metrics_of, per_class
+from everest.metrics.head_metrics import compute_metrics, class_metrics
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predictions import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import Classifier
@@ -130,7 +130,7 @@ def evaluate_classifier(
 
     Clips and classes of the recipe must fit the model, whose `spec` gives the cost of a view; see `evaluate`.
     """
-    started = time.monotonic()
+    start_time = time.monotonic()
     model.to(runtime.device)
     classes = Classes(heads=model.heads, names=model.class_names)
     source = str(model.file or type(model).__name__)
@@ -144,18 +144,18 @@ def evaluate_classifier(
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
     num_groups = len(set(predictions.groups))
-    measured = metrics_of(predictions, intervals=num_groups > 1)
+    metrics = compute_metrics(predictions, intervals=num_groups > 1)
     for name, head in predictions.by_head().items():
         if head.task != "regression":
-            head_metrics = measured["heads"][name] if name else measured
-            head_metrics["per_class"] = per_class(head, classes.of_head(head.head))
-    result = measured | {
+            head_metrics = metrics["heads"][name] if name else metrics
+            head_metrics["per_class"] = per_class(head, classes.names_of_head(head.head))
+    result = metrics | {
         "videos": len(predictions.videos),
         "groups": num_groups,
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
         **view_cost(spec),
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(time.monotonic() - start_time, 2),
         "checkpoint": source,
         "recipe": recipe.name,
     }
@@ -187,12 +187,12 @@ def evaluate_views(
     model.eval()
     per_pass = max(1, 32 // clips.make_views.num_views)  # heuristic: up to 32 clips in a pass
     passes = [range(first, min(first + per_pass, len(clips))) for first in range(0, len(clips), per_pass)]
-    rank, processes = runtime.rank, runtime.processes
-    mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
-    order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
+    rank, processes = runtime.rank, runtime.num_processes
+    own = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
+    order: list[list[SampleKey]] = [[(0, index) for index in indices] for indices in own]
     workers = choose_workers(clips, order, train.workers)
-    loaded = batches(clips, order, workers=workers, timeout=train.data_timeout)
-    listed = ListSize.of(clips.samples)
+    batches = read_batches(clips, order, workers=workers, timeout=train.data_timeout)
+    size = ListSize.of(clips.samples)
     rows: list[VideoScore] = []
 
     def read(numbers: range, videos: list[str], problems: list[str | None], outputs: HostCopy) -> None:
@@ -201,20 +201,20 @@ def evaluate_views(
         rows.extend(VideoScore(*video) for video in parts)
 
     read_last: Callable[[], None] | None = None
-    for done, (numbers, batch) in enumerate(zip(mine, loaded, strict=True), start=1):
-        frames: Tensor = on_device(batch, runtime.device).frames  # (videos, views, C, T, H, W) uint8
+    for num_done, (indices, batch) in enumerate(zip(own, batches, strict=True), start=1):
+        frames: Tensor = copy_to_device(batch, runtime.device).frames  # (videos, views, C, T, H, W) uint8
         with runtime.autocast():
             logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
         outputs = {"outputs": model.outputs(logits).unflatten(0, frames.shape[:2])}
         if read_last is not None:
             read_last()
-        problems = [failed[0][1] if failed else None for failed in batch.failed]
-        read_last = partial(read, numbers, batch.video_ids, problems, HostCopy(outputs))
-        report(listed.progress(min(done * per_pass * processes, listed.samples)))
+        problems = [failed[0][1] if failed else None for failed in batch.failed_reads]
+        read_last = partial(read, indices, batch.video_ids, problems, HostCopy(outputs))
+        report(size.progress_event(min(num_done * per_pass * processes, size.num_samples)))
     if read_last is not None:
         read_last()
-    by_number = {row.number: row for row in runtime.gather(rows)}
-    ordered = [by_number[number] for number in sorted(by_number)]
+    by_index = {row.number: row for row in runtime.gather(rows)}
+    ordered = [by_index[number] for number in sorted(by_index)]
     readable = [row for row in ordered if row.problem is None]
     samples = [clips.samples[row.number] for row in readable]
     no_outputs = np.zeros((0, 1, model.num_classes), np.float32)
@@ -224,7 +224,7 @@ def evaluate_views(
         outputs=np.stack([row.outputs for row in readable]) if readable else no_outputs,
         skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
         heads=model.heads,
-        groups=[sample.source for sample in samples],
+        groups=[sample.group_or_path for sample in samples],
     )
 
 
@@ -236,29 +236,29 @@ def open_classifier(
     Returns the classifier, its spec, and the recipe with the pixels and the selection of the classifier.
     """
     data = recipe.data
-    requested = recipe.finetune.selection
+    recipe_selection = recipe.finetune.selection
     fix = "--set finetune.selection.* changes it"
     if file.suffix == ONNX_SUFFIX:
         fix = "export it again to change it"
         model = _open_onnx(file, recipe, report)
         spec = model.spec
     else:
-        opened = open_model(
+        checkpoint = open_model(
             file,
             kind="classifier",
             frames=data.frames,
             size=data.frame_size,
-            selection=None if saved_selection else requested,
+            selection=None if saved_selection else recipe_selection,
             check=partial(_check_recipe, recipe, source=file),
         )
-        spec, model = opened.spec, opened.module
+        spec, model = checkpoint.spec, checkpoint.module
         assert isinstance(spec, ClipSpec)
         assert isinstance(model, Classifier)
     saved = spec.selection if isinstance(spec, ModelSpec) else None  # else it has no meaning
-    if saved is not None and requested.at_evaluation() != saved.at_evaluation():
+    if saved is not None and recipe_selection.at_evaluation() != saved.at_evaluation():
         have, wanted = (
             ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
-            for selection in (saved, requested)
+            for selection in (saved, recipe_selection)
         )
         text = f"tokens are selected as in the weights: {have}; recipe {recipe.name} has {wanted}; {fix}"
         report(notice(text))
@@ -299,15 +299,15 @@ def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier
 def _check_recipe(recipe: Recipe, spec: ClipSpec, *, source: Path) -> None:
     """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
     data = recipe.data
-    only = spec.only_head
+    head = spec.only_head
     pairs: dict[str, tuple[Any, Any]] = {}
     if isinstance(spec, ModelSpec):
         pairs["model.tubelet"] = (spec.model.tubelet, recipe.model.tubelet)
     if data.heads is not None:
         pairs["data.heads"] = (head_settings(spec.heads) or {}, data.heads)
-    elif only is not None:
-        pairs["data.task"] = (only.task, data.task)
-        pairs["data.num_classes"] = (only.outputs, data.num_classes or only.outputs)
+    elif head is not None:
+        pairs["data.task"] = (head.task, data.task)
+        pairs["data.num_classes"] = (head.outputs, data.num_classes or head.outputs)
     for key, (saved, wanted) in pairs.items():
         if saved != wanted or (key == "data.heads" and list(saved) != list(wanted)):  # in their order
             raise CheckpointError(f"{source}: trained with {key} {saved}, the recipe has {wanted}")

@@ -31,9 +31,9 @@ from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import FEW_OF_CLASS, per_class
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.names import METRICS, fact_rows, metric_rows, percent_text, views_text
+from everest.metrics.names import METRICS, measurement_rows, metric_rows, percent_text, views_text
 from everest.metrics.predictions import HeadPredictions, Predictions
-from everest.system.text import counted
+from everest.system.text import plural
 
 PAGE: Final = "index.html"
 PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # with a head's name, and .png
@@ -75,8 +75,8 @@ def write_evaluation_page(
     middle = views["clips"] // 2 * views["crops"] + views["crops"] // 2  # the middle crop of the middle clip
     indices = {sample.video_id: index for index, sample in enumerate(clips.samples)}
 
-    def video_of(number: int) -> tuple[str, str]:
-        video = predictions.videos[number]
+    def show_video(index: int) -> tuple[str, str]:
+        video = predictions.videos[index]
         view = clips.read((0, indices[video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
         frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
         image = Image.fromarray(to_rgb(frames).contiguous().numpy())
@@ -85,9 +85,9 @@ def write_evaluation_page(
         image.save(buffer, format="JPEG", quality=88)
         return video, data_uri("image/jpeg", buffer.getvalue())
 
-    unit = ListSize.of(clips.samples).unit
+    noun = ListSize.of(clips.samples).noun
     heads = [
-        _head_values(folder, head, classes.of_head(head.head), video_of, unit=unit)
+        _draw_head(folder, head, classes.names_of_head(head.head), show_video, noun=noun)
         for head in predictions.by_head().values()
     ]
     return _write_page(
@@ -97,8 +97,8 @@ def write_evaluation_page(
         metrics=metric_rows(result),
         num_videos=result["videos"],
         num_groups=result["groups"],
-        unit=unit,
-        facts=[row for row in fact_rows(result, unit) if row[0] != "checkpoint"],  # the title has it
+        noun=noun,
+        facts=[row for row in measurement_rows(result, noun) if row[0] != "checkpoint"],  # the title has it
         heads=heads,
         skipped=predictions.skipped,
         summary=summary,
@@ -111,7 +111,7 @@ def write_pooled_page(
     head: HeadPredictions,
     *,
     names: Names,
-    unit: str,
+    noun: str,
     summary: Summary,
 ) -> Path:
     """Write the page of several models that share a test, with their outputs together; return its path.
@@ -121,15 +121,15 @@ def write_pooled_page(
         head: the labels and outputs of all of them.
         names: of the classes.
     """
-    together = next(iter(results.values()))
-    metric = together["metric"]
+    pooled = next(iter(results.values()))
+    metric = pooled["metric"]
     documents = {
         title: {
-            metric: each[metric],
-            METRICS[metric].chance or "": each["chance"],
-            "intervals": {metric: each["interval"]},
+            metric: result[metric],
+            METRICS[metric].chance or "": result["chance"],
+            "intervals": {metric: result["interval"]},
         }
-        for title, each in results.items()
+        for title, result in results.items()
     }
     return _write_page(
         folder,
@@ -137,23 +137,23 @@ def write_pooled_page(
         views="",
         metrics=[row for title, document in documents.items() for row in metric_rows(document, title)],
         num_videos=len(head.labels),
-        num_groups=together["groups"],
-        unit=unit,
+        num_groups=pooled["groups"],
+        noun=noun,
         facts=[
-            (f"{unit}s", f"{len(head.labels)}, from {counted(together['groups'], 'group')}"),
-            ("skipped (unreadable)", str(together["skipped"])),
+            (f"{noun}s", f"{len(head.labels)}, from {plural(pooled['groups'], 'group')}"),
+            ("skipped (unreadable)", str(pooled["skipped"])),
         ],
-        heads=[_head_values(folder, head, names, None, unit=unit)],
+        heads=[_draw_head(folder, head, names, None, noun=noun)],
         skipped=[],
         summary=summary,
     )
 
 
 def _write_page(
-    folder: Path, *, num_videos: int, num_groups: int, unit: str, summary: Summary, **values: Any
+    folder: Path, *, num_videos: int, num_groups: int, noun: str, summary: Summary, **values: Any
 ) -> Path:
     """Write a page by its template."""
-    sampled = f"groups of {unit}s" if num_groups < num_videos else f"{unit}s"
+    unit_of_draws = f"groups of {noun}s" if num_groups < num_videos else f"{noun}s"
     constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "most_numbered": MOST_NUMBERED}
     values |= {"longest_name": LONGEST_NAME, "percent_text": percent_text, **constants}
     page = folder / PAGE
@@ -166,45 +166,45 @@ def _write_page(
     return page
 
 
-def _head_values(
+def _draw_head(
     folder: Path,
     head: HeadPredictions,
     names: Names,
-    video_of: Callable[[int], tuple[str, str]] | None,
+    show_video: Callable[[int], tuple[str, str]] | None,
     *,
-    unit: str,
+    noun: str,
 ) -> Mapping[str, Any]:
     """Write the plot of a head, and return the values of its part of the page.
 
-    `video_of` gives the name and the frames of a video by its number; None: wrong videos are not shown.
+    `show_video` gives the name and the frames of a video by its number; None: wrong videos are not shown.
     """
     name = head.head.name
     task = head.task
     suffix = f"-{quote(name, safe='')[:200]}" if name else ""  # a file name has up to 255 bytes
     plot = folder / f"{PLOTS.get(task)}{suffix}.png"
-    plotted: dict[str, Any] = {"plot": None, "confusions": []}
+    plot_values: dict[str, Any] = {"plot": None, "confusions": []}
     if task == "regression":
-        draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64), unit=unit)
-        plotted["plot"] = data_uri("image/png", plot.read_bytes())
+        draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64), noun=noun)
+        plot_values["plot"] = data_uri("image/png", plot.read_bytes())
     elif task in PLOTS:
         counts = np.zeros((len(names), len(names)), dtype=np.int64)  # of true and predicted classes
         np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
-        draw_confusion(plot, counts, names, unit=unit)
+        draw_confusion(plot, counts, names, noun=noun)
         support = counts.sum(axis=1)  # (C,)
         pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
         pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
         confused = [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
-        plotted = {"plot": data_uri("image/png", plot.read_bytes()), "confusions": confused}
+        plot_values = {"plot": data_uri("image/png", plot.read_bytes()), "confusions": confused}
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
     mistakes = None
-    if video_of is not None:
+    if show_video is not None:
         mistakes = []
-        for number, label, predicted in worst_videos(head, names):
-            video, frames = video_of(number)
+        for index, label, predicted in worst_videos(head, names):
+            video, frames = show_video(index)
             mistakes.append((video, label, predicted, frames))
-    shown = {"name": name, "task": task, "classes": rows, "num_classes": len(rows), "mistakes": mistakes}
-    return shown | plotted
+    values = {"name": name, "task": task, "classes": rows, "num_classes": len(rows), "mistakes": mistakes}
+    return values | plot_values
 
 
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
@@ -220,11 +220,11 @@ def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, st
     wrong = (labels != chosen).any(axis=1)
     order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:MISTAKES]
 
-    def named(i: int, flags: NDArray[np.bool_]) -> str:
+    def describe(i: int, flags: NDArray[np.bool_]) -> str:
         texts = [f"{names[c]} ({percent_text(100 * means[i, c])})" for c in flags[i].nonzero()[0]]
         return ", ".join(texts) or "no class"
 
-    return [(i, named(i, labels), named(i, chosen)) for i in order]
+    return [(i, describe(i, labels), describe(i, chosen)) for i in order]
 
 
 def shorten_names(names: Names) -> list[str]:
@@ -234,7 +234,7 @@ def shorten_names(names: Names) -> list[str]:
     return [f"{number} {shorten(name, LONGEST_NAME - 5)}" for number, name in enumerate(names)]
 
 
-def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, unit: str) -> None:
+def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun: str) -> None:
     """Write a PNG of (C, C) videos or windows by true and predicted class, shaded by the true class's share.
 
     With few classes every cell shows its count; with many the image grows so that each name is readable.
@@ -243,15 +243,15 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, unit:
     cell, points = (0.45, 9) if is_numbered else (0.1, 6)  # inches of a cell, points of the names
     side = max(cell * len(names), 3.0) + 2.5  # two classes leave room for the labels
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
-    shown = [escape_dollars(name) for name in shorten_names(names)]
+    axis_names = [escape_dollars(name) for name in shorten_names(names)]
     with saved_figure(path, (side + 0.5, side), points=10, framed=True) as figure:
         panel = figure.subplots()
         shade = PowerNorm(0.5, vmin=0, vmax=1)  # a few videos among many are visible, too
         image = panel.imshow(shares, cmap="Blues", norm=shade, interpolation="nearest")
-        panel.set_xticks(range(len(names)), shown, rotation=90, fontsize=points)
-        panel.set_yticks(range(len(names)), shown, fontsize=points)
+        panel.set_xticks(range(len(names)), axis_names, rotation=90, fontsize=points)
+        panel.set_yticks(range(len(names)), axis_names, fontsize=points)
         panel.set(xlabel="predicted class", ylabel="true class")
-        panel.set_title(f"{counts.sum()} {unit}s by true and predicted class")
+        panel.set_title(f"{counts.sum()} {noun}s by true and predicted class")
         if is_numbered:
             for row, column in zip(*counts.nonzero(), strict=True):
                 color = "white" if shares[row, column] > 0.5 else "black"
@@ -265,11 +265,11 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, unit:
 
 
 def draw_scatter(
-    path: Path, labels: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]], *, unit: str
+    path: Path, labels: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]], *, noun: str
 ) -> None:
     """Write a PNG of one or more finite predicted and true values (V,), and the line of equal values."""
-    both = np.concatenate([labels, predicted]).astype(np.float64)  # (2 V,)
-    low, high = float(both.min()), float(both.max())
+    values = np.concatenate([labels, predicted]).astype(np.float64)  # (2 V,)
+    low, high = float(values.min()), float(values.max())
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)
     with saved_figure(path, (6, 6)) as figure:
@@ -277,5 +277,5 @@ def draw_scatter(
         alpha = 1.0 if len(labels) <= 200 else 0.3
         panel.plot(labels, predicted, "o", color=COLORS[0], markersize=5, markeredgewidth=0, alpha=alpha)
         panel.set(xlim=limits, ylim=limits, aspect="equal", xlabel="true value", ylabel="predicted value")
-        panel.set_title(f"{len(labels)} {unit}s (dashed: predicted = true)", fontsize=12)
+        panel.set_title(f"{len(labels)} {noun}s (dashed: predicted = true)", fontsize=12)
         panel.grid(alpha=0.3)

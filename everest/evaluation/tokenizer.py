@@ -18,7 +18,7 @@ from everest.errors import RecipeError
 from everest.figures.rows import draw_examples
 from everest.system.files import write_text
 from everest.system.run_folder import REPORT_IMAGE
-from everest.system.text import json_text, nonfinite_as_null, read_own_json
+from everest.system.text import json_text, load_json, nonfinite_as_null
 from everest.tokenizer.clips import held_out_clips, spaced_clips
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
@@ -59,11 +59,11 @@ class TokenizerValidator:
             self._validate()
 
     def _is_due(self) -> bool:
-        done = self._training.steps_done
+        step = self._training.steps_done
         plan = self._training.plan
-        validation, validations = done // plan.validation_steps, plan.steps // plan.validation_steps
-        is_chosen = validation % max(1, validations // 20) == 0  # heuristic: about 20 in a run
-        return 0 < done < plan.steps and plan.is_validated(done) and is_chosen
+        validation, validations = step // plan.validation_steps, plan.steps // plan.validation_steps
+        is_due = validation % max(1, validations // 20) == 0  # heuristic: about 20 in a run
+        return 0 < step < plan.steps and plan.is_validated(step) and is_due
 
     def _validate(self) -> None:
         """Log the measures of the current weights, and warn of a collapse."""
@@ -113,7 +113,7 @@ class TokenizerValidator:
             replace(weights, tensors=model.state_dict()).save(run.weights)
         elif run.report.is_file():
             try:
-                document = read_own_json(run.report, fix="validating again")
+                document = load_json(run.report, fix="validating again")
             except RecipeError as error:
                 self._context.notice(str(error))
         if not document:

@@ -15,14 +15,14 @@ from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.evaluation.evaluation import evaluate_views
 from everest.lists.sample import ListSize
-from everest.metrics.head_metrics import chance_of, choose_thresholds, mean_loss, metrics_of
+from everest.metrics.head_metrics import choose_thresholds, compute_metrics, find_chance, mean_loss
 from everest.metrics.names import LOGGED_METRICS, METRICS, value_text
 from everest.metrics.predictions import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
-from everest.system.accelerator import runtime_of
-from everest.system.events import silent
+from everest.system.accelerator import make_runtime
+from everest.system.events import ignore_event
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, Row
-from everest.system.text import counted, reading_own
+from everest.system.text import damage_errors, plural
 
 
 class Validator:
@@ -53,7 +53,7 @@ class Validator:
     def resume(self) -> None:
         """Read the validations of a resumed run, and validate if the run stopped before it did."""
         training = self._training
-        with reading_own(self._context.run_folder.path / METRICS_FILE, fix=RESTORE_FIX):
+        with damage_errors(self._context.run_folder.path / METRICS_FILE, fix=RESTORE_FIX):
             self._validations = Validations(self._context.run_folder.rows(), self._validations.metric)
         validated = {0, *(row["step"] for row in self._validations.rows)}
         done = training.steps_done
@@ -82,9 +82,9 @@ class Validator:
         training = self._training
         validations = self._validations
         step = training.steps_done
-        runtime = runtime_of(self._context.accelerator)
+        runtime = make_runtime(self._context.accelerator)
         predictions = evaluate_views(
-            self._model, self._clips, runtime, train=training.recipe.train, report=silent
+            self._model, self._clips, runtime, train=training.recipe.train, report=ignore_event
         )
         training.model.train()
         for path, reason in predictions.skipped:
@@ -96,12 +96,12 @@ class Validator:
                 "train.clip_grad"
             )
         row: Row = {"step": step}
-        measured = metrics_of(predictions)
-        if "action_top1" in measured:
-            row["val_top1"] = measured["action_top1"]  # share of videos whose heads are all right
-        for name, values in measured.get("heads", {}).items():
+        metrics = compute_metrics(predictions)
+        if "action_top1" in metrics:
+            row["val_top1"] = metrics["action_top1"]  # share of videos whose heads are all right
+        for name, values in metrics.get("heads", {}).items():
             row |= {f"val_{name}_{key}": values[key] for key in METRIC_OF_TASK.values() if key in values}
-        row |= {f"val_{name}": measured[name] for name in LOGGED_METRICS if measured.get(name) is not None}
+        row |= {f"val_{name}": metrics[name] for name in LOGGED_METRICS if metrics.get(name) is not None}
         row["val_loss"] = mean_loss(predictions)
         if validations.add(row):  # before it is logged: a row without its weights could not be repaired
             heads = []
@@ -120,8 +120,8 @@ class Validator:
             "steps": training.plan.steps,
             "train_loss": validations.train_losses[-1],
             "metric": validations.metric,
-            "chance": chance_of(validations.metric, self._model.heads, predictions.labels),
-            "majority": chance_of("majority_top1", self._model.heads, predictions.labels),
+            "chance": find_chance(validations.metric, self._model.heads, predictions.labels),
+            "majority": find_chance("majority_top1", self._model.heads, predictions.labels),
             "best": validations.best_value,
             "best_step": (validations.best or row)["step"],
         }
@@ -138,21 +138,22 @@ class Validator:
         metric = METRICS[name]
         best = validations.best_value
         labels = [sample.labels for sample in self._clips.samples]
-        chance, majority = (chance_of(key, self._model.heads, labels) for key in (name, "majority_top1"))
+        chance, majority = (find_chance(key, self._model.heads, labels) for key in (name, "majority_top1"))
         reference = "chance"
         if name == "top1" and majority is not None and chance is not None and majority > chance:
             reference, chance = "most frequent class", majority
         shown = "" if chance is None else f"; {reference} {value_text(name, chance)}"
         size = ListSize.of(self._clips.samples)
+        count = plural(size.num_samples, size.noun)
         text = (
-            f"best validation {metric.title} {value_text(name, best)} on {counted(size.samples, size.unit)} "
+            f"best validation {metric.title} {value_text(name, best)} on {count} "
             f"(one center view each{shown}) after step {validations.best['step']} of {training.plan.steps}; "
             f"eval, predict, extract and export use these weights, {self._context.run_folder.best}"
         )
         if best is None or chance is None:
             return text
         # Heuristic: little is learned in the first tenth of the way from chance to a perfect metric.
-        limit = chance + 0.1 * ((100 if metric.percent else 0) - chance)
-        if (best < limit) if metric.percent else (best > limit):
+        limit = chance + 0.1 * ((100 if metric.is_percent else 0) - chance)
+        if (best < limit) if metric.is_percent else (best > limit):
             text += ". That is hardly better than chance: check the labels, or try more steps"
         return text

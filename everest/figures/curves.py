@@ -26,7 +26,7 @@ from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec, read_model_spec
 from everest.probes.collapse import PROBE_TITLES, probe_rows
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, WEIGHTS_FILE, Row, RunEnvironment
-from everest.system.text import reading_own
+from everest.system.text import damage_errors
 from everest.system.weights_header import read_header
 
 AxisName = Literal["steps", "hours", "gflops"]
@@ -76,7 +76,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         names = [str(run) for run in distinct_runs]
     curves = []
     for run, name in zip(distinct_runs, names, strict=True):
-        with reading_own(run, fix=RESTORE_FIX):
+        with damage_errors(run, fix=RESTORE_FIX):
             curves.append(_read_run(run, name, x))
     return curves
 
@@ -226,7 +226,7 @@ def _draw_panel(
     metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
     if name in PROBE_TITLES:
         title, chances = f"{name} (%)", [run.probe_chance for run in runs]
-    elif metric is not None and metric.percent:
+    elif metric is not None and metric.is_percent:
         title = f"{metric.title} on the validation videos (%)"
         chances = [run.chance for run in runs if f"val_{run.metric}" == name]
     else:

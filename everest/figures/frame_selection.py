@@ -18,7 +18,7 @@ from torch import Tensor
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.data.crops import resize
-from everest.data.footage import footage_of
+from everest.data.footage import read_footage
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
 from everest.figures.masks import PIXEL_TUBELET, embedding_of, scaled_size
@@ -89,7 +89,7 @@ def select_video_frames(
         raise RecipeError(f"--frames {options.frames}: must be a multiple of {pair}")
     slices, fps, info = options.frames // pair, None if clip is None else clip.fps, video_info(video)
     wanted = num_candidates(slices, options.alpha) * pair
-    footage = footage_of(Sample(path=str(video)), fps)
+    footage = read_footage(Sample(path=str(video)), fps)
     count = footage.num_frames
     if count < wanted:
         rate = "" if fps is None else f" at {fps:g} per second"
@@ -98,11 +98,11 @@ def select_video_frames(
             "smaller one"
         )
     if options.stride is None:
-        ids: list[int] = footage.numbers(spread_frames(count, wanted, 0.5)).tolist()
+        ids: list[int] = footage.file_ids(spread_frames(count, wanted, 0.5)).tolist()
     else:
         stride = min(options.stride, count // wanted)
         start = (count - ((wanted - 1) * stride + 1)) // 2
-        ids = footage.numbers(start + stride * np.arange(wanted)).tolist()
+        ids = footage.file_ids(start + stride * np.arange(wanted)).tolist()
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
     shape = scaled_size(model, options.size, info, multiples=PIXEL_TUBELET[1:])
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
@@ -115,7 +115,7 @@ def select_video_frames(
     return FrameSelection(
         video=video,
         options=options,
-        frames_total=info.frames,
+        frames_total=info.num_frames,
         numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
         frames=to_rgb(candidates),
         counts=counts[0],

@@ -20,7 +20,7 @@ from everest.checkpoints.load import AnyModel, LoadedModel
 from everest.config.recipe import make_strategy
 from everest.config.settings import Recipe
 from everest.config.values import ModelInput
-from everest.data.footage import footage_of
+from everest.data.footage import read_footage
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.rows import HIDDEN_GRAY, ClipMask, draw_rows, figure_rows, mask_title, to_rgb
@@ -37,8 +37,8 @@ from everest.models.vit import frame_differences
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import FrozenTokenizer
-from everest.video.facts import VideoInfo
 from everest.video.folders import video_name
+from everest.video.metadata import VideoInfo
 from everest.video.reader import video_info
 
 PIXEL_TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
@@ -223,18 +223,18 @@ class MaskRequest:
         )
         sample = Sample(path=str(video))
         (clip,) = views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
-        (numbers,) = views.windows(footage_of(sample, wanted.fps)).tolist()
+        (numbers,) = views.windows(read_footage(sample, wanted.fps)).tolist()
         masks = apply_strategies(
             clip, self.strategies, model=model, embed=self.embed, input_kind=wanted.input_kind, seed=seed
         )
         embedding = "pixels" if model is None else "checkpoint"
         title = mask_title(masks[0]) if len(masks) == 1 else "tokens by strategy and keep ratio"
         measured = "" if all(mask.importance is None for mask in masks) else f"; measured on the {embedding}"
-        source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.frames}"
+        source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.num_frames}"
         title = f"{source}\n{title}{measured}"
         draw_rows(path, figure_rows(masks), slices=masks[0].grid.t, title=title, numbers=numbers)
         facts = {"embedding": embedding, "written": [str(path)], "frames": numbers}
-        facts["frames_total"] = info.frames
+        facts["frames_total"] = info.num_frames
         return [{"video": str(video), **mask.to_dict(), **facts} for mask in masks]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from everest.data.crops import resize
-from everest.data.footage import footage_of
+from everest.data.footage import read_footage
 from everest.lists.sample import Sample
 from everest.system.files import write_text
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, video_info
@@ -43,10 +43,10 @@ def clip_card(sample: Sample) -> dict[str, Any]:
     times += "" if sample.end is None else f" to {sample.end:.2f} s"
     card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
     try:
-        info, footage = video_info(sample.video), footage_of(sample, None)
+        info, footage = video_info(sample.video), read_footage(sample, None)
         rate = info.fps or CLIP_FPS
         stride = max(round(rate / CLIP_FPS), -(-footage.num_frames // 360), 1)  # at most 360 frames
-        numbers = footage.numbers(np.arange(footage.num_frames)[::stride])
+        numbers = footage.file_ids(np.arange(footage.num_frames)[::stride])
         scale = min(240 / max(info.height, info.width), 1.0)
         size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)  # even
         fps = Fraction(rate).limit_denominator(1001) / stride

@@ -22,7 +22,7 @@ from everest.errors import DataError, first_names
 from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure, shorten
 from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines, VideoTimeline
-from everest.system.text import counted
+from everest.system.text import plural
 
 # The colors of all figures but black, which is for a person, and the most different ones that are not gray or
 # faint.
@@ -78,9 +78,9 @@ def draw_timelines(
                 area.set_ylabel("predicted value")
                 area.grid(alpha=0.3)
             else:
-                _draw_lanes(area, predicted, of_person, lanes, timelines.classes.of_head(head))
+                _draw_lanes(area, predicted, of_person, lanes, timelines.classes.names_of_head(head))
                 if len(lanes) > MOST_LANES:
-                    title_parts.append(f"{counted(len(lanes) - MOST_LANES, 'other class')} not shown")
+                    title_parts.append(f"{plural(len(lanes) - MOST_LANES, 'other class')} not shown")
             area.set_title(escape_dollars(", ".join(filter(None, title_parts))), loc="left", fontsize=11)
             start, end = recording.extent
             area.set_xlim(start, start + max(ends) if is_one_scale else end)
@@ -91,7 +91,7 @@ def draw_timelines(
             never = "Never predicted or annotated" if labeled else "Never predicted"
             notes.append(f"{never}: {first_names(absent, MOST_NAMED)}.")
         if len(panels) > MOST_PANELS:
-            notes.append(f"{counted(len(panels) - MOST_PANELS, 'other panel')} not shown.")
+            notes.append(f"{plural(len(panels) - MOST_PANELS, 'other panel')} not shown.")
         figure.supxlabel(escape_dollars("  ".join(notes)), fontsize=10)
     return figure
 

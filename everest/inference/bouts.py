@@ -45,7 +45,7 @@ class PredictedBout:
         """Whether it has a class that is not the background."""
         return self.label not in (None, BACKGROUND)
 
-    def as_bout(self, *, video: str = "", head: str = "") -> Bout:
+    def to_bout(self, *, video: str = "", head: str = "") -> Bout:
         """As a bout of an annotation file, of the origin `automated`; the head's name precedes the class."""
         label = " ".join(filter(None, [head, self.label]))
         return Bout(video=video, start=self.start, end=self.end, label=label, origin="automated")
@@ -83,8 +83,8 @@ class BoutRules:
     def options(self, saved: BoutRules | None = None) -> str:
         """The options of a command that replace the saved rules (None: no rules) by these; empty if equal."""
         others = vars(saved or NO_RULES)
-        given = {name: value for name, value in vars(self).items() if value not in (None, others[name])}
-        return " ".join(f"--{name.replace('_', '-')} {value:.12g}" for name, value in given.items())
+        changed = {name: value for name, value in vars(self).items() if value not in (None, others[name])}
+        return " ".join(f"--{name.replace('_', '-')} {value:.12g}" for name, value in changed.items())
 
 
 NO_RULES: Final = BoutRules()
@@ -113,20 +113,20 @@ class WindowSpans:
         spans[:-1, 1] = np.minimum(spans[:-1, 1], borders)
         return spans
 
-    def runs(self, classes: NDArray[Any]) -> Iterator[tuple[int, int]]:
+    def find_runs(self, classes: NDArray[Any]) -> Iterator[tuple[int, int]]:
         """Yield the first window, and the one after the last, of each run of equal classes without gaps."""
         is_new = (classes[1:] != classes[:-1]) | (self.spans[1:, 0] > self.spans[:-1, 1] + TIME_TOLERANCE)
         borders = [0, *(np.flatnonzero(is_new) + 1).tolist(), len(classes)]
         return ((first, after) for first, after in pairwise(borders) if first < after)
 
     @property
-    def covered(self) -> list[tuple[float, float]]:
+    def covered_spans(self) -> list[tuple[float, float]]:
         """The seconds of the windows, joined where there is no gap between them."""
-        runs = self.runs(np.zeros(len(self.starts)))
+        runs = self.find_runs(np.zeros(len(self.starts)))
         return [(float(self.spans[first, 0]), float(self.spans[after - 1, 1])) for first, after in runs]
 
 
-def bouts_of_head(
+def find_bouts(
     windows: WindowSpans, outputs: Floats, head: Head, names: Sequence[str], rules: BoutRules
 ) -> list[PredictedBout]:
     """Return the bouts of a head by start, then by class; bouts of a multi-label head may overlap.
@@ -143,9 +143,9 @@ def bouts_of_head(
     columns: list[tuple[NDArray[np.int64], Floats]]  # the class of each window and its probability, (W,) each
     if is_multi_label:  # a column for each class that is present anywhere
         thresholds = head.thresholds if rules.threshold is None else rules.threshold
-        present = outputs >= np.array(thresholds, np.float32)  # (W, C)
-        present_classes = np.flatnonzero(present.any(axis=0)).tolist()
-        columns = [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in present_classes]
+        is_present = outputs >= np.array(thresholds, np.float32)  # (W, C)
+        present_classes = np.flatnonzero(is_present.any(axis=0)).tolist()
+        columns = [(np.where(is_present[:, i], i, NO_CLASS), outputs[:, i]) for i in present_classes]
     else:
         best = outputs.max(axis=1)
         columns = [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
@@ -153,7 +153,7 @@ def bouts_of_head(
     for classes, probabilities in columns:
         if rules.min_seconds:
             classes = drop_short_runs(windows, classes, rules.min_seconds)
-        for first, after in windows.runs(classes):
+        for first, after in windows.find_runs(classes):
             index = None if classes[first] == NO_CLASS else int(classes[first])
             if is_multi_label and index is None:
                 continue
@@ -179,20 +179,20 @@ def drop_short_runs(windows: WindowSpans, classes: NDArray[np.int64], seconds: f
     Their windows take the class of the nearest window of a longer run, unless there is a gap between; if
     there is none, they have no class.
     """
-    replaced = np.full_like(classes, NO_CLASS)
+    new_classes = np.full_like(classes, NO_CLASS)
     centers = windows.spans.mean(axis=1)
     is_lasting = np.zeros(len(classes), np.bool_)
-    for first, after in windows.runs(classes):
+    for first, after in windows.find_runs(classes):
         length = windows.spans[after - 1, 1] - windows.spans[first, 0]
         is_lasting[first:after] = length >= seconds - TIME_TOLERANCE
-    for first, after in windows.runs(np.zeros_like(classes)):  # stretches without a gap
+    for first, after in windows.find_runs(np.zeros_like(classes)):  # stretches without a gap
         lasting = first + np.flatnonzero(is_lasting[first:after])
         for window in range(first, after) if len(lasting) else ():
-            place = int(np.searchsorted(lasting, window))
-            neighbors = lasting[max(place - 1, 0) : place + 1]  # before and after, or the window itself
+            position = int(np.searchsorted(lasting, window))
+            neighbors = lasting[max(position - 1, 0) : position + 1]  # before and after, or the window itself
             nearest = min(neighbors, key=lambda neighbor: abs(centers[neighbor] - centers[window]))
-            replaced[window] = classes[nearest]
-    return replaced
+            new_classes[window] = classes[nearest]
+    return new_classes
 
 
 def smooth(windows: WindowSpans, outputs: Floats, seconds: float) -> Floats:

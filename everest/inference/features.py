@@ -57,7 +57,7 @@ def extract(
         The unreadable videos, each with the reason; a video that is damaged somewhere has its intact windows.
         None in a process other than the main one.
     """
-    row_of = _row_of(model, level, option="--features")
+    make_row = _choose_row(model, level, option="--features")
     if passes.window is None and passes.step is not None:
         raise RecipeError("--step: belongs to --window; set the seconds of a window")
     if out.suffix not in FEATURE_SUFFIXES:
@@ -67,9 +67,9 @@ def extract(
     job.check_output()
     with job.open() as store:
         if passes.window is None:
-            rows = add_rows(store, model, samples, model.features, row_of, passes)
+            rows = add_rows(store, model, samples, model.features, make_row, passes)
         else:
-            rows = add_window_rows(store, model, samples, model.features, lambda _, x: row_of(x), passes)
+            rows = add_window_rows(store, model, samples, model.features, lambda _, x: make_row(x), passes)
         if rows is None:
             return None
         pairs = [
@@ -88,11 +88,11 @@ def extract(
             _write_features(store.arrays(), names, out, header)
         store.remove()
     if not names:
-        raise _none_readable(samples, skipped)
+        raise _none_readable_error(samples, skipped)
     return skipped
 
 
-def _row_of(model: OpenedModel, level: str, *, option: str) -> Callable[[ViewTensors], dict[str, Tensor]]:
+def _choose_row(model: OpenedModel, level: str, *, option: str) -> Callable[[ViewTensors], dict[str, Tensor]]:
     """The row function of a level; raises RecipeError, or CheckpointError if the model has no tokens."""
     if level not in FEATURE_LEVELS:
         raise unknown_name(option, level, FEATURE_LEVELS)
@@ -101,7 +101,7 @@ def _row_of(model: OpenedModel, level: str, *, option: str) -> Callable[[ViewTen
     return FEATURE_LEVELS[level]
 
 
-def _none_readable(samples: Sequence[Sample], skipped: Sequence[tuple[str, str]]) -> DataError:
+def _none_readable_error(samples: Sequence[Sample], skipped: Sequence[tuple[str, str]]) -> DataError:
     first = f", first {': '.join(skipped[0])}" if skipped else ""
     return DataError(f"none of {len(samples)} videos can be read{first}")
 
@@ -116,20 +116,20 @@ class VideoFeatures:
     skipped: list[tuple[str, str]]  # path and reason of unreadable videos
 
 
-def features_of(
+def compute_features(
     model: OpenedModel, samples: Sequence[Sample], passes: Passes, *, level: str
 ) -> VideoFeatures:
     """Compute the features of videos in memory, as `extract` writes them."""
-    row_of = _row_of(model, level, option="level")
+    make_row = _choose_row(model, level, option="level")
     pairs = [pair for part in compute_over_videos(model, samples, model.features, passes) for pair in part]
     skipped = [(sample.video_id, values.reason) for sample, values in pairs if isinstance(values, Unreadable)]
-    read = [(sample, row_of(values)) for sample, values in pairs if not isinstance(values, Unreadable)]
-    if not read:
-        raise _none_readable(samples, skipped)
-    ids = [row["token_ids"] for _, row in read if "token_ids" in row]
+    readable = [(sample, make_row(values)) for sample, values in pairs if not isinstance(values, Unreadable)]
+    if not readable:
+        raise _none_readable_error(samples, skipped)
+    ids = [row["token_ids"] for _, row in readable if "token_ids" in row]
     return VideoFeatures(
-        videos=[sample.video_id for sample, _ in read],
-        features=torch.stack([row["features"] for _, row in read]),
+        videos=[sample.video_id for sample, _ in readable],
+        features=torch.stack([row["features"] for _, row in readable]),
         token_ids=torch.stack(ids) if ids else None,
         skipped=skipped,
     )
@@ -145,13 +145,13 @@ def _write_features(
     videos = list(names)
     if "starts" in arrays:
         videos = list(dict.fromkeys(names))
-        numbers = {name: number for number, name in enumerate(videos)}
-        arrays = {**arrays, "video_ids": np.array([numbers[name] for name in names])}
+        ids = {name: i for i, name in enumerate(videos)}
+        arrays = {**arrays, "video_ids": np.array([ids[name] for name in names])}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in header.items()}
     if out.suffix == ".safetensors":
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         write_tensors(out, tensors, metadata={"videos": json.dumps(videos), **texts})
         return
     columns = {"videos": np.array(videos)} | {name: np.array(text) for name, text in texts.items()} | arrays
-    with atomic_file(out) as part, part.open("wb") as file:
+    with atomic_file(out) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **columns)

@@ -20,14 +20,14 @@ from torch import Tensor
 from everest.checkpoints.load import all_weights, is_of_timm
 from everest.data.recipe_clips import fingerprint
 from everest.inference.model import OpenedModel
-from everest.inference.row_store import JoinedRows, Result, RowStore, open_row_store, saved_plan
+from everest.inference.row_store import JoinedRows, Result, RowStore, open_row_store, read_saved_plan
 from everest.inference.videos import Compute, Passes, ViewTensors, compute_over_videos, compute_over_windows
 from everest.inference.windows import Unreadable, Window
 from everest.lists.sample import ListSize, Sample
-from everest.system.accelerator import Processes, processes_of
+from everest.system.accelerator import Processes, join_processes
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs
-from everest.system.text import counted
+from everest.system.text import plural
 from everest.system.weights import state_hash
 from everest.video.images import video_files
 from everest.video.source import video_version
@@ -51,7 +51,7 @@ class LongJob:
     @cached_property
     def processes(self) -> Processes:
         """The processes of the launcher; each of them must read this property."""
-        return processes_of(self.model.runtime)
+        return join_processes(self.model.runtime)
 
     @cached_property
     def plan(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class LongJob:
         folder = self.rows_folder
         if self.overwrite or folder is None:
             return self.overwrite
-        return self.processes.decide(lambda: saved_plan(folder) == self.plan)
+        return self.processes.decide(lambda: read_saved_plan(folder) == self.plan)
 
     def check_output(self) -> None:
         """Refuse an output that is an input, or that exists and must not be replaced."""
@@ -125,27 +125,27 @@ def add_rows(
     model: OpenedModel,
     samples: Sequence[Sample],
     compute: Compute,
-    row_of: Callable[[ViewTensors], dict[str, Tensor]],
+    make_row: Callable[[ViewTensors], dict[str, Tensor]],
     passes: Passes,
 ) -> JoinedRows | None:
     """Add the rows of the videos that a store lacks; a unit is a forward pass.
 
     Args:
-        row_of: makes the row of a video from the values of its views.
+        make_row: makes the row of a video from the values of its views.
     Returns:
         The rows of all, with the results of each video; None in a process other than the main one.
     """
-    units = passes.split(samples)
+    units = passes.divide(samples)
     done = sum(len(store.results(unit)) for unit in range(len(units)))
     if done:
-        passes.report(notice(f"resuming after {done} of {counted(len(samples), ListSize.of(samples).unit)}"))
-    mine, others = store.remaining(len(units))
-    parts = [units[unit] for unit in mine]
-    processes = store.processes.count
+        passes.report(notice(f"resuming after {done} of {plural(len(samples), ListSize.of(samples).noun)}"))
+    own, others = store.remaining(len(units))
+    parts = [units[unit] for unit in own]
+    processes = store.processes.num_processes
     computed = compute_over_videos(model, samples, compute, passes, parts=parts, processes=processes)
-    for unit, pairs in zip(mine, computed, strict=True):
+    for unit, pairs in zip(own, computed, strict=True):
         results = [values if isinstance(values, Unreadable) else None for _, values in pairs]
-        rows = [row_of(values) for _, values in pairs if not isinstance(values, Unreadable)]
+        rows = [make_row(values) for _, values in pairs if not isinstance(values, Unreadable)]
         store.add(unit, results, _stack_rows(rows), is_last=True)
     joined = store.join()
     if joined is None:
@@ -160,48 +160,48 @@ def add_window_rows(
     model: OpenedModel,
     samples: Sequence[Sample],
     compute: Compute,
-    row_of: Callable[[Window, ViewTensors], dict[str, Tensor]],
+    make_row: Callable[[Window, ViewTensors], dict[str, Tensor]],
     passes: Passes,
     *,
-    video_tensors: Callable[[Sample], dict[str, Tensor]] = lambda sample: {},
+    make_video_tensors: Callable[[Sample], dict[str, Tensor]] = lambda sample: {},
 ) -> JoinedRows | None:
     """Add the rows of the windows that a store lacks; a unit is a video. See `add_rows`.
 
     It also keeps the start and the end of each window, in seconds.
 
     Args:
-        video_tensors: makes further tensors of a video that has a row.
+        make_video_tensors: makes further tensors of a video that has a row.
     """
-    done, windows = store.done
-    if done or windows:
-        others = f" and {counted(windows, 'window')} of others" if windows else ""
-        passes.report(notice(f"resuming after {done} of {counted(len(samples), 'video')}{others}"))
-    mine, videos_of_others = store.remaining(len(samples))
-    for unit in mine:
+    num_done, num_windows = store.progress
+    if num_done or num_windows:
+        windows_text = f" and {plural(num_windows, 'window')} of others" if num_windows else ""
+        passes.report(notice(f"resuming after {num_done} of {plural(len(samples), 'video')}{windows_text}"))
+    own_units, other_units = store.remaining(len(samples))
+    for unit in own_units:
         sample = samples[unit]
         for items in compute_over_windows(model, sample, compute, passes, done=store.results(unit)):
             results = [item if isinstance(item, Unreadable) else None for item in items]
             rows = []
             for window, values in (item for item in items if not isinstance(item, Unreadable)):
                 starts, ends = torch.tensor([window.start, window.end], dtype=torch.float64)
-                rows.append({**row_of(window, values), "starts": starts, "ends": ends})
+                rows.append({**make_row(window, values), "starts": starts, "ends": ends})
             store.add(unit, results, _stack_rows(rows), is_last=False)
         has_rows = None in store.results(unit)
-        store.add(unit, [], video_tensors(sample) if has_rows else {}, is_last=True)
+        store.add(unit, [], make_video_tensors(sample) if has_rows else {}, is_last=True)
     joined = store.join()
     if joined is not None:
-        _report_problems(samples, joined.results, videos_of_others, passes.report)
+        _report_problems(samples, joined.results, other_units, passes.report)
     return joined
 
 
 def _report_problems(
-    samples: Sequence[Sample], results: Sequence[Sequence[Result]], numbers: Sequence[int], report: Report
+    samples: Sequence[Sample], results: Sequence[Sequence[Result]], indices: Sequence[int], report: Report
 ) -> None:
     """Report the problems of the videos that other processes have read."""
-    for number in numbers:
-        for result in results[number]:
+    for index in indices:
+        for result in results[index]:
             if result is not None and not result.is_window:
-                report(notice(f"{samples[number].video_id}: {result.reason}"))
+                report(notice(f"{samples[index].video_id}: {result.reason}"))
 
 
 def _stack_rows(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from everest.models.clip_spec import ClipModel, ClipSpec
 from everest.models.linear import NO_TOKENS
 from everest.models.pooling import mean_and_change
 from everest.models.spec import Transformer
-from everest.system.accelerator import make_accelerator, runtime_of
+from everest.system.accelerator import make_accelerator, make_runtime
 from everest.system.compute import Runtime, choose_precision
 from everest.tokenizer.network import AdaptiveTokenizer
 
@@ -92,28 +92,28 @@ class OpenedModel:
             cpu: use the CPU even if there is a GPU.
             notify: receives a notice when there is no recipe next to the weights.
         """
-        opened = open_model(
+        checkpoint = open_model(
             file,
             kind=kind,
             frames=None if recipe is None else recipe.data.frames,
             size=None if recipe is None else recipe.data.frame_size,
             check=lambda spec: check_keep(keep, spec.num_tokens, name="--keep "),
         )
-        assert isinstance(opened.spec, ClipSpec)
+        assert isinstance(checkpoint.spec, ClipSpec)
         if recipe is None:
-            recipe = recipe_of(opened, notify=notify)
+            recipe = recipe_of(checkpoint, notify=notify)
         else:
-            recipe = as_trained(recipe, opened.spec, source=opened.file)
-        module = opened.model
+            recipe = as_trained(recipe, checkpoint.spec, source=checkpoint.file)
+        module = checkpoint.model
         module.recipe = recipe
         train = recipe.train
-        runtime = runtime_of(make_accelerator(train.precision, tf32=train.tf32, cpu=cpu))
+        runtime = make_runtime(make_accelerator(train.precision, tf32=train.tf32, cpu=cpu))
         return cls(
             module=module.to(runtime.device),
             recipe=_with_views(recipe, *views),
             keep=keep,
             runtime=runtime,
-            written_by=opened.weights.recipe,
+            written_by=checkpoint.weights.recipe,
         )
 
     @classmethod
@@ -135,12 +135,12 @@ class OpenedModel:
         if not isinstance(module, ClipModel):
             raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
         check_keep(keep, module.spec.num_tokens, name="keep=")
-        chosen = choose_precision(precision or module.recipe.train.precision, module.device)
+        compute_precision = choose_precision(precision or module.recipe.train.precision, module.device)
         return cls(
             module=module.eval(),
             recipe=_with_views(module.recipe, clips, crops),
             keep=keep,
-            runtime=Runtime(module.device, chosen),
+            runtime=Runtime(module.device, compute_precision),
         )
 
     @property
@@ -150,7 +150,7 @@ class OpenedModel:
         return self.module.file
 
     @property
-    def source(self) -> str:
+    def name_in_messages(self) -> str:
         """The subject of messages: the weights, or the class of a model without a file."""
         return str(self.module.file or type(self.module).__name__)
 
@@ -165,14 +165,14 @@ class OpenedModel:
         """The module as a transformer; raises CheckpointError if it does not encode tokens."""
         if isinstance(self.module, Transformer):
             return self.module
-        raise wrong_kind(self.module.spec.dump()["kind"], "transformer", source=self.source)
+        raise wrong_kind(self.module.spec.dump()["kind"], "transformer", source=self.name_in_messages)
 
     @property
     def classifier(self) -> Classifier:
         """The module as a classifier; raises CheckpointError if it is not one."""
         if not isinstance(self.module, Classifier):
             kind = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
-            raise wrong_kind(kind, "classifier", source=self.source)
+            raise wrong_kind(kind, "classifier", source=self.name_in_messages)
         return self.module
 
     @property
@@ -187,7 +187,7 @@ class OpenedModel:
         with self.runtime.autocast():
             logits = module(frames, keep=self.keep)
         outputs = module.outputs(logits).cpu()
-        require_finite_outputs(outputs, source=self.source)
+        require_finite_outputs(outputs, source=self.name_in_messages)
         return {"outputs": outputs}
 
     @torch.inference_mode()
@@ -204,7 +204,7 @@ class OpenedModel:
             else:
                 features = {"pooled": self.classifier.features(frames, self.keep)}
         features = {name: (x if name == "ids" else x.float()).cpu() for name, x in features.items()}
-        require_finite_outputs(features["pooled"], source=self.source)
+        require_finite_outputs(features["pooled"], source=self.name_in_messages)
         return features
 
 

@@ -42,7 +42,7 @@ def open_predictions(
         overwrite: replace the file, and start again.
     Yields:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
-        `predictions_of` for the predictions of other tasks. With several heads `heads` has such a list for
+        `list_predictions` for the predictions of other tasks. With several heads `heads` has such a list for
         each head. An unreadable video has `error` instead. None in a process other than the main one.
     """
     classes = model.classes
@@ -58,7 +58,7 @@ def open_predictions(
         yield [
             {"video": sample.video_id, "error": result.reason}
             if result
-            else {"video": sample.video_id, **predictions_of(next(outputs), classes, top)}
+            else {"video": sample.video_id, **list_predictions(next(outputs), classes, top)}
             for sample, (result,) in zip(samples, rows.results, strict=True)
         ]
         store.remove()
@@ -76,27 +76,27 @@ def check_top(classes: Classes, top: int | None) -> None:
         raise RecipeError("--top: this model predicts numbers, not classes; leave it out")
 
 
-def predictions_of(outputs: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:
+def list_predictions(outputs: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:
     """Return `predictions` of (O,) outputs of all heads; of several heads under `heads`, by name.
 
     A head of classes has the `top` most likely ones (None: 5, and all other present classes if multi-label).
     A multi-label head states whether each is `present`, by which `threshold`. A number has its `value`.
     """
     predictions: dict[str, list[dict[str, Any]]] = {}
-    count = top or DEFAULT_TOP
-    parts = outputs.split([head.outputs for head in classes.heads])
-    for head, part in zip(classes.heads, parts, strict=True):
+    k = top or DEFAULT_TOP
+    outputs_of_heads = outputs.split([head.outputs for head in classes.heads])
+    for head, scores in zip(classes.heads, outputs_of_heads, strict=True):
         if head.task == "regression":
-            predictions[head.name] = [{"value": float(f"{part.item():.6g}")}]
+            predictions[head.name] = [{"value": float(f"{scores.item():.6g}")}]
             continue
-        best = part.topk(len(part) if head.task == MULTI_LABEL else min(count, len(part)))
+        ranked = scores.topk(len(scores) if head.task == MULTI_LABEL else min(k, len(scores)))
         rows = []
-        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        for probability, index in zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True):
             rows.append({"label": classes.name(index), "index": index, "probability": round(probability, 6)})
             if head.task == MULTI_LABEL:
                 threshold = head.thresholds[index]
                 rows[-1] |= {"present": probability >= threshold, "threshold": round(threshold, 6)}
         if head.task == MULTI_LABEL:
-            rows = rows[:count] + [row for row in rows[count:] if top is None and row["present"]]
+            rows = rows[:k] + [row for row in rows[k:] if top is None and row["present"]]
         predictions[head.name] = rows
     return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}

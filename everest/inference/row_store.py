@@ -25,10 +25,10 @@ from torch import Tensor
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.inference.windows import Unreadable
 from everest.system.accelerator import ALONE, Processes
-from everest.system.files import is_unfinished, write_text, writing
+from everest.system.files import is_unfinished, write_errors, write_text
 from everest.system.journal import open_journal, write_all
 from everest.system.locks import sole_writer
-from everest.system.text import read_own_json, reading_own, validated
+from everest.system.text import damage_errors, load_json, validate
 
 PLAN_FILE: Final = "plan.json"
 FIX: Final = "start again with --overwrite"
@@ -55,7 +55,7 @@ class Pass(NamedTuple):
     is_last: bool  # of the unit
 
 
-_read_pass: Final = partial(validated, TypeAdapter(Pass))
+_read_pass: Final = partial(validate, TypeAdapter(Pass))
 
 
 class JoinedRows(NamedTuple):
@@ -71,26 +71,26 @@ class RowStore:
     The numbers are flushed to the disk before the journal counts them: all rows of a journal are there.
     """
 
-    def __init__(self, folder: Path, known: list[Pass], processes: Processes, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, earlier: list[Pass], processes: Processes, stack: ExitStack) -> None:
         self.folder = folder
         self.processes = processes
         self.is_open = True
         self.is_removed = False
-        self._known = known  # passes of earlier calls
+        self._earlier_passes = earlier  # passes of earlier calls
         self._joined: list[Pass] = []
         self._stack = stack
-        units = by_unit(known)
+        units = group_by_unit(earlier)
         self._results = defaultdict(
             list, {unit: [x for entry in passes for x in entry.results] for unit, passes in units.items()}
         )
         # In earlier calls only: what this call adds does not change which units a process has.
         self._completed_units = {unit for unit, passes in units.items() if passes[-1].is_last}
         path = folder / f"{processes.rank}.jsonl"
-        self._journal = stack.enter_context(open_journal(path, entry=_read_pass, fix=FIX))
+        self._journal = stack.enter_context(open_journal(path, make_entry=_read_pass, fix=FIX))
         self._files: dict[str, IO[bytes]] = {}
         self._counts: Counter[str] = Counter()  # rows of each tensor of this process
         sizes: Counter[str] = Counter()  # bytes
-        with reading_own(folder, fix=FIX):
+        with damage_errors(folder, fix=FIX):
             for entry in self._journal.entries:
                 for name, (dtype, shape, _) in entry.rows.items():
                     self._counts[name] += shape[0]
@@ -103,30 +103,30 @@ class RowStore:
         return list(self._results[unit])
 
     @property
-    def done(self) -> tuple[int, int]:
+    def progress(self) -> tuple[int, int]:
         """The numbers of units that earlier calls completed, and of results in units that they began."""
         begun = [len(results) for unit, results in self._results.items() if unit not in self._completed_units]
         return len(self._completed_units), sum(begun)
 
-    def remaining(self, units: int) -> tuple[list[int], list[int]]:
-        """The unfinished units, of `units` in all: those of this process, and those of the others."""
-        left = [unit for unit in range(units) if unit not in self._completed_units]
-        mine = left[self.processes.rank :: self.processes.count]
-        return mine, sorted({*left}.difference(mine))
+    def remaining(self, num_units: int) -> tuple[list[int], list[int]]:
+        """The unfinished units, of `num_units` in all: those of this process, and those of the others."""
+        remaining = [unit for unit in range(num_units) if unit not in self._completed_units]
+        own_units = remaining[self.processes.rank :: self.processes.num_processes]
+        return own_units, sorted({*remaining}.difference(own_units))
 
     def add(self, unit: int, results: list[Result], rows: Mapping[str, Tensor], *, is_last: bool) -> None:
         """Add the results of a pass, and the tensors (rows, …) of those that have rows."""
-        added: dict[str, Rows] = {}
-        with writing(self.folder):
+        added_rows: dict[str, Rows] = {}
+        with write_errors(self.folder):
             for name, tensor in rows.items():
                 array = tensor.contiguous().numpy()
                 if name not in self._files:
                     self._open(name, 0)
                 write_all(self._files[name], array.tobytes())
-                added[name] = Rows(array.dtype.str, array.shape, self._counts[name])
+                added_rows[name] = Rows(array.dtype.str, array.shape, self._counts[name])
                 self._counts[name] += len(array)
         earlier = self._results[unit]
-        entry = Pass(unit, len(earlier), self.processes.rank, results, added, is_last)
+        entry = Pass(unit, len(earlier), self.processes.rank, results, added_rows, is_last)
         self._journal.entries.append(entry)
         earlier.extend(results)
         if self._journal.is_due:
@@ -134,7 +134,7 @@ class RowStore:
 
     def sync(self) -> None:
         """Flush all rows to the disk."""
-        with writing(self.folder):
+        with write_errors(self.folder):
             for file in self._files.values():
                 os.fsync(file.fileno())
         self._journal.save()
@@ -152,8 +152,8 @@ class RowStore:
         added = self.processes.gather(self._journal.entries)
         if not added:
             return None
-        earlier = (entry for entry in self._known if entry.process >= len(added))
-        units = by_unit([*earlier, *(entry for passes in added for entry in passes)])
+        earlier = (entry for entry in self._earlier_passes if entry.process >= len(added))
+        units = group_by_unit([*earlier, *(entry for passes in added for entry in passes)])
         parts = [units[unit] for unit in sorted(units)]
         self._joined = [entry for passes in parts for entry in passes]
         results = [[result for entry in passes for result in entry.results] for passes in parts]
@@ -170,7 +170,7 @@ class RowStore:
         Rows that are not in the order of the units are copied into one file first.
         """
         arrays: dict[str, NDArray[Any]] = {}
-        with reading_own(self.folder, fix=FIX):
+        with damage_errors(self.folder, fix=FIX):
             for name in dict.fromkeys(name for entry in self._joined for name in entry.rows):
                 parts = [(entry.process, entry.rows[name]) for entry in self._joined if name in entry.rows]
                 dtype, (_, *row), _ = parts[0][1]
@@ -186,12 +186,12 @@ class RowStore:
                     mapped.append(np.memmap(file, dtype=dtype, mode="c", shape=(end, *row))[first:])
                 arrays[name] = mapped[0]
                 if len(mapped) > 1:
-                    whole = self.folder / f"all.{name}.bin"
-                    with writing(self.folder), whole.open("wb") as file:
+                    joined_file = self.folder / f"all.{name}.bin"
+                    with write_errors(self.folder), joined_file.open("wb") as file:
                         for part in mapped:
                             part.tofile(file)
                     shape = (sum(map(len, mapped)), *row)
-                    arrays[name] = np.memmap(whole, dtype=dtype, mode="c", shape=shape)
+                    arrays[name] = np.memmap(joined_file, dtype=dtype, mode="c", shape=shape)
         return arrays
 
     def remove(self) -> None:
@@ -211,14 +211,14 @@ class RowStore:
         file.truncate(size)
 
 
-def by_unit(passes: Iterable[Pass]) -> dict[int, list[Pass]]:
+def group_by_unit(passes: Iterable[Pass]) -> dict[int, list[Pass]]:
     """The passes of each unit in order, up to the first that is lost."""
     units: dict[int, list[Pass]] = {}
     for entry in sorted(passes, key=lambda entry: entry[:2]):
-        known = units.get(entry.unit)
-        last = known[-1] if known else None
-        done = 0 if last is None else last.num_earlier + len(last.results)
-        if entry.num_earlier == done and (last is None or not last.is_last):
+        passes_of_unit = units.get(entry.unit)
+        last = passes_of_unit[-1] if passes_of_unit else None
+        num_results = 0 if last is None else last.num_earlier + len(last.results)
+        if entry.num_earlier == num_results and (last is None or not last.is_last):
             units.setdefault(entry.unit, []).append(entry)
     return units
 
@@ -235,34 +235,34 @@ def open_row_store(
         processes: divide the units; each of them must open the store.
     """
 
-    def begin() -> list[Pass]:
+    def lock_and_read() -> list[Pass]:
         """Lock the folder until the block ends, and read the passes of earlier calls."""
-        locked.enter_context(sole_writer(folder / PLAN_FILE))
+        lock_stack.enter_context(sole_writer(folder / PLAN_FILE))
         journals = sorted(folder.glob("[0-9]*.jsonl"), key=lambda path: int(path.stem))
-        known: list[Pass] = []
+        earlier_passes: list[Pass] = []
         for path in journals:
-            with open_journal(path, entry=_read_pass, fix=FIX, restart=restart) as journal:
-                known += journal.entries
-        saved = None if restart else saved_plan(folder)
+            with open_journal(path, make_entry=_read_pass, fix=FIX, restart=restart) as journal:
+                earlier_passes += journal.entries
+        old_plan = None if restart else read_saved_plan(folder)
         if restart:
             for path in (*folder.glob("*.bin"), *journals):
                 path.unlink()
-        elif saved is None and known:
-            read_own_json(folder / PLAN_FILE, fix=FIX)  # the error of a missing file
-        elif saved not in (None, plan):
-            names = ", ".join(name for name in {**plan, **saved} if plan.get(name) != saved.get(name))
+        elif old_plan is None and earlier_passes:
+            load_json(folder / PLAN_FILE, fix=FIX)  # the error of a missing file
+        elif old_plan not in (None, plan):
+            names = ", ".join(name for name in {**plan, **old_plan} if plan.get(name) != old_plan.get(name))
             raise RecipeError(f"{folder}: its rows were begun with other {names}; undo that change, or {FIX}")
         write_text(folder / PLAN_FILE, json.dumps(plan))
-        return known
+        return earlier_passes
 
-    with ExitStack() as locked:
-        known = processes.decide(begin)
+    with ExitStack() as lock_stack:
+        earlier_passes = processes.decide(lock_and_read)
         if not (folder / PLAN_FILE).is_file():
             raise EnvironmentProblem(
                 f"{folder}: not on the disk of every process; write to a file system that all nodes share"
             )
         with ExitStack() as stack:
-            store = RowStore(folder, known, processes, stack)
+            store = RowStore(folder, earlier_passes, processes, stack)
             try:
                 yield store
             finally:
@@ -270,13 +270,13 @@ def open_row_store(
                     store.close()
     if store.is_removed:
         # The plan last, after the lock: until then, a repeated command knows that the folder is its own.
-        killed = [path for path in folder.iterdir() if is_unfinished(path.name)]
-        for path in (*killed, folder / PLAN_FILE):
+        leftovers = [path for path in folder.iterdir() if is_unfinished(path.name)]
+        for path in (*leftovers, folder / PLAN_FILE):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
             folder.rmdir()
 
 
-def saved_plan(folder: Path) -> dict[str, Any] | None:
+def read_saved_plan(folder: Path) -> dict[str, Any] | None:
     """The plan of the rows in a folder; None if there is none."""
-    return read_own_json(folder / PLAN_FILE, fix=FIX) if (folder / PLAN_FILE).is_file() else None
+    return load_json(folder / PLAN_FILE, fix=FIX) if (folder / PLAN_FILE).is_file() else None

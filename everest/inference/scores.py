@@ -27,7 +27,7 @@ from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
 from everest.metrics.timeline import Stretch, timeline_metrics
 from everest.system.events import Report, notice
-from everest.system.text import counted
+from everest.system.text import plural
 from everest.system.types import Span
 from everest.video.reader import frame_range
 
@@ -42,7 +42,7 @@ def check_one_head(heads: Heads, *, option: str) -> None:
 
 
 def write_bouts(
-    file: Path, kind: str, timelines: Timelines, bouts: Sequence[PredictedBouts], paths: Sequence[str]
+    file: Path, file_format: str, timelines: Timelines, bouts: Sequence[PredictedBouts], paths: Sequence[str]
 ) -> list[Path]:
     """Write the bouts of the readable videos among `paths`, without background; returns the files."""
     classes = timelines.classes
@@ -50,7 +50,7 @@ def write_bouts(
         " ".join(filter(None, [head.name, name]))
         for head in classes.heads
         if head.task != "regression"
-        for name in classes.of_head(head)
+        for name in classes.names_of_head(head)
         if name != BACKGROUND
     ]
     all_bouts: list[Bout] = []
@@ -58,13 +58,13 @@ def write_bouts(
     for video, video_bouts in zip(timelines.videos, bouts, strict=True):
         if video.path in paths and len(video.starts):
             all_bouts += [
-                bout.as_bout(video=video.path, head=head)
+                bout.to_bout(video=video.path, head=head)
                 for head, head_bouts in video_bouts.items()
                 for bout in head_bouts
                 if bout.has_class
             ]
             times[video.path] = VideoTimes(borders=video.borders, fps=video.fps)
-    return write_annotations(file, all_bouts, kind, times=times, classes=names) if times else []
+    return write_annotations(file, all_bouts, file_format, times=times, classes=names) if times else []
 
 
 def score_timelines(
@@ -94,52 +94,52 @@ def score_timelines(
         if true_bouts is None:
             report(notice(f"{recording.video}: not scored: no annotations"))
         elif len(recording.starts):
-            begin, end = recording.extent
-            gaps = spans_outside(recording.covered, end)
+            extent_start, end = recording.extent
+            gaps = spans_outside(recording.covered_spans, end)
             scored = spans_outside([*gaps, *unscored_spans(true_bouts)], end)
             (predicted,) = by_head.values()
             group = (groups or {}).get(recording.path, recording.path)
-            recording_stretches = _stretches(recording, predicted, true_bouts, scored, group)
+            recording_stretches = _split_into_stretches(recording, predicted, true_bouts, scored, group)
             stretches += recording_stretches
             videos += bool(recording_stretches)
-            unscored += end - begin - sum(stop - start for start, stop in scored)
+            unscored += end - extent_start - sum(stop - start for start, stop in scored)
     if unscored > 1e-6:
         report(notice(f"not scored: {unscored:.1f} s without labels or without windows"))
     if not stretches:
-        why = "all time of the videos is unscored" if unscored else "no annotated video could be read"
-        raise DataError(why)
+        reason = "all time of the videos is unscored" if unscored else "no annotated video could be read"
+        raise DataError(reason)
     return {**timeline_metrics(stretches), "videos": videos, "unscored": round(unscored, 3)}
 
 
-def check_labeled_classes(labeled: Bouts, classes: Classes, *, report: Report) -> None:
+def check_labeled_classes(true_bouts: Bouts, classes: Classes, *, report: Report) -> None:
     """Refuse annotations that share no class with the model; report the classes that the model lacks."""
     check_one_head(classes.heads, option="--truth")
-    names = classes.of_head(classes.heads[0])
-    counts = _bouts_by_class(labeled)
-    unknown = [label for label in counts if label not in names]
-    if unknown and len(unknown) == len(counts):
-        what = f"'{unknown[0]}'{did_you_mean(unknown[0], names)}"
-        raise DataError(f"the annotations have no class of the model: {what}")
-    for label in unknown:
-        what = f"'{label}' ({counted(counts[label], 'labeled bout')}){did_you_mean(label, names)}"
-        report(notice(f"the model has no class {what}"))
+    names = classes.names_of_head(classes.heads[0])
+    counts = _bouts_by_class(true_bouts)
+    unknown_labels = [label for label in counts if label not in names]
+    if unknown_labels and len(unknown_labels) == len(counts):
+        description = f"'{unknown_labels[0]}'{did_you_mean(unknown_labels[0], names)}"
+        raise DataError(f"the annotations have no class of the model: {description}")
+    for label in unknown_labels:
+        description = f"'{label}' ({plural(counts[label], 'labeled bout')}){did_you_mean(label, names)}"
+        report(notice(f"the model has no class {description}"))
 
 
-def refuse_unknown_classes(labeled: Bouts, names: Sequence[str], *, source: Path) -> None:
+def refuse_unknown_classes(true_bouts: Bouts, names: Sequence[str], *, source: Path) -> None:
     """Raise DataError for a class of checked windows that the model lacks, such as a misspelled one."""
-    for label, count in _bouts_by_class(labeled).items():
+    for label, count in _bouts_by_class(true_bouts).items():
         if label not in names:
-            similar = did_you_mean(label, [*names, CHECKED])
-            raise DataError(f"{source}: the model has no class '{label}' ({counted(count, 'bout')}){similar}")
+            hint = did_you_mean(label, [*names, CHECKED])
+            raise DataError(f"{source}: the model has no class '{label}' ({plural(count, 'bout')}){hint}")
 
 
-def _bouts_by_class(labeled: Bouts) -> Counter[str]:
+def _bouts_by_class(true_bouts: Bouts) -> Counter[str]:
     """The number of annotated bouts of each class, without background."""
-    labels = (bout.label for bouts in labeled.values() for bout in bouts)
+    labels = (bout.label for bouts in true_bouts.values() for bout in bouts)
     return Counter(label for label in labels if label not in (BACKGROUND, *MARKS))
 
 
-def _stretches(
+def _split_into_stretches(
     recording: VideoTimeline,
     predicted: Sequence[PredictedBout],
     labeled: Sequence[Bout],
@@ -151,28 +151,28 @@ def _stretches(
     true_bouts = [bout for bout in labeled if bout.label != UNSCORED]
     predicted_bouts = [bout for bout in predicted if bout.has_class]
     stretches = []
-    for begin, end in scored:
+    for start, end in scored:
         # Programs round times to milliseconds.
-        first, last = frame_range(times, begin - 0.0005, end - 0.0005)
+        first, last = frame_range(times, start - 0.0005, end - 0.0005)
         if first < last:
-            inside = _clip_bouts(predicted_bouts, begin, end)
+            clipped = _clip_bouts(predicted_bouts, start, end)
             stretches.append(
                 Stretch(
                     times=times[first:last],
                     end=end,
-                    labeled=_clip_bouts(true_bouts, begin, end),
-                    predicted=[bout.as_bout() for bout in inside],
-                    scores=[bout.probability for bout in inside],
+                    labeled=_clip_bouts(true_bouts, start, end),
+                    predicted=[bout.to_bout() for bout in clipped],
+                    scores=[bout.probability for bout in clipped],
                     group=group,
                 )
             )
     return stretches
 
 
-def _clip_bouts(bouts: Sequence[AnyBout], begin: float, end: float) -> list[AnyBout]:
+def _clip_bouts(bouts: Sequence[AnyBout], start: float, end: float) -> list[AnyBout]:
     """The parts of bouts in a stretch of time."""
     return [
-        replace(bout, start=max(bout.start, begin), end=min(bout.end, end))
+        replace(bout, start=max(bout.start, start), end=min(bout.end, end))
         for bout in bouts
-        if bout.start < end and (bout.end > begin or bout.start >= begin)
+        if bout.start < end and (bout.end > start or bout.start >= start)
     ]

@@ -21,17 +21,17 @@ from torch import Tensor
 
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError, first_names
-from everest.inference.bouts import NO_RULES, BoutRules, PredictedBouts, WindowSpans, bouts_of_head
+from everest.inference.bouts import NO_RULES, BoutRules, PredictedBouts, WindowSpans, find_bouts
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.model import OpenedModel
-from everest.inference.predictions import mean_outputs, predictions_of
+from everest.inference.predictions import list_predictions, mean_outputs
 from everest.inference.videos import Passes, ViewTensors
 from everest.inference.windows import Window
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import heading
 from everest.system.run_folder import FINETUNE_FOLDER, FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE
-from everest.system.text import counted, parse_json, read_own_json, reading_own, validated
+from everest.system.text import damage_errors, load_json, parse_json, plural, validate
 from everest.system.types import Floats
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
@@ -82,9 +82,9 @@ class Timelines:
     @property
     def notices(self) -> list[str]:
         """A sentence about the recordings that have no window."""
-        without = [video.video for video in self.videos if not len(video.starts)]
-        number = f"{len(without)} of {counted(len(self.videos), 'recording')}"
-        return [f"no window, so no bout, in {number}: {first_names(without, 10)}"] if without else []
+        empty = [video.video for video in self.videos if not len(video.starts)]
+        count = f"{len(empty)} of {plural(len(self.videos), 'recording')}"
+        return [f"no window, so no bout, in {count}: {first_names(empty, 10)}"] if empty else []
 
     def bouts(self, rules: BoutRules | None = None) -> list[PredictedBouts]:
         """Return the bouts of each recording; None: by its own rules."""
@@ -94,13 +94,13 @@ class Timelines:
         ends = np.cumsum([head.outputs for head in heads])
         return [
             {
-                head.name: bouts_of_head(video, outputs, head, self.classes.of_head(head), rules)
+                head.name: find_bouts(video, outputs, head, self.classes.names_of_head(head), rules)
                 for head, outputs in zip(heads, np.split(video.outputs, ends[:-1], axis=1), strict=True)
             }
             for video in self.videos
         ]
 
-    def rows(self, bouts: Sequence[PredictedBouts] | None = None) -> list[dict[str, Any]]:
+    def to_rows(self, bouts: Sequence[PredictedBouts] | None = None) -> list[dict[str, Any]]:
         """Return the document of `everest timeline --json`; by default with the bouts of its own rules.
 
         Returns:
@@ -113,7 +113,7 @@ class Timelines:
             starts, ends = recording.starts.tolist(), recording.ends.tolist()
             outputs = torch.from_numpy(recording.outputs)
             windows = [
-                {"start": round(start, 3), "end": round(end, 3), **predictions_of(output, self.classes)}
+                {"start": round(start, 3), "end": round(end, 3), **list_predictions(output, self.classes)}
                 for start, end, output in zip(starts, ends, outputs, strict=True)
             ]
             error = {} if recording.error is None else {"error": recording.error}
@@ -128,8 +128,8 @@ class Timelines:
         The outputs are those of single windows, whatever the rules, which are in its header.
         """
         tensors = {
-            f"{number}.{name}": torch.from_numpy(getattr(video, name))
-            for number, video in enumerate(self.videos)
+            f"{i}.{name}": torch.from_numpy(getattr(video, name))
+            for i, video in enumerate(self.videos)
             for name in ARRAY_NAMES
         }
         names = [field.name for field in fields(Recording)]
@@ -145,21 +145,21 @@ class Timelines:
         path = Path(path)
         if not path.is_file():
             raise DataError(f"{path}: no such file")
-        with reading_own(path, fix="write it again with `everest timeline --save`", error=DataError):
+        with damage_errors(path, fix="write it again with `everest timeline --save`", error=DataError):
             header, tensors = read_metadata(path), read_tensors(path)
-            classes = validated(_CLASSES, parse_json(header["classes"]))
-            rules = validated(_RULES, parse_json(header.get("rules", "{}")))
+            classes = validate(_CLASSES, parse_json(header["classes"]))
+            rules = validate(_RULES, parse_json(header.get("rules", "{}")))
             try:
                 rules.check(classes.heads)
             except RecipeError as problem:  # which names an option
                 raise ValueError(str(problem).removeprefix("--")) from problem
             videos = []
-            for number, recording in enumerate(validated(_RECORDINGS, parse_json(header["videos"]))):
-                arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAY_NAMES}
-                windows = arrays["starts"].size
+            for i, recording in enumerate(validate(_RECORDINGS, parse_json(header["videos"]))):
+                arrays: dict[str, Any] = {name: tensors[f"{i}.{name}"].numpy() for name in ARRAY_NAMES}
+                size = arrays["starts"].size
                 num_borders = max(arrays["borders"].size, 1)
                 shapes = [arrays[name].shape for name in ARRAY_NAMES]
-                if shapes != [(windows,), (windows,), (windows, classes.count), (num_borders,)]:
+                if shapes != [(size,), (size,), (size, classes.num_outputs), (num_borders,)]:
                     raise ValueError(f"the shapes of {recording.video} are {shapes}")
                 outputs = arrays["outputs"]
                 is_share = all(head.task != "regression" for head in classes.heads)
@@ -182,16 +182,16 @@ def timeline_job(model: OpenedModel, samples: Sequence[Sample], passes: Passes, 
             is given; of other models, they are as long as a clip.
         options: of `LongJob`.
     """
-    if passes.window is None and (trained := _trained_window(model.module.file)) is not None:
-        passes = replace(passes, window=trained, step=passes.step or STEP_AS_TRAINED * trained)
-        passes.report(heading(f"windows of {trained:g} s, as trained, every {passes.step:g} s"))
+    if passes.window is None and (trained_window := _read_trained_window(model.module.file)) is not None:
+        passes = replace(passes, window=trained_window, step=passes.step or STEP_AS_TRAINED * trained_window)
+        passes.report(heading(f"windows of {trained_window:g} s, as trained, every {passes.step:g} s"))
     if passes.window is None and not has_windows(model):
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     return LongJob(model, samples, passes, {}, **options)
 
 
 @contextmanager
-def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
+def compute_timelines(job: LongJob) -> Iterator[Timelines | None]:
     """Compute the outputs of a classifier for every window; if the block succeeds, the kept rows are removed.
 
     Yields:
@@ -199,17 +199,17 @@ def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
     """
     model = job.model
 
-    def row_of(window: Window, values: ViewTensors) -> dict[str, Tensor]:
+    def make_row(window: Window, values: ViewTensors) -> dict[str, Tensor]:
         return {**mean_outputs(values), "frames": torch.tensor([window.first, window.first + window.length])}
 
-    def video_tensors(sample: Sample) -> dict[str, Tensor]:
+    def make_video_tensors(sample: Sample) -> dict[str, Tensor]:
         times = VideoTimes.of(sample.video)
         fps = torch.tensor([times.fps], dtype=torch.float64)
         return {"borders": torch.from_numpy(times.borders), "fps": fps}
 
     with job.open() as store:
-        given = model, job.samples, model.outputs, row_of, job.passes
-        rows = add_window_rows(store, *given, video_tensors=video_tensors)
+        job_inputs = model, job.samples, model.outputs, make_row, job.passes
+        rows = add_window_rows(store, *job_inputs, make_video_tensors=make_video_tensors)
         if rows is None:
             yield None
             return
@@ -218,19 +218,19 @@ def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
             for name, array in store.arrays().items()
         }
         videos = []
-        for number, (sample, results) in enumerate(zip(job.samples, rows.results, strict=True)):
+        for i, (sample, results) in enumerate(zip(job.samples, rows.results, strict=True)):
             reasons = [result.reason for result in results if result and not result.is_window]
-            about: dict[str, Any] = {"video": sample.video_id, "path": sample.path}
-            about["error"] = reasons[0] if reasons else None
+            fields: dict[str, Any] = {"video": sample.video_id, "path": sample.path}
+            fields["error"] = reasons[0] if reasons else None
             if None in results:
-                frames = arrays["frames"][number]
-                about |= {name: arrays[name][number] for name in ARRAY_NAMES}
-                about["frames"] = int(frames[0, 0]), int(frames[-1, 1])
-                about["fps"] = float(arrays["fps"][number][0])
+                frames = arrays["frames"][i]
+                fields |= {name: arrays[name][i] for name in ARRAY_NAMES}
+                fields["frames"] = int(frames[0, 0]), int(frames[-1, 1])
+                fields["fps"] = float(arrays["fps"][i][0])
             else:
-                about |= {"starts": np.zeros(0), "ends": np.zeros(0), "borders": np.zeros(1)}
-                about["outputs"] = np.zeros((0, model.classes.count), np.float32)
-            videos.append(VideoTimeline(**about))
+                fields |= {"starts": np.zeros(0), "ends": np.zeros(0), "borders": np.zeros(1)}
+                fields["outputs"] = np.zeros((0, model.classes.num_outputs), np.float32)
+            videos.append(VideoTimeline(**fields))
         try:
             yield Timelines(classes=model.classes, videos=videos)
         except DataError:  # the same rows would lead there again
@@ -241,16 +241,16 @@ def computed_timelines(job: LongJob) -> Iterator[Timelines | None]:
 
 def has_windows(model: OpenedModel) -> bool:
     """Whether a model has windows of its own: as `everest train` chose them, or the span of a clip."""
-    return model.views.sampling == "dense" or _trained_window(model.module.file) is not None
+    return model.views.sampling == "dense" or _read_trained_window(model.module.file) is not None
 
 
-def _trained_window(weights: Path | None) -> float | None:
+def _read_trained_window(weights: Path | None) -> float | None:
     """The seconds of the windows that `everest train` made for the run of some weights; None: unknown."""
     run = Path() if weights is None else weights.absolute().parent
     project = run.parent.parent.parent if run.parent.parent.name == FOLDS_FOLDER else run.parent
     if run.name not in (MODEL_FOLDER, FINETUNE_FOLDER) or not (project / PROJECT_FILE).is_file():
         return None
     fix = "restore the file, or give --window"
-    with reading_own(project / PROJECT_FILE, fix=fix):
-        seconds = read_own_json(project / PROJECT_FILE, fix=fix)["window"]
+    with damage_errors(project / PROJECT_FILE, fix=fix):
+        seconds = load_json(project / PROJECT_FILE, fix=fix)["window"]
         return None if seconds is None else float(seconds)  # None: of videos, not of recordings

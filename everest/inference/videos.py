@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from everest.data.clips import ClipDataset
-from everest.data.loader import STOP_SECONDS, batches, choose_workers
+from everest.data.loader import STOP_SECONDS, choose_workers, read_batches
 from everest.errors import DataError
 from everest.inference.model import OpenedModel, check_counts
-from everest.inference.windows import Unreadable, Window, WindowItem, check_seconds, window_items
+from everest.inference.windows import Unreadable, Window, WindowItem, check_seconds, read_window_items
 from everest.lists.sample import ListSize, Sample
-from everest.system.events import Report, notice, silent
+from everest.system.events import Report, ignore_event, notice
 
 ViewTensors = dict[str, Tensor]  # (V, …) each
 Compute = Callable[[Tensor], ViewTensors]  # of clips (B, C, T, H, W) uint8, to tensors of B rows
@@ -41,13 +41,13 @@ class Passes:
     workers: int | None = None  # processes that read videos; None: as the recipe's `train.workers`
     window: float | None = None  # seconds of a window; None: of timelines, the length of a clip
     step: float | None = None  # seconds from the start of a window to that of the next; None: `window`
-    report: Report = silent
+    report: Report = ignore_event
 
     def __post_init__(self) -> None:
         check_counts(batch=self.batch)
         check_seconds(window=self.window, step=self.step)
 
-    def split(self, samples: Sequence[Sample]) -> list[range]:
+    def divide(self, samples: Sequence[Sample]) -> list[range]:
         """Divide videos into forward passes: the indices of each."""
         firsts = range(0, len(samples), self.batch)
         return [range(first, min(first + self.batch, len(samples))) for first in firsts]
@@ -78,23 +78,23 @@ def compute_over_videos(
         decoder=model.recipe.data.decoder,
         replace_bad=False,
     )
-    parts = passes.split(samples) if parts is None else parts
+    parts = passes.divide(samples) if parts is None else parts
     if not parts:
         return
-    order = [[(0, index) for index in part] for part in parts]
+    order = [[(0, index) for index in indices] for indices in parts]
     settings = model.recipe.train
-    number = sum(map(len, parts))
+    num_videos = sum(map(len, parts))
     workers = choose_workers(clips, order, settings.workers if passes.workers is None else passes.workers)
-    loaded = batches(clips, order, workers=min(workers, number), timeout=settings.data_timeout)
+    batches = read_batches(clips, order, workers=min(workers, num_videos), timeout=settings.data_timeout)
     size = ListSize.of(samples)
-    done = max(size.samples - number * processes, 0)
-    for part, read in zip(parts, loaded, strict=True):
-        readable = [row for row, failed in enumerate(read.failed) if not failed]
-        values = _values_of_each(compute, read.frames[readable]) if readable else iter(())
-        results = (Unreadable(failed[0][1]) if failed else next(values) for failed in read.failed)
-        pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
-        done = min(done + len(part) * processes, size.samples)
-        passes.report(size.progress(done))
+    num_done = max(size.num_samples - num_videos * processes, 0)
+    for indices, batch in zip(parts, batches, strict=True):
+        readable = [row for row, failed in enumerate(batch.failed_reads) if not failed]
+        values = _compute_each(compute, batch.frames[readable]) if readable else iter(())
+        results = (Unreadable(failed[0][1]) if failed else next(values) for failed in batch.failed_reads)
+        pairs = [(samples[index], result) for index, result in zip(indices, results, strict=True)]
+        num_done = min(num_done + len(indices) * processes, size.num_samples)
+        passes.report(size.progress_event(num_done))
         for sample, result in pairs:
             if isinstance(result, Unreadable):
                 passes.report(notice(f"{sample.video_id}: {result.reason}"))
@@ -109,7 +109,7 @@ def compute_over_windows(
     *,
     done: Sequence[Unreadable | None] = (),
 ) -> Iterator[list[tuple[Window, ViewTensors] | Unreadable]]:
-    """Yield the items of `window_items` in passes, with computed values in place of their views.
+    """Yield the items of `read_window_items` in passes, with computed values in place of their views.
 
     All windows of a pass are of one video: the values do not depend on other videos.
 
@@ -117,16 +117,16 @@ def compute_over_windows(
         DataError: a window takes longer than the recipe's `train.data_timeout` (0: no limit).
     """
     views = model.views
-    read = partial(window_items, sample, views, window=passes.window, step=passes.step, done=done)
+    read_items = partial(read_window_items, sample, views, window=passes.window, step=passes.step, done=done)
     timeout = model.recipe.train.data_timeout
-    items = _read_ahead(read, passes, timeout=timeout, path=sample.path)
-    while part := list(islice(items, passes.batch)):
-        clips = [item[1] for item in part if not isinstance(item, Unreadable)]
-        values = _values_of_each(compute, torch.stack(clips)) if clips else iter(())
-        for item in part:
+    items = _read_ahead(read_items, passes, timeout=timeout, path=sample.path)
+    while items_of_pass := list(islice(items, passes.batch)):
+        clips = [item[1] for item in items_of_pass if not isinstance(item, Unreadable)]
+        values = _compute_each(compute, torch.stack(clips)) if clips else iter(())
+        for item in items_of_pass:
             if isinstance(item, Unreadable) and not item.is_window:
                 passes.report(notice(f"{sample.video_id}: {item.reason}"))
-        yield [item if isinstance(item, Unreadable) else (item[0], next(values)) for item in part]
+        yield [item if isinstance(item, Unreadable) else (item[0], next(values)) for item in items_of_pass]
 
 
 def _read_ahead(
@@ -134,10 +134,10 @@ def _read_ahead(
 ) -> Iterator[WindowItem]:
     """Yield the items that `read` yields in another thread, a pass ahead; pass on its reports."""
     queue: Queue[WindowItem | dict[str, Any] | Exception | None] = Queue(passes.batch)
-    is_over = Event()
+    should_stop = Event()
 
     def put(item: WindowItem | dict[str, Any] | Exception | None) -> None:
-        while not is_over.is_set():
+        while not should_stop.is_set():
             with suppress(Full):
                 return queue.put(item, timeout=STOP_SECONDS)
 
@@ -145,7 +145,7 @@ def _read_ahead(
         try:
             for item in read(report=put):
                 put(item)
-                if is_over.is_set():
+                if should_stop.is_set():
                     return
             put(None)
         except Exception as error:
@@ -169,10 +169,10 @@ def _read_ahead(
             else:
                 yield item
     finally:
-        is_over.set()
+        should_stop.set()
 
 
-def _values_of_each(compute: Compute, frames: Tensor) -> Iterator[ViewTensors]:
+def _compute_each(compute: Compute, frames: Tensor) -> Iterator[ViewTensors]:
     """Compute the values of R videos or windows, (R, V, C, T, H, W), at once; yield those of each."""
     values = compute(frames.flatten(0, 1))
     by_video = {name: x.unflatten(0, frames.shape[:2]) for name, x in values.items()}  # (R, V, …) each

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from everest.annotations.matching import VideoTimes
-from everest.data.footage import footages_of_spans, frame_span
+from everest.data.footage import frame_span, read_footages
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.types import Span
-from everest.video.reader import VideoError, frame_range, intact_frames, known_damage, repairs
+from everest.video.reader import VideoError, frame_range, intact_frames, repair_notices, video_damage_text
 from everest.video.source import Video
 from everest.video.times import TIME_TOLERANCE
 
@@ -73,41 +73,41 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / video.fps)
     window = views.seconds(video.fps) if window is None else window
     step = window if step is None else step
-    within = max(int((end - begin - window) / step + TIME_TOLERANCE), 0) + 1  # windows that end in the video
-    starts = [begin + number * step for number in range(within)]
+    count = max(int((end - begin - window) / step + TIME_TOLERANCE), 0) + 1  # windows that end in the video
+    starts = [begin + number * step for number in range(count)]
     if starts[-1] + window < end - TIME_TOLERANCE:
         starts.append(max(end - window, begin))
     windows = []
     for start in starts:
-        inside, after = frame_range(times, start, start + window)
-        inside, after = max(inside, first), min(after, first + length)
-        if inside < after:
-            until = min(start + window, end)
-            windows.append(Window(start=start, end=until, first=inside, length=after - inside))
+        low, high = frame_range(times, start, start + window)
+        low, high = max(low, first), min(high, first + length)
+        if low < high:
+            window_end = min(start + window, end)
+            windows.append(Window(start=start, end=window_end, first=low, length=high - low))
     return windows
 
 
-def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
+def read_window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
     """Yield the views (V, C, T, H, W) uint8 of each window in turn; None if one of its frames is damaged."""
     spans = [(window.first, window.length) for window in windows]
-    footages = footages_of_spans(path, spans, views.fps)
+    footages = read_footages(path, spans, views.fps)
     needed = [views.windows(footage) for footage in footages]  # (clips, T) each
     lowest = np.minimum.accumulate([ids.min() for ids in needed][::-1])[::-1]  # from each window to the end
     wanted = np.unique(np.stack(needed)).tolist()
     frames = zip(wanted, intact_frames(path, wanted, channels=views.channels), strict=True)
     resized: dict[int, Tensor | None] = {}  # (C, 1, H', W') by number
     for ids, oldest in zip(needed, lowest, strict=True):
-        resized = {number: frame for number, frame in resized.items() if number >= oldest}
+        resized = {frame_id: frame for frame_id, frame in resized.items() if frame_id >= oldest}
         while ids.max() not in resized:
-            number, frame = next(frames)
-            resized[number] = None if frame is None else views.resized(frame[None])
-        numbers, indices = np.unique(ids, return_inverse=True)
-        shown = [frame for number in numbers.tolist() if (frame := resized[number]) is not None]
-        is_intact = len(shown) == len(numbers)
-        yield torch.stack(views.cut(torch.cat(shown, dim=1), indices)) if is_intact else None
+            frame_id, frame = next(frames)
+            resized[frame_id] = None if frame is None else views.resize_frames(frame[None])
+        frame_ids, indices = np.unique(ids, return_inverse=True)
+        intact = [frame for frame_id in frame_ids.tolist() if (frame := resized[frame_id]) is not None]
+        is_intact = len(intact) == len(frame_ids)
+        yield torch.stack(views.cut_views(torch.cat(intact, dim=1), indices)) if is_intact else None
 
 
-def window_items(
+def read_window_items(
     sample: Sample,
     views: EvalViews,
     *,
@@ -128,10 +128,10 @@ def window_items(
     is_damaged = [result is not None for result in done]
     try:
         windows = windows_of(sample, views, window=window, step=step)
-        for text in repairs(sample.video):
+        for text in repair_notices(sample.video):
             report(notice(text))
         remaining = windows[len(done) :]
-        clips = window_clips(sample.video, remaining, views) if remaining else iter(())
+        clips = read_window_clips(sample.video, remaining, views) if remaining else iter(())
         for current, clip in zip(remaining, clips, strict=True):
             yield BAD_WINDOW if clip is None else (current, clip)
             is_damaged.append(clip is None)
@@ -139,7 +139,7 @@ def window_items(
         is_open = sample.end is None and sample.end_frame is None
         damaged = _damaged_spans(windows, is_damaged)
         within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
-        problem = known_damage(sample.video, damaged, within=within)
+        problem = video_damage_text(sample.video, damaged, within=within)
     except VideoError as error:
         problem = error.reason
     if problem is not None:
@@ -148,14 +148,14 @@ def window_items(
 
 def _damaged_spans(windows: Sequence[Window], is_damaged: Sequence[bool]) -> Iterator[Span]:
     """Yield the seconds of each run of damaged windows outside intact neighbors; all if none is left."""
-    for damaged, run in groupby(range(len(windows)), key=is_damaged.__getitem__):
-        numbers = list(run)
-        if not damaged:
+    for is_run_damaged, run in groupby(range(len(windows)), key=is_damaged.__getitem__):
+        indices = list(run)
+        if not is_run_damaged:
             continue
-        first, last = numbers[0], numbers[-1]
-        whole = begin, end = windows[first].start, windows[last].end
+        first, last = indices[0], indices[-1]
+        full_span = start, end = windows[first].start, windows[last].end
         if first > 0:
-            begin = max(begin, windows[first - 1].end)
+            start = max(start, windows[first - 1].end)
         if last + 1 < len(windows):
             end = min(end, windows[last + 1].start)
-        yield (begin, end) if begin < end else whole
+        yield (start, end) if start < end else full_span

@@ -11,7 +11,7 @@ import numpy as np
 from everest.config.heads import Head, Heads, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, first_names
-from everest.lists.labels import class_indices, column_of
+from everest.lists.labels import class_indices, label_column
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 
@@ -38,9 +38,9 @@ class Classes:
         """
         if data.heads:
             heads = named_heads(data.heads)
-            return cls(heads=tuple(_standardized(head, samples, i) for i, head in enumerate(heads)))
+            return cls(heads=tuple(_standardize(head, samples, i) for i, head in enumerate(heads)))
         if data.task == "regression":
-            return cls(heads=(_standardized(Head(task="regression", outputs=1), samples, 0),))
+            return cls(heads=(_standardize(Head(task="regression", outputs=1), samples, 0),))
         count = data.num_classes or len(samples.class_names or ())
         if not count:
             used = {label for sample in samples.samples for label in class_indices(sample.labels[0])}
@@ -56,26 +56,26 @@ class Classes:
         return cls(heads=(Head(task=data.task, outputs=count),), names=samples.class_names)
 
     @property
-    def count(self) -> int:
+    def num_outputs(self) -> int:
         """The outputs of all heads."""
         return sum(head.outputs for head in self.heads)
 
     def name(self, label: int) -> str:
         return self.names[label] if self.names else str(label)
 
-    def of_head(self, head: Head) -> list[str]:
+    def names_of_head(self, head: Head) -> list[str]:
         """The names of the classes of a head, or their indices."""
         return [self.name(label) for label in range(head.outputs)]
 
 
-def _standardized(head: Head, samples: SampleList, position: int) -> Head:
+def _standardize(head: Head, samples: SampleList, head_index: int) -> Head:
     """A regression head with the mean and std of its numbers; another head unchanged."""
     if head.task != "regression":
         return head
-    numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
+    numbers = np.array([sample.labels[head_index] for sample in samples.samples], dtype=np.float64)
     mean = float(numbers.mean())
     std = float(numbers.std())
-    name = column_of(head)
+    name = label_column(head)
     if np.ptp(numbers) == 0:
         raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
     if std < MIN_RELATIVE_STD * abs(mean):
@@ -89,11 +89,11 @@ def _standardized(head: Head, samples: SampleList, position: int) -> Head:
 def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:
     """A line about the classes without a sample in the list `data.KEY`; None if all have one."""
     empty: list[str] = []
-    for position, head in enumerate(classes.heads):
-        used = {label for sample in samples for label in class_indices(sample.labels[position])}
+    for i, head in enumerate(classes.heads):
+        used = {label for sample in samples for label in class_indices(sample.labels[i])}
         count = 0 if head.task == "regression" else head.outputs
         empty += [f"{head.name} {classes.name(index)}".strip() for index in range(count) if index not in used]
     if not empty:
         return None
     names = first_names([f"'{name}'" for name in empty])
-    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {names}"
+    return f"data.{key} has no video of {len(empty)} of {classes.num_outputs} classes: {names}"

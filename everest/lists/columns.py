@@ -22,11 +22,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from everest.errors import DataError, RecipeError, did_you_mean, shown
+from everest.errors import DataError, RecipeError, did_you_mean, shorten
 from everest.system.storage import Location
-from everest.system.text import counted, parse_json, reading_own
-from everest.video.folders import as_data_error, no_such, refuse_video
-from everest.video.source import Member, video_version
+from everest.system.text import damage_errors, parse_json, plural
+from everest.video.folders import as_data_error, not_found_text, refuse_video
+from everest.video.source import ShardMember, video_version
 
 SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
 GROUP_COLUMN: Final = "group"
@@ -58,7 +58,7 @@ class ListRow:
     where: str  # file:line, for messages
     values: dict[str, str]  # by column, without empty values
     text: str  # the line as written
-    member: Member | None = None  # the video, if it is in a shard
+    member: ShardMember | None = None  # the video, if it is in a shard
     header: Header | None = None  # of the list
 
 
@@ -78,16 +78,16 @@ class SheetColumns:
 BY_NAME: Final = SheetColumns()
 
 
-def rows_in(source: Location) -> list[ListRow] | None:
+def read_list(source: Location) -> list[ListRow] | None:
     """The rows of a list, or of the index of shards; None for a folder. DataError if they are damaged."""
     with as_data_error(source):
         if not source.exists():
-            raise DataError(f"{no_such(source)}; set data.root (in most commands: --data DIR)")
+            raise DataError(f"{not_found_text(source)}; set data.root (in most commands: --data DIR)")
         index = find_index(source)
         return read_index(index) if index else read_rows(source) if source.is_file() else None
 
 
-def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
+def read_rows(file: Location, sheet: SheetColumns = BY_NAME) -> list[ListRow]:
     """Read the rows of a list; DataError for an empty list, or one whose lines have different fields."""
     lines = read_lines(file)
     if not lines:
@@ -98,20 +98,20 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
                 f"{file}:{number}: {quote(line)} looks like a comment, and a list has none; remove the line "
                 "(a path that begins with # is written ./#…)"
             )
-    fields_of_lines = _divide_into_fields(file, lines)
-    header = find_header(f"{file}:{lines[0][0]}", fields_of_lines, chosen)
-    columns: Sequence[str] = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
+    rows_of_fields = _split_into_fields(file, lines)
+    header = find_header(f"{file}:{lines[0][0]}", rows_of_fields, sheet)
+    columns: Sequence[str] = COLUMNS[: min(max(map(len, rows_of_fields)), 2)]
     if header is not None:
         columns = list(header.columns.values())
         lines = lines[1:]
-        fields_of_lines = fields_of_lines[1:]
+        rows_of_fields = rows_of_fields[1:]
     if not lines:
         raise DataError(f"{file}: the list has a header and no line under it; add one for every video")
     rows = []
-    for (number, line), fields in zip(lines, fields_of_lines, strict=True):
+    for (number, line), fields in zip(lines, rows_of_fields, strict=True):
         if len(fields) != len(columns):
             raise DataError(
-                f"{file}:{number}: {counted(len(fields), 'field')} where {', '.join(columns)} are expected; "
+                f"{file}:{number}: {plural(len(fields), 'field')} where {', '.join(columns)} are expected; "
                 "quote paths with spaces, or separate by tabs; further columns need a header; the line is "
                 f"{quote(line)}"
             )
@@ -138,10 +138,10 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
 
 def quote(line: str) -> str:
     """A line in quotes for a message, shortened in the middle if it is long."""
-    return f"'{shown(line.strip())}'"
+    return f"'{shorten(line.strip())}'"
 
 
-def _divide_into_fields(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
+def _split_into_fields(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
     """The fields of all lines, divided by a separator that gives each line equally many, at least 2."""
     separators: Sequence[tuple[str, str | None]] = _SEPARATORS
     if ";" in lines[0][1]:
@@ -161,18 +161,18 @@ def _parse(
 ) -> list[list[str]]:
     """The fields of lines; `ends` are the characters to remove from both ends of a line."""
     rows = []
-    for number, line in lines:
+    for line_number, line in lines:
         try:
             (fields,) = csv.reader([line.strip(ends)], delimiter=separator, skipinitialspace=True)
         except csv.Error as error:  # a field of more than 131072 characters
             raise DataError(
-                f"{file}:{number}: {error}; a line is `path label`, this is {quote(line)}"
+                f"{file}:{line_number}: {error}; a line is `path label`, this is {quote(line)}"
             ) from error
         rows.append([field.strip() for field in fields])
     return rows
 
 
-def is_known(column: str) -> bool:
+def is_used_column(column: str) -> bool:
     """Whether training reads a column."""
     return column in COLUMNS or column.startswith(HEAD_PREFIX)
 
@@ -188,23 +188,23 @@ class Header:
     @property
     def has_classes(self) -> bool:
         """Whether a column holds labels."""
-        return any(map(_holds_labels, self.columns.values()))
+        return any(map(_is_label_column, self.columns.values()))
 
     def notice(self) -> str | None:
         """A line about renamed and ignored columns of a sheet; None if all are everest's."""
-        parts = [
+        changes = [
             f"{name} from the column '{column}'"
             for column, name in self.columns.items()
-            if is_known(name) and _plain(column) != _plain(name)
+            if is_used_column(name) and _normalize(column) != _normalize(name)
         ]
-        ignored = ", ".join(column for column, name in self.columns.items() if not is_known(name))
-        parts += [f"ignored columns: {ignored}"] if ignored else []
-        return f"{self.where.rpartition(':')[0]}: {'; '.join(parts)}" if parts else None
+        ignored = ", ".join(column for column, name in self.columns.items() if not is_used_column(name))
+        changes += [f"ignored columns: {ignored}"] if ignored else []
+        return f"{self.where.rpartition(':')[0]}: {'; '.join(changes)}" if changes else None
 
-    def no_classes(self, file: object) -> str | None:
+    def missing_classes_problem(self, file: object) -> str | None:
         """The problem that no column is known to hold classes; None if no other column may hold them."""
-        named = self.columns.items()
-        others = [column for column, name in named if name == GROUP_COLUMN or not is_known(name)]
+        columns = self.columns.items()
+        others = [column for column, name in columns if name == GROUP_COLUMN or not is_used_column(name)]
         if self.has_classes or not others:
             return None
         return (
@@ -216,40 +216,40 @@ class Header:
 
 def is_header(fields: Sequence[str]) -> bool:
     """Whether the fields of the first line are names of columns."""
-    names = {_plain(field) for field in fields}
+    names = {_normalize(field) for field in fields}
     return bool(
         names & {"path", "label"} or (names & PATH_NAMES and (names & CLASS_NAMES or len(fields) > 2))
     )
 
 
-def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns) -> Header | None:
+def find_header(where: str, rows: Sequence[Sequence[str]], sheet: SheetColumns) -> Header | None:
     """Read the header in the first of the `rows` of a list, at file:line `where`; None if it has none.
 
     RecipeError for a chosen column that is missing or holds labels; DataError for other wrong names.
     """
     names = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
     options = {"label": "--class-column ", GROUP_COLUMN: "--group column:"}
-    for role, column in chosen.by_role.items():
+    for role, column in sheet.by_role.items():
         if column not in names:
             hint = did_you_mean(column, names) if is_header(rows[0]) else ""
             raise RecipeError(f"{options[role]}{column}: no such column in {where}{hint}")
-    if not is_header(rows[0]) and not chosen.by_role:
+    if not is_header(rows[0]) and not sheet.by_role:
         return None
-    if chosen.groups and _holds_labels(_roles(names, SheetColumns(chosen.classes))[chosen.groups]):
-        raise RecipeError(f"--group column:{chosen.groups}: holds the labels in {where}; name another column")
-    columns = _roles(names, chosen)
+    if sheet.groups and _is_label_column(_find_roles(names, SheetColumns(sheet.classes))[sheet.groups]):
+        raise RecipeError(f"--group column:{sheet.groups}: holds the labels in {where}; name another column")
+    columns = _find_roles(names, sheet)
     if "path" not in columns.values() or len(set(columns.values())) < len(names):
         raise DataError(f"{where}: the header needs the column 'path', and every column once")
     # Numbers in a column that resembles an absent time: whole videos would be read in place of segments.
     absent = [column for column in SEGMENT_COLUMNS if column not in columns.values()]
-    beginnings = tuple(f"{column}_" for column in ("start", "end") if column in absent)
+    prefixes = tuple(f"{column}_" for column in ("start", "end") if column in absent)
     for index, name in enumerate(columns.values()):
-        plain = _plain(name)
-        close = difflib.get_close_matches(plain, absent, cutoff=MIN_SIMILARITY)
-        is_similar = close or plain.startswith(beginnings)
+        normalized = _normalize(name)
+        similar = difflib.get_close_matches(normalized, absent, cutoff=MIN_SIMILARITY)
+        is_similar = similar or normalized.startswith(prefixes)
         values = [row[index] for row in rows[1:] if index < len(row) and row[index]]
-        is_time = values and None not in map(as_number, values)
-        if not is_known(name) and is_similar and is_time:
+        are_times = values and None not in map(parse_number, values)
+        if not is_used_column(name) and is_similar and are_times:
             raise DataError(
                 f"{where}: unknown column '{name}', which may name a segment of each video; rename it to one "
                 f"of {', '.join(SEGMENT_COLUMNS)}, or remove it"
@@ -257,35 +257,35 @@ def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns)
     return Header(where=where, columns=columns)
 
 
-def _roles(names: Sequence[str], chosen: SheetColumns) -> dict[str, str]:
+def _find_roles(names: Sequence[str], sheet: SheetColumns) -> dict[str, str]:
     """The role of each column: one of `COLUMNS`, as chosen or by its name; others keep their name."""
     roles: dict[str, str] = {}
-    has_groups = names.count(GROUP_COLUMN) or sum(_plain(name) == GROUP_COLUMN for name in names) > 1
+    has_groups = names.count(GROUP_COLUMN) or sum(_normalize(name) == GROUP_COLUMN for name in names) > 1
     for name in names:
-        role = _plain(name)
+        role = _normalize(name)
         is_ignored = role == GROUP_COLUMN != name and has_groups  # only the one of exactly this name counts
         roles[name] = role if role in COLUMNS and not is_ignored else name
-        if roles[name] in chosen.by_role:
+        if roles[name] in sheet.by_role:
             roles[name] = f"{role} (not used)"
-    roles |= {column: role for role, column in chosen.by_role.items()}
-    classes = [name for name in names if _plain(name) in CLASS_NAMES]
-    if len(classes) == 1 and not any(map(_holds_labels, roles.values())):
+    roles |= {column: role for role, column in sheet.by_role.items()}
+    classes = [name for name in names if _normalize(name) in CLASS_NAMES]
+    if len(classes) == 1 and not any(map(_is_label_column, roles.values())):
         roles[classes[0]] = "label"
-    paths = [name for name, role in roles.items() if _plain(role) in PATH_NAMES]
+    paths = [name for name, role in roles.items() if _normalize(role) in PATH_NAMES]
     if len(paths) == 1 and "path" not in roles.values():
         roles[paths[0]] = "path"
     return roles
 
 
-def _holds_labels(name: str) -> bool:
+def _is_label_column(name: str) -> bool:
     return name == "label" or name.startswith(HEAD_PREFIX)
 
 
-def _plain(field: str) -> str:
+def _normalize(field: str) -> str:
     return field.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def as_number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     """The number that a text is, as `float` reads it; None if it is not a number."""
     try:
         return float(text)
@@ -315,20 +315,20 @@ def read_index(file: Location) -> list[ListRow]:
     """Read the rows of an index, each with its part of a shard; DataError if index or shards are damaged."""
     folder = file.parent.absolute()
     rows = []
-    with reading_own(file, fix=_SHARDS_FIX, error=DataError):
+    with damage_errors(file, fix=_SHARDS_FIX, error=DataError):
         with as_data_error(file):
             document = parse_json(file.read_text(encoding="utf-8"))
         if {key: document[key] for key in INDEX_HEADER} != INDEX_HEADER or not document["samples"]:
             raise ValueError("no index of `everest prepare shard`, or one of another version")
         sizes = {shard["file"]: shard["bytes"] for shard in document["shards"]}
-        for number, sample in enumerate(document["samples"]):
+        for index, sample in enumerate(document["samples"]):
             values = {key: text for key, text in sample.items() if key not in _MEMBER_KEYS}
             tar, offset, size = (sample[key] for key in _MEMBER_KEYS)
             is_inside = 0 <= offset <= offset + size <= sizes[tar]
             if not is_inside or not all(isinstance(text, str) for text in values.values()):
-                raise ValueError(f"sample {number} is not inside its shard, or has a value that is not text")
-            member = Member(folder / tar, offset, size, sample["path"])
-            rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
+                raise ValueError(f"sample {index} is not inside its shard, or has a value that is not text")
+            member = ShardMember(folder / tar, offset, size, sample["path"])
+            rows.append(ListRow(f"{file}: sample {index}", values, json.dumps(values), member))
         for name, expected in sizes.items():
             try:
                 size = video_version(folder / name)[0]

@@ -17,12 +17,12 @@ from everest.video.folders import video_name, videos_under
 LIST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
 
 
-def named_videos(paths: Sequence[Path]) -> list[Path]:
+def find_videos(paths: Sequence[Path]) -> list[Path]:
     """The files, and all videos below the folders; DataError for a path without a video."""
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such video or folder")
-    return [video for path in paths for video in _videos(path)]
+    return [video for path in paths for video in _videos_of(path)]
 
 
 def refuse_same_stems(videos: Sequence[Path]) -> None:
@@ -37,7 +37,7 @@ def refuse_same_stems(videos: Sequence[Path]) -> None:
             )
 
 
-def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
+def find_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
     """The samples of files, folders and lists, whose paths are relative to `root`, else to the list's folder.
 
     Missing videos are left to the reader of the samples. RecipeError for a `root` without a list, DataError
@@ -49,13 +49,13 @@ def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
     samples: list[Sample] = []
     for path in paths:
         if path in lists:
-            samples += read_unlabeled(path, root=root or path.parent, may_miss=True).samples
+            samples += read_unlabeled(path, root=root or path.parent, skip_missing=True).samples
         else:
-            samples += [Sample(path=str(video)) for video in _videos(path)]
+            samples += [Sample(path=str(video)) for video in _videos_of(path)]
     return samples
 
 
-def _videos(path: Path) -> list[Path]:
+def _videos_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     videos = list(videos_under(path))
@@ -77,7 +77,7 @@ class VideoTable:
     def stem(self) -> str:
         return self.location.stem if self.is_list else self.location.absolute().name
 
-    def video(self, path: str) -> Location:
+    def locate(self, path: str) -> Location:
         """The video for the `path` of a row."""
         return join_location(self.root, path).absolute()
 
@@ -95,8 +95,8 @@ def read_tables(sources: Sequence[str], root: str | None) -> Iterator[VideoTable
     None takes the folder of a list, a folder itself, or the parent of each of several folders.
     DataError for missing videos, wrong lines, shards, and a folder that is not inside `root`.
     """
-    for text in sources:
-        location = parse_location(text)
+    for source in sources:
+        location = parse_location(source)
         folder = location.absolute().parent if root is None else parse_location(root)
         if root is None and len(sources) == 1 and location.is_dir():
             folder = location
@@ -112,7 +112,7 @@ def read_tables(sources: Sequence[str], root: str | None) -> Iterator[VideoTable
         for video in () if is_list else (PurePath(sample.path) for sample in samples):
             if not video.is_relative_to(str(folder)):
                 raise DataError(f"{location}: is not inside --data {folder}; name a folder above it")
-            inside = video.relative_to(str(location)).parts
-            label = {"label": inside[0]} if len(inside) > 1 else {}
+            parts = video.relative_to(str(location)).parts
+            label = {"label": parts[0]} if len(parts) > 1 else {}
             rows.append({"path": str(video.relative_to(str(folder))), **label})
         yield VideoTable(location=location, root=folder, is_list=is_list, rows=tuple(rows))

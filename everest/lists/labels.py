@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
-from everest.errors import DataError, did_you_mean, shown
-from everest.lists.columns import HEAD_PREFIX, ListRow, as_number, quote, read_lines
+from everest.errors import DataError, did_you_mean, shorten
+from everest.lists.columns import HEAD_PREFIX, ListRow, parse_number, quote, read_lines
 from everest.system.storage import Location
 
 # The index of a class; the indices of all classes of a video, ascending; or a number.
@@ -35,7 +35,7 @@ class LabelRules:
 
     heads: Heads  # one for each label; the only one has no name; 0 outputs: any number of classes
     class_names: tuple[str, ...] = ()  # of the only head, in the order of their indices
-    of_model: bool = False  # whether a trained model fixes task and classes
+    is_fixed: bool = False  # whether a trained model fixes task and classes
 
     def read(self, row: ListRow) -> tuple[Label, ...]:
         """The labels of a row, from the column `label.NAME` of each head or from the column `label`.
@@ -44,50 +44,50 @@ class LabelRules:
         is an integer, labels are read as names only. `|` joins several classes; an empty cell has none.
         ValueError for a missing or wrong label.
         """
-        return tuple(self._label(row, head) for head in self.heads)
+        return tuple(self._read_label(row, head) for head in self.heads)
 
-    def _label(self, row: ListRow, head: Head) -> Label:
+    def _read_label(self, row: ListRow, head: Head) -> Label:
         """The label of a row for a head."""
-        column = column_of(head)
+        column = label_column(head)
         text = row.values.get(column)
         if head.task == MULTI_LABEL:
-            parts = [part.strip() for part in text.split(JOINED_BY)] if text else []
-            classes = sorted({self._index(head, part) for part in parts if part})
-            if len(classes) < len(parts):
+            names = [part.strip() for part in text.split(JOINED_BY)] if text else []
+            classes = sorted({self._find_index(head, part) for part in names if part})
+            if len(classes) < len(names):
                 problem = f"has a class twice, or nothing between two '{JOINED_BY}'"
-                raise ValueError(f"{column} '{shown(text)}' {problem}")
+                raise ValueError(f"{column} '{shorten(text)}' {problem}")
             return tuple(classes)
         if text is None:
             raise ValueError(f"no {column} in {quote(row.text)}; {LINE_FORMAT}")
         if head.task == "regression":
-            number = as_number(text)
+            number = parse_number(text)
             is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
             if number is None or not is_plain or not abs(number) <= LARGEST_LABEL:  # or not a number
                 fix = f"write numbers like 1.5, none beyond {LARGEST_LABEL:g}"
-                raise ValueError(f"{column} '{shown(text)}' is not a number; {fix}")
+                raise ValueError(f"{column} '{shorten(text)}' is not a number; {fix}")
             return number
-        return self._index(head, text)
+        return self._find_index(head, text)
 
-    def _index(self, head: Head, text: str) -> int:
+    def _find_index(self, head: Head, text: str) -> int:
         """The index of a class; raises ValueError if there is no such class."""
         if text in self._index_of:
             return self._index_of[text]
-        column = column_of(head)
+        column = label_column(head)
         if not self._has_integer_names:
-            count = head.outputs or len(self.class_names)
+            num_classes = head.outputs or len(self.class_names)
             if is_integer(text):
-                if int(text) < 0 or 0 < count <= int(text):
-                    allowed = f"from 0 to {count - 1}" if count else "from 0"
-                    raise ValueError(f"{column} {text} is out of range: labels count {allowed}")
+                if int(text) < 0 or 0 < num_classes <= int(text):
+                    range_text = f"from 0 to {num_classes - 1}" if num_classes else "from 0"
+                    raise ValueError(f"{column} {text} is out of range: labels count {range_text}")
                 return int(text)
             if is_number_like(text):
-                kind = f"the model predicts classes ({head.task})" if self.of_model else NEEDS_REGRESSION
-                raise ValueError(f"{column} '{shown(text)}' is not an integer from 0; {kind}")
+                reason = f"the model predicts classes ({head.task})" if self.is_fixed else NEEDS_REGRESSION
+                raise ValueError(f"{column} '{shorten(text)}' is not an integer from 0; {reason}")
         no_names = "; other labels are numbers, and data.classes is not set"
         hint = did_you_mean(text, self.class_names) if self.class_names else no_names
         if head.task == "single-label" and JOINED_BY in text:
-            hint = f"; {PREDICTS_ONE if self.of_model else NEEDS_MULTI_LABEL}"
-        raise ValueError(f"unknown class '{shown(text)}'{hint}")
+            hint = f"; {PREDICTS_ONE if self.is_fixed else NEEDS_MULTI_LABEL}"
+        raise ValueError(f"unknown class '{shorten(text)}'{hint}")
 
     @cached_property
     def _index_of(self) -> dict[str, int]:
@@ -119,7 +119,7 @@ def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
     return values
 
 
-def column_of(head: Head) -> str:
+def label_column(head: Head) -> str:
     """The column of a list that holds the labels of a head."""
     return f"{HEAD_PREFIX}{head.name}" if head.name else "label"
 
@@ -144,7 +144,7 @@ def is_integer(text: str) -> bool:
 
 def is_number_like(text: str) -> bool:
     """Whether a text is a number: `1.0`, `+1`, `1e3`, `nan` and `²` are, `1_0` is not."""
-    return text.isnumeric() or (as_number(text) is not None and "_" not in text)
+    return text.isnumeric() or (parse_number(text) is not None and "_" not in text)
 
 
 _TASK_NOTICES: Final = {
@@ -154,7 +154,7 @@ _TASK_NOTICES: Final = {
 }
 
 
-def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collection[str] = ()) -> Task:
+def infer_task(rows: Iterable[ListRow], *, column: str = "label", names: Collection[str] = ()) -> Task:
     """Infer the task from the labels in a column.
 
     A label with `|` means multi-label. If all labels are numbers, one with a fraction means regression; 1.0
@@ -165,7 +165,7 @@ def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collecti
     if any(JOINED_BY in text for text in texts):
         return MULTI_LABEL
     if not names and all(map(is_number_like, texts)):
-        numbers = [as_number(text) or 0.0 for text in texts]  # none in ½
+        numbers = [parse_number(text) or 0.0 for text in texts]  # none in ½
         # `nan` and `inf` have no fraction.
         if not all(number.is_integer() for number in numbers if isfinite(number)):
             return "regression"
@@ -188,10 +188,10 @@ def class_imbalance(counts: Collection[int]) -> float:
     return max(used) / min(used) if used else 1.0
 
 
-def number_facts(labels: Iterable[Label]) -> dict[str, float] | None:
+def number_statistics(labels: Iterable[Label]) -> dict[str, float] | None:
     """Mean, std, median, min and max of numbers; None if there are none."""
     numbers = np.array([label for label in labels if isinstance(label, float)])
     if not len(numbers):
         return None
-    facts = {"mean": np.mean, "std": np.std, "median": np.median, "min": np.min, "max": np.max}
-    return {name: float(f"{fact(numbers):.6g}") for name, fact in facts.items()}
+    functions = {"mean": np.mean, "std": np.std, "median": np.median, "min": np.min, "max": np.max}
+    return {name: float(f"{function(numbers):.6g}") for name, function in functions.items()}

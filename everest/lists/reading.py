@@ -12,28 +12,28 @@ from functools import cache
 from pathlib import Path
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
-from everest.errors import DataError, RecipeError, did_you_mean, first_names, one_per_line, shown
+from everest.errors import DataError, RecipeError, did_you_mean, first_names, one_per_line, shorten
 from everest.lists.columns import (
     BY_NAME,
     HEAD_PREFIX,
     ListRow,
     SheetColumns,
+    read_list,
     read_rows,
     refuse_shards,
-    rows_in,
 )
 from everest.lists.labels import (
     JOINED_BY,
     NEEDS_MULTI_LABEL,
     LabelRules,
     class_indices,
-    column_of,
-    find_task,
+    infer_task,
     is_integer,
     is_number_like,
+    label_column,
     task_notice,
 )
-from everest.lists.sample import Sample, sample_of_row
+from everest.lists.sample import Sample, read_sample
 from everest.system.storage import Location, RemotePath, parse_location
 from everest.video.folders import (
     as_data_error,
@@ -76,8 +76,8 @@ def read_samples(
     root: Location,
     class_names: Sequence[str] | None = None,
     heads: Heads = (),
-    of_model: bool = False,
-    may_miss: bool = False,
+    is_fixed: bool = False,
+    skip_missing: bool = False,
 ) -> SampleList:
     """Read and check the videos of a list or a folder, and their labels.
 
@@ -86,20 +86,20 @@ def read_samples(
         class_names: in the order of their indices; None: the names used in the source, sorted.
         heads: one per column `label.NAME`, or one without a name, whose `outputs` of 0 take any number of
             classes; empty: one class per video.
-        of_model: whether a trained model fixes the classes, so that names used in the source may not define
+        is_fixed: whether a trained model fixes the classes, so that names used in the source may not define
             them: the sorted names of a test set need not be in the order that the head was trained with.
-        may_miss: ignore missing videos, unless all of them are missing.
+        skip_missing: ignore missing videos, unless all of them are missing.
     Raises:
         DataError: wrong lines, unknown classes or missing videos; the message names the first ones.
     """
     heads = heads or (Head(outputs=0),)
-    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
-    return _sample_list(source, rows_in(source), root, rules, may_miss=may_miss)
+    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), is_fixed=is_fixed)
+    return _make_sample_list(source, read_list(source), root, rules, skip_missing=skip_missing)
 
 
-def read_unlabeled(source: Location, *, root: Location, may_miss: bool = False) -> SampleList:
+def read_unlabeled(source: Location, *, root: Location, skip_missing: bool = False) -> SampleList:
     """Read and check the videos of a list or a folder without their labels; see `read_samples`."""
-    return _sample_list(source, rows_in(source), root, None, may_miss=may_miss)
+    return _make_sample_list(source, read_list(source), root, None, skip_missing=skip_missing)
 
 
 def read_labeled(
@@ -110,7 +110,7 @@ def read_labeled(
     task: Task | None = None,
     heads: Heads = (),
     columns: SheetColumns = BY_NAME,
-    may_miss: bool = False,
+    skip_missing: bool = False,
 ) -> SampleList:
     """Read a list or a folder and infer its labels and task, as `everest prepare` does.
 
@@ -121,7 +121,7 @@ def read_labeled(
     Raises:
         DataError, RecipeError: as `read_samples`; an option that has no effect on this source.
     """
-    of_model = bool(heads)
+    is_fixed = bool(heads)
     rows: Sequence[ListRow] | None = None  # None for a folder of videos
     with as_data_error(source):
         if not source.exists():
@@ -137,13 +137,13 @@ def read_labeled(
         label_task: Task = task or "single-label"
     else:
         has_labels = rows[0].header.has_classes if rows[0].header else "label" in rows[0].values
-        label_task = task or find_task(rows, names=class_names or ())
+        label_task = task or infer_task(rows, names=class_names or ())
         heads = heads or _heads_of_columns(source, rows, task=task, class_names=class_names)
     heads = heads or (Head(task=label_task, outputs=0),)
-    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
-    data = _sample_list(source, rows, root, rules if has_labels else None, may_miss=may_miss)
+    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), is_fixed=is_fixed)
+    data = _make_sample_list(source, rows, root, rules if has_labels else None, skip_missing=skip_missing)
     notices = [] if task or heads[0].name else [task_notice(source, label_task)]
-    if rows and rows[0].header and (problem := rows[0].header.no_classes(source)):
+    if rows and rows[0].header and (problem := rows[0].header.missing_classes_problem(source)):
         notices.append(f"{problem}; read without labels")
     return replace(data, notices=(*data.notices, *filter(None, notices)))
 
@@ -157,27 +157,27 @@ def _heads_of_columns(
         raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
     if (columns and task is not None) or (class_names is not None and (columns or task == "regression")):
         option = "--task" if columns and task is not None else "--classes"
-        kind = "columns label.NAME" if columns else "numbers"
-        raise RecipeError(f"{option}: has no effect on labels in {kind}, as in {source}; leave it out")
+        labels_text = "columns label.NAME" if columns else "numbers"
+        raise RecipeError(f"{option}: has no effect on labels in {labels_text}, as in {source}; leave it out")
     return tuple(
-        Head(name=column.removeprefix(HEAD_PREFIX), task=find_task(rows, column=column), outputs=0)
+        Head(name=column.removeprefix(HEAD_PREFIX), task=infer_task(rows, column=column), outputs=0)
         for column in columns
     )
 
 
-def _sample_list(
+def _make_sample_list(
     source: Location,
     rows: Sequence[ListRow] | None,
     root: Location,
     rules: LabelRules | None,
     *,
-    may_miss: bool,
+    skip_missing: bool,
 ) -> SampleList:
     """The samples of a list's rows, or of a folder (rows of None); without rules, they have no labels."""
     notices: list[str | None] = []
     if rows is not None:
-        rules = rules and _rules_of_list(source, rows, rules)
-        samples = _samples_of_list(source, rows, root, rules, may_miss=may_miss)
+        rules = rules and _complete_rules(source, rows, rules)
+        samples = _samples_of_list(source, rows, root, rules, skip_missing=skip_missing)
         notices.append(rows[0].header and rows[0].header.notice())
     elif rules is not None:
         samples, rules = _samples_of_class_folders(source, rules)
@@ -193,17 +193,17 @@ def _sample_list(
     return SampleList(samples=samples, class_names=names or None, heads=heads, notices=lines)
 
 
-def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
+def _complete_rules(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
     """Add the class names to the rules; refuses a list without the labels that the rules need."""
     header = rows[0].header
     columns = list(header.columns.values() if header else rows[0].values)
-    absent = [column for head in rules.heads if head.name and (column := column_of(head)) not in columns]
+    absent = [column for head in rules.heads if head.name and (column := label_column(head)) not in columns]
     if absent and rows[0].member is None:  # the index of shards leaves out empty columns
         raise DataError(
             f"{source}: the list has no column {', '.join(absent)}, which data.heads names; its columns are "
             f"{', '.join(columns)}"
         )
-    if header and (problem := header.no_classes(source)):
+    if header and (problem := header.missing_classes_problem(source)):
         raise DataError(problem)
     first = rules.heads[0]
     names = rules.class_names
@@ -218,9 +218,9 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
     rules = _with_class_names(source, names, rules)
     # A model that is not trained on the list may find no video with a class in it.
     for head in rules.heads:
-        is_empty = not any(column_of(head) in row.values for row in rows)
-        if head.task == MULTI_LABEL and is_empty and not rules.of_model:
-            raise DataError(f"{source}: no video has a class in the column {column_of(head)}; fill it in")
+        is_empty = not any(label_column(head) in row.values for row in rows)
+        if head.task == MULTI_LABEL and is_empty and not rules.is_fixed:
+            raise DataError(f"{source}: no video has a class in the column {label_column(head)}; fill it in")
     return rules
 
 
@@ -233,18 +233,18 @@ def _samples_of_class_folders(folder: Location, rules: LabelRules) -> tuple[tupl
             "to a video"
         )
     by_class = videos_by_subfolder(folder)
-    known = rules.class_names
-    rules = _with_class_names(folder, known or tuple(by_class), rules)
+    class_names = rules.class_names
+    rules = _with_class_names(folder, class_names or tuple(by_class), rules)
     if not any(by_class.values()):
-        kind = f"videos in its {len(by_class)} subfolders" if by_class else "subfolders"
-        raise DataError(f"{folder}: no {kind}; a folder of labeled videos has one for every class")
+        contents = f"videos in its {len(by_class)} subfolders" if by_class else "subfolders"
+        raise DataError(f"{folder}: no {contents}; a folder of labeled videos has one for every class")
     problems = []
     for name, videos in by_class.items():
-        if not videos and name not in known:
+        if not videos and name not in class_names:
             fix = "remove it, or name the classes in data.classes"
             problems.append(f"{folder / name}: no videos in this class folder; {fix}")
         elif name not in rules.class_names:
-            problems.append(f"{folder / name}: unknown class{did_you_mean(name, known)}")
+            problems.append(f"{folder / name}: unknown class{did_you_mean(name, class_names)}")
     _refuse(problems)
     samples = tuple(
         Sample(path=str(video.absolute()), labels=(label,))
@@ -269,7 +269,7 @@ def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRule
     """Add class names, given or used in the source, to the rules; refuses impossible names."""
     head = rules.heads[0]
     first = first_names(names)
-    if names and rules.of_model and not rules.class_names:
+    if names and rules.is_fixed and not rules.class_names:
         raise DataError(
             f"{source}: its labels are names ({first}), and the checkpoint or training list has "
             "no class names; set data.classes or use numbers"
@@ -287,7 +287,7 @@ def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRule
 
 
 def _samples_of_list(
-    file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, may_miss: bool
+    file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, skip_missing: bool
 ) -> tuple[Sample, ...]:
     """The samples of a list; DataError with the first wrong rows or missing videos."""
     samples = _samples_of_rows(rows, root, rules)
@@ -299,7 +299,7 @@ def _samples_of_list(
             f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
             f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
         )
-    if not may_miss:
+    if not skip_missing:
         _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])
     return samples
 
@@ -311,7 +311,7 @@ def _samples_of_rows(rows: Sequence[ListRow], root: Location, rules: LabelRules 
     first_rows: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its class
     for row in rows:
         try:
-            sample = sample_of_row(row, root, rules.read(row) if rules else ())
+            sample = read_sample(row, root, rules.read(row) if rules else ())
         except ValueError as problem:
             problems.append(f"{row.where}: {problem}")
             continue
@@ -320,7 +320,7 @@ def _samples_of_rows(rows: Sequence[ListRow], root: Location, rules: LabelRules 
             continue
         label, first = first_rows.setdefault(sample.video_id, (sample.labels[0], row))
         if label != sample.labels[0]:
-            here, there = (shown(line.values.get("label", "")) for line in (row, first))
+            here, there = (shorten(line.values.get("label", "")) for line in (row, first))
             problems.append(
                 f"{row.where}: {sample.video_id} has the class '{here}' here and '{there}' in line "
                 f"{first.where.rpartition(':')[2]}; keep one of the rows"

@@ -14,8 +14,8 @@ import numpy as np
 from everest.lists.columns import GROUP_COLUMN, SEGMENT_COLUMNS, ListRow
 from everest.lists.labels import Label
 from everest.system.storage import Location, join_location, parse_location
-from everest.system.text import counted
-from everest.video.source import Member, Video
+from everest.system.text import plural
+from everest.video.source import ShardMember, Video
 
 Item = TypeVar("Item")
 
@@ -32,7 +32,7 @@ class Sample:
     """A video, or a segment of one, and its labels."""
 
     path: str  # absolute, or a URL; of a video in a shard, the path that it had
-    member: Member | None = None  # the bytes of the video, if it is in a shard
+    member: ShardMember | None = None  # the bytes of the video, if it is in a shard
     labels: tuple[Label, ...] = ()  # one per head; empty if there are none
     start: float | None = None  # seconds
     end: float | None = None
@@ -60,12 +60,12 @@ class Sample:
         return replace(self, start=start, end=end, start_frame=None, end_frame=None)
 
     @property
-    def source(self) -> str:
+    def group_or_path(self) -> str:
         """The group, else the path: samples of one source look alike, such as the segments of a file."""
         return self.path if self.group is None else self.group
 
     @classmethod
-    def of_video_id(cls, video_id: str) -> Sample:
+    def from_video_id(cls, video_id: str) -> Sample:
         """The sample with a `video_id`, without labels and without the place in a shard."""
         match = _SEGMENT.fullmatch(video_id)
         if match is None or match["whole"]:
@@ -75,7 +75,7 @@ class Sample:
 
     @property
     def video_id(self) -> str:
-        """Identifies the sample in results; `of_video_id` reads it.
+        """Identifies the sample in results; `from_video_id` reads it.
 
         It ends in `#` for a whole video whose path ends like a segment: a folder of images `take#1-20`.
         """
@@ -90,43 +90,43 @@ class Sample:
 class ListSize:
     """The size of a list: only its groups are independent, because windows of a recording look alike."""
 
-    samples: int  # videos or windows
-    videos: int  # files that they are read from
-    groups: int  # people, animals or recordings; without names of groups, the videos
+    num_samples: int  # videos or windows
+    num_videos: int  # files that they are read from
+    num_groups: int  # people, animals or recordings; without names of groups, the videos
     are_windows: bool = False  # parts of videos
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> ListSize:
         return cls(
-            samples=len(samples),
-            videos=len({sample.path for sample in samples}),
-            groups=len({sample.source for sample in samples}),
+            num_samples=len(samples),
+            num_videos=len({sample.path for sample in samples}),
+            num_groups=len({sample.group_or_path for sample in samples}),
             are_windows=any(sample.is_segment for sample in samples),
         )
 
     @property
-    def unit(self) -> str:
+    def noun(self) -> str:
         return "window" if self.are_windows else "video"
 
-    def progress(self, done: int) -> dict[str, Any]:
-        """The event that `done` samples are done (everest.system.events)."""
-        return {"event": self.unit, "done": done, f"{self.unit}s": self.samples}
+    def progress_event(self, num_done: int) -> dict[str, Any]:
+        """The event that `num_done` samples are done (everest.system.events)."""
+        return {"event": self.noun, "done": num_done, f"{self.noun}s": self.num_samples}
 
     def __str__(self) -> str:
         """`989 windows of 4 videos`, `60 videos of 12 groups`, `60 videos`."""
-        text = counted(self.samples, self.unit)
+        text = plural(self.num_samples, self.noun)
         if self.are_windows:
-            text = f"{text} of {counted(self.videos, 'video')}"
-        return text if self.groups >= self.videos else f"{text} of {counted(self.groups, 'group')}"
+            text = f"{text} of {plural(self.num_videos, 'video')}"
+        return text if self.num_groups >= self.num_videos else f"{text} of {plural(self.num_groups, 'group')}"
 
 
-def evenly_spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
-    """At most `most` items at equal distances, in their order."""
-    positions = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+def choose_evenly(items: Sequence[Item], max_items: int) -> tuple[Item, ...]:
+    """At most `max_items` items at equal distances, in their order."""
+    positions = np.linspace(0, len(items) - 1, min(max_items, len(items))).round().astype(int)
     return tuple(items[position] for position in positions)
 
 
-def sample_of_row(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sample:
+def read_sample(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sample:
     """The sample of a row of a list; raises ValueError with the problem."""
     if "path" not in row.values:
         raise ValueError("no path")

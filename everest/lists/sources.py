@@ -23,20 +23,25 @@ from everest.lists.labels import read_class_names
 from everest.lists.reading import SampleList, read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, holds_list, no_such, split_folders, videos_under
+from everest.video.folders import as_data_error, can_be_list, not_found_text, split_folders, videos_under
 
 LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # of `everest prepare`
 
 
 def read_source(
-    data: DataSettings, key: str, *, labeled: bool, classes: Classes | None = None, may_miss: bool = False
+    data: DataSettings,
+    key: str,
+    *,
+    labeled: bool,
+    classes: Classes | None = None,
+    skip_missing: bool = False,
 ) -> SampleList:
     """Read and check the videos of `data.KEY`; a notice names what is read in place of a missing list.
 
     Args:
         labeled: False ignores labels (pre-training).
         classes: those of the training set, for the labels of another set; None for the training set.
-        may_miss: ignore missing videos, unless all of them are missing.
+        skip_missing: ignore missing videos, unless all of them are missing.
     Raises:
         DataError, RecipeError: as `find_source` and `read_samples`; class names that the model does not have.
     """
@@ -44,9 +49,9 @@ def read_source(
     notices = () if notice is None else (notice,)
     root = parse_location(data.root)
     if not labeled:
-        samples = read_unlabeled(location, root=root, may_miss=may_miss)
+        samples = read_unlabeled(location, root=root, skip_missing=skip_missing)
         return replace(samples, notices=(*notices, *samples.notices))
-    trained = classes.names if classes else None
+    trained_names = classes.names if classes else None
     names = None  # in the file `data.classes`
     if data.classes is not None:
         path = join_location(root, data.classes)
@@ -54,21 +59,21 @@ def read_source(
             exists = path.is_file()
         if exists:
             names = read_class_names(path)
-        elif not trained:  # else the test set may be elsewhere, without this file
-            raise DataError(f"data.classes: {no_such(path, 'file of class names')}")
-    if trained and names not in (None, trained):
+        elif not trained_names:  # else the test set may be elsewhere, without this file
+            raise DataError(f"data.classes: {not_found_text(path, 'file of class names')}")
+    if trained_names and names not in (None, trained_names):
         raise DataError(
             f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
-            f"model was trained on (first {trained[0]}); set data.classes to null"
+            f"model was trained on (first {trained_names[0]}); set data.classes to null"
         )
     heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=data.num_classes or 0),)
     samples = read_samples(
         location,
         root=root,
-        class_names=trained or names,
+        class_names=trained_names or names,
         heads=classes.heads if classes else heads,
-        of_model=classes is not None,
-        may_miss=may_miss,
+        is_fixed=classes is not None,
+        skip_missing=skip_missing,
     )
     return replace(samples, notices=(*notices, *samples.notices))
 
@@ -105,12 +110,12 @@ def _spans(sample: Sample) -> list[tuple[tuple[Path, bool], tuple[float, float]]
     return [in_seconds if sample.start_frame is None and sample.end_frame is None else in_frames]
 
 
-def list_in(root: Location, key: str, *, labeled: bool) -> str | None:
+def find_list(root: Location, key: str, *, labeled: bool) -> str | None:
     """The list `KEY.csv` in a folder, else its folder of videos or shards (KEY, or see `split_folders`)."""
     if (root / LIST_FILES[key]).exists():
         return LIST_FILES[key]
     for name in filter(None, (key, split_folders(root, labeled=labeled).get(key))):
-        if holds_list(root / name, labeled=labeled) or find_index(root / name):
+        if can_be_list(root / name, labeled=labeled) or find_index(root / name):
             return name
     return None
 
@@ -118,46 +123,48 @@ def list_in(root: Location, key: str, *, labeled: bool) -> str | None:
 def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Location, str | None]:
     """The list or folder that `data.KEY` names, or one in its place and a line that says so.
 
-    In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder is read as by `list_in`. Without
+    In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder is read as by `find_list`. Without
     labels, and if the recipe sets no classes, all videos below `data.root` are read. RecipeError if
     `data.KEY` is not set, DataError if nothing is there.
     """
     source = getattr(data, key)
     if source is None:
-        is_replaceable = key == "test" and data.val
-        hint = f" (--set data.test={data.val} takes the validation list)" if is_replaceable else ""
+        has_validation = key == "test" and data.val
+        hint = f" (--set data.test={data.val} takes the validation list)" if has_validation else ""
         raise RecipeError(f"data.{key}: not set; name a list or a folder of videos{hint}")
     root = parse_location(data.root)
     with as_data_error(root):
         if not root.is_dir():
-            raise DataError(f"data.root: {no_such(root, 'folder')}; set it (in most commands: --data DIR)")
+            raise DataError(
+                f"data.root: {not_found_text(root, 'folder')}; set it (in most commands: --data DIR)"
+            )
         location = join_location(root, source)
         if source != LIST_FILES.get(key) or location.exists():
             return location, None
-        folder = list_in(root, key, labeled=labeled)
+        folder = find_list(root, key, labeled=labeled)
         if folder is not None:
             return root / folder, f"{root}: no {source}, so the folder {folder} is read"
-    any_video = next(videos_under(root), None) is not None
+    has_video = next(videos_under(root), None) is not None
     has_no_classes_set = data.num_classes is None and data.heads is None and data.classes is None
     verb = "split" if has_no_classes_set else "index"
     command = f"everest prepare {verb} {shlex.quote(str(root))}"
-    if any_video and not labeled and has_no_classes_set:
+    if has_video and not labeled and has_no_classes_set:
         return root, (
             f"{root}: no {source}, so all videos below it are used; `{command}` makes lists that keep test "
             "videos apart"
         )
-    fix = " (in most commands: --data DIR)"
-    if any_video and not split_folders(root):
-        fix = f", or run `{command}`, which writes {source}; then repeat this command"
-    raise DataError(f"{no_such(location)}; set data.root{fix}")
+    advice = " (in most commands: --data DIR)"
+    if has_video and not split_folders(root):
+        advice = f", or run `{command}`, which writes {source}; then repeat this command"
+    raise DataError(f"{not_found_text(location)}; set data.root{advice}")
 
 
-def unused_validation(data: DataSettings) -> str | None:
+def unused_validation_notice(data: DataSettings) -> str | None:
     """A notice if `data.val` is not set although there is a list or folder for it."""
     if data.val is not None:
         return None
     root = parse_location(data.root)
     name = None
     with suppress(DataError), as_data_error(root):  # a folder that no one asked for need not be readable
-        name = list_in(root, "val", labeled=True)
+        name = find_list(root, "val", labeled=True)
     return name and f"{root / name}: not used; --set data.val={name} selects the best weights on it"

@@ -27,9 +27,9 @@ def refuse_unlistable(samples: Iterable[Sample]) -> None:
         has_path = len(path.splitlines()) == 1 and not path[-1].isspace()
         has_group = len(group.splitlines()) == 1 and group == group.strip() and "\0" not in group
         if not (has_path and has_group):
-            what = f"its group {group!r}" if has_path else "its name"
+            subject = f"its group {group!r}" if has_path else "its name"
             problem = "is empty, or has a line break or an outer space, which no list can hold"
-            raise DataError(f"{path!r}: {what} {problem}; rename it")
+            raise DataError(f"{path!r}: {subject} {problem}; rename it")
 
 
 def write_list(
@@ -50,22 +50,22 @@ def write_list(
     columns = ["path"]
     if any(sample.labels for sample in samples):
         columns += [f"{HEAD_PREFIX}{name}" for name in head_names] or ["label"]
-    segment = [name for name in SEGMENT_COLUMNS if any(getattr(x, name) is not None for x in samples)]
+    segment_columns = [name for name in SEGMENT_COLUMNS if any(getattr(x, name) is not None for x in samples)]
     has_groups = any(sample.group is not None for sample in samples)
-    rows = [[*columns, *segment, *([GROUP_COLUMN] if has_groups else [])]]
+    rows = [[*columns, *segment_columns, *([GROUP_COLUMN] if has_groups else [])]]
     for sample in samples:
         labels = [
-            _decimal(label)
+            _format_number(label)
             if isinstance(label, float)
             else JOINED_BY.join(class_names[i] if class_names else str(i) for i in class_indices(label))
             for label in sample.labels
         ]
-        times = [getattr(sample, name) for name in segment]
+        times = [getattr(sample, name) for name in segment_columns]
         path = Path(sample.path)
         text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
         if text[0] == "#" or text[0].isspace():  # it would be read as a comment, or without its space
             text = f"./{text}"
-        cells = [text, *labels, *("" if time is None else _decimal(time) for time in times)]
+        cells = [text, *labels, *("" if time is None else _format_number(time) for time in times)]
         rows.append([*cells, sample.group or ""] if has_groups else cells)
     # Quoted where needed, so that a reader finds the same fields whichever separator it tries first.
     quoted = [
@@ -75,19 +75,19 @@ def write_list(
     write_lines(file, map(",".join, quoted))
 
 
-def _decimal(number: float) -> str:
+def _format_number(number: float) -> str:
     """The shortest text without an exponent that is read back as the same number."""
     return np.format_float_positional(number, trim="-")
 
 
-def names_needed(names: Sequence[str]) -> Sequence[str]:
+def names_to_write(names: Sequence[str]) -> Sequence[str]:
     """The class names if a list must use them: with an integer among them, labels are read as names."""
     return names if any(map(is_integer, names)) else ()
 
 
-def refuse_existing(paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path]) -> None:
+def refuse_existing(paths: Iterable[Path], *, overwrite: bool, inputs: Iterable[Path]) -> None:
     """Raise RecipeError for a file to be written that was read, or that exists and may not be replaced."""
-    sources = list(read)
+    sources = list(inputs)
     for path in paths:
         refuse_inputs(path, sources, option="", fix=ELSEWHERE_FIX)
         if path.exists() and not overwrite:

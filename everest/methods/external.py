@@ -20,7 +20,7 @@ from typing import Any, Final, TypeGuard, TypeVar
 from pydantic import PydanticUserError, TypeAdapter, ValidationError, WrapSerializer, WrapValidator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from everest.errors import RecipeError, shown
+from everest.errors import RecipeError, shorten
 
 _NAME: Final = r"[^\W\d]\w*"
 _PATH: Final = re.compile(rf"{_NAME}(?:\.{_NAME})*:{_NAME}")
@@ -48,7 +48,7 @@ def name_by_class(instance: object, key: str) -> None:
 def import_named(path: str) -> None:
     """Import the module of an import path that a user names."""
     if not _PATH.fullmatch(path):
-        raise RecipeError(f"'{shown(path)}' is no import path such as package.module:Name")
+        raise RecipeError(f"'{shorten(path)}' is no import path such as package.module:Name")
     import_code(path.partition(":")[0])
 
 
@@ -61,7 +61,7 @@ def import_code(module: str) -> None:
         advice = f" ({Path(frame.filename).name}:{frame.lineno})"
         if isinstance(error, ModuleNotFoundError):
             advice = "; install it, or put its folder on PYTHONPATH"
-        reason = f"{type(error).__name__}: {shown(error)}"
+        reason = f"{type(error).__name__}: {shorten(error)}"
         raise RecipeError(f"importing '{module}' fails: {reason}{advice}") from error
 
 
@@ -71,12 +71,12 @@ def named_class(path: str, base: type[Base]) -> type[Base]:
     module = sys.modules.get(module_name)
     if module is None:
         raise ValueError(
-            f"'{shown(path)}' is of another package, and a checkpoint imports none: if you trust it, "
-            f"everest --import {shown(module_name)} ..."
+            f"'{shorten(path)}' is of another package, and a checkpoint imports none: if you trust it, "
+            f"everest --import {shorten(module_name)} ..."
         )
     cls = vars(module).get(name)  # no `__getattr__` of a module, which may import
     if cls is None:
-        raise ValueError(f"module '{module_name}' has no '{shown(name)}'")
+        raise ValueError(f"module '{module_name}' has no '{shorten(name)}'")
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ValueError(f"'{path}' is no subclass of {base.__name__} ({base.__module__})")
     if "__dataclass_fields__" not in vars(cls):

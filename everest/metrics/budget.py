@@ -31,7 +31,7 @@ from everest.annotations.bout import (
     UNSCORED,
     Bout,
     Bouts,
-    by_video,
+    group_by_video,
     merge_overlaps,
 )
 from everest.errors import DataError, RecipeError
@@ -55,7 +55,7 @@ class FootageWindow(NamedTuple):
     end: float
 
 
-def footage_windows(extents: Extents, seconds: float) -> list[FootageWindow]:
+def divide_footage(extents: Extents, seconds: float) -> list[FootageWindow]:
     """Divide recordings into windows; the last one of each has half to one and a half times the length.
 
     A recording of less than half a window is a window.
@@ -63,29 +63,29 @@ def footage_windows(extents: Extents, seconds: float) -> list[FootageWindow]:
     if not 0 < seconds < math.inf:
         raise RecipeError(f"--window {seconds:g}: must be a positive number of seconds")
     windows: list[FootageWindow] = []
-    for video, (begin, end) in extents.items():
-        number = (end - begin) / seconds + 1e-6
-        if not number <= MOST_WINDOWS - len(windows):
+    for video, (start, end) in extents.items():
+        num_windows = (end - start) / seconds + 1e-6
+        if not num_windows <= MOST_WINDOWS - len(windows):
             raise DataError(
                 f"{video}: the footage up to its end, {end:g} s, has more than {MOST_WINDOWS} windows of "
                 f"{seconds:g} s; correct the times of the timeline, or use a longer --window"
             )
-        starts = [begin + place * seconds for place in range(max(1, math.floor(number + 0.5)))]
+        starts = [start + i * seconds for i in range(max(1, math.floor(num_windows + 0.5)))]
         windows += map(FootageWindow, [video] * len(starts), starts, [*starts[1:], end])
     return windows
 
 
-def window_to_draw(extents: Extents, number: int) -> float:
+def choose_window_seconds(extents: Extents, num_windows: int) -> float:
     """Seconds of a window, 10 at most, so that the footage has three for each that will be drawn."""
     total = sum(end - start for start, end in extents.values())
-    return min(WINDOW_SECONDS, float(f"{total / (3 * number):.1g}"))
+    return min(WINDOW_SECONDS, float(f"{total / (3 * num_windows):.1g}"))
 
 
-def windows_to_draw(extents: Extents) -> tuple[int, float]:
+def choose_first_draw(extents: Extents) -> tuple[int, float]:
     """The number of windows to check first, and their seconds; fewer and shorter in short footage."""
     total = sum(end - start for start, end in extents.values())
-    number = max(2, min(DRAWN_FIRST, int(total / (3 * SHORTEST_WINDOW))))
-    return number, max(SHORTEST_WINDOW, window_to_draw(extents, number))
+    num_windows = max(2, min(DRAWN_FIRST, int(total / (3 * SHORTEST_WINDOW))))
+    return num_windows, max(SHORTEST_WINDOW, choose_window_seconds(extents, num_windows))
 
 
 def windows_for_half(windows: int, checked: int) -> int:
@@ -107,23 +107,23 @@ def draw_windows(
     Each is equally likely, and drawn once; they are in the order of the footage. With `strata`, `number`
     windows are drawn in each of these groups of recordings, or all that are left there.
     """
-    windows = footage_windows(extents, seconds)
+    windows = divide_footage(extents, seconds)
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
-    done = set(_windows_of(marks, windows, extents, seconds))
-    left = [window for window in windows if window not in done]
-    if number > len(left):
+    drawn = set(_find_marked_windows(marks, windows, extents, seconds))
+    remaining = [window for window in windows if window not in drawn]
+    if number > len(remaining):
         unused, fix = " left" if checked else "", "draw fewer"
-        if not marks and (shorter := window_to_draw(extents, number)) >= SHORTEST_WINDOW:
-            fix = f"use --window {shorter:g}, which gives {len(footage_windows(extents, shorter))}"
-        raise RecipeError(f"--draw {number}: only {len(left)} windows of {seconds:g} s{unused}; {fix}")
+        if not marks and (shorter := choose_window_seconds(extents, number)) >= SHORTEST_WINDOW:
+            fix = f"use --window {shorter:g}, which gives {len(divide_footage(extents, shorter))}"
+        raise RecipeError(f"--draw {number}: only {len(remaining)} windows of {seconds:g} s{unused}; {fix}")
     # With one seed, a second draw would choose the neighbors of the first one's windows.
-    generator = np.random.default_rng([seed, len(done)])
-    pools = [[place for place, window in enumerate(left) if window.video in videos] for videos in strata]
-    sampled = [
+    generator = np.random.default_rng([seed, len(drawn)])
+    pools = [[i for i, window in enumerate(remaining) if window.video in videos] for videos in strata]
+    indices = [
         generator.choice(pool, size=min(number, len(pool)), replace=False)
-        for pool in pools or [range(len(left))]
+        for pool in pools or [range(len(remaining))]
     ]
-    return [left[place] for place in np.sort(np.concatenate(sampled)).astype(int)]
+    return [remaining[i] for i in np.sort(np.concatenate(indices)).astype(int)]
 
 
 def total_interval(
@@ -157,18 +157,18 @@ def total_interval(
     counts = np.atleast_1d(windows)  # (S,)
     estimate, variance = naive - float(predicted.sum()), 0.0  # of the sum over the windows that are left
     for stratum, total in enumerate(counts):
-        inside = errors if strata is None else errors[strata == stratum]
-        number = len(inside)
-        left = total - number
-        estimate += left * float(inside.mean())
-        further = 2 * number / len(errors)  # the two further windows, divided among the strata
-        squares = float(((inside - inside.mean()) ** 2).sum()) + further * largest_error**2
+        stratum_errors = errors if strata is None else errors[strata == stratum]
+        num_checked = len(stratum_errors)
+        num_left = total - num_checked
+        estimate += num_left * float(stratum_errors.mean())
+        num_added = 2 * num_checked / len(errors)  # the two further windows, divided among the strata
+        squares = float(((stratum_errors - stratum_errors.mean()) ** 2).sum()) + num_added * largest_error**2
         # Of a sum over the windows that are left, by a mean of the others: 0 if none is left.
-        variance += squares / (number - 1 + further) * left * total / number
+        variance += squares / (num_checked - 1 + num_added) * num_left * total / num_checked
     half = float(t.ppf(1 - TAIL_SHARE, len(errors) - len(counts) + 2)) * math.sqrt(variance)
-    rests = estimate - half, estimate, estimate + half
+    sums_left = estimate - half, estimate, estimate + half
     low, middle, high = (
-        round(max(least_total, seen + min(max(rest, 0.0), most_unchecked)), 3) for rest in rests
+        round(max(least_total, seen + min(max(rest, 0.0), most_unchecked)), 3) for rest in sums_left
     )
     return {"naive": round(naive, 3), "checked": round(seen, 3), "estimate": middle, "interval": [low, high]}
 
@@ -197,7 +197,7 @@ def window_length(extents: Extents, checked: Bouts, window: float | None = None)
     return length
 
 
-def time_budget(
+def compute_time_budget(
     extents: Extents,
     predicted: Bouts,
     checked: Bouts,
@@ -224,7 +224,7 @@ def time_budget(
         `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.
     """
     # Rows of two draws may describe the same bout.
-    checked = by_video(merge_overlaps(bout for video in checked.values() for bout in video))
+    checked = group_by_video(merge_overlaps(bout for video in checked.values() for bout in video))
     marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
     if left := sum(bout.label == DRAWN for video in checked.values() for bout in video):
         raise DataError(
@@ -232,8 +232,8 @@ def time_budget(
         )
     _require_two_windows(len(marks))
     length = window_length(extents, checked, window)
-    windows = footage_windows(extents, length)
-    sampled = _windows_of(marks, windows, extents, length)
+    windows = divide_footage(extents, length)
+    sampled = _find_marked_windows(marks, windows, extents, length)
     _require_two_windows(len(sampled))  # a window may have several marks
     _refuse_unscored(sampled, checked)
     stratum_of = {video: stratum for stratum, videos in enumerate(strata) for video in videos}
@@ -248,14 +248,14 @@ def time_budget(
     lengths = np.array([end - start for _, start, end in sampled])  # (N,)
     unchecked = sum(end - start for _, start, end in windows) - float(lengths.sum())  # seconds
     # Of each checked window, whether the person also knows what was just before it.
-    known = {(video, round(begin, 3)) for video, (begin, _) in extents.items()}
-    known |= {(part.video, round(part.end, 3)) for part in sampled}
-    is_known = [(part.video, round(part.start, 3)) in known for part in sampled]
+    known_starts = {(video, round(begin, 3)) for video, (begin, _) in extents.items()}
+    known_starts |= {(part.video, round(part.end, 3)) for part in sampled}
+    is_known = [(part.video, round(part.start, 3)) in known_starts for part in sampled]
     rows = []
     for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
-        manual = [_amounts(*part, checked, name) for part in zip(sampled, is_known, strict=True)]
+        manual = [_amounts_in(*part, checked, name) for part in zip(sampled, is_known, strict=True)]
         labeled = np.array(manual).T  # (2, N)
-        guessed = np.array([_amounts(part, None, predicted, name) for part in sampled]).T  # (2, N)
+        guessed = np.array([_amounts_in(part, None, predicted, name) for part in sampled]).T  # (2, N)
         bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
         videos_seen = {part.video for part, seconds in zip(sampled, labeled[0], strict=True) if seconds}
         overlaps = (labeled[0] > lengths + TIME_ROUNDING).any()  # of bouts of a class, as of two animals
@@ -281,12 +281,12 @@ def time_budget(
 
 def _count_unused(sampled: Sequence[FootageWindow], checked: Bouts) -> int:
     """The number of bouts of the person that are in no checked window."""
-    unused = 0
+    num_unused = 0
     for bout in (bout for video in checked.values() for bout in video):
         parts = [part for part in sampled if part.video == bout.video]
         is_inside = any(bout.start < part.end and bout.end > part.start for part in parts)
-        unused += bout.label not in (CHECKED, UNSCORED, BACKGROUND) and not is_inside
-    return unused
+        num_unused += bout.label not in (CHECKED, UNSCORED, BACKGROUND) and not is_inside
+    return num_unused
 
 
 def _refuse_unscored(sampled: Sequence[FootageWindow], checked: Bouts) -> None:
@@ -298,24 +298,24 @@ def _refuse_unscored(sampled: Sequence[FootageWindow], checked: Bouts) -> None:
             raise DataError(f"{where}: is '{CHECKED}' and partly '{UNSCORED}'; score it, or write '{DRAWN}'")
 
 
-def _require_two_windows(number: int, where: str = "") -> None:
-    if number < 2:
+def _require_two_windows(count: int, where: str = "") -> None:
+    if count < 2:
         need = f"two or more windows with the label '{CHECKED}' are needed{where}"
-        raise DataError(f"{need}, not {number}; --draw writes them")
+        raise DataError(f"{need}, not {count}; --draw writes them")
 
 
-def _windows_of(
+def _find_marked_windows(
     marks: Sequence[Bout], windows: Sequence[FootageWindow], extents: Extents, length: float
 ) -> list[FootageWindow]:
     """The windows of checked or drawn marks, each once."""
 
-    def place(part: Bout | FootageWindow) -> tuple[str, int]:
+    def key(part: Bout | FootageWindow) -> tuple[str, int]:
         return part.video, round((part.start - extents[part.video][0]) / length)
 
-    by_place = {place(window): window for window in windows}
+    by_key = {key(window): window for window in windows}
     marked: dict[FootageWindow, None] = {}
     for mark in marks:
-        window = by_place.get(place(mark))
+        window = by_key.get(key(mark))
         if window is None or max(abs(window.start - mark.start), abs(window.end - mark.end)) > TIME_ROUNDING:
             where = f"{mark.video}, {mark.start:g} to {mark.end:g} s"
             raise DataError(
@@ -325,7 +325,7 @@ def _windows_of(
     return list(marked)
 
 
-def _amounts(window: FootageWindow, is_known: bool | None, bouts: Bouts, name: str) -> tuple[float, int]:
+def _amounts_in(window: FootageWindow, is_known: bool | None, bouts: Bouts, name: str) -> tuple[float, int]:
     """The seconds of a class in a window, and the number of its bouts that start there.
 
     Those of a person may be clipped at the start of the window: unless it `is_known` what was before, a bout
@@ -338,5 +338,5 @@ def _amounts(window: FootageWindow, is_known: bool | None, bouts: Bouts, name: s
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)
     goes_on = any(abs(bout.end - window.start) <= TIME_ROUNDING for bout in inside)  # from the window before
     is_clipped = is_known is not None and (goes_on or not is_known)
-    after = window.start + TIME_ROUNDING if is_clipped else window.start
-    return seconds, sum(after <= bout.start < window.end for bout in inside)
+    earliest = window.start + TIME_ROUNDING if is_clipped else window.start
+    return seconds, sum(earliest <= bout.start < window.end for bout in inside)

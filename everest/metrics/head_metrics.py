@@ -2,8 +2,8 @@
 
 A metric is a function of the bootstrap counts of the videos, so that its value and its resamples have one
 definition. It equals that of scikit-learn and scipy for the videos repeated by their counts. Metrics of
-classes are shares; `chances`, `metrics_of` and `per_class` give percent. Errors of numbers are in the unit of
-the labels.
+classes are shares; `chances`, `compute_metrics` and `per_class` give percent. Errors of numbers are in the
+unit of the labels.
 
 V videos, C classes.
 """
@@ -40,19 +40,19 @@ def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
     """
     labels = predictions.labels
     _, views, classes = predictions.outputs.shape
-    single = predictions.outputs.reshape(-1, classes)  # (V * views, C)
+    single_views = predictions.outputs.reshape(-1, classes)  # (V * views, C)
     predicted = predictions.means.argmax(axis=1)
-    occurring = np.unique(labels)
+    occurring_classes = np.unique(labels)
     shares = {  # (V,) each
         "top1": labels == predicted,
         "top5": in_top(predictions.means, labels, 5),
-        "clip_top1": in_top(single, np.repeat(labels, views), 1).reshape(-1, views).mean(axis=1),
+        "clip_top1": in_top(single_views, np.repeat(labels, views), 1).reshape(-1, views).mean(axis=1),
     }
 
     def metrics(counts: VideoCounts) -> dict[str, float]:
-        support = np.bincount(labels, counts, classes)[occurring]
-        chosen = np.bincount(predicted, counts, classes)[occurring]
-        right = np.bincount(labels, counts * shares["top1"], classes)[occurring]
+        support = np.bincount(labels, counts, classes)[occurring_classes]
+        chosen = np.bincount(predicted, counts, classes)[occurring_classes]
+        right = np.bincount(labels, counts * shares["top1"], classes)[occurring_classes]
         values = {name: float(counts @ share / counts.sum()) for name, share in shares.items()}
         if not support.all():
             return values | {"mean_class_accuracy": math.nan, "macro_f1": math.nan}
@@ -69,13 +69,13 @@ def multi_label_metrics(predictions: HeadPredictions) -> MetricFunction:
     and macro_f1 are over the classes that occur; nan if a draw has none of one of them.
     """
     occurring = predictions.labels.any(axis=0)  # (C,)
-    exact = (predictions.labels == predictions.chosen).all(axis=1)  # (V,)
+    exact = (predictions.labels == predictions.is_predicted).all(axis=1)  # (V,)
     labels, chosen = (flags.astype(np.float64) for flags in predictions.class_flags())  # (V, C) each
-    both = labels * chosen
+    is_hit = labels * chosen
     precisions = average_precisions(predictions.labels, predictions.means)
 
     def metrics(counts: VideoCounts) -> dict[str, float]:
-        right, support, predicted = counts @ both, counts @ labels, counts @ chosen  # (C,) each
+        right, support, predicted = counts @ is_hit, counts @ labels, counts @ chosen  # (C,) each
         complete = occurring.any() and support[occurring].all()
         f1 = 2 * right / np.maximum(support + predicted, 1)
         return {
@@ -142,18 +142,18 @@ def average_precisions(
 
 
 def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, float | None]:
-    """Return the values of a model that has learned nothing about these videos, in the units of `metrics_of`.
+    """Return the values of a model that has learned nothing about these videos, in the units of the metrics.
 
     majority_top1: of always predicting the most frequent class. chance_top1, chance_top5: of guessing; of
     several heads, that all are right. chance_map: of a random order. chance_mae: of the best constant output,
     the median of the labels. A video has a label per head.
     """
     if len(heads) != 1:
-        return {"chance_top1": _rounded(1 / math.prod(head.outputs for head in heads), is_share=True)}
+        return {"chance_top1": _round(1 / math.prod(head.outputs for head in heads), is_share=True)}
     (head,) = heads
     truth = label_array([row[0] for row in labels], head)
     if head.task == "regression":
-        return {"chance_mae": _rounded(np.abs(truth - np.median(truth)).mean(), is_share=False)}
+        return {"chance_mae": _round(np.abs(truth - np.median(truth)).mean(), is_share=False)}
     if head.task == MULTI_LABEL:
         # Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
         # 1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above
@@ -170,10 +170,10 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
             "chance_top1": 1 / head.outputs,
             "chance_top5": min(5, head.outputs) / head.outputs,
         }
-    return {name: _rounded(share, is_share=True) for name, share in shares.items()}
+    return {name: _round(share, is_share=True) for name, share in shares.items()}
 
 
-def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
+def find_chance(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
     """The value of a metric of METRICS in `chances`; None if it has none."""
     return chances(heads, labels).get(METRICS[metric].chance or metric)
 
@@ -190,24 +190,24 @@ def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bo
         labels: (V, C) whether a video has a class.
     """
     thresholds = [DEFAULT_THRESHOLD] * labels.shape[1]
-    for number in np.flatnonzero(labels.any(axis=0)):
-        positive = labels[:, number].astype(np.float64)  # (V,)
-        scores, places = np.unique(probabilities[:, number].astype(np.float64), return_inverse=True)
+    for index in np.flatnonzero(labels.any(axis=0)):
+        positive = labels[:, index].astype(np.float64)  # (V,)
+        scores, positions = np.unique(probabilities[:, index].astype(np.float64), return_inverse=True)
         # Of the videos with this score or a higher one.
         predicted, right = (
-            np.bincount(places, weights=counted)[::-1].cumsum()[::-1]
+            np.bincount(positions, weights=counted)[::-1].cumsum()[::-1]
             for counted in (np.ones_like(positive), positive)
         )
         f1 = 2 * right / (predicted + positive.sum())
         lower = np.concatenate([[0.0], scores[:-1]])
-        middles = (lower + scores) / 2
-        middles = np.where(middles > lower, middles, scores)  # no float is between two neighboring ones
-        best = middles[f1 == f1.max()]
-        thresholds[number] = float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
+        midpoints = (lower + scores) / 2
+        midpoints = np.where(midpoints > lower, midpoints, scores)  # no float is between two neighboring ones
+        best = midpoints[f1 == f1.max()]
+        thresholds[index] = float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
     return thresholds
 
 
-def metrics_of(predictions: Predictions, *, intervals: bool = False) -> MetricValues:
+def compute_metrics(predictions: Predictions, *, intervals: bool = False) -> MetricValues:
     """Return the metrics over the readable videos.
 
     The metrics of several heads are under `heads`, by name; if all are single-label, `action_top1` counts
@@ -219,10 +219,10 @@ def metrics_of(predictions: Predictions, *, intervals: bool = False) -> MetricVa
     by_head = predictions.by_head()
     groups = (predictions.groups or range(len(predictions.videos))) if intervals else None
     results = {}
-    for place, (name, part) in enumerate(by_head.items()):
+    for i, (name, part) in enumerate(by_head.items()):
         is_share = part.task != "regression"
         values = _with_intervals(HEAD_METRICS[part.task](part), len(part.labels), groups, is_share)
-        values |= chances((part.head,), [(row[place],) for row in predictions.labels])
+        values |= chances((part.head,), [(row[i],) for row in predictions.labels])
         if is_share and groups is not None:
             support = part.class_flags()[0].sum(axis=0)  # (C,)
             if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
@@ -244,14 +244,14 @@ def _with_intervals(
     metrics: MetricFunction, videos: int, groups: Sequence[Hashable] | None, is_share: bool = True
 ) -> MetricValues:
     """Metrics of videos as JSON values, with their intervals if there are groups of the videos."""
-    result: MetricValues = {name: _rounded(x, is_share) for name, x in metrics(np.ones(videos)).items()}
+    result: MetricValues = {name: _round(x, is_share) for name, x in metrics(np.ones(videos)).items()}
     if groups is not None:
         ends = bootstrap(metrics, groups, shares=is_share)
-        result["intervals"] = {name: [_rounded(end, is_share) for end in ends[name]] for name in ends}
+        result["intervals"] = {name: [_round(end, is_share) for end in ends[name]] for name in ends}
     return result
 
 
-def _rounded(value: float, is_share: bool) -> float | None:
+def _round(value: float, is_share: bool) -> float | None:
     """Percent with four digits after the point, or a number with six digits; None instead of nan."""
     if math.isnan(value):
         return None
@@ -293,7 +293,7 @@ def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Metric
         scores["threshold"] = np.array(predictions.head.thresholds)
     return [
         {"name": name, "videos": int(videos[i])}
-        | {score: _rounded(values[i], is_share=True) for score, values in scores.items()}
+        | {score: _round(values[i], is_share=True) for score, values in scores.items()}
         for i, name in enumerate(names)
     ]
 
@@ -326,7 +326,7 @@ def class_tests(
         taken[index] = 0
         if not is_multi and taken.any():
             measured["taken_for"] = names[int(taken.argmax())]
-            measured["taken"] = _rounded(taken.max() / len(videos), is_share=True)
+            measured["taken"] = _round(taken.max() / len(videos), is_share=True)
         hits_of: dict[Hashable, list[bool]] = {}  # of each group
         if groups is not None and not is_multi:
             for video in videos.tolist():
@@ -337,23 +337,23 @@ def class_tests(
             measured |= {"worst_group": group, "worst": [sum(hits), len(hits)]}
         interval = None
         if groups is not None and len(videos) >= FEW_OF_CLASS:
-            sources = [groups[video] for video in videos.tolist()]
+            groups_of_videos = [groups[video] for video in videos.tolist()]
             if not is_multi:  # a recall is about the videos of the class, in their groups
                 hits = chosen[videos, index].astype(np.float64)
-                (ends[name],) = bootstrap(_mean_of(hits), sources).values()
+                (ends[name],) = bootstrap(_mean_metric(hits), groups_of_videos).values()
             elif ends[name][1] == 1:  # a perfect one has the bound of the groups with the class
-                ends[name] = min(ends[name][0], TAIL_SHARE ** (1 / len(set(sources)))), 1.0
-            interval = [_rounded(end, is_share=True) for end in ends[name]]
+                ends[name] = min(ends[name][0], TAIL_SHARE ** (1 / len(set(groups_of_videos)))), 1.0
+            interval = [_round(end, is_share=True) for end in ends[name]]
         rows.append(
             {
                 "name": name,
-                "prevalence": _rounded(len(videos) / len(labels), is_share=True),
+                "prevalence": _round(len(videos) / len(labels), is_share=True),
                 "interval": None if interval and None in interval else interval,
-                **measured,
+                **values,
             }
         )
     return rows
 
 
-def _mean_of(hits: Floats) -> MetricFunction:
+def _mean_metric(hits: Floats) -> MetricFunction:
     return lambda counts: {"": float(counts @ hits / counts.sum())}

@@ -55,13 +55,13 @@ def bootstrap(
         groups: of each video, (V,).
         shares: whether the metrics are from 0 to 1.
     """
-    index_of = {group: index for index, group in enumerate(dict.fromkeys(groups))}
-    group_ids = np.array([index_of[group] for group in groups])  # (V,)
+    group_indices = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+    group_ids = np.array([group_indices[group] for group in groups])  # (V,)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     rows = []
     for _ in range(draws):
-        sampled = rng.integers(len(index_of), size=len(index_of))  # (G,)
-        counts = np.bincount(sampled, minlength=len(index_of))  # (G,)
+        sampled = rng.integers(len(group_indices), size=len(group_indices))  # (G,)
+        counts = np.bincount(sampled, minlength=len(group_indices))  # (G,)
         rows.append(metrics(counts[group_ids].astype(np.float64)))
     bound = TAIL_SHARE ** (1 / len(index_of))
     measured = metrics(np.ones(len(groups)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everest.system.text import counted
+from everest.system.text import plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,8 @@ class Metric:
 
     title: str
     chance: str | None = None  # the name of its value for a model that has learned nothing
-    percent: bool = True
-    higher: bool = True  # whether more is better
+    is_percent: bool = True
+    is_higher_better: bool = True  # whether more is better
     short: str | None = None  # of the title, for a line with many metrics
 
 
@@ -32,11 +32,11 @@ METRICS: Final[dict[str, Metric]] = {
     "exact_match": Metric(title="all classes right"),
     "clip_top1": Metric(title="top-1 of single views", chance="chance_top1"),
     "action_top1": Metric(title="top-1, all heads", chance="chance_action_top1"),
-    "mae": Metric(title="mean absolute error", chance="chance_mae", percent=False, higher=False),
-    "rmse": Metric(title="root mean square error", percent=False, higher=False),
-    "r2": Metric(title="R²", percent=False),
-    "spearman": Metric(title="rank correlation (Spearman)", percent=False),
-    "loss": Metric(title="loss", percent=False, higher=False),
+    "mae": Metric(title="mean absolute error", chance="chance_mae", is_percent=False, is_higher_better=False),
+    "rmse": Metric(title="root mean square error", is_percent=False, is_higher_better=False),
+    "r2": Metric(title="R²", is_percent=False),
+    "spearman": Metric(title="rank correlation (Spearman)", is_percent=False),
+    "loss": Metric(title="loss", is_percent=False, is_higher_better=False),
 }
 # The names of the values of chance.
 CHANCE_NAMES: Final = tuple(dict.fromkeys(metric.chance for metric in METRICS.values() if metric.chance))
@@ -48,19 +48,19 @@ LOGGED_METRICS: Final = (
 )
 
 
-def metric_of(name: str) -> Metric | None:
+def find_metric(name: str) -> Metric | None:
     """The metric of METRICS that a name means; of data.val also `val_HEAD_METRIC`."""
-    last = name.rpartition(".")[2]
-    known = [metric for metric in METRICS if last == metric or last.endswith(f"_{metric}")]
-    return METRICS[max(known, key=len)] if known else None
+    suffix = name.rpartition(".")[2]
+    names = [metric for metric in METRICS if suffix == metric or suffix.endswith(f"_{metric}")]
+    return METRICS[max(names, key=len)] if names else None
 
 
 def value_text(name: str, value: float | None) -> str:
     """A value with its unit."""
     if value is None:
         return "none"
-    metric = metric_of(name)
-    return percent_text(value) if metric is not None and metric.percent else f"{value:.4g}"
+    metric = find_metric(name)
+    return percent_text(value) if metric is not None and metric.is_percent else f"{value:.4g}"
 
 
 def percent_text(value: float) -> str:
@@ -73,11 +73,11 @@ def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, s
 
     A metric that says little is left out: one that every model reaches, and top-5 of up to nine classes.
     """
-    for name, of_head in result.get("heads", {}).items():
-        yield from metric_rows(of_head, name)
+    for name, head_result in result.get("heads", {}).items():
+        yield from metric_rows(head_result, name)
     for name, metric in METRICS.items():
         chance = None if metric.chance is None else result.get(metric.chance)
-        if result.get(name) is None or (metric.percent and chance == 100):
+        if result.get(name) is None or (metric.is_percent and chance == 100):
             continue
         if name == "top5" and chance is not None and chance > 50:  # percent; heuristic
             continue
@@ -90,19 +90,19 @@ def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, s
         yield title, value_text(name, result[name]), interval, chance_text
 
 
-def views_text(result: dict[str, Any], unit: str = "video") -> str:
+def views_text(result: dict[str, Any], noun: str = "video") -> str:
     """The views of a video, or another unit, that the metrics of `everest eval --json` are from."""
     views = result["views"]
-    return f"views of a {unit}: {counted(views['clips'], 'clip')} x {counted(views['crops'], 'crop')}"
+    return f"views of a {noun}: {plural(views['clips'], 'clip')} x {plural(views['crops'], 'crop')}"
 
 
-def fact_rows(result: dict[str, Any], unit: str = "video") -> Iterator[tuple[str, str]]:
+def measurement_rows(result: dict[str, Any], noun: str = "video") -> Iterator[tuple[str, str]]:
     """Yield how the metrics in the document of `everest eval --json` were measured."""
-    groups = f", from {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
-    yield f"{unit}s", f"{result['videos']}{groups}"
+    groups = f", from {plural(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
+    yield f"{noun}s", f"{result['videos']}{groups}"
     yield "skipped (unreadable)", str(result["skipped"])
-    kept = result["tokens"] is not None  # a linear model on images has no tokens
-    tokens = f"keep ratio {result['keep']:g}, {counted(result['tokens'], 'token')}, " if kept else ""
+    has_tokens = result["tokens"] is not None  # a linear model on images has no tokens
+    tokens = f"keep ratio {result['keep']:g}, {plural(result['tokens'], 'token')}, " if has_tokens else ""
     yield "a view", f"{tokens}{result['gmacs']} GMACs"
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)

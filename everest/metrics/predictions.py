@@ -40,14 +40,14 @@ class HeadPredictions:
         return self.outputs.mean(axis=1)
 
     @property
-    def chosen(self) -> NDArray[np.bool_]:
+    def is_predicted(self) -> NDArray[np.bool_]:
         """(V, C) whether each class of a multi-label head is predicted."""
         return self.means >= np.array(self.head.thresholds)
 
     def class_flags(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Whether each video has each class, and whether it is predicted, (V, C) each."""
         if self.task == MULTI_LABEL:
-            return self.labels, self.chosen
+            return self.labels, self.is_predicted
         classes = np.arange(self.head.outputs)
         return self.labels[:, None] == classes, self.means.argmax(axis=1)[:, None] == classes
 
@@ -80,9 +80,9 @@ class Predictions:
         ends = np.cumsum([head.outputs for head in self.heads])[:-1]
         parts = np.split(self.outputs, ends, axis=-1)
         by_head = {}
-        for place, (head, part) in enumerate(zip(self.heads, parts, strict=True)):
-            labels = label_array([row[place] for row in self.labels], head)
-            by_head[head.name] = HeadPredictions(head=head, labels=labels, outputs=part)
+        for head_index, (head, head_outputs) in enumerate(zip(self.heads, parts, strict=True)):
+            labels = label_array([row[head_index] for row in self.labels], head)
+            by_head[head.name] = HeadPredictions(head=head, labels=labels, outputs=head_outputs)
         return by_head
 
 

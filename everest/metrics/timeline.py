@@ -71,10 +71,10 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     names = sorted({bout.label for bout in (*true_bouts, *predicted_bouts)} - {BACKGROUND})
     labeled = [frame_classes(stretch, stretch.labeled, names) for stretch in stretches]
     predicted = [frame_classes(stretch, stretch.predicted, names) for stretch in stretches]
-    segments = list(zip(map(segments_of, labeled), map(segments_of, predicted), strict=True))
+    segments = list(zip(map(find_segments, labeled), map(find_segments, predicted), strict=True))
     true_frames, predicted_frames = (  # (F, C + 1) of all stretches, the background last
-        np.concatenate([np.column_stack([frames, ~frames.any(axis=1)]) for frames in parts])
-        for parts in (labeled, predicted)
+        np.concatenate([np.column_stack([frames, ~frames.any(axis=1)]) for frames in flags])
+        for flags in (labeled, predicted)
     )
     num_true, num_predicted = true_frames.sum(axis=0), predicted_frames.sum(axis=0)  # (C + 1,)
     num_agreed = (true_frames & predicted_frames).sum(axis=0)  # (C + 1,)
@@ -82,9 +82,9 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     occurs = num_true > 0
     num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
     num_segments = sum(len(part) for pair in segments for part in pair)
-    counts = {overlap: sum(num_right(*pair, overlap) for pair in segments) for overlap in F1_OVERLAPS}
+    counts = {overlap: sum(count_right(*pair, overlap) for pair in segments) for overlap in F1_OVERLAPS}
     precisions = [bout_average_precision(stretches, name, tiou=MAP_TIOU) for name in names]
-    known = [precision for precision in precisions if precision is not None]
+    known_precisions = [precision for precision in precisions if precision is not None]
     return {
         "frame_accuracy": _percent(is_right.mean()),
         "frame_interval": _accuracy_interval(stretches, is_right),
@@ -92,7 +92,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
         "majority_accuracy": _percent(num_most_frequent / len(true_frames)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
         **{f"f1@{100 * overlap:.0f}": f1_score(count, num_segments) for overlap, count in counts.items()},
-        "map@0.5": round(fmean(known), 4) if known else None,
+        "map@0.5": round(fmean(known_precisions), 4) if known_precisions else None,
         "frames": len(true_frames),
         "classes": [
             {
@@ -135,7 +135,7 @@ def frame_classes(stretch: Stretch, bouts: Sequence[Bout], names: Sequence[str])
     return classes
 
 
-def segments_of(frames: NDArray[np.bool_]) -> list[Segment]:
+def find_segments(frames: NDArray[np.bool_]) -> list[Segment]:
     """Return the segments of (F, C) classes by their start, then by their class."""
     edges = np.diff(np.pad(frames, ((1, 1), (0, 0))).astype(np.int8), axis=0)  # (F + 1, C)
     segments = []
@@ -152,15 +152,15 @@ def edit_score(labeled: Sequence[Segment], predicted: Sequence[Segment]) -> floa
     """
     row = np.arange(len(labeled) + 1)  # distances of the first predicted segments from beginnings
     classes = np.array([segment.label for segment in labeled])
-    for number, segment in enumerate(predicted, start=1):
+    for i, segment in enumerate(predicted, start=1):
         changed = row[:-1] + (classes != segment.label)
-        best = np.append(number, np.minimum(changed, row[1:] + 1))
+        best = np.append(i, np.minimum(changed, row[1:] + 1))
         # Insertions: each value is at most one more than the one before it.
         row = np.minimum.accumulate(best - np.arange(len(best))) + np.arange(len(best))
     return 1 - row[-1] / max(len(labeled), len(predicted), 1)
 
 
-def num_right(labeled: Sequence[Segment], predicted: Sequence[Segment], overlap: float) -> int:
+def count_right(labeled: Sequence[Segment], predicted: Sequence[Segment], overlap: float) -> int:
     """Count the right segments for F1@k of one video.
 
     A predicted segment is right if the segment of its class that it overlaps most has an intersection over
@@ -187,22 +187,22 @@ def bout_average_precision(stretches: Sequence[Stretch], name: str, *, tiou: flo
     """
     ranked: list[tuple[float, int, Floats]] = []  # score, place of the stretch, (T,) tIoU with its true bouts
     free: list[NDArray[np.bool_]] = []  # (T,) of each stretch
-    for number, stretch in enumerate(stretches):
+    for i, stretch in enumerate(stretches):
         spans = [(x.start, x.end) for x in stretch.labeled if x.label == name and x.seconds > 0]
         starts, ends = np.array(spans).reshape(-1, 2).T
         free.append(np.ones(len(spans), dtype=np.bool_))
         for bout, score in zip(stretch.predicted, stretch.scores, strict=True):
             if bout.label == name and bout.seconds > 0:
                 shared = (np.minimum(ends, bout.end) - np.maximum(starts, bout.start)).clip(min=0)
-                ranked.append((score, number, shared / (ends - starts + bout.seconds - shared)))
+                ranked.append((score, i, shared / (ends - starts + bout.seconds - shared)))
     total = sum(map(len, free))
     if not total:
         return None
     right = np.zeros(len(ranked))
-    for rank, (_, number, ratios) in enumerate(sorted(ranked, key=lambda entry: -entry[0])):
-        candidates = np.where(free[number], ratios, -1.0)
+    for rank, (_, i, ratios) in enumerate(sorted(ranked, key=lambda entry: -entry[0])):
+        candidates = np.where(free[i], ratios, -1.0)
         if len(candidates) and candidates.max() >= tiou - TIOU_ROUNDING:
-            free[number][candidates.argmax()] = False
+            free[i][candidates.argmax()] = False
             right[rank] = 1
     precision = right.cumsum() / np.arange(1, len(ranked) + 1)
     highest = np.maximum.accumulate(precision[::-1])[::-1]

@@ -60,7 +60,7 @@ def training_bytes(
             clip = torch.empty(1, 3, spec.window, *spec.size)  # (1, C, T, H, W)
             return model.decoder(model.encoder(model.scaled(clip)))
 
-        taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True)
+        taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, with_grad=True)
     else:
         taken = bytes_per_clip(spec, bytes_per_value, trains=True, frozen=frozen)
         if teacher := spec.teacher_in_step:  # it takes a clip in windows
@@ -98,7 +98,7 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
         augmented = normalized.clone() if trains else normalized  # parts erased, clips mixed
         return model(augmented, noise=noise), normalized, clip, next_clip
 
-    return peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=trains) // clips
+    return peak_bytes(model, run, bytes_per_value=bytes_per_value, with_grad=trains) // clips
 
 
 def frozen_bytes(spec: ModelSpec) -> int:
@@ -122,7 +122,7 @@ def frozen_bytes(spec: ModelSpec) -> int:
         return frozen.scores(clips), frozen.latent(clips)  # (B, N), (B, N, D)
 
     # Norms are float32 in any precision on a GPU, but not on a CPU.
-    coding_bytes = peak_bytes(tokenizer, run, bytes_per_value=4, trains=False)
+    coding_bytes = peak_bytes(tokenizer, run, bytes_per_value=4, with_grad=False)
     return WEIGHT_BYTES * count_weights(settings).total + coding_bytes
 
 

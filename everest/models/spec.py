@@ -25,7 +25,7 @@ from everest.models.mae import MaskedAutoencoder, PretrainingModel
 from everest.models.positions import INTERPOLATED
 from everest.models.views import ViewModel
 from everest.models.vit import Architecture
-from everest.system.run_folder import is_own_tokenizer, own_tokenizer
+from everest.system.run_folder import is_tokenizer_file, tokenizer_file
 from everest.system.weights_header import require_transformer
 from everest.tokenizer.spec import FrozenTokenizer, TokenizerUse
 
@@ -168,8 +168,8 @@ class AutoencoderSpec(PretrainSpec):
     @classmethod
     def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
         spec = super().from_settings(settings, source=source)
-        tokenizer, moved = spec.tokenizer, own_tokenizer(source.parent)  # the run may have been moved
-        if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and moved.is_file():
+        tokenizer, moved = spec.tokenizer, tokenizer_file(source.parent)  # the run may have been moved
+        if tokenizer and tokenizer.path and is_tokenizer_file(tokenizer.path) and moved.is_file():
             return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
         return spec
 

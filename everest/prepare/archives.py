@@ -16,7 +16,7 @@ from everest.errors import DataError, RecipeError
 from everest.lists.sample import Sample
 from everest.lists.writing import (
     CLASSES_FILE,
-    names_needed,
+    names_to_write,
     refuse_existing,
     refuse_unlistable,
     write_lines,
@@ -44,28 +44,28 @@ def write_index(
     Raises:
         DataError, RecipeError: no layout or several ones, no video, or a list that exists.
     """
-    for searched in (folder, annotations or folder):
-        if not searched.is_dir():
-            raise DataError(f"{searched}: no such folder")
+    for path in (folder, annotations or folder):
+        if not path.is_dir():
+            raise DataError(f"{path}: no such folder")
     layout, sources = find_layout(annotations or folder, split=split)
     videos = list(videos_under(root := folder.absolute()))
     annotated, class_names = READERS[layout.name](sources)
-    matched, missing = match_files(annotated, videos, layout, folder)
+    matched, missing = find_videos(annotated, videos, layout, folder)
     # Without any label, lists are for pre-training only, which their names show.
     has_labels = {name: any(sample.labels for sample in samples) for name, samples in matched.items()}
     lists = {name if has_labels[name] else name + UNLABELED: part for name, part in matched.items() if part}
     used = {sample.path for samples in lists.values() for sample in samples}
-    extra = [video for video in videos if str(video) not in used]  # in no list
+    unused_videos = [video for video in videos if str(video) not in used]  # in no list
     problems = [
         *(("missing", name, video) for name, video in missing),
-        *(("extra", "", os.path.relpath(video, root)) for video in extra),
+        *(("extra", "", os.path.relpath(video, root)) for video in unused_videos),
     ]
     written = [output / f"{name}.csv" for name in lists]
     written += [output / CLASSES_FILE] if class_names else []
     written += [output / INDEX_REPORT] if problems else []
-    refuse_existing(written, overwrite=overwrite, read=chain(*sources.values()))
+    refuse_existing(written, overwrite=overwrite, inputs=chain(*sources.values()))
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
-    names = names_needed(class_names)
+    names = names_to_write(class_names)
     for file, samples in zip(written, lists.values(), strict=False):
         write_list(file, samples, root=root, class_names=names, head_names=list(layout.heads))
     if problems:
@@ -77,7 +77,7 @@ def write_index(
         "lists": {name: len(samples) for name, samples in lists.items()},
         "classes": len(class_names) or None,
         "missing": len(missing),
-        "extra": len(extra),
+        "extra": len(unused_videos),
         "written": list(map(str, written)),
         "data": _data_section(root, output, list(lists), class_names, layout),
     }
@@ -116,13 +116,13 @@ def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
             fits = re.compile(pattern.replace("{split}", str(split))).fullmatch
             sources[role] = [file for file in files if fits(file.name)]
             if layout.column is not None:
-                sources[role] = [file for file in sources[role] if layout.column in _columns(file)]
+                sources[role] = [file for file in sources[role] if layout.column in _read_columns(file)]
         if all(sources[role] for role in layout.needs):
             matches.append((layout, sources))
     if len(matches) > 1:
-        listed = ", ".join(layout.name for layout, _ in matches)
+        names = ", ".join(layout.name for layout, _ in matches)
         raise RecipeError(
-            f"{folder}: annotations of {listed} are below it; name the folder of one by --annotations"
+            f"{folder}: annotations of {names} are below it; name the folder of one by --annotations"
         )
     if not matches:
         expected = "\n".join(f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values())
@@ -133,12 +133,12 @@ def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
     return matches[0]
 
 
-def _columns(table: Path) -> list[str]:
+def _read_columns(table: Path) -> list[str]:
     with as_data_error(table), table.open(encoding="utf-8-sig", errors="replace") as text:
         return text.readline(1000).strip().split(",")
 
 
-def match_files(
+def find_videos(
     lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path], layout: Layout, folder: Path
 ) -> tuple[Mapping[str, Sequence[Sample]], list[tuple[str, str]]]:
     """Find the file of each annotated sample by its name, at any depth of a folder and whatever its suffix.
@@ -148,26 +148,26 @@ def match_files(
     Returns:
         The samples that have a file, and the list and preferred file name of each sample without one.
     """
-    key_of = partial(unicodedata.normalize, "NFC")  # macOS writes accents as separate characters
+    normalize = partial(unicodedata.normalize, "NFC")  # macOS writes accents as separate characters
     files: dict[str, list[Path]] = {}
     for video in videos:
-        files.setdefault(key_of(video_name(video)), []).append(video)
+        files.setdefault(normalize(video_name(video)), []).append(video)
     matched: dict[str, list[Sample]] = {name: [] for name in lists}
     missing = []
     for name, annotated in lists.items():
         for sample in annotated:
-            ref = next((ref for ref in sample.refs if key_of(ref.name) in files), None)
+            ref = next((ref for ref in sample.refs if normalize(ref.name) in files), None)
             if ref is None:
                 missing.append((name, sample.refs[0].name))
                 continue
-            same_name = files[key_of(ref.name)]
-            path = max(same_name, key=lambda file, near=sample.folders: len(near.intersection(file.parts)))
+            namesakes = files[normalize(ref.name)]
+            path = max(namesakes, key=lambda file, near=sample.folders: len(near.intersection(file.parts)))
             segment = {key: value for key, value in ref._asdict().items() if key != "name"}
             matched[name].append(Sample(path=str(path), labels=sample.labels, **segment))
     if not any(matched.values()):
-        wanted = next((name for _, name in missing), "any video")
+        first = next((name for _, name in missing), "any video")
         raise DataError(
             f"{folder}: annotations of {layout.title}, and none of their {len(missing)} videos (first "
-            f"{wanted}) among the {len(videos)} below it; expected are {layout.expects}"
+            f"{first}) among the {len(videos)} below it; expected are {layout.expects}"
         )
     return matched, missing

@@ -21,7 +21,7 @@ ROUNDING: Final = 1e-14  # of squared numbers of samples: a move or a swap that 
 Ints = NDArray[np.int64]
 
 
-def assign(
+def assign_to_lists(
     groups: Sequence[Ints], labels: Sequence[tuple[int, ...]], shares: Floats, rng: np.random.Generator
 ) -> Ints:
     """Assign every group to a list, and return the lists, (G,).
@@ -36,14 +36,14 @@ def assign(
         labels: the classes of each sample, one at least.
         shares: (S,) of the lists, which add up to one.
     """
-    state = _Assignment(groups, labels, shares)
+    assignment = _Assignment(groups, labels, shares)
     order = rng.permutation(len(groups))
     order = order[np.argsort([-len(groups[group]) for group in order], kind="stable")]
     for group in order:
-        state.place(group)
-    while state.move(order) or state.swap():  # ends, as the distance falls every time
+        assignment.place_group(group)
+    while assignment.move_groups(order) or assignment.swap_groups():  # ends, as the distance falls every time
         pass
-    return state.chosen
+    return assignment.list_of_group
 
 
 class _Assignment:
@@ -62,86 +62,86 @@ class _Assignment:
         in_rows = np.concatenate([group_of_label * rows + classes, group_of * rows + rows - 1])
         entries, self._counts = np.unique(in_rows, return_counts=True)  # (E,)
         self._rows = entries % rows
-        self._first = np.searchsorted(entries, rows * np.arange(len(groups) + 1))  # (G + 1,) of each group
+        self._starts = np.searchsorted(entries, rows * np.arange(len(groups) + 1))  # (G + 1,) of each group
         # (C + 1, S) samples that each list should have and does not.
-        self._lacking = np.bincount(self._rows, self._counts)[:, None] * shares
-        self._present = np.zeros(self._lacking.shape, dtype=np.int64)  # groups that are there
-        self._needed = np.bincount(self._rows) >= len(shares)  # in each list
-        self._needed[-1] = False
+        self._deficits = np.bincount(self._rows, self._counts)[:, None] * shares
+        self._num_groups = np.zeros(self._deficits.shape, dtype=np.int64)  # groups that are there
+        self._is_needed = np.bincount(self._rows) >= len(shares)  # in each list
+        self._is_needed[-1] = False
         # The cost of a missing class: more than any move changes the distance. Only differences of missing
         # classes are multiplied by it, so that moves that change none of them are compared exactly.
-        self._missing_cost = 4.0 * len(shares) * float((self._lacking.sum(axis=1) ** 2).sum())
+        self._missing_cost = 4.0 * len(shares) * float((self._deficits.sum(axis=1) ** 2).sum())
         self._min_gain = max(1e-9, ROUNDING * len(labels) ** 2)  # of a move or a swap
-        self.chosen = np.full(len(groups), NO_LIST)  # (G,)
+        self.list_of_group = np.full(len(groups), NO_LIST)  # (G,)
 
-    def place(self, group: int) -> None:
+    def place_group(self, group: int) -> None:
         """Put a group that is in no list where it leaves the least distance."""
-        rows, counts = self._entries(group)
+        rows, counts = self._entries_of(group)
         # (lacking - counts)^2 - lacking^2, summed over its entries
-        costs = (counts[:, None] * (counts[:, None] - 2 * self._lacking[rows])).sum(axis=0)
+        costs = (counts[:, None] * (counts[:, None] - 2 * self._deficits[rows])).sum(axis=0)
         self._put(group, int(costs.argmin()))
 
-    def move(self, order: Ints) -> bool:
+    def move_groups(self, order: Ints) -> bool:
         """Move each group to another list if that helps; returns whether any moved."""
-        costs, _, _ = self._changes(0, len(self.chosen))
-        moved = False
+        costs, _, _ = self._changes(0, len(self.list_of_group))
+        has_moved = False
         for group in order[costs[order].min(axis=1) < -self._min_gain]:
             (cost,), _, _ = self._changes(group, group + 1)  # after the moves before it
             if cost.min() < -self._min_gain:
                 self._put(group, int(cost.argmin()))
-                moved = True
-        return moved
+                has_moved = True
+        return has_moved
 
-    def swap(self) -> bool:
+    def swap_groups(self) -> bool:
         """Let groups of two lists change places while that helps; returns whether any did.
 
         Most often, each of two classes has one sample too many where the other lacks one.
         """
-        swapped = False
-        for here, there in itertools.permutations(range(self._lacking.shape[1]), 2):
-            while (self.chosen == here).any():
-                saved = self._lacking.copy(), self._present.copy(), self.chosen.copy()
+        has_swapped = False
+        for here, there in itertools.permutations(range(self._deficits.shape[1]), 2):
+            while (self.list_of_group == here).any():
+                saved = self._deficits.copy(), self._num_groups.copy(), self.list_of_group.copy()
                 distance = 0.0
                 missing = 0
                 for source, target in ((here, there), (there, here)):  # the cheapest group of each
-                    costs, changes, lost = self._changes(0, len(self.chosen))
-                    group = int(np.where(self.chosen == source, costs[:, target], np.inf).argmin())
+                    costs, changes, lost_classes = self._changes(0, len(self.list_of_group))
+                    group = int(np.where(self.list_of_group == source, costs[:, target], np.inf).argmin())
                     distance += float(changes[group, target])
-                    missing += int(lost[group, target])
+                    missing += int(lost_classes[group, target])
                     self._put(group, target)
                 if missing > 0 or (missing == 0 and distance >= -self._min_gain):
-                    self._lacking, self._present, self.chosen = saved
+                    self._deficits, self._num_groups, self.list_of_group = saved
                     break
-                swapped = True
-        return swapped
+                has_swapped = True
+        return has_swapped
 
-    def _entries(self, group: int) -> tuple[Ints, Ints]:
+    def _entries_of(self, group: int) -> tuple[Ints, Ints]:
         """The rows and counts of one group."""
-        entries = slice(self._first[group], self._first[group + 1])
+        entries = slice(self._starts[group], self._starts[group + 1])
         return self._rows[entries], self._counts[entries]
 
-    def _changes(self, start: int, stop: int) -> tuple[Floats, Floats, Ints]:
+    def _changes(self, start: int, end: int) -> tuple[Floats, Floats, Ints]:
         """The costs of moving groups to lists, and the changes of distance and missing classes, (G, S) each.
 
         The distance is positive for the list that a group is in.
         """
-        first = self._first[start : stop + 1]
+        first = self._starts[start : end + 1]
         entries = slice(first[0], first[-1])
-        lists = np.repeat(self.chosen[start:stop], np.diff(first))[:, None]  # (E, 1)
+        lists = np.repeat(self.list_of_group[start:end], np.diff(first))[:, None]  # (E, 1)
         rows, counts = self._rows[entries], self._counts[entries, None]
-        lacking, present = self._lacking[rows], self._present[rows]  # (E, S)
+        lacking, present = self._deficits[rows], self._num_groups[rows]  # (E, S)
         changes = 2 * counts * (counts + np.take_along_axis(lacking, lists, axis=1) - lacking)
         is_last = np.take_along_axis(present, lists, axis=1) == 1  # (E, 1)
-        missing = (is_last.astype(np.int64) - (present == 0)) * self._needed[rows][:, None]
-        begins = first[:-1] - first[0]
-        distance, lost = np.add.reduceat(changes, begins, axis=0), np.add.reduceat(missing, begins, axis=0)
+        missing = (is_last.astype(np.int64) - (present == 0)) * self._is_needed[rows][:, None]
+        offsets = first[:-1] - first[0]
+        distance, lost = np.add.reduceat(changes, offsets, axis=0), np.add.reduceat(missing, offsets, axis=0)
         return distance + self._missing_cost * lost, distance, lost
 
     def _put(self, group: int, target: int) -> None:
         """Move a group from its list, if it is in one, to another."""
-        rows, counts = self._entries(group)
-        for place, sign in ((int(self.chosen[group]), 1), (target, -1)):
-            if place != NO_LIST:
-                self._lacking[rows, place] += sign * counts
-                self._present[rows, place] -= sign
-        self.chosen[group] = target
+        rows, counts = self._entries_of(group)
+        for list_id, sign in ((int(self.list_of_group[group]), 1), (target, -1)):
+            if list_id != NO_LIST:
+                self._deficits[rows, list_id] += sign * counts
+                self._num_groups[rows, list_id] -= sign
+        self.list_of_group[group] = target

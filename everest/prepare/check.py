@@ -26,10 +26,10 @@ from everest.system.events import Report, notice
 from everest.system.journal import open_journal
 from everest.system.storage import Location, parse_location
 from everest.video.decoding import LostPackets, Survey, decode_frames
-from everest.video.facts import clear_video_cache, keep_facts_in_cache
-from everest.video.file_processes import Failure, map_apart
+from everest.video.file_processes import Failure, map_in_processes
 from everest.video.images import image_folder, image_frames
-from everest.video.reader import frames_in_order, known_damage, video_info
+from everest.video.metadata import clear_video_cache, keep_metadata_in_cache
+from everest.video.reader import frames_in_order, video_damage_text, video_info
 from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import VideoError, as_video_error
 
@@ -59,7 +59,7 @@ class CheckedFile:
     lasting: bool = True  # whether decoding the same file again would give the same result
 
 
-def decode_completely(path: str) -> CheckedFile:
+def check_video(path: str) -> CheckedFile:
     """Decode a video, or all images of a folder, and report what is wrong with it."""
     video = parse_location(path)
     try:
@@ -68,27 +68,27 @@ def decode_completely(path: str) -> CheckedFile:
     except OSError as error:
         return CheckedFile(path=path, reason=error.strerror or str(error), lasting=False)
     # The images of a folder can change while its size and time stay. A storage may state no version.
-    blank = CheckedFile(path=path, size=size, version=version, lasting=folder is None and bool(version))
+    result = CheckedFile(path=path, size=size, version=version, lasting=folder is None and bool(version))
     try:
         info = video_info(video)  # names what is no video
-        blank = replace(blank, height=info.height, width=info.width, fps=info.fps)
+        result = replace(result, height=info.height, width=info.width, fps=info.fps)
         if folder is not None:
-            return replace(blank, frames=info.frames, content=_decode_images(folder))
-        with as_video_error(video), open_bytes(video) as opened:
-            content = hashlib.file_digest(opened, _digest).hexdigest()
+            return replace(result, frames=info.num_frames, content=_decode_images(folder))
+        with as_video_error(video), open_bytes(video) as file:
+            content = hashlib.file_digest(file, _digest).hexdigest()
         lost: list[LostPackets] = []
         with closing(decode_frames(video, survey=Survey(lost=lost))) as frames:
             count = sum(1 for _ in frames)
         return replace(
-            blank,
+            result,
             frames=count,
             seconds=round(FrameTimes.of(video).end, 6),
             content=content,
-            reason=damage_after_decoding(video, frames=count, lost=lost),
+            reason=describe_damage(video, frames=count, lost=lost),
         )
     except VideoError as error:
-        is_lasting = blank.lasting and type(error.__cause__) is not PermissionError
-        return replace(blank, reason=error.reason, lasting=is_lasting)
+        is_lasting = result.lasting and type(error.__cause__) is not PermissionError
+        return replace(result, reason=error.reason, lasting=is_lasting)
     finally:
         clear_video_cache()
 
@@ -103,14 +103,14 @@ def _decode_images(folder: Location) -> str:
     return digest.hexdigest()
 
 
-def damage_after_decoding(video: Video, *, frames: int, lost: Sequence[LostPackets]) -> str | None:
+def describe_damage(video: Video, *, frames: int, lost: Sequence[LostPackets]) -> str | None:
     """Describe the damage of a file that was decoded completely, to `frames` frames; None without damage."""
-    damage = known_damage(video)
-    expected = video_info(video).frames
+    damage = video_damage_text(video)
+    expected = video_info(video).num_frames
     if damage is None and frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
     if damage is None and lost:
-        return f"damaged after {lost[0].frames} frames"
+        return f"damaged after {lost[0].frames_before} frames"
     return damage
 
 
@@ -122,10 +122,10 @@ def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
 def check_lists(
     lists: Mapping[str, SampleList],
     *,
-    may_repeat: str | None = None,
+    unlabeled_list: str | None = None,
     journal: Path,
     workers: int,
-    limit: float,
+    timeout: float,
     report: Report,
     restart: bool = False,
 ) -> dict[str, Any]:
@@ -133,22 +133,22 @@ def check_lists(
 
     Args:
         lists: by name; the first is the one that models are trained on.
-        may_repeat: see `find_duplicates`.
+        unlabeled_list: see `find_duplicates`.
         journal: keeps the results; files that it has are not decoded again.
         restart: discard the results in the journal.
         workers: processes that decode.
-        limit: seconds for a video.
+        timeout: seconds for a video.
     Returns:
         The document of `everest prepare check --json`, the same after an interruption. `leaks` counts the
         duplicates in several lists: a model would be evaluated on training videos.
     """
-    keep_facts_in_cache()  # segments are looked up in what the workers found
+    keep_metadata_in_cache()  # segments are looked up in what the workers found
     samples = [sample for data in lists.values() for sample in data.samples]
     for sample in samples:
         if sample.member is not None:
             raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    files = _checked_files(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
+    files = _check_files(paths, journal, workers=workers, timeout=timeout, report=report, restart=restart)
     bad = {path: result.reason for path, result in files.items() if result.reason is not None}
     for sample in samples:
         if files[sample.path].reason is None and sample.is_segment:
@@ -157,7 +157,7 @@ def check_lists(
             except VideoError as error:
                 bad[sample.video_id] = error.reason
     good = [result for result in files.values() if result.reason is None]
-    duplicates = find_duplicates(lists, files, may_repeat=may_repeat)
+    duplicates = find_duplicates(lists, files, unlabeled_list=unlabeled_list)
     training = next(iter(lists))
     classes = _class_counts(lists)
     counts = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
@@ -177,14 +177,14 @@ def check_lists(
     }
 
 
-def _checked_files(
-    paths: Sequence[str], journal_file: Path, *, workers: int, limit: float, report: Report, restart: bool
+def _check_files(
+    paths: Sequence[str], journal_file: Path, *, workers: int, timeout: float, report: Report, restart: bool
 ) -> dict[str, CheckedFile]:
     """The result for each file, from the journal or by decoding it, in the order of `paths`."""
     fix = "remove it, or use --output DIR"
     results: dict[str, CheckedFile] = {}
     with open_journal(
-        journal_file, entry=lambda values: CheckedFile(**values), fix=fix, restart=restart
+        journal_file, make_entry=lambda values: CheckedFile(**values), fix=fix, restart=restart
     ) as journal:
         checked = {file.path: file for file in journal.entries}
         for file in (checked[path] for path in paths if path in checked):
@@ -196,7 +196,7 @@ def _checked_files(
         if results:
             report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
         remaining = [path for path in paths if path not in results]
-        for path, result in map_apart(decode_completely, remaining, workers=workers, limit=limit):
+        for path, result in map_in_processes(check_video, remaining, workers=workers, timeout=timeout):
             if isinstance(result, Failure):
                 result = CheckedFile(path=path, reason=result.reason, lasting=False)
             if result.reason is not None:
@@ -212,9 +212,9 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
     """Count the videos of each class in each list, including known classes without a video."""
     first = next(iter(lists.values()))
     rows = []
-    for position, head in enumerate([head.name for head in first.heads] or [""]):
+    for head_index, head in enumerate([head.name for head in first.heads] or [""]):
         counts = {
-            name: count_classes(sample.labels[position] for sample in data.samples if sample.labels)
+            name: count_classes(sample.labels[head_index] for sample in data.samples if sample.labels)
             for name, data in lists.items()
         }
         class_ids = range(len(first.class_names or ()))
@@ -247,17 +247,17 @@ def class_differences(
         good = [(sample, file) for sample in samples if (file := files[sample.path]).reason is None]
         if len(good) >= MIN_COMPARED:
             rates[name] = [file.fps for _, file in good if file.fps is not None]
-            lengths[name] = [seconds for sample, file in good if (seconds := _seconds(sample, file)) > 0]
+            lengths[name] = [seconds for sample, file in good if (seconds := _length(sample, file)) > 0]
             counts = Counter((file.width, file.height) for _, file in good)
             (size, count), *_ = counts.most_common(1)
             if count > len(good) / 2:
                 sizes[name] = "x".join(map(str, size))
     differences: list[dict[str, Any]] = []
-    for of, unit, values in (("frame rate", "frames/s", rates), ("length", "s", lengths)):
-        known = {name: sorted(numbers) for name, numbers in values.items() if numbers}
-        if _differ(list(known.values())):
-            ranges = {name: min_median_max(numbers) for name, numbers in known.items()}
-            differences.append({"of": of, "unit": unit, "classes": ranges})
+    for measure, unit, values in (("frame rate", "frames/s", rates), ("length", "s", lengths)):
+        sorted_values = {name: sorted(numbers) for name, numbers in values.items() if numbers}
+        if _are_different(list(sorted_values.values())):
+            ranges = {name: min_median_max(numbers) for name, numbers in sorted_values.items()}
+            differences.append({"of": measure, "unit": unit, "classes": ranges})
     if len(set(sizes.values())) > 1:
         differences.append({"of": "frame size", "unit": "pixels", "classes": sizes})
     return differences
@@ -287,7 +287,7 @@ def difference_text(difference: Mapping[str, Any]) -> str:
 def differences_by_headers(by_class: Mapping[str, Sequence[Sample]]) -> list[dict[str, Any]]:
     """The differences in frame rate and size, by the headers of some videos of each class."""
     most = max(MIN_COMPARED, MOST_HEADERS // max(len(by_class), 1))
-    some = {name: evenly_spaced(samples, most) for name, samples in by_class.items()}
+    some = {name: choose_evenly(samples, most) for name, samples in by_class.items()}
     files = {}
     for sample in (sample for samples in some.values() for sample in samples):
         files[sample.path] = CheckedFile(path=sample.path, reason="unreadable")
@@ -298,7 +298,7 @@ def differences_by_headers(by_class: Mapping[str, Sequence[Sample]]) -> list[dic
     return class_differences(some, files)
 
 
-def _seconds(sample: Sample, file: CheckedFile) -> float:
+def _length(sample: Sample, file: CheckedFile) -> float:
     """The length of a video or segment; 0 if the segment is outside of its video, or if that has no times."""
     if file.seconds is None or file.fps is None:
         return 0.0
@@ -307,7 +307,7 @@ def _seconds(sample: Sample, file: CheckedFile) -> float:
     return min(end, file.seconds) - start
 
 
-def _differ(values: Sequence[Sequence[float]]) -> bool:
+def _are_different(values: Sequence[Sequence[float]]) -> bool:
     """Whether the rising values of one class lie apart from all others, or the medians are far apart."""
     if len(values) < 2:
         return False
@@ -316,22 +316,22 @@ def _differ(values: Sequence[Sequence[float]]) -> bool:
     lowest, second_lowest, *_ = sorted(values, key=lambda numbers: numbers[0])
     is_above = highest[0] > second_highest[-1]
     is_below = lowest[-1] < second_lowest[0]
-    most = MIN_APART_RATIO if is_above or is_below else MAX_MEDIAN_RATIO
-    return max(medians) > most * min(medians)
+    max_ratio = MIN_APART_RATIO if is_above or is_below else MAX_MEDIAN_RATIO
+    return max(medians) > max_ratio * min(medians)
 
 
 def find_duplicates(
-    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, may_repeat: str | None = None
+    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, unlabeled_list: str | None = None
 ) -> list[dict[str, Any]]:
     """Find samples with the same segment of one file, or of files with the same bytes.
 
-    The list `may_repeat` (for pre-training) may share videos with others: it is compared with itself only.
+    The `unlabeled_list` (for pre-training) may share videos with others: it is compared with itself only.
     """
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():
         for sample in data.samples:
             content = files[sample.path].content or sample.path
-            copies.setdefault((content, sample.segment, name == may_repeat), []).append((name, sample))
+            copies.setdefault((content, sample.segment, name == unlabeled_list), []).append((name, sample))
     return [
         {
             "videos": list(dict.fromkeys(sample.video_id for _, sample in group)),

@@ -20,14 +20,14 @@ from typing import Any, Final
 from everest.errors import RecipeError
 from everest.lists.columns import COLUMNS
 from everest.lists.inputs import VideoTable
-from everest.prepare.check import damage_after_decoding
+from everest.prepare.check import describe_damage
 from everest.system.events import Report
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.storage import Location, parse_location
 from everest.video.decoding import LostPackets, decode_frames
-from everest.video.file_processes import Failure, collect_apart
+from everest.video.file_processes import Failure, collect_in_processes
 from everest.video.folders import video_name
 from everest.video.images import video_files
 from everest.video.reader import resized_frames, video_info
@@ -80,7 +80,7 @@ def encode_videos(
     with sole_writer(settings_file):
         write_text(settings_file, "")
         encode = partial(encode_video, targets=targets, settings=settings, overwrite=overwrite)
-        files, reasons = collect_apart(encode, list(targets), report, workers=workers, limit=timeout)
+        files, reasons = collect_in_processes(encode, list(targets), report, workers=workers, timeout=timeout)
         failed = sorted(reasons.items())
         lists = _write_lists(originals, output, files, failed)
     return {
@@ -105,18 +105,18 @@ def _plan_targets(
             or videos with other settings.
     """
     targets: dict[str, Path] = {}
-    source_of: dict[Path, str] = {}
+    sources: dict[Path, str] = {}
     for original in originals:
         folder = original.location.resolve()
         if isinstance(folder, Path) and folder.is_dir() and output.resolve().is_relative_to(folder):
             raise RecipeError(
                 f"--output {output}: is inside {folder}, which is read; choose a folder next to it"
             )
-        videos = {path: original.video(path) for path in original.rows_by_path()}
+        videos = {path: original.locate(path) for path in original.rows_by_path()}
         refuse_inputs(output, [original.location, *videos.values()], fix="choose a folder of its own")
         for path, video in videos.items():
-            target = targets[str(video)] = _target(output, path, video)
-            first = source_of.setdefault(target, str(video))
+            target = targets[str(video)] = _target_of(output, path, video)
+            first = sources.setdefault(target, str(video))
             if first != str(video):
                 fix = "give --data, a folder above both, or rename one"
                 raise RecipeError(f"{first} and {video} would both become {target}; {fix}")
@@ -124,7 +124,7 @@ def _plan_targets(
     for name in names:
         if names.count(name) > 1:
             raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
-    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(SETTINGS_PREFIX))
+    check_new_folder(output, overwrite=overwrite, is_output=lambda name: name.startswith(SETTINGS_PREFIX))
     others = [file for file in output.glob(f"{SETTINGS_PREFIX}*") if file != settings_file]
     if others and not overwrite:
         fix = "choose another folder, or use --overwrite"
@@ -134,10 +134,10 @@ def _plan_targets(
     return targets
 
 
-def _target(output: Path, path: str, video: Location) -> Path:
+def _target_of(output: Path, path: str, video: Location) -> Path:
     """The file below `output` for the path of a video, without its root, protocol and steps upward."""
-    steps = PurePosixPath(path.split("://", 1)[-1]).parts
-    *folders, name = [step for step in steps if step not in ("/", "..")] or [video.name]
+    parts = PurePosixPath(path.split("://", 1)[-1]).parts
+    *folders, name = [part for part in parts if part not in ("/", "..")] or [video.name]
     return output.joinpath(*folders, f"{video_name(parse_location(name))}.mp4")
 
 
@@ -158,12 +158,12 @@ def _write_lists(
         columns = [name for name in dict.fromkeys([*COLUMNS, *sorted(used)]) if name in used]
         rows = [columns]
         for row in original.rows:
-            file = files.get(str(original.video(row["path"])))
+            file = files.get(str(original.locate(row["path"])))
             if file is not None:
                 changed = row | {"path": file.path.relative_to(output).as_posix()}
                 rows.append([changed.get(name, "") for name in columns])
         written.append(output / f"{original.location.stem}.csv")
-        write_table(written[-1], rows, quoted=True)
+        write_table(written[-1], rows, quote_all=True)
     return written
 
 
@@ -181,16 +181,16 @@ def encode_video(
             raise VideoError(video, "would be written over itself; choose another --output")
         size = sum(number for number, _ in versions)
         version = max((text for _, text in versions), default="")
-        facts = {"source_bytes": size, "version": version, "source": source_hash}
-        origin = {"by": MAKER, **asdict(settings), **facts}  # kept in the file
+        source_facts = {"source_bytes": size, "version": version, "source": source_hash}
+        origin = {"by": MAKER, **asdict(settings), **source_facts}  # kept in the file
         is_new = overwrite or not target.exists()
         if not is_new:
             saved: dict[str, Any] = {}  # the origin in the file; not all comments are JSON objects
             with suppress(ValueError, TypeError):
                 saved = {**json.loads(read_comment(target))}
             changed = {name for name, value in origin.items() if saved.get(name) != value}
-            is_of_other_video = {"source"} < changed <= facts.keys()
-            if is_of_other_video or "by" in changed:
+            is_other_video = {"source"} < changed <= source_facts.keys()
+            if is_other_video or "by" in changed:
                 fix = "choose another --output, or use --overwrite"
                 raise VideoError(video, f"{target} is of another video, or not by this command; {fix}")
             is_new = not changed <= {"source"}
@@ -202,7 +202,7 @@ def encode_video(
     return EncodedFile(target, is_new, size, target.stat().st_size)
 
 
-def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+def choose_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """(H, W) with the shorter side at most `short_side`; both even, as yuv420p needs, and 2 at least."""
     shorter = min(height, width)
     target = min(short_side, shorter)
@@ -213,14 +213,14 @@ def _write(video: Video, part: Path, settings: EncodeSettings, origin: dict[str,
     """Encode all frames, and decode the result to check that none is missing."""
     info = video_info(video)
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(MAX_DENOMINATOR)
-    size = encoded_size(info.height, info.width, settings.short_side)
+    size = choose_size(info.height, info.width, settings.short_side)
     lost: list[LostPackets] = []
     with closing(resized_frames(video, size, rate, lost=lost)) as frames:
         written = write_timed_frames(part, frames, rate, codec=settings.codec, comment=json.dumps(origin))
-    reason = damage_after_decoding(video, frames=written, lost=lost)
+    reason = describe_damage(video, frames=written, lost=lost)
     if reason:
         raise VideoError(video, reason)
     with closing(decode_frames(part)) as frames:
         decoded = sum(1 for _ in frames)
-    if decoded != info.frames:
-        raise VideoError(video, f"has {info.frames} frames, of the encoded ones {decoded} can be decoded")
+    if decoded != info.num_frames:
+        raise VideoError(video, f"has {info.num_frames} frames, of the encoded ones {decoded} can be decoded")

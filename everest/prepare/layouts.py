@@ -68,36 +68,36 @@ LAYOUTS: Final = {
 }
 
 
-def only_file(files: Sequence[Path]) -> Path:
+def require_one_file(files: Sequence[Path]) -> Path:
     """The only file; DataError if there are several."""
     if len(files) > 1:
-        shown = ", ".join(map(str, files[:3]))
+        names = ", ".join(map(str, files[:3]))
         raise DataError(
-            f"{len(files)} files with the same annotations ({shown}); name the folder of one by --annotations"
+            f"{len(files)} files with the same annotations ({names}); name the folder of one by --annotations"
         )
     return files[0]
 
 
-def list_entries(sources: Sources) -> Iterator[tuple[str, str, Any]]:
+def read_list_entries(sources: Sources) -> Iterator[tuple[str, str, Any]]:
     """Yield the name of the list, the place and the entry of all `entries` of the lists that have a file."""
-    files = {name: only_file(sources[name]) for name in LIST_FILES if sources.get(name)}
+    files = {name: require_one_file(sources[name]) for name in LIST_FILES if sources.get(name)}
     for name, file in files.items():
-        for place, entry in entries(file):
-            yield name, place, entry
+        for position, entry in read_entries(file):
+            yield name, position, entry
 
 
 @contextmanager
-def errors_at(place: str) -> Iterator[None]:
+def entry_errors(position: str) -> Iterator[None]:
     """Turn errors for missing fields and wrong values into DataErrors that name the place."""
     try:
         yield
     except KeyError as error:
-        raise DataError(f"{place} has no field {error}") from error
+        raise DataError(f"{position} has no field {error}") from error
     except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{place}: {error}") from error
+        raise DataError(f"{position}: {error}") from error
 
 
-def entries(file: Path) -> list[tuple[str, Any]]:
+def read_entries(file: Path) -> list[tuple[str, Any]]:
     """The lines of a text, the rows of a table or the objects of a JSON list, with their places."""
     if file.suffix == ".txt":
         return [(f"{file}:{number}", line.strip()) for number, line in read_lines(file)]
@@ -110,14 +110,14 @@ def entries(file: Path) -> list[tuple[str, Any]]:
         # A row that is too short has None in the last columns.
         rows = [{name: cell for name, cell in row.items() if cell is not None} for row in rows]
     else:
-        document = read_annotations(file)
+        document = read_document(file)
         rows = document.get("clips") if isinstance(document, dict) else document
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DataError(f"{file}: a list of objects is expected; download it again")
     return [(f"{file}: entry {number}", row) for number, row in enumerate(rows, start=1)]
 
 
-def read_annotations(file: Path) -> Any:
+def read_document(file: Path) -> Any:
     """The JSON document in a file; DataError if it cannot be read, or is not JSON."""
     try:
         with as_data_error(file):
@@ -126,7 +126,7 @@ def read_annotations(file: Path) -> Any:
         raise DataError(f"{file}: not a JSON document ({error}); download it again") from error
 
 
-def seconds_of(stamp: str) -> float:
+def parse_time(stamp: str) -> float:
     """The seconds of a time such as `00:01:02.34`; ValueError for any other text."""
     match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stamp.strip())
     if match is None:
@@ -135,7 +135,7 @@ def seconds_of(stamp: str) -> float:
     return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 6)
 
 
-def by_label(label_of: Mapping[str, int], file: Path) -> tuple[str, ...]:
+def order_by_label(label_of: Mapping[str, int], file: Path) -> tuple[str, ...]:
     """The class names in the order of their labels; DataError if a label from 0 on is missing."""
     if sorted(label_of.values()) != list(range(len(label_of))):
         count = len(label_of)
@@ -153,19 +153,19 @@ def _read_ucf101(sources: Sources) -> Annotations:
 
     The class is therefore taken from the folder.
     """
-    classes = only_file(sources["classes"])
+    classes = require_one_file(sources["classes"])
     label_of = {}
-    for place, line in entries(classes):
+    for position, line in read_entries(classes):
         first, _, name = line.partition(" ")
         if not (first.isdecimal() and name):
-            raise DataError(f"{place}: a line is `number name`, this is {quote(line)}")
+            raise DataError(f"{position}: a line is `number name`, this is {quote(line)}")
         label_of[name.strip()] = int(first) - 1
-    names = by_label(label_of, classes)
+    names = order_by_label(label_of, classes)
     lists: Lists = defaultdict(list)
-    for role, place, line in list_entries(sources):
+    for role, position, line in read_list_entries(sources):
         folder, slash, name = re.sub(r"\s+\d+\s*$", "", line).rpartition("/")
         if not slash or folder not in label_of:
-            raise DataError(f"{place}: no class of the data set in {quote(line)}")
+            raise DataError(f"{position}: no class of the data set in {quote(line)}")
         refs = (VideoRef(Path(name).stem),)
         lists[role].append(AnnotatedSample(refs, (label_of[folder],), frozenset({folder})))
     return lists, names
@@ -179,25 +179,25 @@ def _read_hmdb51(sources: Sources) -> Annotations:
     names = sorted(files)
     lists: Lists = defaultdict(list)
     for label, name in enumerate(names):
-        for place, line in entries(only_file(files[name])):
-            video, _, use = line.rpartition(" ")
-            if use not in ("0", "1", "2") or not video:
-                raise DataError(f"{place}: a line is `file.avi 0|1|2`, this is {quote(line)}")
-            if use != "0":
+        for position, line in read_entries(require_one_file(files[name])):
+            video, _, flag = line.rpartition(" ")
+            if flag not in ("0", "1", "2") or not video:
+                raise DataError(f"{position}: a line is `file.avi 0|1|2`, this is {quote(line)}")
+            if flag != "0":
                 refs = (VideoRef(Path(video.strip()).stem),)
                 sample = AnnotatedSample(refs, (label,), frozenset({name}))
-                lists["train" if use == "1" else "test"].append(sample)
+                lists["train" if flag == "1" else "test"].append(sample)
     return lists, tuple(names)
 
 
 def _read_ssv2(sources: Sources) -> Annotations:
     """The label is the `template` without brackets; test labels are in `test-answers.csv`, if it is there."""
-    classes = only_file(sources["classes"])
-    document = read_annotations(classes)
-    with errors_at(f"{classes}: entry 1"):
+    classes = require_one_file(sources["classes"])
+    document = read_document(classes)
+    with entry_errors(f"{classes}: entry 1"):
         label_of = {str(name): int(label) for name, label in dict(document).items()}
-    names = by_label(label_of, classes)
-    answers = only_file(sources["answers"]) if sources["answers"] and sources["test"] else None
+    names = order_by_label(label_of, classes)
+    answers = require_one_file(sources["answers"]) if sources["answers"] and sources["test"] else None
     label_of_id = {}  # of test videos
     for number, line in read_lines(answers) if answers else ():
         (fields,) = csv.reader([line.strip()], delimiter=";")
@@ -205,9 +205,9 @@ def _read_ssv2(sources: Sources) -> Annotations:
             raise DataError(f"{answers}:{number}: a line is `id;label`, this is {quote(line)}")
         label_of_id[fields[0]] = label_of[fields[1]]
     lists: Lists = defaultdict(list)
-    for role, place, record in list_entries(sources):
+    for role, place, record in read_list_entries(sources):
         known, field = (label_of_id, "id") if role == "test" else (label_of, "template")
-        with errors_at(place):
+        with entry_errors(place):
             ref = VideoRef(str(record["id"]))
             key = str(record[field]).replace("[", "").replace("]", "")
             is_secret = role == "test" and answers is None
@@ -225,21 +225,21 @@ def _read_kinetics(sources: Sources) -> Annotations:
     rows: dict[str, list[tuple[str, dict[str, str]]]] = {}  # of each split, with their places
     files: dict[str, list[Path]] = {}
     for file in sources["tables"]:
-        for place, row in entries(file):
+        for place, row in read_entries(file):
             name = row.get("split") or next((word for word in _SPLITS if word in file.stem.lower()), "")
             if name not in _SPLITS:
                 raise DataError(f"{place}: split '{name}' is none of {', '.join(_SPLITS)}")
             rows.setdefault(_SPLITS[name], []).append((place, row))
             files.setdefault(_SPLITS[name], []).append(file)
     for listing in files.values():
-        only_file(sorted(set(listing)))
+        require_one_file(sorted(set(listing)))
     labels = {row.get("label") for split in rows if split != "test" for _, row in rows[split]}
     names = tuple(sorted(label for label in labels if label))
     label_of = {name: label for label, name in enumerate(names)}
     times_listed = Counter(row.get("youtube_id") for members in rows.values() for _, row in members)
     lists: Lists = defaultdict(list)
     for split, place, row in ((name, *placed) for name in LIST_FILES for placed in rows.get(name, ())):
-        with errors_at(place):
+        with entry_errors(place):
             video = row["youtube_id"]
             label = row.get("label")
             start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
@@ -261,8 +261,8 @@ def _read_oscc(sources: Sources) -> Annotations:
     canonical clips, or pieces that a program made, named by their `unique_id`.
     """
     lists: Lists = defaultdict(list)
-    for role, place, record in list_entries(sources):
-        with errors_at(place):
+    for role, place, record in read_list_entries(sources):
+        with entry_errors(place):
             refs = [VideoRef(str(record["unique_id"]))]
             if record.get("clip_uid"):  # test records have none
                 start, end = float(record["clip_start_sec"]), float(record["clip_end_sec"])
@@ -277,16 +277,16 @@ def _read_oscc(sources: Sources) -> Annotations:
 def _read_diving48(sources: Sources) -> Annotations:
     """Objects `vid_name, label, start_frame, end_frame`; the vocabulary has the parts of each dive."""
     lists: Lists = defaultdict(list)
-    for role, place, record in list_entries(sources):
-        with errors_at(place):
+    for role, place, record in read_list_entries(sources):
+        with entry_errors(place):
             first, end = int(record["start_frame"]), int(record["end_frame"])
             ref = VideoRef(str(record["vid_name"]), start_frame=first, end_frame=end)
             lists[role].append(AnnotatedSample((ref,), (int(record["label"]),)))
     names: tuple[str, ...] = ()
     if sources["classes"]:
-        vocabulary = only_file(sources["classes"])
-        dives = read_annotations(vocabulary)
-        with errors_at(f"{vocabulary}: entry 1"):
+        vocabulary = require_one_file(sources["classes"])
+        dives = read_document(vocabulary)
+        with entry_errors(f"{vocabulary}: entry 1"):
             names = tuple(dive if isinstance(dive, str) else " ".join(dive) for dive in dives)
     return lists, names
 
@@ -294,9 +294,9 @@ def _read_diving48(sources: Sources) -> Annotations:
 def _read_epic(sources: Sources) -> Annotations:
     """Segments of videos, with verb and noun (github.com/epic-kitchens/epic-kitchens-100-annotations)."""
     lists: Lists = defaultdict(list)
-    for role, place, row in list_entries(sources):
-        with errors_at(place):
-            start, end = seconds_of(row["start_timestamp"]), seconds_of(row["stop_timestamp"])
+    for role, place, row in read_list_entries(sources):
+        with entry_errors(place):
+            start, end = parse_time(row["start_timestamp"]), parse_time(row["stop_timestamp"])
             labels = (int(row["verb_class"]), int(row["noun_class"])) if role != "test" else ()
             ref = VideoRef(row["video_id"], start=start, end=end)
             lists[role].append(AnnotatedSample((ref,), labels, frozenset({row["participant_id"]})))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.columns import INDEX_HEADER, INDEX_SUFFIX, SEGMENT_COLUMNS, is_known
+from everest.lists.columns import INDEX_HEADER, INDEX_SUFFIX, SEGMENT_COLUMNS, is_used_column
 from everest.lists.inputs import VideoTable
 from everest.lists.labels import is_integer
 from everest.system.events import Report
@@ -55,18 +55,18 @@ class ShardPlan:
     stem: str
     index: Path
     progress: Path  # exists while shards are written
-    parts: tuple[tuple[ShardEntry, ...], ...]
+    shards: tuple[tuple[ShardEntry, ...], ...]
     fingerprint: str  # of the lines, the versions of the videos and the limits
 
-    def tar(self, number: int) -> Path:
+    def tar(self, index: int) -> Path:
         """The file of a shard."""
-        return self.folder / f"{self.stem}-{number:06d}.tar"
+        return self.folder / f"{self.stem}-{index:06d}.tar"
 
-    def existing(self) -> list[Path]:
+    def find_existing(self) -> list[Path]:
         """The existing shards of a list of this name, by this plan or another."""
         return sorted(self.folder.glob(f"{escape(self.stem)}-{'[0-9]' * 6}.tar"))
 
-    def saved_fingerprint(self) -> str | None:
+    def read_saved_fingerprint(self) -> str | None:
         """The fingerprint of the plan that an earlier call finished or started; None without one."""
         for file in (self.index, self.progress):
             with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # or an incomplete file
@@ -78,34 +78,34 @@ def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: 
     """Plan the shards, filled in the order of the list; DataError for images, or videos of unknown size."""
     entries: list[ShardEntry] = []
     versions: list[tuple[int, str]] = []
-    for number, (path, rows) in enumerate(source.rows_by_path().items()):
-        video = source.video(path)
+    for index, (path, rows) in enumerate(source.rows_by_path().items()):
+        video = source.locate(path)
         with as_data_error(video):
             if image_folder(video):
                 raise DataError(f"{video}: a folder of images; `everest prepare encode` makes a video of it")
-            size, changing = video_version(video)
+            size, version = video_version(video)
         if size < 0:
             raise DataError(f"{video}: its storage does not report sizes; copy the videos here first")
         suffix = video.suffix.lower()
-        member = f"{number:09d}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
-        entries.append(ShardEntry(f"{number:09d}", member, path, video, size, tuple(rows)))
-        versions.append((size, changing))
-    parts: list[list[ShardEntry]] = []
-    room = 0
+        member = f"{index:09d}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
+        entries.append(ShardEntry(f"{index:09d}", member, path, video, size, tuple(rows)))
+        versions.append((size, version))
+    shards: list[list[ShardEntry]] = []
+    free_bytes = 0
     for entry in entries:
-        if not parts or entry.size > room or len(parts[-1]) == max_count:
-            parts.append([])
-            room = max_bytes
-        parts[-1].append(entry)
-        room -= entry.size
-    facts = [source.rows, versions, max_bytes, max_count]
-    fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        if not shards or entry.size > free_bytes or len(shards[-1]) == max_count:
+            shards.append([])
+            free_bytes = max_bytes
+        shards[-1].append(entry)
+        free_bytes -= entry.size
+    contents = [source.rows, versions, max_bytes, max_count]
+    fingerprint = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
     return ShardPlan(
         folder=output,
         stem=source.stem,
         index=output / f"{source.stem}{INDEX_SUFFIX}",
         progress=output / f".{source.stem}{PLAN_SUFFIX}",
-        parts=tuple(map(tuple, parts)),
+        shards=tuple(map(tuple, shards)),
         fingerprint=fingerprint,
     )
 
@@ -123,82 +123,82 @@ def write_shards(
     Raises:
         DataError, RecipeError: an unreadable or changed video; an output folder with other files.
     """
-    rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in source.rows)
+    rows = tuple({key: text for key, text in row.items() if is_used_column(key)} for row in source.rows)
     source = replace(source, rows=rows)
     plan = plan_shards(source, output, max_bytes=max_bytes, max_count=max_count)
-    inputs = [source.location, *(entry.video for part in plan.parts for entry in part)]
+    inputs = [source.location, *(entry.video for entries in plan.shards for entry in entries)]
     refuse_inputs(output, inputs, fix="choose a folder of its own")
-    videos = sum(map(len, plan.parts))
+    videos = sum(map(len, plan.shards))
     suffixes = (INDEX_SUFFIX, PLAN_SUFFIX)
-    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(suffixes))
+    check_new_folder(output, overwrite=overwrite, is_output=lambda name: name.endswith(suffixes))
     with sole_writer(plan.index):
-        saved = plan.saved_fingerprint()
-        if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
+        saved = plan.read_saved_fingerprint()
+        if not overwrite and saved != plan.fingerprint and (saved or plan.find_existing()):
             others = f"holds shards of another {plan.stem}, or of other sizes or versions of the videos"
             raise RecipeError(f"--output {output}: {others}; choose another folder, or use --overwrite")
         if overwrite or saved is None:
-            for file in (plan.index, *plan.existing()):
+            for file in (plan.index, *plan.find_existing()):
                 file.unlink(missing_ok=True)
         if not plan.index.exists():
             write_text(plan.progress, json.dumps({"plan": plan.fingerprint}))
-        kept = set(plan.existing())
-        done = 0
-        for number, part in enumerate(plan.parts):
-            if plan.tar(number) not in kept:
-                with atomic_file(plan.tar(number)) as file:
-                    _write_shard(part, file)
-            done += len(part)
-            report({"event": "video", "done": done, "videos": videos})
-        write_text(plan.index, _index(plan, source))
+        kept = set(plan.find_existing())
+        num_done = 0
+        for index, entries in enumerate(plan.shards):
+            if plan.tar(index) not in kept:
+                with atomic_file(plan.tar(index)) as file:
+                    _write_shard(entries, file)
+            num_done += len(entries)
+            report({"event": "video", "done": num_done, "videos": videos})
+        write_text(plan.index, _index_text(plan, source))
         plan.progress.unlink(missing_ok=True)
     return {
         "index": str(plan.index),
-        "shards": len(plan.parts),
+        "shards": len(plan.shards),
         "videos": videos,
         "samples": len(source.rows),
-        "bytes": sum(tar.stat().st_size for tar in plan.existing()),
+        "bytes": sum(tar.stat().st_size for tar in plan.find_existing()),
         "kept": len(kept),
     }
 
 
-def _write_shard(part: Sequence[ShardEntry], file: Path) -> None:
+def _write_shard(entries: Sequence[ShardEntry], file: Path) -> None:
     with tarfile.open(file, "w") as tar:
-        for entry in part:
+        for entry in entries:
             with as_data_error(entry.video):
                 data = video_bytes(entry.video)
             if len(data) != entry.size:
                 raise DataError(f"{entry.video}: changed while the shards were written; run again")
-            lines = [{name: _typed(name, text) for name, text in row.items()} for row in entry.rows]
-            facts = lines[0] if len(lines) == 1 else {"path": entry.path, "segments": lines}
-            members = {entry.member: data, f"{entry.key}.json": json.dumps(facts).encode()}
+            lines = [{name: _convert_cell(name, text) for name, text in row.items()} for row in entry.rows]
+            document = lines[0] if len(lines) == 1 else {"path": entry.path, "segments": lines}
+            members = {entry.member: data, f"{entry.key}.json": json.dumps(document).encode()}
             for name, content in sorted(members.items()):
                 info = tarfile.TarInfo(name)  # neither time nor owner
                 info.size = len(content)
                 tar.addfile(info, BytesIO(content))
 
 
-def _typed(column: str, text: str) -> str | int | float:
+def _convert_cell(column: str, text: str) -> str | int | float:
     """A cell of a list as WebDataset's readers expect it: a number in a column that can hold one."""
     if is_integer(text) and (column in SEGMENT_COLUMNS or column.startswith("label")):
         return int(text)
     return float(text) if column in SEGMENT_COLUMNS else text
 
 
-def _index(plan: ShardPlan, source: VideoTable) -> str:
+def _index_text(plan: ShardPlan, source: VideoTable) -> str:
     """The text of the index, with the real offsets of the members."""
-    location_of: dict[str, dict[str, Any]] = {}
+    locations: dict[str, dict[str, Any]] = {}
     shards = []
-    for number, part in enumerate(plan.parts):
-        tar = plan.tar(number)
+    for index, entries in enumerate(plan.shards):
+        tar = plan.tar(index)
         members: dict[str, tuple[int, int]] = {}
-        with suppress(OSError, tarfile.TarError), tarfile.open(tar, "r:") as opened:
-            members.update((member.name, (member.offset_data, member.size)) for member in opened)
+        with suppress(OSError, tarfile.TarError), tarfile.open(tar, "r:") as file:
+            members.update((member.name, (member.offset_data, member.size)) for member in file)
         shards.append({"file": tar.name, "bytes": tar.stat().st_size})
-        for entry in part:
+        for entry in entries:
             offset, size = members.get(entry.member, (0, -1))
             if size != entry.size:
                 raise DataError(f"{tar}: damaged, its {entry.member} is not {entry.path}; use --overwrite")
-            location_of[entry.path] = {"tar": tar.name, "offset": offset, "size": size}
-    samples = ",\n".join(json.dumps({**row, **location_of[row["path"]]}) for row in source.rows)
+            locations[entry.path] = {"tar": tar.name, "offset": offset, "size": size}
+    samples = ",\n".join(json.dumps({**row, **locations[row["path"]]}) for row in source.rows)
     head = INDEX_HEADER | {"plan": plan.fingerprint, "shards": shards}
     return f'{json.dumps(head)[:-1]}, "samples": [\n{samples}\n]}}\n'

@@ -26,14 +26,14 @@ from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.lists.writing import (
     CLASSES_FILE,
-    names_needed,
+    names_to_write,
     refuse_existing,
     refuse_unlistable,
     write_lines,
     write_list,
 )
-from everest.prepare.assignment import NO_CLASS, assign
-from everest.system.text import counted
+from everest.prepare.assignment import NO_CLASS, assign_to_lists
+from everest.system.text import plural
 
 LIST_NAMES: Final = tuple(LIST_FILES)
 NUMBER_BINS: Final = 10  # heuristic: bins of numbers, each of which is divided like a class
@@ -74,12 +74,12 @@ class LabeledVideos:
         """Read a folder of class folders, or a list.
 
         Args:
-            group: `--group` of `everest prepare split`: as `with_groups`, or `column:NAME` for a column of a
+            group: `--group` of `everest prepare split`: as `set_groups`, or `column:NAME` for a column of a
                 list; None: its column `group`, if it has one.
             class_column: of a sheet; None finds it by its name.
             classes: the file of class names.
         Raises:
-            DataError, RecipeError: as `read_labeled` and `with_groups`; a sample without a group or with two.
+            DataError, RecipeError: as `read_labeled` and `set_groups`; a sample without a group or with two.
         """
         column = group.removeprefix(COLUMN_PREFIX) if group and group.startswith(COLUMN_PREFIX) else None
         data = read_labeled(
@@ -96,12 +96,12 @@ class LabeledVideos:
                 if sample.group is None:
                     raise DataError(f"{sample.video_id}: no group in the column '{column}'; fill it in")
         elif group is not None:
-            samples = with_groups(samples, group, root=root)
+            samples = set_groups(samples, group, root=root)
         elif all(sample.group is None for sample in samples):
             notices.append(UNGROUPED_NOTICE)
-        group_of_video: dict[str, str | None] = {}
+        groups_of_videos: dict[str, str | None] = {}
         for sample in samples:
-            first = group_of_video.setdefault(sample.video_id, sample.group)
+            first = groups_of_videos.setdefault(sample.video_id, sample.group)
             if first != sample.group:
                 groups = f"'{first or ''}' and '{sample.group or ''}'"
                 raise DataError(f"{sample.video_id}: is in the groups {groups}; keep one")
@@ -118,7 +118,7 @@ class LabeledVideos:
     @property
     def groups(self) -> set[str]:
         """The groups of the samples; a video without one is its own group."""
-        return set(map(group_of, self.samples))
+        return set(map(find_group, self.samples))
 
     def split(self, shares: Mapping[str, float] = DEFAULT_SHARES, seed: int = 0) -> dict[str, list[Sample]]:
         """Divide the samples into lists with these shares; see `split_samples`."""
@@ -140,15 +140,15 @@ class LabeledVideos:
             has_classes = bool(names) and read_class_names(class_file) == tuple(names)
         if names and not has_classes:
             written.append(class_file)
-        refuse_existing(written, overwrite=overwrite, read=[self.source])
-        for old in (folder / f"{name}.csv" for name in LIST_NAMES if name not in paths):
-            if old.exists():
+        refuse_existing(written, overwrite=overwrite, inputs=[self.source])
+        for stale in (folder / f"{name}.csv" for name in LIST_NAMES if name not in paths):
+            if stale.exists():
                 raise RecipeError(
-                    f"{old}: would remain from another split; remove it, or choose another folder"
+                    f"{stale}: would remain from another split; remove it, or choose another folder"
                 )
         refuse_unlistable(sample for samples in lists.values() for sample in samples)
         # If a name is a decimal, labels are indices: they would be read as numbers.
-        class_names = names_needed(names) if any(map(is_number_like, names)) else names
+        class_names = names_to_write(names) if any(map(is_number_like, names)) else names
         for name, path in paths.items():
             write_list(path, lists[name], root=self.root, class_names=class_names, head_names=self.head_names)
         if class_file in written:
@@ -156,7 +156,7 @@ class LabeledVideos:
         return {name: str(path) for name, path in paths.items()}
 
 
-def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
+def set_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
     """Set the groups of samples from their paths relative to `root`, as `--group` says.
 
     `folder` takes the folder, `path:REGEX` (or an expression with a `/`) a part of the path, any other
@@ -166,12 +166,12 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
     expression = text.removeprefix(PATH_PREFIX)
     searches_path = text.startswith(PATH_PREFIX) or "/" in text
     try:
-        pairs = re.compile(expression).groups
-        problem = f"has {counted(pairs, 'pair')} of parentheses, not 1"
+        num_groups = re.compile(expression).groups
+        problem = f"has {plural(num_groups, 'pair')} of parentheses, not 1"
     except re.error as error:
-        pairs = None
+        num_groups = None
         problem = f"not a regular expression: {error}"
-    if text != GROUP_BY_FOLDER and pairs != 1:
+    if text != GROUP_BY_FOLDER and num_groups != 1:
         raise RecipeError(
             f"--group {text}: {problem}; give '{GROUP_BY_FOLDER}', '{COLUMN_PREFIX}NAME', or a "
             "regular expression with one pair of parentheses around the name of the group, as in _g(\\d+)_"
@@ -194,7 +194,7 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
     return grouped
 
 
-def group_of(sample: Sample) -> str:
+def find_group(sample: Sample) -> str:
     """The group of a sample, else its file, with links resolved."""
     if sample.group is not None:
         return sample.group
@@ -222,9 +222,9 @@ def split_samples(
     own, and numbers count by their bin. Of several labels, the first is balanced. Samples keep their order.
     """
     by_group: dict[str, list[int]] = {}
-    for number, sample in enumerate(samples):
-        by_group.setdefault(group_of(sample), []).append(number)
-    members = [np.array(numbers) for numbers in by_group.values()]
+    for list_index, sample in enumerate(samples):
+        by_group.setdefault(find_group(sample), []).append(list_index)
+    members = [np.array(indices) for indices in by_group.values()]
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
     classes = [class_indices(label) or (NO_CLASS,) for label in labels]
     if all(isinstance(label, float) for label in labels):
@@ -232,9 +232,9 @@ def split_samples(
         bins = max(1, min(NUMBER_BINS, int(len(members) * min(shares.values()))))
         edges = np.unique(np.quantile(labels, np.arange(1, bins) / bins))  # equal numbers are in one bin
         classes = [(int(index),) for index in np.searchsorted(edges, labels, side="right")]
-    chosen = assign(members, classes, np.array(list(shares.values())), np.random.default_rng(seed))
+    chosen = assign_to_lists(members, classes, np.array(list(shares.values())), np.random.default_rng(seed))
     lists = {}
-    for number, name in enumerate(shares):
-        numbers = [members[group] for group in np.flatnonzero(chosen == number)]
-        lists[name] = [samples[index] for index in sorted(itertools.chain(*numbers))]
+    for list_index, name in enumerate(shares):
+        indices = [members[group] for group in np.flatnonzero(chosen == list_index)]
+        lists[name] = [samples[index] for index in sorted(itertools.chain(*indices))]
     return lists

@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 
 from everest.data.footage import FrameTimes, frame_span
-from everest.lists.labels import class_imbalance, number_facts
+from everest.lists.labels import class_imbalance, number_statistics
 from everest.lists.reading import SampleList
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import MOST_CHANGE
 from everest.prepare.check import min_median_max
 from everest.system.events import Report
 from everest.system.types import Floats
-from everest.video.facts import clear_video_cache, keep_facts_in_cache
-from everest.video.file_processes import Failure, collect_apart
+from everest.video.file_processes import Failure, collect_in_processes
+from everest.video.metadata import clear_video_cache, keep_metadata_in_cache
 from everest.video.pixels import IMAGENET
 from everest.video.reader import read_frames, video_info
 from everest.video.stream import VideoError
@@ -53,8 +53,8 @@ def measure_video(path: str) -> VideoMeasures | Failure:
     """Measure neighboring frames at some places of a video."""
     try:
         info = video_info(path)
-        first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES_PER_VIDEO).astype(int))
-        ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1).flatten()
+        first_ids = np.unique(np.linspace(0, max(info.num_frames - 2, 0), PLACES_PER_VIDEO).astype(int))
+        ids = np.stack([first_ids, np.minimum(first_ids + 1, info.num_frames - 1)], axis=1).flatten()
         frames = read_frames(path, ids.tolist()).numpy()  # (F, H, W, 3), pair after pair
         times = None if info.fps is None else FrameTimes.of(path)
     except VideoError as error:
@@ -66,8 +66,8 @@ def measure_video(path: str) -> VideoMeasures | Failure:
     shares = counts / counts.sum(axis=1, keepdims=True)
     levels = np.arange(256) / 255
     gray = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
-    step = -(-max(frames.shape[1:3]) // CAMERA_SIDE)
-    small = np.stack([np.asarray(Image.fromarray(frame).reduce(step)) for frame in frames])
+    factor = -(-max(frames.shape[1:3]) // CAMERA_SIDE)
+    small = np.stack([np.asarray(Image.fromarray(frame).reduce(factor)) for frame in frames])
     clips = torch.from_numpy(small.reshape(-1, 2, *small.shape[1:])).permute(0, 4, 1, 2, 3)
     camera = previous_frames(clips, lag=1, align="affine", pixels=IMAGENET)
     return VideoMeasures(
@@ -76,42 +76,48 @@ def measure_video(path: str) -> VideoMeasures | Failure:
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
         moving=camera.moves.float().mean().item(),
         unexplained=(~camera.moves & (camera.change > MOST_CHANGE)).float().mean().item(),
-        frames=info.frames,
+        frames=info.num_frames,
         seconds=None if times is None else times.end,
     )
 
 
-def take_stats(data: SampleList, *, most: int | None, workers: int, report: Report) -> dict[str, Any]:
+def compute_stats(
+    data: SampleList, *, max_videos: int | None, workers: int, report: Report
+) -> dict[str, Any]:
     """Measure videos, all with the same weight, whatever their size; VideoError if none can be read.
 
     Args:
-        most: limit for the videos of each class, sampled at random, always the same; None takes all.
+        max_videos: limit for the videos of each class, sampled at random, always the same; None takes all.
     Returns:
         The document of `everest prepare stats --json`.
     """
-    keep_facts_in_cache()  # segments are looked up in what the workers found
+    keep_metadata_in_cache()  # segments are looked up in what the workers found
     samples, by_class = data.samples, data.by_class
-    sampled = samples
-    if most is not None:
+    chosen = samples
+    if max_videos is not None:
         rng = np.random.default_rng(0)
-        places = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
-        sampled = [group[number] for group, numbers in places for number in sorted(numbers)]
-    paths = list(dict.fromkeys(sample.path for sample in sampled))
-    measured, skipped = collect_apart(measure_video, paths, report, workers=workers, limit=SECONDS_PER_VIDEO)
-    if not measured:
+        picks = [
+            (group, rng.permutation(len(group))[:max_videos]) for group in by_class.values() or [samples]
+        ]
+        chosen = [group[number] for group, numbers in picks for number in sorted(numbers)]
+    paths = list(dict.fromkeys(sample.path for sample in chosen))
+    measures, skipped = collect_in_processes(
+        measure_video, paths, report, workers=workers, timeout=SECONDS_PER_VIDEO
+    )
+    if not measures:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
-    videos = [measured[path] for path in paths if path in measured]
+    videos = [measures[path] for path in paths if path in measures]
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
     lengths: list[int] = []  # in frames
-    for sample in (sample for sample in samples if sample.path in measured):
+    for sample in (sample for sample in samples if sample.path in measures):
         lengths.append(0)  # of a segment outside of its video
         with suppress(VideoError):
-            lengths[-1] = frame_span(sample)[1] if sample.is_segment else measured[sample.path].frames
+            lengths[-1] = frame_span(sample)[1] if sample.is_segment else measures[sample.path].frames
     length = sorted(lengths)[int(SHORT_SHARE * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
     for name, group in by_class.items():
-        motions = [measured[sample.path].motion for sample in group if sample.path in measured]
+        motions = [measures[sample.path].motion for sample in group if sample.path in measures]
         motion = round(fmean(motions), 5) if motions else None
         classes.append({"class": name, "videos": len(group), "motion": motion})
     return {
@@ -125,7 +131,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "motion": round(fmean(video.motion for video in videos), 5),
         "classes": classes,
         "imbalance": round(class_imbalance(list(map(len, by_class.values()))), 3),
-        "numbers": number_facts(sample.labels[0] for sample in samples if sample.labels),
+        "numbers": number_statistics(sample.labels[0] for sample in samples if sample.labels),
         "camera": {
             "moving": round(fmean(video.moving for video in videos), 4),
             "unexplained": round(fmean(video.unexplained for video in videos), 4),

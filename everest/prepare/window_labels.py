@@ -19,8 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, by_label, covered_spans
-from everest.annotations.labels import ANYONE, Labels, WhoseBouts, read_labels
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, covered_spans, group_by_label
+from everest.annotations.codings import ANYONE, BoutFilter, VideoAnnotations, read_video_annotations
 from everest.annotations.matching import stem
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError, first_names
@@ -29,7 +29,7 @@ from everest.lists.sample import Sample
 from everest.lists.writing import write_lines, write_list
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file
-from everest.system.text import counted
+from everest.system.text import plural
 from everest.system.types import Span
 from everest.video.times import TIME_TOLERANCE
 
@@ -43,19 +43,19 @@ def read_bouts(
     paths: Sequence[str],
     report: Report,
     *,
-    whose: WhoseBouts = ANYONE,
+    whose: BoutFilter = ANYONE,
     fps: float | None = None,
-) -> Labels:
-    """Read the labels of videos by their paths (see `read_labels`), and report what is not used."""
-    labels = read_labels(files, paths, whose=whose, fps=fps)
-    different = list(dict.fromkeys(paths))
-    without = [path for path in different if path not in labels.bouts]
+) -> VideoAnnotations:
+    """Read the labels of videos by their paths (`read_video_annotations`), and report what is not used."""
+    labels = read_video_annotations(files, paths, people=whose, fps=fps)
+    distinct = list(dict.fromkeys(paths))
+    unlabeled = [path for path in distinct if path not in labels.bouts]
     notices = list(labels.notices)
-    if without:
-        number = f"{len(without)} of {counted(len(different), 'video')}"
-        notices.append(f"left out, without a bout in the annotations, {number}: {first_names(without)}")
-    if labels.uncorrected:
-        notices.append(f"also used as labels: {labels.uncorrected}")
+    if unlabeled:
+        count = f"{len(unlabeled)} of {plural(len(distinct), 'video')}"
+        notices.append(f"left out, without a bout in the annotations, {count}: {first_names(unlabeled)}")
+    if labels.uncorrected_text:
+        notices.append(f"also used as labels: {labels.uncorrected_text}")
     for text in notices:
         report(notice(text))
     return labels
@@ -74,7 +74,7 @@ def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassS
         return near, np.minimum(ends[near], end) - np.maximum(starts[near], start)
 
     labels: list[ClassSeconds] = [{} for _ in windows]
-    for label, label_bouts in by_label(bouts).items():
+    for label, label_bouts in group_by_label(bouts).items():
         seconds = np.zeros(len(windows))
         for span in covered_spans(label_bouts):
             near, held = inside(*span)
@@ -84,8 +84,8 @@ def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassS
             near, held = inside(bout.start, bout.end)
             is_enough = held >= LABEL_SHARE * bout.seconds - TIME_TOLERANCE
             has_label[near] |= is_enough & (bout.start < ends[near])
-        for place in np.flatnonzero(has_label):
-            labels[order[place]][label] = float(seconds[place])
+        for index in np.flatnonzero(has_label):
+            labels[order[index]][label] = float(seconds[index])
     return labels
 
 
@@ -107,12 +107,12 @@ def label_samples(
     for sample in samples:
         spans_of[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
     window_labels: dict[str, Iterator[ClassSeconds]] = {}
-    overlap = False
+    has_overlap = False
     for path, spans in spans_of.items():
         # A bout of the background states that nothing happens.
         class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
         window_labels[path] = iter(label_windows(spans, class_bouts))
-        overlap = overlap or _do_classes_overlap(class_bouts)
+        has_overlap = has_overlap or _do_classes_overlap(class_bouts)
     labels = [next(window_labels[sample.path]) for sample in samples]
     names = sorted({name for seconds_of in labels for name in seconds_of})
     for name in names:
@@ -121,15 +121,15 @@ def label_samples(
                 f"the name of the class {name!r} has a '{JOINED_BY}', a space at its end or a line break, "
                 "which no list can hold; rename it in the annotations"
             )
-    task = task or (MULTI_LABEL if overlap else "single-label")
+    task = task or (MULTI_LABEL if has_overlap else "single-label")
     if task != MULTI_LABEL:
         # Of equal seconds, the first name.
         chosen = [max(seconds_of, key=seconds_of.__getitem__, default=BACKGROUND) for seconds_of in labels]
         names = sorted(set(chosen))
-        numbered = [(names.index(name),) for name in chosen]
+        indices = [(names.index(name),) for name in chosen]
     else:
-        numbered = [(tuple(names.index(name) for name in seconds_of),) for seconds_of in labels]
-    labeled = [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)]
+        indices = [(tuple(names.index(name) for name in seconds_of),) for seconds_of in labels]
+    labeled = [replace(sample, labels=label) for sample, label in zip(samples, indices, strict=True)]
     return labeled, names, task
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from everest.annotations.bout import Bout, Bouts, unscored_spans
-from everest.annotations.matching import late_notices
+from everest.annotations.matching import late_bout_notices
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
 from everest.inference.windows import check_seconds
@@ -32,7 +32,7 @@ from everest.prepare.window_labels import write_labeled
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 from everest.system.storage import parse_location
-from everest.system.text import counted
+from everest.system.text import plural
 from everest.system.types import Span
 from everest.video.missing import damage_text
 from everest.video.packet_sizes import PacketSizes, packet_sizes
@@ -79,7 +79,7 @@ class VideoWindows:
     sample: Sample
     windows: NDArray[np.float64]  # (N, 2) seconds
     scores: NDArray[np.float64] | None  # (N,) activity; None if it is not wanted or not known
-    unscored: int  # further windows, which touch time that no one has labeled
+    num_unscored: int  # further windows, which touch time that no one has labeled
     end: float | None  # of the video in seconds; None for a segment or a damaged video
 
 
@@ -115,16 +115,16 @@ def write_windows(
         lengths,
         [video.scores for video in videos] if settings.by == "activity" else None,
         count=sum(lengths) if settings.count is None else settings.count,
-        apart=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
+        min_distance=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
         seed=settings.seed,
     )
     windows = [
         video.sample.with_seconds(start, end)
-        for video, numbers in zip(videos, chosen, strict=True)
-        for start, end in video.windows[numbers].tolist()
+        for video, indices in zip(videos, chosen, strict=True)
+        for start, end in video.windows[indices].tolist()
     ]
     if settings.count is not None and len(windows) < settings.count:
-        report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested"))
+        report(notice(f"{plural(len(windows), 'window')} of {settings.count} requested"))
     document: dict[str, Any] = {
         "by": settings.by,
         "windows": len(windows),
@@ -138,7 +138,7 @@ def write_windows(
         write_list(out, windows, root=out.parent.absolute())
         return document
     labels = write_labeled(out, windows, bouts, task=task, overwrite=overwrite)
-    return document | labels | {"unscored": sum(video.unscored for video in videos)}
+    return document | labels | {"unscored": sum(video.num_unscored for video in videos)}
 
 
 def _find_windows(
@@ -148,29 +148,29 @@ def _find_windows(
     videos: list[VideoWindows] = []
     problems: dict[str, list[dict[str, str]]] = {name: [] for name in PROBLEM_EFFECTS}
     read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
-    for done, sample in enumerate(samples, start=1):
+    for num_done, sample in enumerate(samples, start=1):
         try:
             video, reasons = _windows_of(sample, read(sample.video), settings, bouts.get(sample.path, ()))
             videos.append(video)
         except (VideoError, OSError) as error:
-            why = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
-            reasons = {"failed": why}
+            reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
+            reasons = {"failed": reason}
         for problem, reason in reasons.items():
             problems[problem].append({"path": sample.path, "reason": reason})
             report(notice(f"{sample.path}: {reason}; {PROBLEM_EFFECTS[problem]}"))
-        report({"event": "video", "done": done, "videos": len(samples)})
+        report({"event": "video", "done": num_done, "videos": len(samples)})
     if not videos:
         path, reason = problems["failed"][0].values()
-        raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
+        raise DataError(f"none of {plural(len(samples), 'video')} can be read, first {path}: {reason}")
     ends = {video.sample.path: video.end for video in videos if video.end is not None}
-    for text in late_notices(bouts, ends):
+    for text in late_bout_notices(bouts, ends):
         report(notice(text))
     total = sum(len(video.windows) for video in videos)
-    unscored = sum(video.unscored for video in videos)
+    unscored = sum(video.num_unscored for video in videos)
     if not total:
-        raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
+        raise DataError(f"all {plural(unscored, 'window')} touch time that no one has labeled (unscored)")
     if unscored:
-        report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
+        report(notice(f"left out, touch unscored time: {unscored} of {plural(total + unscored, 'window')}"))
     return videos, problems
 
 
@@ -187,28 +187,28 @@ def _windows_of(
         end = float(times[min(sample.end_frame, len(times) - 1)])
     if start >= end - TIME_TOLERANCE:
         raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {packets.end:g} s")
-    number = max(int((end - start - settings.seconds + TIME_TOLERANCE) // settings.step) + 1, 1)
-    starts = (start + settings.step * np.arange(number, dtype=np.float64)).round(6)
-    missing = [(begin, min(stop, end)) for begin, stop in packets.missing if begin < end]
+    count = max(int((end - start - settings.seconds + TIME_TOLERANCE) // settings.step) + 1, 1)
+    starts = (start + settings.step * np.arange(count, dtype=np.float64)).round(6)
+    missing = [(gap_start, min(gap_end, end)) for gap_start, gap_end in packets.missing if gap_start < end]
     windows = np.stack([starts, np.minimum(starts + settings.seconds, end).round(6)], axis=1)
-    intact = _are_outside(windows, missing)
+    is_intact = _are_outside(windows, missing)
     is_open = sample.end is None and sample.end_frame is None
     damage = damage_text(packets.missing, within=(start or -inf, inf if is_open else end))
-    if not intact.any():
+    if not is_intact.any():
         raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
     problems = {} if damage is None else {"damaged": damage}
-    listed = intact & _are_outside(windows, unscored_spans(bouts))
+    is_listed = is_intact & _are_outside(windows, unscored_spans(bouts))
     scores = None
     if settings.by == "activity":
-        if (reason := why_no_activity(packets)) is None:
-            scores = window_activity(packets, starts[listed], settings.seconds)
+        if (reason := no_activity_reason(packets)) is None:
+            scores = window_activity(packets, starts[is_listed], settings.seconds)
         else:
             problems["unranked"] = reason
     video = VideoWindows(
         sample=sample,
-        windows=windows[listed],
+        windows=windows[is_listed],
         scores=scores,
-        unscored=int((intact & ~listed).sum()),
+        num_unscored=int((is_intact & ~is_listed).sum()),
         end=end if damage is None and not sample.is_segment else None,
     )
     return video, problems
@@ -227,7 +227,7 @@ def choose_windows(
     scores: Sequence[NDArray[np.float64] | None] | None,
     *,
     count: int,
-    apart: int,
+    min_distance: int,
     seed: int,
 ) -> list[NDArray[np.int64]]:
     """Choose `count` windows, or all if there are fewer.
@@ -236,8 +236,8 @@ def choose_windows(
         lengths: (R,) N of each recording.
         scores: (N,) activity of the windows of each recording; None for a recording spreads its windows
             evenly, None for all spreads all windows evenly.
-        apart: steps between two windows that do not overlap. By activity, windows overlap only if there are
-            not enough others, and then by as little as possible.
+        min_distance: steps between two windows that do not overlap. By activity, windows overlap only if
+            there are not enough others, and then by as little as possible.
     Returns:
         The ascending numbers of the chosen windows of each recording.
     """
@@ -245,52 +245,52 @@ def choose_windows(
     total = sum(lengths)
     count = min(count, total)
     # At equal distances from a random first one, over all recordings in a row: each gets its even share.
-    even = ((np.arange(count) + rng.random()) * total / count).astype(np.int64)  # (count,)
+    even_ids = ((np.arange(count) + rng.random()) * total / count).astype(np.int64)  # (count,)
     if scores is None:
-        return [np.flatnonzero(taken) for taken in _flags_at(even, lengths)]
-    floor = _flags_at(even[rng.integers(EVEN_SPACING) :: EVEN_SPACING], lengths)
+        return [np.flatnonzero(is_chosen) for is_chosen in _mark_windows(even_ids, lengths)]
+    is_spread = _mark_windows(even_ids[rng.integers(EVEN_SPACING) :: EVEN_SPACING], lengths)
     chosen = [
         share if score is None else least
-        for score, share, least in zip(scores, _flags_at(even, lengths), floor, strict=True)
+        for score, share, least in zip(scores, _mark_windows(even_ids, lengths), is_spread, strict=True)
     ]
     limits = [int(np.ceil(MAX_SHARE_FACTOR * count * n / total)) for n in lengths]
-    counts = [int(taken.sum()) for taken in chosen]
+    counts = [int(is_chosen.sum()) for is_chosen in chosen]
     missing = count - sum(counts)
     ranked = sorted(
-        (-value, row, number)
+        (-value, row, index)
         for row, score in enumerate(scores)
         if score is not None
-        for number, value in enumerate(score.tolist())
+        for index, value in enumerate(score.tolist())
     )
-    while apart > 0 and missing > 0:
-        for _, row, number in ranked:
-            near = chosen[row][max(number - apart + 1, 0) : number + apart]
-            if counts[row] < limits[row] and not near.any():
-                chosen[row][number] = True
+    while min_distance > 0 and missing > 0:
+        for _, row, index in ranked:
+            nearby = chosen[row][max(index - min_distance + 1, 0) : index + min_distance]
+            if counts[row] < limits[row] and not nearby.any():
+                chosen[row][index] = True
                 counts[row] += 1
                 missing -= 1
             if missing <= 0:
                 break
-        apart //= 2
-    return [np.flatnonzero(taken) for taken in chosen]
+        min_distance //= 2
+    return [np.flatnonzero(is_chosen) for is_chosen in chosen]
 
 
-def _flags_at(places: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
-    """Flags (N,) of each of R recordings for the windows at `places`, which count over all recordings."""
-    marked = np.zeros(sum(lengths), dtype=bool)
-    marked[places] = True
-    return np.split(marked, np.cumsum(lengths)[:-1])
+def _mark_windows(indices: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
+    """Flags (N,) of each of R recordings for the windows at `indices`, which count over all recordings."""
+    flags = np.zeros(sum(lengths), dtype=bool)
+    flags[indices] = True
+    return np.split(flags, np.cumsum(lengths)[:-1])
 
 
-def why_no_activity(packets: PacketSizes) -> str | None:
+def no_activity_reason(packets: PacketSizes) -> str | None:
     """The reason why packet sizes do not show activity; None if they do."""
-    if not (packets.kinds > 0).any():
+    if not (packets.picture_types > 0).any():
         return "every frame is a keyframe"
-    blocks = int(packets.end / BLOCK_SECONDS)  # the incomplete last one is left out
-    if blocks < 3:
+    num_blocks = int(packets.end / BLOCK_SECONDS)  # the incomplete last one is left out
+    if num_blocks < 3:
         return None
-    numbers = (packets.seconds / BLOCK_SECONDS).astype(np.int64)
-    sums = np.bincount(numbers, weights=packets.sizes)[:blocks]
+    block_ids = (packets.seconds / BLOCK_SECONDS).astype(np.int64)
+    sums = np.bincount(block_ids, weights=packets.sizes)[:num_blocks]
     variation = float(sums.std() / sums.mean())
     if variation < CONSTANT_VARIATION:
         return f"its bitrate is constant (it varies by {variation:.1%} between {BLOCK_SECONDS:.0f}-s blocks)"
@@ -307,13 +307,13 @@ def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: 
         (N,); 0 for a window without a packet other than keyframes.
     """
     activity = np.zeros(len(packets.sizes))  # (P,)
-    for kind in (1, 2):
-        chosen = np.flatnonzero(packets.kinds == kind)
-        if chosen.size:
-            sizes = packets.sizes[chosen] + PACKET_OVERHEAD
-            width = max(min(round(MEDIAN_SECONDS * chosen.size / packets.end), chosen.size), 1)
-            activity[chosen] = sizes / median_filter(sizes, size=width, mode="nearest")
+    for picture_type in (1, 2):
+        of_type = np.flatnonzero(packets.picture_types == picture_type)
+        if of_type.size:
+            sizes = packets.sizes[of_type] + PACKET_OVERHEAD
+            width = max(min(round(MEDIAN_SECONDS * of_type.size / packets.end), of_type.size), 1)
+            activity[of_type] = sizes / median_filter(sizes, size=width, mode="nearest")
     sums = np.concatenate([[0.0], np.cumsum(activity)])
-    counts = np.concatenate([[0], np.cumsum(packets.kinds > 0)])
+    counts = np.concatenate([[0], np.cumsum(packets.picture_types > 0)])
     first, last = (np.searchsorted(packets.seconds, times) for times in (starts, starts + seconds))
     return (sums[last] - sums[first]) / np.maximum(counts[last] - counts[first], 1)

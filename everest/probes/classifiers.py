@@ -52,7 +52,7 @@ class LabeledFeatures(NamedTuple):
     def of(cls, features: Floats, samples: Sequence[Sample], position: int = 0) -> LabeledFeatures:
         """The features of samples with their labels of the head at `position`."""
         labels = np.array([sample.labels[position] for sample in samples], dtype=np.int64)
-        return cls(features, labels, sources=np.array([sample.source for sample in samples]))
+        return cls(features, labels, sources=np.array([sample.group_or_path for sample in samples]))
 
 
 def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head) -> Floats:

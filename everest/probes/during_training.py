@@ -23,7 +23,7 @@ from torch import Tensor
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
 from everest.data.clips import Batch, ClipDataset
-from everest.data.loader import batches, choose_workers, on_device
+from everest.data.loader import choose_workers, copy_to_device, read_batches
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import center_views, clips_of
 from everest.data.views import PretrainViews
@@ -32,7 +32,7 @@ from everest.errors import DivergedError
 from everest.inference.model import encode_clips
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
-from everest.lists.sample import evenly_spaced
+from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
 from everest.models.mae import MaskedAutoencoder, PretrainingModel, Reconstruction
 from everest.models.partial import merged
@@ -53,7 +53,7 @@ from everest.probes.linear import cross_validated_accuracy
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.types import Floats
-from everest.system.weights import full_tensor
+from everest.system.weights import gather_tensor
 
 VIDEOS_PER_PASS: Final = 16  # heuristic: videos of a forward pass; all of their tokens are encoded
 LABELED_VALUES: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # of labeled videos
@@ -89,13 +89,13 @@ class Prober:
         if recipe.data.val is not None:
             views = known.make_views
             assert isinstance(views, PretrainViews)
-            views = views if views.compared else replace(views, views_per_decode=1)
+            views = views if views.are_compared else replace(views, views_per_decode=1)
             listed = read_source(recipe.data, "val", labeled=False)
             known = clips_of(recipe, listed, views, num_noise=known.num_noise)
-            self._held_out = replace(known, samples=evenly_spaced(known.samples, MOST_HELD_OUT))
+            self._held_out = replace(known, samples=choose_evenly(known.samples, MOST_HELD_OUT))
         self._classes: Classes | None = None  # of `pretrain.probe.list`
         if settings.list is None:
-            samples = evenly_spaced(list(dict.fromkeys(known.samples)), MOST_VIDEOS)
+            samples = choose_evenly(list(dict.fromkeys(known.samples)), MOST_VIDEOS)
             listed = SampleList(samples=samples, class_names=None)
         else:
             data = replace(recipe.data, train=settings.list)
@@ -167,13 +167,13 @@ class Prober:
         def measures() -> Row:
             """Of the readable videos; None without labels, or where a probe is impossible."""
             # The measures of collapse are of the mean: its spread is what their thresholds were found for.
-            spread = list(evenly_spaced(range(len(features)), MOST_VIDEOS))
+            spread = list(choose_evenly(range(len(features)), MOST_VIDEOS))
             spread_features = features[spread, : self._spec.model.backbone_size.width]
             row: Row = dict.fromkeys(LABELED_VALUES)
             row |= {"rank_me": rank_me(spread_features), "feature_std": feature_std(spread_features)}
             if self._classes is not None:
                 known = LabeledFeatures.of(features, samples)
-                count = self._classes.count
+                count = self._classes.num_outputs
                 row["probe_knn"] = leave_one_out(known, count)
                 if self._metric == "linear":
                     row["probe_linear"] = cross_validated_accuracy(
@@ -228,14 +228,14 @@ class Prober:
         if numbers:
             order = [[(0, place) for place in passes[number]] for number in numbers]
             workers = min(choose_workers(clips, order, settings.workers), len(order) - 1)
-            loaded = batches(clips, order, workers=workers, timeout=settings.data_timeout)
+            loaded = read_batches(clips, order, workers=workers, timeout=settings.data_timeout)
             for number, batch in zip(numbers, loaded, strict=True):
-                rows = [row for row, failed in enumerate(batch.failed) if not failed]
+                rows = [row for row, failed in enumerate(batch.failed_reads) if not failed]
                 value = None
                 if rows:
-                    moved = on_device(batch, accelerator.device)
+                    moved = copy_to_device(batch, accelerator.device)
                     value = compute(moved._replace(frames=moved.frames[rows], noise=moved.noise[rows]))
-                reasons = [first for first, *_ in filter(None, batch.failed)]
+                reasons = [first for first, *_ in filter(None, batch.failed_reads)]
                 results.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
         results = sorted(gather_object(results), key=lambda part: part.number)
         skipped = [reason for part in results for reason in part.failed]
@@ -258,7 +258,7 @@ class Prober:
             torch.manual_seed(seed_at(training.recipe.train.seed, Purpose.PROBE))
             model = trained
             if training.recipe.train.shard == "full":  # whose parts cannot run alone
-                tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
+                tensors = {name: gather_tensor(tensor) for name, tensor in trained.state_dict().items()}
                 model = self._spec.build()
                 model.load_state_dict(merged(trained, tensors))
                 model.to(device)

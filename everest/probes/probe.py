@@ -30,7 +30,7 @@ from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
 from everest.inference.videos import Passes, ViewTensors
 from everest.lists.sample import Sample
-from everest.metrics.head_metrics import chance_of, metrics_of
+from everest.metrics.head_metrics import compute_metrics, find_chance
 from everest.metrics.predictions import Predictions, label_array
 from everest.models.linear import difference_image
 from everest.probes.classifiers import (
@@ -147,8 +147,8 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
         _training_labels(train_samples, position, head)
-    known = {name for sample in train_samples for name in (sample.video_id, sample.source)}
-    shared = [sample.path for sample in test_samples if known & {sample.video_id, sample.source}]
+    known = {name for sample in train_samples for name in (sample.video_id, sample.group_or_path)}
+    shared = [sample.path for sample in test_samples if known & {sample.video_id, sample.group_or_path}]
     if shared:
         text = (
             f"{len(shared)} of {len(test_samples)} test videos are also training videos, or of the "
@@ -206,7 +206,7 @@ def _probe_head(
         outputs = classifiers[name](train.features[kind], labels, test.features[kind], head)
         one_view = outputs[:, None]  # (videos, views, outputs)
         tested = Predictions(videos=videos, labels=test_labels, outputs=one_view, skipped=[], heads=heads)
-        metrics = metrics_of(tested)
+        metrics = compute_metrics(tested)
         return {key: metrics[key] for key in shown}
 
     probes = {}
@@ -215,9 +215,9 @@ def _probe_head(
         probes[name] = evaluate(name, "tokens" if name == ATTENTIVE else "pooled")
     pooled = [name for name in classifiers if name != ATTENTIVE]
     baselines = {kind: {name: evaluate(name, kind) for name in pooled} for kind in BASELINES}
-    result = {"probes": probes, "baselines": baselines, "chance": chance_of(shown[0], heads, test_labels)}
+    result = {"probes": probes, "baselines": baselines, "chance": find_chance(shown[0], heads, test_labels)}
     if head.task == "single-label":
-        result["majority"] = chance_of("majority_top1", heads, test_labels)
+        result["majority"] = find_chance("majority_top1", heads, test_labels)
         result["retrieval"] = _retrieval(train, test, position)
     return result
 

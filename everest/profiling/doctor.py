@@ -20,7 +20,7 @@ from typing import Final, Literal
 from everest.errors import EnvironmentProblem
 from everest.system.processes import free_host_memory, host_memory, num_cores
 from everest.system.run_folder import PACKAGES
-from everest.system.text import counted
+from everest.system.text import plural
 
 GIB: Final = 2**30
 REINSTALL_TORCH: Final = "install both from one place: `pip install --force-reinstall torch torchvision`"
@@ -60,8 +60,8 @@ def verdict(results: Sequence[CheckResult]) -> str:
     gpus = sum(result.name.startswith("GPU ") and result.state == "ok" for result in results)
     has_mps = any(result.name == "MPS" for result in results)
     device = "the GPU of this Mac, by --gpus mps" if has_mps else "the CPU: begin with `everest train VIDEOS`"
-    device = counted(gpus, "GPU") if gpus else device
-    warning = f"; {counted(len(warned), 'warning')}: {', '.join(warned)}" if warned else ""
+    device = plural(gpus, "GPU") if gpus else device
+    warning = f"; {plural(len(warned), 'warning')}: {', '.join(warned)}" if warned else ""
     return f"everest works on this machine, on {device}{warning}."
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from everest.checkpoints.graph import open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, find_weights
-from everest.data.footage import footage_of
+from everest.data.footage import read_footage
 from everest.data.views import EvalViews
 from everest.errors import DataError
 from everest.inference.jobs import LongJob
@@ -28,10 +28,10 @@ from everest.inference.model import OpenedModel
 from everest.inference.timelines import has_windows, timeline_job
 from everest.inference.videos import Passes, compute_over_windows
 from everest.inference.windows import Unreadable
-from everest.lists.inputs import named_samples
+from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
 from everest.system.compute import one_thread
-from everest.video.facts import clear_video_cache
+from everest.video.metadata import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
@@ -61,11 +61,11 @@ def time_latency(
         sample = samples[(number - WARMUP_VIDEOS) % len(samples)]
         clear_video_cache()
         times = [time.perf_counter()]
-        footage = footage_of(sample, views.fps)
+        footage = read_footage(sample, views.fps)
         needed, positions = np.unique(views.windows(footage), return_inverse=True)
         frames = read_frames(sample.video, needed.tolist(), channels=views.channels)
         times.append(time.perf_counter())
-        clips = torch.stack(views.cut(views.resized(frames), positions))
+        clips = torch.stack(views.cut_views(views.resize_frames(frames), positions))
         times.append(time.perf_counter())
         outputs(clips)
         times.append(time.perf_counter())
@@ -151,7 +151,7 @@ def latency_of(
             blocks = torch.randint(0, 256, (30, 40, 3), generator=generator, dtype=torch.uint8)
             picture = blocks.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (H, W, 3): 320 x 240 pixels
             write_video(path, torch.stack([picture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
-        samples = named_samples([path], root=None)
+        samples = find_samples([path], root=None)
         with _timed_threads():
             latency = time_latency(outputs, views, samples)
         timeline = None

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from everest.checkpoints.frozen import open_teacher
 from everest.config.settings import Recipe
 from everest.data.clips import ClipDataset, StepSampler
-from everest.data.frames import sampling
-from everest.data.loader import batches, choose_workers, divide_batches, on_device
-from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
+from everest.data.frames import find_sampling
+from everest.data.loader import choose_workers, copy_to_device, divide_batches, read_batches
+from everest.data.recipe_clips import apply_resize_setting, finetune_clips, pretrain_clips
 from everest.engine.network import Network, make_ema, prepare_model, stage_optimizer
 from everest.engine.step import clip_gradients, set_lr, step_optimizers
 from everest.engine.training import Stage, Step
@@ -142,7 +142,7 @@ def try_step(stage: Stage) -> dict[str, Any]:
     training.model.train()
     started = time.perf_counter()
     with closing(training.loader()) as loader:
-        batch = on_device(next(iter(loader)), device)
+        batch = copy_to_device(next(iter(loader)), device)
     loaded = time.perf_counter()
     losses: list[float] = []
 
@@ -203,20 +203,20 @@ def time_loader(
         cpu: the step runs on the CPU even if there is a GPU, so crops are not resized on the GPU.
     """
     device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
-    clips = resized_by(stage_clips(recipe, stage), recipe.data.resize, device)
+    clips = apply_resize_setting(stage_clips(recipe, stage), recipe.data.resize, device)
     views = clips.make_views.num_views
     samples = max(1, batch // views)
     order = StepSampler(
         num_samples=len(clips),
-        step_samples=samples,
-        steps=1_000_000,  # more than fit into the time
+        samples_per_step=samples,
+        num_steps=1_000_000,  # more than fit into the time
         samples_per_epoch=len(clips),
         seed=recipe.train.seed,
         odds=clips.sampling_odds,
     )
     workers = choose_workers(clips, order, recipe.train.workers)
-    with closing(batches(clips, order, workers=workers, timeout=recipe.train.data_timeout)) as loaded:
-        for _ in range(divide_batches(clips, order, workers=workers).slots):
+    with closing(read_batches(clips, order, workers=workers, timeout=recipe.train.data_timeout)) as loaded:
+        for _ in range(divide_batches(clips, order, workers=workers).num_slots):
             next(loaded)  # batches that are read ahead would distort the rate
         speed = _calls_per_second(lambda _: next(loaded), LOADER_SECONDS) * samples * views
     alone = reading_speed(clips)
@@ -250,8 +250,8 @@ def _loading_changes(clips: ClipDataset, workers: int, clips_per_second: float) 
     def decode(number: int) -> None:
         # The time until an unreadable video fails counts: training loses it as well.
         with suppress(VideoError):
-            reader = views.reader(clips.samples[number % len(clips)], clips.decoder)
-            views.decoded(reader, sampling(views.sampling).center)
+            reader = views.make_reader(clips.samples[number % len(clips)], clips.decoder)
+            views.decode(reader, find_sampling(views.sampling).center)
 
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
     if any(map(is_slow, clips.samples[:CODECS_EXAMINED])):

@@ -259,7 +259,7 @@ def linear_candidates(
     The INPUTS come last.
     """
     labels = label_array([sample.labels[0] for sample in samples], head)
-    splits = group_splits(labels, [sample.source for sample in samples], head, seed=seed)
+    splits = group_splits(labels, [sample.group_or_path for sample in samples], head, seed=seed)
     candidates = []
     for name in (*table.candidates, *table.inputs):
         features = table.of(name, samples)  # (N, F)

@@ -16,7 +16,7 @@ import numpy as np
 
 from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, Head
 from everest.lists.labels import Label
-from everest.metrics.head_metrics import HEAD_METRICS, metrics_of
+from everest.metrics.head_metrics import HEAD_METRICS, compute_metrics
 from everest.metrics.intervals import VideoCounts, bootstrap
 from everest.metrics.names import METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions
@@ -165,7 +165,7 @@ def _metric(outputs: Floats, labels: Labels, head: Head, metric: str) -> float |
         skipped=[],
         heads=(head,),
     )
-    return metrics_of(predictions)[metric]
+    return compute_metrics(predictions)[metric]
 
 
 def difference_interval(
@@ -179,7 +179,7 @@ def difference_interval(
         sign: -1 if less is better, for the gain of the first model.
     """
     metric = METRIC_OF_TASK[first.task]
-    scale = sign * (100 if METRICS[metric].percent else 1)
+    scale = sign * (100 if METRICS[metric].is_percent else 1)
     metrics = [HEAD_METRICS[part.task](part) for part in (first, second)]
 
     def difference(counts: VideoCounts) -> dict[str, float]:
@@ -200,7 +200,7 @@ def compare_inputs(
     Args:
         outputs: (N, C) of each candidate and each input; nan for samples that it has learned from.
     """
-    sign = 1 if METRICS[METRIC_OF_TASK[head.task]].higher else -1
+    sign = 1 if METRICS[METRIC_OF_TASK[head.task]].is_higher_better else -1
     chosen = _mean(outputs, choice.members)  # (N, C)
     tests = []
     for name in filter(outputs.__contains__, INPUTS):

@@ -37,7 +37,7 @@ from everest.project.request import FEATURES_FOLDER, Project
 from everest.project.result import DELIVERED, TestOutputs
 from everest.system.events import Report, heading, notice
 from everest.system.run_folder import FINETUNE_FOLDER, MODEL_FOLDER, RECIPE_FILE
-from everest.system.text import counted
+from everest.system.text import plural
 
 Finetune = Callable[[Path, Sequence[str]], Path]  # into a run folder, with overrides
 
@@ -103,7 +103,7 @@ class Comparison:
             run = self.finetune(folder / FINETUNE_FOLDER, self.overrides)
             candidates.append(network_candidate(run, learned, val))
         labels = label_array([sample.labels[0] for sample in learned], self.head)
-        groups = [sample.source for sample in learned]
+        groups = [sample.group_or_path for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
         choice = choose(outputs, labels, groups, self.head, forced=self.forced)
         if not self.overrides:  # of folds, the tests of all count
@@ -135,7 +135,7 @@ class Comparison:
         if self.forced:
             return model, choice
         times = Counter(chosen_in_folds).items()
-        choices = ", ".join(f"{name} {counted(number, 'time')}" for name, number in times)
+        choices = ", ".join(f"{name} {plural(number, 'time')}" for name, number in times)
         reason = f"lowest loss over all folds (the test is of each fold's own choice: {choices})"
         return model, replace(choice, reason=reason)
 

@@ -28,7 +28,7 @@ from everest.system.compute import Runtime
 from everest.system.events import Report, heading, silent, warning
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE, RECIPE_FILE
-from everest.system.text import counted
+from everest.system.text import plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ class ExportedAccuracy:
     folds: int  # 0: the project has a test list
 
     def __str__(self) -> str:
-        name, videos = METRICS[self.metric].title, counted(self.videos, "test video")
-        views = counted(self.trained_views, "view")
-        folds = f" in {counted(self.folds, 'fold')}" if self.folds else ""
+        name, videos = METRICS[self.metric].title, plural(self.videos, "test video")
+        views = plural(self.trained_views, "view")
+        folds = f" in {plural(self.folds, 'fold')}" if self.folds else ""
         trained = f"{name} of train {value_text(self.metric, self.trained)} ({views} of {videos}{folds})"
         if self.exported is None:
             return f"{trained}; the file has the outputs of the model, which has learned from all videos"

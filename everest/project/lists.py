@@ -12,19 +12,19 @@ from statistics import median
 from typing import Any, Final
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts
-from everest.annotations.labels import Labels
+from everest.annotations.codings import VideoAnnotations
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError, first_names
-from everest.lists.inputs import named_samples
+from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
-from everest.prepare.split import COLUMN_PREFIX, DEFAULT_SHARES, LabeledVideos, group_of
+from everest.prepare.split import COLUMN_PREFIX, DEFAULT_SHARES, LabeledVideos, find_group
 from everest.prepare.window_labels import read_bouts
 from everest.prepare.windows import WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, heading, notice, warning
-from everest.system.text import counted
+from everest.system.text import plural
 from everest.video.folders import split_folders, videos_under
 from everest.video.reader import video_info
 from everest.video.stream import VideoError
@@ -50,7 +50,7 @@ def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequen
         shared = shared_videos(data, "pretrain", [*held_out, *filter(None, (data.val, data.test))])
         if shared:
             problem = (
-                f"has {counted(len(shared), 'video')} of the validation or test list, such as {shared[0]}"
+                f"has {plural(len(shared), 'video')} of the validation or test list, such as {shared[0]}"
             )
             fix = "name a folder or list without them"
             raise RecipeError(f"--unlabeled {request.unlabeled}: {problem}; {fix}")
@@ -66,7 +66,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         return None
     root, train = (source, None) if source.is_dir() else (source.parent, source.name)
     if train is None and not (source / LIST_FILES["train"]).exists() and not split_folders(source):
-        videos = counted(len(list(videos_under(source))), "video")
+        videos = plural(len(list(videos_under(source))), "video")
         fix = "put each class into a folder of its own, or give a list or --annotations"
         raise DataError(f"{source}: {videos}, no train.csv and fewer than two class folders; {fix}")
     section = data_section(str(root), train=train, pretrain=request.unlabeled)
@@ -125,7 +125,7 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
         folds=folds,
         window=window,
         possible_folds=min(SUGGESTED_FOLDS, groups) if may_fold else None,
-        tested=sorted(set(map(group_of, lists.get("test", ())))) if request.annotations else [],
+        tested=sorted(set(map(find_group, lists.get("test", ())))) if request.annotations else [],
         left_out={} if labels is None else labels.left_out,
         subjects=[] if labels is None else labels.merged_subjects,
     )
@@ -151,7 +151,7 @@ def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
     if groups >= FEWEST_FOLDS:
         fix = f"use --folds {groups}, or {fix}"
     names = f" ({', '.join(videos.groups)})" if groups == 1 else ""
-    raise DataError(f"{request.videos}: only {counted(groups, unit)}{names}, {need}; {fix}")
+    raise DataError(f"{request.videos}: only {plural(groups, unit)}{names}, {need}; {fix}")
 
 
 def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:
@@ -164,14 +164,14 @@ def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> di
     lists = videos.split(shares if len(videos.groups) > 2 else {"train": share, "test": share})
     kept = set(tested)
     names = first_names(tested)
-    if not kept or kept == set(map(group_of, lists["test"])):
+    if not kept or kept == set(map(find_group, lists["test"])):
         return lists
     if not kept < videos.groups:
         report(notice(f"not tested on {names}, as before, because the recordings have changed"))
         return lists
     report(notice(f"tested on {names}, as before; another --output divides the recordings anew"))
-    test = [sample for sample in videos.samples if group_of(sample) in kept]
-    rest = replace(videos, samples=[sample for sample in videos.samples if group_of(sample) not in kept])
+    test = [sample for sample in videos.samples if find_group(sample) in kept]
+    rest = replace(videos, samples=[sample for sample in videos.samples if find_group(sample) not in kept])
     share = max(DEFAULT_SHARES["val"], 1 / len(rest.groups))
     parts = {"train": list(rest.samples)} if share == 1 else rest.split({"train": 1 - share, "val": share})
     return {**parts, "test": test}
@@ -186,12 +186,12 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
 
 def _windows_of_recordings(
     request: Request, folder: Path, report: Report
-) -> tuple[LabeledVideos, float, Labels]:
+) -> tuple[LabeledVideos, float, VideoAnnotations]:
     """Write a list of the labeled windows of recordings; returns them, their seconds, and the labels.
 
     Recordings that cannot be read have no windows.
     """
-    recordings = named_samples([Path(request.videos)], root=None)
+    recordings = find_samples([Path(request.videos)], root=None)
     annotations = list(map(Path, request.annotations))
     paths = [sample.path for sample in recordings]
     labels = read_bouts(annotations, paths, report, whose=request.whose)
@@ -201,7 +201,7 @@ def _windows_of_recordings(
     summary = write_windows(
         recordings, listed, settings, bouts=labels.bouts, task=request.task, overwrite=True, report=report
     )
-    report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
+    report(heading(f"{plural(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
     classes = None if summary["classes"] is None else Path(summary["classes"])
     group = None if request.group == SUBJECT else request.group
     videos = LabeledVideos.read(listed, root=folder, group=group, task=request.task, classes=classes)
@@ -212,7 +212,7 @@ def _windows_of_recordings(
         samples = [replace(sample, group=group_of_path[sample.path]) for sample in videos.samples]
         videos = replace(videos, samples=samples)
     # By their names, wherever they are.
-    return replace(videos, samples=sorted(videos.samples, key=group_of)), window, labels
+    return replace(videos, samples=sorted(videos.samples, key=find_group)), window, labels
 
 
 def subject_groups(bouts: Bouts) -> dict[str, str]:

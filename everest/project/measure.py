@@ -27,7 +27,7 @@ from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
 from everest.lists.sources import read_source
-from everest.metrics.head_metrics import chance_of, class_tests, metrics_of
+from everest.metrics.head_metrics import class_tests, compute_metrics, find_chance
 from everest.metrics.names import METRICS
 from everest.metrics.predictions import write_predictions
 from everest.models.classifier import Classifier
@@ -46,7 +46,7 @@ from everest.project.result import (
     TestOutputs,
     TimelineScores,
 )
-from everest.system.events import Report, heading, silent
+from everest.system.events import Report, heading, ignore_event
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS_FOLDER
 
@@ -95,7 +95,7 @@ def measure_candidates(
     videos = [sample.video_id for sample in tested]
     outputs = TestOutputs(
         videos=videos,
-        groups=[sample.source for sample in tested],
+        groups=[sample.group_or_path for sample in tested],
         labels=[sample.labels[0] for sample in tested],
         dropped=len(predictions.videos) - len(tested),
         outputs={name: [rows[video].tolist() for video in videos] for name, rows in by_video.items()},
@@ -131,7 +131,7 @@ def measured_outputs(
     several = intervals and len(set(outputs.groups)) > 1
     tests = {}
     for name in names:
-        values = metrics_of(outputs.predictions(name, head), intervals=several)
+        values = compute_metrics(outputs.predictions(name, head), intervals=several)
         tests[name] = CandidateTest(
             name=name,
             metric=metric,
@@ -147,12 +147,12 @@ def measured_outputs(
     behaviors = []
     if head.task != "regression":
         groups = outputs.groups if several else None
-        rows = class_tests(delivered.by_head()[""], classes.of_head(head), groups)
+        rows = class_tests(delivered.by_head()[""], classes.names_of_head(head), groups)
         behaviors = [ClassTest(**row) for row in rows]
     return {
         "metric": metric,
-        "chance": chance_of(metric, (head,), delivered.labels),
-        "majority": chance_of("majority_top1", (head,), delivered.labels),
+        "chance": find_chance(metric, (head,), delivered.labels),
+        "majority": find_chance("majority_top1", (head,), delivered.labels),
         "linear_pixels": tests[IMAGES].test if IMAGES in tests else None,
         "difference": difference,
         "candidates": list(tests.values()),
@@ -165,7 +165,7 @@ def measured_outputs(
 
 
 def interval_of(values: Mapping[str, Any], metric: str) -> list[float] | None:
-    """The interval of a metric among the values of `metrics_of`; None if it has none."""
+    """The interval of a metric among the values of `compute_metrics`; None if it has none."""
     interval = values.get("intervals", {}).get(metric)
     return None if interval is None or None in interval else interval
 
@@ -205,7 +205,7 @@ def pool_folds(
         saved = [Timelines.load(path / TIMELINE) for path in _fold_reports(folder, fold_results)]
         timelines = _scored(saved, comparison, report_folder)
     delivered = outputs.predictions(DELIVERED, head)
-    metrics = metrics_of(delivered, intervals=True)
+    metrics = compute_metrics(delivered, intervals=True)
     metric = METRIC_OF_TASK[head.task]
     (part,) = delivered.by_head().values()
     frequent = None
@@ -233,8 +233,8 @@ def pool_folds(
         report_folder,
         {"all folds": pooled.dump(), **results},
         part,
-        names=classes.of_head(head),
-        unit="window" if project.request.annotations else "video",
+        names=classes.names_of_head(head),
+        noun="window" if project.request.annotations else "video",
         summary=summarize(pooled),
     )
     return pooled
@@ -262,7 +262,7 @@ def score_recordings(
         accuracies = {}
         for seconds in (window * windows for windows in SMOOTHED):
             bouts = validated.bouts(BoutRules(smooth=seconds))
-            scores = score_timelines(validated, bouts, labeled, report=silent)
+            scores = score_timelines(validated, bouts, labeled, report=ignore_event)
             accuracies[seconds] = scores["frame_accuracy"]
         smooth = max(accuracies, key=accuracies.__getitem__)
     report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
@@ -279,7 +279,7 @@ def _scored(parts: Sequence[Timelines], comparison: Comparison, report_folder: P
     timelines = replace(parts[0], videos=[video for video, _ in recordings])
     bouts = [video_bouts for _, video_bouts in recordings]
     labeled = labeled_bouts(timelines, comparison.project)
-    groups = {each.path: each.source for samples in comparison.samples.values() for each in samples}
+    groups = {each.path: each.group_or_path for samples in comparison.samples.values() for each in samples}
     scores = score_timelines(timelines, bouts, labeled, report=comparison.report, groups=groups)
     draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
     return TimelineScores(
@@ -296,7 +296,7 @@ def labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
     """The bouts of a person for each recording, by its path."""
     annotations = list(map(Path, project.request.annotations))
     paths = [video.path for video in timelines.videos]
-    return read_bouts(annotations, paths, silent, whose=project.request.whose).bouts
+    return read_bouts(annotations, paths, ignore_event, whose=project.request.whose).bouts
 
 
 def _timelines(model: Classifier, key: str, window: float, report: Report) -> Timelines:

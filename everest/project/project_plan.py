@@ -42,7 +42,7 @@ from everest.system.events import Report, warning
 from everest.system.files import PART_SUFFIX
 from everest.system.processes import num_cores
 from everest.system.run_folder import RECIPE_FILE
-from everest.system.text import counted, time_text
+from everest.system.text import plural, time_text
 
 NEW_LISTS: Final = f".{LISTS}{PART_SUFFIX}"  # the folder of lists until the plan is made
 PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
@@ -138,7 +138,7 @@ def _too_few_steps(
         if time.steps < fewest and time.clips_per_second is not None:
             needed = suggestion.within(fewest * time.batch_size / time.clips_per_second)
             enough = SPARE * _all_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
-            left = f"--hours {request.hours:g} leaves {counted(time.steps, 'step')} for {time.stage}"
+            left = f"--hours {request.hours:g} leaves {plural(time.steps, 'step')} for {time.stage}"
             yield left, f"give --hours {math.ceil(100 * enough) / 100:g} for the {fewest} that it needs"
 
 
@@ -209,10 +209,10 @@ def _document(
     time = suggestion.network_time if request.trains_network or request.init is not None else None
     lines += [*_model_lines(suggestion, time), *map(str, times)]
     total = f"all training: about {time_text(seconds[0])}"
-    total += f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
+    total += f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
     if (load := getloadavg()[0]) > num_cores():
-        busy = f"load {load:.1f} on {counted(num_cores(), 'core')}"
+        busy = f"load {load:.1f} on {plural(num_cores(), 'core')}"
         total += f"; longer, if other processes keep the CPU busy ({busy})"
     lines.append(total)
     return {
@@ -236,7 +236,7 @@ def _network_warning(lists: ProjectLists, samples: Sequence[Sample], validation:
         yield "warning: no validation list to compare a network on; --model network trains one"
     elif chosen_on < FEWEST_TO_CHOOSE:
         each = " in each fold" if lists.folds else ""
-        size = counted(chosen_on, ListSize.of(samples).unit)
+        size = plural(chosen_on, ListSize.of(samples).noun)
         yield f"warning: a network is compared on only {size}{each}"
 
 
@@ -276,10 +276,10 @@ def describe_samples(
     `windows`: whether the samples are from annotated recordings.
     """
     groups = sorted({sample.group for sample in samples if sample.group is not None})
-    lines = [f"{counted(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"] if groups else []
+    lines = [f"{plural(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"] if groups else []
     if classes.heads[0].task == "regression":
         return {}, lines
-    counts = dict.fromkeys(classes.of_head(classes.heads[0]), 0)
+    counts = dict.fromkeys(classes.names_of_head(classes.heads[0]), 0)
     sources_of: dict[str, set[str]] = defaultdict(set)  # of each class
     behaviors: dict[str, set[str]] = defaultdict(set)  # of each recording
     without = 0
@@ -287,15 +287,15 @@ def describe_samples(
         names = {classes.name(index) for index in class_indices(sample.labels[0])}
         for name in names:
             counts[name] += 1
-            sources_of[name].add(sample.source)
-        behaviors[sample.source] |= names - {BACKGROUND}
+            sources_of[name].add(sample.group_or_path)
+        behaviors[sample.group_or_path] |= names - {BACKGROUND}
         without += not names - {BACKGROUND}
     sizes = [f"{name} {number}" for name, number in counts.items()]
-    lines = [f"{counted(len(sizes), 'class')}: {first_names(sizes, MOST_CLASSES)}", *lines]
+    lines = [f"{plural(len(sizes), 'class')}: {first_names(sizes, MOST_CLASSES)}", *lines]
     if windows and without:
         fate = f"class '{BACKGROUND}'" if BACKGROUND in counts else "no class"
         fix = f"label time that nobody watched '{UNSCORED}'"
-        lines.append(f"{without} of {counted(len(samples), 'window')} have no bout ({fate}); {fix}")
+        lines.append(f"{without} of {plural(len(samples), 'window')} have no bout ({fate}); {fix}")
     if rare := [name for name, sources in sources_of.items() if len(sources) == 1]:
         unit = "group" if groups else "recording" if windows else "video"
         problem = f"{first_names(rare, MOST_NAMES)} can be learned or tested, not both"

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import torch
 from pydantic import InstanceOf, TypeAdapter
 
-from everest.annotations.labels import WhoseBouts
+from everest.annotations.codings import BoutFilter
 from everest.config.heads import Task
 from everest.config.merge import SET_OPTION, merge
 from everest.config.recipe import load_recipe
@@ -24,7 +24,7 @@ from everest.errors import DataError, RecipeError, UserError, differing
 from everest.lists.sources import LIST_FILES
 from everest.suggest.data_section import has_class_folders
 from everest.system.files import IN_USE_FIX, PART_SUFFIX, check_new_folder, refuse_inputs, write_text
-from everest.system.locks import refuse_trained
+from everest.system.locks import refuse_running
 from everest.system.run_folder import (
     ENVIRONMENT_FILE,
     FINETUNE_FOLDER,
@@ -35,7 +35,7 @@ from everest.system.run_folder import (
     WEIGHTS_FILE,
     RunFolder,
 )
-from everest.system.text import json_text, read_own_json, reading_own, validated
+from everest.system.text import damage_errors, json_text, load_json, validate
 from everest.video.folders import videos_by_subfolder
 
 RESULT: Final = "result.json"
@@ -88,9 +88,9 @@ class Request:
         return self.init is None or has_time
 
     @property
-    def whose(self) -> WhoseBouts:
+    def whose(self) -> BoutFilter:
         """Whose bouts of the annotations count."""
-        return WhoseBouts(observers=self.observers, subject=self.subject)
+        return BoutFilter(observers=self.observers, subject=self.subject)
 
     def check(self, folder: Path) -> None:
         """Raise UserError for contradictions, and if `folder` contains an input or is inside of one."""
@@ -175,8 +175,8 @@ class Project(ProjectLists):
 
 def read_project(folder: Path) -> Project:
     """The project in a folder; RecipeError if its document is damaged."""
-    with reading_own(folder / PROJECT_FILE, fix=IN_USE_FIX):
-        return validated(TypeAdapter(Project), read_own_json(folder / PROJECT_FILE, fix=IN_USE_FIX))
+    with damage_errors(folder / PROJECT_FILE, fix=IN_USE_FIX):
+        return validate(TypeAdapter(Project), load_json(folder / PROJECT_FILE, fix=IN_USE_FIX))
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:
@@ -202,10 +202,10 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
         return None
     if overwrite:
         for recipe in folder.rglob(RECIPE_FILE):
-            refuse_trained(recipe.parent)
+            refuse_running(recipe.parent)
         return None
-    with reading_own(path, fix=IN_USE_FIX):
-        document = read_own_json(path, fix=IN_USE_FIX)
+    with damage_errors(path, fix=IN_USE_FIX):
+        document = load_json(path, fix=IN_USE_FIX)
         differences = differing(asdict(Request(videos="")) | document["request"], asdict(request))
         checksums = request.checksums()
         known = checksums | document.get("files", {})
@@ -223,8 +223,8 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
 def tested_before(folder: Path) -> list[str]:
     """The test recordings of the project in a folder; empty if there is none."""
     path = folder / PROJECT_FILE
-    with suppress(UserError), reading_own(path, fix=IN_USE_FIX):  # a damaged one may be replaced
-        return [str(name) for name in read_own_json(path, fix=IN_USE_FIX)[TESTED]] if path.is_file() else []
+    with suppress(UserError), damage_errors(path, fix=IN_USE_FIX):  # a damaged one may be replaced
+        return [str(name) for name in load_json(path, fix=IN_USE_FIX)[TESTED]] if path.is_file() else []
     return []
 
 

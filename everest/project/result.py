@@ -13,7 +13,7 @@ from pydantic import InstanceOf, TypeAdapter
 from everest.config.heads import Head
 from everest.metrics.predictions import Predictions
 from everest.system.files import IN_USE_FIX
-from everest.system.text import read_own_json, reading_own, validated
+from everest.system.text import damage_errors, load_json, validate
 
 F1_KEY: Final = "f1@50"  # in documents
 NETWORK: Final = "network"  # the name of the fine-tuned candidate
@@ -152,8 +152,8 @@ class MeasuredTest:
     @classmethod
     def read(cls, path: Path, *, fix: str) -> Self:
         """The test in a result.json; RecipeError if it is damaged."""
-        with reading_own(path, fix=fix):
-            return cls.of(read_own_json(path, fix=fix))
+        with damage_errors(path, fix=fix):
+            return cls.of(load_json(path, fix=fix))
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
@@ -162,7 +162,7 @@ class MeasuredTest:
         if "frame_accuracy" in document:
             values["timelines"] = {**document, "f1": document[F1_KEY]}
         values["folds"] = [MeasuredTest.of(fold) for fold in document.get("folds", ())]
-        return validated(TypeAdapter(cls), values)
+        return validate(TypeAdapter(cls), values)
 
     def dump(self) -> dict[str, Any]:
         """The document of result.json."""
@@ -206,8 +206,8 @@ class TestOutputs:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        with reading_own(path, fix=IN_USE_FIX):
-            return validated(TypeAdapter(cls), read_own_json(path, fix=IN_USE_FIX))
+        with damage_errors(path, fix=IN_USE_FIX):
+            return validate(TypeAdapter(cls), load_json(path, fix=IN_USE_FIX))
 
     @classmethod
     def joined(cls, parts: Sequence[TestOutputs]) -> TestOutputs:

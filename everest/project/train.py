@@ -41,14 +41,14 @@ from everest.project.request import (
 )
 from everest.project.result import NETWORK, ClipTime, MeasuredTest, ProjectResult
 from everest.project.verdict import judge, methods_text, result_lines
-from everest.suggest.latency import network_time, reading_ms
-from everest.system.accelerator import restored_process
+from everest.suggest.latency import network_time, time_reading
+from everest.system.accelerator import restore_process_state
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import (
     IN_USE_FIX,
     absolute_keeping_links,
     check_new_folder,
-    made_folder,
+    make_folder,
     write_text,
 )
 from everest.system.hub import absolute_name
@@ -58,7 +58,7 @@ from everest.system.signals import Stopped
 from everest.system.text import json_text
 
 
-@restored_process()
+@restore_process_state()
 def train(
     videos: str | Path,
     *,
@@ -77,7 +77,7 @@ def train(
     overrides: Sequence[str] = (),
     overwrite: bool = False,
     dry_run: bool = False,
-    report: Report = silent,
+    report: Report = ignore_event,
 ) -> dict[str, Any]:
     """Train and test a model of your videos in one folder, as `everest train`.
 
@@ -139,7 +139,7 @@ def train(
         with TemporaryDirectory(prefix="everest-train-") as trial:
             return make_plan(request, Path(trial), tested_before(folder), report)[2]
     try:
-        with made_folder(folder), sole_writer(folder / PROJECT_FILE):
+        with make_folder(folder), sole_writer(folder / PROJECT_FILE):
             resumed = find_project(folder, request, overwrite=overwrite)
             project = resumed or _start(request, folder, report)
             try:

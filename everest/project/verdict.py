@@ -17,7 +17,7 @@ from everest.project.candidates import IMAGES, INPUTS, LINEAR
 from everest.project.choice import FEWEST_TO_COMPARE, BestCandidate
 from everest.project.request import Project
 from everest.project.result import NETWORK, InputTest, MeasuredTest, ProjectResult
-from everest.system.text import counted, time_text
+from everest.system.text import plural, time_text
 
 MOST_NAMES: Final = 3  # of groups and recordings
 MOST_CLASSES: Final = 12  # default: whose numbers are shown
@@ -58,7 +58,7 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
     units = "Videos" if project.window is None else f"Windows of {project.window:g} s"
     num_compared = sum(each.name not in INPUTS for each in test.candidates)
     chosen = "" if num_compared < 2 else f", the best of {num_compared} candidates on held-out {unit}s"
-    size, groups = counted(test.videos, unit), counted(test.groups, "group")
+    size, groups = plural(test.videos, unit), plural(test.groups, "group")
     tested = f"On {size} of {groups} held out of training and choice"
     if test.folds:
         again = ", each of which chose and trained its model on the other groups" if chosen else ""
@@ -83,8 +83,8 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
 def result_lines(result: MeasuredTest) -> list[str]:
     """The lines about a test: the metric, the baselines, and the timelines of recordings."""
     unit = "video" if result.timelines is None else "window"
-    size = counted(result.videos, f"test {unit}")
-    size += f" of {counted(result.groups, 'group')}" if result.groups < result.videos else ""
+    size = plural(result.videos, f"test {unit}")
+    size += f" of {plural(result.groups, 'group')}" if result.groups < result.videos else ""
     value = partial(value_text, result.metric)
     lines = [
         f"{METRICS[result.metric].title} {value(result.value)}{interval_text(result.interval)} on {size}"
@@ -133,7 +133,7 @@ def input_lines(result: MeasuredTest) -> list[str]:
     best: dict[str, tuple[float, InputTest]] = {}  # of each input, on features of images or of an encoder
     for test in result.inputs:
         value, kind = values.get(test.name), test.name.partition("-")[2]
-        if value is not None and (kind not in best or (value > best[kind][0]) == metric.higher):
+        if value is not None and (kind not in best or (value > best[kind][0]) == metric.is_higher_better):
             best[kind] = value, test
     if set(best) != {"mean", "change"}:
         return []
@@ -141,11 +141,11 @@ def input_lines(result: MeasuredTest) -> list[str]:
         kind: f"{value_text(result.metric, value)} ({test.name})" for kind, (value, test) in best.items()
     }
     (low, high), (lost, most_lost) = best["mean"][1].gain, best["change"][1].gain
-    unit = " points" if metric.percent else ""
+    unit = " points" if metric.is_percent else ""
     gain = f"motion adds {low:.3g} to {high:.3g}{unit}"
     if low > 0:
         verdict = f"the model needs motion: {gain}"
-    elif high <= MOST_EQUAL and metric.percent:
+    elif high <= MOST_EQUAL and metric.is_percent:
         verdict = f"still images are enough, so try a classifier of single frames: {gain}"
     else:
         verdict = f"still images may be enough: {gain}; label more groups to tell"
@@ -169,7 +169,7 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     baseline = f"{baseline} ({value_text(result.metric, simple)})"
     linear = None if result.chosen == IMAGES else result.linear_pixels
     linear_model = "" if linear is None else f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
-    sign = 1 if METRICS[result.metric].higher else -1
+    sign = 1 if METRICS[result.metric].is_higher_better else -1
     if result.majority == 100:
         return f"the test has videos of '{result.majority_class}' only: {fix}"
     if sign * result.value <= sign * simple:
@@ -180,7 +180,7 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
     if linear is not None and sign * result.value <= sign * linear:
         if not result.folds and result.groups < FEW_GROUPS:
-            size = f"{result.videos} tests of {counted(result.groups, 'group')}"
+            size = f"{result.videos} tests of {plural(result.groups, 'group')}"
             return f"no better than {linear_model}, but {size} are too few to tell: {fix}"
         trained = any(each.name == NETWORK for each in result.candidates)
         longer = ", or train longer (--set finetune.steps)" if trained else ""
@@ -200,7 +200,7 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
         fix = "more labels, or weights to start from (--init), would let a network pay"
         return f"{better}; {LINEAR_MODEL} was chosen: {fix}"
     if result.groups < FEWEST_TO_COMPARE:
-        return f"no clear difference from {linear_model}: only {counted(result.groups, 'group')}; {fix}"
+        return f"no clear difference from {linear_model}: only {plural(result.groups, 'group')}; {fix}"
     ends = result.difference or result.interval
     assert ends is not None  # above
     low, high = ends

@@ -30,7 +30,7 @@ from everest.inference.model import OpenedModel
 from everest.inference.videos import Passes, compute_over_videos
 from everest.inference.windows import Unreadable, windows_of
 from everest.lists.sample import Sample
-from everest.system.text import parse_json, reading_own
+from everest.system.text import damage_errors, parse_json
 from everest.system.types import Floats
 from everest.system.weights_header import open_safetensors
 
@@ -78,7 +78,7 @@ class FeatureFile:
 
     def sample(self, row: int) -> Sample:
         """The video, segment or window of a row, with the path as it was given to `everest extract`."""
-        sample = Sample.of_video_id(self.videos[self.video_ids[row]])
+        sample = Sample.from_video_id(self.videos[self.video_ids[row]])
         if self.starts is None or self.ends is None:
             return sample
         start, end = float(self.starts[row]), float(self.ends[row])
@@ -89,7 +89,7 @@ class FeatureFile:
         """Start and end (N,) of each row, in seconds; or in frames, and whether they are that (N,)."""
         if self.starts is not None and self.ends is not None:
             return self.starts, self.ends, np.zeros(self.starts.shape, bool)
-        samples = [Sample.of_video_id(name) for name in self.videos]
+        samples = [Sample.from_video_id(name) for name in self.videos]
         ids = self.video_ids
         starts = np.array([part.start or part.start_frame or 0 for part in samples], np.float64)
         ends = np.array([part.end or part.end_frame or np.inf for part in samples], np.float64)
@@ -120,7 +120,7 @@ def read_feature_file(path: Path) -> FeatureFile:
     if path.suffix.lower() != FEATURE_SUFFIX or not path.is_file():
         problem = f"not a {FEATURE_SUFFIX} file of features" if path.exists() else "no such file"
         raise DataError(f"{path}: {problem}; {EXTRACT_FIX} --output F{FEATURE_SUFFIX}")
-    with reading_own(path, fix=EXTRACT_FIX, error=DataError):
+    with damage_errors(path, fix=EXTRACT_FIX, error=DataError):
         with open_safetensors(path) as file:
             texts = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -130,7 +130,7 @@ def read_feature_file(path: Path) -> FeatureFile:
             raise DataError(f"{path}: its features are {features.shape}, not one vector a row; {EXTRACT_FIX}")
         return FeatureFile(
             path=path,
-            files=[_normalized_path(Sample.of_video_id(name).path) for name in header["videos"]],
+            files=[_normalized_path(Sample.from_video_id(name).path) for name in header["videos"]],
             video_ids=arrays.get("video_ids", np.arange(len(features))),
             units=unit_rows(features),
             starts=arrays.get("starts"),
@@ -181,7 +181,7 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
             distances = np.abs((starts + ends) / 2 - moment)
             distances[np.abs(starts - moment) < NAME_ROUNDING] = -1
             rows = rows[[distances.argmin()]]
-        whole = Sample.of_video_id(name) if name in file.videos else Sample(path=name)
+        whole = Sample.from_video_id(name) if name in file.videos else Sample(path=name)
         sample = file.sample(int(rows[0])) if rows.size == 1 else whole
         return Query(name=text, sample=sample, vectors=file.units[rows], rows=tuple(rows.tolist()))
     if not Path(name).exists():

@@ -13,9 +13,9 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.columns import find_index, read_index, read_rows
-from everest.lists.labels import find_task, read_class_names, task_notice
+from everest.lists.labels import infer_task, read_class_names, task_notice
 from everest.lists.reading import read_unlabeled
-from everest.lists.sources import LIST_FILES, list_in, read_source
+from everest.lists.sources import LIST_FILES, find_list, read_source
 from everest.lists.writing import CLASSES_FILE
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, split_folders, subfolders, videos_under
@@ -52,7 +52,7 @@ def data_section(
         section[key] = None if name is None else _find_list(location, name)
         if name is not None and section[key] is None:
             raise DataError(f"--{key} {name}: no such list in {root} or here")
-    default = list_in(location, "train", labeled=labeled)
+    default = find_list(location, "train", labeled=labeled)
     listed = section["train"] = section["train"] or default
     if listed is None and labeled:
         fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
@@ -70,7 +70,7 @@ def data_section(
         prefix = f"{training_list.removesuffix('.csv')}_"
     for key in ("val", "test"):
         if given[key] is None and is_default:
-            section[key] = list_in(location, key, labeled=labeled)
+            section[key] = find_list(location, key, labeled=labeled)
         elif given[key] is None:
             section[key] = _find_list(location, f"{prefix}{LIST_FILES[key]}")
     if listed is None:
@@ -107,7 +107,11 @@ def _find_list(root: Location, name: str) -> str | None:
 def has_class_folders(root: str) -> bool:
     """Whether two subfolders of a folder have videos, and no list `train.csv` or `X_train.csv` is there."""
     location = _folder(root)
-    if list_in(location, "train", labeled=True) or split_folders(location) or lists_ending_in(root, "train"):
+    if (
+        find_list(location, "train", labeled=True)
+        or split_folders(location)
+        or lists_ending_in(root, "train")
+    ):
         return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
     return len(list(islice(filled, 2))) == 2
@@ -135,15 +139,15 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
     with as_data_error(train):
         index = find_index(train)
         rows = read_index(index) if index else read_rows(train) if train.is_file() else []
-    task = find_task(rows, names=read_class_names(root / names) if names else ())
+    task = infer_task(rows, names=read_class_names(root / names) if names else ())
     return section if task == "single-label" else {**section, "task": task}, task_notice(train, task)
 
 
 def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:
     """The videos of `data.KEY` that other lists have, too, sorted; a link counts as its target."""
     root = parse_location(data.root)
-    others = [read_unlabeled(join_location(root, name), root=root, may_miss=True) for name in lists]
-    known = read_source(data, key, labeled=False, may_miss=True)
+    others = [read_unlabeled(join_location(root, name), root=root, skip_missing=True) for name in lists]
+    known = read_source(data, key, labeled=False, skip_missing=True)
     paths, *of_others = (
         {os.path.realpath(sample.path) for sample in listed.samples} for listed in (known, *others)
     )

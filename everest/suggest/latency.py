@@ -17,13 +17,13 @@ import torch
 
 from everest.config.heads import Head
 from everest.data.views import ClipFormat
-from everest.lists.sample import Sample, evenly_spaced
+from everest.lists.sample import Sample, choose_evenly
 from everest.models.classifier import Classifier
 from everest.models.spec import classifier_spec
 from everest.suggest.rules import DEVICE_VALUES, DeviceValues
 from everest.suggest.suggestion import NetworkTime, Suggestion
 from everest.system.compute import one_thread
-from everest.video.facts import clear_video_cache
+from everest.video.metadata import clear_video_cache
 
 _GPU, _CPU = DEVICE_VALUES["8GB"], DEVICE_VALUES["cpu"]
 MODEL_SIZES: Final[tuple[DeviceValues, ...]] = (  # the largest first
@@ -65,7 +65,7 @@ def network_time(model: Classifier, *, limit: float = math.inf) -> NetworkTime:
 def reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
     """The median milliseconds, of all threads together, to decode and resize the clip of readable videos."""
     seconds = []
-    for sample in evenly_spaced(samples, MOST_READ_VIDEOS):
+    for sample in choose_evenly(samples, MOST_READ_VIDEOS):
         clear_video_cache()
         started = time.process_time()
         clip.read(sample)

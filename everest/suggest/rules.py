@@ -19,16 +19,16 @@ from typing import Any, Final, Literal, NamedTuple
 
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
-from everest.data.footage import footage_of
+from everest.data.footage import read_footage
 from everest.data.recipe_clips import finetune_clips, pretrain_clips
 from everest.engine.plan import PEAK_LR, steps_between_validations
 from everest.errors import DataError
 from everest.lists.labels import class_imbalance, count_classes
-from everest.lists.sample import ListSize, Sample, evenly_spaced
+from everest.lists.sample import ListSize, Sample, choose_evenly
 from everest.lists.sources import read_source
 from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS, probed_steps
 from everest.system.storage import join_location, parse_location
-from everest.system.text import counted
+from everest.system.text import plural
 from everest.video.reader import video_info
 from everest.video.stream import VideoError
 
@@ -101,7 +101,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     for key in ("val", "test") if labeled else ("val",):  # a typo in a label would show after hours
         name = getattr(data, key)
         if name is not None and join_location(root, name).exists():
-            listed = read_source(data, key, labeled=labeled, classes=known, may_miss=True)
+            listed = read_source(data, key, labeled=labeled, classes=known, skip_missing=True)
             held_out[key] = len(listed.samples)
     frames, height, width = _median_size(clips.samples, data.fps)
     # Of the first label, which a sampler balances.
@@ -124,10 +124,10 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
 def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
     """The median frames, height and width of some of the videos or segments."""
     sizes, problems = [], []
-    for sample in evenly_spaced(samples, MOST_MEASURED_VIDEOS):
+    for sample in choose_evenly(samples, MOST_MEASURED_VIDEOS):
         try:
             info = video_info(sample.video)
-            sizes.append((footage_of(sample, fps).num_frames, info.height, info.width))
+            sizes.append((read_footage(sample, fps).num_frames, info.height, info.width))
         except VideoError as error:
             problems.append(str(error))
     if not sizes:
@@ -174,13 +174,13 @@ def choose_values(
     input_reason = f"a model overfits to the still parts of {train}"
     if purpose != "scratch":
         input_reason = "views of frames differ by their places more than by motion"
-    sees_differences = purpose != "scratch" or train.groups <= GROUPS_FOR_DIFFERENCES
+    sees_differences = purpose != "scratch" or train.num_groups <= GROUPS_FOR_DIFFERENCES
     frames = facts.frames
     if purpose == "finetune":  # an encoder sees actions at one speed in both stages
         frames = min(frames, facts.pretrain_frames or frames)
     stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / CLIP_FRAMES)))
     share = min(1.0, stride * CLIP_FRAMES / frames)
-    stride_reason = f"a clip covers {share:.0%} of the median {train.unit} ({frames:g} frames)"
+    stride_reason = f"a clip covers {share:.0%} of the median {train.noun} ({frames:g} frames)"
     choices = [
         Choice("data.frames", CLIP_FRAMES, "as in the papers"),
         Choice("data.size", frame_size(facts, device.side, device.tubelet), size_reason),
@@ -214,10 +214,10 @@ def _schedule(
     stage: str, size: ListSize, most_steps: int | None, batch: int, batch_reason: str
 ) -> list[Choice]:
     """The steps and the learning rate of a stage, by its number of videos or windows and its batch."""
-    by_root = round(STEPS_OF_ROOT * math.sqrt(size.samples))
+    by_root = round(STEPS_OF_ROOT * math.sqrt(size.num_samples))
     by_data = min(MOST_STAGE_STEPS, max(FEWEST_STAGE_STEPS, by_root))
     steps = by_data if most_steps is None else max(1, min(by_data, most_steps))
-    reason = f"{STEPS_OF_ROOT} x sqrt({counted(size.samples, size.unit)})"
+    reason = f"{STEPS_OF_ROOT} x sqrt({plural(size.num_samples, size.noun)})"
     if by_root != by_data:
         reason = f"the {'fewest' if by_root < by_data else 'most'} that are suggested"
     if steps < by_data:
@@ -237,8 +237,8 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None)
     batch = VIEWS_BATCH_FACTOR * device.batch
     schedule = _schedule("pretrain", size, most_steps, batch, "clips are compared with all others of a step")
     num_validation = facts.num_validation
-    probed = min(num_validation or size.samples, MOST_VIDEOS) + min(num_validation, MOST_HELD_OUT)
-    every, share = probe_interval(probed, steps=schedule[0].value, batch=batch, num_videos=size.samples)
+    probed = min(num_validation or size.num_samples, MOST_VIDEOS) + min(num_validation, MOST_HELD_OUT)
+    every, share = probe_interval(probed, steps=schedule[0].value, batch=batch, num_videos=size.num_samples)
     probe_reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
     if not every:
         probe_reason = (
@@ -276,7 +276,7 @@ def probe_interval(probed: int, *, steps: int, batch: int, num_videos: int) -> t
 def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) -> list[Choice]:
     """The values of fine-tuning: tokens, augmentation against overfitting, and what the labels need."""
     from_scratch = purpose == "scratch"
-    is_mild = facts.train.groups <= GROUPS_FOR_MILD_CROPS
+    is_mild = facts.train.num_groups <= GROUPS_FOR_MILD_CROPS
     is_regression = facts.task == "regression"
     keep, tokens_reason = device.keep, "the tokens that change most"
     if not from_scratch and keep < KEPT_AFTER_VIEWS:
@@ -286,7 +286,7 @@ def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) 
     if is_regression:
         mixup, mixup_reason = 0.0, "half of two videos has no number of its own"
     sampler_reason = (
-        f"the most frequent class has {facts.imbalance:.3g} times the {facts.train.unit}s of the rarest; "
+        f"the most frequent class has {facts.imbalance:.3g} times the {facts.train.noun}s of the rarest; "
         "class_weights: balanced is the alternative"
     )
     return [

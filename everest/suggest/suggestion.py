@@ -46,10 +46,10 @@ from everest.suggest.variants import (
     paper_values,
     with_weights,
 )
-from everest.system.files import made_folder, write_text
+from everest.system.files import make_folder, write_text
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
-from everest.system.text import counted, time_text
+from everest.system.text import plural, time_text
 
 STAGES_OF_PURPOSE: Final[dict[RecipePurpose, tuple[TrainingStage, ...]]] = {  # that a recipe is for
     "pretrain": ("pretrain",),
@@ -116,7 +116,7 @@ class Suggestion:
     def text(self) -> str:
         """The YAML."""
         base = (self.size or DEVICE_VALUES[self.device]).base
-        is_large = (self.facts.pretrain or self.facts.train).videos >= FEWEST_PAPER_VIDEOS
+        is_large = (self.facts.pretrain or self.facts.train).num_videos >= FEWEST_PAPER_VIDEOS
         if self.purpose != "scratch" and self.device != "cpu" and is_large:
             base = PAPER_BASE_LINE
             choices = paper_values(self.facts, self.device, most_steps=self.most_steps)
@@ -142,7 +142,7 @@ class Suggestion:
         for stage in STAGES_OF_PURPOSE[self.purpose]:
             size = self.facts.train if stage == "finetune" else self.facts.pretrain or self.facts.train
             section = getattr(self.recipe, stage)
-            steps = section.steps or max(1, section.epochs * size.samples // section.batch_size)
+            steps = section.steps or max(1, section.epochs * size.num_samples // section.batch_size)
             speed = self.speeds.get(stage)
             seconds = None if speed is None else round(steps * section.batch_size / speed)
             times.append(StageTime(stage, steps, section.batch_size, speed, seconds))
@@ -216,7 +216,7 @@ def suggest_for_folder(
     videos, parts = _split_class_folders(request) if has_new_lists else (None, {})
     folder = request.folder
     # Lists for as long as there is no recipe; beside their folder, which shows that they can be written.
-    with made_folder(folder.parent), TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
+    with make_folder(folder.parent), TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
         lists = request.lists if videos is None else videos.write(parts, Path(trial))
         section = _checked_section(request, lists, has_new_lists=has_new_lists, notify=notify)
         purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
@@ -269,7 +269,7 @@ def _checked_section(
     held_out = [name for key in keys if (name := getattr(settings, key)) is not None]
     held_out = held_out or [name for key in ("val", "test") for name in lists_ending_in(request.data, key)]
     shared = shared_videos(settings, "pretrain" if source else "train", held_out)
-    videos = counted(len(shared), "video")
+    videos = plural(len(shared), "video")
     if shared and has_new_lists:
         raise RecipeError(
             f"--pretrain {source}: has {videos} of {request.data}, which will be split; name another folder, "
@@ -322,7 +322,7 @@ def suggest_recipe(
     base_data = load_recipe("custom", overrides=data_overrides).data if data_overrides else DataSettings()
     settings = replace(base_data, **section)
     facts = examine_data(settings, labeled=purpose != "pretrain")
-    if facts.pretrain is not None and facts.pretrain.samples == 1:
+    if facts.pretrain is not None and facts.pretrain.num_samples == 1:
         raise RecipeError(f"--pretrain {settings.pretrain}: one video; pre-training compares several")
     return Suggestion(
         section=section,

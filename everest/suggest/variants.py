@@ -26,7 +26,7 @@ from everest.suggest.rules import (
     choose_values,
     frame_size,
 )
-from everest.system.text import counted
+from everest.system.text import plural
 
 PAPER_BASE: Final = "k400"  # recipe
 PAPER_BASE_LINE: Final = (
@@ -58,7 +58,7 @@ ADAPTER_PEAK_LR: Final = 1e-3
 def paper_values(facts: DataFacts, device_name: str, *, most_steps: Mapping[str, int]) -> list[Choice]:
     """The values in the order of the sections; all others are those of `PAPER_BASE`."""
     backbone, size = DEVICE_VALUES[device_name].backbone, facts.pretrain or facts.train
-    samples, num_frames = size.samples, min(facts.frames, facts.pretrain_frames or facts.frames)
+    samples, num_frames = size.num_samples, min(facts.frames, facts.pretrain_frames or facts.frames)
     epochs = max(1, round(PAPER_EPOCHS * PAPER_VIDEOS / samples))
     stride = next((stride for stride in PAPER_STRIDES if stride * CLIP_FRAMES <= num_frames), 1)
     clips = f"as many clips as {PAPER_EPOCHS} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of Kinetics-400"
@@ -72,7 +72,7 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: Mapping[str,
     if short:
         schedule, validations = short, MOST_VALIDATIONS
     tuned_epochs = PAPER_TUNED_EPOCHS[backbone]
-    planned = tuned_epochs * facts.train.samples // PAPER_TUNED_BATCH
+    planned = tuned_epochs * facts.train.num_samples // PAPER_TUNED_BATCH
     tuning = _steps_in_hours("finetune", most_steps, planned, PAPER_TUNED_WARMUP_EPOCHS / tuned_epochs)
     by_labels = {
         choice.key: choice
@@ -144,18 +144,18 @@ def with_weights(
     merged |= {choice.key: choice for choice in fixed}
     if "finetune.steps" in merged:  # what is trained of the weights, how long, and how fast
         batch, labeled = DEVICE_VALUES[device_name].batch, facts.train
-        by_epochs = max(FEWEST_TUNED_STEPS, math.ceil(TUNED_EPOCHS * labeled.samples / batch))
+        by_epochs = max(FEWEST_TUNED_STEPS, math.ceil(TUNED_EPOCHS * labeled.num_samples / batch))
         steps = min(merged["finetune.steps"].value, by_epochs)
         steps_reason = "in the planned time"
         if steps == by_epochs:
-            size_text = counted(labeled.samples, labeled.unit)
+            size_text = plural(labeled.num_samples, labeled.noun)
             steps_reason = f"{TUNED_EPOCHS} epochs of {size_text}, as weights learn fast"
         depth, peak = start.spec.model.backbone_size.depth, TUNED_PEAK_LR
         trained = []
         if device_name == "cpu" and depth > TUNED_BLOCKS:
             reason = f"a CPU trains the last {TUNED_BLOCKS} blocks only"
             trained = [Choice("finetune.freeze", f"first:{depth - TUNED_BLOCKS}", reason)]
-        elif labeled.groups <= GROUPS_FOR_DIFFERENCES:
+        elif labeled.num_groups <= GROUPS_FOR_DIFFERENCES:
             trained = [Choice("finetune.lora", {"rank": LORA_RANK}, f"adapters; few labels: {labeled}")]
             peak = ADAPTER_PEAK_LR
         rate = round(peak * 256 / batch, 6)

@@ -21,7 +21,7 @@ from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.sources import find_source
 from everest.sweep.request import FROM_SCRATCH, REQUIRED_STAGE, Arm, StageName, SweepRequest
 from everest.system.storage import join_location, parse_location
-from everest.video.folders import no_such
+from everest.video.folders import not_found_text
 
 KEY_LETTERS: Final = 12  # of a SHA-256; enough to tell any number of jobs apart
 TRAINING_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
@@ -179,7 +179,7 @@ def _check_inputs(recipe: Recipe, stage: StageName) -> None:
         files["data.classes"] = join_location(root, data.classes)
     for key, file in files.items():
         if not file.exists():
-            raise DataError(f"{key}: {no_such(file)}; {stage} reads it: set data.root (--data DIR)")
+            raise DataError(f"{key}: {not_found_text(file)}; {stage} reads it: set data.root (--data DIR)")
 
 
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, get_args
 from pydantic import ConfigDict, TypeAdapter
 
 from everest.config.recipe_files import RecipeFile, find_recipe
-from everest.errors import RecipeError, did_you_mean, shown, unknown_name
-from everest.system.text import validated
+from everest.errors import RecipeError, did_you_mean, shorten, unknown_name
+from everest.system.text import validate
 
 StageName = Literal["pretrain", "finetune", "eval", "probe"]
 STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
@@ -99,9 +99,9 @@ def read_request(
         values = {key: value for key, value in file.values().items() if value is not None}
         for key in values:
             if key not in FILE_KEYS:
-                raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
+                raise RecipeError(f"{file.label}: {shorten(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
         try:
-            written = validated(_SWEEP_FILE, values)
+            written = validate(_SWEEP_FILE, values)
         except ValueError as error:
             problem = str(error).replace("Input should be a valid string", "must be text")
             raise RecipeError(f"{file.label}: {problem}") from error
@@ -178,7 +178,7 @@ def arms_of_options(over: Sequence[str]) -> tuple[Arm, ...]:
         is_written = equals and "." in key and all(values)
         if not is_written or key in choices or len(set(values)) < len(values):
             fix = "give section.key=value,value, each key and each of its values once"
-            raise RecipeError(f"--over {shown(option)}: {fix}")
+            raise RecipeError(f"--over {shorten(option)}: {fix}")
         choices[key] = values
     names = [key.rpartition(".")[2] for key in choices]
     if len(set(names)) < len(names):
@@ -209,7 +209,7 @@ def _arms_of_file(values: Any, origin: str) -> tuple[Arm, ...]:
         raise RecipeError(f"{origin}: give visible names with settings: {{few: {{finetune.steps: 9}}}}")
     arms = []
     for name, written in zip(names, values.values(), strict=True):
-        place = f"{origin}: {shown(name)}"
+        place = f"{origin}: {shorten(name)}"
         arm = {} if written is None else written
         overrides = _settings(arm, place, besides=("stages", "init"))
         stages, init = arm.get("stages"), arm.get("init")

@@ -16,12 +16,12 @@ from everest.config.heads import BACKGROUND, BACKGROUND_METRIC
 from everest.engine.health import Validations
 from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summarize
 from everest.errors import RecipeError
-from everest.metrics.names import CHANCE_NAMES, METRICS, Metric, metric_of
+from everest.metrics.names import CHANCE_NAMES, METRICS, Metric, find_metric
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import read_model_spec
 from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
 from everest.system.run_folder import WEIGHTS_FILE
-from everest.system.text import MALFORMED_ERRORS, nonfinite_as_null, read_json, read_own_json, reading_own
+from everest.system.text import MALFORMED_ERRORS, damage_errors, load_json, nonfinite_as_null, read_json
 from everest.system.weights_header import read_header
 
 RESULTS_FILE: Final = "results.json"
@@ -52,7 +52,7 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
     spec = read_model_spec(read_header(run / WEIGHTS_FILE).settings, source=run / WEIGHTS_FILE)
     macs = count_macs(spec).total + (count_frozen_macs(spec) or 0)  # of a clip
     environment, rows = read_run(run)
-    with reading_own(run, fix="remove it"):
+    with damage_errors(run, fix="remove it"):
         batch = environment.plan.batch_size
         steps = [row for row in rows if "loss" in row]
         metrics = metrics_of_run(job.stage, run, rows)
@@ -93,7 +93,7 @@ def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics
 
 def split_metric(name: str) -> tuple[str, Metric | None]:
     """What a name has before its metric, such as `HEAD.` or `probe.linear.`, and the metric."""
-    metric = metric_of(name)
+    metric = find_metric(name)
     known = next((key for key in METRICS if METRICS[key] is metric), "")
     return name.removesuffix(known), metric
 
@@ -148,4 +148,4 @@ def read_results(folder: Path) -> dict[str, Any]:
     """Read `results.json`."""
     if not (folder / RESULTS_FILE).exists():
         raise RecipeError(f"{folder}: no {RESULTS_FILE}; name the folder of `everest sweep`")
-    return read_own_json(folder / RESULTS_FILE, fix=RESULTS_FIX)
+    return load_json(folder / RESULTS_FILE, fix=RESULTS_FIX)

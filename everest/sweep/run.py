@@ -22,7 +22,7 @@ from everest.metrics.names import value_text
 from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
 from everest.sweep.results import RESULTS_FILE, JobNumbers, collect, metric_title, read_job
 from everest.system.events import Report, notice
-from everest.system.files import check_new_folder, write_text, writing
+from everest.system.files import check_new_folder, write_errors, write_text
 from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
 from everest.system.processes import JOBS_VARIABLE, num_cores
@@ -45,8 +45,8 @@ class JobLauncher:
     @property
     def gpus(self) -> str:
         """The option --gpus of each job."""
-        if self.devices.kind != "cuda":
-            return self.devices.kind
+        if self.devices.type != "cuda":
+            return self.devices.type
         return "auto" if self.parallel == 1 else "1"
 
     @property
@@ -55,8 +55,10 @@ class JobLauncher:
         if self.parallel == 1:
             return [self.devices.environment]
         common = {JOBS_VARIABLE: str(self.parallel)}
-        if self.devices.kind == "cuda":
-            return [common | visible_gpus([slot % self.devices.processes]) for slot in range(self.parallel)]
+        if self.devices.type == "cuda":
+            return [
+                common | visible_gpus([slot % self.devices.num_processes]) for slot in range(self.parallel)
+            ]
         if "OMP_NUM_THREADS" not in os.environ:
             common["OMP_NUM_THREADS"] = str(max(1, num_cores() // self.parallel))
         return [common] * self.parallel
@@ -133,7 +135,7 @@ class _Sweep:
         environment = {**os.environ, **self.launcher.environments[slot]}
         command = [*self.launcher.program, *job.command(self.folder, gpus=self.launcher.gpus)]
         log_file, output_file = job.file(self.folder, "log"), job.file(self.folder, "out")
-        with writing(log_file):
+        with write_errors(log_file):
             output_file.unlink(missing_ok=True)  # a process of an earlier call may still write into it
             with log_file.open("ab") as log, output_file.open("wb") as output:
                 log_start = log.tell()
@@ -212,7 +214,7 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
         },
     }
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
-    with sole_writer(folder / PLAN_FILE, busy=busy):
+    with sole_writer(folder / PLAN_FILE, message=busy):
         write_text(folder / PLAN_FILE, write_yaml(written))  # jobs are recognized by their settings
         jobs = plan.jobs()
         rows = {name: row for name, job in jobs.items() if (row := read_job(job, folder)) is not None}
@@ -239,4 +241,4 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds other files than those of a sweep."""
-    check_new_folder(folder, is_own=lambda name: name == PLAN_FILE, fix="choose another folder")
+    check_new_folder(folder, is_output=lambda name: name == PLAN_FILE, fix="choose another folder")

@@ -44,17 +44,17 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         precision: see `choose_precision`.
         cpu: compute on the CPU even if there is a GPU.
     """
-    on_gpu = not cpu and torch.cuda.is_available()
-    chosen = choose_precision(precision, torch.device("cuda" if on_gpu else "cpu"))
+    uses_gpu = not cpu and torch.cuda.is_available()
+    mixed_precision = choose_precision(precision, torch.device("cuda" if uses_gpu else "cpu"))
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    if not on_gpu:
+    if not uses_gpu:
         keep_freed_memory(TRAINER_KEPT_BYTES)
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
     # The new name of the option is not in older versions of torch, and Accelerate does not pass it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     return Accelerator(
-        mixed_precision="no" if chosen == "fp32" else chosen,
+        mixed_precision="no" if mixed_precision == "fp32" else mixed_precision,
         # Without a GPU, Accelerate would not join the processes of a launcher.
         cpu=cpu or (is_launched() and not torch.cuda.is_available()),
         kwargs_handlers=[
@@ -66,14 +66,14 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     )
 
 
-def runtime_of(accelerator: Accelerator) -> Runtime:
+def make_runtime(accelerator: Accelerator) -> Runtime:
     """The `Runtime` for what a command or a stage computes without training."""
-    mixed = accelerator.mixed_precision
+    precision = accelerator.mixed_precision
     return Runtime(
         device=accelerator.device,
-        precision=cast(Precision, "fp32" if mixed == "no" else mixed),
+        precision=cast(Precision, "fp32" if precision == "no" else precision),
         rank=accelerator.process_index,
-        processes=accelerator.num_processes,
+        num_processes=accelerator.num_processes,
     )
 
 
@@ -96,7 +96,7 @@ class Processes:
     """The processes of a launcher that divide the work of a command: they exchange small objects only."""
 
     rank: int = 0
-    count: int = 1
+    num_processes: int = 1
     group: Any = None  # of torch.distributed; None: this is the only one
 
     @property
@@ -116,7 +116,7 @@ class Processes:
         """Wait for all; returns the values by rank in the main process, and none in the others."""
         if self.group is None:
             return [value]
-        values: list[Any] | None = [None] * self.count if self.is_main else None
+        values: list[Any] | None = [None] * self.num_processes if self.is_main else None
         dist.gather_object(value, values, group=self.group)
         return values or []
 
@@ -124,17 +124,17 @@ class Processes:
 ALONE: Final = Processes()
 
 
-def processes_of(runtime: Runtime) -> Processes:
+def join_processes(runtime: Runtime) -> Processes:
     """The processes of a command, each of which must call it."""
-    if runtime.processes == 1:
+    if runtime.num_processes == 1:
         return ALONE
     # Of its own, as NCCL's, for training, needs a GPU to wait.
     group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
-    return Processes(rank=runtime.rank, count=runtime.processes, group=group)
+    return Processes(rank=runtime.rank, num_processes=runtime.num_processes, group=group)
 
 
 @contextmanager
-def restored_process() -> Iterator[None]:
+def restore_process_state() -> Iterator[None]:
     """Restore at the end of the block, also after an error, what a stage changes in this process.
 
     That is the random generators, the precision of float32 products, the number of threads, the start method
@@ -157,16 +157,16 @@ def restored_process() -> Iterator[None]:
         budget, limit = functorch_config.activation_memory_budget, dynamo_config.recompile_limit
         stack.enter_context(functorch_config.patch(activation_memory_budget=budget))
         stack.enter_context(dynamo_config.patch(recompile_limit=limit))
-        chosen = multiprocessing.get_start_method(allow_none=True)  # None: the program may choose it later
-        stack.callback(multiprocessing.set_start_method, chosen, force=True)
+        start_method = multiprocessing.get_start_method(allow_none=True)  # None: may be chosen later
+        stack.callback(multiprocessing.set_start_method, start_method, force=True)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
         # torch has two settings of float32 products. The older one, for all devices, cannot be read after the
         # newer one, for each device, has been used. It is restored first.
-        for products in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)):
-            if (value := getattr(products, "fp32_precision", None)) is not None:
-                stack.callback(setattr, products, "fp32_precision", value)
+        for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)):
+            if (value := getattr(backend, "fp32_precision", None)) is not None:
+                stack.callback(setattr, backend, "fp32_precision", value)
         precision = "highest"  # the default
         with suppress(RuntimeError):
             precision = torch.get_float32_matmul_precision()

@@ -52,10 +52,10 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def choose_precision(precision: str, device: torch.device) -> Precision:
     """Return a precision; `auto` is bf16 or else fp16 on a CUDA GPU, and fp32 on other devices."""
-    on_gpu = device.type == "cuda"
+    is_cuda = device.type == "cuda"
     if precision == "auto":
-        return "bf16" if computes_bf16(device) else "fp16" if on_gpu else "fp32"
-    if precision == "fp16" and not on_gpu:
+        return "bf16" if computes_bf16(device) else "fp16" if is_cuda else "fp32"
+    if precision == "fp16" and not is_cuda:
         raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
     if precision not in get_args(Precision):
         raise unknown_name("precision", precision, ("auto", *get_args(Precision)))
@@ -69,7 +69,7 @@ class Runtime:
     device: torch.device
     precision: Precision
     rank: int = 0  # of this process among those that divide the work
-    processes: int = 1
+    num_processes: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -83,9 +83,9 @@ class Runtime:
 
     def gather(self, rows: list[T]) -> list[T]:
         """The rows of all processes, each of which must call it, in the order of their ranks."""
-        if self.processes == 1:
+        if self.num_processes == 1:
             return rows
-        parts: list[list[T]] = [[] for _ in range(self.processes)]
+        parts: list[list[T]] = [[] for _ in range(self.num_processes)]
         dist.all_gather_object(parts, rows)
         return [row for part in parts for row in part]
 
@@ -98,11 +98,11 @@ def fusable(function: Callable[Concatenate[Tensor, P], T]) -> Callable[Concatena
     _fused[function] = function
 
     @wraps(function)
-    def chosen(tensor: Tensor, *args: P.args, **kwargs: P.kwargs) -> T:
-        is_alone = tensor.is_cuda and not torch.compiler.is_compiling()  # not part of a larger graph
-        return (_fused[function] if is_alone else function)(tensor, *args, **kwargs)
+    def dispatch(tensor: Tensor, *args: P.args, **kwargs: P.kwargs) -> T:
+        is_fused = tensor.is_cuda and not torch.compiler.is_compiling()  # not part of a larger graph
+        return (_fused[function] if is_fused else function)(tensor, *args, **kwargs)
 
-    return chosen
+    return dispatch
 
 
 def fuse_functions() -> None:
@@ -147,15 +147,15 @@ class HostCopy:
 
     def __init__(self, tensors: Mapping[str, Tensor], *, keep: bool = False) -> None:
         self._copies = {name: x.to("cpu", non_blocking=True, copy=keep) for name, x in tensors.items()}
-        self._arrived: torch.cuda.Event | None = None
+        self._event: torch.cuda.Event | None = None
         if any(tensor.is_cuda for tensor in tensors.values()):
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._event = torch.cuda.Event()
+            self._event.record()
 
     def read(self) -> dict[str, Tensor]:
         """Wait for the copies, and return them under the names of the tensors."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        if self._event is not None:
+            self._event.synchronize()
         return self._copies
 
 
@@ -174,34 +174,34 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         for tensor in inputs:
-            self._add(tensor, counts=False)
-        counts = not inputs or any(self._sizes[x.untyped_storage()._cdata] for x in inputs)
+            self._add(tensor, is_counted=False)
+        is_counted = not inputs or any(self._sizes[x.untyped_storage()._cdata] for x in inputs)
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._add(tensor, counts=counts)
+                self._add(tensor, is_counted=is_counted)
         self.peak = max(self.peak, sum(self._sizes.values()))
         return out
 
-    def _add(self, tensor: Tensor, *, counts: bool) -> None:
+    def _add(self, tensor: Tensor, *, is_counted: bool) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._sizes:
-            self._sizes[storage._cdata] = storage.nbytes() if counts else 0
+            self._sizes[storage._cdata] = storage.nbytes() if is_counted else 0
             weakref.finalize(storage, self._sizes.pop, storage._cdata)
 
 
-def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: int, trains: bool) -> int:
+def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: int, with_grad: bool) -> int:
     """The most bytes alive in a forward pass, without the model's weights.
 
     Args:
         model: on the meta device; its weights become fake tensors.
         run: makes the inputs and calls the model; the tensors that it returns stay alive.
         bytes_per_value: 4: float32; 2: autocast, which keeps float32 where it needs it.
-        trains: whether to keep what the backward pass needs.
+        with_grad: whether to keep what the backward pass needs.
     """
     half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bytes_per_value == 2)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
-        with LiveBytes() as live, half, torch.set_grad_enabled(trains):
+        with LiveBytes() as live, half, torch.set_grad_enabled(with_grad):
             _alive = run()
     return live.peak

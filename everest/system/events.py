@@ -31,5 +31,5 @@ def heading(text: str) -> dict[str, Any]:
     return {"event": "heading", "text": text}
 
 
-def silent(event: dict[str, Any]) -> None:
+def ignore_event(event: dict[str, Any]) -> None:
     """A `Report` that shows nothing."""

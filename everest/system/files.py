@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from everest.errors import DataError, EnvironmentProblem, RecipeError, shown
+from everest.errors import DataError, EnvironmentProblem, RecipeError, shorten
 
 PART_SUFFIX: Final = ".part"  # suffix of hidden files that are being written
 IN_USE_FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
@@ -19,7 +19,7 @@ LOCK_SUFFIX: Final = ".lock"  # suffix of hidden files of everest.system.locks
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Raise a UserError, which names `path`, if the block cannot write."""
     try:
         yield
@@ -31,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
         raise EnvironmentProblem(f"cannot write {path}: {reason}") from error
     except UnicodeEncodeError as error:  # Python keeps the bytes of a file name that is not UTF-8 (PEP 383)
         line = error.object[error.object.rfind("\n", 0, error.start) + 1 : error.end]
-        raise DataError(f"cannot write {path}: '{shown(line)}' is not UTF-8; rename that file") from error
+        raise DataError(f"cannot write {path}: '{shorten(line)}' is not UTF-8; rename that file") from error
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary file `.NAME.part` next to `path` to write; flushes it, then renames it to `path`."""
     temporary = path.with_name(f".{path.name}{PART_SUFFIX}")
     try:
-        with writing(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _flush(temporary)
@@ -51,16 +51,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def made_folder(path: Path) -> Iterator[None]:
+def make_folder(path: Path) -> Iterator[None]:
     """Make a folder and its parents for the block; those that are still empty afterwards are removed."""
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    new_folders = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        with writing(path):
+        with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         with suppress(OSError):  # it holds files, as after a success
-            for folder in new:
+            for folder in new_folders:
                 folder.rmdir()
 
 
@@ -82,7 +82,7 @@ def check_writable(path: Path) -> None:
     """Raise EnvironmentProblem now if a file at `path` could not be written later."""
     if path.is_dir():
         raise EnvironmentProblem(f"cannot write {path}: it is a folder")
-    with writing(path):
+    with write_errors(path):
         folder = next(folder for folder in path.parents if os.path.lexists(folder))  # a dangling link, too
         # Not at `path`: a process killed here would leave an empty file that looks like a result.
         with path.open("a") if path.exists() else TemporaryFile(dir=folder):
@@ -125,35 +125,35 @@ def check_new_folder(
     *,
     option: str = "--output",
     overwrite: bool = False,
-    is_own: Callable[[str], bool] = lambda name: False,
+    is_output: Callable[[str], bool] = lambda name: False,
     fix: str = IN_USE_FIX,
 ) -> None:
     """Refuse a folder in which no file can be written, or that holds other files.
 
     Args:
-        is_own: whether a file name shows that this command wrote the folder and may continue there.
+        is_output: whether a file name shows that this command wrote the folder and may continue there.
     """
     if path.exists() and not path.is_dir():
         raise RecipeError(f"{option} {path}: a file is in the way; choose another folder")
     check_writable(path / f".folder{PART_SUFFIX}")
     files = path.iterdir() if path.exists() else ()
     names = [file.name for file in files if not is_unfinished(file.name)]
-    if names and not overwrite and not any(map(is_own, names)):
+    if names and not overwrite and not any(map(is_output, names)):
         raise RecipeError(f"{option} {path}: holds other files ({names[0]}); {fix}")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with atomic_file(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = False) -> None:
+def write_table(path: Path, rows: Iterable[Sequence[str]], *, quote_all: bool = False) -> None:
     """Write a CSV file atomically.
 
     Args:
-        quoted: quote every field, so that a reader finds the columns whichever separator it tries first.
+        quote_all: quote every field, so that a reader finds the columns whichever separator it tries first.
     """
-    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
-    with atomic_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    quoting = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import CheckpointError, RecipeError
-from everest.system.files import absolute_keeping_links, writing
+from everest.system.files import absolute_keeping_links, write_errors
 from everest.system.processes import warn_on_main
 
 HUB_PREFIX: Final = "hf:"
@@ -59,37 +59,37 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     except ValueError as error:
         raise CheckpointError(f"{name}: not a name of a repository; write {HUB_PREFIX}OWNER/NAME") from error
     download = partial(snapshot_download, repository, revision=revision or None)
-    refused = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)  # or gated, a subclass
-    no_answer = None
+    refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)  # or gated, a subclass
+    cause = None
     try:
         try:  # the hub also shows a gated repository
             HfApi().model_info(repository, revision=revision or None, timeout=ANSWER_SECONDS)
-        except refused:
+        except refusals:
             raise
         except Exception as error:
-            no_answer = _first_line(error)
+            cause = _first_line(error)
             download = partial(download, local_files_only=True)
         folder = Path(download(allow_patterns=_SAFE_FILES))
         if not any(folder.rglob("*.safetensors")):
             folder = Path(download(allow_patterns=_PICKLED_FILES))
-    except refused as error:
+    except refusals as error:
         raise CheckpointError(
             f"{name}: the hub refuses it ({_first_line(error)}); check the name and the revision, or "
             f"accept its terms at https://huggingface.co/{repository} and run `hf auth login`"
         ) from error
     except Exception as error:  # whichever HTTP library this version of the hub's client uses
-        if no_answer:
+        if cause:
             raise HubUnreachable(
                 f"hf:{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does "
-                f"not answer ({no_answer}); connect, or fetch it elsewhere by `hf download {repository}`"
+                f"not answer ({cause}); connect, or fetch it elsewhere by `hf download {repository}`"
             ) from error
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            with writing(Path(str(error.filename))):
+            with write_errors(Path(str(error.filename))):
                 raise
         raise HubUnreachable(
             f"{name}: the download was interrupted ({_first_line(error)}); run again to resume it"
         ) from error
-    notify(f"{name}: license {license_of(folder) or 'not stated'}, revision {folder.name[:12]}")
+    notify(f"{name}: license {read_license(folder) or 'not stated'}, revision {folder.name[:12]}")
     return folder
 
 
@@ -97,7 +97,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__)[:120]
 
 
-def license_of(folder: Path) -> str | None:
+def read_license(folder: Path) -> str | None:
     """The license in the front matter of a folder's README.md; None if it states none."""
     from huggingface_hub.repocard import metadata_load
 

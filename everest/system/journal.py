@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final, Generic, TypeVar
 
-from everest.system.files import writing
+from everest.system.files import write_errors
 from everest.system.locks import sole_writer
-from everest.system.text import parse_json, reading_own
+from everest.system.text import damage_errors, parse_json
 
 SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
 
@@ -30,27 +30,27 @@ class Journal(Generic[Entry]):
         self.entries = entries
         self._path = path
         self._file = file
-        self._saved = len(entries)  # in the file
+        self._num_saved = len(entries)  # in the file
         self._size = size  # bytes
-        self._synced = 0.0
+        self._sync_time = 0.0
 
     @property
     def is_due(self) -> bool:
         """Whether the last sync was more than SYNC_SECONDS ago."""
-        return time.monotonic() - self._synced > SYNC_SECONDS
+        return time.monotonic() - self._sync_time > SYNC_SECONDS
 
     def save(self) -> None:
         """Write the new entries, which then only a power failure can lose; flush them if that is due."""
-        new = self.entries[self._saved :]
+        new = self.entries[self._num_saved :]
         lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in new)
-        with writing(self._path):
+        with write_errors(self._path):
             self._file.truncate(self._size)  # a part that an interrupted call has written
             write_all(self._file, lines)
             if self.is_due:
                 os.fsync(self._file.fileno())
-                self._synced = time.monotonic()
+                self._sync_time = time.monotonic()
         self._size += len(lines)
-        self._saved += len(new)
+        self._num_saved += len(new)
 
     def remove(self) -> None:
         """Close and remove the file. The lock stays until the block ends."""
@@ -60,25 +60,25 @@ class Journal(Generic[Entry]):
 
 @contextmanager
 def open_journal(
-    path: Path, *, entry: Callable[[Any], Entry], fix: str, restart: bool = False
+    path: Path, *, make_entry: Callable[[Any], Entry], fix: str, restart: bool = False
 ) -> Iterator[Journal[Entry]]:
     """Open or create a journal; removes an incomplete last line, which a kill leaves.
 
     Args:
-        entry: makes an entry from its JSON value.
+        make_entry: makes an entry from its JSON value.
         fix: the advice in the message if the file is damaged.
         restart: remove all entries once the lock is held.
     """
     with sole_writer(path), ExitStack() as stack:
-        with writing(path):
+        with write_errors(path):
             # Unbuffered: closing the file does not repeat a write that has failed.
             file = stack.enter_context(path.open("a+b", buffering=0))
             if restart:
                 file.truncate(0)
             file.seek(0)
             lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-        with reading_own(path, fix=fix):
-            entries = [entry(parse_json(line)) for line in lines]
+        with damage_errors(path, fix=fix):
+            entries = [make_entry(parse_json(line)) for line in lines]
         size = sum(map(len, lines))
         file.truncate(size)
         yield Journal(path, file, entries, size)

@@ -30,7 +30,7 @@ class LostPeer(UserError):
     exit_code = 69
 
 
-def lost_peer(error: BaseException) -> LostPeer | None:
+def find_lost_peer(error: BaseException) -> LostPeer | None:
     """A LostPeer if an error of torch comes from the end of another process of the run, else None.
 
     NCCL and the store have errors of their own. Gloo raises a bare RuntimeError, as any computation does; but
@@ -38,18 +38,18 @@ def lost_peer(error: BaseException) -> LostPeer | None:
     """
     import torch.distributed as dist
 
-    is_several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    if not is_several or not isinstance(error, RuntimeError):
+    has_peers = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not has_peers or not isinstance(error, RuntimeError):
         return None
     is_lost = isinstance(error, dist.DistError)
     if type(error) is RuntimeError and dist.get_backend() == "gloo":
-        started = time.monotonic()
+        start_time = time.monotonic()
         try:
             probe = dist.barrier(async_op=True)
             assert probe is not None
             probe.wait(timedelta(seconds=PROBE_SECONDS))
         except RuntimeError:
-            is_lost = time.monotonic() - started < PROBE_SECONDS
+            is_lost = time.monotonic() - start_time < PROBE_SECONDS
     fix = "see its output, and run the same command again, on every machine"
     return LostPeer(f"another process of the run is gone; {fix}") if is_lost else None
 
@@ -58,21 +58,21 @@ def lost_peer(error: BaseException) -> LostPeer | None:
 class Devices:
     """The devices that --gpus and --processes select on this machine."""
 
-    kind: str  # cuda, mps or cpu
-    processes: int = 1  # one for each GPU
+    type: str  # cuda, mps or cpu
+    num_processes: int = 1  # one for each GPU
 
     @property
     def environment(self) -> dict[str, str]:
         """The variable that restricts a process to these GPUs, the first visible ones."""
-        return visible_gpus(range(self.processes)) if self.kind == "cuda" else {}
+        return visible_gpus(range(self.num_processes)) if self.type == "cuda" else {}
 
 
-def read_devices(gpus: str, processes: int | None) -> Devices:
+def read_devices(gpus: str, num_processes: int | None) -> Devices:
     """Parse `auto`, a number of GPUs, `cpu` or `mps`."""
-    if gpus != "cpu" and processes is not None:
+    if gpus != "cpu" and num_processes is not None:
         raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
     if gpus == "cpu":
-        return Devices(kind="cpu", processes=processes or 1)
+        return Devices(type="cpu", num_processes=num_processes or 1)
     if gpus not in ("auto", "mps") and (not gpus.isdecimal() or not int(gpus)):
         raise RecipeError(
             f"--gpus {gpus}: give auto, a number from 1, cpu or mps; CUDA_VISIBLE_DEVICES names certain GPUs"
@@ -80,23 +80,23 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
 
     import torch
 
-    available = torch.cuda.device_count()
+    num_available = torch.cuda.device_count()
     has_mps = torch.backends.mps.is_available()
     if gpus == "mps" and not has_mps:
         raise EnvironmentProblem("--gpus mps: this machine has no Apple GPU; use --gpus cpu")
-    if gpus == "mps" or (gpus == "auto" and not available):
-        return Devices(kind="mps" if has_mps else "cpu")
-    wanted = available if gpus == "auto" else int(gpus)
-    if wanted > available:
-        raise EnvironmentProblem(f"--gpus {gpus}: this machine has {available}; try --gpus cpu")
-    return Devices(kind="cuda", processes=wanted)
+    if gpus == "mps" or (gpus == "auto" and not num_available):
+        return Devices(type="mps" if has_mps else "cpu")
+    num_gpus = num_available if gpus == "auto" else int(gpus)
+    if num_gpus > num_available:
+        raise EnvironmentProblem(f"--gpus {gpus}: this machine has {num_available}; try --gpus cpu")
+    return Devices(type="cuda", num_processes=num_gpus)
 
 
-def visible_gpus(numbers: Sequence[int]) -> dict[str, str]:
+def visible_gpus(indices: Sequence[int]) -> dict[str, str]:
     """The variable that restricts a process to these GPUs, numbered among those visible to this one."""
-    outer = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = outer.split(",") if outer else None  # numbers, or names such as GPU-8932f937
-    return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in numbers)}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else None  # numbers, or names such as GPU-8932f937
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in indices)}
 
 
 def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
@@ -108,14 +108,14 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
     with socket.socket() as probe:  # for a free port
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    count = str(devices.processes)
-    environment = {**os.environ, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    num_processes = str(devices.num_processes)
+    environment = {**os.environ, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **devices.environment}
-    if devices.kind == "cpu":
+    if devices.type == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // devices.processes)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // devices.num_processes)))
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as held_back,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as error_output,
         SignalForwarder() as signals,
     ):
         workers = [
@@ -123,16 +123,16 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
                 command,
                 env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.DEVNULL if rank else None,
-                stderr=held_back if rank else None,
+                stderr=error_output if rank else None,
             )
-            for rank in range(devices.processes)
+            for rank in range(devices.num_processes)
         ]
-        failed = _wait(workers)
-        held_back.seek(0)
-        errors = held_back.read() if failed else ""
-    if failed is None:
+        failed_rank = _wait_for_workers(workers)
+        error_output.seek(0)
+        errors = error_output.read() if failed_rank else ""
+    if failed_rank is None:
         return 0, ""
-    code = workers[failed].returncode
+    code = workers[failed_rank].returncode
     if code == LostPeer.exit_code:  # of all that failed, and none has shown it
         return code, LOST
     if code >= 0:
@@ -141,28 +141,28 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
         return 128 - code, ""  # stopped before a first save, or by a second signal
     name = signal_name(code)
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""
-    error = f"error: process {failed} of the run was killed by {name}{hint}"
+    error = f"error: process {failed_rank} of the run was killed by {name}{hint}"
     return EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n"
 
 
-def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
+def _wait_for_workers(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
     """Wait for all; after a failure, stop the others. Returns the rank that failed first, or None.
 
     A process that lost another one counts only after all have ended: the other's error comes first. If the
     main process ends with the same code, it is rank 0, which has shown the error.
     """
-    failed: int | None = None
+    failed_rank: int | None = None
     deadline = math.inf
     while None in (codes := [worker.poll() for worker in workers]):
-        faults = [rank for rank, code in enumerate(codes) if code not in (None, 0, LostPeer.exit_code)]
-        if failed is None and faults:
-            failed = faults[0]
+        failed_ranks = [rank for rank, code in enumerate(codes) if code not in (None, 0, LostPeer.exit_code)]
+        if failed_rank is None and failed_ranks:
+            failed_rank = failed_ranks[0]
             deadline = time.monotonic() + GRACE_SECONDS
         if time.monotonic() > deadline:
             for worker in workers:
                 worker.kill()
         time.sleep(0.05)
-    if failed is None:
+    if failed_rank is None:
         ranks = (rank for rank, code in enumerate(codes) if code)
-        failed = min(ranks, key=lambda rank: codes[rank] == LostPeer.exit_code, default=None)
-    return 0 if failed is not None and codes[0] == codes[failed] else failed
+        failed_rank = min(ranks, key=lambda rank: codes[rank] == LostPeer.exit_code, default=None)
+    return 0 if failed_rank is not None and codes[0] == codes[failed_rank] else failed_rank

@@ -10,7 +10,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from everest.errors import RecipeError
-from everest.system.files import LOCK_SUFFIX, writing
+from everest.system.files import LOCK_SUFFIX, write_errors
 
 TRAINING_LOCK: Final = "training"  # the process that trains a run locks this name in its folder
 TRAINING_MESSAGE: Final = "--output {}: another process trains it now; wait for it, or stop it first"
@@ -18,22 +18,22 @@ WAIT_SECONDS: Final = 1.0  # heuristic: `is_running` holds a lock for a moment
 
 
 @contextmanager
-def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
+def sole_writer(path: Path, *, message: str | None = None) -> Iterator[None]:
     """Lock `path` while the block runs, by a file `.NAME.lock` next to it. A killed process loses the lock.
 
     Args:
         path: a file that need not exist; its folder is made.
-        busy: the message if another process holds the lock; the default names the folder.
+        message: the message if another process holds the lock; the default names the folder.
     """
     lock_file = path.with_name(f".{path.name}{LOCK_SUFFIX}")
     lock = FileLock(lock_file, timeout=WAIT_SECONDS)
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
         except Timeout as error:
-            message = f"{path.parent}: another process writes there now; wait for it to end"
-            raise RecipeError(busy or message) from error
+            default = f"{path.parent}: another process writes there now; wait for it to end"
+            raise RecipeError(message or default) from error
     try:
         yield
     finally:
@@ -46,7 +46,7 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
 
 def training_lock(run: Path) -> AbstractContextManager[None]:
     """Lock a run folder for the process that trains it."""
-    return sole_writer(run / TRAINING_LOCK, busy=TRAINING_MESSAGE.format(run))
+    return sole_writer(run / TRAINING_LOCK, message=TRAINING_MESSAGE.format(run))
 
 
 def is_running(run: Path) -> bool:
@@ -65,7 +65,7 @@ def is_running(run: Path) -> bool:
     return False
 
 
-def refuse_trained(run: Path) -> None:
+def refuse_running(run: Path) -> None:
     """Raise RecipeError if a process trains the run."""
     if is_running(run):
         raise RecipeError(TRAINING_MESSAGE.format(run))

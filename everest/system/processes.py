@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
-from everest.errors import EnvironmentProblem, shown
+from everest.errors import EnvironmentProblem, shorten
 
 LAUNCHER_VARIABLES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
 CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds a period, or max
@@ -48,19 +48,19 @@ def is_launched() -> bool:
     """
     adopt_slurm(os.environ)
     # torch takes LOCAL_RANK=-1 for no rank.
-    present = [name for name in LAUNCHER_VARIABLES if os.environ.get(name, "-1") != "-1"]
-    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(present):
+    names = [name for name in LAUNCHER_VARIABLES if os.environ.get(name, "-1") != "-1"]
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(names):
         return False
-    missing = [name for name in LAUNCHER_VARIABLES if name not in present]
+    missing = [name for name in LAUNCHER_VARIABLES if name not in names]
     if missing:
         raise EnvironmentProblem(
-            f"the environment has {', '.join(present)}, but not {', '.join(missing)}: a launcher such as "
-            f"torchrun sets all of them; without one, unset {' '.join(present)}"
+            f"the environment has {', '.join(names)}, but not {', '.join(missing)}: a launcher such as "
+            f"torchrun sets all of them; without one, unset {' '.join(names)}"
         )
     for name in (*LAUNCHER_VARIABLES[:-1], "LOCAL_WORLD_SIZE"):
         value = os.environ.get(name, "1")
         if not (value.isascii() and value.isdecimal()):
-            raise EnvironmentProblem(f"{name}={shown(value)} in the environment is not a number; unset it")
+            raise EnvironmentProblem(f"{name}={shorten(value)} in the environment is not a number; unset it")
     return True
 
 
@@ -81,16 +81,16 @@ def warn_once(text: str) -> None:
     warn_on_main(text)
 
 
-def local_processes() -> int:
+def num_local_processes() -> int:
     """The number of processes of the run on this machine."""
     return int(adopt_slurm(dict(os.environ)).get("LOCAL_WORLD_SIZE", "1"))
 
 
 def start_process(process: BaseProcess) -> None:
     """Start a process of multiprocessing; a start method that the program has not chosen stays open."""
-    chosen = multiprocessing.get_start_method(allow_none=True)
+    start_method = multiprocessing.get_start_method(allow_none=True)
     process.start()
-    multiprocessing.set_start_method(chosen, force=True)
+    multiprocessing.set_start_method(start_method, force=True)
 
 
 def adopt_slurm(environment: MutableMapping[str, str]) -> MutableMapping[str, str]:
@@ -123,9 +123,9 @@ def num_cores() -> int:
 
 def num_readers() -> int:
     """The processes that read videos for each process that trains, if the recipe leaves it open."""
-    possible = min(num_cores(), host_memory() // READER_BYTES)  # what is free changes from run to run
-    trainers = local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine
-    return max(1, min(possible // trainers, MAX_READERS))
+    num_possible = min(num_cores(), host_memory() // READER_BYTES)  # what is free changes from run to run
+    num_trainers = num_local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine
+    return max(1, min(num_possible // num_trainers, MAX_READERS))
 
 
 def free_host_memory(*, with_swap: bool = False) -> int:
@@ -150,10 +150,10 @@ def host_memory() -> int:
 def _memory_limits() -> Iterator[tuple[int, int]]:
     """The limit and the use, in bytes, of each control group around this process that has a limit."""
     groups = PROCESS_GROUPS_FILE.read_text(errors="surrogateescape") if PROCESS_GROUPS_FILE.is_file() else ""
-    own_group = re.search("^0::/?(.*)$", groups, re.MULTILINE)
-    if own_group is None:
+    match = re.search("^0::/?(.*)$", groups, re.MULTILINE)
+    if match is None:
         return
-    group = GROUPS_FOLDER / own_group[1]  # where the container sees its own groups only, the top
+    group = GROUPS_FOLDER / match[1]  # where the container sees its own groups only, the top
     for folder in (group, *group.parents):
         with suppress(OSError, ValueError):  # the group is not visible here, or its limit is "max"
             limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
@@ -161,7 +161,7 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
             yield limit, used - sum(map(int, freeable))
 
 
-def keep_freed_memory(limit: int) -> None:
+def keep_freed_memory(max_bytes: int) -> None:
     """Let this process keep the memory of a clip or a step for the next one, which needs the same amount.
 
     By default glibc returns blocks of this size to the system at once. Getting new pages takes a sixth of the
@@ -169,9 +169,9 @@ def keep_freed_memory(limit: int) -> None:
     allocators are left unchanged.
 
     Args:
-        limit: bytes that each thread may keep, READER_KEPT_BYTES or TRAINER_KEPT_BYTES.
+        max_bytes: bytes that each thread may keep, READER_KEPT_BYTES or TRAINER_KEPT_BYTES.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-        mallopt(_TRIM_THRESHOLD, limit)
+        mallopt(_TRIM_THRESHOLD, max_bytes)

@@ -16,15 +16,15 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter
 
-from everest.errors import DataError, RecipeError, shown
-from everest.system.files import PART_SUFFIX, write_table, write_text, writing
+from everest.errors import DataError, RecipeError, shorten
+from everest.system.files import PART_SUFFIX, write_errors, write_table, write_text
 from everest.system.text import (
+    damage_errors,
     json_text,
+    load_json,
     nonfinite_as_null,
     parse_json,
-    read_own_json,
-    reading_own,
-    validated,
+    validate,
 )
 
 RECIPE_FILE: Final = "recipe.yaml"
@@ -40,7 +40,7 @@ REPORT_IMAGE: Final = "report.png"
 STATE_FOLDER: Final = "state"
 _REPORTS: Final = (REPORT_FILE, REPORT_IMAGE)
 RESULT_FILES: Final = (METRICS_FILE, WEIGHTS_FILE, BEST_FILE, BAD_VIDEOS_FILE, NONFINITE_FILE, *_REPORTS)
-OWN_FILES: Final = (RECIPE_FILE, *RESULT_FILES, ENVIRONMENT_FILE)  # replaced by a new run
+RUN_FILES: Final = (RECIPE_FILE, *RESULT_FILES, ENVIRONMENT_FILE)  # replaced by a new run
 PROJECT_FILE: Final = "project.json"  # of everest train, whose folder holds runs
 MODEL_FOLDER: Final = "model"  # in a folder of everest train: the classifier that it delivers
 FINETUNE_FOLDER: Final = "finetune"  # in a folder of everest train: the run of the network
@@ -99,13 +99,13 @@ class RunEnvironment:
 _ENVIRONMENT: Final = TypeAdapter(RunEnvironment)
 
 
-def own_tokenizer(run: Path) -> Path:
+def tokenizer_file(run: Path) -> Path:
     """The file of the tokenizer that a run of LVMAE trains itself."""
     return run / TOKENIZER_FOLDER / WEIGHTS_FILE
 
 
-def is_own_tokenizer(file: str) -> bool:
-    """Whether a path has the form of `own_tokenizer`, in any run."""
+def is_tokenizer_file(file: str) -> bool:
+    """Whether a path has the form of `tokenizer_file`, in any run."""
     return Path(file).parts[-2:] == (TOKENIZER_FOLDER, WEIGHTS_FILE)
 
 
@@ -159,43 +159,43 @@ class RunFolder:
         The recipe goes first, and the environment stays: after a kill at any moment, the folder is no run,
         but its files are known to be a run's.
         """
-        for name in OWN_FILES[:-1]:
+        for name in RUN_FILES[:-1]:
             (self.path / name).unlink(missing_ok=True)
         for state in self.state.glob("step-*"):
             state.unlink()
 
     def remove_unfinished(self) -> None:
         """Remove files that killed processes have left unfinished."""
-        own_files = [self.path / f".{name}{PART_SUFFIX}" for name in OWN_FILES]
+        own_files = [self.path / f".{name}{PART_SUFFIX}" for name in RUN_FILES]
         for file in (*own_files, *self.state.glob(f".step-*.safetensors{PART_SUFFIX}")):
             file.unlink(missing_ok=True)
 
-    def environment(self) -> RunEnvironment:
+    def read_environment(self) -> RunEnvironment:
         """The values of env.json; RecipeError if the file is missing or damaged."""
-        with reading_own(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
-            return validated(_ENVIRONMENT, self._all_values())
+        with damage_errors(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
+            return validate(_ENVIRONMENT, self._read_values())
 
-    def _all_values(self) -> dict[str, Any]:
-        return read_own_json(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX)
+    def _read_values(self) -> dict[str, Any]:
+        return load_json(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX)
 
     def has_environment(self) -> bool:
         """Whether everest wrote an env.json here; its values may be damaged."""
         with suppress(RecipeError):
-            return "plan" in self._all_values()
+            return "plan" in self._read_values()
         return False
 
     def finish(self, step: int) -> None:
         """Note that the run has nothing left to do after `step` updates."""
-        self.note("plan", {**self._all_values()["plan"], "finished": step})
+        self.save_value("plan", {**self._read_values()["plan"], "finished": step})
 
-    def note(self, key: str, value: Any) -> None:
+    def save_value(self, key: str, value: Any) -> None:
         """Add a value to env.json, or replace it."""
-        write_text(self.path / ENVIRONMENT_FILE, json_text({**self._all_values(), key: value}, indent=2))
+        write_text(self.path / ENVIRONMENT_FILE, json_text({**self._read_values(), key: value}, indent=2))
 
-    def log(self, row: Row) -> None:
+    def log_row(self, row: Row) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
         path = self.path / METRICS_FILE
-        with writing(path), path.open("a", encoding="utf-8") as file:
+        with write_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json_text(nonfinite_as_null(row)) + "\n")
 
     def read_metrics(self) -> tuple[list[Row], list[str]]:
@@ -213,7 +213,7 @@ class RunFolder:
                 row = parse_json(line)
                 rows.append({**row, "step": int(row["step"])})
             except (ValueError, LookupError, TypeError) as error:
-                problems.append(f"{path}:{number}: not a row of metrics ({shown(error)})")
+                problems.append(f"{path}:{number}: not a row of metrics ({shorten(error)})")
         return rows, problems
 
     def rows(self) -> list[Row]:
@@ -229,13 +229,13 @@ class RunFolder:
         """Write bad_videos.csv: `path,reason`, one row per video."""
         write_table(self.path / BAD_VIDEOS_FILE, [BAD_COLUMNS, *sorted(reasons.items())])
 
-    def bad_videos(self) -> dict[str, str]:
+    def read_bad_videos(self) -> dict[str, str]:
         """The reason per path in bad_videos.csv; empty if every video could be read."""
         path = self.path / BAD_VIDEOS_FILE
         if not path.is_file():
             return {}
         with (
-            reading_own(path, fix="remove it", error=DataError),
+            damage_errors(path, fix="remove it", error=DataError),
             path.open(newline="", encoding="utf-8") as file,
         ):
             header, *rows = csv.reader(file, strict=True)

@@ -41,7 +41,7 @@ class RemotePath:
     """
 
     url: str
-    listed_as: str | None = field(default=None, compare=False, repr=False)  # file or directory, if known
+    entry_type: str | None = field(default=None, compare=False, repr=False)  # file or directory, if known
 
     def __str__(self) -> str:
         return self.url
@@ -83,8 +83,8 @@ class RemotePath:
         return self._type() == "directory"
 
     def _type(self) -> str | None:
-        if self.listed_as is not None:
-            return self.listed_as
+        if self.entry_type is not None:
+            return self.entry_type
         try:
             with self._filesystem() as (storage, path):
                 return storage.info(path)["type"]
@@ -99,7 +99,7 @@ class RemotePath:
         for entry in entries:
             if entry["name"].strip("/") != path.strip("/"):  # S3 may hold an empty object for the folder
                 name = PurePosixPath(entry["name"]).name
-                yield RemotePath(f"{self.url}/{name}", listed_as=entry["type"])
+                yield RemotePath(f"{self.url}/{name}", entry_type=entry["type"])
 
     def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
         """Read the file, or only its bytes from `start` to `end`."""

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from everest.errors import CheckpointError, RecipeError, UserError, shown
+from everest.errors import CheckpointError, RecipeError, UserError, shorten
 from everest.system.storage import Location
 
 Value = TypeVar("Value")
@@ -22,11 +22,11 @@ MAX_REASON_LENGTH: Final = 200  # letters, in a message
 MALFORMED_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
 
 
-def counted(number: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     """`1 video`, `2 videos`, `1 class`, `2 classes`."""
-    if number == 1:
+    if count == 1:
         return f"1 {noun}"
-    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+    return f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def time_text(seconds: float) -> str:
@@ -53,7 +53,7 @@ class NoNumber(ValueError):
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON document; ValueError if it is damaged, nested too deeply or not finite."""
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return json.loads(text, parse_constant=_parse_finite, parse_float=_parse_finite)
     except RecursionError:
         raise ValueError("values nested too deeply") from None
 
@@ -65,7 +65,7 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_text(encoding="utf-8-sig"))  # Windows programs write a byte order mark
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     """Parse a finite number; refuses `NaN` and `Infinity`, which Python's JSON reader accepts."""
     number = float(text)
     if text.endswith(("NaN", "Infinity")):
@@ -80,19 +80,19 @@ def nonfinite_as_null(value: Any) -> Any:
     return to_jsonable_python(value, inf_nan_mode="null")
 
 
-def validated(adapter: TypeAdapter[Value], value: Any) -> Value:
+def validate(adapter: TypeAdapter[Value], value: Any) -> Value:
     """Convert a JSON value to the adapter's type; ValueError with the first problem and its key."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        key = shown(".".join(map(str, first["loc"])))
-        problem = shown(first["msg"], most=MAX_REASON_LENGTH)
+        key = shorten(".".join(map(str, first["loc"])))
+        problem = shorten(first["msg"], most=MAX_REASON_LENGTH)
         raise ValueError(f"{key}: {problem}" if key else problem) from error
 
 
 @contextmanager
-def reading_own(path: Location, *, fix: str, error: type[UserError] = RecipeError) -> Iterator[None]:
+def damage_errors(path: Location, *, fix: str, error: type[UserError] = RecipeError) -> Iterator[None]:
     """Raise `error` for anything that fails while a file that everest wrote is read and understood.
 
     Its values are not checked one by one: only damage or an edit by hand makes them wrong.
@@ -105,11 +105,11 @@ def reading_own(path: Location, *, fix: str, error: type[UserError] = RecipeErro
         if isinstance(problem, CheckpointError) and not str(problem).startswith(f"{path}: "):
             raise  # of another file
         reason = f"no {problem}" if isinstance(problem, KeyError) else str(problem)
-        reason = shown(reason.removeprefix(f"{path}: "), most=MAX_REASON_LENGTH)
+        reason = shorten(reason.removeprefix(f"{path}: "), most=MAX_REASON_LENGTH)
         raise error(f"{path}: damaged ({reason}); {fix}") from problem
 
 
-def read_own_json(path: Path, *, fix: str) -> dict[str, Any]:
+def load_json(path: Path, *, fix: str) -> dict[str, Any]:
     """The JSON object in a file that everest wrote."""
-    with reading_own(path, fix=fix):
+    with damage_errors(path, fix=fix):
         return {**read_json(path)}

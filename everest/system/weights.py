@@ -19,9 +19,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from everest.errors import CheckpointError, shown
+from everest.errors import CheckpointError, shorten
 from everest.system.files import atomic_file
-from everest.system.text import validated
+from everest.system.text import validate
 from everest.system.weights_header import WeightsHeader, open_safetensors, read_header
 
 DTYPE_NAMES: Final = {
@@ -54,14 +54,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
         start = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    with atomic_file(path) as part, part.open("wb") as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for tensor in (tensor for _, tensor in ordered if tensor.numel()):
-            file.write(_content(tensor))
+            file.write(_tensor_bytes(tensor))
 
 
-def _content(tensor: Tensor) -> memoryview:
+def _tensor_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, without a copy if it is contiguous and on the CPU."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
@@ -102,9 +102,9 @@ def require_finite(tensors: Mapping[str, Tensor], *, source: Path) -> None:
         if torch.stack(values.aminmax()).isfinite().all():  # a NaN is both; ten times faster than isfinite
             continue
         count = int((~values.isfinite()).sum())
-        which = "value that is no finite number" if count == 1 else "values that are no finite numbers"
+        noun = "value that is no finite number" if count == 1 else "values that are no finite numbers"
         raise CheckpointError(
-            f"{source}: {name} has {count} {which}: its training diverged or the file is damaged; take an "
+            f"{source}: {name} has {count} {noun}: its training diverged or the file is damaged; take an "
             "earlier or another one"
         )
 
@@ -115,7 +115,7 @@ Spec = TypeVar("Spec")
 def read_spec(adapter: TypeAdapter[Spec], settings: dict[str, Any], *, source: Path) -> Spec:
     """Validate a checkpoint's settings; CheckpointError if this version does not know them."""
     try:
-        return validated(adapter, settings)
+        return validate(adapter, settings)
     except ValueError as error:
         raise CheckpointError(f"{source}: its settings are not readable: {error}") from error
 
@@ -125,26 +125,26 @@ def state_hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_content(tensor))  # a copy would take longer than the hash
+        digest.update(_tensor_bytes(tensor))  # a copy would take longer than the hash
     return digest.hexdigest()
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Fill every parameter of `module`; no tensor may be missing, left over or of another shape."""
     expected = module.state_dict()
-    require_fitting(expected, tensors, source=source)
+    require_matching(expected, tensors, source=source)
     with torch.no_grad():
         for name, target in expected.items():
-            target.copy_(like_sharded(tensors[name], target))
+            target.copy_(shard_like(tensors[name], target))
 
 
-def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, source: str) -> None:
+def require_matching(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Raise CheckpointError unless `tensors` can be copied to `expected`, which may be on the meta device.
 
     The error names up to three tensors of each kind.
     """
-    both = expected.keys() & tensors.keys()
-    pairs = {name: (expected[name], tensors[name]) for name in both}
+    common = expected.keys() & tensors.keys()
+    pairs = {name: (expected[name], tensors[name]) for name in common}
     mismatches = {
         "missing": expected.keys() - tensors.keys(),
         "unexpected": tensors.keys() - expected.keys(),
@@ -156,19 +156,20 @@ def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
         },
     }
     counts = (
-        (kind, len(names), ", ".join(map(shown, sorted(names)[:3]))) for kind, names in mismatches.items()
+        (mismatch, len(names), ", ".join(map(shorten, sorted(names)[:3])))
+        for mismatch, names in mismatches.items()
     )
-    problems = [f"{count} {kind} ({names})" for kind, count, names in counts if count]
+    problems = [f"{count} {mismatch} ({names})" for mismatch, count, names in counts if count]
     if problems:
         raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
 
 
-def full_tensor(tensor: Tensor) -> Tensor:
+def gather_tensor(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor. All processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like_sharded(value: Tensor, like: Tensor) -> Tensor:
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
     """A copy of `value` on the device of `like`, and sharded in the same way."""
     value = value.to(like.device, copy=True)
     if isinstance(like, DTensor) and value.dim() == like.dim():

@@ -13,8 +13,8 @@ from pydantic import Field, TypeAdapter, with_config
 from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
-from everest.errors import CheckpointError, EnvironmentProblem, shown
-from everest.system.text import json_text, parse_json, validated
+from everest.errors import CheckpointError, EnvironmentProblem, shorten
+from everest.system.text import json_text, parse_json, validate
 
 FORMAT: Final = "everest"
 HEADER_VERSION: Final = 1
@@ -24,8 +24,8 @@ JSON_KEYS: Final = ("settings", "classes", "step", "origin", "clip")  # whose te
 class ModelKind(NamedTuple):
     """A kind of models, by the `kind` in their settings."""
 
-    header: str  # the kind in the header
-    lacking: str | None = None  # what it is, for messages, if it has no encoder of tokens
+    header_kind: str  # the kind in the header
+    without_encoder: str | None = None  # what it is, for messages, if it has no encoder of tokens
 
 
 KINDS: Final = {
@@ -40,9 +40,9 @@ KINDS: Final = {
 
 def require_transformer(kind: str, *, source: str | Path) -> None:
     """Raise CheckpointError if a model of this kind, in the file `source`, has no encoder of tokens."""
-    if kind in KINDS and (lacking := KINDS[kind].lacking):
+    if kind in KINDS and (description := KINDS[kind].without_encoder):
         fix = "name a run of pretrain or finetune"
-        raise CheckpointError(f"{source}: {lacking}, which has no transformer; {fix}")
+        raise CheckpointError(f"{source}: {description}, which has no transformer; {fix}")
 
 
 @with_config(extra="forbid", strict=True)
@@ -93,12 +93,12 @@ def read_header(path: Path) -> WeightsHeader:
             )
         values = {"kind": texts["kind"], "recipe": texts["recipe"]}
         values |= {key: parse_json(texts[key]) for key in texts.keys() & JSON_KEYS}
-        header = validated(_HEADER, values)
+        header = validate(_HEADER, values)
         kind = KINDS.get(str(header.settings.get("kind", header.kind)))
-        if kind is None or kind.header != header.kind:
+        if kind is None or kind.header_kind != header.kind:
             raise ValueError("settings of another kind")
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: its header is damaged ({shown(error)})") from error
+        raise CheckpointError(f"{path}: its header is damaged ({shorten(error)})") from error
     return header
 
 
@@ -117,7 +117,9 @@ def open_safetensors(path: Path, *, framework: Literal["np", "pt"] = "np") -> It
         with safe_open(path, framework=framework) as file:
             yield file
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({shown(error)})") from error
+        raise CheckpointError(
+            f"{path}: not a safetensors file, or a damaged one ({shorten(error)})"
+        ) from error
     except OSError as error:
         reason = error.strerror or "the file cannot be opened; check its permissions and the disk"
         raise EnvironmentProblem(f"cannot read {path}: {reason}") from error

@@ -35,7 +35,7 @@ from torch import Tensor
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.clips import ClipDataset
-from everest.data.loader import batches, choose_workers
+from everest.data.loader import choose_workers, read_batches
 from everest.data.recipe_clips import clip_grid, fingerprint, pretrain_clips
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, differing, first_names
@@ -47,7 +47,7 @@ from everest.system.files import IN_USE_FIX, check_new_folder, refuse_inputs, wr
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.storage import parse_location
-from everest.system.text import json_text, parse_json, read_json, reading_own, validated
+from everest.system.text import damage_errors, json_text, parse_json, read_json, validate
 from everest.system.weights import write_tensors
 from everest.system.weights_header import open_safetensors
 from everest.tokenizer.layers import FSQ
@@ -124,8 +124,8 @@ class TokenIndex:
         if not path.is_file():
             command = f"everest prepare tokens --output {shlex.quote(str(folder))}"
             raise CheckpointError(f"{path}: no such file; make it with {command}")
-        with reading_own(path, fix="make the cache again with --overwrite", error=CheckpointError):
-            return validated(_INDEX, read_json(path))
+        with damage_errors(path, fix="make the cache again with --overwrite", error=CheckpointError):
+            return validate(_INDEX, read_json(path))
 
     def clip_values(self) -> dict[str, Any]:
         """The values in which a run's clips must agree."""
@@ -158,7 +158,7 @@ def clip_facts(recipe: Recipe, clips: ClipDataset) -> dict[str, Any]:
 def open_part(part: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """Open a part; yields its file, and the reason of each unreadable sample by its number."""
     fix = "remove it and run the same everest prepare tokens again"
-    with reading_own(part, fix=fix, error=CheckpointError), open_safetensors(part) as file:
+    with damage_errors(part, fix=fix, error=CheckpointError), open_safetensors(part) as file:
         yield file, parse_json(file.metadata()["problems"])
 
 
@@ -254,7 +254,7 @@ def write_tokens(
     clips = replace(pretrain_clips(recipe), replace_bad=False)
     inputs = [Path(use.path), *(sample.video for sample in clips.samples)]
     refuse_inputs(output, inputs, fix="choose a folder of its own")
-    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name == INDEX)
+    check_new_folder(output, overwrite=overwrite, is_output=lambda name: name == INDEX)
     with sole_writer(output / INDEX):
         if overwrite:
             for path in (output / INDEX, output / BAD_VIDEOS_FILE, *output.glob(PART_FILES)):
@@ -328,8 +328,8 @@ def _encode(
     workers = min(choose_workers(clips, order, settings.workers), len(order))
     rows: dict[str, list[NDArray[Any]]] = {"codes": [], "ranks": []}  # (B, V, N) each
     failed: list[list[tuple[str, str]]] = []  # of each sample the path and reason of what cannot be read
-    for clip in batches(clips, order, workers=workers, timeout=settings.data_timeout):
-        failed += clip.failed
+    for clip in read_batches(clips, order, workers=workers, timeout=settings.data_timeout):
+        failed += clip.failed_reads
         frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)
         try:
             with accelerator.autocast():  # pixels as in a training step

@@ -8,10 +8,10 @@ from typing import Final
 
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.clips import Batch, ClipDataset
-from everest.data.loader import batches, choose_workers
+from everest.data.loader import choose_workers, read_batches
 from everest.data.recipe_clips import clip_format, clips_of, pretrain_key
 from everest.data.views import ClipFormat, PretrainViews, ValidationViews
-from everest.lists.sample import evenly_spaced
+from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
@@ -57,10 +57,10 @@ def spaced_clips(clips: ClipDataset, most: int, *, settings: TrainSettings) -> I
 
     Spaced, because a list may be in the order of its classes.
     """
-    keys = [(0, place) for place in evenly_spaced(range(len(clips)), most)]
+    keys = [(0, place) for place in choose_evenly(range(len(clips)), most)]
     order = [keys[first : first + MEASURED_BATCH] for first in range(0, len(keys), MEASURED_BATCH)]
     workers = choose_workers(clips, order, settings.workers)
-    yield from batches(clips, order, workers=workers, timeout=settings.data_timeout)
+    yield from read_batches(clips, order, workers=workers, timeout=settings.data_timeout)
 
 
 def tokenizer_depends_on(key: str, recipe: Recipe) -> bool:

@@ -72,8 +72,8 @@ def measure_tokenizer(
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
     for clip in spaced_clips(clips, MOST_CLIPS, settings=settings):
-        skipped += [failed[0] for failed in clip.failed if failed]
-        readable = [row for row, failed in enumerate(clip.failed) if not failed]
+        skipped += [failed[0] for failed in clip.failed_reads if failed]
+        readable = [row for row, failed in enumerate(clip.failed_reads) if not failed]
         if not readable:
             continue
         frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (n, 3, T, H, W)

@@ -43,7 +43,7 @@ class Entry:
     mark: int | None = None  # of its content and time or byte; None: begin wherever the seek ends
 
 
-class Decoded(NamedTuple):
+class DecodedFrame(NamedTuple):
     """A frame with its output number: the packet's number times MAX_OUTPUTS, plus its place in the packet."""
 
     frame: VideoFrame
@@ -53,15 +53,15 @@ class Decoded(NamedTuple):
 class LostPackets(NamedTuple):
     """Packets that cannot be decoded."""
 
-    frames: int  # before them
-    packets: int  # 0: known by the times of the frames only
+    frames_before: int
+    num_packets: int  # 0: known by the times of the frames only
 
 
 class Skips(NamedTuple):
     """The frames that a reader does not need, by their time stamps."""
 
     unwanted: Collection[int] = ()  # may be skipped if no other frame refers to them
-    needless: Collection[int] = ()  # can always be skipped
+    droppable: Collection[int] = ()  # can always be skipped
     last: int | None = None  # of the frame whose packet is the last to be read
 
 
@@ -72,13 +72,13 @@ class Survey:
     keys: list[Entry] = field(default_factory=list)  # keyframes
     stamps: list[int | None] = field(default_factory=list)  # of the packets, as decoded
     lost: list[LostPackets] = field(default_factory=list)  # what cannot be decoded
-    frames: int = 0  # decoded ones
+    num_frames: int = 0  # decoded
 
 
 class CheckedPacket(NamedTuple):
     """A packet and its state in the file."""
 
-    number: int
+    packet_number: int
     packet: Packet
     is_damaged: bool
     breaks_off: bool  # the stream breaks off after it
@@ -91,22 +91,22 @@ class _Recovery:
     survey: Survey  # receives what is lost
     awaits_key: bool
     is_broken: bool = False  # by damage
-    lost: int = 0  # packets since the damage
+    num_lost: int = 0  # packets since the damage
 
     def skip_to_key(self, packet: Packet, *, is_damaged: bool) -> bool:
         """Whether to skip a packet, because the awaited keyframe has not come."""
         if self.awaits_key:
             self.awaits_key = is_damaged or not packet.is_keyframe
             if self.awaits_key:
-                self.lost += self.is_broken or is_damaged
-            elif self.lost or self.is_broken:
+                self.num_lost += self.is_broken or is_damaged
+            elif self.num_lost or self.is_broken:
                 self.add_lost()
         return self.awaits_key
 
     def add_lost(self) -> None:
         """Add the lost packets to the survey, after the frames up to now."""
-        self.survey.lost.append(LostPackets(self.survey.frames, self.lost))
-        self.lost = 0
+        self.survey.lost.append(LostPackets(self.survey.num_frames, self.num_lost))
+        self.num_lost = 0
         self.is_broken = False
 
 
@@ -116,67 +116,67 @@ def decode_frames(
     *,
     skips: Skips | None = None,
     survey: Survey | None = None,
-    from_any: bool = False,
-) -> Generator[Decoded]:
+    starts_anywhere: bool = False,
+) -> Generator[DecodedFrame]:
     """Decode frames in display order from an entry, or from the start; none if the entry is not reached.
 
     Args:
         survey: is filled.
-        from_any: begin at any packet, not at the first keyframe.
+        starts_anywhere: begin at any packet, not at the first keyframe.
     """
     skips = skips or Skips()
     survey = survey or Survey()
-    recovery = _Recovery(survey, awaits_key=entry is None and not from_any)
+    recovery = _Recovery(survey, awaits_key=entry is None and not starts_anywhere)
     with open_stream(path) as (container, stream):
         codec = stream.codec_context
         may_skip = codec.name in SKIPPING_CODECS and len(skips.unwanted) > 0
         is_timed = container.format.name not in UNTIMED_FORMATS
-        for number, packet, is_damaged, breaks_off in checked_packets(path, container, stream, entry):
+        for packet_number, packet, is_damaged, breaks_off in check_packets(path, container, stream, entry):
             if packet.size:
                 survey.stamps.append(packet.pts)
                 if recovery.skip_to_key(packet, is_damaged=is_damaged):
                     continue
                 if packet.is_keyframe:
-                    survey.keys.append(_entry_at(container, packet, number))
+                    survey.keys.append(_entry_at(container, packet, packet_number))
             if may_skip:
-                if packet.pts in skips.needless:
+                if packet.pts in skips.droppable:
                     continue
                 codec.skip_frame = "NONREF" if packet.pts in skips.unwanted else "DEFAULT"
             is_last = may_skip and skips.last is not None and packet.pts == skips.last
             with decoder_errors(path):
-                ends = is_last or breaks_off
-                frames, held, is_lost = _decode(codec, packet, is_damaged=is_damaged, ends=ends)
-                is_end = not (packet.size or is_lost or is_timed) and survey.frames > 0
-                ends_early = is_end and is_truncated(path)
+                is_final = is_last or breaks_off
+                frames, held, is_lost = _decode(codec, packet, is_damaged=is_damaged, is_final=is_final)
+                is_end_of_file = not (packet.size or is_lost or is_timed) and survey.num_frames > 0
+                ends_early = is_end_of_file and is_truncated(path)
             if is_timed:
                 frames += held
             elif ends_early:  # what the decoder still held may have gaps
-                recovery.lost += len(frames)
+                recovery.num_lost += len(frames)
                 frames = []
             else:
-                recovery.lost += len(held)
-            for output, frame in enumerate(frames, start=number * MAX_OUTPUTS):
-                yield Decoded(frame, output)
+                recovery.num_lost += len(held)
+            for output, frame in enumerate(frames, start=packet_number * MAX_OUTPUTS):
+                yield DecodedFrame(frame, output)
             if is_last:
                 return
-            survey.frames += len(frames)
+            survey.num_frames += len(frames)
             if is_lost or breaks_off:
-                recovery.lost += is_lost
+                recovery.num_lost += is_lost
                 recovery.is_broken = recovery.awaits_key = True
-    if recovery.lost:
+    if recovery.num_lost:
         recovery.add_lost()
     elif recovery.awaits_key and not recovery.is_broken:  # there is no keyframe
         survey.stamps.clear()
-        yield from decode_frames(path, survey=survey, from_any=True)
+        yield from decode_frames(path, survey=survey, starts_anywhere=True)
 
 
 def _decode(
-    codec: VideoCodecContext, packet: Packet, *, is_damaged: bool, ends: bool
+    codec: VideoCodecContext, packet: Packet, *, is_damaged: bool, is_final: bool
 ) -> tuple[list[VideoFrame], list[VideoFrame], bool]:
     """Decode an intact packet, up to its first damaged frame.
 
     Args:
-        ends: no packet that belongs to this one follows.
+        is_final: no packet that belongs to this one follows.
     Returns:
         The frames, those that the decoder held when it ended, and whether the packet is damaged.
     """
@@ -187,17 +187,17 @@ def _decode(
             frames = packet.decode()
         except InvalidDataError:
             is_damaged = True
-    sound = list(takewhile(_is_sound, frames))
-    if len(sound) < len(frames):  # what the decoder still holds may refer to the damaged frame
+    intact = list(takewhile(_is_intact, frames))
+    if len(intact) < len(frames):  # what the decoder still holds may refer to the damaged frame
         is_damaged = True
-    elif is_damaged or ends:
-        held = list(takewhile(_is_sound, codec.decode(None)))
-    if is_damaged or ends:
+    elif is_damaged or is_final:
+        held = list(takewhile(_is_intact, codec.decode(None)))
+    if is_damaged or is_final:
         codec.flush_buffers()
-    return sound, held, is_damaged
+    return intact, held, is_damaged
 
 
-def _is_sound(frame: VideoFrame) -> bool:
+def _is_intact(frame: VideoFrame) -> bool:
     return not frame.is_corrupt
 
 
@@ -218,33 +218,33 @@ def decode_images(path: Video, byte_ranges: Iterable[tuple[int, int]]) -> Iterat
             frames: list[VideoFrame] = []
             with suppress(InvalidDataError):
                 frames = codec.decode(Packet(file.read(size)))
-            yield frames[0] if len(frames) == 1 and _is_sound(frames[0]) else None
+            yield frames[0] if len(frames) == 1 and _is_intact(frames[0]) else None
 
 
-def checked_packets(
+def check_packets(
     path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None = None
 ) -> Iterator[CheckedPacket]:
     """Yield the packets from an entry, or from the start; none if the entry is not reached."""
-    read = read_packets(path, container, stream)
+    packets = read_packets(path, container, stream)
     is_ts = container.format.name == "mpegts"
     is_bare = container.format.name in SKIPPING_CODECS  # no size or time tells where the last packet ends
     since_key: list[Packet] = []
     if entry is not None:
         with decoder_errors(path):
-            by_byte = is_ts and entry.mark is not None
-            container.seek(entry.seek, stream=stream, unsupported_byte_offset=by_byte)
+            seeks_by_byte = is_ts and entry.mark is not None
+            container.seek(entry.seek, stream=stream, unsupported_byte_offset=seeks_by_byte)
     if entry is None or entry.mark is None:
-        packet = next(read, None)
+        packet = next(packets, None)
     else:
-        keys = (packet for packet in islice(read, MAX_SEEK_PACKETS) if packet.is_keyframe)
+        keys = (packet for packet in islice(packets, MAX_SEEK_PACKETS) if packet.is_keyframe)
         packet = next((key for key in keys if _entry_at(container, key, 0).mark == entry.mark), None)
-    number = 0 if entry is None else entry.packet
+    packet_number = 0 if entry is None else entry.packet
     was_corrupt = False
     while packet is not None:
-        following = next(read, None)
+        next_packet = next(packets, None)
         is_whole, goes_on = not packet.is_corrupt, True
         # A parser passes the mark of a damaged packet on to the frame before it.
-        is_last = following is None or not following.size
+        is_last = next_packet is None or not next_packet.size
         if is_ts and packet.size and (packet.is_corrupt or was_corrupt or is_last):
             is_whole, goes_on = pes_state(path, packet.pos)
         if is_bare and packet.size:
@@ -252,9 +252,9 @@ def checked_packets(
             if is_last and since_key[0].is_keyframe:
                 is_whole = is_whole and _is_complete(path, stream.codec_context, since_key)
         was_corrupt = packet.is_corrupt
-        yield CheckedPacket(number, packet, is_damaged=not is_whole, breaks_off=not goes_on)
-        number += 1
-        packet = following
+        yield CheckedPacket(packet_number, packet, is_damaged=not is_whole, breaks_off=not goes_on)
+        packet_number += 1
+        packet = next_packet
 
 
 def _is_complete(path: Video, codec: VideoCodecContext, since_key: Sequence[Packet]) -> bool:
@@ -265,15 +265,15 @@ def _is_complete(path: Video, codec: VideoCodecContext, since_key: Sequence[Pack
     """
     outputs = set()
     for ending in PICTURE_ENDINGS:
-        again = VideoCodecContext.create(codec.name, "r")
-        assert isinstance(again, VideoCodecContext)
-        again.thread_count = 1
-        again.options = decoder_options(codec.name)
+        decoder = VideoCodecContext.create(codec.name, "r")
+        assert isinstance(decoder, VideoCodecContext)
+        decoder.thread_count = 1
+        decoder.options = decoder_options(codec.name)
         checksums = []
         with decoder_errors(path):
             for packet in (*since_key[:-1], Packet(bytes(since_key[-1]) + ending), None):
                 try:
-                    frames = again.decode(packet)
+                    frames = decoder.decode(packet)
                 except InvalidDataError:
                     return False
                 checksums += [checksum(path, frame) for frame in frames]

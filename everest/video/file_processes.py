@@ -38,33 +38,33 @@ class Failure:
     reason: str
 
 
-def map_apart(
-    work: Callable[[str], Result], items: Sequence[str], *, workers: int, limit: float
+def map_in_processes(
+    work: Callable[[str], Result], items: Sequence[str], *, workers: int, timeout: float
 ) -> Iterator[tuple[str, Result | Failure]]:
     """Call `work` on every item in separate processes; yields items with their results as they finish.
 
     Args:
         work: a function of a module, or a partial of one; its exceptions are raised here.
-        limit: seconds for an item.
+        timeout: seconds for an item.
     """
-    function = work.func if isinstance(work, partial) else work
+    module_function = work.func if isinstance(work, partial) else work
     if _HAS_SERVER:
-        _CONTEXT.set_forkserver_preload([function.__module__])
-    waiting = iter(items)
+        _CONTEXT.set_forkserver_preload([module_function.__module__])
+    pending = iter(items)
     busy = {}
     try:
-        for item in islice(waiting, workers):
-            worker = _Worker(work, limit).start(item)
+        for item in islice(pending, workers):
+            worker = _Worker(work, timeout).start(item)
             busy[worker.connection] = worker
         while busy:
-            for ready in wait(list(busy)):
-                worker = busy.pop(ready)
+            for connection in wait(list(busy)):
+                worker = busy.pop(connection)
                 item, result = worker.take()
-                following = next(waiting, None)
-                if following is None:
+                next_item = next(pending, None)
+                if next_item is None:
                     worker.end()
                 else:
-                    worker = worker.start(following)
+                    worker = worker.start(next_item)
                     busy[worker.connection] = worker
                 yield item, result
     finally:
@@ -72,48 +72,48 @@ def map_apart(
             worker.end()
 
 
-def collect_apart(
+def collect_in_processes(
     work: Callable[[str], Result | Failure],
     videos: Sequence[str],
     report: Report,
     *,
     workers: int,
-    limit: float,
+    timeout: float,
 ) -> tuple[dict[str, Result], dict[str, str]]:
-    """`map_apart` all videos; returns the results, and the reasons of those without one, both by video."""
+    """`map_in_processes` all videos; returns the results, and why others have none, both by video."""
     results: dict[str, Result] = {}
-    failed: dict[str, str] = {}
-    for video, result in map_apart(work, videos, workers=workers, limit=limit):
+    reasons: dict[str, str] = {}
+    for video, result in map_in_processes(work, videos, workers=workers, timeout=timeout):
         if isinstance(result, Failure):
-            failed[video] = result.reason
+            reasons[video] = result.reason
             report(notice(f"{video}: {result.reason}"))
         else:
             results[video] = result
-        report({"event": "video", "done": len(results) + len(failed), "videos": len(videos)})
-    return results, failed
+        report({"event": "video", "done": len(results) + len(reasons), "videos": len(videos)})
+    return results, reasons
 
 
 class _Worker(Generic[Result]):
     """A process and the item it works on."""
 
-    def __init__(self, work: Callable[[str], Result], limit: float) -> None:
-        self.connection, child = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_serve, args=(child, work, limit), daemon=True)
+    def __init__(self, work: Callable[[str], Result], timeout: float) -> None:
+        self.connection, child_end = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(child_end, work, timeout), daemon=True)
         start_process(self._process)
-        child.close()
-        self._work, self._limit = work, limit
+        child_end.close()
+        self._work, self._timeout = work, timeout
 
     def start(self, item: str) -> _Worker[Result]:
         """Work on an item in this process, or in another one if it has died; returns its worker."""
-        self._item, self._began = item, time.monotonic()
+        self._item, self._start_time = item, time.monotonic()
         try:
             self.connection.send(item)
         except (BrokenPipeError, ConnectionResetError):
             self.end()
-            return _Worker(self._work, self._limit).start(item)
+            return _Worker(self._work, self._timeout).start(item)
         return self
 
-    def take(self) -> tuple[str, Result | Failure]:
+    def receive(self) -> tuple[str, Result | Failure]:
         """The item and its result."""
         try:
             result = self.connection.recv()
@@ -122,8 +122,8 @@ class _Worker(Generic[Result]):
             code = self._process.exitcode
             name = signal_name(code)
             reason = f"the decoder ended with code {code}"
-            if code == 1 and time.monotonic() - self._began >= self._limit:  # faulthandler's exit code
-                reason = f"not decoded within {self._limit:g} s"
+            if code == 1 and time.monotonic() - self._start_time >= self._timeout:  # faulthandler's exit code
+                reason = f"not decoded within {self._timeout:g} s"
             elif name is not None:
                 hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
                 reason = f"the decoder was ended by {name}{hint}"
@@ -138,15 +138,15 @@ class _Worker(Generic[Result]):
         self.connection.close()
 
 
-def _serve(connection: Connection, work: Callable[[str], Result], limit: float) -> None:
+def _serve(connection: Connection, work: Callable[[str], Result], timeout: float) -> None:
     """Receive items and send their results, until the connection closes."""
     # Ctrl-C goes to all processes of a terminal; the main process ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Path(os.devnull).open("w") as nowhere:  # the thread writes where the process was
+    with Path(os.devnull).open("w") as devnull:  # the thread writes where the process was
         while True:
             try:
                 item = connection.recv()
-                faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
+                faulthandler.dump_traceback_later(timeout, exit=True, file=devnull)
                 try:
                     result = work(item)
                 except Exception as error:  # a bug: raised again in the main process

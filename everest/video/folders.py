@@ -56,17 +56,17 @@ def refuse_video(file: Location, *, expected: str = "a list or a folder of video
         raise DataError(f"{file}: expected {expected}, not a folder, pipe or device")
     problem = f"file that ends in {file.suffix}" if file.suffix.lower() in VIDEO_SUFFIXES else None
     if isinstance(file, Path) and file.is_file() and problem is None:
-        with as_data_error(file), file.open("rb") as content:
-            problem = "video" if _VIDEO_HEAD.match(content.read(16)) else None
+        with as_data_error(file), file.open("rb") as stream:
+            problem = "video" if _VIDEO_HEAD.match(stream.read(16)) else None
     if problem is not None:
         raise DataError(f"{file}: expected {expected}, not a {problem}")
 
 
-def no_such(location: Location, kind: str = "list or folder") -> str:
+def not_found_text(location: Location, kind: str = "list or folder") -> str:
     """The message for a file or folder of a `kind` that does not exist."""
     with as_data_error(location.parent):
-        above = "" if location.parent.exists() else f", nor a folder {location.parent}"
-    return f"{location}: no such {kind}{above}"
+        parent_text = "" if location.parent.exists() else f", nor a folder {location.parent}"
+    return f"{location}: no such {kind}{parent_text}"
 
 
 def subfolders(folder: Location) -> list[str]:
@@ -106,14 +106,12 @@ def shared_folders_notice(folder: Location) -> str | None:
     names = subfolders(folder)
     counts = Counter(inner for name in names for inner in subfolders(folder / name))
     shared = sorted(inner for inner, count in counts.items() if 2 * count > len(names) > 1)
-    places = (folder / name / inner for name in names for inner in shared)
-    if len(shared) < 2 or all(
-        next(videos_under(place), place) == place for place in places if place.is_dir()
-    ):
+    folders = (folder / name / inner for name in names for inner in shared)
+    if len(shared) < 2 or all(next(videos_under(path), path) == path for path in folders if path.is_dir()):
         return None  # a video may be a folder of images
     classes, inner = first_names(names), first_names(shared)
-    fix = "if these are the classes, list the clips in a table: path,class,group"
-    return f"{folder}: takes its folders {classes} as classes, which have {inner}; {fix}"
+    advice = "if these are the classes, list the clips in a table: path,class,group"
+    return f"{folder}: takes its folders {classes} as classes, which have {inner}; {advice}"
 
 
 def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
@@ -127,19 +125,19 @@ def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
     """
     names = subfolders(root)
     splits = [(SPLITS[name.lower()], name) for name in names if name.lower() in SPLITS]
-    for_training = [name for key, name in splits if key == "train"]
+    training_folders = [name for key, name in splits if key == "train"]
     if len(splits) < len(names) and not any(
-        holds_list(root / name, labeled=labeled) for name in for_training
+        can_be_list(root / name, labeled=labeled) for name in training_folders
     ):
         return {}
     folder_of_list = dict(splits)
     if len(folder_of_list) < len(splits):
-        among = ", ".join(name for _, name in splits)
-        raise DataError(f"{root}: two folders for the same list among {among}; merge or rename one")
+        conflicting = ", ".join(name for _, name in splits)
+        raise DataError(f"{root}: two folders for the same list among {conflicting}; merge or rename one")
     return folder_of_list
 
 
-def holds_list(folder: Location, *, labeled: bool) -> bool:
+def can_be_list(folder: Location, *, labeled: bool) -> bool:
     """Whether a folder can be read in place of a list; for labels, it needs folders of videos in it."""
     if not folder.is_dir():
         return False

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from everest.system.storage import Location, RemotePath
-from everest.video.facts import Orientation
 from everest.video.folders import VIDEO_SUFFIXES, images_in
-from everest.video.source import Member, Video, decoder_input
+from everest.video.metadata import Orientation
+from everest.video.source import ShardMember, Video, decoder_input
 from everest.video.stream import VideoError, check_frame_size, decoder_errors
 
 NO_SECONDS: Final = "a folder of images has no seconds; make a video of it by everest prepare encode"
@@ -37,7 +37,7 @@ def image_folder(path: Video) -> Location | None:
     A video suffix is enough to know: the storage gets no request.
     """
     is_remote_file = isinstance(path, RemotePath) and path.suffix.lower() in VIDEO_SUFFIXES
-    if isinstance(path, Member) or is_remote_file:
+    if isinstance(path, ShardMember) or is_remote_file:
         return None
     return path if path.is_dir() else None
 
@@ -86,4 +86,4 @@ def read_image(file: Location) -> np.ndarray:
             if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds
-            return np.ascontiguousarray(orientation.upright(np.asarray(image.convert("RGB"))))
+            return np.ascontiguousarray(orientation.apply(np.asarray(image.convert("RGB"))))

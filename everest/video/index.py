@@ -29,7 +29,7 @@ from av.container import InputContainer
 
 from everest.video.decoding import (
     MAX_HELD_FRAMES,
-    Decoded,
+    DecodedFrame,
     Entry,
     LostPackets,
     Skips,
@@ -43,7 +43,7 @@ from everest.video.times import RepairedTimes, numbers_among_lost, repair_times
 
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
-MAX_STEP_RATIO: Final = 1.6  # heuristic: of a step and the median step, either way; 3:2 pull-down has 1.5
+MAX_INTERVAL_RATIO: Final = 1.6  # heuristic: an interval and the median, either way; 3:2 pull-down has 1.5
 FRAMES_COMPARED: Final = 4  # after each entry
 MIN_ENTRY_DISTANCE: Final = 10  # packets from one entry to the next: nearer ones save no time
 MAX_FAILED_ENTRIES: Final = 3  # entries; if none of them is reached, a format cannot seek
@@ -93,14 +93,14 @@ class StampedIndex:
 
     @classmethod
     def of(cls, packets: Sequence[StampedPacket], *, are_images: bool) -> StampedIndex:
-        """Make the index of a stream from the packets of `stamped_packets`.
+        """Make the index of a stream from the packets of `read_stamped_packets`.
 
         Args:
             are_images: each packet is an image of its own.
         """
         keys = sorted(packet for packet in packets if packet.is_key)
         times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded
-        shown = np.argsort(times)
+        display_order = np.argsort(times)
         # Closed: from the first on, every frame is shown after the keyframe that it follows in decode order.
         has_closed_gops = True
         last_key = np.inf
@@ -109,13 +109,13 @@ class StampedIndex:
             is_closed = packet.time >= last_key and (packet.restarts or not packet.is_key)
             has_closed_gops = has_closed_gops and is_closed
         return cls(
-            times=times[shown],
-            order=shown if has_closed_gops else shown[:0],
+            times=times[display_order],
+            order=display_order if has_closed_gops else display_order[:0],
             key_times=np.array([key.time for key in keys], dtype=np.int64),
             key_seeks=np.array([key.seek for key in keys], dtype=np.int64),
-            last_duration=packets[shown[-1]].duration,
-            offsets=np.array([packets[i].offset for i in shown if are_images], dtype=np.int64),
-            sizes=np.array([packets[i].size for i in shown if are_images], dtype=np.int64),
+            last_duration=packets[display_order[-1]].duration,
+            offsets=np.array([packets[i].offset for i in display_order if are_images], dtype=np.int64),
+            sizes=np.array([packets[i].size for i in display_order if are_images], dtype=np.int64),
         )
 
     def __len__(self) -> int:
@@ -130,42 +130,42 @@ class StampedIndex:
         keys = np.searchsorted(self.key_times, self.times[wanted], side="right") - 1  # -1: before the first
         return [
             (Entry(int(self.key_seeks[key])) if key > 0 else None, part)
-            for key, part in _parts_by_start(keys, wanted)
+            for key, part in _divide_at_jumps(keys, wanted)
         ]
 
     def skips(self, wanted: list[int]) -> Skips:
         """The frames that reading the `wanted` ones (rising) may skip.
 
-        A frame that is decoded after all wanted frames of its GOP is needless: none of them refers to it. If
-        GOPs may be open, no frame is known to be needless.
+        A frame that is decoded after all wanted frames of its GOP is droppable: none of them refers to it. If
+        GOPs may be open, no frame is known to be droppable.
         """
         # Only those that a reader may meet: of the GOPs from the first wanted frame to the last, and of one
         # GOP at each side. A clip of a file of many hours then does not cost work for all its frames.
         keys = self.key_times
-        ends = self.times[[wanted[0], wanted[-1]]]
-        first, last = np.searchsorted(keys, ends, side="right").tolist()  # GOP + 1
-        start = int(np.searchsorted(self.times, keys[first - 2])) if first > 1 else 0
-        stop = int(np.searchsorted(self.times, keys[last + 1])) if last + 1 < keys.size else len(self)
-        near = slice(start, stop)
-        times = self.times[near]
+        wanted_ends = self.times[[wanted[0], wanted[-1]]]
+        first, last = np.searchsorted(keys, wanted_ends, side="right").tolist()  # GOP + 1
+        first_nearby = int(np.searchsorted(self.times, keys[first - 2])) if first > 1 else 0
+        end = int(np.searchsorted(self.times, keys[last + 1])) if last + 1 < keys.size else len(self)
+        nearby = slice(first_nearby, end)
+        times = self.times[nearby]
         unwanted = set(times.tolist()).difference(self.times[wanted].tolist())
         if not self.order.size:
             return Skips(unwanted)
-        order = self.order[near]
-        chosen = np.array(wanted) - start
+        order = self.order[nearby]
+        chosen = np.array(wanted) - first_nearby
         gop = np.searchsorted(keys, times, side="right") - 1
-        final_of_gop = np.full(len(keys), -1)  # the last wanted frame of each GOP, in decode order
-        np.maximum.at(final_of_gop, gop[chosen], order[chosen])
-        final = wanted[int(self.order[wanted].argmax())]
-        needless = set(times[order > final_of_gop[gop]].tolist())
-        return Skips(unwanted, needless, last=int(self.times[final]))
+        last_of_gop = np.full(len(keys), -1)  # the last wanted frame of each GOP, in decode order
+        np.maximum.at(last_of_gop, gop[chosen], order[chosen])
+        last_decoded = wanted[int(self.order[wanted].argmax())]
+        droppable = set(times[order > last_of_gop[gop]].tolist())
+        return Skips(unwanted, droppable, last=int(self.times[last_decoded]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CountedIndex:
     """An index of decoder outputs, by which frames are found, and the entries that were seen to work."""
 
-    outputs: np.ndarray  # (F,) int64 rising, see `Decoded`
+    outputs: np.ndarray  # (F,) int64 rising, see `DecodedFrame`
     times: np.ndarray  # (F,) int64 rising; empty if the file does not store when frames are shown
     entry_frames: np.ndarray  # (E,) int64 rising: the first frame that is right after each entry
     entry_seeks: np.ndarray  # (E,) int64
@@ -182,33 +182,33 @@ class CountedIndex:
         columns = (self.entry_seeks, self.entry_packets, self.entry_marks)
         return [
             (Entry(*(int(column[entry]) for column in columns)) if entry >= 0 else None, part)
-            for entry, part in _parts_by_start(entries, wanted)
+            for entry, part in _divide_at_jumps(entries, wanted)
         ]
 
 
 FrameIndex = StampedIndex | CountedIndex
 
 
-def numbered(
-    index: FrameIndex, decoded: Iterable[Decoded], wanted: Iterable[int]
+def pick_frames(
+    index: FrameIndex, decoded: Iterable[DecodedFrame], wanted: Iterable[int]
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Yield the `wanted` frames with their numbers; in a damaged file, time stamps may repeat."""
     is_stamped = isinstance(index, StampedIndex)
     keys = index.times if is_stamped else index.outputs
-    numbers: dict[int | None, int] = {int(keys[number]): number for number in wanted}
+    frame_numbers: dict[int | None, int] = {int(keys[frame_number]): frame_number for frame_number in wanted}
     for frame, output in decoded:
-        number = numbers.pop(frame.pts if is_stamped else output, None)
-        if number is not None:
-            yield number, frame
+        frame_number = frame_numbers.pop(frame.pts if is_stamped else output, None)
+        if frame_number is not None:
+            yield frame_number, frame
 
 
-def _parts_by_start(starts: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:
-    """Divide `wanted` frames (rising) where the `starts` before them, (F,), jump by more than one."""
-    begins = [0, *(np.flatnonzero(np.diff(starts) > 1) + 1), len(wanted)]
-    return [(int(starts[begin]), wanted[begin:end]) for begin, end in pairwise(begins)]
+def _divide_at_jumps(entries: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:
+    """Divide `wanted` frames (rising) where the `entries` before them, (F,), jump by more than one."""
+    bounds = [0, *(np.flatnonzero(np.diff(entries) > 1) + 1), len(wanted)]
+    return [(int(entries[start]), wanted[start:end]) for start, end in pairwise(bounds)]
 
 
-def stamped_packets(
+def read_stamped_packets(
     path: Video, container: InputContainer, stream: VideoStream
 ) -> tuple[list[StampedPacket], bool]:
     """The packets that show a frame, in decode order, and whether their stamps can be trusted.
@@ -239,7 +239,7 @@ def stamped_packets(
         )
     times = np.array([packet.time for packet in stamped], dtype=np.int64)
     delay = (1 if codec.name.startswith("mpeg") else MAX_HELD_FRAMES) if codec.has_b_frames else 0
-    return stamped, _are_in_a_possible_order(times, delay)
+    return stamped, _is_possible_order(times, delay)
 
 
 def _restarts(codec: VideoCodecContext, packet: Packet) -> bool:
@@ -249,45 +249,45 @@ def _restarts(codec: VideoCodecContext, packet: Packet) -> bool:
         return True
     header = codec.extradata or b""
     data = memoryview(packet)
-    begin = 0
+    offset = 0
     if len(header) <= types.length_at or header[0] != 1:  # units without lengths
         return False
     length_bytes = (header[types.length_at] & 3) + 1
-    while begin + length_bytes < len(data):
-        unit = begin + length_bytes
-        kind = data[unit] >> types.shift & types.mask
-        if kind in types.pictures:
-            return kind in types.restarts
-        begin = unit + int.from_bytes(data[begin:unit])
+    while offset + length_bytes < len(data):
+        payload = offset + length_bytes
+        unit_type = data[payload] >> types.shift & types.mask
+        if unit_type in types.pictures:
+            return unit_type in types.restarts
+        offset = payload + int.from_bytes(data[offset:payload])
     return False
 
 
-def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
+def _is_possible_order(times: np.ndarray, delay: int) -> bool:
     """Whether time stamps in decode order (F,) can be right: a decoder holds back `delay` frames at most."""
     if times.size < 2:
         return True
     order = np.argsort(times, kind="stable")
-    steps = np.diff(times[order])
+    intervals = np.diff(times[order])
     ranks = np.empty_like(order)
     ranks[order] = np.arange(order.size)
-    if np.any(steps == 0) or np.any(np.arange(order.size) - ranks > delay):
+    if np.any(intervals == 0) or np.any(np.arange(order.size) - ranks > delay):
         return False
     if delay == 0:
         return True
     if np.all(np.diff(times) > 0):  # times of decoding, or a decoder that is only said to hold back frames
         return False
-    # A stamp in a wrong place is not noticed by its order; but it leaves a step of double length.
-    return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(MAX_STEP_RATIO)))
+    # A stamp in a wrong place is not noticed by its order; but it leaves an interval of double length.
+    return bool(np.all(np.abs(np.log(intervals / np.median(intervals))) < np.log(MAX_INTERVAL_RATIO)))
 
 
 def count_frames(
-    path: Video, *, step: float, of_decoding: bool
+    path: Video, *, frame_interval: float, are_decode_times: bool
 ) -> tuple[CountedIndex, list[LostPackets], RepairedTimes]:
     """Decode a file to count its frames, and find the entries that work.
 
     Args:
-        step: from one frame to the next in the stream's units, by the stated rate.
-        of_decoding: the file stores times of decoding only.
+        frame_interval: from one frame to the next in the stream's units, by the stated rate.
+        are_decode_times: the file stores times of decoding only.
     Returns:
         The index, what cannot be decoded, and the times with what was repaired of them.
     """
@@ -309,34 +309,34 @@ def count_frames(
             stamps.append(frame.pts)
             last_duration = frame.duration or 0
     lost = survey.lost
-    repaired = repair_times(stamps, survey.stamps, lost, of_decoding=of_decoding)
-    times = repaired.times
+    repaired_times = repair_times(stamps, survey.stamps, lost, are_decode_times=are_decode_times)
+    times = repaired_times.times
     if not times.size and lost:
-        times = (numbers_among_lost(lost, len(outputs)) * step).round().astype(np.int64)
+        times = (numbers_among_lost(lost, len(outputs)) * frame_interval).round().astype(np.int64)
     marks = Counter(key.mark for key in survey.keys)
     distinct = [entry for entry in entries if marks[entry.mark] == 1]
     rows = [(first, *astuple(entry)) for first, entry in _find_entries(path, distinct, outputs, checksums)]
     columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
     index = CountedIndex(np.array(outputs, dtype=np.int64), times, *columns, last_duration=last_duration)
-    return index, lost, repaired
+    return index, lost, repaired_times
 
 
 def _find_entries(
     path: Video, entries: Sequence[Entry], outputs: list[int], checksums: dict[int, int]
 ) -> list[tuple[int, Entry]]:
     """The entries that give the same images at the same outputs, each with the number of its first frame."""
-    working: list[tuple[int, Entry]] = []
+    reachable: list[tuple[int, Entry]] = []
     failed = 0
     for entry in entries:
-        if failed > MAX_FAILED_ENTRIES + len(working):
+        if failed > MAX_FAILED_ENTRIES + len(reachable):
             break
-        reached: dict[int, int] = {}
+        actual: dict[int, int] = {}
         with suppress(VideoError), closing(decode_frames(path, entry)) as decoded:
-            reached = {output: checksum(path, frame) for frame, output in islice(decoded, FRAMES_COMPARED)}
-        first = bisect_left(outputs, min(reached, default=0))
-        expected = outputs[first : first + len(reached)]
-        if reached and reached == {output: checksums.get(output) for output in expected}:
-            working.append((first, entry))
+            actual = {output: checksum(path, frame) for frame, output in islice(decoded, FRAMES_COMPARED)}
+        first = bisect_left(outputs, min(actual, default=0))
+        expected = outputs[first : first + len(actual)]
+        if actual and actual == {output: checksums.get(output) for output in expected}:
+            reachable.append((first, entry))
         else:
             failed += 1
-    return working
+    return reachable

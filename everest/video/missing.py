@@ -35,11 +35,11 @@ class StatedTimes:
     fps: float
     second: float  # in units of the time stamps
     end: float = -inf  # of the video, in seconds after time 0; -inf: not stated
-    end_of_sound: bool = False  # the end may be that of the sound
-    end_if_intact: bool = True  # an intact file lasts until the end
-    end_of_found: bool = False  # a truncated file may have gone on after the end
+    end_may_be_audio: bool = False  # the end may be that of the sound
+    is_end_reliable: bool = True  # an intact file lasts until the end
+    may_go_on: bool = False  # a truncated file may have gone on after the end
     hides_truncation: bool = False  # in a truncated file, the end is an estimate; packets may be incomplete
-    of_decoding: bool = False  # the time stamps are times of decoding
+    are_decode_times: bool = False  # the time stamps are times of decoding
 
     @classmethod
     def of(cls, path: Video, container: InputContainer, stream: VideoStream, count: int) -> StatedTimes:
@@ -53,14 +53,14 @@ class StatedTimes:
                     end = float((stream.duration or 0) * (stream.time_base or 0)) or -inf
                     # In fragments, it is that of the fragments that were found.
                     end = end if stream.frames >= count else -inf
-                    return times(end=end, end_if_intact=False, end_of_found=True)
+                    return times(end=end, is_end_reliable=False, may_go_on=True)
                 case "avi":
                     end = float(stream.frames / (stream.average_rate or DEFAULT_RATE)) or -inf
-                    return times(end=end, end_if_intact=False, of_decoding=True)
+                    return times(end=end, is_end_reliable=False, are_decode_times=True)
                 case "flv":
-                    return times(end=end_of_file, end_of_sound=True)
+                    return times(end=end_of_file, end_may_be_audio=True)
                 case "asf":
-                    return times(end=end_of_file, end_of_sound=True, hides_truncation=True)
+                    return times(end=end_of_file, end_may_be_audio=True, hides_truncation=True)
                 case "matroska":
                     stated = DURATION_PATTERN.match(stream.metadata.get("DURATION", ""))
                     if stated is not None:
@@ -74,8 +74,8 @@ class StatedTimes:
         self,
         path: Video,
         seconds: NDArray[np.float64],
-        begin: float,
-        step: float,
+        start: float,
+        frame_duration: float,
         *,
         lost: Sequence[LostPackets] = (),
         breaks_off: bool = False,
@@ -84,49 +84,49 @@ class StatedTimes:
 
         Args:
             seconds: when its frames are shown, (F,), from the first one.
-            begin: seconds after time 0 at which the first one is shown.
-            step: seconds that a frame is shown.
+            start: seconds after time 0 at which the first one is shown.
+            frame_duration: seconds that a frame is shown.
             lost: what cannot be decoded.
             breaks_off: the last packets cannot be decoded, even if none are in `lost`.
         """
         for frames, packets in lost:
-            gap = _end_before_gap(seconds[:frames], step) if frames else -packets * step
+            gap = _end_before_gap(seconds[:frames], frame_duration) if frames else -packets * frame_duration
             if frames < seconds.size:
-                following = float(seconds[frames])
-                if packets or following - gap > step / 2:
-                    yield gap, max(following, gap + step)
+                next_start = float(seconds[frames])
+                if packets or next_start - gap > frame_duration / 2:
+                    yield gap, max(next_start, gap + frame_duration)
             else:
                 breaks_off = True
         ends_early = is_truncated(path)
         is_strict = breaks_off or ends_early
-        end = _end_before_gap(seconds, step) if is_strict else float(seconds[-1]) + step
-        promised = -inf if ends_early and self.hides_truncation else self.end - begin
-        tolerance = step / 2 if is_strict else max(TOLERATED_SECONDS, TOLERATED_SHARE * promised)
-        is_short = promised - end > tolerance
-        may_be_of_sound = self.end_of_sound and promised > -inf and (is_strict or is_short)
-        if may_be_of_sound and _lasts_as_stated_without_video(path):
-            promised = -inf
-        if promised > -inf and is_short and (is_strict or self.end_if_intact):
-            yield end, promised
-        elif breaks_off or (ends_early and (promised == -inf or self.end_of_found)):
+        end = _end_before_gap(seconds, frame_duration) if is_strict else float(seconds[-1]) + frame_duration
+        stated_end = -inf if ends_early and self.hides_truncation else self.end - start
+        tolerance = frame_duration / 2 if is_strict else max(TOLERATED_SECONDS, TOLERATED_SHARE * stated_end)
+        is_short = stated_end - end > tolerance
+        may_be_audio = self.end_may_be_audio and stated_end > -inf and (is_strict or is_short)
+        if may_be_audio and _lasts_as_stated_without_video(path):
+            stated_end = -inf
+        if stated_end > -inf and is_short and (is_strict or self.is_end_reliable):
+            yield end, stated_end
+        elif breaks_off or (ends_early and (stated_end == -inf or self.may_go_on)):
             yield end, inf
 
 
-def _end_before_gap(seconds: NDArray[np.float64], step: float) -> float:
+def _end_before_gap(seconds: NDArray[np.float64], frame_duration: float) -> float:
     """The end of the last frame before a gap near the end of frames shown at `seconds` (F,)."""
     # Frames that the decoder still held may be shown after missing ones.
     held = range(max(seconds.size - MAX_HELD_FRAMES, 0), seconds.size - 1)
-    last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * step), seconds.size - 1)
-    return float(seconds[last]) + step
+    last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * frame_duration), seconds.size - 1)
+    return float(seconds[last]) + frame_duration
 
 
 def _lasts_as_stated_without_video(path: Video) -> bool:
     """Whether a stream other than the video ends when the file is stated to end."""
     with open_stream(path) as (container, stream):
-        stated = (container.duration or 0) / av.time_base
+        stated_end = (container.duration or 0) / av.time_base
         others = [other for other in container.streams if other is not stream]
         return any(
-            float((packet.pts + (packet.duration or 0)) * packet.time_base) > stated - TOLERATED_SECONDS
+            float((packet.pts + (packet.duration or 0)) * packet.time_base) > stated_end - TOLERATED_SECONDS
             for packet in (read_packets(path, container, *others) if others else ())
             if packet.pts is not None
         )
@@ -139,16 +139,16 @@ def damage_text(missing: Iterable[Span], *, within: Span = (-inf, inf)) -> str |
         within: the part of the video to describe.
     """
     merged: list[Span] = []
-    for begin, end in sorted(missing):
-        if end <= within[0] or begin >= within[1]:
+    for start, end in sorted(missing):
+        if end <= within[0] or start >= within[1]:
             continue
-        if merged and begin <= merged[-1][1] + TIME_TOLERANCE:
-            earlier, until = merged.pop()
-            begin, end = earlier, max(until, end)
-        merged.append((begin, end))
+        if merged and start <= merged[-1][1] + TIME_TOLERANCE:
+            merged_start, merged_end = merged.pop()
+            start, end = merged_start, max(merged_end, end)
+        merged.append((start, end))
     if not merged:
         return None
     parts = (
-        f"after {begin:.2f} s" if end == inf else f"from {begin:.2f} to {end:.2f} s" for begin, end in merged
+        f"after {start:.2f} s" if end == inf else f"from {start:.2f} to {end:.2f} s" for start, end in merged
     )
     return f"damaged: no intact frames {', '.join(parts)}"

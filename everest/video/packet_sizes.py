@@ -19,9 +19,9 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from everest.system.types import Span
-from everest.video.decoding import checked_packets
-from everest.video.facts import inspect_video
+from everest.video.decoding import check_packets
 from everest.video.images import NO_SECONDS, image_folder
+from everest.video.metadata import inspect_video
 from everest.video.missing import StatedTimes
 from everest.video.source import Video
 from everest.video.stream import VideoError, open_stream, stated_rate
@@ -36,7 +36,7 @@ class PacketSizes:
     seconds: NDArray[np.float64]  # (P,) when each is shown, from the first frame
     sizes: NDArray[np.int64]  # (P,) bytes
     # (P,) 0: keyframe; 1: refers to earlier frames only; 2: is decoded after a frame that is shown later
-    kinds: NDArray[np.int8]
+    picture_types: NDArray[np.int8]
     end: float  # seconds: when the last frame ends
     missing: tuple[Span, ...]  # without intact packets
 
@@ -46,7 +46,7 @@ class _Packet(NamedTuple):
 
     time: int
     size: int
-    kind: int
+    picture_type: int
     duration: int
 
 
@@ -62,21 +62,21 @@ def packet_sizes(path: Video) -> PacketSizes:
     if not packets:
         raise VideoError(path, "no packet has a time")
     packets.sort(key=attrgetter("time"))
-    times, sizes, kinds, durations = np.array(packets, dtype=np.int64).T
+    times, sizes, picture_types, durations = np.array(packets, dtype=np.int64).T
     first = int(times[0])
     seconds = (times - first) * unit
     # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
-    if (stated.hides_truncation or (stated.of_decoding and is_reordered)) and is_truncated(path):
+    if (stated.hides_truncation or (stated.are_decode_times and is_reordered)) and is_truncated(path):
         missing = inspect_video(path).missing
     else:
-        step = 1 / frame_rate(stated.fps, seconds)
-        inside = [((begin - first) * unit, (end - first) * unit) for begin, end in gaps]
+        frame_duration = 1 / frame_rate(stated.fps, seconds)
+        gap_spans = [((start - first) * unit, (end - first) * unit) for start, end in gaps]
         missing = (
-            *((begin, end) for begin, end in inside if end - begin > step / 2),
-            *stated.missing(path, seconds, first * unit, step, breaks_off=breaks_off),
+            *((start, end) for start, end in gap_spans if end - start > frame_duration / 2),
+            *stated.missing(path, seconds, first * unit, frame_duration, breaks_off=breaks_off),
         )
     end = float(seconds[-1]) + int(durations[-1]) * unit
-    return PacketSizes(seconds, sizes, kinds.astype(np.int8), end, missing)
+    return PacketSizes(seconds, sizes, picture_types.astype(np.int8), end, missing)
 
 
 def _read(
@@ -88,29 +88,29 @@ def _read(
         The intact packets, the times without any between them, and whether there are none at the end.
     """
     usual_duration = round(1 / (stated_rate(stream) * float(stream.time_base or 1)))
-    intact: list[_Packet] = []
+    packets: list[_Packet] = []
     gaps: list[tuple[int, int]] = []
-    passed_over: list[int] | None = None  # the times of the packets since damage
+    skipped_times: list[int] | None = None  # the times of the packets since damage
     latest = -(2**62)
     try:
-        for _, packet, is_damaged, breaks_off in checked_packets(path, container, stream):
+        for _, packet, is_damaged, breaks_off in check_packets(path, container, stream):
             time = packet.dts if packet.pts is None else packet.pts  # AVI has decode times only
-            if is_damaged or (passed_over is not None and not packet.is_keyframe):
-                passed_over = passed_over or []
+            if is_damaged or (skipped_times is not None and not packet.is_keyframe):
+                skipped_times = skipped_times or []
                 if time is not None:
-                    passed_over.append(time)
+                    skipped_times.append(time)
                 continue
             if not packet.size or packet.is_discard or time is None:
                 continue
-            if passed_over is not None:
-                end = latest + intact[-1].duration if intact else time
-                gaps.append((min([end, *passed_over]), time))
-            passed_over = [] if breaks_off else None
-            kind = 0 if packet.is_keyframe else 1 + (time < latest)
-            intact.append(_Packet(time, packet.size, kind, packet.duration or usual_duration))
+            if skipped_times is not None:
+                end = latest + packets[-1].duration if packets else time
+                gaps.append((min([end, *skipped_times]), time))
+            skipped_times = [] if breaks_off else None
+            picture_type = 0 if packet.is_keyframe else 1 + (time < latest)
+            packets.append(_Packet(time, packet.size, picture_type, packet.duration or usual_duration))
             latest = max(latest, time)
     except VideoError:
-        if not intact:
+        if not packets:
             raise
-        return intact, gaps, True
-    return intact, gaps, passed_over is not None
+        return packets, gaps, True
+    return packets, gaps, skipped_times is not None

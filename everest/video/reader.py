@@ -29,9 +29,9 @@ from torch import Tensor
 from everest.errors import EnvironmentProblem, RecipeError, unknown_name
 from everest.system.types import Floats, Span
 from everest.video.decoding import LostPackets, Survey, decode_frames, decode_images
-from everest.video.facts import VideoFacts, VideoInfo, inspect_video
 from everest.video.images import NO_SECONDS, image_folder, image_frames, read_image
-from everest.video.index import FrameIndex, StampedIndex, numbered
+from everest.video.index import FrameIndex, StampedIndex, pick_frames
+from everest.video.metadata import VideoInfo, VideoMetadata, inspect_video
 from everest.video.missing import damage_text
 from everest.video.source import Video, as_video, decoder_input
 from everest.video.stream import VideoError, as_video_error, decoder_errors
@@ -63,7 +63,7 @@ def video_info(path: str | Video) -> VideoInfo:
     with as_video_error(path):
         images = image_frames(folder)
         height, width, _ = read_image(images[0]).shape
-    return VideoInfo(frames=len(images), height=height, width=width, fps=None)
+    return VideoInfo(num_frames=len(images), height=height, width=width, fps=None)
 
 
 def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto", channels: int = 3) -> Tensor:
@@ -83,9 +83,9 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto",
     wanted = sorted({int(i) for i in ids})
     _check_request(path, wanted, channels)
     with as_video_error(path):
-        in_order = _in_order(path, wanted, channels, decoder)
-        frames = {number: pixels for number, pixels in in_order if pixels is not None}
-    missing = [number for number in wanted if number not in frames]
+        decoded = _read_in_order(path, wanted, channels, decoder)
+        frames = {frame_number: pixels for frame_number, pixels in decoded if pixels is not None}
+    missing = [frame_number for frame_number in wanted if frame_number not in frames]
     if missing:
         raise _damaged_frame(path, missing[0])
     return torch.from_numpy(np.stack([frames[int(i)] for i in ids]))
@@ -107,9 +107,9 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
     """
     path = as_video(path)
     wanted = [int(i) for i in ids]
-    for number, frame in zip(wanted, intact_frames(path, wanted, channels=channels), strict=True):
+    for frame_number, frame in zip(wanted, intact_frames(path, wanted, channels=channels), strict=True):
         if frame is None:
-            raise _damaged_frame(path, number)
+            raise _damaged_frame(path, frame_number)
         yield frame
 
 
@@ -117,78 +117,78 @@ def intact_frames(path: Video, wanted: list[int], *, channels: int = 3) -> Itera
     """As `frames_in_order`, with None for a damaged frame."""
     _check_request(path, wanted, channels)
     with as_video_error(path):
-        for _, pixels in _in_order(path, wanted, channels):
+        for _, pixels in _read_in_order(path, wanted, channels):
             # Writable, for torch.
             yield None if pixels is None else torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
 
 
-def _in_order(
+def _read_in_order(
     path: Video, wanted: list[int], channels: int, decoder: str = "auto"
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Yield the `wanted` frames (rising): number and pixels (H, W, C), None for a damaged one."""
     folder = image_folder(path)
     if folder is not None:
         files = image_frames(folder)
-        in_order = ((number, read_image(files[number])) for number in wanted)
+        frames = ((frame_number, read_image(files[frame_number])) for frame_number in wanted)
     elif decoder == "decord":
-        in_order = _read_decord(path, wanted)
+        frames = _read_decord(path, wanted)
     else:
-        in_order = _pyav_in_order(path, wanted)
+        frames = _read_pyav(path, wanted)
     shape = None
-    for number, pixels in in_order:
+    for frame_number, pixels in frames:
         if pixels is not None:
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise VideoError(path, "images of different sizes")
             pixels = luma(pixels) if channels == 1 else pixels
-        yield number, pixels
+        yield frame_number, pixels
 
 
-def _pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
-    """As `_in_order`, in colors, by PyAV; packets of Motion JPEG are read in place if it is known where."""
-    facts = inspect_video(path)
-    index = facts.index
-    to_pixels = _pixel_converter(path, facts)
+def _read_pyav(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
+    """As `_read_in_order`, in colors, by PyAV; Motion JPEG is read in place if it is known where."""
+    metadata = inspect_video(path)
+    index = metadata.index
+    to_pixels = _pixel_converter(path, metadata)
     if not isinstance(index, StampedIndex) or not index.offsets.size:
-        yield from _demuxed_in_order(path, index, to_pixels, wanted)
+        yield from _read_demuxed(path, index, to_pixels, wanted)
         return
     byte_ranges = zip(index.offsets[wanted].tolist(), index.sizes[wanted].tolist(), strict=True)
-    for number, frame in zip(wanted, decode_images(path, byte_ranges), strict=True):
+    for frame_number, frame in zip(wanted, decode_images(path, byte_ranges), strict=True):
         if frame is None:
-            yield from _demuxed_in_order(path, index, to_pixels, [number])
+            yield from _read_demuxed(path, index, to_pixels, [frame_number])
         else:
-            yield number, to_pixels(frame)
+            yield frame_number, to_pixels(frame)
 
 
-def _demuxed_in_order(
+def _read_demuxed(
     path: Video, index: FrameIndex, to_pixels: ToPixels, wanted: list[int]
 ) -> Iterator[tuple[int, np.ndarray | None]]:
-    """As `_pyav_in_order`, from the packets of all frames that the wanted ones refer to."""
+    """As `_read_pyav`, from the packets of all frames that the wanted ones refer to."""
     for entry, part in index.plan_seeks(wanted):
-        done = 0
+        num_done = 0
         # Again from the start: a seek may end after its target, or after a frame to which the target refers.
         # After some keyframes, frames refer to earlier ones; there no frame may be skipped.
-        for start, skipping in ((entry, True), (None, False)):
-            rest = part[done:]
+        for seek_entry, may_skip in ((entry, True), (None, False)):
+            remaining = part[num_done:]
             # An output that is counted depends on all packets before it.
-            skips = index.skips(rest) if skipping and isinstance(index, StampedIndex) else None
-            with closing(decode_frames(path, start, skips=skips)) as decoded:
-                for number, frame in islice(numbered(index, decoded, rest), len(rest)):
-                    position = bisect_left(part, number)
-                    if position < done:  # a damaged file's late frame: already given as missing
+            skips = index.skips(remaining) if may_skip and isinstance(index, StampedIndex) else None
+            with closing(decode_frames(path, seek_entry, skips=skips)) as decoded:
+                for frame_number, frame in islice(pick_frames(index, decoded, remaining), len(remaining)):
+                    position = bisect_left(part, frame_number)
+                    if position < num_done:  # a damaged file's late frame: already given as missing
                         continue
-                    if position > done and skipping:  # perhaps not missing
+                    if position > num_done and may_skip:  # perhaps not missing
                         break
-                    yield from ((missing, None) for missing in part[done:position])
-                    yield number, to_pixels(frame)
-                    done = position + 1
-            if done == len(part):
+                    yield from ((missing, None) for missing in part[num_done:position])
+                    yield frame_number, to_pixels(frame)
+                    num_done = position + 1
+            if num_done == len(part):
                 break
-        yield from ((missing, None) for missing in part[done:])
+        yield from ((missing, None) for missing in part[num_done:])
 
 
 def _read_decord(path: Video, wanted: list[int]) -> Iterable[tuple[int, np.ndarray]]:
-    """As `_pyav_in_order`, by decord: all frames or an error; values may differ by a rounding."""
+    """As `_read_pyav`, by decord: all frames or an error; values may differ by a rounding."""
     try:
         import decord
     except ImportError as error:
@@ -204,36 +204,38 @@ def _read_decord(path: Video, wanted: list[int]) -> Iterable[tuple[int, np.ndarr
 
 def _pixel_converter(
     path: Video,
-    facts: VideoFacts,
+    metadata: VideoMetadata,
     size: tuple[int, int] | None = None,
     interpolation: Interpolation | None = None,
 ) -> ToPixels:
     """Return a function that turns decoded frames into upright pixels of a size (None: the video's)."""
     scaler = VideoReformatter()  # one for many frames: making its tables costs as much as using them
     # Always a size: a stream may change its frame size, a clip must not.
-    height, width = facts.orientation.exchanged(size or (facts.info.height, facts.info.width))
+    height, width = metadata.orientation.apply_to_size(size or (metadata.info.height, metadata.info.width))
 
     def to_pixels(frame: VideoFrame) -> np.ndarray:
         with decoder_errors(path):
             rgb = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
-            return facts.orientation.upright(rgb.to_ndarray())
+            return metadata.orientation.apply(rgb.to_ndarray())
 
     return to_pixels
 
 
 def _check_request(path: Video, wanted: list[int], channels: int) -> None:
     """Raise an error if no frame is `wanted` (rising), or one that does not exist, or other channels."""
-    assert all(number < following for number, following in pairwise(wanted))
+    assert all(frame_number < next_number for frame_number, next_number in pairwise(wanted))
     if channels not in (1, 3):
         raise RecipeError(f"channels: {channels}; frames have 3 (colors) or 1 (luma)")
-    count = video_info(path).frames
+    count = video_info(path).num_frames
     if not wanted or wanted[0] < 0 or wanted[-1] >= count:
         requested = f"frames {wanted[0]} to {wanted[-1]}" if wanted else "no frame"
         raise VideoError(path, f"{requested} requested, there are {count}")
 
 
 def _damaged_frame(path: Video, number: int) -> VideoError:
-    return VideoError(path, f"frame {number} of {video_info(path).frames} cannot be decoded (damaged file)")
+    return VideoError(
+        path, f"frame {number} of {video_info(path).num_frames} cannot be decoded (damaged file)"
+    )
 
 
 def resized_frames(
@@ -247,21 +249,21 @@ def resized_frames(
     """
     folder = image_folder(path)
     if folder is not None:
-        for number, pixels in enumerate(frames_in_order(folder, range(video_info(folder).frames))):
+        for frame_number, pixels in enumerate(frames_in_order(folder, range(video_info(folder).num_frames))):
             image = Image.fromarray(pixels.numpy()).resize((size[1], size[0]), Image.Resampling.BICUBIC)
-            yield TimedFrame(np.asarray(image), number, 1 / rate)
+            yield TimedFrame(np.asarray(image), frame_number, 1 / rate)
         return
-    facts = inspect_video(path)
-    times = facts.index.times
-    unit = Fraction(1) / Fraction(facts.second).limit_denominator(10**9)
-    to_pixels = _pixel_converter(path, facts, size, Interpolation.BICUBIC)
+    metadata = inspect_video(path)
+    times = metadata.index.times
+    unit = Fraction(1) / Fraction(metadata.second).limit_denominator(10**9)
+    to_pixels = _pixel_converter(path, metadata, size, Interpolation.BICUBIC)
     with closing(decode_frames(path, survey=Survey(lost=lost))) as decoded:
-        for number, frame in numbered(facts.index, decoded, range(facts.info.frames)):
+        for frame_number, frame in pick_frames(metadata.index, decoded, range(metadata.info.num_frames)):
             pixels = np.ascontiguousarray(to_pixels(frame))
             if times.size:
-                yield TimedFrame(pixels, int(times[number] - times[0]), unit)
+                yield TimedFrame(pixels, int(times[frame_number] - times[0]), unit)
             else:
-                yield TimedFrame(pixels, number, 1 / rate)
+                yield TimedFrame(pixels, frame_number, 1 / rate)
 
 
 def frame_times(path: str | Video) -> NDArray[np.float64]:
@@ -273,14 +275,14 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
     path = as_video(path)
     if image_folder(path):
         raise VideoError(path, f"{NO_SECONDS}, or use start_frame and end_frame, and data.fps: null")
-    facts = inspect_video(path)
-    stamps = facts.index.times
+    metadata = inspect_video(path)
+    stamps = metadata.index.times
     if not stamps.size:
-        stamps = np.arange(facts.info.frames) * facts.second / (facts.info.fps or 1)
-    return (stamps - stamps[0]) / facts.second
+        stamps = np.arange(metadata.info.num_frames) * metadata.second / (metadata.info.fps or 1)
+    return (stamps - stamps[0]) / metadata.second
 
 
-def known_damage(
+def video_damage_text(
     path: str | Video, skipped: Iterable[Span] = (), *, within: Span = (-inf, inf)
 ) -> str | None:
     """A sentence about the known damage of a video, in seconds from its first frame; None without any.
@@ -290,11 +292,11 @@ def known_damage(
         within: the part of the video to describe.
     """
     path = as_video(path)
-    known = () if image_folder(path) else inspect_video(path).missing
-    return damage_text([*known, *skipped], within=within)
+    missing = () if image_folder(path) else inspect_video(path).missing
+    return damage_text([*missing, *skipped], within=within)
 
 
-def repairs(path: str | Video) -> list[str]:
+def repair_notices(path: str | Video) -> list[str]:
     """Sentences about what was repaired to read a video."""
     path = as_video(path)
     return [] if image_folder(path) else [f"{path}: {text}" for text in inspect_video(path).notices]

@@ -24,7 +24,7 @@ PARTS_IN_MEMORY: Final = 32  # parts that stay in memory
 
 
 @dataclass(frozen=True, order=True, slots=True)
-class Member:
+class ShardMember:
     """A video in a shard: a range of its bytes."""
 
     shard: Location
@@ -36,7 +36,7 @@ class Member:
         return f"{self.shard}#{self.name}"
 
 
-Video = Path | RemotePath | Member
+Video = Path | RemotePath | ShardMember
 
 
 def as_video(video: str | Video) -> Video:
@@ -69,7 +69,7 @@ def open_bytes(video: Video) -> BytesIO | BufferedReader:
 
 def video_version(video: Video) -> tuple[int, str]:
     """Size in bytes, and a text that changes when the file is rewritten."""
-    if isinstance(video, Member):
+    if isinstance(video, ShardMember):
         return video.size, video_version(video.shard)[1]
     if isinstance(video, RemotePath):
         return video.version()
@@ -78,7 +78,7 @@ def video_version(video: Video) -> tuple[int, str]:
 
 
 @lru_cache(maxsize=1)
-def _fetch(video: RemotePath | Member, version: tuple[int, str]) -> bytes:
+def _fetch(video: RemotePath | ShardMember, version: tuple[int, str]) -> bytes:
     """Load a video into memory; `version` is part of the cache key."""
     if isinstance(video, RemotePath):
         return video.read_bytes()
@@ -112,15 +112,15 @@ class PartsOfFile(RawIOBase):
         """Fill the buffer up to the end of a part; returns the number of bytes, 0 at the end of the file."""
         if self._position >= self._version[0]:
             return 0
-        number, begin = divmod(self._position, PART_BYTES)
+        part_number, begin = divmod(self._position, PART_BYTES)
         target = memoryview(buffer).cast("B")
-        content = _part(self._file, self._version, number)[begin : begin + len(target)]
+        content = _part(self._file, self._version, part_number)[begin : begin + len(target)]
         target[: len(content)] = content
         self._position += len(content)
         return len(content)
 
 
 @lru_cache(maxsize=PARTS_IN_MEMORY)
-def _part(file: RemotePath, version: tuple[int, str], number: int) -> bytes:
+def _part(file: RemotePath, version: tuple[int, str], part_number: int) -> bytes:
     """A part of a file; `version` is part of the cache key."""
-    return file.read_bytes(number * PART_BYTES, min((number + 1) * PART_BYTES, version[0]))
+    return file.read_bytes(part_number * PART_BYTES, min((part_number + 1) * PART_BYTES, version[0]))

@@ -98,12 +98,12 @@ def open_container(path: Video) -> InputContainer:
     """Open a local file or bytes in memory, not what it refers to; VideoError if it is not a video file."""
     with decoder_errors(path):
         with open_bytes(path) as file:
-            begin = file.read(HEAD_BYTES)
-        if not begin:
+            head = file.read(HEAD_BYTES)
+        if not head:
             raise VideoError(path, "empty file")
-        if begin[:4] == b"RIFF" and begin[8:16] == b"WEBPVP8X" and begin[20:] and begin[20] & WEBP_ANIMATION:
+        if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20:] and head[20] & WEBP_ANIMATION:
             raise VideoError(path, "an animated WebP, which FFmpeg does not read; convert it to mp4 or gif")
-        known = next((name for name, at, mark in KNOWN_FORMATS if begin[at:].startswith(mark)), None)
+        known = next((name for name, offset, mark in KNOWN_FORMATS if head[offset:].startswith(mark)), None)
         # PyAV 18 loses some memory in each file that is opened with options, which most files do not need.
         options = INPUT_OPTIONS if known is None else {}
         try:

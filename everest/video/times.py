@@ -21,16 +21,16 @@ class RepairedTimes(NamedTuple):
     """Rising times of frames, and how the stamps of the file were repaired."""
 
     times: Stamps  # (F,); empty: not known
-    replaced: int  # frames whose time was missing or wrong
+    num_replaced: int  # frames whose time was missing or wrong
     restarts: list[int]  # frames at which the stamps start again
     are_stored: bool  # all are the stamps of the file, in their order
 
     def notices(self) -> list[str]:
         """Sentences for the user about the repairs."""
         notices = []
-        if self.replaced:
+        if self.num_replaced:
             notices.append(
-                f"{self.replaced} of {self.times.size} time stamps cannot be right and were interpolated"
+                f"{self.num_replaced} of {self.times.size} time stamps cannot be right and were interpolated"
             )
         if self.restarts:
             frames = ", ".join(map(str, self.restarts[:3]))
@@ -46,7 +46,7 @@ def repair_times(
     packet_stamps: Sequence[int | None],
     lost: Sequence[tuple[int, int]] = (),
     *,
-    of_decoding: bool = False,
+    are_decode_times: bool = False,
 ) -> RepairedTimes:
     """Make time stamps rise, and keep all that can be right.
 
@@ -57,7 +57,7 @@ def repair_times(
         stamps: of the frames, in display order.
         packet_stamps: of the packets, in decode order. If these fall less often, they are times of decoding,
             which have the right values in the wrong order.
-        of_decoding: the stamps are known to be times of decoding.
+        are_decode_times: the stamps are known to be times of decoding.
         lost: frames after which packets were lost, and how many.
     """
     stamped = np.array([frame for frame, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
@@ -68,85 +68,85 @@ def repair_times(
     if 2 * stamped.size <= len(stamps):
         return NO_TIMES
     falls, packet_falls = (int(np.sum(np.diff(values) < 0)) for values in (times, packet_times))
-    of_decoding = of_decoding or packet_falls < falls
-    if of_decoding and lost:
+    are_decode_times = are_decode_times or packet_falls < falls
+    if are_decode_times and lost:
         times = np.sort(packet_times)[numbers_among_lost(lost, len(stamps))[stamped]]
-    elif of_decoding:
+    elif are_decode_times:
         times = np.sort(times)
-    steps = np.diff(times)
-    usual_step = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 1.0
-    times, kept, restarts = _choose_rising(times, stamped, usual_step)
+    intervals = np.diff(times)
+    usual_gap = float(np.median(intervals[intervals > 0])) if np.any(intervals > 0) else 1.0
+    times, kept, restarts = _choose_rising(times, stamped, usual_gap)
     replaced = len(stamps) - len(kept)
     if replaced > MAX_REPLACED_SHARE * len(stamps):
         return NO_TIMES
     times, known = times[kept], stamped[kept]
     numbers = np.arange(len(stamps))
     all_times = np.interp(numbers, known, times.astype(np.float64))
-    earlier, later = numbers < known[0], numbers > known[-1]  # the usual step apart at both ends
-    all_times[earlier] = times[0] + usual_step * (numbers[earlier] - known[0])
-    all_times[later] = times[-1] + usual_step * (numbers[later] - known[-1])
+    earlier, later = numbers < known[0], numbers > known[-1]  # the usual gap apart at both ends
+    all_times[earlier] = times[0] + usual_gap * (numbers[earlier] - known[0])
+    all_times[later] = times[-1] + usual_gap * (numbers[later] - known[-1])
     rounded = all_times.round().astype(np.int64)
     rounded[known] = times  # large ones were rounded above
-    return RepairedTimes(rounded, replaced, stamped[restarts].tolist(), not (of_decoding or replaced))
+    return RepairedTimes(rounded, replaced, stamped[restarts].tolist(), not (are_decode_times or replaced))
 
 
-def numbers_among_lost(lost: Sequence[tuple[int, int]], count: int) -> NDArray[np.int64]:
-    """The numbers of `count` frames if the lost ones are counted, too."""
-    numbers = np.arange(count)
-    for frames, packets in lost:
-        numbers[frames:] += packets
+def numbers_among_lost(lost: Sequence[tuple[int, int]], num_frames: int) -> NDArray[np.int64]:
+    """The numbers of `num_frames` frames if the lost ones are counted, too."""
+    numbers = np.arange(num_frames)
+    for frames_before, num_packets in lost:
+        numbers[frames_before:] += num_packets
     return numbers
 
 
-def _choose_rising(times: Stamps, frames: Stamps, usual_step: float) -> tuple[Stamps, list[int], list[int]]:
+def _choose_rising(times: Stamps, frames: Stamps, usual_gap: float) -> tuple[Stamps, list[int], list[int]]:
     """Choose the times that can be right.
 
     Args:
         times: (N,) of N frames that have one.
         frames: (N,) their numbers.
-        usual_step: from one frame to the next.
+        usual_gap: from one frame to the next.
     Returns:
         The times, continued where they start again; the positions of those that rise, and of the restarts.
     """
     times = times.copy()
     kept: list[int] = []
     restarts: list[int] = []
-    at = 0
-    while at < times.size:
-        if kept and times[at] <= times[kept[-1]]:
+    position = 0
+    while position < times.size:
+        if kept and times[position] <= times[kept[-1]]:
             last = kept[-1]
-            later = times[at : at + STAMPS_COMPARED]
+            later = times[position : position + STAMPS_COMPARED]
             rises = np.flatnonzero(later > times[last])
             # Either the frames from here on are wrong, or those up to here.
             wrong_from_here = int(rises[0]) if rises.size else later.size
-            wrong_up_to_here = int(np.sum(times[kept[-STAMPS_COMPARED:]] >= times[at]))
-            is_rest = not rises.size and at + later.size == times.size
+            wrong_up_to_here = int(np.sum(times[kept[-STAMPS_COMPARED:]] >= times[position]))
+            is_rest = not rises.size and position + later.size == times.size
             if wrong_up_to_here >= min(RESTART_FRAMES, len(kept)) and (
                 wrong_from_here >= RESTART_FRAMES or (is_rest and wrong_from_here > 1)
             ):
-                restarts.append(at)
-                gap = round(usual_step * (frames[at] - frames[last]))
-                times[at:] += times[last] + gap - times[at]
+                restarts.append(position)
+                gap = round(usual_gap * (frames[position] - frames[last]))
+                times[position:] += times[last] + gap - times[position]
             elif wrong_up_to_here < wrong_from_here or (
-                wrong_up_to_here == wrong_from_here == 1 and _is_smoother_without_last(times, kept, at)
+                wrong_up_to_here == wrong_from_here == 1 and _is_smoother_without_last(times, kept, position)
             ):
                 del kept[-wrong_up_to_here:]
             else:
-                at += wrong_from_here
+                position += wrong_from_here
                 continue
-        kept.append(at)
-        at += 1
+        kept.append(position)
+        position += 1
     return times, kept, restarts
 
 
-def _is_smoother_without_last(times: Stamps, kept: Sequence[int], at: int) -> bool:
-    """Whether the last of the `kept` times is more likely wrong than the one `at`, which is not later."""
-    if len(kept) < 3 or at + 2 >= times.size:
+def _is_smoother_without_last(times: Stamps, kept: Sequence[int], position: int) -> bool:
+    """Whether the last of the `kept` times is more likely wrong than the one at `position`, not later."""
+    if len(kept) < 3 or position + 2 >= times.size:
         return False
     *earlier, last = kept[-3:]
     unevenness = []  # the largest change of the rate between frames; at least 0
-    for middle in (at, last):
-        positions = [*earlier, middle, at + 1]
+    for middle in (position, last):
+        positions = [*earlier, middle, position + 1]
         rates = np.maximum(np.diff(times[positions]), 1e-3) / np.diff(positions)
         unevenness.append(float(np.abs(np.diff(np.log(rates))).max()))
     return unevenness[0] < unevenness[1]

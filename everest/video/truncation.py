@@ -37,56 +37,56 @@ def is_truncated(path: Video) -> bool:
             return not is_last or len(page) < 23 + num_segments + sum(page[23 : 23 + num_segments])
         if head.startswith(b"GIF8"):  # the mark of the end is missing
             return not _read(file, size - OGG_PAGE, OGG_PAGE).rstrip(b"\0").endswith(b";")
-        layout = _ts_spacing(head)
+        layout = _find_ts_packets(head)
         if layout is not None:  # the last packet is incomplete, and not zeros that follow the end
             first, spacing = layout
-            rest = (size - first) % spacing
-            return 0 < rest < TS_PACKET and _read(file, size - rest, 1)[0] == TS_SYNC
+            remainder = (size - first) % spacing
+            return 0 < remainder < TS_PACKET and _read(file, size - remainder, 1)[0] == TS_SYNC
     # Other formats state their size in bytes, or a part of it.
     if head.startswith(b"RIFF"):
         return 8 + int.from_bytes(head[4:8], "little") > size
     if head.startswith(MXF_MARK):  # where its footer begins, after a length of 1 to 128 bytes
         length = int.from_bytes(head[16:17])
-        begin = 41 + (length & 127 if length & 128 else 0)
-        return max(begin + 8, int.from_bytes(head[begin : begin + 8]) + 1) > size
-    begin = head.find(ASF_MARK)
-    return begin >= 0 and int.from_bytes(head[begin + 40 : begin + 48], "little") > size
+        offset = 41 + (length & 127 if length & 128 else 0)
+        return max(offset + 8, int.from_bytes(head[offset : offset + 8]) + 1) > size
+    offset = head.find(ASF_MARK)
+    return offset >= 0 and int.from_bytes(head[offset + 40 : offset + 48], "little") > size
 
 
 def _is_truncated_iso_media(file: BinaryIO, size: int) -> bool:
     """The last box is incomplete and has frames, or the boxes of a fragmented file break off."""
-    begin = 0
+    offset = 0
     is_fragmented = False
-    while begin < size:
-        header = _read(file, begin, 16)
-        length, kind = int.from_bytes(header[:4]), header[4:8]
+    while offset < size:
+        header = _read(file, offset, 16)
+        length, box_type = int.from_bytes(header[:4]), header[4:8]
         if length == 1:
             length = int.from_bytes(header[8:16])
-        if length == 0 and kind == b"mdat":  # up to the end of the file
+        if length == 0 and box_type == b"mdat":  # up to the end of the file
             return False
-        if length < 8 or begin + length > size:
-            return is_fragmented or (length >= 8 and kind in MEDIA_BOXES)
-        is_fragmented = is_fragmented or kind == b"moof"
-        begin += length
+        if length < 8 or offset + length > size:
+            return is_fragmented or (length >= 8 and box_type in MEDIA_BOXES)
+        is_fragmented = is_fragmented or box_type == b"moof"
+        offset += length
     return False
 
 
 def _is_truncated_matroska(file: BinaryIO, size: int) -> bool:
     """The last element is incomplete. An element of unknown length is entered."""
-    begin = 0
-    while begin < size:
-        header = _read(file, begin, 12)
+    offset = 0
+    while offset < size:
+        header = _read(file, offset, 12)
         name_bytes = 9 - header[0].bit_length()
         length_bytes = 9 - header[name_bytes].bit_length() if name_bytes < len(header) else 9
         if name_bytes > 4 or length_bytes > 8:  # no element
             return False
         unknown = (1 << 7 * length_bytes) - 1
         length = int.from_bytes(header[name_bytes : name_bytes + length_bytes]) & unknown
-        begin += name_bytes + length_bytes + (length if length != unknown else 0)
-    return begin > size
+        offset += name_bytes + length_bytes + (length if length != unknown else 0)
+    return offset > size
 
 
-def _ts_spacing(head: bytes) -> tuple[int, int] | None:
+def _find_ts_packets(head: bytes) -> tuple[int, int] | None:
     """Where the first whole packet of a transport stream begins, and the bytes from one to the next."""
     for spacing in TS_SPACINGS:
         for first in range(spacing):
@@ -96,35 +96,35 @@ def _ts_spacing(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _read(file: BinaryIO, begin: int, size: int) -> bytes:
-    file.seek(max(begin, 0))
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(max(offset, 0))
     return file.read(size)
 
 
-def pes_state(path: Video, begin: int | None) -> tuple[bool, bool]:
+def pes_state(path: Video, offset: int | None) -> tuple[bool, bool]:
     """Whether a packet (PES) of a transport stream is whole, and whether the next one follows.
 
     A packet consists of numbered parts of 188 bytes. Only the last one is filled up.
 
     Args:
-        begin: the packet's first byte in the file.
+        offset: the packet's first byte in the file.
     """
-    if begin is None:
+    if offset is None:
         return False, False
     stream: int | None = None
     last_number: int | None = None
     is_filled_up = False
     with open_bytes(path) as file:
-        _, spacing = _ts_spacing(file.read(HEAD_BYTES_SEARCHED)) or (0, TS_PACKET)
-        file.seek(begin)
+        _, spacing = _find_ts_packets(file.read(HEAD_BYTES_SEARCHED)) or (0, TS_PACKET)
+        file.seek(offset)
         while len(part := file.read(spacing)[spacing - TS_PACKET :]) == TS_PACKET:
             sync, flags_and_stream, controls = struct.unpack(">BHB", part[:4])
             if sync != TS_SYNC:
                 is_end = not any(part) and not any(map(any, iter(lambda: file.read(2**20), b"")))
                 return is_filled_up and is_end, is_end
             is_damaged, is_start = flags_and_stream & 0x8000, flags_and_stream & 0x4000
-            number, has_data = controls & 15, controls & 0x10
-            follows = last_number is None or number == (last_number + 1) % 16
+            part_number, has_data = controls & 15, controls & 0x10
+            follows = last_number is None or part_number == (last_number + 1) % 16
             if stream is None:
                 stream = flags_and_stream & 0x1FFF
             elif stream != flags_and_stream & 0x1FFF:
@@ -134,7 +134,7 @@ def pes_state(path: Video, begin: int | None) -> tuple[bool, bool]:
             if has_data:
                 if not follows or is_damaged:
                     return False, False
-                last_number, is_filled_up = number, bool(controls & 0x20) and _is_filled_up(part)
+                last_number, is_filled_up = part_number, bool(controls & 0x20) and _is_filled_up(part)
     return is_filled_up or not part, True
 
 

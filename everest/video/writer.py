@@ -69,7 +69,7 @@ def write_timed_frames(
     Returns:
         The number of frames.
     """
-    written = 0
+    num_frames = 0
     # faststart puts the index in front: a file can be read before all of it has arrived.
     options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with av.open(str(path.absolute()), "w", format="mp4", container_options=options) as container:
@@ -91,10 +91,10 @@ def write_timed_frames(
                 frame = VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.pts, frame.time_base = time, unit
                 container.mux(stream.encode(frame))
-            written += 1
+            num_frames += 1
         if stream is not None:
             container.mux(stream.encode(None))
-    return written
+    return num_frames
 
 
 def read_comment(path: Path) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from everest.annotations.bout import Bout, by_label
-from everest.annotations.formats import read_annotations, recognize, write_annotations
-from everest.annotations.labels import read_labels
+from everest.annotations.bout import Bout, group_by_label
+from everest.annotations.codings import read_video_annotations
+from everest.annotations.formats import read_annotations, recognize_format, write_annotations
 from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.annotations.records import LeftOut
 from everest.errors import DataError
@@ -123,7 +123,7 @@ def project(**changes: Any) -> dict[str, Any]:
 
 def test_a_table_of_version_7_needs_the_videos_if_media_are_queued(tmp_path: Path, clip_files: Path):
     file = written(tmp_path, AGGREGATED_7)
-    assert recognize(file) == "boris-table"
+    assert recognize_format(file) == "boris-table"
     with pytest.raises(DataError, match=r"has 2 queued media, .* length of C:\\videos\\cage1.mp4 is not"):
         read_annotations(file)
     for name in ("cage1.mp4", "cage2.mp4"):
@@ -138,7 +138,7 @@ def test_a_table_of_version_7_needs_the_videos_if_media_are_queued(tmp_path: Pat
 
 def test_events_of_version_7_are_paired_by_subject(tmp_path: Path):
     file = written(tmp_path, EVENTS_7)
-    assert recognize(file) == "boris-table"
+    assert recognize_format(file) == "boris-table"
     assert spans(read_annotations(file)) == [
         ("C:\\videos\\cage1.mp4", 0.5, 1.25, "groom", ""),
         ("C:\\videos\\cage1.mp4", 1.0, 1.5, "groom", "female"),
@@ -154,7 +154,7 @@ def test_events_of_version_7_are_paired_by_subject(tmp_path: Path):
 
 def test_times_of_version_8_run_on_over_the_media_and_contain_the_offset(tmp_path: Path):
     file = written(tmp_path, EVENTS_8, "export.csv")
-    assert recognize(file) == "boris-table"
+    assert recognize_format(file) == "boris-table"
     bouts = read_annotations(file)
     assert spans(sorted(bouts, key=lambda bout: (bout.video, bout.label))) == [
         ("a/cage1.mp4", 1.5, 2.0, "groom", ""),
@@ -237,7 +237,7 @@ def test_the_project_that_is_written_has_what_boris_reads(tmp_path: Path):
         Bout(video="cage1.mp4", start=1.5, end=2, label="groom", subject="female"),
         Bout(video="cage1.mp4", start=0.5, end=0.5, label="peck", origin="curated"),
     ]
-    times = {name: VideoTimes.at_rate(16, 32) for name in ("cage1.mp4", "empty.mp4")}
+    times = {name: VideoTimes.from_rate(16, 32) for name in ("cage1.mp4", "empty.mp4")}
     file = tmp_path / "cages.boris"
     assert write_annotations(file, bouts, "boris", times=times) == [file]
     document = json.loads(file.read_text())
@@ -317,7 +317,7 @@ def test_what_a_project_has_besides_bouts_is_counted(tmp_path: Path):
         "observation of images": 1,
         "observation without an event": 1,
     }
-    labels = read_labels([file], ["cage1.mp4", "cage2.mp4"])
+    labels = read_video_annotations([file], ["cage1.mp4", "cage2.mp4"])
     assert labels.notices[0] == "left out, no such video: live"
     document["observations"] = {"photos": observations["photos"]}
     with pytest.raises(DataError, match=r"has no bout that is read, only observation of images \(1\)"):
@@ -345,13 +345,15 @@ def test_the_video_may_be_shown_by_any_player_at_its_own_time(tmp_path, player, 
         },
         **{"time offset": 10.0},
     )
-    labels = read_labels([written(tmp_path, json.dumps(document), "cages.boris")], ["side0.mp4", "side1.mp4"])
+    labels = read_video_annotations(
+        [written(tmp_path, json.dumps(document), "cages.boris")], ["side0.mp4", "side1.mp4"]
+    )
     found = {  # times over both files
         name: (
             min(bout.start + 2 * (bout.video == "side1.mp4") for bout in bouts),
             max(bout.end + 2 * (bout.video == "side1.mp4") for bout in bouts),
         )
-        for name, bouts in by_label(bout for each in labels.bouts.values() for bout in each).items()
+        for name, bouts in group_by_label(bout for each in labels.bouts.values() for bout in each).items()
     }
     assert found == {name: (pytest.approx(start), pytest.approx(end)) for name, start, end in expected}
     assert labels.left_out["bout outside the media of the player"] == 2 - len(expected)
@@ -363,7 +365,7 @@ def test_a_table_states_the_media_of_all_players(tmp_path: Path, clip_files: Pat
     text = text.replace(above, above + above.replace("#1\tC:\\videos\\cage1", "#2\tside"))
     side = tmp_path / "side.mp4"
     side.symlink_to(clip_files / "clip0.mp4")
-    labels = read_labels([written(tmp_path, text)], [str(side)])
+    labels = read_video_annotations([written(tmp_path, text)], [str(side)])
     assert {bout.label for bout in labels.bouts[str(side)]} == {"groom", "peck"}
     assert labels.left_out["media file of another player"] == (2 if text == EVENTS_8 else 1)
 
@@ -392,7 +394,7 @@ def test_rows_that_cannot_be_queued_are_of_their_own_files(
     videos = [tmp_path / "cage1.mp4", tmp_path / "cage2.mp4"]
     for video in videos:
         video.symlink_to(clip_files / "clip0.mp4")  # 2 s
-    labels = read_labels([written(tmp_path, "\n".join(lines))], list(map(str, videos)))
+    labels = read_video_annotations([written(tmp_path, "\n".join(lines))], list(map(str, videos)))
     found = [(Path(bout.video).name, bout.start, bout.end) for each in labels.bouts.values() for bout in each]
     assert sorted(found) == ROWS
 

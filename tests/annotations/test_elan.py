@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from everest.annotations.bout import Bout
-from everest.annotations.formats import read_annotations, recognize, write_annotations
+from everest.annotations.formats import read_annotations, recognize_format, write_annotations
 from everest.annotations.matching import VideoFinder
 from everest.annotations.records import LeftOut
 from everest.errors import DataError
@@ -139,7 +139,7 @@ def check_schema(root: ElementTree.Element) -> None:
 def test_all_annotations_with_times_are_bouts(tmp_path: Path, origin: str, later: float):
     file = tmp_path / "cage1.eaf"
     file.write_text(EAF.replace("{origin}", origin))
-    assert recognize(file) == "elan"
+    assert recognize_format(file) == "elan"
     left_out = LeftOut()
     video = "file:///D:/my%20videos/cage1.mp4"
     assert read_annotations(file, left_out=left_out) == [

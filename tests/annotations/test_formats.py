@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from everest.annotations.bout import ORIGINS, Bout
-from everest.annotations.formats import FORMATS, read_annotations, recognize, write_annotations
+from everest.annotations.formats import FORMATS, read_annotations, recognize_format, write_annotations
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.annotations.records import LeftOut
 from everest.errors import DataError
@@ -121,7 +121,7 @@ def written(folder: Path, name: str, content: Any) -> Path:
 @pytest.mark.parametrize(("name", "content", "kind", "fps", "bouts"), EXPORTS)
 def test_exports_of_other_programs_are_recognized_and_read(tmp_path, name, content, kind, fps, bouts):
     file = written(tmp_path, name, content)
-    assert recognize(file) == kind
+    assert recognize_format(file) == kind
     assert read_annotations(file, fps=fps) == bouts
 
 
@@ -399,14 +399,14 @@ def test_bouts_come_back_from_every_kind_exact_to_the_frame(tmp_path: Path, kind
     fps, bouts = drawn
     if kind in ("srt", "vtt"):
         bouts = [each for each in bouts if not each.subject]
-    times = dict.fromkeys((each.video for each in bouts), VideoTimes.at_rate(fps, FRAMES))
+    times = dict.fromkeys((each.video for each in bouts), VideoTimes.from_rate(fps, FRAMES))
     if not bouts:
         return
     is_file = len(times) == 1 or kind in ("csv", "boris")
     path = tmp_path / f"{stem(next(iter(times)))}{(FORMATS[kind].ending or '.csv') if is_file else ''}"
     files = write_annotations(path, bouts, kind, times=times)
     found = [each for file in files for each in read_annotations(file)]
-    assert all(recognize(file) == kind for file in files)
+    assert all(recognize_format(file) == kind for file in files)
 
     def frames(each: Bout) -> tuple[Any, ...]:
         origin = "manual" if kind in ("srt", "vtt") else each.origin
@@ -422,7 +422,7 @@ def test_bouts_come_back_from_every_kind_exact_to_the_frame(tmp_path: Path, kind
 
 
 def test_videos_without_bouts_are_written_too(tmp_path: Path):
-    times = {name: VideoTimes.at_rate(10, 20) for name in ("a.mp4", "b.mp4")}
+    times = {name: VideoTimes.from_rate(10, 20) for name in ("a.mp4", "b.mp4")}
     files = write_annotations(tmp_path / "srt", [bout(0, 1, "run", video="a.mp4")], "srt", times=times)
     assert [file.name for file in files] == ["a.srt", "b.srt"]
     assert files[1].read_text() == ""

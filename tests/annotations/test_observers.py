@@ -9,8 +9,8 @@ import pytest
 from small_runs import called, json_of, refused, run
 
 from everest.annotations.bout import UNSCORED, Bout
+from everest.annotations.codings import BoutFilter, read_video_annotations
 from everest.annotations.formats import read_annotations
-from everest.annotations.labels import WhoseBouts, read_labels
 from everest.annotations.matching import VideoFinder
 from everest.errors import DataError
 
@@ -82,12 +82,12 @@ def test_two_observers_who_differ_are_refused_and_one_may_be_chosen(tmp_path, cl
         with pytest.raises(
             DataError, match=r"clip0.mp4: 2 observations \(anna, ben\) differ in 'run'; choose"
         ):
-            read_labels(files, videos)
+            read_video_annotations(files, videos)
     for name, expected in (("anna", ANNA), ("b*", BEN)):
-        (bouts,) = read_labels(files, whose=WhoseBouts(observers=[name])).bouts.values()
+        (bouts,) = read_video_annotations(files, people=BoutFilter(observers=[name])).bouts.values()
         assert [(bout.start, bout.end, bout.label) for bout in bouts] == expected
     with pytest.raises(DataError, match=r"--observer carl: not in .*, which has anna, ben"):
-        read_labels(files, whose=WhoseBouts(observers=["carl"]))
+        read_video_annotations(files, people=BoutFilter(observers=["carl"]))
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_codings_of_other_classes_or_times_are_joined(tmp_path: Path, other: Spa
     files = files_of("files", tmp_path, {"anna": ANNA, "ben": other})
     if joined is None:
         with pytest.raises(DataError, match="2 observations"):
-            read_labels(files)
+            read_video_annotations(files)
     else:
-        labels = read_labels(files)
+        labels = read_video_annotations(files)
         assert len(labels.bouts["clip0.mp4"]) == joined
         assert labels.notices == ["joined: the codings of anna, ben; --observer keeps one"]
 
@@ -116,28 +116,28 @@ def test_other_subjects_complement_each_other_and_one_may_be_chosen(tmp_path: Pa
     rows = [("a.mp4", 0, 1, "walk", "anna", "m1"), ("a.mp4", 0.5, 2, "walk", "ben", "m2")]
     rows += [("b.mp4", 0, 1, "walk", "anna", "m2"), ("a.mp4", 3, 4, "unscored", "", "")]
     file = table(tmp_path, "a.csv", columns, rows)
-    labels = read_labels([file])
+    labels = read_video_annotations([file])
     assert labels.merged_subjects == ["m1", "m2"]
     assert labels.notices[-1] == "taken together, bouts of several subjects: m1, m2; --subject keeps one"
-    only = read_labels([file], whose=WhoseBouts(subject="m1")).bouts
+    only = read_video_annotations([file], people=BoutFilter(subject="m1")).bouts
     assert {video: [bout.label for bout in bouts] for video, bouts in only.items()} == {
         "a.mp4": ["walk", "unscored"]  # b.mp4 has no bout of it
     }
     with pytest.raises(DataError, match=r"--subject m3: not in .*, which has m1, m2"):
-        read_labels([file], whose=WhoseBouts(subject="m3"))
+        read_video_annotations([file], people=BoutFilter(subject="m3"))
     table(tmp_path, "a.csv", columns, [rows[0], (*rows[1][:-1], "")])  # ben may mean m1
     with pytest.raises(DataError, match="2 observations"):
-        read_labels([file])
+        read_video_annotations([file])
 
 
 def test_two_corrections_differ_and_a_prediction_gives_way(tmp_path: Path):
     columns = "video,start,end,label,origin"
     rows = [("clip0.mp4", 0, 1, "walk", "curated"), ("clip0.mp4", 1, 2, "run", "automated")]
     first, second = table(tmp_path, "1.csv", columns, rows), table(tmp_path, "2.csv", columns, rows[1:])
-    assert len(read_labels([first, second]).bouts["clip0.mp4"]) == 2
+    assert len(read_video_annotations([first, second]).bouts["clip0.mp4"]) == 2
     table(tmp_path, "2.csv", columns, [("clip0.mp4", 0, 1.5, "walk", "curated")])
     with pytest.raises(DataError, match=r"2 observations \(1, 2\) differ in 'walk'"):
-        read_labels([first, second])
+        read_video_annotations([first, second])
 
 
 def test_every_command_that_reads_labels_asks_whose_they_are(classifier_run, clip_files, tmp_path):
@@ -226,7 +226,7 @@ def test_a_table_that_ends_early_needs_the_rate(tmp_path: Path, clip_files: Path
     ],
 )
 def test_time_outside_the_intervals_of_observations_is_unscored(tmp_path, intervals, expected):
-    (bouts,) = read_labels([project(tmp_path, **intervals)]).bouts.values()
+    (bouts,) = read_video_annotations([project(tmp_path, **intervals)]).bouts.values()
     assert unscored(bouts) == expected
 
 

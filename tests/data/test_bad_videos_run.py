@@ -11,7 +11,7 @@ from small_runs import refused, small_recipe
 
 from everest.data.footage import frame_span
 from everest.lists.sample import Sample
-from everest.video.facts import inspect_video
+from everest.video.metadata import inspect_video
 from everest.video.reader import VideoError, read_frames
 from everest.video.writer import write_video
 

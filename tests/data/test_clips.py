@@ -101,4 +101,4 @@ def test_a_label_far_above_the_others_makes_no_classes(root, label):
         with pytest.raises(DataError, match=text):
             recipe_clips.finetune_clips(given)
         given = replace(given, data=replace(given.data, num_classes=label + 1))
-    assert recipe_clips.finetune_clips(given)[1].count == label + 1
+    assert recipe_clips.finetune_clips(given)[1].num_outputs == label + 1

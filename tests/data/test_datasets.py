@@ -8,7 +8,7 @@ from everest.config.heads import Head
 from everest.data.augment import RandAugment
 from everest.data.clips import MAX_TRIES, ClipDataset
 from everest.data.footage import frame_span
-from everest.data.loader import batches
+from everest.data.loader import read_batches
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import DataError
 from everest.lists.reading import read_samples
@@ -108,7 +108,7 @@ def broken(tmp_path):
 def test_broken_video_is_replaced_by_the_same_other_one_every_time(samples, broken):
     mixed = [broken, *samples[:3]]
     clip = clips_of(mixed).read((3, 0))
-    assert clip.failed[0] == (broken.path, "not a video file")
+    assert clip.failed_reads[0] == (broken.path, "not a video file")
     assert clip.video_id in {sample.path for sample in samples[:3]}
     assert same(clip, clips_of(mixed).read((3, 0)))
     assert torch.equal(clip.noise, clips_of(samples[:1] * 4).read((3, 0)).noise)  # that of its place
@@ -120,12 +120,12 @@ def test_broken_video_is_replaced_by_the_same_other_one_every_time(samples, brok
 def test_only_broken_videos_end_in_an_error_that_reaches_the_loop(broken, workers):
     words = rf"^{MAX_TRIES} draws in a row gave unreadable videos \(1 of 2\), first .*broken\.mp4: not a vid"
     with pytest.raises(DataError, match=words):
-        list(batches(clips_of([broken, broken]), [[(0, 0)]], workers=workers, timeout=60))
+        list(read_batches(clips_of([broken, broken]), [[(0, 0)]], workers=workers, timeout=60))
 
 
 def test_in_evaluation_broken_videos_are_zeros_and_named(samples, broken):
     clip = clips_of([broken, *samples], TEST, replace_bad=False).read((0, 0))
     assert clip.frames.shape == (6, 3, 4, 32, 32)
     assert not clip.frames.any()
-    assert clip.failed == [(broken.path, "not a video file")]
+    assert clip.failed_reads == [(broken.path, "not a video file")]
     assert (clip.video_id, clip.label.tolist()) == (broken.path, [1])

@@ -15,13 +15,13 @@ import everest
 from everest.checkpoints.describe import sampled_frames
 from everest.checkpoints.graph import exportable
 from everest.checkpoints.load import open_model
-from everest.data.footage import FrameTimes, footage_of
-from everest.data.frames import sampling
+from everest.data.footage import FrameTimes, read_footage
+from everest.data.frames import find_sampling
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.lists.sample import Sample
 from everest.system.weights_header import read_header
 from everest.video.reader import VideoError
-from everest.video.source import Member
+from everest.video.source import ShardMember
 
 SIZE = (32, 48)
 RATES = (24, 25, 30, 60, 120)
@@ -50,7 +50,7 @@ NAMES = [*map(str, RATES), "uneven", "avi"]
 @pytest.mark.parametrize("name", NAMES)
 def test_a_timeline_has_the_frame_nearest_to_each_time(files, name: str, fps: float):
     path, seconds = files[name]
-    numbers = footage_of(Sample(path=str(path)), fps).shown
+    numbers = read_footage(Sample(path=str(path)), fps).frame_ids
     assert numbers.tolist() == [nearest(seconds, j / Fraction(fps)) for j in range(len(numbers))]
     assert abs(len(numbers) / fps - FrameTimes.of(path).end) <= 0.5 / fps + 1e-6
 
@@ -67,7 +67,7 @@ def views_of(fps: float | None, way: str) -> list:
 
 
 def expected_ids(view, length: int, rng: np.random.Generator, way: str) -> np.ndarray:
-    ways = sampling(way)
+    ways = find_sampling(way)
     if isinstance(view, EvalViews):
         return np.stack(ways.views(length, 4, 3, 3))
     if isinstance(view, ValidationViews):
@@ -86,7 +86,7 @@ DECODERS = ("auto", "decord")
 def test_every_stage_reads_the_frames_of_the_timeline(files, name: str, way: str, decoder: str):
     path, seconds = files[name]
     sample = Sample(path=str(path))
-    for fps, timeline in ((15, footage_of(sample, 15).shown), (None, np.arange(len(seconds)))):
+    for fps, timeline in ((15, read_footage(sample, 15).frame_ids), (None, np.arange(len(seconds)))):
         for view in views_of(fps, way):
             ids = expected_ids(view, len(timeline), np.random.default_rng(3), way)
             clips = view(sample, np.random.default_rng(3), decoder).frames  # (V, 3, T, H, W)
@@ -95,9 +95,9 @@ def test_every_stage_reads_the_frames_of_the_timeline(files, name: str, way: str
 
 def test_the_timeline_of_a_segment_starts_at_its_first_frame_and_stays_inside(files):
     sample = Sample(path=str(files["60"][0]), start_frame=7, end_frame=37)  # half a second
-    assert footage_of(sample, 10).shown.tolist() == [7, 13, 19, 25, 31]
+    assert read_footage(sample, 10).frame_ids.tolist() == [7, 13, 19, 25, 31]
     uneven = Sample(path=str(files["uneven"][0]), start=20 / 48, end=60 / 48)  # frames at 22 to 55
-    shown = footage_of(uneven, 24).shown  # every 2/48 s from 22/48 to 69/48
+    shown = read_footage(uneven, 24).frame_ids  # every 2/48 s from 22/48 to 69/48
     assert shown[:3].tolist() == [5, 7, 7]
     assert shown.min() == 5
     assert shown.max() == 10
@@ -110,7 +110,7 @@ def test_a_shard_has_the_same_clips(files, tmp_path: Path):
     rng = np.random.default_rng(0)
     shard = tmp_path / "videos.tar"
     shard.write_bytes(b"12345" + path.read_bytes())
-    member = Member(shard, 5, path.stat().st_size, "60.mp4")
+    member = ShardMember(shard, 5, path.stat().st_size, "60.mp4")
     assert torch.equal(view(Sample(path=str(path), member=member), rng, "auto").frames[0], plain)
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from everest.data.frames import (
     SAMPLINGS,
+    find_sampling,
     finetune_window,
     pretrain_window,
-    sampling,
     segment_frames,
     segment_views,
     view_windows,
@@ -89,5 +89,5 @@ def test_single_windows_and_views_are_in_the_middle():
     assert view_windows(100, 4, 5, clips=1)[0].tolist() == [40, 45, 50, 55]
     assert view_windows(3, 4, 5, clips=1)[0].tolist() == [0, 0, 0, 0]
     assert segment_views(40, 4, clips=1)[0].tolist() == [5, 15, 25, 35]
-    ids = sampling("dense").center(100, 16, 4)
+    ids = find_sampling("dense").center(100, 16, 4)
     assert (ids[0], ids[-1]) == (18, 81)  # as much video before as behind

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from everest.config.heads import named_heads
 from everest.data.clips import Batch, ClipDataset, LoadedSample, SampleKey
-from everest.data.loader import batches, on_device, shared_bytes
+from everest.data.loader import copy_to_device, read_batches, shared_bytes
 from everest.data.views import SampleViews
 from everest.data.workers import Workers
 from everest.errors import DataError, EnvironmentProblem
@@ -86,7 +86,7 @@ def equals(batch: Batch, clips: Sequence[LoadedSample]) -> bool:
     return (
         all(map(torch.equal, (batch.frames, batch.label), map(torch.stack, (frames, label))))
         and all(map(torch.equal, (batch.noise, batch.erase), map(torch.stack, (noise, erase))))
-        and (tuple(batch.video_ids), tuple(batch.failed)) == (video_ids, failed)
+        and (tuple(batch.video_ids), tuple(batch.failed_reads)) == (video_ids, failed)
         and batch.inputs.keys() == together.keys()
         and all(torch.equal(batch.inputs[name], together[name]) for name in together)
     )
@@ -97,7 +97,7 @@ def loaded_equal(
 ) -> list[bool]:
     """Whether each batch equals its clips, after a pause in which the workers read ahead."""
     equal = []
-    for keys, batch in zip(order, batches(clips, order, workers=workers, timeout=60), strict=True):
+    for keys, batch in zip(order, read_batches(clips, order, workers=workers, timeout=60), strict=True):
         time.sleep(pause)
         equal.append(equals(batch, [clips.read(key) for key in keys]))
     return equal
@@ -128,7 +128,7 @@ def test_the_ring_of_a_large_batch_has_three_slots_and_not_one_for_each_worker()
     assert shared_bytes(clip, order, workers=16) == 3 * 512 * sample
     assert shared_bytes(clip, order, workers=0) == 0
     with pytest.raises(EnvironmentProblem, match="the batches of the workers need"):
-        list(batches(clips_of(Drawn(num_views=2**40)), order, workers=1, timeout=60))
+        list(read_batches(clips_of(Drawn(num_views=2**40)), order, workers=1, timeout=60))
 
 
 def readers() -> set[BaseProcess]:
@@ -146,12 +146,12 @@ def readers() -> set[BaseProcess]:
 )
 def test_a_worker_that_ends_is_explained_at_once(number: signal.Signals, message: str):
     others = readers()
-    workers: Workers[float, None] = Workers(act, number=2, ahead=3)
+    workers: Workers[float, None] = Workers(act, num_workers=2, max_ahead=3)
     workers.add(0, 60.0)
     workers.add(1, number)
     began = time.monotonic()
     with pytest.raises(EnvironmentProblem, match=message):
-        workers.take(0, limit=60)
+        workers.take(0, timeout=60)
     assert time.monotonic() - began < 10
     workers.kill()
     assert readers() == others
@@ -185,7 +185,7 @@ def test_a_decoder_that_crashes_is_reported_with_the_videos_of_its_group():
     clips = clips_of(Drawn(num_views=1), samples=[Sample(path=name) for name in ("a", "crash", "c")])
     order = [[(0, 0)], [(0, 1)], [(0, 2)]]
     with pytest.raises(DataError, match=r"crashed \(SIGSEGV\) while it read one of: crash; remove the file"):
-        list(batches(clips, order, workers=1, timeout=60))
+        list(read_batches(clips, order, workers=1, timeout=60))
 
 
 @pytest.mark.gpu
@@ -195,11 +195,11 @@ def test_a_slot_is_not_written_before_its_copy_to_a_gpu_is_complete(workers: int
     clips, order = clips_of(Drawn(num_views=4, size=(112, 112))), keys_of([16] * 8)
     busy = torch.randn(4096, 4096, device=device)
     copied = []
-    for batch in batches(clips, order, workers=workers, timeout=60):
+    for batch in read_batches(clips, order, workers=workers, timeout=60):
         assert batch.frames.is_pinned()
         for _ in range(20):  # the copy is queued after these
             busy = busy @ busy
-        copied.append(on_device(batch, device))
+        copied.append(copy_to_device(batch, device))
     assert not batch.frames.is_pinned()
     for keys, batch in zip(order, copied, strict=True):
         expected = torch.stack([clips.read(key).frames for key in keys])

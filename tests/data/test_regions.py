@@ -13,7 +13,7 @@ from torch import Tensor
 from everest.data.augment import RandAugment
 from everest.data.clips import ClipDataset
 from everest.data.crops import Regions, largest_region, resize, resize_regions
-from everest.data.loader import batches, on_device
+from everest.data.loader import copy_to_device, read_batches
 from everest.data.views import FinetuneViews, PretrainViews
 from everest.lists.sample import Sample
 from everest.video.reader import read_frames
@@ -69,8 +69,8 @@ def test_batches_have_the_same_boxes_flips_and_random_numbers(film, views):
     samples, both = [Sample(path=str(film)), Sample(path="missing.mp4"), Sample(path=str(film))], []
     for each in (views, replace(views, region=REGION)):  # resized by the worker, and by the device
         clips = ClipDataset(samples, make_views=each, seed=5, num_noise=7, decoder="auto", replace_bad=False)
-        loaded = batches(clips, [[(0, 0), (0, 1), (1, 2)]], workers=1, timeout=60)  # the only batch
-        (clip,) = (on_device(batch, CPU) for batch in loaded)
+        loaded = read_batches(clips, [[(0, 0), (0, 1), (1, 2)]], workers=1, timeout=60)  # the only batch
+        (clip,) = (copy_to_device(batch, CPU) for batch in loaded)
         kept = {name: getattr(clip, name).clone() for name in ("frames", "noise", "erase", "label")}
         both.append(clip._replace(**kept))
     cpu, device = both

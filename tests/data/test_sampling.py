@@ -23,7 +23,7 @@ CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=20)
 
 
 def sampler(weights, **options) -> StepSampler:
-    settings = {"step_samples": 4, "steps": 12, "samples_per_epoch": 10, "seed": 3} | options
+    settings = {"samples_per_step": 4, "num_steps": 12, "samples_per_epoch": 10, "seed": 3} | options
     return StepSampler(**{"num_samples": 0 if weights is None else len(weights)} | settings, odds=weights)
 
 
@@ -65,7 +65,7 @@ def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch(number
         order = generator_at(seed, Purpose.ORDER, count).permutation(number).tolist()
         repeated = [(count * passes + each, index) for each in range(passes) for index in order]
         keys += repeated[:epoch]
-    settings = {"step_samples": batch, "steps": steps, "samples_per_epoch": epoch, "seed": seed}
+    settings = {"samples_per_step": batch, "num_steps": steps, "samples_per_epoch": epoch, "seed": seed}
     batches = list(StepSampler(num_samples=number, **settings))
     assert [len(keys) for keys in batches] == [batch] * steps
     assert list(chain(*batches)) == keys[: batch * steps]
@@ -74,14 +74,14 @@ def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch(number
 @given(st.integers(1, 5), st.sampled_from([None, *KINDS]))
 def test_a_batch_of_more_clips_than_samples_never_has_the_same_draw_twice(number, kind):
     weights = None if kind is None else sampling_odds([0] * number, kind)
-    batches = list(sampler(weights, num_samples=number, step_samples=8, samples_per_epoch=8))
+    batches = list(sampler(weights, num_samples=number, samples_per_step=8, samples_per_epoch=8))
     keys = list(chain(*batches))
     assert len(set(keys)) == len(keys) == 96
 
 
 def test_the_orders_of_a_seed_stay_the_same():
     """Recorded numbers: with other ones, a seed would not repeat its results."""
-    options = {"step_samples": 5, "steps": 2, "samples_per_epoch": 5, "seed": 0}
+    options = {"samples_per_step": 5, "num_steps": 2, "samples_per_epoch": 5, "seed": 0}
     assert list(StepSampler(num_samples=5, **options)) == SHUFFLED
     assert list(sampler(np.array([1.0, 1, 1, 1, 4]), **options)) == DRAWN
 
@@ -89,10 +89,10 @@ def test_the_orders_of_a_seed_stay_the_same():
 @given(CLASSES, st.sampled_from([None, *KINDS]), st.sampled_from([1, 2]), st.integers(0, 12))
 def test_processes_and_a_later_start_share_the_steps_of_one_process(labels, kind, accumulation, start):
     weights = None if kind is None else sampling_odds(labels, kind)
-    common = {"num_samples": len(labels), "step_samples": 8}
+    common = {"num_samples": len(labels), "samples_per_step": 8}
     alone = list(sampler(weights, **common))
     for processes in (1, 2, 4):
-        options = {**common, "processes": processes, "accumulation": accumulation, "start_step": start}
+        options = {**common, "num_processes": processes, "accumulation": accumulation, "start_step": start}
         samplers = [sampler(weights, **options, rank=rank) for rank in range(processes)]
         ranks = [list(order) for order in samplers]
         assert [len(order) for order in samplers] == [len(rank) for rank in ranks]

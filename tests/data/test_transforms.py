@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
-from everest.data.augment import OPERATIONS, RandAugment, apply
+from everest.data.augment import OPERATIONS, RandAugment, apply_operations
 from everest.data.crops import (
     NO_BOX,
     Box,
@@ -166,7 +166,7 @@ def test_every_operation_equals_the_released_one_at_three_magnitudes(recorded, t
         level = float(magnitude) / 10 * (-1 if operation.signed else 1)  # the recorded seed negates
         argument = operation.argument(level)
         assert case["args"] == ([] if argument is None else [argument])
-        assert np.asarray(apply(frame, [(name, argument)])).sum() == case["sum"]
+        assert np.asarray(apply_operations(frame, [(name, argument)])).sum() == case["sum"]
 
 
 def test_rand_augment_does_the_same_to_every_frame(tensors):

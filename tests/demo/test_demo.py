@@ -8,7 +8,7 @@ from sklearn.linear_model import RidgeClassifier
 
 from everest.errors import RecipeError
 from everest.system.compute import one_thread
-from everest.system.events import silent
+from everest.system.events import ignore_event
 from everest.tokenizer.cache import INDEX
 from everest.video.reader import read_frames, video_info
 from everest_demo import events
@@ -59,7 +59,7 @@ def test_no_clip_is_in_two_lists_and_labels_are_balanced_and_known(root):
 def test_files_decode_to_what_was_rendered(root):
     name, _ = _lines(root / "train.csv")[0]
     info = video_info(str(root / name))
-    assert (info.frames, info.height, info.width) == (NUM_FRAMES, SIZE, SIZE)
+    assert (info.num_frames, info.height, info.width) == (NUM_FRAMES, SIZE, SIZE)
     assert read_frames(str(root / name), list(range(NUM_FRAMES))).shape == (12, 32, 32, 3)
 
 
@@ -132,7 +132,7 @@ FEW_CLIPS = replace(event_set(), pretrain=16, train_per_class=3, test_per_class=
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an LVMAE demo after all its stages."""
     folder = tmp_path_factory.mktemp("demo")
-    steps = DemoSteps(folder=folder, report=silent)
+    steps = DemoSteps(folder=folder, report=ignore_event)
     with one_thread():
         steps.render(FEW_CLIPS)
         tokenizer = steps.tokenizer("tokenizer", steps.recipe("lvmae-demo", *FEW))

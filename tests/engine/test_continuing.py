@@ -188,7 +188,7 @@ def test_wandb_continues_its_run_with_the_recipe(resumed, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = resumed("wandb")
-    tracker = RunFolder(run).environment().tracker
+    tracker = RunFolder(run).read_environment().tracker
     folders = sorted((run / "wandb").glob("offline-run-*"))
     assert len(folders) == 2  # of one run: `wandb sync` joins them by the id
     assert {folder.name.rsplit("-", 1)[1] for folder in folders} == {tracker and tracker["id"]}

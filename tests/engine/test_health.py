@@ -20,7 +20,7 @@ from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
 
 from everest.data.clips import ClipDataset
-from everest.data.loader import batches
+from everest.data.loader import read_batches
 from everest.data.views import SampleViews
 from everest.engine.setup import check_host_memory
 from everest.engine.step import SCALER_LIMIT, UpdateGuard
@@ -99,7 +99,7 @@ def loader_of(views: Blank, order: list[list[tuple[int, int]]], **options: int) 
     """The batches of 40 videos in an order of epochs and numbers."""
     samples = [Sample(path=f"/videos/{i}.mp4") for i in range(40)]
     clips = ClipDataset(samples, make_views=views, seed=0, num_noise=1, decoder="auto", replace_bad=True)
-    return batches(clips, order, **options)
+    return read_batches(clips, order, **options)
 
 
 def test_a_worker_that_hangs_is_reported_with_its_videos_and_does_not_outlive_the_run():

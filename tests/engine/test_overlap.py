@@ -20,7 +20,7 @@ from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import Pretraining, pretraining_output, set_up_pretraining
 from everest.stages import start_or_resume
 from everest.system.accelerator import make_accelerator
-from everest.system.events import silent
+from everest.system.events import ignore_event
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 
@@ -35,7 +35,7 @@ def started(
         accelerator=make_accelerator("fp32", tf32=False, cpu=True),
         run_folder=RunFolder(folder),
         resumed=resumed,
-        report=silent,
+        report=ignore_event,
         options=RunOptions(stage="pretrain", recipe_file=str(recipe)),
         overlaps=overlaps,
     )

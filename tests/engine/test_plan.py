@@ -83,12 +83,12 @@ def test_rate_rises_to_the_peak_and_falls_towards_the_minimum():
 
 def test_counts_of_bad_videos_survive_a_resume():
     bad = BadVideos(max_bad=1.0)
-    bad.add(requested=5, failed=[[("a", "x"), ("b", "y"), ("c", "z")]] * 5)
+    bad.add(num_samples=5, failed_reads=[[("a", "x"), ("b", "y"), ("c", "z")]] * 5)
     assert bad.counts() == {"asked": 5, "bad": 5}  # a sample counts once, however many tries it took
     bad.check(any_failed=True)
     again = BadVideos(max_bad=0.5)
     again.restore(bad.counts(), bad.reasons)
-    assert again.add(requested=8, failed=[[("a", "x")]]) == []
+    assert again.add(num_samples=8, failed_reads=[[("a", "x")]]) == []
     assert again.counts() == {"asked": 13, "bad": 6}
 
 

@@ -151,12 +151,12 @@ def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == str(tmp_path / "run")
-    assert RunFolder(tmp_path / "run").environment().plan.processes == 2
+    assert RunFolder(tmp_path / "run").read_environment().plan.processes == 2
 
 
 def test_devices_are_read_from_the_options():
-    assert read_devices("cpu", None) == Devices(kind="cpu")
-    assert read_devices("cpu", 4) == Devices(kind="cpu", processes=4)
+    assert read_devices("cpu", None) == Devices(type="cpu")
+    assert read_devices("cpu", 4) == Devices(type="cpu", num_processes=4)
     for gpus in ("", "two", "0,2", "2,", "-1", "0"):
         with pytest.raises(RecipeError):
             read_devices(gpus, None)
@@ -292,4 +292,4 @@ def test_two_nodes_train_like_one_and_resume_after_one_is_gone(recipe: Path, tmp
         assert code == 0, messages
         assert shown.split() == ([] if rank else [str(tmp_path / "two")])
     assert same_run(tmp_path / "two", tmp_path / "one")
-    assert RunFolder(tmp_path / "two").environment().plan.processes == 2
+    assert RunFolder(tmp_path / "two").read_environment().plan.processes == 2

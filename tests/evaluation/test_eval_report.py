@@ -29,7 +29,7 @@ def test_long_names_stay_distinct_on_the_axes():
 def test_a_confusion_matrix_grows_with_its_classes_and_no_label_is_cut(tmp_path: Path, count: int):
     for name in ("putting something similar to other things number {i} on the table", "$class {i} {x}"):
         names = [name.format(i=i, x="x" * i) for i in range(count)]
-        draw_confusion(tmp_path / "m.png", np.eye(count, dtype=np.int64), names, unit="video")
+        draw_confusion(tmp_path / "m.png", np.eye(count, dtype=np.int64), names, noun="video")
         with Image.open(tmp_path / "m.png") as picture:
             pixels = np.asarray(picture.convert("L"))
         assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255  # all around is white
@@ -167,7 +167,7 @@ def test_a_predicted_number_has_a_value_in_every_format(scores_run: Path, clip_f
     options = ["-c", scores_run, "--window", 0.5, "-q"]
     (windows,) = json.loads(run("timeline", video, *options, "--json", "--plot", plot))
     assert windows["bouts"] == []
-    assert everest.timeline(model, video, window=0.5).rows() == [windows]
+    assert everest.timeline(model, video, window=0.5).to_rows() == [windows]
     lines = run("timeline", video, *options).splitlines()
     values = [f"{each['predictions'][0]['value']:.6g}" for each in windows["windows"]]
     assert [line.split()[-1] for line in lines[1:]] == values

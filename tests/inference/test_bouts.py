@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.config.heads import Head
-from everest.inference.bouts import NO_CLASS, BoutRules, WindowSpans, bouts_of_head, drop_short_runs, smooth
+from everest.inference.bouts import NO_CLASS, BoutRules, WindowSpans, drop_short_runs, find_bouts, smooth
 
 FPS = 16
 
@@ -34,7 +34,7 @@ def timelines(draw: st.DrawFn) -> tuple[WindowSpans, np.ndarray]:
 def test_a_bout_has_the_class_of_the_nearest_window_at_each_time(timeline, background):
     windows, outputs = timeline
     names, best = ["a", "b", "c"], outputs.max(axis=1)
-    found = bouts_of_head(windows, outputs, Head(outputs=3), names, BoutRules(background=background))
+    found = find_bouts(windows, outputs, Head(outputs=3), names, BoutRules(background=background))
     centers = (windows.starts + windows.ends) / 2
     is_background = best < (background or 0.0)
     expected = [None if none else int(row.argmax()) for none, row in zip(is_background, outputs, strict=True)]
@@ -69,7 +69,7 @@ def spans(
     found = drop_short_runs(windows, classes, min_seconds)
     return [
         (windows.spans[a, 0], windows.spans[b - 1, 1], "-" if found[a] == NO_CLASS else chr(found[a]))
-        for a, b in windows.runs(found)
+        for a, b in windows.find_runs(found)
     ]
 
 
@@ -95,7 +95,7 @@ def test_smoothing_is_the_mean_over_the_windows_around():
 def test_a_class_is_present_from_its_threshold_on():
     outputs = np.array([[0.1, 0.5, 0.8, 0.5, 0.3, 0.5]], np.float32).T
     head = Head(task="multi-label", outputs=1)
-    found = bouts_of_head(windows_at(*map(float, range(6))), outputs, head, ["a"], BoutRules(threshold=0.5))
+    found = find_bouts(windows_at(*map(float, range(6))), outputs, head, ["a"], BoutRules(threshold=0.5))
     assert [(bout.start, bout.end) for bout in found] == [(1, 4), (5, 6)]
     for none in (head, Head(outputs=1)):  # no window has no bout
-        assert bouts_of_head(windows_at(), np.zeros((0, 1)), none, ["a"], BoutRules()) == []
+        assert find_bouts(windows_at(), np.zeros((0, 1)), none, ["a"], BoutRules()) == []

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from small_runs import called, json_of, refused, run
 
 import everest
-from everest.annotations.formats import read_annotations, recognize
+from everest.annotations.formats import read_annotations, recognize_format
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError
 from everest.inference.bouts import BoutRules
@@ -63,7 +63,7 @@ def test_the_windows_are_those_of_the_training_unless_others_are_given(classifie
     trained = rows(classifier_run, "--window", 0.75, "--step", 0.1875)
     for checkpoint in (project, project / "finetune", fold, fold / "best.safetensors"):
         assert rows(checkpoint) == trained
-    assert everest.timeline(everest.load_model(project), video).rows() == trained
+    assert everest.timeline(everest.load_model(project), video).to_rows() == trained
     assert rows(project, "--step", 0.5) == rows(classifier_run, "--window", 0.75, "--step", 0.5)
     assert rows(project, "--window", 0.5) == rows(classifier_run, "--window", 0.5)
     assert "windows of 0.75 s, as trained, every 0.1875 s" in called("timeline", video, "-c", project).stderr
@@ -109,7 +109,7 @@ def test_a_saved_timeline_is_read_without_model_and_videos(saved: Path, classifi
     computed = json_of("timeline", *videos, "-c", classifier_run, *OPTIONS)
     assert json_of("timeline", saved) == computed
     timelines = everest.timeline(everest.load_model(classifier_run), videos, window=0.5, step=0.25)
-    assert timelines.rows() == computed
+    assert timelines.to_rows() == computed
     rules = ["--smooth", 1, "--min-seconds", 0.6]
     by_rules = timelines.bouts(BoutRules(smooth=1, min_seconds=0.6))
     smooth = json_of("timeline", saved, *rules)
@@ -118,7 +118,7 @@ def test_a_saved_timeline_is_read_without_model_and_videos(saved: Path, classifi
     gone = replace(timelines, videos=[replace(video, path="/gone/a.mp4") for video in timelines.videos[:1]])
     gone.save(tmp_path / "gone.safetensors")
     run("timeline", tmp_path / "gone.safetensors", "-q", "-o", tmp_path / "gone.boris")
-    frames = VideoTimes.at_rate(16, 32)
+    frames = VideoTimes.from_rate(16, 32)
     found = [(each.label, *frame_span(frames, each)) for each in read_annotations(tmp_path / "gone.boris")]
     bouts = computed[0]["bouts"]
     assert sorted(found) == sorted((bout["label"], bout["start_frame"], bout["end_frame"]) for bout in bouts)
@@ -164,8 +164,8 @@ def test_every_kind_has_the_bouts_of_the_timeline(saved: Path, tmp_path: Path, k
     files = run("timeline", saved, "--to", kind, "-o", output).splitlines()
     assert len(files) == (2 if kind in ("elan", "vtt", "srt") else 1)
     found = [each for file in files for each in read_annotations(Path(file))]
-    assert {recognize(Path(file)) for file in files} == {kind}
-    times = VideoTimes.at_rate(16, 32)
+    assert {recognize_format(Path(file)) for file in files} == {kind}
+    times = VideoTimes.from_rate(16, 32)
     expected = [
         (Path(row["video"]).stem, bout["label"], bout["start_frame"], bout["end_frame"])
         for row in json_of("timeline", saved)

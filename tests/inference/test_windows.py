@@ -14,7 +14,14 @@ from video_kinds import COUNT, RATE, written
 
 from everest.data.views import EvalViews
 from everest.inference import windows as windows_module
-from everest.inference.windows import BAD_WINDOW, Unreadable, Window, window_clips, window_items, windows_of
+from everest.inference.windows import (
+    BAD_WINDOW,
+    Unreadable,
+    Window,
+    read_window_clips,
+    read_window_items,
+    windows_of,
+)
 from everest.lists.sample import Sample
 from everest.video import reader
 from everest.video.stream import VideoError
@@ -61,7 +68,7 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
 
     with monkeypatch.context() as counted:
         counted.setattr(reader, "decode_frames", counting)
-        clips = list(window_clips(path, windows, VIEWS))
+        clips = list(read_window_clips(path, windows, VIEWS))
     assert len(shown) == len(set(shown)) <= 32
     for one, clip in zip(windows, clips, strict=True):
         alone = Sample(path=str(path), start=one.start, end=one.end)
@@ -70,19 +77,21 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
 
 def test_windows_go_on_after_any_of_them(clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def failing(path: Path, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
-        for window, clip in zip(windows, window_clips(path, windows, views), strict=True):
+        for window, clip in zip(windows, read_window_clips(path, windows, views), strict=True):
             if path.name == "clip1.mp4" and window.start == 0.75:
                 raise VideoError(path, "lost")
             yield clip
 
-    monkeypatch.setattr(windows_module, "window_clips", failing)
+    monkeypatch.setattr(windows_module, "read_window_clips", failing)
     with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     files = [clip_files / "clip1.mp4", tmp_path / "hole.mp4", tmp_path / "text.mp4", clip_files / "clip0.mp4"]
 
     def rows(file: Path, done: Sequence[Unreadable | None]) -> list[Unreadable | None]:
         sample = Sample(path=str(file))
-        items = window_items(sample, VIEWS, window=0.5, step=0.25, report=lambda _: None, done=done)
+        items = read_window_items(
+            sample, VIEWS, window=0.5, step=0.25, report=lambda _: None, known_results=done
+        )
         return [item if isinstance(item, Unreadable) else None for item in items]
 
     for file in files:

@@ -368,7 +368,7 @@ def test_a_sheet_without_classes_is_a_list_for_pretraining(root):
 def test_the_column_is_read_and_is_not_ignored(root, name, labeled):
     found = read(root, f"path,label,{name},note\na.mp4,0,m 3,x\nb.mp4,1,,x\nc.mp4,1,04,x\n", labeled=labeled)
     assert [sample.group for sample in found.samples] == ["m 3", None, "04"]
-    assert [sample.source for sample in found.samples] == ["m 3", f"{root}/b.mp4", "04"]
+    assert [sample.group_or_path for sample in found.samples] == ["m 3", f"{root}/b.mp4", "04"]
     assert found.notices == (f"{root}/train.csv: ignored columns: note",)
     assert not read(root, "path,label,group\na.mp4,0,m3\n").notices
 
@@ -379,7 +379,7 @@ def test_a_group_does_not_change_which_clips_a_run_resumes_with(root):
     assert fingerprint(grouped, root, None) == fingerprint(plain, root, None)
     assert [sample.video_id for sample in grouped] == [sample.video_id for sample in plain]
     segments = read(root, "path,start,end\na.mp4,0,1\na.mp4,1,2\nb.mp4,0,1\n", labeled=False).samples
-    assert segments[0].source == segments[1].source != segments[2].source
+    assert segments[0].group_or_path == segments[1].group_or_path != segments[2].group_or_path
     assert segments[0].video_id != segments[1].video_id
 
 

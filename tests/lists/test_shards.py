@@ -57,7 +57,9 @@ def test_paths_classes_and_groups_are_those_of_the_list(videos: Path, tmp_path: 
     source = videos / "groups.csv"
     here, there = labeled(source, videos), labeled(sharded(source, tmp_path / "shards"), videos)
     assert [sample.group for sample in there.samples] == ["m 3", None]
-    assert [sample.source for sample in there.samples] == [sample.source for sample in here.samples]
+    assert [sample.group_or_path for sample in there.samples] == [
+        sample.group_or_path for sample in here.samples
+    ]
 
 
 def test_any_reader_of_webdataset_finds_video_and_label(index: Path, videos: Path):

@@ -3,16 +3,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from everest.annotations.bout import CHECKED, DRAWN, UNSCORED, Bout, by_video
+from everest.annotations.bout import CHECKED, DRAWN, UNSCORED, Bout, group_by_video
 from everest.errors import DataError, RecipeError
 from everest.metrics.budget import (
+    choose_first_draw,
+    choose_window_seconds,
+    compute_time_budget,
+    divide_footage,
     draw_windows,
-    footage_windows,
-    time_budget,
     total_interval,
-    window_to_draw,
     windows_for_half,
-    windows_to_draw,
 )
 
 LENGTH = 10.0
@@ -24,7 +24,7 @@ def bout(video: str, start: float, end: float, label: str = "a") -> Bout:
 
 def test_windows_cover_the_footage():
     extents = {"x": (0.0, 25.0), "y": (5.0, 15.0)}
-    windows = footage_windows(extents, LENGTH)
+    windows = divide_footage(extents, LENGTH)
     assert [(one.video, one.start, one.end) for one in windows] == [
         ("x", 0, 10), ("x", 10, 20), ("x", 20, 25), ("y", 5, 15),
     ]  # fmt: skip
@@ -35,15 +35,15 @@ def test_windows_cover_the_footage():
 
 def test_a_budget_computed_by_hand():
     extents = {"x": (0.0, 40.0)}
-    predicted = by_video([bout("x", 2, 6), bout("x", 22, 24)])
+    predicted = group_by_video([bout("x", 2, 6), bout("x", 22, 24)])
     # The person saw 5 s in the first window, and 1 s in the third, of a bout that may have begun before it.
-    checked = by_video(
+    checked = group_by_video(
         [
             *(bout("x", 0, 10, CHECKED), bout("x", 20, 30, CHECKED), bout("x", 2, 7), bout("x", 20, 21)),
             *(bout("x", 2, 7), bout("x", 50, 60)),  # a repeated row, and one after the end of the footage
         ]
     )
-    document = time_budget(extents, predicted, checked)
+    document = compute_time_budget(extents, predicted, checked)
     assert (document["windows"], document["checked"], document["window"]) == (4, 2, 10)
     assert document["unused"] == 1
     (entry,) = document["classes"]
@@ -61,7 +61,7 @@ def test_bouts_at_the_border_of_two_checked_windows_count_once_and_where_they_ar
     windows.append(bout("y", 0, 10, CHECKED))
 
     def bouts_seen(*bouts: Bout) -> dict[str, float]:
-        document = time_budget(extents, {}, by_video([*windows, *bouts]))
+        document = compute_time_budget(extents, {}, group_by_video([*windows, *bouts]))
         return {each["name"]: each["bouts"]["estimate"] for each in document["classes"]}
 
     parts = [bout("x", 0, 10), bout("x", 10, 20, "b"), bout("x", 20, 30), bout("y", 0, 10, "b")]
@@ -74,7 +74,7 @@ def test_a_class_that_nobody_found_has_an_upper_bound_and_one_seen_has_a_bout_in
     extents = {"x": (0.0, 40.0), "y": (0.0, 40.0)}
     windows = [bout("x", 10, 20, CHECKED), bout("y", 10, 20, CHECKED), bout("y", 30, 40, CHECKED)]
     whole = [bout("x", 10, 20), bout("y", 10, 20), bout("y", 30, 40)]  # which may have begun before
-    document = time_budget(extents, {}, by_video([*windows, *whole]), classes=["a", "b"])
+    document = compute_time_budget(extents, {}, group_by_video([*windows, *whole]), classes=["a", "b"])
     seen, absent = document["classes"]
     assert (seen["bouts"]["checked"], seen["bouts"]["estimate"]) == (0, 2)
     assert seen["bouts"]["interval"][0] == 2
@@ -86,8 +86,10 @@ def test_a_class_that_nobody_found_has_an_upper_bound_and_one_seen_has_a_bout_in
 def test_rows_of_two_draws_that_describe_one_bout_count_once():
     extents = {"x": (0.0, 40.0)}
     windows = [bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED)]
-    once = time_budget(extents, {}, by_video([*windows, bout("x", 8, 12)]))
-    twice = time_budget(extents, {}, by_video([*windows, bout("x", 8, 12), bout("x", 10, 11.9)]))
+    once = compute_time_budget(extents, {}, group_by_video([*windows, bout("x", 8, 12)]))
+    twice = compute_time_budget(
+        extents, {}, group_by_video([*windows, bout("x", 8, 12), bout("x", 10, 11.9)])
+    )
     assert once == twice
     assert once["classes"][0]["seconds"]["checked"] == 4
 
@@ -95,9 +97,9 @@ def test_rows_of_two_draws_that_describe_one_bout_count_once():
 def test_a_checked_window_with_unscored_time_is_refused():
     windows = [bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED), bout("x", 30, 40, UNSCORED)]
     extents = {"x": (0.0, 40.0)}
-    assert time_budget(extents, {}, by_video(windows), classes=["a"])["checked"] == 2
+    assert compute_time_budget(extents, {}, group_by_video(windows), classes=["a"])["checked"] == 2
     with pytest.raises(DataError, match="x, 10 to 20 s: is 'checked' and partly 'unscored'; score it, or"):
-        time_budget(extents, {}, by_video([*windows, bout("x", 19, 25, UNSCORED)]))
+        compute_time_budget(extents, {}, group_by_video([*windows, bout("x", 19, 25, UNSCORED)]))
 
 
 def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt():
@@ -111,19 +113,22 @@ def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt(
 
 def test_windows_of_an_earlier_draw_are_not_drawn_again():
     extents = {"x": (0.0, 45.0)}
-    marks = by_video([bout("x", 10, 20, CHECKED), bout("x", 40, 45, DRAWN), bout("x", 12, 13)])
+    marks = group_by_video([bout("x", 10, 20, CHECKED), bout("x", 40, 45, DRAWN), bout("x", 12, 13)])
     assert [window.start for window in draw_windows(extents, marks, LENGTH, 3)] == [0, 20, 30]
     with pytest.raises(RecipeError, match="--draw 4: only 3 windows of 10 s left; draw fewer"):
         draw_windows(extents, marks, LENGTH, 4)
 
 
 def test_the_rest_of_a_recording_joins_its_last_window_if_it_is_shorter_than_half():
-    windows = footage_windows({"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}, LENGTH)
+    windows = divide_footage({"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}, LENGTH)
     assert [(one.video, one.start, one.end) for one in windows] == [
         *(("x", 0, 10), ("x", 10, 20.2), ("y", 0, 0.2), ("z", 5, 15), ("z", 15, 20))
     ]
-    checked = by_video([bout(*one, CHECKED) for one in windows])
-    assert time_budget({"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}, {}, checked)["window"] == LENGTH
+    checked = group_by_video([bout(*one, CHECKED) for one in windows])
+    assert (
+        compute_time_budget({"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}, {}, checked)["window"]
+        == LENGTH
+    )
 
 
 def test_strata_are_weighed_by_their_windows():
@@ -131,29 +136,29 @@ def test_strata_are_weighed_by_their_windows():
     strata = [["x"], ["y"]]
     drawn = draw_windows(extents, {}, LENGTH, 2, strata=strata)
     assert [one.video for one in drawn] == ["x", "x", "y", "y"]
-    seen = by_video(
+    seen = group_by_video(
         [*(bout(*one, CHECKED) for one in drawn), *(bout(*one) for one in drawn if one.video == "x")]
     )
-    (entry,) = time_budget(extents, {}, seen, strata=strata)["classes"]
+    (entry,) = compute_time_budget(extents, {}, seen, strata=strata)["classes"]
     assert entry["seconds"]["estimate"] == 40
     few = {"x": seen["x"], "y": seen["y"][:1]}
     with pytest.raises(DataError, match="needed in each group, not 1"):
-        time_budget(extents, {}, few, strata=strata)
+        compute_time_budget(extents, {}, few, strata=strata)
 
 
 def test_a_second_draw_does_not_choose_the_neighbors_of_the_first():
     extents = {"x": (0.0, 10_000.0)}
     first = draw_windows(extents, {}, LENGTH, 10)
-    second = draw_windows(extents, by_video([bout(*one, CHECKED) for one in first]), LENGTH, 10)
+    second = draw_windows(extents, group_by_video([bout(*one, CHECKED) for one in first]), LENGTH, 10)
     near = [min(abs(one.start - other.start) for other in first) <= 2 * LENGTH for one in second]
     assert sum(near) < 5
 
 
 def test_the_advice_on_windows_to_draw():
-    assert window_to_draw({"x": (0.0, 36000.0)}, 30) == 10
-    assert window_to_draw({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
+    assert choose_window_seconds({"x": (0.0, 36000.0)}, 30) == 10
+    assert choose_window_seconds({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
     for seconds, advice in ((36000.0, (30, 10)), (40.0, (30, 0.4)), (20.7, (23, 0.3)), (0.7, (2, 0.3))):
-        assert windows_to_draw({"x": (0.0, seconds)}) == advice
+        assert choose_first_draw({"x": (0.0, seconds)}) == advice
         assert len(draw_windows({"x": (0.0, seconds)}, {}, advice[1], advice[0])) == advice[0]
     for windows, checked in ((90, 30), (100_000, 30), (4, 4)):
         half = windows_for_half(windows, checked)
@@ -164,15 +169,19 @@ def test_the_advice_on_windows_to_draw():
 def test_windows_of_another_draw_are_refused():
     extents = {"x": (0.0, 40.0)}
     with pytest.raises(DataError, match="keep windows as --draw wrote them"):
-        time_budget(extents, {}, by_video([bout("x", 0, 10, CHECKED), bout("x", 15, 25, CHECKED)]))
+        compute_time_budget(
+            extents, {}, group_by_video([bout("x", 0, 10, CHECKED), bout("x", 15, 25, CHECKED)])
+        )
     with pytest.raises(DataError, match="the label 'checked' are needed, not 0"):
-        time_budget(extents, {}, {})
+        compute_time_budget(extents, {}, {})
     with pytest.raises(DataError, match="the label 'checked' are needed, not 1"):
-        time_budget(extents, {}, by_video([bout("x", 10, 20, CHECKED), bout("x", 10, 20.001, CHECKED)]))
-    last = by_video([bout("x", 30, 40, CHECKED), bout("y", 0, 7, CHECKED)])  # whole, or shorter
+        compute_time_budget(
+            extents, {}, group_by_video([bout("x", 10, 20, CHECKED), bout("x", 10, 20.001, CHECKED)])
+        )
+    last = group_by_video([bout("x", 30, 40, CHECKED), bout("y", 0, 7, CHECKED)])  # whole, or shorter
     with pytest.raises(RecipeError, match="--window: give the length"):
-        time_budget(extents | {"y": (0.0, 7.0)}, {}, last)
-    assert time_budget(extents | {"y": (0.0, 7.0)}, {}, last, window=10.0)["windows"] == 5
+        compute_time_budget(extents | {"y": (0.0, 7.0)}, {}, last)
+    assert compute_time_budget(extents | {"y": (0.0, 7.0)}, {}, last, window=10.0)["windows"] == 5
 
 
 @pytest.mark.parametrize(
@@ -180,7 +189,7 @@ def test_windows_of_another_draw_are_refused():
 )
 def test_windows_that_cannot_be_counted_are_refused(end: float, seconds: float, error: type[Exception]):
     with pytest.raises(error, match=r"more than 10000000 windows|must be a positive number"):
-        footage_windows({"x": (0, end)}, seconds)
+        divide_footage({"x": (0, end)}, seconds)
 
 
 def simulated(rng: np.random.Generator, share: float) -> tuple[Any, Any, Any]:
@@ -200,7 +209,7 @@ def simulated(rng: np.random.Generator, share: float) -> tuple[Any, Any, Any]:
             at = end + rng.exponential(5 / activity)
         for start in rng.uniform(0, 590, rng.poisson(3 * (1 - quality) * 5)):
             predicted.append(bout(video, start, start + rng.uniform(1, 5)))
-    return extents, by_video(truth), by_video(predicted)
+    return extents, group_by_video(truth), group_by_video(predicted)
 
 
 def coverage(share: float, number: int, repeats: int) -> dict[str, float]:
@@ -215,8 +224,8 @@ def coverage(share: float, number: int, repeats: int) -> dict[str, float]:
         for one in drawn:
             inside = [b for b in truth.get(one.video, ()) if b.start < one.end and b.end > one.start]
             checked += inside  # whole bouts, as a person would write them
-        found = {video: list(dict.fromkeys(of)) for video, of in by_video(checked).items()}
-        (entry,) = time_budget(extents, predicted, found)["classes"]
+        found = {video: list(dict.fromkeys(of)) for video, of in group_by_video(checked).items()}
+        (entry,) = compute_time_budget(extents, predicted, found)["classes"]
         for key, total in totals.items():
             low, high = entry[key]["interval"]
             hits[key] += low - 1e-6 <= total <= high + 1e-6

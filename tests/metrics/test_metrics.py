@@ -15,11 +15,11 @@ from scipy.stats import beta, binom, norm, spearmanr, t
 from everest.config.heads import Head, named_heads
 from everest.metrics import head_metrics
 from everest.metrics.head_metrics import (
-    chance_of,
     choose_thresholds,
     class_tests,
+    compute_metrics,
+    find_chance,
     mean_loss,
-    metrics_of,
     per_class,
 )
 from everest.metrics.intervals import MetricFunction, bootstrap
@@ -104,7 +104,7 @@ def test_a_perfect_average_precision_has_the_bound_of_the_groups_with_the_class(
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_of_one_class_are_those_of_scikit_learn(seed: int):
     predictions = single_label(seed)
-    head, found = only_head(predictions), metrics_of(predictions)
+    head, found = only_head(predictions), compute_metrics(predictions)
     predicted = head.means.argmax(axis=1)
     expected = {
         "top1": sk.accuracy_score(head.labels, predicted),
@@ -164,7 +164,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
 def test_metrics_of_numbers_are_those_of_scikit_learn():
     predictions = numbers(0)
     truth, answer = only_head(predictions).labels, only_head(predictions).means[:, 0]
-    found = metrics_of(predictions, intervals=True)
+    found = compute_metrics(predictions, intervals=True)
     expected = {
         "mae": sk.mean_absolute_error(truth, answer),
         "rmse": sk.root_mean_squared_error(truth, answer),
@@ -175,7 +175,7 @@ def test_metrics_of_numbers_are_those_of_scikit_learn():
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert all(low < found[name] < high for name, (low, high) in found["intervals"].items())
     alike = predictions_of([1.0, 1.0], np.ones((2, 1, 1)), Head(task="regression", outputs=1))
-    found = metrics_of(alike, intervals=True)  # no variance of which a share could be explained
+    found = compute_metrics(alike, intervals=True)  # no variance of which a share could be explained
     assert (found["mae"], found["r2"], found["spearman"]) == (0, None, None)
     assert found["intervals"]["r2"] == [None, None]
 
@@ -187,7 +187,7 @@ def test_a_class_without_a_video_has_no_average_precision():
     assert [row["ap"] is None for row in per_class(only_head(fewer), list("abc"))] == [False, False, True]
     two = only_head(fewer)
     expected = sk.average_precision_score(two.labels[:, :2], two.means[:, :2])
-    assert metrics_of(fewer)["map"] / 100 == pytest.approx(expected, abs=1e-6)
+    assert compute_metrics(fewer)["map"] / 100 == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_chance_levels_are_of_models_that_have_learned_nothing():
@@ -196,13 +196,15 @@ def test_the_chance_levels_are_of_models_that_have_learned_nothing():
     orders = []
     for _ in range(300):  # answers that know nothing
         outputs = rng.random((VIDEOS, 1, 4)).astype(np.float32)
-        orders.append(metrics_of(replace(several, outputs=outputs))["map"])
-    chance = chance_of("map", several.heads, several.labels)
+        orders.append(compute_metrics(replace(several, outputs=outputs))["map"])
+    chance = find_chance("map", several.heads, several.labels)
     assert np.mean(orders) == pytest.approx(chance, abs=1)
     of_numbers = numbers(0)
     median = np.median(only_head(of_numbers).labels)
     always = replace(of_numbers, outputs=np.full((VIDEOS, 1, 1), median, np.float32))
-    assert chance_of("mae", always.heads, always.labels) == pytest.approx(metrics_of(always)["mae"], rel=1e-5)
+    assert find_chance("mae", always.heads, always.labels) == pytest.approx(
+        compute_metrics(always)["mae"], rel=1e-5
+    )
 
 
 def test_mixed_heads_are_measured_each_on_its_own():
@@ -210,11 +212,11 @@ def test_mixed_heads_are_measured_each_on_its_own():
     heads = named_heads({"verb": 5, "tags": {"multi-label": 4}, "speed": "regression"})
     labels = [(*a, *b, *c) for a, b, c in zip(one.labels, several.labels, value.labels, strict=True)]
     outputs = np.concatenate([one.outputs, several.outputs, value.outputs[:, :2]], axis=-1)
-    found = metrics_of(predictions_of(labels, outputs, *heads))
+    found = compute_metrics(predictions_of(labels, outputs, *heads))
     assert set(found) == {"heads"}
-    assert found["heads"]["verb"] == metrics_of(one)
-    assert found["heads"]["tags"] == metrics_of(several)
-    assert set(found["heads"]["speed"]) == set(metrics_of(value))
+    assert found["heads"]["verb"] == compute_metrics(one)
+    assert found["heads"]["tags"] == compute_metrics(several)
+    assert set(found["heads"]["speed"]) == set(compute_metrics(value))
 
 
 def best_threshold(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
@@ -282,7 +284,7 @@ def test_videos_that_are_all_alike_have_the_exact_bound(videos: int):
 
 def test_one_answer_for_all_videos_has_the_same_mean_class_accuracy_in_every_draw():
     outputs = np.tile(np.eye(2, dtype=np.float32)[:1], (20, 1, 1))
-    found = metrics_of(predictions_of([0, 1] * 10, outputs, Head(outputs=2)), intervals=True)
+    found = compute_metrics(predictions_of([0, 1] * 10, outputs, Head(outputs=2)), intervals=True)
     assert found["intervals"]["mean_class_accuracy"] == [50, 50]
 
 
@@ -349,8 +351,8 @@ def test_accuracies_have_intervals_on_request_by_head():
     labels = np.stack([rng.integers(3, size=100), rng.integers(7, size=100)], axis=1)
     labels = [(int(verb), int(noun)) for verb, noun in labels]
     two = predictions_of(labels, probabilities, *named_heads({"verb": 3, "noun": 7}))
-    assert "intervals" not in metrics_of(two)["heads"]["verb"]
-    found = metrics_of(two, intervals=True)
+    assert "intervals" not in compute_metrics(two)["heads"]["verb"]
+    found = compute_metrics(two, intervals=True)
     assert set(found) == {"heads", "action_top1", "chance_action_top1", "intervals"}
     assert found["chance_action_top1"] == pytest.approx(100 / 21, abs=1e-4)
     assert set(found["intervals"]) == {"action_top1"}
@@ -373,7 +375,7 @@ def test_means_over_classes_have_no_interval_if_a_class_has_few_videos():
 
     def intervals(counted: int) -> dict[str, list[float | None]]:
         predictions = predictions_of(labels[:counted].tolist(), outputs[:counted], Head(outputs=2))
-        return metrics_of(predictions, intervals=True)["intervals"]
+        return compute_metrics(predictions, intervals=True)["intervals"]
 
     found = intervals(24)
     assert found["macro_f1"] == found["mean_class_accuracy"] == [None, None]

@@ -11,9 +11,9 @@ from everest.annotations.bout import Bout
 from everest.metrics.timeline import (
     Stretch,
     bout_average_precision,
+    count_right,
+    find_segments,
     frame_classes,
-    num_right,
-    segments_of,
     timeline_metrics,
 )
 
@@ -92,8 +92,8 @@ def test_f1_at_any_overlap_is_that_of_banos():
               (WALK_AND_REAR.labeled, WALK_AND_REAR.predicted)]  # fmt: skip
     for column, (precision, recall, f1) in enumerate([(0.5, 0.6666666666666666, 0.5714285714285715),
                                                       (0.5, 0.5, 0.5)]):  # fmt: skip
-        truth, predicted = (segments_of(of[:, [column]]) for of in frames)
-        right = num_right(truth, predicted, 1e-9)
+        truth, predicted = (find_segments(of[:, [column]]) for of in frames)
+        right = count_right(truth, predicted, 1e-9)
         assert right / len(predicted) == precision
         assert right / len(truth) == recall
         assert 2 * right / (len(truth) + len(predicted)) == pytest.approx(f1, abs=1e-6)

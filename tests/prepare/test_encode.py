@@ -18,9 +18,9 @@ from small_runs import contents as all_contents
 from timed_videos import write_frames
 
 from everest.lists.reading import read_samples
-from everest.prepare.encode import encoded_size
-from everest.video.facts import inspect_video
+from everest.prepare.encode import choose_size
 from everest.video.index import CountedIndex, StampedIndex
+from everest.video.metadata import inspect_video
 from everest.video.reader import frame_times, frames_between, read_frames, video_info
 
 SIZES = st.integers(1, 5000)
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 @given(SIZES, SIZES, st.integers(16, 1000))
 def test_a_new_size_is_even_no_larger_and_of_the_same_shape(height: int, width: int, short_side: int):
-    new = encoded_size(height, width, short_side)
+    new = choose_size(height, width, short_side)
     assert all(side % 2 == 0 and side >= 2 for side in new)
     assert all(side <= max(old, 2) for side, old in zip(new, (height, width), strict=True))
     scale = min(short_side, height, width) / min(height, width)
@@ -82,11 +82,11 @@ def same_video(source: Path, tmp_path: Path, *options: str) -> Path:
     everest(tmp_path / "in", "-o", tmp_path / "out", "--short-side", 128, *options)
     (made,) = (tmp_path / "out").glob("*.mp4")
     before, after = video_info(source), video_info(made)
-    assert after.frames == before.frames, source.name
-    size = encoded_size(before.height, before.width, 128)
+    assert after.num_frames == before.num_frames, source.name
+    size = choose_size(before.height, before.width, 128)
     assert (after.height, after.width) == size
     assert frame_times(made) == pytest.approx(frame_times(source), abs=1e-4), source.name
-    ids = np.linspace(0, before.frames - 1, 5).astype(int).tolist()
+    ids = np.linspace(0, before.num_frames - 1, 5).astype(int).tolist()
     encoded = read_frames(made, ids).permute(0, 3, 1, 2).float()
     original = read_frames(source, ids).permute(0, 3, 1, 2).float()
     original = torch.nn.functional.interpolate(original, size, mode="bilinear", antialias=True)
@@ -124,7 +124,7 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
     assert found.class_names == ("hug", "kick")
     expected = [((1,), 0.5, 1.5, "m 3"), ((0,), None, 1.0, None), ((0,), 1.0, None, "m 4")]
     assert [(x.labels, x.start, x.end, x.group) for x in found.samples] == expected
-    assert video_info(found.samples[1].path).frames == 32
+    assert video_info(found.samples[1].path).num_frames == 32
 
 
 def test_a_second_call_encodes_what_changed_only(videos: Path, tmp_path: Path):
@@ -256,12 +256,12 @@ def test_numbered_images_become_a_video_in_the_order_of_their_numbers(tmp_path: 
         Image.new("RGB", (32, 32), (20 * number,) * 3).save(tmp_path / "in" / "film" / f"frame{number}.png")
     assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 1
     made = tmp_path / "out" / "film.mp4"
-    assert video_info(made).frames == 12
+    assert video_info(made).num_frames == 12
     grays = read_frames(made, range(12)).float().mean(dim=(1, 2, 3))
     assert (grays - 20 * torch.arange(12)).abs().max() < 6
     assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 0
     assert summary(tmp_path / "in" / "film", "-o", tmp_path / "alone")["encoded"] == 1
-    assert video_info(tmp_path / "alone" / "film.mp4").frames == 12
+    assert video_info(tmp_path / "alone" / "film.mp4").num_frames == 12
     Image.new("RGB", (64, 32)).save(tmp_path / "in" / "film" / "frame7.png")
     (failed,) = summary(tmp_path / "in", "-o", tmp_path / "uneven", code=4)["failed"]
     assert failed["reason"] == "images of different sizes"
@@ -307,7 +307,7 @@ def test_webm_of_vp8_is_encoded_only_if_it_is_complete(tmp_path: Path):
     write_frames(source, noise, codec="libvpx", rate=8)
     assert isinstance(inspect_video(source).index, CountedIndex)
     everest(source.parent, "-o", tmp_path / "out")
-    assert video_info(tmp_path / "out" / "clip.mp4").frames == 24
+    assert video_info(tmp_path / "out" / "clip.mp4").num_frames == 24
     content = source.read_bytes()
     source.write_bytes(content[: len(content) // 2])
     (shown,) = summary(source.parent, "-o", tmp_path / "cut", code=4)["failed"]

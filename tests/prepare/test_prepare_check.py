@@ -18,11 +18,11 @@ from processes import kill_when
 from small_runs import called, json_of, refused
 from timed_videos import write_frames, write_numbered
 
-from everest.data.footage import footage_of
+from everest.data.footage import read_footage
 from everest.lists.reading import read_samples
-from everest.prepare.check import decode_completely, differences_by_headers
+from everest.prepare.check import check_video, differences_by_headers
 from everest.system.signals import signal_name
-from everest.video.file_processes import Failure, map_apart
+from everest.video.file_processes import Failure, map_in_processes
 from everest.video.images import NO_SECONDS
 from everest.video.stream import VideoError
 
@@ -75,14 +75,14 @@ def test_bad_and_missing_videos_are_named(videos: Path, tmp_path: Path, content:
 def test_damage_in_the_middle_is_found_in_every_kind_of_file(tmp_path: Path, suffix: str, codec: str):
     noise = np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
     file = write_frames(tmp_path / f"clip{suffix}", noise, codec=codec, rate=8)
-    assert decode_completely(str(file)).reason is None
+    assert check_video(str(file)).reason is None
     content = file.read_bytes()
     half, hole = len(content) // 2, len(content) // 8
     if codec != "libvpx":  # data missing from the middle of a WebM is not detected
         file.write_bytes(content[:half] + bytes(hole) + content[half + hole :])
-        assert re.match("damaged", decode_completely(str(file)).reason or "fine")
+        assert re.match("damaged", check_video(str(file)).reason or "fine")
     file.write_bytes(content[:half])
-    assert re.match("damaged|no frame can be decoded", decode_completely(str(file)).reason or "fine")
+    assert re.match("damaged|no frame can be decoded", check_video(str(file)).reason or "fine")
 
 
 def test_copies_are_found_within_and_between_lists_and_parts_are_no_copies(videos: Path, tmp_path: Path):
@@ -123,7 +123,7 @@ def test_segments_of_a_variable_frame_rate_are_looked_up(tmp_path: Path):
     (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0.1,0.5\na.mkv,1,20,40\n")
     assert check(tmp_path / "train.csv", output=tmp_path / "out")["bad"] == []
     data = read_samples(tmp_path / "train.csv", root=tmp_path).samples
-    assert [footage_of(sample, None).num_frames for sample in data] == [12, 20]
+    assert [read_footage(sample, None).num_frames for sample in data] == [12, 20]
 
 
 def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_path: Path):
@@ -135,7 +135,7 @@ def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_
     unread = set()
     for sample in read_samples(videos / "train.csv", root=videos).samples:
         try:
-            footage_of(sample, None)
+            read_footage(sample, None)
         except VideoError:
             unread.add(Path(sample.video_id).name)
     assert bad(result).keys() == unread
@@ -274,7 +274,7 @@ def test_a_crash_or_hang_costs_its_item_only(workers: int, monkeypatch: pytest.M
     items = ["a", "crash", "b", "hang", "c", "exit", "d"]
     preloaded: list[str] = []
     monkeypatch.setattr(get_context("forkserver"), "set_forkserver_preload", preloaded.extend)
-    found = dict(map_apart(partial(misbehave), items, workers=workers, limit=1.0))
+    found = dict(map_in_processes(partial(misbehave), items, workers=workers, timeout=1.0))
     assert preloaded == ["misbehaving"]
     assert found == {
         **{"a": "A", "b": "B", "c": "C", "d": "D"},

@@ -9,7 +9,7 @@ from prepare_commands import everest, rows_of, split, touch
 
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.prepare.split import read_shares, split_samples, with_groups
+from everest.prepare.split import read_shares, set_groups, split_samples
 from everest.suggest.data_section import data_section
 
 
@@ -29,7 +29,7 @@ def groups_in(root, *names):
 
 
 def divided(samples, shares, seed=0, group=None):
-    grouped = with_groups(samples, group, root=Path("/v")) if group else samples
+    grouped = set_groups(samples, group, root=Path("/v")) if group else samples
     return split_samples(grouped, read_shares(shares), seed=seed)
 
 

@@ -18,9 +18,9 @@ from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
 from everest.prepare.window_labels import label_samples, label_windows
-from everest.prepare.windows import PACKET_OVERHEAD, choose_windows, why_no_activity, window_activity
+from everest.prepare.windows import PACKET_OVERHEAD, choose_windows, no_activity_reason, window_activity
 from everest.video.packet_sizes import PacketSizes, packet_sizes
-from everest.video.reader import known_damage, video_info
+from everest.video.reader import video_damage_text, video_info
 from everest.video.stream import VideoError
 
 FPS, SECONDS = 10, 40
@@ -130,7 +130,7 @@ def test_windows_go_on_after_a_damage(tmp_path: Path):
     assert 0.3 < begin < end < COUNT / RATE - 0.3
     expected = [at / 5 for at in range(8) if (at + 1) / 5 <= begin + 0.01 or at / 5 >= end - 0.01]
     assert [start for _, start, _ in spans(tmp_path / "w.csv")] == pytest.approx(expected)
-    damage = known_damage(video)
+    damage = video_damage_text(video)
     assert damage is not None
     assert [float(damage.split()[at]) for at in (5, 7)] == pytest.approx([begin, end], abs=2 / RATE)
 
@@ -144,7 +144,7 @@ def test_windows_go_on_after_a_damage(tmp_path: Path):
 )
 def test_no_window_touches_what_a_cut_removed(tmp_path: Path, container: str, codec: str):
     video = written(tmp_path, container, codec, "cut at 0.62")
-    damage = known_damage(video)
+    damage = video_damage_text(video)
     assert damage is not None
     shown = called("prepare windows", video, "--seconds", 0.04, "-o", tmp_path / "w.csv", code=4)
     assert f"{video}: {damage}; no windows there" in shown.stderr
@@ -165,7 +165,7 @@ def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path
     assert {Path(row["path"]).name for row in found["failed"]} == {"empty.mp4", "text.mp4", "cut.mp4"}
     listed = spans(tmp_path / "w.csv")
     assert {name for name, *_ in listed} == {"growing.ts"}
-    end = video_info(tmp_path / "growing.ts").frames / FPS
+    end = video_info(tmp_path / "growing.ts").num_frames / FPS
     assert 10 < max(end or 0 for *_, end in listed) <= end + 0.2
     with pytest.raises(VideoError, match="folder of images"):
         packet_sizes(tmp_path)
@@ -287,25 +287,25 @@ def test_a_constant_bitrate_and_files_of_keyframes_have_no_activity():
     rng = np.random.default_rng(0)
     still = packets_of(1000 + rng.integers(0, 100, 60), [1] * 60)
     moving = packets_of([1000] * 30 + [2000] * 30, [1] * 60)
-    assert "constant" in (why_no_activity(still) or "")
-    assert why_no_activity(moving) is None
-    assert "keyframe" in (why_no_activity(packets_of([100, 200], [0, 0])) or "")
-    assert why_no_activity(packets_of([1000] * 20, [1] * 20)) is None  # too short to know
+    assert "constant" in (no_activity_reason(still) or "")
+    assert no_activity_reason(moving) is None
+    assert "keyframe" in (no_activity_reason(packets_of([100, 200], [0, 0])) or "")
+    assert no_activity_reason(packets_of([1000] * 20, [1] * 20)) is None  # too short to know
 
 
 def test_windows_are_spread_evenly_and_overlap_only_if_there_are_no_others():
-    (chosen,) = choose_windows([100], None, count=10, apart=1, seed=0)
+    (chosen,) = choose_windows([100], None, count=10, min_distance=1, seed=0)
     assert set(np.diff(chosen)) == {10}
-    (chosen,) = choose_windows([10], [np.arange(10.0)], count=10, apart=4, seed=0)
+    (chosen,) = choose_windows([10], [np.arange(10.0)], count=10, min_distance=4, seed=0)
     assert chosen.tolist() == list(range(10))
 
 
 def test_the_most_active_windows_are_chosen_and_a_busy_recording_gets_at_most_twice_its_share():
     scores = np.ones(100)
     scores[[20, 21, 22, 50, 51, 80]] = [5, 9, 7, 8, 6, 4]
-    (chosen,) = choose_windows([100], [scores], count=4, apart=3, seed=0)
+    (chosen,) = choose_windows([100], [scores], count=4, min_distance=3, seed=0)
     assert {21, 50, 80} <= set(chosen.tolist())  # the fourth is the floor
     assert np.all(np.diff(chosen) >= 3)
     several = [np.full(100, 9.0), np.ones(100), np.ones(100), np.ones(100)]
-    counts = list(map(len, choose_windows([100] * 4, several, count=40, apart=1, seed=0)))
+    counts = list(map(len, choose_windows([100] * 4, several, count=40, min_distance=1, seed=0)))
     assert (counts[0], sum(counts)) == (20, 40)

@@ -38,7 +38,7 @@ from everest.project.request import Request, with_warmup
 from everest.project.result import ClassTest, MeasuredTest
 from everest.project.train import next_command
 from everest.project.verdict import input_lines, judge, result_lines
-from everest.system.events import silent
+from everest.system.events import ignore_event
 from everest.system.weights_header import read_header
 from everest.video.writer import write_video
 
@@ -319,8 +319,8 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, m
         "left out of the annotations: row without a label (1)",
         "bouts of 2 subjects (m0, m1) are taken together; see --subject",
     } <= set(plan["lines"])
-    read = Mock(wraps=window_labels.read_labels)
-    monkeypatch.setattr(window_labels, "read_labels", read)
+    read = Mock(wraps=window_labels.read_video_annotations)
+    monkeypatch.setattr(window_labels, "read_video_annotations", read)
     command = ("train", recordings, "--annotations", bouts, "-o", tmp_path / "project", *FEW)
     document = json_of(*command)
     chooses = document["chosen"] == "network"  # how much to smooth, on the validation list
@@ -337,7 +337,7 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, m
     assert document["recordings"] == [video.video]
     assert Path(video.path).parent == recordings
     rows = json_of("timeline", video.path, "-c", tmp_path / "project")
-    assert [each["windows"] for each in rows] == [each["windows"] for each in saved.rows()]
+    assert [each["windows"] for each in rows] == [each["windows"] for each in saved.to_rows()]
     first = rf"bouts\"></div>(?s:.*)</th></tr>\n<tr><th>{METRICS[document['metric']].title}</th>"
     assert re.search(first, Path(document["report"]).read_text())  # as in the verdict, below the picture
     data = load_recipe(tmp_path / "project" / "recipe.yaml").data
@@ -447,7 +447,7 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert "windows</th><td>44, from 4 groups" in page.read_text()
     assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
     assert {each["name"] for each in document["candidates"]} >= {"image-mean", "image-change"}
-    accuracy = exported_accuracy(Path("none.onnx"), Path(document["checkpoint"]), silent)
+    accuracy = exported_accuracy(Path("none.onnx"), Path(document["checkpoint"]), ignore_event)
     assert accuracy is not None
     assert (accuracy.trained, accuracy.exported) == (document["top1"], None)
     assert "has learned from all videos" in str(accuracy)

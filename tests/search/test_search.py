@@ -85,7 +85,7 @@ def test_a_query_is_a_name_or_a_moment(tmp_path: Path):
 )
 def test_a_name_of_a_segment_is_read_back(sample: Sample):
     for each in (sample, Sample(path=sample.video_id), Sample(path=f"{sample.video_id}#")):
-        found = Sample.of_video_id(each.video_id)
+        found = Sample.from_video_id(each.video_id)
         assert (found.video_id, found.path) == (each.video_id, each.path)
 
 

@@ -47,7 +47,7 @@ COUNT, SIDE = st.integers(1, 10**5), st.integers(16, 4000)
 
 
 def facts_of(videos: int, classes=5, frames=60, height=240, width=320) -> DataFacts:
-    train = ListSize(samples=videos, videos=videos, groups=videos)
+    train = ListSize(num_samples=videos, num_videos=videos, num_groups=videos)
     return DataFacts(train=train, classes=classes, frames=frames, height=height, width=width)
 
 
@@ -131,7 +131,7 @@ def test_the_recipe_of_the_paper_needs_many_videos_for_pre_training_and_a_gpu():
 
 
 def test_many_unlabeled_and_few_labeled_videos_get_one_recipe_of_the_paper_for_both_stages():
-    unlabeled = ListSize(samples=300_000, videos=300_000, groups=300_000)
+    unlabeled = ListSize(num_samples=300_000, num_videos=300_000, num_groups=300_000)
     names = ("turn left", "turn right")
     facts = replace(
         facts_of(20_000, frames=250), pretrain=unlabeled, class_names=names, imbalance=20, task="single-label"

@@ -8,7 +8,7 @@ from small_runs import called, small_recipe
 from everest.config.recipe import load_recipe
 from everest.engine.context import RunContext, RunOptions
 from everest.system.accelerator import make_accelerator
-from everest.system.events import silent
+from everest.system.events import ignore_event
 from everest.system.run_folder import RunFolder
 from everest.tokenizer_training import TokenizerTraining, set_up_tokenizer_training
 
@@ -44,7 +44,7 @@ def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerTraining:
         accelerator=accelerator,
         run_folder=RunFolder(folder),
         resumed=False,
-        report=silent,
+        report=ignore_event,
         options=RunOptions(stage="train-tokenizer", recipe_file=str(recipe)),
     )
     return set_up_tokenizer_training(settings, context)

@@ -19,7 +19,7 @@ from everest.sweep.plan import plan_sweep
 from everest.sweep.request import read_request
 from everest.sweep.results import JobNumbers
 from everest.sweep.run import JobLauncher, run_sweep
-from everest.system.events import silent
+from everest.system.events import ignore_event
 from everest.system.files import is_unfinished
 from everest.system.launch import Devices
 from everest.system.locks import is_running
@@ -128,10 +128,10 @@ SAVES = (
 )
 
 
-def swept(recipe: Path, folder: Path, code: str, *, jobs: int = 1, report=silent) -> dict[str, Any]:
+def swept(recipe: Path, folder: Path, code: str, *, jobs: int = 1, report=ignore_event) -> dict[str, Any]:
     """Run a sweep of two seeds whose jobs are this Python code."""
     plan = plan_sweep(read_request(str(recipe), seeds="2"), data=None)
-    program, devices = [sys.executable, "-c", code], Devices(kind="cpu")
+    program, devices = [sys.executable, "-c", code], Devices(type="cpu")
     return run_sweep(plan, folder, JobLauncher(program=program, devices=devices, parallel=jobs), report)
 
 
@@ -200,12 +200,12 @@ def test_an_error_of_the_sweep_ends_its_jobs(recipe: Path, tmp_path: Path):
 
 
 def test_each_job_at_once_has_its_device(monkeypatch: pytest.MonkeyPatch):
-    two, cpu = Devices(kind="cuda", processes=2), Devices(kind="cpu")
+    two, cpu = Devices(type="cuda", num_processes=2), Devices(type="cpu")
     gpus = [{"EVEREST_JOBS": "3", "CUDA_VISIBLE_DEVICES": name} for name in ("0", "1", "0")]
     halves = [{"EVEREST_JOBS": "2", "OMP_NUM_THREADS": str(max(1, num_cores() // 2))}] * 2
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for devices, jobs, name, environments in (
-        (Devices(kind="cuda", processes=4), 1, "auto", [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]),
+        (Devices(type="cuda", num_processes=4), 1, "auto", [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]),
         (two, 1, "auto", [{"CUDA_VISIBLE_DEVICES": "0,1"}]),
         (two, 3, "1", gpus),
         (cpu, 1, "cpu", [{}]),

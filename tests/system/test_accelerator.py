@@ -45,7 +45,7 @@ except RuntimeError as error:
 
 def run_two(code: str) -> tuple[int, str]:
     """Run code in two processes that are connected by gloo."""
-    return run_processes(Devices(kind="cpu", processes=2), [sys.executable, "-c", START + code])
+    return run_processes(Devices(type="cpu", num_processes=2), [sys.executable, "-c", START + code])
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from everest.errors import DataError, EnvironmentProblem
 from everest.system import files
 from everest.system.files import atomic_file
 from everest.system.run_folder import RunFolder
-from everest.system.text import parse_json, validated
+from everest.system.text import parse_json, validate
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_every_problem_of_a_json_document_is_a_value_error_of_one_line():
         *((text, ".") for text in ("", b"\xff", '{"a": [1, "x"]}', "[]")),
     ):
         with pytest.raises(ValueError, match=rf"^[^\n]*{message}[^\n]*$"):
-            validated(adapter, parse_json(text))
-    assert validated(adapter, parse_json('{"a": [1]}')) == {"a": [1]}
+            validate(adapter, parse_json(text))
+    assert validate(adapter, parse_json('{"a": [1]}')) == {"a": [1]}
 
 
 def test_metrics_that_are_not_finite_are_logged_as_null(tmp_path: Path):
     run = RunFolder(tmp_path)
-    run.log({"step": 1, "loss": math.nan, "val_top1": math.inf, "lr": 0.5})
+    run.log_row({"step": 1, "loss": math.nan, "val_top1": math.inf, "lr": 0.5})
     line = (tmp_path / "metrics.jsonl").read_text()
     assert parse_json(line) == {"step": 1, "loss": None, "val_top1": None, "lr": 0.5}
     (tmp_path / "metrics.jsonl").write_text(line + '{"step": 2, "loss": NaN}\n')

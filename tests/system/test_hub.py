@@ -12,7 +12,7 @@ from hub_cache import REVISION, cached, transformers_folder
 from huggingface_hub import constants
 
 from everest.errors import CheckpointError
-from everest.system.hub import HubUnreachable, fetch, license_of
+from everest.system.hub import HubUnreachable, fetch, read_license
 
 NAME = "hf:someone/videomae-tiny"
 
@@ -114,7 +114,7 @@ def test_the_hub_or_else_a_whole_cache_gives_the_files(hub: ThreadingHTTPServer)
 
 def test_the_license_is_read_from_the_front_matter(tmp_path: Path):
     readme = tmp_path / "README.md"
-    assert license_of(tmp_path) is None
+    assert read_license(tmp_path) is None
     for text, name in (
         ("---\nlicense: mit\n---\n", "mit"),
         ("---\nlicense: other\nlicense_name: research\n---\n", "research"),
@@ -124,4 +124,4 @@ def test_the_license_is_read_from_the_front_matter(tmp_path: Path):
         ("---\ntags: [a]\n---\n", None),
     ):
         readme.write_text(text)
-        assert license_of(tmp_path) == name, text
+        assert read_license(tmp_path) == name, text

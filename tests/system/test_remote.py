@@ -15,11 +15,11 @@ from small_runs import refused, run, same_run
 from storage import new_bucket, put, s3_server, upload
 
 from everest.data.clips import ClipDataset
-from everest.data.loader import batches
+from everest.data.loader import read_batches
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
 from everest.lists.reading import SampleList, read_unlabeled
-from everest.prepare.check import decode_completely
+from everest.prepare.check import check_video
 from everest.system.run_folder import RunFolder
 from everest.system.storage import RemotePath, join_location, parse_location
 from everest.video.reader import VideoError, read_frames, video_info
@@ -80,7 +80,7 @@ def test_every_decoder_reads_the_same_frames_of_a_storage(stored: str, clip_file
     for decoder in ("auto", "decord"):
         frames = read_frames(file, [3, 9], decoder=decoder)
         assert torch.equal(read_frames(url, [3, 9], decoder=decoder), frames)
-    there, here = decode_completely(url), decode_completely(str(file))
+    there, here = check_video(url), check_video(str(file))
     assert replace(there, path=here.path, version=here.version) == here
 
 
@@ -123,10 +123,10 @@ def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: 
     there = pretraining(unlabelled(f"{stored}/train.csv", stored))
     there.read((0, 0))  # connections and a thread of fsspec are open when the workers are forked
     keys = [[(0, index)] for index in range(4)]
-    ours = batches(there, keys, workers=2, timeout=60)
-    theirs = batches(here, keys, workers=0, timeout=60)
+    ours = read_batches(there, keys, workers=2, timeout=60)
+    theirs = read_batches(here, keys, workers=0, timeout=60)
     pairs = zip(ours, theirs, strict=True)
-    assert [(torch.equal(a.frames, b.frames), a.failed) for a, b in pairs] == [(True, [[]])] * 4
+    assert [(torch.equal(a.frames, b.frames), a.failed_reads) for a, b in pairs] == [(True, [[]])] * 4
 
 
 def test_what_is_not_there_is_a_line(stored: str, bucket: str, recipe: Path, tmp_path: Path):
@@ -173,7 +173,7 @@ def test_a_run_over_a_storage_is_the_run_over_the_files(stored, recipe, autoenco
     run("pretrain", *options, "-o", tmp_path / "there")
     assert same_run(autoencoder_run, tmp_path / "there")
     assert f"root: {stored}" in (tmp_path / "there" / "recipe.yaml").read_text()
-    plans = [RunFolder(folder).environment().plan for folder in (autoencoder_run, tmp_path / "there")]
+    plans = [RunFolder(folder).read_environment().plan for folder in (autoencoder_run, tmp_path / "there")]
     assert plans[0].samples == plans[1].samples
 
 

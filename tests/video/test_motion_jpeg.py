@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from timed_videos import repack, write_frames
 from torch import Tensor
 
-from everest.prepare.check import decode_completely
-from everest.video.facts import inspect_video, rgb
+from everest.prepare.check import check_video
 from everest.video.index import StampedIndex
+from everest.video.metadata import inspect_video, to_rgb
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, read_frames
-from everest.video.source import Member
+from everest.video.source import ShardMember
 from everest.video.writer import Mjpeg, write_timed_frames
 
 FRAMES = 24
@@ -43,7 +43,7 @@ def test_frames_have_no_threads_for_which_a_forked_process_would_wait(film: Path
     with av.open(str(film)) as container:
         frame = next(container.decode(video=0))
     threads = set(TASKS.iterdir())
-    assert rgb(frame).shape == (frame.height, frame.width, 3)
+    assert to_rgb(frame).shape == (frame.height, frame.width, 3)
     assert set(TASKS.iterdir()) <= threads
 
 
@@ -66,7 +66,7 @@ def test_frames_equal_ffmpegs_and_are_near_the_written_ones(film: Path, pixels: 
     assert torch.equal(read_frames(film, [20, 3, 3]), every[[20, 3, 3]])
     assert torch.equal(torch.stack(list(frames_in_order(film, range(FRAMES)))), every)
     assert np.array_equal(read_frames(film, [5], channels=1)[0].numpy(), luma(every[5].numpy()))
-    member = Member(film, 0, film.stat().st_size, "film.mp4")
+    member = ShardMember(film, 0, film.stat().st_size, "film.mp4")
     assert torch.equal(read_frames(member, [7]), every[[7]])
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_image_is_an_error_of_its_own_frame_alone(film, tmp_path, plac
     for file in (damaged, repacked):
         with pytest.raises(VideoError, match="frame 9 of 24 cannot be decoded"):
             read_frames(file, [8, 9])
-    assert decode_completely(str(damaged)).reason == "damaged: 23 of 24 frames can be decoded"
+    assert check_video(str(damaged)).reason == "damaged: 23 of 24 frames can be decoded"
 
 
 def test_an_image_that_a_cut_removed_is_an_error(film: Path, tmp_path: Path):

@@ -16,7 +16,7 @@ from storage import new_bucket, put, s3_server
 from timed_videos import write_frames
 
 from everest.system.storage import RemotePath
-from everest.video.facts import clear_video_cache, keep_facts_in
+from everest.video.metadata import clear_video_cache, keep_metadata_in
 from everest.video.packet_sizes import packet_sizes
 from everest.video.reader import frames_in_order, read_frames, video_info
 from everest.video.source import MAX_LOADED_BYTES, PartsOfFile, _part
@@ -79,7 +79,7 @@ def test_frames_and_packets_of_a_large_file_are_those_of_the_file_here(stored: s
 def test_a_clip_costs_its_part_of_the_file_once_the_index_is_on_the_disk(
     stored: str, recording: Path, requested: list[int], tmp_path: Path
 ):
-    keep_facts_in(tmp_path)
+    keep_metadata_in(tmp_path)
     try:
         clear_video_cache()
         video_info(stored)
@@ -91,7 +91,7 @@ def test_a_clip_costs_its_part_of_the_file_once_the_index_is_on_the_disk(
         read_frames(stored, range(62, 70))
         assert 0 < sum(requested) < whole / 4
     finally:
-        keep_facts_in(None)
+        keep_metadata_in(None)
         clear_video_cache()
 
 

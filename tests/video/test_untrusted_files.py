@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from timed_videos import write_frames
 
-from everest.prepare.check import decode_completely
+from everest.prepare.check import check_video
 from everest.video.reader import VideoError, frames_in_order, read_frames, video_info
 from everest.video.stream import LARGEST_FRAME
 from everest.video.writer import H264, read_comment, write_timed_frames, write_video
@@ -46,10 +46,10 @@ def test_a_title_in_another_encoding_does_not_keep_a_video_from_being_read(tmp_p
     latin = titled(tmp_path / f"latin{suffix}", "café, Köln".encode("latin-1"))
     plain = titled(tmp_path / f"plain{suffix}", b"cafe, Koln")
     assert video_info(latin) == video_info(plain)
-    ids = range(video_info(latin).frames)
+    ids = range(video_info(latin).num_frames)
     assert torch.equal(read_frames(latin, ids), read_frames(plain, ids))
     assert len(list(frames_in_order(latin, ids))) == len(ids)
-    assert decode_completely(str(latin)).reason is None
+    assert check_video(str(latin)).reason is None
     assert read_comment(latin) == ""
 
 
@@ -63,7 +63,7 @@ def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pyt
     assert [file.name for file in tmp_path.iterdir()] == [name]
     for decoder in ("auto", "decord"):
         assert len(read_frames(Path(name), range(6), decoder=decoder)) == 6
-    assert decode_completely(name).reason is None
+    assert check_video(name).reason is None
     timed = ((pixels, number, 1) for number, pixels in enumerate(moving().numpy()))
     write_timed_frames(Path(name), timed, 1, codec=H264(crf=18, gop=2), comment="mine")
     assert read_comment(Path(name)) == "mine"
@@ -133,7 +133,7 @@ def test_damaged_images_are_errors_of_their_folder(tmp_path: Path):
         with pytest.raises(VideoError, match=r"0\.png: cannot be read: ") as caught:
             read_frames(tmp_path, [0])
         assert caught.value.path == str(tmp_path)
-        assert decode_completely(str(tmp_path)).reason == caught.value.reason
+        assert check_video(str(tmp_path)).reason == caught.value.reason
 
 
 def test_a_pipe_and_an_animation_are_no_frame(tmp_path: Path):

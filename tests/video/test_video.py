@@ -83,7 +83,7 @@ def kinds(tmp_path_factory):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_frame_of_every_kind_of_file_is_the_requested_one(kinds, name):
-    assert video_info(kinds[name]).frames == FRAMES
+    assert video_info(kinds[name]).num_frames == FRAMES
     every = read_frames(kinds[name], range(FRAMES))
     assert numbers_shown(every) == list(range(FRAMES))
     for stride in (2, 3, 4, 7):  # skipped frames change no bit of the others
@@ -164,7 +164,7 @@ def test_written_video_is_read_back_and_written_again_to_the_same_bytes(tmp_path
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / name, frames, fps=10, gop=5)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
-    assert video_info(tmp_path / "a.mp4") == VideoInfo(frames=30, height=32, width=128, fps=10.0)
+    assert video_info(tmp_path / "a.mp4") == VideoInfo(num_frames=30, height=32, width=128, fps=10.0)
     back = read_frames(tmp_path / "a.mp4", range(30))
     assert (back.float() - frames.float()).abs().mean() < 4
     with av.open(str(tmp_path / "a.mp4")) as container:
@@ -175,7 +175,7 @@ def test_rewritten_file_is_inspected_again_and_odd_sizes_are_not_written(tmp_pat
     file = tmp_path / "a.mp4"
     for count in (20, 30):
         write_video(file, torch.from_numpy(numbered_frames(count)), fps=10)
-        assert video_info(file).frames == count
+        assert video_info(file).num_frames == count
     with pytest.raises(VideoError, match="even sizes, not 3x4"):
         write_video(file, torch.zeros(2, 3, 4, 3, dtype=torch.uint8), fps=5)
 
@@ -187,7 +187,7 @@ def test_folder_of_images_is_a_video_in_the_order_of_names(tmp_path):
     for number, pixels in enumerate(numbered_frames(12)):
         Image.fromarray(pixels).save(tmp_path / f"img_{number:05d}.{'png' if number % 2 else 'PNG'}")
     (tmp_path / "notes.txt").write_text("not an image")
-    assert video_info(tmp_path) == VideoInfo(frames=12, height=32, width=128, fps=None)
+    assert video_info(tmp_path) == VideoInfo(num_frames=12, height=32, width=128, fps=None)
     assert numbers_shown(read_frames(tmp_path, [11, 0, 5, 5])) == [11, 0, 5, 5]
     with pytest.raises(VideoError, match="no seconds"):
         frames_between(tmp_path, 0, 1)
@@ -216,11 +216,11 @@ def test_images_are_turned_and_mirrored_as_their_exif_data_say(tmp_path, suffix)
         Image.fromarray(pixels).save(tmp_path / f"{number}{suffix}", **options)
     first = tmp_path / f"0{suffix}"
     Image.fromarray(np.rot90(shown)).save(first, **options | {"exif": b"Exif\0\0no TIFF"})  # damaged
-    assert video_info(tmp_path) == VideoInfo(frames=len(stored), height=48, width=32, fps=None)
+    assert video_info(tmp_path) == VideoInfo(num_frames=len(stored), height=48, width=32, fps=None)
     with pytest.raises(VideoError, match="images of different sizes"):
         read_frames(tmp_path, [0, 1])  # as shown; stored, the sixth has the size of the damaged one
     first.unlink()
-    assert video_info(tmp_path) == VideoInfo(frames=len(stored) - 1, height=32, width=48, fps=None)
+    assert video_info(tmp_path) == VideoInfo(num_frames=len(stored) - 1, height=32, width=48, fps=None)
     frames = read_frames(tmp_path, range(len(stored) - 1)).float()
     assert (frames - torch.from_numpy(shown)).abs().max() < 40
 
@@ -294,15 +294,15 @@ def test_real_odd_files_have_their_frames(shared):
         if row["expected"].startswith("decode the frames that are there"):
             continue
         info = video_info(file)
-        ids = np.random.default_rng(0).integers(0, min(info.frames, 60), size=5).tolist()
+        ids = np.random.default_rng(0).integers(0, min(info.num_frames, 60), size=5).tolist()
         expected = linearly_decoded(file, ids)
         for frame, number in zip(read_frames(file, ids), ids, strict=True):
             assert np.array_equal(frame.numpy(), expected[number]), (file.name, number)
-        assert info.frames == int(row["frames"]), file.name
+        assert info.num_frames == int(row["frames"]), file.name
         size = (int(row["h"]), int(row["w"]))
         turned = abs(int(row["rotation"])) % 180 == 90
         assert (info.height, info.width) == (size[::-1] if turned else size), file.name
-        last = info.frames - 1
+        last = info.num_frames - 1
         frames = read_frames(file, [last, 0, last // 2])
         assert frames.shape == (3, info.height, info.width, 3), file.name
 
@@ -340,7 +340,7 @@ def test_real_files_that_cannot_be_decoded_are_refused_with_the_reason(shared):
 
 def test_damaged_real_files_give_the_frames_before_the_damage(shared):
     folder = shared / "videos" / "odd"
-    assert video_info(folder / "truncated_faststart.mp4").frames == 154
+    assert video_info(folder / "truncated_faststart.mp4").num_frames == 154
     assert len(read_frames(folder / "truncated_faststart.mp4", [0, 100, 153])) == 3
     assert len(read_frames(folder / "corrupted_real.mp4", [0, 28])) == 2
     with pytest.raises(VideoError, match=r"corrupted_real.mp4: frame 30 of 50 cannot be decoded"):

@@ -33,17 +33,17 @@ from video_kinds import (
     written,
 )
 
-from everest.prepare.check import decode_completely
+from everest.prepare.check import check_video
 from everest.prepare.encode import EncodeSettings, encode_video
 from everest.video.decoding import Survey, decode_frames
-from everest.video.facts import clear_video_cache
+from everest.video.metadata import clear_video_cache
 from everest.video.reader import (
     VideoError,
     frame_times,
     intact_frames,
-    known_damage,
     read_frames,
-    repairs,
+    repair_notices,
+    video_damage_text,
     video_info,
 )
 from everest.video.writer import H264
@@ -62,7 +62,7 @@ def verdict(written: Written) -> str:
     path = written.path
     try:
         info, times = video_info(path), frame_times(path)
-        frames = list(intact_frames(path, list(range(info.frames))))
+        frames = list(intact_frames(path, list(range(info.num_frames))))
     except VideoError as error:
         if not written.may_lack:
             raise AssertionError(str(error)) from error
@@ -92,10 +92,10 @@ def verdict(written: Written) -> str:
     if written.fps and not written.may_lack:
         assert info.fps == pytest.approx(written.fps, rel=0.02)
     if numbers == expected:
-        assert written.may_lack or known_damage(path) is None, known_damage(path)
+        assert written.may_lack or video_damage_text(path) is None, video_damage_text(path)
         return RIGHT
     assert written.may_lack, sorted(set(expected) - set(numbers))
-    if known_damage(path) is not None or len(intact) < len(frames):
+    if video_damage_text(path) is not None or len(intact) < len(frames):
         return REPORTED
     assert not written.shows_lack, numbers
     return UNREPORTED
@@ -153,7 +153,7 @@ def test_all_kinds_are_read_exactly(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def shown(path: Path, ids=None) -> list[int | None]:
-    ids = range(video_info(path).frames) if ids is None else ids
+    ids = range(video_info(path).num_frames) if ids is None else ids
     return [number_of(frame.numpy()) for frame in read_frames(path, ids)]
 
 
@@ -186,8 +186,8 @@ def test_one_wrong_time_stamp_is_repaired_with_a_notice(tmp_path: Path, accident
     assert found[others] == pytest.approx(expected[others], abs=0.002)
     assert found[10] < found[11] < found[12] < found[13]
     assert shown(file) == list(range(COUNT))
-    assert repairs(file) == [f"{file}: 1 of {COUNT} time stamps cannot be right and were interpolated"]
-    assert repairs(intact) == []
+    assert repair_notices(file) == [f"{file}: 1 of {COUNT} time stamps cannot be right and were interpolated"]
+    assert repair_notices(intact) == []
 
 
 @pytest.mark.parametrize("name", MATRICES)
@@ -205,7 +205,7 @@ def test_another_angle_is_a_notice(tmp_path: Path):
     data[at : at + 8] = struct.pack(">2i", half, half)
     data[at + 12 : at + 20] = struct.pack(">2i", -half, half)
     file.write_bytes(data)
-    assert "no multiple of 90 degrees" in repairs(file)[0]
+    assert "no multiple of 90 degrees" in repair_notices(file)[0]
 
 
 @pytest.mark.parametrize(
@@ -217,8 +217,8 @@ def test_frames_that_refer_to_others_before_the_recording_are_left_out(tmp_path,
     numbers = shown(file)
     assert numbers == list(range(numbers[0], COUNT))
     assert 9 <= numbers[0] <= 13
-    assert known_damage(file) is None
-    assert decode_completely(str(file)).reason is None
+    assert video_damage_text(file) is None
+    assert check_video(str(file)).reason is None
     settings = EncodeSettings(short_side=48, codec=H264(gop=12, crf=10))
     encode_video(str(file), {str(file): tmp_path / "encoded.mp4"}, settings, overwrite=False)
     assert shown(tmp_path / "encoded.mp4") == numbers
@@ -237,10 +237,10 @@ def test_what_is_lost_is_left_out_and_named(tmp_path: Path):
     assert numbers == np.rint(seconds * RATE).astype(int).tolist()
     assert numbers[-1] == COUNT - 1
     assert len(numbers) < COUNT
-    damage = known_damage(file)
+    damage = video_damage_text(file)
     assert damage is not None
     assert damage.startswith("damaged: no intact frames from 0.")
-    assert decode_completely(str(file)).reason == damage
+    assert check_video(str(file)).reason == damage
 
 
 @pytest.mark.parametrize(("container", "codec"), [("ts", "h264-b"), ("ts", "mpeg2-b"), ("mpg", "mpeg2-b")])
@@ -248,8 +248,8 @@ def test_joined_streams_are_read_to_the_end(tmp_path: Path, container: str, code
     file = written(tmp_path, container, codec, "joined")
     assert shown(file) == [*range(COUNT), *range(64, 64 + COUNT)]
     assert frame_times(file) == pytest.approx(np.arange(2 * COUNT) / RATE, abs=0.002)
-    assert known_damage(file) is None
-    assert repairs(file) == [f"{file}: time stamps start again at frame {COUNT}; they are continued"]
+    assert video_damage_text(file) is None
+    assert repair_notices(file) == [f"{file}: time stamps start again at frame {COUNT}; they are continued"]
 
 
 def test_an_animated_webp_is_not_called_damaged(tmp_path: Path):
@@ -284,13 +284,13 @@ def test_transport_streams_with_more_bytes_a_packet_are_whole(tmp_path, codec, b
     packets = [bytes(before) + data[at : at + 188] + bytes(after) for at in range(0, len(data), 188)]
     file.write_bytes(b"".join(packets))
     assert shown(file) == list(range(COUNT))
-    assert known_damage(file) is None
+    assert video_damage_text(file) is None
     half = len(packets) // 2
     file.write_bytes(b"".join(packets[:half] + packets[half + 5 :]))
     assert shown(file) == np.rint(frame_times(file) * RATE).astype(int).tolist()
-    assert known_damage(file) is not None
+    assert video_damage_text(file) is not None
     file.write_bytes(b"".join(packets[:half]) + packets[half][:100])
-    assert known_damage(file) is not None
+    assert video_damage_text(file) is not None
 
 
 @pytest.mark.parametrize("codec", ["h264-b", "mpeg2-b", "hevc-open"])
@@ -298,7 +298,7 @@ def test_zeros_after_a_transport_stream_are_its_end(tmp_path: Path, codec: str):
     file = written(tmp_path, "ts", codec, "none")
     file.write_bytes(file.read_bytes() + bytes(5000))
     assert shown(file) == list(range(COUNT))
-    assert known_damage(file) is None
+    assert video_damage_text(file) is None
 
 
 def test_a_packet_that_the_receiver_marked_is_a_damage(tmp_path: Path):
@@ -315,7 +315,7 @@ def test_a_packet_that_the_receiver_marked_is_a_damage(tmp_path: Path):
     numbers = shown(file)
     assert numbers == np.rint(frame_times(file) * RATE).astype(int).tolist()
     assert COUNT - GOP <= len(numbers) < COUNT
-    assert known_damage(file) is not None
+    assert video_damage_text(file) is not None
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
@@ -343,15 +343,15 @@ def test_a_second_attempt_without_a_keyframe_surveys_each_packet_once(tmp_path: 
 @pytest.mark.parametrize("zeros", [4096, None])
 def test_a_fragmented_file_that_breaks_off_at_zeros_is_damaged(tmp_path: Path, zeros: int | None):
     file = written(tmp_path, "mp4-fragments", "h264-b", "none")
-    assert known_damage(file) is None
+    assert video_damage_text(file) is None
     data = file.read_bytes()
     at = data.find(b"moof", len(data) // 2) - 4
     zeros = zeros or len(data) - at
     file.write_bytes(data[:at] + bytes(zeros) + data[at + zeros :])
     count = len(shown(file))
     assert 0 < count < COUNT
-    assert known_damage(file) == f"damaged: no intact frames after {count / RATE:.2f} s"
-    assert decode_completely(str(file)).reason == known_damage(file)
+    assert video_damage_text(file) == f"damaged: no intact frames after {count / RATE:.2f} s"
+    assert check_video(str(file)).reason == video_damage_text(file)
 
 
 @pytest.mark.parametrize("container", ["mkv", "ts", "mp4-fragments"])
@@ -360,7 +360,7 @@ def test_the_text_begins_with_the_first_missing_frame(tmp_path: Path, container:
     data, gaps = file.read_bytes(), 0
     for end in range(len(data) * 6 // 10, len(data) * 9 // 10, 400):
         file.write_bytes(data[: end + (end % 188 == 0)])
-        numbers, damage = shown(file), known_damage(file)
+        numbers, damage = shown(file), video_damage_text(file)
         first = next(number for number in range(COUNT) if number not in numbers)
         gaps += first < numbers[-1]
         assert damage is not None
@@ -379,11 +379,11 @@ def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: 
     )
     file = tmp_path / f"video.{muxer}"
     write_frames(file, frames, codec=encoder, rate=RATE, pix_fmt=pix_fmt, muxing=options)
-    assert known_damage(file) is None
+    assert video_damage_text(file) is None
     data = file.read_bytes()
     for share in (0.5, 0.8):
         file.write_bytes(data[: int(share * len(data))])
-        damage = known_damage(file)
+        damage = video_damage_text(file)
         assert damage is not None
         assert damage.startswith("damaged: no intact frames after ")
 
@@ -392,12 +392,12 @@ def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: 
 def test_sound_that_lasts_longer_than_the_picture_is_no_damage(tmp_path: Path, muxer: str, encoder: str):
     file = write_with_sound(tmp_path / f"video.{muxer}", encoder)
     assert shown(file) == list(range(COUNT))
-    assert known_damage(file) is None
+    assert video_damage_text(file) is None
     content = file.read_bytes()
     # FLV between two parts, so that only the stated duration shows it.
     file.write_bytes(content[: flv_part(content, 0.6) if muxer == "flv" else int(0.6 * len(content))])
     clear_video_cache()
-    damage = known_damage(file)
+    damage = video_damage_text(file)
     assert damage is not None
     assert f" {COUNT / RATE:.2f} " in damage
 
@@ -407,7 +407,7 @@ def test_a_cut_asf_file_states_no_end(tmp_path: Path, encoder: str, share: float
     file = write_with_sound(tmp_path / "video.asf", encoder)
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    assert known_damage(file) == f"damaged: no intact frames after {len(shown(file)) / RATE:.2f} s"
+    assert video_damage_text(file) == f"damaged: no intact frames after {len(shown(file)) / RATE:.2f} s"
 
 
 def test_a_cut_flv_file_that_seems_to_begin_a_stream_is_read_to_the_cut(tmp_path: Path):
@@ -417,7 +417,7 @@ def test_a_cut_flv_file_that_seems_to_begin_a_stream_is_read_to_the_cut(tmp_path
     numbers = shown(file)
     first = next(number for number in range(COUNT) if number not in numbers)
     assert 0 < first <= len(numbers) < COUNT
-    assert known_damage(file) == f"damaged: no intact frames from {first / RATE:.2f} to 6.00 s"
+    assert video_damage_text(file) == f"damaged: no intact frames from {first / RATE:.2f} to 6.00 s"
 
 
 def test_a_bare_stream_that_ends_in_the_first_bytes_of_a_picture_shows_no_frame_twice(tmp_path):
@@ -429,7 +429,7 @@ def test_a_bare_stream_that_ends_in_the_first_bytes_of_a_picture_shows_no_frame_
         for kept in (0, 9, 10, 12, 14):
             cut = tmp_path / f"{begin + kept}.h264"
             cut.write_bytes(content[: begin + kept])
-            frames = intact_frames(cut, list(range(video_info(cut).frames)))
+            frames = intact_frames(cut, list(range(video_info(cut).num_frames)))
             numbers = [number_of(frame.numpy()) for frame in frames if frame is not None]
             assert numbers == sorted(set(numbers)), (begin, kept)
             if kept == 0:  # pictures that are whole stay

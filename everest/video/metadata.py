@@ -1,6 +1,6 @@
-"""Facts needed to read a video file: number and size of frames, index, orientation, damage.
+"""Metadata needed to read a video file: number and size of frames, index, orientation, damage.
 
-They are kept in memory and on the disk, so that a process need not read the packets of each file again. On
+It is kept in memory and on the disk, so that a process need not read the packets of each file again. On
 the disk, there is one small file for each video, named by a hash of its path, size, times and inode (in a
 storage: URL, size and version). A changed video has another name. Files are renamed into place when they are
 complete, and a damaged one counts as missing.
@@ -32,16 +32,16 @@ from everest.video.index import (
     StampedIndex,
     StampedPacket,
     count_frames,
-    stamped_packets,
+    read_stamped_packets,
 )
 from everest.video.missing import StatedTimes
-from everest.video.source import Member, Video, video_version
+from everest.video.source import ShardMember, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, MOTION_JPEG, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
 MATRIX_SIDE_DATA: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
 MIN_SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
-FACTS_VERSION: Final = 12  # raise it with every change of the facts or of how they are found
+METADATA_VERSION: Final = 12  # raise it with every change of the metadata or of how it is found
 STORED_DTYPE: Final = np.dtype("<i8")
 MAX_CACHED_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
 SLANTED_NOTICE: Final = "is rotated by an angle that is no multiple of 90 degrees; the nearest is used"
@@ -57,17 +57,17 @@ class Orientation(NamedTuple):
     mirrored: bool = False  # exchange left and right
     flipped: bool = False  # exchange top and bottom
 
-    def upright(self, pixels: np.ndarray) -> np.ndarray:
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
         """(H, W, C) as stored to (H', W', C) as shown, without a copy."""
-        shown = pixels.transpose(1, 0, 2) if self.transposed else pixels
-        return shown[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
+        upright = pixels.transpose(1, 0, 2) if self.transposed else pixels
+        return upright[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
 
-    def exchanged(self, size: tuple[int, int]) -> tuple[int, int]:
+    def apply_to_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) as stored to (H', W') as shown, or the reverse."""
         return (size[1], size[0]) if self.transposed else size
 
 
-def orientation_of(frame: VideoFrame) -> tuple[Orientation, bool]:
+def read_orientation(frame: VideoFrame) -> tuple[Orientation, bool]:
     """The nearest orientation at right angles, and whether the frame's matrix differs from it."""
     data = frame.side_data.get(MATRIX_SIDE_DATA)
     if data is None:
@@ -75,8 +75,8 @@ def orientation_of(frame: VideoFrame) -> tuple[Orientation, bool]:
     a, b, _, c, d, *_ = (value / 2**16 for value in struct.unpack("=9i", bytes(data)))
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
     x, y = (c, b) if transposed else (a, d)  # what the new x and y are multiples of
-    rest = (a, d) if transposed else (b, c)
-    is_slanted = max(map(abs, rest)) > MIN_SLANT * max(abs(x), abs(y))
+    others = (a, d) if transposed else (b, c)
+    is_slanted = max(map(abs, others)) > MIN_SLANT * max(abs(x), abs(y))
     return Orientation(transposed, x < 0, y < 0), is_slanted
 
 
@@ -84,15 +84,15 @@ def orientation_of(frame: VideoFrame) -> tuple[Orientation, bool]:
 class VideoInfo:
     """The number, size and rate of a video's frames."""
 
-    frames: int
+    num_frames: int
     height: int  # as shown, after rotation
     width: int
     fps: float | None  # None: a folder of images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class VideoFacts:
-    """All facts needed to read frames of a file."""
+class VideoMetadata:
+    """All that is needed to read frames of a file."""
 
     info: VideoInfo
     index: FrameIndex
@@ -103,10 +103,10 @@ class VideoFacts:
     notices: tuple[str, ...]  # what was repaired
 
 
-def read_facts(path: Video) -> VideoFacts:
+def read_metadata(path: Video) -> VideoMetadata:
     """Read a file's packets, and decode its first frame, or all if needed; VideoError if none can be."""
     with open_stream(path) as (container, stream):
-        packets, is_trusted = stamped_packets(path, container, stream)
+        packets, is_trusted = read_stamped_packets(path, container, stream)
         stated = StatedTimes.of(path, container, stream, len(packets))
         with decoder_errors(path):
             codec = stream.codec_context
@@ -116,64 +116,66 @@ def read_facts(path: Video) -> VideoFacts:
             # decord 0.6 may read wrong pixels of 4:4:4 and AV1, and the wrong stream of several.
             has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
             is_av1 = codec.codec.name in ("av1", "libdav1d")
-            suits_decord = has_plain_pixels and not is_av1 and len(container.streams.video) == 1
+            can_use_decord = has_plain_pixels and not is_av1 and len(container.streams.video) == 1
     survey = Survey()
     with closing(decode_frames(path, survey=survey)) as frames:
-        first = next((frame for frame, _ in frames), None)
-    if first is None:
+        first_frame = next((frame for frame, _ in frames), None)
+    if first_frame is None:
         problem = "no frame can be decoded"
         raise VideoError(path, problem if is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
     with decoder_errors(path):
-        orientation, is_slanted = orientation_of(first)
+        orientation, is_slanted = read_orientation(first_frame)
     notices = [SLANTED_NOTICE] * is_slanted
-    if first.pts is not None and not survey.lost:
+    if first_frame.pts is not None and not survey.lost:
         # No player shows frames that refer to others before the file.
-        packets = [packet for packet in packets if packet.time >= first.pts]
-    stamped = _stamped_index(path, packets, first, may_be_images=may_be_images)
+        packets = [packet for packet in packets if packet.time >= first_frame.pts]
+    stamped = _make_stamped_index(path, packets, first_frame, may_be_images=may_be_images)
     if stamped is not None and is_trusted:
         index, lost = stamped, []
     else:
-        step = stated.second / stated.fps
-        index, lost, repaired = count_frames(path, step=step, of_decoding=stated.of_decoding)
+        frame_interval = stated.second / stated.fps
+        index, lost, repaired = count_frames(
+            path, frame_interval=frame_interval, are_decode_times=stated.are_decode_times
+        )
         notices += repaired.notices()
         if stamped is not None and not lost and repaired.are_stored and len(index) == len(stamped):
             index = stamped
-    begin = 0.0
+    start = 0.0
     seconds = np.arange(len(index)) / stated.fps
     if index.times.size:
-        begin = float(index.times[0]) / stated.second
+        start = float(index.times[0]) / stated.second
         seconds = (index.times - index.times[0]) / stated.second
     fps = frame_rate(stated.fps, seconds)
-    height, width = orientation.exchanged((first.height, first.width))
+    height, width = orientation.apply_to_size((first_frame.height, first_frame.width))
     # decord 0.6 finds the frames of stamped files with closed GOPs at a constant rate.
     has_closed_gops = isinstance(index, StampedIndex) and index.order.size > 0
-    is_plain = has_closed_gops and np.unique(np.diff(index.times)).size <= 1
-    return VideoFacts(
-        info=VideoInfo(frames=len(index), height=height, width=width, fps=fps),
+    has_constant_rate = has_closed_gops and np.unique(np.diff(index.times)).size <= 1
+    return VideoMetadata(
+        info=VideoInfo(num_frames=len(index), height=height, width=width, fps=fps),
         index=index,
         orientation=orientation,
         second=stated.second,
-        decord_is_exact=suits_decord and orientation == Orientation() and is_plain,
-        missing=tuple(stated.missing(path, seconds, begin, 1 / fps, lost=lost)),
+        decord_is_exact=can_use_decord and orientation == Orientation() and has_constant_rate,
+        missing=tuple(stated.missing(path, seconds, start, 1 / fps, lost=lost)),
         notices=tuple(notices),
     )
 
 
-def _stamped_index(
-    path: Video, packets: Sequence[StampedPacket], first: VideoFrame, *, may_be_images: bool
+def _make_stamped_index(
+    path: Video, packets: Sequence[StampedPacket], first_frame: VideoFrame, *, may_be_images: bool
 ) -> StampedIndex | None:
     """The index of packets whose first shown frame is given; None if there are none."""
     if not packets:
         return None
     are_images = False
     if may_be_images:  # not if they are interlaced, for example: judged by the first one by time
-        (alone,) = decode_images(path, [(max(0, min(packets).offset), min(packets).size)])
+        (image,) = decode_images(path, [(max(0, min(packets).offset), min(packets).size)])
         with decoder_errors(path):
-            are_images = alone is not None and np.array_equal(rgb(alone), rgb(first))
+            are_images = image is not None and np.array_equal(to_rgb(image), to_rgb(first_frame))
     return StampedIndex.of(packets, are_images=are_images)
 
 
-def rgb(frame: VideoFrame) -> np.ndarray:
+def to_rgb(frame: VideoFrame) -> np.ndarray:
     """(H, W, 3) uint8, as stored.
 
     By one thread: a frame ends its threads when it is freed, and a process forked before would wait forever.
@@ -185,107 +187,107 @@ VideoKey = tuple[Video, int, str]  # a video, and its version: a rewritten file 
 
 
 @dataclass(slots=True)
-class _FactsCache:
-    """The facts that this process keeps."""
+class _MetadataCache:
+    """The metadata that this process keeps."""
 
     folder: Path | None = None  # on the disk
-    recent: dict[VideoKey, VideoFacts] = field(default_factory=dict)  # the last one used stands last
-    frames: int = 0  # of all recent ones
+    recent: dict[VideoKey, VideoMetadata] = field(default_factory=dict)  # the last one used stands last
+    num_frames: int = 0  # of all recent ones
 
 
-_cache = _FactsCache()
+_cache = _MetadataCache()
 
 
-def keep_facts_in(folder: Path | None) -> None:
-    """Keep the facts of all files but shards in a folder from now on, also for processes started later."""
+def keep_metadata_in(folder: Path | None) -> None:
+    """Keep the metadata of all files but shards in a folder from now on, also for processes started later."""
     _cache.folder = folder
 
 
-def keep_facts_in_cache() -> None:
-    """Keep the facts about video files in the cache folder from now on: EVEREST_CACHE, else the user's."""
+def keep_metadata_in_cache() -> None:
+    """Keep the metadata of video files in the cache folder from now on: EVEREST_CACHE, else the user's."""
     with suppress(RuntimeError):  # a user without a home
         usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        keep_facts_in(Path(os.environ.get("EVEREST_CACHE") or usual / "everest") / "indexes")
+        keep_metadata_in(Path(os.environ.get("EVEREST_CACHE") or usual / "everest") / "indexes")
 
 
 def clear_video_cache() -> None:
-    """Free the facts of all files, for callers that need each file only once."""
+    """Free the metadata of all files, for callers that need each file only once."""
     _cache.recent.clear()
-    _cache.frames = 0
+    _cache.num_frames = 0
 
 
-def inspect_video(path: Video) -> VideoFacts:
-    """The facts of a file, cached until it changes; VideoError if no frame can be decoded."""
+def inspect_video(path: Video) -> VideoMetadata:
+    """The metadata of a file, cached until it changes; VideoError if no frame can be decoded."""
     try:
         key = (path, *video_version(path))
-        facts = _cache.recent.pop(key, None)
-        if facts is not None:
-            _cache.recent[key] = facts
-            return facts
+        metadata = _cache.recent.pop(key, None)
+        if metadata is not None:
+            _cache.recent[key] = metadata
+            return metadata
         _, _, version = key
-        if _cache.folder is None or isinstance(path, Member) or not version:  # a storage may state none
-            facts = read_facts(path)
+        if _cache.folder is None or isinstance(path, ShardMember) or not version:  # a storage may state none
+            metadata = read_metadata(path)
         else:
-            facts = _facts_from_disk(path, _cache.folder)
+            metadata = _metadata_from_disk(path, _cache.folder)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
-    _cache.frames += facts.info.frames
-    while _cache.recent and _cache.frames > MAX_CACHED_FRAMES:  # forget the files used first
-        _cache.frames -= _cache.recent.pop(next(iter(_cache.recent))).info.frames
-    _cache.recent[key] = facts
-    return facts
+    _cache.num_frames += metadata.info.num_frames
+    while _cache.recent and _cache.num_frames > MAX_CACHED_FRAMES:  # forget the files used first
+        _cache.num_frames -= _cache.recent.pop(next(iter(_cache.recent))).info.num_frames
+    _cache.recent[key] = metadata
+    return metadata
 
 
-def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
-    """Read the facts of the file's present version from a folder, or from the file, and keep them there."""
+def _metadata_from_disk(path: Path | RemotePath, folder: Path) -> VideoMetadata:
+    """Read the metadata of the present version from a folder, or from the file, and keep it there."""
     absolute = path.absolute()
     if isinstance(absolute, RemotePath):
         version: tuple[int | str, ...] = absolute.version()
     else:
         status = absolute.stat()  # the second time cannot be set
         version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    identity = repr((FACTS_VERSION, av.__version__, str(absolute), *version))
-    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    file = folder / name[:2] / name[2:]
+    identity = repr((METADATA_VERSION, av.__version__, str(absolute), *version))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    file = folder / digest[:2] / digest[2:]
     with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
         return _unpack(zlib.decompress(file.read_bytes()))
-    facts = read_facts(path)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with suppress(OSError):  # without space or permission, they are read again next time
-        part.parent.mkdir(parents=True, exist_ok=True)
+    metadata = read_metadata(path)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with suppress(OSError):  # without space or permission, it is read again next time
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_bytes(zlib.compress(_pack(facts), level=1))
-            part.replace(file)
+            temporary.write_bytes(zlib.compress(_pack(metadata), level=1))
+            temporary.replace(file)
         finally:
-            part.unlink(missing_ok=True)
-    return facts
+            temporary.unlink(missing_ok=True)
+    return metadata
 
 
-def _pack(facts: VideoFacts) -> bytes:
-    """Encode facts as a line of JSON and the differences of each index array (a tenth of the space)."""
-    index = {name: getattr(facts.index, name) for name in facts.index.__slots__}
+def _pack(metadata: VideoMetadata) -> bytes:
+    """Encode metadata as a line of JSON and the differences of each index array (a tenth of the space)."""
+    index = {name: getattr(metadata.index, name) for name in metadata.index.__slots__}
     arrays = {name: value for name, value in index.items() if isinstance(value, np.ndarray)}
-    header = {name: getattr(facts, name) for name in facts.__slots__} | {
-        "info": astuple(facts.info),
+    header = {name: getattr(metadata, name) for name in metadata.__slots__} | {
+        "info": astuple(metadata.info),
         "index": {name: value for name, value in index.items() if name not in arrays},
         "lengths": {name: len(array) for name, array in arrays.items()},
-        "is_counted": isinstance(facts.index, CountedIndex),
+        "is_counted": isinstance(metadata.index, CountedIndex),
     }
-    steps = [np.diff(array, prepend=np.int64(0)).astype(STORED_DTYPE).tobytes() for array in arrays.values()]
-    return json.dumps(header).encode() + b"\n" + b"".join(steps)
+    deltas = [np.diff(array, prepend=np.int64(0)).astype(STORED_DTYPE).tobytes() for array in arrays.values()]
+    return json.dumps(header).encode() + b"\n" + b"".join(deltas)
 
 
-def _unpack(packed: bytes) -> VideoFacts:
+def _unpack(packed: bytes) -> VideoMetadata:
     """Undo `_pack`."""
-    header, _, numbers = packed.partition(b"\n")
+    header, _, deltas = packed.partition(b"\n")
     values = json.loads(header)
     index, lengths = values.pop("index"), values.pop("lengths")
-    parts = np.split(np.frombuffer(numbers, dtype=STORED_DTYPE), np.cumsum(list(lengths.values()))[:-1])
+    parts = np.split(np.frombuffer(deltas, dtype=STORED_DTYPE), np.cumsum(list(lengths.values()))[:-1])
     index |= {name: np.cumsum(part, dtype=np.int64) for name, part in zip(lengths, parts, strict=True)}
-    kind = CountedIndex if values.pop("is_counted") else StampedIndex
-    return VideoFacts(
+    index_type = CountedIndex if values.pop("is_counted") else StampedIndex
+    return VideoMetadata(
         info=VideoInfo(*values.pop("info")),
-        index=kind(**index),
+        index=index_type(**index),
         orientation=Orientation(*values.pop("orientation")),
         missing=tuple((start, end) for start, end in values.pop("missing")),
         notices=tuple(values.pop("notices")),

@@ -13,9 +13,9 @@ import pytest
 import torch
 from timed_videos import write_numbered
 
-from everest.video import facts
-from everest.video.facts import VideoFacts, clear_video_cache, inspect_video, keep_facts_in
+from everest.video import metadata
 from everest.video.index import CountedIndex
+from everest.video.metadata import VideoMetadata, clear_video_cache, inspect_video, keep_metadata_in
 from everest.video.reader import VideoError
 from everest.video.writer import write_video
 
@@ -23,9 +23,9 @@ from everest.video.writer import write_video
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     clear_video_cache()
-    keep_facts_in(tmp_path / "indexes")
+    keep_metadata_in(tmp_path / "indexes")
     yield tmp_path / "indexes"
-    keep_facts_in(None)
+    keep_metadata_in(None)
     clear_video_cache()
 
 
@@ -33,12 +33,12 @@ def stored(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def assert_same(one: VideoFacts, other: VideoFacts) -> None:
+def assert_same(one: VideoMetadata, other: VideoMetadata) -> None:
     np.testing.assert_equal(asdict(one), asdict(other))
 
 
 @pytest.mark.parametrize("kind", ["mp4", "avi"])
-def test_stored_facts_equal_those_of_the_file(folder: Path, clip_files: Path, tmp_path: Path, kind: str):
+def test_stored_metadata_equals_that_of_the_file(folder: Path, clip_files: Path, tmp_path: Path, kind: str):
     video = clip_files / "clip0.mp4"
     if kind == "avi":  # counted instead of indexed
         video = write_numbered(tmp_path / "counted.avi", range(32), Fraction(1, 10), codec="mpeg4")
@@ -49,16 +49,16 @@ def test_stored_facts_equal_those_of_the_file(folder: Path, clip_files: Path, tm
     assert again is not first
     assert_same(first, again)
     clear_video_cache()
-    keep_facts_in(None)
+    keep_metadata_in(None)
     assert_same(first, inspect_video(video))
     assert isinstance(first.index, CountedIndex) == (kind == "avi")
 
 
-def test_facts_of_long_videos_leave_the_memory_first_used_first(clip_files, monkeypatch):
+def test_metadata_of_long_videos_leave_the_memory_first_used_first(clip_files, monkeypatch):
     clear_video_cache()
     paths = [clip_files / f"clip{number}.mp4" for number in range(3)]
     first = inspect_video(paths[0])
-    monkeypatch.setattr(facts, "MAX_CACHED_FRAMES", 2 * first.info.frames)
+    monkeypatch.setattr(metadata, "MAX_CACHED_FRAMES", 2 * first.info.num_frames)
     second = inspect_video(paths[1])
     assert inspect_video(paths[0]) is first  # the last one used
     inspect_video(paths[2])
@@ -71,13 +71,13 @@ def test_a_file_rewritten_with_its_old_size_and_time_is_indexed_again(folder: Pa
     frames = torch.zeros(20, 32, 32, 3, dtype=torch.uint8)
     write_video(video, frames, fps=10)
     status, size = video.stat(), video.stat().st_size
-    assert inspect_video(video).info.frames == 20
+    assert inspect_video(video).info.num_frames == 20
     write_video(video, frames[:10], fps=10)
     with video.open("ab") as file:
         file.write(bytes(size - video.stat().st_size))
     os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns))
     clear_video_cache()
-    assert inspect_video(video).info.frames == 10
+    assert inspect_video(video).info.num_frames == 10
     assert len(stored(folder)) == 2
 
 
@@ -100,5 +100,5 @@ def test_no_unreadable_video_is_stored_and_no_unwritable_folder_costs_a_video(tm
     with pytest.raises(VideoError, match="not a video file"):
         inspect_video(tmp_path / "broken.mp4")
     assert stored(folder) == []
-    keep_facts_in(tmp_path / "broken.mp4" / "indexes")
-    assert inspect_video(clip_files / "clip2.mp4").info.frames == 32
+    keep_metadata_in(tmp_path / "broken.mp4" / "indexes")
+    assert inspect_video(clip_files / "clip2.mp4").info.num_frames == 32

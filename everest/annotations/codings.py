@@ -19,8 +19,8 @@ from everest.annotations.bout import (
     MARKS,
     UNSCORED,
     Bout,
-    by_video,
     covered_spans,
+    group_by_video,
     spans_outside,
     unscored_bouts,
     unscored_spans,
@@ -28,8 +28,8 @@ from everest.annotations.bout import (
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder
 from everest.annotations.records import LeftOut, left_out_text
-from everest.errors import DataError, first_names, shown
-from everest.system.text import counted
+from everest.errors import DataError, first_names, shorten
+from everest.system.text import plural
 from everest.system.types import Span
 
 NO_SUBJECT: Final = "no subject"  # chooses the bouts that name none
@@ -50,7 +50,7 @@ class Coding:
         return self.observer or self.file.stem, self.file.stem
 
     @property
-    def scored(self) -> list[Bout]:
+    def scored_bouts(self) -> list[Bout]:
         return [bout for bout in self.bouts if bout.label != UNSCORED]
 
     @property
@@ -65,7 +65,7 @@ class Coding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhoseBouts:
+class BoutFilter:
     """The options --observer and --subject: names, perhaps with the wildcards * and ?."""
 
     observers: Sequence[str] = ()  # who counts where several coded a video; empty: none is chosen
@@ -75,39 +75,39 @@ class WhoseBouts:
         """Whether --observer names the coding."""
         return any(fnmatchcase(name, observer) for name in coding.names for observer in self.observers)
 
-    def codings(self, video: str, codings: Sequence[Coding]) -> list[Coding]:
+    def choose_codings(self, video: str, codings: Sequence[Coding]) -> list[Coding]:
         """The codings of a video that count; DataError if none is chosen, or two are opinions on the same."""
         names = different_names(codings)
         if len(names) > 1 and self.observers:
             codings = [coding for coding in codings if self.is_chosen(coding)]
             if not codings:
-                given = ", ".join(self.observers)
-                problem = f"{shown(video)} is coded by {first_names(names)}"
-                raise DataError(f"--observer {given}: {problem}; name one of them")
-        for first, second in combinations((each for each in codings if not each.is_predicted), 2):
+                observers = ", ".join(self.observers)
+                problem = f"{shorten(video)} is coded by {first_names(names)}"
+                raise DataError(f"--observer {observers}: {problem}; name one of them")
+        for first, second in combinations((coding for coding in codings if not coding.is_predicted), 2):
             # A corrected prediction is no second opinion on the bouts of a person.
             label = _contested_label(first, second) if first.is_manual == second.is_manual else None
             if label is not None:
                 names = different_names([first, second])
                 fix = "choose one with --observer NAME" if len(names) > 1 else "name one of the two files"
-                who = f"{shown(video)}: {len(codings)} observations ({first_names(names)})"
-                raise DataError(f"{who} differ in '{shown(label)}'; {fix}")
+                subject_text = f"{shorten(video)}: {len(codings)} observations ({first_names(names)})"
+                raise DataError(f"{subject_text} differ in '{shorten(label)}'; {fix}")
         return list(codings)
 
-    def of_subject(self, bouts: Sequence[Bout]) -> list[Bout]:
+    def choose_bouts(self, bouts: Sequence[Bout]) -> list[Bout]:
         """The bouts of the subject, unscored time and checked windows; empty if there is no such bout."""
         if self.subject is None:
             return list(bouts)
-        who = self.subject
-        kept = [b for b in bouts if b.label in MARKS or fnmatchcase(b.subject or NO_SUBJECT, who)]
+        subject = self.subject
+        kept = [b for b in bouts if b.label in MARKS or fnmatchcase(b.subject or NO_SUBJECT, subject)]
         return kept if any(bout.label not in MARKS for bout in kept) else []
 
 
-ANYONE: Final = WhoseBouts()
+ANYONE: Final = BoutFilter()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labels:
+class VideoAnnotations:
     """What annotation files state about videos."""
 
     bouts: dict[str, list[Bout]]  # by the path of a user's video; without videos, by the name in the file
@@ -118,10 +118,10 @@ class Labels:
     predicted_videos: Sequence[str]  # the videos of which predicted bouts are left out
 
     @property
-    def uncorrected(self) -> str | None:
+    def uncorrected_text(self) -> str | None:
         """The number of predicted bouts that nobody corrected, in words; None if there are none."""
         number = sum(bout.origin == "automated" for bouts in self.bouts.values() for bout in bouts)
-        return f"{counted(number, 'predicted bout')} that nobody corrected" if number else None
+        return f"{plural(number, 'predicted bout')} that nobody corrected" if number else None
 
     @property
     def notices(self) -> list[str]:
@@ -138,64 +138,64 @@ class Labels:
         return [text for text, is_needed in notices.items() if is_needed]
 
 
-def read_labels(
+def read_video_annotations(
     files: Sequence[Path],
     videos: Iterable[str] = (),
     *,
-    whose: WhoseBouts = ANYONE,
+    people: BoutFilter = ANYONE,
     fps: float | None = None,
     keep_windows: bool = False,
-) -> Labels:
-    """Read the bouts of videos (paths; none: of all that are annotated); predictions give way to people."""
+) -> VideoAnnotations:
+    """Read the bouts of videos (paths; none: of all that are named); predictions give way to people."""
     paths = {Path(video): video for video in videos}
     finder = VideoFinder(paths)
     left_out = LeftOut()
     codings: list[Coding] = []
     for file in files:
         bouts = read_annotations(file, fps=fps, videos=finder, keep_windows=keep_windows, left_out=left_out)
-        codings += _codings_in(file, bouts)
+        codings += _divide_into_codings(file, bouts)
     names = ", ".join(map(str, files))
-    codings_of: dict[str, list[Coding]] = defaultdict(list)
+    codings_by_video: dict[str, list[Coding]] = defaultdict(list)
     unmatched: dict[str, None] = {}
     for coding in codings:
         if (path := finder.find(coding.video)) is None and paths:
             unmatched[coding.video] = None
         else:
-            codings_of[coding.video if path is None else paths[path]].append(coding)
-    if not codings_of:
-        named, has = first_names(list(unmatched)), first_names([video.name for video in finder.videos])
+            codings_by_video[coding.video if path is None else paths[path]].append(coding)
+    if not codings_by_video:
+        named, has = (first_names(list(unmatched)), first_names([video.name for video in finder.videos]))
         problem = f"annotates none of these videos; it names {named}; the videos are {has}"
         problem = problem if unmatched else "has no bout"
         problem += f"; left out: {left_out_text(left_out)}" if left_out else ""
         raise DataError(f"{names}: {problem}")
-    if whose.observers and not any(map(whose.is_chosen, codings)):
+    if people.observers and not any(map(people.is_chosen, codings)):
         has = first_names(different_names(codings), 10)
-        raise DataError(f"--observer {', '.join(whose.observers)}: not in {names}, which has {has}")
+        raise DataError(f"--observer {', '.join(people.observers)}: not in {names}, which has {has}")
     bouts_of: dict[str, list[Bout]] = {}
     joined: dict[str, None] = {}  # observers whose codings are
-    predicted: list[str] = []
-    for video, video_codings in codings_of.items():
+    predicted_videos: list[str] = []
+    for video, video_codings in codings_by_video.items():
         corrected = {coding.file for coding in video_codings if not coding.is_predicted}
-        of_people = [coding for coding in video_codings if not corrected or coding.file in corrected]
-        predicted += [video] if len(of_people) < len(video_codings) else []
-        used = whose.codings(video, of_people)
+        chosen = [coding for coding in video_codings if not corrected or coding.file in corrected]
+        predicted_videos += [video] if len(chosen) < len(video_codings) else []
+        used = people.choose_codings(video, chosen)
         joined |= dict.fromkeys(different_names(used) if len(used) > 1 else ())
-        scored = dict.fromkeys(replace(bout, video=video) for coding in used for bout in coding.scored)
+        scored = dict.fromkeys(replace(bout, video=video) for coding in used for bout in coding.scored_bouts)
         spans = [span for coding in used for span in spans_outside(unscored_spans(coding.bouts))]
         bouts_of[video] = [*scored, *unscored_bouts(video, spans)]  # unscored in all codings
     subjects = sorted(
         {b.subject or NO_SUBJECT for bs in bouts_of.values() for b in bs if b.label not in MARKS}
     )
-    bouts_of = {video: kept for video, bouts in bouts_of.items() if (kept := whose.of_subject(bouts))}
+    bouts_of = {video: kept for video, bouts in bouts_of.items() if (kept := people.choose_bouts(bouts))}
     if not bouts_of:
-        raise DataError(f"--subject {whose.subject}: not in {names}, which has {first_names(subjects, 10)}")
-    return Labels(
+        raise DataError(f"--subject {people.subject}: not in {names}, which has {first_names(subjects, 10)}")
+    return VideoAnnotations(
         bouts=bouts_of,
         unmatched=list(unmatched),
         left_out=left_out,
-        merged_subjects=subjects if whose.subject is None and len(subjects) > 1 else [],
+        merged_subjects=subjects if people.subject is None and len(subjects) > 1 else [],
         joined_observers=list(joined) if len(joined) > 1 else (),
-        predicted_videos=predicted,
+        predicted_videos=predicted_videos,
     )
 
 
@@ -207,10 +207,10 @@ def different_names(codings: Iterable[Coding]) -> list[str]:
     return by_observer if len(by_observer) > 1 else by_file
 
 
-def _codings_in(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
+def _divide_into_codings(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
     """The codings in a file; unscored time without an observer applies to all of them."""
     codings = []
-    for video, video_bouts in by_video(bouts).items():
+    for video, video_bouts in group_by_video(bouts).items():
         named = [bout for bout in video_bouts if bout.label not in MARKS or bout.observer] or video_bouts
         for observer in dict.fromkeys(bout.observer for bout in named):
             part = [b for b in video_bouts if b.observer == observer or (b.label in MARKS and not b.observer)]
@@ -222,24 +222,24 @@ def _contested_label(first: Coding, second: Coding) -> str | None:
     """A class in which two codings differ where both were coded; None if there is none."""
     # Files that name no observer may hold parts of one annotation: only bouts that overlap contradict.
     are_parts = not (first.observer or second.observer)
-    both = _overlap(_coded_spans(first), _coded_spans(second))
-    scored = [first.scored, second.scored]
+    shared_spans = _overlap(_coded_spans(first), _coded_spans(second))
+    scored = [first.scored_bouts, second.scored_bouts]
     labels = [{bout.label for bout in bouts} for bouts in scored]
     for label in sorted(labels[0] & labels[1]):
-        of_label = [[bout for bout in bouts if bout.label == label] for bouts in scored]
+        bouts_of_label = [[bout for bout in bouts if bout.label == label] for bouts in scored]
         if are_parts:
-            both = _overlap(*map(covered_spans, of_label))
+            shared_spans = _overlap(*map(covered_spans, bouts_of_label))
         # A bout without a subject may be of any subject.
-        has_subjects = all(bout.subject for bouts in of_label for bout in bouts)
+        has_subjects = all(bout.subject for bouts in bouts_of_label for bout in bouts)
         times = [
             {
                 (bout.subject if has_subjects else "", bout.start, bout.end)
                 for bout in bouts
-                if any(start <= bout.end and bout.start <= end for start, end in both)
+                if any(start <= bout.end and bout.start <= end for start, end in shared_spans)
             }
-            for bouts in of_label
+            for bouts in bouts_of_label
         ]
-        subjects = [{bout.subject if has_subjects else "" for bout in bouts} for bouts in of_label]
+        subjects = [{bout.subject if has_subjects else "" for bout in bouts} for bouts in bouts_of_label]
         if any(subject in subjects[0] & subjects[1] for subject, _, _ in times[0] ^ times[1]):
             return label
     return None
@@ -247,7 +247,7 @@ def _contested_label(first: Coding, second: Coding) -> str | None:
 
 def _coded_spans(coding: Coding) -> list[Span]:
     """The time from the first to the last bout, less what is unscored."""
-    scored = coding.scored
+    scored = coding.scored_bouts
     first = min((bout.start for bout in scored), default=0.0)
     last = max((bout.end for bout in scored), default=0.0)
     return _overlap([(first, last)], spans_outside(unscored_spans(coding.bouts)))

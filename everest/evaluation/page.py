@@ -93,7 +93,7 @@ def write_evaluation_page(
     return _write_page(
         folder,
         title=summary.title or f"Evaluation of {result['checkpoint']}",
-        views=views_text(result, unit),
+        views=views_text(result, noun),
         metrics=metric_rows(result),
         num_videos=result["videos"],
         num_groups=result["groups"],
@@ -162,7 +162,7 @@ def _write_page(
     }
     image = None if summary.figure is None else data_uri("image/png", Path(summary.figure).read_bytes())
     values |= {"lines": summary.lines, "timelines": image, "intervals": summary.intervals}
-    write_page(page, "evaluation", "page.html", groups=num_groups, unit=unit, sampled=sampled, **values)
+    write_page(page, "evaluation", "page.html", groups=num_groups, unit=noun, sampled=unit_of_draws, **values)
     return page
 
 

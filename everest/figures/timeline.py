@@ -99,7 +99,7 @@ def draw_timelines(
 def _absent_classes(timelines: Timelines, seconds_by_class: Sequence[Mapping[str, object]]) -> list[str]:
     """The classes of a model that have no lane."""
     heads = [head for head in timelines.classes.heads if head.task != "regression"]
-    names = dict.fromkeys(name for head in heads for name in timelines.classes.of_head(head))
+    names = dict.fromkeys(name for head in heads for name in timelines.classes.names_of_head(head))
     drawn = {BACKGROUND}.union(*seconds_by_class)
     return [name for name in names if name not in drawn]
 

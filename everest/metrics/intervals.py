@@ -63,7 +63,7 @@ def bootstrap(
         sampled = rng.integers(len(group_indices), size=len(group_indices))  # (G,)
         counts = np.bincount(sampled, minlength=len(group_indices))  # (G,)
         rows.append(metrics(counts[group_ids].astype(np.float64)))
-    bound = TAIL_SHARE ** (1 / len(index_of))
+    bound = TAIL_SHARE ** (1 / len(group_indices))
     measured = metrics(np.ones(len(groups)))
     intervals = {}
     for name in rows[0]:
@@ -75,8 +75,8 @@ def bootstrap(
             intervals[name] = (float(values[0]) * bound, 1 - (1 - float(values[0])) * bound)
         else:
             ends = np.quantile(values, [TAIL_SHARE, 1 - TAIL_SHARE])
-            if 1 < len(index_of) < FEW_GROUPS:
-                ends = measured[name] + _widening(len(index_of)) * (ends - measured[name])
+            if 1 < len(group_indices) < FEW_GROUPS:
+                ends = measured[name] + _widening(len(group_indices)) * (ends - measured[name])
                 lowest, highest = (0.0, 1.0) if shares else LIMITS.get(name, (-math.inf, math.inf))
                 ends = np.clip(ends, lowest, highest)
             intervals[name] = (float(ends[0]), float(ends[1]))

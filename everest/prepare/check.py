@@ -21,7 +21,7 @@ from everest.data.footage import FrameTimes, frame_span
 from everest.errors import DataError, first_names
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
-from everest.lists.sample import Sample, evenly_spaced
+from everest.lists.sample import Sample, choose_evenly
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal
 from everest.system.storage import Location, parse_location

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 from everest import stages
-from everest.annotations.formats import recognize
+from everest.annotations.formats import recognize_format
 from everest.config.heads import Task
 from everest.errors import DataError, UserError
 from everest.evaluation.page import PAGE, Summary
@@ -261,7 +261,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
 def next_command(request: Request, test: MeasuredTest, clip_time: ClipTime | None, folder: str) -> str:
     """The command to run after `everest train`; bouts are written as the annotations were read."""
     if test.timelines is not None:
-        of_boris = {recognize(Path(file)) for file in request.annotations} <= {"boris", "boris-table"}
+        of_boris = {recognize_format(Path(file)) for file in request.annotations} <= {"boris", "boris-table"}
         rules = f"--smooth {test.timelines.smooth:g}"
         bouts = "bouts.boris" if of_boris else "bouts.csv"
         return f"everest timeline VIDEO --checkpoint {folder} {rules} --output {bouts}"

@@ -76,7 +76,7 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
         sentences.append(f"{averaged}, {right}{interval_text(scores.frame_interval)}")
     if test.interval is not None:
         few = ", widened by the t distribution for few groups" if test.groups < FEW_GROUPS else ""
-        sentences.append(f"Intervals are bootstrapped over {counted(test.groups, 'group')}{few}")
+        sentences.append(f"Intervals are bootstrapped over {plural(test.groups, 'group')}{few}")
     return f"{'. '.join(sentences)}. Software: everest {version('everest-video')}."
 
 

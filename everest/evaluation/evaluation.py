@@ -28,7 +28,7 @@ from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import seen_in
-from everest.metrics.head_metrics import compute_metrics, class_metrics
+from everest.metrics.head_metrics import compute_metrics
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predictions import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import Classifier
@@ -104,7 +104,7 @@ def evaluate(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
     result, predictions = evaluate_classifier(model, spec, recipe, runtime, report=report, files=files)
-    if learned := seen_in(recipe.data, "train", map(Sample.of_video_id, predictions.videos)):
+    if learned := seen_in(recipe.data, "train", map(Sample.from_video_id, predictions.videos)):
         share = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
         report(warning(f"{share}; accuracy on videos that the model learned from is too high"))
     groups = result["groups"]

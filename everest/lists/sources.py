@@ -86,7 +86,7 @@ def seen_in(data: DataSettings, key: str, samples: Iterable[Sample]) -> list[Sam
     listed: dict[tuple[Path, bool], list[tuple[float, float]]] = {}  # segments, in frames or seconds
     with suppress(DataError, RecipeError):
         if isinstance(find_source(data, key, labeled=True)[0], Path):
-            for sample in read_source(data, key, labeled=False, may_miss=True).samples:
+            for sample in read_source(data, key, labeled=False, skip_missing=True).samples:
                 for file, span in _spans(sample):
                     listed.setdefault(file, []).append(span)
     return [

@@ -349,7 +349,7 @@ def class_tests(
                 "name": name,
                 "prevalence": _round(len(videos) / len(labels), is_share=True),
                 "interval": None if interval and None in interval else interval,
-                **values,
+                **measured,
             }
         )
     return rows

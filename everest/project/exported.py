@@ -17,7 +17,7 @@ from everest.config.settings import Recipe
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier, open_classifier
 from everest.lists.sample import Sample
 from everest.lists.sources import seen_in
-from everest.metrics.head_metrics import metrics_of
+from everest.metrics.head_metrics import compute_metrics
 from everest.metrics.names import METRICS, value_text
 from everest.metrics.predictions import Predictions
 from everest.project.measure import interval_of
@@ -25,7 +25,7 @@ from everest.project.request import RESULT
 from everest.project.result import ProjectResult
 from everest.project.verdict import interval_text, result_lines
 from everest.system.compute import Runtime
-from everest.system.events import Report, heading, silent, warning
+from everest.system.events import Report, heading, ignore_event, warning
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE, RECIPE_FILE
 from everest.system.text import plural
@@ -99,7 +99,7 @@ def exported_accuracy(
         report(heading("accuracy of the file on one view of each test video"))
         predictions = _predictions(file, recipe, report)
         if shared := seen_in(recipe.data, "test", calibrated):
-            share = f"{len(shared)} of {counted(len(calibrated), 'calibration clip')}"
+            share = f"{len(shared)} of {plural(len(calibrated), 'calibration clip')}"
             fix = f"--calibrate {Path(recipe.data.root, recipe.data.train or '')}"
             report(warning(f"{share} are test videos, so the accuracy may be too high; use {fix}"))
     elif result.folds and (precision, views, keep) != ("fp32", 1, None):
@@ -111,7 +111,7 @@ def exported_accuracy(
         predictions = Predictions.joined(parts)
     values = {}
     if predictions is not None:
-        values = metrics_of(predictions, intervals=len(set(predictions.groups)) > 1)
+        values = compute_metrics(predictions, intervals=len(set(predictions.groups)) > 1)
     return ExportedAccuracy(
         metric=result.metric,
         trained=result.value,
@@ -130,7 +130,7 @@ def _fold_predictions(
     opened, recipe = open_model(weights, kind="clips"), load_recipe(weights.parent / RECIPE_FILE)
     clips = None
     if precision == "int8":
-        clips = int8_clips(opened, Path(recipe.data.root, recipe.data.train or ""), silent)
+        clips = int8_clips(opened, Path(recipe.data.root, recipe.data.train or ""), ignore_event)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "fold.onnx"
         write_onnx(file, exportable(opened, keep=keep, precision=precision), clips=clips)
@@ -140,6 +140,6 @@ def _fold_predictions(
 def _predictions(file: Path, recipe: Recipe, report: Report) -> Predictions:
     """The predictions of an ONNX file for one view of each test video."""
     recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
-    model, spec, recipe = open_classifier(file, recipe, saved_selection=False, report=silent)
+    model, spec, recipe = open_classifier(file, recipe, saved_selection=False, report=ignore_event)
     runtime = Runtime(torch.device("cpu"), "fp32")
     return evaluate_classifier(model, spec, recipe, runtime, report=report, files=EvaluationFiles())[1]

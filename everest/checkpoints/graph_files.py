@@ -29,7 +29,7 @@ from everest.errors import CheckpointError, DataError, EnvironmentProblem, Recip
 from everest.lists.inputs import LIST_SUFFIXES, find_samples
 from everest.lists.sample import Sample, choose_evenly
 from everest.models.classifier import outputs_of
-from everest.system.events import Report, heading, notice
+from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.files import atomic_file
 from everest.system.text import plural
 from everest.video.reader import VideoError

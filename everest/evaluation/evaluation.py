@@ -28,7 +28,7 @@ from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import seen_in
-from everest.metrics.head_metrics import compute_metrics
+from everest.metrics.head_metrics import compute_metrics, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predictions import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import Classifier

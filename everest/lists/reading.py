@@ -115,7 +115,7 @@ def read_labeled(
     """Read a list or a folder and infer its labels and task, as `everest prepare` does.
 
     Args:
-        class_names, may_miss: see `read_samples`.
+        class_names, skip_missing: see `read_samples`.
         task: None infers it from the labels.
         heads: from another list, which also fixes the classes; empty infers them from columns `label.NAME`.
     Raises:

@@ -41,9 +41,9 @@ from everest.project.request import (
 )
 from everest.project.result import NETWORK, ClipTime, MeasuredTest, ProjectResult
 from everest.project.verdict import judge, methods_text, result_lines
-from everest.suggest.latency import network_time
+from everest.suggest.latency import network_time, reading_ms
 from everest.system.accelerator import restore_process_state
-from everest.system.events import Report, heading, notice
+from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.files import (
     IN_USE_FIX,
     absolute_keeping_links,
@@ -283,7 +283,7 @@ def _clip_time(model: Classifier, comparison: Comparison, limit: float | None) -
     readable = table.readable([sample for listed in comparison.samples.values() for sample in listed])
     return ClipTime(
         network_ms=round(network_time(model).alone_ms, 2),
-        time_reading=round(time_reading(model.clip, readable), 2),
+        reading_ms=round(reading_ms(model.clip, readable), 2),
         limit_ms=limit,
     )
 

@@ -225,7 +225,7 @@ def report(
 
     Example: everest sweep report runs/steps
     """
-    from everest.sweep.report import FIGURE_FILE, draw_report, make_report, report_notes, report_table
+    from everest.sweep.report import draw_report, make_report, report_notes, report_table
     from everest.sweep.results import RESULTS_FILE, RESULTS_FIX, read_results
     from everest.system.text import damage_errors
 
@@ -233,8 +233,9 @@ def report(
         document = make_report(read_results(folder), metric=metric, against=against)
         columns, *rows = report_table(document)
         lines = [*report_notes(document), *map(_failure_line, document["failures"])]
-    draw_report(folder / FIGURE_FILE, document)
-    document["figure"] = str(folder / FIGURE_FILE)
+    figure = folder / ("report.png" if metric is None else f"report-{metric}.png")
+    draw_report(figure, document)
+    document["figure"] = str(figure)
     if as_json:
         print_json(document)
         return

@@ -13,7 +13,7 @@ import typer
 from everest.errors import DataError, EnvironmentProblem
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_shares
+from everest_cli.options import argument, option, read_shares, refuse
 from everest_cli.output import exit_if_failed, print_json, print_table, say
 
 Read = TypeVar("Read")
@@ -179,6 +179,8 @@ def visualize_mask(
     from everest.figures.masks import request_masks
     from everest.lists.inputs import find_videos, refuse_same_stems
 
+    is_file = out.suffix.lower() in (".png", ".jpg", ".pdf") and not out.is_dir()
+    refuse({f"--output {out}: is the folder of the figures; give a name without {out.suffix}": is_file})
     settings = {"align": align, "cuts": cuts}
     clip = {"frames": frames, "stride": stride, "size": size}
     request = request_masks(

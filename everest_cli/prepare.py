@@ -64,7 +64,7 @@ def check(
     with Display(quiet=quiet) as display:
         document = check_lists(
             lists,
-            unlabeled_list=None if recipe is None else "pretrain",
+            unlabeled_lists=[name for name in lists if Path(name).stem == "pretrain"],
             journal=journal,
             workers=num_cores(),
             timeout=limit,

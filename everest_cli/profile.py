@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import typer
 
@@ -40,7 +40,9 @@ class ProfileOptions:
     measure: bool = option("--measure", "Time real steps on this device.", False)
     batch: int | None = option("--batch N", "Clips per step, for --measure; windows, for --latency.", min=1)
     videos: int | None = option("--videos N", "Plan a pre-training run on N videos.", min=1)
-    epochs: int | None = option("--epochs E", "Epochs of the planned run [the recipe's].", min=1)
+    labeled: int | None = option("--labeled N", "Plan fine-tuning on N labeled videos, too.", min=1)
+    epochs: int | None = option("--epochs E", "Epochs of the planned pre-training [the recipe's].", min=1)
+    codec: Literal["h264", "mjpeg"] = option("--codec", "Codec of the videos of the planned run.", "h264")
     gpu: str | None = option("--gpu G", "GPU of the planned run: h100, h200, a100, 4090, t4.")
     gpus: str = option("--gpus auto|N|cpu|mps", "Device to measure on, or N GPUs to plan for.", "auto")
 
@@ -57,8 +59,8 @@ class ProfileOptions:
             {
                 "--latency and --checkpoint: give both or neither": (self.checkpoint is None) == self.latency,
                 "--method and --recipe both choose a recipe; use one of them": self.method and self.recipe,
-                "--videos and --epochs need --gpu, the GPU of the planned run": not plans
-                and (self.videos or self.epochs),
+                "--videos, --labeled and --epochs need --gpu, the GPU of the planned run": not plans
+                and (self.videos or self.labeled or self.epochs),
                 "--gpu plans a run: add --videos N, the number of training videos": self.gpu
                 and self.videos is None,
                 "--window and --step need --latency": not self.latency and (self.window or self.step),
@@ -99,7 +101,7 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
 def _cost_document(options: ProfileOptions) -> dict[str, Any]:
     """The document of --json: the cost of a recipe and of all methods, measurements, and the plan."""
     from everest.checkpoints.frozen import with_absolute_paths
-    from everest.profiling.plan import plan_pretraining
+    from everest.profiling.plan import plan_run
     from everest.profiling.profile import METHODS, RANKING_STRATEGIES, profile, recipe_with_changes
     from everest.profiling.timing import DEFAULT_BATCH, time_loader, time_stages
 
@@ -130,14 +132,20 @@ def _cost_document(options: ProfileOptions) -> dict[str, Any]:
             stages[stage] |= result
     if gpu is not None and options.videos is not None:
         count = int(options.gpus) if options.plans_gpus else 1
-        run = {"videos": options.videos, "epochs": options.epochs, "gpus": count}
-        document["plan"] = plan_pretraining(recipe, gpu, **run)
+        place: dict[str, Any] = {"gpus": count, "codec": options.codec}
+        run = {"videos": options.videos, "epochs": options.epochs, **place}
+        document["plan"] = plan_run(recipe, gpu, **run)
         if data is not None:  # against the step of the planned GPUs, not of this machine
             speed = document["plan"]["step_clips_per_second"]
             clips = batch or DEFAULT_BATCH["cuda"]
             loading = time_loader(recipe, "pretrain", batch=clips, step_clips_per_second=speed)
             stages["pretrain"]["loading"] = loading
-            document["plan"] = plan_pretraining(recipe, gpu, **run, loader=loading["clips_per_second"])
+            document["plan"] = plan_run(recipe, gpu, **run, loader=loading["clips_per_second"])
+            place["loader"] = loading["clips_per_second"]
+        if options.labeled is not None:
+            document["finetune_plan"] = plan_run(
+                recipe, gpu, stage="finetune", videos=options.labeled, **place
+            )
     return document
 
 
@@ -188,7 +196,7 @@ TABLE_ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
 def _print_profile(document: Mapping[str, Any]) -> None:
     """Print a table with a column for each stage, then the plan and the comparison of methods."""
     title = f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
-    title += f"({document['recipe']}, {document['precision']})"
+    title += f"({document['recipe']}, estimates for {document['precision']})"
     stages = document["stages"].values()
     rows = []
     for key, (name, text_of) in TABLE_ROWS.items():
@@ -204,8 +212,9 @@ def _print_profile(document: Mapping[str, Any]) -> None:
                 changes = [f"{change} (x{factor:.1f})" for change, factor in loader["changes"].items()]
                 limit = f"loader is the limit; what helps most: {', then '.join(changes) or 'more cores'}"
             typer.echo(f"{name}: loader {speeds[0]}, step {speeds[1]}: the {limit}")
-    if "plan" in document:
-        typer.echo(document["plan"]["sentence"])
+    for plan in ("plan", "finetune_plan"):
+        if plan in document:
+            typer.echo(document[plan]["sentence"])
     columns = ("method", "stage", "GMACs", "GFLOPs", "everest / it")
     columns += ("parameters", "activations of a clip", "tokens")
     rows = []  # one for each method and stage, with the first method's GMACs over its own

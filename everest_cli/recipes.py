@@ -12,6 +12,7 @@ import typer
 from everest.config.heads import TaskName
 from everest.errors import RecipeError
 from everest.system.files import check_new_file, write_errors
+from everest.system.storage import parse_location
 from everest_cli import options as o
 from everest_cli.options import argument, option, refuse
 from everest_cli.output import print_json, print_result, print_table, say
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from everest.suggest.suggestion import SuggestRequest
 
 Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest.suggest.rules.DEVICE_VALUES
+PRETRAIN_FILE: Final = "pretrain.csv"  # used without --pretrain, unless a training list is named
 TEMPLATES: Final = ("custom", "small")  # recipes for any videos
 
 app = typer.Typer(help="Recipes: list, show, copy, suggest.", no_args_is_help=True)
@@ -49,7 +51,6 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
-    from everest.suggest.data_section import pretraining_list
     from everest.suggest.suggestion import SuggestRequest, suggest_for_folder, this_device
 
     check_new_file(output, overwrite=overwrite)
@@ -62,8 +63,8 @@ def suggest(
             f"--hours: cannot measure the speed of --device {device} on this machine; leave it out": no_speed,
         }
     )
-    if pretrain is None and train is None:
-        pretrain = pretraining_list(data)
+    if pretrain is None and train is None and (parse_location(data) / PRETRAIN_FILE).is_file():
+        pretrain = PRETRAIN_FILE
     lists = {"train": train, "val": val, "test": test}
     request = SuggestRequest(
         data=data,

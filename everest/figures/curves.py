@@ -222,6 +222,7 @@ def _draw_panel(
         if max(highs) > min(lows):
             panel.set_ylim(1.05 * min(lows), 1.05 * max(highs))
         panel.legend(handles=entries, frameon=False, fontsize="small", loc="upper right")
+        panel.set_title("loss", **TITLE_STYLE)
         return
     metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
     if name in PROBE_TITLES:

@@ -26,7 +26,9 @@ NEEDS_MULTI_LABEL: Final = (
     f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
 )
 PREDICTS_ONE: Final = f"the model predicts one class for a video (single-label), '{JOINED_BY}' joins several"
-LINE_FORMAT: Final = "a line is `path label`, separated by a space, tab or comma, or has a header"
+LINE_FORMAT: Final = (
+    "a line is `path label` (space, tab or comma); lists without labels are for data.pretrain"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

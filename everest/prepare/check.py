@@ -122,7 +122,7 @@ def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
 def check_lists(
     lists: Mapping[str, SampleList],
     *,
-    unlabeled_list: str | None = None,
+    unlabeled_lists: Sequence[str] = (),
     journal: Path,
     workers: int,
     timeout: float,
@@ -133,7 +133,7 @@ def check_lists(
 
     Args:
         lists: by name; the first is the one that models are trained on.
-        unlabeled_list: see `find_duplicates`.
+        unlabeled_lists: see `find_duplicates`.
         journal: keeps the results; files that it has are not decoded again.
         restart: discard the results in the journal.
         workers: processes that decode.
@@ -157,7 +157,7 @@ def check_lists(
             except VideoError as error:
                 bad[sample.video_id] = error.reason
     good = [result for result in files.values() if result.reason is None]
-    duplicates = find_duplicates(lists, files, unlabeled_list=unlabeled_list)
+    duplicates = find_duplicates(lists, files, unlabeled_lists=unlabeled_lists)
     training = next(iter(lists))
     classes = _class_counts(lists)
     counts = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
@@ -321,17 +321,17 @@ def _are_different(values: Sequence[Sequence[float]]) -> bool:
 
 
 def find_duplicates(
-    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, unlabeled_list: str | None = None
+    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, unlabeled_lists: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Find samples with the same segment of one file, or of files with the same bytes.
 
-    The `unlabeled_list` (for pre-training) may share videos with others: it is compared with itself only.
+    The `unlabeled_lists` (for pre-training) may share videos with the other lists, not with each other.
     """
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():
         for sample in data.samples:
             content = files[sample.path].content or sample.path
-            copies.setdefault((content, sample.segment, name == unlabeled_list), []).append((name, sample))
+            copies.setdefault((content, sample.segment, name in unlabeled_lists), []).append((name, sample))
     return [
         {
             "videos": list(dict.fromkeys(sample.video_id for _, sample in group)),

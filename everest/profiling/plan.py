@@ -1,4 +1,4 @@
-"""The hours and the memory of pre-training on another GPU, without measuring anything on it.
+"""The hours and the memory of a training run on another GPU, without measuring anything on it.
 
 A planned run is arithmetic: FLOPs of the model over a share of the GPU's peak, and seconds of the loader. The
 speeds are those of a machine with an H100 and 16 cores (benchmarks/performance.md). ViT-B with 15 workers had
@@ -7,8 +7,9 @@ speeds are those of a machine with an H100 and 16 cores (benchmarks/performance.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from everest.config.settings import Recipe
 from everest.engine.plan import StagePlan, plan_stage
@@ -30,6 +31,7 @@ USUAL_WORKERS: Final = 8  # default: cores for one GPU, if the recipe leaves the
 # Milliseconds of a worker while all cores read: a clip of 16 frames of H.264, 320 x 240, keyframes every 12
 # (alone, it takes 31 ms); a further view of a decoded video; handing a clip over to the training process.
 DECODE_MS: Final = 38.4
+MJPEG_MS: Final = 11.7  # the same of Motion JPEG
 VIEW_MS: Final = 7.1
 HAND_OVER_MS: Final = 0.1
 DECODED_FRAMES: Final = 16
@@ -54,10 +56,18 @@ GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architectur
 }
 
 
-def plan_pretraining(
-    recipe: Recipe, gpu: str, *, videos: int, epochs: int | None, gpus: int = 1, loader: float | None = None
+def plan_run(
+    recipe: Recipe,
+    gpu: str,
+    *,
+    stage: Literal["pretrain", "finetune"] = "pretrain",
+    videos: int,
+    epochs: int | None = None,
+    gpus: int = 1,
+    codec: Literal["h264", "mjpeg"] = "h264",
+    loader: float | None = None,
 ) -> dict[str, Any]:
-    """Estimate the pre-training of a recipe on GPUs, `gpu` of `GPUS` in any case of letters.
+    """Estimate the training of a stage of a recipe on GPUs, `gpu` of `GPUS` in any case of letters.
 
     Args:
         epochs: None takes the recipe's.
@@ -73,15 +83,16 @@ def plan_pretraining(
     if gpu.lower() not in GPUS:
         raise unknown_name("--gpu", gpu, GPUS)
     kind = GPUS[gpu.lower()]
-    stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs, steps=None)
-    cost = StageCost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision_of(recipe)])
+    section = recipe.pretrain if stage == "pretrain" else recipe.finetune
+    section = section if epochs is None else replace(section, epochs=epochs, steps=None)
+    cost = StageCost(recipe, stage, value_bytes=VALUE_BYTES[precision_of(recipe)])
     state_bytes = sum(cost.model_state.values())
     clip_bytes = cost.activation_bytes_per_clip
     largest = max(0, int(kind.gib * GIB * MEMORY_USED) - state_bytes) // clip_bytes
-    together = stage.views_per_decode  # clips that stay together in a pass
-    plan = plan_stage(stage, num_videos=videos, processes=gpus, largest_micro_batch=max(largest, together))
+    together = section.views_per_decode  # clips that stay together in a pass
+    plan = plan_stage(section, num_videos=videos, processes=gpus, largest_micro_batch=max(largest, together))
     fits = largest >= plan.micro_batch
-    step_seconds, loader_seconds, assumed = _times(recipe, cost, plan, kind, loader)
+    step_seconds, loader_seconds, assumed = _times(recipe, cost, plan, kind, codec, loader)
     step_hours, loader_hours = step_seconds / 3600, loader_seconds / 3600
     memory = (state_bytes + plan.micro_batch * clip_bytes) / GIB
     numbers = {
@@ -94,28 +105,34 @@ def plan_pretraining(
         "step_hours": step_hours,
         "loader_hours": loader_hours,
         "step_clips_per_second": plan.steps * plan.batch_size / step_seconds,
-        "memory_gib": round(memory, 2),
+        "memory_gib": memory,
     }
-    run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
-    place = f"{'one' if gpus == 1 else gpus} {kind.name}"
-    need = f"{memory:.1f} of {kind.gib:g} GiB"
-    if fits:
-        limit = "reading videos" if loader_hours > step_hours else "the GPU" if gpus == 1 else "the GPUs"
-        sentence = (
-            f"{run} takes about {numbers['hours']:.1f} hours on {place}, limited by {limit}: the steps alone "
-            f"take {step_hours:.1f} hours, reading alone {loader_hours:.1f}. It fits in memory: "
-            f"{plan.micro_batch} clips per pass need about {need}."
+    verb = {"pretrain": "Pre-training", "finetune": "Fine-tuning"}[stage]
+    run = f"{verb} {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
+    sentence = f"{_sentence(run, numbers, kind)} Assumed: {assumed}; expect half to twice the time."
+    return {**numbers, "memory_gib": round(memory, 2), "sentence": sentence}
+
+
+def _sentence(run: str, plan: Mapping[str, Any], gpu: Gpu) -> str:
+    """The numbers of a plan in words; `run` is its subject."""
+    several = plan["gpus"] > 1
+    place = f"{plan['gpus'] if several else 'one'} {gpu.name}"
+    need = f"{plan['memory_gib']:.1f} of {gpu.gib:g} GiB"
+    if plan["fits"]:
+        limit = "reading videos" if plan["limit"] == "loader" else "the GPUs" if several else "the GPU"
+        return (
+            f"{run} takes about {plan['hours']:.1f} hours on {place}, limited by {limit}: the steps alone "
+            f"take {plan['step_hours']:.1f} hours, reading alone {plan['loader_hours']:.1f}. It fits in "
+            f"memory: {plan['batch']} clips per pass need about {need}."
         )
-    else:
-        sentence = (
-            f"{run} does not fit on {place}: one pass needs {need}, of which {MEMORY_USED:.0%} can be used; "
-            "try train.checkpointing=true, a smaller model, or shorter or smaller clips."
-        )
-    return {**numbers, "sentence": f"{sentence} Assumed: {assumed}; expect half to twice the time."}
+    return (
+        f"{run} does not fit on {place}: one pass needs {need}, of which {MEMORY_USED:.0%} can be used; "
+        "try train.checkpointing=true, a smaller model, or shorter or smaller clips."
+    )
 
 
 def _times(
-    recipe: Recipe, cost: StageCost, plan: StagePlan, gpu: Gpu, measured: float | None
+    recipe: Recipe, cost: StageCost, plan: StagePlan, gpu: Gpu, codec: str, measured: float | None
 ) -> tuple[float, float, str]:
     """The seconds of all steps on GPUs that never wait, those of reading all clips, and what is assumed."""
     share = NARROW_PEAK_SHARE if recipe.model.backbone_size.width < NARROW_WIDTH else PEAK_SHARE
@@ -132,9 +149,10 @@ def _times(
     else:
         workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
         workers *= gpus
-        clip_ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
+        decode_ms, name = (MJPEG_MS, "Motion JPEG") if codec == "mjpeg" else (DECODE_MS, "H.264")
+        clip_ms = (decode_ms + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
         clip_ms *= cost.spec.candidate_frames / DECODED_FRAMES
         reading = clips * clip_ms / 1000 / workers
-        speed = f"{workers} workers at {1000 / clip_ms:.0f} clips/s each (320 x 240, H.264)"
+        speed = f"{workers} workers at {1000 / clip_ms:.0f} clips/s each (320 x 240, {name})"
     several = "" if gpus == 1 else f", {gpus} GPUs as fast as {gpus} times one"
     return seconds, reading, f"{share:.0%} of {peak:g} TFLOP/s{several}, and {speed}"

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from everest.config.heads import Task
 from everest.config.settings import DataSettings
@@ -19,8 +19,6 @@ from everest.lists.sources import LIST_FILES, find_list, read_source
 from everest.lists.writing import CLASSES_FILE
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, split_folders, subfolders, videos_under
-
-PRETRAIN_FILE: Final = "pretrain.csv"
 
 
 def data_section(
@@ -78,11 +76,6 @@ def data_section(
     elif (location / f"{prefix}{CLASSES_FILE}").is_file():
         section["classes"] = f"{prefix}{CLASSES_FILE}"
     return {"root": str(folder), **section}
-
-
-def pretraining_list(root: str) -> str | None:
-    """The list `pretrain.csv` of a folder; None if there is none."""
-    return PRETRAIN_FILE if (_folder(root) / PRETRAIN_FILE).is_file() else None
 
 
 def _folder(root: str) -> Location:

@@ -186,7 +186,7 @@ class SuggestRequest:
     output: Path
     lists: Mapping[str, str]  # by their keys of the data section; empty: those in the folder
     device: str  # one of `DEVICE_VALUES`
-    pretrain: str | None  # a folder or a list of videos to pre-train on first; see `pretraining_list`
+    pretrain: str | None  # a folder or a list of videos to pre-train on first
     unlabeled: bool  # pre-train only, on `pretrain` or `data`
     task: Task | None  # None: as the labels show
     group: str | None  # of the videos of class folders

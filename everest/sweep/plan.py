@@ -16,6 +16,7 @@ from everest.checkpoints.frozen import with_absolute_paths
 from everest.checkpoints.init import check_init, find_init
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
+from everest.config.stage_settings import PretrainSettings
 from everest.data.recipe_clips import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.sources import find_source
@@ -24,6 +25,7 @@ from everest.system.storage import join_location, parse_location
 from everest.video.folders import not_found_text
 
 KEY_LETTERS: Final = 12  # of a SHA-256; enough to tell any number of jobs apart
+SEED_PLACE: Final = "{seed}"  # in a name of weights
 TRAINING_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
 STARTS_FROM: Final[dict[StageName, StageName]] = {**REQUIRED_STAGE, "finetune": "pretrain"}
 _LABEL_KEYS: Final = ("data.val", "data.test", "data.classes", "data.num_classes", "data.task", "data.heads")
@@ -79,6 +81,7 @@ class PlannedArm:
     name: str
     overrides: dict[str, str]  # by section.key, as they were written
     stages: tuple[StageName, ...]
+    init: str  # weights of the first stage, with SEED_PLACE if each seed has its own
     jobs: dict[int, tuple[Job, ...]]  # by seed, in the order of the stages
 
 
@@ -110,22 +113,19 @@ def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepPlan:
         try:
             for stage in stages:
                 _check_inputs(recipe, stage)
-            if init != FROM_SCRATCH:  # wrong weights are found before any run
-                located = find_init(init, output=None, overwrite=False)
-                check_init(located, resumed=None)
-                init = located.name
+            inits = {seed: _find_weights(init, seed) for seed in request.seeds}
         except UserError as error:
             raise type(error)(f"{request.label}{arm.name}: {error}") from error
         jobs: dict[int, tuple[Job, ...]] = {}
-        for seed in request.seeds:
+        for seed, start in inits.items():
             seeded = replace(recipe, train=replace(recipe.train, seed=seed))
             by_stage: dict[StageName, Job] = {}
             for stage in stages:
                 needs = by_stage.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
                 settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
-                identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
+                identity = json.dumps([stage, needs.key if needs else start, settings], sort_keys=True)
                 key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
-                by_stage[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
+                by_stage[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=start)
             jobs[seed] = tuple(by_stage.values())
         keys = frozenset(job.name for planned in jobs.values() for job in planned)
         if (same := seen.setdefault(keys, arm.name)) != arm.name:
@@ -133,7 +133,8 @@ def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepPlan:
                 f"{request.label}the arms '{same}' and '{arm.name}' have the same jobs: none of the stages "
                 f"{', '.join(stages)} depends on their difference; leave one out"
             )
-        arms.append(PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, jobs=jobs))
+        init = init if SEED_PLACE in init else next(iter(inits.values()))
+        arms.append(PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, init=init, jobs=jobs))
     return SweepPlan(request=request, arms=tuple(arms))
 
 
@@ -149,6 +150,7 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
             if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
                 raise RecipeError("train.seed: a sweep sets it; give --seeds")
             recipes[arm.name] = recipe_for_run(request.recipe, data=root, overrides=changes)
+            _refuse_unused_targets(recipes[arm.name].pretrain, arm)
         except RecipeError as error:
             if arm is no_changes:
                 raise
@@ -157,6 +159,27 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
         raise RecipeError(one_per_line(problems))
     del recipes[no_changes.name]
     return recipes
+
+
+def _find_weights(init: str, seed: int) -> str:
+    """The name of the weights that a seed starts from; wrong weights are found before any run."""
+    if init == FROM_SCRATCH:
+        return init
+    located = find_init(init.replace(SEED_PLACE, str(seed)), output=None, overwrite=False)
+    check_init(located, resumed=None)
+    return located.name
+
+
+def _refuse_unused_targets(stage: PretrainSettings, arm: Arm) -> None:
+    """Refuse an arm that hides tokens, as a method that predicts them, where the objective predicts none."""
+    chosen = any(key.startswith("pretrain.selection") for key in arm.overrides)
+    settings = vars(stage.selection)
+    hides = "mask_ratio" in settings or settings.get("visible_ratio") is not None
+    if chosen and hides and stage.objective == "views":
+        raise RecipeError(
+            f"pretrain.selection: {stage.selection.strategy} hides tokens, and pretrain.objective=views "
+            "predicts none; compare such methods on the recipe k400, or set pretrain.objective: pixels"
+        )
 
 
 def _check_inputs(recipe: Recipe, stage: StageName) -> None:

@@ -14,18 +14,22 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from scipy import stats
 
 from everest.errors import RecipeError, unknown_name
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS, value_text
+from everest.sweep.plan import SEED_PLACE
+from everest.sweep.request import FROM_SCRATCH
 from everest.sweep.results import metric_title, split_metric
+from everest.system.text import time_text
 
 CONFIDENCE: Final = 0.95
 RELATIVE_ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
 # Values that need no learning, by their keys in an arm: how notes name them, and their line in the figure.
 BASELINES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
-FIGURE_FILE: Final = "report.png"
+PREDICTION_KEYS: Final = ("pretrain.selection", "pretrain.target", "pretrain.objective")
 Json = dict[str, Any]  # of a sweep, or a part of it
 
 
@@ -90,24 +94,16 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     reference = results["against"] if against is None else against
     if reference not in arms:
         raise unknown_name("--against", reference, arms)
-    metrics = (row["metrics"] for arm in results["arms"] for row in arm["seeds"])
-    known = list(dict.fromkeys(key for row in metrics for key, value in row.items() if value is not None))
-    if not known:
-        jobs = f"{results['jobs']['finished']} of {results['jobs']['all']} jobs have finished"
-        raise RecipeError(f"no job has measured anything ({jobs}); repeat the command, or add the stage eval")
-    name = metric or results["metric"] or known[0]
-    values: dict[str, dict[int, float]] = {}  # by arm and seed
-    for arm, rows in arms.items():
-        measured = {row["seed"]: row["metrics"].get(name) for row in rows["seeds"]}
-        values[arm] = {seed: value for seed, value in measured.items() if value is not None}
-    if not any(values.values()):
-        raise unknown_name("--metric", name, known)
+    name, values = _values_of(results, metric)
     place, kind = split_metric(name)
+    changed = (key for arm in results["arms"] for key in arm["overrides"])
+    comparable = name != "pretrain_loss" or not any(key.startswith(PREDICTION_KEYS) for key in changed)
     rows = []
     for arm in results["arms"]:
         of_arm = values[arm["arm"]]
         measured = [row for row in arm["seeds"] if row["seed"] in of_arm]
-        difference = None if arm["arm"] == reference else compare_pairs(of_arm, values[reference])
+        is_compared = arm["arm"] != reference and comparable
+        difference = compare_pairs(of_arm, values[reference]) if is_compared else None
 
         # The values that need no learning are measured next to the metric: HEAD.top1, HEAD.majority_top1.
         chance = None if kind is None or kind.chance is None else f"{place}{kind.chance}"
@@ -116,6 +112,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
             {
                 "arm": arm["arm"],
                 "overrides": arm["overrides"],
+                "init": arm.get("init", FROM_SCRATCH),
                 "seeds": list(of_arm),
                 "values": list(of_arm.values()),
                 **(spread(list(of_arm.values()))._asdict() if of_arm else dict.fromkeys(Spread._fields)),
@@ -132,11 +129,29 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
         "title": metric_title(name),
         "percent": kind is not None and kind.is_percent,
         "higher_is_better": kind is None or kind.is_higher_better,
+        "comparable": comparable,
         "against": reference,
         "jobs": results["jobs"],
         "arms": rows,
         "failures": results["failures"],
     }
+
+
+def _values_of(results: Mapping[str, Any], metric: str | None) -> tuple[str, dict[str, dict[int, float]]]:
+    """The name of a metric, by default that of the task, and its values by arm and seed."""
+    metrics = (row["metrics"] for arm in results["arms"] for row in arm["seeds"])
+    known = list(dict.fromkeys(key for row in metrics for key, value in row.items() if value is not None))
+    if not known:
+        jobs = f"{results['jobs']['finished']} of {results['jobs']['all']} jobs have finished"
+        raise RecipeError(f"no job has measured anything ({jobs}); repeat the command, or add the stage eval")
+    name = metric or results["metric"] or known[0]
+    values: dict[str, dict[int, float]] = {}
+    for arm in results["arms"]:
+        measured = {row["seed"]: row["metrics"].get(name) for row in arm["seeds"]}
+        values[arm["arm"]] = {seed: value for seed, value in measured.items() if value is not None}
+    if not any(values.values()):
+        raise unknown_name("--metric", name, known)
+    return name, values
 
 
 def _mean(numbers: Iterable[float | None]) -> float | None:
@@ -149,7 +164,7 @@ def report_table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the titles of the columns, then the row of each arm."""
     means = ("arm", "seeds", f"{document['title']}, mean", "95 % interval")
     differences = (f"minus {document['against']}", "its 95 % interval", "p")
-    yield (*means, *differences, "GMACs of training", "hours")
+    yield (*means, *differences, "forward GMACs of training", "time")
     digits = ".1f" if document["percent"] else ".4g"
     for arm in document["arms"]:
         difference = arm["difference"] or dict.fromkeys(("mean", "interval", "p"))
@@ -162,7 +177,7 @@ def report_table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             _cell(difference["interval"], f"+{digits}"),
             _cell([difference["p"]], ".2g"),
             _cell([arm["gmacs"]], ".4g"),
-            _cell([arm["hours"]], ".3g"),
+            "" if arm["hours"] is None else time_text(3600 * arm["hours"]),
         )
 
 
@@ -184,23 +199,35 @@ def report_notes(document: Mapping[str, Any]) -> Iterator[str]:
         levels = sorted({round(arm[key], 6) for arm in arms if arm[key] is not None})
         if levels:
             yield f"{words}: {' or '.join(value_text(document['metric'], level) for level in levels)}"
-    if not document["higher_is_better"]:
+    if not document["comparable"]:
+        yield "arms that predict different tokens have losses that cannot be compared; use another --metric"
+    elif not document["higher_is_better"]:
         yield f"{document['title']}: less is better"
+    started = {arm["init"] for arm in arms} - {FROM_SCRATCH}
+    if started:
+        yield "GMACs and time leave out the training of the weights that arms start from (init)"
+    if any(SEED_PLACE not in init for init in started):
+        yield "all seeds of an arm start from the same weights: the intervals do not cover their training"
 
 
 def draw_report(path: Path, document: Mapping[str, Any]) -> None:
     """Write a PNG of the document of `everest sweep report --json`.
 
-    A point is the mean of an arm, a bar its 95 % interval, a small dot a seed; GMACs are of its training.
+    A point is the mean of an arm, a bar its 95 % interval, a small dot a seed; GMACs are of its training. A
+    second panel has the differences.
     """
     arms = [arm for arm in document["arms"] if arm["values"]]
-    with saved_figure(path, (10, 1.5 + 0.4 * len(arms))) as figure:
-        panel = figure.subplots()
+    with saved_figure(path, (12, 1.5 + 0.4 * len(arms))) as figure:
+        compared = [(row, arm["difference"]) for row, arm in enumerate(arms) if arm["difference"]]
+        panel, *others = figure.subplots(1, 2 if compared else 1, sharey=True, squeeze=False)[0]
         for row, arm in enumerate(arms):
-            low, high = arm["interval"] or (arm["mean"], arm["mean"])
-            panel.plot(arm["values"], [row] * len(arm["values"]), "o", ms=4, mfc="white", color="0.5")
-            bars = [[arm["mean"] - low], [high - arm["mean"]]]
-            panel.errorbar([arm["mean"]], [row], xerr=bars, color=COLORS[0], marker="o", capsize=4)
+            _draw_mean(panel, row, arm)
+        for differences in others:
+            for row, difference in compared:
+                _draw_mean(differences, row, difference)
+            differences.axvline(0, color="black", linewidth=1)
+            differences.set_xlabel(f"minus {escape_dollars(shorten(document['against']))}, at equal seeds")
+            differences.grid(alpha=0.3, axis="x")
         for key, (_, style) in BASELINES.items():
             for level in {arm[key] for arm in arms if arm[key] is not None}:
                 panel.axvline(level, linestyle=style, color="black", linewidth=1, zorder=0)
@@ -211,3 +238,11 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         title = "bars: 95 % intervals; small dots: seeds; dotted: chance; dashed: most frequent class"
         panel.set_title(title, fontsize="small", loc="left")
         panel.grid(alpha=0.3, axis="x")
+
+
+def _draw_mean(panel: Axes, row: int, spread: Json) -> None:
+    """Draw a mean with its interval and the values of the seeds."""
+    mean, values = spread["mean"], spread["values"]
+    low, high = spread["interval"] or (mean, mean)
+    panel.plot(values, [row] * len(values), "o", ms=4, mfc="white", color="0.5")
+    panel.errorbar([mean], [row], xerr=[[mean - low], [high - mean]], color=COLORS[0], marker="o", capsize=4)

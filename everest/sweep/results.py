@@ -121,7 +121,8 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
             row["gmacs"] = sum(part.gmacs for part in done.values())
             row["hours"] = sum(part.hours for part in done.values())
             seeds.append({**row, "metrics": metrics, "jobs": [job.name for job in planned]})
-        arms.append({"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "seeds": seeds})
+        about = {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "init": arm.init}
+        arms.append({**about, "seeds": seeds})
     # The first metric that was measured: where all jobs have finished, if possible of the arm `against`.
     tested = [(arm["arm"], row) for arm in arms for row in arm["seeds"]]
     tested.sort(key=lambda pair: (not pair[1]["finished"], pair[0] != request.against))

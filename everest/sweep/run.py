@@ -207,7 +207,7 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
         "arms": {
             arm.name: {
                 "stages": list(arm.stages),
-                "init": arm.jobs[request.seeds[0]][0].init,
+                "init": arm.init,
                 **{key: read_yaml(text, key) for key, text in arm.overrides.items()},
             }
             for arm in plan.arms

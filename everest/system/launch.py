@@ -22,6 +22,7 @@ from everest.system.signals import GRACE_SECONDS, STOP_SIGNALS, SignalForwarder,
 
 PROBE_SECONDS: Final = 2.0  # heuristic: a collective over a broken connection fails in milliseconds
 LOST: Final = "error: the processes of the run lost their connections; run the same command again to resume\n"
+NOT_SAVED: Final = "stopped without saving; the same command resumes from the last save, or starts again\n"
 
 
 class LostPeer(UserError):
@@ -138,7 +139,7 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
     if code >= 0:
         return code, errors
     if signals.received and -code in STOP_SIGNALS:
-        return 128 - code, ""  # stopped before a first save, or by a second signal
+        return 128 - code, NOT_SAVED  # before a first save, or by a second signal
     name = signal_name(code)
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""
     error = f"error: process {failed_rank} of the run was killed by {name}{hint}"

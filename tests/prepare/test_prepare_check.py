@@ -98,6 +98,9 @@ def test_copies_are_found_within_and_between_lists_and_parts_are_no_copies(video
     ]
     assert result["leaks"] == 1
     assert len(check(train, output=tmp_path / "out")["duplicates"]) == 1  # in one list: no failure
+    unlabeled = videos / "pretrain.csv"
+    unlabeled.write_text("path\nclip0.mp4\nclip1.mp4\n")
+    assert check(train, unlabeled, output=tmp_path / "out")["leaks"] == 0  # pre-training may repeat them
     rows = "clip0.mp4,0,0,1\nclip0.mp4,1,1,2\nclip1.mp4,0,5,6\n"
     train.write_text(f"path,label,start,end\n{rows}")
     result = check(train, output=tmp_path / "parts", code=4)

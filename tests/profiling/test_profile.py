@@ -18,7 +18,7 @@ from everest.lists.sample import Sample
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
 from everest.profiling import latency, timing
-from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, PASS_SECONDS, PEAK_SHARE, plan_pretraining
+from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, MJPEG_MS, PASS_SECONDS, PEAK_SHARE, plan_run
 from everest.profiling.profile import METHODS, PROFILED_STAGES, cost_of, paper_figures, profile, stage_spec
 from everest.profiling.timing import time_steps
 
@@ -234,7 +234,7 @@ MEASURED = json.loads((RESULTS / "gpu_page.json").read_text())["rows"]
 
 def plan(recipe: str, gpu: str, *overrides: str, videos: int = 100, epochs: int = 1, **options: Any) -> dict:
     read = load_recipe(recipe, overrides=overrides)
-    return plan_pretraining(read, gpu, videos=videos, epochs=epochs, **options)
+    return plan_run(read, gpu, videos=videos, epochs=epochs, **options)
 
 
 def test_hours_follow_from_flops_peak_and_share_and_the_sentence_is_printed_last():
@@ -249,6 +249,29 @@ def test_hours_follow_from_flops_peak_and_share_and_the_sentence_is_printed_last
     small = ("data.size=32", "model.tubelet=[2, 8, 8]", "model.depth=1", "train.workers=128")
     sentence = plan("k400", "h200", *small, videos=10_240, epochs=800)["sentence"]
     assert profile_of(*options, *sets(*small)).stdout.splitlines()[-1] == sentence
+
+
+def test_the_plan_of_300_000_unlabeled_and_20_000_labeled_videos_is_that_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "large.md").read_text("utf-8")
+    place = ("--gpu", "h100", "--gpus", "8", "--codec", "mjpeg", "--set", "train.workers=15")
+    size = ("--recipe", "k400", "--epochs", "160", "--videos", "300000", "--labeled", "20000")
+    documents = [
+        json_profile(*size, *place, *sets(*changes))
+        for changes in (
+            (),
+            ("pretrain.selection={strategy: tube, mask_ratio: 0.9}", "finetune.selection={strategy: all}"),
+        )
+    ]
+    clips = 35 * (20_000 // 384 * 384)
+    for document in documents:
+        tuning = document["finetune_plan"]
+        reading = clips * (MJPEG_MS + HAND_OVER_MS) / 1000 / (8 * 15)
+        assert tuning["loader_hours"] == pytest.approx(reading / 3600)
+        assert "Fine-tuning vit-b on 20,000 videos for 35 epochs takes" in tuning["sentence"]
+        assert "120 workers at 85 clips/s each (320 x 240, Motion JPEG)" in tuning["sentence"]
+    for row, key in (("reading Motion JPEG", "loader_hours"), ("steps", "step_hours")):
+        hours = " | ".join(f"{document['plan'][key]:.1f}" for document in documents)
+        assert re.search(rf"^\| {row}.* \| {hours} \|$", page, re.MULTILINE), (row, hours)
 
 
 def test_the_loader_limits_a_fast_gpu_and_frame_selection_decodes_more_frames():
@@ -352,8 +375,8 @@ def test_between_views_a_pass_has_all_clips_of_a_step():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--videos 5", "--videos and --epochs need --gpu"),
-        ("--epochs 5", "--videos and --epochs need --gpu"),
+        ("--videos 5", "--videos, --labeled and --epochs need --gpu"),
+        ("--epochs 5", "--videos, --labeled and --epochs need --gpu"),
         ("--gpu a100 --videos 5 --gpus cpu", "--gpus needs --measure, --data or --latency, or is a number"),
         ("--gpu a100", "--gpu plans a run: add --videos N"),
         ("--gpu a10 --videos 5", "--gpu: unknown name 'a10'; did you mean 'a100'?"),

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from small_runs import small_recipe
+from tiny_models import save_model, tiny
 
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError, DataError, RecipeError, UserError
@@ -145,6 +146,27 @@ def test_problems_of_an_arm_name_the_file(recipe: Path, arm: str, problem: str):
     file.write_text(f"recipe: {recipe.name}\narms: {{here: {{}}, lost: {arm}}}\n")
     with pytest.raises(UserError, match=rf"^{file}: {problem}"):
         planned(file)
+
+
+def test_each_seed_can_start_from_a_run_of_its_own(recipe: Path, tmp_path: Path):
+    for seed in (0, 1):
+        save_model(tmp_path / f"run{seed}.safetensors", tiny("pretrain").spec)
+    named = str(tmp_path / "run{seed}.safetensors")
+    (arm,) = planned(recipe, seeds="2", stages="finetune", init=named).arms
+    starts = [job.init for jobs in arm.jobs.values() for job in jobs]
+    assert (arm.init, starts) == (named, [named.format(seed=seed) for seed in (0, 1)])
+    with pytest.raises(CheckpointError, match="run2"):
+        planned(recipe, seeds="3", stages="finetune", init=named)
+
+
+def test_an_arm_that_hides_tokens_for_an_objective_that_predicts_none_is_refused(recipe: Path):
+    views = ["pretrain.objective=views", "pretrain.selection={strategy: drawn, visible_ratio: null}"]
+    tube = ["pretrain.selection={strategy: tube, mask_ratio: 0.75}", "pretrain.objective=views"]
+    with pytest.raises(RecipeError, match="tube hides tokens, and pretrain"):
+        planned(recipe, over=tube, overrides=views)
+    keep = ["pretrain.selection.keep_ratio=0.25,0.5"]
+    assert len(planned(recipe, over=keep, overrides=views).arms) == 2
+    assert len(planned(recipe, over=tube[:1]).arms) == 1
 
 
 def test_the_sweep_file_of_the_benchmarks_is_planned(clip_files: Path, tmp_path: Path):

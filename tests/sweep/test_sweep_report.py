@@ -60,6 +60,28 @@ def test_the_document_has_the_statistics_unrounded():
     assert turned[0]["difference"]["values"] == [-1.0, -3.0, -1.0]
 
 
+def test_losses_of_arms_that_predict_different_tokens_are_not_compared():
+    losses = results(BOTH, metric="pretrain_loss")
+    assert make_report(losses)["arms"][1]["difference"]
+    losses["arms"][1]["overrides"] = {"pretrain.selection": "{strategy: tube}"}
+    document = make_report(losses)
+    assert [arm["difference"] for arm in document["arms"]] == [None, None]
+    notes = "\n".join(report_notes(document))
+    assert "predict different tokens have losses that cannot be compared" in notes
+    assert "less is better" not in notes
+
+
+def test_arms_that_start_from_weights_say_what_their_intervals_leave_out():
+    started = results(BOTH)
+    assert "weights" not in "\n".join(report_notes(make_report(started)))
+    started["arms"][0]["init"] = "runs/everest"
+    notes = "\n".join(report_notes(make_report(started)))
+    assert "leave out the training of the weights" in notes
+    assert "the intervals do not cover their training" in notes
+    started["arms"][0]["init"] = "runs/everest{seed}"
+    assert "the intervals" not in "\n".join(report_notes(make_report(started)))
+
+
 def test_differences_use_the_seeds_that_both_arms_have():
     document = make_report(results({"a": {0: 50.0, 1: None, 2: 60.0}, "b": {0: 51.0, 1: 58.0, 2: 61.0}}))
     assert document["arms"][0]["seeds"] == [0, 2]
@@ -76,8 +98,8 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     assert [note for note in report_notes(document) if note.startswith("one seed: no interval")]
     columns, *rows = report_table(document)
     assert rows == [
-        ("a", "1", "50.0 %", "", "", "", "", "10", "0.5"),
-        ("b", "1", "52.0 %", "", "+2.0", "", "", "20", "0.5"),
+        ("a", "1", "50.0 %", "", "", "", "", "10", "30 min"),
+        ("b", "1", "52.0 %", "", "+2.0", "", "", "20", "30 min"),
     ]
     assert len(columns) == 9
     empty = make_report(results({"a": {0: 50.0}, "b": {0: None}}))

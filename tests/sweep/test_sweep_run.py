@@ -69,8 +69,9 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     values = {each["views"]["clips"]: each["top1"] for each in evaluated}
     assert [arm["values"] for arm in reported["arms"][:2]] == [[values[1]], [values[2]]]
     assert reported["arms"][0]["gmacs"] == reported["arms"][1]["gmacs"] > 0
-    assert (out / "report.png").is_file()
+    figure = (out / "report.png").read_bytes()
     shown = called("sweep", "report", out, "--metric", "macro_f1").stdout
+    assert ((out / "report.png").read_bytes(), (out / "report-macro_f1.png").is_file()) == (figure, True)
     assert "one seed: no interval" in shown
     assert "wrong, seed 3: eval/" in shown
 

@@ -59,7 +59,7 @@ def map_in_processes(
         while busy:
             for connection in wait(list(busy)):
                 worker = busy.pop(connection)
-                item, result = worker.take()
+                item, result = worker.receive()
                 next_item = next(pending, None)
                 if next_item is None:
                     worker.end()

@@ -144,7 +144,7 @@ def _print_usage_error(error: Any, file: object = None) -> None:
         message = message.replace(words, plain)
     message = " ".join(message.rstrip(".").split())
     command = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-    say(f"error: {shorten(message[:1].lower() + message[1:])}{command}", everywhere=True)
+    say(f"error: {shorten_lines(message[:1].lower() + message[1:])}{command}", everywhere=True)
 
 
 setattr(TyperCommand, "collect_usage_pieces", _usage)  # noqa: B010

@@ -202,7 +202,7 @@ def _bytes_of_pass(network: nn.Module, shape: tuple[int, ...], bytes_per_value: 
     """Measure the bytes that a pass of an input takes, on a copy without numbers."""
     tensors = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
     copy = deepcopy(network, tensors | {id(b): b.to("meta") for b in network.buffers()})
-    options = {"bytes_per_value": bytes_per_value, "trains": True}
+    options = {"bytes_per_value": bytes_per_value, "with_grad": True}
     return peak_bytes(copy, lambda: copy(torch.empty(shape, requires_grad=True)), **options)
 
 

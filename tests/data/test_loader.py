@@ -53,7 +53,7 @@ class Drawn:
         return self.num_views, self.channels, self.frames, *self.size
 
     def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: object, out: Tensor | None = None
+        self, sample: Sample, rng: np.random.Generator, decoder: str, out: Tensor | None = None
     ) -> SampleViews:
         time.sleep(rng.random() * self.seconds)
         if sample.path == "crash":

@@ -83,14 +83,14 @@ class Blank:
     num_views, channels, frames, size = 1, 3, 4, (32, 32)
     shape, region = (1, 3, 4, 32, 32), None
 
-    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> SampleViews:
+    def __call__(self, sample: Sample, rng: object, decoder: str, out: Tensor) -> SampleViews:
         return SampleViews(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
 
 
 class Asleep(Blank):
     """Views of a video that never comes."""
 
-    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> SampleViews:
+    def __call__(self, sample: Sample, rng: object, decoder: str, out: Tensor) -> SampleViews:
         time.sleep(3600)
         raise AssertionError
 

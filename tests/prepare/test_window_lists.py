@@ -270,7 +270,7 @@ def test_names_that_a_list_cannot_hold_are_refused(name: str):
 def packets_of(sizes, kinds) -> PacketSizes:
     """A packet each second."""
     seconds = np.arange(len(sizes), dtype=np.float64)
-    parts = {"sizes": np.array(sizes), "kinds": np.array(kinds, dtype=np.int8), "missing": ()}
+    parts = {"sizes": np.array(sizes), "picture_types": np.array(kinds, dtype=np.int8), "missing": ()}
     return PacketSizes(seconds=seconds, end=float(len(sizes)), **parts)
 
 

@@ -73,7 +73,7 @@ del os.environ["OMP_NUM_THREADS"]
 from everest.system.launch import Devices, run_processes
 from everest.system.processes import num_cores, num_readers
 print(num_cores(), num_readers(), flush=True)
-run_processes(Devices(kind="cpu"), [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"])
+run_processes(Devices(type="cpu"), [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"])
 """
 
 

@@ -163,9 +163,9 @@ def test_first_ten_wrong_lines_are_named_and_all_counted(root):
 def test_names_of_a_list_that_names_no_classes_are_refused(root):
     words = r"names \(jump, run\), and the checkpoint or training list has no class"
     with pytest.raises(DataError, match=words):
-        read(root, "a.mp4,run\nb.mp4,jump\n", of_model=True)
-    assert read(root, "a.mp4,run\n", of_model=True, class_names=NAMES).samples[0].labels == (1,)
-    assert read(root, "a.mp4,1\n", of_model=True).samples[0].labels == (1,)
+        read(root, "a.mp4,run\nb.mp4,jump\n", is_fixed=True)
+    assert read(root, "a.mp4,run\n", is_fixed=True, class_names=NAMES).samples[0].labels == (1,)
+    assert read(root, "a.mp4,1\n", is_fixed=True).samples[0].labels == (1,)
 
 
 def test_what_is_no_list_is_named_with_the_fix(root):
@@ -233,7 +233,7 @@ def test_files_of_cameras_discs_and_bare_streams_are_videos(tmp_path):
     [
         ({"class_names": ("jump", "rum")}, r"run: unknown class; did you mean 'rum'"),
         ({"heads": (Head(outputs=3),)}, r"has 2 classes \(jump, run\), but data.num_classes is 3"),
-        ({"of_model": True}, r"names \(jump, run\), .*set data\.classes or use numbers"),
+        ({"is_fixed": True}, r"names \(jump, run\), .*set data\.classes or use numbers"),
         ({"heads": named_heads({"verb": 3})}, r"data\.heads, or .* needs a list"),
     ],
 )

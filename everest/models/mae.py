@@ -76,7 +76,7 @@ class PretrainingModel(TokenModel):
         encoder = self.encoder
         encoder.check(frames)
         x = self.to_input(frames)
-        visible = self.strategy.select(x, encoder.grid, self.embedding, noise).visible
+        visible = self.strategy.select(x, encoder.grid, self.embedding, noise, scorer=self.scorer).visible
         return encoder(x, visible).mean(dim=1)
 
     def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
-from everest.methods.targets import TokenTargets
+from everest.methods.strategies import LearnedImportance, RedundancyRobust, ScoreName, Tube
+from everest.methods.targets import PixelTargets, TokenTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import read_model_spec
 from everest.system.weights import state_hash
@@ -52,9 +54,10 @@ def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
     return replace(made, tokenizer=replace(made.tokenizer, checkpoint=str(path)))
 
 
-def autoencoder(recipe: Recipe) -> MaskedAutoencoder:
+def autoencoder(recipe: Recipe, **changes: Any) -> MaskedAutoencoder:
+    """The recipe's model, with changed fields of its spec."""
     torch.manual_seed(1)
-    model = spec_of_pretraining(recipe).build()
+    model = replace(spec_of_pretraining(recipe), **changes).build()
     assert isinstance(model, MaskedAutoencoder)
     return model
 
@@ -120,6 +123,23 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
     assert torch.equal(
         model(clips, noise=noise).target, model.targets.values(clips, expected.target, TUBELET)
     )
+
+
+@pytest.mark.parametrize("target", [TokenTargets(), PixelTargets()])
+@pytest.mark.parametrize(
+    "strategy",
+    [*(LearnedImportance(score=score) for score in get_args(ScoreName)), RedundancyRobust(), Tube()],
+)
+def test_the_camera_task_trains_with_any_strategy(clips, recipe, strategy, target):
+    model = autoencoder(recipe, selection=strategy, target=target, camera=0.5).train()
+    noise = torch.rand(2, model.noise_layout.total)
+    out, camera_loss = model(clips, noise=noise), model.camera_loss(clips, noise)
+    assert torch.equal(out.metrics["camera_loss"], camera_loss)
+    without = model.eval()(clips, noise=noise)
+    assert torch.equal(out.loss, without.loss + 0.5 * camera_loss)
+    assert model.camera_head is not None
+    out.loss.backward()
+    assert model.camera_head.weight.grad is not None
 
 
 @pytest.mark.parametrize("space", ["values", "soft", "codes"])

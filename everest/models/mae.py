@@ -185,12 +185,16 @@ class MaskedAutoencoder(PretrainingModel):
             selection: replaces the strategy's selection, for clips of T frames.
             importance: (B, N) float32, of all candidates' tokens, replaces what the strategy would compute.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
+        Raises:
+            ValueError: invalid clips or selection, or `selection` with `importance`.
         """
         if noise is None:
             noise = self.new_noise(frames)
         if selection is None:
             frames, x, selection = self.select_tokens(frames, noise, importance)
         else:
+            if importance is not None:
+                raise ValueError("importance has no effect on a given selection; leave one of them out")
             self.encoder.check(frames)
             selection.check(self.encoder.grid, frames.size(0))
             x = self.to_input(frames)

@@ -75,6 +75,12 @@ def test_targets_given_as_visible_do_not_count():
     assert overlapping.prediction.shape[1] == alone.prediction.shape[1] + 1
 
 
+def test_importance_with_a_given_selection_is_refused():
+    model, x = tiny("pretrain"), torch.randn(1, 3, 8, 32, 32)
+    with pytest.raises(ValueError, match="importance has no effect on a given selection"):
+        model(x, selection=model.select(x), importance=torch.zeros(7, 7))
+
+
 def test_equal_noise_gives_equal_losses_and_no_noise_draws_from_torch():
     model = tiny("pretrain")
     tiny("pretrain", frames=16).load_state_dict(model.state_dict())  # of a short clip into a longer one

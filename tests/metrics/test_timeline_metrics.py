@@ -53,9 +53,7 @@ def test_the_interval_of_frames_is_over_groups_of_recordings():
     low, high = timeline_metrics(apart)["frame_interval"]
     assert 80 <= low < 95 < high == 100
     pairs = [replace(each, group=str(number // 10)) for number, each in enumerate([right] * 19 + [wrong])]
-    low, high = timeline_metrics(pairs)[
-        "frame_interval"
-    ]  # 90 to 100, widened by t
+    low, high = timeline_metrics(pairs)["frame_interval"]  # 90 to 100, widened by t
     assert low == pytest.approx(95 - 5 * 2**0.5 * 12.7062 / 1.95996, abs=0.01)
     assert high == 100
 

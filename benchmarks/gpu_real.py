@@ -138,7 +138,7 @@ MINIATURE: Final = Size(
 )
 
 
-def recipe_of(size: Size, seed: int, arm: Arm, *, flip: bool) -> Recipe:
+def recover_recipe(size: Size, seed: int, arm: Arm, *, flip: bool) -> Recipe:
     settings = [f"train.seed={seed}", f"model.input={arm.input}", f"data.flip={str(flip).lower()}"]
     return load_recipe("custom", overrides=[*BASE, *size.settings, *settings, *arm.pretraining])
 
@@ -183,7 +183,7 @@ def pretrain(
     name: str, size: Size, seed: int, frames: Frames, executor: Executor, weights: Path
 ) -> Iterator[Row]:
     """Yields the rows of the trials of an arm and of its run, and writes the weights of its encoder."""
-    training = Pretraining(recipe_of(size, seed, ARMS[name], flip=True), frames, executor)
+    training = Pretraining(recover_recipe(size, seed, ARMS[name], flip=True), frames, executor)
     tried: list[Row] = []
     for batch, base_lr in ARMS[name].trials:
         tried.append(training.train(batch // size.divisor, base_lr, size.trial_seconds))
@@ -201,7 +201,7 @@ def jobs_of(size: Size, seed: int, folder: Path) -> list[Job]:
 
     def job(name: str, arm: str, labels: int | None, steps: int) -> Job:
         # Interactions, strokes and letters have a left and a right, as in docs/evidence.md.
-        recipe = recipe_of(size, seed, ARMS.get(arm, ARMS[SCRATCH]), flip=name == "surveillance2")
+        recipe = recover_recipe(size, seed, ARMS.get(arm, ARMS[SCRATCH]), flip=name == "surveillance2")
         weights = str(files[arm]) if arm in files else None
         return Job(
             arm=arm, set=name, recipe=recipe, weights=weights, labels=labels, steps=steps, batch=size.batch

@@ -17,7 +17,7 @@ from typing import Any, Final
 from measuring import difference_text, markdown
 
 from everest import inference_api, stages
-from everest.checkpoints.describe import load_model, settings_from
+from everest.checkpoints.describe import load_model, read_weight_settings
 from everest.checkpoints.load import find_weights
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import find_recipe
@@ -37,7 +37,7 @@ HEAD: Final = ["weights", "k-NN", "linear", "fine-tuned", "fine-tuned, beside fr
 
 def probed(name: str, recipe: str, data: str, overrides: list[str]) -> dict[str, Any]:
     """The top-1 of the probes of frozen weights, and of the difference image of the same clips."""
-    changes = [*settings_from(name).overrides, *overrides]
+    changes = [*read_weight_settings(name).overrides, *overrides]
     settings = recipe_for_run(find_recipe(recipe), data=data, overrides=changes)
     model = OpenedModel.open(find_weights(name), recipe=settings, views=(1, 1))
     document = probe(model, PROBES, batch=4, report=ignore_event)
@@ -55,7 +55,7 @@ def finetuned(name: str, recipe: str, data: str, overrides: list[str], seed: int
         find_recipe(recipe),
         init=init,
         data=data,
-        overrides=[*([] if init is None else settings_from(init).overrides), *overrides],
+        overrides=[*([] if init is None else read_weight_settings(init).overrides), *overrides],
         seed=seed,
         output=folder,
     )

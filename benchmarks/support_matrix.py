@@ -23,7 +23,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import everest
-from everest.checkpoints.public_weights import PublicWeights, public_weights
+from everest.checkpoints.public_weights import PublicWeights, read_public_weights
 from everest.config.model import BACKBONES
 from everest.converters.timm_images import image_weights
 from everest.errors import UserError
@@ -216,7 +216,7 @@ def rows(only: str | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def different_weights() -> list[PublicWeights]:
     """The first weights of each method and layout."""
-    return list({(each.method, each.layout): each for each in reversed(public_weights())}.values())[::-1]
+    return list({(each.method, each.layout): each for each in reversed(read_public_weights())}.values())[::-1]
 
 
 def main() -> None:

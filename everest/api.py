@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.checkpoints.frozen import spec_of_pretraining
+from everest.checkpoints.frozen import make_pretrain_spec
 from everest.config.heads import Head, Heads, HeadSetting, Task, named_heads
 from everest.config.recipe import make_strategy, recipe_of_sections
 from everest.data.views import ClipFormat
@@ -87,7 +87,7 @@ def create_model(
         raise ValueError(f"num_classes={num_classes}, task={task!r}: only a classifier predicts labels")
     recipe = recipe_of_sections(sections, checked=("data", "model", stage))
     if kind == "pretrain":
-        spec = spec_of_pretraining(recipe)
+        spec = make_pretrain_spec(recipe)
     elif kind == "encoder":
         spec = encoder_spec(recipe)
     else:

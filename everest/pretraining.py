@@ -32,9 +32,9 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
         spec = pretrain_spec(recipe, tokenizer=None)
     else:
-        from everest.checkpoints.frozen import spec_of_pretraining
+        from everest.checkpoints.frozen import make_pretrain_spec
 
-        spec = spec_of_pretraining(recipe)
+        spec = make_pretrain_spec(recipe)
     if init_weights is not None:
         spec = init_weights.adapted(spec)
     clips = pretrain_clips(recipe)

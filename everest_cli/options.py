@@ -273,20 +273,20 @@ class LabeledListOptions:
 
     def find(self) -> tuple[Path, Recipe]:
         """Find the weights, and read the recipe with the changes of the options."""
-        from everest.checkpoints.load import ONNX_SUFFIX, find_weights, recipe_beside
+        from everest.checkpoints.load import ONNX_SUFFIX, find_recipe_beside, find_weights
         from everest.config.recipe import recipe_for_run
 
         weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
-        named, overrides = self.recipe or recipe_beside(weights), self.overrides or []
+        named, overrides = self.recipe or find_recipe_beside(weights), self.overrides or []
         if named is None and (weights.suffix == ONNX_SUFFIX or self.data is None):
             fix = "name the recipe of its run by --recipe"
             if weights.suffix != ONNX_SUFFIX:
                 fix += ", or the folder of its lists by --data"
             raise CheckpointError(f"{weights}: no {RUN_RECIPE} next to it; {fix}")
         if named is None:
-            from everest.checkpoints.describe import settings_from
+            from everest.checkpoints.describe import read_weight_settings
 
-            settings = settings_from(str(weights))
+            settings = read_weight_settings(str(weights))
             say(f"weights: {settings.title}")
             overrides = [*settings.overrides, *overrides]
         recipe = recipe_for_run(

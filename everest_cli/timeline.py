@@ -265,7 +265,7 @@ def _model_timelines(
     report: Report,
 ) -> TimelineSource:
     """Timelines that a model will compute."""
-    from everest.checkpoints.load import all_weights
+    from everest.checkpoints.load import find_run_weights
     from everest.inference.bouts import NO_RULES
     from everest.inference.timelines import compute_timelines, timeline_job
     from everest.inference.videos import Passes
@@ -280,7 +280,7 @@ def _model_timelines(
     if known := seen_in(opened.recipe.data, "train", samples):
         names = first_names([Path(sample.path).name for sample in known])
         report(warning(f"the model learned from {names}: scores there are too good to publish"))
-    inputs = [*all_weights(opened.file), *(sample.video for sample in samples)]
+    inputs = [*find_run_weights(opened.file), *(sample.video for sample in samples)]
     window, step = window_step
     passes = Passes(batch=model.batch, window=window, step=step, report=report)
     others = [*filter(None, [files.output, files.plot])]

@@ -42,9 +42,9 @@ def list_weights(as_json: bool = o.AS_JSON) -> None:
     """List the public weights that everest reads: method, backbone, data, license, use."""
     from rich.table import Column
 
-    from everest.checkpoints.public_weights import public_weights
+    from everest.checkpoints.public_weights import read_public_weights
 
-    table = public_weights()
+    table = read_public_weights()
     if as_json:
         print_json([_document(weights) for weights in table])
         return
@@ -142,7 +142,7 @@ def convert(
         check_new_file(out, overwrite=options.overwrite)
 
     from everest.checkpoints.describe import describe_weights
-    from everest.checkpoints.load import all_weights, is_of_timm, open_model, open_weights
+    from everest.checkpoints.load import find_run_weights, is_timm_name, open_model, open_weights
     from everest.converters.convert import convert, describe, identify
     from everest.converters.files import everest_file_at, locate_checkpoint, read_foreign
     from everest.lists.labels import read_class_names
@@ -150,8 +150,8 @@ def convert(
     path = locate_checkpoint(checkpoint, notify=say)
     if out is not None:
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
-        refuse_inputs(out, [*all_weights(path), *files, options.classes])
-    is_timm = is_of_timm(checkpoint)
+        refuse_inputs(out, [*find_run_weights(path), *files, options.classes])
+    is_timm = is_timm_name(checkpoint)
     hints_given = (options.family, options.frames, options.size, options.heads, options.classes)
     if is_timm and (options.partial or any(value is not None for value in hints_given)):
         raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
@@ -258,13 +258,13 @@ def export(
     """
     options.check()
 
-    from everest.checkpoints.load import all_weights, find_weights, open_model
+    from everest.checkpoints.load import find_run_weights, find_weights, open_model
     from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
     from everest.project.exported import card_lines, project_result
 
     weights = find_weights(checkpoint, which=options.which)
-    refuse_inputs(options.out, all_weights(weights))
+    refuse_inputs(options.out, find_run_weights(weights))
     opened = open_model(weights, kind="clips")
     evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
     result = project_result(opened.file)
@@ -296,18 +296,18 @@ def _export_onnx(
     report: Report,
 ) -> dict[str, Any]:
     """Write an ONNX file, measure its accuracy, and write its card; returns the facts of --json."""
-    from everest.checkpoints.graph import exportable
-    from everest.checkpoints.graph_files import int8_clips, write_onnx
-    from everest.checkpoints.load import recipe_beside
+    from everest.checkpoints.graph import make_graph
+    from everest.checkpoints.graph_files import read_int8_clips, write_onnx
+    from everest.checkpoints.load import find_recipe_beside
     from everest.evaluation.card import model_card
     from everest.project.exported import exported_accuracy
 
     out, card_file = options.out, options.card_file
-    clips = None if options.calibrate is None else int8_clips(opened, options.calibrate, report)
-    exported = exportable(opened, keep=options.keep, precision=options.precision)
+    clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, report)
+    exported = make_graph(opened, keep=options.keep, precision=options.precision)
     facts = write_onnx(out, exported, clips=clips, report=report)
     document: dict[str, Any] = {"written": [str(out), str(card_file)], **facts}
-    recipe, accuracy = recipe_beside(opened.file), None
+    recipe, accuracy = find_recipe_beside(opened.file), None
     if recipe is not None and opened.weights.kind == "classifier":
         document["next"] = _eval_command(out, recipe)
         try:

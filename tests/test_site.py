@@ -17,7 +17,7 @@ from from_settings import settings_part
 from page_parts import MARK, PAGES, PARTS, written
 from small_runs import run
 
-from everest.checkpoints.public_weights import public_weights
+from everest.checkpoints.public_weights import read_public_weights
 from everest.config.model import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +76,7 @@ def test_every_message_has_a_subject_and_quoted_ones_exist():
 
 
 def test_the_matrix_has_every_backbone_and_kind_of_weights():
-    first = {(weights.method, weights.layout): weights.name for weights in reversed(public_weights())}
+    first = {(weights.method, weights.layout): weights.name for weights in reversed(read_public_weights())}
     assert list(MATRIX["backbones"]) == list(BACKBONES)
     assert list(MATRIX["weights"]) == list(reversed(first.values()))
     assert {tuple(row) for table in MATRIX.values() for row in table.values()} == {COLUMNS}

@@ -16,15 +16,15 @@ from everest.checkpoints.load import (
     LoadedModel,
     Notify,
     Which,
-    clip_of,
-    is_of_images,
-    is_of_timm,
+    choose_clip,
+    find_recipe_beside,
+    is_image_encoder,
+    is_timm_name,
     open_encoder,
     open_model,
     read_clip_spec,
-    recipe_beside,
 )
-from everest.checkpoints.public_weights import public_weights
+from everest.checkpoints.public_weights import read_public_weights
 from everest.config.heads import head_settings
 from everest.config.model import ModelSettings
 from everest.config.recipe import dump_recipe, load_recipe
@@ -63,7 +63,7 @@ def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyMode
     """
     opened = open_model(checkpoint, which=which)
     if isinstance(opened.module, ClipModel):
-        opened.module.recipe = recipe_of(opened, notify=None if opened.weights.clip else warn_on_main)
+        opened.module.recipe = recover_recipe(opened, notify=None if opened.weights.clip else warn_on_main)
     return opened.module
 
 
@@ -100,16 +100,16 @@ def save_classifier(
     return folder / WEIGHTS_FILE
 
 
-def trained_clip(opened: LoadedModel) -> ClipFormat | None:
+def find_training_clip(opened: LoadedModel) -> ClipFormat | None:
     """Return the clips that a model was trained on; None if the file does not state their stride."""
-    if opened.weights.clip is None and recipe_beside(opened.file) is None:
+    if opened.weights.clip is None and find_recipe_beside(opened.file) is None:
         return None
-    return clip_format(recipe_of(opened, notify=None), opened.model.stage)
+    return clip_format(recover_recipe(opened, notify=None), opened.model.stage)
 
 
-def training_seconds(opened: LoadedModel) -> float | None:
+def measure_training_seconds(opened: LoadedModel) -> float | None:
     """The median length of the training videos of a classifier; None: without its recipe or its videos."""
-    path = recipe_beside(opened.file)
+    path = find_recipe_beside(opened.file)
     if path is None or opened.weights.kind != "classifier":
         return None
     data = load_recipe(path, imports=False).data
@@ -126,10 +126,10 @@ def training_seconds(opened: LoadedModel) -> float | None:
 
 def describe_weights(file: Path, weights: Weights) -> dict[str, Any]:
     """Return the document of `everest convert --inspect --json` for weights of everest or timm."""
-    read = TokenizerSpec.from_settings if weights.kind == "tokenizer" else read_clip_spec
-    spec = read(weights.settings, source=file)
+    read_spec = TokenizerSpec.from_settings if weights.kind == "tokenizer" else read_clip_spec
+    spec = read_spec(weights.settings, source=file)
     is_model = isinstance(spec, ClipSpec)
-    is_timm = is_of_timm(file)
+    is_timm = is_timm_name(file)
     return {
         "checkpoint": str(file),
         "family": "timm" if is_timm else "everest",
@@ -148,7 +148,7 @@ def describe_weights(file: Path, weights: Weights) -> dict[str, Any]:
     }
 
 
-def sampled_frames(*, stride: int, sampling: str, fps: float | None) -> str:
+def describe_sampling(*, stride: int, sampling: str, fps: float | None) -> str:
     """State in words how the frames of a clip are chosen; see `ClipFormat`."""
     if sampling != "dense":
         return f"a clip spans the whole video ({sampling} sampling)"
@@ -158,7 +158,7 @@ def sampled_frames(*, stride: int, sampling: str, fps: float | None) -> str:
     return f"the frames of a clip are {stride} {frames} apart"
 
 
-def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
+def recover_recipe(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
     """Return the recipe of a model's run, with the clip size of the weights.
 
     Without a recipe next to the weights, it has the stride that they were trained with, if their header
@@ -170,8 +170,8 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
     """
     file, spec = opened.file, opened.spec
     assert isinstance(spec, ClipSpec)
-    if run := recipe_beside(file):
-        recipe = load_recipe(run, imports=False)
+    if recipe_file := find_recipe_beside(file):
+        recipe = load_recipe(recipe_file, imports=False)
         data = replace(recipe.data, frames=spec.frames, size=spec.size)
         return replace(recipe, data=data.with_pixels(spec.pixels))
     recipe, clip = load_recipe(FALLBACK_RECIPE), dict[str, Any](opened.weights.clip or {})
@@ -182,7 +182,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         num_classes = None if head.task == "regression" else head.outputs
         data = replace(data, task=head.task, num_classes=num_classes)
     pretrain, finetune = replace(recipe.pretrain, **clip), replace(recipe.finetune, **clip)
-    if is_of_images(read_clip_spec(opened.weights.settings, source=file)):
+    if is_image_encoder(read_clip_spec(opened.weights.settings, source=file)):
         recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
         text = (
             f"image weights; by default one center view of {spec.frames} frames spread over the video, "
@@ -198,15 +198,15 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
     return replace(recipe, data=data, model=model, pretrain=pretrain, finetune=finetune)
 
 
-def as_trained(recipe: Recipe, spec: ClipSpec, *, source: Path) -> Recipe:
+def with_pixels_of(recipe: Recipe, spec: ClipSpec, *, source: Path) -> Recipe:
     """Return a recipe with the channels, mean and std of a model, which the weights determine."""
     pixels = recipe.data.pixels
     if pixels not in (spec.pixels, STATISTICS_OF_CHANNELS[spec.channels], IMAGENET):
-        raise CheckpointError(f"{source}: {other_pixels(spec.pixels, pixels)}")
+        raise CheckpointError(f"{source}: {describe_pixel_mismatch(spec.pixels, pixels)}")
     return replace(recipe, data=recipe.data.with_pixels(spec.pixels))
 
 
-def other_pixels(saved: PixelStatistics, requested: PixelStatistics) -> str:
+def describe_pixel_mismatch(saved: PixelStatistics, requested: PixelStatistics) -> str:
     """State how the clips of weights and of a recipe differ, and the settings that make them equal."""
     if saved.channels != requested.channels:
         return (
@@ -241,18 +241,18 @@ class WeightSettings:
     @property
     def is_image(self) -> bool:
         """Whether the weights are of single images."""
-        return is_of_images(self.spec)
+        return is_image_encoder(self.spec)
 
     @property
     def title(self) -> str:
         """The weights in a line: their name, license and backbone."""
-        bare = self.name.partition("=")[0].partition("@")[0]  # without a file or a revision
-        listed = next((weights.license for weights in public_weights() if weights.name == bare), None)
+        name = self.name.partition("=")[0].partition("@")[0]  # without a file or a revision
+        listed = next((weights.license for weights in read_public_weights() if weights.name == name), None)
         license_name = listed or (self.weights.origin or {}).get("licence") or "not stated"
         return f"{self.name} (license {license_name}), {self.values['model.backbone']}"
 
 
-def settings_from(checkpoint: str, *, on_cpu: bool | None = None) -> WeightSettings:
+def read_weight_settings(checkpoint: str, *, on_cpu: bool | None = None) -> WeightSettings:
     """Read weights, and derive the clips and the encoder of a recipe from them.
 
     Weights of single images take a frame of the video as a time slice; frames that are larger than
@@ -265,20 +265,20 @@ def settings_from(checkpoint: str, *, on_cpu: bool | None = None) -> WeightSetti
         RecipeError: a name that timm does not have.
     """
     weights, spec = open_encoder(checkpoint)
-    frames, size = clip_of(spec, on_cpu=on_cpu)
-    usual, pixels = STATISTICS_OF_CHANNELS[spec.channels], spec.pixels
+    frames, size = choose_clip(spec, on_cpu=on_cpu)
+    default_pixels, pixels = STATISTICS_OF_CHANNELS[spec.channels], spec.pixels
     values: dict[str, Any] = {"data.frames": frames, "data.size": list(size)}
     if spec.channels != 3:
         values["data.channels"] = spec.channels
-    if pixels != usual:
+    if pixels != default_pixels:
         values |= {"data.mean": list(pixels.mean), "data.std": list(pixels.std)}
     clip = dict[str, Any](weights.clip or {})
     if (fps := clip.pop("fps", None)) is not None:
         values["data.fps"] = fps
-    default, model = ModelSettings(), spec.model
+    default_model, model = ModelSettings(), spec.model
     for field in fields(model):
         value = getattr(model, field.name)
-        needed = field.name in ALWAYS_SET or value != getattr(default, field.name)
+        needed = field.name in ALWAYS_SET or value != getattr(default_model, field.name)
         if needed and field.name not in DECODER_SETTINGS:
             values[f"model.{field.name}"] = list(value) if isinstance(value, tuple) else value
     values |= {f"{stage}.{key}": value for stage in ("pretrain", "finetune") for key, value in clip.items()}

@@ -33,8 +33,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         return recipe
     target = section.target
     if isinstance(target, FeatureTargets):
-        named = target.teacher.startswith(PREFIXES)
-        teacher = absolute_name(target.teacher) if named else str(find_weights(target.teacher).resolve())
+        on_hub = target.teacher.startswith(PREFIXES)
+        teacher = absolute_name(target.teacher) if on_hub else str(find_weights(target.teacher).resolve())
         target = replace(target, teacher=teacher)
     elif target.cache is not None:
         target = replace(target, cache=str(Path(target.cache).resolve()))
@@ -46,20 +46,20 @@ def with_tokenizer(recipe: Recipe, path: Path) -> Recipe:
     return replace(recipe, tokenizer=replace(tokenizer_settings(recipe), checkpoint=str(path.resolve())))
 
 
-def spec_of_pretraining(recipe: Recipe) -> PretrainSpec:
-    """The model that a recipe pre-trains, with the facts of its tokenizer and its teacher.
+def make_pretrain_spec(recipe: Recipe) -> PretrainSpec:
+    """The model that a recipe pre-trains, with the metadata of its tokenizer and its teacher.
 
-    With a cache, its index supplies the facts of the network that made it.
+    With a cache, its index has the metadata of the network that made it.
     """
     stage, tokenizer = recipe.pretrain, None
     if stage.needs_tokenizer and stage.cache is not None:
         from everest.tokenizer.cache import TokenIndex  # here: most runs have no cache
 
-        named = tokenizer_settings(recipe).checkpoint
+        checkpoint = tokenizer_settings(recipe).checkpoint
         tokenizer = TokenIndex.read(Path(stage.cache)).tokenizer
-        if named is not None and tokenizer_use(recipe).sha256 != tokenizer.sha256:
+        if checkpoint is not None and tokenizer_use(recipe).sha256 != tokenizer.sha256:
             raise CheckpointError(
-                f"{stage.cache}: made with the tokenizer {tokenizer.path}, not {named}; set "
+                f"{stage.cache}: made with the tokenizer {tokenizer.path}, not {checkpoint}; set "
                 "tokenizer.checkpoint to that tokenizer, or make the cache again with everest prepare tokens "
                 "--overwrite"
             )
@@ -119,7 +119,7 @@ def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, EncoderSpec, Weights]:
     name = recipe.pretrain.teacher
     assert name is not None
     weights, saved = open_encoder(name)
-    tensors = {key: x for key, x in weights.tensors.items() if key.startswith("encoder.")}
+    tensors = {key: tensor for key, tensor in weights.tensors.items() if key.startswith("encoder.")}
     spec = teacher_spec(recipe, saved, name=name)
     spec = replace(spec, norms=replace(spec.norms, after_encoder="encoder.norm.weight" in tensors))
     width, sha256 = spec.model.backbone_size.width, state_hash(tensors)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.checkpoints.describe import trained_clip, training_seconds
+from everest.checkpoints.describe import find_training_clip, measure_training_seconds
 from everest.checkpoints.load import LoadedModel, read_clip_spec
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.frames import SAMPLINGS
@@ -60,7 +60,7 @@ class Graph(nn.Module):
         outputs: their names.
         unit: (outputs,) or (1,): outputs are divided by it before they are compared.
         head_widths: the outputs of each head; of features their width.
-        metadata: of the file; JSON unless a value is a string. `exportable` fills it.
+        metadata: of the file; JSON unless a value is a string. `make_graph` fills it.
     """
 
     std: Tensor  # (outputs,) 1 for a class; of an encoder (1,), as `mean`
@@ -78,9 +78,9 @@ class Graph(nn.Module):
         self.head_widths = [head.outputs for head in heads]
         if isinstance(model, SelectingModel):
             self.head_widths = self.head_widths or [NUM_STATISTICS * model.encoder.width]
-        columns = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
-        self.register_buffer("std", torch.tensor([head.std for head in columns]), persistent=False)
-        self.register_buffer("mean", torch.tensor([head.mean for head in columns]), persistent=False)
+        output_heads = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
+        self.register_buffer("std", torch.tensor([head.std for head in output_heads]), persistent=False)
+        self.register_buffer("mean", torch.tensor([head.mean for head in output_heads]), persistent=False)
         # A float32 number has 7 digits: two programs may round the last one of the mean differently.
         self.unit = torch.maximum(self.std, self.mean.abs() / MEAN_IN_STDS)
         self.metadata: dict[str, str] = {}
@@ -93,7 +93,7 @@ class Graph(nn.Module):
         return (outputs * self.std + self.mean, ids)[: len(self.outputs)]
 
 
-def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPrecision = "fp32") -> Graph:
+def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPrecision = "fp32") -> Graph:
     """Make a model ready for export. With `keep`, the selection of `opened` itself changes.
 
     Args:
@@ -107,11 +107,11 @@ def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         if keep is not None:
             raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
         with torch.device("meta"):  # without the decoder: it encodes all tokens, as `extract` does
-            alone = VideoEncoder(spec, strategy=AllTokens())
-        alone.encoder, model = model.encoder, alone
+            encoder = VideoEncoder(spec, strategy=AllTokens())
+        encoder.encoder, model = model.encoder, encoder
     elif keep is not None and not isinstance(spec, ModelSpec):
-        why = NO_TOKENS if spec.num_tokens is None else "the members of a mean keep tokens as trained"
-        raise RecipeError(f"--keep {keep:g}: {why}; leave it out")
+        reason = NO_TOKENS if spec.num_tokens is None else "the members of a mean keep tokens as trained"
+        raise RecipeError(f"--keep {keep:g}: {reason}; leave it out")
     elif keep is not None:
         assert isinstance(spec, ModelSpec)
         assert isinstance(model, SelectingModel)
@@ -121,23 +121,23 @@ def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         except RecipeError as error:
             raise RecipeError(f"--keep {keep:g}: {error}") from error
         model.strategy = spec.selection
-    graph, weights, clip = Graph(model, spec, precision).eval(), opened.weights, trained_clip(opened)
+    graph, weights, clip = Graph(model, spec, precision).eval(), opened.weights, find_training_clip(opened)
     heads = []  # what they predict, the mean and std of numbers, and what was chosen on data.val
     for head in spec.heads:
-        facts: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
+        head_metadata: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
         if head.task == "regression":
-            facts |= {"mean": head.mean, "std": head.std}
+            head_metadata |= {"mean": head.mean, "std": head.std}
         elif head.task == MULTI_LABEL:
-            facts["thresholds"] = list(head.thresholds)
-        heads.append(facts)
-    chosen = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null: not stated
-    chosen["seconds"] = training_seconds(opened)
+            head_metadata["thresholds"] = list(head.thresholds)
+        heads.append(head_metadata)
+    sampled = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null: not stated
+    sampled["seconds"] = measure_training_seconds(opened)
     layout = f"batch, {'RGB' if spec.channels == 3 else 'luma'}, frames, height, width"
-    metadata: dict[str, Any] = {  # facts for other programs, and for `ExportedClassifier`
+    metadata: dict[str, Any] = {  # for other programs, and for `ExportedClassifier`
         **{"format": "everest", "kind": weights.kind, "recipe": weights.recipe, "step": weights.step},
         **{"precision": precision, "settings": spec.dump(), "classes": weights.classes},
         **{"heads": heads or None, "mean": spec.pixels.mean, "std": spec.pixels.std},
-        "clip": {"frames": spec.frames, **chosen, "height": spec.size[0], "width": spec.size[1]},
+        "clip": {"frames": spec.frames, **sampled, "height": spec.size[0], "width": spec.size[1]},
         "input": {
             "name": INPUT,
             "dtype": "float32",
@@ -153,8 +153,8 @@ def sample_pixels(spec: ClipSpec, batch: int) -> Tensor:
     """Return (batch, C, T, H, W) uint8 noise, the same at every call, on which exports are compared.
 
     Every token has its own strength. With uniform noise all tokens would be equally important up to rounding
-    errors, in which two libraries differ. Half of the places, drawn for each clip, are still: they repeat the
-    first slice. Tokens there are equally important, so the first ones in token order have to be kept.
+    errors, in which two libraries differ. Half of the positions, drawn for each clip, are still: they repeat
+    the first slice. Tokens there are equally important, so the first ones in token order have to be kept.
     """
     generator = torch.Generator().manual_seed(batch)
     grid = max(spec.encoded, key=lambda grid: grid.num_tokens, default=TokenGrid(t=spec.frames, h=4, w=4))
@@ -162,10 +162,10 @@ def sample_pixels(spec: ClipSpec, batch: int) -> Tensor:
     strength = F.interpolate(strength, size=(spec.frames, *spec.size))  # (batch, 1, T, H, W)
     noise = torch.rand(batch, spec.channels, spec.frames, *spec.size, generator=generator)
     pixels = (256 * strength * noise).to(torch.uint8)
-    places = torch.rand(batch, grid.per_slice, generator=generator).argsort(dim=1) < grid.per_slice // 2
-    still = F.interpolate(places.view(batch, 1, grid.h, grid.w).float(), size=spec.size).bool()
+    positions = torch.rand(batch, grid.per_slice, generator=generator).argsort(dim=1) < grid.per_slice // 2
+    is_still = F.interpolate(positions.view(batch, 1, grid.h, grid.w).float(), size=spec.size).bool()
     repeated = pixels[:, :, : spec.frames // grid.t].repeat(1, 1, grid.t, 1, 1)
-    return torch.where(still.unsqueeze(2), repeated, pixels)
+    return torch.where(is_still.unsqueeze(2), repeated, pixels)
 
 
 class ExportedClassifier(nn.Module):
@@ -186,7 +186,7 @@ class ExportedClassifier(nn.Module):
         self.heads = self.spec.heads
         self.num_classes = sum(head.outputs for head in self.heads)
         self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
-        are_named = classes is None or not self.spec.only_head or len(classes) == self.num_classes
+        has_all_names = classes is None or not self.spec.only_head or len(classes) == self.num_classes
         self.precision = metadata["precision"]
         self.knows_stride = clip["stride"] is not None
         self.clip = ClipFormat(
@@ -198,7 +198,7 @@ class ExportedClassifier(nn.Module):
             mean=self.spec.pixels.mean,
             std=self.spec.pixels.std,
         )
-        if not are_named or self.clip.sampling not in SAMPLINGS:
+        if not has_all_names or self.clip.sampling not in SAMPLINGS:
             raise ValueError("other classes than its outputs, or an unknown sampling")
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -229,9 +229,9 @@ def open_exported(file: Path) -> ExportedClassifier:
         raise CheckpointError(f"{file}: onnxruntime cannot read it ({reason})") from error
     metadata = session.get_modelmeta().custom_metadata_map
     inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
-    is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
+    is_classifier = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
     takes_clips = inputs == [INPUT] and len(session.get_inputs()[0].shape) == 5  # (B, C, T, H, W)
-    if not (is_ours and takes_clips) or outputs[1:] not in ([KEPT_IDS], []):
+    if not (is_classifier and takes_clips) or outputs[1:] not in ([KEPT_IDS], []):
         raise CheckpointError(
             f"{file}: not an ONNX classifier exported by everest; export a fine-tuned run with "
             "everest export --to onnx"
@@ -239,5 +239,5 @@ def open_exported(file: Path) -> ExportedClassifier:
     try:
         return ExportedClassifier(file, session, metadata)
     except (KeyError, TypeError, ValueError) as error:
-        why = shorten(error) if isinstance(error, ValueError) else "a value is missing, or of another type"
-        raise CheckpointError(f"{file}: its metadata is damaged ({why}); export it again") from error
+        reason = shorten(error) if isinstance(error, ValueError) else "a value is missing, or of another type"
+        raise CheckpointError(f"{file}: its metadata is damaged ({reason}); export it again") from error

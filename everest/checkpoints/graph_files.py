@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from everest.checkpoints.describe import recipe_of, sampled_frames
+from everest.checkpoints.describe import describe_sampling, recover_recipe
 from everest.checkpoints.graph import INPUT, INSTALL_FIX, KEPT_IDS, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel
 from everest.config.settings import DataSettings
@@ -46,7 +46,7 @@ LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
 MOST_CLIPS: Final = 100  # heuristic; as many others are only compared
 # Heuristic: the range of a product's input in units of its root mean square; one of 256 steps is then a
 # quarter of it. One of 48 products is above in ViT-Ti (173; the next 33) and in DINOv2 ViT-S (82; 47).
-WIDEST_INPUT: Final = 64.0
+MOST_INPUT_RANGE: Final = 64.0
 
 RunFile = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
 
@@ -56,7 +56,7 @@ class Difference(NamedTuple):
 
     largest: float  # of a logit or feature; of a number in units of its standard deviation
     relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
-    changed: int | None  # clips that get another class; None: other outputs than classes
+    num_changed: int | None  # clips that get another class; None: other outputs than classes
     points: float | None  # of 100, the largest change of a probability; None: an output is no probability
 
 
@@ -64,7 +64,7 @@ class Int8Clips(NamedTuple):
     """Typical clips (1, C, T, H, W) uint8, on which a file in int8 is compared with the model."""
 
     calibration: list[Tensor]  # the scales of activations come from these
-    others: list[Tensor]
+    held_out: list[Tensor]  # only compared
     samples: list[Sample]  # of the calibration
 
 
@@ -83,68 +83,68 @@ def write_onnx(
     if size > MOST_GIGABYTES:
         raise RecipeError(f"--to onnx: {size:.1f} GB of weights exceed the 2 GB of an ONNX file")
     report(heading("tracing the model and writing the ONNX file"))
-    spec, clip, program = graph.spec, json.loads(graph.metadata["clip"]), _onnx_program(graph)
+    spec, clip, program = graph.spec, json.loads(graph.metadata["clip"]), _export_program(graph)
     shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
     notes = [f"frames ({shape}, normalized) to {', '.join(graph.outputs)}"]
     document: dict[str, Any] = {"precision": graph.precision}
     with atomic_file(path) as part:
         program.save(part, external_data=False)
-        difference = compare(graph, _runner(part), what="onnxruntime")
+        difference = compare(graph, _open_runner(part), subject="onnxruntime")
         if clips is not None:
             difference, int8_notes = _write_int8(part, graph, clips, report)
             document["relative_difference"] = difference.relative
             notes += int8_notes
-        document["network_ms"] = clip_ms(graph, _runner(part, threads=1))
+        document["network_ms"] = measure_clip_ms(graph, _open_runner(part, threads=1))
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     else:
-        notes.append(sampled_frames(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"]))
+        notes.append(describe_sampling(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"]))
     return {**document, "difference": difference.largest, "clip": clip, "notes": notes}
 
 
 def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> tuple[Difference, list[str]]:
     """Quantize a float32 file; returns its difference from the model, and notes about it."""
-    normalize, num_others = graph.spec.pixels.normalize, len(clips.others)
+    normalize, num_held_out = graph.spec.pixels.normalize, len(clips.held_out)
     calibration = list(map(normalize, clips.calibration))
-    num_clips = len(calibration) + num_others
+    num_clips = len(calibration) + num_held_out
     report(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
-    integers, floats = quantize(file, calibration, report=report)
+    num_int8, num_float32 = quantize(file, calibration, report=report)
     report(heading(f"comparing int8 with the model on {plural(num_clips, 'clip')}"))
-    compared = _reported(chain(calibration, map(normalize, clips.others)), num_clips, report)
-    difference = compare(graph, _runner(file), what="the file", calibration=compared)
+    compared = _report_clips(chain(calibration, map(normalize, clips.held_out)), num_clips, report)
+    difference = compare(graph, _open_runner(file), subject="the file", calibration=compared)
     changed = ""
-    if difference.changed is not None:
-        unit = "clip" if num_others else "calibration clip"
-        unseen = f" ({num_others} of them not used to calibrate)" if num_others else ""
-        changed = f"{difference.changed} of {plural(num_clips, unit)}{unseen} get another class; "
+    if difference.num_changed is not None:
+        unit = "clip" if num_held_out else "calibration clip"
+        held_out = f" ({num_held_out} of them not used to calibrate)" if num_held_out else ""
+        changed = f"{difference.num_changed} of {plural(num_clips, unit)}{held_out} get another class; "
     if difference.points is not None:
         changed += f"no probability changes by more than {difference.points:.2g} points; "
     notes = [
         f"int8: {changed}the outputs differ by {100 * difference.relative:.2g} % of their standard deviation"
     ]
-    if not integers:
+    if not num_int8:
         notes.append("int8: nothing to quantize; the file is as large and as fast as with fp32")
-    if floats:
-        notes.append(f"{plural(floats, 'product')} with outliers in their input stay in float32")
+    if num_float32:
+        notes.append(f"{plural(num_float32, 'product')} with outliers in their input stay in float32")
     return difference, notes
 
 
-def _reported(clips: Iterable[Tensor], count: int, report: Report) -> Iterator[Tensor]:
-    """Yield `count` clips; report each one when it is used."""
-    for done, clip in enumerate(clips, start=1):
+def _report_clips(clips: Iterable[Tensor], num_clips: int, report: Report) -> Iterator[Tensor]:
+    """Yield `num_clips` clips; report each one when it is used."""
+    for num_done, clip in enumerate(clips, start=1):
         yield clip
-        report({"event": "video", "done": done, "videos": count})
+        report({"event": "video", "done": num_done, "videos": num_clips})
 
 
 @torch.no_grad()
 def compare(
-    graph: Graph, run: RunFile, *, what: str, calibration: Iterable[Tensor] | None = None
+    graph: Graph, run: RunFile, *, subject: str, calibration: Iterable[Tensor] | None = None
 ) -> Difference:
     """Compare the outputs of a written file with the model's.
 
     Args:
         run: computes the outputs of the file for normalized clips.
-        what: the subject of the message.
+        subject: of the message.
         calibration: of a file in int8 at least two clips, on which it is compared. A file in float32 is
             compared on `sample_pixels`.
     """
@@ -153,25 +153,25 @@ def compare(
     batches = noise if calibration is None else calibration
     results = zip(*((graph(clips), run(clips)) for clips in batches), strict=True)
     (expected, *kept), (outputs, *kept_by_file) = (
-        [torch.cat(parts) for parts in zip(*of_batches, strict=True)] for of_batches in results
+        [torch.cat(parts) for parts in zip(*pairs, strict=True)] for pairs in results
     )
-    lost = (outputs - expected) / graph.unit  # (B, outputs)
+    errors = (outputs - expected) / graph.unit  # (B, outputs)
     magnitude = float((expected / graph.unit).abs().max())  # thousands, of a steep linear model
     # Each output around its own mean: the means of numbers, such as years, are far from each other.
-    around = (expected - expected.mean(dim=0)) / graph.unit
-    heads = zip(*(part.split(graph.head_widths, dim=1) for part in (lost, around)), strict=True)
-    relative = torch.stack([loss.norm() / spread.norm().clamp(min=1e-12) for loss, spread in heads])
-    changed = None
+    centered = (expected - expected.mean(dim=0)) / graph.unit
+    heads = zip(*(part.split(graph.head_widths, dim=1) for part in (errors, centered)), strict=True)
+    relative = torch.stack([error.norm() / values.norm().clamp(min=1e-12) for error, values in heads])
+    num_changed = None
     if spec.heads and all(head.task == "single-label" for head in spec.heads):
         classes = (
             [part.argmax(dim=1) for part in x.split(graph.head_widths, dim=1)] for x in (expected, outputs)
         )
-        changed = int(torch.stack([a != b for a, b in zip(*classes, strict=True)]).any(dim=0).sum())
+        num_changed = int(torch.stack([a != b for a, b in zip(*classes, strict=True)]).any(dim=0).sum())
     points = None
     if spec.heads and all(head.task != "regression" for head in spec.heads):
         before, after = (outputs_of(x, spec.heads) for x in (expected, outputs))
         points = 100 * float((after - before).abs().max())
-    difference = Difference(float(lost.abs().max()), float(relative.max()), changed, points)
+    difference = Difference(float(errors.abs().max()), float(relative.max()), num_changed, points)
     if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
     elif calibration is not None and not difference.relative <= MOST_PRECISION_LOSS:
@@ -181,12 +181,12 @@ def compare(
     else:
         return difference
     if calibration is not None:
-        raise CheckpointError(f"--precision int8: {what} {problem}; use fp32")
-    raise EnvironmentProblem(f"{what} {problem}; install the versions that everest doctor names")
+        raise CheckpointError(f"--precision int8: {subject} {problem}; use fp32")
+    raise EnvironmentProblem(f"{subject} {problem}; install the versions that everest doctor names")
 
 
 @torch.no_grad()
-def _onnx_program(graph: Graph) -> Any:
+def _export_program(graph: Graph) -> Any:
     """Trace and translate the graph for any number of clips; the metadata is in the program."""
     import onnxscript
 
@@ -213,17 +213,17 @@ def _onnx_program(graph: Graph) -> Any:
     return program
 
 
-def clip_ms(graph: Graph, run: RunFile) -> float:
+def measure_clip_ms(graph: Graph, run: RunFile) -> float:
     """The milliseconds of a file for one clip, on the thread that calls; other programs could only add."""
     clips, seconds = graph.spec.pixels.normalize(sample_pixels(graph.spec, 1)), []
     for _ in range(PASSES):
-        started = time.thread_time()
+        start = time.thread_time()
         run(clips)
-        seconds.append(time.thread_time() - started)
+        seconds.append(time.thread_time() - start)
     return round(1000 * min(seconds), 2)
 
 
-def _runner(file: Path, *, threads: int = 0) -> RunFile:
+def _open_runner(file: Path, *, threads: int = 0) -> RunFile:
     """Return the function that runs an ONNX file, on a number of threads (0: one for each core)."""
     import onnxruntime
 
@@ -251,20 +251,20 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
 
     model = onnx.load(file)
     add_pre_process_metadata(model)  # torch has inferred all shapes; without it there is a warning
-    stored = {tensor.name for tensor in model.graph.initializer}
-    selecting = {node.name for node in nodes_behind(model, KEPT_IDS)}
-    input_of = {
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    selection_nodes = {node.name for node in find_upstream_nodes(model, KEPT_IDS)}
+    product_inputs = {
         node.name: node.input[0]
         for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] in stored and node.name not in selecting
+        if node.op_type == "MatMul" and node.input[1] in initializers and node.name not in selection_nodes
     }
-    if not input_of:  # a linear model
+    if not product_inputs:  # a linear model
         return 0, 0
-    widths = _widths(model, set(input_of.values()), batches)
-    products = [name for name, source in input_of.items() if widths[source] <= WIDEST_INPUT]
+    ranges = _measure_ranges(model, set(product_inputs.values()), batches)
+    products = [name for name, source in product_inputs.items() if ranges[source] <= MOST_INPUT_RANGE]
     if not products:  # with an empty list, onnxruntime would quantize all nodes
-        return 0, len(input_of)
-    inputs = ({INPUT: clips.numpy()} for clips in _reported(batches, len(batches), report))
+        return 0, len(product_inputs)
+    inputs = ({INPUT: clips.numpy()} for clips in _report_clips(batches, len(batches), report))
     reader: Any = SimpleNamespace(get_next=partial(next, inputs, None))
     quantize_static(
         model,
@@ -277,10 +277,10 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
         per_channel=True,
         extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
-    return len(products), len(input_of) - len(products)
+    return len(products), len(product_inputs) - len(products)
 
 
-def _widths(model: Any, names: Collection[str], batches: Sequence[Tensor]) -> dict[str, float]:
+def _measure_ranges(model: Any, names: Collection[str], batches: Sequence[Tensor]) -> dict[str, float]:
     """The range of tensors of an ONNX model over equal batches, in units of their root mean square."""
     import onnx
     import onnxruntime
@@ -290,35 +290,35 @@ def _widths(model: Any, names: Collection[str], batches: Sequence[Tensor]) -> di
     measured.CopyFrom(model)
     del measured.graph.output[:]
     for name in names:
-        kinds = {"low": "ReduceMin", "high": "ReduceMax", "square": "ReduceMean"}
+        operations = {"low": "ReduceMin", "high": "ReduceMax", "square": "ReduceMean"}
         measured.graph.node.append(make_node("Mul", [name, name], [f"{name} squared"]))
-        for key, kind in kinds.items():
+        for key, operation in operations.items():
             source, result = f"{name} squared" if key == "square" else name, f"{name} {key}"
-            measured.graph.node.append(make_node(kind, [source], [result], keepdims=0))
+            measured.graph.node.append(make_node(operation, [source], [result], keepdims=0))
             measured.graph.output.append(make_tensor_value_info(result, onnx.TensorProto.FLOAT, ()))
     session = onnxruntime.InferenceSession(measured.SerializeToString(), providers=["CPUExecutionProvider"])
     rows = [session.run(None, {INPUT: clips.numpy()}) for clips in batches]
     values = np.array(rows, np.float64).reshape(len(rows), len(names), 3)
     ranges = values[..., 1].max(axis=0) - values[..., 0].min(axis=0)
     squares = values[..., 2].mean(axis=0)
-    widths = ranges / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 of inputs that are all 0
-    return dict(zip(names, widths.tolist(), strict=True))
+    ratios = ranges / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 of inputs that are all 0
+    return dict(zip(names, ratios.tolist(), strict=True))
 
 
-def nodes_behind(model: Any, output: str) -> Iterator[Any]:
+def find_upstream_nodes(model: Any, output: str) -> Iterator[Any]:
     """Yield the nodes of an ONNX model that an output depends on; none if it has no such output."""
-    makers = {name: node for node in model.graph.node for name in node.output}
+    producers = {name: node for node in model.graph.node for name in node.output}
     names = [output]
     while names:
-        node = makers.get(names.pop())
+        node = producers.get(names.pop())
         if node is not None:
             for name in node.output:
-                makers.pop(name, None)
+                producers.pop(name, None)
             names += node.input
             yield node
 
 
-def _is_list_of(data: DataSettings, source: Path) -> bool:
+def _is_run_list(data: DataSettings, source: Path) -> bool:
     """Whether a list is beside, or below, the training list of a run whose lists are not in `data.root`."""
     if data.train is None or source.suffix.lower() not in LIST_SUFFIXES:
         return False
@@ -326,7 +326,7 @@ def _is_list_of(data: DataSettings, source: Path) -> bool:
     return lists != Path(data.root).resolve() and lists in source.resolve().parents
 
 
-def int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
+def read_int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
     """Read the middle of videos that are evenly spread over a source: at most `MOST_CLIPS` of each kind.
 
     Args:
@@ -335,26 +335,26 @@ def int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
     """
     if not source.exists():
         raise DataError(f"--calibrate {source}: no such list or folder")
-    recipe = recipe_of(opened, notify=lambda text: report(notice(text)))
+    recipe = recover_recipe(opened, notify=lambda text: report(notice(text)))
     data, clip = recipe.data, clip_format(recipe, opened.model.stage)
-    samples = find_samples([source], root=Path(data.root) if _is_list_of(data, source) else None)
-    count = min(len(samples), MOST_CLIPS)
-    numbers = [number * len(samples) // count for number in range(count)]
-    others = choose_evenly(sorted(set(range(len(samples))) - set(numbers)), MOST_CLIPS)
+    samples = find_samples([source], root=Path(data.root) if _is_run_list(data, source) else None)
+    num_calibration = min(len(samples), MOST_CLIPS)
+    calibration = [index * len(samples) // num_calibration for index in range(num_calibration)]
+    held_out = choose_evenly(sorted(set(range(len(samples))) - set(calibration)), MOST_CLIPS)
     clips = Int8Clips([], [], [])
-    report(heading(f"reading {plural(count + len(others), 'clip')} of {source}"))
-    for done, number in enumerate([*numbers, *others], start=1):
-        sample = samples[number]
+    report(heading(f"reading {plural(num_calibration + len(held_out), 'clip')} of {source}"))
+    for num_done, index in enumerate([*calibration, *held_out], start=1):
+        sample = samples[index]
         try:
             pixels = clip.read(sample)[None]
-            if done <= count:
+            if num_done <= num_calibration:
                 clips.calibration.append(pixels)
                 clips.samples.append(sample)
             else:
-                clips.others.append(pixels)
+                clips.held_out.append(pixels)
         except VideoError as error:
             report(notice(f"skipped {error}"))
-        report({"event": "video", "done": done, "videos": count + len(others)})
+        report({"event": "video", "done": num_done, "videos": num_calibration + len(held_out)})
     if len(clips.calibration) < LEAST_CLIPS:
         problem = f"calibration needs {LEAST_CLIPS} readable videos, not {len(clips.calibration)}"
         raise DataError(f"{source}: {problem}")

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from everest.checkpoints.describe import as_yaml, other_pixels
-from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_of_timm, open_encoder
+from everest.checkpoints.describe import as_yaml, describe_pixel_mismatch
+from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_timm_name, open_encoder
 from everest.converters.files import everest_file_at
 from everest.errors import CheckpointError, RecipeError, shorten
 from everest.models.spec import AutoencoderSpec, ModelSpec, read_model_spec
@@ -54,7 +54,7 @@ def find_init(
     environment = run.read_environment() if run is not None and run.has_environment() else None
     if environment is not None and environment.init_name == name:
         file = str(environment.init)
-    elif is_of_timm(name):
+    elif is_timm_name(name):
         file = name
     else:
         path = absolute_keeping_links(find_weights(name))
@@ -79,17 +79,17 @@ class InitWeights:
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
         run = RunFolder(file.parent)
         is_of_run = file.name in (WEIGHTS_FILE, BEST_FILE) and run.has_environment()
-        total = f" of {run.read_environment().plan.steps}" if is_of_run else ""
-        reached = f", step {step}{total}" if step else ""
-        return f"weights: encoder of {label}{reached}"
+        of_total = f" of {run.read_environment().plan.steps}" if is_of_run else ""
+        progress = f", step {step}{of_total}" if step else ""
+        return f"weights: encoder of {label}{progress}"
 
-    def other_rate(self, fps: float | None) -> str | None:
+    def describe_rate_mismatch(self, fps: float | None) -> str | None:
         """A notice if the weights were trained at another frame rate than `fps`, or None."""
-        trained = (self.origin.get("clip") or {"fps": fps}).get("fps")
-        if trained == fps:
+        trained_fps = (self.origin.get("clip") or {"fps": fps}).get("fps")
+        if trained_fps == fps:
             return None
-        rate = "every frame" if trained is None else f"{trained:g} frames per second"
-        return f"the weights were trained on {rate} of a video; use --set data.fps={as_yaml(trained)}"
+        rate = "every frame" if trained_fps is None else f"{trained_fps:g} frames per second"
+        return f"the weights were trained on {rate} of a video; use --set data.fps={as_yaml(trained_fps)}"
 
     def adapted(self, spec: ModelSpec) -> ModelSpec:
         """The spec of a new model with the properties of the weights that it must share."""
@@ -149,7 +149,7 @@ def load_init(
     assert isinstance(spec, ModelSpec)
     _check_encoder(saved, spec, source=source, notify=notify)
     initial, tensors = model.state_dict(), fit_tensors(weights.tensors, saved, spec, notify=notify)
-    loaded = _encoder_tensors(initial, tensors, init, notify=notify)
+    loaded = _take_encoder(initial, tensors, init, notify=notify)
     positions, grids = spec.model.positions, [(x.grid.h, x.grid.w) for x in (saved, spec)]
     if grids[0] != grids[1] and positions in ("flat", "separable"):
         shapes = f"{clip_shape(spec)} instead of {clip_shape(saved)}"
@@ -162,17 +162,17 @@ def load_init(
     else:
         parts = _pretraining_parts(init, spec)
     for part in parts:
-        loaded |= _part_tensors(part, initial, tensors, init, notify=notify)
+        loaded |= _take_part(part, initial, tensors, init, notify=notify)
     load_tensors(model, initial | loaded, source=source)
 
 
-def _encoder_tensors(initial: Tensors, tensors: Tensors, init: InitWeights, *, notify: Notify) -> Tensors:
+def _take_encoder(initial: Tensors, tensors: Tensors, init: InitWeights, *, notify: Notify) -> Tensors:
     """The saved tensors of the encoder; CheckpointError if they do not fit the `initial` ones."""
     # Only the weights, or only the model, may have the norm after the blocks.
     norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(LAST_NORM)}
     expected, loaded = (
-        {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
-        for part in (initial, tensors)
+        {name: x for name, x in each.items() if name.startswith("encoder.") and name not in norm}
+        for each in (initial, tensors)
     )
     require_matching(expected, loaded, source=init.named.file)
     if norm & initial.keys():
@@ -183,11 +183,11 @@ def _encoder_tensors(initial: Tensors, tensors: Tensors, init: InitWeights, *, n
 def _check_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify) -> None:
     """Refuse weights of another encoder; other normalization of pixels is only a notice."""
     if saved.pixels != spec.pixels:
-        other = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
+        mismatch = f"{source}: {describe_pixel_mismatch(saved.pixels, spec.pixels)}"
         if saved.channels != spec.channels:
-            raise CheckpointError(other)
-        notify(other)
-    if changes := " --set ".join(differing_settings(saved, spec)):
+            raise CheckpointError(mismatch)
+        notify(mismatch)
+    if changes := " --set ".join(compare_settings(saved, spec)):
         raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
 
 
@@ -196,24 +196,24 @@ def _check_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: No
 Part = tuple[str, tuple[str, ...], str | None]
 
 
-def _part_tensors(
+def _take_part(
     part: Part, initial: Tensors, tensors: Tensors, init: InitWeights, *, notify: Notify
 ) -> Tensors:
     """The saved tensors of a part; none if it starts fresh. CheckpointError if it must not."""
     title, prefixes, problem = part
-    new, old = ({name for name in names if name.startswith(prefixes)} for names in (initial, tensors))
-    if not old:
+    names, saved = ({name for name in each if name.startswith(prefixes)} for each in (initial, tensors))
+    if not saved:
         problem = f"{init.saved.kind} weights have none"
-    elif problem is None and new - old:
-        raise CheckpointError(f"{init.named.file}: damaged, it has no {min(new - old)}")
-    elif problem is None and (new != old or any(initial[x].shape != tensors[x].shape for x in new)):
+    elif problem is None and names - saved:
+        raise CheckpointError(f"{init.named.file}: damaged, it has no {min(names - saved)}")
+    elif problem is None and (names != saved or any(initial[x].shape != tensors[x].shape for x in names)):
         problem = "it has another size"
-    if prefixes == DECODER_TENSORS and init.named.decoder == "keep" and (problem or not new):
-        problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
+    if prefixes == DECODER_TENSORS and init.named.decoder == "keep" and (problem or not names):
+        problem = f"its decoder cannot be kept: {problem}" if names else "views have no decoder to keep"
         raise CheckpointError(f"{init.named.file}: {problem}; use --decoder fresh")
-    if new:
+    if names:
         notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
-    return {name: tensors[name] for name in new} if problem is None else {}
+    return {name: tensors[name] for name in names} if problem is None else {}
 
 
 def _classifier_parts(init: InitWeights, spec: ModelSpec, classes: tuple[str, ...] | None) -> Iterator[Part]:
@@ -250,27 +250,27 @@ def _pretraining_parts(init: InitWeights, spec: ModelSpec) -> Iterator[Part]:
     yield "the layer that predicts a camera's motion", ("camera_head.",), problem
     yield "the projector", ("projector.",), problem
     if problem is None and isinstance(saved, AutoencoderSpec) and isinstance(spec, AutoencoderSpec):
-        problem = _decoder_problem(saved, spec)
+        problem = _find_decoder_problem(saved, spec)
     yield "the decoder", DECODER_TENSORS, problem
 
 
-def _decoder_problem(saved: AutoencoderSpec, spec: AutoencoderSpec) -> str | None:
+def _find_decoder_problem(saved: AutoencoderSpec, spec: AutoencoderSpec) -> str | None:
     """Why a model cannot keep the decoder of `saved`; None: it can."""
     keys = [f"decoder_{part}" for part in ("depth", "width", "heads")]
     old, new = (vars(x.model) | asdict(x.model.backbone_size) for x in (saved, spec))
     if changes := " ".join(f"--set model.{key}={old[key]}" for key in keys if old[key] != new[key]):
         return f"it needs {changes}"
-    return None if _predicted(saved) == _predicted(spec) else "it predicts other targets"
+    return None if _identify_targets(saved) == _identify_targets(spec) else "it predicts other targets"
 
 
-def _predicted(spec: AutoencoderSpec) -> tuple[object, ...]:
+def _identify_targets(spec: AutoencoderSpec) -> tuple[object, ...]:
     """What a decoder predicts: the target without its paths, and the hash of its teacher or tokenizer."""
     network = spec.tokenizer if spec.target.needs_tokenizer else spec.teacher
     settings = {key: value for key, value in vars(spec.target).items() if key not in ("cache", "teacher")}
     return type(spec.target), settings, network and network.sha256
 
 
-def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
+def compare_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
     needed, given = saved.model, spec.model
     sizes = [(s.width, s.depth, s.heads, s.mlp) for s in (needed.backbone_size, given.backbone_size)]

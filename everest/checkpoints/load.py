@@ -90,7 +90,7 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
             `data.val` if there are any, else the newest, or the model that `everest train` has chosen.
         quiet: do not state which of the two were chosen.
     """
-    if is_of_timm(checkpoint):
+    if is_timm_name(checkpoint):
         return Path(checkpoint)
     path = locate_checkpoint(str(checkpoint), notify=warn_once)
     if (path / PROJECT_FILE).is_file():
@@ -121,29 +121,29 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
     return file
 
 
-def is_of_timm(checkpoint: str | Path) -> bool:
+def is_timm_name(checkpoint: str | Path) -> bool:
     """Whether this is the name of an image model, timm:NAME or timm:NAME=FILE."""
     return str(checkpoint).startswith(TIMM_PREFIX)
 
 
-def recipe_beside(file: Path) -> Path | None:
+def find_recipe_beside(file: Path) -> Path | None:
     """The recipe of the run that wrote the weights `file`; None if there is none next to them."""
     recipe = file.parent / RECIPE_FILE
-    return recipe if not is_of_timm(file) and recipe.is_file() else None
+    return recipe if not is_timm_name(file) and recipe.is_file() else None
 
 
-def all_weights(file: Path) -> list[Path]:
+def find_run_weights(file: Path) -> list[Path]:
     """Return a weights file and the other weights of its run, which no command may replace."""
-    if is_of_timm(file):
-        named = split_timm(str(file))[1]
-        return [] if named is None else [named]
-    names = (WEIGHTS_FILE, BEST_FILE) if recipe_beside(file) else ()
+    if is_timm_name(file):
+        given_file = split_timm(str(file))[1]
+        return [] if given_file is None else [given_file]
+    names = (WEIGHTS_FILE, BEST_FILE) if find_recipe_beside(file) else ()
     return [file, *(file.with_name(name) for name in names if name != file.name)]
 
 
 def open_weights(path: Path) -> Weights:
     """Read what `find_weights` returned; checkpoints of transformers and of timm are converted."""
-    if is_of_timm(path):
+    if is_timm_name(path):
         from everest.converters.timm_images import open_image_weights  # here: timm takes a second to import
 
         return open_image_weights(str(path))
@@ -184,7 +184,7 @@ def open_model(
     Args:
         kind: the only kind that is accepted; None: any.
         frames, size, selection: clip and token selection of a model on clips; None: as saved, but the clip of
-            image weights as in `clip_of`.
+            image weights as in `choose_clip`.
         check: raises if the spec of a model on clips does not suit the caller; called before it is built.
     """
     file = find_weights(checkpoint, which=which)
@@ -194,12 +194,12 @@ def open_model(
     if weights.kind == "tokenizer" and kind in (None, "tokenizer"):
         spec = TokenizerSpec.from_settings(weights.settings, source=file)
     else:
-        read = read_model_spec if kind == "transformer" else read_clip_spec
-        spec = read(weights.settings, source=file)
+        read_spec = read_model_spec if kind == "transformer" else read_clip_spec
+        spec = read_spec(weights.settings, source=file)
         if weights.classes and spec.only_head and len(weights.classes) != spec.num_classes:
             names = f"{len(weights.classes)} names of classes"
             raise CheckpointError(f"{file}: {names}, its head has {spec.num_classes}")
-        usual = clip_of(spec)
+        usual = choose_clip(spec)
         spec = spec.for_clips(frames=frames or usual[0], size=size or usual[1], strategy=selection)
         if check is not None:
             check(spec)
@@ -209,31 +209,31 @@ def open_model(
     return LoadedModel(file=file, weights=weights, spec=spec, module=module)
 
 
-def is_of_images(spec: ClipSpec) -> bool:
+def is_image_encoder(spec: ClipSpec) -> bool:
     """Whether the weights are of an encoder of single images, of another program."""
     return isinstance(spec, EncoderSpec) and spec.frames == 1
 
 
-def clip_of(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[int, int]]:
+def choose_clip(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[int, int]]:
     """The frames and the (height, width) of clips for weights: their own, but for those of single images.
 
     Args:
         on_cpu: whether a CPU will compute, which takes smaller frames; None: as on this machine.
     """
-    if not (isinstance(spec, ModelSpec) and is_of_images(spec)):
+    if not (isinstance(spec, ModelSpec) and is_image_encoder(spec)):
         return spec.frames, spec.size
     if on_cpu is None:
         on_cpu = not torch.cuda.is_available()
     most = MOST_SIDE["cpu" if on_cpu else "gpu"]
     _, p, q = spec.model.tubelet
-    height, width = (min(side, most // step * step) for side, step in zip(spec.size, (p, q), strict=True))
+    height, width = (min(side, most // patch * patch) for side, patch in zip(spec.size, (p, q), strict=True))
     return IMAGE_FRAMES, (height, width)
 
 
 def read_clip_spec(settings: dict[str, Any], *, source: Path) -> ClipSpec:
     """Read the settings of any model on clips, by the kind that they state."""
-    other = {"images": ImageSpec, "mean": MeanSpec}.get(str(settings.get("kind")))
-    return (read_model_spec if other is None else other.from_settings)(settings, source=source)
+    spec_type = {"images": ImageSpec, "mean": MeanSpec}.get(str(settings.get("kind")))
+    return (read_model_spec if spec_type is None else spec_type.from_settings)(settings, source=source)
 
 
 def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:
@@ -241,17 +241,17 @@ def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Pat
 
     Learned positions are interpolated if `spec` has another clip than the weights.
     """
-    tensors, blank = weights.tensors, spec
+    tensors, empty_spec = weights.tensors, spec
     if isinstance(spec, ClipSpec):
-        saved, blank = read_clip_spec(weights.settings, source=source), spec.without_files()
+        saved, empty_spec = read_clip_spec(weights.settings, source=source), spec.without_files()
         for prefix, part in spec.parts.items():  # each encoder of the model
-            before = saved.parts[prefix]
-            if isinstance(part, ModelSpec) and isinstance(before, ModelSpec):
+            saved_part = saved.parts[prefix]
+            if isinstance(part, ModelSpec) and isinstance(saved_part, ModelSpec):
                 own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-                changed = fit_tensors(own, before, part, notify=warn_on_main)
-                tensors = tensors | {f"{prefix}{name}": x for name, x in changed.items()}
+                fitted = fit_tensors(own, saved_part, part, notify=warn_on_main)
+                tensors = tensors | {f"{prefix}{name}": x for name, x in fitted.items()}
     with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
-        require_matching(blank.build().state_dict(), tensors, source=str(source))
+        require_matching(empty_spec.build().state_dict(), tensors, source=str(source))
     with torch.random.fork_rng(devices=[]):  # the first weights, which those of the file replace
         module = spec.build()
     load_tensors(module, tensors, source=str(source))

@@ -58,30 +58,30 @@ class PublicWeights:
         return [*start, training, training.replace("pretrain", "finetune", 1)]
 
 
-def public_weights() -> list[PublicWeights]:
+def read_public_weights() -> list[PublicWeights]:
     """The weights that were published for video models."""
     return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 
 
-def weights_in_cache() -> list[PublicWeights]:
+def find_cached_weights() -> list[PublicWeights]:
     """The weights of the table that the local cache of the hub has; nothing is downloaded."""
     from huggingface_hub import constants
 
-    present = []
-    for weights in public_weights():  # the owner of timm's models is `timm`
+    cached = []
+    for weights in read_public_weights():  # the owner of timm's models is `timm`
         repository = weights.name.removeprefix(HUB_PREFIX).replace(TIMM_PREFIX, "timm/")
         folder = f"models--{repository.replace('/', '--')}"
         if any(Path(constants.HF_HUB_CACHE).glob(f"{folder}/snapshots/*/*")):
-            present.append(weights)
-    return present
+            cached.append(weights)
+    return cached
 
 
 def find_public_weights(name: str) -> PublicWeights:
     """The entry with a name, which may be written without its prefix or owner."""
-    for weights in public_weights():
-        bare = weights.name.partition(":")[2]
-        if name and name in (weights.name, bare, bare.rpartition("/")[2]):
+    for weights in read_public_weights():
+        short_name = weights.name.partition(":")[2]
+        if name and name in (weights.name, short_name, short_name.rpartition("/")[2]):
             return weights
-    similar = [weights.name for weights in public_weights() if name.lower() in weights.name.lower()]
+    similar = [weights.name for weights in read_public_weights() if name.lower() in weights.name.lower()]
     hint = f"; it has {', '.join(similar)}" if name and similar else ""
     raise RecipeError(f"{name}: not in the table, which `everest weights list` prints{hint}")

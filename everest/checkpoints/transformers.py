@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import as_yaml, sampled_frames, trained_clip
+from everest.checkpoints.describe import as_yaml, describe_sampling, find_training_clip
 from everest.checkpoints.graph import sample_pixels
 from everest.checkpoints.init import ENCODER_SETTINGS
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
@@ -68,26 +68,27 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
     assert isinstance(spec, ClipSpec)
     if not isinstance(spec, ModelSpec):
         raise CheckpointError(f"{opened.file}: transformers has no {spec.title}; use --to onnx")
-    obstacles = ", ".join(_obstacles(spec))
+    obstacles = ", ".join(_find_obstacles(spec))
     if obstacles:
-        lacking = f"transformers' VideoMAE does not support {obstacles}"
-        raise CheckpointError(f"{opened.file}: {lacking}; use --to onnx")
+        problem = f"transformers' VideoMAE does not support {obstacles}"
+        raise CheckpointError(f"{opened.file}: {problem}; use --to onnx")
     tensors: dict[str, Tensor] = {}
-    for our_name, names in FAMILIES["transformers"].translate(list(_names(spec))).take.items():
+    for our_name, names in FAMILIES["transformers"].translate(list(_list_names(spec))).take.items():
         parts = weights.tensors[our_name].chunk(len(names))  # query, key and value are one matrix here
         tensors |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
-    config, processing = _config(weights, spec), preprocessor(spec)
+    config, processing = _make_config(weights, spec), preprocessor(spec)
     foreign = ForeignCheckpoint(path=opened.file, tensors=tensors, config=config, preprocessor=processing)
-    back = convert(foreign, Hints())
-    assert back.weights.tensors.keys() == weights.tensors.keys()
-    assert all(torch.equal(back.weights.tensors[name], tensor) for name, tensor in weights.tensors.items())
-    module = build_model(back.identity.spec, back.weights, source=opened.file)
-    difference = _outputs(opened.module, spec) - _outputs(module, spec)
-    clip, notes = trained_clip(opened), [*_notes(spec), *preprocessor_notes(processing, spec.size)]
+    converted = convert(foreign, Hints())
+    assert converted.weights.tensors.keys() == weights.tensors.keys()
+    assert all(torch.equal(converted.weights.tensors[name], x) for name, x in weights.tensors.items())
+    module = build_model(converted.identity.spec, converted.weights, source=opened.file)
+    difference = _compute_outputs(opened.module, spec) - _compute_outputs(module, spec)
+    clip = find_training_clip(opened)
+    notes = [*_note_differences(spec), *preprocessor_notes(processing, spec.size)]
     if clip is not None and clip.sampling == "dense" and clip.fps is None:
         config[FRAME_SAMPLE_RATE] = clip.stride
     elif clip is not None:
-        frames = sampled_frames(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
+        frames = describe_sampling(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
         notes.append(f"{frames}, which its config.json cannot state")
 
     texts = {} if card is None else {CARD: card}
@@ -102,7 +103,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
 
 
 @torch.inference_mode()
-def _outputs(module: AnyModel, spec: ModelSpec) -> Tensor:
+def _compute_outputs(module: AnyModel, spec: ModelSpec) -> Tensor:
     """Logits from all tokens, or predictions of every second token from the others."""
     clips = spec.pixels.normalize(sample_pixels(spec, 1))
     if isinstance(module, VideoClassifier):
@@ -111,7 +112,7 @@ def _outputs(module: AnyModel, spec: ModelSpec) -> Tensor:
     return module(clips, selection=TokenSelection(ids[:, ::2], ids[:, 1::2])).prediction
 
 
-def _config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
+def _make_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
     """The content of config.json."""
     size, (height, width) = spec.model.backbone_size, spec.size
     shared = {
@@ -154,7 +155,7 @@ def _config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _obstacles(spec: ModelSpec) -> Iterator[str]:
+def _find_obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
     model, target = spec.model, spec.target if isinstance(spec, AutoencoderSpec) else None
     for key in ("positions", "attention", *ENCODER_SETTINGS):
@@ -178,7 +179,7 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
     yield from (text for text, is_present in obstacles.items() if is_present)
 
 
-def _notes(spec: ModelSpec) -> Iterator[str]:
+def _note_differences(spec: ModelSpec) -> Iterator[str]:
     """Yield where transformers computes something else with the same weights."""
     if isinstance(spec, AutoencoderSpec):
         yield f"transformers selects no tokens: pass the mask of {spec.selection.strategy} as bool_masked_pos"
@@ -199,7 +200,7 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
         yield f"its last norm has another eps ({LAST_NORM_EPS:g}); for the same numbers {fix}"
 
 
-def _names(spec: ModelSpec) -> Iterator[str]:
+def _list_names(spec: ModelSpec) -> Iterator[str]:
     """Yield the names of a model's parameters in transformers."""
     size, mean = spec.model.backbone_size, spec.model.pooling == "mean"
     modules = ["videomae.embeddings.patch_embeddings.projection"]

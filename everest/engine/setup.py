@@ -182,7 +182,7 @@ def _network(
 
         load_init(model, spec, init_weights, classes=classes, notify=context.notice)
         if not context.resumed:
-            context.notice(init_weights.other_rate(recipe.data.fps))
+            context.notice(init_weights.describe_rate_mismatch(recipe.data.fps))
     choose_trained(model, section)
     model.to(accelerator.device)
     if settings.shard != "none" and accelerator.num_processes > 1:

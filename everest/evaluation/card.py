@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from everest.checkpoints.describe import sampled_frames, trained_clip
-from everest.checkpoints.load import ONNX_SUFFIX, LoadedModel, is_of_timm
+from everest.checkpoints.describe import describe_sampling, find_training_clip
+from everest.checkpoints.load import ONNX_SUFFIX, LoadedModel, is_timm_name
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.metrics.names import metric_rows, views_text
@@ -87,7 +87,7 @@ def model_card(
 
 
 def _model_lines(opened: LoadedModel, spec: ClipSpec) -> Iterator[str]:
-    clip = trained_clip(opened)
+    clip = find_training_clip(opened)
     parameters = sum(parameter.numel() for parameter in opened.model.parameters())
     height, width = spec.size
     trained = f" of step {opened.weights.step}, recipe `{opened.weights.recipe}`"
@@ -99,8 +99,8 @@ def _model_lines(opened: LoadedModel, spec: ClipSpec) -> Iterator[str]:
             counts = count_tokens(part)
             yield f"- encodes {counts.visible} of {counts.total} tokens of a clip ({part.selection.strategy})"
     frames = f"{spec.frames} frames of {height} x {width} pixels"
-    stride = "" if clip is None else sampled_frames(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
-    yield f"- clips: {frames}; {stride or 'the weights do not state their stride'}"
+    sampling = clip and describe_sampling(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
+    yield f"- clips: {frames}; {sampling or 'the weights do not state their stride'}"
 
 
 def _data_lines(opened: LoadedModel, *, is_evaluated: bool) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _data_lines(opened: LoadedModel, *, is_evaluated: bool) -> Iterator[str]:
     while origin:
         license_name = origin.get("licence") or "not stated"
         file = str(origin.get("file"))
-        name = file.partition("=")[0] if is_of_timm(file) else Path(file).name
+        name = file.partition("=")[0] if is_timm_name(file) else Path(file).name
         yield f"- started from `{name}`, license: {license_name}"
         origin = origin.get("origin")
     if opened.weights.classes:

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.checkpoints.describe import as_trained
+from everest.checkpoints.describe import with_pixels_of
 from everest.checkpoints.graph import ExportedClassifier, open_exported
-from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
+from everest.checkpoints.load import ONNX_SUFFIX, find_run_weights, open_model
 from everest.config.heads import head_settings
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.clips import ClipDataset, SampleKey
@@ -54,7 +54,7 @@ class EvaluationFiles:
 
     def check(self, weights: Path | None) -> None:
         """Check that the files can be written, before an evaluation that may take hours."""
-        self.refuse_inputs([] if weights is None else all_weights(weights))
+        self.refuse_inputs([] if weights is None else find_run_weights(weights))
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
@@ -268,7 +268,7 @@ def open_classifier(
             "evaluate another list, or take --which newest"
         )
         report(warning(text))
-    recipe = as_trained(recipe, spec, source=file)
+    recipe = with_pixels_of(recipe, spec, source=file)
     if saved is not None:
         recipe = replace(recipe, finetune=replace(recipe.finetune, selection=saved))
     if isinstance(model, Classifier):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import trained_clip
+from everest.checkpoints.describe import find_training_clip
 from everest.checkpoints.load import LoadedModel
 from everest.data.crops import resize
 from everest.data.footage import read_footage
@@ -82,7 +82,7 @@ def select_video_frames(
         checkpoint: its embedding measures change, at its frame rate and size; None: raw pixels do.
     """
     model = None if checkpoint is None else checkpoint.transformer
-    clip = None if checkpoint is None else trained_clip(checkpoint)
+    clip = None if checkpoint is None else find_training_clip(checkpoint)
     embed = embedding_of(model)
     pair = embed.tubelet[0]
     if options.frames % pair:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import trained_clip
+from everest.checkpoints.describe import find_training_clip
 from everest.checkpoints.load import AnyModel, LoadedModel
 from everest.config.recipe import make_strategy
 from everest.config.settings import Recipe
@@ -310,7 +310,7 @@ def _defaults(
         frames = -(-MaskClip.frames // window) * window
         scores = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
         return scores, MaskClip(frames=frames, size=min(opened.spec.size))
-    model, trained = opened.transformer, trained_clip(opened)
+    model, trained = opened.transformer, find_training_clip(opened)
     for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
         if given_clip.get(name, side) != side:
             raise RecipeError(f"--{name} {given_clip[name]}: the model of --checkpoint takes {side}")

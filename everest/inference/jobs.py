@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everest.checkpoints.load import all_weights, is_of_timm
+from everest.checkpoints.load import find_run_weights, is_timm_name
 from everest.data.recipe_clips import fingerprint
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import JoinedRows, Result, RowStore, open_row_store, read_saved_plan
@@ -94,7 +94,7 @@ class LongJob:
         if self.output is not None and self.rows_folder is not None:
             for path in (self.output, self.rows_folder):
                 videos = (sample.video for sample in self.samples)
-                refuse_inputs(path, [*all_weights(self.model.file), *videos])
+                refuse_inputs(path, [*find_run_weights(self.model.file), *videos])
             check_new_file(self.output, overwrite=self.may_replace())
 
     @contextmanager
@@ -111,7 +111,7 @@ class LongJob:
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:
     """The settings that determine features, as JSON values; rows with equal settings are comparable."""
-    if is_of_timm(model.file):
+    if is_timm_name(model.file):
         weights = state_hash(model.module.state_dict())
     else:
         with model.file.open("rb") as file:

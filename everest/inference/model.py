@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import as_trained, recipe_of
+from everest.checkpoints.describe import recover_recipe, with_pixels_of
 from everest.checkpoints.load import Kind, open_model, wrong_kind
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import evaluation_views
@@ -87,7 +87,7 @@ class OpenedModel:
 
         Args:
             kind: the kind of model to accept; see `open_model`.
-            recipe: gives the size and stride of clips. None: see everest.checkpoints.describe.recipe_of.
+            recipe: gives the size and stride of clips. None: see everest.checkpoints.describe.recover_recipe.
             views: clips and crops of a video; None: as in the evaluation of the recipe.
             cpu: use the CPU even if there is a GPU.
             notify: receives a notice when there is no recipe next to the weights.
@@ -101,9 +101,9 @@ class OpenedModel:
         )
         assert isinstance(checkpoint.spec, ClipSpec)
         if recipe is None:
-            recipe = recipe_of(checkpoint, notify=notify)
+            recipe = recover_recipe(checkpoint, notify=notify)
         else:
-            recipe = as_trained(recipe, checkpoint.spec, source=checkpoint.file)
+            recipe = with_pixels_of(recipe, checkpoint.spec, source=checkpoint.file)
         module = checkpoint.model
         module.recipe = recipe
         train = recipe.train

@@ -219,7 +219,7 @@ def read_model_spec(settings: dict[str, Any], *, source: Path) -> ModelSpec:
 def pretrain_spec(
     recipe: Recipe, *, tokenizer: TokenizerUse | None, teacher: TeacherUse | None = None
 ) -> PretrainSpec:
-    """The model that a recipe pre-trains; `spec_of_pretraining` reads the facts about frozen networks."""
+    """The model that a recipe pre-trains; `make_pretrain_spec` reads the metadata of frozen networks."""
     section = recipe.pretrain
     shared = {"selection": section.selection, "camera": section.camera_motion, **vars(_architecture(recipe))}
     if not isinstance(section, ReconstructionSettings):

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter
 
-from everest.checkpoints.frozen import spec_of_pretraining
+from everest.checkpoints.frozen import make_pretrain_spec
 from everest.config.heads import Head, named_heads
 from everest.config.merge import merge
 from everest.config.recipe import load_recipe
@@ -117,7 +117,7 @@ class StageCost:
 def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     """Return the module that a stage trains or evaluates; several heads become one with all their outputs."""
     if stage == "pretrain":
-        return spec_of_pretraining(recipe)
+        return make_pretrain_spec(recipe)
     data = recipe.data
     count = 1 if data.task == "regression" else data.num_classes or DEFAULT_CLASSES
     heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=count),)

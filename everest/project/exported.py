@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from everest.checkpoints.graph import GraphPrecision, exportable
-from everest.checkpoints.graph_files import int8_clips, write_onnx
+from everest.checkpoints.graph import GraphPrecision, make_graph
+from everest.checkpoints.graph_files import read_int8_clips, write_onnx
 from everest.checkpoints.load import find_weights, open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
@@ -85,7 +85,7 @@ def exported_accuracy(
     same way, and each file is tested on the videos of its fold.
 
     Args:
-        precision: of the file, and `keep` its ratio of tokens, see `everest.checkpoints.graph.exportable`.
+        precision: of the file, and `keep` its ratio of tokens, see `everest.checkpoints.graph.make_graph`.
         calibrated: the videos from which the scales of a file in int8 come.
     Returns:
         None if the weights are not the model of a finished project.
@@ -130,10 +130,10 @@ def _fold_predictions(
     opened, recipe = open_model(weights, kind="clips"), load_recipe(weights.parent / RECIPE_FILE)
     clips = None
     if precision == "int8":
-        clips = int8_clips(opened, Path(recipe.data.root, recipe.data.train or ""), ignore_event)
+        clips = read_int8_clips(opened, Path(recipe.data.root, recipe.data.train or ""), ignore_event)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "fold.onnx"
-        write_onnx(file, exportable(opened, keep=keep, precision=precision), clips=clips)
+        write_onnx(file, make_graph(opened, keep=keep, precision=precision), clips=clips)
         return _predictions(file, recipe, report)
 
 

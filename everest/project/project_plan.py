@@ -15,8 +15,8 @@ from psutil import getloadavg
 
 from everest.annotations.bout import BACKGROUND, UNSCORED
 from everest.annotations.records import left_out_rows, left_out_text
-from everest.checkpoints.describe import settings_from
-from everest.checkpoints.public_weights import weights_in_cache
+from everest.checkpoints.describe import read_weight_settings
+from everest.checkpoints.public_weights import find_cached_weights
 from everest.engine.plan import FEWEST_STEPS, steps_between_validations
 from everest.errors import first_names
 from everest.inference.timelines import STEP_AS_TRAINED
@@ -61,7 +61,7 @@ def make_plan(
     on_cpu = None if request.latency is None else True
     start = None  # or weights, which are found before the videos are read
     if request.init is not None:
-        start = settings_from(request.init, on_cpu=on_cpu)
+        start = read_weight_settings(request.init, on_cpu=on_cpu)
     lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)
     suggestion = suggest_recipe(
         lists.section,
@@ -261,7 +261,7 @@ def _model_lines(suggestion: Suggestion, time: NetworkTime | None) -> list[str]:
     if suggestion.start is not None:
         over = " spread over the video" if suggestion.start.is_image else ""
         lines.append(f"starts from {suggestion.start.title}, {clip}{over}")
-    elif cached := weights_in_cache():
+    elif cached := find_cached_weights():
         cached.sort(key=lambda weights: weights.first_for is None)
         named = ", ".join(f"{weights.name} ({weights.license})" for weights in cached[:MOST_NAMES])
         lines.append(f"weights found: {named}; try --init {cached[0].name}")

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from everest.checkpoints.describe import WeightSettings, settings_from
+from everest.checkpoints.describe import WeightSettings, read_weight_settings
 from everest.config.heads import Task
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
@@ -209,7 +209,8 @@ def suggest_for_folder(
     Returns the recipe, and lines that describe new lists.
     """
     on_cpu = request.device == "cpu"
-    start = None if request.init is None else settings_from(request.init, on_cpu=on_cpu)  # before the videos
+    # Before the videos are read: a mistake in --init is found at once.
+    start = None if request.init is None else read_weight_settings(request.init, on_cpu=on_cpu)
     has_new_lists = not (request.lists or request.unlabeled) and has_class_folders(request.data)
     if request.group is not None and not has_new_lists:
         raise RecipeError("--group: has no effect on lists; use it with class folders")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import everest
 from everest.checkpoints import graph_files
-from everest.checkpoints.graph import exportable
+from everest.checkpoints.graph import make_graph
 from everest.checkpoints.graph_files import RunFile, compare
 from everest.checkpoints.load import open_model
 from everest.config.heads import Head, named_heads
@@ -225,7 +225,7 @@ def test_exports_state_the_stride_of_their_clips(classifier_run, autoencoder_run
         checkpoint = tmp_path / "alone.safetensors"
         weights = read_weights(classifier_run / "model.safetensors")
         (weights if kind == "alone" else replace(weights, clip=None)).save(checkpoint)
-    about = exportable(open_model(checkpoint, kind="transformer"), keep=None).metadata
+    about = make_graph(open_model(checkpoint, kind="transformer"), keep=None).metadata
     stride, sampling = (None, None) if kind == "unknown" else (2, "dense")
     expected = {"frames": 4, "stride": stride, "sampling": sampling, "fps": None, "height": 32, "width": 32}
     clip = json.loads(about["clip"])
@@ -252,37 +252,37 @@ def test_a_classifier_trained_on_tubes_keeps_the_requested_ratio_by_change(clips
     spec = replace(CLASSIFIER, selection=TubeDropout(keep_ratio=0.8))
     path = saved(tmp_path / "model.safetensors", spec)
     expected = everest.load_model(path).kept_tokens(clips, 0.5)
-    kept = exportable(open_model(path), keep=0.5)(clips)[1]
+    kept = make_graph(open_model(path), keep=0.5)(clips)[1]
     assert torch.equal(kept, expected)
     assert kept.size(1) == spec.grid.num_tokens // 2
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
-    shown = exportable(open_model(saved(tmp_path / "model.safetensors", CLASSIFIER)), keep=None)
+    shown = make_graph(open_model(saved(tmp_path / "model.safetensors", CLASSIFIER)), keep=None)
 
     def changed(change: Callable[[Tensor], Tensor], *, ids: int = 0) -> RunFile:
         return lambda clips: (change(shown(clips)[0]), shown(clips)[1] + ids)
 
     with torch.no_grad():
-        assert compare(shown, shown, what="it").largest == 0
+        assert compare(shown, shown, subject="it").largest == 0
         for run_file, message in (
             (changed(lambda logits: logits + 1e-3), "it computes something else"),
             (changed(lambda logits: logits / 0 * 0), r"it computes something else .*nan"),
             (changed(lambda logits: logits, ids=1), "it keeps other tokens"),
         ):
             with pytest.raises(EnvironmentProblem, match=message):
-                compare(shown, run_file, what="it")
+                compare(shown, run_file, subject="it")
 
 
 @torch.no_grad()
 def test_integers_may_change_outputs_by_half_of_their_deviation_and_no_tokens(tmp_path: Path, clips: Tensor):
     opened = open_model(saved(tmp_path / "model.safetensors", CLASSIFIER))
-    shown = exportable(opened, keep=None)
+    shown = make_graph(opened, keep=None)
     shown.head_widths = (1, 2)
     logits, kept = shown(clips)
 
     def compared(outputs: Tensor, ids: Tensor = kept) -> float:
-        return compare(shown, lambda _: (outputs, ids), what="it", calibration=[clips]).relative
+        return compare(shown, lambda _: (outputs, ids), subject="it", calibration=[clips]).relative
 
     moved = torch.tensor([0.1, 0.0, 0.0])
     assert compared(logits + moved * logits[:, 0].std(correction=0)) == pytest.approx(0.1)
@@ -366,12 +366,12 @@ def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
     mixed_run: Path, scores_run: Path, clip_files: Path
 ):
     model, clips = opened(scores_run, clip_files)
-    numbers = exportable(open_model(scores_run / "best.safetensors", kind="transformer"), keep=None)
+    numbers = make_graph(open_model(scores_run / "best.safetensors", kind="transformer"), keep=None)
     assert numbers.outputs == ("values", "kept")
     with torch.no_grad():
         assert torch.equal(numbers(clips)[0], model.outputs(model(clips)))
     model, clips = opened(mixed_run, clip_files)
-    exported = exportable(open_model(mixed_run / "best.safetensors", kind="transformer"), keep=None)
+    exported = make_graph(open_model(mixed_run / "best.safetensors", kind="transformer"), keep=None)
     assert exported.outputs == ("logits", "kept")
     with torch.no_grad():
         found, logits = exported(clips)[0], model(clips)
@@ -389,13 +389,13 @@ def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
         values, kept = exported(x)
         return [values + exported.unit * by, kept]
 
-    assert compare(exported, partial(moved, by=5e-5), what="it").largest == pytest.approx(5e-5, rel=0.2)
+    assert compare(exported, partial(moved, by=5e-5), subject="it").largest == pytest.approx(5e-5, rel=0.2)
     with pytest.raises(EnvironmentProblem, match="computes something else"):
-        compare(exported, partial(moved, by=5e-4), what="it")
+        compare(exported, partial(moved, by=5e-4), subject="it")
     exported.std.mul_(1e5)  # of a steep model, whose outputs float32 rounds more coarsely
-    compare(exported, partial(moved, by=5e-4), what="it")
+    compare(exported, partial(moved, by=5e-4), subject="it")
     with pytest.raises(EnvironmentProblem, match="computes something else"):
-        compare(exported, partial(moved, by=1.0), what="it")
+        compare(exported, partial(moved, by=1.0), subject="it")
 
 
 def test_transformers_gets_several_classes_as_its_problem_type_and_gives_them_back(tags_run, tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor
 import everest
 from everest.checkpoints import graph_files
 from everest.checkpoints.graph import KEPT_IDS
-from everest.checkpoints.graph_files import nodes_behind, quantize
+from everest.checkpoints.graph_files import find_upstream_nodes, quantize
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -35,7 +35,7 @@ def int8(classifier_run: Path, clip_files: Path, tmp_path_factory: pytest.TempPa
 def selecting_part(file: Path) -> tuple[list[tuple[object, ...]], dict[str, bytes]]:
     """The nodes that decide which tokens are kept, and the values of the constants that they use."""
     model = onnx.load(file)
-    nodes = sorted(nodes_behind(model, KEPT_IDS), key=lambda node: node.output[0])
+    nodes = sorted(find_upstream_nodes(model, KEPT_IDS), key=lambda node: node.output[0])
     texts = [
         (node.op_type, *node.input, *node.output, *(value.SerializeToString() for value in node.attribute))
         for node in nodes

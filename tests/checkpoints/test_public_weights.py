@@ -12,8 +12,8 @@ import torch
 from foreign import RELEASED, on_meta, videomae_config
 from small_runs import json_of, refused, run
 
-from everest.checkpoints.init import differing_settings
-from everest.checkpoints.public_weights import PublicWeights, public_weights
+from everest.checkpoints.init import compare_settings
+from everest.checkpoints.public_weights import PublicWeights, read_public_weights
 from everest.config.heads import Head
 from everest.config.model import BACKBONES
 from everest.config.recipe import load_recipe
@@ -23,7 +23,7 @@ from everest.converters.files import ForeignCheckpoint
 from everest.converters.timm_images import image_weights
 from everest.models.spec import ModelSpec, classifier_spec, read_model_spec
 
-TABLE = {weights.name: weights for weights in public_weights()}
+TABLE = {weights.name: weights for weights in read_public_weights()}
 GIVES = {"pretrain": "autoencoder", "encoder": "encoder", "classifier": "classifier"}  # by kind of weights
 
 
@@ -94,12 +94,12 @@ def test_weights_of_these_names_and_shapes_load_with_the_settings_of_the_table(n
     assert (spec.frames, spec.size) == (weights.frames, (weights.size, weights.size))
     settings = [f"model.backbone={weights.backbone}", *weights.settings]
     recipe = load_recipe("custom", overrides=["data.classes=null", "data.num_classes=2", *settings])
-    assert list(differing_settings(spec, classifier_spec(recipe, (Head(outputs=2),)))) == []
+    assert list(compare_settings(spec, classifier_spec(recipe, (Head(outputs=2),)))) == []
 
 
 def test_the_commands_of_the_table_exist():
     helps = {name: run(name, "--help") for name in ("convert", "train", "pretrain", "finetune", "predict")}
-    for weights in public_weights():
+    for weights in read_public_weights():
         for command in weights.commands:
             program, name, *options = shlex.split(command)
             assert program == "everest"

@@ -20,8 +20,8 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from everest.checkpoints.describe import settings_from
-from everest.checkpoints.init import InitWeights, differing_settings, load_init
+from everest.checkpoints.describe import read_weight_settings
+from everest.checkpoints.init import InitWeights, compare_settings, load_init
 from everest.checkpoints.load import build_model, open_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
@@ -144,7 +144,7 @@ def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_o
     weights = weights_of(model)
     saved = read_model_spec(weights.settings, source=Path("small"))
     settings = ["data.size=32", "data.frames=2", "model.tubelet=[2,8,8]"]
-    named = differing_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
+    named = compare_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
     new, _ = started(weights, load_recipe("demo", overrides=[*settings, *named]))
     ids = torch.arange(16).expand(2, -1)
     tokens = new.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)
@@ -273,7 +273,9 @@ def test_real_encoders_have_the_features_of_timm_for_each_frame(name: str):
 def test_a_file_and_a_pickle_bring_clips_and_encoder(image_file: Path, tmp_path: Path, clip_files: Path):
     pickled = tmp_path / "weights.pth"
     torch.save({"state_dict": load_file(image_file)}, pickled)
-    first, second = (settings_from(f"timm:{TINY}={file}", on_cpu=True) for file in (image_file, pickled))
+    first, second = (
+        read_weight_settings(f"timm:{TINY}={file}", on_cpu=True) for file in (image_file, pickled)
+    )
     assert first.values == second.values
     assert all(torch.equal(x, second.weights.tensors[key]) for key, x in first.weights.tensors.items())
     clip = {"data.frames": 8, "data.size": [144, 144], "model.tubelet": [1, 16, 16]}
@@ -287,9 +289,11 @@ def test_a_file_and_a_pickle_bring_clips_and_encoder(image_file: Path, tmp_path:
 
 
 def test_a_file_without_its_model_is_told_to_name_it(image_file: Path):
-    assert f"name them timm:NAME={image_file}" in problem_of(settings_from, str(image_file))
+    assert f"name them timm:NAME={image_file}" in problem_of(read_weight_settings, str(image_file))
     assert f"name them timm:NAME={image_file}" in refused("convert --inspect", image_file, code=6)
-    assert "do not fit the model" in problem_of(settings_from, f"timm:vit_small_patch16_224={image_file}")
+    assert "do not fit the model" in problem_of(
+        read_weight_settings, f"timm:vit_small_patch16_224={image_file}"
+    )
 
 
 @pytest.mark.slow
@@ -324,7 +328,7 @@ def test_weights_of_timm_are_converted_with_their_license(image_file: Path, tmp_
     assert (facts["family"], facts["kind"]) == ("timm", "encoder")
     assert (facts["frames"], facts["size"]) == (1, [224] * 2)
     assert f"origin: {name} (license apache-2.0)" in run("convert --inspect", out)
-    converted, direct = settings_from(str(out)), settings_from(name)
+    converted, direct = read_weight_settings(str(out)), read_weight_settings(name)
     assert converted.values == direct.values
     assert all(torch.equal(x, converted.weights.tensors[key]) for key, x in direct.weights.tensors.items())
     message = refused("convert --inspect --frames 4", name, code=2)

@@ -8,7 +8,7 @@ from PIL import Image
 from small_runs import called, json_of, refused, sets
 
 import everest
-from everest.checkpoints.graph import exportable
+from everest.checkpoints.graph import make_graph
 from everest.checkpoints.load import open_model
 from everest.config.recipe import load_recipe
 from everest.data.augment import OPERATIONS, RandAugment
@@ -104,7 +104,7 @@ def test_an_export_takes_gray_clips(gray_runs: Path, tmp_path: Path):
 
 
 def test_a_graph_takes_gray_clips_and_transformers_none(gray_runs: Path, tmp_path: Path):
-    graph = exportable(open_model(gray_runs / "finetune"), keep=None)
+    graph = make_graph(open_model(gray_runs / "finetune"), keep=None)
     assert graph(torch.randn(2, 1, 4, 32, 32))[0].shape == (2, 2)
     message = refused("export --to hf", gray_runs / "finetune", "-o", tmp_path / "hf", code=6)
     assert "data.channels=1" in message

@@ -12,8 +12,8 @@ from small_runs import called, json_of, sets, small_recipe
 from timed_videos import nearest, numbers_shown, write_numbered
 
 import everest
-from everest.checkpoints.describe import sampled_frames
-from everest.checkpoints.graph import exportable
+from everest.checkpoints.describe import describe_sampling
+from everest.checkpoints.graph import make_graph
 from everest.checkpoints.load import open_model
 from everest.data.footage import FrameTimes, read_footage
 from everest.data.frames import find_sampling
@@ -168,9 +168,9 @@ def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_r
     (row,) = json_of("timeline --gpus cpu", "-c", run, data / "clip0.mp4")
     first = row["windows"][0]
     assert first["end"] - first["start"] == pytest.approx(4 * 2 / FPS, abs=1e-3)
-    clip = json.loads(exportable(open_model(run, kind="transformer"), keep=None).metadata["clip"])
+    clip = json.loads(make_graph(open_model(run, kind="transformer"), keep=None).metadata["clip"])
     assert clip["fps"] == FPS
-    sampled = sampled_frames(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"])
+    sampled = describe_sampling(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"])
     assert sampled == "the frames of a clip are 2 frames at 15 per second apart"
 
 

@@ -10,7 +10,7 @@ from processes import TWO, assert_resumes_after_a_kill, everest
 from small_runs import RECIPE, called, json_of, logged, refused, run, sets, small_recipe, weights
 
 from everest import load_model
-from everest.checkpoints.frozen import open_teacher, spec_of_pretraining
+from everest.checkpoints.frozen import make_pretrain_spec, open_teacher
 from everest.checkpoints.load import open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
@@ -139,7 +139,7 @@ def test_a_run_keeps_its_teacher_which_may_be_moved(recipe: Path, teacher: Path,
 
 def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
     stage = json_of("profile", "--recipe", recipe, *taught_by(teacher))["stages"]["pretrain"]
-    spec = spec_of_pretraining(taught(recipe, teacher)).teacher_in_step
+    spec = make_pretrain_spec(taught(recipe, teacher)).teacher_in_step
     assert spec is not None
     assert stage["teacher_gmacs"] == count_macs(spec).total / 1e9 > 0
     assert stage["model_state"]["teacher"] == 4 * sum(

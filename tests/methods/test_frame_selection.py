@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from everest.checkpoints.frozen import spec_of_pretraining
+from everest.checkpoints.frozen import make_pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import pretrain_clips
 from everest.methods.grid import NoiseLayout, TokenGrid
@@ -108,5 +108,5 @@ def test_the_numbers_are_those_of_tokens_then_slices_then_the_camera():
 )
 def test_the_loader_draws_the_numbers_that_the_model_splits(recipe: Path, override: str):
     loaded = load_recipe(recipe, overrides=[f"pretrain.{override}"])
-    model = spec_of_pretraining(loaded).build()
+    model = make_pretrain_spec(loaded).build()
     assert pretrain_clips(loaded).num_noise == model.noise_layout.total  # pyright: ignore

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import called, contents, json_of, refused
 
-from everest.checkpoints.describe import settings_from
+from everest.checkpoints.describe import read_weight_settings
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.stage_settings import ReconstructionSettings
@@ -451,7 +451,7 @@ def test_clips_of_image_weights_have_as_many_frames_as_the_time_allows(suggestio
     def one_ms_per_frame(model: Classifier, *, limit: float) -> NetworkTime:
         return NetworkTime(alone_ms=model.spec.frames, clock_ms=9 * model.spec.frames)  # on a busy machine
 
-    start = settings_from(f"timm:vit_tiny_patch16_224={image_file}", on_cpu=True)
+    start = read_weight_settings(f"timm:vit_tiny_patch16_224={image_file}", on_cpu=True)
     suggestion = replace(suggestion, start=start)
     rows = ((11, 8, None, True), (10, 4, 8, True), (3, 2, 4, True), (1.9, 2, 4, False))
     for limit, frames, larger, is_fast in rows:

@@ -21,7 +21,7 @@ def planned(recipe: Path, *, data: str | None = None, **options) -> SweepPlan:
     return plan_sweep(read_request(str(recipe), **options), data=data)
 
 
-def recipe_of(arm: PlannedArm) -> Recipe:
+def recover_recipe(arm: PlannedArm) -> Recipe:
     return next(iter(arm.jobs.values()))[0].recipe
 
 
@@ -50,8 +50,8 @@ def test_arms_share_the_stages_whose_settings_are_equal(recipe: Path, over: str,
 def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: Path):
     own = shutil.copytree(clip_files, tmp_path / "影片 \U0001f600")
     plan = planned(recipe, over=[f"data.root={clip_files},{own}"], data=str(own))
-    assert [recipe_of(arm).data.root for arm in plan.arms] == [str(clip_files), str(own)]
-    assert recipe_of(planned(recipe, data=str(own)).arms[0]).data.root == str(own)
+    assert [recover_recipe(arm).data.root for arm in plan.arms] == [str(clip_files), str(own)]
+    assert recover_recipe(planned(recipe, data=str(own)).arms[0]).data.root == str(own)
 
 
 def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe, tmp_path, clip_files):
@@ -73,12 +73,12 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
     both = ("pretrain", "finetune")
     assert {arm.name: arm.stages for arm in plan.arms} == {"a": both, "b": both, "c": ("finetune",)}
     assert counts(plan) == {"pretrain": 1, "finetune": 3}
-    assert [recipe_of(arm).finetune.rand_augment is None for arm in plan.arms] == [True, False, False]
-    assert {recipe_of(arm).model.depth for arm in plan.arms} == {1}
+    assert [recover_recipe(arm).finetune.rand_augment is None for arm in plan.arms] == [True, False, False]
+    assert {recover_recipe(arm).model.depth for arm in plan.arms} == {1}
     widths = planned(path, over=["model.width=24,48"]).arms
     assert [arm.name for arm in widths] == ["width=24", "width=48"]
     assert planned(path, over=["model.width=24,48"]).request.against == "width=24"
-    assert recipe_of(planned(path, seeds="2", overrides=["model.depth=3"]).arms[0]).model.depth == 3
+    assert recover_recipe(planned(path, seeds="2", overrides=["model.depth=3"]).arms[0]).model.depth == 3
     path.write_text("recipe: tiny.yaml\ninit:\nsummary:\nagainst: 0.3\narms: {b: {}, '0.3': {eval.clips: 1}}")
     request = planned(path).request
     assert (request.against, request.init, request.summary) == ("0.3", "none", "")

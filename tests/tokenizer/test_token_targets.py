@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tiny_models import save_model
 
-from everest.checkpoints.frozen import spec_of_pretraining
+from everest.checkpoints.frozen import make_pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
@@ -57,7 +57,7 @@ def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
 def autoencoder(recipe: Recipe, **changes: Any) -> MaskedAutoencoder:
     """The recipe's model, with changed fields of its spec."""
     torch.manual_seed(1)
-    model = replace(spec_of_pretraining(recipe), **changes).build()
+    model = replace(make_pretrain_spec(recipe), **changes).build()
     assert isinstance(model, MaskedAutoencoder)
     return model
 
@@ -153,7 +153,7 @@ def test_targets_and_scores_of_a_clip_are_the_same_bits_in_any_batch(clips, froz
 
 
 def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
-    model, spec = autoencoder(recipe), spec_of_pretraining(recipe)
+    model, spec = autoencoder(recipe), make_pretrain_spec(recipe)
     again = read_model_spec(spec.dump(), source=Path("x")).build()
     again.load_state_dict(model.state_dict())
     noise = torch.rand(2, 256)
@@ -171,7 +171,7 @@ def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(recipe):
     assert recipe.tokenizer is not None
     wide = replace(recipe, model=replace(recipe.model, tubelet=(2, 16, 16)))
     with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in windows of 16 frames"):
-        spec_of_pretraining(wide)
-    save_model(Path(recipe.tokenizer.checkpoint or ""), spec_of_pretraining(recipe), autoencoder(recipe))
+        make_pretrain_spec(wide)
+    save_model(Path(recipe.tokenizer.checkpoint or ""), make_pretrain_spec(recipe), autoencoder(recipe))
     with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer is needed"):
-        spec_of_pretraining(recipe)
+        make_pretrain_spec(recipe)

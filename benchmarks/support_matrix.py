@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 import everest
 from everest.checkpoints.public_weights import PublicWeights, read_public_weights
 from everest.config.model import BACKBONES
-from everest.converters.timm_images import image_weights
+from everest.converters.timm_images import convert_image_model
 from everest.errors import UserError
 from everest.methods.grid import TokenGrid
 from everest.models.positions import position_table
@@ -159,7 +159,7 @@ def published(weights: PublicWeights) -> Callable[[Path], Path]:
             config = timm.get_pretrained_cfg(name)
             assert config is not None
             image = timm.create_model(name, num_classes=0, depth=1)
-            image_weights(image, mean=config.mean, std=config.std, source=weights.name).save(converted)
+            convert_image_model(image, mean=config.mean, std=config.std, source=weights.name).save(converted)
             return converted
         if weights.layout in RELEASED:
             tensors = {name: _values(name, shape) for name, shape in shapes(weights.layout, depth=1).items()}

@@ -21,7 +21,7 @@ from everest_cli.output import Display, print_json, print_result, print_table, s
 if TYPE_CHECKING:
     from everest.checkpoints.load import LoadedModel
     from everest.checkpoints.public_weights import PublicWeights
-    from everest.converters.facts import Hints
+    from everest.converters.recognition import Hints
 
 LIST_NOTES = (
     "Tested with random weights of the same names and shapes, three small image encoders with real ones. "
@@ -108,7 +108,7 @@ class ConvertOptions:
     @property
     def hints(self) -> Hints:
         """What the user knows about a checkpoint of another program."""
-        from everest.converters.facts import Hints
+        from everest.converters.recognition import Hints
 
         counts: list[int] = []
         if self.heads is not None:
@@ -143,8 +143,8 @@ def convert(
 
     from everest.checkpoints.describe import describe_weights
     from everest.checkpoints.load import find_run_weights, is_timm_name, open_model, open_weights
-    from everest.converters.convert import convert, describe, identify
-    from everest.converters.files import everest_file_at, locate_checkpoint, read_foreign
+    from everest.converters.convert import convert, describe_checkpoint, identify
+    from everest.converters.files import find_everest_file, locate_checkpoint, read_foreign
     from everest.lists.labels import read_class_names
 
     path = locate_checkpoint(checkpoint, notify=say)
@@ -155,7 +155,7 @@ def convert(
     hints_given = (options.family, options.frames, options.size, options.heads, options.classes)
     if is_timm and (options.partial or any(value is not None for value in hints_given)):
         raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
-    everest_file = None if is_timm else everest_file_at(path)
+    everest_file = None if is_timm else find_everest_file(path)
     if everest_file is not None and out is not None:
         raise CheckpointError(f"{path}: written by everest; use it without conversion")
     weights, hints = None, options.hints
@@ -165,12 +165,12 @@ def convert(
     elif everest_file is not None:
         document = describe_weights(everest_file, open_model(everest_file).weights)
     elif out is None:
-        document = describe(identify(read_foreign(path), hints))
+        document = describe_checkpoint(identify(read_foreign(path), hints))
     else:
         names = None if options.classes is None else read_class_names(options.classes)
         conversion = convert(read_foreign(path), hints, partial=options.partial, classes=names)
         weights = conversion.weights
-        document = {**describe(conversion.identity), "written": str(out)}
+        document = {**describe_checkpoint(conversion.identity), "written": str(out)}
     lines = list(_lines(document))
     if out is None or weights is None:
         print_result(document, "\n".join(lines), as_json=as_json)
@@ -182,7 +182,7 @@ def convert(
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
     """Yield a line per known property; long lists of names by group."""
-    from everest.converters.convert import name_groups
+    from everest.converters.convert import group_names
 
     for name, value in document.items():
         title = name.replace("_", " ")
@@ -191,7 +191,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         elif value is None or value == []:
             continue
         elif name in FATES:
-            yield f"{FATES[name]}: {len(value)} ({', '.join(name_groups(value))})"
+            yield f"{FATES[name]}: {len(value)} ({', '.join(group_names(value))})"
         elif name == "classes":
             yield f"classes: {first_names(value, MOST_NAMES)}"
         elif name == "origin":

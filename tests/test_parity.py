@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from everest.config.heads import Head
 from everest.config.settings import ModelSettings
 from everest.config.values import Pooling
-from everest.converters.translation import our_name
+from everest.converters.translation import translate_name
 from everest.engine.network import make_optimizer, parameter_groups
 from everest.engine.plan import cosine_lr
 from everest.engine.step import set_lr
@@ -103,7 +103,7 @@ class Recorded:
 
 def load_state(model: nn.Module, tensors: dict[str, Tensor], kind) -> None:
     found = {key.removeprefix("state."): t for key, t in tensors.items() if key.startswith("state.")}
-    model.load_state_dict({our_name(key, kind): t for key, t in found.items()})
+    model.load_state_dict({translate_name(key, kind): t for key, t in found.items()})
 
 
 def assert_close(ours: Tensor, official: Tensor, what: str) -> None:
@@ -126,7 +126,7 @@ def assert_step_equal(model: nn.Module, recorded: Recorded, case: str, kind, opt
             prefix = f"{case}.{stage}."
             if key.startswith(prefix):
                 seen[stage] += 1
-                parameter = parameters[our_name(key.removeprefix(prefix), kind)]
+                parameter = parameters[translate_name(key.removeprefix(prefix), kind)]
                 value = parameter.grad if stage == "grad" else parameter
                 assert value is not None
                 assert_close(value.detach(), official, key)
@@ -134,7 +134,7 @@ def assert_step_equal(model: nn.Module, recorded: Recorded, case: str, kind, opt
     assert seen["grad"] > 0
     norms = recorded.facts["cases"][case].get("grad_norm_per_parameter", {})
     for name, norm in norms.items():
-        grad = parameters[our_name(name, kind)].grad
+        grad = parameters[translate_name(name, kind)].grad
         assert grad is not None
         assert grad.norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-8), name
 

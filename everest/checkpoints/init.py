@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from everest.checkpoints.describe import as_yaml, describe_pixel_mismatch
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_timm_name, open_encoder
-from everest.converters.files import everest_file_at
+from everest.converters.files import find_everest_file
 from everest.errors import CheckpointError, RecipeError, shorten
 from everest.models.spec import AutoencoderSpec, ModelSpec, read_model_spec
 from everest.system.files import absolute_keeping_links
@@ -100,7 +100,7 @@ class InitWeights:
 
 def check_init(init: InitFile, *, resumed: RunFolder | None) -> None:
     """Check the weights of `init` before a run: everest's by their header, others by reading them."""
-    file = everest_file_at(Path(init.file))
+    file = find_everest_file(Path(init.file))
     if file is None or (resumed is not None and resumed.state.is_dir()):
         read_init(init, resumed=resumed)
     else:

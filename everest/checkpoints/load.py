@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from everest.converters.convert import convert
-from everest.converters.facts import Hints
 from everest.converters.files import (
     CONFIG_FILE,
     IMAGE_EMBEDDING,
     WEIGHT_FILES,
-    everest_file_at,
-    image_file,
+    find_everest_file,
+    image_weights_error,
     locate_checkpoint,
     read_foreign,
     refuse_broken_links,
 )
+from everest.converters.recognition import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import ShippedStrategy
 from everest.models.clip_spec import ClipModel, ClipSpec
@@ -151,7 +151,7 @@ def open_weights(path: Path) -> Weights:
         raise CheckpointError(
             f"{path}: an ONNX file, which only eval and profile --latency read; name its checkpoint"
         )
-    if everest_file_at(path) is None and (path.parent / CONFIG_FILE).is_file():
+    if find_everest_file(path) is None and (path.parent / CONFIG_FILE).is_file():
         converted = convert(read_foreign(path), Hints())
         for note in converted.identity.notes:
             warn_on_main(f"{path}: {note}")
@@ -159,7 +159,7 @@ def open_weights(path: Path) -> Weights:
     with open_safetensors(path) as file:
         has_patches = IMAGE_EMBEDDING in file.keys()  # noqa: SIM118
         if has_patches and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4:  # (D, 3, p, q): of images
-            raise image_file(path)
+            raise image_weights_error(path)
     return read_weights(path)
 
 

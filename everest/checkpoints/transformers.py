@@ -21,9 +21,9 @@ from everest.config.heads import MULTI_LABEL
 from everest.config.model import MLP_RATIO
 from everest.config.settings import ModelSettings
 from everest.converters.convert import convert
-from everest.converters.facts import LAST_NORM_EPS, Hints
 from everest.converters.files import CONFIG_FILE, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, ForeignCheckpoint
-from everest.converters.preprocessor import PREPROCESSOR_FILE, preprocessor, preprocessor_notes
+from everest.converters.preprocessor import PREPROCESSOR_FILE, compare_preprocessor, preprocessor
+from everest.converters.recognition import LAST_NORM_EPS, Hints
 from everest.converters.translation import FAMILIES
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
@@ -73,7 +73,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
         problem = f"transformers' VideoMAE does not support {obstacles}"
         raise CheckpointError(f"{opened.file}: {problem}; use --to onnx")
     tensors: dict[str, Tensor] = {}
-    for our_name, names in FAMILIES["transformers"].translate(list(_list_names(spec))).take.items():
+    for our_name, names in FAMILIES["transformers"].translate(list(_list_names(spec))).sources.items():
         parts = weights.tensors[our_name].chunk(len(names))  # query, key and value are one matrix here
         tensors |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
     config, processing = _make_config(weights, spec), preprocessor(spec)
@@ -84,7 +84,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
     module = build_model(converted.identity.spec, converted.weights, source=opened.file)
     difference = _compute_outputs(opened.module, spec) - _compute_outputs(module, spec)
     clip = find_training_clip(opened)
-    notes = [*_note_differences(spec), *preprocessor_notes(processing, spec.size)]
+    notes = [*_note_differences(spec), *compare_preprocessor(processing, spec.size)]
     if clip is not None and clip.sampling == "dense" and clip.fps is None:
         config[FRAME_SAMPLE_RATE] = clip.stride
     elif clip is not None:

@@ -14,9 +14,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.converters.facts import ForeignFacts, Hints, model_spec, recognize
 from everest.converters.files import FRAME_SAMPLE_RATE, ForeignCheckpoint
-from everest.converters.preprocessor import preprocessor_notes
+from everest.converters.preprocessor import compare_preprocessor
+from everest.converters.recognition import ForeignMetadata, Hints, derive_model_spec, recognize
 from everest.errors import CheckpointError, first_names, shorten
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
@@ -37,7 +37,7 @@ OPTIONAL_BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # of queries, keys t
 class Identity:
     """A recognized checkpoint."""
 
-    facts: ForeignFacts
+    metadata: ForeignMetadata
     spec: ModelSpec
     classes: tuple[str, ...] | None
     zero: frozenset[str]  # our biases that the file's model does without, which is the same as zeros
@@ -49,48 +49,48 @@ class Identity:
 
 def identify(foreign: ForeignCheckpoint, hints: Hints) -> Identity:
     """Recognize a checkpoint by its names and shapes; of its weights only a position table is read."""
-    facts = recognize(foreign, hints)
-    spec = model_spec(facts)
+    metadata = recognize(foreign, hints)
+    spec = derive_model_spec(metadata)
     with torch.device("meta"):
-        ours = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
+        our_shapes = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
     zero = set()  # biases of stacks that have none of them (transformers: qv_bias false)
     for stack in ("encoder.", "decoder."):
-        biases = {key for key in ours if key.startswith(stack) and key.endswith(OPTIONAL_BIASES)}
-        if any(key.startswith(stack) for key in facts.shapes) and biases.isdisjoint(facts.shapes):
+        biases = {key for key in our_shapes if key.startswith(stack) and key.endswith(OPTIONAL_BIASES)}
+        if any(key.startswith(stack) for key in metadata.shapes) and biases.isdisjoint(metadata.shapes):
             zero |= biases
-    fitting = {key for key, shape in facts.shapes.items() if ours.get(key) == shape}
-    left = {part for key in facts.shapes.keys() - fitting for part in facts.translation.take[key]}
+    fitting = {key for key, shape in metadata.shapes.items() if our_shapes.get(key) == shape}
+    unfit = {part for key in metadata.shapes.keys() - fitting for part in metadata.translation.sources[key]}
     notes = list(foreign.notes)
-    if facts.program == "transformers" and not foreign.config:
+    if metadata.program == "transformers" and not foreign.config:
         notes.append("no config.json next to it: frames, size and heads are taken as released")
-    unnamed = facts.program == "videomae" and hints.family is None and facts.translation.table is None
-    if unnamed and facts.stage != "pretrain":
+    unnamed = metadata.program == "videomae" and hints.family is None and metadata.translation.table is None
+    if unnamed and metadata.stage != "pretrain":
         notes.append(
             "a fine-tuned MVD looks the same but has other positions, which no file shows: if this is one, "
             "use --family mvd"
         )
     return Identity(
-        facts=facts,
+        metadata=metadata,
         spec=spec,
-        classes=_class_names(facts, spec),
+        classes=_read_class_names(metadata, spec),
         zero=frozenset(zero),
-        missing=tuple(sorted(ours.keys() - fitting - zero)),
-        unexpected=tuple(sorted({*facts.translation.unexpected, *left})),
-        stride=facts.stored.get(FRAME_SAMPLE_RATE),
-        notes=(*notes, *preprocessor_notes(foreign.preprocessor, spec.size)),
+        missing=tuple(sorted(our_shapes.keys() - fitting - zero)),
+        unexpected=tuple(sorted({*metadata.translation.unexpected, *unfit})),
+        stride=metadata.stored.get(FRAME_SAMPLE_RATE),
+        notes=(*notes, *compare_preprocessor(foreign.preprocessor, spec.size)),
     )
 
 
-def _class_names(facts: ForeignFacts, spec: ModelSpec) -> tuple[str, ...] | None:
+def _read_class_names(metadata: ForeignMetadata, spec: ModelSpec) -> tuple[str, ...] | None:
     """Return transformers' names of the classes, unless they are its placeholders."""
-    names = facts.stored.get("id2label")
+    names = metadata.stored.get("id2label")
     if spec.num_classes is None or names is None:
         return None
     ordered = tuple(names[key] for key in sorted(names, key=int))
     if ordered == tuple(f"LABEL_{number}" for number in range(len(ordered))):
         return None
     if len(ordered) != spec.num_classes:
-        raise facts.error(
+        raise metadata.error(
             f"its config.json names {len(ordered)} classes, its head has {spec.num_classes}; one of the two "
             "is of another checkpoint"
         )
@@ -116,13 +116,13 @@ def convert(
         classes: names of a classifier's classes, instead of those in the checkpoint.
     """
     identity = identify(foreign, hints)
-    facts, missing, unexpected = identity.facts, identity.missing, identity.unexpected
+    metadata, missing, unexpected = identity.metadata, identity.missing, identity.unexpected
     of_encoder = [name for name in unexpected if ENCODER_NAME.match(name)]
     if of_encoder or ((missing or unexpected) and not partial):
         problems = (("it lacks", missing), ("no place for", unexpected))
-        gaps = "; ".join(f"{problem} {', '.join(name_groups(names))}" for problem, names in problems if names)
-        if facts.names.left_out and len(of_encoder) < len(unexpected):
-            gaps += f" ({facts.names.left_out})"
+        gaps = "; ".join(f"{problem} {', '.join(group_names(names))}" for problem, names in problems if names)
+        if metadata.family.left_out and len(of_encoder) < len(unexpected):
+            gaps += f" ({metadata.family.left_out})"
         fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
         if of_encoder:  # once for a tensor that all blocks have
             parts = sorted({shorten(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
@@ -130,7 +130,7 @@ def convert(
             fix = f"its encoder would compute other features without {named}; take another checkpoint"
         elif any(name.startswith("encoder.") for name in missing):
             fix = "`everest convert --partial` takes what fits"
-        raise facts.error(f"{facts.program}, cannot be mapped fully: {gaps}; {fix}")
+        raise metadata.error(f"{metadata.program}, cannot be mapped fully: {gaps}; {fix}")
     num_classes = identity.spec.num_classes
     if classes is not None and num_classes != len(classes):
         head = f"its head has {num_classes} classes" if num_classes else "no classifier"
@@ -139,31 +139,31 @@ def convert(
         kind=identity.spec.kind,
         settings=identity.spec.dump(),
         classes=classes or identity.classes,
-        recipe=facts.program,
+        recipe=metadata.program,
         step=0,
-        tensors=_tensors(identity),
+        tensors=_convert_tensors(identity),
         clip=None if identity.stride is None else {"stride": identity.stride, "sampling": "dense"},
         origin={
-            "family": facts.program,
+            "family": metadata.program,
             "file": str(absolute_keeping_links(foreign.path)),
             "licence": foreign.licence,
-            "fresh": name_groups(missing),
-            "left_out": name_groups(unexpected),
+            "fresh": group_names(missing),
+            "left_out": group_names(unexpected),
         },
     )
     return Conversion(weights=weights, identity=identity)
 
 
-def _tensors(identity: Identity) -> dict[str, Tensor]:
+def _convert_tensors(identity: Identity) -> dict[str, Tensor]:
     """Return all tensors of our model, float32."""
-    taken, facts, foreign = {}, identity.facts, identity.facts.foreign
-    for our_name, names in facts.translation.take.items():
+    taken, metadata, foreign = {}, identity.metadata, identity.metadata.foreign
+    for our_name, names in metadata.translation.sources.items():
         if set(names).intersection(identity.unexpected):
             continue
         parts = {name: foreign.tensors[name] for name in names}
-        for name, part in parts.items():
-            if not part.is_floating_point():
-                raise facts.error(f"{name} holds {part.dtype}, a quantized or other format; get it as float")
+        for name, x in parts.items():
+            if not x.is_floating_point():
+                raise metadata.error(f"{name} holds {x.dtype}, a quantized or other format; get it as float")
         require_finite(parts, source=foreign.path)
         taken[our_name] = torch.cat([part.float() for part in parts.values()])
     if not identity.missing and not identity.zero:
@@ -175,7 +175,7 @@ def _tensors(identity: Identity) -> dict[str, Tensor]:
     return {name: fresh[name] for name in identity.missing} | zeros | taken
 
 
-def name_groups(names: Collection[str]) -> list[str]:
+def group_names(names: Collection[str]) -> list[str]:
     """Return a few names as they are, and many as counts of the modules that they belong to."""
     if len(names) <= MOST_LISTED:
         return [shorten(name) for name in sorted(names)]
@@ -183,20 +183,20 @@ def name_groups(names: Collection[str]) -> list[str]:
     return [f"{shorten(name)} ({count})" if count > 1 else shorten(name) for name, count in counts]
 
 
-def describe(identity: Identity) -> dict[str, Any]:
+def describe_checkpoint(identity: Identity) -> dict[str, Any]:
     """Return the document of `everest convert --json`."""
-    facts, spec, size = identity.facts, identity.spec, identity.spec.model.backbone_size
-    foreign = facts.foreign
+    metadata, spec, size = identity.metadata, identity.spec, identity.spec.model.backbone_size
+    foreign = metadata.foreign
     decoder = {"depth": spec.model.decoder_depth, "width": size.decoder_width, "heads": size.decoder_heads}
     return {
         "checkpoint": str(foreign.path),
-        "family": facts.program,
-        "title": facts.names.title,
-        "stage": facts.stage,
+        "family": metadata.program,
+        "title": metadata.family.title,
+        "stage": metadata.stage,
         "kind": spec.kind,
         "backbone": spec.model.backbone,
         "encoder": {"depth": size.depth, "width": size.width, "heads": size.heads},
-        "decoder": decoder if facts.stage == "pretrain" else None,
+        "decoder": decoder if metadata.stage == "pretrain" else None,
         "frames": spec.frames,
         "size": list(spec.size),
         "tubelet": list(spec.model.tubelet),
@@ -208,8 +208,8 @@ def describe(identity: Identity) -> dict[str, Any]:
         "parameters": sum(tensor.numel() for tensor in foreign.tensors.values()),
         "licence": foreign.licence,
         "convertible": not identity.missing and not identity.unexpected,
-        "used": len(foreign.tensors) - len(identity.unexpected) - len(facts.translation.idle),
-        "without_effect": sorted(facts.translation.idle),
+        "used": len(foreign.tensors) - len(identity.unexpected) - len(metadata.translation.without_effect),
+        "without_effect": sorted(metadata.translation.without_effect),
         "missing": list(identity.missing),
         "unexpected": list(identity.unexpected),
         "notes": list(identity.notes),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from everest.converters.preprocessor import PREPROCESSORS
-from everest.converters.translation import FAMILIES, family_of
+from everest.converters.translation import FAMILIES, find_family
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shorten
 from everest.system.hub import HUB_PREFIX, fetch, read_license
 from everest.system.run_folder import WEIGHTS_FILE
@@ -74,7 +74,7 @@ def locate_checkpoint(name: str, *, notify: Callable[[str], None]) -> Path:
     return fetch(name, notify=notify) if name.startswith(HUB_PREFIX) else Path(name)
 
 
-def everest_file_at(path: Path) -> Path | None:
+def find_everest_file(path: Path) -> Path | None:
     """Return the weights at `path`, a file or run folder, if everest wrote them."""
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if file.suffix != ".safetensors" or not file.is_file():
@@ -85,7 +85,7 @@ def everest_file_at(path: Path) -> Path | None:
         return None
 
 
-def image_file(path: Path) -> CheckpointError:
+def image_weights_error(path: Path) -> CheckpointError:
     """The error for a file of an image model that is named without its model."""
     return CheckpointError(f"{path}: weights of an image model; name them timm:NAME={path}, NAME as in timm")
 
@@ -112,44 +112,44 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
         if file is None:
             refuse_broken_links(folder / CONFIG_FILE, *(folder / name for name in WEIGHT_FILES))
             weights = sorted(file.name for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES)
-            lacks = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG_FILE}"
+            missing = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG_FILE}"
             hint = f"name the file itself: {folder / weights[0]}" if weights else "and no other weights"
-            raise CheckpointError(f"{folder}: {lacks} in it; {hint}")
-    stored, args, notes = _read(file)
+            raise CheckpointError(f"{folder}: {missing} in it; {hint}")
+    stored, args, notes = _read_file(file)
     tensors = strip_wrappers(stored)
-    family = FAMILIES.get(family_of(tensors) or "")
-    texts: dict[str, dict[str, Any]] = {}
+    family = FAMILIES.get(find_family(tensors) or "")
+    contents: dict[str, dict[str, Any]] = {}
     if family is not None and family.eps is not None:  # else the files next to it may be of another one
         preprocessor = next((name for name in PREPROCESSORS if (folder / name).is_file()), PREPROCESSORS[0])
-        for key, text in (("config", folder / CONFIG_FILE), ("preprocessor", folder / preprocessor)):
-            if not text.is_file():
+        for key, json_file in (("config", folder / CONFIG_FILE), ("preprocessor", folder / preprocessor)):
+            if not json_file.is_file():
                 continue
             try:
-                texts[key] = read_json(text)
-                if not isinstance(texts[key], dict):
+                contents[key] = read_json(json_file)
+                if not isinstance(contents[key], dict):
                     raise ValueError("not a configuration")
             except (ValueError, OSError) as error:
                 problem = f"not readable as JSON ({shorten(error)}); download it again"
-                raise CheckpointError(f"{text}: {problem}") from error
+                raise CheckpointError(f"{json_file}: {problem}") from error
     licence = read_license(folder)
     return ForeignCheckpoint(
-        path=path, tensors=tensors, args=args, licence=licence, notes=tuple(notes), **texts
+        path=path, tensors=tensors, args=args, licence=licence, notes=tuple(notes), **contents
     )
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+def _read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors, the saved command line, and notes."""
     if not file.is_file():
-        text = f"{shorten(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
-        raise CheckpointError(text)
+        problem = f"{shorten(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
+        raise CheckpointError(problem)
     if file.suffix not in WEIGHT_SUFFIXES:
-        known = ", ".join(WEIGHT_SUFFIXES)
-        raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
+        endings = ", ".join(WEIGHT_SUFFIXES)
+        raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {endings}, or a folder")
     if file.suffix in PICKLE_SUFFIXES:
         return _read_pickle(file)
     try:
-        with open_safetensors(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
+        with open_safetensors(file, framework="pt") as weights:
+            return {name: weights.get_tensor(name) for name in weights.keys()}, {}, []  # noqa: SIM118
     except CheckpointError as error:
         raise CheckpointError(f"{error}; download or copy it again") from error
 
@@ -173,8 +173,8 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
     try:
         with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the format; a file that it does not understand is an error
-            mapped = zipfile.is_zipfile(file)
-            content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            is_zip = zipfile.is_zipfile(file)
+            content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # a damaged pickle can end in nearly any error
         if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the content
             raise
@@ -200,9 +200,9 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
         args = saved.get("args")
         args = args.state if isinstance(args, IgnoredObject) else args
         pairs = args.items() if isinstance(args, dict) else ()
-        plain = {str(key): value for key, value in pairs if isinstance(value, (bool, int, float, str))}
+        plain_args = {str(key): value for key, value in pairs if isinstance(value, (bool, int, float, str))}
         averaged = "its averaged weights (model_ema) are not used"
-        return tensors, plain, [averaged] if "model_ema" in saved else []
+        return tensors, plain_args, [averaged] if "model_ema" in saved else []
     keys = ", ".join(shorten(key) for key in sorted(map(str, saved))[:5]) or "nothing"
     where = f"under {', '.join(WEIGHT_KEYS)}"
     raise CheckpointError(
@@ -212,14 +212,14 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
 
 def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under names without the prefixes of DDP, compilers and hubs."""
-    named = dict(tensors)
-    while embeddings := [name for name in named if name.endswith(EMBEDDINGS)]:
+    renamed = dict(tensors)
+    while embeddings := [name for name in renamed if name.endswith(EMBEDDINGS)]:
         embedding = min(embeddings, key=len)
         prefix = next((prefix for prefix in NAME_PREFIXES if embedding.startswith(prefix)), None)
         if prefix is None:
             break
-        shorter = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
-        if len(shorter) < len(named):  # two would become one
+        shorter = {name.removeprefix(prefix): tensor for name, tensor in renamed.items()}
+        if len(shorter) < len(renamed):  # two would become one
             break
-        named = shorter
-    return named
+        renamed = shorter
+    return renamed

@@ -22,7 +22,7 @@ ROUNDING: Final = 1e-5  # relative; files may have 1 / 255 with few digits
 
 
 def preprocessor(spec: ModelSpec) -> dict[str, Any]:
-    """Return the content of preprocessor_config.json; `preprocessor_notes` states where frames differ."""
+    """Return the content of preprocessor_config.json; `compare_preprocessor` states where frames differ."""
     height, width = spec.size
     return {
         "image_processor_type": "VideoMAEImageProcessor",
@@ -47,8 +47,8 @@ Colors = Annotated[
 
 
 @with_config(strict=True)
-class Stated(TypedDict, total=False):
-    """The values of a preprocessor that `preprocessor_pixels` reads."""
+class PreprocessorSettings(TypedDict, total=False):
+    """The values of a preprocessor that `read_pixel_statistics` reads."""
 
     do_rescale: bool
     rescale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -57,42 +57,42 @@ class Stated(TypedDict, total=False):
     image_std: Colors
 
 
-def preprocessor_pixels(content: Mapping[str, Any]) -> PixelStatistics:
+def read_pixel_statistics(content: Mapping[str, Any]) -> PixelStatistics:
     """Return the mean and std by which a preprocessor normalizes frames, for pixels in [0, 1].
 
     It computes (byte * rescale_factor - mean) / std. Without a preprocessor they are ImageNet's.
     """
     unused = [] if content.get("do_rescale", True) else ["rescale_factor"]
     unused += [] if content.get("do_normalize", True) else ["image_mean", "image_std"]
-    stated = {name: value for name, value in content.items() if value is not None and name not in unused}
-    stated = validate(TypeAdapter(Stated), stated)
-    scale = BYTE_MAX * (stated.get("rescale_factor", 1 / BYTE_MAX) if stated.get("do_rescale", True) else 1.0)
+    values = {name: value for name, value in content.items() if value is not None and name not in unused}
+    values = validate(TypeAdapter(PreprocessorSettings), values)
+    scale = BYTE_MAX * (values.get("rescale_factor", 1 / BYTE_MAX) if values.get("do_rescale", True) else 1.0)
     if math.isclose(scale, 1, rel_tol=ROUNDING):
         scale = 1.0
     mean, std = (0.0,) * 3, (1.0,) * 3
-    if stated.get("do_normalize", True):
-        mean, std = stated.get("image_mean", IMAGENET_MEAN), stated.get("image_std", IMAGENET_STD)
+    if values.get("do_normalize", True):
+        mean, std = values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
     return PixelStatistics(
         mean=tuple(value / scale for value in mean), std=tuple(value / scale for value in std)
     )
 
 
-def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[str]:
+def compare_preprocessor(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[str]:
     """Yield where a preprocessor prepares other frames than everest for clips of `size` (height, width)."""
     if not content:
         return
-    normalized = content.get("do_normalize") is not False
-    if normalized and None in (content.get("image_mean"), content.get("image_std")):
+    is_normalized = content.get("do_normalize") is not False
+    if is_normalized and None in (content.get("image_mean"), content.get("image_std")):
         yield "its preprocessor states no mean and std: frames are normalized by ImageNet's"
     height, width = size
-    same: dict[str, tuple[Any, ...]] = {
+    expected: dict[str, tuple[Any, ...]] = {
         "do_resize": (True,),
         "do_center_crop": (True,),
         "resample": (BILINEAR,),
         "size": (height, {"shortest_edge": height}) if height == width else (),
     }
-    stated = {name: content[name] for name in same if content.get(name) is not None}
-    changed = [f"{name} {shorten(value)}" for name, value in stated.items() if value not in same[name]]
+    settings = {name: content[name] for name in expected if content.get(name) is not None}
+    changed = [f"{name} {shorten(value)}" for name, value in settings.items() if value not in expected[name]]
     if changed:
         yield (
             f"its preprocessor resizes frames in another way ({', '.join(changed)}); everest.read_clip reads "

@@ -34,6 +34,6 @@ def load_network(weights: str | None) -> nn.Module:
         load_tensors(network, counters | dict(tensors), source=str(path))
         require_finite(tensors, source=path)
     except CheckpointError as error:
-        kind = EnvironmentProblem if isinstance(error, HubUnreachable) else CheckpointError
-        raise kind(f"{SETTING}: {error}; or set it to a local file of weights") from error
+        error_type = EnvironmentProblem if isinstance(error, HubUnreachable) else CheckpointError
+        raise error_type(f"{SETTING}: {error}; or set it to a local file of weights") from error
     return network

@@ -62,12 +62,12 @@ def open_image_weights(name: str) -> Weights:
     Those of `timm:NAME=FILE` are read from a file with timm's names.
     """
     model_name, file = split_timm(name)
-    config = _config_of(model_name, source=name, needs_weights=file is None)
+    config = _find_config(model_name, source=name, needs_weights=file is None)
     with torch.device("meta"):
-        require_plain(timm.create_model(model_name, num_classes=0), source=name)  # before a download
+        require_supported(timm.create_model(model_name, num_classes=0), source=name)  # before a download
     licence = config.license
     if file is None:
-        file = _fetched(config, source=name)
+        file = _fetch_weights(config, source=name)
         licence = read_license(file.parent) or licence
         warn_once(f"{name}: license {licence or 'not stated'}, revision {file.parent.name[:12]}")
         # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
@@ -86,26 +86,26 @@ def open_image_weights(name: str) -> Weights:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; name the model whose weights the file has") from error
     require_finite(model.state_dict(), source=file)
-    return image_weights(model, mean=config.mean, std=config.std, source=name, licence=licence)
+    return convert_image_model(model, mean=config.mean, std=config.std, source=name, licence=licence)
 
 
-def _config_of(model_name: str, *, source: str, needs_weights: bool) -> PretrainedCfg:
-    """timm's facts of the weights of a model; RecipeError without them, or if they must be on the hub."""
+def _find_config(model_name: str, *, source: str, needs_weights: bool) -> PretrainedCfg:
+    """timm's metadata of a model's weights; RecipeError without them, or if they must be on the hub."""
     if not timm.is_model(model_name):
-        begin = [each for each in timm.list_pretrained() if model_name and each.startswith(model_name)]
-        similar = f"; it has {first_names(begin)}" if begin else did_you_mean(model_name, timm.list_models())
+        names = [name for name in timm.list_pretrained() if model_name and name.startswith(model_name)]
+        similar = f"; it has {first_names(names)}" if names else did_you_mean(model_name, timm.list_models())
         raise RecipeError(f"{source}: timm has no such model{similar}")
     architecture, _, tag = model_name.partition(".")
     listed = timm.list_pretrained(f"{architecture}.*")
-    known = model_name in listed or (listed and not tag)
-    config = timm.get_pretrained_cfg(model_name) if known else None
+    is_listed = model_name in listed or (listed and not tag)
+    config = timm.get_pretrained_cfg(model_name) if is_listed else None
     if config is None or (needs_weights and not config.hf_hub_id):
         similar = did_you_mean(model_name, listed)
         raise RecipeError(f"{source}: timm has no weights of this name on the hub{similar}")
     return config
 
 
-def _fetched(config: PretrainedCfg, *, source: str) -> Path:
+def _fetch_weights(config: PretrainedCfg, *, source: str) -> Path:
     """The file of a model's weights, from the hub or its cache."""
     try:
         folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # the caller states the license
@@ -121,16 +121,16 @@ def _fetched(config: PretrainedCfg, *, source: str) -> Path:
     return file
 
 
-def require_plain(model: nn.Module, *, source: str) -> ImageModel:
+def require_supported(model: nn.Module, *, source: str) -> ImageModel:
     """Return the model if everest's encoder supports all of its parts."""
-    parts = dict.fromkeys(map(shorten, foreign_parts(model)))
+    parts = dict.fromkeys(map(shorten, find_unsupported_parts(model)))
     if parts:
         raise CheckpointError(f"{source}: has {', '.join(parts)}, which everest's encoder does not support")
     assert isinstance(model, ImageModel)
     return model
 
 
-def foreign_parts(model: nn.Module) -> Iterator[str]:
+def find_unsupported_parts(model: nn.Module) -> Iterator[str]:
     """Yield the parts of an image model that an encoder of everest does not have; of blocks repeatedly."""
     if type(model) not in ARCHITECTURES:
         yield f"the architecture {type(model).__name__}"
@@ -138,7 +138,7 @@ def foreign_parts(model: nn.Module) -> Iterator[str]:
     assert isinstance(model, ImageModel)
     if type(model.patch_embed) is not PatchEmbed or not isinstance(model.patch_embed.norm, nn.Identity):
         yield "another patch embedding than one convolution"
-    if rotary_of(model) is None:
+    if find_rotary(model) is None:
         yield f"positions of the kind {type(model.rope).__name__}"
     for block in model.blocks:
         if not isinstance(block, Block | EvaBlock) or type(block) not in (Block, EvaBlock):
@@ -160,16 +160,16 @@ def foreign_parts(model: nn.Module) -> Iterator[str]:
                 yield "keys and values that several heads share"
             if attention.proj.in_features != attention.proj.out_features:
                 yield "heads that are together wider or narrower than its tokens"
-        if mlp_kind(mlp) is None and type(mlp) is not Mlp:
+        if find_mlp_kind(mlp) is None and type(mlp) is not Mlp:
             yield f"an MLP of the kind {type(mlp).__name__}"
-        elif mlp_kind(mlp) is None:
+        elif find_mlp_kind(mlp) is None:
             yield f"the activation {mlp.act}" if type(mlp.act) not in GELU_KINDS else "a norm inside its MLP"
     norms = [model.norm_pre, model.norm, *model.blocks.modules()]
     if len({norm.eps for norm in norms if isinstance(norm, nn.LayerNorm)}) > 1:
         yield "norms that differ in eps"
 
 
-def mlp_kind(mlp: nn.Module) -> MlpKind | None:
+def find_mlp_kind(mlp: nn.Module) -> MlpKind | None:
     """The kind of an MLP of timm; None: everest has no such MLP."""
     if type(mlp) is Mlp:
         return "plain" if type(mlp.act) in GELU_KINDS and isinstance(mlp.norm, nn.Identity) else None
@@ -181,15 +181,15 @@ def mlp_kind(mlp: nn.Module) -> MlpKind | None:
     return "normed-swiglu" if isinstance(mlp.norm, nn.LayerNorm) else None
 
 
-def rotary_of(model: ImageModel) -> Rotary | None:
+def find_rotary(model: ImageModel) -> Rotary | None:
     """The setting `model.rotary` of an image model; None: everest has no such positions."""
     rope = getattr(model, "rope", None)
     if rope is None:
         return "none"
     if isinstance(rope, RotaryEmbeddingDinoV3):
         periods = (rope.temperature, rope.min_period, rope.max_period)
-        usual = periods == (LOWER_ROTARY_BASE, None, None) and rope.normalize_coords == "separate"
-        return "dinov3" if usual and not rope.grid_offset else None
+        is_default = periods == (LOWER_ROTARY_BASE, None, None) and rope.normalize_coords == "separate"
+        return "dinov3" if is_default and not rope.grid_offset else None
     if not isinstance(rope, RotaryEmbeddingCat) or rope.in_pixels:
         return None
     extent, first = set(rope.ref_feat_shape or ()), rope.grid_offset  # of a square
@@ -200,7 +200,7 @@ def rotary_of(model: ImageModel) -> Rotary | None:
     return f"{'pe' if first else 'eva02'}:{extent.pop()}"
 
 
-def image_weights(
+def convert_image_model(
     model: nn.Module,
     *,
     mean: tuple[float, ...],
@@ -216,14 +216,14 @@ def image_weights(
     Args:
         mean, std: of the pixels that the model was trained on.
     """
-    plain = require_plain(model, source=source)
+    plain = require_supported(model, source=source)
     norm = plain.norm if isinstance(plain.norm, nn.LayerNorm) else plain.fc_norm
     embed, block = plain.patch_embed, cast(Block, plain.blocks[0])
     rows, columns = (n * side for n, side in zip(embed.grid_size, embed.patch_size, strict=True))
     spec = EncoderSpec(
         frames=1,
         size=(rows, columns),  # timm leaves out pixels that fill no patch
-        model=_settings(plain, block),
+        model=_derive_settings(plain, block),
         selection=AllTokens(),
         norms=Norms(after_encoder=isinstance(norm, nn.LayerNorm), eps=cast(nn.LayerNorm, block.norm1).eps),
     )
@@ -234,10 +234,10 @@ def image_weights(
     tensors = {
         "patch_embed.proj.weight": (weight * scale[:, None, None]).unsqueeze(2),  # (D, 3, 1, p, q)
         "patch_embed.proj.bias": shift if bias is None else bias + shift,
-        **_positions(plain),
+        **_convert_positions(plain),
     }
     for number, block in enumerate(plain.blocks):
-        tensors |= {f"blocks.{number}.{name}": tensor for name, tensor in _block(plain, block.state_dict())}
+        tensors |= {f"blocks.{number}.{name}": x for name, x in _convert_block(plain, block.state_dict())}
     for name, module in (("norm_before", plain.norm_pre), ("norm", norm)):
         if isinstance(module, nn.LayerNorm):
             tensors |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
@@ -253,9 +253,9 @@ def image_weights(
     )
 
 
-def _settings(model: ImageModel, block: Block) -> ModelSettings:
+def _derive_settings(model: ImageModel, block: Block) -> ModelSettings:
     mlp = cast(Mlp, block.mlp)
-    kind, rotary = mlp_kind(mlp), rotary_of(model)
+    kind, rotary = find_mlp_kind(mlp), find_rotary(model)
     assert kind is not None
     assert rotary is not None
     rows, columns = model.patch_embed.patch_size
@@ -278,7 +278,7 @@ def _settings(model: ImageModel, block: Block) -> ModelSettings:
     )
 
 
-def _positions(model: ImageModel) -> dict[str, Tensor]:
+def _convert_positions(model: ImageModel) -> dict[str, Tensor]:
     """The positions of places, and the learned tokens; there is one slice, whose position is zero.
 
     Registers, and DeiT's distillation token, get their position added: here they have none. Of a model
@@ -300,16 +300,16 @@ def _positions(model: ImageModel) -> dict[str, Tensor]:
     return tensors if registers is None else tensors | {"registers": registers + added}
 
 
-def _block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _convert_block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a block under our names."""
     if "attn.qkv.weight" in tensors:
         weights = list(tensors["attn.qkv.weight"].chunk(3))  # (D, D) each
-        biases = list(_bias(tensors, "attn.qkv").chunk(3))  # (D,) each
+        biases = list(_get_bias(tensors, "attn.qkv").chunk(3))  # (D,) each
     else:
         weights = [tensors[f"attn.{letter}_proj.weight"] for letter in "qkv"]
-        biases = [_bias(tensors, f"attn.{letter}_proj") for letter in "qkv"]
+        biases = [_get_bias(tensors, f"attn.{letter}_proj") for letter in "qkv"]
     biases = [tensors.get(f"attn.{letter}_bias", bias) for letter, bias in zip("qkv", biases, strict=True)]
-    if rotary_of(model) != "none":
+    if find_rotary(model) != "none":
         # `RotaryPositions` turns channels 2i and 2i + 1 of a head as a point, DINOv3 i and i + E / 2; PE
         # has the columns before the rows. The scores of queries and keys do not change.
         attention = cast(Attention, cast(Block, model.blocks[0]).attn)
@@ -327,17 +327,17 @@ def _block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[s
     yield "attn.v_bias", biases[2]
     first = ("mlp.fc1",) if "mlp.fc1.weight" in tensors else ("mlp.fc1_g", "mlp.fc1_x")  # of gate and value
     yield "mlp.fc1.weight", torch.cat([tensors[f"{name}.weight"] for name in first])
-    yield "mlp.fc1.bias", torch.cat([_bias(tensors, name) for name in first])
+    yield "mlp.fc1.bias", torch.cat([_get_bias(tensors, name) for name in first])
     for module in SAME_NAMES:
         if f"{module}.weight" not in tensors:
             continue
-        weight, bias = tensors[f"{module}.weight"], _bias(tensors, module)
+        weight, bias = tensors[f"{module}.weight"], _get_bias(tensors, module)
         scale = next((tensors[name] for name in SCALE_NAMES.get(module, ()) if name in tensors), None)  # (D,)
         yield f"{module}.weight", weight if scale is None else weight * scale[:, None]
         yield f"{module}.bias", bias if scale is None else bias * scale
 
 
-def _bias(tensors: Mapping[str, Tensor], module: str) -> Tensor:
+def _get_bias(tensors: Mapping[str, Tensor], module: str) -> Tensor:
     """The bias of a layer; zeros if it has none."""
     weight = tensors[f"{module}.weight"]
     return tensors.get(f"{module}.bias", weight.new_zeros(weight.size(0)))

@@ -1,6 +1,6 @@
 """The programs whose checkpoints everest reads: our names of their parameters, and their released values.
 
-The facts about names are from released weights. To add a program, write its rules and add it to `FAMILIES`.
+The names are those of released weights. To add a program, write its rules and add it to `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Rules = list[tuple[str, str]]
 class Translation:
     """The fate of each foreign tensor."""
 
-    take: dict[str, tuple[str, ...]] = field(default_factory=dict)  # our name to the foreign ones: q, k, v
-    idle: list[str] = field(default_factory=list)  # without effect on the model
+    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)  # our name to the foreign ones: q, k, v
+    without_effect: list[str] = field(default_factory=list)  # on our model
     unexpected: list[str] = field(default_factory=list)  # our model has no place for these
     table: str | None = None  # a stored position table of the encoder
 
@@ -49,34 +49,34 @@ class Family:
 
     def translate(self, names: Collection[str]) -> Translation:
         """Find the fate of each tensor by its name."""
-        fates = Translation(table=next((name for name in POSITION_TABLES if name in names), None))
+        translation = Translation(table=next((name for name in POSITION_TABLES if name in names), None))
         rules = self.rules(names)
         parts: dict[str, dict[str, str]] = defaultdict(dict)  # our name: "" or q, k, v: the foreign name
         for name in names:
-            target = _renamed(name, rules)
-            ours, _, matrix = (target or "").partition("|")
+            target = _rename(name, rules)
+            our_name, _, matrix = (target or "").partition("|")
             if target == NO_EFFECT:
-                fates.idle.append(name)
-            elif target is not None and matrix not in parts[ours] and name != fates.table:
-                parts[ours][matrix] = name
-            elif name != fates.table:  # no place, or a second name for one of our tensors
-                fates.unexpected.append(name)
-        for ours, foreign in parts.items():
+                translation.without_effect.append(name)
+            elif target is not None and matrix not in parts[our_name] and name != translation.table:
+                parts[our_name][matrix] = name
+            elif name != translation.table:  # no place, or a second name for one of our tensors
+                translation.unexpected.append(name)
+        for our_name, foreign in parts.items():
             if "" in foreign:
-                fates.take[ours] = (foreign.pop(""),)
+                translation.sources[our_name] = (foreign.pop(""),)
             elif len(foreign) == 3:
-                fates.take[ours] = tuple(foreign.pop(matrix) for matrix in "qkv")
-            fates.unexpected.extend(foreign.values())
-        return fates
+                translation.sources[our_name] = tuple(foreign.pop(matrix) for matrix in "qkv")
+            translation.unexpected.extend(foreign.values())
+        return translation
 
 
-def _renamed(name: str, rules: Rules) -> str | None:
+def _rename(name: str, rules: Rules) -> str | None:
     """The target of the first rule that matches a name; None if none does."""
     matches = ((re.fullmatch(pattern, name), target) for pattern, target in rules)
     return next((match.expand(target) for match, target in matches if match), None)
 
 
-def family_of(names: Collection[str]) -> str | None:
+def find_family(names: Collection[str]) -> str | None:
     """Return the family of a checkpoint with these parameter names; None if there is none."""
     for family_name, family in FAMILIES.items():
         if any(re.fullmatch(family.marker, name) for name in names):
@@ -102,10 +102,10 @@ _CLASSIFIER: Rules = [
 _FIRST_TOKEN: Rules = [(r"norm\.(.+)", r"norm.\1")]  # the norm of a classifier without mean pooling
 
 
-def our_name(official: str, kind: Literal["pretrain", "classifier"]) -> str:
+def translate_name(official: str, kind: Literal["pretrain", "classifier"]) -> str:
     """Return our name of a parameter in the released programs of EVEREST and VideoMAE."""
     rules = _PRETRAINING if kind == "pretrain" else _CLASSIFIER + _FIRST_TOKEN
-    return _renamed(official, rules) or official
+    return _rename(official, rules) or official
 
 
 def _released_rules(names: Collection[str]) -> Rules:

@@ -18,9 +18,9 @@ from everest.config.heads import Head
 from everest.config.model import BACKBONES
 from everest.config.recipe import load_recipe
 from everest.converters.convert import identify
-from everest.converters.facts import Hints
 from everest.converters.files import ForeignCheckpoint
-from everest.converters.timm_images import image_weights
+from everest.converters.recognition import Hints
+from everest.converters.timm_images import convert_image_model
 from everest.models.spec import ModelSpec, classifier_spec, read_model_spec
 
 TABLE = {weights.name: weights for weights in read_public_weights()}
@@ -55,7 +55,7 @@ def spec_of(weights: PublicWeights) -> ModelSpec:
         assert config is not None
         with torch.device("meta"):
             image = timm.create_model(name, num_classes=0)
-            converted = image_weights(image, mean=config.mean, std=config.std, source=weights.name)
+            converted = convert_image_model(image, mean=config.mean, std=config.std, source=weights.name)
         return read_model_spec(converted.settings, source=Path(weights.name))
     if weights.layout in RELEASED:
         config = RELEASED[weights.layout].get("config", {})

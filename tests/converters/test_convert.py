@@ -13,8 +13,8 @@ from torch import Tensor
 from everest.checkpoints.load import AnyModel, build_model
 from everest.config.model import BackboneSize
 from everest.converters.convert import Conversion, convert, identify
-from everest.converters.facts import Hints
 from everest.converters.files import ForeignCheckpoint, read_foreign, strip_wrappers
+from everest.converters.recognition import Hints
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
@@ -71,13 +71,17 @@ def test_released_checkpoints_are_recognized_and_mapped_to_the_last_parameter(
     tensors = on_meta(name)
     assert sum(tensor.numel() for tensor in tensors.values()) == RELEASED[name]["n_params"]
     found = identify(foreign(tensors, config=RELEASED[name].get("config", {})), Hints())
-    assert (found.facts.program, found.facts.stage, found.spec.model.backbone) == (family, stage, backbone)
+    assert (found.metadata.program, found.metadata.stage, found.spec.model.backbone) == (
+        family,
+        stage,
+        backbone,
+    )
     assert found.spec.model.backbone_size.depth == (24 if backbone == "vit-l" else 12)
     assert (found.spec.frames, found.spec.size, found.spec.model.tubelet) == (16, (224, 224), (2, 16, 16))
     assert (not found.missing and not found.unexpected) is whole
-    translation = found.facts.translation
-    taken = [part for parts in translation.take.values() for part in parts]
-    fates = [*taken, *translation.idle, *translation.unexpected, *filter(None, [translation.table])]
+    translation = found.metadata.translation
+    taken = [part for parts in translation.sources.values() for part in parts]
+    fates = [*taken, *translation.without_effect, *translation.unexpected, *filter(None, [translation.table])]
     assert sorted(fates) == sorted(tensors)  # no two foreign tensors become one
     if stage == "classifier":
         assert found.spec.num_classes == 400
@@ -109,7 +113,7 @@ def test_a_released_autoencoder_gives_its_recorded_loss(golden: Callable[[str], 
     arguments = {"mask_type": "motion-centric", "mcm_ratio": 0.7, "mask_ratio": 0.9, "input_size": 64}
     path = saved(tmp_path / "checkpoint-799.pth", state, **arguments, num_frames=16)
     done = convert(read_foreign(path), NARROW)
-    assert done.identity.facts.program == "everest"
+    assert done.identity.metadata.program == "everest"
     our_model = model(done)
     assert isinstance(our_model, MaskedAutoencoder)
     clip = normalize(tensors["input.clip_uint8_BTHWC"].permute(0, 4, 1, 2, 3))

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from everest.checkpoints.load import build_model
 from everest.converters.convert import Conversion, convert
-from everest.converters.facts import Hints
 from everest.converters.files import ForeignCheckpoint
+from everest.converters.recognition import Hints
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
 from everest.models.classifier import VideoClassifier
@@ -152,7 +152,9 @@ def test_a_classifier_equals_the_reference(prefix: str):
     done = imported(named)
     assert not done.identity.missing
     assert not done.identity.unexpected
-    assert done.identity.facts.translation.idle == [f"blocks.{number}.attn.k.bias" for number in range(2)]
+    assert done.identity.metadata.translation.without_effect == [
+        f"blocks.{number}.attn.k.bias" for number in range(2)
+    ]
     classifier = module(named)
     assert isinstance(classifier, VideoClassifier)
     torch.testing.assert_close(classifier(clips), expected, atol=1e-5, rtol=0)
@@ -180,12 +182,12 @@ def test_only_the_decoder_is_left_out():
     with pytest.raises(CheckpointError, match=r"cannot be mapped fully: .*--partial` takes the encoder"):
         convert(ForeignCheckpoint(path=Path("mae_st.pth"), tensors=state), HINTS)
     identity = imported(state).identity
-    assert (identity.facts.program, identity.facts.stage) == ("st-mae", "encoder")
+    assert (identity.metadata.program, identity.metadata.stage) == ("st-mae", "encoder")
     assert not [name for name in identity.missing if name.startswith("encoder.")]
     assert all(name.startswith(("decoder_", "mask_token")) for name in identity.unexpected)
     assert identity.spec.selection.strategy == "random"
-    fates = [part for parts in identity.facts.translation.take.values() for part in parts]
-    fates += [*identity.facts.translation.idle, *identity.facts.translation.unexpected]
+    fates = [part for parts in identity.metadata.translation.sources.values() for part in parts]
+    fates += [*identity.metadata.translation.without_effect, *identity.metadata.translation.unexpected]
     assert sorted(fates) == sorted(state)
     state["pos_embed_spatial"] = torch.zeros(24 * 48)  # no list of vectors
     assert "other features without pos_embed_spatial; take another" in problem_of(imported, state)

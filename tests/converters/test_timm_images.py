@@ -26,7 +26,7 @@ from everest.checkpoints.load import build_model, open_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.converters.timm_images import image_weights, open_image_weights, require_plain
+from everest.converters.timm_images import convert_image_model, open_image_weights, require_supported
 from everest.data.views import ClipFormat
 from everest.errors import RecipeError
 from everest.methods.grid import patchify
@@ -168,7 +168,7 @@ def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_o
 def test_what_an_encoder_lacks_is_named(name: str, part: str):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0)
-    message = problem_of(require_plain, model, source=f"timm:{name}")
+    message = problem_of(require_supported, model, source=f"timm:{name}")
     assert message.startswith(f"timm:{name}: has {part}")
     assert message.endswith(", which everest's encoder does not support")
 
@@ -198,7 +198,7 @@ def test_what_an_encoder_lacks_is_named(name: str, part: str):
 )
 def test_families_that_load(name: str):
     with torch.device("meta"):
-        weights = image_weights(timm.create_model(name, num_classes=0), mean=MEAN, std=STD, source=name)
+        weights = convert_image_model(timm.create_model(name, num_classes=0), mean=MEAN, std=STD, source=name)
         spec = read_model_spec(weights.settings, source=Path(name))
         shapes = {name: tensor.shape for name, tensor in spec.build().state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in weights.tensors.items()}

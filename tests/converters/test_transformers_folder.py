@@ -19,8 +19,8 @@ from everest.config.heads import Head
 from everest.config.model import BACKBONES
 from everest.config.settings import ModelSettings
 from everest.converters.convert import convert
-from everest.converters.facts import Hints
 from everest.converters.files import read_foreign
+from everest.converters.recognition import Hints
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens
 from everest.models.spec import ClassifierSpec, ModelSpec

@@ -16,8 +16,8 @@ from torch import Tensor
 import everest
 from everest.checkpoints.load import open_model
 from everest.converters.convert import convert, identify
-from everest.converters.facts import Hints
 from everest.converters.files import ForeignCheckpoint, read_foreign
+from everest.converters.recognition import Hints
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoEncoder
 

@@ -9,7 +9,7 @@ from tiny_models import grouped
 
 import everest
 from everest.config.stage_settings import FinetuneSettings, ReconstructionSettings
-from everest.converters.translation import our_name
+from everest.converters.translation import translate_name
 from everest.data.bad_videos import BadVideos
 from everest.engine.plan import plan_stage, plan_warnings
 from everest.errors import RecipeError
@@ -117,7 +117,7 @@ def test_groups_equal_the_released_ones(golden, name, backbone, layer_decay):
     groups = grouped(model, layer_decay=layer_decay)
     assert len(groups) == len(official_groups) == len(dict(model.named_parameters()))
     for official, value in official_groups.items():
-        decay, scale = groups[our_name(official, kind)]
+        decay, scale = groups[translate_name(official, kind)]
         expected = value["lr_scale"] if isinstance(value, dict) else value
         assert scale == pytest.approx(expected, abs=1e-9), official
         if isinstance(value, dict):

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from tiny_models import randomized
 from torch import Tensor
 
-from everest.converters.timm_images import ImageModel, image_weights
+from everest.converters.timm_images import ImageModel, convert_image_model
 from everest.system.weights import Weights
 
 COARSE_NORM = partial(LayerNorm, eps=1e-5)
@@ -42,7 +42,7 @@ def image_model(*, kind: type[ImageModel] = VisionTransformer, **options: Any) -
 
 
 def weights_of(model: ImageModel) -> Weights:
-    return image_weights(model, mean=MEAN, std=STD, source="timm:small")
+    return convert_image_model(model, mean=MEAN, std=STD, source="timm:small")
 
 
 def images(count: int = 2) -> Tensor:

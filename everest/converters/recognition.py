@@ -1,4 +1,4 @@
-"""The facts about a foreign checkpoint, from its names, shapes and settings, and our model for them."""
+"""Recognizes a foreign checkpoint by its names, shapes and settings, and derives our model for it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import MOST_BLOCKS, Count, Epsilon, Positions
-from everest.converters.files import MULTI_LABEL_PROBLEM, ForeignCheckpoint, image_file
-from everest.converters.preprocessor import preprocessor_pixels
-from everest.converters.translation import ALIASES, FAMILIES, Family, Translation, family_of
+from everest.converters.files import MULTI_LABEL_PROBLEM, ForeignCheckpoint, image_weights_error
+from everest.converters.preprocessor import read_pixel_statistics
+from everest.converters.translation import ALIASES, FAMILIES, Family, Translation, find_family
 from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shorten
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
-from everest.methods.targets import PixelTargets
+from everest.methods.targets import PixelTargets, Tubelet
 from everest.models.positions import ROTARY_BASE, SPATIAL, TEMPORAL, position_table
 from everest.models.spec import AutoencoderSpec, ClassifierSpec, EncoderSpec, ModelSpec
 from everest.models.vit import Architecture, Norms
@@ -79,12 +79,12 @@ class StoredSettings(TypedDict, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignFacts:
-    """The facts about a foreign checkpoint before its sizes are known."""
+class ForeignMetadata:
+    """The metadata of a foreign checkpoint before its sizes are known."""
 
     foreign: ForeignCheckpoint
     hints: Hints
-    names: Family  # of its parameters
+    family: Family  # of its parameters
     program: str  # of FAMILIES or, among those with the same names, of ALIASES
     positions: Positions  # of the program, where the file stores no table
     translation: Translation
@@ -111,10 +111,10 @@ class ForeignFacts:
         return CheckpointError(f"{self.foreign.path}: {text}")
 
 
-def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignFacts:
+def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignMetadata:
     """Find the program of a checkpoint and our names of its tensors; check the settings stored with it."""
     names = foreign.tensors.keys()
-    family_name = family_of(names)
+    family_name = find_family(names)
     if family_name is None:
         examples = ", ".join(shorten(name) for name in sorted(names)[:3])
         raise CheckpointError(
@@ -130,10 +130,10 @@ def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignFacts:
     if program not in programs:
         raise RecipeError(f"--family {shorten(program)}: has other keys{did_you_mean(program, programs)}")
     translation, shapes = family.translate(names), {}
-    for ours, parts in translation.take.items():
+    for our_name, parts in translation.sources.items():
         first, *rest = (tuple(foreign.tensors[part].shape) for part in parts)
         can_be_stacked = all(shape and shape[1:] == first[1:] for shape in (first, *rest))
-        shapes[ours] = (first[0] + sum(shape[0] for shape in rest), *first[1:]) if can_be_stacked else ()
+        shapes[our_name] = (first[0] + sum(shape[0] for shape in rest), *first[1:]) if can_be_stacked else ()
     hinted = dict(zip(family.clip_keys, (hints.frames, hints.size), strict=True))
     hinted |= {"num_attention_heads": hints.heads, "decoder_num_attention_heads": hints.decoder_heads}
     settings = (*(foreign.args | foreign.config).items(), *hinted.items())
@@ -145,10 +145,10 @@ def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignFacts:
     except ValueError as error:
         fix = "fix its config.json" if foreign.config else CLIP_FIX
         raise CheckpointError(f"{foreign.path}: {error}; {fix}") from error
-    return ForeignFacts(
+    return ForeignMetadata(
         foreign=foreign,
         hints=hints,
-        names=family,
+        family=family,
         program=program,
         positions=programs[program],
         translation=translation,
@@ -157,104 +157,106 @@ def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignFacts:
     )
 
 
-def model_spec(facts: ForeignFacts) -> ModelSpec:
+def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
     """Return the model that the parameters of the checkpoint fit; CheckpointError: none computes the same."""
-    embedding = facts.shapes.get(EMBEDDING_WEIGHT, ())
-    if len(embedding) == 4 and facts.names is FAMILIES["videomae"]:
-        raise image_file(facts.foreign.path)
+    embedding = metadata.shapes.get(EMBEDDING_WEIGHT, ())
+    if len(embedding) == 4 and metadata.family is FAMILIES["videomae"]:
+        raise image_weights_error(metadata.foreign.path)
     if len(embedding) != 5 or embedding[1] != 3:
         shape = list(embedding) or "missing"
-        raise facts.error(f"its embedding is {shape}, not one of RGB tubelets, [D, 3, t, p, q]; take another")
-    for name, shape in facts.shapes.items():
+        raise metadata.error(
+            f"its embedding is {shape}, not one of RGB tubelets, [D, 3, t, p, q]; take another"
+        )
+    for name, shape in metadata.shapes.items():
         if not shape or 0 in shape:
-            raise facts.error(f"{shorten(name)} has a shape that no layer has; download it again")
+            raise metadata.error(f"{shorten(name)} has a shape that no layer has; download it again")
         wide = name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]
         if wide and name.startswith("decoder."):
-            raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
-    activation = facts.stored.get("hidden_act", "gelu")
+            raise metadata.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
+    activation = metadata.stored.get("hidden_act", "gelu")
     if activation != "gelu":
-        raise facts.error(f"hidden_act is {shorten(activation)}; our blocks have gelu")
-    if facts.program == "vjepa2":
-        config, hints = facts.foreign.config, facts.hints
+        raise metadata.error(f"hidden_act is {shorten(activation)}; our blocks have gelu")
+    if metadata.program == "vjepa2":
+        config, hints = metadata.foreign.config, metadata.hints
         options = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
         missing = [option for option, value in options.items() if value is None]
         if not config and missing:  # no shape shows them
             needed = " and ".join(missing)
-            raise facts.error(f"no config.json next to it, which has its clip and heads; set {needed}")
+            raise metadata.error(f"no config.json next to it, which has its clip and heads; set {needed}")
         for name, value in config.items():
             expected = V_JEPA_CONFIG.get(name)
             if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
                 needed = "none is possible" if expected is None else f"only {expected} is possible"
-                raise facts.error(f"{name} is {shorten(value)} in its config.json; {needed}")
-    if facts.program == "st-mae" and facts.stage == "classifier" and CLASS_TOKEN not in facts.shapes:
-        raise facts.error("it classifies without a class token, by a mean that leaves out the first token")
+                raise metadata.error(f"{name} is {shorten(value)} in its config.json; {needed}")
+    if metadata.program == "st-mae" and metadata.stage == "classifier" and CLASS_TOKEN not in metadata.shapes:
+        raise metadata.error("it classifies without a class token, by a mean that leaves out the first token")
     tubelet = (embedding[2], embedding[3], embedding[4])
-    frames, size, grid = _clip(facts, tubelet)
+    frames, size, grid = _derive_clip(metadata, tubelet)
     try:  # without a preprocessor ImageNet's, as in all released programs
-        pixels = preprocessor_pixels(facts.foreign.preprocessor)
+        pixels = read_pixel_statistics(metadata.foreign.preprocessor)
     except ValueError as error:
-        raise facts.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
-    norms, eps = Norms(), facts.stored.get("layer_norm_eps", facts.names.eps)
-    if facts.program == "vjepa2":
+        raise metadata.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
+    norms, eps = Norms(), metadata.stored.get("layer_norm_eps", metadata.family.eps)
+    if metadata.program == "vjepa2":
         norms = Norms(eps=eps, last_eps=eps)
-    elif facts.names.eps is not None:  # VideoMAE: no norm after the encoder where tokens are averaged
-        after_encoder = facts.stage == "classifier" or "encoder.norm.weight" in facts.shapes
+    elif metadata.family.eps is not None:  # VideoMAE: no norm after the encoder where tokens are averaged
+        after_encoder = metadata.stage == "classifier" or "encoder.norm.weight" in metadata.shapes
         norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=LAST_NORM_EPS)
-    model = _settings(facts, tubelet, grid)
-    spec = _spec_of_stage(
-        facts, Architecture(frames=frames, size=size, model=model, norms=norms, pixels=pixels)
+    model = _derive_settings(metadata, tubelet, grid)
+    spec = _derive_spec(
+        metadata, Architecture(frames=frames, size=size, model=model, norms=norms, pixels=pixels)
     )
     for problem in spec.problems():
-        raise facts.error(f"not a valid everest model: {problem}")
+        raise metadata.error(f"not a valid everest model: {problem}")
     return spec
 
 
-def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tuple[int, int], TokenGrid]:
+def _derive_clip(metadata: ForeignMetadata, tubelet: Tubelet) -> tuple[int, tuple[int, int], TokenGrid]:
     """Return the frames, (height, width) and tokens of a clip: of the user, of the file, or as released."""
-    (frames_key, size_key), (released_frames, released_side) = facts.names.clip_keys, facts.names.clip
-    learned = (facts.shapes.get(f"encoder.{name}", ()) for name in (TEMPORAL, SPATIAL))  # (1, N, D)
+    (frames_key, size_key), (released_frames, released_side) = metadata.family.clip_keys, metadata.family.clip
+    learned = (metadata.shapes.get(f"encoder.{name}", ()) for name in (TEMPORAL, SPATIAL))  # (1, N, D)
     slices, places = (shape[1] if len(shape) == 3 else None for shape in learned)
-    frames = facts.hints.frames or (slices and slices * tubelet[0])
-    frames = frames or facts.stored.get(frames_key) or released_frames
+    frames = metadata.hints.frames or (slices and slices * tubelet[0])
+    frames = frames or metadata.stored.get(frames_key) or released_frames
     side = places and isqrt(places)
-    size = facts.hints.size or (side and (side * tubelet[1], side * tubelet[2]))
-    height, width = cast(tuple[int, int], _pair(size or facts.stored.get(size_key) or released_side))
+    size = metadata.hints.size or (side and (side * tubelet[1], side * tubelet[2]))
+    height, width = cast(tuple[int, int], _pair(size or metadata.stored.get(size_key) or released_side))
     try:
         grid = TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=tubelet)
     except UserError as error:
-        raise facts.error(f"{error}; {CLIP_FIX}") from error
+        raise metadata.error(f"{error}; {CLIP_FIX}") from error
     if slices not in (None, grid.t) or places not in (None, grid.per_slice):
-        raise facts.error(
+        raise metadata.error(
             f"its learned positions are for {slices} slices of {places} places, a clip of "
             f"{frames} x {height} x {width} has {grid.t} of {grid.per_slice}; {CLIP_FIX}"
         )
     return frames, (height, width), grid
 
 
-def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGrid) -> ModelSettings:
+def _derive_settings(metadata: ForeignMetadata, tubelet: Tubelet, grid: TokenGrid) -> ModelSettings:
     """Return the sizes, and our position table that equals the stored one; else the program's."""
-    width, decoder_depth = facts.shapes[EMBEDDING_WEIGHT][0], facts.depth("decoder")
-    sizes = {"width": width, "depth": facts.depth("encoder"), "heads": _heads(facts, width)}
+    width, decoder_depth = metadata.shapes[EMBEDDING_WEIGHT][0], metadata.depth("decoder")
+    sizes = {"width": width, "depth": metadata.depth("encoder"), "heads": _derive_heads(metadata, width)}
     if decoder_depth:
         default = (BACKBONES[backbone_of(width)].decoder_width,)
-        width = facts.shapes.get("decoder.norm.weight", default)[0]
-        sizes |= {"decoder_width": width, "decoder_heads": _heads(facts, width, "decoder_")}
+        width = metadata.shapes.get("decoder.norm.weight", default)[0]
+        sizes |= {"decoder_width": width, "decoder_heads": _derive_heads(metadata, width, "decoder_")}
     # The norm of a classifier comes after the average, or before the first token is taken; ST-MAE's one norm
     # comes after the average.
-    norm = facts.translation.take.get("norm.weight", ("fc_norm.weight",))[0]
+    norm = metadata.translation.sources.get("norm.weight", ("fc_norm.weight",))[0]
     return ModelSettings(
-        **backbone_settings(**sizes, mlp=facts.shapes.get(FIRST_MLP_WEIGHT, (None,))[0]),
+        **backbone_settings(**sizes, mlp=metadata.shapes.get(FIRST_MLP_WEIGHT, (None,))[0]),
         tubelet=tubelet,
-        positions=_positions(facts, grid),
-        class_token=CLASS_TOKEN in facts.shapes,
-        pooling="mean" if facts.program == "st-mae" or norm.endswith("fc_norm.weight") else "first",
+        positions=_derive_positions(metadata, grid),
+        class_token=CLASS_TOKEN in metadata.shapes,
+        pooling="mean" if metadata.program == "st-mae" or norm.endswith("fc_norm.weight") else "first",
         decoder_depth=decoder_depth or ModelSettings().decoder_depth,
     )
 
 
-def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "") -> int:
+def _derive_heads(metadata: ForeignMetadata, width: int, stack: Literal["", "decoder_"] = "") -> int:
     """Return the attention heads of a stack, which no shape shows: the user's, the file's, or as released."""
-    heads = facts.stored.get(f"{stack}num_attention_heads")
+    heads = metadata.stored.get(f"{stack}num_attention_heads")
     for size in BACKBONES.values():
         if getattr(size, f"{stack}width") == width:
             heads = heads or getattr(size, f"{stack}heads")
@@ -262,51 +264,51 @@ def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "")
         problem = f"{heads} heads do not divide a width of {width}"
         if not heads:
             problem = f"no released model is {width} wide, so its attention heads are unknown"
-        raise facts.error(f"{problem}; set {'--heads N,M' if stack else '--heads N'}")
+        raise metadata.error(f"{problem}; set {'--heads N,M' if stack else '--heads N'}")
     return heads
 
 
-def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
-    name, width = facts.translation.table, facts.shapes[EMBEDDING_WEIGHT][0]
-    if name is None or facts.foreign.tensors[name].is_meta:
-        return facts.positions
-    stored = facts.foreign.tensors[name]
+def _derive_positions(metadata: ForeignMetadata, grid: TokenGrid) -> Positions:
+    name, width = metadata.translation.table, metadata.shapes[EMBEDDING_WEIGHT][0]
+    if name is None or metadata.foreign.tensors[name].is_meta:
+        return metadata.positions
+    stored = metadata.foreign.tensors[name]
     if stored.numel() == grid.num_tokens * width and stored.shape[-1] == width:
         table = stored.float().reshape(-1, width)  # (N, D)
         for positions in COMPUTED_POSITIONS:
             if (position_table(positions, grid, width) - table).abs().max() < TABLE_TOLERANCE:
                 return positions
-    raise facts.error(
+    raise metadata.error(
         f"its positions ({name}, {list(stored.shape)}) are not those that everest computes for the "
         f"{grid.num_tokens} tokens of width {width} of {grid.t} x {grid.h} x {grid.w}; {CLIP_FIX}; learned "
         "positions do not fit"
     )
 
 
-def _spec_of_stage(facts: ForeignFacts, architecture: Architecture) -> ModelSpec:
+def _derive_spec(metadata: ForeignMetadata, architecture: Architecture) -> ModelSpec:
     """Return the spec of the checkpoint's stage: its settings as saved, else as released."""
-    stored, left = facts.stored, {}
+    stored, left = metadata.stored, {}
     for name in ("mcm_ratio", "mask_ratio"):  # shares of tokens removed
         share = stored.get(name)
         if isinstance(share, float) and 0 < share < 1:
             left[name] = round(1 - share, 6)
     kept, visible = left.get("mcm_ratio"), left.get("mask_ratio") or 0.1
-    if facts.stage == "classifier":
-        outputs, problem = facts.shapes["head.weight"][0], stored.get("problem_type")
+    if metadata.stage == "classifier":
+        outputs, problem = metadata.shapes["head.weight"][0], stored.get("problem_type")
         head = Head(task=MULTI_LABEL if problem == MULTI_LABEL_PROBLEM else "single-label", outputs=outputs)
         # Without a type, a single output is a number, as in transformers.
         if problem == "regression" or (problem is None and outputs == 1):
             head = Head(task="regression", outputs=outputs)
         everest = RedundancyRobust(keep_ratio=kept or 0.6, visible_ratio=None)
-        selection = everest if stored.get("mcm") and facts.names.kind == "pretrain" else AllTokens()
+        selection = everest if stored.get("mcm") and metadata.family.kind == "pretrain" else AllTokens()
         return ClassifierSpec(**vars(architecture), heads=(head,), selection=selection)
-    if facts.names.kind == "encoder":
+    if metadata.family.kind == "encoder":
         return EncoderSpec(**vars(architecture), selection=AllTokens())
     normalize = bool(stored.get("norm_pix_loss", stored.get("normlize_target", True)))
     target, selection = PixelTargets(normalize=normalize), Tube(mask_ratio=round(1 - visible, 6))
-    if facts.program == "everest":
+    if metadata.program == "everest":
         selection = RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
-    elif facts.program == "st-mae":
+    elif metadata.program == "st-mae":
         normalize = "token" if stored.get("norm_pix_loss", True) else False
         target = PixelTargets(normalize=normalize, frames="half")
         selection = RandomSpaceTime(visible_ratio=visible)

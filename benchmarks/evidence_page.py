@@ -45,7 +45,7 @@ from view_labels import RESULTS as OF_LABELS
 from view_labels import kept_table, labels_table
 
 from everest.figures.style import COLORS
-from everest.sweep.report import draw_report, make_report, report_table
+from everest.sweep.report import draw_report, make_report, make_report_table
 from everest.system.files import atomic_file
 from everest_demo.events import event_set
 
@@ -233,7 +233,7 @@ def part_table(document: dict[str, Any]) -> str:
 
 
 def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
-    columns, *rows = report_table(report)
+    columns, *rows = make_report_table(report)
     places = [number for number, name in enumerate(columns) if not name.startswith(("p", *without))]
     return markdown([columns[place] for place in places], [[row[place] for place in places] for row in rows])
 

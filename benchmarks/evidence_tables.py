@@ -12,7 +12,7 @@ from measuring import difference_text, markdown
 from run_evidence import CLIPS, LABELED, SHAKEN
 
 from everest.config.yaml import read_yaml
-from everest.sweep.report import compare_pairs, make_report, spread
+from everest.sweep.report import compare_pairs, find_spread, make_report
 
 RANDOM, DIFFERENCES = "random encoder", "difference image"
 BASELINES: Final = (RANDOM, DIFFERENCES)
@@ -181,7 +181,7 @@ def _reports(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def compared(own: dict[int, float], others: Iterable[dict[int, float]]) -> str:
     """The mean over the units of an arm, and its differences from other arms."""
     texts = (difference_text(compare_pairs(own, other)) for other in others)
-    return "<br>".join([f"{spread(list(own.values())).mean:.1f}", *filter(None, texts)])
+    return "<br>".join([f"{find_spread(list(own.values())).mean:.1f}", *filter(None, texts)])
 
 
 def by_unit(results: dict[str, dict[str, Any]], name: str, measure: str) -> dict[str, dict[int, float]]:
@@ -247,6 +247,6 @@ def letters_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     rows = []
     for name, by_arm in results.items():
         before, after = ({int(seed): top1 for seed, top1 in units.items()} for units in by_arm.values())
-        means = [f"{spread(list(units.values())).mean:.1f}" for units in (before, after)]
+        means = [f"{find_spread(list(units.values())).mean:.1f}" for units in (before, after)]
         rows.append([name, str(len(before)), *means, difference_text(compare_pairs(after, before))])
     return markdown(["list", "seeds", *results["test"], "difference"], rows)

@@ -33,7 +33,7 @@ import everest
 from everest.config.recipe import load_recipe
 from everest.models.views import sigreg
 from everest.profiling import timing
-from everest.profiling.profile import stage_spec
+from everest.profiling.profile import make_stage_spec
 from everest.system.processes import num_cores
 
 ROOT = HERE.parent
@@ -91,7 +91,7 @@ def _model(kind: str, options: dict[str, int]) -> torch.nn.Module:
     if kind != "views":
         return everest.create_model("vit-tiny", frames=8, size=64, kind=kind, **options)
     small = ["model.backbone=vit-tiny", "data.frames=8", "data.size=64"]
-    return stage_spec(load_recipe(VIEWS, overrides=small), "pretrain").build()
+    return make_stage_spec(load_recipe(VIEWS, overrides=small), "pretrain").build()
 
 
 def _loss_and_gradients(kind: str, options: dict[str, int], device: str) -> tuple[float, Tensor]:

@@ -24,7 +24,7 @@ from everest.config.recipe_files import find_recipe
 from everest.inference.model import OpenedModel
 from everest.models.classifier import VideoClassifier
 from everest.probes.probe import probe
-from everest.sweep.report import compare_pairs, spread
+from everest.sweep.report import compare_pairs, find_spread
 from everest.system.events import ignore_event
 from everest.system.files import write_text
 from everest.system.text import json_text, read_json
@@ -71,7 +71,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, result in results.items():
         top1 = by_seed(result)
         cells = [f"{result[each]:.1f}" if each in result else "" for each in PROBES]
-        mean = f"{spread(list(top1.values())).mean:.1f}" if top1 else ""
+        mean = f"{find_spread(list(top1.values())).mean:.1f}" if top1 else ""
         difference = difference_text(compare_pairs(top1, scratch)) if name != SCRATCH else ""
         rows.append([name, *cells, mean, difference])
     return markdown(HEAD, sorted(rows, key=lambda row: row[0] in (SCRATCH, DIFFERENCES)))

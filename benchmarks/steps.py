@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.profiling.profile import StageName, stage_spec
+from everest.profiling.profile import StageName, make_stage_spec
 
 Pass = Callable[[Tensor], Tensor]  # clips (B, 3, T, H, W) to a loss
 CLASSES = 400
@@ -46,7 +46,7 @@ class Case:
         """The module in training mode, without stochastic depth, which would change the work of a step."""
         torch.manual_seed(0)
         recipe = load_recipe(self.recipe, overrides=[*self.overrides, "finetune.drop_path=0.0"])
-        return stage_spec(recipe, self.stage).build().train()
+        return make_stage_spec(recipe, self.stage).build().train()
 
 
 def clips_for(model: MaskedAutoencoder | VideoClassifier, number: int) -> Tensor:

@@ -26,7 +26,7 @@ from everest.engine.state import SaveRequest
 from everest.engine.step import PassLosses, StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
-from everest.profiling.profile import stage_spec
+from everest.profiling.profile import make_stage_spec
 from everest.system.accelerator import make_accelerator
 
 LEARNING_RATE = 1e-6  # small, so that the weights remain close to their initialization
@@ -49,7 +49,7 @@ class TrainingStep:
 
     def __init__(self, recipe_name: str, overrides: list[str], *, model: nn.Module | None = None) -> None:
         recipe = load_recipe(recipe_name, overrides=overrides)
-        self.spec: ModelSpec = stage_spec(recipe, "pretrain")
+        self.spec: ModelSpec = make_stage_spec(recipe, "pretrain")
         self.accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=False)
         self.device = self.accelerator.device
         torch.manual_seed(0)

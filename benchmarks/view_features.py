@@ -143,7 +143,7 @@ def measured(
     of_known = (features[known], labels[known], features[held_out], head)
     answers = {"linear": linear(*of_known, seed=seed), "knn": classifiers.nearest_neighbors(*of_known)}
     found = {name: accuracy(answer, labels[held_out]) for name, answer in answers.items()}
-    near = classifiers.precision_of_nearest(
+    near = classifiers.measure_precision(
         classifiers.LabeledFeatures(features[held_out], labels[held_out], groups[held_out]),
         classifiers.LabeledFeatures(features[known], labels[known], groups[known]),
     )

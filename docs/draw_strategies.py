@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from everest.figures.masks import apply_strategies
-from everest.figures.rows import draw_rows, figure_rows
+from everest.figures.rows import draw_rows, make_figure_rows
 from everest.methods.importance import RawPixels
 from everest.methods.selection import Strategy
 from everest.methods.strategies import (
@@ -60,7 +60,7 @@ def main() -> None:
     masks = apply_strategies(moving_clip(), STRATEGIES, model=None, embed=RawPixels(TUBELET), seed=3)
     path = Path(__file__).with_name("strategies.png")
     title = "tokens of one clip by strategy; change measured on pixels"
-    draw_rows(path, figure_rows(masks), slices=masks[0].grid.t, title=title)
+    draw_rows(path, make_figure_rows(masks), slices=masks[0].grid.t, title=title)
     with Image.open(path) as image:  # small enough for a repository
         image.convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from everest.config.recipe import load_recipe
 from everest.models.cost import count_macs, count_tokens
 from everest.models.memory import training_bytes
-from everest.profiling.profile import softmax_bytes, stage_spec
+from everest.profiling.profile import count_softmax_bytes, make_stage_spec
 
 PAGE = Path(__file__).with_name("lvmae.md")
 BEGIN, END = "<!-- docs/lvmae_costs.py -->\n", "<!-- end of lvmae_costs -->"
@@ -22,9 +22,9 @@ def row(share: float | None) -> str:
         chosen = [f"keep_ratio={share * 2 / 3}", f"random_ratio={share / 3}"]
     overrides = [f"pretrain.selection.{text}" for text in chosen]
     recipe = load_recipe("lvmae-128", overrides=[*overrides, "train.checkpointing=false"])
-    spec = stage_spec(recipe, "pretrain")
+    spec = make_stage_spec(recipe, "pretrain")
     fused = training_bytes(spec, BF16)
-    plain = fused + softmax_bytes(spec, BF16)
+    plain = fused + count_softmax_bytes(spec, BF16)
     tokens, macs = count_tokens(spec), count_macs(spec).total / 1e9
     decoded = tokens.visible + tokens.target
     name = "all" if share is None else f"{share:.0%}"

@@ -277,7 +277,7 @@ def _write_windows(
     """
     from everest.annotations.bout import BACKGROUND, DRAWN
     from everest.annotations.formats import TABLE_COLUMNS
-    from everest.figures.pages import clip_card, write_page
+    from everest.figures.pages import make_card, write_page
     from everest.lists.sample import Sample
 
     chosen = {"subject": whose.subject or "", "observer": next(iter(whose.observer or ()), "")}
@@ -296,7 +296,7 @@ def _write_windows(
     columns = [*TABLE_COLUMNS, *people, *([GROUP_COLUMN] if group else [])]
     table = [columns, *([row.get(name, "") for name in columns] for row in [*known, *drawn])]
     cards = [
-        clip_card(Sample(path=each.video, start=each.start, end=each.end)) | {"row": row}
+        make_card(Sample(path=each.video, start=each.start, end=each.end)) | {"row": row}
         for each, row in zip(windows, table[1 + len(known) :], strict=True)
     ]
     page = output.with_suffix(PAGE_SUFFIX)

@@ -225,14 +225,14 @@ def report(
 
     Example: everest sweep report runs/steps
     """
-    from everest.sweep.report import draw_report, make_report, report_notes, report_table
+    from everest.sweep.report import draw_report, list_report_notes, make_report, make_report_table
     from everest.sweep.results import RESULTS_FILE, RESULTS_FIX, read_results
     from everest.system.text import damage_errors
 
     with damage_errors(folder / RESULTS_FILE, fix=RESULTS_FIX):
         document = make_report(read_results(folder), metric=metric, against=against)
-        columns, *rows = report_table(document)
-        lines = [*report_notes(document), *map(_failure_line, document["failures"])]
+        columns, *rows = make_report_table(document)
+        lines = [*list_report_notes(document), *map(_failure_line, document["failures"])]
     figure = folder / ("report.png" if metric is None else f"report-{metric}.png")
     draw_report(figure, document)
     document["figure"] = str(figure)

@@ -86,20 +86,20 @@ def doctor(as_json: bool = o.AS_JSON) -> None:
 
     Example: everest doctor
     """
-    from everest.profiling.doctor import run_checks, verdict
+    from everest.profiling.doctor import run_checks, summarize_results
 
     results = run_checks()
     healthy = all(result.state != "broken" for result in results)
     if as_json:
         findings = [asdict(result) for result in results]
-        print_json({"healthy": healthy, "verdict": verdict(results), "findings": findings})
+        print_json({"healthy": healthy, "verdict": summarize_results(results), "findings": findings})
     else:
         widest = max(len(result.name) for result in results)
         for result in results:
             typer.echo(f"{result.state:<8} {result.name:<{widest}} {result.found}")
             if result.fix is not None:
                 typer.echo(f"{'':<8} {'':<{widest}} fix: {result.fix}")
-        typer.echo(verdict(results))
+        typer.echo(summarize_results(results))
     if not healthy:
         raise typer.Exit(EnvironmentProblem.exit_code)
 

@@ -84,16 +84,16 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
     options.check()
     if options.checkpoint is not None:  # the time of a trained model
         from everest.inference.videos import Passes
-        from everest.profiling.latency import latency_of
+        from everest.profiling.latency import measure_latency
 
         windows = Passes(window=options.window, step=options.step, batch=options.batch or 1)
         on_cpu = is_on_cpu(options.gpus)
-        document = latency_of(options.checkpoint, options.data, windows, cpu=on_cpu, notify=say)
+        document = measure_latency(options.checkpoint, options.data, windows, cpu=on_cpu, notify=say)
         (print_json if as_json else _print_latency)(document)
     elif options.paper:  # the paper's tables
-        from everest.profiling.profile import paper_figures
+        from everest.profiling.profile import compute_paper_figures
 
-        (print_json if as_json else _print_paper)([figure.dump() for figure in paper_figures()])
+        (print_json if as_json else _print_paper)([figure.dump() for figure in compute_paper_figures()])
     else:
         (print_json if as_json else _print_profile)(_cost_document(options))
 

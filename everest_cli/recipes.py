@@ -51,10 +51,10 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
-    from everest.suggest.suggestion import SuggestRequest, suggest_for_folder, this_device
+    from everest.suggest.suggestion import SuggestRequest, find_device, suggest_for_folder
 
     check_new_file(output, overwrite=overwrite)
-    here = this_device()
+    here = find_device()
     is_here = device in (None, "cpu", here)
     no_speed = hours is not None and not is_here
     refuse(

@@ -24,7 +24,7 @@ from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
 from everest.data.clips import ClipDataset
-from everest.figures.pages import data_uri, write_page
+from everest.figures.pages import encode_uri, write_page
 from everest.figures.rows import to_rgb
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.lists.classes import Classes
@@ -83,7 +83,7 @@ def write_evaluation_page(
         buffer = io.BytesIO()
         image.thumbnail((STRIP, STRIP))
         image.save(buffer, format="JPEG", quality=88)
-        return video, data_uri("image/jpeg", buffer.getvalue())
+        return video, encode_uri("image/jpeg", buffer.getvalue())
 
     noun = ListSize.of(clips.samples).noun
     heads = [
@@ -160,7 +160,7 @@ def _write_page(
     values["links"] = {
         quote(Path(os.path.relpath(path, folder)).as_posix()): text for text, path in summary.links.items()
     }
-    image = None if summary.figure is None else data_uri("image/png", Path(summary.figure).read_bytes())
+    image = None if summary.figure is None else encode_uri("image/png", Path(summary.figure).read_bytes())
     values |= {"lines": summary.lines, "timelines": image, "intervals": summary.intervals}
     write_page(page, "evaluation", "page.html", groups=num_groups, unit=noun, sampled=unit_of_draws, **values)
     return page
@@ -185,7 +185,7 @@ def _draw_head(
     plot_values: dict[str, Any] = {"plot": None, "confusions": []}
     if task == "regression":
         draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64), noun=noun)
-        plot_values["plot"] = data_uri("image/png", plot.read_bytes())
+        plot_values["plot"] = encode_uri("image/png", plot.read_bytes())
     elif task in PLOTS:
         counts = np.zeros((len(names), len(names)), dtype=np.int64)  # of true and predicted classes
         np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
@@ -194,7 +194,7 @@ def _draw_head(
         pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
         pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
         confused = [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
-        plot_values = {"plot": data_uri("image/png", plot.read_bytes()), "confusions": confused}
+        plot_values = {"plot": encode_uri("image/png", plot.read_bytes()), "confusions": confused}
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
     mistakes = None

@@ -24,7 +24,7 @@ from everest.figures.style import COLORS, DASHES, escape_dollars, saved_figure, 
 from everest.metrics.names import METRICS
 from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec, read_model_spec
-from everest.probes.collapse import PROBE_TITLES, probe_rows
+from everest.probes.collapse import PROBE_TITLES, select_probe_rows
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, WEIGHTS_FILE, Row, RunEnvironment
 from everest.system.text import damage_errors
 from everest.system.weights_header import read_header
@@ -86,15 +86,15 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     steps = [row for row in rows if "loss" in row]
     if not steps:
         raise RecipeError(f"{run}: no step in {METRICS_FILE} yet; there is nothing to draw")
-    positions = _x_positions(run, environment, steps, x)
+    positions = _make_x_values(run, environment, steps, x)
     x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
     x_of_step[0] = 0.0  # of the probe before the first step
     known = [row for row in rows if row["step"] in x_of_step]
     validations = [row for row in known if any(key.startswith("val_") for key in row)]
-    probes = probe_rows(known)
+    probes = select_probe_rows(known)
     metric = metric_of_run(run, validations)
     probe = next((key for key in PROBE_TITLES if any(row.get(key) is not None for row in probes)), None)
-    spec = _transformer_spec(run) if metric in ("top1", "mean_class_accuracy") else None
+    spec = _read_transformer_spec(run) if metric in ("top1", "mean_class_accuracy") else None
     curves: dict[str, Curve] = {}
     for logged, keys in (
         (steps, ("loss", "lr", "view_top1")),
@@ -117,7 +117,7 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     )
 
 
-def _x_positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: AxisName) -> list[float]:
+def _make_x_values(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: AxisName) -> list[float]:
     """Return the position of each step's row on the x axis."""
     if x == "steps":
         return [row["step"] for row in rows]
@@ -126,7 +126,7 @@ def _x_positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x:
         if any(row.get("clips_per_second") is None for row in rows):
             raise RecipeError(f"{run}: a step of {METRICS_FILE} has no clips_per_second; use --x steps")
         return hours_of_steps(rows, batch_size)
-    spec = _transformer_spec(run)
+    spec = _read_transformer_spec(run)
     if spec is None:
         raise RecipeError(
             f"{run}: no transformer in {WEIGHTS_FILE} yet, which --x gflops needs; draw by steps or hours"
@@ -135,7 +135,7 @@ def _x_positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x:
     return [row["step"] * gmacs_of_step for row in rows]
 
 
-def _transformer_spec(run: Path) -> ModelSpec | None:
+def _read_transformer_spec(run: Path) -> ModelSpec | None:
     """Return the transformer of a run; None before its weights are saved, and for a tokenizer."""
     weights = run / WEIGHTS_FILE
     header = read_header(weights) if weights.is_file() else None

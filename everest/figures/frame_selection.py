@@ -21,8 +21,8 @@ from everest.data.crops import resize
 from everest.data.footage import read_footage
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
-from everest.figures.masks import PIXEL_TUBELET, embedding_of, scaled_size
-from everest.figures.rows import ROW_LENGTH, SMALL_POINTS, range_text, to_rgb
+from everest.figures.masks import PIXEL_TUBELET, find_embedding, scale_size
+from everest.figures.rows import ROW_LENGTH, SMALL_POINTS, format_range, to_rgb
 from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
@@ -83,7 +83,7 @@ def select_video_frames(
     """
     model = None if checkpoint is None else checkpoint.transformer
     clip = None if checkpoint is None else find_training_clip(checkpoint)
-    embed = embedding_of(model)
+    embed = find_embedding(model)
     pair = embed.tubelet[0]
     if options.frames % pair:
         raise RecipeError(f"--frames {options.frames}: must be a multiple of {pair}")
@@ -104,7 +104,7 @@ def select_video_frames(
         start = (count - ((wanted - 1) * stride + 1)) // 2
         ids = footage.file_ids(start + stride * np.arange(wanted)).tolist()
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
-    shape = scaled_size(model, options.size, info, multiples=PIXEL_TUBELET[1:])
+    shape = scale_size(model, options.size, info, multiples=PIXEL_TUBELET[1:])
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
     x = x if model is None else model.to_input(x)
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
@@ -131,7 +131,7 @@ def draw_selection(path: Path, selection: FrameSelection) -> None:
     height, width = selection.frames.shape[1:3]
     column = min(1.5 * max(width / height, 0.6), 1.8)  # inches
     line = column * height / width + 0.35
-    names = [range_text(pair) for pair in selection.numbers]
+    names = [format_range(pair) for pair in selection.numbers]
     colors = [COLORS[0] if number in sampled else LIGHT_GRAY for number in range(num_pairs)]
     first_frames = selection.frames[:: len(selection.numbers[0])].numpy() / 255
     with saved_figure(path, (column * ROW_LENGTH + 0.8, line * rows + 2.6), points=9, framed=True) as figure:

@@ -23,7 +23,7 @@ from everest.config.values import ModelInput
 from everest.data.footage import read_footage
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.figures.rows import HIDDEN_GRAY, ClipMask, draw_rows, figure_rows, mask_title, to_rgb
+from everest.figures.rows import HIDDEN_GRAY, ClipMask, draw_rows, make_figure_rows, make_mask_title, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import Embedding, RawPixels, Scorer
@@ -70,7 +70,7 @@ def apply_strategies(
     else:
         seen = x if input_kind == "frames" else frame_differences(x, embed.pixels)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
-    scores, masks = _scores_of(model), list[ClipMask]()
+    scores, masks = _find_scorer(model), list[ClipMask]()
     for title, strategy in strategies:
         importance = strategy.checked_importance(seen, embed, scores) if strategy.uses_importance else None
         selection = strategy(grid, importance=importance, noise=noise)
@@ -85,8 +85,8 @@ def apply_strategies(
             and isinstance(model, MaskedAutoencoder)
             and not isinstance(model.targets, FeatureTargets)
         ):
-            predicted = _complete(model, x, selection, model(x, selection=selection).prediction)
-        masks.append(_clip_mask(title, strategy, x, selection, importance, embed, predicted))
+            predicted = _inpaint(model, x, selection, model(x, selection=selection).prediction)
+        masks.append(_make_mask(title, strategy, x, selection, importance, embed, predicted))
     return masks
 
 
@@ -103,11 +103,11 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
     importance = None
     if strategy.uses_importance:
         importance = strategy.checked_importance(model.to_input(out.frames), embed, model.scorer)
-    predicted = _complete(model, out.frames, out.selection, out.prediction)
-    return _clip_mask(strategy.strategy, strategy, out.frames, out.selection, importance, embed, predicted)
+    predicted = _inpaint(model, out.frames, out.selection, out.prediction)
+    return _make_mask(strategy.strategy, strategy, out.frames, out.selection, importance, embed, predicted)
 
 
-def _clip_mask(
+def _make_mask(
     title: str,
     strategy: Strategy,
     x: Tensor,
@@ -129,14 +129,14 @@ def _clip_mask(
     )
 
 
-def _complete(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor) -> Tensor:
+def _inpaint(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor) -> Tensor:
     """Complete the visible tokens with the predicted targets: frames (T, H, W, 3)."""
-    seen, tubelet = model.to_input(x), model.embedding.tubelet
-    patches = patchify(model.pixels.unnormalize(seen), tubelet)[0]  # (N, C, t, p, q)
-    shown = torch.full_like(patches, HIDDEN_GRAY)
-    shown[selection.target[0]] = model.targets.pixels(prediction, seen, selection.target, tubelet)[0]
-    shown[selection.visible[0]] = patches[selection.visible[0]]
-    return _to_frames(unpatchify(shown[None], model.encoder.grid))
+    inputs, tubelet = model.to_input(x), model.embedding.tubelet
+    patches = patchify(model.pixels.unnormalize(inputs), tubelet)[0]  # (N, C, t, p, q)
+    completed = torch.full_like(patches, HIDDEN_GRAY)
+    completed[selection.target[0]] = model.targets.pixels(prediction, inputs, selection.target, tubelet)[0]
+    completed[selection.visible[0]] = patches[selection.visible[0]]
+    return _to_frames(unpatchify(completed[None], model.encoder.grid))
 
 
 def _to_frames(clip: Tensor) -> Tensor:
@@ -144,21 +144,21 @@ def _to_frames(clip: Tensor) -> Tensor:
     return to_rgb(clip[0].movedim(0, -1).clamp(0, 1).cpu())
 
 
-def embedding_of(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
+def find_embedding(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
     """What measures the change of tokens: a model, or raw pixels."""
     if isinstance(model, TokenModel):
         return model.embedding
     return RawPixels(PIXEL_TUBELET if model is None else model.tubelet)
 
 
-def _scores_of(model: AnyModel | None) -> Scorer | None:
+def _find_scorer(model: AnyModel | None) -> Scorer | None:
     """What scores tokens: a tokenizer, or that of an autoencoder; None without either."""
     if isinstance(model, AdaptiveTokenizer):
         return FrozenTokenizer.wrap(model).scores
     return model.scorer if isinstance(model, TokenModel) else None
 
 
-def scaled_size(
+def scale_size(
     model: AnyModel | None, size: int | tuple[int, int], video: VideoInfo, *, multiples: tuple[int, int]
 ) -> tuple[int, int]:
     """Height and width of frames: a transformer's, otherwise those of `size`, in whole `multiples`."""
@@ -207,35 +207,35 @@ class MaskRequest:
         path = folder / f"{video_name(video)}-mask.png"
         refuse_inputs(path, read)
         check_new_file(path, overwrite=overwrite)
-        info, model, wanted = video_info(video), self.model, self.clip
+        info, model, settings = video_info(video), self.model, self.clip
         cell = max(strategy.cell for _, strategy in self.strategies)
         _, height, width = self.embed.tubelet
         views = EvalViews(
-            frames=model.encoder.num_frames if isinstance(model, TokenModel) else wanted.frames,
-            stride=wanted.stride,
-            size=scaled_size(model, wanted.size, info, multiples=(cell * height, cell * width)),
+            frames=model.encoder.num_frames if isinstance(model, TokenModel) else settings.frames,
+            stride=settings.stride,
+            size=scale_size(model, settings.size, info, multiples=(cell * height, cell * width)),
             clips=1,
             crops=1,
-            sampling=wanted.sampling,
-            fps=wanted.fps,
+            sampling=settings.sampling,
+            fps=settings.fps,
             mean=self.embed.pixels.mean,
             std=self.embed.pixels.std,
         )
         sample = Sample(path=str(video))
         (clip,) = views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
-        (numbers,) = views.windows(read_footage(sample, wanted.fps)).tolist()
+        (frame_ids,) = views.windows(read_footage(sample, settings.fps)).tolist()
         masks = apply_strategies(
-            clip, self.strategies, model=model, embed=self.embed, input_kind=wanted.input_kind, seed=seed
+            clip, self.strategies, model=model, embed=self.embed, input_kind=settings.input_kind, seed=seed
         )
         embedding = "pixels" if model is None else "checkpoint"
-        title = mask_title(masks[0]) if len(masks) == 1 else "tokens by strategy and keep ratio"
+        title = make_mask_title(masks[0]) if len(masks) == 1 else "tokens by strategy and keep ratio"
         measured = "" if all(mask.importance is None for mask in masks) else f"; measured on the {embedding}"
-        source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.num_frames}"
+        source = f"{video.name}, frames {frame_ids[0]} to {frame_ids[-1]} of {info.num_frames}"
         title = f"{source}\n{title}{measured}"
-        draw_rows(path, figure_rows(masks), slices=masks[0].grid.t, title=title, numbers=numbers)
-        facts = {"embedding": embedding, "written": [str(path)], "frames": numbers}
-        facts["frames_total"] = info.num_frames
-        return [{"video": str(video), **mask.to_dict(), **facts} for mask in masks]
+        draw_rows(path, make_figure_rows(masks), slices=masks[0].grid.t, title=title, numbers=frame_ids)
+        shared = {"embedding": embedding, "written": [str(path)], "frames": frame_ids}
+        shared["frames_total"] = info.num_frames
+        return [{"video": str(video), **mask.to_dict(), **shared} for mask in masks]
 
 
 def request_masks(
@@ -262,7 +262,7 @@ def request_masks(
     module: TokenModel | AdaptiveTokenizer | None = None
     if opened is not None:
         module = opened.module if isinstance(opened.module, AdaptiveTokenizer) else opened.transformer
-    default, default_clip = _defaults(opened, recipe, given_clip)
+    default, default_clip = _find_defaults(opened, recipe, given_clip)
     scores = default if isinstance(module, AdaptiveTokenizer) else None
     if scores is not None:
         if settings or strategy not in (None, scores.strategy):
@@ -282,15 +282,15 @@ def request_masks(
             compared = COMPARED_SCORES if compare else COMPARED_SCORES[-1:]
             rows += [(score, replace(scores, score=score, keep_ratio=ratio)) for score in compared]
     else:
-        rows = [(row.strategy, row) for row in _strategies(default, strategy, ratios, settings, compare)]
-    sees_camera = any(isinstance(chosen, TopK) and chosen.sees_camera for _, chosen in rows)
+        rows = [(row.strategy, row) for row in _make_strategies(default, strategy, ratios, settings, compare)]
+    sees_camera = any(isinstance(row_strategy, TopK) and row_strategy.sees_camera for _, row_strategy in rows)
     if sees_camera and clip.input_kind == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
-    embed = embedding_of(module) if recipe is None else RawPixels(recipe.model.tubelet, recipe.data.pixels)
+    embed = find_embedding(module) if recipe is None else RawPixels(recipe.model.tubelet, recipe.data.pixels)
     return MaskRequest(strategies=rows, clip=clip, model=module, embed=embed)
 
 
-def _defaults(
+def _find_defaults(
     opened: LoadedModel | None, recipe: Recipe | None, given_clip: Mapping[str, Any]
 ) -> tuple[Strategy | None, MaskClip]:
     """The strategy and the clips of a recipe's pre-training, of a tokenizer, or of a transformer.
@@ -320,7 +320,7 @@ def _defaults(
     return strategy, MaskClip(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
 
 
-def _strategies(
+def _make_strategies(
     default: Strategy | None,
     name: str | None,
     ratios: Sequence[float],

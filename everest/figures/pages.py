@@ -24,7 +24,7 @@ from everest.video.writer import H264, write_timed_frames
 CLIP_FPS: Final = 12.0  # heuristic: of a clip on a page, at most
 
 
-def data_uri(kind: str, content: bytes) -> str:
+def encode_uri(kind: str, content: bytes) -> str:
     """Encode a file of a MIME type, for embedding in a page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -37,7 +37,7 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
     write_text(path, templates.get_template(template).render(**values))
 
 
-def clip_card(sample: Sample) -> dict[str, Any]:
+def make_card(sample: Sample) -> dict[str, Any]:
     """A video or segment: its file, its times, and a short MP4 as data URI or why it is unreadable."""
     times = "" if sample.start is None else f"{sample.start:.2f} s"
     times += "" if sample.end is None else f" to {sample.end:.2f} s"
@@ -58,6 +58,6 @@ def clip_card(sample: Sample) -> dict[str, Any]:
         with TemporaryDirectory() as folder:
             clip = Path(folder) / "clip.mp4"
             write_timed_frames(clip, timed, fps, codec=H264(crf=26, gop=12), comment="")
-            return card | {"uri": data_uri("video/mp4", clip.read_bytes())}
+            return card | {"uri": encode_uri("video/mp4", clip.read_bytes())}
     except VideoError as error:
         return card | {"problem": error.reason}

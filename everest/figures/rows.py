@@ -91,24 +91,24 @@ def to_rgb(frames: Tensor) -> Tensor:
     return frames.expand(*frames.shape[:-1], 3)
 
 
-def share_text(count: int, total: int) -> str:
+def format_share(count: int, total: int) -> str:
     """A share of tokens as text: `30 % = 604 of 2016`."""
     return f"{round(100 * count / total, 1):g} % = {count} of {total}"
 
 
-def range_text(numbers: Sequence[int]) -> str:
+def format_range(numbers: Sequence[int]) -> str:
     """The ascending frame numbers of a time slice as text: `7`, `7, 11` or `7 to 19`."""
     return ", ".join(map(str, numbers)) if len(numbers) < 3 else f"{numbers[0]} to {numbers[-1]}"
 
 
-def mask_title(mask: ClipMask) -> str:
+def make_mask_title(mask: ClipMask) -> str:
     """How many tokens a strategy keeps and shows to the encoder."""
     total = mask.grid.num_tokens
-    text = f"{mask.title} keeps {share_text(len(mask.kept), total)} tokens"
-    return f"{text}; {share_text(len(mask.visible), total)} are visible" if mask.hides_some else text
+    text = f"{mask.title} keeps {format_share(len(mask.kept), total)} tokens"
+    return f"{text}; {format_share(len(mask.visible), total)} are visible" if mask.hides_some else text
 
 
-def figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
+def make_figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
     """Return the rows of a figure of one clip: all images of a single mask, or one row per mask.
 
     The last rows show the importance that the strategies measure; those that measure the same share a row.
@@ -119,17 +119,17 @@ def figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
     if len(masks) == 1:
         kept, visible = len(first.kept), len(first.visible)
         if kept < total or not first.hides_some:  # else the row would be equal to the frames
-            rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), share_text(kept, total)))
+            rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), format_share(kept, total)))
         if first.hides_some:
             seen = first.pixels_of(first.visible)
-            rows.append(FigureRow("visible tokens", seen, share_text(visible, total)))
+            rows.append(FigureRow("visible tokens", seen, format_share(visible, total)))
         if first.predicted is not None:
-            rows.append(FigureRow("predicted", first.predicted, share_text(kept - visible, total)))
+            rows.append(FigureRow("predicted", first.predicted, format_share(kept - visible, total)))
     else:
         for mask in masks:
             is_mask = mask.hides_some and mask.importance is None  # a random mask: what the encoder sees
             verb, tokens = ("shows", mask.visible) if is_mask else ("keeps", mask.kept)
-            note = f"{verb} {share_text(len(tokens), total)}"
+            note = f"{verb} {format_share(len(tokens), total)}"
             rows.append(FigureRow(mask.title, mask.pixels_of(tokens), note))
     drawn: list[Tensor] = []
     for mask in masks:
@@ -171,7 +171,7 @@ def draw_rows(
                 bar = figure.colorbar(ScalarMappable(row.scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)
                 bar.ax.tick_params(labelsize=SMALL_POINTS)
         for panel, number in zip(axes[0], columns, strict=True):
-            named = range_text(numbers[number * step : (number + 1) * step])
+            named = format_range(numbers[number * step : (number + 1) * step])
             panel.set_title(f"frame{'s' if step > 1 else ''} {named}", fontsize=SMALL_POINTS)
         figure.suptitle(escape_dollars(title), fontsize=10)
 
@@ -183,7 +183,7 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
         frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
         scores = spread_over_pixels(example.scores, frames.shape[:3])
         highest = float(scores.max()) if scores.max() > 0 else 1.0
-        count = share_text(int(example.mask.sum()), example.mask.numel())
+        count = format_share(int(example.mask.sum()), example.mask.numel())
         rows += [
             FigureRow("original", frames, shorten(Path(example.video).name, 24)),
             FigureRow("kept tokens", gray_out_others(frames, example.mask), count),

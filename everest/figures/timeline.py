@@ -58,7 +58,7 @@ def draw_timelines(
     if not panels:
         raise DataError("no recording has a window, so there is no timeline to draw")
     shown_panels = panels[:MOST_PANELS]
-    seconds_by_class = _seconds_by_class(shown_panels)
+    seconds_by_class = _sum_class_seconds(shown_panels)
     ends = [end - start for start, end in (recording.extent for recording, *_ in shown_panels)]
     is_one_scale = max(ends) <= MOST_SCALES * min(ends)
     heights = [  # inches: of the title and the seconds, and of a curve or lanes
@@ -87,7 +87,7 @@ def draw_timelines(
         axes[-1].set_xlabel("seconds")
         notes = [LEGEND] if any(seconds_by_class) else []
         notes += ["Black bars: the given annotations."] if labeled else []
-        if absent := _absent_classes(timelines, seconds_by_class):
+        if absent := _find_absent_classes(timelines, seconds_by_class):
             never = "Never predicted or annotated" if labeled else "Never predicted"
             notes.append(f"{never}: {first_names(absent, MOST_NAMED)}.")
         if len(panels) > MOST_PANELS:
@@ -96,7 +96,7 @@ def draw_timelines(
     return figure
 
 
-def _absent_classes(timelines: Timelines, seconds_by_class: Sequence[Mapping[str, object]]) -> list[str]:
+def _find_absent_classes(timelines: Timelines, seconds_by_class: Sequence[Mapping[str, object]]) -> list[str]:
     """The classes of a model that have no lane."""
     heads = [head for head in timelines.classes.heads if head.task != "regression"]
     names = dict.fromkeys(name for head in heads for name in timelines.classes.names_of_head(head))
@@ -104,7 +104,7 @@ def _absent_classes(timelines: Timelines, seconds_by_class: Sequence[Mapping[str
     return [name for name in names if name not in drawn]
 
 
-def _seconds_by_class(panels: Sequence[Panel]) -> list[dict[str, list[float]]]:
+def _sum_class_seconds(panels: Sequence[Panel]) -> list[dict[str, list[float]]]:
     """The predicted and true seconds of each class in each panel, in the order of the lanes."""
     seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true, of each panel
     totals: Counter[str] = Counter()  # seconds of each class in all panels

@@ -62,21 +62,21 @@ def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head
     """
     gallery = LabeledFeatures(features, labels, sources=np.zeros(len(features)))
     queries = LabeledFeatures(test, np.zeros(len(test)), sources=np.ones(len(test)))  # all of another source
-    nearest, cosines = _nearest(queries, gallery, NEIGHBORS)
+    nearest, cosines = _find_nearest(queries, gallery, NEIGHBORS)
     return _vote(labels, nearest, cosines, head).astype(np.float32)
 
 
-def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
+def measure_knn_accuracy(labeled: LabeledFeatures, num_classes: int) -> float | None:
     """The accuracy in percent of k-NN for each video, as `everest probe` votes.
 
     A video of the same source does not vote. A video without any voter counts as wrong. None if no class has
     videos of two sources: every output would be wrong.
     """
-    if not _has_match(known, known).any():
+    if not _has_match(labeled, labeled).any():
         return None
-    nearest, cosines = _nearest(known, known, NEIGHBORS)
-    outputs = _vote(known.labels, nearest, cosines, Head(outputs=num_classes))
-    correct = outputs.any(axis=1) & (outputs.argmax(axis=1) == known.labels)
+    nearest, cosines = _find_nearest(labeled, labeled, NEIGHBORS)
+    outputs = _vote(labeled.labels, nearest, cosines, Head(outputs=num_classes))
+    correct = outputs.any(axis=1) & (outputs.argmax(axis=1) == labeled.labels)
     return 100 * int(correct.sum()) / len(correct)
 
 
@@ -90,30 +90,30 @@ def _vote(labels: Labels, nearest: NDArray[np.int64], cosines: NDArray[Any], hea
     return np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
 
 
-def precision_of_nearest(
+def measure_precision(
     queries: LabeledFeatures, gallery: LabeledFeatures, *, count: int = RETRIEVED_VIDEOS
 ) -> float | None:
     """The percentage of the `count` nearest videos of other sources that have the class of a video.
 
     It is the mean over the queries that have a video of their class and another source; None without any.
     """
-    tested = _has_match(queries, gallery)
-    if not tested.any():
+    has_match = _has_match(queries, gallery)
+    if not has_match.any():
         return None
-    nearest, cosines = _nearest(queries, gallery, count)
-    allowed = cosines > -np.inf
-    right = allowed & (gallery.labels[nearest] == queries.labels[:, None])
-    return 100 * float((right.sum(axis=1)[tested] / allowed.sum(axis=1)[tested]).mean())
+    nearest, cosines = _find_nearest(queries, gallery, count)
+    is_candidate = cosines > -np.inf
+    correct = is_candidate & (gallery.labels[nearest] == queries.labels[:, None])
+    return 100 * float((correct.sum(axis=1)[has_match] / is_candidate.sum(axis=1)[has_match]).mean())
 
 
-def class_and_group(known: LabeledFeatures) -> tuple[float, float] | None:
+def compare_sources(labeled: LabeledFeatures) -> tuple[float, float] | None:
     """Two percentages: how often the nearest video from another source has the same class, and how often the
     nearest video of another class has the same source.
 
     None unless a source has videos of several classes, and a class of several sources.
     """
-    swapped = LabeledFeatures(known.features, labels=known.sources, sources=known.labels)
-    by_class, by_group = (precision_of_nearest(each, each, count=1) for each in (known, swapped))
+    swapped = LabeledFeatures(labeled.features, labels=labeled.sources, sources=labeled.labels)
+    by_class, by_group = (measure_precision(each, each, count=1) for each in (labeled, swapped))
     return None if by_class is None or by_group is None else (by_class, by_group)
 
 
@@ -124,7 +124,7 @@ def _has_match(queries: LabeledFeatures, gallery: LabeledFeatures) -> NDArray[np
     return np.array([len(sources[label]) > (source in sources[label]) for label, source in pairs])
 
 
-def _nearest(
+def _find_nearest(
     queries: LabeledFeatures, gallery: LabeledFeatures, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source."""
@@ -132,8 +132,8 @@ def _nearest(
         np.asarray(normalize(part.features.astype(np.float64))) for part in (queries, gallery)
     )
     # Numbers are compared faster than names.
-    _, numbers = np.unique(np.concatenate([queries.sources, gallery.sources]), return_inverse=True)
-    query_sources, gallery_sources = np.split(numbers, [len(units)])
+    _, source_ids = np.unique(np.concatenate([queries.sources, gallery.sources]), return_inverse=True)
+    query_sources, gallery_sources = np.split(source_ids, [len(units)])
     nearest, cosines = [], []
     for first in range(0, len(units), SIMILARITY_ROWS):
         rows = slice(first, first + SIMILARITY_ROWS)
@@ -168,14 +168,14 @@ def attentive(
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=ATTENTIVE_WEIGHT_DECAY)
     warmup = int(ATTENTIVE_WARMUP * steps)
     for step in range(steps):
-        epoch, place = divmod(step, per_epoch)
+        epoch, batch_index = divmod(step, per_epoch)
         order = generator_at(seed, Purpose.ORDER, epoch).permutation(len(tokens))
-        chosen = order[place * ATTENTIVE_BATCH : (place + 1) * ATTENTIVE_BATCH]
-        rate = cosine_lr(step, steps=steps, warmup=warmup, peak=ATTENTIVE_LR, minimum=0.0)
-        optimizer.param_groups[0]["lr"] = rate
-        outputs = model(torch.tensor(tokens[chosen], device=device))
-        chosen_labels = torch.tensor(values[chosen].astype(np.float32), device=device)
-        targets = soft_targets(chosen_labels, (head,), smoothing=0.0)  # (B, C)
+        rows = order[batch_index * ATTENTIVE_BATCH : (batch_index + 1) * ATTENTIVE_BATCH]
+        lr = cosine_lr(step, steps=steps, warmup=warmup, peak=ATTENTIVE_LR, minimum=0.0)
+        optimizer.param_groups[0]["lr"] = lr
+        outputs = model(torch.tensor(tokens[rows], device=device))
+        batch_labels = torch.tensor(values[rows].astype(np.float32), device=device)
+        targets = soft_targets(batch_labels, (head,), smoothing=0.0)  # (B, C)
         supervised_loss(outputs, targets, (head,), [None]).backward()
         optimizer.step()
         optimizer.zero_grad()

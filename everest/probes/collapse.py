@@ -59,34 +59,34 @@ def feature_std(features: NDArray[np.floating]) -> float:
     return float(units.std(axis=0).mean() * np.sqrt(features.shape[1]))
 
 
-def probe_rows(rows: Iterable[Row]) -> list[Row]:
+def select_probe_rows(rows: Iterable[Row]) -> list[Row]:
     """The rows of metrics.jsonl that probes have written."""
     return [row for row in rows if "rank_me" in row]
 
 
-def probed_steps(steps: int, *, every: int, validation_steps: int) -> list[int]:
+def plan_probes(steps: int, *, every: int, validation_steps: int) -> list[int]:
     """The steps after which a run of `steps` steps is probed.
 
     Before the first, after the last, at each `every`-th validation, and at the first one that can notice a
     broken run.
     """
-    checked = math.ceil(_checked_from(steps) / validation_steps) * validation_steps
-    return sorted({*range(0, steps, every * validation_steps), min(checked, steps), steps})
+    first_checked = math.ceil(_find_first_checked(steps) / validation_steps) * validation_steps
+    return sorted({*range(0, steps, every * validation_steps), min(first_checked, steps), steps})
 
 
-def _checked_from(steps: int) -> float:
+def _find_first_checked(steps: int) -> float:
     """The first step at which a run of `steps` steps may be called broken."""
     return max(CHECKED_FROM * steps, min(FEWEST_STEPS, steps))
 
 
-def new_warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
+def find_new_warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
     """The warnings of the last probe that no probe before it gave, by their kind."""
     sizes = {"steps": steps, "videos": videos, "held_out": held_out}
-    known = {kind for number in range(1, len(rows)) for kind in signs_of_failure(rows[:number], **sizes)}
-    return {kind: text for kind, text in signs_of_failure(rows, **sizes).items() if kind not in known}
+    earlier = {kind for number in range(1, len(rows)) for kind in find_failure_signs(rows[:number], **sizes)}
+    return {kind: text for kind, text in find_failure_signs(rows, **sizes).items() if kind not in earlier}
 
 
-def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
+def find_failure_signs(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
     """The signs of a broken run in the last probe, by their kind; none early in the run.
 
     Args:
@@ -94,18 +94,18 @@ def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: 
         videos, held_out: how many have their features measured, and how many their loss.
     """
     first, last = rows[0], rows[-1]
-    if last["step"] < _checked_from(steps):
+    if last["step"] < _find_first_checked(steps):
         return {}
     # A run whose features keep their rank may still begin to learn.
     keeps_rank = last["rank_me"] >= PATIENT_RANK * first["rank_me"]
-    patient = keeps_rank and last["step"] < PATIENT_UNTIL * steps
+    may_wait = keeps_rank and last["step"] < PATIENT_UNTIL * steps
     ranks = f"RankMe was {first['rank_me']:.3g} before the first step and is {last['rank_me']:.3g}"
     signs = {}
     has_std = last["feature_std"] >= LEAST_STD * first["feature_std"]
     if not has_std or last["rank_me"] < LEAST_RANK * first["rank_me"]:
         std = f"the feature std {first['feature_std']:.3g} and {last['feature_std']:.3g}"
         signs["collapse"] = f"the features have collapsed: {ranks}, {std}; lower base_lr or warm up longer"
-    elif last["rank_me"] < SAME_RANK and videos > 1 and not patient:  # perhaps from the beginning
+    elif last["rank_me"] < SAME_RANK and videos > 1 and not may_wait:  # perhaps from the beginning
         signs["same features"] = (
             f"the features of all videos are nearly the same: {ranks}; unless the videos are, try another "
             "base_lr or more steps"
@@ -116,7 +116,7 @@ def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: 
         # Weights that had learned before may have been as good as the mean before the first step.
         is_below_mean = mean is not None and loss <= NEAR_MEAN * mean
         has_fallen = loss <= (1 - LEAST_FALL) * start
-        if not is_below_mean and not (has_fallen and (mean is None or patient)):
+        if not is_below_mean and not (has_fallen and (mean is None or may_wait)):
             comparison = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
             signs["held-out loss"] = (
                 f"nothing is predicted yet: the held-out loss was {start:.3g} before the first step and is "

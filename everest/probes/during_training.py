@@ -38,18 +38,18 @@ from everest.models.mae import MaskedAutoencoder, PretrainingModel, Reconstructi
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
 from everest.models.views import ViewModel
-from everest.probes.classifiers import LabeledFeatures, leave_one_out, precision_of_nearest
+from everest.probes.classifiers import LabeledFeatures, measure_knn_accuracy, measure_precision
 from everest.probes.collapse import (
     FEWEST_HELD_OUT,
     MOST_HELD_OUT,
     MOST_VIDEOS,
     feature_std,
-    new_warnings,
-    probe_rows,
-    probed_steps,
+    find_new_warnings,
+    plan_probes,
     rank_me,
+    select_probe_rows,
 )
-from everest.probes.linear import cross_validated_accuracy
+from everest.probes.linear import cross_validate
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.types import Floats
@@ -83,7 +83,7 @@ class Prober:
         self._context = training.context
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec  # of the model, to build a copy of a sharded one that is not
-        self._steps = probed_steps(plan.steps, every=settings.every, validation_steps=plan.validation_steps)
+        self._steps = plan_probes(plan.steps, every=settings.every, validation_steps=plan.validation_steps)
         known = clips  # of the training, resized by workers
         self._held_out: ClipDataset | None = None  # some of data.val, with masks as training draws them
         if recipe.data.val is not None:
@@ -109,7 +109,7 @@ class Prober:
     def resume(self) -> None:
         """Remember the probes that a resumed run has logged, and make the one that it was stopped before."""
         context = self._context
-        self.rows = decide_on_main(context.accelerator, lambda: probe_rows(context.run_folder.rows()))
+        self.rows = decide_on_main(context.accelerator, lambda: select_probe_rows(context.run_folder.rows()))
         self.probe_if_due()
 
     def probe_if_due(self) -> None:
@@ -134,7 +134,7 @@ class Prober:
             "first": rows[0],
         }
         self._context.report({**event, **row})
-        warnings = new_warnings(rows, **self._sizes)
+        warnings = find_new_warnings(rows, **self._sizes)
         # Nothing is predicted between views, so the loss may still fall.
         ends = step < training.plan.steps and isinstance(training.state.trained_model, ViewModel)
         collapse = warnings.pop("collapse", None) if ends else None
@@ -174,12 +174,10 @@ class Prober:
             if self._classes is not None:
                 known = LabeledFeatures.of(features, samples)
                 count = self._classes.num_outputs
-                row["probe_knn"] = leave_one_out(known, count)
+                row["probe_knn"] = measure_knn_accuracy(known, count)
                 if self._metric == "linear":
-                    row["probe_linear"] = cross_validated_accuracy(
-                        known, count, seed=training.recipe.train.seed
-                    )
-                row["probe_retrieval"] = precision_of_nearest(known, known)
+                    row["probe_linear"] = cross_validate(known, count, seed=training.recipe.train.seed)
+                row["probe_retrieval"] = measure_precision(known, known)
                 row["probe_chance"] = 100 * float(np.bincount(known.labels).max()) / len(samples)
             return row
 

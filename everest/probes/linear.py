@@ -83,11 +83,11 @@ def _fit_classes(
 ) -> tuple[Floats, Floats]:
     """The weights (C, D) and biases (C,) of classes, of which each video (N, D) has one."""
     weight, bias = np.zeros((num_classes, x.shape[1])), np.full(num_classes, ABSENT_CLASS_LOGIT)
-    present = np.unique(labels)
-    bias[present] = 0.0
-    if len(present) > 1:
+    classes = np.unique(labels)
+    bias[classes] = 0.0
+    if len(classes) > 1:
         logistic.fit(x, labels)
-        rows = present[1:] if len(present) == 2 else present  # of two, sklearn has the logit of the second
+        rows = classes[1:] if len(classes) == 2 else classes  # of two, sklearn has the logit of the second
         weight[rows], bias[rows] = logistic.coef_, np.asarray(logistic.intercept_)
     return weight, bias
 
@@ -106,31 +106,31 @@ def cross_predict(
     Returns:
         The strength, and the outputs (N, C) for all rows; nan for those that no split predicts.
     """
-    best, chosen, outputs_of_best = math.inf, strengths[0], np.zeros(0, np.float32)
+    lowest_loss, best_strength, best_outputs = math.inf, strengths[0], np.zeros(0, np.float32)
     for strength in strengths:
         outputs = np.full((len(features), head.outputs), np.nan, np.float32)
-        for fitted, tested in splits:
-            model = fit_linear(features[fitted], labels[fitted], head, strength=strength)
-            outputs[tested] = model.outputs(features[tested], head)
-        tested = ~np.isnan(outputs[:, 0])
-        loss = float(losses(outputs[tested], labels[tested], head).mean())
-        if loss < best:
-            best, chosen, outputs_of_best = loss, strength, outputs
-    return chosen, outputs_of_best
+        for train_rows, test_rows in splits:
+            model = fit_linear(features[train_rows], labels[train_rows], head, strength=strength)
+            outputs[test_rows] = model.outputs(features[test_rows], head)
+        test_rows = ~np.isnan(outputs[:, 0])
+        loss = float(compute_losses(outputs[test_rows], labels[test_rows], head).mean())
+        if loss < lowest_loss:
+            lowest_loss, best_strength, best_outputs = loss, strength, outputs
+    return best_strength, best_outputs
 
 
-def losses(outputs: Floats, labels: Labels, head: Head) -> NDArray[np.float64]:
+def compute_losses(outputs: Floats, labels: Labels, head: Head) -> NDArray[np.float64]:
     """The cross-entropy, in nats, or squared error of each video (N,), of outputs (N, C)."""
     values = outputs.astype(np.float64)
     if head.task == "regression":
         return ((values[:, 0] - labels) / head.std) ** 2
-    right = values if head.task == MULTI_LABEL else values[np.arange(len(labels)), labels][:, None]
+    likelihood = values if head.task == MULTI_LABEL else values[np.arange(len(labels)), labels][:, None]
     if head.task == MULTI_LABEL:
-        right = np.where(labels, values, 1 - values)
-    return -np.log(np.maximum(right, LEAST_PROBABILITY)).mean(axis=1)
+        likelihood = np.where(labels, values, 1 - values)
+    return -np.log(np.maximum(likelihood, LEAST_PROBABILITY)).mean(axis=1)
 
 
-def group_splits(labels: Labels, sources: Sequence[str], head: Head, *, seed: int) -> list[Split]:
+def make_group_splits(labels: Labels, sources: Sequence[str], head: Head, *, seed: int) -> list[Split]:
     """Up to five splits that divide no source; the samples are divided if there is only one.
 
     Empty if no class has two samples.
@@ -162,7 +162,7 @@ def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: 
         seed: of the draw of the held-out part.
     """
     strata = labels if head.task == "single-label" else np.zeros(len(labels), dtype=np.int64)
-    held = held_out(strata, seed)
+    held = choose_held_out(strata, seed)
     can_choose = held.any() and not held.all()
     if head.task == MULTI_LABEL:
         can_choose = can_choose and labels[held].any()
@@ -175,7 +175,7 @@ def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: 
     return fit_linear(features, labels, head, strength=strength).outputs(test, head)
 
 
-def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+def choose_held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     """Return (N,): a fifth of each class, at least one video, and none of a class with a single video."""
     rng = np.random.default_rng(seed)
     held = np.zeros(len(labels), dtype=bool)
@@ -186,12 +186,12 @@ def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     return held
 
 
-def cross_validated_accuracy(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
+def cross_validate(labeled: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
     """The accuracy in percent of logistic regression, in up to five folds that divide no source.
 
     None if a class has a single source, or the videos for fitting have one class.
     """
-    features, labels, sources = known
+    features, labels, sources = labeled
     folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
     if folds < 2:
         return None

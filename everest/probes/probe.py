@@ -38,9 +38,9 @@ from everest.probes.classifiers import (
     LabeledFeatures,
     Labels,
     attentive,
-    class_and_group,
+    compare_sources,
+    measure_precision,
     nearest_neighbors,
-    precision_of_nearest,
 )
 from everest.probes.linear import linear
 from everest.system.events import Report, notice, warning
@@ -69,7 +69,7 @@ PROBES: Final[dict[str, Callable[[OpenedModel], ClassifierFunction]]] = {
 }
 
 
-def random_encoder(model: OpenedModel) -> FeatureFunction:
+def make_random_encoder(model: OpenedModel) -> FeatureFunction:
     """The features of a model of the same shape with new weights, which take their seed from the recipe."""
     with torch.random.fork_rng(devices=[]):  # it is built on the CPU
         torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
@@ -80,7 +80,7 @@ def random_encoder(model: OpenedModel) -> FeatureFunction:
 
 
 BASELINES: Final[dict[str, Callable[[OpenedModel], FeatureFunction]]] = {
-    "random_encoder": random_encoder,
+    "random_encoder": make_random_encoder,
     "difference_image": lambda model: partial(difference_image, side=DIFFERENCE_SIDE),
 }
 
@@ -136,7 +136,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         linear probe for each baseline, and `chance` of the first metric. A single-label head has `majority`
         (always answering the most frequent class of the test set) and `retrieval`: `precision@10`, the share
         of the class among the ten nearest training videos of other groups, the same of the `baselines`, and
-        `by_class` and `by_group` (`class_and_group`). Metrics of classes are in percent. Several heads have
+        `by_class` and `by_group` (`compare_sources`). Metrics of classes are in percent. Several heads have
         these under `heads`, by name.
     """
     started = time.monotonic()
@@ -146,7 +146,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     classifiers = {name: PROBES[name](model) for name in names}
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
-        _training_labels(train_samples, position, head)
+        _read_training_labels(train_samples, position, head)
     known = {name for sample in train_samples for name in (sample.video_id, sample.group_or_path)}
     shared = [sample.path for sample in test_samples if known & {sample.video_id, sample.group_or_path}]
     if shared:
@@ -177,7 +177,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     }
 
 
-def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> Labels:
+def _read_training_labels(samples: Sequence[Sample], position: int, head: Head) -> Labels:
     """The labels of a head; raises DataError if there is nothing to learn."""
     labels = label_array([sample.labels[position] for sample in samples], head)
     place = f"data.train: head {head.name}" if head.name else "data.train"
@@ -195,7 +195,7 @@ def _probe_head(
     report: Report,
 ) -> dict[str, Any]:
     """Return the results of all probes for one head; see `probe`."""
-    labels = _training_labels(train.samples, position, head)
+    labels = _read_training_labels(train.samples, position, head)
     heads = (replace(head, name=""),)
     test_labels = [(sample.labels[position],) for sample in test.samples]
     videos = [sample.video_id for sample in test.samples]
@@ -218,18 +218,18 @@ def _probe_head(
     result = {"probes": probes, "baselines": baselines, "chance": find_chance(shown[0], heads, test_labels)}
     if head.task == "single-label":
         result["majority"] = find_chance("majority_top1", heads, test_labels)
-        result["retrieval"] = _retrieval(train, test, position)
+        result["retrieval"] = _measure_retrieval(train, test, position)
     return result
 
 
-def _retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
+def _measure_retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
     """The `retrieval` of the head at `position`, see `probe`."""
     by_kind = {
         kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
         for kind in ("pooled", *BASELINES)
     }
-    precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
-    by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
+    precision = {kind: measure_precision(*parts) for kind, parts in by_kind.items()}
+    by_class, by_group = compare_sources(by_kind["pooled"][0]) or (None, None)
     return {
         f"precision@{RETRIEVED_VIDEOS}": precision.pop("pooled"),
         "baselines": precision,

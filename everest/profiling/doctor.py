@@ -50,7 +50,7 @@ def run_checks() -> list[CheckResult]:
     return results
 
 
-def verdict(results: Sequence[CheckResult]) -> str:
+def summarize_results(results: Sequence[CheckResult]) -> str:
     """The results of all checks in a sentence: whether everest works, on which device, and where to start."""
     broken, warned = (
         [each.name for each in results if each.state == state] for state in ("broken", "warning")
@@ -71,7 +71,7 @@ def first_line(error: Exception | str) -> str:
     return lines[0][:160] if lines else type(error).__name__
 
 
-def _result(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State = "warning") -> CheckResult:
+def _judge(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State = "warning") -> CheckResult:
     """A result with its fix unless it `is_ok`."""
     return CheckResult(name, "ok", found) if is_ok else CheckResult(name, otherwise, found, fix)
 
@@ -93,7 +93,7 @@ def check_devices() -> Iterator[CheckResult]:
     free = free_host_memory()
     found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield _result("memory", found, free >= 2 * GIB, fix)  # heuristic: a small model's run
+    yield _judge("memory", found, free >= 2 * GIB, fix)  # heuristic: a small model's run
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
@@ -175,7 +175,7 @@ def check_decoders() -> Iterator[CheckResult]:
             is_needed = name == "auto"  # PyAV, which reads every file
             fix = reinstall if is_needed else "leave data.decoder at auto"
             found = problem or f"{len(FRAME_IDS)} of {len(FRAME_IDS)} test frames are correct"
-            yield _result(title, found, problem is None, fix, otherwise="broken" if is_needed else "warning")
+            yield _judge(title, found, problem is None, fix, otherwise="broken" if is_needed else "warning")
 
 
 def check_storage() -> Iterator[CheckResult]:
@@ -184,11 +184,11 @@ def check_storage() -> Iterator[CheckResult]:
     free = shutil.disk_usage(here).free
     found = f"{free / GIB:.1f} GiB free at {here}"
     is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # heuristic: states of a ViT-B run, twice
-    yield _result("disk", found, is_ok, "free some space, or name an --output that can be written")
+    yield _judge("disk", found, is_ok, "free some space, or name an --output that can be written")
 
     from everest.data.workers import SHARED_MEMORY_FIX, free_shared_memory
 
     shared = free_shared_memory()
     if shared is not None:
         # Heuristic: the clips of a run on one GPU. A container of Docker has 64 MB.
-        yield _result("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, SHARED_MEMORY_FIX)
+        yield _judge("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, SHARED_MEMORY_FIX)

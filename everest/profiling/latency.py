@@ -57,13 +57,13 @@ def time_latency(
     """
     count = min(max(len(samples), 30), 200)  # default; fewer videos are repeated
     rows = []
-    for number in range(WARMUP_VIDEOS + count):
-        sample = samples[(number - WARMUP_VIDEOS) % len(samples)]
+    for repeat in range(WARMUP_VIDEOS + count):
+        sample = samples[(repeat - WARMUP_VIDEOS) % len(samples)]
         clear_video_cache()
         times = [time.perf_counter()]
         footage = read_footage(sample, views.fps)
-        needed, positions = np.unique(views.windows(footage), return_inverse=True)
-        frames = read_frames(sample.video, needed.tolist(), channels=views.channels)
+        frame_ids, positions = np.unique(views.windows(footage), return_inverse=True)
+        frames = read_frames(sample.video, frame_ids.tolist(), channels=views.channels)
         times.append(time.perf_counter())
         clips = torch.stack(views.cut_views(views.resize_frames(frames), positions))
         times.append(time.perf_counter())
@@ -82,7 +82,7 @@ def time_latency(
     }
 
 
-def _timed_threads() -> AbstractContextManager[None]:
+def _limit_threads() -> AbstractContextManager[None]:
     """One thread, as `everest train --latency` promises, unless the user sets OMP_NUM_THREADS."""
     return nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread()
 
@@ -118,7 +118,7 @@ def time_timeline(job: LongJob) -> dict[str, float]:
     return {"window": max(lengths), "step": step, "batch": job.passes.batch, "hours_per_hour": hours}
 
 
-def latency_of(
+def measure_latency(
     checkpoint: str, data: Path | None, windows: Passes, *, cpu: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
     """The document of `everest profile --latency --json`: a checkpoint or ONNX file on videos.
@@ -131,7 +131,7 @@ def latency_of(
     """
     file, model = find_weights(checkpoint), None
     if file.suffix == ONNX_SUFFIX:
-        with _timed_threads():
+        with _limit_threads():
             exported = open_exported(file)
         precision, device = exported.precision, "cpu"
         views = EvalViews(**vars(exported.clip), clips=1, crops=1)
@@ -149,13 +149,13 @@ def latency_of(
         if data is None:  # a texture that moves for 3 s
             generator = torch.Generator().manual_seed(0)
             blocks = torch.randint(0, 256, (30, 40, 3), generator=generator, dtype=torch.uint8)
-            picture = blocks.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (H, W, 3): 320 x 240 pixels
-            write_video(path, torch.stack([picture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
+            texture = blocks.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (H, W, 3): 320 x 240 pixels
+            write_video(path, torch.stack([texture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
         samples = find_samples([path], root=None)
-        with _timed_threads():
+        with _limit_threads():
             latency = time_latency(outputs, views, samples)
         timeline = None
         if model is not None and model.module.classes and (windows.window or has_windows(model)):
             timeline = time_timeline(timeline_job(model, samples, windows))
-    about = {"checkpoint": str(file), "precision": precision, "device": device}
-    return {**about, "data": None if data is None else str(data), "latency": latency, "timeline": timeline}
+    header = {"checkpoint": str(file), "precision": precision, "device": device}
+    return {**header, "data": None if data is None else str(data), "latency": latency, "timeline": timeline}

@@ -15,7 +15,7 @@ from everest.config.settings import Recipe
 from everest.engine.plan import StagePlan, plan_stage
 from everest.errors import unknown_name
 from everest.models.cost import count_frozen_macs
-from everest.profiling.profile import VALUE_BYTES, StageCost, precision_of
+from everest.profiling.profile import VALUE_BYTES, StageCost, choose_precision
 
 GIB: Final = 2**30
 FORWARD_AND_BACKWARD: Final = 3  # a backward pass computes about twice what the forward pass does
@@ -82,21 +82,21 @@ def plan_run(
     """
     if gpu.lower() not in GPUS:
         raise unknown_name("--gpu", gpu, GPUS)
-    kind = GPUS[gpu.lower()]
+    gpu_model = GPUS[gpu.lower()]
     section = recipe.pretrain if stage == "pretrain" else recipe.finetune
     section = section if epochs is None else replace(section, epochs=epochs, steps=None)
-    cost = StageCost(recipe, stage, value_bytes=VALUE_BYTES[precision_of(recipe)])
+    cost = StageCost(recipe, stage, value_bytes=VALUE_BYTES[choose_precision(recipe)])
     state_bytes = sum(cost.model_state.values())
     clip_bytes = cost.activation_bytes_per_clip
-    largest = max(0, int(kind.gib * GIB * MEMORY_USED) - state_bytes) // clip_bytes
-    together = section.views_per_decode  # clips that stay together in a pass
-    plan = plan_stage(section, num_videos=videos, processes=gpus, largest_micro_batch=max(largest, together))
+    largest = max(0, int(gpu_model.gib * GIB * MEMORY_USED) - state_bytes) // clip_bytes
+    views = section.views_per_decode  # clips that stay together in a pass
+    plan = plan_stage(section, num_videos=videos, processes=gpus, largest_micro_batch=max(largest, views))
     fits = largest >= plan.micro_batch
-    step_seconds, loader_seconds, assumed = _times(recipe, cost, plan, kind, codec, loader)
+    step_seconds, loader_seconds, assumed = _estimate_times(recipe, cost, plan, gpu_model, codec, loader)
     step_hours, loader_hours = step_seconds / 3600, loader_seconds / 3600
     memory = (state_bytes + plan.micro_batch * clip_bytes) / GIB
-    numbers = {
-        "gpu": kind.name,
+    values = {
+        "gpu": gpu_model.name,
         "gpus": gpus,
         "hours": max(step_hours, loader_hours) if fits else None,
         "fits": fits,
@@ -109,11 +109,11 @@ def plan_run(
     }
     verb = {"pretrain": "Pre-training", "finetune": "Fine-tuning"}[stage]
     run = f"{verb} {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
-    sentence = f"{_sentence(run, numbers, kind)} Assumed: {assumed}; expect half to twice the time."
-    return {**numbers, "memory_gib": round(memory, 2), "sentence": sentence}
+    sentence = f"{_write_sentence(run, values, gpu_model)} Assumed: {assumed}; expect half to twice the time."
+    return {**values, "memory_gib": round(memory, 2), "sentence": sentence}
 
 
-def _sentence(run: str, plan: Mapping[str, Any], gpu: Gpu) -> str:
+def _write_sentence(run: str, plan: Mapping[str, Any], gpu: Gpu) -> str:
     """The numbers of a plan in words; `run` is its subject."""
     several = plan["gpus"] > 1
     place = f"{plan['gpus'] if several else 'one'} {gpu.name}"
@@ -131,13 +131,13 @@ def _sentence(run: str, plan: Mapping[str, Any], gpu: Gpu) -> str:
     )
 
 
-def _times(
+def _estimate_times(
     recipe: Recipe, cost: StageCost, plan: StagePlan, gpu: Gpu, codec: str, measured: float | None
 ) -> tuple[float, float, str]:
     """The seconds of all steps on GPUs that never wait, those of reading all clips, and what is assumed."""
     share = NARROW_PEAK_SHARE if recipe.model.backbone_size.width < NARROW_WIDTH else PEAK_SHARE
     peak = gpu.half_tflops
-    if precision_of(recipe) == "fp32":
+    if choose_precision(recipe) == "fp32":
         share, peak = FP32_PEAK_SHARE, gpu.fp32_tflops
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
     clip_flops = 2 * (passes * cost.macs.total + (count_frozen_macs(cost.spec) or 0))

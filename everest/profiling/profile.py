@@ -64,7 +64,7 @@ class StageCost:
     """
 
     def __init__(self, recipe: Recipe, stage: StageName, *, value_bytes: int) -> None:
-        self.spec = spec = stage_spec(recipe, stage)
+        self.spec = spec = make_stage_spec(recipe, stage)
         self.settings = settings = training_settings(recipe, stage)
         self.value_bytes = value_bytes
         counts = count_tokens(spec)
@@ -114,7 +114,7 @@ class StageCost:
         }
 
 
-def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
+def make_stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     """Return the module that a stage trains or evaluates; several heads become one with all their outputs."""
     if stage == "pretrain":
         return make_pretrain_spec(recipe)
@@ -130,7 +130,7 @@ def training_settings(recipe: Recipe, stage: StageName) -> PretrainSettings | Fi
     return {"pretrain": recipe.pretrain, "finetune": recipe.finetune, "eval": None}[stage]
 
 
-def precision_of(recipe: Recipe) -> str:
+def choose_precision(recipe: Recipe) -> str:
     """Return the precision that estimates assume; `auto` means bf16, as on a GPU."""
     return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
 
@@ -162,7 +162,7 @@ def recipe_with_changes(
 
 def profile(recipe: Recipe) -> dict[str, Any]:
     """Compute the cost of all stages, in the form that `everest profile --json` prints."""
-    precision = precision_of(recipe)
+    precision = choose_precision(recipe)
     costs = {
         stage: StageCost(recipe, stage, value_bytes=VALUE_BYTES[precision]).dump()
         for stage in PROFILED_STAGES
@@ -179,7 +179,7 @@ def profile(recipe: Recipe) -> dict[str, Any]:
 
 
 @cache
-def cost_of(recipe: str, stage: StageName, overrides: tuple[str, ...]) -> StageCost:
+def estimate_cost(recipe: str, stage: StageName, overrides: tuple[str, ...]) -> StageCost:
     """The cost of a stage of a shipped recipe with overrides, in bf16."""
     return StageCost(load_recipe(recipe, overrides=overrides), stage, value_bytes=VALUE_BYTES["bf16"])
 
@@ -203,11 +203,11 @@ class PaperFigure:
         """
         ours = None
         if self.of is not None and self.unit != "GB":
-            cost = cost_of(*self.of)
+            cost = estimate_cost(*self.of)
             ours = cost.gmacs if self.unit == "GMACs" else cost.parameters / 1e6
         elif self.of is not None and self.batch is not None:
-            cost = cost_of(*self.of)
-            clip = cost.activation_bytes_per_clip + softmax_bytes(cost.spec, VALUE_BYTES["bf16"])
+            cost = estimate_cost(*self.of)
+            clip = cost.activation_bytes_per_clip + count_softmax_bytes(cost.spec, VALUE_BYTES["bf16"])
             ours = (PAPER_GPUS * sum(cost.model_state.values()) + self.batch * clip) / 1e9
         row: dict[str, Any] = {"table": self.table, "what": self.what, "unit": self.unit}
         row |= {"paper": self.printed, "ours": ours, "note": self.note}
@@ -218,7 +218,7 @@ class PaperFigure:
         return row
 
 
-def softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+def count_softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Estimate the bytes that unfused attention saves in addition: tokens x tokens per head and block."""
     tokens = count_tokens(spec)
     size = spec.model.backbone_size
@@ -229,7 +229,7 @@ def softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     return int(SOFTMAX_COPIES * bytes_per_value * squares)
 
 
-def paper_figures() -> list[PaperFigure]:
+def compute_paper_figures() -> list[PaperFigure]:
     """Every cost figure of Tables 1, 3, 4, 5, 10, 11, 12 and 15."""
     rows = read_yaml(PAPER_TABLES.read_text("utf-8"), str(PAPER_TABLES))
     return TypeAdapter(list[PaperFigure]).validate_python(rows)

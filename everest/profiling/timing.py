@@ -26,7 +26,7 @@ from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import choose_trained
-from everest.profiling.profile import PROFILED_STAGES, StageName, stage_spec, training_settings
+from everest.profiling.profile import PROFILED_STAGES, StageName, make_stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
 from everest.system.processes import num_readers
 from everest.video.reader import is_fast_to_read
@@ -61,7 +61,7 @@ def time_stages(
     if with_loader:
         loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
     for stage in loading:  # missing videos are reported before anything is measured
-        stage_clips(recipe, stage)
+        open_stage_clips(recipe, stage)
     stages: dict[StageName, dict[str, Any]] = {}
     for stage in PROFILED_STAGES:
         stages[stage] = {"measured": time_steps(recipe, stage, batch=batch, cpu=cpu)}
@@ -82,7 +82,7 @@ def time_steps(
     step of `eval` is a forward pass. It has `batch` clips, by default as many as in DEFAULT_BATCH.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    spec, settings = stage_spec(recipe, stage), training_settings(recipe, stage)
+    spec, settings = make_stage_spec(recipe, stage), training_settings(recipe, stage)
     device = accelerator.device
     multiple = 2 * spec.compared_views if spec.compared_views > 1 else 1  # two videos, at least
     clips = multiple * math.ceil((batch or DEFAULT_BATCH.get(device.type, 1)) / multiple)
@@ -117,10 +117,10 @@ def time_steps(
             clip_gradients(accelerator, networks, recipe.train.clip_grad)
             step_optimizers(accelerator, networks, skipped=torch.zeros((), device=device))
 
-        _seconds_of(step, WARMUP_STEPS, device)
+        _time_calls(step, WARMUP_STEPS, device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        timed = _seconds_of(step, TIMED_STEPS, device)
+        timed = _time_calls(step, TIMED_STEPS, device)
     except torch.OutOfMemoryError as error:
         problem = f"out of memory with {clips} clips of {stage}"
         raise EnvironmentProblem(f"{problem}; try a smaller --batch") from error
@@ -155,7 +155,7 @@ def try_step(stage: Stage) -> dict[str, Any]:
                 losses.append(pass_losses.model.item())
         step.update_weights()
 
-    _, seconds = _seconds_of(last_pass, 2, device)
+    _, seconds = _time_calls(last_pass, 2, device)
     return {
         "loss": losses[0],
         "videos": len(training.clips),
@@ -173,7 +173,7 @@ def try_step(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _seconds_of(work: Callable[[], object], times: int, device: torch.device) -> list[float]:
+def _time_calls(work: Callable[[], object], times: int, device: torch.device) -> list[float]:
     """The seconds of each call, the device's work included."""
     seconds = []
     for _ in range(times):
@@ -185,7 +185,7 @@ def _seconds_of(work: Callable[[], object], times: int, device: torch.device) ->
     return seconds
 
 
-def stage_clips(recipe: Recipe, stage: TrainingStage) -> ClipDataset:
+def open_stage_clips(recipe: Recipe, stage: TrainingStage) -> ClipDataset:
     """Return the clips of a training stage; DataError if the videos cannot be found."""
     return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
 
@@ -203,7 +203,7 @@ def time_loader(
         cpu: the step runs on the CPU even if there is a GPU, so crops are not resized on the GPU.
     """
     device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
-    clips = apply_resize_setting(stage_clips(recipe, stage), recipe.data.resize, device)
+    clips = apply_resize_setting(open_stage_clips(recipe, stage), recipe.data.resize, device)
     views = clips.make_views.num_views
     samples = max(1, batch // views)
     order = StepSampler(
@@ -218,8 +218,8 @@ def time_loader(
     with closing(read_batches(clips, order, workers=workers, timeout=recipe.train.data_timeout)) as loaded:
         for _ in range(divide_batches(clips, order, workers=workers).num_slots):
             next(loaded)  # batches that are read ahead would distort the rate
-        speed = _calls_per_second(lambda _: next(loaded), LOADER_SECONDS) * samples * views
-    alone = reading_speed(clips)
+        speed = _measure_call_rate(lambda _: next(loaded), LOADER_SECONDS) * samples * views
+    alone = measure_reading_speed(clips)
     data_wait = max(0.0, 1 - speed / step_clips_per_second)
     return {
         "workers": workers,
@@ -227,11 +227,11 @@ def time_loader(
         "clips_per_second_of_one_process": alone,
         "step_clips_per_second": step_clips_per_second,
         "data_wait": data_wait,  # share of a step's time
-        "changes": _loading_changes(clips, workers, alone) if data_wait else {},
+        "changes": _suggest_loading_changes(clips, workers, alone) if data_wait else {},
     }
 
 
-def _loading_changes(clips: ClipDataset, workers: int, clips_per_second: float) -> dict[str, float]:
+def _suggest_loading_changes(clips: ClipDataset, workers: int, clips_per_second: float) -> dict[str, float]:
     """Changes that make the loader faster, with the expected factor of each; the largest factor first.
 
     Several clips from one decode are not suggested, because they cost accuracy (docs/performance.md).
@@ -256,21 +256,21 @@ def _loading_changes(clips: ClipDataset, workers: int, clips_per_second: float) 
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
     if any(map(is_slow, clips.samples[:CODECS_EXAMINED])):
         seconds = views.num_views / clips_per_second  # per sample
-        decoding = min(seconds, 1 / _calls_per_second(decode, READING_SECONDS))
+        decoding = min(seconds, 1 / _measure_call_rate(decode, READING_SECONDS))
         faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
         changes["everest prepare encode --codec mjpeg"] = seconds / faster
     stated = {change: factor for change, factor in changes.items() if factor > 1.1}  # heuristic
     return dict(sorted(stated.items(), key=lambda item: -item[1]))
 
 
-def reading_speed(clips: ClipDataset) -> float:
+def measure_reading_speed(clips: ClipDataset) -> float:
     """Return the clips per second that this process reads alone."""
     clips.read((0, 0))  # opens and indexes the file
-    samples = _calls_per_second(lambda epoch: clips.read((epoch, epoch % len(clips))), READING_SECONDS)
+    samples = _measure_call_rate(lambda epoch: clips.read((epoch, epoch % len(clips))), READING_SECONDS)
     return samples * clips.make_views.num_views
 
 
-def _calls_per_second(work: Callable[[int], object], seconds: float) -> float:
+def _measure_call_rate(work: Callable[[int], object], seconds: float) -> float:
     """The calls per second of `work`, over the calls that begin within `seconds`."""
     began = time.perf_counter()
     calls = 0

@@ -50,9 +50,9 @@ from everest.probes.linear import (
     LinearModel,
     cross_predict,
     fit_linear,
-    group_splits,
+    make_group_splits,
 )
-from everest.profiling.timing import reading_speed, stage_clips
+from everest.profiling.timing import measure_reading_speed, open_stage_clips
 from everest.project.result import NETWORK
 from everest.system.events import Report
 from everest.system.types import Floats
@@ -248,7 +248,7 @@ def seconds_per_clip(recipe: Recipe, classes: Classes) -> float:
             for module in modules:
                 module.features(clips).cpu()
             seconds.append(time.monotonic() - started)
-    return min(seconds) + 1 / reading_speed(stage_clips(recipe, "finetune"))
+    return min(seconds) + 1 / measure_reading_speed(open_stage_clips(recipe, "finetune"))
 
 
 def linear_candidates(
@@ -259,7 +259,7 @@ def linear_candidates(
     The INPUTS come last.
     """
     labels = label_array([sample.labels[0] for sample in samples], head)
-    splits = group_splits(labels, [sample.group_or_path for sample in samples], head, seed=seed)
+    splits = make_group_splits(labels, [sample.group_or_path for sample in samples], head, seed=seed)
     candidates = []
     for name in (*table.candidates, *table.inputs):
         features = table.of(name, samples)  # (N, F)

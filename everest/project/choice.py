@@ -21,7 +21,7 @@ from everest.metrics.intervals import VideoCounts, bootstrap
 from everest.metrics.names import METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions
 from everest.probes.classifiers import Labels
-from everest.probes.linear import losses
+from everest.probes.linear import compute_losses
 from everest.project.candidates import INPUTS, LINEAR, MEAN
 from everest.project.result import NETWORK, InputTest
 from everest.system.types import Floats
@@ -107,7 +107,7 @@ def _best_linear(linear: Mapping[str, Floats], labels: Labels, head: Head) -> tu
         return BestCandidate(name=first, reason=reason), first
 
     def mean_loss(outputs: Floats) -> float:
-        return losses(outputs[seen], labels[seen], head).mean()
+        return compute_losses(outputs[seen], labels[seen], head).mean()
 
     loss_of = {name: mean_loss(rows) for name, rows in linear.items()}
     best, *others = sorted(linear, key=loss_of.__getitem__)
@@ -145,7 +145,7 @@ def _gain(simple: Floats, other: Floats, labels: Labels, groups: Sequence[str], 
     seen = ~np.isnan(simple[:, 0]) & ~np.isnan(other[:, 0])
     if seen.sum() < 2:
         return -math.inf
-    gain = losses(simple[seen], labels[seen], head) - losses(other[seen], labels[seen], head)
+    gain = compute_losses(simple[seen], labels[seen], head) - compute_losses(other[seen], labels[seen], head)
     _, numbers = np.unique(np.asarray(groups)[seen], return_inverse=True)
     count = int(numbers.max()) + 1
     if count < FEWEST_GROUPS:

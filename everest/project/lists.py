@@ -22,7 +22,7 @@ from everest.prepare.split import COLUMN_PREFIX, DEFAULT_SHARES, LabeledVideos, 
 from everest.prepare.window_labels import read_bouts
 from everest.prepare.windows import WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
-from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
+from everest.suggest.data_section import find_shared_videos, has_class_folders, make_data_section, with_task
 from everest.system.events import Report, heading, notice, warning
 from everest.system.text import plural
 from everest.video.folders import split_folders, videos_under
@@ -47,7 +47,7 @@ def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequen
     if request.unlabeled is not None:
         data = DataSettings(**lists.section)
         held_out = [name for fold in lists.folds for name in (fold.train, fold.val, fold.test)]
-        shared = shared_videos(data, "pretrain", [*held_out, *filter(None, (data.val, data.test))])
+        shared = find_shared_videos(data, "pretrain", [*held_out, *filter(None, (data.val, data.test))])
         if shared:
             problem = (
                 f"has {plural(len(shared), 'video')} of the validation or test list, such as {shared[0]}"
@@ -69,7 +69,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         videos = plural(len(list(videos_under(source))), "video")
         fix = "put each class into a folder of its own, or give a list or --annotations"
         raise DataError(f"{source}: {videos}, no train.csv and fewer than two class folders; {fix}")
-    section = data_section(str(root), train=train, pretrain=request.unlabeled)
+    section = make_data_section(str(root), train=train, pretrain=request.unlabeled)
     if section.get("test") is None:
         if train is not None:
             return None
@@ -117,7 +117,7 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
             folds.append(FoldLists(**videos.write(fold_lists, folder / f"fold{number + 1}")))
     _refuse_few(lists, request)
     paths: dict[str, Any] = videos.write(lists, folder)
-    section = data_section(str(videos.root), **paths, pretrain=request.unlabeled)
+    section = make_data_section(str(videos.root), **paths, pretrain=request.unlabeled)
     groups = len(videos.groups)
     may_fold = request.folds is None and videos.task != "regression" and groups >= FEWEST_FOLDS
     return ProjectLists(

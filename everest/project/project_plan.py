@@ -35,8 +35,8 @@ from everest.suggest.suggestion import (
     NetworkTime,
     StageTime,
     Suggestion,
+    find_device,
     suggest_recipe,
-    this_device,
 )
 from everest.system.events import Report, warning
 from everest.system.files import PART_SUFFIX
@@ -65,7 +65,7 @@ def make_plan(
     lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)
     suggestion = suggest_recipe(
         lists.section,
-        this_device(),
+        find_device(),
         purpose="scratch" if request.unlabeled is None else "finetune",
         output=folder / RECIPE_FILE,
         overrides=request.overrides,

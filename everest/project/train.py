@@ -41,7 +41,7 @@ from everest.project.request import (
 )
 from everest.project.result import NETWORK, ClipTime, MeasuredTest, ProjectResult
 from everest.project.verdict import judge, methods_text, result_lines
-from everest.suggest.latency import network_time, reading_ms
+from everest.suggest.latency import measure_network_time, measure_reading_ms
 from everest.system.accelerator import restore_process_state
 from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.files import (
@@ -282,8 +282,8 @@ def _clip_time(model: Classifier, comparison: Comparison, limit: float | None) -
     (table,) = comparison.tables
     readable = table.readable([sample for listed in comparison.samples.values() for sample in listed])
     return ClipTime(
-        network_ms=round(network_time(model).alone_ms, 2),
-        reading_ms=round(reading_ms(model.clip, readable), 2),
+        network_ms=round(measure_network_time(model).alone_ms, 2),
+        reading_ms=round(measure_reading_ms(model.clip, readable), 2),
         limit_ms=limit,
     )
 

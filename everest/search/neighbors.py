@@ -262,14 +262,14 @@ def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[
 
 def write_results(page: Path, file: FeatureFile, results: Sequence[tuple[Query, Sequence[Neighbor]]]) -> None:
     """Write a page of queries, each with its neighbors among the rows of a file, as playing clips."""
-    from everest.figures.pages import clip_card, write_page  # here: a search without a page draws nothing
+    from everest.figures.pages import make_card, write_page  # here: a search without a page draws nothing
 
     cards = [
         {
             "name": query.name,
-            "clip": clip_card(query.sample),
+            "clip": make_card(query.sample),
             "neighbors": [
-                clip_card(file.sample(neighbor.row))
+                make_card(file.sample(neighbor.row))
                 | {"similarity": f"{neighbor.similarity:.3f}", "name": file.name(neighbor.row)}
                 for neighbor in neighbors
             ],

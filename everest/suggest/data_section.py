@@ -21,7 +21,7 @@ from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, split_folders, subfolders, videos_under
 
 
-def data_section(
+def make_data_section(
     root: str,
     *,
     train: str | None = None,
@@ -40,7 +40,7 @@ def data_section(
         pretrain: a list or folder of videos for pre-training; None: the ones of the training list.
         labeled: False lets the training list be missing: all videos below the folder are read then.
     """
-    location = _folder(root)
+    location = _find_folder(root)
     folder = location.resolve()
     given = {"train": train, "val": val, "test": test} | ({} if pretrain is None else {"pretrain": pretrain})
     section: dict[str, Any] = {}
@@ -54,7 +54,7 @@ def data_section(
     listed = section["train"] = section["train"] or default
     if listed is None and labeled:
         fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
-        if lists := lists_ending_in(root, "train"):
+        if lists := find_named_lists(root, "train"):
             fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
         elif has_class_folders(root):
             command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
@@ -78,7 +78,7 @@ def data_section(
     return {"root": str(folder), **section}
 
 
-def _folder(root: str) -> Location:
+def _find_folder(root: str) -> Location:
     """The folder of the videos; DataError if there is none."""
     location = parse_location(root)
     with as_data_error(location):
@@ -99,20 +99,20 @@ def _find_list(root: Location, name: str) -> str | None:
 
 def has_class_folders(root: str) -> bool:
     """Whether two subfolders of a folder have videos, and no list `train.csv` or `X_train.csv` is there."""
-    location = _folder(root)
+    location = _find_folder(root)
     if (
         find_list(location, "train", labeled=True)
         or split_folders(location)
-        or lists_ending_in(root, "train")
+        or find_named_lists(root, "train")
     ):
         return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
     return len(list(islice(filled, 2))) == 2
 
 
-def lists_ending_in(root: str, key: str) -> list[str]:
+def find_named_lists(root: str, key: str) -> list[str]:
     """The lists in a folder under names such as `X_train.csv`."""
-    location = _folder(root)
+    location = _find_folder(root)
     with as_data_error(location):
         return sorted(path.name for path in location.iterdir() if path.name.endswith(f"_{LIST_FILES[key]}"))
 
@@ -136,7 +136,7 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
     return section if task == "single-label" else {**section, "task": task}, task_notice(train, task)
 
 
-def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:
+def find_shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:
     """The videos of `data.KEY` that other lists have, too, sorted; a link counts as its target."""
     root = parse_location(data.root)
     others = [read_unlabeled(join_location(root, name), root=root, skip_missing=True) for name in lists]

@@ -42,7 +42,7 @@ MOST_READ_VIDEOS: Final = 10  # default: videos whose reading is timed
 
 
 @torch.inference_mode()
-def network_time(model: Classifier, *, limit: float = math.inf) -> NetworkTime:
+def measure_network_time(model: Classifier, *, limit: float = math.inf) -> NetworkTime:
     """Time a classifier; a first pass that takes far longer than `limit` ms is enough."""
     spec, device = model.spec, model.device
     model.cpu().eval()
@@ -62,7 +62,7 @@ def network_time(model: Classifier, *, limit: float = math.inf) -> NetworkTime:
     return NetworkTime(1000 * min(alone), 1000 * median(clock))
 
 
-def reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
+def measure_reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
     """The median milliseconds, of all threads together, to decode and resize the clip of readable videos."""
     seconds = []
     for sample in choose_evenly(samples, MOST_READ_VIDEOS):
@@ -74,13 +74,13 @@ def reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
 
 
 def fit_latency(
-    suggestion: Suggestion, limit: float, *, measure: Callable[..., NetworkTime] = network_time
+    suggestion: Suggestion, limit: float, *, measure: Callable[..., NetworkTime] = measure_network_time
 ) -> Suggestion:
     """The suggestion with the largest size that needs at most `limit` ms for a clip, with its network's time.
 
     No size is larger than the suggested one. If none is fast enough, it is the smallest. Weights to start
     from determine the size; clips of image weights get fewer frames. `measure` is called as
-    `network_time`.
+    `measure_network_time`.
     """
     start = suggestion.start
     if start is None:
@@ -95,7 +95,7 @@ def fit_latency(
     for suggestion in options:
         suggestion = replace(suggestion, latency=limit, larger_ms=larger_ms)
         with torch.random.fork_rng(devices=[]):  # new weights
-            heads = (Head(outputs=max(1, suggestion.facts.classes)),)
+            heads = (Head(outputs=max(1, suggestion.stats.classes)),)
             model = classifier_spec(suggestion.recipe, heads).build()
         assert isinstance(model, Classifier)
         suggestion = replace(suggestion, network_time=measure(model, limit=limit))

@@ -26,7 +26,7 @@ from everest.errors import DataError
 from everest.lists.labels import class_imbalance, count_classes
 from everest.lists.sample import ListSize, Sample, choose_evenly
 from everest.lists.sources import read_source
-from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS, probed_steps
+from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS, plan_probes
 from everest.system.storage import join_location, parse_location
 from everest.system.text import plural
 from everest.video.reader import video_info
@@ -75,7 +75,7 @@ _SIDE_WORD: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNO
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFacts:
+class DataStats:
     """The properties of a data set on which the rules depend."""
 
     train: ListSize
@@ -91,7 +91,7 @@ class DataFacts:
     num_validation: int = 0  # videos of `data.val`
 
 
-def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
+def examine_data(data: DataSettings, *, labeled: bool = True) -> DataStats:
     """Count the training videos, windows, groups and classes, and read the length and size of some videos."""
     recipe = Recipe(name="suggest", data=data)
     clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
@@ -106,7 +106,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     frames, height, width = _median_size(clips.samples, data.fps)
     # Of the first label, which a sampler balances.
     counts = count_classes(sample.labels[0] for sample in clips.samples) if labeled else {}
-    return DataFacts(
+    return DataStats(
         train=ListSize.of(clips.samples),
         pretrain=ListSize.of(pretrain_samples) if pretrain_samples else None,
         classes=sum(head.outputs for head in known.heads if head.task != "regression") if known else 0,
@@ -146,7 +146,7 @@ class Choice(NamedTuple):
 
 
 def choose_values(
-    facts: DataFacts,
+    stats: DataStats,
     device_name: str,
     *,
     purpose: RecipePurpose,
@@ -163,11 +163,11 @@ def choose_values(
     device = DEVICE_VALUES[device_name]
     if size is not None:
         device = replace(size, batch=device.batch)
-    train = facts.train
+    train = stats.train
     device_text = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
-    median_text = f"the median video, {facts.height:g} x {facts.width:g}"
+    median_text = f"the median video, {stats.height:g} x {stats.width:g}"
     size_reason = f"about {device.side} x {device.side} pixels in the shape of {median_text}"
-    words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
+    words = {word.lower() for name in stats.class_names for word in _WORD.findall(name)}
     mirrored = sorted(filter(_SIDE_WORD.fullmatch, words))  # wrong in a mirror
     flip_reason = f"class names have {', '.join(mirrored)}; a mirrored clip shows the opposite"
     positions_reason = "separate positions in time and space; no worse than joint ones on few videos"
@@ -175,35 +175,35 @@ def choose_values(
     if purpose != "scratch":
         input_reason = "views of frames differ by their places more than by motion"
     sees_differences = purpose != "scratch" or train.num_groups <= GROUPS_FOR_DIFFERENCES
-    frames = facts.frames
+    frames = stats.frames
     if purpose == "finetune":  # an encoder sees actions at one speed in both stages
-        frames = min(frames, facts.pretrain_frames or frames)
+        frames = min(frames, stats.pretrain_frames or frames)
     stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / CLIP_FRAMES)))
     share = min(1.0, stride * CLIP_FRAMES / frames)
     stride_reason = f"a clip covers {share:.0%} of the median {train.noun} ({frames:g} frames)"
     choices = [
         Choice("data.frames", CLIP_FRAMES, "as in the papers"),
-        Choice("data.size", frame_size(facts, device.side, device.tubelet), size_reason),
+        Choice("data.size", choose_frame_size(stats, device.side, device.tubelet), size_reason),
         Choice("data.flip", False, flip_reason, applies=bool(mirrored)),
         Choice("model.backbone", device.backbone, f"small enough to train on {device_text}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice("model.positions", "separable", positions_reason),
         Choice("model.input", "differences", input_reason, applies=sees_differences),
         Choice("pretrain.stride", stride, stride_reason),
-        *_pretraining(facts, device, most_steps.get("pretrain")),
+        *_choose_pretraining(stats, device, most_steps.get("pretrain")),
         Choice("finetune.stride", stride, stride_reason),
         *_schedule("finetune", train, most_steps.get("finetune"), device.batch, f"fits {device_text}"),
-        *_finetuning(facts, device, purpose),
+        *_choose_finetuning(stats, device, purpose),
         Choice("eval.clips", 2, "as in the papers, a test averages several views"),
         Choice("eval.crops", 3, "over the longer side"),
     ]
     return [choice for choice in choices if choice.applies]
 
 
-def frame_size(facts: DataFacts, side: float, tubelet: Sequence[int]) -> list[int]:
+def choose_frame_size(stats: DataStats, side: float, tubelet: Sequence[int]) -> list[int]:
     """Height and width in whole tubelets, in the shape of the video; no larger than it unless it is tiny."""
-    shape = math.sqrt(facts.height / facts.width)
-    sides = ((shape, facts.height), (1 / shape, facts.width))
+    shape = math.sqrt(stats.height / stats.width)
+    sides = ((shape, stats.height), (1 / shape, stats.width))
     return [
         max(FEWEST_TUBELETS, min(round(side * factor / unit), int(largest // unit))) * unit
         for (factor, largest), unit in zip(sides, tubelet[1:], strict=True)
@@ -231,14 +231,14 @@ def _schedule(
     ]
 
 
-def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None) -> list[Choice]:
+def _choose_pretraining(stats: DataStats, device: DeviceValues, most_steps: int | None) -> list[Choice]:
     """The values of pre-training, which compares clips; probes measure the features if that is cheap."""
-    size = facts.pretrain or facts.train
+    size = stats.pretrain or stats.train
     batch = VIEWS_BATCH_FACTOR * device.batch
     schedule = _schedule("pretrain", size, most_steps, batch, "clips are compared with all others of a step")
-    num_validation = facts.num_validation
+    num_validation = stats.num_validation
     probed = min(num_validation or size.num_samples, MOST_VIDEOS) + min(num_validation, MOST_HELD_OUT)
-    every, share = probe_interval(probed, steps=schedule[0].value, batch=batch, num_videos=size.num_samples)
+    every, share = choose_interval(probed, steps=schedule[0].value, batch=batch, num_videos=size.num_samples)
     probe_reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
     if not every:
         probe_reason = (
@@ -259,34 +259,34 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None)
     ]
 
 
-def probe_interval(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
+def choose_interval(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
     """The validations between probes of `probed` videos, and the share of a run's cost that probes have.
 
     0 if even two probes cost too much.
     """
     validation_steps = steps_between_validations(steps, num_videos, batch)
     for every in range(1, -(-steps // validation_steps) + 1):
-        probes = len(probed_steps(steps, every=every, validation_steps=validation_steps))
+        probes = len(plan_probes(steps, every=every, validation_steps=validation_steps))
         share = probes * PROBE_COST * probed / (steps * batch)
         if probes <= MOST_PROBES and share < MOST_PROBE_SHARE:
             return every, share
     return 0, 0.0
 
 
-def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) -> list[Choice]:
+def _choose_finetuning(stats: DataStats, device: DeviceValues, purpose: RecipePurpose) -> list[Choice]:
     """The values of fine-tuning: tokens, augmentation against overfitting, and what the labels need."""
     from_scratch = purpose == "scratch"
-    is_mild = facts.train.num_groups <= GROUPS_FOR_MILD_CROPS
-    is_regression = facts.task == "regression"
+    is_mild = stats.train.num_groups <= GROUPS_FOR_MILD_CROPS
+    is_regression = stats.task == "regression"
     keep, tokens_reason = device.keep, "the tokens that change most"
     if not from_scratch and keep < KEPT_AFTER_VIEWS:
         keep, tokens_reason = KEPT_AFTER_VIEWS, "half of the tokens, after pre-training between views"
-    crop_reason = f"{'mild' if is_mild else 'stronger'} crops for {facts.train}"
+    crop_reason = f"{'mild' if is_mild else 'stronger'} crops for {stats.train}"
     mixup, mixup_reason = (0.0, "as mild as the crops") if is_mild else (0.8, "as strong as the crops")
     if is_regression:
         mixup, mixup_reason = 0.0, "half of two videos has no number of its own"
     sampler_reason = (
-        f"the most frequent class has {facts.imbalance:.3g} times the {facts.train.noun}s of the rarest; "
+        f"the most frequent class has {stats.imbalance:.3g} times the {stats.train.noun}s of the rarest; "
         "class_weights: balanced is the alternative"
     )
     return [
@@ -298,5 +298,5 @@ def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) 
         Choice("finetune.erasing", 0.0, "as mild as the crops", applies=from_scratch and is_mild),
         Choice("finetune.cutmix", 0.0, "as mixup", applies=is_regression),
         Choice("finetune.label_smoothing", 0.0, "of classes only", applies=is_regression),
-        Choice("finetune.sampler", "sqrt", sampler_reason, applies=facts.imbalance > SAMPLER_IMBALANCE),
+        Choice("finetune.sampler", "sqrt", sampler_reason, applies=stats.imbalance > SAMPLER_IMBALANCE),
     ]

@@ -22,18 +22,18 @@ from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import LIST_FILES
 from everest.lists.writing import CLASSES_FILE
 from everest.prepare.split import LabeledVideos
-from everest.profiling.timing import TrainingStage, reading_speed, stage_clips, time_steps
+from everest.profiling.timing import TrainingStage, measure_reading_speed, open_stage_clips, time_steps
 from everest.suggest.data_section import (
-    data_section,
+    find_named_lists,
+    find_shared_videos,
     has_class_folders,
-    lists_ending_in,
-    shared_videos,
+    make_data_section,
     with_task,
 )
 from everest.suggest.rules import (
     DEVICE_VALUES,
     Choice,
-    DataFacts,
+    DataStats,
     DeviceValues,
     RecipePurpose,
     choose_values,
@@ -42,8 +42,8 @@ from everest.suggest.rules import (
 from everest.suggest.variants import (
     FEWEST_PAPER_VIDEOS,
     PAPER_BASE_LINE,
-    for_latency,
-    paper_values,
+    choose_paper_values,
+    reduce_for_latency,
     with_weights,
 )
 from everest.system.files import make_folder, write_text
@@ -88,7 +88,7 @@ class Suggestion:
     """A suggested recipe, and the steps and the time of each stage that it is for."""
 
     section: Mapping[str, Any]  # of data: folder and lists
-    facts: DataFacts
+    stats: DataStats
     device: str  # one of `DEVICE_VALUES`
     purpose: RecipePurpose
     output: Path  # where the recipe will be written, for messages and its name
@@ -116,19 +116,19 @@ class Suggestion:
     def text(self) -> str:
         """The YAML."""
         base = (self.size or DEVICE_VALUES[self.device]).base
-        is_large = (self.facts.pretrain or self.facts.train).num_videos >= FEWEST_PAPER_VIDEOS
+        is_large = (self.stats.pretrain or self.stats.train).num_videos >= FEWEST_PAPER_VIDEOS
         if self.purpose != "scratch" and self.device != "cpu" and is_large:
             base = PAPER_BASE_LINE
-            choices = paper_values(self.facts, self.device, most_steps=self.most_steps)
+            choices = choose_paper_values(self.stats, self.device, most_steps=self.most_steps)
         else:
             choices = choose_values(
-                self.facts, self.device, purpose=self.purpose, most_steps=self.most_steps, size=self.size
+                self.stats, self.device, purpose=self.purpose, most_steps=self.most_steps, size=self.size
             )
         if self.latency is not None:
-            choices = for_latency(choices, self.latency, fits=self.is_fast)
+            choices = reduce_for_latency(choices, self.latency, fits=self.is_fast)
         if self.start is not None:
-            choices = with_weights(choices, self.facts, self.device, self.start, frames=self.frames)
-        return recipe_text(choices, self.section, base=base, facts=self.facts)
+            choices = with_weights(choices, self.stats, self.device, self.start, frames=self.frames)
+        return format_recipe(choices, self.section, base=base, stats=self.stats)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -140,7 +140,7 @@ class Suggestion:
     def times(self) -> list[StageTime]:
         times = []
         for stage in STAGES_OF_PURPOSE[self.purpose]:
-            size = self.facts.train if stage == "finetune" else self.facts.pretrain or self.facts.train
+            size = self.stats.train if stage == "finetune" else self.stats.pretrain or self.stats.train
             section = getattr(self.recipe, stage)
             steps = section.steps or max(1, section.epochs * size.num_samples // section.batch_size)
             speed = self.speeds.get(stage)
@@ -156,7 +156,7 @@ class Suggestion:
             batch = 16 if self.start is None else 2  # public weights are larger than what a CPU trains
             timed = time_steps(self.recipe, stage, batch=batch if on_cpu else None, cpu=on_cpu)
             step = timed["clips_per_second"]
-            read = reading_speed(stage_clips(self.recipe, stage)) * num_cores()
+            read = measure_reading_speed(open_stage_clips(self.recipe, stage)) * num_cores()
             # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
             speeds[stage] = 1 / (1 / step + 1 / read) if on_cpu else min(step, read)
         return replace(self, speeds=speeds)
@@ -168,7 +168,7 @@ class Suggestion:
         return replace(self, most_steps=most_steps)
 
 
-def this_device() -> str:
+def find_device() -> str:
     """The name of the largest of `DEVICE_VALUES` that this machine has."""
     if not torch.cuda.is_available():
         return "cpu"
@@ -219,7 +219,7 @@ def suggest_for_folder(
     # Lists for as long as there is no recipe; beside their folder, which shows that they can be written.
     with make_folder(folder.parent), TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
         lists = request.lists if videos is None else videos.write(parts, Path(trial))
-        section = _checked_section(request, lists, has_new_lists=has_new_lists, notify=notify)
+        section = _check_section(request, lists, has_new_lists=has_new_lists, notify=notify)
         purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
         purpose = "pretrain" if request.unlabeled else purpose
         suggestion = suggest_recipe(
@@ -250,7 +250,7 @@ def suggest_for_folder(
     return suggestion, lines
 
 
-def _checked_section(
+def _check_section(
     request: SuggestRequest, lists: Mapping[str, str], *, has_new_lists: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
     """The data section of a recipe with `lists`, given or new ones of class folders.
@@ -258,7 +258,7 @@ def _checked_section(
     Refuses videos of class folders for pre-training, and warns if videos for testing are among them.
     """
     source = request.pretrain
-    section = data_section(request.data, **lists, pretrain=source, labeled=not request.unlabeled)
+    section = make_data_section(request.data, **lists, pretrain=source, labeled=not request.unlabeled)
     if not request.unlabeled:
         section, reason = with_task(section, request.task)
         if reason is not None:
@@ -268,8 +268,8 @@ def _checked_section(
     settings = DataSettings(**section)
     keys = ("train", "val", "test") if has_new_lists else ("val", "test")
     held_out = [name for key in keys if (name := getattr(settings, key)) is not None]
-    held_out = held_out or [name for key in ("val", "test") for name in lists_ending_in(request.data, key)]
-    shared = shared_videos(settings, "pretrain" if source else "train", held_out)
+    held_out = held_out or [name for key in ("val", "test") for name in find_named_lists(request.data, key)]
+    shared = find_shared_videos(settings, "pretrain" if source else "train", held_out)
     videos = plural(len(shared), "video")
     if shared and has_new_lists:
         raise RecipeError(
@@ -322,12 +322,12 @@ def suggest_recipe(
     data_overrides = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
     base_data = load_recipe("custom", overrides=data_overrides).data if data_overrides else DataSettings()
     settings = replace(base_data, **section)
-    facts = examine_data(settings, labeled=purpose != "pretrain")
-    if facts.pretrain is not None and facts.pretrain.num_samples == 1:
+    stats = examine_data(settings, labeled=purpose != "pretrain")
+    if stats.pretrain is not None and stats.pretrain.num_samples == 1:
         raise RecipeError(f"--pretrain {settings.pretrain}: one video; pre-training compares several")
     return Suggestion(
         section=section,
-        facts=facts,
+        stats=stats,
         device=device,
         purpose=purpose,
         output=output,
@@ -336,14 +336,14 @@ def suggest_recipe(
     )
 
 
-def recipe_text(choices: Sequence[Choice], data: Mapping[str, Any], *, base: str, facts: DataFacts) -> str:
+def format_recipe(choices: Sequence[Choice], data: Mapping[str, Any], *, base: str, stats: DataStats) -> str:
     """The YAML of a recipe with a comment for each value; `choices` are in the order of its sections."""
-    labels = f"{facts.classes} classes" if facts.classes else "no labels"
-    if facts.task == "regression":
+    labels = f"{stats.classes} classes" if stats.classes else "no labels"
+    if stats.task == "regression":
         labels = "numbers as labels"
-    more = f" Pre-training: {facts.pretrain}." if facts.pretrain else ""
+    more = f" Pre-training: {stats.pretrain}." if stats.pretrain else ""
     lines = [
-        f"# Training: {facts.train}, {labels}.{more} Each value states its reason.",
+        f"# Training: {stats.train}, {labels}.{more} Each value states its reason.",
         f"base: {base}",
         *write_yaml({"data": dict(data)}).splitlines(),
     ]

@@ -22,9 +22,9 @@ from everest.suggest.rules import (
     GROUPS_FOR_DIFFERENCES,
     MOST_PROBES,
     Choice,
-    DataFacts,
+    DataStats,
+    choose_frame_size,
     choose_values,
-    frame_size,
 )
 from everest.system.text import plural
 
@@ -55,10 +55,10 @@ TUNED_PEAK_LR: Final = 3e-4  # trained weights need smaller steps than new ones
 ADAPTER_PEAK_LR: Final = 1e-3
 
 
-def paper_values(facts: DataFacts, device_name: str, *, most_steps: Mapping[str, int]) -> list[Choice]:
+def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mapping[str, int]) -> list[Choice]:
     """The values in the order of the sections; all others are those of `PAPER_BASE`."""
-    backbone, size = DEVICE_VALUES[device_name].backbone, facts.pretrain or facts.train
-    samples, num_frames = size.num_samples, min(facts.frames, facts.pretrain_frames or facts.frames)
+    backbone, size = DEVICE_VALUES[device_name].backbone, stats.pretrain or stats.train
+    samples, num_frames = size.num_samples, min(stats.frames, stats.pretrain_frames or stats.frames)
     epochs = max(1, round(PAPER_EPOCHS * PAPER_VIDEOS / samples))
     stride = next((stride for stride in PAPER_STRIDES if stride * CLIP_FRAMES <= num_frames), 1)
     clips = f"as many clips as {PAPER_EPOCHS} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of Kinetics-400"
@@ -68,15 +68,15 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: Mapping[str,
         Choice("pretrain.warmup_epochs", round(epochs * PAPER_WARMUP_SHARE), fifth),
     ]
     planned, validations = epochs * samples // PAPER_BATCH, epochs
-    short = _steps_in_hours("pretrain", most_steps, planned, PAPER_WARMUP_SHARE)
+    short = _limit_steps("pretrain", most_steps, planned, PAPER_WARMUP_SHARE)
     if short:
         schedule, validations = short, MOST_VALIDATIONS
     tuned_epochs = PAPER_TUNED_EPOCHS[backbone]
-    planned = tuned_epochs * facts.train.num_samples // PAPER_TUNED_BATCH
-    tuning = _steps_in_hours("finetune", most_steps, planned, PAPER_TUNED_WARMUP_EPOCHS / tuned_epochs)
+    planned = tuned_epochs * stats.train.num_samples // PAPER_TUNED_BATCH
+    tuning = _limit_steps("finetune", most_steps, planned, PAPER_TUNED_WARMUP_EPOCHS / tuned_epochs)
     by_labels = {
         choice.key: choice
-        for choice in choose_values(facts, device_name, purpose="finetune", most_steps={})
+        for choice in choose_values(stats, device_name, purpose="finetune", most_steps={})
         if choice.key in VALUES_OF_LABELS
     }
     flip_reason = "Table 7; false, as for SSv2, if left and right differ in meaning"
@@ -106,7 +106,7 @@ def paper_values(facts: DataFacts, device_name: str, *, most_steps: Mapping[str,
     ]
 
 
-def _steps_in_hours(
+def _limit_steps(
     stage: str, most_steps: Mapping[str, int], planned: int, warmup_share: float
 ) -> list[Choice]:
     """The steps of a stage that has no time for its planned steps; empty if it has."""
@@ -122,7 +122,7 @@ def _steps_in_hours(
 
 def with_weights(
     choices: Sequence[Choice],
-    facts: DataFacts,
+    stats: DataStats,
     device_name: str,
     start: WeightSettings,
     *,
@@ -137,13 +137,13 @@ def with_weights(
         fixed.append(Choice("data.frames", frames, "the most that --latency allows, at least 2"))
     if start.is_image:
         height, width = start.values["data.size"]
-        size = frame_size(facts, (height + width) / 2, start.values["model.tubelet"])
+        size = choose_frame_size(stats, (height + width) / 2, start.values["model.tubelet"])
         fixed.append(Choice("data.size", size, f"about {height} x {width} pixels, in whole patches"))
         fixed.append(Choice("pretrain.camera_motion", 0.0, "image weights see each frame by itself"))
     merged = {choice.key: choice for choice in choices if not choice.key.startswith("model.")}
     merged |= {choice.key: choice for choice in fixed}
     if "finetune.steps" in merged:  # what is trained of the weights, how long, and how fast
-        batch, labeled = DEVICE_VALUES[device_name].batch, facts.train
+        batch, labeled = DEVICE_VALUES[device_name].batch, stats.train
         by_epochs = max(FEWEST_TUNED_STEPS, math.ceil(TUNED_EPOCHS * labeled.num_samples / batch))
         steps = min(merged["finetune.steps"].value, by_epochs)
         steps_reason = "in the planned time"
@@ -172,7 +172,7 @@ def with_weights(
     return sorted(merged.values(), key=lambda choice: RECIPE_SECTIONS.index(choice.key.partition(".")[0]))
 
 
-def for_latency(choices: Sequence[Choice], limit: float, *, fits: bool) -> list[Choice]:
+def reduce_for_latency(choices: Sequence[Choice], limit: float, *, fits: bool) -> list[Choice]:
     """The choices for a model that has at most `limit` ms for a clip on one thread of a CPU.
 
     `fits`: whether the size was measured to be fast enough.

@@ -122,7 +122,7 @@ def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepPlan:
             by_stage: dict[StageName, Job] = {}
             for stage in stages:
                 needs = by_stage.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
-                settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
+                settings = _select_stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
                 identity = json.dumps([stage, needs.key if needs else start, settings], sort_keys=True)
                 key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
                 by_stage[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=start)
@@ -205,7 +205,7 @@ def _check_inputs(recipe: Recipe, stage: StageName) -> None:
             raise DataError(f"{key}: {not_found_text(file)}; {stage} reads it: set data.root (--data DIR)")
 
 
-def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
+def _select_stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
     """The settings that identify the job of a stage, without those of the stages before it.
 
     Args:

@@ -22,7 +22,7 @@ from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS, value_text
 from everest.sweep.plan import SEED_PLACE
 from everest.sweep.request import FROM_SCRATCH
-from everest.sweep.results import metric_title, split_metric
+from everest.sweep.results import make_metric_title, split_metric
 from everest.system.text import time_text
 
 CONFIDENCE: Final = 0.95
@@ -41,7 +41,7 @@ class Spread(NamedTuple):
     interval: tuple[float, float] | None  # 95 %, of Student's t
 
 
-def spread(values: Sequence[float], *, scale: float | None = None) -> Spread:
+def find_spread(values: Sequence[float], *, scale: float | None = None) -> Spread:
     """The mean of one or more values, with the 95 % interval of the mean of a normal distribution.
 
     `scale` is the size of the numbers that the values were computed from; None: of the values.
@@ -75,7 +75,7 @@ def compare_pairs(values: dict[int, float], reference: dict[int, float]) -> Pair
         return None
     differences = [values[seed] - reference[seed] for seed in seeds]
     largest = max(abs(value) for arm in (values, reference) for value in arm.values())
-    mean, std, interval = spread(differences, scale=largest)
+    mean, std, interval = find_spread(differences, scale=largest)
     p = None
     if std is not None and interval is not None:
         p = 2 * float(stats.t.sf(abs(mean) / (std / len(seeds) ** 0.5), len(seeds) - 1))
@@ -94,7 +94,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     reference = results["against"] if against is None else against
     if reference not in arms:
         raise unknown_name("--against", reference, arms)
-    name, values = _values_of(results, metric)
+    name, values = _select_values(results, metric)
     place, kind = split_metric(name)
     changed = (key for arm in results["arms"] for key in arm["overrides"])
     comparable = name != "pretrain_loss" or not any(key.startswith(PREDICTION_KEYS) for key in changed)
@@ -115,18 +115,18 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
                 "init": arm.get("init", FROM_SCRATCH),
                 "seeds": list(of_arm),
                 "values": list(of_arm.values()),
-                **(spread(list(of_arm.values()))._asdict() if of_arm else dict.fromkeys(Spread._fields)),
-                "chance": _mean(row["metrics"].get(chance) for row in measured),
-                "majority": _mean(row["metrics"].get(majority) for row in measured),
+                **(find_spread(list(of_arm.values()))._asdict() if of_arm else dict.fromkeys(Spread._fields)),
+                "chance": _average(row["metrics"].get(chance) for row in measured),
+                "majority": _average(row["metrics"].get(majority) for row in measured),
                 "difference": None if difference is None else difference._asdict(),
-                "gmacs": _mean(row["gmacs"] for row in measured),
-                "hours": _mean(row["hours"] for row in measured),
+                "gmacs": _average(row["gmacs"] for row in measured),
+                "hours": _average(row["hours"] for row in measured),
             }
         )
     return {
         **{key: results[key] for key in ("recipe", "summary", "stages")},
         "metric": name,
-        "title": metric_title(name),
+        "title": make_metric_title(name),
         "percent": kind is not None and kind.is_percent,
         "higher_is_better": kind is None or kind.is_higher_better,
         "comparable": comparable,
@@ -137,7 +137,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     }
 
 
-def _values_of(results: Mapping[str, Any], metric: str | None) -> tuple[str, dict[str, dict[int, float]]]:
+def _select_values(results: Mapping[str, Any], metric: str | None) -> tuple[str, dict[str, dict[int, float]]]:
     """The name of a metric, by default that of the task, and its values by arm and seed."""
     metrics = (row["metrics"] for arm in results["arms"] for row in arm["seeds"])
     known = list(dict.fromkeys(key for row in metrics for key, value in row.items() if value is not None))
@@ -154,13 +154,13 @@ def _values_of(results: Mapping[str, Any], metric: str | None) -> tuple[str, dic
     return name, values
 
 
-def _mean(numbers: Iterable[float | None]) -> float | None:
+def _average(numbers: Iterable[float | None]) -> float | None:
     """Of the numbers that are known; None without any."""
     known = [number for number in numbers if number is not None]
     return sum(known) / len(known) if known else None
 
 
-def report_table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def make_report_table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the titles of the columns, then the row of each arm."""
     means = ("arm", "seeds", f"{document['title']}, mean", "95 % interval")
     differences = (f"minus {document['against']}", "its 95 % interval", "p")
@@ -172,21 +172,21 @@ def report_table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             arm["arm"],
             str(len(arm["seeds"])),
             value_text(document["metric"], arm["mean"]) if arm["seeds"] else "",
-            _cell(arm["interval"], digits),
-            _cell([difference["mean"]], f"+{digits}"),
-            _cell(difference["interval"], f"+{digits}"),
-            _cell([difference["p"]], ".2g"),
-            _cell([arm["gmacs"]], ".4g"),
+            _format_cell(arm["interval"], digits),
+            _format_cell([difference["mean"]], f"+{digits}"),
+            _format_cell(difference["interval"], f"+{digits}"),
+            _format_cell([difference["p"]], ".2g"),
+            _format_cell([arm["gmacs"]], ".4g"),
             "" if arm["hours"] is None else time_text(3600 * arm["hours"]),
         )
 
 
-def _cell(values: Sequence[float | None] | None, form: str) -> str:
+def _format_cell(values: Sequence[float | None] | None, form: str) -> str:
     """A value, or the two ends of an interval; differences of percentages are in points."""
     return " to ".join(f"{value:{form}}" for value in values or () if value is not None)
 
 
-def report_notes(document: Mapping[str, Any]) -> Iterator[str]:
+def list_report_notes(document: Mapping[str, Any]) -> Iterator[str]:
     """Sentences about the numbers."""
     jobs, arms = document["jobs"], document["arms"]
     if jobs["finished"] < jobs["all"]:

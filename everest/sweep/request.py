@@ -112,16 +112,16 @@ def read_request(
         except RecipeError as error:
             raise RecipeError(f"{file.label}: recipe: {error}") from error
     if over:
-        arms = arms_of_options(over)
+        arms = parse_arms(over)
     else:
-        arms = _arms_of_file({recipe.name: {}} if written.arms is None else written.arms, f"{label}arms")
+        arms = _read_arms({recipe.name: {}} if written.arms is None else written.arms, f"{label}arms")
     if len(arms) > MOST_ARMS:
         raise RecipeError(f"more than {MOST_ARMS} arms")
     names = [arm.name for arm in arms]
     against = written.against if written.against is not None and not over else names[0]
     if against not in names:
         raise unknown_name(f"{label}against", against, names)
-    shared_settings = _settings(written.set, f"{label}set")
+    shared_settings = _read_settings(written.set, f"{label}set")
     return SweepRequest(
         label=label,
         recipe=recipe,
@@ -165,7 +165,7 @@ def read_stages(value: Any, origin: str) -> tuple[StageName, ...]:
     return stages
 
 
-def arms_of_options(over: Sequence[str]) -> tuple[Arm, ...]:
+def parse_arms(over: Sequence[str]) -> tuple[Arm, ...]:
     """The arms of the options --over: every combination of their values.
 
     An arm's name has the last part of each key, or the key if two have the same, and the values:
@@ -202,7 +202,7 @@ def split_values(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _arms_of_file(values: Any, origin: str) -> tuple[Arm, ...]:
+def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
     """The arms of a sweep file, by their names."""
     names = list(values) if isinstance(values, dict) else []
     if not names or not all(name.isprintable() and name.strip() for name in names):
@@ -211,7 +211,7 @@ def _arms_of_file(values: Any, origin: str) -> tuple[Arm, ...]:
     for name, written in zip(names, values.values(), strict=True):
         place = f"{origin}: {shorten(name)}"
         arm = {} if written is None else written
-        overrides = _settings(arm, place, besides=("stages", "init"))
+        overrides = _read_settings(arm, place, besides=("stages", "init"))
         stages, init = arm.get("stages"), arm.get("init")
         stages = None if stages is None else read_stages(stages, f"{place}: stages")
         init = None if init is None else str(init)
@@ -219,7 +219,7 @@ def _arms_of_file(values: Any, origin: str) -> tuple[Arm, ...]:
     return tuple(arms)
 
 
-def _settings(values: Any, origin: str, *, besides: Sequence[str] = ()) -> dict[str, str]:
+def _read_settings(values: Any, origin: str, *, besides: Sequence[str] = ()) -> dict[str, str]:
     """The settings that a YAML file has by section.key, as --set takes them; `besides` are other keys."""
     keys = [key for key in values if key not in besides] if isinstance(values, dict) else [""]
     if not all("." in str(key) for key in keys):

@@ -44,7 +44,7 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
     """The numbers of a job; None if its run is not finished, or its evaluation has no result."""
     if job.stage not in TRAINING_STAGES:
         with suppress(OSError, *MALFORMED_ERRORS):  # missing or damaged
-            return JobNumbers(_evaluation_metrics(read_json(job.file(folder, "json"))), 0.0, 0.0)
+            return JobNumbers(_read_evaluation_metrics(read_json(job.file(folder, "json"))), 0.0, 0.0)
         return None
     run = folder / job.name
     if not run.is_dir() or summarize(run).state != "finished":
@@ -55,12 +55,12 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
     with damage_errors(run, fix="remove it"):
         batch = environment.plan.batch_size
         steps = [row for row in rows if "loss" in row]
-        metrics = metrics_of_run(job.stage, run, rows)
+        metrics = read_run_metrics(job.stage, run, rows)
         gmacs = steps[-1]["step"] * batch * macs / 1e9
         return JobNumbers(metrics, gmacs, hours_of_steps(steps, batch)[-1])
 
 
-def _evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics:
+def _read_evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics:
     """The metrics of an evaluation, or of every probe, for each head."""
     names = [*METRICS, *CHANCE_NAMES]
     if any(row["name"] == BACKGROUND for row in document.get("per_class") or ()):
@@ -74,11 +74,11 @@ def _evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics
             values["majority_top1"] = document["majority"]
         metrics |= {f"{place}probe.{probe}.{name}": values[name] for name in names if name in values}
     for head, of_head in document.get("heads", {}).items():
-        metrics |= _evaluation_metrics(of_head, f"{head}.")
+        metrics |= _read_evaluation_metrics(of_head, f"{head}.")
     return metrics
 
 
-def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics:
+def read_run_metrics(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics:
     """The last losses in the rows of a pre-training; of a fine-tuning, the validation of the best weights."""
     if stage == "pretrain":
         losses = [row["loss"] for row in rows if row.get("loss") is not None][-50:]  # heuristic
@@ -98,7 +98,7 @@ def split_metric(name: str) -> tuple[str, Metric | None]:
     return name.removesuffix(known), metric
 
 
-def metric_title(name: str) -> str:
+def make_metric_title(name: str) -> str:
     """A name as tables and figures show it: `top-1`, `verb top-1`, `probe linear top-1`."""
     place, metric = split_metric(name)
     place = place.replace(".", " ").replace("_", " ").strip()

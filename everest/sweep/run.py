@@ -20,7 +20,7 @@ from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
 from everest.metrics.names import value_text
 from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
-from everest.sweep.results import RESULTS_FILE, JobNumbers, collect, metric_title, read_job
+from everest.sweep.results import RESULTS_FILE, JobNumbers, collect, make_metric_title, read_job
 from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, write_errors, write_text
 from everest.system.launch import Devices, visible_gpus
@@ -180,7 +180,7 @@ class _Sweep:
         text = error or "finished"
         if error is None and (metrics := self.rows[job.name].metrics):
             name, value = next(iter(metrics.items()))
-            text = f"{metric_title(name)} {value_text(name, value)}"
+            text = f"{make_metric_title(name)} {value_text(name, value)}"
         first, *others = self.plan.users(job)
         more = f" (and {len(others)} more)" if others else ""
         done = f"[{len(self.rows) + len(self.failures)}/{len(self.plan.jobs())}]"

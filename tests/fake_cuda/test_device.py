@@ -17,7 +17,7 @@ from small_runs import sets
 from everest.config.recipe import load_recipe
 from everest.engine.state import SavedState
 from everest.models.memory import training_bytes
-from everest.profiling.profile import stage_spec
+from everest.profiling.profile import make_stage_spec
 from everest.system.run_folder import RunFolder
 
 Train = Callable[..., Ended]
@@ -82,7 +82,7 @@ def test_launches_and_memory_of_vit_b(device: Device):
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     assert found["counts"]["launches"] <= LAUNCHES
     assert found["bytes_per_clip"] <= BYTES_PER_CLIP
-    spec = stage_spec(load_recipe("k400", overrides=settings), "pretrain")
+    spec = make_stage_spec(load_recipe("k400", overrides=settings), "pretrain")
     clip = 3 * spec.frames * spec.size[0] * spec.size[1]  # as bytes; not in the slope
     assert found["bytes_per_clip"] + clip == pytest.approx(training_bytes(spec, 2), rel=0.1)
 

@@ -21,7 +21,14 @@ from everest.config.recipe import make_strategy
 from everest.errors import DataError, RecipeError
 from everest.figures.budget import draw_budget
 from everest.figures.masks import apply_model, apply_strategies
-from everest.figures.rows import HIDDEN_GRAY, ROW_LENGTH, ClipMask, draw_rows, figure_rows, mask_title
+from everest.figures.rows import (
+    HIDDEN_GRAY,
+    ROW_LENGTH,
+    ClipMask,
+    draw_rows,
+    make_figure_rows,
+    make_mask_title,
+)
 from everest.figures.timeline import MOST_LANES, MOST_PANELS, draw_timelines
 from everest.inference.bouts import PredictedBout
 from everest.inference.timelines import Timelines, VideoTimeline
@@ -54,7 +61,7 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
     visible, target = chosen.visible[0], chosen.target[0]
     left_out = torch.ones(64, dtype=torch.bool)
     left_out[torch.cat([visible, target])] = False
-    original, kept, seen, predicted, importance = figure_rows([shown])
+    original, kept, seen, predicted, importance = make_figure_rows([shown])
     assert [row.label for row in (kept, seen, predicted)] == ["kept tokens", "visible tokens", "predicted"]
     torch.testing.assert_close(patches_of(original.frames), true, atol=1e-6, rtol=0)
     torch.testing.assert_close(patches_of(kept.frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
@@ -94,16 +101,16 @@ def test_the_counts_are_the_numbers_of_tokens():
     (view,) = views_of("redundancy-robust")
     assert (len(view.kept), len(view.visible), view.grid.num_tokens) == (57, 19, 192)
     kept, seen = "29.7 % = 57 of 192", "9.9 % = 19 of 192"
-    assert mask_title(view) == f"redundancy-robust keeps {kept} tokens; {seen} are visible"
-    assert [row.note for row in figure_rows([view])[1:3]] == [kept, seen]
-    assert [row.label for row in figure_rows(views_of("tube"))] == ["original", "visible tokens"]
+    assert make_mask_title(view) == f"redundancy-robust keeps {kept} tokens; {seen} are visible"
+    assert [row.note for row in make_figure_rows([view])[1:3]] == [kept, seen]
+    assert [row.label for row in make_figure_rows(views_of("tube"))] == ["original", "visible tokens"]
     several = views_of("redundancy-robust", "tube", "frame-difference")
-    _, robust, tube, _, first, second = figure_rows(several)
+    _, robust, tube, _, first, second = make_figure_rows(several)
     assert (robust.note, tube.note) == (f"keeps {kept}", "shows 10.4 % = 20 of 192")
     for row, view in ((first, several[0]), (second, several[-1])):
         assert torch.equal(row.frames[::2, ::8, ::8].flatten(), view.importance)
     # Keep ratios share one measure, so one row.
-    assert len(figure_rows(views_of("redundancy-robust", "redundancy-robust"))) == 4
+    assert len(make_figure_rows(views_of("redundancy-robust", "redundancy-robust"))) == 4
 
 
 @pytest.fixture
@@ -128,9 +135,9 @@ SEVERAL = ("redundancy-robust", "tube", "running-cell")
 )
 def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames, strategies):
     views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
-    title = f"a name of a video that is rather long, as many are.mp4\n{mask_title(views[0])}"
+    title = f"a name of a video that is rather long, as many are.mp4\n{make_mask_title(views[0])}"
     slices = views[0].grid.t
-    draw_rows(tmp_path / "figure.png", figure_rows(views), slices=slices, title=title, numbers=numbers)
+    draw_rows(tmp_path / "figure.png", make_figure_rows(views), slices=slices, title=title, numbers=numbers)
     (drawn,) = figure
     FigureCanvasAgg(drawn).draw()
     texts = [text for text in drawn.findobj(Text) if text.get_visible() and text.get_text().strip()]

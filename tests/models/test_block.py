@@ -22,7 +22,7 @@ from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
 from everest.models.partial import choose_trained
 from everest.models.positions import RotaryPositions
 from everest.models.recompute import Activation
-from everest.profiling.profile import stage_spec
+from everest.profiling.profile import make_stage_spec
 
 GRID = TokenGrid(t=3, h=2, w=4)
 ACTIVATIONS = {
@@ -96,9 +96,9 @@ def test_autocast_keeps_the_sum_of_blocks_in_float32(options: dict[str, object])
 
 
 def test_the_width_of_the_mlp_is_counted_and_that_of_its_backbone_unless_set():
-    spec = stage_spec(load_recipe("small", overrides=["model.mlp_width=100"]), "finetune")
+    spec = make_stage_spec(load_recipe("small", overrides=["model.mlp_width=100"]), "finetune")
     size, tokens = spec.model.backbone_size, count_tokens(spec).visible
-    without = stage_spec(load_recipe("small"), "finetune")
+    without = make_stage_spec(load_recipe("small"), "finetune")
     linear = count_macs(without).linear - count_macs(spec).linear
     assert linear == size.depth * tokens * size.width * 2 * (4 * size.width - 100)
     wide = spec.build().encoder.blocks[0].mlp
@@ -141,7 +141,7 @@ def test_slices_with_all_tokens_are_encoded_without_a_mask_to_the_same_tokens(ch
 def test_the_cost_is_that_of_the_operations(mlp: str, norm_before: bool):
     small = ["model.backbone=vit-tiny", "model.depth=2", "data.size=32", "finetune.selection.strategy=all"]
     own = [f"model.mlp={mlp}", "model.rotary=dinov3", f"model.norm_before={str(norm_before).lower()}"]
-    spec = stage_spec(load_recipe("k400", overrides=[*small, *own]), "finetune")
+    spec = make_stage_spec(load_recipe("k400", overrides=[*small, *own]), "finetune")
     model, macs = spec.build().eval(), count_macs(spec)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.randn(1, 3, *(spec.frames, *spec.size)))

@@ -21,7 +21,7 @@ from everest.models.mae import MaskedAutoencoder, PretrainingModel
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
-from everest.profiling.profile import StageCost, stage_spec
+from everest.profiling.profile import StageCost, make_stage_spec
 from everest.system.compute import LiveBytes
 from everest.tokenizer.spec import FrozenTokenizer
 
@@ -59,7 +59,7 @@ VIEWS = "pretrain.objective=views"
 
 
 def spec_of(recipe: str, *overrides: str) -> ModelSpec:
-    return stage_spec(load_recipe(recipe, overrides=list(overrides)), "pretrain")
+    return make_stage_spec(load_recipe(recipe, overrides=list(overrides)), "pretrain")
 
 
 @contextmanager
@@ -161,7 +161,7 @@ BASE = ("model.backbone=vit-b", f"model.depth={DEPTH}", "finetune.drop_path=0.0"
 )
 def test_a_clip_takes_what_a_step_saves(bytes_per_value: int, settings: tuple[str, ...]):
     recipe = load_recipe("k400", overrides=[*BASE, *settings])
-    spec, section = stage_spec(recipe, "finetune"), recipe.finetune
+    spec, section = make_stage_spec(recipe, "finetune"), recipe.finetune
     model = spec.build().train()
     choose_trained(model, section)
     dtype = torch.float32 if bytes_per_value == 4 else torch.bfloat16

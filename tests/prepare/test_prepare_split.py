@@ -10,7 +10,7 @@ from prepare_commands import everest, rows_of, split, touch
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.prepare.split import read_shares, set_groups, split_samples
-from everest.suggest.data_section import data_section
+from everest.suggest.data_section import make_data_section
 
 
 def samples_of(classes, group_size):
@@ -214,7 +214,7 @@ def test_classes_named_by_integers_and_decimals_are_read_back(tmp_path):
     written = ("train.csv", "val.csv", "test.csv", "classes.txt")
     assert shown.stdout.splitlines() == [str(tmp_path / name) for name in written]
     assert (tmp_path / "classes.txt").read_text().split() == list(names)
-    assert data_section(str(tmp_path))["classes"] == "classes.txt"
+    assert make_data_section(str(tmp_path))["classes"] == "classes.txt"
     for part in PARTS:
         found = read_samples(tmp_path / f"{part}.csv", root=tmp_path, class_names=names)
         assert found.samples

@@ -7,8 +7,8 @@ from small_runs import called, json_of
 
 from everest.inference.model import OpenedModel
 from everest.models.linear import difference_image
-from everest.probes.classifiers import LabeledFeatures, class_and_group, precision_of_nearest
-from everest.probes.probe import DIFFERENCE_SIDE, random_encoder
+from everest.probes.classifiers import LabeledFeatures, compare_sources, measure_precision
+from everest.probes.probe import DIFFERENCE_SIDE, make_random_encoder
 from everest_cli.evaluate import nearest_texts
 
 
@@ -26,31 +26,31 @@ def test_retrieval_counts_the_class_among_the_nearest_videos_of_other_sources():
     gallery = features(*range(0, 120, 10))  # twelve: the last two are never among the ten nearest of 0
     labels = numbers(*[1] * 5, *[0] * 7)
     query, others = LabeledFeatures(features(0), numbers(1), numbers(9)), numbers(*range(12)) + 20
-    found = precision_of_nearest(query, LabeledFeatures(gallery, labels, others))
+    found = measure_precision(query, LabeledFeatures(gallery, labels, others))
     assert found == pytest.approx(50)
     own_group = numbers(9, 9, 9, *range(20, 29))  # the three nearest are of the query's group
-    found = precision_of_nearest(query, LabeledFeatures(gallery, labels, own_group))
+    found = measure_precision(query, LabeledFeatures(gallery, labels, own_group))
     assert found == pytest.approx(100 * 2 / 9)  # nine are left
     two = LabeledFeatures(features(0, 5), numbers(1, 7), numbers(9, 9))
-    alone = precision_of_nearest(two, LabeledFeatures(gallery, labels, others))
+    alone = measure_precision(two, LabeledFeatures(gallery, labels, others))
     assert alone == pytest.approx(50)  # the second has nothing to find
     nobody = numbers(*[9] * 12)
-    assert precision_of_nearest(query, LabeledFeatures(gallery, labels, nobody)) is None
+    assert measure_precision(query, LabeledFeatures(gallery, labels, nobody)) is None
 
 
 def test_persons_that_look_alike_are_told_from_classes_that_do():
     labels, persons = numbers(0, 1, 0, 1), numbers(0, 0, 1, 1)
     by_person, by_class = features(0, 1, 90, 91), features(0, 90, 1, 91)
-    assert class_and_group(LabeledFeatures(by_person, labels, persons)) == (50, 100)
-    assert class_and_group(LabeledFeatures(by_class, labels, persons)) == (100, 50)
+    assert compare_sources(LabeledFeatures(by_person, labels, persons)) == (50, 100)
+    assert compare_sources(LabeledFeatures(by_class, labels, persons)) == (100, 50)
     labels, persons = numbers(0, 1, 0, 1, 2, 2), numbers(0, 0, 1, 1, 0, 1)
     known = LabeledFeatures(features(0, 1, 90, 91, 2, 92), labels, persons)
-    of_class, of_person = class_and_group(known) or (0, 0)
+    of_class, of_person = compare_sources(known) or (0, 0)
     assert of_person == 100 > of_class
     known = LabeledFeatures(features(0, 90, 1, 91, 180, 181), labels, persons)
-    of_class, of_person = class_and_group(known) or (0, 0)
+    of_class, of_person = compare_sources(known) or (0, 0)
     assert of_class == 100 > of_person
-    assert class_and_group(LabeledFeatures(by_class, numbers(0, 1, 2, 3), numbers(0, 0, 1, 1))) is None
+    assert compare_sources(LabeledFeatures(by_class, numbers(0, 1, 2, 3), numbers(0, 0, 1, 1))) is None
 
 
 def test_a_difference_image_shows_where_something_moves():
@@ -68,7 +68,7 @@ def test_a_difference_image_shows_where_something_moves():
 def test_the_random_encoder_has_the_width_and_other_features(autoencoder_run: Path, clip_files: Path):
     opened = OpenedModel.open(autoencoder_run / "model.safetensors", cpu=True)
     clips = opened.module.clip.read(clip_files / "clip0.mp4")[None]
-    first, again = (random_encoder(opened)(clips) for _ in range(2))
+    first, again = (make_random_encoder(opened)(clips) for _ in range(2))
     own = opened.features(clips)["pooled"]
     assert first.shape == own.shape
     assert torch.equal(first, again)

@@ -4,7 +4,7 @@ import pytest
 
 from everest.config.recipe import load_recipe
 from everest.engine.plan import learning_rate_advice, plan_stage
-from everest.probes.collapse import new_warnings, probe_rows, signs_of_failure
+from everest.probes.collapse import find_failure_signs, find_new_warnings, select_probe_rows
 from everest.probes.during_training import LABELED_VALUES
 from everest_cli.output import probe_line
 
@@ -64,56 +64,56 @@ def row(step: int, values: list[float | None]) -> dict[str, Any]:
 def test_a_healthy_run_is_not_called_broken(name: str):
     rows = [row(step, values) for step, values in zip((0, 304, STEPS), HEALTHY[name], strict=True)]
     for number in range(1, 4):
-        assert signs_of_failure(rows[:number], **RUN) == {}
+        assert find_failure_signs(rows[:number], **RUN) == {}
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_run_is_called_broken_after_a_fifth_of_it_and_once(name: str):
     first, last, kinds = BROKEN[name]
     rows = [row(0, first), row(304, last)]
-    assert signs_of_failure(rows[:1], **RUN) == {}
-    assert set(new_warnings(rows, **RUN)) == kinds
+    assert find_failure_signs(rows[:1], **RUN) == {}
+    assert set(find_new_warnings(rows, **RUN)) == kinds
     rows.append(row(600, last))
-    assert set(signs_of_failure(rows, **RUN)) == kinds
-    assert new_warnings(rows, **RUN) == {}
+    assert set(find_failure_signs(rows, **RUN)) == kinds
+    assert find_new_warnings(rows, **RUN) == {}
 
 
 def test_features_that_are_and_stay_nearly_the_same_for_all_videos_are_named():
     """RankMe is never below 1, so that it cannot fall to a fifth of a first value below 5."""
     same, good = [10.0, 1.05, 0.05, 0.9, 1.0], [10.0, 3.0, 0.4, 0.5, 1.0]
     rows = [row(0, same), row(304, [*same[:3], 0.5, 1.0])]
-    assert signs_of_failure(rows, **RUN) == {}  # may still begin to learn
+    assert find_failure_signs(rows, **RUN) == {}  # may still begin to learn
     rows.append(row(STEPS, [*same[:3], 0.5, 1.0]))
-    assert set(new_warnings(rows, **RUN)) == {"same features"}
-    sign = signs_of_failure(rows, **RUN)["same features"]
+    assert set(find_new_warnings(rows, **RUN)) == {"same features"}
+    sign = find_failure_signs(rows, **RUN)["same features"]
     assert "RankMe was 1.05 before the first step and is 1.05" in sign
-    assert signs_of_failure(rows, **{**RUN, "videos": 1}) == {}
-    assert signs_of_failure([rows[0], row(STEPS, good)], **RUN) == {}
+    assert find_failure_signs(rows, **{**RUN, "videos": 1}) == {}
+    assert find_failure_signs([rows[0], row(STEPS, good)], **RUN) == {}
     fell = [row(0, good), row(304, [10.0, 1.05, 0.2, 0.5, 1.0])]
-    assert set(signs_of_failure(fell, **RUN)) == {"same features"}  # at once
+    assert set(find_failure_signs(fell, **RUN)) == {"same features"}  # at once
 
 
 def test_a_run_that_predicts_nothing_is_called_broken_at_the_latest_after_half_of_it():
     too_little_hidden = [[10.0, 7.69, 0.244, 0.3250, 0.0151], [10.8, 8.92, 0.592, 0.0154, 0.0151]]
     rows = [row(step, values) for step, values in zip((0, 300), too_little_hidden, strict=True)]
-    assert signs_of_failure(rows, **RUN) == {}
+    assert find_failure_signs(rows, **RUN) == {}
     rows.append(row(750, too_little_hidden[1]))
-    assert set(signs_of_failure(rows, **RUN)) == {"held-out loss"}
+    assert set(find_failure_signs(rows, **RUN)) == {"held-out loss"}
 
 
 def test_nothing_is_called_broken_before_a_fifth_of_the_run():
     first, last, _ = BROKEN["surveillance, frozen"]
-    assert signs_of_failure([row(0, first), row(299, last)], **RUN) == {}
-    assert signs_of_failure([row(0, first), row(299, last)], **{**RUN, "steps": 10_000}) == {}
+    assert find_failure_signs([row(0, first), row(299, last)], **RUN) == {}
+    assert find_failure_signs([row(0, first), row(299, last)], **{**RUN, "steps": 10_000}) == {}
     at_end = [row(0, first), row(50, last)]
-    assert signs_of_failure(at_end, **{**RUN, "steps": 50})  # the end of a short run
+    assert find_failure_signs(at_end, **{**RUN, "steps": 50})  # the end of a short run
     not_finite = [row(0, [*first[:3], None, None]), row(STEPS, last)]  # as metrics.jsonl has such a loss
-    assert signs_of_failure(not_finite, **RUN) == {}
+    assert find_failure_signs(not_finite, **RUN) == {}
 
 
 def test_the_line_of_a_probe_has_its_measures_and_the_start():
     rows = [{**row(0, [21.0, 60.0, 0.4, 1.2, 1.0]), "loss": None}, {"step": 3, "loss": 1.0}]
-    first = probe_rows(rows)[0]
+    first = select_probe_rows(rows)[0]
     now = row(8, [33.0, 61.0, 0.5, None, None]) | {"probe_retrieval": 25.0}
     event = {**now, "first": first, "epoch": 0, "epochs": 4, "steps": 32, "rank_most": 64}
     assert probe_line(event) == (

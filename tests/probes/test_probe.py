@@ -16,7 +16,7 @@ from everest.config.recipe import load_recipe
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
 from everest.probes.classifiers import NEIGHBORS, TEMPERATURE, attentive, nearest_neighbors
-from everest.probes.linear import held_out, linear
+from everest.probes.linear import choose_held_out, linear
 from everest.probes.probe import encode_set
 from everest.system.events import ignore_event
 
@@ -57,8 +57,8 @@ def test_neighbors_vote_by_their_cosine():
 @given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), seed=st.integers(0, 3))
 @settings(max_examples=60)
 def test_a_part_of_each_class_is_held_out_and_none_loses_all(labels: list[int], seed: int):
-    held = held_out(np.array(labels), seed)
-    assert np.array_equal(held, held_out(np.array(labels), seed))
+    held = choose_held_out(np.array(labels), seed)
+    assert np.array_equal(held, choose_held_out(np.array(labels), seed))
     for label in set(labels):
         chosen = held[np.array(labels) == label]
         assert chosen.sum() == (0 if len(chosen) == 1 else max(len(chosen) // 5, 1))

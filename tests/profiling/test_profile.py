@@ -19,7 +19,14 @@ from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
 from everest.profiling import latency, timing
 from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, MJPEG_MS, PASS_SECONDS, PEAK_SHARE, plan_run
-from everest.profiling.profile import METHODS, PROFILED_STAGES, cost_of, paper_figures, profile, stage_spec
+from everest.profiling.profile import (
+    METHODS,
+    PROFILED_STAGES,
+    compute_paper_figures,
+    estimate_cost,
+    make_stage_spec,
+    profile,
+)
 from everest.profiling.timing import time_steps
 
 CLIP = ("data.frames=4", "data.size=32")
@@ -29,7 +36,7 @@ json_profile = partial(json_of, "profile")
 
 
 def test_every_printed_digit_of_computation_and_parameters_is_reproduced():
-    rows = [row for row in (figure.dump() for figure in paper_figures()) if row["ours"] is not None]
+    rows = [row for row in (figure.dump() for figure in compute_paper_figures()) if row["ours"] is not None]
     computed = [row for row in rows if row["unit"] != "GB"]
     assert {row["table"] for row in computed} == {1, 5, 10, 11, 12, 15}
     assert len(computed) == 52
@@ -43,8 +50,8 @@ def test_every_printed_digit_of_computation_and_parameters_is_reproduced():
 def test_counts_are_those_of_fvcore_on_the_released_modules(golden: Callable[[str], Path]):
     told = json.loads(golden("paper_costs.json").read_text())
     ours = {
-        (str(figure.table), *astuple(cost_of(*figure.of).macs)[:4])
-        for figure in paper_figures()
+        (str(figure.table), *astuple(estimate_cost(*figure.of).macs)[:4])
+        for figure in compute_paper_figures()
         if figure.of is not None and figure.unit == "GMACs"
     }
     for table, entry, *macs in told["entries"]:
@@ -98,7 +105,7 @@ def left_out_of_last_block(spec: ModelSpec) -> int:
     ],
 )
 def test_counts_equal_torchs_except_for_known_terms(recipe: str, changes: tuple[str, ...], stage):
-    spec = stage_spec(load_recipe(recipe, overrides=[*TINY, *changes]), stage)
+    spec = make_stage_spec(load_recipe(recipe, overrides=[*TINY, *changes]), stage)
     macs = count_macs(spec)
     # torch does not count LayerNorm; everest embeds and decodes fewer tokens than the released programs.
     expected = macs.linear + macs.attention - left_out_of_last_block(spec)
@@ -110,7 +117,7 @@ def test_counts_equal_torchs_except_for_known_terms(recipe: str, changes: tuple[
 def test_a_class_token_costs_what_st_maes_costs(golden: Callable[[str], Path]):
     entries = json.loads(golden("paper_costs.json").read_text())["entries"]
     official = next(macs for _, what, *macs in entries if what == "FT MAE (ST-MAE) B")
-    found = cost_of("st-mae-k400", "finetune", ("model.class_token=true",)).macs
+    found = estimate_cost("st-mae-k400", "finetune", ("model.class_token=true",)).macs
     head = found.linear - official[1]  # with other numbers of classes
     assert (found.embedding, found.attention) == (official[0], official[2])
     assert head % 768 == 0
@@ -208,14 +215,14 @@ def test_measured_steps_are_real(stage):
 def test_the_decoder_of_128_frames_costs_what_its_specification_says():
     """Half-precision of the design's table: encoder and decoder blocks, without embedding and tokenizer."""
     changes = [(), ("pretrain.selection.strategy=tube",)]
-    adaptive, every = (cost_of("lvmae-128", "pretrain", change) for change in changes)
+    adaptive, every = (estimate_cost("lvmae-128", "pretrain", change) for change in changes)
     blocks = [2 * (cost.macs.linear + cost.macs.attention) / 1e9 for cost in (adaptive, every)]
     assert blocks == pytest.approx([278 + 106, 278 + 1144], rel=0.05)
     assert adaptive.tokens == {"total": 12544, "kept": 3161, "visible": 1280, "target": 1881}
 
 
 def test_tubes_are_dropped_in_fine_tuning_only():
-    finetune, test = (cost_of("lvmae-128", stage, ()) for stage in ("finetune", "eval"))
+    finetune, test = (estimate_cost("lvmae-128", stage, ()) for stage in ("finetune", "eval"))
     assert (finetune.tokens["kept"], test.tokens["kept"]) == (9984, 12544)
     assert 2 * finetune.macs.total / 1e12 == pytest.approx(5.4, rel=0.03)
     assert test.macs.total > finetune.macs.total
@@ -225,7 +232,7 @@ def test_a_frozen_tokenizer_is_counted_separately():
     found = profile(load_recipe("lvmae-128"))["stages"]["pretrain"]
     # 1.0 TFLOP for 128 frames, by its designers' count of the encoder.
     assert 2 * found["tokenizer_gmacs"] == pytest.approx(1000, rel=0.05)
-    assert "tokenizer_gmacs" not in cost_of("k400", "pretrain", ()).dump()
+    assert "tokenizer_gmacs" not in estimate_cost("k400", "pretrain", ()).dump()
 
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

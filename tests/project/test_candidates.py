@@ -12,7 +12,7 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.config.recipe import load_recipe
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
-from everest.probes.linear import STRENGTHS, cross_predict, fit_linear, group_splits, losses
+from everest.probes.linear import STRENGTHS, compute_losses, cross_predict, fit_linear, make_group_splits
 from everest.project.candidates import FEATURES, FROZEN, IMAGES, INPUTS, MEAN, FeatureTable, network_candidate
 from everest.project.choice import choose, compare_inputs
 from everest.project.result import NETWORK
@@ -156,7 +156,7 @@ def test_cross_predictions_come_from_models_of_other_groups(task):
     head = Head(task=task, outputs=1 if task == "regression" else 2, mean=0.0, std=1.0)
     labels = {"single-label": (score > 0).astype(int), "regression": score}.get(task)
     labels = np.stack([score > 0, score < 1], axis=1) if labels is None else labels
-    splits = group_splits(labels, GROUPS, head, seed=0)
+    splits = make_group_splits(labels, GROUPS, head, seed=0)
     assert sorted(np.concatenate([tested for _, tested in splits]).tolist()) == list(range(40))
     for fitted, tested in splits:
         assert not {GROUPS[i] for i in fitted} & {GROUPS[i] for i in tested}
@@ -167,7 +167,7 @@ def test_cross_predictions_come_from_models_of_other_groups(task):
     )
     np.testing.assert_allclose(outputs[tested], expected)
     guess = {"regression": np.zeros((40, 1))}.get(task, np.full((40, 2), 0.5)).astype(np.float32)
-    assert losses(outputs, labels, head).mean() < losses(guess, labels, head).mean() / 2
+    assert compute_losses(outputs, labels, head).mean() < compute_losses(guess, labels, head).mean() / 2
 
 
 @pytest.mark.parametrize("task", ["single-label", MULTI_LABEL])

@@ -24,45 +24,45 @@ from everest.methods.selection import Drawn
 from everest.models.classifier import Classifier
 from everest.models.cost import total_macs
 from everest.models.spec import classifier_spec
-from everest.probes.collapse import probed_steps
+from everest.probes.collapse import plan_probes
 from everest.suggest import rules
-from everest.suggest.data_section import data_section
-from everest.suggest.latency import MODEL_SIZES, fit_latency, network_time
+from everest.suggest.data_section import make_data_section
+from everest.suggest.latency import MODEL_SIZES, fit_latency, measure_network_time
 from everest.suggest.rules import DEVICE_VALUES as DEVICES
-from everest.suggest.rules import DataFacts, choose_values, probe_interval
+from everest.suggest.rules import DataStats, choose_interval, choose_values
 from everest.suggest.suggestion import (
     NetworkTime,
     Suggestion,
-    recipe_text,
+    find_device,
+    format_recipe,
     suggest_recipe,
-    this_device,
 )
 from everest.video.writer import write_video
 
-OTHER = next(name for name in DEVICES if name not in ("cpu", this_device()))
+OTHER = next(name for name in DEVICES if name not in ("cpu", find_device()))
 SUGGEST, MINE = "recipes suggest -o mine.yaml", Path("mine.yaml")
 DRY_RUN = "--recipe mine.yaml --dry-run --gpus cpu --set train.workers=0 -o runs/dry"
 choices_of = partial(choose_values, purpose="scratch", most_steps={})
 COUNT, SIDE = st.integers(1, 10**5), st.integers(16, 4000)
 
 
-def facts_of(videos: int, classes=5, frames=60, height=240, width=320) -> DataFacts:
+def facts_of(videos: int, classes=5, frames=60, height=240, width=320) -> DataStats:
     train = ListSize(num_samples=videos, num_videos=videos, num_groups=videos)
-    return DataFacts(train=train, classes=classes, frames=frames, height=height, width=width)
+    return DataStats(train=train, classes=classes, frames=frames, height=height, width=width)
 
 
-def chosen(facts: DataFacts, device: str = "cpu", **options: Any) -> dict[str, Any]:
+def chosen(stats: DataStats, device: str = "cpu", **options: Any) -> dict[str, Any]:
     """The suggested values by key."""
-    return {choice.key: choice.value for choice in choices_of(facts, device, **options)}
+    return {choice.key: choice.value for choice in choices_of(stats, device, **options)}
 
 
-@given(facts=st.builds(facts_of, COUNT, COUNT, COUNT, SIDE, SIDE), device=st.sampled_from(sorted(DEVICES)))
-def test_every_suggestion_is_a_valid_recipe(tmp_path_factory, facts: DataFacts, device: str):
-    choices = choices_of(facts, device)
+@given(stats=st.builds(facts_of, COUNT, COUNT, COUNT, SIDE, SIDE), device=st.sampled_from(sorted(DEVICES)))
+def test_every_suggestion_is_a_valid_recipe(tmp_path_factory, stats: DataStats, device: str):
+    choices = choices_of(stats, device)
     path = tmp_path_factory.mktemp("suggest") / "mine.yaml"
-    path.write_text(recipe_text(choices, {"train": "train.csv"}, base=DEVICES[device].base, facts=facts))
+    path.write_text(format_recipe(choices, {"train": "train.csv"}, base=DEVICES[device].base, stats=stats))
     recipe = load_recipe(path)
-    sides = zip(recipe.data.frame_size, recipe.model.tubelet[1:], (facts.height, facts.width), strict=True)
+    sides = zip(recipe.data.frame_size, recipe.model.tubelet[1:], (stats.height, stats.width), strict=True)
     for side, unit, most in sides:
         assert side % unit == 0
         assert side <= max(most, 4 * unit)
@@ -96,7 +96,7 @@ def suggested(videos: int, device: str, purpose: Any = "pretrain", **options: An
     section = {"root": "/data", "train": "train.csv"}
     file = Path("mine.yaml")
     fixed = {"section": section, "output": file, "overrides": (), "purpose": purpose}
-    return Suggestion(facts=facts_of(videos, frames=250), device=device, **fixed, **options)
+    return Suggestion(stats=facts_of(videos, frames=250), device=device, **fixed, **options)
 
 
 @pytest.mark.parametrize(("device", "backbone"), [("8GB", "vit-s"), ("24GB", "vit-s"), ("80GB", "vit-b")])
@@ -124,7 +124,7 @@ def test_the_recipe_of_the_paper_needs_many_videos_for_pre_training_and_a_gpu():
     assert "objective: pixels" in suggested(100_000, "80GB", "finetune").text
     assert "objective: views" in suggested(100_000, "80GB", "scratch").text
     assert (
-        "stride: 2 # Table 7" in replace(suggested(200_000, "80GB"), facts=facts_of(200_000, frames=50)).text
+        "stride: 2 # Table 7" in replace(suggested(200_000, "80GB"), stats=facts_of(200_000, frames=50)).text
     )
     short = suggested(300_000, "80GB", most_steps={"pretrain": 900}).recipe.pretrain
     assert (short.epochs, short.steps, short.warmup_steps, short.probe.every) == (None, 900, 180, 2)
@@ -133,15 +133,15 @@ def test_the_recipe_of_the_paper_needs_many_videos_for_pre_training_and_a_gpu():
 def test_many_unlabeled_and_few_labeled_videos_get_one_recipe_of_the_paper_for_both_stages():
     unlabeled = ListSize(num_samples=300_000, num_videos=300_000, num_groups=300_000)
     names = ("turn left", "turn right")
-    facts = replace(
+    stats = replace(
         facts_of(20_000, frames=250), pretrain=unlabeled, class_names=names, imbalance=20, task="single-label"
     )
     k400 = load_recipe("k400")
-    both = replace(suggested(1, "80GB", "finetune"), facts=facts).recipe
+    both = replace(suggested(1, "80GB", "finetune"), stats=stats).recipe
     assert both.pretrain == replace(k400.pretrain, epochs=160, warmup_epochs=32, probe=both.pretrain.probe)
     assert both.finetune == replace(k400.finetune, sampler="sqrt")
     assert (both.model, both.data.flip) == (k400.model, False)  # a mirrored clip shows the other class
-    short = replace(suggested(1, "80GB", "finetune", most_steps={"finetune": 700}), facts=facts).recipe
+    short = replace(suggested(1, "80GB", "finetune", most_steps={"finetune": 700}), stats=stats).recipe
     assert (short.finetune.epochs, short.finetune.steps, short.finetune.warmup_steps) == (None, 700, 100)
 
 
@@ -171,13 +171,13 @@ def test_an_encoder_is_fine_tuned_otherwise(device, purpose, videos, special, se
 
 @given(probed=st.integers(1, 320), steps=COUNT, batch=st.integers(1, 256), training=COUNT)
 def test_suggested_probes_are_few_and_read_few_videos(probed, steps, batch, training):
-    every, share = probe_interval(probed, steps=steps, batch=batch, num_videos=training)
+    every, share = choose_interval(probed, steps=steps, batch=batch, num_videos=training)
     if not every:
         assert 3 * 3.2 * probed >= 0.05 * steps * batch
         return
     stage = ReconstructionSettings(steps=steps, batch_size=batch)
     plan = plan_stage(stage, num_videos=training, processes=1, largest_micro_batch=batch)
-    probes = probed_steps(plan.steps, every=every, validation_steps=plan.validation_steps)
+    probes = plan_probes(plan.steps, every=every, validation_steps=plan.validation_steps)
     assert len(probes) <= 20
     assert share == pytest.approx(len(probes) * 3.2 * probed / (steps * batch))
     assert share < 0.05
@@ -419,7 +419,7 @@ def test_the_steps_and_the_time_of_each_stage_are_printed_also_as_json(here: Pat
 
 @pytest.fixture
 def suggestion(clip_files: Path, tmp_path: Path) -> Suggestion:
-    section = data_section(str(clip_files))
+    section = make_data_section(str(clip_files))
     return suggest_recipe(section, "cpu", purpose="scratch", output=tmp_path / "r.yaml")
 
 
@@ -466,5 +466,5 @@ def test_clips_of_image_weights_have_as_many_frames_as_the_time_allows(suggestio
 def test_a_model_stays_where_it_was(suggestion: Suggestion):
     model = classifier_spec(suggestion.recipe, (Head(outputs=2),)).build()
     device = model.device
-    assert network_time(model).alone_ms > 0
+    assert measure_network_time(model).alone_ms > 0
     assert model.device == device

@@ -8,7 +8,7 @@ from tiny_models import save_model, tiny
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError, DataError, RecipeError, UserError
 from everest.sweep.plan import PlannedArm, SweepPlan, plan_sweep
-from everest.sweep.request import arms_of_options, read_request, read_seeds, read_stages, split_values
+from everest.sweep.request import parse_arms, read_request, read_seeds, read_stages, split_values
 from everest.sweep.results import JobNumbers, collect
 
 
@@ -188,7 +188,7 @@ def test_arms_are_compared_by_a_measured_metric_also_if_the_first_has_failed(rec
 
 def test_arms_are_all_combinations_and_are_named_by_what_differs():
     keep, rate = "pretrain.selection.keep_ratio", "finetune.base_lr"
-    arms = arms_of_options([f"{keep}=0.3,0.5", f"{rate}=1e-3,2e-3"])
+    arms = parse_arms([f"{keep}=0.3,0.5", f"{rate}=1e-3,2e-3"])
     assert [(arm.name, arm.overrides) for arm in arms] == [
         (f"keep_ratio={one}, base_lr={other}", {keep: one, rate: other})
         for one in ("0.3", "0.5")
@@ -197,7 +197,7 @@ def test_arms_are_all_combinations_and_are_named_by_what_differs():
     # Keys with the same last part get longer names.
     ratios = (f"{keep}=0.3", "finetune.selection.keep_ratio=0.6")
     for keys in (ratios, ("pretrain.steps=9", "finetune.steps=8")):
-        assert [arm.name for arm in arms_of_options(list(keys))] == [", ".join(keys)]
+        assert [arm.name for arm in parse_arms(list(keys))] == [", ".join(keys)]
 
 
 def test_values_are_divided_outside_brackets_and_quotes():

@@ -15,8 +15,15 @@ from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.models.spec import pretrain_spec
 from everest.sweep.plan import Job
-from everest.sweep.report import compare_pairs, draw_report, make_report, report_notes, report_table, spread
-from everest.sweep.results import JobNumbers, metric_title, metrics_of_run, read_job, read_results
+from everest.sweep.report import (
+    compare_pairs,
+    draw_report,
+    find_spread,
+    list_report_notes,
+    make_report,
+    make_report_table,
+)
+from everest.sweep.results import JobNumbers, make_metric_title, read_job, read_results, read_run_metrics
 from everest.system.weights import Weights
 
 
@@ -47,7 +54,7 @@ def test_the_document_has_the_statistics_unrounded():
     document = make_report(results(BOTH))
     first, second = document["arms"]
     assert first["difference"] is None
-    expected = spread([51.0, 58.0, 61.0])
+    expected = find_spread([51.0, 58.0, 61.0])
     assert (second["mean"], second["std"], tuple(second["interval"])) == expected
     difference = compare_pairs(BOTH["b"], BOTH["a"])
     assert difference is not None
@@ -66,27 +73,27 @@ def test_losses_of_arms_that_predict_different_tokens_are_not_compared():
     losses["arms"][1]["overrides"] = {"pretrain.selection": "{strategy: tube}"}
     document = make_report(losses)
     assert [arm["difference"] for arm in document["arms"]] == [None, None]
-    notes = "\n".join(report_notes(document))
+    notes = "\n".join(list_report_notes(document))
     assert "predict different tokens have losses that cannot be compared" in notes
     assert "less is better" not in notes
 
 
 def test_arms_that_start_from_weights_say_what_their_intervals_leave_out():
     started = results(BOTH)
-    assert "weights" not in "\n".join(report_notes(make_report(started)))
+    assert "weights" not in "\n".join(list_report_notes(make_report(started)))
     started["arms"][0]["init"] = "runs/everest"
-    notes = "\n".join(report_notes(make_report(started)))
+    notes = "\n".join(list_report_notes(make_report(started)))
     assert "leave out the training of the weights" in notes
     assert "the intervals do not cover their training" in notes
     started["arms"][0]["init"] = "runs/everest{seed}"
-    assert "the intervals" not in "\n".join(report_notes(make_report(started)))
+    assert "the intervals" not in "\n".join(list_report_notes(make_report(started)))
 
 
 def test_differences_use_the_seeds_that_both_arms_have():
     document = make_report(results({"a": {0: 50.0, 1: None, 2: 60.0}, "b": {0: 51.0, 1: 58.0, 2: 61.0}}))
     assert document["arms"][0]["seeds"] == [0, 2]
     assert document["arms"][1]["difference"]["seeds"] == [0, 2]
-    said = list(report_notes(document))
+    said = list(list_report_notes(document))
     assert "5 of 6 jobs have finished" in said
     assert "a difference uses the seeds that both arms have; their means are over all of their seeds" in said
 
@@ -95,8 +102,8 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     document = make_report(results({"a": {0: 50.0}, "b": {0: 52.0}}))
     assert [arm["interval"] for arm in document["arms"]] == [None, None]
     assert document["arms"][1]["difference"]["interval"] is None
-    assert [note for note in report_notes(document) if note.startswith("one seed: no interval")]
-    columns, *rows = report_table(document)
+    assert [note for note in list_report_notes(document) if note.startswith("one seed: no interval")]
+    columns, *rows = make_report_table(document)
     assert rows == [
         ("a", "1", "50.0 %", "", "", "", "", "10", "30 min"),
         ("b", "1", "52.0 %", "", "+2.0", "", "", "20", "30 min"),
@@ -104,7 +111,7 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     assert len(columns) == 9
     empty = make_report(results({"a": {0: 50.0}, "b": {0: None}}))
     assert empty["arms"][1]["mean"] is None
-    assert list(report_table(empty))[2] == ("b", "0", *[""] * 7)
+    assert list(make_report_table(empty))[2] == ("b", "0", *[""] * 7)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_the_report_names_what_needs_no_learning(metric: str, shares, expected: 
             row["metrics"] |= {"majority_top1": share, "verb.majority_top1": share}
             row["metrics"] |= {"chance_top1": 10.0, "verb.chance_top1": 10.0, "chance_mae": 3.0}
     report = make_report(document)
-    assert [note for note in report_notes(report) if "frequent" in note or "chance" in note] == expected
+    assert [note for note in list_report_notes(report) if "frequent" in note or "chance" in note] == expected
     assert [arm["chance"] for arm in report["arms"]] == [10.0 if expected else None] * 2
 
 
@@ -178,7 +185,7 @@ def test_the_hours_of_a_run_count_a_step_whose_speed_is_rounded_to_none(tmp_path
 def test_titles_of_metrics_name_their_head_probe_and_list_and_less_is_better_for_errors():
     document = make_report(results(BOTH, metric="mae"))
     assert (document["percent"], document["higher_is_better"]) == (False, False)
-    assert "mean absolute error: less is better" in list(report_notes(document))
+    assert "mean absolute error: less is better" in list(list_report_notes(document))
     for name, title in {
         "top1": "top-1",
         "verb.mae": "verb mean absolute error",
@@ -186,7 +193,7 @@ def test_titles_of_metrics_name_their_head_probe_and_list_and_less_is_better_for
         "val_macro_f1": "val macro F1",
         "pretrain_loss": "pretrain loss",
     }.items():
-        assert metric_title(name) == title
+        assert make_metric_title(name) == title
 
 
 def test_the_figure_has_every_arm_with_values(tmp_path: Path):
@@ -211,7 +218,7 @@ def test_validation_metrics_are_those_of_the_weights_that_were_kept(tmp_path: Pa
     (tmp_path / "recipe.yaml").write_text(f"finetune: {{best: {best}}}\n")
     rows = [{"step": 1, "loss": 1.0}, *VALIDATIONS]
     kept = next(row for row in VALIDATIONS if row["step"] == step)
-    metrics = metrics_of_run("finetune", tmp_path, rows)
+    metrics = read_run_metrics("finetune", tmp_path, rows)
     assert metrics == {name: value for name, value in kept.items() if name != "step"}
     assert next(iter(metrics)) == f"val_{best}"
 
@@ -223,7 +230,7 @@ samples = st.lists(
 
 @given(samples)
 def test_the_interval_is_that_of_scipys_t_distribution(sample: list[float]):
-    found = spread(sample)
+    found = find_spread(sample)
     assert found.mean == pytest.approx(np.mean(sample), abs=1e-9)
     assert found.std == pytest.approx(np.std(sample, ddof=1), abs=1e-9)
     scale = stats.sem(sample)
@@ -250,12 +257,12 @@ def test_differences_are_paired_by_seed_and_p_is_of_the_paired_t_test(sample: li
 
 
 def test_one_seed_equal_values_and_no_common_seed_have_no_interval():
-    assert spread([3.0]) == (3.0, None, None)
+    assert find_spread([3.0]) == (3.0, None, None)
     found = compare_pairs({0: 3.0}, {0: 1.0})
     assert found is not None
     assert (found.mean, found.interval, found.p) == (2.0, None, None)
     for value in (20.0, 0.0, 0.1):
-        assert spread([value] * 3).interval is None
+        assert find_spread([value] * 3).interval is None
     assert compare_pairs({0: 1.0}, {1: 1.0}) is None
     first = {0: 55.4, 1: 61.1345, 2: 70.2}
     for others in (first, {seed: value + 0.1 for seed, value in first.items()}):  # whatever their rounding

@@ -86,11 +86,11 @@ def budget(
     whose_bouts = whose.read(checked, option="--checked")
     footage = _read_footage(timeline, rules)
     labeled = {} if checked is None else _read_checked(checked, footage, whose_bouts)
-    drawn_by = None if checked is None else _group_of_draw(checked)
+    drawn_by = None if checked is None else _read_drawn_groups(checked)
     other = f"--group {group}: the windows were drawn with --group {drawn_by}; leave it out"
     refuse({other: group and drawn_by and group != drawn_by})
     group = group or drawn_by
-    groups = {} if group is None else _grouped(group, footage.extents)
+    groups = {} if group is None else _group_samples(group, footage.extents)
     page = output.with_suffix(PAGE_SUFFIX) if draw is not None and output is not None else None
     outputs = {"--output": [output, page], "--plot": [plot]}
     check_outputs(outputs, [timeline, checked], overwrite=overwrite)
@@ -106,9 +106,9 @@ def budget(
     parts = footage.extents, footage.predicted, labeled
     document = estimate(*parts, window=window, strata=[*groups.values()] if drawn_by else [])
     if groups:
-        document["groups"] = _by_group(groups, parts, partial(estimate, window=document["window"]))
+        document["groups"] = _estimate_groups(groups, parts, partial(estimate, window=document["window"]))
     if output is not None:
-        write_table(output, _table(document))
+        write_table(output, _make_table(document))
     if plot is not None:
         from everest.figures.budget import draw_budget
 
@@ -117,7 +117,7 @@ def budget(
     if checked is not None:
         command = footage.command_with(checked, whose, document["window"], group)
         sampling = "drawn at random" + (" in each group" if drawn_by else "")
-        say(*_notes(document, footage.model, sampling, command))
+        say(*_list_notes(document, footage.model, sampling, command))
 
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
@@ -158,7 +158,7 @@ def _read_checked(file: Path, footage: Recordings, whose: BoutFilter) -> Bouts:
     return {video: labels.bouts.get(video, []) for video in footage.extents}
 
 
-def _group_of_draw(checked: Path) -> str | None:
+def _read_drawn_groups(checked: Path) -> str | None:
     """The --group of the draw of a list; None if the windows were drawn in all recordings together."""
     from everest.annotations.formats import FORMATS
     from everest.annotations.records import read_table
@@ -172,7 +172,7 @@ def _group_of_draw(checked: Path) -> str | None:
     return None
 
 
-def _grouped(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
+def _group_samples(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
     """The recordings of each group, by a value of --group."""
     from everest.lists.sample import Sample
     from everest.prepare.split import COLUMN_PREFIX, set_groups
@@ -188,7 +188,7 @@ def _grouped(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
     return dict(sorted(groups.items()))
 
 
-def _by_group(
+def _estimate_groups(
     groups: Mapping[str, Sequence[str]],
     parts: Sequence[Mapping[str, Any]],
     estimate: Callable[..., dict[str, Any]],
@@ -203,15 +203,15 @@ def _by_group(
     return documents
 
 
-def _table(document: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+def _make_table(document: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     """The rows of a CSV with all estimates; `group` is empty for all recordings together."""
     yield "group", "class", "amount", "model", "checked", "estimate", "low", "high"
     for name, part in {"": document, **document.get("groups", {})}.items():
         for entry in part["classes"]:
-            for what in ("seconds", "bouts"):
-                row = entry[what]
+            for quantity in ("seconds", "bouts"):
+                row = entry[quantity]
                 values = *(row[key] for key in ("naive", "checked", "estimate")), *row["interval"]
-                yield name, entry["name"], what, *map(str, values)
+                yield name, entry["name"], quantity, *map(str, values)
 
 
 def _print_budget(document: Mapping[str, Any]) -> None:
@@ -230,7 +230,7 @@ def _print_budget(document: Mapping[str, Any]) -> None:
                 typer.echo(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
 
 
-def _notes(document: Mapping[str, Any], model: str, sampling: str, command: str) -> Iterator[str]:
+def _list_notes(document: Mapping[str, Any], model: str, sampling: str, command: str) -> Iterator[str]:
     """What the estimates are about, a sentence for a paper, and how many windows halve the intervals."""
     from everest import __version__
     from everest.metrics.budget import windows_for_half
@@ -253,11 +253,11 @@ def _notes(document: Mapping[str, Any], model: str, sampling: str, command: str)
     drawn = parts[1:] or parts
     if more := max(windows_for_half(part["windows"], part["checked"]) - part["checked"] for part in drawn):
         windows = f"{more} more windows" + (" in each group" if parts[1:] else "")
-        draw = f"{command} --draw {more} --output {_unused_list()}"
+        draw = f"{command} --draw {more} --output {_find_unused_list()}"
         yield f"intervals half as wide need about {windows}: {draw}"
 
 
-def _unused_list() -> Path:
+def _find_unused_list() -> Path:
     """The first of more.csv, more2.csv, … that does not exist, and has no page."""
     names = (Path(f"more{number if number > 1 else ''}.csv") for number in count(1))
     return next(name for name in names if not (name.exists() or name.with_suffix(PAGE_SUFFIX).exists()))

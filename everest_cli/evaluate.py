@@ -16,7 +16,7 @@ from everest.system.launch import read_devices
 from everest.system.processes import is_main
 from everest.system.run_folder import RECIPE_FILE
 from everest_cli import options as o
-from everest_cli.options import argument, option, run_in_each_process, this_program
+from everest_cli.options import argument, name_program, option, run_in_each_process
 from everest_cli.output import Display, print_json, print_table, say
 
 RUN_COMMAND = "run"  # the command of any other first word
@@ -118,22 +118,22 @@ def probe(
             tables.setdefault(metrics, []).append((f"{head} {name}".strip(), *texts))
     for metrics, lines in tables.items():
         print_table(("probe", *(METRICS[name].title for name in metrics)), lines)
-    for text in nearest_texts(by_head):
+    for text in describe_nearest(by_head):
         typer.echo(text)
     skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
     typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")
 
 
-def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+def describe_nearest(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     """Yield what the nearest videos have in common, of `everest probe`; "": the only head."""
     for head, result in by_head.items():
         start, retrieval = f"{head}: " if head else "", result.get("retrieval")
         if retrieval is None:
             continue
         shares = {"encoder": retrieval["precision@10"], **retrieval["baselines"]}
-        known = {name.replace("_", " "): share for name, share in shares.items() if share is not None}
+        measured = {name.replace("_", " "): share for name, share in shares.items() if share is not None}
         text = (
-            ", ".join(f"{name} {share:.1f} %" for name, share in known.items())
+            ", ".join(f"{name} {share:.1f} %" for name, share in measured.items())
             or "no video has one of its class in another group"
         )
         yield f"{start}same class among the 10 nearest videos of other groups: {text}"
@@ -198,19 +198,19 @@ def sweep(
             typer.echo(f"{job.name}  {', '.join(plan.users(job))}, seed {job.seed}")
         return
     modules = context.find_root().params.get("imports") or []
-    program = [*this_program(), *(word for module in modules for word in ("--import", module))]
+    program = [*name_program(), *(word for module in modules for word in ("--import", module))]
     launcher = JobLauncher(program=program, devices=read_devices(gpus, None), parallel=jobs)
     with Display(quiet=quiet) as display:
         results = run_sweep(plan, output, launcher, ignore_event if quiet else display.report)
     typer.echo(output)
-    say(*map(_failure_line, results["failures"]))
+    say(*map(_format_failure, results["failures"]))
     if results["failures"]:
         raise typer.Exit(JOB_FAILED)
     if not quiet:
         say(f"next:\n  {shlex.join(['everest', 'sweep', 'report', str(output)])}")
 
 
-def _failure_line(failure: dict[str, Any]) -> str:
+def _format_failure(failure: dict[str, Any]) -> str:
     return f"{', '.join(failure['arms'])}, seed {failure['seed']}: {failure['job']}, {failure['error']}"
 
 
@@ -232,7 +232,7 @@ def report(
     with damage_errors(folder / RESULTS_FILE, fix=RESULTS_FIX):
         document = make_report(read_results(folder), metric=metric, against=against)
         columns, *rows = make_report_table(document)
-        lines = [*list_report_notes(document), *map(_failure_line, document["failures"])]
+        lines = [*list_report_notes(document), *map(_format_failure, document["failures"])]
     figure = folder / ("report.png" if metric is None else f"report-{metric}.png")
     draw_report(figure, document)
     document["figure"] = str(figure)

@@ -63,7 +63,7 @@ def refuse(problems: Mapping[str, object]) -> None:
             raise RecipeError(text)
 
 
-def root_of(source: Path, data: Path | None) -> Path:
+def find_root(source: Path, data: Path | None) -> Path:
     """The folder that the paths of a list are relative to: --data, else the source or its folder."""
     return data or (source if source.is_dir() else source.parent)
 
@@ -309,14 +309,14 @@ def run_in_each_process(gpus: str, processes: int | None, *, check: Callable[[],
     if devices.num_processes > 1:
         if check is not None:
             check()
-        code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
+        code, errors = run_processes(devices, [*name_program(), *sys.argv[1:]])
         typer.echo(errors, err=True, nl=False)
         raise typer.Exit(code)
     os.environ.update(devices.environment)
     return devices.type == "cpu"
 
 
-def this_program() -> list[str]:
+def name_program() -> list[str]:
     """Return the words that start `everest` again, as this process was started."""
     # Only `python -m` searches the working directory for modules first.
     by_module = Path(sys.argv[0]).name == "__main__.py"

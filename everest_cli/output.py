@@ -85,7 +85,7 @@ def print_table(
     (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
 
 
-def validation_line(event: dict[str, Any]) -> str:
+def format_validation(event: dict[str, Any]) -> str:
     """Training and validation in one line; the metric that chooses the best weights comes first."""
     from everest.metrics.names import METRICS, find_metric, value_text
 
@@ -106,29 +106,29 @@ def validation_line(event: dict[str, Any]) -> str:
         head = name.removeprefix("val_").removesuffix(key).rstrip("_")
         text = f"{metric.short or metric.title} {value_text(name, event[name])}"
         shown.append(f"{head} {text}".lstrip() + (f" ({', '.join(texts)})" if texts else ""))
-    return f"{_place(event)}: training loss {train_loss}; validation {', '.join(shown)}"
+    return f"{_format_step(event)}: training loss {train_loss}; validation {', '.join(shown)}"
 
 
-def _place(event: dict[str, Any]) -> str:
+def _format_step(event: dict[str, Any]) -> str:
     return f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
 
 
-def probe_line(event: dict[str, Any]) -> str:
+def format_probe(event: dict[str, Any]) -> str:
     """The measures of a probe in one line, with the accuracies of the first one."""
-    parts = [_accuracy(event, key, title) for key, title in (("knn", "k-NN"), ("linear", "linear"))]
+    parts = [_format_accuracy(event, key, title) for key, title in (("knn", "k-NN"), ("linear", "linear"))]
     if any(parts):
         parts.append(f"chance {event['probe_chance']:.1f} %")
-    parts.append(_accuracy(event, "retrieval", "class of the 10 nearest"))
+    parts.append(_format_accuracy(event, "retrieval", "class of the 10 nearest"))
     parts.append(f"RankMe {event['rank_me']:.1f} of {event['rank_most']}")
     parts.append(f"feature std {event['feature_std']:.3f}")
     if event["heldout_loss"] is not None:
         mean = event["heldout_mean_loss"]
         reference = "" if mean is None else f" (predicting the mean gives {mean:.3f})"
         parts.append(f"held-out loss {event['heldout_loss']:.3f}{reference}")
-    return f"{_place(event)}: probe: {', '.join(filter(None, parts))}"
+    return f"{_format_step(event)}: probe: {', '.join(filter(None, parts))}"
 
 
-def _accuracy(event: dict[str, Any], key: str, title: str) -> str | None:
+def _format_accuracy(event: dict[str, Any], key: str, title: str) -> str | None:
     """A probe with its first value; None if it is not measured."""
     value = event[f"probe_{key}"]
     if value is None:
@@ -174,7 +174,7 @@ class Display:
                 loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
                 speed = f"{event['clips_per_second']:.1f} clips/s data-wait {event['data_wait']:.0%}"
                 memory = f"memory {event['memory_bytes'] / 2**30:.1f} GiB"
-                text = f"{_place(event)} loss {loss} lr {event['lr']:.2e} {speed} {memory}"
+                text = f"{_format_step(event)} loss {loss} lr {event['lr']:.2e} {speed} {memory}"
                 self._advance(event["step"], event["steps"], text)
             case "video" | "window" as kind:
                 done, total = event["done"], event[f"{kind}s"]
@@ -182,9 +182,9 @@ class Display:
             case "validation" | "probe" | "heading" if self._quiet:
                 pass
             case "validation":
-                self._line(validation_line(event))
+                self._line(format_validation(event))
             case "probe":
-                self._line(probe_line(event))
+                self._line(format_probe(event))
             case "notice" | "heading":
                 self._line(event["text"])
             case unknown:

@@ -68,7 +68,7 @@ def predict(
     exit_if_failed(any("error" in row for row in rows))
 
 
-def as_table(rows: Rows) -> str:
+def format_table(rows: Rows) -> str:
     """The classes of a video below each other.
 
     Multi-label classes are marked as present, or with the threshold that they do not reach.
@@ -76,7 +76,7 @@ def as_table(rows: Rows) -> str:
     lines: list[str] = []
     for row in rows:
         lines.append(row["video"])
-        for head, _, each in _predictions(row):
+        for head, _, each in _list_predictions(row):
             name, mark = " ".join(filter(None, [head, each.get("label")])), ""
             if "value" in each:
                 lines.append("  " + f"{name} {each['value']:.6g}".lstrip())
@@ -89,11 +89,11 @@ def as_table(rows: Rows) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def as_csv(rows: Rows) -> str:
+def format_csv(rows: Rows) -> str:
     """A line per predicted class, number or unreadable video; columns that are always empty are left out."""
     lines: list[dict[str, Any]] = []
     for row in rows:
-        for head, rank, each in _predictions(row):
+        for head, rank, each in _list_predictions(row):
             rank = None if "value" in each else rank
             line = {"video": row["video"], "head": head or None, "rank": rank, **each}
             lines.append(line | ({"present": int(each["present"])} if "present" in each else {}))
@@ -107,16 +107,16 @@ def as_csv(rows: Rows) -> str:
     return text.getvalue()
 
 
-def _predictions(row: dict[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _list_predictions(row: dict[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield each prediction of a video after its head and rank; the name of the only head is empty."""
     for head, predictions in row.get("heads", {"": row.get("predictions", [])}).items():
         yield from ((head, rank, each) for rank, each in enumerate(predictions, start=1))
 
 
 TEXTS: Final[dict[str, Callable[[Rows], str]]] = {
-    "table": as_table,
+    "table": format_table,
     "json": lambda rows: json_text(rows, indent=2) + "\n",
-    "csv": as_csv,
+    "csv": format_csv,
 }
 
 

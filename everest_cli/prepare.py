@@ -16,7 +16,7 @@ from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.text import plural
 from everest_cli import options as o
 from everest_cli import prepare_lists
-from everest_cli.options import argument, grouped, is_on_cpu, local_path, option, refuse, root_of
+from everest_cli.options import argument, find_root, grouped, is_on_cpu, local_path, option, refuse
 from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def check(
 
     lists, paths = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
     say(*(notice for samples in lists.values() for notice in samples.notices))
-    folder = root_of(paths[0], output)
+    folder = find_root(paths[0], output)
     journal, bad_videos = folder / JOURNAL_FILE, folder / BAD_VIDEOS_FILE
     # Before hours of work: check that the output can be written.
     refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), inputs=paths)
@@ -113,7 +113,7 @@ def _read_lists(
     if recipe is None:
         known: dict[str, Any] = {"task": task}  # from the first list
         for source in sources:
-            listed = read_labeled(source, root=root_of(source, data), **known, skip_missing=True)
+            listed = read_labeled(source, root=find_root(source, data), **known, skip_missing=True)
             if not lists:
                 heads = {"task": listed.task, "heads": listed.heads}
                 known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}

@@ -17,9 +17,9 @@ from everest.system.processes import num_cores
 from everest.system.storage import parse_location
 from everest.system.text import plural
 from everest_cli import options as o
-from everest_cli.options import argument, local_path, option, refuse, root_of
+from everest_cli.options import argument, find_root, local_path, option, refuse
 from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
-from everest_cli.timeline import AnnotationKind, kind_of
+from everest_cli.timeline import AnnotationKind, choose_kind
 
 if TYPE_CHECKING:
     from everest.lists.sample import Sample
@@ -86,7 +86,7 @@ def split(
     from everest.prepare.split import DEFAULT_SHARES, LabeledVideos, read_shares
 
     parts = DEFAULT_SHARES if shares is None else read_shares(shares)
-    root = root_of(source, data).absolute()
+    root = find_root(source, data).absolute()
     videos = LabeledVideos.read(
         source, root=root, group=group, class_column=class_column, task=task, classes=classes
     )
@@ -97,7 +97,7 @@ def split(
     document = {
         "seed": seed,
         "shares": {name: round(share, 5) for name, share in parts.items()},
-        "lists": _say_lists(lists, videos.class_names),
+        "lists": _print_lists(lists, videos.class_names),
         "written": [*written, *([str(folder / CLASSES_FILE)] if videos.class_names else [])],
         "task": videos.task,
     }
@@ -110,14 +110,14 @@ def split(
     print_result(document, "\n".join(document["written"]), as_json=as_json)
 
 
-def _say_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Print the size, groups and missing classes of each list; returns its facts for --json."""
+def _print_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Print the size, groups and missing classes of each list; returns the values of --json."""
     from everest.lists.labels import count_classes, number_statistics
     from everest.lists.sample import ListSize
 
     samples = list(chain(*lists.values()))
     unit = ListSize.of(samples).noun
-    facts = {}
+    rows = {}
     every_class = count_classes(sample.labels[0] for sample in samples if sample.labels)
     for name, part in lists.items():
         labels = [sample.labels[0] for sample in part if sample.labels]
@@ -136,8 +136,8 @@ def _say_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> d
             reason = f"which have too few {unit}s or groups to be in every list"
             say(f"{name} has no {unit} of {plural(len(empty), 'class')}, {reason}: {first_names(empty)}")
         classes = {names[index] if names else str(index): count for index, count in sorted(counts.items())}
-        facts[name] = {"videos": len(part), "groups": groups, "classes": classes, "numbers": numbers}
-    return facts
+        rows[name] = {"videos": len(part), "groups": groups, "classes": classes, "numbers": numbers}
+    return rows
 
 
 def stats(
@@ -157,7 +157,7 @@ def stats(
     from everest.lists.reading import read_labeled
     from everest.prepare.stats import MOTION_DEFINITION, compute_stats
 
-    listed = read_labeled(source, root=root_of(source, data), task=task)
+    listed = read_labeled(source, root=find_root(source, data), task=task)
     say(*listed.notices)
     with Display(quiet=quiet) as display:
         document = compute_stats(listed, max_videos=most, workers=num_cores(), report=display.report)
@@ -177,8 +177,8 @@ def stats(
     strides = ", ".join(f"{clip} frames: {stride or 'none'}" for clip, stride in document["strides"].items())
     typer.echo(f"largest stride that fits 95 % of the videos, for clips of {strides}")
     if document["numbers"]:
-        facts = (f"{name} {value:g}" for name, value in document["numbers"].items())
-        typer.echo(f"labels: {', '.join(facts)}")
+        parts = (f"{name} {value:g}" for name, value in document["numbers"].items())
+        typer.echo(f"labels: {', '.join(parts)}")
     camera = document["camera"]
     typer.echo(
         f"camera: of the neighboring frames sampled, it moves in {camera['moving']:.0%}; in "
@@ -285,7 +285,7 @@ def convert_annotations(
 
     Example: everest prepare annotations project.boris --to elan -o elan
     """
-    kind = kind_of(output, to, get_args(AnnotationKind))
+    kind = choose_kind(output, to, get_args(AnnotationKind))
 
     from everest.annotations.bout import LATEST_TIME, UNSCORED, group_by_label, group_by_video
     from everest.annotations.codings import read_video_annotations
@@ -320,17 +320,17 @@ def convert_annotations(
             check_new_file(file, overwrite=overwrite)
         written = write_annotations(output, bouts, kind, times=times)
         document["written"] = [str(file) for file in written]
-    say(*_bout_texts(document), *labels.notices, *notices)
+    say(*_describe_bouts(document), *labels.notices, *notices)
     if as_json:
         print_json(document)
     elif document["written"]:
         typer.echo("\n".join(document["written"]))
 
 
-def _bout_texts(document: dict[str, Any]) -> Iterator[str]:
+def _describe_bouts(document: dict[str, Any]) -> Iterator[str]:
     """A line for the bouts of each class, and for what is not scored."""
     yield f"{plural(document['videos'], 'video')}, {plural(document['bouts'], 'bout')}"
-    for name, facts in document["classes"].items():
-        yield f"  {name}: {plural(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s"
-    if (facts := document["unscored"])["videos"]:
-        yield f"unscored in {plural(facts['videos'], 'video')}: {facts['seconds']:.1f} s"
+    for name, counts in document["classes"].items():
+        yield f"  {name}: {plural(counts['bouts'], 'bout')}, {counts['seconds']:.1f} s"
+    if (counts := document["unscored"])["videos"]:
+        yield f"unscored in {plural(counts['videos'], 'video')}: {counts['seconds']:.1f} s"

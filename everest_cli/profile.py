@@ -95,10 +95,10 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
 
         (print_json if as_json else _print_paper)([figure.dump() for figure in compute_paper_figures()])
     else:
-        (print_json if as_json else _print_profile)(_cost_document(options))
+        (print_json if as_json else _print_profile)(_make_document(options))
 
 
-def _cost_document(options: ProfileOptions) -> dict[str, Any]:
+def _make_document(options: ProfileOptions) -> dict[str, Any]:
     """The document of --json: the cost of a recipe and of all methods, measurements, and the plan."""
     from everest.checkpoints.frozen import with_absolute_paths
     from everest.profiling.plan import plan_run
@@ -164,14 +164,14 @@ def _print_latency(document: Mapping[str, Any]) -> None:
         )
 
 
-def _step_text(step: Mapping[str, Any]) -> str:
+def _format_step(step: Mapping[str, Any]) -> str:
     return (
         f"{step['step_seconds']['median']:.3f} s for {step['batch']} clips: {step['clips_per_second']:.2f} "
         f"clips/s, peak {step['peak_memory_bytes'] / GB:.2f} GB ({step['device']}, {step['precision']})"
     )
 
 
-def _loader_text(loader: Mapping[str, Any]) -> str:
+def _format_loader(loader: Mapping[str, Any]) -> str:
     waits = f"; the step waits for it {loader['data_wait']:.0%} of its time" if loader["data_wait"] else ""
     return f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers{waits}"
 
@@ -188,8 +188,8 @@ TABLE_ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "tokens": ("tokens", lambda counts: ", ".join(f"{count} {name}" for name, count in counts.items())),
     "activation_bytes_per_clip": ("activations of a clip, estimate", lambda size: f"{size / MB:.1f} MB"),
     "model_state_bytes": ("weights, gradients, moments", lambda size: f"{size / GB:.2f} GB"),
-    "measured": ("measured step", _step_text),
-    "loading": ("measured loader", _loader_text),
+    "measured": ("measured step", _format_step),
+    "loading": ("measured loader", _format_loader),
 }
 
 

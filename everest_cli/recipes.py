@@ -81,14 +81,14 @@ def suggest(
         overwrite=overwrite,
     )
     suggestion, lines = suggest_for_folder(request, notify=say)
-    commands = _next_commands(request, has_test=bool(suggestion.section.get("test")))
+    commands = _list_next_commands(request, has_test=bool(suggestion.section.get("test")))
     if not quiet:
         say(*lines, *map(str, suggestion.times), "\n  ".join(["next:", *commands]))
     document = {"recipe": str(output), "stages": [time._asdict() for time in suggestion.times]}
     print_result({**document, "next": commands}, output, as_json=as_json)
 
 
-def _next_commands(request: SuggestRequest, *, has_test: bool) -> list[str]:
+def _list_next_commands(request: SuggestRequest, *, has_test: bool) -> list[str]:
     """The commands that train by a suggested recipe, and evaluate the model."""
     run, file = f"runs/{shlex.quote(request.output.stem)}", shlex.quote(str(request.output))
     start = "none" if request.init is None else shlex.quote(request.init)

@@ -223,7 +223,7 @@ def train(
 
     from everest.project.result import ProjectResult
     from everest.project.train import train as train_project
-    from everest.project.verdict import verdict_lines
+    from everest.project.verdict import list_verdict
 
     lists: dict[str, Any] = {"observers": options.observers or (), "overrides": options.overrides or ()}
     with Display(quiet=quiet) as display:
@@ -231,7 +231,7 @@ def train(
     if as_json:
         print_json(result)
     else:
-        lines = result["lines"] if options.dry_run else verdict_lines(ProjectResult.of(result))
+        lines = result["lines"] if options.dry_run else list_verdict(ProjectResult.of(result))
         typer.echo("\n".join(lines))
 
 

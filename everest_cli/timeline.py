@@ -40,7 +40,7 @@ KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
 }
 
 
-def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
+def choose_kind(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
     """The kind of the file of --output, by --to or its ending; None without --output."""
     if output is None:
         if to is not None:
@@ -52,8 +52,8 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
     if by_ending not in (None, kind) and (kind, by_ending) != ("boris", "json"):
         raise RecipeError(f"--output {output}: its ending says {by_ending}, but --to says {kind}; change one")
     if kind not in kinds:
-        known = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)
-        raise RecipeError(f"--output {output}: end its name in {known}, or add --to")
+        endings = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)
+        raise RecipeError(f"--output {output}: end its name in {endings}, or add --to")
     return kind
 
 
@@ -101,7 +101,7 @@ class TimelineFiles:
     @property
     def saved(self) -> Path | None:
         """The file of the probabilities."""
-        saved = self.save or (_saved_beside(self.output) if self.output else None)
+        saved = self.save or (_find_saved(self.output) if self.output else None)
         if saved is not None and saved.suffix != SAVED_SUFFIX:
             raise RecipeError(f"--save {saved}: end its name in {SAVED_SUFFIX}")
         return saved
@@ -135,20 +135,20 @@ def timeline(
     from everest.inference.scores import score_timelines, write_bouts
 
     whose_bouts = whose.read(truth, option="--truth")
-    kind = kind_of(files.output, files.to, get_args(FileKind))
+    kind = choose_kind(files.output, files.to, get_args(FileKind))
     display = model.display()
     save = None
     if len(videos) == 1 and videos[0].suffix == SAVED_SUFFIX:
         options = {"--window": window, "--step": step, "--save": files.save}
-        source = _saved_timelines(videos[0], options, model)
+        source = _read_timelines(videos[0], options, model)
     else:
         save = files.saved
-        source = _model_timelines(model, videos, (window, step), files, display.report)
+        source = _predict_timelines(model, videos, (window, step), files, display.report)
     bout_rules = rules.over(source.rules)
     bout_rules.check(source.classes.heads)
     if kind not in (None, "json") and all(head.task == "regression" for head in source.classes.heads):
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
-    paths_of = _output_files(files.output, kind, source.names)
+    paths_of = _name_files(files.output, kind, source.names)
     save_option = "--save" if files.save is not None else "saved timeline"  # written beside --output
     outputs = {"--output": [*paths_of], save_option: [save], "--plot": [files.plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
@@ -188,13 +188,13 @@ def timeline(
     if as_json:
         typer.echo(text, nl=False)
     elif files.output is None:
-        typer.echo(bouts_table(rows), nl=False)
+        typer.echo(format_bouts(rows), nl=False)
     if scores is not None and not as_json:
-        typer.echo(scores_text(scores), nl=False, err=files.output is not None)
+        typer.echo(format_scores(scores), nl=False, err=files.output is not None)
     for file in written:
         typer.echo(file, err=as_json)
     if timelines.extents and not model.quiet:
-        say(*end_lines(timelines, save, files.plot))
+        say(*list_end_lines(timelines, save, files.plot))
     exit_if_failed(any(video.error for video in timelines.videos))
 
 
@@ -212,7 +212,7 @@ def _read_truth(truth: Path, source: TimelineSource, whose: BoutFilter, report: 
     return labels.bouts
 
 
-def end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Iterator[str]:
+def list_end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Iterator[str]:
     """The names of the saved file and of the figure, and the command that draws windows to check."""
     from everest.metrics.budget import choose_first_draw
 
@@ -240,7 +240,7 @@ class TimelineSource(NamedTuple):
     may_replace: bool = False  # see `LongJob`
 
 
-def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> TimelineSource:
+def _read_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> TimelineSource:
     """Saved timelines; videos that could not be read are reported again.
 
     Refuses options without effect on saved timelines: `options` with a value, and the options of the model.
@@ -257,7 +257,7 @@ def _saved_timelines(file: Path, options: Mapping[str, object], model: TimelineM
     return TimelineSource(saved.classes, names, [], timelines, saved.rules, errors)
 
 
-def _model_timelines(
+def _predict_timelines(
     model: TimelineModel,
     videos: Sequence[Path],
     window_step: tuple[float | None, float | None],
@@ -293,15 +293,13 @@ def _model_timelines(
     return TimelineSource(classes, paths, inputs, timelines, NO_RULES, may_replace=job.may_replace())
 
 
-def _saved_beside(output: Path) -> Path:
+def _find_saved(output: Path) -> Path:
     """The saved file next to an output, which may be a folder of subtitles."""
     stem = output.stem if output.suffix.lower() in KINDS_BY_ENDING else output.resolve().name
     return output.with_name(stem + SAVED_SUFFIX) if output.name else output / f"timeline{SAVED_SUFFIX}"
 
 
-def _output_files(
-    output: Path | None, kind: str | None, names: Sequence[str]
-) -> Mapping[Path, Sequence[str]]:
+def _name_files(output: Path | None, kind: str | None, names: Sequence[str]) -> Mapping[Path, Sequence[str]]:
     """The files of --output, each with the paths of its videos."""
     from everest.annotations.formats import plan_files
 
@@ -327,7 +325,7 @@ def check_outputs(
             check(path, option=option_name, overwrite=overwrite)
 
 
-def bouts_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_bouts(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table of recordings, with a line for each bout, or for each window with predicted numbers."""
     lines: list[str] = []
     for row in rows:
@@ -356,21 +354,21 @@ def bouts_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def scores_text(scores: Mapping[str, Any]) -> str:
+def format_scores(scores: Mapping[str, Any]) -> str:
     """The metrics of timelines in percent, and a line per class."""
     titles = {"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"}
     titles |= {"edit": "edit score", "f1@10": "F1@10", "f1@25": "F1@25", "f1@50": "F1@50"}
     titles |= {"map@0.5": "mAP@0.5"}
-    lines = ["", "  percent", *(f"  {title:<22}{_cell(scores[key])}" for key, title in titles.items())]
+    lines = ["", "  percent", *(f"  {title:<22}{_format_cell(scores[key])}" for key, title in titles.items())]
     width = max(len(entry["name"]) for entry in [{"name": "class"}, *scores["classes"]])
     columns = ("frame F1", "AP@0.5", "true bouts", "predicted", "true s", "predicted s")
     lines += ["", f"  {'class':<{width}}" + "".join(f"  {name:>11}" for name in columns)]
     for entry in scores["classes"]:
-        cells = [_cell(entry[key]) for key in ("f1", "ap@0.5")]
-        cells += [f"{entry[of][what]:g}" for what in ("bouts", "seconds") for of in ("truth", "predicted")]
+        cells = [_format_cell(entry[key]) for key in ("f1", "ap@0.5")]
+        cells += [f"{entry[of][unit]:g}" for unit in ("bouts", "seconds") for of in ("truth", "predicted")]
         lines.append(f"  {entry['name']:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _cell(percent: float | None) -> str:
+def _format_cell(percent: float | None) -> str:
     return f"{'-' if percent is None else f'{percent:.1f}':>6}"

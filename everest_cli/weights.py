@@ -46,18 +46,18 @@ def list_weights(as_json: bool = o.AS_JSON) -> None:
 
     table = read_public_weights()
     if as_json:
-        print_json([_document(weights) for weights in table])
+        print_json([_make_document(weights) for weights in table])
         return
     first = [(row.first_for, row.name, row.license) for row in table if row.first_for is not None]
     print_table(("first to try for", Column("weights", no_wrap=True), "license"), first, box=None)
     typer.echo()
     columns = (Column("weights", no_wrap=True), "method, backbone, data; license; gives")
-    facts = "{0.method}, {0.backbone}, {0.data}; {0.license}; {0.gives}"
-    print_table(columns, [(row.name, facts.format(row)) for row in table], box=None)
+    text = "{0.method}, {0.backbone}, {0.data}; {0.license}; {0.gives}"
+    print_table(columns, [(row.name, text.format(row)) for row in table], box=None)
     say(LIST_NOTES)
 
 
-def _document(weights: PublicWeights) -> dict[str, Any]:
+def _make_document(weights: PublicWeights) -> dict[str, Any]:
     return {**asdict(weights), "commands": weights.commands, "downloaded": False}
 
 
@@ -70,10 +70,10 @@ def show(
 
     weights = find_public_weights(name)
     if as_json:
-        print_json(_document(weights))
+        print_json(_make_document(weights))
         return
     imitated = f"random weights of the names and shapes of {weights.layout}; never downloaded"
-    facts = {
+    rows = {
         "weights": weights.name,
         "from": weights.page or "downloaded by its name",
         "method": f"{weights.method}, {weights.backbone}, trained on {weights.data}",
@@ -83,7 +83,7 @@ def show(
         "first for": weights.first_for,
         "tested": weights.tested or imitated,
     }
-    for key, value in ((key, value) for key, value in facts.items() if value is not None):
+    for key, value in ((key, value) for key, value in rows.items() if value is not None):
         typer.echo(f"{key + ':':<10} {value}")
     typer.echo("\n  ".join(["commands:", *weights.commands]))
 
@@ -171,7 +171,7 @@ def convert(
         conversion = convert(read_foreign(path), hints, partial=options.partial, classes=names)
         weights = conversion.weights
         document = {**describe_checkpoint(conversion.identity), "written": str(out)}
-    lines = list(_lines(document))
+    lines = list(_list_lines(document))
     if out is None or weights is None:
         print_result(document, "\n".join(lines), as_json=as_json)
         return
@@ -180,7 +180,7 @@ def convert(
     print_result({**document, "written": str(out)}, out, as_json=as_json)
 
 
-def _lines(document: dict[str, Any]) -> Iterator[str]:
+def _list_lines(document: dict[str, Any]) -> Iterator[str]:
     """Yield a line per known property; long lists of names by group."""
     from everest.converters.convert import group_names
 
@@ -261,14 +261,14 @@ def export(
     from everest.checkpoints.load import find_run_weights, find_weights, open_model
     from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
-    from everest.project.exported import card_lines, project_result
+    from everest.project.exported import make_card_lines, read_project_result
 
     weights = find_weights(checkpoint, which=options.which)
     refuse_inputs(options.out, find_run_weights(weights))
     opened = open_model(weights, kind="clips")
     evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
-    result = project_result(opened.file)
-    tested = [] if result is None else card_lines(result)
+    result = read_project_result(opened.file)
+    tested = [] if result is None else make_card_lines(result)
     if options.to == "hf":
         card = model_card(opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
         document = write_folder(options.out, opened, card=card)
@@ -295,23 +295,23 @@ def _export_onnx(
     tested: list[str],
     report: Report,
 ) -> dict[str, Any]:
-    """Write an ONNX file, measure its accuracy, and write its card; returns the facts of --json."""
+    """Write an ONNX file, measure its accuracy, and write its card; returns the values of --json."""
     from everest.checkpoints.graph import make_graph
     from everest.checkpoints.graph_files import read_int8_clips, write_onnx
     from everest.checkpoints.load import find_recipe_beside
     from everest.evaluation.card import model_card
-    from everest.project.exported import exported_accuracy
+    from everest.project.exported import measure_exported_accuracy
 
     out, card_file = options.out, options.card_file
     clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, report)
     exported = make_graph(opened, keep=options.keep, precision=options.precision)
-    facts = write_onnx(out, exported, clips=clips, report=report)
-    document: dict[str, Any] = {"written": [str(out), str(card_file)], **facts}
+    metadata = write_onnx(out, exported, clips=clips, report=report)
+    document: dict[str, Any] = {"written": [str(out), str(card_file)], **metadata}
     recipe, accuracy = find_recipe_beside(opened.file), None
     if recipe is not None and opened.weights.kind == "classifier":
-        document["next"] = _eval_command(out, recipe)
+        document["next"] = _make_eval_command(out, recipe)
         try:
-            accuracy = exported_accuracy(
+            accuracy = measure_exported_accuracy(
                 out,
                 opened.file,
                 report,
@@ -321,7 +321,7 @@ def _export_onnx(
             )
         except UserError as error:  # such as videos that have moved; the file is written
             report(notice(f"accuracy not measured: {error}"))
-    lines = list(facts["notes"])
+    lines = list(metadata["notes"])
     if accuracy is not None:
         report(notice(str(accuracy)))
         document["accuracy"] = vars(accuracy)
@@ -333,7 +333,7 @@ def _export_onnx(
     return document
 
 
-def _eval_command(file: Path, recipe: Path) -> str:
+def _make_eval_command(file: Path, recipe: Path) -> str:
     """The command that evaluates an exported classifier, on new videos if its run has no test list."""
     from everest.config.recipe import load_recipe
 

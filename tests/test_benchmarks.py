@@ -20,7 +20,7 @@ from steps import Case, clips_for, gflop, our_pass, without_numbers
 from training_step import TrainingStep
 
 from everest.project.result import MeasuredTest
-from everest.project.verdict import result_lines
+from everest.project.verdict import list_results
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = ROOT.parent / "shared" / "videos"
@@ -139,7 +139,7 @@ def test_timelines():
     paths = {"skipped": 0, "report": "", "checkpoint": "", "figure": ""}
     folds = [fold | paths | {"recordings": []} for fold in recordings["folds"]]
     measured = recordings["train"] | paths | {"folds": folds}
-    rows = [*result_lines(MeasuredTest.of(measured)), measured["judgment"]]
+    rows = [*list_results(MeasuredTest.of(measured)), measured["judgment"]]
     for name, row in recordings["confusion"].items():
         true, model, _, draws = recordings["budget"]["classes"][name]["seconds"].values()
         cells = f"{true:.1f} s", f"{model:.1f} s", "{:.1f} s ({:.1f} to {:.1f})".format(*draws[0])

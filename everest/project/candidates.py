@@ -82,11 +82,11 @@ FEATURE_PASSES: Final = 4  # default: to time, of which the fastest counts
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU
 
 
-def _device() -> torch.device:
+def _choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _pixel_classifier(
+def _make_pixel_classifier(
     features: Literal["images", "motion"], recipe: Recipe, classes: Classes, init: str | None
 ) -> ImageClassifier:
     """A linear model of features of the pixels of a clip."""
@@ -96,7 +96,7 @@ def _pixel_classifier(
     return spec.build()
 
 
-def _encoder_features(
+def _make_encoder(
     is_trained: bool, recipe: Recipe, classes: Classes, init: str | None
 ) -> VideoClassifier | None:
     """A classifier of the mean and the change of the tokens of an encoder.
@@ -122,10 +122,10 @@ Predict = Callable[[Sequence[Sample]], dict[str, NDArray[np.float32]]]  # output
 LinearModule = ImageClassifier | VideoClassifier  # has `features`, and a linear `head`
 # Of each kind of features, the module that computes them; None: the project cannot have it.
 FEATURES: Final[dict[str, Callable[[Recipe, Classes, str | None], LinearModule | None]]] = {
-    "images": partial(_pixel_classifier, "images"),
-    "motion": partial(_pixel_classifier, "motion"),
-    "random": partial(_encoder_features, False),
-    "frozen": partial(_encoder_features, True),
+    "images": partial(_make_pixel_classifier, "images"),
+    "motion": partial(_make_pixel_classifier, "motion"),
+    "random": partial(_make_encoder, False),
+    "frozen": partial(_make_encoder, True),
 }
 
 
@@ -192,7 +192,7 @@ class FeatureTable:
 
 
 @contextmanager
-def feature_table(
+def fill_table(
     folder: Path,
     recipe: Recipe,
     classes: Classes,
@@ -206,7 +206,7 @@ def feature_table(
     """
     made = {name: make(recipe, classes, init) for name, make in FEATURES.items()}
     modules = {name: module for name, module in made.items() if module is not None}
-    device = _device()
+    device = _choose_device()
     for module in modules.values():
         module.recipe, module.class_names = recipe, classes.names
         module.to(device)
@@ -234,9 +234,9 @@ def feature_table(
         store.remove()
 
 
-def seconds_per_clip(recipe: Recipe, classes: Classes) -> float:
+def measure_clip_seconds(recipe: Recipe, classes: Classes) -> float:
     """The measured time to read a clip and to compute its features."""
-    device = _device()
+    device = _choose_device()
     made = [FEATURES[kind](recipe, classes, None) for kind in ("random", "images", "motion")]
     modules = [module.to(device).eval() for module in made if module is not None]
     data = recipe.data
@@ -251,7 +251,7 @@ def seconds_per_clip(recipe: Recipe, classes: Classes) -> float:
     return min(seconds) + 1 / measure_reading_speed(open_stage_clips(recipe, "finetune"))
 
 
-def linear_candidates(
+def make_linear_candidates(
     table: FeatureTable, samples: Sequence[Sample], head: Head, *, seed: int
 ) -> list[Candidate]:
     """Fit the head of each linear candidate on samples; its outputs are cross-validated over their groups.
@@ -280,7 +280,7 @@ def linear_candidates(
     return candidates
 
 
-def network_candidate(run: Path, samples: Sequence[Sample], validation: Sequence[Sample]) -> Candidate:
+def make_network_candidate(run: Path, samples: Sequence[Sample], validation: Sequence[Sample]) -> Candidate:
     """A fine-tuned network, with its outputs for the center view of the validation samples.
 
     Its weights are the last of the run. The best ones were chosen on the validation list, which flatters
@@ -289,8 +289,8 @@ def network_candidate(run: Path, samples: Sequence[Sample], validation: Sequence
     """
     module = load_model(run, which="newest")
     assert isinstance(module, VideoClassifier)
-    module.to(_device())
-    by_video = center_outputs(module, validation)
+    module.to(_choose_device())
+    by_video = predict_centers(module, validation)
     nothing = np.full(module.num_classes, np.nan, np.float32)
     outputs = np.stack([by_video.get(sample.video_id, nothing) for sample in samples])
     (head,) = module.heads
@@ -304,12 +304,12 @@ def network_candidate(run: Path, samples: Sequence[Sample], validation: Sequence
         name=NETWORK,
         make=lambda: module,
         outputs=outputs,
-        predict=partial(center_outputs, module),
+        predict=partial(predict_centers, module),
         reads_views=True,
     )
 
 
-def center_outputs(module: Classifier, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
+def predict_centers(module: Classifier, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
     """The outputs (C,) of a classifier for the center view of each readable sample, by its id."""
     model = OpenedModel.of(module, clips=1, crops=1)
     read = compute_over_videos(model, samples, model.outputs, Passes(batch=READ_BATCH))

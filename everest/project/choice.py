@@ -75,11 +75,11 @@ def choose(
         forced: the candidate to deliver; None: the best.
     """
     linear = {name: rows for name, rows in outputs.items() if name in LINEAR}
-    choice, best = _best_linear(linear, labels, head)
+    choice, best = _choose_linear(linear, labels, head)
     if NETWORK in outputs:
-        simple = _mean(outputs, choice.members)
+        simple = _average(outputs, choice.members)
         gain_of = {
-            name: _gain(simple, _mean(outputs, members), labels, groups, head)
+            name: _measure_gain(simple, _average(outputs, members), labels, groups, head)
             for name, members in ((NETWORK, [NETWORK]), (MEAN, [best, NETWORK]))
         }
         winner = max(gain_of, key=gain_of.__getitem__)
@@ -88,17 +88,17 @@ def choose(
             choice = BestCandidate(name=winner, reason=reason, mean_of=(best, NETWORK))
     if forced is not None:
         choice = replace(choice, name=forced, reason="by --model", learned=True)
-    known = {**outputs, MEAN: _mean(outputs, choice.mean_of)} if choice.mean_of else outputs
-    common = ~np.any([np.isnan(rows[:, 0]) for rows in known.values()], axis=0)
+    candidates = {**outputs, MEAN: _average(outputs, choice.mean_of)} if choice.mean_of else outputs
+    common = ~np.any([np.isnan(rows[:, 0]) for rows in candidates.values()], axis=0)
     metric = METRIC_OF_TASK[head.task]
     validation = {
-        name: _metric(rows[common], labels[common], head, metric) if common.any() else None
-        for name, rows in known.items()
+        name: _measure(rows[common], labels[common], head, metric) if common.any() else None
+        for name, rows in candidates.items()
     }
     return replace(choice, validation=validation)
 
 
-def _best_linear(linear: Mapping[str, Floats], labels: Labels, head: Head) -> tuple[BestCandidate, str]:
+def _choose_linear(linear: Mapping[str, Floats], labels: Labels, head: Head) -> tuple[BestCandidate, str]:
     """The best linear candidate, or mean of two, and the name of the best single one."""
     first = next(iter(linear))
     seen = ~np.isnan(linear[first][:, 0])  # (N,)
@@ -115,20 +115,20 @@ def _best_linear(linear: Mapping[str, Floats], labels: Labels, head: Head) -> tu
     others = [name for name in others if not (kinds <= set(LINEAR[name]) or kinds >= set(LINEAR[name]))]
     mean_of = (best, others[0]) if others else ()
     if mean_of:
-        loss_of[MEAN] = mean_loss(_mean(linear, mean_of))
+        loss_of[MEAN] = mean_loss(_average(linear, mean_of))
     limit = (1 + TIE) * min(loss_of.values())
     name = next(name for name in SIMPLE_FIRST if loss_of.get(name, math.inf) <= limit)
-    learned = bool(loss_of[name] < mean_loss(_guesses(labels, head)))
+    learned = bool(loss_of[name] < mean_loss(_guess(labels, head)))
     reason = "lowest loss in cross-validation over groups"
     return BestCandidate(name=name, reason=reason, mean_of=mean_of, learned=learned), best
 
 
-def _mean(outputs: Mapping[str, Floats], names: Sequence[str]) -> Floats:
+def _average(outputs: Mapping[str, Floats], names: Sequence[str]) -> Floats:
     """The mean outputs (N, C) of some candidates."""
     return np.mean([outputs[name] for name in names], axis=0)
 
 
-def _guesses(labels: Labels, head: Head) -> Floats:
+def _guess(labels: Labels, head: Head) -> Floats:
     """The same output for each sample (N, C): how frequent each class is, or the mean number."""
     if head.task == "single-label":
         labels = np.eye(head.outputs)[labels]
@@ -136,7 +136,7 @@ def _guesses(labels: Labels, head: Head) -> Floats:
     return np.tile(mean, (len(labels), 1)).astype(np.float32)
 
 
-def _gain(simple: Floats, other: Floats, labels: Labels, groups: Sequence[str], head: Head) -> float:
+def _measure_gain(simple: Floats, other: Floats, labels: Labels, groups: Sequence[str], head: Head) -> float:
     """How much lower the mean loss of the other outputs (N, C) is, less a standard error of that difference.
 
     On the samples that both have outputs for; the error is over their groups, or over samples of few groups.
@@ -154,7 +154,7 @@ def _gain(simple: Floats, other: Floats, labels: Labels, groups: Sequence[str], 
     return float(gain.mean() - np.sqrt((sums**2).sum() * count / (count - 1)) / len(gain))
 
 
-def _metric(outputs: Floats, labels: Labels, head: Head, metric: str) -> float | None:
+def _measure(outputs: Floats, labels: Labels, head: Head, metric: str) -> float | None:
     listed: list[Label] = [
         tuple(np.flatnonzero(row).tolist()) if head.task == MULTI_LABEL else row.item() for row in labels
     ]
@@ -168,7 +168,7 @@ def _metric(outputs: Floats, labels: Labels, head: Head, metric: str) -> float |
     return compute_metrics(predictions)[metric]
 
 
-def difference_interval(
+def estimate_difference(
     first: HeadPredictions, second: HeadPredictions, groups: Sequence[str], *, sign: int = 1
 ) -> list[float] | None:
     """The 95 % interval, over groups, of how far the first model is above the second in the metric of a task.
@@ -201,7 +201,7 @@ def compare_inputs(
         outputs: (N, C) of each candidate and each input; nan for samples that it has learned from.
     """
     sign = 1 if METRICS[METRIC_OF_TASK[head.task]].is_higher_better else -1
-    chosen = _mean(outputs, choice.members)  # (N, C)
+    chosen = _average(outputs, choice.members)  # (N, C)
     tests = []
     for name in filter(outputs.__contains__, INPUTS):
         seen = ~np.isnan(chosen[:, 0]) & ~np.isnan(outputs[name][:, 0])  # (N,)
@@ -212,7 +212,7 @@ def compare_inputs(
             HeadPredictions(head=head, labels=labels[seen], outputs=rows[seen][:, None])
             for rows in (chosen, outputs[name])
         )
-        gain = difference_interval(better, simple, known, sign=sign)
+        gain = estimate_difference(better, simple, known, sign=sign)
         if gain is not None:
             tests.append(InputTest(name=name, gain=gain))
     return tests

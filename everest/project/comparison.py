@@ -28,9 +28,9 @@ from everest.project.candidates import (
     NETWORK,
     Candidate,
     FeatureTable,
-    feature_table,
-    linear_candidates,
-    network_candidate,
+    fill_table,
+    make_linear_candidates,
+    make_network_candidate,
 )
 from everest.project.choice import BestCandidate, choose, compare_inputs
 from everest.project.request import FEATURES_FOLDER, Project
@@ -85,7 +85,7 @@ class Comparison:
         self.report(heading("features of the linear candidates"))
         samples = {each.video_id: each for listed in self.samples.values() for each in listed}
         folder, all_samples = self.folder / FEATURES_FOLDER, list(samples.values())
-        with feature_table(folder, self.recipe, self.classes, self.init, all_samples, self.report) as table:
+        with fill_table(folder, self.recipe, self.classes, self.init, all_samples, self.report) as table:
             self.tables.append(table)
             yield
 
@@ -97,11 +97,11 @@ class Comparison:
         (table,) = self.tables
         val = table.readable(self.samples["val"])
         learned = [*table.readable(self.samples["train"]), *val]
-        candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
+        candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if self.project.trains_network and (val or self.forced):
             self.report(heading("fine-tuning"))
             run = self.finetune(folder / FINETUNE_FOLDER, self.overrides)
-            candidates.append(network_candidate(run, learned, val))
+            candidates.append(make_network_candidate(run, learned, val))
         labels = label_array([sample.labels[0] for sample in learned], self.head)
         groups = [sample.group_or_path for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
@@ -126,11 +126,11 @@ class Comparison:
         inputs = compare_inputs(by_name, choice, part.labels, outputs.groups, self.head)
         choice = replace(choice, inputs=inputs)
         learned = table.readable(self.samples["train"])
-        candidates = linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
+        candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if NETWORK in choice.members:
             self.report(heading("fine-tuning on all videos"))
             run = self.finetune(self.folder / FINETUNE_FOLDER, ())
-            candidates.append(network_candidate(run, learned, ()))
+            candidates.append(make_network_candidate(run, learned, ()))
         model = self._model(candidates, choice)
         if self.forced:
             return model, choice

@@ -20,10 +20,10 @@ from everest.lists.sources import seen_in
 from everest.metrics.head_metrics import compute_metrics
 from everest.metrics.names import METRICS, value_text
 from everest.metrics.predictions import Predictions
-from everest.project.measure import interval_of
+from everest.project.measure import find_interval
 from everest.project.request import RESULT
 from everest.project.result import ProjectResult
-from everest.project.verdict import interval_text, result_lines
+from everest.project.verdict import format_interval, list_results
 from everest.system.compute import Runtime
 from everest.system.events import Report, heading, ignore_event, warning
 from everest.system.files import IN_USE_FIX
@@ -52,10 +52,10 @@ class ExportedAccuracy:
             return f"{trained}; the file has the outputs of the model, which has learned from all videos"
         files = "a file for each fold, exported in the same way," if self.folds else "the file"
         exported = value_text(self.metric, self.exported)
-        return f"{trained}, of {files} {exported}{interval_text(self.interval)} on 1 view"
+        return f"{trained}, of {files} {exported}{format_interval(self.interval)} on 1 view"
 
 
-def project_result(weights: Path) -> ProjectResult | None:
+def read_project_result(weights: Path) -> ProjectResult | None:
     """The result of the finished project whose delivered model `weights` are; None: of no such project."""
     folder = weights.parent.parent
     has_project = all((folder / name).is_file() for name in (PROJECT_FILE, RESULT))
@@ -64,13 +64,13 @@ def project_result(weights: Path) -> ProjectResult | None:
     return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
 
 
-def card_lines(result: ProjectResult) -> list[str]:
+def make_card_lines(result: ProjectResult) -> list[str]:
     """The accuracy that `everest train` reported, for a model card."""
     tested = f"in {len(result.folds)} folds; this model has learned from all videos" if result.folds else ""
-    return [f"- {line}" for line in (f"tested by `everest train` {tested}".strip(), *result_lines(result))]
+    return [f"- {line}" for line in (f"tested by `everest train` {tested}".strip(), *list_results(result))]
 
 
-def exported_accuracy(
+def measure_exported_accuracy(
     file: Path,
     weights: Path,
     report: Report,
@@ -90,14 +90,14 @@ def exported_accuracy(
     Returns:
         None if the weights are not the model of a finished project.
     """
-    result = project_result(weights)
+    result = read_project_result(weights)
     if result is None:
         return None
     recipe = load_recipe(weights.parent / RECIPE_FILE)
     views, predictions = recipe.eval.clips * recipe.eval.crops, None
     if recipe.data.test is not None:
         report(heading("accuracy of the file on one view of each test video"))
-        predictions = _predictions(file, recipe, report)
+        predictions = _predict(file, recipe, report)
         if shared := seen_in(recipe.data, "test", calibrated):
             share = f"{len(shared)} of {plural(len(calibrated), 'calibration clip')}"
             fix = f"--calibrate {Path(recipe.data.root, recipe.data.train or '')}"
@@ -107,7 +107,7 @@ def exported_accuracy(
         for number in range(1, len(result.folds) + 1):
             report(heading(f"fold {number} of {len(result.folds)}: export and test"))
             model = find_weights(weights.parent.parent / FOLDS_FOLDER / str(number) / MODEL_FOLDER)
-            parts.append(_fold_predictions(model, precision, keep, report))
+            parts.append(_predict_folds(model, precision, keep, report))
         predictions = Predictions.joined(parts)
     values = {}
     if predictions is not None:
@@ -117,13 +117,13 @@ def exported_accuracy(
         trained=result.value,
         trained_views=views,
         exported=values.get(result.metric),
-        interval=interval_of(values, result.metric),
+        interval=find_interval(values, result.metric),
         videos=result.videos,
         folds=len(result.folds),
     )
 
 
-def _fold_predictions(
+def _predict_folds(
     weights: Path, precision: GraphPrecision, keep: float | None, report: Report
 ) -> Predictions:
     """The predictions of a file of a fold's model, which is calibrated on its training videos."""
@@ -134,10 +134,10 @@ def _fold_predictions(
     with TemporaryDirectory() as folder:
         file = Path(folder) / "fold.onnx"
         write_onnx(file, make_graph(opened, keep=keep, precision=precision), clips=clips)
-        return _predictions(file, recipe, report)
+        return _predict(file, recipe, report)
 
 
-def _predictions(file: Path, recipe: Recipe, report: Report) -> Predictions:
+def _predict(file: Path, recipe: Recipe, report: Report) -> Predictions:
     """The predictions of an ONNX file for one view of each test video."""
     recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
     model, spec, recipe = open_classifier(file, recipe, saved_selection=False, report=ignore_event)

@@ -43,7 +43,7 @@ def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequen
 
     `tested` are the recordings on which a project was tested that this one replaces.
     """
-    lists = _ready_lists(request) or _new_lists(request, folder, report, tested)
+    lists = _read_lists(request) or _make_new_lists(request, folder, report, tested)
     if request.unlabeled is not None:
         data = DataSettings(**lists.section)
         held_out = [name for fold in lists.folds for name in (fold.train, fold.val, fold.test)]
@@ -57,7 +57,7 @@ def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequen
     return lists
 
 
-def _ready_lists(request: Request) -> ProjectLists | None:
+def _read_lists(request: Request) -> ProjectLists | None:
     """Lists that are divided already; None if the videos have to be divided."""
     source = Path(request.videos)
     if request.annotations or (source.is_dir() and has_class_folders(str(source))):
@@ -85,7 +85,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     )
 
 
-def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[str]) -> ProjectLists:
+def _make_new_lists(request: Request, folder: Path, report: Report, tested: Sequence[str]) -> ProjectLists:
     """Write lists of class folders, of a list, or of the windows of recordings."""
     window, labels = None, None
     if request.group == SUBJECT and not request.annotations:
@@ -95,18 +95,18 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
             f"--group {request.group}: annotations have no columns; give '{SUBJECT}' or a pattern"
         )
     if request.annotations:
-        videos, window, labels = _windows_of_recordings(request, folder, report)
-        if request.group is None and (text := same_animal_warning(labels.bouts)):
+        videos, window, labels = _make_windows(request, folder, report)
+        if request.group is None and (text := check_animals(labels.bouts)):
             report(warning(text))
     else:
-        videos = _readable_videos(request, report)
+        videos = _find_readable_videos(request, report)
     _refuse_unusable(request, videos)
     for text in videos.notices:
         report(notice(text))
     lists = {"train": list(videos.samples)}
     folds: list[FoldLists] = []
     if request.folds is None:
-        lists = _divided(videos, tested if request.annotations else (), report)
+        lists = _divide(videos, tested if request.annotations else (), report)
     else:  # each has a part of the groups for the test, and the next one for validation
         shares = {str(number): 1 / request.folds for number in range(request.folds)}
         parts = list(videos.split(shares).values())
@@ -154,7 +154,7 @@ def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
     raise DataError(f"{request.videos}: only {plural(groups, unit)}{names}, {need}; {fix}")
 
 
-def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:
+def _divide(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:
     """Lists that have a group or more each; of two groups, none is for validation.
 
     `tested`, the recordings of an earlier test list, are kept if all of them and others are there.
@@ -184,7 +184,7 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
         raise DataError(f"{request.videos}: {problem}; add videos of other people or places")
 
 
-def _windows_of_recordings(
+def _make_windows(
     request: Request, folder: Path, report: Report
 ) -> tuple[LabeledVideos, float, VideoAnnotations]:
     """Write a list of the labeled windows of recordings; returns them, their seconds, and the labels.
@@ -195,7 +195,7 @@ def _windows_of_recordings(
     annotations = list(map(Path, request.annotations))
     paths = [sample.path for sample in recordings]
     labels = read_bouts(annotations, paths, report, whose=request.whose)
-    window = window_seconds(chain.from_iterable(labels.bouts.values()))
+    window = choose_window_seconds(chain.from_iterable(labels.bouts.values()))
     settings = WindowSettings(seconds=window, step=STEP * window)
     listed = folder / WINDOWS
     summary = write_windows(
@@ -208,14 +208,14 @@ def _windows_of_recordings(
     if request.group == SUBJECT:
         if not has_subjects(labels.bouts):
             raise DataError(f"--group {SUBJECT}: no annotation names a subject; group by file names instead")
-        group_of_path = subject_groups(labels.bouts)
+        group_of_path = group_by_subject(labels.bouts)
         samples = [replace(sample, group=group_of_path[sample.path]) for sample in videos.samples]
         videos = replace(videos, samples=samples)
     # By their names, wherever they are.
     return replace(videos, samples=sorted(videos.samples, key=find_group)), window, labels
 
 
-def subject_groups(bouts: Bouts) -> dict[str, str]:
+def group_by_subject(bouts: Bouts) -> dict[str, str]:
     """The group of each recording: those that share a subject, also through a third recording."""
     merged: list[tuple[set[str], list[str]]] = []  # subjects, recordings
     for recording, listed in bouts.items():
@@ -227,17 +227,17 @@ def subject_groups(bouts: Bouts) -> dict[str, str]:
     return {recording: "+".join(sorted(group)) for group, recordings in merged for recording in recordings}
 
 
-def same_animal_warning(bouts: Bouts) -> str | None:
+def check_animals(bouts: Bouts) -> str | None:
     """A warning if recordings that would be divided seem to show one animal or person, by subject or name."""
-    group_of_path = subject_groups(bouts)
-    if has_subjects(bouts) and (same := _first_shared(group_of_path)):
+    group_of_path = group_by_subject(bouts)
+    if has_subjects(bouts) and (same := _find_shared(group_of_path)):
         if len(set(group_of_path.values())) == 1:
             return "recordings share their subjects, so the test shows new moments, not new animals or people"
         return f"{first_names(same)} share subjects; keep them in one list by --group {SUBJECT}"
     for pattern in WORDS:
         words = {path: re.search(pattern, Path(path).name) for path in bouts}
         word_of = {path: word[1] for path, word in words.items() if word and not word[1].isdecimal()}
-        if len(set(word_of.values())) > 1 and len(word_of) == len(bouts) and (same := _first_shared(word_of)):
+        if len(set(word_of.values())) > 1 and len(word_of) == len(bouts) and (same := _find_shared(word_of)):
             fix = f"if they show one animal or person, add --group '{pattern}'"
             return f"{first_names(same)} may be in both training and test; {fix}"
     return None
@@ -247,7 +247,7 @@ def has_subjects(bouts: Bouts) -> bool:
     return any(bout.subject for listed in bouts.values() for bout in listed)
 
 
-def _first_shared(group_of_path: Mapping[str, str]) -> list[str]:
+def _find_shared(group_of_path: Mapping[str, str]) -> list[str]:
     """The names of the recordings of the first group of several; empty if each is its own group."""
     names: dict[str, list[str]] = defaultdict(list)
     for path, group in group_of_path.items():
@@ -255,7 +255,7 @@ def _first_shared(group_of_path: Mapping[str, str]) -> list[str]:
     return next((same for same in names.values() if len(same) > 1), [])
 
 
-def _readable_videos(request: Request, report: Report) -> LabeledVideos:
+def _find_readable_videos(request: Request, report: Report) -> LabeledVideos:
     """The videos of class folders or of a list, without those at which training would stop."""
     source = Path(request.videos)
     root = source if source.is_dir() else source.parent
@@ -273,7 +273,7 @@ def _readable_videos(request: Request, report: Report) -> LabeledVideos:
     return replace(videos, samples=readable)
 
 
-def window_seconds(bouts: Iterable[Bout]) -> float:
+def choose_window_seconds(bouts: Iterable[Bout]) -> float:
     """The length of windows for some bouts: of the median bout of the class with the shortest ones."""
     by_class: dict[str, list[float]] = defaultdict(list)
     for bout in bouts:

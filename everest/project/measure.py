@@ -33,7 +33,7 @@ from everest.metrics.predictions import write_predictions
 from everest.models.classifier import Classifier
 from everest.prepare.window_labels import read_bouts
 from everest.project.candidates import IMAGES, MEAN, Candidate
-from everest.project.choice import BestCandidate, difference_interval
+from everest.project.choice import BestCandidate, estimate_difference
 from everest.project.comparison import Comparison
 from everest.project.request import REPORT, Project, write_document
 from everest.project.result import (
@@ -108,9 +108,9 @@ def measure_candidates(
     timelines = score_recordings(comparison, model, report_folder, may_choose=may_smooth)
     metric = METRIC_OF_TASK[head.task]
     test = MeasuredTest(
-        **measured_outputs(outputs, classes, choice, intervals=not project.folds),  # those of all folds count
+        **measure_outputs(outputs, classes, choice, intervals=not project.folds),  # those of all folds count
         value=evaluation[metric],
-        interval=interval_of(evaluation, metric),
+        interval=find_interval(evaluation, metric),
         majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "checkpoint")},
         report=str(report_folder / PAGE),
@@ -121,7 +121,7 @@ def measure_candidates(
     return test
 
 
-def measured_outputs(
+def measure_outputs(
     outputs: TestOutputs, classes: Classes, choice: BestCandidate, *, intervals: bool = True
 ) -> dict[str, Any]:
     """The fields of a MeasuredTest that follow from the outputs of all candidates, with their intervals."""
@@ -137,13 +137,13 @@ def measured_outputs(
             metric=metric,
             validation=choice.validation.get(name),
             test=values[metric],
-            interval=interval_of(values, metric),
+            interval=find_interval(values, metric),
         )
     delivered = outputs.predictions(DELIVERED, head)
     difference = None
     if IMAGES in tests and several and METRICS[metric].chance:
         model, images = (outputs.predictions(name, head).by_head()[""] for name in (DELIVERED, IMAGES))
-        difference = difference_interval(model, images, outputs.groups)
+        difference = estimate_difference(model, images, outputs.groups)
     behaviors = []
     if head.task != "regression":
         groups = outputs.groups if several else None
@@ -164,22 +164,22 @@ def measured_outputs(
     }
 
 
-def interval_of(values: Mapping[str, Any], metric: str) -> list[float] | None:
+def find_interval(values: Mapping[str, Any], metric: str) -> list[float] | None:
     """The interval of a metric among the values of `compute_metrics`; None if it has none."""
     interval = values.get("intervals", {}).get(metric)
     return None if interval is None or None in interval else interval
 
 
-def pooled_outputs(folder: Path, fold_results: Sequence[MeasuredTest]) -> TestOutputs:
+def pool_outputs(folder: Path, fold_results: Sequence[MeasuredTest]) -> TestOutputs:
     """The outputs of the candidates of all folds for their test videos."""
-    parts = [TestOutputs.read(path / OUTPUTS) for path in _fold_reports(folder, fold_results)]
+    parts = [TestOutputs.read(path / OUTPUTS) for path in _list_fold_reports(folder, fold_results)]
     outputs = TestOutputs.joined(parts)
     if len(outputs.videos) + outputs.dropped != sum(result.videos for result in fold_results):
         raise DataError(f"{FOLDS_FOLDER}: predictions of videos are missing; {IN_USE_FIX}")
     return outputs
 
 
-def _fold_reports(folder: Path, fold_results: Sequence[MeasuredTest]) -> list[Path]:
+def _list_fold_reports(folder: Path, fold_results: Sequence[MeasuredTest]) -> list[Path]:
     return [folder / FOLDS_FOLDER / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
 
 
@@ -194,7 +194,7 @@ def pool_folds(
     """The test of all folds together, with the chosen model, which learned from all videos; writes its page.
 
     Args:
-        outputs: see `pooled_outputs`.
+        outputs: see `pool_outputs`.
     """
     project, folder = comparison.project, comparison.folder
     (head,) = model.heads
@@ -202,8 +202,8 @@ def pool_folds(
     report_folder = folder / REPORT
     timelines = None
     if project.request.annotations:  # each smoothed as in its fold
-        saved = [Timelines.load(path / TIMELINE) for path in _fold_reports(folder, fold_results)]
-        timelines = _scored(saved, comparison, report_folder)
+        saved = [Timelines.load(path / TIMELINE) for path in _list_fold_reports(folder, fold_results)]
+        timelines = _score(saved, comparison, report_folder)
     delivered = outputs.predictions(DELIVERED, head)
     metrics = compute_metrics(delivered, intervals=True)
     metric = METRIC_OF_TASK[head.task]
@@ -212,9 +212,9 @@ def pool_folds(
     if head.task == "single-label":
         frequent = classes.name(int(np.bincount(part.labels).argmax()))
     pooled = MeasuredTest(
-        **measured_outputs(outputs, classes, choice),
+        **measure_outputs(outputs, classes, choice),
         value=metrics[metric],
-        interval=interval_of(metrics, metric),
+        interval=find_interval(metrics, metric),
         majority_class=frequent,
         videos=len(outputs.videos),
         groups=len(set(outputs.groups)),
@@ -257,8 +257,8 @@ def score_recordings(
     smooth = window
     if model.recipe.data.val is not None and may_choose:
         report(heading("timelines of the validation recordings, to choose how much to smooth"))
-        validated = _timelines(model, "val", window, report)
-        labeled = labeled_bouts(validated, project)
+        validated = _predict_timelines(model, "val", window, report)
+        labeled = read_labeled_bouts(validated, project)
         accuracies = {}
         for seconds in (window * windows for windows in SMOOTHED):
             bouts = validated.bouts(BoutRules(smooth=seconds))
@@ -266,19 +266,19 @@ def score_recordings(
             accuracies[seconds] = scores["frame_accuracy"]
         smooth = max(accuracies, key=accuracies.__getitem__)
     report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
-    timelines = replace(_timelines(model, "test", window, report), rules=BoutRules(smooth=smooth))
+    timelines = replace(_predict_timelines(model, "test", window, report), rules=BoutRules(smooth=smooth))
     timelines.save(report_folder / TIMELINE)
-    scores = _scored([timelines], comparison, report_folder)
+    scores = _score([timelines], comparison, report_folder)
     return replace(scores, timeline=str(report_folder / TIMELINE))
 
 
-def _scored(parts: Sequence[Timelines], comparison: Comparison, report_folder: Path) -> TimelineScores:
+def _score(parts: Sequence[Timelines], comparison: Comparison, report_folder: Path) -> TimelineScores:
     """The scores of the bouts of timelines, each by its own rules; draws their figure."""
     recordings = [each for part in parts for each in zip(part.videos, part.bouts(), strict=True)]
     recordings.sort(key=lambda each: each[0].video)  # folds have another order
     timelines = replace(parts[0], videos=[video for video, _ in recordings])
     bouts = [video_bouts for _, video_bouts in recordings]
-    labeled = labeled_bouts(timelines, comparison.project)
+    labeled = read_labeled_bouts(timelines, comparison.project)
     groups = {each.path: each.group_or_path for samples in comparison.samples.values() for each in samples}
     scores = score_timelines(timelines, bouts, labeled, report=comparison.report, groups=groups)
     draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
@@ -292,14 +292,14 @@ def _scored(parts: Sequence[Timelines], comparison: Comparison, report_folder: P
     )
 
 
-def labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
+def read_labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
     """The bouts of a person for each recording, by its path."""
     annotations = list(map(Path, project.request.annotations))
     paths = [video.path for video in timelines.videos]
     return read_bouts(annotations, paths, ignore_event, whose=project.request.whose).bouts
 
 
-def _timelines(model: Classifier, key: str, window: float, report: Report) -> Timelines:
+def _predict_timelines(model: Classifier, key: str, window: float, report: Report) -> Timelines:
     """The timelines of the recordings of a list."""
     samples = read_source(model.recipe.data, key, labeled=False).samples
     paths = list(dict.fromkeys(sample.path for sample in samples))

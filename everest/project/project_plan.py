@@ -25,7 +25,7 @@ from everest.lists.labels import class_indices
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
 from everest.prepare.check import difference_text, differences_by_headers
-from everest.project.candidates import seconds_per_clip
+from everest.project.candidates import measure_clip_seconds
 from everest.project.lists import STEP, make_lists
 from everest.project.request import LISTS, ProjectLists, Request
 from everest.project.result import NETWORK
@@ -86,28 +86,28 @@ def make_plan(
         suggestion = suggestion.timed()
         if request.hours is not None:
             planned = suggestion.times
-            suggestion = _within_hours(request.hours, suggestion, sizes, lists)
-            for problem, fix in _too_few_steps(request, suggestion, planned, sizes, lists):
+            suggestion = _fit_to_hours(request.hours, suggestion, sizes, lists)
+            for problem, fix in _check_steps(request, suggestion, planned, sizes, lists):
                 trains_network = request.model == NETWORK or request.unlabeled is not None
                 result = "a model hardly learns" if trains_network else "no network is trained"
                 report(warning(f"{problem}, so {result}; {fix}"))
     if trains_network or request.unlabeled is not None:
-        seconds = _all_seconds(suggestion, sizes, lists)
+        seconds = _estimate_seconds(suggestion, sizes, lists)
     else:
         num_samples = sum(sizes.values())
         num_tested = num_samples if lists.folds else sizes.get("test", 0)
         num_read = num_samples + num_tested  # for their features, then for the tests
-        read = num_read * seconds_per_clip(suggestion.recipe, classes)
+        read = num_read * measure_clip_seconds(suggestion.recipe, classes)
         fits = FIT_SECONDS * num_samples * classes.heads[0].outputs
         comparisons = 1 + len(lists.folds)  # the last one chooses the model that learns from all
         seconds = read + comparisons * (CHECK_SECONDS + fits), 0.0
-    plan = _document(lists, suggestion, samples, classes, request, seconds, trains_network)
+    plan = _make_document(lists, suggestion, samples, classes, request, seconds, trains_network)
     by_class = replace(train, samples=tuple(chain.from_iterable(samples.values()))).by_class
     plan["lines"] += [f"warning: {difference_text(row)}" for row in differences_by_headers(by_class)]
     return lists, suggestion.text, plan
 
 
-def _within_hours(
+def _fit_to_hours(
     hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
 ) -> Suggestion:
     """The suggestion with so many steps that all training, validations and tests take these hours."""
@@ -117,12 +117,12 @@ def _within_hours(
     fitting = bisect_right(
         thousandths,
         budget,
-        key=lambda part: _all_seconds(suggestion.within(part / 1000 * budget), sizes, lists)[0],
+        key=lambda part: _estimate_seconds(suggestion.within(part / 1000 * budget), sizes, lists)[0],
     )
     return suggestion.within(fitting / 1000 * budget)
 
 
-def _too_few_steps(
+def _check_steps(
     request: Request,
     suggestion: Suggestion,
     planned: Sequence[StageTime],
@@ -133,16 +133,16 @@ def _too_few_steps(
 
     `planned` are the stages without --hours, which may have few steps by themselves.
     """
-    for time, whole in zip(suggestion.times, planned, strict=True):
-        fewest = min(FEWEST_STEPS, whole.steps)
+    for time, planned_time in zip(suggestion.times, planned, strict=True):
+        fewest = min(FEWEST_STEPS, planned_time.steps)
         if time.steps < fewest and time.clips_per_second is not None:
             needed = suggestion.within(fewest * time.batch_size / time.clips_per_second)
-            enough = SPARE * _all_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
-            left = f"--hours {request.hours:g} leaves {plural(time.steps, 'step')} for {time.stage}"
-            yield left, f"give --hours {math.ceil(100 * enough) / 100:g} for the {fewest} that it needs"
+            enough = SPARE * _estimate_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
+            problem = f"--hours {request.hours:g} leaves {plural(time.steps, 'step')} for {time.stage}"
+            yield problem, f"give --hours {math.ceil(100 * enough) / 100:g} for the {fewest} that it needs"
 
 
-def _all_seconds(
+def _estimate_seconds(
     suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
 ) -> tuple[float, float]:
     """The time of all stages, validations and tests; and that of the validations and tests.
@@ -167,7 +167,7 @@ def _all_seconds(
     return seconds + checks, checks
 
 
-def _document(
+def _make_document(
     lists: ProjectLists,
     suggestion: Suggestion,
     samples: Mapping[str, Sequence[Sample]],
@@ -201,13 +201,13 @@ def _document(
         names = first_names(lists.subjects, MOST_NAMES)
         lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
     if trains_network:
-        lines += _network_warning(lists, all_samples, len(samples.get("val", ())))
+        lines += _check_network(lists, all_samples, len(samples.get("val", ())))
     else:
         is_asked = request.model == "linear" or request.hours is not None
         more = "" if is_asked else "; --hours 1 also fine-tunes a network, in about an hour"
         lines.append(f"candidates: linear models only{more}")
     time = suggestion.network_time if request.trains_network or request.init is not None else None
-    lines += [*_model_lines(suggestion, time), *map(str, times)]
+    lines += [*_describe_model(suggestion, time), *map(str, times)]
     total = f"all training: about {time_text(seconds[0])}"
     total += f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
@@ -229,7 +229,7 @@ def _document(
     }
 
 
-def _network_warning(lists: ProjectLists, samples: Sequence[Sample], validation: int) -> Iterator[str]:
+def _check_network(lists: ProjectLists, samples: Sequence[Sample], validation: int) -> Iterator[str]:
     """Warns if a network is compared on few samples; `validation` is the size of their list without folds."""
     chosen_on = len(samples) // len(lists.folds) if lists.folds else validation
     if not chosen_on:
@@ -240,7 +240,7 @@ def _network_warning(lists: ProjectLists, samples: Sequence[Sample], validation:
         yield f"warning: a network is compared on only {size}{each}"
 
 
-def _model_lines(suggestion: Suggestion, time: NetworkTime | None) -> list[str]:
+def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[str]:
     """The size of a timed network, whether it is fast enough, and the weights to start from."""
     data = suggestion.recipe.data
     height, width = data.frame_size

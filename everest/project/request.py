@@ -208,8 +208,8 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
         document = load_json(path, fix=IN_USE_FIX)
         differences = differing(asdict(Request(videos="")) | document["request"], asdict(request))
         checksums = request.checksums()
-        known = checksums | document.get("files", {})
-        changed = ", ".join(file for file in checksums if known[file] != checksums[file])
+        saved = checksums | document.get("files", {})
+        changed = ", ".join(file for file in checksums if saved[file] != checksums[file])
     if differences:
         other = f"was made with other options: {'; '.join(differences)}"
         raise RecipeError(f"--output {folder}: {other}; {IN_USE_FIX}")
@@ -220,7 +220,7 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
     return None
 
 
-def tested_before(folder: Path) -> list[str]:
+def read_tested(folder: Path) -> list[str]:
     """The test recordings of the project in a folder; empty if there is none."""
     path = folder / PROJECT_FILE
     with suppress(UserError), damage_errors(path, fix=IN_USE_FIX):  # a damaged one may be replaced
@@ -228,7 +228,7 @@ def tested_before(folder: Path) -> list[str]:
     return []
 
 
-def clear(folder: Path) -> None:
+def clear_project(folder: Path) -> None:
     """Remove the results, models, runs and lists of a project; a user's own files and folders stay.
 
     The next report replaces the last one. The request stays: without it, the folder is no project.

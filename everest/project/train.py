@@ -21,7 +21,7 @@ from everest.errors import DataError, UserError
 from everest.evaluation.page import PAGE, Summary
 from everest.models.classifier import Classifier
 from everest.project.comparison import Comparison
-from everest.project.measure import OUTPUTS, measure_candidates, pool_folds, pooled_outputs
+from everest.project.measure import OUTPUTS, measure_candidates, pool_folds, pool_outputs
 from everest.project.project_plan import NEW_LISTS, make_plan
 from everest.project.request import (
     LISTS,
@@ -32,15 +32,15 @@ from everest.project.request import (
     ModelChoice,
     Project,
     Request,
-    clear,
+    clear_project,
     find_project,
     read_project,
-    tested_before,
+    read_tested,
     with_warmup,
     write_document,
 )
 from everest.project.result import NETWORK, ClipTime, MeasuredTest, ProjectResult
-from everest.project.verdict import judge, methods_text, result_lines
+from everest.project.verdict import judge, list_results, write_methods
 from everest.suggest.latency import measure_network_time, measure_reading_ms
 from everest.system.accelerator import restore_process_state
 from everest.system.events import Report, heading, ignore_event, notice
@@ -115,11 +115,11 @@ def train(
     """
     files = [annotations] if isinstance(annotations, str | Path) else annotations or ()
     request = Request(
-        videos=_path_text(videos),
-        annotations=sorted(set(map(_path_text, files))),
+        videos=_format_path(videos),
+        annotations=sorted(set(map(_format_path, files))),
         observers=sorted(observers),
         subject=subject,
-        unlabeled=None if unlabeled is None else _path_text(unlabeled),
+        unlabeled=None if unlabeled is None else _format_path(unlabeled),
         init=None if init in (None, "none") else absolute_name(init),
         group=group,
         task=task,
@@ -137,7 +137,7 @@ def train(
     check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:
         with TemporaryDirectory(prefix="everest-train-") as trial:
-            return make_plan(request, Path(trial), tested_before(folder), report)[2]
+            return make_plan(request, Path(trial), read_tested(folder), report)[2]
     try:
         with make_folder(folder), sole_writer(folder / PROJECT_FILE):
             resumed = find_project(folder, request, overwrite=overwrite)
@@ -154,7 +154,7 @@ def train(
         raise Stopped(stopped.signal, f"{name}: saved in {folder}; the same command resumes") from stopped
 
 
-def _path_text(path: str | Path) -> str:
+def _format_path(path: str | Path) -> str:
     """An absolute path, the same from wherever it is named; a link keeps its name."""
     return str(absolute_keeping_links(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
@@ -166,12 +166,12 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
     """
     new_lists = folder / NEW_LISTS
     shutil.rmtree(new_lists, ignore_errors=True)  # of a killed call
-    tested = tested_before(folder)
+    tested = read_tested(folder)
     try:
         checksums = request.checksums()  # before they are read
         lists, recipe, plan = make_plan(request, folder, tested, report)
         write_document(folder / PROJECT_FILE, {"request": asdict(request), TESTED: tested})
-        clear(folder)
+        clear_project(folder)
         for line in plan["lines"]:
             report(heading(line))
         for file in filter(Path.is_file, new_lists.rglob("*")):
@@ -190,7 +190,7 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
         write_text(folder / PROJECT_FILE, document.replace(NEW_LISTS, LISTS) + "\n")
     except UserError:
         if not (folder / RECIPE_FILE).exists():
-            clear(folder)
+            clear_project(folder)
             (folder / PROJECT_FILE).unlink(missing_ok=True)
         raise
     finally:
@@ -228,20 +228,20 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         fold_results = _train_folds(comparison)
         pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
         if fold_results:
-            outputs = pooled_outputs(folder, fold_results)
+            outputs = pool_outputs(folder, fold_results)
             model, choice = comparison.compare_folds(outputs, [each.choice for each in fold_results])
             measure = partial(pool_folds, comparison, model, choice, outputs, fold_results)
         else:
             model, candidates, choice = comparison.compare(folder)
             measure = partial(measure_candidates, comparison, model, candidates, choice, folder)
         comparison.save(model, folder)
-        clip_time = _clip_time(model, comparison, project.request.latency)
+        clip_time = _measure_clip_time(model, comparison, project.request.latency)
         times = [] if clip_time is None else [str(clip_time)]
 
         def summarize(test: MeasuredTest) -> Summary:
-            methods = f"methods: {methods_text(project, choice, comparison.recipe, test)}"
-            lines = [*result_lines(test), verdict(test), *times, methods]
-            return Summary(lines, pages, test.figure, f"Test of {folder.name}", _intervals(test))
+            methods = f"methods: {write_methods(project, choice, comparison.recipe, test)}"
+            lines = [*list_results(test), verdict(test), *times, methods]
+            return Summary(lines, pages, test.figure, f"Test of {folder.name}", _make_intervals(test))
 
         test = measure(summarize)
     result = ProjectResult(
@@ -251,14 +251,14 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         planned_minutes=project.planned_minutes,
         resumed=resumed,
         clip_time=clip_time,
-        methods=methods_text(project, choice, comparison.recipe, test),
-        next=[next_command(project.request, test, clip_time, shlex.quote(str(folder)))],
+        methods=write_methods(project, choice, comparison.recipe, test),
+        next=[make_next_command(project.request, test, clip_time, shlex.quote(str(folder)))],
     )
     write_document(folder / RESULT, result.dump())
     return result
 
 
-def next_command(request: Request, test: MeasuredTest, clip_time: ClipTime | None, folder: str) -> str:
+def make_next_command(request: Request, test: MeasuredTest, clip_time: ClipTime | None, folder: str) -> str:
     """The command to run after `everest train`; bouts are written as the annotations were read."""
     if test.timelines is not None:
         of_boris = {recognize_format(Path(file)) for file in request.annotations} <= {"boris", "boris-table"}
@@ -270,12 +270,12 @@ def next_command(request: Request, test: MeasuredTest, clip_time: ClipTime | Non
     return f"everest predict VIDEO --checkpoint {folder}"
 
 
-def _intervals(test: MeasuredTest) -> dict[str, Sequence[float] | None]:
+def _make_intervals(test: MeasuredTest) -> dict[str, Sequence[float] | None]:
     """The 95 % interval of the recall, or of the average precision, of each class."""
     return {each.name: each.interval for each in test.behaviors}
 
 
-def _clip_time(model: Classifier, comparison: Comparison, limit: float | None) -> ClipTime | None:
+def _measure_clip_time(model: Classifier, comparison: Comparison, limit: float | None) -> ClipTime | None:
     """The time of the delivered model for a clip; None without a limit."""
     if limit is None:
         return None
@@ -294,7 +294,7 @@ def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
     links = {"The verdict on all folds": folder / REPORT / PAGE}
 
     def summarize(title: str, test: MeasuredTest) -> Summary:
-        return Summary(result_lines(test), links, test.figure, f"Test of {title}", _intervals(test))
+        return Summary(list_results(test), links, test.figure, f"Test of {title}", _make_intervals(test))
 
     results = []
     for number, lists in enumerate(project.folds, start=1):

@@ -26,19 +26,19 @@ MOST_EQUAL: Final = 5.0  # heuristic: points, up to which a model of images is a
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
 
 
-def verdict_lines(result: ProjectResult) -> list[str]:
+def list_verdict(result: ProjectResult) -> list[str]:
     """The lines of `everest train`."""
     since = " since it resumed" if result.resumed else ""
     took = f"took {time_text(60 * result.minutes)}{since} (planned {time_text(60 * result.planned_minutes)})"
     times = [] if result.clip_time is None else [str(result.clip_time)]
-    lines = [*result_lines(result), result.judgment, *times, took, f"page: {result.report}"]
+    lines = [*list_results(result), result.judgment, *times, took, f"page: {result.report}"]
     if result.figure is not None:
         lines.append(f"picture: {result.figure}")
     lines.append(f"methods: {result.methods}")
     return [*lines, f"weights: {result.checkpoint}", f"next: {result.next[0]}"]
 
 
-def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
+def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
     """What was done and how good it is, in sentences for a publication."""
     init = "the encoder pre-trained here" if project.request.unlabeled else project.request.init
     features = {
@@ -66,55 +66,55 @@ def methods_text(project: Project, choice: BestCandidate, recipe: Recipe, test: 
     metric = METRICS[test.metric].title
     sentences = [
         f"{units} ({recipe.data.frames} frames) were classified by {model}{chosen}",
-        f"{tested}, {metric} was {value_text(test.metric, test.value)}{interval_text(test.interval)}",
+        f"{tested}, {metric} was {value_text(test.metric, test.value)}{format_interval(test.interval)}",
     ]
     if (scores := test.timelines) is not None:
         averaged = (
             f"With probabilities averaged over {scores.smooth:g} s" if scores.smooth else "In timelines"
         )
         right = f"{scores.frame_accuracy:.1f} % of the frames were right"
-        sentences.append(f"{averaged}, {right}{interval_text(scores.frame_interval)}")
+        sentences.append(f"{averaged}, {right}{format_interval(scores.frame_interval)}")
     if test.interval is not None:
         few = ", widened by the t distribution for few groups" if test.groups < FEW_GROUPS else ""
         sentences.append(f"Intervals are bootstrapped over {plural(test.groups, 'group')}{few}")
     return f"{'. '.join(sentences)}. Software: everest {version('everest-video')}."
 
 
-def result_lines(result: MeasuredTest) -> list[str]:
+def list_results(result: MeasuredTest) -> list[str]:
     """The lines about a test: the metric, the baselines, and the timelines of recordings."""
     unit = "video" if result.timelines is None else "window"
     size = plural(result.videos, f"test {unit}")
     size += f" of {plural(result.groups, 'group')}" if result.groups < result.videos else ""
     value = partial(value_text, result.metric)
     lines = [
-        f"{METRICS[result.metric].title} {value(result.value)}{interval_text(result.interval)} on {size}"
+        f"{METRICS[result.metric].title} {value(result.value)}{format_interval(result.interval)} on {size}"
     ]
     if result.interval is not None:
-        few = "" if result.groups >= FEW_GROUPS else f"; wide, because {result.groups} groups are few"
+        note = "" if result.groups >= FEW_GROUPS else f"; wide, because {result.groups} groups are few"
         limit = (
             "how far values vary over groups like these, not over other kinds of animals, places or cameras"
         )
-        lines.append(f"intervals: {limit}{few}")
+        lines.append(f"intervals: {limit}{note}")
     always = f"always '{result.majority_class}'"
     baselines = {"chance": result.chance, always: result.majority, LINEAR_MODEL: result.linear_pixels}
-    known = [f"{title} {value(number)}" for title, number in baselines.items() if number is not None]
-    lines += [f"compare: {', '.join(known)}", f"delivered: {result.chosen}, {result.reason}"]
+    baseline_texts = [f"{title} {value(number)}" for title, number in baselines.items() if number is not None]
+    lines += [f"compare: {', '.join(baseline_texts)}", f"delivered: {result.chosen}, {result.reason}"]
     # The mean of a fold may have other members than that of all videos.
     unseen = {each.name: each.test if result.folds else each.validation for each in result.candidates}
     if candidates := [
         f"{name} {value(number)}"
         for name, number in unseen.items()
-        if number is not None and name not in INPUTS  # see `input_lines`
+        if number is not None and name not in INPUTS  # see `list_inputs`
     ]:
         limit = "the best of several looks too good to publish"
         lines.append(f"candidates on groups that they had not seen: {', '.join(candidates)}; {limit}")
     lines += [behavior.line(f"{unit}s") for behavior in result.behaviors[:MOST_CLASSES]]
     if len(result.behaviors) > MOST_CLASSES:
         lines.append(f"{len(result.behaviors) - MOST_CLASSES} further classes: see `behaviors` of --json")
-    lines += input_lines(result)
+    lines += list_inputs(result)
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
-        correct = f"{scores.frame_accuracy:.1f} %{interval_text(scores.frame_interval)}"
+        correct = f"{scores.frame_accuracy:.1f} %{format_interval(scores.frame_interval)}"
         correct += f", most frequent class {scores.majority_accuracy:.1f} %"
         means = f"class mean {scores.mean_class_accuracy:.1f} %"
         means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
@@ -122,11 +122,11 @@ def result_lines(result: MeasuredTest) -> list[str]:
     return lines
 
 
-def interval_text(interval: Sequence[float] | None) -> str:
+def format_interval(interval: Sequence[float] | None) -> str:
     return "" if interval is None else " (95 % interval: {:.3g} to {:.3g})".format(*interval)
 
 
-def input_lines(result: MeasuredTest) -> list[str]:
+def list_inputs(result: MeasuredTest) -> list[str]:
     """What appearance alone and change alone reach, and whether one of them is enough; see INPUTS."""
     metric = METRICS[result.metric]
     values = {each.name: each.validation for each in result.candidates}

@@ -17,7 +17,7 @@ from everest.data.views import EvalViews
 from everest.lists.sample import Sample
 from everest.models.pooling import mean_and_change
 from everest_cli.options import is_on_cpu
-from everest_cli.predict import as_csv, as_table
+from everest_cli.predict import format_csv, format_table
 
 VIEWS = ["--views", "2x1"]
 
@@ -166,10 +166,10 @@ def test_several_heads_and_errors_have_their_columns():
         {"video": "a, b.mp4", "heads": {"verb": found, "noun": found}},
         {"video": "c.mp4", "error": "empty file"},
     ]
-    assert list(csv.reader(io.StringIO(as_csv(predictions)))) == [
+    assert list(csv.reader(io.StringIO(format_csv(predictions)))) == [
         ["video", "head", "rank", "label", "index", "probability", "error"],
         *(["a, b.mp4", head, "1", "cut", "3", "0.75", ""] for head in ("verb", "noun")),
         ["c.mp4", *[""] * 5, "empty file"],
     ]
     table = "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  empty file\n"
-    assert as_table(predictions) == table
+    assert format_table(predictions) == table

@@ -20,7 +20,7 @@ from everest.inference.bouts import BoutRules
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
-from everest_cli.timeline import end_lines
+from everest_cli.timeline import list_end_lines
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_bouts_of_a_saved_file_follow_its_rules_and_recordings_without_a_window_
     with pytest.raises(DataError, match=r"edited.safetensors: damaged \(smooth: must be at least 0 seconds"):
         Timelines.load(tmp_path / "edited.safetensors")
     first = f"--timeline {saved} --output {tmp_path}/checked.csv --draw 30 --window 0.4"
-    assert [*end_lines(timelines, saved, None)][-1] == f"next: everest budget {first}"
+    assert [*list_end_lines(timelines, saved, None)][-1] == f"next: everest budget {first}"
 
 
 def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_files, tmp_path):

@@ -9,7 +9,7 @@ from everest.inference.model import OpenedModel
 from everest.models.linear import difference_image
 from everest.probes.classifiers import LabeledFeatures, compare_sources, measure_precision
 from everest.probes.probe import DIFFERENCE_SIDE, make_random_encoder
-from everest_cli.evaluate import nearest_texts
+from everest_cli.evaluate import describe_nearest
 
 
 def features(*angles: float) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_probe_names_the_baselines(autoencoder_run: Path):
     for text in ("difference image", "random encoder", "nearest videos of other groups"):
         assert text in shown
     found = {"precision@10": None, "baselines": {}, "by_class": 52.0, "by_group": 35.0}
-    (nothing,) = nearest_texts({"": {"retrieval": found}})
+    (nothing,) = describe_nearest({"": {"retrieval": found}})
     assert nothing.endswith("of other groups: no video has one of its class in another group")
 
 

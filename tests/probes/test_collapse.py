@@ -6,7 +6,7 @@ from everest.config.recipe import load_recipe
 from everest.engine.plan import learning_rate_advice, plan_stage
 from everest.probes.collapse import find_failure_signs, find_new_warnings, select_probe_rows
 from everest.probes.during_training import LABELED_VALUES
-from everest_cli.output import probe_line
+from everest_cli.output import format_probe
 
 STEPS, VIDEOS = 1500, 240
 RUN = {"steps": STEPS, "videos": VIDEOS, "held_out": 64}
@@ -116,7 +116,7 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
     first = select_probe_rows(rows)[0]
     now = row(8, [33.0, 61.0, 0.5, None, None]) | {"probe_retrieval": 25.0}
     event = {**now, "first": first, "epoch": 0, "epochs": 4, "steps": 32, "rank_most": 64}
-    assert probe_line(event) == (
+    assert format_probe(event) == (
         "epoch 1/4 step 8/32: probe: k-NN 33.0 % (at the start 21.0 %), chance "
         "10.0 %, class of the 10 nearest 25.0 %, RankMe 61.0 of 64, feature std 0.500"
     )

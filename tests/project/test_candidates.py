@@ -13,7 +13,15 @@ from everest.config.recipe import load_recipe
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.probes.linear import STRENGTHS, compute_losses, cross_predict, fit_linear, make_group_splits
-from everest.project.candidates import FEATURES, FROZEN, IMAGES, INPUTS, MEAN, FeatureTable, network_candidate
+from everest.project.candidates import (
+    FEATURES,
+    FROZEN,
+    IMAGES,
+    INPUTS,
+    MEAN,
+    FeatureTable,
+    make_network_candidate,
+)
 from everest.project.choice import choose, compare_inputs
 from everest.project.result import NETWORK
 from everest.system.run_folder import WEIGHTS_FILE
@@ -183,7 +191,7 @@ def test_a_network_has_its_last_weights_and_thresholds_of_its_outputs(
     replace(last, tensors=zeros).save(run / "best.safetensors")
     label = (1,) if task == MULTI_LABEL else 1
     samples = [Sample(path=str(path), labels=(label,)) for path in sorted(clip_files.glob("*.mp4"))[:3]]
-    candidate = network_candidate(run, samples, samples[1:])
+    candidate = make_network_candidate(run, samples, samples[1:])
     assert candidate.make is not None
     module = candidate.make()
     assert all(torch.equal(x, last.tensors[name]) for name, x in module.state_dict().items())

@@ -31,13 +31,13 @@ from everest.lists.sample import Sample
 from everest.metrics.names import METRICS
 from everest.prepare import window_labels
 from everest.project import lists, project_plan
-from everest.project.exported import exported_accuracy
-from everest.project.lists import same_animal_warning, subject_groups, window_seconds
+from everest.project.exported import measure_exported_accuracy
+from everest.project.lists import check_animals, choose_window_seconds, group_by_subject
 from everest.project.project_plan import describe_samples
 from everest.project.request import Request, with_warmup
 from everest.project.result import ClassTest, MeasuredTest
-from everest.project.train import next_command
-from everest.project.verdict import input_lines, judge, result_lines
+from everest.project.train import make_next_command
+from everest.project.verdict import judge, list_inputs, list_results
 from everest.system.events import ignore_event
 from everest.system.weights_header import read_header
 from everest.video.writer import write_video
@@ -251,7 +251,7 @@ def test_a_plan_of_linear_models_counts_the_tests_of_all_folds(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(project_plan, "seconds_per_clip", lambda *_: 60.0)
+    monkeypatch.setattr(project_plan, "measure_clip_seconds", lambda *_: 60.0)
     plan = ["train", class_folders, "--dry-run", "--model", "linear"]
     assert json_of(*plan)["minutes"] == 16 + 2 + 0.1  # features of all, the test of two, and the fits
     assert json_of(*plan, "--folds", 4)["minutes"] == 16 + 16 + 0.3
@@ -385,14 +385,14 @@ def _bouts(**subject_of: str) -> dict[str, list[Bout]]:
     ],
 )
 def test_recordings_that_seem_to_show_one_animal_are_named(subject_of, warning):
-    found = same_animal_warning(_bouts(**subject_of))
+    found = check_animals(_bouts(**subject_of))
     assert found is None if warning is None else re.match(f"{warning}|.*{warning}", found or "")
 
 
 def test_recordings_that_share_a_subject_are_one_group():
     bouts = _bouts(a="m1", b="m2", c="m3", d="", e="m4")
     bouts["/v/b.mp4"] += _bouts(b="m3")["/v/b.mp4"]
-    groups = subject_groups(bouts)
+    groups = group_by_subject(bouts)
     assert groups["/v/b.mp4"] == groups["/v/c.mp4"] == "m2+m3"
     assert len(set(groups.values())) == 4
 
@@ -447,7 +447,7 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert "windows</th><td>44, from 4 groups" in page.read_text()
     assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
     assert {each["name"] for each in document["candidates"]} >= {"image-mean", "image-change"}
-    accuracy = exported_accuracy(Path("none.onnx"), Path(document["checkpoint"]), ignore_event)
+    accuracy = measure_exported_accuracy(Path("none.onnx"), Path(document["checkpoint"]), ignore_event)
     assert accuracy is not None
     assert (accuracy.trained, accuracy.exported) == (document["top1"], None)
     assert "has learned from all videos" in str(accuracy)
@@ -613,7 +613,7 @@ def test_the_windows_are_as_long_as_the_shortest_usual_bout_and_one_behavior_is_
     assert "not both" not in "".join(lines)
     for lengths, seconds in (((1.1, 7.0), 1), ((0.1,), 0.5), ((9.0, 30.0), 2), ((), 1)):
         bouts = [Bout(video="a", start=0.0, end=length, label=str(length)) for length in lengths]
-        assert window_seconds(bouts) == seconds
+        assert choose_window_seconds(bouts) == seconds
 
 
 def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
@@ -661,9 +661,9 @@ def test_the_verdict_says_which_input_is_enough():
         rows += others
         gains = [{"name": "image-mean", "gain": mean}, {"name": "image-change", "gain": change}]
         document = RESULT | {"metric": metric, metric: 90.0, "candidates": rows, "inputs": gains}
-        return "".join(input_lines(MeasuredTest.of(document)))
+        return "".join(list_inputs(MeasuredTest.of(document)))
 
-    assert input_lines(MeasuredTest.of(RESULT)) == []
+    assert list_inputs(MeasuredTest.of(RESULT)) == []
     assert (
         lines([-1.0, 2.0], [3.0, 9.0])
         == "motion: still images alone reach 70.0 % (image-mean), change alone 60.0 % (image-change); still "
@@ -692,20 +692,20 @@ def test_the_next_command_writes_the_kind_of_the_annotations_and_folds_name_the_
     test = MeasuredTest.of(RESULT | timelines | mean)
     for names, file in ((["b.boris"], "bouts.boris"), (["b.boris", "t.csv"], "bouts.csv")):
         request = Request(videos="", annotations=[str(tmp_path / name) for name in names])
-        assert next_command(request, test, None, "runs/r").endswith(f"--smooth 2 --output {file}")
+        assert make_next_command(request, test, None, "runs/r").endswith(f"--smooth 2 --output {file}")
     assert test.choice == "mean of linear-images and network"
     assert MeasuredTest.of(RESULT).choice == "network"
 
 
 def test_the_verdict_says_once_what_all_intervals_are_about():
-    few = result_lines(MeasuredTest.of(RESULT | {"groups": 5}))
+    few = list_results(MeasuredTest.of(RESULT | {"groups": 5}))
     assert few[1].endswith("places or cameras; wide, because 5 groups are few")
     assert sum("are few" in line for line in few) == 1
-    many = result_lines(MeasuredTest.of(RESULT | {"groups": 12}))
+    many = list_results(MeasuredTest.of(RESULT | {"groups": 12}))
     assert many[1].endswith("groups like these, not over other kinds of animals, places or cameras")
-    alone = result_lines(MeasuredTest.of(RESULT | {"interval": None}))
+    alone = list_results(MeasuredTest.of(RESULT | {"interval": None}))
     assert not any(line.startswith("intervals") for line in alone)
-    compared = result_lines(MeasuredTest.of(RESULT | {"candidates": [NETWORK_ROW | {"validation": 75.0}]}))
+    compared = list_results(MeasuredTest.of(RESULT | {"candidates": [NETWORK_ROW | {"validation": 75.0}]}))
     assert any(line.endswith("looks too good to publish") for line in compared)
 
 

@@ -73,11 +73,13 @@ class PretrainingModel(TokenModel):
         Args:
             noise: (B, at least N) uniform in [0, 1).
         """
-        encoder = self.encoder
-        encoder.check(frames)
+        self.encoder.check(frames)
         x = self.to_input(frames)
-        visible = self.strategy.select(x, encoder.grid, self.embedding, noise, scorer=self.scorer).visible
-        return encoder(x, visible).mean(dim=1)
+        return self.encoder(x, self.selection_of(x, noise).visible).mean(dim=1)
+
+    def selection_of(self, x: Tensor, noise: Tensor, importance: Tensor | None = None) -> TokenSelection:
+        """Select tokens of the encoder's input `x`; the arguments are those of `Strategy.select`."""
+        return self.strategy.select(x, self.encoder.grid, self.embedding, noise, importance, self.scorer)
 
     def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
         """The mean squared error, a scalar, of predicting the motion simulated on still frames.
@@ -232,10 +234,7 @@ class MaskedAutoencoder(PretrainingModel):
         clip_noise = self.noise_layout.split(noise)
         clips, importance = self.drawn_clips(frames, clip_noise, importance)  # (B, C, T, H, W)
         x = self.to_input(clips)
-        selection = self.strategy.select(
-            x, self.encoder.grid, self.embedding, clip_noise.tokens, importance, self.scorer
-        )
-        return clips, x, selection
+        return clips, x, self.selection_of(x, clip_noise.tokens, importance)
 
     def drawn_clips(
         self, frames: Tensor, noise: ClipNoise, importance: Tensor | None

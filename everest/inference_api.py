@@ -182,6 +182,7 @@ def evaluate(
         predictions=None if predictions is None else Path(predictions),
         page=None if page is None else Path(page),
         overwrite=overwrite,
+        options=("predictions", "page"),
     )
     files.check(model.file)
     return evaluate_classifier(model, model.spec, recipe, opened.runtime, report=report, files=files)[0]

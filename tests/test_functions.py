@@ -155,6 +155,8 @@ def test_evaluation_is_that_of_the_command(classifier: VideoClassifier, tmp_path
     assert written[1].read_bytes() == written[0].read_bytes()
     with pytest.raises(RecipeError, match=r"function\.csv: exists"):
         everest.evaluate(classifier, predictions=written[1])
+    with pytest.raises(RecipeError, match=rf"^page {tmp_path}: holds other files"):
+        everest.evaluate(classifier, page=tmp_path)
     with pytest.raises(RecipeError, match=r"best\.safetensors: is an input"):
         everest.evaluate(classifier, predictions=classifier.file, overwrite=True)
 
@@ -215,7 +217,7 @@ def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
 
     with pytest.raises(RecipeError, match=r"different settings: --init \(\".*\", now null\)"):
         everest.finetune(recipe, init=None, output=run, seed=3, cpu=True)
-    with pytest.raises(RecipeError, match="holds a run; leave out `--resume never`"):
+    with pytest.raises(RecipeError, match="holds a run, and resume is off"):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)
     with pytest.raises(RecipeError, match="holds the weights of --init"):
         everest.finetune(recipe, init=encoder, output=encoder, cpu=True)

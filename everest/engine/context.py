@@ -216,9 +216,7 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
     if not (run.path / RECIPE_FILE).is_file():
         raise RecipeError(f"{folder}: is not a run folder; choose another, or use --overwrite")
     if options.resume == "never":
-        raise RecipeError(
-            f"{folder}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
-        )
+        raise RecipeError(f"{folder}: holds a run, and resume is off; {IN_USE_FIX}")
     if not run.has_environment():
         raise RecipeError(
             f"{folder}: {ENVIRONMENT_FILE} is missing or not of a run; restore it, or choose another folder"

@@ -51,18 +51,20 @@ class EvaluationFiles:
     predictions: Path | None = None  # CSV, one row per video
     page: Path | None = None  # folder for a page with figures
     overwrite: bool = False  # replace existing files
+    options: tuple[str, str] = ("--predictions", "--report")  # the caller's names of both, for messages
 
     def check(self, weights: Path | None) -> None:
         """Check that the files can be written, before an evaluation that may take hours."""
         self.refuse_inputs([] if weights is None else find_run_weights(weights))
+        predictions_option, page_option = self.options
         if self.predictions is not None:
-            check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
+            check_new_file(self.predictions, option=predictions_option, overwrite=self.overwrite)
         if self.page is not None:
-            check_new_folder(self.page, option="--report", overwrite=self.overwrite)
+            check_new_folder(self.page, option=page_option, overwrite=self.overwrite)
 
     def refuse_inputs(self, inputs: Iterable[object]) -> None:
         """Raise RecipeError if a file to write is one of the inputs, or a folder that has one."""
-        for option, path in (("--predictions", self.predictions), ("--report", self.page)):
+        for option, path in zip(self.options, (self.predictions, self.page), strict=True):
             if path is not None:
                 refuse_inputs(path, inputs, option=option)
 

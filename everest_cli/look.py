@@ -110,7 +110,7 @@ def select_frames(
     keep: float = option("--keep SHARE", "Keep ratio over all candidate tokens.", 0.3),
     frames: int = option("--frames N", "Number of frames to select.", 16, min=2),
     stride: int | None = option("--stride N", "Candidates at most N frames apart [the whole video].", min=1),
-    size: int = option("--size N", "Shorter side, without a checkpoint.", 224, min=16),
+    size: int = option("--size N", "Shorter side, without a checkpoint.", 224, min=16, max=o.MOST_LENGTH),
     checkpoint: str | None = o.EMBEDDING,
     picture: Path | None = option("--picture DIR", "Folder for VIDEO-frames.png."),
     seed: int = o.SEED,
@@ -162,9 +162,13 @@ def visualize_mask(
     cuts: Literal["ignore", "detect"] | None = option(
         "--cuts", "detect: treat the start of a scene as the start of a clip [ignore]."
     ),
-    frames: int | None = option("--frames N", "Frames of a clip [16, or C's or R's].", min=2),
+    frames: int | None = option(
+        "--frames N", "Frames of a clip [16, or C's or R's].", min=2, max=o.MOST_LENGTH
+    ),
     stride: int | None = option("--stride N", "Distance between frames [4, or C's or R's].", min=1),
-    size: int | None = option("--size N", "Shorter side in pixels [224, R's, or the model's].", min=16),
+    size: int | None = option(
+        "--size N", "Shorter side in pixels [224, R's, or the model's].", min=16, max=o.MOST_LENGTH
+    ),
     out: Path = option("--output -o DIR", "Folder for the figures.", Path()),
     seed: int = option("--seed N", "Seed of random selections.", 0, min=0),
     overwrite: bool = o.OVERWRITE_FILES,

@@ -70,7 +70,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             say("interrupted")
             raise typer.Exit(130) from None
-        except (UserError, OSError, MemoryError, RuntimeError, OverflowError) as error:
+        except (UserError, OSError, MemoryError, RuntimeError) as error:
             problem = as_user_error(error)
             if problem is None:
                 raise
@@ -102,8 +102,6 @@ def as_user_error(error: Exception) -> UserError | None:
             return EnvironmentProblem(f"{error.filename}: {error.strerror}")
         case OSError(errno=errno.ENOSPC):
             return EnvironmentProblem(f"the output cannot be written: {error.strerror}")
-        case OverflowError():
-            return RecipeError(f"a number is too large to compute with, give a smaller one ({error})")
         case MemoryError():
             return EnvironmentProblem("out of memory; try a smaller train.micro_batch or smaller clips")
     if not isinstance(error, RuntimeError) or "torch" not in sys.modules:

@@ -92,6 +92,10 @@ OBSERVER = option(
 SUBJECT = option("--subject NAME", "Only the bouts of this subject, such as an animal; * is any text.")
 FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
 
+# Heuristic: far above what is useful; torch and PyAV refuse larger numbers with errors of their own.
+MOST_CLIPS = 10**6  # in a forward pass
+MOST_LENGTH = 2**16  # frames of a clip, pixels of a side
+
 ANY_VIDEOS = "custom"  # recipe of weights without their own; clips and model follow from the weights
 
 # The model.
@@ -103,7 +107,7 @@ CLIP_RECIPE = option("--recipe -r R", "Recipe for clip size, stride and views [t
 KEEP = option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
 EMBEDDING = option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")
 VIEWS = option("--views CLIPSxCROPS", "Views of a video, such as 1x1 [as in the run's evaluation].")
-BATCH = option("--batch N", "Videos or windows in one forward pass.", 1, min=1)
+BATCH = option("--batch N", "Videos or windows in one forward pass.", 1, min=1, max=MOST_CLIPS)
 
 # Devices.
 GPUS = option("--gpus auto|N|cpu|mps", "All visible GPUs (auto), N GPUs, the CPU or MPS.", "auto")

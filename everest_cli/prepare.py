@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, faster files.", no_args_is_help=True)
 MOST_BYTES: Final = 10**9  # of the videos of a shard
+MOST_SECONDS: Final = 10**6  # heuristic: of work on a video; system calls refuse times above 1e9
 PATHS_ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
 MOST_PROBLEMS: Final = 20  # problems of each kind on the screen
 
@@ -37,7 +38,9 @@ def check(
     overrides: list[str] | None = o.OVERRIDES,
     task: TaskName | None = o.TASK,
     output: Path | None = option("--output -o DIR", "Folder for bad_videos.csv and progress [the list's]."),
-    limit: float = option("--timeout SECONDS", "Time after which a video counts as bad.", 1800.0, min=0.01),
+    limit: float = option(
+        "--timeout SECONDS", "Time after which a video counts as bad.", 1800.0, min=0.01, max=MOST_SECONDS
+    ),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
@@ -178,10 +181,10 @@ def encode(
     codec: Literal["h264", "mjpeg"] = option(
         "--codec", "mjpeg: 8 times the size, read 3 times as fast.", "h264"
     ),
-    gop: int | None = option("--gop N", "Frames from keyframe to keyframe of h264 [12].", min=1),
+    gop: int | None = option("--gop N", "Frames from keyframe to keyframe of h264 [12].", min=1, max=10**6),
     crf: int | None = option("--crf N", "Quality of h264 [18]; 0 is lossless.", min=0, max=51),
     quality: int | None = option("--quality N", "Quality of mjpeg [90]; 95 is best.", min=1, max=95),
-    timeout: float = option("--timeout SECONDS", "Maximum time per video.", 3600, min=1),
+    timeout: float = option("--timeout SECONDS", "Maximum time per video.", 3600, min=1, max=MOST_SECONDS),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
@@ -265,7 +268,7 @@ def tokens(
     ),
     data: str | None = o.DATA_ROOT,
     overrides: list[str] | None = o.OVERRIDES,
-    batch: int = option("--batch N", "Videos in one forward pass.", 8, min=1),
+    batch: int = option("--batch N", "Videos in one forward pass.", 8, min=1, max=o.MOST_CLIPS),
     gpus: str = o.ONE_GPU,
     overwrite: bool = o.OVERWRITE,
     as_json: bool = o.AS_JSON,

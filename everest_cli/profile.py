@@ -38,7 +38,9 @@ class ProfileOptions:
     compare: bool = option("--compare", "Compare all methods.", False)
     paper: bool = option("--paper", "Print the paper's cost tables beside everest's values.", False)
     measure: bool = option("--measure", "Time real steps on this device.", False)
-    batch: int | None = option("--batch N", "Clips per step, for --measure; windows, for --latency.", min=1)
+    batch: int | None = option(
+        "--batch N", "Clips per step, for --measure; windows, for --latency.", min=1, max=o.MOST_CLIPS
+    )
     videos: int | None = option("--videos N", "Plan a pre-training run on N videos.", min=1)
     labeled: int | None = option("--labeled N", "Plan fine-tuning on N labeled videos, too.", min=1)
     epochs: int | None = option("--epochs E", "Epochs of the planned pre-training [the recipe's].", min=1)

@@ -139,6 +139,8 @@ def test_usage_errors_have_code_2():
         message = refused(words, code=2)
         assert message.startswith("error: ")
         assert message.count("\n") == 1
+    for words in ("select-frames a --size", "predict a -c c --batch", "prepare encode a -o b --gop"):
+        assert "must be at most" in refused(words, 10**18, code=2)
     assert "Traceback" in called("--debug", "pretrain", "--recipe", "nothing", code=2).stderr
 
 
@@ -167,7 +169,8 @@ def test_too_little_memory_and_a_compiler_error_are_errors_of_the_environment():
         assert problem is not None
         assert problem.exit_code == 5
         assert all(part in str(problem) for part in parts)
-    assert as_user_error(RuntimeError("a bug")) is None
+    for bug in (RuntimeError("a bug"), OverflowError("a bug")):
+        assert as_user_error(bug) is None
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.profiling.profile import StageName, make_stage_spec
+from everest.profiling.profile import ProfiledStage, make_stage_spec
 
 Pass = Callable[[Tensor], Tensor]  # clips (B, 3, T, H, W) to a loss
 CLASSES = 400
@@ -28,7 +28,7 @@ class Case:
     """A model of a recipe, and random clips for it."""
 
     recipe: str
-    stage: StageName
+    stage: ProfiledStage
     overrides: tuple[str, ...]
 
     @property

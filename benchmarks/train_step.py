@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from everest.engine.network import make_optimizer, parameter_groups
 from everest.engine.step import set_lr
-from everest.profiling.profile import StageName
+from everest.profiling.profile import ProfiledStage
 from everest.system.processes import TRAINER_KEPT_BYTES, keep_freed_memory
 
 # For each comparison: (backbone, precision) to the minimum ratio, which is our choice.
@@ -83,7 +83,7 @@ class Contender:
     backbone: str
     dtype: str
     recipe: str = "k400"
-    stage: StageName = "pretrain"
+    stage: ProfiledStage = "pretrain"
     tuned: bool = False
 
     def prepare(self) -> tuple[float, Callable[[], None]]:
@@ -178,7 +178,7 @@ def _check(contenders: Mapping[str, Contender], losses: Mapping[str, float]) -> 
                 raise SystemExit(f"the losses differ: {first} {losses[first]}, {name} {losses[name]}")
 
 
-def contender(name: str, task: StageName, backbone: str, dtype: str) -> Contender:
+def contender(name: str, task: ProfiledStage, backbone: str, dtype: str) -> Contender:
     """The implementation that a name of `PAIRS` stands for."""
     code = name.partition(",")[0].partition(" ")[0]
     return Contender(
@@ -189,7 +189,7 @@ def contender(name: str, task: StageName, backbone: str, dtype: str) -> Contende
     )
 
 
-def rows_of(task: StageName, backbone: str, dtype: str, rounds: int) -> Iterator[dict[str, Any]]:
+def rows_of(task: ProfiledStage, backbone: str, dtype: str, rounds: int) -> Iterator[dict[str, Any]]:
     pairs = [pair for pair in PAIRS[task] if pair[1] != "plain fp32" or dtype != "fp32"]
     used = dict.fromkeys(name for _, *both in pairs for name in both)
     times = step_times({name: contender(name, task, backbone, dtype) for name in used}, rounds=rounds)
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    tasks: list[StageName] = [options.task] if options.task else ["pretrain", "finetune"]
+    tasks: list[ProfiledStage] = [options.task] if options.task else ["pretrain", "finetune"]
     dtypes = [options.dtype] if options.dtype else list(DTYPES)
     if not torch.cpu._is_avx512_bf16_supported() and "bf16" in dtypes:
         print("this CPU does not compute bf16: left out", file=sys.stderr)

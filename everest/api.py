@@ -17,6 +17,7 @@ from torch import Tensor
 from everest.checkpoints.frozen import make_pretrain_spec
 from everest.config.heads import Head, Heads, HeadSetting, Task, named_heads
 from everest.config.recipe import make_strategy, recipe_of_sections
+from everest.config.stage_settings import STAGES
 from everest.data.views import ClipFormat
 from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
@@ -29,8 +30,8 @@ from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS
 
 Size = int | tuple[int, int]
 
-# The section of a recipe behind each kind.
-_STAGES = {"pretrain": "pretrain", "classifier": "finetune", "encoder": "finetune"}
+# The stage whose section of a recipe has the settings of a kind.
+_STAGE_OF_KIND = {"pretrain": "pretrain", "classifier": "finetune", "encoder": "finetune"}
 
 
 def create_model(
@@ -69,13 +70,13 @@ def create_model(
         RecipeError: an unknown backbone or key, or invalid values, named as in a recipe.
         ValueError: a classifier without at least two classes, or its arguments for another kind.
     """
-    if kind not in _STAGES:
-        raise unknown_name("kind", kind, _STAGES)
-    stage = _STAGES[kind]
+    if kind not in _STAGE_OF_KIND:
+        raise unknown_name("kind", kind, _STAGE_OF_KIND)
+    stage = _STAGE_OF_KIND[kind]
     sections: dict[str, Any] = {
         "data": {"frames": frames, "size": size, "fps": fps, "channels": channels, "mean": mean, "std": std},
         "model": {"backbone": backbone, **model},
-        **{each: {"stride": stride} for each in _STAGES.values()},
+        **{each: {"stride": stride} for each in STAGES},
     }
     if selection is not None or kind == "encoder":
         sections[stage]["selection"] = asdict(selection or AllTokens())

@@ -31,7 +31,8 @@ BestMetric = Annotated[
     BeforeValidator(lambda value: value.replace("-", "_") if isinstance(value, str) else value),
 ]
 
-STAGES: Final = ("pretrain", "finetune")  # the sections that train a transformer
+StageName = Literal["pretrain", "finetune"]  # the sections that train a transformer
+STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
 
 
 PretrainSelection = Annotated[ShippedStrategy, Discriminator("strategy"), v.WITH_HYPHENS, *EXTERNAL]

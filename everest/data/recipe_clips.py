@@ -9,13 +9,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, repeat
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
 
 from everest.config.heads import Heads, best_metric
 from everest.config.settings import DataSettings, Recipe
+from everest.config.stage_settings import StageName
 from everest.data.class_balance import sampling_odds
 from everest.data.clips import ClipDataset
 from everest.data.crops import largest_region
@@ -162,7 +163,7 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
     return EvalViews(**vars(clip), clips=recipe.eval.clips, crops=recipe.eval.crops)
 
 
-def clip_format(recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> ClipFormat:
+def clip_format(recipe: Recipe, stage: StageName) -> ClipFormat:
     """The format of the clips of a stage."""
     data, section = recipe.data, getattr(recipe, stage)
     return ClipFormat(

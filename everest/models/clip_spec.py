@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from everest.config.heads import Head, Heads
+from everest.config.stage_settings import StageName
 from everest.config.values import ModelInput
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
@@ -129,7 +130,7 @@ class ClipModel(nn.Module):
     """
 
     spec: ClipSpec
-    stage: ClassVar[Literal["pretrain", "finetune"]]  # the section of a recipe that trains such a model
+    stage: ClassVar[StageName]  # the section of a recipe that trains such a model
     pixels: PixelStatistics
     recipe: Recipe
     file: Path | None = None

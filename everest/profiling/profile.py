@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from pydantic import TypeAdapter
 
@@ -25,8 +25,8 @@ from everest.models.cost import Macs, count_frozen_macs, count_macs, count_token
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
 from everest.models.spec import AutoencoderSpec, ModelSpec, classifier_spec
 
-StageName = Literal["pretrain", "finetune", "eval"]
-PROFILED_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
+ProfiledStage = Literal["pretrain", "finetune", "eval"]
+PROFILED_STAGES: Final[tuple[ProfiledStage, ...]] = get_args(ProfiledStage)
 # A method is the shipped recipe that has its selection, target and decoder; the schedule is the same.
 METHODS: Final = {
     "everest": "k400",
@@ -63,7 +63,7 @@ class StageCost:
         model_state: bytes for any number of clips.
     """
 
-    def __init__(self, recipe: Recipe, stage: StageName, *, value_bytes: int) -> None:
+    def __init__(self, recipe: Recipe, stage: ProfiledStage, *, value_bytes: int) -> None:
         self.spec = spec = make_stage_spec(recipe, stage)
         self.settings = settings = training_settings(recipe, stage)
         self.value_bytes = value_bytes
@@ -114,7 +114,7 @@ class StageCost:
         }
 
 
-def make_stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
+def make_stage_spec(recipe: Recipe, stage: ProfiledStage) -> ModelSpec:
     """Return the module that a stage trains or evaluates; several heads become one with all their outputs."""
     if stage == "pretrain":
         return make_pretrain_spec(recipe)
@@ -125,7 +125,7 @@ def make_stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     return replace(spec, selection=spec.selection.at_evaluation()) if stage == "eval" else spec
 
 
-def training_settings(recipe: Recipe, stage: StageName) -> PretrainSettings | FinetuneSettings | None:
+def training_settings(recipe: Recipe, stage: ProfiledStage) -> PretrainSettings | FinetuneSettings | None:
     """Return the section of a stage that trains; None for `eval`."""
     return {"pretrain": recipe.pretrain, "finetune": recipe.finetune, "eval": None}[stage]
 
@@ -179,7 +179,7 @@ def profile(recipe: Recipe) -> dict[str, Any]:
 
 
 @cache
-def estimate_cost(recipe: str, stage: StageName, overrides: tuple[str, ...]) -> StageCost:
+def estimate_cost(recipe: str, stage: ProfiledStage, overrides: tuple[str, ...]) -> StageCost:
     """The cost of a stage of a shipped recipe with overrides, in bf16."""
     return StageCost(load_recipe(recipe, overrides=overrides), stage, value_bytes=VALUE_BYTES["bf16"])
 
@@ -192,7 +192,7 @@ class PaperFigure:
     what: str
     printed: str
     unit: Literal["GMACs", "M parameters", "GB", "time"] = "GMACs"
-    of: tuple[str, StageName, tuple[str, ...]] | None = None  # recipe, stage and overrides
+    of: tuple[str, ProfiledStage, tuple[str, ...]] | None = None  # recipe, stage and overrides
     batch: int | None = None
     note: str = ""
 

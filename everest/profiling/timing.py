@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from itertools import repeat
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 
 from everest.checkpoints.frozen import open_teacher
 from everest.config.settings import Recipe
+from everest.config.stage_settings import StageName
 from everest.data.clips import ClipDataset, StepSampler
 from everest.data.frames import find_sampling
 from everest.data.loader import choose_workers, copy_to_device, divide_batches, read_batches
@@ -26,13 +27,11 @@ from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import choose_trained
-from everest.profiling.profile import PROFILED_STAGES, StageName, make_stage_spec, training_settings
+from everest.profiling.profile import PROFILED_STAGES, ProfiledStage, make_stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
 from everest.system.processes import num_readers
 from everest.video.reader import is_fast_to_read
 from everest.video.stream import VideoError
-
-TrainingStage = Literal["pretrain", "finetune"]
 
 WARMUP_STEPS: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
 TIMED_STEPS: Final = 5
@@ -48,7 +47,7 @@ MJPEG_GAIN: Final = 3.2
 
 def time_stages(
     recipe: Recipe, *, batch: int | None, with_loader: bool, cpu: bool
-) -> dict[StageName, dict[str, Any]]:
+) -> dict[ProfiledStage, dict[str, Any]]:
     """Measure the steps of all stages.
 
     Args:
@@ -57,12 +56,12 @@ def time_stages(
     Returns:
         For each stage `measured`, see `time_steps`, and perhaps `loading`, see `time_loader`.
     """
-    loading: tuple[TrainingStage, ...] = ()
+    loading: tuple[StageName, ...] = ()
     if with_loader:
         loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
     for stage in loading:  # missing videos are reported before anything is measured
         open_stage_clips(recipe, stage)
-    stages: dict[StageName, dict[str, Any]] = {}
+    stages: dict[ProfiledStage, dict[str, Any]] = {}
     for stage in PROFILED_STAGES:
         stages[stage] = {"measured": time_steps(recipe, stage, batch=batch, cpu=cpu)}
     for stage in loading:
@@ -74,7 +73,7 @@ def time_stages(
 
 
 def time_steps(
-    recipe: Recipe, stage: StageName, *, batch: int | None = None, cpu: bool = False
+    recipe: Recipe, stage: ProfiledStage, *, batch: int | None = None, cpu: bool = False
 ) -> dict[str, Any]:
     """Measure steps on the first available device, or with `cpu` on the CPU.
 
@@ -185,13 +184,13 @@ def _time_calls(work: Callable[[], object], times: int, device: torch.device) ->
     return seconds
 
 
-def open_stage_clips(recipe: Recipe, stage: TrainingStage) -> ClipDataset:
+def open_stage_clips(recipe: Recipe, stage: StageName) -> ClipDataset:
     """Return the clips of a training stage; DataError if the videos cannot be found."""
     return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
 
 
 def time_loader(
-    recipe: Recipe, stage: TrainingStage, *, batch: int, step_clips_per_second: float, cpu: bool = False
+    recipe: Recipe, stage: StageName, *, batch: int, step_clips_per_second: float, cpu: bool = False
 ) -> dict[str, Any]:
     """Measure the speed of a stage's loader and of one process, and whether the step waits for the loader.
 

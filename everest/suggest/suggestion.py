@@ -16,13 +16,14 @@ from everest.config.heads import Task
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
 from everest.config.settings import DataSettings, Recipe
+from everest.config.stage_settings import StageName
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import LIST_FILES
 from everest.lists.writing import CLASSES_FILE
 from everest.prepare.split import LabeledVideos
-from everest.profiling.timing import TrainingStage, measure_reading_speed, open_stage_clips, time_steps
+from everest.profiling.timing import measure_reading_speed, open_stage_clips, time_steps
 from everest.suggest.data_section import (
     find_named_lists,
     find_shared_videos,
@@ -51,7 +52,7 @@ from everest.system.processes import num_cores
 from everest.system.storage import parse_location
 from everest.system.text import plural, time_text
 
-STAGES_OF_PURPOSE: Final[dict[RecipePurpose, tuple[TrainingStage, ...]]] = {  # that a recipe is for
+STAGES_OF_PURPOSE: Final[dict[RecipePurpose, tuple[StageName, ...]]] = {  # that a recipe is for
     "pretrain": ("pretrain",),
     "finetune": ("pretrain", "finetune"),
     "scratch": ("finetune",),
@@ -61,7 +62,7 @@ STAGES_OF_PURPOSE: Final[dict[RecipePurpose, tuple[TrainingStage, ...]]] = {  # 
 class StageTime(NamedTuple):
     """The steps of a stage, and its time at a measured speed, without validations and probes."""
 
-    stage: TrainingStage
+    stage: StageName
     steps: int
     batch_size: int
     clips_per_second: float | None  # None: not measured
@@ -93,7 +94,7 @@ class Suggestion:
     purpose: RecipePurpose
     output: Path  # where the recipe will be written, for messages and its name
     overrides: Sequence[str]  # `section.key=value` texts, which the stages will be given, too
-    speeds: Mapping[TrainingStage, float] = field(default_factory=dict)  # clips/s here; none: not measured
+    speeds: Mapping[StageName, float] = field(default_factory=dict)  # clips/s here; none: not measured
     most_steps: Mapping[str, int] = field(default_factory=dict)  # none: as many as the data set needs
     start: WeightSettings | None = None  # the weights of --init; None: from scratch
     size: DeviceValues | None = None  # of the model, for a time on a CPU; None: by the device
@@ -150,7 +151,7 @@ class Suggestion:
 
     def timed(self) -> Suggestion:
         """The same suggestion with the measured speed of each stage on this machine."""
-        speeds: dict[TrainingStage, float] = {}
+        speeds: dict[StageName, float] = {}
         on_cpu = self.device == "cpu"
         for stage in STAGES_OF_PURPOSE[self.purpose]:
             batch = 16 if self.start is None else 2  # public weights are larger than what a CPU trains

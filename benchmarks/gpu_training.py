@@ -138,8 +138,8 @@ class Pretraining:
         record.add(PassLosses(output.loss, metrics=output.metrics), passes=1)
         accelerator.backward(output.loss)
         norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
-        numbers, _, finite = record.send(accelerator, norms, request=NO_REQUEST)
-        step_optimizers(accelerator, self._networks, skipped=finite.logical_not().float())
+        numbers = record.send(accelerator, norms, request=NO_REQUEST)
+        step_optimizers(accelerator, self._networks, skipped=numbers.all_finite.logical_not().float())
         return numbers
 
 
@@ -229,8 +229,8 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         record = StepRecord(index=0)
         record.add(PassLosses(loss), passes=1)
         norms = clip_gradients(accelerator, networks, eager.clip_grad)
-        _, _, finite = record.send(accelerator, norms, request=NO_REQUEST)
-        step_optimizers(accelerator, networks, skipped=finite.logical_not().float())
+        sent = record.send(accelerator, norms, request=NO_REQUEST)
+        step_optimizers(accelerator, networks, skipped=sent.all_finite.logical_not().float())
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from everest.config.recipe import load_recipe
 from everest.data.clips import Batch
 from everest.engine import network
-from everest.engine.state import SaveRequest
+from everest.engine.saving import SaveRequest
 from everest.engine.step import PassLosses, StepRecord, clip_gradients, set_lr, step_optimizers
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
@@ -78,8 +78,8 @@ class TrainingStep:
         record.add(PassLosses(loss), passes=1)
         self.accelerator.backward(loss)
         norms = clip_gradients(self.accelerator, self.networks, self.clip_grad)
-        _, _, finite = record.send(self.accelerator, norms, request=NO_REQUEST)
-        self.update(skipped=finite.logical_not().float())
+        numbers = record.send(self.accelerator, norms, request=NO_REQUEST)
+        self.update(skipped=numbers.all_finite.logical_not().float())
         return loss.detach()
 
     def update(self, *, skipped: Tensor) -> None:

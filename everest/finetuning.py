@@ -52,7 +52,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         classes=classes.names,
         init_weights=init_weights,
     )
-    model = training.state.trained_model
+    model = training.trained_model
     assert isinstance(model, VideoClassifier)
     validator = None
     if validation is not None:

@@ -81,7 +81,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     in this process. Until then no other process can train the run.
     """
     context, is_main = training.context, training.context.accelerator.is_main_process
-    run, tracker = context.run_folder, context.options.tracker
+    run, tracker_name, tracker = context.run_folder, context.options.tracker, None
     with training_lock(run.path) if is_main else nullcontext():
         try:
             if is_main:
@@ -92,17 +92,18 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             context.report(heading(_summary(training)))
             if context.resumed:
                 training.resume()
-            if is_main and tracker is not None:
+            if is_main and tracker_name is not None:
                 steps_done = training.steps_done if context.resumed else None
-                training.step_log.tracker = _start_tracker(tracker, run, steps_done=steps_done)
+                tracker = _start_tracker(tracker_name, run, steps_done=steps_done)
+                training.step_log.track(tracker)
             yield
             if is_main:
                 run.finish(training.steps_done)
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(f"out of memory; {LESS_MEMORY}") from error
         finally:
-            if training.step_log.tracker is not None:
-                training.step_log.tracker.finish()
+            if tracker is not None:
+                tracker.finish()
 
 
 def _environment(training: Training) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
     Args:
         is_compared: a probe compares the loss with a better reference than the loss of one color.
     """
-    plan, losses, model = training.plan, training.step_log.losses, training.state.trained_model
+    plan, losses, model = training.plan, training.step_log.losses, training.trained_model
     text = f"mean loss of the last {len(losses)} steps: {fmean(losses):.3f}"
     if not isinstance(model, MaskedAutoencoder):
         videos = min(plan.videos_per_step, len(training.clips))  # another draw of a video is ignored

@@ -155,6 +155,11 @@ class Network:
         """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
         return part_of(tensors, self.own_name("optimizer"))
 
+    @property
+    def trained(self) -> nn.Module:
+        """The module that is evaluated: the average, if there is one."""
+        return self.module if self.ema is None else self.ema.module
+
     def _modules(self) -> dict[str, nn.Module]:
         average = {} if self.ema is None else {self.own_name(EMA_PART): self.ema.module}
         return {self.name: self.module, **average}

@@ -9,23 +9,20 @@ the step, so no generator is saved. A file appears under its name only when it i
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
-from everest.config.settings import TrainSettings
 from everest.engine.context import RunContext
 from everest.engine.network import EMA_PART, MODEL_PART, Network, part_of
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.models.partial import merged
 from everest.system.compute import HostCopy
-from everest.system.signals import StopSignal
 from everest.system.text import json_text, parse_json
 from everest.system.weights import Weights, gather_tensor, read_tensors, state_hash, write_tensors
 from everest.system.weights_header import FORMAT, read_header, read_metadata
@@ -73,50 +70,6 @@ def states_in(folder: Path) -> dict[int, Path]:
     return {int(path.stem[-9:]): path for path in sorted(folder.glob(f"step-{'[0-9]' * 9}.safetensors"))}
 
 
-class SaveRequest(NamedTuple):
-    """What a process needs at the end of a step."""
-
-    signal: int  # that stops the run; 0: none
-    is_due: bool  # a save, by the clock
-
-
-class SaveSchedule:
-    """When a run is saved or stopped: as `train.save_every` says, after the last step, and by a signal.
-
-    Attributes:
-        own_signal: of this process; a context.
-        agreed_signal: that any process received, and all know of; 0: none.
-        is_due: whether the run is saved before its next step.
-    """
-
-    def __init__(self, settings: TrainSettings, steps: int) -> None:
-        self.own_signal = StopSignal()
-        self.agreed_signal = 0
-        self.is_due = False
-        self._every, self._seconds = settings.save_every, settings.save_seconds
-        self._last_step = steps
-        self._saved_at = time.monotonic()
-
-    def request(self) -> SaveRequest:
-        """What this process needs."""
-        return SaveRequest(self.own_signal.received, time.monotonic() - self._saved_at >= self._seconds)
-
-    def add(self, request: SaveRequest) -> None:
-        """Add what any process needs, which all learn at the same step."""
-        self.agreed_signal = self.agreed_signal or request.signal
-        self.is_due = self.is_due or request.is_due or bool(request.signal)
-
-    def reach(self, step: int) -> None:
-        """Note that `step` updates are done."""
-        at_step = isinstance(self._every, int) and step % self._every == 0
-        self.is_due = self.is_due or at_step or step == self._last_step
-
-    def restart(self) -> None:
-        """Note that the run is saved now."""
-        self.is_due = False
-        self._saved_at = time.monotonic()
-
-
 class TrainState:
     """The networks of a run and fp16's loss scale, and the files that hold them.
 
@@ -135,18 +88,11 @@ class TrainState:
         self._accelerator = context.accelerator
         self._run = context.run_folder
         self.header = header
-        self.has_weights = True  # False: of a finished run without states, so the networks are untrained
         self._num_states = num_states
         self._saved_step = 0
         # On a GPU files are written while it computes the next steps; `finish` waits for them.
         self._writer = ThreadPoolExecutor(max_workers=1) if context.overlaps else None
         self._writing: Future[None] | None = None
-
-    @property
-    def trained_model(self) -> nn.Module:
-        """The module that is evaluated and written to `model.safetensors`: with `train.ema` the average."""
-        network = self._networks[0]
-        return network.module if network.ema is None else network.ema.module
 
     def save(self, step: int, notes: dict[str, Any]) -> None:
         """Write the newest weights and a state to resume from, unless that is done for this step."""
@@ -176,9 +122,10 @@ class TrainState:
             writing.result()
 
     def save_weights(self, path: Path, step: int, settings: Mapping[str, Any]) -> None:
-        """Write the tensors of `trained_model`; `settings` are added to those in the header."""
+        """Write the tensors of the trained model; `settings` are added to those in the header."""
         self.finish()  # the weights of a step are never there without its state
-        tensors = {name: gather_tensor(tensor) for name, tensor in self.trained_model.state_dict().items()}
+        trained = self._networks[0].trained.state_dict()
+        tensors = {name: gather_tensor(tensor) for name, tensor in trained.items()}
         if self._accelerator.is_main_process:
             self._write_weights(path, HostCopy(tensors).read(), step, settings)
 
@@ -229,7 +176,6 @@ class TrainState:
                 is_written = False
             if not is_written:  # killed between the last state and weights
                 self.save_weights(run.weights, step, {})
-        self.has_weights = state is not None or step == 0
         return step, None if state is None else state.notes
 
     def _newest(self, notify: Callable[[str], None]) -> SavedState | None:

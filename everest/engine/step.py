@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everest.data.clips import FailedReads
 from everest.engine.network import GRAD_NORM, Network
-from everest.engine.state import SaveRequest
+from everest.engine.saving import SaveRequest
 from everest.system.compute import HostCopy
 from everest.system.weights import gather_tensor
 
@@ -44,6 +44,8 @@ class NumbersInFlight:
 
     names: list[str]  # of the losses, the metrics and the norms
     copy: HostCopy  # (processes, values): the named ones, then failed reads and the request
+    losses_finite: Tensor  # () bool on the device, as the next: whether all losses are finite
+    all_finite: Tensor  # whether all losses and norms are
 
     def read(self) -> StepNumbers:
         """Wait for the numbers, and combine those of all processes."""
@@ -71,14 +73,11 @@ class StepRecord:
 
     def send(
         self, accelerator: Accelerator, norms: Mapping[str, Tensor], *, request: SaveRequest
-    ) -> tuple[NumbersInFlight, Tensor, Tensor]:
+    ) -> NumbersInFlight:
         """Gather the numbers of all processes, and start their copy to the host.
 
         Args:
             norms: of the gradients, by their names in metrics.jsonl.
-        Returns:
-            The numbers, whether all losses are finite, and whether losses and norms are: the latter two ()
-            bool on the device.
         """
         names = [*self.losses, *norms]
         # Filled on the device: a copy of host memory would wait for it.
@@ -88,8 +87,8 @@ class StepRecord:
         assert isinstance(gathered, Tensor)
         by_process = gathered.view(-1, len(values))  # (processes, values)
         finite = by_process.isfinite()
-        numbers = NumbersInFlight(names, HostCopy({"numbers": by_process}))
-        return numbers, finite[:, : len(self.losses)].all(), finite[:, : len(names)].all()
+        copy, num_losses = HostCopy({"numbers": by_process}), len(self.losses)
+        return NumbersInFlight(names, copy, finite[:, :num_losses].all(), finite[:, : len(names)].all())
 
 
 @dataclass(eq=False)
@@ -105,11 +104,11 @@ class UpdateGuard:
     skipped: int = 0  # skipped updates in a row
     ended: Tensor | bool = False  # () bool on the device: whether an update has ended the run
 
-    def skips(self, losses_finite: Tensor, all_finite: Tensor) -> Tensor:
-        """Whether the update of these results of `StepRecord.send` is skipped: 0 or 1, () float32."""
+    def skips(self, numbers: NumbersInFlight) -> Tensor:
+        """Whether the update with these numbers is skipped: 0 or 1, () float32 on the device."""
         if self.policy == "stop":
-            self.ended = ~(losses_finite if self.scaled else all_finite) | self.ended
-        return (~all_finite | self.ended).float()
+            self.ended = ~(numbers.losses_finite if self.scaled else numbers.all_finite) | self.ended
+        return (~numbers.all_finite | self.ended).float()
 
     def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:
         """Judge the update with these numbers, by their names in metrics.jsonl."""

@@ -17,7 +17,7 @@ from everest.data.bad_videos import BadVideos
 from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
-from everest.engine.state import SaveSchedule
+from everest.engine.saving import SaveSchedule
 from everest.engine.step import NumbersInFlight, StepRecord, UpdateGuard
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
@@ -43,7 +43,6 @@ class StepLog:
     Attributes:
         guard: skips the updates that it judges later.
         losses: the last finite losses.
-        tracker: of the main process, in addition to metrics.jsonl.
     """
 
     def __init__(
@@ -52,14 +51,14 @@ class StepLog:
         self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.guard = UpdateGuard(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
-        self.tracker: GeneralTracker | None = None
+        self._tracker: GeneralTracker | None = None
         self._context = context
         self._plan = plan
         self._saves = saves
         self._workers = workers
         self._waits = WaitWatch()
         self._unread: deque[tuple[StepRecord, NumbersInFlight]] = deque()
-        self._new_rows: list[Row] = []  # logged, and not yet taken by the loop
+        self._new_rows: list[Row] = []  # logged, and not yet returned to the loop
 
     def notes(self) -> dict[str, Any]:
         """The counters that a resumed run continues, as plain values."""
@@ -70,16 +69,23 @@ class StepLog:
         self.guard.skipped = notes["skipped"]
         self.bad_videos.restore(notes["videos"], self._context.run_folder.read_bad_videos())
 
+    def track(self, tracker: GeneralTracker) -> None:
+        """Send the numbers of further rows to a tracker, too; in the main process only."""
+        self._tracker = tracker
+
     def write(self, row: Row) -> None:
         """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
         if self._context.accelerator.is_main_process:
             self._context.run_folder.log_row(row)
-        if self.tracker is not None:
+        if self._tracker is not None:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
-            self.tracker.log(numbers, step=row["step"])
+            self._tracker.log(numbers, step=row["step"])
 
-    def add(self, record: StepRecord, numbers: NumbersInFlight, *, all_now: bool) -> None:
-        """Add a step, and log the steps whose numbers have arrived, or with `all_now` all steps."""
+    def add(self, record: StepRecord, numbers: NumbersInFlight, *, all_now: bool) -> list[Row]:
+        """Add a step, and log the steps whose numbers have arrived, or with `all_now` all steps.
+
+        Returns the rows logged since the last call, also by a save.
+        """
         self._unread.append((record, numbers))
         self.read(but=1 if self._context.overlaps and not all_now else 0)
         if self._saves.is_due:
@@ -92,9 +98,6 @@ class StepLog:
                 f"train.workers (now {self._workers}), or encode the videos (`everest prepare encode --codec "
                 "mjpeg`); `everest profile --data` states what helps most"
             )
-
-    def take(self) -> list[Row]:
-        """The rows logged since the last call, also by a save."""
         rows, self._new_rows = self._new_rows, []
         return rows
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from signal import Signals
 from typing import Final, Never, Protocol
 
@@ -31,7 +31,8 @@ from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network
 from everest.engine.plan import StagePlan
-from everest.engine.state import SaveSchedule, TrainState
+from everest.engine.saving import SaveSchedule
+from everest.engine.state import TrainState
 from everest.engine.step import (
     NumbersInFlight,
     PassLosses,
@@ -62,9 +63,14 @@ class Training:
     networks: Sequence[Network]  # the model as built, then all others that learn in the same steps
     state: TrainState  # their files
     steps_done: int = 0  # updates done, over all resumes
+    last_step: int = field(init=False)  # below `plan.steps` in a run that ends early
+    has_weights: bool = field(init=False, default=True)  # False: of a finished run, whose states are removed
+    workers: int = field(init=False)  # processes that read videos, of each process
+    saves: SaveSchedule = field(init=False)
+    step_log: StepLog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.last_step = self.plan.steps  # lower in a run that ends early
+        self.last_step = self.plan.steps
         self.workers = choose_workers(self.clips, self.order(), self.recipe.train.workers)
         self.saves = SaveSchedule(self.recipe.train, self.plan.steps)
         self.step_log = StepLog(self.context, self.recipe, self.plan, self.saves, workers=self.workers)
@@ -73,8 +79,14 @@ class Training:
         """Restore the newest state of the run, if it has one. Every process reads it."""
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.context.notice)
         self.last_step = self.context.run_folder.read_environment().plan.finished or self.plan.steps
+        self.has_weights = notes is not None or self.steps_done == 0
         if notes is not None:
             self.step_log.restore(notes)
+
+    @property
+    def trained_model(self) -> nn.Module:
+        """The module that is evaluated and written to `model.safetensors`: with `train.ema` the average."""
+        return self.networks[0].trained
 
     def order(self, step: int = 0) -> StepSampler:
         """The samples from `step` to the last step; they follow from the seed and the step."""
@@ -230,10 +242,8 @@ class Step:
         """
         training, accelerator = self._training, self._accelerator
         norms = clip_gradients(accelerator, training.networks, training.recipe.train.clip_grad)
-        request = training.saves.request()
-        numbers, losses_finite, all_finite = self._record.send(accelerator, norms, request=request)
-        skipped = training.step_log.guard.skips(losses_finite, all_finite)
-        step_optimizers(accelerator, training.networks, skipped=skipped)
+        numbers = self._record.send(accelerator, norms, request=training.saves.request())
+        step_optimizers(accelerator, training.networks, skipped=training.step_log.guard.skips(numbers))
         return numbers
 
     def update(self, *, wait: bool = False) -> list[Row]:
@@ -242,12 +252,10 @@ class Step:
         On a GPU the numbers of a step are read while the next one is computed, so that it never waits for the
         host. Where the run is saved, or with `wait`, all are read.
         """
-        numbers = self.update_weights()
-        training = self._training
+        training, numbers = self._training, self.update_weights()
         training.steps_done += 1
         training.saves.reach(training.steps_done)
-        training.step_log.add(self._record, numbers, all_now=wait)
-        return training.step_log.take()
+        return training.step_log.add(self._record, numbers, all_now=wait)
 
 
 class Stage(Protocol):

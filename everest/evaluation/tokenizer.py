@@ -68,7 +68,7 @@ class TokenizerValidator:
     def _validate(self) -> None:
         """Log the measures of the current weights, and warn of a collapse."""
         training = self._training
-        model = training.state.trained_model
+        model = training.trained_model
         if not self._context.accelerator.is_main_process:
             return
         assert isinstance(model, AdaptiveTokenizer)

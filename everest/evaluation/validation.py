@@ -57,7 +57,7 @@ class Validator:
             self._validations = Validations(self._context.run_folder.rows(), self._validations.metric)
         validated = {0, *(row["step"] for row in self._validations.rows)}
         done = training.steps_done
-        if training.plan.is_validated(done) and training.state.has_weights and done not in validated:
+        if training.plan.is_validated(done) and training.has_weights and done not in validated:
             self._validate()
         self._end_early()
 
@@ -74,7 +74,7 @@ class Validator:
         """End the run if its last `finetune.patience` validations brought no improvement."""
         training = self._training
         patience = self._patience
-        if training.state.has_weights and patience is not None and self._validations.since_best >= patience:
+        if training.has_weights and patience is not None and self._validations.since_best >= patience:
             training.end(f"step {training.steps_done}: no improvement in the last {patience} validations")
 
     def _validate(self) -> None:

@@ -117,7 +117,7 @@ class Prober:
         training = self._training
         step = training.steps_done
         rows = self.rows
-        is_due = training.state.has_weights and step in self._steps
+        is_due = training.has_weights and step in self._steps
         if not is_due or any(row["step"] == step for row in rows):
             return
         if step:
@@ -136,7 +136,7 @@ class Prober:
         self._context.report({**event, **row})
         warnings = find_new_warnings(rows, **self._sizes)
         # Nothing is predicted between views, so the loss may still fall.
-        ends = step < training.plan.steps and isinstance(training.state.trained_model, ViewModel)
+        ends = step < training.plan.steps and isinstance(training.trained_model, ViewModel)
         collapse = warnings.pop("collapse", None) if ends else None
         for warning in warnings.values():
             self._context.warn(warning)
@@ -246,7 +246,7 @@ class Prober:
     def _evaluation_mode(self) -> Iterator[PretrainingModel]:
         """The trained model, not sharded, in evaluation mode; restores the modes afterwards."""
         training = self._training
-        trained = training.state.trained_model
+        trained = training.trained_model
         device = self._context.accelerator.device
         modes = {module: module.training for module in trained.modules()}
         # Compiled blocks would be compiled again for other numbers of tokens.

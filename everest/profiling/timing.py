@@ -163,7 +163,7 @@ def try_step(stage: Stage) -> dict[str, Any]:
         "micro_batch": plan.micro_batch,
         "passes_per_step": plan.accumulation,
         "peak_lr": plan.peak_lr,
-        "parameters": sum(p.numel() for p in training.state.trained_model.parameters()),
+        "parameters": sum(p.numel() for p in training.trained_model.parameters()),
         "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
         "seconds_to_load": round(loaded - started, 2),
         "seconds_per_pass": round(seconds, 3),

@@ -110,7 +110,7 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(recipe, traine
     assert {name.rpartition("/")[2] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
     steps = {value.item() for name, value in optimizer.items() if name.endswith("/step")}
     assert steps == {STEPS - FIRST}
-    names = stage.training.state.trained_model.state_dict().keys()
+    names = stage.training.trained_model.state_dict().keys()
     saved, average = part_of(state, "model"), part_of(state, "ema")
     assert average.keys() == saved.keys() == weights(trained).keys() == names
 

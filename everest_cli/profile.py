@@ -152,8 +152,14 @@ def _make_document(options: ProfileOptions) -> dict[str, Any]:
 
 
 def _print_latency(document: Mapping[str, Any]) -> None:
-    for name, value in document["latency"].items():
-        typer.echo(f"{name:<14}{value:10.1f}" if name.endswith("_ms") else f"{name:<14}{value:8}")
+    from everest.system.compute import NetworkTime
+
+    latency = document["latency"]
+    for name, value in latency.items():
+        typer.echo(f"{name:<18}{value:10.1f}" if name.endswith("_ms") else f"{name:<18}{value:8}")
+    own = "" if document["device"] != "cpu" else ", in the thread's own time as in train and export"
+    typer.echo(f"network_ms: of the fastest pass{own}; the other times are by the clock")
+    say(*NetworkTime(latency["network_ms"], latency["network_clock_ms"]).warnings)
     typer.echo(
         f"{document['checkpoint']} ({document['precision']}) on {document['device']}; one clip of "
         f"{document['data'] or 'a rendered video of 320 x 240 pixels'}"

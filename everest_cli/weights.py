@@ -274,10 +274,9 @@ def export(
         document = write_folder(options.out, opened, card=card)
     else:
         with Display(quiet=options.quiet) as display:
-            document = _export_onnx(opened, options, evaluation, tested, display.report)
-        time = None if result is None else result.clip_time
-        limit = "" if time is None else f" (train --latency {time.limit_ms:g})"
-        say(f"ONNX Runtime, one CPU thread: {document['network_ms']:.3g} ms for a clip{limit}")
+            time = None if result is None else result.clip_time
+            limit = "" if time is None else f" (train --latency {time.limit_ms:g})"
+            document = _export_onnx(opened, options, evaluation, tested, limit, display.report)
     if options.calibrate is None:  # else a note compares them
         on = "partly still clips of noise"
         say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
@@ -293,6 +292,7 @@ def _export_onnx(
     options: ExportOptions,
     evaluation: dict[str, Any] | None,
     tested: list[str],
+    limit: str,
     report: Report,
 ) -> dict[str, Any]:
     """Write an ONNX file, measure its accuracy, and write its card; returns the values of --json."""
@@ -307,6 +307,8 @@ def _export_onnx(
     exported = make_graph(opened, keep=options.keep, precision=options.precision)
     metadata = write_onnx(out, exported, clips=clips, report=report)
     document: dict[str, Any] = {"written": [str(out), str(card_file)], **metadata}
+    speed = f"ONNX Runtime, one CPU thread: {metadata['network_ms']:.3g} ms for a clip{limit}"
+    report(notice(speed))
     recipe, accuracy = find_recipe_beside(opened.file), None
     if recipe is not None and opened.weights.kind == "classifier":
         document["next"] = _make_eval_command(out, recipe)
@@ -329,7 +331,8 @@ def _export_onnx(
     if tested:
         tested = [*tested, *(f"- {line}" for line in lines)]
     of_file = replace(opened, spec=exported.spec)
-    write_text(card_file, model_card(of_file, evaluation=evaluation, file=out.name, tested=tested))
+    card = model_card(of_file, evaluation=evaluation, file=out.name, tested=tested, speed=[f"- {speed}"])
+    write_text(card_file, card)
     return document
 
 

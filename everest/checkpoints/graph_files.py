@@ -6,7 +6,6 @@ B clips of a batch, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -29,6 +28,7 @@ from everest.errors import CheckpointError, DataError, EnvironmentProblem, Recip
 from everest.lists.inputs import LIST_SUFFIXES, find_samples
 from everest.lists.sample import Sample, choose_evenly
 from everest.models.classifier import outputs_of
+from everest.system.compute import time_passes
 from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.files import atomic_file
 from everest.system.text import plural
@@ -41,7 +41,6 @@ COMPARED_BATCHES: Final = (1, 3)  # not the traced size, to find a size that is 
 TRACED_BATCH: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 MOST_GIGABYTES: Final = 2.13  # of weights: protobuf ends at 2**31 bytes; the rest is for the graph
-PASSES: Final = 10  # default: of which the fastest counts
 LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
 MOST_CLIPS: Final = 100  # heuristic; as many others are only compared
 # Heuristic: the range of a product's input in units of its root mean square; one of 256 steps is then a
@@ -94,7 +93,10 @@ def write_onnx(
             difference, int8_notes = _write_int8(part, graph, clips, report)
             document["relative_difference"] = difference.relative
             notes += int8_notes
-        document["network_ms"] = measure_clip_ms(graph, _open_runner(part, threads=1))
+        clip_pixels, run = spec.pixels.normalize(sample_pixels(spec, 1)), _open_runner(part, threads=1)
+        network_time = time_passes(lambda: run(clip_pixels))
+        document["network_ms"] = round(network_time.alone_ms, 2)
+        notes += network_time.warnings
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     else:
@@ -211,16 +213,6 @@ def _export_program(graph: Graph) -> Any:
     assert program is not None
     program.model.metadata_props.update(graph.metadata)
     return program
-
-
-def measure_clip_ms(graph: Graph, run: RunFile) -> float:
-    """The milliseconds of a file for one clip, on the thread that calls; other programs could only add."""
-    clips, seconds = graph.spec.pixels.normalize(sample_pixels(graph.spec, 1)), []
-    for _ in range(PASSES):
-        start = time.thread_time()
-        run(clips)
-        seconds.append(time.thread_time() - start)
-    return round(1000 * min(seconds), 2)
 
 
 def _open_runner(file: Path, *, threads: int = 0) -> RunFile:

@@ -39,7 +39,12 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def model_card(
-    opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: str, tested: Sequence[str] = ()
+    opened: LoadedModel,
+    *,
+    evaluation: dict[str, Any] | None,
+    file: str,
+    tested: Sequence[str] = (),
+    speed: Sequence[str] = (),
 ) -> str:
     """Return the text of a card: data, metrics with intervals, license, cost, and how to use the weights.
 
@@ -47,6 +52,7 @@ def model_card(
         evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
         file: the name of the exported file next to the card.
         tested: lines about the accuracy, without an evaluation.
+        speed: lines about the time for a clip.
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ClipSpec)
@@ -77,7 +83,7 @@ def model_card(
         model_name=name,
     )
     sections = {
-        "Model": _model_lines(opened, spec),
+        "Model": [*_model_lines(opened, spec), *speed],
         "Data": _data_lines(opened, is_evaluated=evaluation is not None),
         "Accuracy": accuracy_lines(evaluation) if evaluation else tested or [NO_EVALUATION],
         "Use": [use],

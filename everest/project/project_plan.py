@@ -32,12 +32,12 @@ from everest.project.result import NETWORK
 from everest.project.verdict import MOST_CLASSES, MOST_NAMES
 from everest.suggest.latency import fit_latency
 from everest.suggest.suggestion import (
-    NetworkTime,
     StageTime,
     Suggestion,
     find_device,
     suggest_recipe,
 )
+from everest.system.compute import NetworkTime
 from everest.system.events import Report, warning
 from everest.system.files import PART_SUFFIX
 from everest.system.processes import num_cores
@@ -50,7 +50,6 @@ SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds va
 CHECK_SECONDS: Final = 3.0  # estimate: to start a test of the best linear candidate, and to write its page
 FIT_SECONDS: Final = 0.0028  # estimate: to fit all linear candidates, for each sample and class
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
-BUSY: Final = 1.25  # heuristic: times the network's own time, from which on other programs slow it down
 FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is more than 5 %
 
 
@@ -255,9 +254,8 @@ def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[st
         text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
         fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
         lines.append(text if suggestion.is_fast else f"warning: {text}; {fix}")
-        if time.clock_ms > BUSY * time.alone_ms:
-            now = f"other programs use the CPU, so a clip takes {time.clock_ms:.3g} ms now"
-            lines.append(f"{now}; plan on an idle machine if the size of the model matters")
+        plan = "plan on an idle machine if the size of the model matters"
+        lines += [f"{busy}; {plan}" for busy in time.warnings]
     if suggestion.start is not None:
         over = " spread over the video" if suggestion.start.is_image else ""
         lines.append(f"starts from {suggestion.start.title}, {clip}{over}")

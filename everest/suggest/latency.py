@@ -21,8 +21,8 @@ from everest.lists.sample import Sample, choose_evenly
 from everest.models.classifier import Classifier
 from everest.models.spec import classifier_spec
 from everest.suggest.rules import DEVICE_VALUES, DeviceValues
-from everest.suggest.suggestion import NetworkTime, Suggestion
-from everest.system.compute import one_thread
+from everest.suggest.suggestion import Suggestion
+from everest.system.compute import NetworkTime, one_thread, time_passes
 from everest.video.metadata import clear_video_cache
 
 _GPU, _CPU = DEVICE_VALUES["8GB"], DEVICE_VALUES["cpu"]
@@ -35,31 +35,21 @@ MODEL_SIZES: Final[tuple[DeviceValues, ...]] = (  # the largest first
 )
 NETWORK_SHARE: Final = 0.75  # of the limit; histograms of motion, which may be added, take the rest
 FEWER_FRAMES: Final = (4, 2)  # of a clip; 4 instead of 8 cost 6 and 14 points on two sets (docs/evidence.md)
-MOST_PASSES: Final = 30  # default: that are timed
-TIMED_SECONDS: Final = 3.0  # default: of passes, after which no further one is timed
-FAR_FACTOR: Final = 4.0  # heuristic: times the limit, from which on one pass is enough
 MOST_READ_VIDEOS: Final = 10  # default: videos whose reading is timed
 
 
 @torch.inference_mode()
 def measure_network_time(model: Classifier, *, limit: float = math.inf) -> NetworkTime:
-    """Time a classifier; a first pass that takes far longer than `limit` ms is enough."""
+    """Time a classifier on one thread; see `time_passes`."""
     spec, device = model.spec, model.device
     model.cpu().eval()
     generator = torch.Generator().manual_seed(0)
     shape = (1, spec.channels, spec.frames, *spec.size)
     clip = spec.pixels.normalize(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
-    alone, clock = [], []
     with one_thread():
-        while len(alone) < MOST_PASSES and sum(alone) < TIMED_SECONDS:
-            started, began = time.thread_time(), time.perf_counter()
-            model(clip)
-            alone.append(time.thread_time() - started)
-            clock.append(time.perf_counter() - began)
-            if 1000 * alone[0] > FAR_FACTOR * limit:
-                break
+        network_time = time_passes(lambda: model(clip), limit=limit)
     model.to(device)
-    return NetworkTime(1000 * min(alone), 1000 * median(clock))
+    return network_time
 
 
 def measure_reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:

@@ -47,6 +47,7 @@ from everest.suggest.variants import (
     reduce_for_latency,
     with_weights,
 )
+from everest.system.compute import NetworkTime
 from everest.system.files import make_folder, write_text
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
@@ -75,13 +76,6 @@ class StageTime(NamedTuple):
         digits = ".0f" if self.clips_per_second >= 10 else ".2g"
         speed = f"{self.clips_per_second:{digits}} clips/s"
         return f"{text}, about {time_text(self.seconds)} at {speed} (measured)"
-
-
-class NetworkTime(NamedTuple):
-    """The milliseconds of a classifier for one clip, on one thread of the CPU."""
-
-    alone_ms: float  # the thread's own time in the fastest pass: other programs hardly change it
-    clock_ms: float  # by the clock, the median: longer if other programs use the CPU
 
 
 @dataclass(frozen=True, kw_only=True)

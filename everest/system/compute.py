@@ -1,13 +1,16 @@
-"""Devices, precisions, fused functions, copies to the host, and the memory of a forward pass."""
+"""Devices, precisions, fused functions, copies to the host, and the time and memory of a forward pass."""
 
 from __future__ import annotations
 
+import math
+import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, cast, get_args
+from statistics import median
+from typing import Any, Concatenate, Final, Literal, NamedTuple, ParamSpec, Self, TypeVar, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -24,6 +27,41 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 PART_VALUES: Final = 2**21  # one clip of 16 x 224 x 224 pixels, whose floats fit the cache of a CPU
 BF16_CAPABILITY: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
+MOST_PASSES: Final = 30  # default: that are timed
+TIMED_SECONDS: Final = 3.0  # default: of passes, after which no further one is timed
+FAR_FACTOR: Final = 4.0  # heuristic: times the limit, from which on one pass is enough
+BUSY: Final = 1.25  # heuristic: times the network's own time, from which on other programs slow it down
+
+
+class NetworkTime(NamedTuple):
+    """The milliseconds of a model for one clip, on one thread of the CPU."""
+
+    alone_ms: float  # the thread's own time in the fastest pass: other programs hardly change it
+    clock_ms: float  # by the clock, the median: longer if other programs use the CPU
+
+    @classmethod
+    def of(cls, alone: Sequence[float], clock: Sequence[float]) -> Self:
+        """The time of passes whose seconds were measured."""
+        return cls(round(1000 * min(alone), 3), round(1000 * median(clock), 3))
+
+    @property
+    def warnings(self) -> list[str]:
+        """A line if other programs use the CPU."""
+        is_busy = self.clock_ms > BUSY * self.alone_ms
+        return [f"other programs use the CPU, so a clip takes {self.clock_ms:.3g} ms now"] * is_busy
+
+
+def time_passes(run: Callable[[], object], *, limit: float = math.inf) -> NetworkTime:
+    """Time a model on the thread that calls; a first pass that takes far longer than `limit` ms is enough."""
+    alone, clock = [], []
+    while len(alone) < MOST_PASSES and sum(alone) < TIMED_SECONDS:
+        started, began = time.thread_time(), time.perf_counter()
+        run()
+        alone.append(time.thread_time() - started)
+        clock.append(time.perf_counter() - began)
+        if 1000 * alone[0] > FAR_FACTOR * limit:
+            break
+    return NetworkTime.of(alone, clock)
 
 
 @contextmanager

@@ -31,12 +31,12 @@ from everest.suggest.latency import MODEL_SIZES, fit_latency, measure_network_ti
 from everest.suggest.rules import DEVICE_VALUES as DEVICES
 from everest.suggest.rules import DataStats, choose_interval, choose_values
 from everest.suggest.suggestion import (
-    NetworkTime,
     Suggestion,
     find_device,
     format_recipe,
     suggest_recipe,
 )
+from everest.system.compute import NetworkTime
 from everest.video.writer import write_video
 
 OTHER = next(name for name in DEVICES if name not in ("cpu", find_device()))

@@ -282,7 +282,8 @@ def export(
         say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
     if "next" in document:
-        say(f"next: {document['next']}")
+        camera = shlex.join(["python", "docs/examples/classify.py", str(options.out), "VIDEO"])
+        say(f"next: {document['next']}", f"  {camera}  # without everest")
     document = {"checkpoint": str(opened.file), "to": options.to, **document}
     print_result(document, options.out, as_json=as_json)
 

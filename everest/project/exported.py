@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -40,11 +41,13 @@ class ExportedAccuracy:
     trained_views: int  # of a video
     exported: float | None  # of the file, with `folds` of a file for each; None: equal to `trained`
     interval: list[float] | None  # 95 %, of `exported`
+    checkpoint: float | None  # of the same models before the export, on 1 view; None: not measured
     videos: int  # of the test
     folds: int  # 0: the project has a test list
 
     def __str__(self) -> str:
-        name, videos = METRICS[self.metric].title, plural(self.videos, "test video")
+        metric = METRICS[self.metric]
+        name, videos = metric.title, plural(self.videos, "test video")
         views = plural(self.trained_views, "view")
         folds = f" in {plural(self.folds, 'fold')}" if self.folds else ""
         trained = f"{name} of train {value_text(self.metric, self.trained)} ({views} of {videos}{folds})"
@@ -52,7 +55,13 @@ class ExportedAccuracy:
             return f"{trained}; the file has the outputs of the model, which has learned from all videos"
         files = "a file for each fold, exported in the same way," if self.folds else "the file"
         exported = value_text(self.metric, self.exported)
-        return f"{trained}, of {files} {exported}{format_interval(self.interval)} on 1 view"
+        text = f"{trained}, of {files} {exported}{format_interval(self.interval)} on 1 view"
+        if self.checkpoint is None:
+            return text
+        models = "the same models" if self.folds else "the model"
+        change = f"{self.exported - self.checkpoint:+.3g}{' points' if metric.is_percent else ''}"
+        before = value_text(self.metric, self.checkpoint)
+        return f"{text}; {models} before the export {before} ({change})"
 
 
 def read_project_result(weights: Path) -> ProjectResult | None:
@@ -94,30 +103,32 @@ def measure_exported_accuracy(
     if result is None:
         return None
     recipe = load_recipe(weights.parent / RECIPE_FILE)
-    views, predictions = recipe.eval.clips * recipe.eval.crops, None
+    views = recipe.eval.clips * recipe.eval.crops
+    parts = []  # the predictions of a file, and of its checkpoint if the outputs differ
     if recipe.data.test is not None:
         report(heading("accuracy of the file on one view of each test video"))
-        predictions = _predict(file, recipe, report)
+        sources = [file] if (precision, keep) == ("fp32", None) else [file, weights]
+        parts.append([_predict(source, recipe, report) for source in sources])
         if shared := seen_in(recipe.data, "test", calibrated):
             share = f"{len(shared)} of {plural(len(calibrated), 'calibration clip')}"
             fix = f"--calibrate {Path(recipe.data.root, recipe.data.train or '')}"
             report(warning(f"{share} are test videos, so the accuracy may be too high; use {fix}"))
     elif result.folds and (precision, views, keep) != ("fp32", 1, None):
-        parts = []
         for number in range(1, len(result.folds) + 1):
             report(heading(f"fold {number} of {len(result.folds)}: export and test"))
             model = find_weights(weights.parent.parent / FOLDS_FOLDER / str(number) / MODEL_FOLDER)
             parts.append(_predict_folds(model, precision, keep, report))
-        predictions = Predictions.joined(parts)
-    values = {}
-    if predictions is not None:
-        values = compute_metrics(predictions, intervals=len(set(predictions.groups)) > 1)
+    measured: list[dict[str, Any]] = []
+    for predictions in map(Predictions.joined, zip(*parts, strict=True)):
+        measured.append(compute_metrics(predictions, intervals=len(set(predictions.groups)) > 1))
+    values, before = [*measured, {}, {}][:2]
     return ExportedAccuracy(
         metric=result.metric,
         trained=result.value,
         trained_views=views,
         exported=values.get(result.metric),
         interval=find_interval(values, result.metric),
+        checkpoint=before.get(result.metric),
         videos=result.videos,
         folds=len(result.folds),
     )
@@ -125,8 +136,8 @@ def measure_exported_accuracy(
 
 def _predict_folds(
     weights: Path, precision: GraphPrecision, keep: float | None, report: Report
-) -> Predictions:
-    """The predictions of a file of a fold's model, which is calibrated on its training videos."""
+) -> list[Predictions]:
+    """The predictions of a file of a fold's model, calibrated on its training videos, and of the model."""
     opened, recipe = open_model(weights, kind="clips"), load_recipe(weights.parent / RECIPE_FILE)
     clips = None
     if precision == "int8":
@@ -134,11 +145,11 @@ def _predict_folds(
     with TemporaryDirectory() as folder:
         file = Path(folder) / "fold.onnx"
         write_onnx(file, make_graph(opened, keep=keep, precision=precision), clips=clips)
-        return _predict(file, recipe, report)
+        return [_predict(source, recipe, report) for source in (file, weights)]
 
 
 def _predict(file: Path, recipe: Recipe, report: Report) -> Predictions:
-    """The predictions of an ONNX file for one view of each test video."""
+    """The predictions of an ONNX file or a checkpoint for one view of each test video."""
     recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
     model, spec, recipe = open_classifier(file, recipe, saved_selection=False, report=ignore_event)
     runtime = Runtime(torch.device("cpu"), "fp32")

@@ -30,7 +30,7 @@ from everest.project.lists import STEP, make_lists
 from everest.project.request import LISTS, ProjectLists, Request
 from everest.project.result import NETWORK
 from everest.project.verdict import MOST_CLASSES, MOST_NAMES
-from everest.suggest.latency import fit_latency
+from everest.suggest.latency import NETWORK_SHARE, fit_latency
 from everest.suggest.suggestion import (
     StageTime,
     Suggestion,
@@ -209,10 +209,11 @@ def _make_document(
     lines += [*_describe_model(suggestion, time), *map(str, times)]
     total = f"all training: about {time_text(seconds[0])}"
     total += f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
-    total += f", including {time_text(seconds[1])} for validations and tests" if trains_network else ""
+    checks = f", including {time_text(seconds[1])} for validations and tests"
+    total += checks if trains_network else " to compute features, and to fit and test linear models"
     if (load := getloadavg()[0]) > num_cores():
         busy = f"load {load:.1f} on {plural(num_cores(), 'core')}"
-        total += f"; longer, if other processes keep the CPU busy ({busy})"
+        total += f"; measured under {busy}, so less on an idle machine"
     lines.append(total)
     return {
         "lists": sizes,
@@ -243,13 +244,14 @@ def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[st
     """The size of a timed network, whether it is fast enough, and the weights to start from."""
     data = suggestion.recipe.data
     height, width = data.frame_size
-    clip = f"{data.frames} frames of {height} x {width} pixels"
+    clip = f"{plural(data.frames, 'frame')} of {height} x {width} pixels"
     lines = []
-    if time is not None:
-        larger = ""
+    if time is not None and suggestion.latency is not None:
+        aim, larger = NETWORK_SHARE * suggestion.latency, ""
         if suggestion.larger_ms is not None:
             larger = f"; the next larger size needs {suggestion.larger_ms:.3g} ms"
-        limit = f"limit {suggestion.latency:g}{larger}"
+        comparison = "at most" if time.alone_ms <= aim else "more than"
+        limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms; motion takes the rest{larger}"
         speed = f"{time.alone_ms:.3g} ms a clip by PyTorch on one CPU thread ({limit})"
         text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
         fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"

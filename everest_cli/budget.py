@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 
-from everest.errors import DataError, RecipeError, UserError, first_names
+from everest.errors import DataError, UserError, first_names
 from everest.system.files import write_table
 from everest.system.text import plural
 from everest_cli import options as o
 from everest_cli.options import option, refuse
 from everest_cli.output import print_json, say
-from everest_cli.timeline import RuleOptions, check_outputs
+from everest_cli.timeline import RuleOptions, check_outputs, group_recordings
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout, Bouts
@@ -90,7 +90,7 @@ def budget(
     other = f"--group {group}: the windows were drawn with --group {drawn_by}; leave it out"
     refuse({other: group and drawn_by and group != drawn_by})
     group = group or drawn_by
-    groups = {} if group is None else _group_samples(group, footage.extents)
+    groups = {} if group is None else group_recordings(group, footage.extents)
     page = output.with_suffix(PAGE_SUFFIX) if draw is not None and output is not None else None
     outputs = {"--output": [output, page], "--plot": [plot]}
     check_outputs(outputs, [timeline, checked], overwrite=overwrite)
@@ -170,22 +170,6 @@ def _read_drawn_groups(checked: Path) -> str | None:
         found = (dict(zip(header, cells, strict=False)).get(GROUP_COLUMN) for _, cells in rows)
         return next(filter(None, found), None)
     return None
-
-
-def _group_samples(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
-    """The recordings of each group, by a value of --group."""
-    from everest.lists.sample import Sample
-    from everest.prepare.split import COLUMN_PREFIX, set_groups
-    from everest.project.lists import SUBJECT
-
-    if group == SUBJECT or group.startswith(COLUMN_PREFIX):
-        raise RecipeError(
-            f"--group {group}: recordings have only names here; give a pattern, as '^([^\\W_]+)'"
-        )
-    groups: dict[str, list[str]] = {}
-    for sample in set_groups([Sample(path=video) for video in videos], group, root=Path()):
-        groups.setdefault(sample.group_or_path, []).append(sample.path)
-    return dict(sorted(groups.items()))
 
 
 def _estimate_groups(

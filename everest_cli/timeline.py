@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import typer
 
-from everest.errors import RecipeError, first_names
+from everest.errors import RecipeError, UserError, first_names
 from everest.system.events import Report, notice, warning
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.processes import is_main
@@ -194,7 +194,7 @@ def timeline(
     for file in written:
         typer.echo(file, err=as_json)
     if timelines.extents and not model.quiet:
-        say(*list_end_lines(timelines, save, files.plot))
+        say(*list_end_lines(timelines, save, files.plot, source.group))
     exit_if_failed(any(video.error for video in timelines.videos))
 
 
@@ -212,8 +212,14 @@ def _read_truth(truth: Path, source: TimelineSource, whose: BoutFilter, report: 
     return labels.bouts
 
 
-def list_end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -> Iterator[str]:
-    """The names of the saved file and of the figure, and the command that draws windows to check."""
+def list_end_lines(
+    timelines: Timelines, save: Path | None, plot: Path | None, group: str | None = None
+) -> Iterator[str]:
+    """The names of the saved file and of the figure, and the command that draws windows to check.
+
+    Args:
+        group: with which the model was trained; windows are drawn in each group if two or more fit in each.
+    """
     from everest.metrics.budget import choose_first_draw
 
     if save is not None:
@@ -223,9 +229,30 @@ def list_end_lines(timelines: Timelines, save: Path | None, plot: Path | None) -
         yield f"figure: {plot}"
     heads = timelines.classes.heads
     if save is not None and len(heads) == 1 and heads[0].task != "regression":
-        files = shlex.join(["--timeline", str(save), "--output", str(save.with_name("checked.csv"))])
+        options = ["--timeline", str(save), "--output", str(save.with_name("checked.csv"))]
         number, seconds = choose_first_draw(timelines.extents)
-        yield f"next: everest budget {files} --draw {number} --window {seconds:g}"
+        with suppress(UserError):  # the group is no part of these names
+            num_groups = len(group_recordings(group, timelines.extents)) if group else 1
+            if 1 < num_groups <= number // 2:
+                options += ["--group", str(group)]
+                number //= num_groups
+        yield f"next: everest budget {shlex.join(options)} --draw {number} --window {seconds:g}"
+
+
+def group_recordings(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
+    """The recordings of each group, by a value of --group."""
+    from everest.lists.sample import Sample
+    from everest.prepare.split import COLUMN_PREFIX, set_groups
+    from everest.project.lists import SUBJECT
+
+    if group == SUBJECT or group.startswith(COLUMN_PREFIX):
+        raise RecipeError(
+            f"--group {group}: recordings have only names here; give a pattern, as '^([^\\W_]+)'"
+        )
+    groups: dict[str, list[str]] = {}
+    for sample in set_groups([Sample(path=video) for video in videos], group, root=Path()):
+        groups.setdefault(sample.group_or_path, []).append(sample.path)
+    return dict(sorted(groups.items()))
 
 
 class TimelineSource(NamedTuple):
@@ -238,6 +265,7 @@ class TimelineSource(NamedTuple):
     rules: BoutRules  # of a saved file, else none
     errors: Sequence[str] = ()  # of videos that could not be read
     may_replace: bool = False  # see `LongJob`
+    group: str | None = None  # with which `everest train` divided the recordings
 
 
 def _read_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> TimelineSource:
@@ -267,7 +295,7 @@ def _predict_timelines(
     """Timelines that a model will compute."""
     from everest.checkpoints.load import find_run_weights
     from everest.inference.bouts import NO_RULES
-    from everest.inference.timelines import compute_timelines, timeline_job
+    from everest.inference.timelines import compute_timelines, read_trained_group, timeline_job
     from everest.inference.videos import Passes
     from everest.lists.inputs import find_samples
     from everest.lists.sources import seen_in
@@ -290,7 +318,10 @@ def _predict_timelines(
         refuse_inputs(job.rows_folder, inputs)
     paths = [sample.path for sample in samples]
     timelines = compute_timelines(job)
-    return TimelineSource(classes, paths, inputs, timelines, NO_RULES, may_replace=job.may_replace())
+    group = read_trained_group(opened.file)
+    return TimelineSource(
+        classes, paths, inputs, timelines, NO_RULES, may_replace=job.may_replace(), group=group
+    )
 
 
 def _find_saved(output: Path) -> Path:

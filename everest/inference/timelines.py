@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -246,11 +246,25 @@ def has_windows(model: OpenedModel) -> bool:
 
 def _read_trained_window(weights: Path | None) -> float | None:
     """The seconds of the windows that `everest train` made for the run of some weights; None: unknown."""
-    run = Path() if weights is None else weights.absolute().parent
-    project = run.parent.parent.parent if run.parent.parent.name == FOLDS_FOLDER else run.parent
-    if run.name not in (MODEL_FOLDER, FINETUNE_FOLDER) or not (project / PROJECT_FILE).is_file():
+    if (file := _find_project(weights)) is None:
         return None
     fix = "restore the file, or give --window"
-    with damage_errors(project / PROJECT_FILE, fix=fix):
-        seconds = load_json(project / PROJECT_FILE, fix=fix)["window"]
+    with damage_errors(file, fix=fix):
+        seconds = load_json(file, fix=fix)["window"]
         return None if seconds is None else float(seconds)  # None: of videos, not of recordings
+
+
+def read_trained_group(weights: Path) -> str | None:
+    """The --group of `everest train` for the run of some weights; None: none, or unknown."""
+    if (file := _find_project(weights)) is not None:
+        with suppress(RecipeError), damage_errors(file, fix="restore the file"):
+            return load_json(file, fix="restore the file")["request"]["group"]
+    return None
+
+
+def _find_project(weights: Path | None) -> Path | None:
+    """The project file of `everest train` whose run has some weights."""
+    run = Path() if weights is None else weights.absolute().parent
+    project = run.parent.parent.parent if run.parent.parent.name == FOLDS_FOLDER else run.parent
+    file = project / PROJECT_FILE
+    return file if run.name in (MODEL_FOLDER, FINETUNE_FOLDER) and file.is_file() else None

@@ -40,7 +40,7 @@ from everest.system.types import Floats
 
 TIME_ROUNDING: Final = 0.002  # seconds that times in files may differ
 WINDOW_SECONDS: Final = 10.0  # default, heuristic
-SHORTEST_WINDOW: Final = 0.3  # seconds; heuristic: a person can see what happens
+SHORTEST_WINDOW: Final = 1.0  # seconds; heuristic: a person can see what happens
 DRAWN_FIRST: Final = 30  # default: windows that a person checks before the first time budget
 MOST_WINDOWS: Final = 10_000_000  # windows; heuristic: 1.1 GB
 
@@ -85,7 +85,8 @@ def choose_first_draw(extents: Extents) -> tuple[int, float]:
     """The number of windows to check first, and their seconds; fewer and shorter in short footage."""
     total = sum(end - start for start, end in extents.values())
     num_windows = max(2, min(DRAWN_FIRST, int(total / (3 * SHORTEST_WINDOW))))
-    return num_windows, max(SHORTEST_WINDOW, choose_window_seconds(extents, num_windows))
+    shortest = min(SHORTEST_WINDOW, total / num_windows)
+    return num_windows, max(shortest, choose_window_seconds(extents, num_windows))
 
 
 def windows_for_half(windows: int, checked: int) -> int:

@@ -98,8 +98,18 @@ def test_bouts_of_a_saved_file_follow_its_rules_and_recordings_without_a_window_
     replace(timelines, rules=BoutRules(smooth=-1)).save(tmp_path / "edited.safetensors")
     with pytest.raises(DataError, match=r"edited.safetensors: damaged \(smooth: must be at least 0 seconds"):
         Timelines.load(tmp_path / "edited.safetensors")
-    first = f"--timeline {saved} --output {tmp_path}/checked.csv --draw 30 --window 0.4"
-    assert [*list_end_lines(timelines, saved, None)][-1] == f"next: everest budget {first}"
+    first = f"next: everest budget --timeline {saved} --output {tmp_path}/checked.csv"
+    assert [*list_end_lines(timelines, saved, None)][-1] == f"{first} --draw 13 --window 1"
+    mice = [
+        replace(video, video=f"{name}.mp4", path=f"{name}.mp4") for name in ("ma_day1", "ma_day2", "mb_day1")
+    ]
+    timelines = replace(timelines, videos=mice)
+    for group, advice in (
+        (r"^([^\W_]+)", r"--group '^([^\W_]+)' --draw 15 --window 1"),
+        (r"(rat)", "--draw 30 --window 1"),
+        (r"subject", "--draw 30 --window 1"),
+    ):
+        assert [*list_end_lines(timelines, saved, None, group)][-1] == f"{first} {advice}"
 
 
 def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_files, tmp_path):
@@ -289,7 +299,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         (["--checked", more, "--draw", 2, "-o", x], "only 0 windows of 0.5 s left"),
         (["--checked", checked, "--draw", 2, "--window", 0.7, "-o", x], "windows have 0.5 s; leave it out"),
         (["--draw", 99, "--window", 0.5, "-o", x], "only 16 windows of 0.5 s; draw fewer"),
-        (["--draw", 5, "-o", x], "only 4 windows of 10 s; use --window 0.5, which gives 16"),
+        (["--draw", 5, "-o", x], "only 4 windows of 10 s; draw fewer"),
         (["--checked", checked, "--group", "subject"], "have only names here; give a pattern"),
         (["--draw", 2, "-o", x, "--plot", figure], "--plot needs --checked"),
         (["--draw", 2, "--window", 0.5, "-o", timeline], "is an input of this command"),

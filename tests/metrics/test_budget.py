@@ -117,6 +117,8 @@ def test_windows_of_an_earlier_draw_are_not_drawn_again():
     assert [window.start for window in draw_windows(extents, marks, LENGTH, 3)] == [0, 20, 30]
     with pytest.raises(RecipeError, match="--draw 4: only 3 windows of 10 s left; draw fewer"):
         draw_windows(extents, marks, LENGTH, 4)
+    with pytest.raises(RecipeError, match="only 5 windows of 10 s; use --window 3, which gives 15"):
+        draw_windows({"x": (0.0, 46.0)}, {}, LENGTH, 6)
 
 
 def test_the_rest_of_a_recording_joins_its_last_window_if_it_is_shorter_than_half():
@@ -157,7 +159,7 @@ def test_a_second_draw_does_not_choose_the_neighbors_of_the_first():
 def test_the_advice_on_windows_to_draw():
     assert choose_window_seconds({"x": (0.0, 36000.0)}, 30) == 10
     assert choose_window_seconds({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
-    for seconds, advice in ((36000.0, (30, 10)), (40.0, (30, 0.4)), (20.7, (23, 0.3)), (0.7, (2, 0.3))):
+    for seconds, advice in ((36000.0, (30, 10)), (40.0, (13, 1)), (20.7, (6, 1)), (0.7, (2, 0.35))):
         assert choose_first_draw({"x": (0.0, seconds)}) == advice
         assert len(draw_windows({"x": (0.0, seconds)}, {}, advice[1], advice[0])) == advice[0]
     for windows, checked in ((90, 30), (100_000, 30), (4, 4)):

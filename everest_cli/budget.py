@@ -268,6 +268,7 @@ def _write_windows(
     known = [
         {"video": bout.video, "start": repr(bout.start), "end": repr(bout.end), "label": bout.label}
         | {name: getattr(bout, name) for name in chosen}
+        | {GROUP_COLUMN: group or ""}
         for bouts in checked.values()
         for bout in bouts
     ]

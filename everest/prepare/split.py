@@ -43,7 +43,7 @@ COLUMN_PREFIX: Final = "column:"
 DEFAULT_SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough for tests in small sets
 UNGROUPED_NOTICE: Final = (
     "without --group, clips of one recording, person or scene may be in several lists, and the test would "
-    r"reward memorizing them. If files are named like anna_03.mp4, --group '(\w+)_\d+' keeps all videos of "
+    r"reward memorizing them. If files are named like anna_03.mp4, --group '^([^\W_]+)' keeps all videos of "
     "anna together"
 )
 

@@ -129,6 +129,17 @@ def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_b
         video, begin, *_ = drawn[window]
         return [video, f"{float(begin) + start:.3f}", f"{float(begin) + end:.3f}", label]
 
+    click(3, first, "end", 14 / 30)  # the last frame, twice
+    video = quiet_browser.find_elements(By.TAG_NAME, "video")[3]
+    seek = "arguments[0].currentTime = arguments[1]; arguments[0].onended = arguments[2];"
+    quiet_browser.execute_async_script(seek, video, 14 / 30)
+    start = quiet_browser.find_elements(By.CSS_SELECTOR, f"[data-label='{second}'] [data-click='start']")[3]
+    start.click()
+    assert [cells[1:] for cells in saved_rows(quiet_browser)[-2:]] == [
+        row(3, 0, 14 / 30, first)[1:], row(3, 14 / 30, 0.5, second)[1:],
+    ]  # fmt: skip
+    for _ in range(2):
+        quiet_browser.find_elements(By.CSS_SELECTOR, ".bouts button")[-1].click()
     for box in quiet_browser.find_elements(By.CSS_SELECTOR, "input"):
         box.click()
     assert quiet_browser.find_element(By.ID, "progress").text == "4 of 4 windows checked"

@@ -211,6 +211,7 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     other = "--group (clip): the windows were drawn with --group (clip0|clip); leave it out"
     assert other in refused(*budget, "--checked", checked, "--group", "(clip)", code=2)
     run(*budget, "--checked", checked, "--draw", 3, "-o", more)  # two are left in the group of one recording
+    assert all(line.endswith(",(clip0|clip)") for line in more.read_text().splitlines()[1:])
     check_all(more)
     document = json_of(*budget, "--checked", more)
     assert {name: part["checked"] for name, part in document["groups"].items()} == {"clip": 5, "clip0": 4}

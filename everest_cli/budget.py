@@ -36,6 +36,7 @@ class Recordings(NamedTuple):
     predicted: Mapping[str, list[Bout]]  # by recording
     classes: Sequence[str]
     model: str
+    smooth: float  # seconds over which its probabilities are averaged
     command: Sequence[str]  # that estimates their budget; a list of checked windows is missing
 
     def command_with(self, checked: Path, whose: o.WhoseOptions, window: float, group: str | None) -> str:
@@ -107,6 +108,7 @@ def budget(
     document = estimate(*parts, window=window, strata=[*groups.values()] if drawn_by else [])
     if groups:
         document["groups"] = _estimate_groups(groups, parts, partial(estimate, window=document["window"]))
+    document["methods"] = _write_methods(document, footage, drawn_by)
     if output is not None:
         write_table(output, _make_table(document))
     if plot is not None:
@@ -116,8 +118,7 @@ def budget(
     (print_json if as_json else _print_budget)(document)
     if checked is not None:
         command = footage.command_with(checked, whose, document["window"], group)
-        sampling = "drawn at random" + (" in each group" if drawn_by else "")
-        say(*_list_notes(document, footage.model, sampling, command))
+        say(*_list_notes(document, command))
 
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
@@ -139,7 +140,8 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
     }
     command = "everest", "budget", "--timeline", str(timeline), *by_rules.options(timelines.rules).split()
     classes = timelines.classes.names_of_head(timelines.classes.heads[0])
-    return Recordings(timelines.extents, predicted, classes, timelines.model or "a model", command)
+    model = timelines.model or "a model"
+    return Recordings(timelines.extents, predicted, classes, model, by_rules.smooth, command)
 
 
 def _read_checked(file: Path, footage: Recordings, whose: BoutFilter) -> Bouts:
@@ -212,11 +214,28 @@ def _print_budget(document: Mapping[str, Any]) -> None:
                 low, high = row["interval"]
                 values = "".join(f"{row[key]:>10.1f}" for key in ("naive", "checked", "estimate"))
                 typer.echo(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
+    typer.echo(f"methods: {document['methods']}")
 
 
-def _list_notes(document: Mapping[str, Any], model: str, sampling: str, command: str) -> Iterator[str]:
-    """What the estimates are about, a sentence for a paper, and how many windows halve the intervals."""
+def _write_methods(document: Mapping[str, Any], footage: Recordings, drawn_by: str | None) -> str:
+    """What was done, in sentences for a publication."""
     from everest import __version__
+
+    windows = f"{document['checked']} of {document['windows']} windows of {document['window']:g} s"
+    averaged = f", with probabilities averaged over {footage.smooth:g} s" if footage.smooth else ""
+    stratified = f" in each group of recordings ({drawn_by})" if drawn_by else ""
+    return (
+        "The seconds and bouts of each class were estimated by prediction-powered inference (arXiv "
+        f"2301.09633), with 95 % intervals of the t distribution. {footage.model} (everest {__version__}) "
+        f"predicted all {document['footage']:.1f} s of footage{averaged}. Its mean error in {windows}, drawn "
+        f"at random{stratified} and watched by a person, corrected its predictions for the windows that were "
+        "not watched. Two windows with the largest possible error were added to the variance, as rare bouts "
+        "may be in no watched window; no total is below what the person saw."
+    )
+
+
+def _list_notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
+    """What the estimates are about, and how many windows halve the intervals."""
     from everest.metrics.budget import windows_for_half
 
     if document["unused"]:
@@ -228,12 +247,6 @@ def _list_notes(document: Mapping[str, Any], model: str, sampling: str, command:
     footage = f"{document['footage']:.1f} s of footage"
     yield f"classes and groups are estimated separately: their seconds need not add up to the {footage}"
     yield "the intervals hold for these recordings, if the windows were drawn at random and none was left out"
-    windows = f"{document['checked']} of {document['windows']} windows of {document['window']:g} s"
-    yield (
-        "methods: The seconds of each behavior were estimated by prediction-powered inference "
-        f"(arXiv 2301.09633) from {windows}, {sampling} and watched by a person, "
-        f"and the predictions of {model} (everest {__version__})."
-    )
     drawn = parts[1:] or parts
     if more := max(windows_for_half(part["windows"], part["checked"]) - part["checked"] for part in drawn):
         windows = f"{more} more windows" + (" in each group" if parts[1:] else "")

@@ -205,6 +205,7 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     document = json_of(*budget, "--checked", checked)
     parts = [document["groups"][name]["classes"][1]["seconds"]["estimate"] for name in ("clip", "clip0")]
     assert [document["checked"], *parts] == [4, 0, 2]
+    assert "drawn at random in each group of recordings ((clip0|clip)) and watched" in document["methods"]
     assert document["classes"][1]["seconds"]["estimate"] == 2
     printed = called(*budget, "--checked", checked).stderr
     assert "intervals half as wide need about 4 more windows in each group" in printed
@@ -252,9 +253,13 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         assert 0 <= low <= entry["seconds"]["estimate"] <= high
     printed = called(*budget, "--checked", checked)
     assert "6 of 16 windows of 0.5 s are checked" in printed.stdout
-    sentence = re.findall("methods: (.*)\n", printed.stderr)[0]
-    assert "from 6 of 16 windows of 0.5 s, drawn at random and watched by a person, and the" in sentence
-    assert sentence.endswith(f"predictions of {classifier_run} (everest {everest.__version__}).")
+    assert re.findall("methods: (.*)\n", printed.stdout) == [document["methods"]]
+    assert (
+        "in 6 of 16 windows of 0.5 s, drawn at random and watched by a person, corrected"
+        in document["methods"]
+    )
+    predicted = f"{classifier_run} (everest {everest.__version__}) predicted all 8.0 s of footage, with "
+    assert f"{predicted}probabilities averaged over 0.2 s. " in document["methods"]
     assert "their seconds need not add up to the 8.0 s of footage" in printed.stderr
     more = "intervals half as wide need about 6 more windows"
     assert f"{more}: {estimated} --draw 6 --output more.csv\n" in printed.stderr
@@ -262,7 +267,9 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     options = ["--group", r"(clip)\d", "-o", table, "--plot", figure]
     groups = json_of(*budget, "--checked", checked, *options)["groups"]
     assert "share of time" in "".join(figure.read_text().split("<!--"))
-    assert groups == {"clip": {key: value for key, value in document.items() if key != "groups"}}
+    assert groups == {
+        "clip": {key: value for key, value in document.items() if key not in ("groups", "methods")}
+    }
     with table.open(newline="") as file:
         rows = [*csv.DictReader(file)]
     assert [row["group"] for row in rows] == [""] * (len(rows) // 2) + ["clip"] * (len(rows) // 2)

@@ -15,6 +15,7 @@ from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.project.candidates import IMAGES, INPUTS, LINEAR
 from everest.project.choice import FEWEST_TO_COMPARE, BestCandidate
+from everest.project.lists import STEP
 from everest.project.request import Project
 from everest.project.result import NETWORK, InputTest, MeasuredTest, ProjectResult
 from everest.system.text import plural, time_text
@@ -55,7 +56,9 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
     ]
     model = f"the mean of {' and of '.join(members)}" if len(members) > 1 else members[0]
     unit = "video" if project.window is None else "window"
-    units = "Videos" if project.window is None else f"Windows of {project.window:g} s"
+    units = "Videos"
+    if project.window is not None:
+        units = f"Windows of {project.window:g} s every {STEP * project.window:g} s"
     num_compared = sum(each.name not in INPUTS for each in test.candidates)
     chosen = "" if num_compared < 2 else f", the best of {num_compared} candidates on held-out {unit}s"
     size, groups = plural(test.videos, unit), plural(test.groups, "group")
@@ -67,6 +70,7 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
     sentences = [
         f"{units} ({recipe.data.frames} frames) were classified by {model}{chosen}",
         f"{tested}, {metric} was {value_text(test.metric, test.value)}{format_interval(test.interval)}",
+        f"Baselines: {', '.join(_list_baselines(test))}{_compare_with_images(test)}",
     ]
     if (scores := test.timelines) is not None:
         averaged = (
@@ -95,10 +99,10 @@ def list_results(result: MeasuredTest) -> list[str]:
             "how far values vary over groups like these, not over other kinds of animals, places or cameras"
         )
         lines.append(f"intervals: {limit}{note}")
-    always = f"always '{result.majority_class}'"
-    baselines = {"chance": result.chance, always: result.majority, LINEAR_MODEL: result.linear_pixels}
-    baseline_texts = [f"{title} {value(number)}" for title, number in baselines.items() if number is not None]
-    lines += [f"compare: {', '.join(baseline_texts)}", f"delivered: {result.chosen}, {result.reason}"]
+    lines += [
+        f"compare: {', '.join(_list_baselines(result))}",
+        f"delivered: {result.chosen}, {result.reason}",
+    ]
     # The mean of a fold may have other members than that of all videos.
     unseen = {each.name: each.test if result.folds else each.validation for each in result.candidates}
     if candidates := [
@@ -107,7 +111,8 @@ def list_results(result: MeasuredTest) -> list[str]:
         if number is not None and name not in INPUTS  # see `list_inputs`
     ]:
         limit = "the best of several looks too good to publish"
-        lines.append(f"candidates on groups that they had not seen: {', '.join(candidates)}; {limit}")
+        chosen = "chosen by loss, not by these values; " if "loss" in result.reason else ""
+        lines.append(f"candidates on groups that they had not seen: {', '.join(candidates)}; {chosen}{limit}")
     lines += [behavior.line(f"{unit}s") for behavior in result.behaviors[:MOST_CLASSES]]
     if len(result.behaviors) > MOST_CLASSES:
         lines.append(f"{len(result.behaviors) - MOST_CLASSES} further classes: see `behaviors` of --json")
@@ -120,6 +125,27 @@ def list_results(result: MeasuredTest) -> list[str]:
         means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
         lines.append(f"timelines of {recordings}: frames correct {correct}, {means}")
     return lines
+
+
+def _list_baselines(result: MeasuredTest) -> list[str]:
+    """The values that need no training, or little."""
+    always = f"always '{result.majority_class}'"
+    baselines = {"chance": result.chance, always: result.majority, LINEAR_MODEL: result.linear_pixels}
+    return [
+        f"{title} {value_text(result.metric, number)}"
+        for title, number in baselines.items()
+        if number is not None
+    ]
+
+
+def _compare_with_images(result: MeasuredTest) -> str:
+    """Whether the model is clearly better than small images, as a clause; empty without an interval."""
+    if result.difference is None or result.chosen == IMAGES:
+        return ""
+    low, high = result.difference
+    clearly = "clearly" if low > 0 and result.groups >= FEWEST_TO_COMPARE else "not clearly"
+    gain = f"95 % interval of the gain: {low:.3g} to {high:.3g}"
+    return f"; the model was {clearly} better than small images ({gain})"
 
 
 def format_interval(interval: Sequence[float] | None) -> str:

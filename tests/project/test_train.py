@@ -329,8 +329,9 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, m
     assert 0 <= document["mean_class_accuracy"] <= 100
     assert {"frame_accuracy", "f1@50", "top1", "interval", "linear_pixels"} <= document.keys()
     assert re.search(
-        r"^Windows of 1 s \(16 frames\) were classified by (the mean of )?a linear .*\. On 11 windows "
-        r"of 1 group held out of training and choice, top-1 was .*\. With probabilities averaged over .* of "
+        r"^Windows of 1 s every 0\.5 s \(16 frames\) were classified by (the mean of )?a linear .*\. On 11 "
+        r"windows of 1 group held out of training and choice, top-1 was .*\. Baselines: chance .*, a linear "
+        r"model on small images .*\. With probabilities averaged over .* of "
         r"the frames were right\. Software: everest ",
         document["methods"],
     )

@@ -110,7 +110,7 @@ def test_what_follows_needs_no_teacher(recipe, teacher, student, tmp_path, clip_
         with pytest.raises(ValueError, match="opened without its teacher"):
             model(torch.zeros(1, 3, 4, 32, 32))
         video = clip_files / "clip0.mp4"
-        run("visualize-mask", video, "-c", student, "-o", tmp_path / "mask.png")
+        run("visualize-mask", video, "-c", student, "-o", tmp_path / "mask")
         run("extract", video, "-c", student, "-o", tmp_path / "features.safetensors")
         run("finetune", "--recipe", recipe, "--init", student, "-o", tmp_path / "classifier", "-q")
         assert "pretrain.target.kind=features" in refused(

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from archives import ARCHIVES
 from foreign import saved
 from hub_cache import cached
@@ -22,6 +23,7 @@ from everest.models.spec import pretrain_spec
 from everest.profiling import timing
 from everest.suggest import suggestion
 from everest.system.weights import Weights
+from everest.video.writer import write_video
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -211,7 +213,11 @@ def test_every_row_of_the_paper_makes_a_step(row: str):
 def test_every_command_of_a_page_runs(page: Path, desk: Path):
     if page.stem == "recipes":
         (desk / "my.yaml").unlink(missing_ok=True)
-    if page.stem == "large":  # which also has a list of unlabeled videos
+    if page.stem == "large":  # which also has a list of unlabeled videos, and no test video in training
+        noise = torch.randint(0, 256, (2, 32, 48, 64, 3), dtype=torch.uint8)
+        for i in range(2):
+            write_video(desk / "VIDEOS" / f"test{i}.mp4", noise[i], fps=16)
+        (desk / "VIDEOS" / "test.csv").write_text("test0.mp4 0\ntest1.mp4 1\n")
         (desk / "VIDEOS" / "pretrain.csv").write_text("path\nclip0.mp4\nclip1.mp4\nclip2.mp4\nclip3.mp4\n")
     for arguments in commands(page):
         run(arguments)

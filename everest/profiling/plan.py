@@ -108,7 +108,8 @@ def plan_run(
         "memory_gib": memory,
     }
     verb = {"pretrain": "Pre-training", "finetune": "Fine-tuning"}[stage]
-    run = f"{verb} {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
+    epochs_text = "1 epoch" if plan.epochs == 1 else f"{plan.epochs:,} epochs"
+    run = f"{verb} {recipe.model.backbone} on {videos:,} videos for {epochs_text}"
     sentence = f"{_write_sentence(run, values, gpu_model)} Assumed: {assumed}; expect half to twice the time."
     return {**values, "memory_gib": round(memory, 2), "sentence": sentence}
 
@@ -121,14 +122,18 @@ def _write_sentence(run: str, plan: Mapping[str, Any], gpu: Gpu) -> str:
     if plan["fits"]:
         limit = "reading videos" if plan["limit"] == "loader" else "the GPUs" if several else "the GPU"
         return (
-            f"{run} takes about {plan['hours']:.1f} hours on {place}, limited by {limit}: the steps alone "
-            f"take {plan['step_hours']:.1f} hours, reading alone {plan['loader_hours']:.1f}. It fits in "
-            f"memory: {plan['batch']} clips per pass need about {need}."
+            f"{run} takes about {_format_hours(plan['hours'])} on {place}, limited by {limit}: the steps "
+            f"alone take {_format_hours(plan['step_hours'])}, reading alone "
+            f"{_format_hours(plan['loader_hours'])}. It fits in memory: {plan['batch']} clips per pass need about {need}."
         )
     return (
         f"{run} does not fit on {place}: one pass needs {need}, of which {MEMORY_USED:.0%} can be used; "
         "try train.checkpointing=true, a smaller model, or shorter or smaller clips."
     )
+
+
+def _format_hours(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 0.1 else f"{60 * hours:.1f} minutes"
 
 
 def _estimate_times(

@@ -195,6 +195,9 @@ def list_report_notes(document: Mapping[str, Any]) -> Iterator[str]:
         yield "a difference uses the seeds that both arms have; their means are over all of their seeds"
     if any(len(arm["seeds"]) == 1 for arm in arms):
         yield "one seed: no interval, and a difference may be the difference between any two runs"
+    spreads = [spread for arm in arms for spread in (arm, arm["difference"]) if spread]
+    if any(len(spread["values"]) > 1 and spread["interval"] is None for spread in spreads):
+        yield "no interval and no p where all seeds have equal values"
     for key, (words, _) in BASELINES.items():
         levels = sorted({round(arm[key], 6) for arm in arms if arm[key] is not None})
         if levels:
@@ -233,7 +236,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
                 panel.axvline(level, linestyle=style, color="black", linewidth=1, zorder=0)
         names = [f"{escape_dollars(shorten(arm['arm']))}\n{arm['gmacs']:.4g} GMACs" for arm in arms]
         panel.set_yticks(range(len(arms)), names, fontsize="small")
-        panel.invert_yaxis()
+        panel.set_ylim(len(arms) - 0.5, -0.5)
         panel.set_xlabel(f"{escape_dollars(document['title'])}{' (%)' if document['percent'] else ''}")
         title = "bars: 95 % intervals; small dots: seeds; dotted: chance; dashed: most frequent class"
         panel.set_title(title, fontsize="small", loc="left")

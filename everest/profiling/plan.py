@@ -124,7 +124,8 @@ def _write_sentence(run: str, plan: Mapping[str, Any], gpu: Gpu) -> str:
         return (
             f"{run} takes about {_format_hours(plan['hours'])} on {place}, limited by {limit}: the steps "
             f"alone take {_format_hours(plan['step_hours'])}, reading alone "
-            f"{_format_hours(plan['loader_hours'])}. It fits in memory: {plan['batch']} clips per pass need about {need}."
+            f"{_format_hours(plan['loader_hours'])}. It fits in memory: "
+            f"{plan['batch']} clips per pass need about {need}."
         )
     return (
         f"{run} does not fit on {place}: one pass needs {need}, of which {MEMORY_USED:.0%} can be used; "

@@ -323,8 +323,9 @@ def test_several_gpus_divide_the_steps_and_have_workers_each():
         one, four = planned(gpus=1), planned(gpus=4)
         assert (one["limit"], four["limit"]) == (limit, limit)
         assert one["hours"] / four["hours"] == pytest.approx(4, rel=0.05)
-    hours = f"{four['step_hours']:.1f} hours, reading alone {four['loader_hours']:.1f} hours. "
-    assert f"on 4 H100, limited by the GPUs: the steps alone take {hours}" in four["sentence"]
+    step, loader = (60 * four[key] for key in ("step_hours", "loader_hours"))
+    minutes = f"{step:.1f} minutes, reading alone {loader:.1f} minutes. "
+    assert f"on 4 H100, limited by the GPUs: the steps alone take {minutes}" in four["sentence"]
     assert "4 GPUs as fast as 4 times one" in four["sentence"]
     assert "does not divide over 3 processes" in refused("profile --gpu t4 --videos 9 --gpus 3", code=2)
 

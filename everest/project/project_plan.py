@@ -207,14 +207,7 @@ def _make_document(
         lines.append(f"candidates: linear models only{more}")
     time = suggestion.network_time if request.trains_network or request.init is not None else None
     lines += [*_describe_model(suggestion, time), *map(str, times)]
-    total = f"all training: about {time_text(seconds[0])}"
-    total += f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
-    checks = f", including {time_text(seconds[1])} for validations and tests"
-    total += checks if trains_network else " to compute features, and to fit and test linear models"
-    if (load := getloadavg()[0]) > num_cores():
-        busy = f"load {load:.1f} on {plural(num_cores(), 'core')}"
-        total += f"; measured under {busy}, so less on an idle machine"
-    lines.append(total)
+    lines.append(_total_text(seconds, trainings, trains_network))
     return {
         "lists": sizes,
         "classes": counts,
@@ -227,6 +220,18 @@ def _make_document(
         "minutes": round(seconds[0] / 60, 1),
         "lines": [*(f"{key}: {size}" for key, size in sizes.items()), *lines],
     }
+
+
+def _total_text(seconds: tuple[float, float], trainings: int, trains_network: bool) -> str:
+    """The time of everything, and how busy the machine was when its speed was measured."""
+    total = f"all training: about {time_text(seconds[0])}"
+    total += f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
+    checks = f", including {time_text(seconds[1])} for validations and tests"
+    total += checks if trains_network else " to compute features, and to fit and test linear models"
+    if (load := getloadavg()[0]) > num_cores():
+        busy = f"load {load:.1f} on {plural(num_cores(), 'core')}"
+        total += f"; measured under {busy}, so less on an idle machine"
+    return total
 
 
 def _check_network(lists: ProjectLists, samples: Sequence[Sample], validation: int) -> Iterator[str]:

@@ -55,10 +55,10 @@ def time_passes(run: Callable[[], object], *, limit: float = math.inf) -> Networ
     """Time a model on the thread that calls; a first pass that takes far longer than `limit` ms is enough."""
     alone, clock = [], []
     while len(alone) < MOST_PASSES and sum(alone) < TIMED_SECONDS:
-        started, began = time.thread_time(), time.perf_counter()
+        cpu_start, clock_start = time.thread_time(), time.perf_counter()
         run()
-        alone.append(time.thread_time() - started)
-        clock.append(time.perf_counter() - began)
+        alone.append(time.thread_time() - cpu_start)
+        clock.append(time.perf_counter() - clock_start)
         if 1000 * alone[0] > FAR_FACTOR * limit:
             break
     return NetworkTime.of(alone, clock)

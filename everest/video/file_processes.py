@@ -1,23 +1,19 @@
 """Runs work on many files in separate processes, so that a crash or a hang costs one file only.
 
 Decoders are written in C; a damaged file can crash the process that reads it, or make it hang. Before each
-file, a process starts a thread that ends it at the time limit, even if the interpreter is blocked. Another
-process then takes its place.
+file, a process sets a timer whose signal ends it at the time limit, even if the interpreter is blocked.
+Another process then takes its place.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import multiprocessing
-import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from everest.system.events import Report, notice
@@ -105,7 +101,7 @@ class _Worker(Generic[Result]):
 
     def start(self, item: str) -> _Worker[Result]:
         """Work on an item in this process, or in another one if it has died; returns its worker."""
-        self._item, self._start_time = item, time.monotonic()
+        self._item = item
         try:
             self.connection.send(item)
         except (BrokenPipeError, ConnectionResetError):
@@ -122,7 +118,7 @@ class _Worker(Generic[Result]):
             code = self._process.exitcode
             name = signal_name(code)
             reason = f"the decoder ended with code {code}"
-            if code == 1 and time.monotonic() - self._start_time >= self._timeout:  # faulthandler's exit code
+            if name == "SIGALRM":  # of the timer
                 reason = f"not decoded within {self._timeout:g} s"
             elif name is not None:
                 hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
@@ -142,16 +138,16 @@ def _serve(connection: Connection, work: Callable[[str], Result], timeout: float
     """Receive items and send their results, until the connection closes."""
     # Ctrl-C goes to all processes of a terminal; the main process ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Path(os.devnull).open("w") as devnull:  # the thread writes where the process was
-        while True:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    while True:
+        try:
+            item = connection.recv()
+            signal.setitimer(signal.ITIMER_REAL, timeout)
             try:
-                item = connection.recv()
-                faulthandler.dump_traceback_later(timeout, exit=True, file=devnull)
-                try:
-                    result = work(item)
-                except Exception as error:  # a bug: raised again in the main process
-                    result = error
-                faulthandler.cancel_dump_traceback_later()
-                connection.send(result)
-            except (EOFError, BrokenPipeError, ConnectionResetError):
-                return
+                result = work(item)
+            except Exception as error:  # a bug: raised again in the main process
+                result = error
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(result)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return

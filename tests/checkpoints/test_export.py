@@ -211,7 +211,7 @@ def test_of_an_autoencoder_without_a_recipe_the_features_are_exported_and_no_str
     checkpoint = saved(tmp_path / "model.safetensors", AUTOENCODER)
     document = json_of("export --to onnx", checkpoint, "--out", tmp_path / "m.onnx")
     assert (document["clip"]["frames"], document["clip"]["stride"]) == (8, None)
-    assert "do not state the stride" in document["notes"][1]
+    assert any("do not state the stride" in note for note in document["notes"])
     with torch.no_grad():
         expected = encode_clips(everest.load_model(checkpoint), clips, None).pooled
     (features,) = onnx_session(tmp_path / "m.onnx").run(["features"], {"frames": clips.numpy()})

@@ -76,7 +76,7 @@ def test_batches_have_the_same_boxes_flips_and_random_numbers(film, views):
     cpu, device = both
     assert cpu.frames.shape == device.frames.shape
     assert device.regions is None
-    for name in ("noise", "erase", "label", "video_ids", "failed"):
+    for name in ("noise", "erase", "label", "video_ids", "failed_reads"):
         one, other = getattr(cpu, name), getattr(device, name)
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
     difference = (cpu.frames.int() - device.frames.int()).abs()

@@ -2,8 +2,8 @@
 
 The layers, from the bottom: the defaults of everest.config.settings, the bases of a recipe, the recipe,
 `--set`. The `by_backbone` values of a layer are a layer directly above it. A later layer wins. A layer that
-chooses a variant of a section (SECTION_VARIANTS) replaces the section, but keeps `--set` and the settings
-that the chosen variant shares with the variant for which they were written.
+chooses a variant of a section (SECTION_VARIANTS) replaces what files below it wrote for another variant,
+apart from settings that both variants share.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class MergedRecipe:
     label: str  # the requested recipe
     written: dict[KeyPath, WrittenValue]  # no key is inside another one
     problems: list[str] = field(default_factory=list)
-    # The variants that the values of each layer are meant for, by section; of the defaults at -1.
+    # The variants that the values of each layer are written for, by section; of the defaults at -1.
     variants: dict[int, dict[KeyPath, Any]] = field(default_factory=dict)
 
     @property
@@ -153,34 +153,27 @@ class MergedRecipe:
         self.written[key] = written
 
     def choose_variants(self) -> None:
-        """Drop values without a place in the chosen variants, and fill in the defaults of inner sections."""
+        """Keep what the chosen variant of each section has, and fill in the defaults of inner sections."""
         for section, variants in SECTION_VARIANTS.items():
             tag, inside = (*section, variants.tag), self.inside(section)
-            if inside.keys() - {section} and not self.inside(tag):  # none is chosen: the default
-                self.written[tag] = WrittenValue(next(iter(variants.classes)))
             if section in inside:  # a value in place of the section
                 continue
+            if inside and not self.inside(tag):  # none is chosen: the default
+                self.written[tag] = WrittenValue(next(iter(variants.classes)))
             chosen = self.at(tag)
-            for key in inside.keys() - {tag}:
-                if self._is_of_other_variant(key, section, chosen) or self._is_idle(key, section, chosen):
-                    del self.written[key]
             fields = _fields(section, chosen.value)
+            for key in inside.keys() - {tag}:
+                written, name = self.written[key], key[len(section)]
+                written_for = _fields(section, self.variants[written.layer][section])
+                is_shared = written_for.get(name) is fields.get(name)
+                # A file may list the keys of all variants with their defaults.
+                sets_nothing = written.value in (None, {}) or _is_default(key, written)
+                is_idle = fields and name not in fields and sets_nothing
+                if is_idle or (written.is_inherited_by(chosen) and not is_shared):
+                    del self.written[key]
             for inner in SECTION_VARIANTS:
                 if inner[:-1] == section and inner[-1] in fields:
                     self._fill_in(inner, fields[inner[-1]].default_factory)
-
-    def _is_of_other_variant(self, key: KeyPath, section: KeyPath, chosen: WrittenValue) -> bool:
-        """Whether `key` is inherited from another variant, which does not share it with the chosen one."""
-        written, name = self.written[key], key[len(section)]
-        earlier = self.variants[written.layer][section]
-        is_shared = _fields(section, earlier).get(name) is _fields(section, chosen.value).get(name)
-        return written.is_inherited_by(chosen) and not is_shared
-
-    def _is_idle(self, key: KeyPath, section: KeyPath, chosen: WrittenValue) -> bool:
-        """Whether `key` is unknown and sets nothing: a file may list the keys of all variants."""
-        written, fields = self.written[key], _fields(section, chosen.value)
-        is_unknown = bool(fields) and key[len(section)] not in fields
-        return is_unknown and (_is_default(key, written) or written.value in (None, {}))
 
     def _fill_in(self, section: KeyPath, factory: Any) -> None:
         """Write the defaults of a section where nothing is written, unless another variant is chosen."""
@@ -204,9 +197,8 @@ class MergedRecipe:
             named = "" if isinstance(chosen.value, dict) else f"={shorten(chosen.value)}"
             for key in [(*tag[:-1], name) for name in without_effect(chosen.value)]:
                 written = self.at(key)
-                if not (
-                    written.is_inherited_by(chosen) or written.value is None or _is_default(key, written)
-                ):
+                sets_nothing = written.value is None or _is_default(key, written)
+                if not (sets_nothing or written.is_inherited_by(chosen)):
                     text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
                     self.problems.append(f"{self.place(key)}: {text}")
                 self.written.pop(key, None)
@@ -226,33 +218,30 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> MergedRecipe:
     backbones = [values[BACKBONE_KEY] for _, values in layers if BACKBONE_KEY in values]
     backbone = with_hyphens(backbones[-1]) if backbones else _RECIPE_DEFAULTS[BACKBONE_KEY]
     for number, (label, values) in enumerate(layers):
-        _write_out_draw(values)
-        layer = {key: WrittenValue(value, label, key, number) for key, value in values.items()}
-        _choose_backbone(layer, backbone, merged.problems)
-        merged.add(layer, number)
+        merged.add(_make_layer(number, label, values, backbone, merged.problems), number)
     merged.choose_variants()
     merged.drop_without_effect()
     return merged
 
 
-def _write_out_draw(values: dict[KeyPath, Any]) -> None:
-    """Replace `pretrain.views.keep_ratio` and `uniform` by the selection that they are short for."""
-    given = {name: values.pop((*VIEWS_KEY, name)) for name in DRAW_NAMES if (*VIEWS_KEY, name) in values}
-    if given and not values.get(SELECTION_KEY):
+def _make_layer(
+    number: int, label: str, values: dict[KeyPath, Any], backbone: str, problems: list[str]
+) -> dict[KeyPath, WrittenValue]:
+    """A layer, with short forms written out and `by_backbone` replaced by its values for `backbone`."""
+    draw = {name: values.pop((*VIEWS_KEY, name)) for name in DRAW_NAMES if (*VIEWS_KEY, name) in values}
+    if draw and not values.get(SELECTION_KEY):
         values.pop(SELECTION_KEY, None)
-        for name, value in {"strategy": "drawn", "visible_ratio": None, **given}.items():
+        for name, value in {"strategy": "drawn", "visible_ratio": None, **draw}.items():
             values.setdefault((*SELECTION_KEY, name), value)
-
-
-def _choose_backbone(layer: dict[KeyPath, WrittenValue], backbone: str, problems: list[str]) -> None:
-    """Replace `by_backbone` of each stage by its values for the chosen backbone, which win in their layer."""
+    layer = {key: WrittenValue(value, label, key, number) for key, value in values.items()}
     for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
         written, name = layer.pop(key), with_hyphens("".join(key[2:3]))
-        if name == backbone:
+        if name == backbone:  # its values win in their layer
             layer[key[0], *key[3:]] = written._replace(key=(*key[:2], name, *key[3:]))
         elif name not in BACKBONES and written.value not in (None, {}):
             text = f"unknown backbone '{shorten(name)}'{did_you_mean(name, BACKBONES)}"
-            problems.append(f"{_place(written.label, key[:2])}: {text}")
+            problems.append(f"{_place(label, key[:2])}: {text}")
+    return layer
 
 
 def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tuple[str, dict[KeyPath, Any]]]:

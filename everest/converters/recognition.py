@@ -206,8 +206,8 @@ def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
     spec = _derive_spec(
         metadata, Architecture(frames=frames, size=size, model=model, norms=norms, pixels=pixels)
     )
-    for problem in spec.problems():
-        raise metadata.error(f"not a valid everest model: {problem}")
+    if problem := next(spec.problems(), None):
+        raise metadata.error(f"not a valid everest model: {': '.join(problem)}")
     return spec
 
 

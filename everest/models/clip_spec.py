@@ -101,20 +101,20 @@ class ClipSpec(ABC):
 
         spec = read_spec(_adapter(cls), settings, source=source)
         if problem := next(spec.problems(), None):
-            raise CheckpointError(f"{source}: its settings do not describe a model: {problem}")
+            raise CheckpointError(f"{source}: its settings do not describe a model: {': '.join(problem)}")
         return spec
 
-    def problems(self) -> Iterator[str]:
-        """Yields the contradictions of the settings, which `build` relies on."""
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the key of each setting that contradicts another, and the reason; `build` relies on none."""
         if self.channels not in STATISTICS_OF_CHANNELS:
-            yield f"pixels: {self.channels} channels, neither 1 nor 3"
+            yield "pixels", f"{self.channels} channels, neither 1 nor 3"
         names = {head.name for head in self.heads}
         if len(self.heads) > 1 and ("" in names or len(names) < len(self.heads)):
-            yield "heads: each of several needs a name of its own"
+            yield "heads", "each of several needs a name of its own"
         if any(head.task == "regression" and head.outputs != 1 for head in self.heads):
-            yield "heads: regression has one output"
+            yield "heads", "regression has one output"
         if any(len(head.thresholds) != head.outputs for head in self.heads):
-            yield "heads: thresholds of other classes"
+            yield "heads", "thresholds of other classes"
 
 
 class ClipModel(nn.Module):

@@ -138,10 +138,10 @@ class ImageSpec(ClipSpec):
         """F."""
         return PIXEL_FEATURES[self.features][1]
 
-    def problems(self) -> Iterator[str]:
+    def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         if not self.heads:
-            yield "heads: missing"
+            yield "heads", "missing"
 
     def build(self) -> ImageClassifier:
         return ImageClassifier(self)

@@ -56,16 +56,16 @@ class MeanSpec(ClipSpec):
         members = tuple(member.for_clips(frames=frames, size=size) for member in self.members)
         return replace(super().for_clips(frames=frames, size=size), members=members)
 
-    def problems(self) -> Iterator[str]:
+    def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         shared = []  # without the thresholds, which were chosen on the outputs of one model
         for spec in (self, *self.members):
             heads = [replace(head, chosen_thresholds=()) for head in spec.heads]
             shared.append((spec.frames, spec.size, spec.pixels, heads))
         for number, member in enumerate(self.members):
-            yield from (f"members.{number}: {problem}" for problem in member.problems())
+            yield from ((f"members.{number}.{key}", text) for key, text in member.problems())
             if shared[number + 1] != shared[0]:
-                yield f"members.{number}: other clips or heads than the mean"
+                yield f"members.{number}", "other clips or heads than the mean"
 
     def build(self) -> MeanClassifier:
         return MeanClassifier(self, [member.build() for member in self.members])
@@ -86,7 +86,7 @@ class MeanClassifier(Classifier):
     def __init__(self, spec: MeanSpec, members: Sequence[nn.Module]) -> None:
         super().__init__()
         if problem := next(spec.problems(), None):
-            raise ValueError(problem)
+            raise ValueError(": ".join(problem))
         self.spec, self.heads, self.pixels = spec, spec.heads, spec.pixels
         self.mean_of, self.have_tokens = spec.mean_of, [bool(member.encoded) for member in spec.members]
         self.members = nn.ModuleList(members)

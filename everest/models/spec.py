@@ -69,19 +69,19 @@ class ModelSpec(Architecture, ClipSpec):
         """The teacher, which may take a clip in several windows (everest.checkpoints.frozen)."""
         return None
 
-    def problems(self) -> Iterator[str]:
+    def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        yield from (f"model.{key}: {text}" for key, text in self.model.problems())
-        yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
+        yield from ((f"model.{key}", text) for key, text in self.model.problems())
+        yield from ((f"selection.{key}", text) for key, text in self.selection.problems())
         if (self.position_grid is None) == self.model.positions.startswith(INTERPOLATED):
-            yield "position_grid: for interpolated positions, and only for these"
+            yield "position_grid", "for interpolated positions, and only for these"
         try:
             check_num_tokens(self.grid)
             blank = torch.empty(1, self.grid.num_tokens, device="meta")
             if not self.selection(self.grid, importance=blank, noise=blank).visible.size(1):
-                yield f"selection: keeps none of {self.grid.num_tokens} tokens"
+                yield "selection", f"keeps none of {self.grid.num_tokens} tokens"
         except RecipeError as error:
-            yield str(error)
+            yield "selection", str(error)
 
     def build(self) -> Transformer:
         model = self.new_model()
@@ -111,9 +111,9 @@ class ClassifierSpec(ModelSpec):
     heads: Heads
     drop_path: ShareBelowOne = 0.0  # in training
 
-    def problems(self) -> Iterator[str]:
+    def problems(self) -> Iterator[tuple[str, str]]:
         if not self.heads:
-            yield "heads: missing"
+            yield "heads", "missing"
         yield from super().problems()
 
     def new_model(self) -> VideoClassifier:
@@ -173,14 +173,14 @@ class AutoencoderSpec(PretrainSpec):
             return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
         return spec
 
-    def problems(self) -> Iterator[str]:
+    def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         if self.channels == 1 and (self.tokenizer or self.target.is_external):
-            yield "pixels: 1 channel, where tokenizer or target take 3"
+            yield "pixels", "1 channel, where tokenizer or target take 3"
         if self.tokenizer is None and (self.selection.needs_tokenizer or self.target.needs_tokenizer):
-            yield "tokenizer: missing"
+            yield "tokenizer", "missing"
         if self.teacher is None and isinstance(self.target, FeatureTargets):
-            yield "teacher: missing"
+            yield "teacher", "missing"
 
     def without_files(self) -> Self:
         """The same model with an untrained tokenizer."""

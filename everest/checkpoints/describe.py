@@ -29,6 +29,7 @@ from everest.config.heads import head_settings
 from everest.config.model import ModelSettings
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import DataSettings, Recipe
+from everest.config.stage_settings import STAGES
 from everest.data.footage import frame_span
 from everest.data.recipe_clips import clip_format
 from everest.data.views import ClipFormat
@@ -281,5 +282,5 @@ def read_weight_settings(checkpoint: str, *, on_cpu: bool | None = None) -> Weig
         needed = field.name in ALWAYS_SET or value != getattr(default_model, field.name)
         if needed and field.name not in DECODER_SETTINGS:
             values[f"model.{field.name}"] = list(value) if isinstance(value, tuple) else value
-    values |= {f"{stage}.{key}": value for stage in ("pretrain", "finetune") for key, value in clip.items()}
+    values |= {f"{stage}.{key}": value for stage in STAGES for key, value in clip.items()}
     return WeightSettings(name=checkpoint, weights=weights, spec=spec, values=values)

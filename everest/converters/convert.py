@@ -64,7 +64,7 @@ def identify(foreign: ForeignCheckpoint, hints: Hints) -> Identity:
     if metadata.program == "transformers" and not foreign.config:
         notes.append("no config.json next to it: frames, size and heads are taken as released")
     unnamed = metadata.program == "videomae" and hints.family is None and metadata.translation.table is None
-    if unnamed and metadata.stage != "pretrain":
+    if unnamed and metadata.kind != "pretrain":
         notes.append(
             "a fine-tuned MVD looks the same but has other positions, which no file shows: if this is one, "
             "use --family mvd"
@@ -192,11 +192,11 @@ def describe_checkpoint(identity: Identity) -> dict[str, Any]:
         "checkpoint": str(foreign.path),
         "family": metadata.program,
         "title": metadata.family.title,
-        "stage": metadata.stage,
+        "stage": metadata.kind,
         "kind": spec.kind,
         "backbone": spec.model.backbone,
         "encoder": {"depth": size.depth, "width": size.width, "heads": size.heads},
-        "decoder": decoder if metadata.stage == "pretrain" else None,
+        "decoder": decoder if metadata.kind == "pretrain" else None,
         "frames": spec.frames,
         "size": list(spec.size),
         "tubelet": list(spec.model.tubelet),

@@ -26,8 +26,7 @@ from everest.models.positions import ROTARY_BASE, SPATIAL, TEMPORAL, position_ta
 from everest.models.spec import AutoencoderSpec, ClassifierSpec, EncoderSpec, ModelSpec
 from everest.models.vit import Architecture, Norms
 from everest.system.text import validate
-
-Stage = Literal["pretrain", "classifier", "encoder"]
+from everest.system.weights_header import TransformerKind
 
 V_JEPA_CONFIG: Final = {"model_type": "vjepa2", "rope_theta": ROTARY_BASE, "use_rope": True}  # where stated
 LAST_NORM_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
@@ -92,7 +91,8 @@ class ForeignMetadata:
     stored: dict[str, Any]  # config.json or the saved command line, with the hints; see `StoredSettings`
 
     @property
-    def stage(self) -> Stage:
+    def kind(self) -> TransformerKind:
+        """The kind of everest's model (everest.system.weights_header)."""
         if "head.weight" in self.shapes:
             return "classifier"
         return "pretrain" if self.depth("decoder") else "encoder"
@@ -188,7 +188,7 @@ def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
             if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
                 needed = "none is possible" if expected is None else f"only {expected} is possible"
                 raise metadata.error(f"{name} is {shorten(value)} in its config.json; {needed}")
-    if metadata.program == "st-mae" and metadata.stage == "classifier" and CLASS_TOKEN not in metadata.shapes:
+    if metadata.program == "st-mae" and metadata.kind == "classifier" and CLASS_TOKEN not in metadata.shapes:
         raise metadata.error("it classifies without a class token, by a mean that leaves out the first token")
     tubelet = (embedding[2], embedding[3], embedding[4])
     frames, size, grid = _derive_clip(metadata, tubelet)
@@ -200,7 +200,7 @@ def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
     if metadata.program == "vjepa2":
         norms = Norms(eps=eps, last_eps=eps)
     elif metadata.family.eps is not None:  # VideoMAE: no norm after the encoder where tokens are averaged
-        after_encoder = metadata.stage == "classifier" or "encoder.norm.weight" in metadata.shapes
+        after_encoder = metadata.kind == "classifier" or "encoder.norm.weight" in metadata.shapes
         norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=LAST_NORM_EPS)
     model = _derive_settings(metadata, tubelet, grid)
     spec = _derive_spec(
@@ -293,7 +293,7 @@ def _derive_spec(metadata: ForeignMetadata, architecture: Architecture) -> Model
         if isinstance(share, float) and 0 < share < 1:
             left[name] = round(1 - share, 6)
     kept, visible = left.get("mcm_ratio"), left.get("mask_ratio") or 0.1
-    if metadata.stage == "classifier":
+    if metadata.kind == "classifier":
         outputs, problem = metadata.shapes["head.weight"][0], stored.get("problem_type")
         head = Head(task=MULTI_LABEL if problem == MULTI_LABEL_PROBLEM else "single-label", outputs=outputs)
         # Without a type, a single output is a number, as in transformers.

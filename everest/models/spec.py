@@ -26,7 +26,7 @@ from everest.models.positions import INTERPOLATED
 from everest.models.views import ViewModel
 from everest.models.vit import Architecture
 from everest.system.run_folder import is_tokenizer_file, tokenizer_file
-from everest.system.weights_header import require_transformer
+from everest.system.weights_header import TransformerKind, require_transformer
 from everest.tokenizer.spec import FrozenTokenizer, TokenizerUse
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelSpec builds
@@ -36,7 +36,7 @@ Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelS
 class ModelSpec(Architecture, ClipSpec):
     """All that is needed to rebuild a model with an encoder of tokens; each kind has further fields."""
 
-    kind: Literal["pretrain", "classifier", "encoder"]
+    kind: TransformerKind
     selection: StoredStrategy  # chooses tokens; the key is that of a recipe
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from everest.config.settings import Recipe
+from everest.config.stage_settings import StageName
 from everest.engine.plan import StagePlan, plan_stage
 from everest.errors import unknown_name
 from everest.models.cost import count_frozen_macs
@@ -60,7 +61,7 @@ def plan_run(
     recipe: Recipe,
     gpu: str,
     *,
-    stage: Literal["pretrain", "finetune"] = "pretrain",
+    stage: StageName = "pretrain",
     videos: int,
     epochs: int | None = None,
     gpus: int = 1,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter
 
@@ -16,7 +16,13 @@ from everest.config.merge import merge
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import find_recipe
 from everest.config.settings import Recipe
-from everest.config.stage_settings import SELECTION_KEY, FinetuneSettings, PretrainSettings
+from everest.config.stage_settings import (
+    SELECTION_KEY,
+    STAGES,
+    FinetuneSettings,
+    PretrainSettings,
+    StageName,
+)
 from everest.config.yaml import read_yaml
 from everest.methods.external import is_import_path
 from everest.methods.selection import TopK
@@ -25,8 +31,8 @@ from everest.models.cost import Macs, count_frozen_macs, count_macs, count_token
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
 from everest.models.spec import AutoencoderSpec, ModelSpec, classifier_spec
 
-ProfiledStage = Literal["pretrain", "finetune", "eval"]
-PROFILED_STAGES: Final[tuple[ProfiledStage, ...]] = get_args(ProfiledStage)
+ProfiledStage = StageName | Literal["eval"]
+PROFILED_STAGES: Final[tuple[ProfiledStage, ...]] = (*STAGES, "eval")
 # A method is the shipped recipe that has its selection, target and decoder; the schedule is the same.
 METHODS: Final = {
     "everest": "k400",

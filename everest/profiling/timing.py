@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from everest.checkpoints.frozen import open_teacher
 from everest.config.settings import Recipe
-from everest.config.stage_settings import StageName
+from everest.config.stage_settings import STAGES, StageName
 from everest.data.clips import ClipDataset, StepSampler
 from everest.data.frames import find_sampling
 from everest.data.loader import choose_workers, copy_to_device, divide_batches, read_batches
@@ -58,7 +58,7 @@ def time_stages(
     """
     loading: tuple[StageName, ...] = ()
     if with_loader:
-        loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
+        loading = STAGES if recipe.data.train else ("pretrain",)
     for stage in loading:  # missing videos are reported before anything is measured
         open_stage_clips(recipe, stage)
     stages: dict[ProfiledStage, dict[str, Any]] = {}

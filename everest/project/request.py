@@ -20,6 +20,7 @@ from everest.config.heads import Task
 from everest.config.merge import SET_OPTION, merge
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
+from everest.config.stage_settings import STAGES
 from everest.errors import DataError, RecipeError, UserError, differing
 from everest.lists.sources import LIST_FILES
 from everest.suggest.data_section import has_class_folders
@@ -47,7 +48,7 @@ WINDOWS: Final = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
 PLANNED: Final = "section"  # in project.json once the lists and the recipe are written
 TESTED: Final = "tested"  # in project.json: the test recordings of this project, or of the one it replaces
-BUDGETS: Final = tuple((stage, key) for stage in ("pretrain", "finetune") for key in ("steps", "epochs"))
+BUDGETS: Final = tuple((stage, key) for stage in STAGES for key in ("steps", "epochs"))
 # The choices of every suggested recipe on which it depends whether a key has an effect.
 SUGGESTED: Final = RecipeFile(
     name="suggested",
@@ -183,7 +184,7 @@ def with_warmup(overrides: Sequence[str]) -> list[str]:
     """The overrides; a number of steps brings a warm-up of a tenth, which fits it."""
     recipe = merge(SUGGESTED, overrides)
     added = []
-    for stage in ("pretrain", "finetune"):
+    for stage in STAGES:
         steps = recipe.at((stage, "steps"))
         has_warmup = recipe.at((stage, "warmup_steps")).label == SET_OPTION
         if steps.label == SET_OPTION and isinstance(steps.value, int) and steps.value > 0 and not has_warmup:

@@ -16,27 +16,26 @@ from everest.checkpoints.frozen import with_absolute_paths
 from everest.checkpoints.init import check_init, find_init
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
-from everest.config.stage_settings import PretrainSettings
+from everest.config.stage_settings import STAGES, PretrainSettings
 from everest.data.recipe_clips import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.sources import find_source
-from everest.sweep.request import FROM_SCRATCH, REQUIRED_STAGE, Arm, StageName, SweepRequest
+from everest.sweep.request import FROM_SCRATCH, REQUIRED_STAGE, Arm, SweepRequest, SweepStage
 from everest.system.storage import join_location, parse_location
 from everest.video.folders import not_found_text
 
 KEY_LETTERS: Final = 12  # of a SHA-256; enough to tell any number of jobs apart
 SEED_PLACE: Final = "{seed}"  # in a name of weights
-TRAINING_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
-STARTS_FROM: Final[dict[StageName, StageName]] = {**REQUIRED_STAGE, "finetune": "pretrain"}
+STARTS_FROM: Final[dict[SweepStage, SweepStage]] = {**REQUIRED_STAGE, "finetune": "pretrain"}
 _LABEL_KEYS: Final = ("data.val", "data.test", "data.classes", "data.num_classes", "data.task", "data.heads")
 # The prefixes of the keys that a stage reads, and the exceptions among these keys.
-_KEYS_READ: Final[dict[StageName, tuple[str, ...]]] = {
+_KEYS_READ: Final[dict[SweepStage, tuple[str, ...]]] = {
     "pretrain": ("data.", "model.", "train.", "tokenizer", "pretrain."),
     "finetune": ("data.", "model.", "train.", "finetune."),
     "eval": ("data.", "train.", "eval."),
     "probe": ("data.", "train.", "finetune.stride", "finetune.sampling", "finetune.selection"),
 }
-_KEYS_IGNORED: Final[dict[StageName, tuple[str, ...]]] = {
+_KEYS_IGNORED: Final[dict[SweepStage, tuple[str, ...]]] = {
     "pretrain": _LABEL_KEYS,
     "finetune": ("data.pretrain", "data.test"),
     "eval": ("data.pretrain",),
@@ -48,7 +47,7 @@ _KEYS_IGNORED: Final[dict[StageName, tuple[str, ...]]] = {
 class Job:
     """A training run or an evaluation."""
 
-    stage: StageName
+    stage: SweepStage
     key: str  # its folder or file
     seed: int
     recipe: Recipe  # its train.seed is `seed`
@@ -68,7 +67,7 @@ class Job:
         """The words of the job's command, after `everest`."""
         start = self.init if self.needs is None else str(folder / self.needs.name)
         options = ["--recipe", str(self.file(folder, "yaml")), "--data", self.recipe.data.root]
-        if self.stage not in TRAINING_STAGES:
+        if self.stage not in STAGES:
             return [self.stage, "--checkpoint", start, *options, "--json", "--gpus", gpus]
         init = ["--init", start] if self.stage == "finetune" or start != FROM_SCRATCH else []
         return [self.stage, *options, *init, "--output", str(folder / self.name), "--gpus", gpus]
@@ -80,7 +79,7 @@ class PlannedArm:
 
     name: str
     overrides: dict[str, str]  # by section.key, as they were written
-    stages: tuple[StageName, ...]
+    stages: tuple[SweepStage, ...]
     init: str  # weights of the first stage, with SEED_PLACE if each seed has its own
     jobs: dict[int, tuple[Job, ...]]  # by seed, in the order of the stages
 
@@ -119,7 +118,7 @@ def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepPlan:
         jobs: dict[int, tuple[Job, ...]] = {}
         for seed, start in inits.items():
             seeded = replace(recipe, train=replace(recipe.train, seed=seed))
-            by_stage: dict[StageName, Job] = {}
+            by_stage: dict[SweepStage, Job] = {}
             for stage in stages:
                 needs = by_stage.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
                 settings = _select_stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
@@ -182,11 +181,11 @@ def _refuse_unused_targets(stage: PretrainSettings, arm: Arm) -> None:
         )
 
 
-def _check_inputs(recipe: Recipe, stage: StageName) -> None:
+def _check_inputs(recipe: Recipe, stage: SweepStage) -> None:
     """Raise DataError or CheckpointError if an input of a stage is missing, before any stage runs."""
     data = recipe.data
     probe = recipe.pretrain.probe
-    lists: dict[StageName, tuple[str, ...]] = {
+    lists: dict[SweepStage, tuple[str, ...]] = {
         "pretrain": (pretrain_key(data),),
         "finetune": ("train",) if data.val is None else ("train", "val"),
         "eval": ("test",),
@@ -205,7 +204,7 @@ def _check_inputs(recipe: Recipe, stage: StageName) -> None:
             raise DataError(f"{key}: {not_found_text(file)}; {stage} reads it: set data.root (--data DIR)")
 
 
-def _select_stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
+def _select_stage_settings(stage: SweepStage, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
     """The settings that identify the job of a stage, without those of the stages before it.
 
     Args:

@@ -8,17 +8,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
 from everest.config.recipe_files import RecipeFile, find_recipe
+from everest.config.stage_settings import STAGES, StageName
 from everest.errors import RecipeError, did_you_mean, shorten, unknown_name
 from everest.system.text import validate
 
-StageName = Literal["pretrain", "finetune", "eval", "probe"]
-STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
-REQUIRED_STAGE: Final[dict[StageName, StageName]] = {"eval": "finetune", "probe": "pretrain"}
+SweepStage = StageName | Literal["eval", "probe"]
+SWEEP_STAGES: Final[tuple[SweepStage, ...]] = (*STAGES, "eval", "probe")
+REQUIRED_STAGE: Final[dict[SweepStage, SweepStage]] = {"eval": "finetune", "probe": "pretrain"}
 FROM_SCRATCH: Final = "none"  # in place of weights
 MOST_SEEDS: Final = 1000  # heuristic
 MOST_ARMS: Final = 200  # heuristic
@@ -52,7 +53,7 @@ class Arm:
 
     name: str
     overrides: dict[str, str] = field(default_factory=dict)  # YAML values by section.key
-    stages: tuple[StageName, ...] | None = None  # None: as the sweep
+    stages: tuple[SweepStage, ...] | None = None  # None: as the sweep
     init: str | None = None  # None: as the sweep
 
 
@@ -65,7 +66,7 @@ class SweepRequest:
     overrides: tuple[str, ...]  # `section.key=value`, of all arms
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
-    stages: tuple[StageName, ...]
+    stages: tuple[SweepStage, ...]
     init: str  # weights of the first stage
     against: str  # the arm that the others are compared with
     summary: str
@@ -151,17 +152,17 @@ def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
     )
 
 
-def read_stages(value: Any, origin: str) -> tuple[StageName, ...]:
+def read_stages(value: Any, origin: str) -> tuple[SweepStage, ...]:
     """Stages in their order, as a list or as `pretrain,finetune,eval`."""
     names = value if isinstance(value, list) else [name.strip() for name in str(value).split(",")]
     for name in names:
-        if name not in STAGES:
-            raise unknown_name(origin, str(name), STAGES)
-    stages: tuple[StageName, ...] = tuple(stage for stage in STAGES if stage in names)
+        if name not in SWEEP_STAGES:
+            raise unknown_name(origin, str(name), SWEEP_STAGES)
+    stages: tuple[SweepStage, ...] = tuple(stage for stage in SWEEP_STAGES if stage in names)
     is_complete = all(REQUIRED_STAGE.get(stage, stage) in stages for stage in stages)
     if not names or list(stages) != names or not is_complete:
         needs = " and ".join(f"{stage} needs {needed}" for stage, needed in REQUIRED_STAGE.items())
-        raise RecipeError(f"{origin}: give each stage once, in the order {', '.join(STAGES)}; {needs}")
+        raise RecipeError(f"{origin}: give each stage once, in the order {', '.join(SWEEP_STAGES)}; {needs}")
     return stages
 
 

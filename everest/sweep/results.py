@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from everest.config.heads import BACKGROUND, BACKGROUND_METRIC
+from everest.config.stage_settings import STAGES
 from everest.engine.health import Validations
 from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summarize
 from everest.errors import RecipeError
 from everest.metrics.names import CHANCE_NAMES, METRICS, Metric, find_metric
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import read_model_spec
-from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
+from everest.sweep.plan import Job, SweepPlan
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.text import MALFORMED_ERRORS, damage_errors, load_json, nonfinite_as_null, read_json
 from everest.system.weights_header import read_header
@@ -42,7 +43,7 @@ class JobNumbers(NamedTuple):
 
 def read_job(job: Job, folder: Path) -> JobNumbers | None:
     """The numbers of a job; None if its run is not finished, or its evaluation has no result."""
-    if job.stage not in TRAINING_STAGES:
+    if job.stage not in STAGES:
         with suppress(OSError, *MALFORMED_ERRORS):  # missing or damaged
             return JobNumbers(_read_evaluation_metrics(read_json(job.file(folder, "json"))), 0.0, 0.0)
         return None

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.stage_settings import STAGES
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
 from everest.metrics.names import value_text
-from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
+from everest.sweep.plan import Job, SweepPlan
 from everest.sweep.results import RESULTS_FILE, JobNumbers, collect, make_metric_title, read_job
 from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, write_errors, write_text
@@ -124,7 +125,7 @@ class _Sweep:
         if job.needs is not None and job.needs.name not in self.rows:
             return False
         run = self.folder / job.name
-        folders = [run, run / TOKENIZER_FOLDER] if job.stage in TRAINING_STAGES else []
+        folders = [run, run / TOKENIZER_FOLDER] if job.stage in STAGES else []
         is_trained = any(is_running(folder) for folder in folders if folder.is_dir())
         if is_trained and job.name not in self.trained_elsewhere:
             self.trained_elsewhere.add(job.name)
@@ -160,7 +161,7 @@ class _Sweep:
             errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
             error = (errors or lines or ["no message"])[-1]
             return f"failed: {error if code > 0 else f'killed by {signal_name(code)}'} (messages: {log})"
-        if job.stage not in TRAINING_STAGES:
+        if job.stage not in STAGES:
             try:
                 document = parse_json(job.file(self.folder, "out").read_bytes())
             except (OSError, ValueError) as error:
@@ -168,7 +169,7 @@ class _Sweep:
             write_text(job.file(self.folder, "json"), json.dumps(document, indent=2))
         row = read_job(job, self.folder)
         if row is None:
-            ended = "before its last step" if job.stage in TRAINING_STAGES else "without a result"
+            ended = "before its last step" if job.stage in STAGES else "without a result"
             return f"failed: ended {ended}"
         self.rows[job.name] = row
         return None
@@ -223,7 +224,7 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
         for job in waiting:
             path = job.file(folder, "yaml")
             recipe = job.recipe
-            if job.stage in TRAINING_STAGES and path.is_file():
+            if job.stage in STAGES and path.is_file():
                 # A run keeps its settings of other stages, which a resume compares; its folder of videos and
                 # its section `train` may change.
                 with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another

@@ -21,6 +21,9 @@ HEADER_VERSION: Final = 1
 JSON_KEYS: Final = ("settings", "classes", "step", "origin", "clip")  # whose texts are JSON
 
 
+TransformerKind = Literal["pretrain", "classifier", "encoder"]
+
+
 class ModelKind(NamedTuple):
     """A kind of models, by the `kind` in their settings."""
 
@@ -58,7 +61,7 @@ class ClipSettings(TypedDict):
 class WeightsHeader:
     """The header of a `model.safetensors`: all that is needed to rebuild the module around its tensors."""
 
-    kind: Literal["pretrain", "classifier", "encoder", "tokenizer"]
+    kind: TransformerKind | Literal["tokenizer"]
     settings: dict[str, Any]  # of a ClipSpec (everest.models.clip_spec), or a TokenizerSpec
     classes: tuple[str, ...] | None
     recipe: str  # its name

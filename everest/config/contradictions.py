@@ -8,7 +8,7 @@ import torch
 
 from everest.config.heads import BEST_METRICS_OF_TASK, named_heads
 from everest.config.settings import Recipe
-from everest.config.stage_settings import ReconstructionSettings, ViewPretrainSettings
+from everest.config.stage_settings import AutoencoderSettings, ViewPretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
@@ -23,7 +23,7 @@ def contradictions(recipe: Recipe) -> Problems:
     yield from ((f"model.{key}", text) for key, text in recipe.model.problems())
     yield from _data_contradictions(recipe)
     yield from _training_contradictions(recipe)
-    if isinstance(recipe.pretrain, ReconstructionSettings):
+    if isinstance(recipe.pretrain, AutoencoderSettings):
         yield from _target_contradictions(recipe, recipe.pretrain)
     if recipe.tokenizer is not None:
         yield from _tokenizer_contradictions(recipe, recipe.tokenizer)
@@ -33,7 +33,7 @@ def contradictions(recipe: Recipe) -> Problems:
 def _data_contradictions(recipe: Recipe) -> Problems:
     """Contradictions about channels, differences of frames as input, and labels."""
     data, pretrain, finetune = recipe.data, recipe.pretrain, recipe.finetune
-    pixels = pretrain if isinstance(pretrain, ReconstructionSettings) else None
+    pixels = pretrain if isinstance(pretrain, AutoencoderSettings) else None
     for key, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) != data.channels:
             text = f"{len(values)} values, and data.channels is {data.channels}; give one for each channel"
@@ -103,7 +103,7 @@ def _training_contradictions(recipe: Recipe) -> Problems:
         yield "data.clips_per_video", text
 
 
-def _target_contradictions(recipe: Recipe, stage: ReconstructionSettings) -> Problems:
+def _target_contradictions(recipe: Recipe, stage: AutoencoderSettings) -> Problems:
     """Contradictions about frame selection, and about stored targets, whose clips are fixed in advance."""
     draws, strategy = stage.frame_selection.alpha > 1, stage.selection
     if stage.needs_tokenizer and recipe.tokenizer is None:
@@ -186,7 +186,7 @@ def _token_contradictions(recipe: Recipe) -> Problems:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"
                 fix = "keep more tokens" if splits else "raise keep_ratio"
                 yield key, f"{verb} none of {grid.num_tokens} tokens; {fix}"
-            if isinstance(settings, ReconstructionSettings) and (not target or visible == grid.num_tokens):
+            if isinstance(settings, AutoencoderSettings) and (not target or visible == grid.num_tokens):
                 fix = "set visible_ratio below keep_ratio, or pretrain.objective=views, which predicts none"
                 text = f"leaves none of {grid.num_tokens} tokens to predict"
                 yield key, text if splits else f"{text}; {fix}"

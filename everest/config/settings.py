@@ -17,11 +17,11 @@ from everest.config import values as v
 from everest.config.heads import HeadSettings, Task
 from everest.config.model import ModelSettings
 from everest.config.stage_settings import (
+    AutoencoderSettings,
     EvalSettings,
     FinetuneSettings,
     PretrainSection,
     PretrainSettings,
-    ReconstructionSettings,
 )
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import settings
@@ -119,7 +119,7 @@ class Recipe:
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     tokenizer: TokenizerSettings | None = None  # None: the method has no tokenizer
-    pretrain: PretrainSection = field(default_factory=ReconstructionSettings)
+    pretrain: PretrainSection = field(default_factory=AutoencoderSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
 

@@ -177,7 +177,7 @@ class CommonPretrainSettings(TransformerSettings):
 
 
 @settings
-class ReconstructionSettings(CommonPretrainSettings):
+class AutoencoderSettings(CommonPretrainSettings):
     """Pre-training that predicts the `target` of hidden tokens."""
 
     objective: Literal["pixels"] = "pixels"
@@ -220,7 +220,7 @@ class ViewPretrainSettings(CommonPretrainSettings):
         return self.views.number
 
 
-PretrainSettings = ReconstructionSettings | ViewPretrainSettings
+PretrainSettings = AutoencoderSettings | ViewPretrainSettings
 PretrainSection = Annotated[PretrainSettings, Discriminator("objective")]
 
 

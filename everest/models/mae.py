@@ -95,7 +95,7 @@ class PretrainingModel(TokenModel):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Reconstruction(PretrainingOutput):
+class AutoencoderOutput(PretrainingOutput):
     """The output of one forward pass of an autoencoder."""
 
     prediction: Tensor  # (B, M, P), without gradient
@@ -177,7 +177,7 @@ class MaskedAutoencoder(PretrainingModel):
         selection: TokenSelection | None = None,
         importance: Tensor | None = None,
         values: Tensor | None = None,
-    ) -> Reconstruction:
+    ) -> AutoencoderOutput:
         """Compute loss and predictions of a batch.
 
         Args:
@@ -214,7 +214,7 @@ class MaskedAutoencoder(PretrainingModel):
         if self.camera_head is not None and self.training:
             metrics["camera_loss"] = self.camera_loss(frames, noise)
             loss = loss + self.camera_weight * metrics["camera_loss"]
-        return Reconstruction(
+        return AutoencoderOutput(
             loss=loss,
             metrics=metrics,
             prediction=prediction.detach(),

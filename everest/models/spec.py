@@ -12,7 +12,7 @@ import torch
 
 from everest.config.heads import Heads
 from everest.config.settings import Recipe
-from everest.config.stage_settings import FrameSelectionSettings, ReconstructionSettings, ViewsSection
+from everest.config.stage_settings import AutoencoderSettings, FrameSelectionSettings, ViewsSection
 from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, check_num_tokens
@@ -222,7 +222,7 @@ def pretrain_spec(
     """The model that a recipe pre-trains; `make_pretrain_spec` reads the metadata of frozen networks."""
     section = recipe.pretrain
     shared = {"selection": section.selection, "camera": section.camera_motion, **vars(_architecture(recipe))}
-    if not isinstance(section, ReconstructionSettings):
+    if not isinstance(section, AutoencoderSettings):
         return ViewSpec(**shared, views=section.views)
     return AutoencoderSpec(
         **shared,

@@ -34,7 +34,7 @@ from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
-from everest.models.mae import MaskedAutoencoder, PretrainingModel, Reconstruction
+from everest.models.mae import AutoencoderOutput, MaskedAutoencoder, PretrainingModel
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
 from everest.models.views import ViewModel
@@ -194,7 +194,7 @@ class Prober:
 
         def loss(batch: Batch) -> float:
             out = model(batch.frames.flatten(0, 1), noise=batch.noise.flatten(0, 1))
-            if isinstance(out, Reconstruction) and out.prediction.shape == out.target.shape:  # no classes
+            if isinstance(out, AutoencoderOutput) and out.prediction.shape == out.target.shape:  # no classes
                 targets.append(out.target[out.selection.scored()].float().cpu())
             return out.loss.item()
 

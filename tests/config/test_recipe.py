@@ -14,8 +14,8 @@ from everest.config.recipe import dump_recipe, flat_values, load_recipe, recipe_
 from everest.config.recipe_files import shipped_names, shipped_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
+    AutoencoderSettings,
     ContrastSettings,
-    ReconstructionSettings,
     SigregSettings,
     ViewPretrainSettings,
 )
@@ -195,9 +195,7 @@ def test_keys_inherited_for_another_variant_drop_silently(tmp_path):
     pixels = read("base: lvmae-128\npretrain: {target: {kind: pixels, frames: half}}\n").pretrain
     assert pixels == replace(pixels, target=PixelTargets(frames="half"))
     codes = write(tmp_path, "base: lvmae-128\npretrain: {target: {space: codes}}\n", "codes.yaml")
-    assert isinstance(
-        read(f"base: {codes}\n", "pretrain.target.kind=pixels").pretrain, ReconstructionSettings
-    )
+    assert isinstance(read(f"base: {codes}\n", "pretrain.target.kind=pixels").pretrain, AutoencoderSettings)
     views = read("base: demo\n", "pretrain.objective=views").pretrain
     assert (type(views), views.views) == (ViewPretrainSettings, ContrastSettings())
     sigreg = read("base: small-views\npretrain: {views: {temperature: 0.2}}\n", "pretrain.views.loss=sigreg")

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from tiny_models import grouped
 
 import everest
-from everest.config.stage_settings import FinetuneSettings, ReconstructionSettings
+from everest.config.stage_settings import AutoencoderSettings, FinetuneSettings
 from everest.converters.translation import translate_name
 from everest.data.bad_videos import BadVideos
 from everest.engine.plan import plan_stage, plan_warnings
 from everest.errors import RecipeError
 
-STAGE = ReconstructionSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
+STAGE = AutoencoderSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
 
 
 def test_batch_is_split_over_processes_and_passes():

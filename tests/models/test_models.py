@@ -17,7 +17,7 @@ from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.methods.grid import NoiseLayout, TokenSelection
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
-from everest.models.mae import Reconstruction
+from everest.models.mae import AutoencoderOutput
 from everest.models.partial import choose_trained
 from everest.models.spec import AutoencoderSpec
 
@@ -246,7 +246,7 @@ def outputs(module: nn.Module, x: Tensor) -> list[Tensor]:
     """The loss and the predictions, or the logits or features."""
     noise = torch.rand(2, 64, generator=torch.Generator().manual_seed(3))
     found = module(x, noise=noise)
-    return [found.loss, found.prediction, found.target] if isinstance(found, Reconstruction) else [found]
+    return [found.loss, found.prediction, found.target] if isinstance(found, AutoencoderOutput) else [found]
 
 
 def assert_learns(module: nn.Module, dtype: torch.dtype) -> None:

@@ -16,7 +16,7 @@ from small_runs import called, contents, json_of, refused
 from everest.checkpoints.describe import read_weight_settings
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.config.stage_settings import ReconstructionSettings
+from everest.config.stage_settings import AutoencoderSettings
 from everest.engine.plan import plan_stage
 from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
@@ -175,7 +175,7 @@ def test_suggested_probes_are_few_and_read_few_videos(probed, steps, batch, trai
     if not every:
         assert 3 * 3.2 * probed >= 0.05 * steps * batch
         return
-    stage = ReconstructionSettings(steps=steps, batch_size=batch)
+    stage = AutoencoderSettings(steps=steps, batch_size=batch)
     plan = plan_stage(stage, num_videos=training, processes=1, largest_micro_batch=batch)
     probes = plan_probes(plan.steps, every=every, validation_steps=plan.validation_steps)
     assert len(probes) <= 20

@@ -18,6 +18,7 @@ from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import DataError
 from everest.models.mae import MaskedAutoencoder, PretrainingOutput
+from everest.models.memory import frozen_bytes
 from everest.models.spec import pretrain_spec
 
 # What only some runs need is imported where it is used: probes, which take scikit-learn and a second, and
@@ -55,6 +56,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         clips=clips,
         context=context,
         init_weights=init_weights,
+        frozen_bytes=frozen_bytes(spec),
     )
     if spec.teacher_in_step is not None:
         from everest.checkpoints.frozen import open_teacher

@@ -33,15 +33,14 @@ def contradictions(recipe: Recipe) -> Problems:
 def _data_contradictions(recipe: Recipe) -> Problems:
     """Contradictions about channels, differences of frames as input, and labels."""
     data, pretrain, finetune = recipe.data, recipe.pretrain, recipe.finetune
-    pixels = pretrain if isinstance(pretrain, AutoencoderSettings) else None
     for key, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) != data.channels:
             text = f"{len(values)} values, and data.channels is {data.channels}; give one for each channel"
             yield f"data.{key}", text
     if data.channels == 1 and (recipe.tokenizer is not None or pretrain.needs_tokenizer):
         yield "data.channels", "1 does not go with a tokenizer, which codes colors; set it to 3"
-    if data.channels == 1 and pixels and pixels.target.is_external:
-        kind = pixels.target.kind
+    if data.channels == 1 and isinstance(pretrain, AutoencoderSettings) and pretrain.target.is_external:
+        kind = pretrain.target.kind
         yield "data.channels", f"1 does not go with {kind}, a target of another package; set it to 3"
 
     differences = recipe.model.input == "differences"
@@ -50,7 +49,7 @@ def _data_contradictions(recipe: Recipe) -> Problems:
             yield key, "needs clips of at least two frames (data.frames)"
     if differences and pretrain.needs_tokenizer:
         yield "model.input", "must be frames with a tokenizer, which makes its scores and targets of them"
-    if differences and pixels and pixels.frame_selection.alpha > 1:
+    if differences and pretrain.frame_selection.alpha > 1:
         yield "model.input", "must be frames with pretrain.frame_selection.alpha, whose frames have gaps"
     for stage, settings in recipe.stages:
         if differences and isinstance(settings.selection, TopK) and settings.selection.sees_camera:

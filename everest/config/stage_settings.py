@@ -211,6 +211,7 @@ class ViewPretrainSettings(CommonPretrainSettings):
     )
     views: ViewsSection = field(default_factory=ContrastSettings)
     one_pass: ClassVar[bool] = True
+    frame_selection: ClassVar[FrameSelectionSettings] = FrameSelectionSettings()  # all frames
     teacher: ClassVar[None] = None
     cache: ClassVar[None] = None
     needs_tokenizer: ClassVar[bool] = False

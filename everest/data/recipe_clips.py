@@ -65,15 +65,13 @@ def pretrain_clips(recipe: Recipe) -> ClipDataset:
     """Unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
     data, section = recipe.data, recipe.pretrain
     grid = clip_grid(recipe)
-    alpha = section.frame_selection.alpha if section.objective == "pixels" else 1.0
-    candidate_grid = replace(grid, t=num_candidates(grid.t, alpha))
-    frames = candidate_grid.t * recipe.model.tubelet[0]
-    clip = replace(clip_format(recipe, "pretrain"), frames=frames)
+    candidate_grid = replace(grid, t=num_candidates(grid.t, section.frame_selection.alpha))
+    clip = replace(clip_format(recipe, "pretrain"), frames=candidate_grid.t * recipe.model.tubelet[0])
     views = PretrainViews(
         **vars(clip),
         flip=data.flip if section.flip is None else section.flip,
         views_per_decode=section.views_per_decode,
-        are_compared=section.objective == "views",
+        are_compared=section.one_pass,
         crop_area=section.views.crop_area if section.objective == "views" else None,
     )
     noise = NoiseLayout.of(grid, candidate_grid, camera=section.camera_motion)

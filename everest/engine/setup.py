@@ -20,9 +20,9 @@ from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.state import TrainState
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
-from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
+from everest.models.memory import WEIGHT_BYTES, count_weights, training_bytes
 from everest.models.partial import choose_trained
-from everest.models.spec import AutoencoderSpec, ModelSpec
+from everest.models.spec import ModelSpec
 from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, num_local_processes, num_readers
 from everest.system.run_folder import RunFolder
@@ -51,6 +51,7 @@ def make_training(
     init_weights: InitWeights | None = None,
     other_networks: Sequence[Network] = (),
     other_bytes: Callable[[int], int] = lambda bytes_per_value: 0,
+    frozen_bytes: int = 0,
 ) -> Training:
     """Check the videos, plan the stage, build its model and optimizer; nothing is written.
 
@@ -60,6 +61,7 @@ def make_training(
         init_weights: None: the stage starts from scratch.
         other_networks: networks that learn in the same steps as the model.
         other_bytes: maps bytes per value to the bytes that a clip takes in a pass outside of the model.
+        frozen_bytes: of the model's frozen networks, for any number of clips.
     """
     if init_weights is None and section.needs_init:
         setting, other = section.needs_init
@@ -71,7 +73,9 @@ def make_training(
         _check_inputs(context.run_folder, sample_facts(recipe, clips, classes), spec)
     else:  # opens some of the videos
         context.notice(*clips.notices, examine_lengths(clips))
-    plan, memory_warning = _plan_for_memory(recipe, section, spec, len(clips), context, other_bytes)
+    plan, memory_warning = _plan_for_memory(
+        recipe, section, spec, len(clips), context, other_bytes=other_bytes, frozen_bytes=frozen_bytes
+    )
     networks = [_network(recipe, section, spec, context, classes, init_weights), *other_networks]
     header = Weights(  # all that later commands need to rebuild the model and read clips
         kind=spec.kind,
@@ -111,17 +115,12 @@ def _check_inputs(run: RunFolder, videos: dict[str, Any], spec: ModelSpec | Toke
     if any(getattr(plan, key) != value for key, value in videos.items()):
         current = f"the current one of {videos['videos']}"
         changed.append(f"list of {plan.videos} videos (or other labels) than {current}")
-    is_autoencoder = isinstance(spec, AutoencoderSpec)
-    teacher, tokenizer = (spec.teacher, spec.tokenizer) if is_autoencoder else (None, None)
-    has_frozen = run.weights.is_file() and (teacher or tokenizer)
-    settings = read_header(run.weights).settings if has_frozen else {}
-    for kind, name, sha256 in (
-        ("teacher", teacher and teacher.name, teacher and teacher.sha256),
-        ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
-    ):
-        saved = (settings.get(kind) or {}).get("sha256")
-        if None not in (saved, sha256) and saved != sha256:
-            changed.append(f"{kind} than the current {name}")
+    for kind, name in (("teacher", "name"), ("tokenizer", "path")):
+        current = spec.dump().get(kind)
+        if current and run.weights.is_file():
+            saved = (read_header(run.weights).settings.get(kind) or {}).get("sha256")
+            if None not in (saved, current["sha256"]) and saved != current["sha256"]:
+                changed.append(f"{kind} than the current {current[name]}")
     if changed:
         raise RecipeError(
             f"--output {run.path}: its run used another {changed[0]}; restore it, or {IN_USE_FIX}"
@@ -134,7 +133,9 @@ def _plan_for_memory(
     spec: ModelSpec | TokenizerSpec,
     num_samples: int,
     context: RunContext,
+    *,
     other_bytes: Callable[[int], int],
+    frozen_bytes: int,
 ) -> tuple[StagePlan, str | None]:
     """Plan passes that fit in the memory of a device; also returns a warning if that of a CPU may not do.
 
@@ -144,9 +145,7 @@ def _plan_for_memory(
     device, on_cpu = accelerator.device, accelerator.device.type == "cpu"
     value_bytes = 4 if accelerator.mixed_precision == "no" else 2
     weights = count_weights(spec, section)
-    state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
-    if isinstance(spec, ModelSpec):
-        state_bytes += frozen_bytes(spec)
+    state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + frozen_bytes
     clip_bytes = training_bytes(spec, value_bytes, section) + other_bytes(value_bytes)
 
     largest = recipe.train.micro_batch

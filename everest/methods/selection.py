@@ -84,6 +84,7 @@ class Strategy(ABC):
         grid: TokenGrid,
         embed: Embedding,
         noise: Tensor,
+        *,
         importance: Tensor | None = None,
         scorer: Scorer | None = None,
     ) -> TokenSelection:
@@ -269,7 +270,8 @@ class Drawn(ByEmbeddingChange):
     """Draws tokens without replacement, those that have changed with a higher probability. Ours.
 
     A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
-    importance above the lowest of the clip. The tokens drawn first are visible, the others are predicted.
+    importance above the lowest of the clip. Those drawn are the top k by log probability plus Gumbel noise
+    (Kool et al. 2019, Gumbel top-k): the first ones are visible, the others are predicted.
     With `uniform` 1 the importance does not count, and training does not compute it.
     """
 
@@ -283,7 +285,6 @@ class Drawn(ByEmbeddingChange):
             change = importance - importance.amin(dim=1, keepdim=True)  # some distances are negative
             total = change.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
             chance = chance + (1 - self.uniform) * change / total
-        # The order of log p + Gumbel noise is that of a draw without replacement (Yellott 1977).
         gumbel = -(-noise.log()).log()
         kept = self.kept_ids(grid, chance.log() + gumbel)  # (B, K), in the order of the draw
         num_visible = kept.size(1)

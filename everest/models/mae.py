@@ -79,7 +79,8 @@ class PretrainingModel(TokenModel):
 
     def selection_of(self, x: Tensor, noise: Tensor, importance: Tensor | None = None) -> TokenSelection:
         """Select tokens of the encoder's input `x`; the arguments are those of `Strategy.select`."""
-        return self.strategy.select(x, self.encoder.grid, self.embedding, noise, importance, self.scorer)
+        grid, embed = self.encoder.grid, self.embedding
+        return self.strategy.select(x, grid, embed, noise, importance=importance, scorer=self.scorer)
 
     def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
         """The mean squared error, a scalar, of predicting the motion simulated on still frames.

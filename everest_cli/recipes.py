@@ -51,7 +51,8 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
-    from everest.suggest.suggestion import SuggestRequest, find_device, suggest_for_folder
+    from everest.suggest.rules import find_device
+    from everest.suggest.suggestion import SuggestRequest, suggest_for_folder
 
     check_new_file(output, overwrite=overwrite)
     here = find_device()

@@ -250,17 +250,13 @@ def _pretraining_parts(init: InitWeights, spec: ModelSpec) -> Iterator[Part]:
     yield "the layer that predicts a camera's motion", ("camera_head.",), problem
     yield "the projector", ("projector.",), problem
     if problem is None and isinstance(saved, AutoencoderSpec) and isinstance(spec, AutoencoderSpec):
-        problem = _find_decoder_problem(saved, spec)
+        keys = [f"decoder_{part}" for part in ("depth", "width", "heads")]
+        old, new = (vars(x.model) | asdict(x.model.backbone_size) for x in (saved, spec))
+        if changes := " ".join(f"--set model.{key}={old[key]}" for key in keys if old[key] != new[key]):
+            problem = f"it needs {changes}"
+        elif _identify_targets(saved) != _identify_targets(spec):
+            problem = "it predicts other targets"
     yield "the decoder", DECODER_TENSORS, problem
-
-
-def _find_decoder_problem(saved: AutoencoderSpec, spec: AutoencoderSpec) -> str | None:
-    """Why a model cannot keep the decoder of `saved`; None: it can."""
-    keys = [f"decoder_{part}" for part in ("depth", "width", "heads")]
-    old, new = (vars(x.model) | asdict(x.model.backbone_size) for x in (saved, spec))
-    if changes := " ".join(f"--set model.{key}={old[key]}" for key in keys if old[key] != new[key]):
-        return f"it needs {changes}"
-    return None if _identify_targets(saved) == _identify_targets(spec) else "it predicts other targets"
 
 
 def _identify_targets(spec: AutoencoderSpec) -> tuple[object, ...]:

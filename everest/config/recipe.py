@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from everest.config.contradictions import contradictions
 from everest.config.merge import DEFAULTS_BY_KEY, KEYS_WITHOUT_FIELD, merge
@@ -219,14 +218,27 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
     locations = [details["loc"] for details in errors]
     problems: Problems = []
     for details in errors:
-        location = details["loc"]
+        kind, location, value = details["type"], details["loc"], details["input"]
+        context = details.get("ctx", {})
         has_wrong_entries = any(location == other[: len(location)] != other for other in locations)
-        if details["type"] == "too_short" and has_wrong_entries:
+        if kind == "too_short" and has_wrong_entries:
             continue  # its entries are wrong, not few
         key, variant = _key_of(location, section)
-        if details["type"].startswith("union_tag"):  # no variant of the section is chosen
-            key = (*key, details.get("ctx", {})["discriminator"].strip("'"))
-        problems.append((".".join(key), _message(details, key, variant)))
+        if kind.startswith("union_tag"):  # no variant of the section is chosen
+            key = (*key, context["discriminator"].strip("'"))
+        match kind:
+            case "unexpected_keyword_argument":
+                text = _unknown_key(key, variant)
+            case "literal_error":
+                text = _unknown_value(value, context["expected"])
+            case "union_tag_invalid":
+                text = _unknown_value(value.get(key[-1]), context["expected_tags"])
+            case "union_tag_not_found":
+                text = "is missing"
+            case _:
+                message = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}")
+                text = message.format(got=_quoted(value), **context)
+        problems.append((".".join(key), text))
     return problems
 
 
@@ -245,22 +257,6 @@ def _key_of(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath,
         if key in SECTION_VARIANTS:
             variant = next(parts, variant)
     return key, variant
-
-
-def _message(details: ErrorDetails, key: KeyPath, variant: str) -> str:
-    """The message about a problem that pydantic describes."""
-    value, context = details["input"], details.get("ctx", {})
-    match details["type"]:
-        case "unexpected_keyword_argument":
-            return _unknown_key(key, variant)
-        case "literal_error":
-            return _unknown_value(value, context["expected"])
-        case "union_tag_invalid":
-            return _unknown_value(value.get(key[-1]), context["expected_tags"])
-        case "union_tag_not_found":
-            return "is missing"
-        case kind:
-            return _MESSAGES.get(kind, f"{details['msg']}, not {{got}}").format(got=_quoted(value), **context)
 
 
 def _unknown_key(key: KeyPath, variant: str) -> str:

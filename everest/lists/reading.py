@@ -122,13 +122,11 @@ def read_labeled(
         DataError, RecipeError: as `read_samples`; an option that has no effect on this source.
     """
     is_fixed = bool(heads)
-    rows: Sequence[ListRow] | None = None  # None for a folder of videos
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{source}: no such list or folder")
         refuse_shards(source)
-        if source.is_file():
-            rows = read_rows(source, columns)
+        rows = read_rows(source, columns) if source.is_file() else None  # None: a folder of videos
     if rows is None:
         if columns != BY_NAME:
             raise RecipeError(f"{source}: a folder, which has no columns; leave out the options for columns")
@@ -289,24 +287,8 @@ def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRule
 def _samples_of_list(
     file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, skip_missing: bool
 ) -> tuple[Sample, ...]:
-    """The samples of a list; DataError with the first wrong rows or missing videos."""
-    samples = _samples_of_rows(rows, root, rules)
-    # The shards that an index names are known to be there.
-    listed = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.member is None]
-    absent = _absent_videos({sample.path for _, sample in listed})
-    if absent and all(sample.path in absent for _, sample in listed):
-        raise DataError(
-            f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
-            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
-        )
-    if not skip_missing:
-        _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])
-    return samples
-
-
-def _samples_of_rows(rows: Sequence[ListRow], root: Location, rules: LabelRules | None) -> tuple[Sample, ...]:
-    """The samples of rows; DataError for wrong rows, and for two classes of one video or segment."""
-    samples: list[Sample] = []
+    """The samples of a list; DataError for wrong rows, two classes of a video or segment, missing videos."""
+    listed: list[tuple[ListRow, Sample]] = []
     problems: list[str] = []
     first_rows: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its class
     for row in rows:
@@ -315,7 +297,7 @@ def _samples_of_rows(rows: Sequence[ListRow], root: Location, rules: LabelRules 
         except ValueError as problem:
             problems.append(f"{row.where}: {problem}")
             continue
-        samples.append(sample)
+        listed.append((row, sample))
         if len(sample.labels) != 1 or not isinstance(sample.labels[0], int):
             continue
         label, first = first_rows.setdefault(sample.video_id, (sample.labels[0], row))
@@ -326,7 +308,17 @@ def _samples_of_rows(rows: Sequence[ListRow], root: Location, rules: LabelRules 
                 f"{first.where.rpartition(':')[2]}; keep one of the rows"
             )
     _refuse(problems)
-    return tuple(samples)
+    # The shards that an index names are known to be there.
+    files = [(row, sample) for row, sample in listed if sample.member is None]
+    absent = _absent_videos({sample.path for _, sample in files})
+    if absent and all(sample.path in absent for _, sample in files):
+        raise DataError(
+            f"{file}: none of its videos were found, for example {files[0][1].path}; paths are relative to "
+            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
+        )
+    if not skip_missing:
+        _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in files if sample.path in absent])
+    return tuple(sample for _, sample in listed)
 
 
 def _absent_videos(paths: Collection[str]) -> dict[str, str]:

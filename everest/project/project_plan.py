@@ -31,12 +31,8 @@ from everest.project.request import LISTS, ProjectLists, Request
 from everest.project.result import NETWORK
 from everest.project.verdict import MOST_CLASSES, MOST_NAMES
 from everest.suggest.latency import NETWORK_SHARE, fit_latency
-from everest.suggest.suggestion import (
-    StageTime,
-    Suggestion,
-    find_device,
-    suggest_recipe,
-)
+from everest.suggest.rules import find_device
+from everest.suggest.suggestion import StageTime, Suggestion, suggest_recipe
 from everest.system.compute import NetworkTime
 from everest.system.events import Report, warning
 from everest.system.files import PART_SUFFIX

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Final, Literal, NamedTuple
 
+import torch
+
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import read_footage
@@ -72,6 +74,16 @@ PROBE_COST: Final = 3.2  # of a video, in training clips: by the recipe custom, 
 MOST_MEASURED_VIDEOS: Final = 40  # videos whose length and size are read, spread over the list
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
 _SIDE_WORD: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
+
+
+def find_device() -> str:
+    """The name of the largest of `DEVICE_VALUES` that this machine has."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    gpus = [name for name in DEVICE_VALUES if name != "cpu"]
+    fitting = [name for name in gpus if int(name.removesuffix("GB")) <= 1.1 * memory]
+    return fitting[-1] if fitting else gpus[0]
 
 
 @dataclass(frozen=True, kw_only=True)

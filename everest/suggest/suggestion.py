@@ -9,8 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
-import torch
-
 from everest.checkpoints.describe import WeightSettings, read_weight_settings
 from everest.config.heads import Task
 from everest.config.recipe import load_recipe
@@ -161,16 +159,6 @@ class Suggestion:
         sizes = {stage: getattr(self.recipe, stage).batch_size for stage in self.speeds}
         most_steps = {stage: int(most_seconds * speed / sizes[stage]) for stage, speed in self.speeds.items()}
         return replace(self, most_steps=most_steps)
-
-
-def find_device() -> str:
-    """The name of the largest of `DEVICE_VALUES` that this machine has."""
-    if not torch.cuda.is_available():
-        return "cpu"
-    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    gpus = [name for name in DEVICE_VALUES if name != "cpu"]
-    fitting = [name for name in gpus if int(name.removesuffix("GB")) <= 1.1 * memory]
-    return fitting[-1] if fitting else gpus[0]
 
 
 @dataclass(frozen=True, kw_only=True)

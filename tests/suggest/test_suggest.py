@@ -29,13 +29,8 @@ from everest.suggest import rules
 from everest.suggest.data_section import make_data_section
 from everest.suggest.latency import MODEL_SIZES, fit_latency, measure_network_time
 from everest.suggest.rules import DEVICE_VALUES as DEVICES
-from everest.suggest.rules import DataStats, choose_interval, choose_values
-from everest.suggest.suggestion import (
-    Suggestion,
-    find_device,
-    format_recipe,
-    suggest_recipe,
-)
+from everest.suggest.rules import DataStats, choose_interval, choose_values, find_device
+from everest.suggest.suggestion import Suggestion, format_recipe, suggest_recipe
 from everest.system.compute import NetworkTime
 from everest.video.writer import write_video
 

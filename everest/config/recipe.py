@@ -33,7 +33,7 @@ _CLASS_KEYS = (  # the keys that may name a class of another package
     ("pretrain", "target", "kind"),
 )
 
-# The name of a recipe, the folder of the same videos, and how these are read and states are saved.
+# A resumed run may have another name, folder of the same videos, way to read them, and saving of states.
 RESUME_MAY_CHANGE: Final = {
     "name",
     "summary",

@@ -51,24 +51,9 @@ class ScheduleSettings:
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne]  # decay rates of AdamW's two moments
     one_pass: ClassVar[bool] = False  # whether a loss compares all clips of a step
 
-    @property
-    def mixes_pairs(self) -> bool:
-        """Whether the clips of a pass are mixed in pairs."""
-        return False
-
-    @property
-    def adapters(self) -> LoraSettings | None:
-        """The adapters that are trained in place of the encoder; None: the encoder is trained."""
-        return None
-
     def frozen_layers(self, depth: int) -> int:
         """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""
         return 0
-
-    @property
-    def needs_init(self) -> tuple[str, str] | None:
-        """The setting with which an encoder must have trained weights, and its value for new ones."""
-        return None
 
     def clip_settings(self, fps: float | None) -> ClipSettings | None:
         """How the stage reads clips, for the header of its weights; None: not stored."""
@@ -174,6 +159,10 @@ class CommonPretrainSettings(TransformerSettings):
     camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera
     encoder_lr_scale: v.Positive = 1.0  # learning rate of the encoder relative to the decoder
     probe: ProbeSettings = field(default_factory=ProbeSettings)
+    # Only fine-tuning has these.
+    mixes_pairs: ClassVar[bool] = False
+    adapters: ClassVar[None] = None
+    needs_init: ClassVar[None] = None
 
 
 @settings
@@ -269,10 +258,12 @@ class FinetuneSettings(TransformerSettings):
 
     @property
     def mixes_pairs(self) -> bool:
+        """Whether the clips of a pass are mixed in pairs."""
         return bool(self.mixup or self.cutmix)
 
     @property
     def adapters(self) -> LoraSettings | None:
+        """The adapters that are trained in place of the encoder; None: the encoder is trained."""
         return self.lora if self.lora.rank else None
 
     def frozen_layers(self, depth: int) -> int:
@@ -283,6 +274,7 @@ class FinetuneSettings(TransformerSettings):
 
     @property
     def needs_init(self) -> tuple[str, str] | None:
+        """The setting with which an encoder must have trained weights, and its value for new ones."""
         if self.lora.rank:
             return f"finetune.lora.rank={self.lora.rank}", "finetune.lora.rank=0"
         is_partial = self.freeze not in ("none", "embedding")

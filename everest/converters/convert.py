@@ -1,7 +1,4 @@
-"""Says what a foreign checkpoint is, and converts it: checked weights under our names.
-
-A report tells the fate of every tensor.
-"""
+"""Recognizes a foreign checkpoint and converts it: checked weights under everest's names."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from everest.system.storage import Location
 # The index of a class; the indices of all classes of a video, ascending; or a number.
 Label = int | tuple[int, ...] | float
 
-LARGEST_LABEL: Final = 1e15  # heuristic: of a regression label; float32 holds its square, too
+LARGEST_LABEL: Final = 1e15  # heuristic: of a regression label; float32 also holds its square
 JOINED_BY: Final = "|"  # the classes of a multi-label cell
 NEEDS_REGRESSION: Final = "labels that are numbers need data.task regression (--task regression)"
 NEEDS_MULTI_LABEL: Final = (

@@ -79,7 +79,9 @@ class InitWeights:
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
         run = RunFolder(file.parent)
         is_of_run = file.name in (WEIGHTS_FILE, BEST_FILE) and run.has_environment()
-        of_total = f" of {run.read_environment().plan.steps}" if is_of_run else ""
+        plan = run.read_environment().plan if is_of_run else None
+        of_total = "" if plan is None else f" of {plan.steps}"
+        of_total += " of a run that is not finished" if plan is not None and plan.finished is None else ""
         progress = f", step {step}{of_total}" if step else ""
         return f"weights: encoder of {label}{progress}"
 

@@ -290,9 +290,10 @@ def test_a_run_names_the_weights_that_it_starts_from(first, recipe, tmp_path, mo
     for stage in ("pretrain", "finetune"):
         assert notices(stage, "first") == [f"weights: encoder of first, step {step} of {step}"]
     environment = json.loads((first / "env.json").read_text())
-    environment["plan"]["steps"] = 849  # as if the run had been stopped
+    environment["plan"] |= {"steps": 849, "finished": None}  # as if the run had been stopped
     (first / "env.json").write_text(json.dumps(environment))
-    assert notices("finetune", "first") == [f"weights: encoder of first, step {step} of 849"]
+    progress = f"step {step} of 849 of a run that is not finished"
+    assert notices("finetune", "first") == [f"weights: encoder of first, {progress}"]
     shutil.copy(first / "model.safetensors", "alone.safetensors")
     assert notices("pretrain", "alone.safetensors") == [f"weights: encoder of alone.safetensors, step {step}"]
 

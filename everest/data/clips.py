@@ -85,7 +85,7 @@ class ClipDataset:
     decoder: str
     # Replace an unreadable sample by another, random one (training); else its frames are zeros (evaluation).
     replace_bad: bool
-    # Of the first epochs; later ones repeat these clips, with other random numbers.
+    # For the first epochs; later epochs repeat these clips with other random numbers.
     tokens: ClipTokens | None = None
     heads: Heads = ()  # one per label of a sample; empty: the clips have no labels
     notices: tuple[str, ...] = ()  # lines about the videos to show when a run starts

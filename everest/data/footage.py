@@ -40,19 +40,6 @@ class FrameTimes:
             duration = float(seconds[-1] - seconds[-2])
         return cls(seconds, float(seconds[-1]) + (duration if duration > 0 else 1 / (metadata.info.fps or 1)))
 
-    def frames_at_rate(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
-        """The frames at `fps` among the `length` frames of the file from `first` on.
-
-        Returns:
-            (J,) ascending numbers of frames of the file, at least one; the earlier of two equally near.
-        """
-        after = first + length
-        seconds = self.seconds[first:after] - self.seconds[first]
-        end = (self.seconds[after] if after < self.seconds.size else self.end) - self.seconds[first]
-        midpoints = (seconds[1:] + seconds[:-1]) / 2  # at a middle, both frames are equally near
-        num_frames = max(int((end + TIME_TOLERANCE) * fps + 0.5), 1)  # J, rounded as containers round times
-        return first + np.searchsorted(midpoints, np.arange(num_frames) / fps - TIME_TOLERANCE)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Footage:
@@ -60,7 +47,7 @@ class Footage:
 
     first: int  # frame of the file
     length: int  # frames of the file
-    frame_ids: NDArray[np.int64] | None = None  # (J,) frames of the file at `data.fps`; None: each frame
+    frame_ids: NDArray[np.int64] | None = None  # (J,) ascending, of the file at `data.fps`; None: each frame
 
     @property
     def num_frames(self) -> int:
@@ -78,11 +65,20 @@ def read_footage(sample: Sample, fps: float | None) -> Footage:
 
 
 def read_footages(video: Video, spans: Sequence[FrameSpan], fps: float | None) -> list[Footage]:
-    """The footage of parts of a video; at `fps`, times start with the part."""
+    """The footage of parts of a video; at `fps`, times start with the part, which has one frame at least."""
     if fps is None:
         return [Footage(first, length) for first, length in spans]
     times = FrameTimes.of(video)
-    return [Footage(first, length, times.frames_at_rate(fps, first, length)) for first, length in spans]
+    footages = []
+    for first, length in spans:
+        after = first + length
+        seconds = times.seconds[first:after] - times.seconds[first]
+        end = (times.seconds[after] if after < times.seconds.size else times.end) - times.seconds[first]
+        num_frames = max(int((end + TIME_TOLERANCE) * fps + 0.5), 1)  # J, rounded as containers round times
+        midpoints = (seconds[1:] + seconds[:-1]) / 2  # there, the earlier frame is taken
+        frame_ids = first + np.searchsorted(midpoints, np.arange(num_frames) / fps - TIME_TOLERANCE)
+        footages.append(Footage(first, length, frame_ids))
+    return footages
 
 
 def frame_span(sample: Sample) -> FrameSpan:
@@ -97,9 +93,3 @@ def frame_span(sample: Sample) -> FrameSpan:
         end_text = "" if sample.end_frame is None else f" to {sample.end_frame}"
         raise VideoError(sample.video, f"no frames from {first}{end_text}; there are {num_frames}")
     return first, end - first
-
-
-def frame_bytes(video: Video, num_frames: int, channels: int = 3) -> int:
-    """The bytes of a number of frames of a video."""
-    info = video_info(video)
-    return num_frames * info.height * info.width * channels

@@ -33,7 +33,7 @@ from everest.errors import DataError
 from everest.system.processes import num_local_processes, num_readers
 
 STOP_SECONDS: Final = 0.25  # heuristic: from one check whether to stop to the next, while waiting for a batch
-SHARED_MEMORY_SHARE: Final = 0.5  # heuristic: of what is free; a validation during a run needs some, too
+SHARED_MEMORY_SHARE: Final = 0.5  # heuristic: of what is free; a validation during a run also needs some
 COMMON_TENSORS: Final = ("frames", "label", "noise", "erase")  # of every batch; models may have more inputs
 CHUNK_CLIPS: Final = 16  # heuristic: clips, views included, of a chunk, which has at least one sample
 # Heuristic: chunks that wait for one worker. Their descriptions must fit into the buffer of a connection.

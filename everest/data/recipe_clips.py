@@ -194,10 +194,10 @@ def clips_of(
     """Make the clips of samples. The `notices` follow those about the list.
 
     In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states, and another
-    one replaces an unreadable one.
+    sample replaces an unreadable one.
     """
     data = recipe.data
-    # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
+    # Here, because every stage and probe makes its clips before it opens a video.
     keep_metadata_in_cache()
     distinct_samples = list({sample.video_id: sample for sample in samples.samples}.values())
     epoch_samples = samples.samples

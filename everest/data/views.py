@@ -33,11 +33,11 @@ from everest.data.crops import (
     resize,
     view_boxes,
 )
-from everest.data.footage import Footage, frame_bytes, read_footage
+from everest.data.footage import Footage, read_footage
 from everest.data.frames import FrameIds, find_sampling
 from everest.lists.sample import Sample
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
-from everest.video.reader import frames_in_order, read_frames
+from everest.video.reader import frames_in_order, read_frames, video_info
 
 if TYPE_CHECKING:
     from everest.data.augment import RandAugment
@@ -170,7 +170,7 @@ class PretrainViews(StageViews):
     antialias: ClassVar[bool] = True
     flip: bool
     views_per_decode: int
-    are_compared: bool = False  # each view has a window of its own, and all are flipped or none is
+    are_compared: bool = False  # each view has its own window, and all views are flipped or none
     crop_area: tuple[float, float] | None = None  # fractions of the frame; None: a multi-scale crop
 
     @property
@@ -248,8 +248,9 @@ class EvalViews(StageViews):
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         file_ids, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
         path = reader.sample.video
-        is_large = frame_bytes(path, len(file_ids), self.channels) > MAX_BYTES_AT_ONCE
-        if is_large and reader.decoder == "auto":
+        info = video_info(path)
+        num_bytes = len(file_ids) * info.height * info.width * self.channels
+        if num_bytes > MAX_BYTES_AT_ONCE and reader.decoder == "auto":
             decoded = frames_in_order(path, file_ids, channels=self.channels)
             video = torch.cat([self.resize_frames(frame[None]) for frame in decoded], dim=1)
         else:

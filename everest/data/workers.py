@@ -48,7 +48,7 @@ class WorkerCrash(EnvironmentProblem):
 
 
 class Workers(Generic[Task, Result]):
-    """Processes that call `work`, each with up to `ahead` tasks under way; without any, `take` calls it."""
+    """Processes that call `work`, each with up to `max_ahead` tasks; without processes, `take` calls it."""
 
     def __init__(self, work: Callable[[Task], Result], *, num_workers: int, max_ahead: int) -> None:
         self._work = work
@@ -72,7 +72,7 @@ class Workers(Generic[Task, Result]):
         """Give a task to the worker with the fewest, or keep it for `take` if there is no worker.
 
         Returns:
-            False if each worker has `ahead` tasks, so that none got this one.
+            False if each worker has `max_ahead` tasks, so that none got this one.
         """
         if not self._processes:
             self._tasks[task_id] = task
@@ -125,7 +125,7 @@ class Workers(Generic[Task, Result]):
         return WorkerCrash(f"a process that reads videos crashed ({cause})", self._under_way[connection][:1])
 
     def kill(self) -> None:
-        """End the workers, whatever they do."""
+        """End the workers at once."""
         atexit.unregister(self.kill)
         for process in self._processes.values():
             process.kill()

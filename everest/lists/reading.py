@@ -37,8 +37,7 @@ from everest.lists.sample import Sample, read_sample
 from everest.system.storage import Location, RemotePath, parse_location
 from everest.video.folders import (
     as_data_error,
-    loose_videos_notice,
-    shared_folders_notice,
+    class_folder_notices,
     split_folders,
     videos_by_subfolder,
     videos_under,
@@ -179,7 +178,7 @@ def _make_sample_list(
         notices.append(rows[0].header and rows[0].header.notice())
     elif rules is not None:
         samples, rules = _samples_of_class_folders(source, rules)
-        notices += [loose_videos_notice(source), shared_folders_notice(source)]
+        notices += class_folder_notices(source)
     else:
         samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
         if not samples:

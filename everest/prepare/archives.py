@@ -141,7 +141,7 @@ def _read_columns(table: Path) -> list[str]:
 def find_videos(
     lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path], layout: Layout, folder: Path
 ) -> tuple[Mapping[str, Sequence[Sample]], list[tuple[str, str]]]:
-    """Find the file of each annotated sample by its name, at any depth of a folder and whatever its suffix.
+    """Find the file of each annotated sample by its name, at any depth of a folder and with any suffix.
 
     Among files of one name, the one that lies in most of the sample's folders is taken.
 

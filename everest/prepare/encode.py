@@ -25,7 +25,7 @@ from everest.system.events import Report
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
-from everest.system.storage import Location, parse_location
+from everest.system.storage import parse_location
 from everest.video.decoding import LostPackets, decode_frames
 from everest.video.file_processes import Failure, collect_in_processes
 from everest.video.folders import video_name
@@ -115,7 +115,11 @@ def _plan_targets(
         videos = {path: original.locate(path) for path in original.rows_by_path()}
         refuse_inputs(output, [original.location, *videos.values()], fix="choose a folder of its own")
         for path, video in videos.items():
-            target = targets[str(video)] = _target_of(output, path, video)
+            # The path without its protocol, its root and steps upward.
+            parts = PurePosixPath(path.split("://", 1)[-1]).parts
+            *folders, name = [part for part in parts if part not in ("/", "..")] or [video.name]
+            target = output.joinpath(*folders, f"{video_name(parse_location(name))}.mp4")
+            targets[str(video)] = target
             first = sources.setdefault(target, str(video))
             if first != str(video):
                 fix = "give --data, a folder above both, or rename one"
@@ -132,13 +136,6 @@ def _plan_targets(
     for file in others:
         file.unlink()
     return targets
-
-
-def _target_of(output: Path, path: str, video: Location) -> Path:
-    """The file below `output` for the path of a video, without its root, protocol and steps upward."""
-    parts = PurePosixPath(path.split("://", 1)[-1]).parts
-    *folders, name = [part for part in parts if part not in ("/", "..")] or [video.name]
-    return output.joinpath(*folders, f"{video_name(parse_location(name))}.mp4")
 
 
 def _write_lists(

@@ -84,7 +84,7 @@ def measure_video(path: str) -> VideoMeasures | Failure:
 def compute_stats(
     data: SampleList, *, max_videos: int | None, workers: int, report: Report
 ) -> dict[str, Any]:
-    """Measure videos, all with the same weight, whatever their size; VideoError if none can be read.
+    """Measure videos, all with equal weight; VideoError if none can be read.
 
     Args:
         max_videos: limit for the videos of each class, sampled at random, always the same; None takes all.

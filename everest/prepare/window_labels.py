@@ -148,7 +148,7 @@ def write_labeled(
 ) -> dict[str, Any]:
     """Write a list of windows with their classes, and with their recording as group.
 
-    A class name that is a number would be read as an index: then a file of names is written, too.
+    A class name that is a number would be read as an index: then a file of names is also written.
 
     Returns:
         `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.

@@ -46,7 +46,7 @@ PROBLEM_EFFECTS: Final = {  # by the kind of problem that a video has
 }
 
 # All our choice.
-EVEN_SPACING: Final = 4  # by activity, one in this many windows is spread evenly, whatever happens in it
+EVEN_SPACING: Final = 4  # by activity, one in this many windows is spread evenly, active or not
 MAX_SHARE_FACTOR: Final = 2  # a recording has at most this many times its even share by activity
 MEDIAN_SECONDS: Final = 600.0  # that a running median covers
 PACKET_OVERHEAD: Final = 64  # bytes added to each packet, so that ratios of nearly empty ones stay small

@@ -128,7 +128,7 @@ def join_processes(runtime: Runtime) -> Processes:
     """The processes of a command, each of which must call it."""
     if runtime.num_processes == 1:
         return ALONE
-    # Of its own, as NCCL's, for training, needs a GPU to wait.
+    # A separate group: waiting in that of NCCL, which training uses, needs a GPU.
     group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
     return Processes(rank=runtime.rank, num_processes=runtime.num_processes, group=group)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from statistics import median
-from typing import Any, Concatenate, Final, Literal, NamedTuple, ParamSpec, Self, TypeVar, cast, get_args
+from typing import Any, Concatenate, Final, Literal, NamedTuple, ParamSpec, TypeVar, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -39,11 +39,6 @@ class NetworkTime(NamedTuple):
     alone_ms: float  # the thread's own time in the fastest pass: other programs hardly change it
     clock_ms: float  # by the clock, the median: longer if other programs use the CPU
 
-    @classmethod
-    def of(cls, alone: Sequence[float], clock: Sequence[float]) -> Self:
-        """The time of passes whose seconds were measured."""
-        return cls(round(1000 * min(alone), 3), round(1000 * median(clock), 3))
-
     @property
     def warnings(self) -> list[str]:
         """A line if other programs use the CPU."""
@@ -61,7 +56,7 @@ def time_passes(run: Callable[[], object], *, limit: float = math.inf) -> Networ
         clock.append(time.perf_counter() - clock_start)
         if 1000 * alone[0] > FAR_FACTOR * limit:
             break
-    return NetworkTime.of(alone, clock)
+    return NetworkTime(alone_ms=round(1000 * min(alone), 3), clock_ms=round(1000 * median(clock), 3))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ NOT_SAVED: Final = "stopped without saving; the same command resumes from the la
 
 
 class LostPeer(UserError):
-    """Another process of the run has ended, so this one does, too."""
+    """Another process of the run has ended, so this one ends."""
 
     exit_code = 69
 

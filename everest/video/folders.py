@@ -92,26 +92,24 @@ def videos_by_subfolder(folder: AnyPath) -> Mapping[str, Sequence[AnyPath]]:
     return {name: list(_walk(folder / name, taken)) for name in names}
 
 
-def loose_videos_notice(folder: Location) -> str | None:
-    """A line about video files next to the class folders, which have no class; None without any."""
+def class_folder_notices(folder: Location) -> list[str]:
+    """Lines about videos next to the class folders, and about folders in them that may be the classes."""
+    notices = []
     with as_data_error(folder):
         loose = sorted(path.name for path in _children(folder) if path.suffix.lower() in VIDEO_SUFFIXES)
-    if not loose:
-        return None
-    return f"{folder}: left out, next to the class folders and without a class: {first_names(loose)}"
-
-
-def shared_folders_notice(folder: Location) -> str | None:
-    """A line about folders of videos in most class folders, which may be the classes; None without."""
-    names = subfolders(folder)
-    counts = Counter(inner for name in names for inner in subfolders(folder / name))
-    shared = sorted(inner for inner, count in counts.items() if 2 * count > len(names) > 1)
-    folders = (folder / name / inner for name in names for inner in shared)
-    if len(shared) < 2 or all(next(videos_under(path), path) == path for path in folders if path.is_dir()):
-        return None  # a video may be a folder of images
-    classes, inner = first_names(names), first_names(shared)
-    advice = "if these are the classes, list the clips in a table: path,class,group"
-    return f"{folder}: takes its folders {classes} as classes, which have {inner}; {advice}"
+    if loose:
+        names = first_names(loose)
+        notices.append(f"{folder}: left out, next to the class folders and without a class: {names}")
+    classes = subfolders(folder)
+    counts = Counter(inner for name in classes for inner in subfolders(folder / name))
+    shared = sorted(inner for inner, count in counts.items() if 2 * count > len(classes) > 1)
+    folders = (folder / name / inner for name in classes for inner in shared)
+    # A folder of images is a video itself.
+    if len(shared) > 1 and any(next(videos_under(path), path) != path for path in folders if path.is_dir()):
+        found = f"takes its folders {first_names(classes)} as classes, which have {first_names(shared)}"
+        advice = "if these are the classes, list the clips in a table: path,class,group"
+        notices.append(f"{folder}: {found}; {advice}")
+    return notices
 
 
 def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:

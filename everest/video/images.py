@@ -19,7 +19,7 @@ from everest.video.source import ShardMember, Video, decoder_input
 from everest.video.stream import VideoError, check_frame_size, decoder_errors
 
 NO_SECONDS: Final = "a folder of images has no seconds; make a video of it by everest prepare encode"
-IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # with any suffix
 EXIF_ORIENTATIONS: Final = {  # by the value of the tag
     2: Orientation(mirrored=True),
     3: Orientation(mirrored=True, flipped=True),

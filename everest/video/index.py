@@ -96,7 +96,7 @@ class StampedIndex:
         """Make the index of a stream from the packets of `read_stamped_packets`.
 
         Args:
-            are_images: each packet is an image of its own.
+            are_images: each packet is an independent image.
         """
         keys = sorted(packet for packet in packets if packet.is_key)
         times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded

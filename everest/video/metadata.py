@@ -192,7 +192,7 @@ class _MetadataCache:
 
     folder: Path | None = None  # on the disk
     recent: dict[VideoKey, VideoMetadata] = field(default_factory=dict)  # the last one used stands last
-    num_frames: int = 0  # of all recent ones
+    num_frames: int = 0  # of all recent files
 
 
 _cache = _MetadataCache()

@@ -222,7 +222,7 @@ def _pixel_converter(
 
 
 def _check_request(path: Video, wanted: list[int], channels: int) -> None:
-    """Raise an error if no frame is `wanted` (rising), or one that does not exist, or other channels."""
+    """Raise an error for no frame, for one that does not exist, or for a wrong number of channels."""
     assert all(frame_number < next_number for frame_number, next_number in pairwise(wanted))
     if channels not in (1, 3):
         raise RecipeError(f"channels: {channels}; frames have 3 (colors) or 1 (luma)")

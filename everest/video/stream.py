@@ -27,7 +27,7 @@ HEAD_BYTES: Final = 21  # that show the format
 WEBP_ANIMATION: Final = 2  # flag in the last of these bytes of a WebP
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; heuristic
 DEFAULT_RATE: Final = 25  # frames per second, where a file states none: our choice
-MOTION_JPEG: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
+MOTION_JPEG: Final = "mjpeg"  # the codec whose packets are independent images
 # FFmpeg has one error for both.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
 # FFmpeg's formats whose files name other files, addresses or devices.
@@ -67,7 +67,7 @@ def as_video_error(path: Video) -> Iterator[None]:
 def decoder_errors(
     path: str | Video, problem: str = "cannot be read", *, details: bool = True
 ) -> Iterator[None]:
-    """Turn whatever a decoder raises into a VideoError. Only for calls of decoders.
+    """Turn any error of a decoder into a VideoError. Only for calls of decoders.
 
     For damaged files, decoders raise errors of every kind: UnicodeDecodeError, SyntaxError, MemoryError, ….
 

@@ -91,7 +91,7 @@ def repair_times(
 
 
 def numbers_among_lost(lost: Sequence[tuple[int, int]], num_frames: int) -> NDArray[np.int64]:
-    """The numbers of `num_frames` frames if the lost ones are counted, too."""
+    """The numbers of `num_frames` frames if lost frames are counted."""
     numbers = np.arange(num_frames)
     for frames_before, num_packets in lost:
         numbers[frames_before:] += num_packets

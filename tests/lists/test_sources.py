@@ -9,7 +9,7 @@ from everest.config.recipe import load_recipe
 from everest.lists.sample import Sample
 from everest.lists.sources import seen_in
 from everest.system.weights_header import read_header
-from everest.video.folders import shared_folders_notice
+from everest.video.folders import class_folder_notices
 
 OPEN = RECIPE.replace("num_classes: 2, ", "").replace("val: train.csv, test: train.csv", "test: test.csv")
 
@@ -142,12 +142,11 @@ def test_folders_that_all_class_folders_have_may_be_the_classes(tmp_path: Path):
     for folder in ("day1/ok", "day1/jam", "day2/ok", "day2/jam", "day3/ok"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "clip.mp4").touch()
-    notice = shared_folders_notice(tmp_path)
-    assert notice is not None
+    (notice,) = class_folder_notices(tmp_path)
     assert f"{tmp_path}: takes its folders day1, day2, day3 as classes, which have jam, ok; if " in notice
     for video in tmp_path.rglob("*.mp4"):  # folders of images are videos
         video.rename(video.with_suffix(".png"))
-    assert shared_folders_notice(tmp_path) is None
+    assert class_folder_notices(tmp_path) == []
 
 
 def test_train_refuses_several_folders_with_what_to_do(tree: Path):

@@ -117,7 +117,7 @@ class LabeledVideos:
 
     @property
     def groups(self) -> set[str]:
-        """The groups of the samples; a video without one is its own group."""
+        """The groups of the samples; a video without one forms a group."""
         return set(map(find_group, self.samples))
 
     def split(self, shares: Mapping[str, float] = DEFAULT_SHARES, seed: int = 0) -> dict[str, list[Sample]]:
@@ -195,7 +195,7 @@ def set_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Samp
 
 
 def find_group(sample: Sample) -> str:
-    """The group of a sample, else its file, with links resolved."""
+    """The group of a sample; without one, its file with links resolved."""
     if sample.group is not None:
         return sample.group
     return os.path.realpath(sample.video) if isinstance(sample.video, Path) else sample.path

@@ -35,7 +35,7 @@ LONGEST_WAIT: Final = timedelta(days=30)
 
 
 def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
-    """Set up the process group, the precision and that of float32 products, for commands and stages.
+    """Set up the process group and the precisions (also of float32 products) of commands and stages.
 
     On a CPU, the memory that a step frees is kept for the next. Library calls that only compute use a
     `Runtime`, which changes nothing in the process.

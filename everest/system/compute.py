@@ -27,10 +27,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 PART_VALUES: Final = 2**21  # one clip of 16 x 224 x 224 pixels, whose floats fit the cache of a CPU
 BF16_CAPABILITY: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
-MOST_PASSES: Final = 30  # default: that are timed
-TIMED_SECONDS: Final = 3.0  # default: of passes, after which no further one is timed
-FAR_FACTOR: Final = 4.0  # heuristic: times the limit, from which on one pass is enough
-BUSY: Final = 1.25  # heuristic: times the network's own time, from which on other programs slow it down
+MOST_PASSES: Final = 30  # default: timed passes at most
+TIMED_SECONDS: Final = 3.0  # default: of passes, after which timing ends
+FAR_FACTOR: Final = 4.0  # heuristic: multiple of the limit from which one pass is enough
+BUSY: Final = 1.25  # heuristic: clock time / CPU time from which other programs slow the network down
 
 
 class NetworkTime(NamedTuple):
@@ -47,7 +47,7 @@ class NetworkTime(NamedTuple):
 
 
 def time_passes(run: Callable[[], object], *, limit: float = math.inf) -> NetworkTime:
-    """Time a model on the thread that calls; a first pass that takes far longer than `limit` ms is enough."""
+    """Time a model on the calling thread; one pass is enough if it takes far longer than `limit` ms."""
     alone, clock = [], []
     while len(alone) < MOST_PASSES and sum(alone) < TIMED_SECONDS:
         cpu_start, clock_start = time.thread_time(), time.perf_counter()
@@ -151,13 +151,13 @@ def fuse_functions() -> None:
 def is_eager_on_cpu(tensor: Tensor) -> bool:
     """Whether the values of a tensor can be looked at without a wait and without a break in a graph.
 
-    A subclass may have no values, as a fake tensor.
+    A subclass, such as a fake tensor, may have no values.
     """
     return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
 
 
 def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`function(*tensors)`, which treats each row of the first dimension (B, ...) on its own.
+    """`function(*tensors)`, which treats each row of the first dimension (B, ...) alone.
 
     On a CPU it gets few rows at a time, so that what it writes in between stays in the cache, and its memory
     is not new for each operation. Other devices and graphs, which fuse operations, get all rows at once.

@@ -50,7 +50,7 @@ def training_lock(run: Path) -> AbstractContextManager[None]:
 
 
 def is_running(run: Path) -> bool:
-    """Whether a process trains the run; writes nothing where possible, as others may own the folder."""
+    """Whether a process trains the run; writes nothing where possible, as another user may own the folder."""
     lock_file = run / f".{TRAINING_LOCK}{LOCK_SUFFIX}"
     if not lock_file.exists():
         return False

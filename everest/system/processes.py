@@ -87,7 +87,7 @@ def num_local_processes() -> int:
 
 
 def start_process(process: BaseProcess) -> None:
-    """Start a process of multiprocessing; a start method that the program has not chosen stays open."""
+    """Start a process; a program that has chosen no start method may still choose one."""
     start_method = multiprocessing.get_start_method(allow_none=True)
     process.start()
     multiprocessing.set_start_method(start_method, force=True)
@@ -122,7 +122,7 @@ def num_cores() -> int:
 
 
 def num_readers() -> int:
-    """The processes that read videos for each process that trains, if the recipe leaves it open."""
+    """The reader processes of each training process, if the recipe does not set them."""
     num_possible = min(num_cores(), host_memory() // READER_BYTES)  # what is free changes from run to run
     num_trainers = num_local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine
     return max(1, min(num_possible // num_trainers, MAX_READERS))

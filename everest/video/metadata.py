@@ -239,7 +239,7 @@ def inspect_video(path: Video) -> VideoMetadata:
 
 
 def _metadata_from_disk(path: Path | RemotePath, folder: Path) -> VideoMetadata:
-    """Read the metadata of the present version from a folder, or from the file, and keep it there."""
+    """The metadata of the current version of a file: from the folder, or read now and kept there."""
     absolute = path.absolute()
     if isinstance(absolute, RemotePath):
         version: tuple[int | str, ...] = absolute.version()

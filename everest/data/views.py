@@ -241,10 +241,6 @@ class EvalViews(StageViews):
     def num_views(self) -> int:
         return self.clips * self.crops
 
-    def seconds(self, fps: float) -> float:
-        """The length of a dense clip in a video of `fps` frames a second."""
-        return self.frames * self.stride / (self.fps or fps)
-
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         file_ids, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
         path = reader.sample.video

@@ -71,7 +71,8 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     times = video.borders[:-1]  # (F,) starts
     first, length = frame_span(sample)
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / video.fps)
-    window = views.seconds(video.fps) if window is None else window
+    if window is None:  # as long as a dense clip
+        window = views.frames * views.stride / (views.fps or video.fps)
     step = window if step is None else step
     count = max(int((end - begin - window) / step + TIME_TOLERANCE), 0) + 1  # windows that end in the video
     starts = [begin + number * step for number in range(count)]

@@ -4,8 +4,8 @@ RandAugment draws operations once per clip and applies them to all frames. The o
 images, with the arguments of its "increasing" set (timm's `rand-m9-n4-mstd0.5-inc1`); the random numbers come
 from a generator.
 
-Mixup and CutMix mix a batch with itself in reverse order, with one draw for the whole batch as in timm's mode
-"batch". timm's CutMix would cut frames and rows of a clip instead of rows and columns.
+Mixup and CutMix mix a batch with itself in reverse order, in the same way for all its clips, as timm's mode
+"batch" does. timm's CutMix would cut frames and rows of a clip instead of rows and columns.
 
 B batch, C channels, T frames, H W pixels.
 """

@@ -31,7 +31,7 @@ from everest.lists.sample import Sample
 from everest.video.reader import VideoError
 
 MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
-SampleKey = tuple[int, int]  # (pass over the samples, or with odds index of the draw; index of the sample)
+SampleKey = tuple[int, int]  # (pass over the samples, index of the sample); with odds, each is a pass
 FailedReads = list[tuple[str, str]]  # path and reason of every video that was tried and could not be read
 
 
@@ -41,7 +41,7 @@ class LoadedSample(NamedTuple):
     frames: Tensor  # (V, C, T, H, W) uint8; with `regions` (V, T, R, S, C)
     label: Tensor  # (L,) float32, see `label_values`; -1 if there is none
     video_id: str
-    noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
+    noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame selection
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
     failed_reads: FailedReads
     inputs: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
@@ -234,11 +234,11 @@ class StepSampler:
             position = np.arange(self.samples_per_epoch)
             # A video that occurs several times in an epoch gives another clip each time.
             if self.odds is None:
-                draws = epoch * num_passes + position // self.num_samples
+                passes = epoch * num_passes + position // self.num_samples
                 indices = np.resize(rng.permutation(self.num_samples), self.samples_per_epoch)
             else:
-                draws = epoch * self.samples_per_epoch + position
+                passes = epoch * self.samples_per_epoch + position
                 probabilities = self.odds / self.odds.sum()
                 indices = rng.choice(self.num_samples, size=self.samples_per_epoch, p=probabilities)
-            yield from zip(draws[skipped:].tolist(), indices[skipped:].tolist(), strict=True)
+            yield from zip(passes[skipped:].tolist(), indices[skipped:].tolist(), strict=True)
             skipped = 0

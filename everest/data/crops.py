@@ -45,7 +45,7 @@ CROP_AREA = (0.08, 1.0)  # fine-tuning crop, fraction of the frame; Szegedy et a
 CROP_RATIO = (0.75, 1.3333)  # fine-tuning crop, width / height
 ERASED_AREA = (0.02, 1 / 3)  # random erasing, Zhong et al. 2017, with timm's bounds
 ERASED_RATIO = (0.3, 1 / 0.3)
-MAX_ATTEMPTS = 10  # draws to find a random box that fits
+MAX_ATTEMPTS = 10  # to draw a random box that fits
 CLIPS_AT_ONCE: Final = 32  # clips, our choice: 0.6 GB of values of 16 frames and 224 pixels
 REGION_RATIO: Final = (8, 7)  # a region may be as much larger than a clip: 256 pixels for 224
 
@@ -71,7 +71,7 @@ def multi_scale_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box
     """Draw a box of one of several sizes at one of 13 positions (Wang et al. 2015, two-stream ConvNets)."""
     sizes = multi_scale_sizes(frame, target)
     size = sizes[rng.integers(len(sizes))]
-    down, right = ((whole - part) // 4 for whole, part in zip(frame, size, strict=True))
+    down, right = ((side - part) // 4 for side, part in zip(frame, size, strict=True))
     corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
     center_and_edges = [(2, 2), (2, 0), (2, 4), (4, 2), (0, 2)]
     quarters = [(1, 1), (1, 3), (3, 1), (3, 3)]
@@ -153,7 +153,7 @@ def center_box(frame: Size, target: Size) -> Box:
 
 
 def _random_box(frame: Size, size: Size, rng: np.random.Generator) -> Box:
-    top, left = (int(rng.integers(0, whole - part + 1)) for whole, part in zip(frame, size, strict=True))
+    top, left = (int(rng.integers(0, side - part + 1)) for side, part in zip(frame, size, strict=True))
     return Box(top, left, *size)
 
 

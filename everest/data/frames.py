@@ -76,18 +76,18 @@ def segment_views(length: int, frames: int, clips: int) -> list[FrameIds]:
 def spread_frames(length: int, frames: int, phase: float) -> FrameIds:
     """A frame of each of `frames` equal parts, all at the same fraction `phase` in [0, 1) of their part.
 
-    For long clips that cover a whole video (our choice: LVMAE does not specify it); the frames of a shorter
+    For long clips that cover an entire video (our choice: LVMAE does not specify it); the frames of a shorter
     video are repeated evenly.
     """
     return ((np.arange(frames) + phase) * length / frames).astype(np.int64)
 
 
-def part_of(whole: int, numerator: int, denominator: int) -> int:
-    """`whole * numerator / denominator`, truncated to an integer.
+def part_of(total: int, numerator: int, denominator: int) -> int:
+    """`total * numerator / denominator`, truncated to an integer.
 
     In floating point and in this order, as released: 49 steps of 1/49 make 48.
     """
-    return int(numerator * (whole / denominator))
+    return int(numerator * (total / denominator))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +110,13 @@ SAMPLINGS = {
         ),
         views=view_windows,
     ),
-    "segment": Sampling(  # spans the whole video: no stride
+    "segment": Sampling(  # spans the entire video: no stride
         pretrain=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         finetune=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         center=lambda length, frames, _: segment_views(length, frames, clips=1)[0],
         views=lambda length, frames, _, clips: segment_views(length, frames, clips),
     ),
-    "spread": Sampling(  # spans the whole video, evenly: no stride
+    "spread": Sampling(  # spans the entire video, evenly: no stride
         pretrain=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
         finetune=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
         center=lambda length, frames, _: spread_frames(length, frames, 0.5),

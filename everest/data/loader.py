@@ -185,7 +185,7 @@ class ClipLoader:
         self._ring.unpin()
 
     def _send(self) -> None:
-        """Send chunks to the workers that have room, of as many batches as there are slots."""
+        """Send chunks to the workers that can take more, of as many batches as there are slots."""
         while len(self._loaded) < self._num_slots and (chunks := next(self._upcoming, None)):
             self._loaded.append(chunks)
             self._unsent.extend(chunks)

@@ -138,9 +138,9 @@ class StageViews(ClipFormat, ABC):
         """The reader of the frames of a sample."""
         return FrameReader(sample, read_footage(sample, self.fps), decoder, self.channels)
 
-    def decode(self, reader: FrameReader, choose: Callable[..., FrameIds], *draws: Generator) -> Tensor:
-        """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride, *draws)` selects."""
-        ids = choose(reader.footage.num_frames, self.frames, self.stride, *draws)
+    def decode(self, reader: FrameReader, choose: Callable[..., FrameIds], *rng: Generator) -> Tensor:
+        """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride, *rng)` selects."""
+        ids = choose(reader.footage.num_frames, self.frames, self.stride, *rng)
         return reader.read(reader.footage.file_ids(ids))
 
     def _resize(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> SampleViews:

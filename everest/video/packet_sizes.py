@@ -55,7 +55,7 @@ def packet_sizes(path: Video) -> PacketSizes:
     if image_folder(path) is not None:
         raise VideoError(path, NO_SECONDS)
     with open_stream(path) as (container, stream):
-        unit = float(stream.time_base or 1)
+        time_base = float(stream.time_base or 1)
         packets, gaps, breaks_off = _read(path, container, stream)
         stated = StatedTimes.of(path, container, stream, len(packets))
         is_reordered = stream.codec_context.has_b_frames
@@ -64,18 +64,18 @@ def packet_sizes(path: Video) -> PacketSizes:
     packets.sort(key=attrgetter("time"))
     times, sizes, picture_types, durations = np.array(packets, dtype=np.int64).T
     first = int(times[0])
-    seconds = (times - first) * unit
+    seconds = (times - first) * time_base
     # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
     if (stated.hides_truncation or (stated.are_decode_times and is_reordered)) and is_truncated(path):
         missing = inspect_video(path).missing
     else:
         frame_duration = 1 / frame_rate(stated.fps, seconds)
-        gap_spans = [((start - first) * unit, (end - first) * unit) for start, end in gaps]
+        gap_spans = [((start - first) * time_base, (end - first) * time_base) for start, end in gaps]
         missing = (
             *((start, end) for start, end in gap_spans if end - start > frame_duration / 2),
-            *stated.missing(path, seconds, first * unit, frame_duration, breaks_off=breaks_off),
+            *stated.missing(path, seconds, first * time_base, frame_duration, breaks_off=breaks_off),
         )
-    end = float(seconds[-1]) + int(durations[-1]) * unit
+    end = float(seconds[-1]) + int(durations[-1]) * time_base
     return PacketSizes(seconds, sizes, picture_types.astype(np.int8), end, missing)
 
 

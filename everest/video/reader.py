@@ -46,8 +46,8 @@ class TimedFrame(NamedTuple):
     """A frame and the time at which it is shown."""
 
     pixels: np.ndarray  # (H, W, 3) uint8, RGB
-    time: int  # in units of `unit` seconds
-    unit: Fraction
+    time: int  # in units of `time_base`
+    time_base: Fraction  # seconds
 
 
 def video_info(path: str | Video) -> VideoInfo:
@@ -255,13 +255,13 @@ def resized_frames(
         return
     metadata = inspect_video(path)
     times = metadata.index.times
-    unit = Fraction(1) / Fraction(metadata.second).limit_denominator(10**9)
+    time_base = Fraction(1) / Fraction(metadata.second).limit_denominator(10**9)
     to_pixels = _pixel_converter(path, metadata, size, Interpolation.BICUBIC)
     with closing(decode_frames(path, survey=Survey(lost=lost))) as decoded:
         for frame_number, frame in pick_frames(metadata.index, decoded, range(metadata.info.num_frames)):
             pixels = np.ascontiguousarray(to_pixels(frame))
             if times.size:
-                yield TimedFrame(pixels, int(times[frame_number] - times[0]), unit)
+                yield TimedFrame(pixels, int(times[frame_number] - times[0]), time_base)
             else:
                 yield TimedFrame(pixels, frame_number, 1 / rate)
 

@@ -111,7 +111,7 @@ def open_container(path: Video) -> InputContainer:
             return av.open(decoder_input(path), "r", format=known, options=options, metadata_errors="replace")
         except (InvalidDataError, ArgumentError) as error:
             reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
-            if isinstance(error, ArgumentError):  # the answer to a format that is not in the list
+            if isinstance(error, ArgumentError):  # for a format that is not in the list
                 reason = "not a video file, or a playlist of other files, which are to be named instead"
             raise VideoError(path, reason) from error
 

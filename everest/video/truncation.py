@@ -87,7 +87,7 @@ def _is_truncated_matroska(file: BinaryIO, size: int) -> bool:
 
 
 def _find_ts_packets(head: bytes) -> tuple[int, int] | None:
-    """Where the first whole packet of a transport stream begins, and the bytes from one to the next."""
+    """Where the first complete packet of a transport stream begins, and the bytes from one to the next."""
     for spacing in TS_SPACINGS:
         for first in range(spacing):
             syncs = head[first::spacing]
@@ -102,7 +102,7 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def pes_state(path: Video, offset: int | None) -> tuple[bool, bool]:
-    """Whether a packet (PES) of a transport stream is whole, and whether the next one follows.
+    """Whether a packet (PES) of a transport stream is complete, and whether the next one follows.
 
     A packet consists of numbered parts of 188 bytes. Only the last one is filled up.
 

@@ -75,21 +75,21 @@ def write_timed_frames(
     with av.open(str(path.absolute()), "w", format="mp4", container_options=options) as container:
         container.metadata["comment"] = comment
         stream = None
-        for pixels, time, unit in frames:
+        for pixels, time, time_base in frames:
             if stream is None:
                 height, width, _ = pixels.shape
                 stream = _add_stream(container, rate, (height, width), codec)
-                stream.codec_context.time_base = unit
+                stream.codec_context.time_base = time_base
             if isinstance(codec, Mjpeg):  # libjpeg's bytes, unlike FFmpeg's, are the same on every processor
                 image = BytesIO()
                 Image.fromarray(pixels).save(image, "JPEG", quality=codec.quality)
                 packet = Packet(image.getvalue())
-                packet.stream, packet.time_base, packet.is_keyframe = stream, unit, True
+                packet.stream, packet.time_base, packet.is_keyframe = stream, time_base, True
                 packet.pts = packet.dts = time
                 container.mux(packet)
             else:
                 frame = VideoFrame.from_ndarray(pixels, format="rgb24")
-                frame.pts, frame.time_base = time, unit
+                frame.pts, frame.time_base = time, time_base
                 container.mux(stream.encode(frame))
             num_frames += 1
         if stream is not None:

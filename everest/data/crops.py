@@ -108,7 +108,7 @@ def random_resized_crop(
     target_ratio = target[1] / target[0]  # 1 for a square target
     for _ in range(MAX_ATTEMPTS):
         area = rng.uniform(*areas) * height * width
-        ratio = math.exp(rng.uniform(*map(math.log, CROP_RATIO))) * target_ratio
+        ratio = _log_uniform(CROP_RATIO, rng) * target_ratio
         crop = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop[0] <= height and 0 < crop[1] <= width:
             return _random_box(frame, crop, rng)
@@ -124,7 +124,7 @@ def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Bo
     height, width = frame
     for _ in range(MAX_ATTEMPTS):
         area = rng.uniform(*ERASED_AREA) * height * width
-        ratio = math.exp(rng.uniform(*map(math.log, ERASED_RATIO)))
+        ratio = _log_uniform(ERASED_RATIO, rng)
         box = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if box[0] < height and box[1] < width:
             return _random_box(frame, box, rng)
@@ -150,6 +150,10 @@ def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
 def center_box(frame: Size, target: Size) -> Box:
     """The box in the middle of a frame; half pixels are rounded to even, as released."""
     return Box(round((frame[0] - target[0]) / 2), round((frame[1] - target[1]) / 2), *target)
+
+
+def _log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float:
+    return math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
 
 
 def _random_box(frame: Size, size: Size, rng: np.random.Generator) -> Box:

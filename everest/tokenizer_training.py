@@ -5,12 +5,15 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
+import timm
 import torch
+from torch import nn
 
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerSettings
-from everest.converters.resnet import load_network
+from everest.converters.files import locate_checkpoint, read_foreign
 from everest.data.clips import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
@@ -18,8 +21,11 @@ from everest.engine.network import Network, make_optimizer
 from everest.engine.setup import make_training
 from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
-from everest.errors import RecipeError
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
 from everest.evaluation.tokenizer import TokenizerValidator
+from everest.system.hub import HubUnreachable
+from everest.system.processes import warn_on_main
+from everest.system.weights import load_tensors, require_finite
 from everest.tokenizer.clips import tokenizer_clips
 from everest.tokenizer.loss import (
     ADVERSARY_BETAS,
@@ -29,6 +35,10 @@ from everest.tokenizer.loss import (
 )
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
 from everest.video.pixels import in_unit_range
+
+PERCEPTUAL_NETWORK: Final = "resnet50"  # of timm, trained on ImageNet
+# Heuristic: timm's weights with plain training, as MAGVIT uses.
+PERCEPTUAL_WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"
 
 
 def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerTraining:
@@ -41,7 +51,7 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
     if recipe.train.shard != "none":
         context.notice("train.shard has no effect on a tokenizer: every process has a full copy")
     device = context.accelerator.device
-    objective = tokenizer_objective(recipe, spec, device, load=load_network)  # may read weights
+    objective = tokenizer_objective(recipe, spec, device, load=load_perceptual_network)  # may read weights
     others = []
     if (adversary := objective.adversary) is not None:
         optimizer = make_optimizer([adversary.group], betas=ADVERSARY_BETAS)
@@ -58,6 +68,27 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
     )
     validator = TokenizerValidator(training, recipe, clips)
     return TokenizerTraining(training=training, settings=settings, objective=objective, validator=validator)
+
+
+def load_perceptual_network(weights: str | None) -> nn.Module:
+    """Load the network whose logits the perceptual loss compares.
+
+    Args:
+        weights: a file, or `hf:OWNER/NAME` on the hub or in its local cache; None is timm's.
+    """
+    network = timm.create_model(PERCEPTUAL_NETWORK)
+    try:
+        path = locate_checkpoint(PERCEPTUAL_WEIGHTS if weights is None else weights, notify=warn_on_main)
+        initial, tensors = network.state_dict(), read_foreign(path).tensors
+        # Counters of batch norms are missing in some files of weights.
+        counters = {name: x for name, x in initial.items() if name.endswith("num_batches_tracked")}
+        load_tensors(network, counters | dict(tensors), source=str(path))
+        require_finite(tensors, source=path)
+    except CheckpointError as error:
+        error_type = EnvironmentProblem if isinstance(error, HubUnreachable) else CheckpointError
+        text = f"tokenizer.loss.perceptual_weights: {error}; or set it to a local file of weights"
+        raise error_type(text) from error
+    return network
 
 
 @dataclass(frozen=True, kw_only=True)

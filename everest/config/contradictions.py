@@ -178,8 +178,7 @@ def _token_contradictions(recipe: Recipe) -> Problems:
                 try:
                     strategy(grid, importance=drawn, noise=drawn).check(grid, batch=2, predicts=bool(target))
                 except ValueError as error:
-                    yield key, f"{strategy.strategy} chooses wrong tokens: {error}"
-                    return
+                    raise RecipeError(f"{strategy.strategy} chooses wrong tokens: {error}") from error
             splits = getattr(strategy, "visible_ratio", 0) is not None
             if not visible:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"

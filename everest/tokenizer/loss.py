@@ -264,7 +264,7 @@ def tokenizer_objective(
     """Build the terms of a recipe, on the device.
 
     Args:
-        load: returns the perceptual network for `perceptual_weights` (everest.converters.resnet).
+        load: returns the perceptual network for `perceptual_weights`.
     """
     settings = tokenizer_settings(recipe)
     weights, perceptual, adversary = settings.loss, None, None

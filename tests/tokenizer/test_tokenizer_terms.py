@@ -20,8 +20,7 @@ from small_runs import called, equal, sets, weights
 from tokenizer_runs import recipe, set_up, train
 from torch import Tensor, nn
 
-from everest.converters import resnet
-from everest.converters.resnet import load_network
+from everest import tokenizer_training
 from everest.engine.network import part_of
 from everest.engine.step import set_lr
 from everest.engine.training import Step
@@ -29,7 +28,7 @@ from everest.errors import CheckpointError
 from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss
 from everest.tokenizer.loss import ADVERSARY_BETAS, PERCEPTUAL_FRAMES, Adversary, perceptual_distance
-from everest.tokenizer_training import TokenizerTraining
+from everest.tokenizer_training import TokenizerTraining, load_perceptual_network
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["recipe"]  # a fixture
@@ -50,7 +49,7 @@ def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The weights of a small network of timm, which stands in for the ResNet-50."""
-    monkeypatch.setattr(resnet, "NETWORK", "test_resnet")
+    monkeypatch.setattr(tokenizer_training, "PERCEPTUAL_NETWORK", "test_resnet")
     torch.manual_seed(0)
     return timm.create_model("test_resnet").state_dict()
 
@@ -288,7 +287,7 @@ def test_weights_come_from_a_file(small: dict[str, Tensor], tmp_path: Path, kind
         path = tmp_path / "net.safetensors"
         left_out = "num_batches_tracked" if kind == "without counters" else "nothing"
         save_file({name: value for name, value in small.items() if left_out not in name}, path)
-    loaded = load_network(str(path)).state_dict()
+    loaded = load_perceptual_network(str(path)).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in small.items())
 
 
@@ -306,16 +305,16 @@ def test_other_missing_damaged_and_unsafe_weights_are_refused(small: dict[str, T
 
 def refused(path: Path) -> str:
     with pytest.raises(CheckpointError, match=r"^tokenizer\.loss\.perceptual_weights: ") as caught:
-        load_network(str(path))
+        load_perceptual_network(str(path))
     assert caught.value.exit_code == 6
     return str(caught.value)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights", [None, resnet.WEIGHTS, "hf:nonsense"])
+@pytest.mark.parametrize("weights", [None, tokenizer_training.PERCEPTUAL_WEIGHTS, "hf:nonsense"])
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = f"from everest.converters.resnet import load_network; load_network({weights!r})"
+    code = f"from everest.tokenizer_training import load_perceptual_network as load; load({weights!r})"
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     kind, message = shown.stderr.strip().splitlines()[-1].split(": ", 1)

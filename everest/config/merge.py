@@ -9,23 +9,14 @@ apart from settings that both variants share.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from everest.config.model import BACKBONES
 from everest.config.recipe_files import RecipeFile, with_bases
 from everest.config.settings import Recipe
-from everest.config.stage_settings import (
-    HEADS_KEY,
-    KEYS_WITHOUT_EFFECT,
-    SECTION_VARIANTS,
-    SELECTION_KEY,
-    STAGES,
-    TRAINED_SECTIONS,
-    VIEWS_KEY,
-    KeyPath,
-)
+from everest.config.stage_settings import SECTION_VARIANTS, SELECTION_KEY, STAGES, VIEWS_KEY, KeyPath
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import with_hyphens
 from everest.config.yaml import read_yaml
@@ -35,7 +26,17 @@ from everest.methods.external import is_import_path
 SET_OPTION: Final = "--set"  # the origin of an override
 BY_BACKBONE: Final = "by_backbone"
 BACKBONE_KEY: Final = ("model", "backbone")
+HEADS_KEY: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
 DRAW_NAMES: Final = ("keep_ratio", "uniform")  # keys of `pretrain.views` that are short for a selection
+TRAINED_SECTIONS: Final = (*STAGES, "tokenizer")
+# By the key of a choice: the keys of its section that its value makes ineffective. Inherited values are
+# dropped; values from the layer of the choice or a later layer are errors.
+KEYS_WITHOUT_EFFECT: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
+    ("data", "task"): lambda task: ("classes", "num_classes") if task == "regression" else (),
+    HEADS_KEY: lambda heads: ("task", "num_classes") if heads else (),
+    **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED_SECTIONS},
+    **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED_SECTIONS},
+}
 
 
 class WrittenValue(NamedTuple):

@@ -7,7 +7,7 @@ As in everest.config.settings, a default that names a table of the EVEREST paper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args
 
@@ -291,10 +291,8 @@ class EvalSettings:
 
 KeyPath = tuple[str, ...]  # the keys that lead to a value in a recipe
 
-HEADS_KEY: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
 SELECTION_KEY: Final = ("pretrain", "selection")
 VIEWS_KEY: Final = ("pretrain", "views")
-TRAINED_SECTIONS: Final = (*STAGES, "tokenizer")
 
 
 class Variants(NamedTuple):
@@ -313,12 +311,4 @@ SECTION_VARIANTS: Final = {  # by section, an outer one first
     ("pretrain", "target"): _variants("kind", ShippedTarget),
     VIEWS_KEY: _variants("loss", ViewsSettings),
     **{(stage, "selection"): Variants("strategy", STRATEGIES) for stage in STAGES},
-}
-# By the key of a choice: the keys of its section that its value makes ineffective. Inherited values are
-# dropped; values from the layer of the choice or a later layer are errors.
-KEYS_WITHOUT_EFFECT: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
-    ("data", "task"): lambda task: ("classes", "num_classes") if task == "regression" else (),
-    HEADS_KEY: lambda heads: ("task", "num_classes") if heads else (),
-    **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED_SECTIONS},
-    **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED_SECTIONS},
 }

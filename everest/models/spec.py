@@ -81,7 +81,7 @@ class ModelSpec(Architecture, ClipSpec):
             if not self.selection(self.grid, importance=blank, noise=blank).visible.size(1):
                 yield "selection", f"keeps none of {self.grid.num_tokens} tokens"
         except RecipeError as error:
-            yield "selection", str(error)
+            yield "tokens", str(error)
 
     def build(self) -> Transformer:
         model = self.new_model()

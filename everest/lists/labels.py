@@ -46,29 +46,29 @@ class LabelRules:
         is an integer, labels are read as names only. `|` joins several classes; an empty cell has none.
         ValueError for a missing or wrong label.
         """
-        return tuple(self._read_label(row, head) for head in self.heads)
-
-    def _read_label(self, row: ListRow, head: Head) -> Label:
-        """The label of a row for a head."""
-        column = label_column(head)
-        text = row.values.get(column)
-        if head.task == MULTI_LABEL:
-            names = [part.strip() for part in text.split(JOINED_BY)] if text else []
-            classes = sorted({self._find_index(head, part) for part in names if part})
-            if len(classes) < len(names):
-                problem = f"has a class twice, or nothing between two '{JOINED_BY}'"
-                raise ValueError(f"{column} '{shorten(text)}' {problem}")
-            return tuple(classes)
-        if text is None:
-            raise ValueError(f"no {column} in {quote(row.text)}; {LINE_FORMAT}")
-        if head.task == "regression":
-            number = parse_number(text)
-            is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
-            if number is None or not is_plain or not abs(number) <= LARGEST_LABEL:  # or not a number
-                fix = f"write numbers like 1.5, none beyond {LARGEST_LABEL:g}"
-                raise ValueError(f"{column} '{shorten(text)}' is not a number; {fix}")
-            return number
-        return self._find_index(head, text)
+        labels: list[Label] = []
+        for head in self.heads:
+            column = label_column(head)
+            text = row.values.get(column)
+            if head.task == MULTI_LABEL:
+                names = [part.strip() for part in text.split(JOINED_BY)] if text else []
+                classes = sorted({self._find_index(head, part) for part in names if part})
+                if len(classes) < len(names):
+                    problem = f"has a class twice, or nothing between two '{JOINED_BY}'"
+                    raise ValueError(f"{column} '{shorten(text)}' {problem}")
+                labels.append(tuple(classes))
+            elif text is None:
+                raise ValueError(f"no {column} in {quote(row.text)}; {LINE_FORMAT}")
+            elif head.task == "regression":
+                number = parse_number(text)
+                is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
+                if number is None or not is_plain or not abs(number) <= LARGEST_LABEL:  # or not a number
+                    fix = f"write numbers like 1.5, none beyond {LARGEST_LABEL:g}"
+                    raise ValueError(f"{column} '{shorten(text)}' is not a number; {fix}")
+                labels.append(number)
+            else:
+                labels.append(self._find_index(head, text))
+        return tuple(labels)
 
     def _find_index(self, head: Head, text: str) -> int:
         """The index of a class; raises ValueError if there is no such class."""

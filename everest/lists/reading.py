@@ -202,8 +202,7 @@ def _complete_rules(source: Location, rows: Sequence[ListRow], rules: LabelRules
         )
     if header and (problem := header.missing_classes_problem(source)):
         raise DataError(problem)
-    first = rules.heads[0]
-    names = rules.class_names
+    first, names = rules.heads[0], rules.class_names
     if first.name or first.task == "regression":  # several heads have no names
         names = ()
     elif not names:  # those that the list uses, unless its labels are numbers
@@ -264,8 +263,7 @@ def refuse_split_folders(folder: Location) -> None:
 
 def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRules) -> LabelRules:
     """Add class names, given or used in the source, to the rules; refuses impossible names."""
-    head = rules.heads[0]
-    first = first_names(names)
+    head, first = rules.heads[0], first_names(names)
     if names and rules.is_fixed and not rules.class_names:
         raise DataError(
             f"{source}: its labels are names ({first}), and the checkpoint or training list has "

@@ -37,7 +37,9 @@ def check(
     data: Path | None = o.LOCAL_ROOT,
     overrides: list[str] | None = o.OVERRIDES,
     task: TaskName | None = o.TASK,
-    output: Path | None = option("--output -o DIR", "Folder for bad_videos.csv and progress [the list's]."),
+    output: Path | None = option(
+        "--output -o DIR", "Folder for bad_videos.csv and progress [the current one]."
+    ),
     limit: float = option(
         "--timeout SECONDS", "Time after which a video counts as bad.", 1800.0, min=0.01, max=MOST_SECONDS
     ),
@@ -56,7 +58,7 @@ def check(
 
     lists, paths = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
     say(*(notice for samples in lists.values() for notice in samples.notices))
-    folder = find_root(paths[0], output)
+    folder = output or Path()
     journal, bad_videos = folder / JOURNAL_FILE, folder / BAD_VIDEOS_FILE
     # Before hours of work: check that the output can be written.
     refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), inputs=paths)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -12,8 +14,9 @@ import typer
 
 from everest.errors import CheckpointError, RecipeError, UserError, first_names
 from everest.system.events import Report, notice
-from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, untested_file, write_text
 from everest.system.run_folder import WEIGHTS_FILE, Which
+from everest.system.signals import Stopped
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_numbers, read_shares, read_size, refuse
 from everest_cli.output import Display, print_json, print_result, print_table, say
@@ -27,6 +30,12 @@ LIST_NOTES = (
     "Tested with random weights of the same names and shapes, three small image encoders with real ones. "
     "Further image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
 )
+CAMERA_PROGRAM: Final = "classify.py"
+NEXT_COMMANDS: Final = {
+    "next": "next",
+    "camera": "read a camera or a file, with numpy, onnxruntime and av only",
+    "int8": "a smaller file, faster on most CPUs",
+}
 MOST_NAMES: Final = 20  # of classes that a report lists
 FATES: Final = {
     "missing": "not in the file, starting fresh",
@@ -261,7 +270,7 @@ def export(
     from everest.checkpoints.load import find_run_weights, find_weights, open_model
     from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
-    from everest.project.exported import make_card_lines, read_project_result
+    from everest.project.exported import list_precisions, make_card_lines, read_project_result
 
     weights = find_weights(checkpoint, which=options.which)
     refuse_inputs(options.out, find_run_weights(weights))
@@ -275,20 +284,21 @@ def export(
     else:
         with Display(quiet=options.quiet) as display:
             time = None if result is None else result.clip_time
-            limit = "" if time is None else f" (train --latency {time.limit_ms:g})"
-            document = _export_onnx(opened, options, evaluation, tested, limit, display.report)
+            limit = "" if time is None else f"; train --latency {time.limit_ms:g}"
+            document = _export_onnx(checkpoint, opened, options, evaluation, tested, limit, display.report)
     if options.calibrate is None:  # else a note compares them
         on = "partly still clips of noise"
         say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
-    if "next" in document:
-        camera = shlex.join(["python", "docs/examples/classify.py", str(options.out), "VIDEO"])
-        say(f"next: {document['next']}", f"  {camera}  # without everest")
+    if "precisions" in document:
+        say(*list_precisions(document["precisions"]))
+    say(*(f"{title}: {document[key]}" for key, title in NEXT_COMMANDS.items() if key in document))
     document = {"checkpoint": str(opened.file), "to": options.to, **document}
     print_result(document, options.out, as_json=as_json)
 
 
 def _export_onnx(
+    checkpoint: str,
     opened: LoadedModel,
     options: ExportOptions,
     evaluation: dict[str, Any] | None,
@@ -301,50 +311,80 @@ def _export_onnx(
     from everest.checkpoints.graph_files import read_int8_clips, write_onnx
     from everest.checkpoints.load import find_recipe_beside
     from everest.evaluation.card import model_card
-    from everest.project.exported import measure_exported_accuracy
+    from everest.project.exported import compare_precisions, measure_exported_accuracy
 
     out, card_file = options.out, options.card_file
     clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, report)
     exported = make_graph(opened, keep=options.keep, precision=options.precision)
-    metadata = write_onnx(out, exported, clips=clips, report=report)
-    document: dict[str, Any] = {"written": [str(out), str(card_file)], **metadata}
-    speed = f"ONNX Runtime, one CPU thread: {metadata['network_ms']:.3g} ms for a clip{limit}"
-    report(notice(speed))
     recipe, accuracy = find_recipe_beside(opened.file), None
-    if recipe is not None and opened.weights.kind == "classifier":
-        document["next"] = _make_eval_command(out, recipe)
-        try:
-            accuracy = measure_exported_accuracy(
-                out,
-                opened.file,
-                report,
-                precision=options.precision,
-                keep=options.keep,
-                calibrated=[] if clips is None else clips.samples,
-            )
-        except UserError as error:  # such as videos that have moved; the file is written
-            report(notice(f"accuracy not measured: {error}"))
+    is_classifier = recipe is not None and opened.weights.kind == "classifier"
+    with untested_file(out) as file:
+        metadata = write_onnx(file, exported, clips=clips, report=report)
+        speed = f"network, a clip on one CPU thread: {metadata['network_ms']:.3g} ms with ONNX Runtime"
+        speed += f" (without reading and decoding{limit})"
+        report(notice(speed))
+        if is_classifier:
+            try:
+                accuracy = measure_exported_accuracy(
+                    file,
+                    opened.file,
+                    report,
+                    precision=options.precision,
+                    keep=options.keep,
+                    calibrated=[] if clips is None else clips.samples,
+                    finished=file.parent,
+                )
+            except Stopped:
+                raise
+            except UserError as error:  # such as videos that have moved; the file is written
+                report(notice(f"accuracy not measured: {error}"))
+    document: dict[str, Any] = {"written": [str(out), str(card_file)], **metadata}
     lines = list(metadata["notes"])
     if accuracy is not None:
         report(notice(str(accuracy)))
         document["accuracy"] = vars(accuracy)
         lines.insert(0, str(accuracy))
+    if clips is not None:
+        document["precisions"] = compare_precisions(metadata, accuracy)
+        lines.insert(0, document["precisions"]["advice"])
     if tested:
         tested = [*tested, *(f"- {line}" for line in lines)]
     of_file = replace(opened, spec=exported.spec)
     card = model_card(of_file, evaluation=evaluation, file=out.name, tested=tested, speed=[f"- {speed}"])
     write_text(card_file, card)
+    if recipe is not None and is_classifier:
+        document |= _list_next_commands(checkpoint, options, recipe)
+        program = out.with_name(CAMERA_PROGRAM)
+        if options.overwrite or not program.exists():  # it may be the user's own
+            write_text(program, _find_camera_program().read_text(encoding="utf-8"))
+            document["written"].append(str(program))
     return document
 
 
-def _make_eval_command(file: Path, recipe: Path) -> str:
-    """The command that evaluates an exported classifier, on new videos if its run has no test list."""
+def _find_camera_program() -> Traversable:
+    """The program that classifies a camera by an exported file."""
+    try:
+        return resources.files("everest.examples") / CAMERA_PROGRAM
+    except ModuleNotFoundError:  # a checkout that is not installed
+        return Path(__file__).resolve().parents[1] / "docs" / "examples" / CAMERA_PROGRAM
+
+
+def _list_next_commands(checkpoint: str, options: ExportOptions, recipe: Path) -> dict[str, str]:
+    """The commands of NEXT_COMMANDS; the test is on new videos if the run has no test list."""
     from everest.config.recipe import load_recipe
 
     data = load_recipe(recipe).data
-    command = ["everest", "eval", "--checkpoint", str(file), "--recipe", str(recipe)]
+    file, program = str(options.out), str(options.out.with_name(CAMERA_PROGRAM))
+    command = ["everest", "eval", "--checkpoint", file, "--recipe", str(recipe)]
     command += ["--set", "eval.clips=1", "--set", "eval.crops=1"]
     if data.test is None:  # new videos, in a folder of each class or in a list
         source = "." if data.heads is None and data.task == "single-label" else "test.csv"
         command += ["--data", "NEW_CLIPS", "--set", f"data.test={source}"]
-    return shlex.join(command)
+    commands = {"next": shlex.join(command)}
+    commands["camera"] = shlex.join(["python", program, file, "0"])
+    if options.precision == "fp32":
+        command = ["everest", "export", checkpoint, "--to", "onnx", "--precision", "int8", "--calibrate"]
+        output = str(options.out.with_name(f"{options.out.stem}-int8.onnx"))
+        command += [str(Path(data.root, data.train or "")), "--output", output]
+        commands["int8"] = shlex.join(command)
+    return commands

@@ -29,6 +29,7 @@ def replacing(run: Path, videos: Path) -> dict[str, list[object]]:
     video, table, weights = videos / "clip0.mp4", videos / "train.csv", run / "model.safetensors"
     named = shutil.copy(video, videos / "clip.npz")
     png = shutil.copy(video, videos / "clip0-mask.png")
+    bad_videos = shutil.copy(table, videos / "bad_videos.csv")
     extract, predict = ["extract", "-c", run, OVERWRITE, "-o"], ["predict", "-c", run, OVERWRITE, "-o"]
     evaluate = ["eval", "-c", run, OVERWRITE]
     return {
@@ -44,7 +45,7 @@ def replacing(run: Path, videos: Path) -> dict[str, list[object]]:
         "export: the run": ["export", run, "--to", "hf", OVERWRITE, "-o", run],
         "encode: the list's folder": ["prepare", "encode", table, OVERWRITE, "-o", videos],
         "shard: the list's folder": ["prepare", "shard", table, OVERWRITE, "-o", videos],
-        "check: the list": ["prepare", "check", shutil.copy(table, videos / "bad_videos.csv"), OVERWRITE],
+        "check: the list": ["prepare", "check", bad_videos, OVERWRITE, "-o", videos],
         "visualize-mask: a picture": ["visualize-mask", video, png, OVERWRITE, "-o", png.parent],
     }
 

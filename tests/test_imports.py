@@ -62,7 +62,7 @@ def test_every_file_is_in_a_known_package_and_each_is_shipped():
     folders = {path.parent.name for path in (ROOT / "everest").rglob("*.py")} - {"everest", "recipes"}
     assert folders == set(PACKAGES) - {"errors", "root", "demo", "cli"}
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    packages = {f"everest.{package}" for package in (*folders, "recipes")}
+    packages = {f"everest.{package}" for package in (*folders, "examples", "recipes")}
     assert set(setup["packages"]) == {"everest", *packages, *TOP_PACKAGES}
 
 

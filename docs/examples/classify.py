@@ -1,14 +1,15 @@
 """Classify a file, a camera or a stream by an exported model, without everest: numpy, onnxruntime and PyAV.
 
-everest export runs/line --to onnx --output line.onnx
-python docs/examples/classify.py line.onnx video.mp4        # a file
-python docs/examples/classify.py line.onnx /dev/video0 2    # each 2 seconds of a camera, a stream or a file
+everest export runs/line --to onnx --output line.onnx   # writes this program beside line.onnx
+python classify.py line.onnx video.mp4      # a file
+python classify.py line.onnx 0 2            # each 2 seconds of the first camera; also a stream or a file
 
-Prints a JSON line for each clip. What a clip is follows from the metadata of the model: its frames and their
-rate or sampling, its size, its mean and std. Without SECONDS, windows are as long as the training clips; a
-file of less than two such windows is one. Uses one CPU thread, or OMP_NUM_THREADS. Ctrl-C ends the program.
+Prints the time and the most probable class of each window; with --json all probabilities. The metadata of the
+model states the preprocessing. At the end, the milliseconds of a window are printed, in CPU time: other
+programs hardly change it. Uses one CPU thread, or OMP_NUM_THREADS. Ctrl-C ends the program.
 """
 
+import argparse
 import json
 import math
 import os
@@ -16,13 +17,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import av
-import numpy as np
-import onnxruntime
+try:
+    import av
+    import numpy as np
+    import onnxruntime
+except ImportError as error:
+    sys.exit(f"{error.name}: not installed; run `pip install numpy onnxruntime av`")
 
-MOST = 5  # classes of a line
+MOST = 5  # classes of a line of --json
+CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation")}  # by sys.platform
 
 
 def windows(
@@ -33,6 +39,11 @@ def windows(
     `seconds` are its length; None: `usual`, or all of a file that is shorter than two of them.
     """
     kind = "v4l2" if source.startswith("/dev/") else None  # a camera
+    if source.isdigit():
+        if sys.platform not in CAMERAS:
+            sys.exit(f"camera {source}: give a stream; cameras have numbers on Linux and macOS only")
+        name, kind = CAMERAS[sys.platform]
+        source = name.format(source)
     frames: list[av.VideoFrame] = []
     with av.open(source, format=kind) as container:
         if not container.streams.video:
@@ -108,49 +119,92 @@ def crop(image: np.ndarray, clip: dict) -> np.ndarray:
     return np.rint(image).astype(np.uint8)
 
 
-def main(model: str, source: str, seconds: float | None = None) -> None:
+def open_model(file: str) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
+    """The network of a file of `everest export`, and its metadata."""
+    if not Path(file).is_file():
+        sys.exit(f"{file}: no such file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no other class in common
-        sys.exit(f"{model}: not an ONNX file ({type(error).__name__})")
-    about = session.get_modelmeta().custom_metadata_map
-    if "clip" not in about:
-        sys.exit(f"{model}: not a file of `everest export`")
-    clip, mean, std, heads, classes = (
-        json.loads(about[key]) for key in ("clip", "mean", "std", "heads", "classes")
-    )
+        sys.exit(f"{file}: not an ONNX file ({type(error).__name__})")
+    texts = session.get_modelmeta().custom_metadata_map
+    if "clip" not in texts:
+        sys.exit(f"{file}: not a file of `everest export`")
+    about = {key: json.loads(texts[key]) for key in ("clip", "mean", "std", "heads", "classes")}
+    heads = about["heads"]
     if not heads or len(heads) > 1 or heads[0]["task"] == "regression":
-        sys.exit(f"{model}: this example shows models with one head of classes")
-    for start, end, video in windows(source, seconds, clip.get("seconds")):
-        began = time.perf_counter()
-        frames = (clip_of(video, clip, len(mean))[None] / 255 - mean) / std  # (1, T, H, W, C)
-        frames = frames.transpose(0, 4, 1, 2, 3).astype(np.float32)
-        logits = session.run(None, {"frames": frames})[0][0]
-        if heads[0]["task"] == "multi-label":
-            shares = 1 / (1 + np.exp(-logits))
-        else:
-            shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-        found = {
-            str(classes[index] if classes else index): round(float(shares[index]), 6)
-            for index in np.argsort(-shares)[:MOST]
-        }
-        spent = round(1000 * (time.perf_counter() - began), 1)
-        line = {"start": round(start, 3), "end": round(end, 3), "classes": found, "ms": spent}
-        print(json.dumps(line), flush=True)
+        sys.exit(f"{file}: this program shows models with one head of classes")
+    return session, about
+
+
+def probabilities(logits: np.ndarray, task: str) -> np.ndarray:
+    if task == "multi-label":
+        return 1 / (1 + np.exp(-logits))
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+def classify(model: str, source: str, seconds: float | None, as_json: bool) -> None:
+    """Print a line for each window of a source, and at the end the milliseconds of a window."""
+    session, about = open_model(model)
+    clip, mean, std, classes = (about[key] for key in ("clip", "mean", "std", "classes"))
+    read_ms, network_ms = [], []
+    began = time.process_time()
+    try:
+        for start, end, video in windows(source, seconds, clip.get("seconds")):
+            frames = (clip_of(video, clip, len(mean))[None] / 255 - mean) / std  # (1, T, H, W, C)
+            frames = frames.transpose(0, 4, 1, 2, 3).astype(np.float32)
+            read = time.process_time()
+            logits = session.run(None, {"frames": frames})[0][0]
+            ended = time.process_time()
+            read_ms.append(1000 * (read - began))
+            network_ms.append(1000 * (ended - read))
+            shares = probabilities(logits, about["heads"][0]["task"])
+            found = {
+                str(classes[index] if classes else index): round(float(shares[index]), 6)
+                for index in np.argsort(-shares)[:MOST]
+            }
+            if as_json:
+                times = {"read_ms": round(read_ms[-1], 1), "network_ms": round(network_ms[-1], 1)}
+                line = {"start": round(start, 3), "end": round(end, 3), "classes": found, **times}
+                print(json.dumps(line), flush=True)
+            else:
+                name, share = next(iter(found.items()))
+                print(f"{start:8.1f} to {end:.1f} s  {name}  {share:.1%}", flush=True)
+            began = time.process_time()
+    finally:
+        if network_ms:
+            print(
+                f"{len(network_ms)} windows, median CPU time: {median(read_ms):.3g} ms to decode and resize, "
+                f"{median(network_ms):.3g} ms in the network",
+                file=sys.stderr,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="Example: python classify.py line.onnx 0 2 classifies each 2 seconds of the first camera.",
+    )
+    parser.add_argument("model", metavar="MODEL.onnx", help="file of `everest export --to onnx`")
+    parser.add_argument("source", metavar="SOURCE", help="video, camera (0, /dev/video0) or URL of a stream")
+    usual = "length of a window [as the training clips]"
+    parser.add_argument("seconds", metavar="SECONDS", nargs="?", type=float, help=usual)
+    parser.add_argument("--json", action="store_true", help="print a JSON line for each window")
+    options = parser.parse_args()
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        parser.error("SECONDS must be above 0")
+    try:
+        classify(options.model, options.source, options.seconds, options.json)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:  # such as of `| head`; Python would complain again when it flushes at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, av.FFmpegError) as error:
+        sys.exit(f"{options.source}: {error}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4) or not all(
-        text.strip("0.") and text.replace(".", "", 1).isdigit() for text in sys.argv[3:]
-    ):
-        sys.exit("usage: classify.py MODEL.onnx SOURCE [SECONDS]")
-    if not Path(sys.argv[1]).is_file():
-        sys.exit(f"{sys.argv[1]}: no such file")
-    try:
-        main(*sys.argv[1:3], *map(float, sys.argv[3:]))
-    except (OSError, av.FFmpegError) as error:
-        sys.exit(f"{sys.argv[2]}: {error}")
-    except KeyboardInterrupt:
-        pass
+    main()

@@ -28,6 +28,7 @@ from everest.errors import CheckpointError, DataError, EnvironmentProblem, Recip
 from everest.lists.inputs import LIST_SUFFIXES, find_samples
 from everest.lists.sample import Sample, choose_evenly
 from everest.models.classifier import outputs_of
+from everest.models.clip_spec import ClipSpec
 from everest.system.compute import time_passes
 from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.files import atomic_file
@@ -42,7 +43,8 @@ TRACED_BATCH: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 MOST_GIGABYTES: Final = 2.13  # of weights: protobuf ends at 2**31 bytes; the rest is for the graph
 LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
-MOST_CLIPS: Final = 100  # heuristic; as many others are only compared
+MOST_CALIBRATION: Final = 32  # heuristic: scales from 100 clips were not better (ViT-Ti, four robots)
+MOST_COMPARED: Final = 100  # heuristic: further clips, which do not calibrate
 # Heuristic: the range of a product's input in units of its root mean square; one of 256 steps is then a
 # quarter of it. One of 48 products is above in ViT-Ti (173; the next 33) and in DINOv2 ViT-S (82; 47).
 MOST_INPUT_RANGE: Final = 64.0
@@ -66,6 +68,10 @@ class Int8Clips(NamedTuple):
     held_out: list[Tensor]  # only compared
     samples: list[Sample]  # of the calibration
 
+    @property
+    def num_clips(self) -> int:
+        return len(self.calibration) + len(self.held_out)
+
 
 def write_onnx(
     path: Path, graph: Graph, *, clips: Int8Clips | None = None, report: Report = ignore_event
@@ -73,7 +79,7 @@ def write_onnx(
     """Write an .onnx file, and return the facts about it, of `everest export --json`.
 
     Args:
-        clips: for int8; None: the file is compared on noise.
+        clips: for int8, on which it is compared with the model; None: the file is compared on noise.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -90,13 +96,14 @@ def write_onnx(
         program.save(part, external_data=False)
         difference = compare(graph, _open_runner(part), subject="onnxruntime")
         if clips is not None:
+            document["fp32"], _ = _measure_file(part, spec)
             difference, int8_notes = _write_int8(part, graph, clips, report)
             document["relative_difference"] = difference.relative
+            document["num_changed"], document["num_compared"] = difference.num_changed, clips.num_clips
             notes += int8_notes
-        clip_pixels, run = spec.pixels.normalize(sample_pixels(spec, 1)), _open_runner(part, threads=1)
-        network_time = time_passes(lambda: run(clip_pixels))
-        document["network_ms"] = round(network_time.alone_ms, 2)
-        notes += network_time.warnings
+        cost, warnings = _measure_file(part, spec)
+        document |= cost
+        notes += warnings
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     else:
@@ -104,11 +111,32 @@ def write_onnx(
     return {**document, "difference": difference.largest, "clip": clip, "notes": notes}
 
 
+def write_test_file(file: Path, graph: Graph, calibration: Sequence[Tensor], report: Report) -> None:
+    """Write an .onnx file whose outputs will be tested, so that they are not compared with the model's.
+
+    Args:
+        calibration: clips as in `Int8Clips`; empty: the file is in fp32.
+    """
+    report(heading("tracing the model and writing the ONNX file"))
+    _export_program(graph).save(file, external_data=False)
+    if calibration:
+        report(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
+        quantize(file, list(map(graph.spec.pixels.normalize, calibration)), report=report)
+
+
+def _measure_file(file: Path, spec: ClipSpec) -> tuple[dict[str, Any], list[str]]:
+    """The bytes of a file and its milliseconds for a clip on one thread, and warnings about them."""
+    clip, run = spec.pixels.normalize(sample_pixels(spec, 1)), _open_runner(file, threads=1)
+    network_time = time_passes(lambda: run(clip))
+    cost = {"network_ms": round(network_time.alone_ms, 2), "bytes": file.stat().st_size}
+    return cost, network_time.warnings
+
+
 def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> tuple[Difference, list[str]]:
     """Quantize a float32 file; returns its difference from the model, and notes about it."""
     normalize, num_held_out = graph.spec.pixels.normalize, len(clips.held_out)
     calibration = list(map(normalize, clips.calibration))
-    num_clips = len(calibration) + num_held_out
+    num_clips = clips.num_clips
     report(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
     num_int8, num_float32 = quantize(file, calibration, report=report)
     report(heading(f"comparing int8 with the model on {plural(num_clips, 'clip')}"))
@@ -252,12 +280,18 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
     }
     if not product_inputs:  # a linear model
         return 0, 0
-    ranges = _measure_ranges(model, set(product_inputs.values()), batches)
-    products = [name for name, source in product_inputs.items() if ranges[source] <= MOST_INPUT_RANGE]
+    ranges = _measure_ranges(
+        model, set(product_inputs.values()), _report_clips(batches, len(batches), report)
+    )
+    products = [name for name, source in product_inputs.items() if ranges[source].ratio <= MOST_INPUT_RANGE]
     if not products:  # with an empty list, onnxruntime would quantize all nodes
         return 0, len(product_inputs)
-    inputs = ({INPUT: clips.numpy()} for clips in _report_clips(batches, len(batches), report))
-    reader: Any = SimpleNamespace(get_next=partial(next, inputs, None))
+    # onnxruntime reads at least one batch; the ranges of all of them are known.
+    reader: Any = SimpleNamespace(get_next=partial(next, iter([{INPUT: batches[0].numpy()}]), None))
+    known = {
+        source: [{"rmin": ranges[source].low, "rmax": ranges[source].high}]
+        for source in map(product_inputs.__getitem__, products)
+    }
     quantize_static(
         model,
         file,
@@ -267,13 +301,24 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
-        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        extra_options={
+            "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            "TensorQuantOverrides": known,
+        },
     )
     return len(products), len(product_inputs) - len(products)
 
 
-def _measure_ranges(model: Any, names: Collection[str], batches: Sequence[Tensor]) -> dict[str, float]:
-    """The range of tensors of an ONNX model over equal batches, in units of their root mean square."""
+class ValueRange(NamedTuple):
+    """The values of a tensor of an ONNX model over batches."""
+
+    low: np.float32
+    high: np.float32
+    ratio: float  # the range in units of the root mean square; 0 if all values are 0
+
+
+def _measure_ranges(model: Any, names: Collection[str], batches: Iterable[Tensor]) -> dict[str, ValueRange]:
+    """The ranges of tensors of an ONNX model over equal batches."""
     import onnx
     import onnxruntime
     from onnx.helper import make_node, make_tensor_value_info
@@ -291,10 +336,10 @@ def _measure_ranges(model: Any, names: Collection[str], batches: Sequence[Tensor
     session = onnxruntime.InferenceSession(measured.SerializeToString(), providers=["CPUExecutionProvider"])
     rows = [session.run(None, {INPUT: clips.numpy()}) for clips in batches]
     values = np.array(rows, np.float64).reshape(len(rows), len(names), 3)
-    ranges = values[..., 1].max(axis=0) - values[..., 0].min(axis=0)
-    squares = values[..., 2].mean(axis=0)
-    ratios = ranges / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 of inputs that are all 0
-    return dict(zip(names, ratios.tolist(), strict=True))
+    low, high, squares = values[..., 0].min(axis=0), values[..., 1].max(axis=0), values[..., 2].mean(axis=0)
+    ratios = (high - low) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))
+    ranges = map(ValueRange, low.astype(np.float32), high.astype(np.float32), ratios.tolist())
+    return dict(zip(names, ranges, strict=True))
 
 
 def find_upstream_nodes(model: Any, output: str) -> Iterator[Any]:
@@ -318,8 +363,10 @@ def _is_run_list(data: DataSettings, source: Path) -> bool:
     return lists != Path(data.root).resolve() and lists in source.resolve().parents
 
 
-def read_int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
-    """Read the middle of videos that are evenly spread over a source: at most `MOST_CLIPS` of each kind.
+def read_int8_clips(
+    opened: LoadedModel, source: Path, report: Report, *, most_held_out: int = MOST_COMPARED
+) -> Int8Clips:
+    """Read the middle of videos that are evenly spread over a source.
 
     Args:
         source: a list or a folder. Paths in a list of the run are relative to the run's `data.root`.
@@ -330,9 +377,9 @@ def read_int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Cl
     recipe = recover_recipe(opened, notify=lambda text: report(notice(text)))
     data, clip = recipe.data, clip_format(recipe, opened.model.stage)
     samples = find_samples([source], root=Path(data.root) if _is_run_list(data, source) else None)
-    num_calibration = min(len(samples), MOST_CLIPS)
+    num_calibration = min(len(samples), MOST_CALIBRATION)
     calibration = [index * len(samples) // num_calibration for index in range(num_calibration)]
-    held_out = choose_evenly(sorted(set(range(len(samples))) - set(calibration)), MOST_CLIPS)
+    held_out = choose_evenly(sorted(set(range(len(samples))) - set(calibration)), most_held_out)
     clips = Int8Clips([], [], [])
     report(heading(f"reading {plural(num_calibration + len(held_out), 'clip')} of {source}"))
     for num_done, index in enumerate([*calibration, *held_out], start=1):

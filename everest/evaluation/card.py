@@ -69,7 +69,8 @@ def model_card(
         use = (
             f"```python\nimport onnxruntime\n\nmodel = onnxruntime.InferenceSession({json.dumps(file)})\n```"
         )
-        use += "\n\nIts metadata states the preprocessing; `docs/examples/classify.py` of everest does it."
+        use += "\n\nIts metadata states the preprocessing"
+        use += "; `classify.py` beside it reads a video or a camera." * (weights.kind == "classifier")
     else:
         command = "predict" if weights.kind == "classifier" else "extract"
         output = "" if command == "predict" else " --output features.npz"

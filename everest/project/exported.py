@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from everest.checkpoints.graph import GraphPrecision, make_graph
-from everest.checkpoints.graph_files import read_int8_clips, write_onnx
+from everest.checkpoints.graph_files import read_int8_clips, write_test_file
 from everest.checkpoints.load import find_weights, open_model
+from everest.config.heads import METRIC_OF_TASK
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier, open_classifier
@@ -22,14 +28,19 @@ from everest.metrics.head_metrics import compute_metrics
 from everest.metrics.names import METRICS, value_text
 from everest.metrics.predictions import Predictions
 from everest.project.measure import find_interval
-from everest.project.request import RESULT
-from everest.project.result import ProjectResult
+from everest.project.request import RESULT, write_document
+from everest.project.result import ProjectResult, TestOutputs
 from everest.project.verdict import format_interval, list_results
 from everest.system.compute import Runtime
-from everest.system.events import Report, heading, ignore_event, warning
+from everest.system.events import Report, heading, ignore_event, notice, warning
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE, RECIPE_FILE
-from everest.system.text import plural
+from everest.system.signals import Stopped
+from everest.system.text import plural, time_text
+
+EXPORTED, BEFORE = "exported", "before"  # names of outputs of a fold: of the file, and of its checkpoint
+BARELY_FASTER: Final = 0.9  # heuristic: times the time of fp32, above which int8 is not worth a change
+MOST_LOST: Final = 1.0  # heuristic: points, or percent of an error, that int8 may lose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +55,7 @@ class ExportedAccuracy:
     checkpoint: float | None  # of the same models before the export, on 1 view; None: not measured
     videos: int  # of the test
     folds: int  # 0: the project has a test list
+    num_changed: int | None = None  # test videos that get another class than before the export
 
     def __str__(self) -> str:
         metric = METRICS[self.metric]
@@ -62,6 +74,46 @@ class ExportedAccuracy:
         change = f"{self.exported - self.checkpoint:+.3g}{' points' if metric.is_percent else ''}"
         before = value_text(self.metric, self.checkpoint)
         return f"{text}; {models} before the export {before} ({change})"
+
+
+def compare_precisions(document: dict[str, Any], accuracy: ExportedAccuracy | None) -> dict[str, Any]:
+    """A file in int8 beside the file in fp32 of the same model: values, and which file to take.
+
+    Args:
+        document: of `write_onnx`.
+    """
+    files = {"fp32": dict(document["fp32"]), "int8": {key: document[key] for key in document["fp32"]}}
+    times = [file["network_ms"] for file in files.values()]
+    faster, advice = f"{times[0] / times[1]:.2g} times as fast", None
+    changed = {"num_changed": document["num_changed"], "num_videos": document["num_compared"]}
+    if accuracy is not None and accuracy.exported is not None and accuracy.checkpoint is not None:
+        values, metric = (accuracy.checkpoint, accuracy.exported), METRICS[accuracy.metric]
+        changed = {"num_changed": accuracy.num_changed, "num_videos": accuracy.videos}
+        for file, value in zip(files.values(), values, strict=True):
+            file[accuracy.metric] = value
+        loss = (values[0] - values[1]) * (1 if metric.is_higher_better else -1)
+        unit = "points" if metric.is_percent else f"of {metric.title}"
+        loses = f"loses {loss:.2g} {unit}" if loss > 0 else "loses nothing"
+        most = MOST_LOST if metric.is_percent else MOST_LOST / 100 * abs(values[0])
+        advice = f"take {'int8' if loss <= most else 'fp32'}: int8 is {faster} and {loses}"
+    if times[1] > BARELY_FASTER * times[0]:
+        advice = "take fp32: int8 is not clearly faster"
+    return {**files, **changed, "advice": advice or f"int8 is {faster}; test both files on labeled videos"}
+
+
+def list_precisions(comparison: dict[str, Any]) -> list[str]:
+    """The table of `compare_precisions`, and the advice."""
+    files, num_videos = [comparison["fp32"], comparison["int8"]], plural(comparison["num_videos"], "video")
+    rows = [("", "fp32", "int8")]
+    for metric in files[0].keys() & METRICS.keys():
+        values = [value_text(metric, file[metric]) for file in files]
+        rows.append((f"{METRICS[metric].title} on {num_videos}", *values))
+    if comparison["num_changed"] is not None:
+        rows.append((f"another class, of {num_videos}", "-", str(comparison["num_changed"])))
+    rows.append(("file", *(f"{file['bytes'] / 1e6:.1f} MB" for file in files)))
+    rows.append(("network, one CPU thread, a clip", *(f"{file['network_ms']:.3g} ms" for file in files)))
+    lines = [f"{title:<32}{fp32:>10}{int8:>10}" for title, fp32, int8 in rows]
+    return [*lines, comparison["advice"]]
 
 
 def read_project_result(weights: Path) -> ProjectResult | None:
@@ -87,6 +139,7 @@ def measure_exported_accuracy(
     precision: GraphPrecision = "fp32",
     keep: float | None = None,
     calibrated: Sequence[Sample] = (),
+    finished: Path,
 ) -> ExportedAccuracy | None:
     """Evaluate an ONNX file on one view of each test video of the project that `weights` are of.
 
@@ -96,6 +149,7 @@ def measure_exported_accuracy(
     Args:
         precision: of the file, and `keep` its ratio of tokens, see `everest.checkpoints.graph.make_graph`.
         calibrated: the videos from which the scales of a file in int8 come.
+        finished: a folder for the outputs of each tested fold, which a repeated call reads.
     Returns:
         None if the weights are not the model of a finished project.
     """
@@ -114,14 +168,14 @@ def measure_exported_accuracy(
             fix = f"--calibrate {Path(recipe.data.root, recipe.data.train or '')}"
             report(warning(f"{share} are test videos, so the accuracy may be too high; use {fix}"))
     elif result.folds and (precision, views, keep) != ("fp32", 1, None):
-        for number in range(1, len(result.folds) + 1):
-            report(heading(f"fold {number} of {len(result.folds)}: export and test"))
-            model = find_weights(weights.parent.parent / FOLDS_FOLDER / str(number) / MODEL_FOLDER)
-            parts.append(_predict_folds(model, precision, keep, report))
-    measured: list[dict[str, Any]] = []
-    for predictions in map(Predictions.joined, zip(*parts, strict=True)):
-        measured.append(compute_metrics(predictions, intervals=len(set(predictions.groups)) > 1))
+        parts = _test_folds(weights.parent.parent / FOLDS_FOLDER, result, precision, keep, finished, report)
+    joined = list(map(Predictions.joined, zip(*parts, strict=True)))
+    measured = [compute_metrics(each, intervals=len(set(each.groups)) > 1) for each in joined]
     values, before = [*measured, {}, {}][:2]
+    num_changed = None
+    if len(joined) == 2 and result.metric == METRIC_OF_TASK["single-label"]:
+        exported, original = (each.outputs.mean(axis=1).argmax(axis=1) for each in joined)
+        num_changed = int((exported != original).sum())
     return ExportedAccuracy(
         metric=result.metric,
         trained=result.value,
@@ -131,21 +185,77 @@ def measure_exported_accuracy(
         checkpoint=before.get(result.metric),
         videos=result.videos,
         folds=len(result.folds),
+        num_changed=num_changed,
     )
 
 
-def _predict_folds(
-    weights: Path, precision: GraphPrecision, keep: float | None, report: Report
-) -> list[Predictions]:
-    """The predictions of a file of a fold's model, calibrated on its training videos, and of the model."""
+def _test_folds(
+    folds: Path,
+    result: ProjectResult,
+    precision: GraphPrecision,
+    keep: float | None,
+    finished: Path,
+    report: Report,
+) -> list[list[Predictions]]:
+    """The predictions of a file of each fold's model, and of that model; reports the metric of each fold."""
+    parts, total, times = [], len(result.folds), []
+    for number in range(1, total + 1):
+        title, started = f"fold {number} of {total}", monotonic()
+        weights = find_weights(folds / str(number) / MODEL_FOLDER)
+        saved = finished / f"fold{number}-{_checksum_fold(weights, precision, keep)}.json"
+        if not saved.is_file():
+            report(heading(f"{title}: export and test"))
+            try:
+                write_document(saved, asdict(_test_fold(weights, precision, keep, report)))
+            except KeyboardInterrupt as interrupt:
+                done = f"interrupted: {number - 1} of {plural(total, 'fold')} tested"
+                raise Stopped(signal.SIGINT, f"{done}; the same command resumes") from interrupt
+            times.append(monotonic() - started)
+        outputs, (head,) = TestOutputs.read(saved), open_model(weights, kind="clips").spec.heads
+        parts.append([outputs.predictions(name, head) for name in (EXPORTED, BEFORE)])
+        after, before = (
+            value_text(result.metric, compute_metrics(part, intervals=False)[result.metric])
+            for part in parts[-1]
+        )
+        left = ""
+        if times and number < total:
+            left = f"; about {time_text((total - number) * sum(times) / len(times))} left"
+        name = METRICS[result.metric].title
+        report(notice(f"{title}: {name} {after} in {precision}, {before} before the export{left}"))
+    return parts
+
+
+def _checksum_fold(weights: Path, precision: GraphPrecision, keep: float | None) -> str:
+    """A checksum of all that decides the outputs of the file of a fold, but for the videos."""
+    recipe = weights.parent / RECIPE_FILE
+    data = load_recipe(recipe).data
+    lists = [Path(data.root, name) for name in (data.train, data.test) if name is not None]
+    inputs = [version("everest-video"), precision, str(keep)]
+    inputs += [hashlib.sha256(path.read_bytes()).hexdigest() for path in (weights, recipe, *lists)]
+    return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
+
+
+def _test_fold(weights: Path, precision: GraphPrecision, keep: float | None, report: Report) -> TestOutputs:
+    """The outputs of a file of a fold's model, calibrated on its training videos, and of the model."""
     opened, recipe = open_model(weights, kind="clips"), load_recipe(weights.parent / RECIPE_FILE)
-    clips = None
+    calibration: list[Tensor] = []
     if precision == "int8":
-        clips = read_int8_clips(opened, Path(recipe.data.root, recipe.data.train or ""), ignore_event)
+        source = Path(recipe.data.root, recipe.data.train or "")
+        calibration = read_int8_clips(opened, source, report, most_held_out=0).calibration
     with TemporaryDirectory() as folder:
         file = Path(folder) / "fold.onnx"
-        write_onnx(file, make_graph(opened, keep=keep, precision=precision), clips=clips)
-        return [_predict(source, recipe, report) for source in (file, weights)]
+        write_test_file(file, make_graph(opened, keep=keep, precision=precision), calibration, report)
+        exported, before = (_predict(source, recipe, report) for source in (file, weights))
+    return TestOutputs(
+        videos=exported.videos,
+        groups=list(exported.groups),
+        labels=[label for (label,) in exported.labels],
+        outputs={
+            EXPORTED: exported.outputs.mean(axis=1).tolist(),
+            BEFORE: before.outputs.mean(axis=1).tolist(),
+        },
+        dropped=len(exported.skipped),
+    )
 
 
 def _predict(file: Path, recipe: Recipe, report: Report) -> Predictions:

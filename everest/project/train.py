@@ -17,6 +17,7 @@ from typing import Any
 from everest import stages
 from everest.annotations.formats import recognize_format
 from everest.config.heads import Task
+from everest.config.settings import Recipe
 from everest.errors import DataError, UserError
 from everest.evaluation.page import PAGE, Summary
 from everest.models.classifier import Classifier
@@ -252,22 +253,25 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         resumed=resumed,
         clip_time=clip_time,
         methods=write_methods(project, choice, comparison.recipe, test),
-        next=[make_next_command(project.request, test, clip_time, shlex.quote(str(folder)))],
+        next=list_next_commands(project.request, test, comparison.recipe, folder),
     )
     write_document(folder / RESULT, result.dump())
     return result
 
 
-def make_next_command(request: Request, test: MeasuredTest, clip_time: ClipTime | None, folder: str) -> str:
-    """The command to run after `everest train`; bouts are written as the annotations were read."""
+def list_next_commands(request: Request, test: MeasuredTest, recipe: Recipe, folder: Path) -> list[str]:
+    """What to run after `everest train`, for a CPU also in int8; bouts are written as they were read."""
+    checkpoint = ["--checkpoint", str(folder)]
     if test.timelines is not None:
         of_boris = {recognize_format(Path(file)) for file in request.annotations} <= {"boris", "boris-table"}
-        rules = f"--smooth {test.timelines.smooth:g}"
         bouts = "bouts.boris" if of_boris else "bouts.csv"
-        return f"everest timeline VIDEO --checkpoint {folder} {rules} --output {bouts}"
-    if clip_time is not None:
-        return f"everest export {folder} --to onnx --output model.onnx"
-    return f"everest predict VIDEO --checkpoint {folder}"
+        rules = ["--smooth", f"{test.timelines.smooth:g}", "--output", bouts]
+        return [shlex.join(["everest", "timeline", "VIDEO", *checkpoint, *rules])]
+    if request.latency is None:
+        return [shlex.join(["everest", "predict", "VIDEO", *checkpoint])]
+    export = ["everest", "export", str(folder), "--to", "onnx", "--output"]
+    calibrate = ["--precision", "int8", "--calibrate", str(Path(recipe.data.root, recipe.data.train or ""))]
+    return [shlex.join([*export, "model.onnx"]), shlex.join([*export, "model-int8.onnx", *calibrate])]
 
 
 def _make_intervals(test: MeasuredTest) -> dict[str, Sequence[float] | None]:

@@ -36,7 +36,9 @@ def list_verdict(result: ProjectResult) -> list[str]:
     if result.figure is not None:
         lines.append(f"picture: {result.figure}")
     lines.append(f"methods: {result.methods}")
-    return [*lines, f"weights: {result.checkpoint}", f"next: {result.next[0]}"]
+    titles = ("next", "or in int8, often in half the time (docs/export.md)")
+    commands = [f"{title}: {command}" for title, command in zip(titles, result.next, strict=False)]
+    return [*lines, f"weights: {result.checkpoint}", *commands]
 
 
 def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:

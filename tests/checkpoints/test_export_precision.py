@@ -94,13 +94,17 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
 def test_an_int8_file_is_compared_on_further_clips_and_shows_its_progress(
     classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(graph_files, "MOST_CLIPS", 2)
+    monkeypatch.setattr(graph_files, "MOST_CALIBRATION", 2)
     options = ["--to", "onnx", "--precision", "int8", "--calibrate", clip_files / "train.csv"]
     shown = called("export", classifier_run, *options, "-o", tmp_path / "int8.onnx").stderr
     missing = [*options[:-1], tmp_path / "nope.csv", "-o", tmp_path / "x.onnx"]
     assert "--calibrate " in (error := refused("export", classifier_run, *missing, code=4))
     assert "nope.csv: no such list or folder" in error
     assert " of 4 clips (2 of them not used to calibrate) get another class; " in shown
+    table = shown[shown.index("fp32      int8") :]
+    assert re.search(r"^another class, of 4 videos +- +\d$", table, flags=re.M)
+    assert re.search(r"^file +[\d.]+ MB +[\d.]+ MB$", table, flags=re.M)
+    assert re.search(r"^network, one CPU thread, a clip +[\d.]+ ms +[\d.]+ ms$", table, flags=re.M)
     parts = (
         "reading 4 clips of ",
         "tracing the model",
@@ -236,17 +240,23 @@ def classified(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, clip_files: Path):
     video = clip_files / "clip2.mp4"
-    found = json.loads(classified(onnx_file, video).stdout)["classes"]
+    found = json.loads(classified(onnx_file, video, "--json").stdout)["classes"]
     (row,) = json_of("predict --views 1x1 -q --checkpoint", classifier_run, video)
     expected = {each["label"]: each["probability"] for each in row["predictions"]}
     assert found == pytest.approx(expected, abs=2e-3)
     assert list(found) == list(expected)
     about = json.loads(onnx_session(onnx_file).get_modelmeta().custom_metadata_map["clip"])
     assert about["seconds"] == pytest.approx(2, abs=0.1)  # the length of the training videos
-    lines = [json.loads(line) for line in classified(onnx_file, video, 0.5).stdout.splitlines()]
+    lines = [json.loads(line) for line in classified(onnx_file, video, 0.5, "--json").stdout.splitlines()]
     assert [line["start"] for line in lines] == [0, 0.5, 1, 1.5]  # of 2 seconds
     assert all(list(line["classes"].keys() ^ expected.keys()) == [] for line in lines)
-    assert all(0.99 < sum(line["classes"].values()) < 1.01 and line["ms"] > 0 for line in lines)
+    assert all(0.99 < sum(line["classes"].values()) < 1.01 and line["network_ms"] > 0 for line in lines)
+    shown = classified(onnx_file, video, 0.5)
+    name, share = next(iter(lines[0]["classes"].items()))
+    assert shown.stdout.splitlines()[0].split() == ["0.0", "to", "0.5", "s", name, f"{share:.1%}"]
+    assert re.search(
+        "^4 windows, median CPU time: .* ms to decode and resize, .* ms in the network$", shown.stderr
+    )
 
 
 def test_the_example_goes_on_after_a_damaged_packet(onnx_file: Path, clip_files: Path, tmp_path: Path):
@@ -259,9 +269,9 @@ def test_the_example_goes_on_after_a_damaged_packet(onnx_file: Path, clip_files:
     assert packet.pos is not None
     content[packet.pos + 4 : packet.pos + packet.size] = b"\xff" * (packet.size - 4)
     damaged.write_bytes(content)
-    ended, intact = classified(onnx_file, damaged, 0.5), classified(onnx_file, video, 0.5)
+    ended, intact = classified(onnx_file, damaged, 0.5, "--json"), classified(onnx_file, video, 0.5, "--json")
     assert ended.returncode == 0
-    assert ended.stderr.endswith("left out up to the next keyframe\n")
+    assert "left out up to the next keyframe\n" in ended.stderr
     assert ended.stderr.startswith(f"{damaged}: damaged at 0.8")
     starts = [json.loads(line)["start"] for line in ended.stdout.splitlines()]
     assert (starts[0], starts[-1]) == (0, 1.5)
@@ -276,3 +286,28 @@ def test_the_example_refuses_what_is_no_video_in_a_line(onnx_file: Path, tmp_pat
         assert ended.stderr.startswith(f"{source}: ")
         assert len(ended.stderr.splitlines()) == 1
     assert classified(onnx_file).stderr.startswith("usage: ")
+    shown = classified("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "MODEL.onnx SOURCE [SECONDS]" in shown.stdout
+
+
+def test_the_example_ends_with_the_pipe_that_reads_it(onnx_file: Path, clip_files: Path):
+    command = [sys.executable, EXAMPLE, onnx_file, clip_files / "clip2.mp4", "0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().endswith("%\n")
+        process.stdout.close()
+        assert "Error" not in process.stderr.read()
+    assert process.returncode == 0
+
+
+def test_an_export_writes_the_program_beside_the_file_and_keeps_the_users_own(classifier_run, tmp_path):
+    program, command = tmp_path / "classify.py", ["export", classifier_run, "--to", "onnx", "-o"]
+    shown = called(*command, tmp_path / "a.onnx").stderr
+    assert program.read_text() == EXAMPLE.read_text()
+    assert f"python {program} {tmp_path / 'a.onnx'} 0\n" in shown
+    assert "--precision int8 --calibrate " in shown
+    program.write_text("mine")
+    called(*command, tmp_path / "b.onnx")
+    assert program.read_text() == "mine"

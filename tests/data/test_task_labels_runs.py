@@ -123,4 +123,6 @@ def test_lists_for_evaluation_may_show_few_classes(runs: dict[str, Path], clip_f
     assert not (tmp_path / "run").exists()
     called(*command, "--set", "finetune.best=loss")
     lists = [tmp_path / "train.csv", tmp_path / "val.csv"]
-    called("prepare", "check", *lists, "--task", "multi-label", "-q", code=4)  # the same videos
+    called(
+        "prepare", "check", *lists, "-o", tmp_path, "--task", "multi-label", "-q", code=4
+    )  # the same videos

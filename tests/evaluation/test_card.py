@@ -59,12 +59,12 @@ def test_a_card_next_to_a_graph_has_the_tokens_that_it_encodes(classifier_run: P
     recipe.write_text(recipe.read_text().replace("train: train.csv", "train: /home/me/train.csv"))
     command = ("export --to onnx --keep 0.25", recipe.parent, "-o", file)
     document = json_of(*command)
-    assert document["written"] == [str(file), str(card)]
+    assert document["written"] == [str(file), str(card), str(tmp_path / "classify.py")]
     text = card.read_text()
     assert "- encodes 8 of 32 tokens of a clip" in text
     assert "trained on `train.csv`" in text
     assert "evaluated on" not in text
-    assert "docs/examples/classify.py" in text
+    assert "`classify.py` beside it reads a video or a camera" in text
     assert 'model = onnxruntime.InferenceSession("m.onnx")' in text
     file.unlink()
     assert "m.onnx.CARD.md: exists" in refused(*command, code=2)

@@ -143,7 +143,7 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
         (videos / f"{name}.csv").write_text("path,label\n" + "".join(rows))
         number += len(labels)
     paths = [videos / f"{name}.csv" for name in lists]
-    return everest("prepare check", *paths, *options, "--overwrite", code=code)
+    return everest("prepare check", *paths, *options, "-o", videos, "--overwrite", code=code)
 
 
 @pytest.mark.parametrize(

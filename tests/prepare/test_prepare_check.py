@@ -342,12 +342,14 @@ def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos
     checked(*arguments)
 
 
-def test_without_output_the_files_are_in_the_folder_of_the_first_list(videos, tmp_path, monkeypatch):
+def test_without_output_the_files_are_in_the_current_folder(videos, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    checked(videos / "train.csv", "-q")
-    assert list(Path().iterdir()) == []
-    assert {"bad_videos.csv", "checked_videos.jsonl"} < {path.name for path in videos.iterdir()}
+    before = sorted(videos.iterdir())
+    shown = checked(videos / "train.csv", "-q").stdout
+    assert "written: bad_videos.csv; progress: checked_videos.jsonl" in shown
+    assert {path.name for path in Path().iterdir()} == {"bad_videos.csv", "checked_videos.jsonl"}
+    assert sorted(videos.iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,14 @@ from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.metrics.names import METRICS
 from everest.prepare import window_labels
+from everest.project import exported as exported_accuracy
 from everest.project import lists, project_plan
 from everest.project.exported import measure_exported_accuracy
 from everest.project.lists import check_animals, choose_window_seconds, group_by_subject
 from everest.project.project_plan import describe_samples
 from everest.project.request import Request, with_warmup
-from everest.project.result import ClassTest, MeasuredTest
-from everest.project.train import make_next_command
+from everest.project.result import ClassTest, MeasuredTest, TestOutputs
+from everest.project.train import list_next_commands
 from everest.project.verdict import judge, list_inputs, list_results
 from everest.system import compute
 from everest.system.events import ignore_event
@@ -173,7 +174,8 @@ def test_an_exported_file_is_tested_on_one_view(class_folders: Path, trained: Pa
     of_file = f"top-1 of train .*, of the file {accuracy['exported']:.1f} % .*on 1 view\n"
     assert re.search(of_file, shown.stderr)
     assert re.search(of_file, Path(f"{file}.CARD.md").read_text())
-    assert f"ONNX Runtime, one CPU thread: {document['network_ms']:.3g} ms for a clip" in shown.stderr
+    speed = f"network, a clip on one CPU thread: {document['network_ms']:.3g} ms with ONNX Runtime"
+    assert f"{speed} (without reading and decoding)" in shown.stderr
     int8 = ["export", trained, "--to", "onnx", "--precision", "int8", "-o", tmp_path / "int8.onnx"]
     shown = called(*int8, "--calibrate", class_folders)
     num_tested, lists = result["videos"], trained / "lists"
@@ -417,7 +419,9 @@ def test_group_subject_keeps_the_recordings_of_an_animal_together(recordings, cl
     assert "needs --annotations" in refused("train", class_folders, "--group", "subject", code=2)
 
 
-def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: Path, tmp_path: Path):
+def test_folds_test_every_group_and_the_last_model_learns_from_all(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     header, *bouts = recordings.with_name("bouts.csv").read_text().splitlines(keepends=True)
     annotations = []
     for number in range(2):  # annotated in several files, one bout in both
@@ -449,7 +453,9 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert "windows</th><td>44, from 4 groups" in page.read_text()
     assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
     assert {each["name"] for each in document["candidates"]} >= {"image-mean", "image-change"}
-    accuracy = measure_exported_accuracy(Path("none.onnx"), Path(document["checkpoint"]), ignore_event)
+    accuracy = measure_exported_accuracy(
+        Path("none.onnx"), Path(document["checkpoint"]), ignore_event, finished=tmp_path
+    )
     assert accuracy is not None
     assert (accuracy.trained, accuracy.exported) == (document["top1"], None)
     assert "has learned from all videos" in str(accuracy)
@@ -474,6 +480,31 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert "in 4 folds), of a file for each fold, exported in the same way, " in shown.stderr
     assert re.search(r"on 1 view; the same models before the export [\d.]+ % \(\+0 points\)", shown.stderr)
     assert "window 1" not in shown.stderr
+    values = r"fold \d of 4: top-1 [\d.]+ % in int8, [\d.]+ % before the export"
+    assert len(re.findall(values, shown.stderr)) == 4
+    assert len(re.findall("about [\\d.]+ (s|min) left", shown.stderr)) == 3
+    assert re.search(r"^top-1 on 44 videos +([\d.]+ %) +\1$", shown.stderr, flags=re.M)
+    assert "take fp32: int8 is not clearly faster" in shown.stderr
+    assert "take fp32" in (tmp_path / "int8.onnx.CARD.md").read_text()
+    file, tested, test_fold = tmp_path / "resumed.onnx", [], exported_accuracy._test_fold
+
+    def interrupted_after_two(weights: Path, *arguments: Any) -> TestOutputs:
+        if len(tested) == 2:
+            raise KeyboardInterrupt
+        tested.append(weights)
+        return test_fold(weights, *arguments)
+
+    command = ("export", output, "--to", "onnx", *calibrated, "-q", "-o", file)
+    monkeypatch.setattr(exported_accuracy, "_test_fold", interrupted_after_two)
+    assert "interrupted: 2 of 4 folds tested; the same command resumes" in called(*command, code=130).stderr
+    assert not file.exists()
+    assert len(list(Path(f"{file}.part").iterdir())) == 2
+    monkeypatch.setattr(
+        exported_accuracy, "_test_fold", lambda *all_: tested.append(all_[0]) or test_fold(*all_)
+    )
+    assert json_of(*command)["accuracy"] == in_folds
+    assert len(set(tested)) == len(tested) == 4
+    assert not Path(f"{file}.part").exists()
     text = page.read_text()
     (output / "result.json").unlink()
     again = json_of("train", recordings, *annotations, "-o", output, "--folds", 4, *FEW)
@@ -694,10 +725,15 @@ def test_the_next_command_writes_the_kind_of_the_annotations_and_folds_name_the_
     timelines = {"frame_accuracy": 1.0, "majority_accuracy": 1.0, "mean_class_accuracy": 1.0, "f1@50": None}
     timelines |= {"recordings": [], "figure": "", "smooth": 2.0}
     mean = {"chosen": "mean", "members": ["linear-images", "network"]}
-    test = MeasuredTest.of(RESULT | timelines | mean)
+    test, recipe = MeasuredTest.of(RESULT | timelines | mean), load_recipe("small")
     for names, file in ((["b.boris"], "bouts.boris"), (["b.boris", "t.csv"], "bouts.csv")):
         request = Request(videos="", annotations=[str(tmp_path / name) for name in names])
-        assert make_next_command(request, test, None, "runs/r").endswith(f"--smooth 2 --output {file}")
+        (command,) = list_next_commands(request, test, recipe, Path("runs/r"))
+        assert command.endswith(f"--smooth 2 --output {file}")
+    of_cpu = list_next_commands(
+        Request(videos="", latency=40), MeasuredTest.of(RESULT), recipe, Path("runs/r")
+    )
+    assert ["int8" in command for command in of_cpu] == [False, True]
     assert test.choice == "mean of linear-images and network"
     assert MeasuredTest.of(RESULT).choice == "network"
 

@@ -27,6 +27,7 @@ from everest.lists.sources import seen_in
 from everest.metrics.head_metrics import compute_metrics
 from everest.metrics.names import METRICS, value_text
 from everest.metrics.predictions import Predictions
+from everest.models.clip_spec import ClipSpec
 from everest.project.measure import find_interval
 from everest.project.request import RESULT, write_document
 from everest.project.result import ProjectResult, TestOutputs
@@ -104,15 +105,15 @@ def compare_precisions(document: dict[str, Any], accuracy: ExportedAccuracy | No
 def list_precisions(comparison: dict[str, Any]) -> list[str]:
     """The table of `compare_precisions`, and the advice."""
     files, num_videos = [comparison["fp32"], comparison["int8"]], plural(comparison["num_videos"], "video")
-    rows = [("", "fp32", "int8")]
+    rows = {"": ["fp32", "int8"]}
     for metric in files[0].keys() & METRICS.keys():
-        values = [value_text(metric, file[metric]) for file in files]
-        rows.append((f"{METRICS[metric].title} on {num_videos}", *values))
+        title = f"{METRICS[metric].title} on {num_videos}"
+        rows[title] = [value_text(metric, file[metric]) for file in files]
     if comparison["num_changed"] is not None:
-        rows.append((f"another class, of {num_videos}", "-", str(comparison["num_changed"])))
-    rows.append(("file", *(f"{file['bytes'] / 1e6:.1f} MB" for file in files)))
-    rows.append(("network, one CPU thread, a clip", *(f"{file['network_ms']:.3g} ms" for file in files)))
-    lines = [f"{title:<32}{fp32:>10}{int8:>10}" for title, fp32, int8 in rows]
+        rows[f"another class, of {num_videos}"] = ["-", str(comparison["num_changed"])]
+    rows["file"] = [f"{file['bytes'] / 1e6:.1f} MB" for file in files]
+    rows["network, one CPU thread, a clip"] = [f"{file['network_ms']:.3g} ms" for file in files]
+    lines = [f"{title:<32}{fp32:>10}{int8:>10}" for title, (fp32, int8) in rows.items()]
     return [*lines, comparison["advice"]]
 
 
@@ -211,7 +212,9 @@ def _test_folds(
                 done = f"interrupted: {number - 1} of {plural(total, 'fold')} tested"
                 raise Stopped(signal.SIGINT, f"{done}; the same command resumes") from interrupt
             times.append(monotonic() - started)
-        outputs, (head,) = TestOutputs.read(saved), open_model(weights, kind="clips").spec.heads
+        outputs, spec = TestOutputs.read(saved), open_model(weights, kind="clips").spec
+        assert isinstance(spec, ClipSpec)
+        (head,) = spec.heads
         parts.append([outputs.predictions(name, head) for name in (EXPORTED, BEFORE)])
         after, before = (
             value_text(result.metric, compute_metrics(part, intervals=False)[result.metric])

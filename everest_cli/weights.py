@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
 from everest.errors import CheckpointError, RecipeError, UserError, first_names
 from everest.system.events import Report, notice
-from everest.system.files import check_new_file, check_new_folder, refuse_inputs, untested_file, write_text
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_errors, write_text
 from everest.system.run_folder import WEIGHTS_FILE, Which
-from everest.system.signals import Stopped
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_numbers, read_shares, read_size, refuse
 from everest_cli.output import Display, print_json, print_result, print_table, say
@@ -318,7 +318,9 @@ def _export_onnx(
     exported = make_graph(opened, keep=options.keep, precision=options.precision)
     recipe, accuracy = find_recipe_beside(opened.file), None
     is_classifier = recipe is not None and opened.weights.kind == "classifier"
-    with untested_file(out) as file:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with write_errors(out), TemporaryDirectory(dir=out.parent, prefix=".untested-") as folder:
+        file = Path(folder, out.name)
         metadata = write_onnx(file, exported, clips=clips, report=report)
         speed = f"network, a clip on one CPU thread: {metadata['network_ms']:.3g} ms with ONNX Runtime"
         speed += f" (without reading and decoding{limit})"
@@ -332,12 +334,10 @@ def _export_onnx(
                     precision=options.precision,
                     keep=options.keep,
                     calibrated=[] if clips is None else clips.samples,
-                    finished=file.parent,
                 )
-            except Stopped:
-                raise
             except UserError as error:  # such as videos that have moved; the file is written
                 report(notice(f"accuracy not measured: {error}"))
+        file.replace(out)
     document: dict[str, Any] = {"written": [str(out), str(card_file)], **metadata}
     lines = list(metadata["notes"])
     if accuracy is not None:

@@ -27,7 +27,6 @@ from everest.data.recipe_clips import clip_format
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
 from everest.lists.inputs import LIST_SUFFIXES, find_samples
 from everest.lists.sample import Sample, choose_evenly
-from everest.models.classifier import outputs_of
 from everest.models.clip_spec import ClipSpec
 from everest.system.compute import time_passes
 from everest.system.events import Report, heading, ignore_event, notice
@@ -58,7 +57,6 @@ class Difference(NamedTuple):
     largest: float  # of a logit or feature; of a number in units of its standard deviation
     relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
     num_changed: int | None  # clips that get another class; None: other outputs than classes
-    points: float | None  # of 100, the largest change of a probability; None: an output is no probability
 
 
 class Int8Clips(NamedTuple):
@@ -67,10 +65,6 @@ class Int8Clips(NamedTuple):
     calibration: list[Tensor]  # the scales of activations come from these
     held_out: list[Tensor]  # only compared
     samples: list[Sample]  # of the calibration
-
-    @property
-    def num_clips(self) -> int:
-        return len(self.calibration) + len(self.held_out)
 
 
 def write_onnx(
@@ -99,7 +93,8 @@ def write_onnx(
             document["fp32"], _ = _measure_file(part, spec)
             difference, int8_notes = _write_int8(part, graph, clips, report)
             document["relative_difference"] = difference.relative
-            document["num_changed"], document["num_compared"] = difference.num_changed, clips.num_clips
+            document["num_changed"] = difference.num_changed
+            document["num_compared"] = len(clips.calibration) + len(clips.held_out)
             notes += int8_notes
         cost, warnings = _measure_file(part, spec)
         document |= cost
@@ -134,24 +129,14 @@ def _measure_file(file: Path, spec: ClipSpec) -> tuple[dict[str, Any], list[str]
 
 def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> tuple[Difference, list[str]]:
     """Quantize a float32 file; returns its difference from the model, and notes about it."""
-    normalize, num_held_out = graph.spec.pixels.normalize, len(clips.held_out)
+    normalize, num_clips = graph.spec.pixels.normalize, len(clips.calibration) + len(clips.held_out)
     calibration = list(map(normalize, clips.calibration))
-    num_clips = clips.num_clips
     report(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
     num_int8, num_float32 = quantize(file, calibration, report=report)
     report(heading(f"comparing int8 with the model on {plural(num_clips, 'clip')}"))
     compared = _report_clips(chain(calibration, map(normalize, clips.held_out)), num_clips, report)
     difference = compare(graph, _open_runner(file), subject="the file", calibration=compared)
-    changed = ""
-    if difference.num_changed is not None:
-        unit = "clip" if num_held_out else "calibration clip"
-        held_out = f" ({num_held_out} of them not used to calibrate)" if num_held_out else ""
-        changed = f"{difference.num_changed} of {plural(num_clips, unit)}{held_out} get another class; "
-    if difference.points is not None:
-        changed += f"no probability changes by more than {difference.points:.2g} points; "
-    notes = [
-        f"int8: {changed}the outputs differ by {100 * difference.relative:.2g} % of their standard deviation"
-    ]
+    notes = [f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation"]
     if not num_int8:
         notes.append("int8: nothing to quantize; the file is as large and as fast as with fp32")
     if num_float32:
@@ -197,11 +182,7 @@ def compare(
             [part.argmax(dim=1) for part in x.split(graph.head_widths, dim=1)] for x in (expected, outputs)
         )
         num_changed = int(torch.stack([a != b for a, b in zip(*classes, strict=True)]).any(dim=0).sum())
-    points = None
-    if spec.heads and all(head.task != "regression" for head in spec.heads):
-        before, after = (outputs_of(x, spec.heads) for x in (expected, outputs))
-        points = 100 * float((after - before).abs().max())
-    difference = Difference(float(errors.abs().max()), float(relative.max()), num_changed, points)
+    difference = Difference(float(errors.abs().max()), float(relative.max()), num_changed)
     if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
     elif calibration is not None and not difference.relative <= MOST_PRECISION_LOSS:
@@ -280,18 +261,14 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
     }
     if not product_inputs:  # a linear model
         return 0, 0
-    ranges = _measure_ranges(
-        model, set(product_inputs.values()), _report_clips(batches, len(batches), report)
-    )
-    products = [name for name, source in product_inputs.items() if ranges[source].ratio <= MOST_INPUT_RANGE]
+    clips = _report_clips(batches, len(batches), report)
+    ranges, ratios = _measure_ranges(model, set(product_inputs.values()), clips)
+    products = [name for name, source in product_inputs.items() if ratios[source] <= MOST_INPUT_RANGE]
     if not products:  # with an empty list, onnxruntime would quantize all nodes
         return 0, len(product_inputs)
-    # onnxruntime reads at least one batch; the ranges of all of them are known.
-    reader: Any = SimpleNamespace(get_next=partial(next, iter([{INPUT: batches[0].numpy()}]), None))
-    known = {
-        source: [{"rmin": ranges[source].low, "rmax": ranges[source].high}]
-        for source in map(product_inputs.__getitem__, products)
-    }
+    sources = {product_inputs[name] for name in products}
+    one_batch = iter([{INPUT: batches[0].numpy()}])  # onnxruntime needs one; the ranges are of all
+    reader: Any = SimpleNamespace(get_next=partial(next, one_batch, None))
     quantize_static(
         model,
         file,
@@ -303,22 +280,17 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
         per_channel=True,
         extra_options={
             "OpTypesToExcludeOutputQuantization": ["MatMul"],
-            "TensorQuantOverrides": known,
+            "TensorQuantOverrides": {name: [ranges[name]] for name in sources},
+        },
         },
     )
     return len(products), len(product_inputs) - len(products)
 
 
-class ValueRange(NamedTuple):
-    """The values of a tensor of an ONNX model over batches."""
-
-    low: np.float32
-    high: np.float32
-    ratio: float  # the range in units of the root mean square; 0 if all values are 0
-
-
-def _measure_ranges(model: Any, names: Collection[str], batches: Iterable[Tensor]) -> dict[str, ValueRange]:
-    """The ranges of tensors of an ONNX model over equal batches."""
+def _measure_ranges(
+    model: Any, names: Collection[str], batches: Iterable[Tensor]
+) -> tuple[dict[str, dict[str, np.float32]], dict[str, float]]:
+    """The ranges of tensors of an ONNX model over equal batches, also in units of their root mean square."""
     import onnx
     import onnxruntime
     from onnx.helper import make_node, make_tensor_value_info
@@ -337,9 +309,10 @@ def _measure_ranges(model: Any, names: Collection[str], batches: Iterable[Tensor
     rows = [session.run(None, {INPUT: clips.numpy()}) for clips in batches]
     values = np.array(rows, np.float64).reshape(len(rows), len(names), 3)
     low, high, squares = values[..., 0].min(axis=0), values[..., 1].max(axis=0), values[..., 2].mean(axis=0)
-    ratios = (high - low) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))
-    ranges = map(ValueRange, low.astype(np.float32), high.astype(np.float32), ratios.tolist())
-    return dict(zip(names, ranges, strict=True))
+    ratios = (high - low) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 of inputs all 0
+    ends = zip(low.astype(np.float32), high.astype(np.float32), strict=True)
+    ranges = [{"rmin": first, "rmax": last} for first, last in ends]
+    return dict(zip(names, ranges, strict=True)), dict(zip(names, ratios.tolist(), strict=True))
 
 
 def find_upstream_nodes(model: Any, output: str) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -29,14 +28,13 @@ from everest.metrics.names import METRICS, value_text
 from everest.metrics.predictions import Predictions
 from everest.models.clip_spec import ClipSpec
 from everest.project.measure import find_interval
-from everest.project.request import RESULT, write_document
+from everest.project.request import REPORT, RESULT, write_document
 from everest.project.result import ProjectResult, TestOutputs
 from everest.project.verdict import format_interval, list_results
 from everest.system.compute import Runtime
 from everest.system.events import Report, heading, ignore_event, notice, warning
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE, RECIPE_FILE
-from everest.system.signals import Stopped
 from everest.system.text import plural, time_text
 
 EXPORTED, BEFORE = "exported", "before"  # names of outputs of a fold: of the file, and of its checkpoint
@@ -78,32 +76,30 @@ class ExportedAccuracy:
 
 
 def compare_precisions(document: dict[str, Any], accuracy: ExportedAccuracy | None) -> dict[str, Any]:
-    """A file in int8 beside the file in fp32 of the same model: values, and which file to take.
-
-    Args:
-        document: of `write_onnx`.
-    """
-    files = {"fp32": dict(document["fp32"]), "int8": {key: document[key] for key in document["fp32"]}}
-    times = [file["network_ms"] for file in files.values()]
-    faster, advice = f"{times[0] / times[1]:.2g} times as fast", None
-    changed = {"num_changed": document["num_changed"], "num_videos": document["num_compared"]}
+    """A file in int8 beside the file in fp32 of the same model, by the document of `write_onnx`."""
+    costs = document["fp32"], {key: document[key] for key in document["fp32"]}
+    (before_ms, after_ms), loss = (cost["network_ms"] for cost in costs), None
+    compared = {"num_changed": document["num_changed"], "num_videos": document["num_compared"]}
     if accuracy is not None and accuracy.exported is not None and accuracy.checkpoint is not None:
-        values, metric = (accuracy.checkpoint, accuracy.exported), METRICS[accuracy.metric]
-        changed = {"num_changed": accuracy.num_changed, "num_videos": accuracy.videos}
-        for file, value in zip(files.values(), values, strict=True):
-            file[accuracy.metric] = value
-        loss = (values[0] - values[1]) * (1 if metric.is_higher_better else -1)
-        unit = "points" if metric.is_percent else f"of {metric.title}"
-        loses = f"loses {loss:.2g} {unit}" if loss > 0 else "loses nothing"
-        most = MOST_LOST if metric.is_percent else MOST_LOST / 100 * abs(values[0])
-        advice = f"take {'int8' if loss <= most else 'fp32'}: int8 is {faster} and {loses}"
-    if times[1] > BARELY_FASTER * times[0]:
+        compared = {"num_changed": accuracy.num_changed, "num_videos": accuracy.videos}
+        values = accuracy.checkpoint, accuracy.exported
+        costs = tuple({accuracy.metric: value, **cost} for value, cost in zip(values, costs, strict=True))
+        loss = (values[0] - values[1]) * (1 if METRICS[accuracy.metric].is_higher_better else -1)
+    faster = f"int8 is {before_ms / after_ms:.2g} times as fast"
+    if after_ms > BARELY_FASTER * before_ms:
         advice = "take fp32: int8 is not clearly faster"
-    return {**files, **changed, "advice": advice or f"int8 is {faster}; test both files on labeled videos"}
+    elif accuracy is None or loss is None:
+        advice = f"{faster}; test both files on labeled videos before you choose"
+    else:
+        is_percent, name = METRICS[accuracy.metric].is_percent, METRICS[accuracy.metric].title
+        most = MOST_LOST if is_percent else MOST_LOST / 100 * values[0]
+        lost = f"loses {loss:.2g}{' points' * is_percent} of {name}" if loss > 0 else f"keeps its {name}"
+        advice = f"take {'int8' if loss <= most else 'fp32'}: {faster} and {lost}"
+    return {"fp32": costs[0], "int8": costs[1], **compared, "advice": advice}
 
 
 def list_precisions(comparison: dict[str, Any]) -> list[str]:
-    """The table of `compare_precisions`, and the advice."""
+    """The table of `compare_precisions`, and its advice."""
     files, num_videos = [comparison["fp32"], comparison["int8"]], plural(comparison["num_videos"], "video")
     rows = {"": ["fp32", "int8"]}
     for metric in files[0].keys() & METRICS.keys():
@@ -140,7 +136,6 @@ def measure_exported_accuracy(
     precision: GraphPrecision = "fp32",
     keep: float | None = None,
     calibrated: Sequence[Sample] = (),
-    finished: Path,
 ) -> ExportedAccuracy | None:
     """Evaluate an ONNX file on one view of each test video of the project that `weights` are of.
 
@@ -150,7 +145,6 @@ def measure_exported_accuracy(
     Args:
         precision: of the file, and `keep` its ratio of tokens, see `everest.checkpoints.graph.make_graph`.
         calibrated: the videos from which the scales of a file in int8 come.
-        finished: a folder for the outputs of each tested fold, which a repeated call reads.
     Returns:
         None if the weights are not the model of a finished project.
     """
@@ -169,7 +163,9 @@ def measure_exported_accuracy(
             fix = f"--calibrate {Path(recipe.data.root, recipe.data.train or '')}"
             report(warning(f"{share} are test videos, so the accuracy may be too high; use {fix}"))
     elif result.folds and (precision, views, keep) != ("fp32", 1, None):
-        parts = _test_folds(weights.parent.parent / FOLDS_FOLDER, result, precision, keep, finished, report)
+        folds = weights.parent.parent / FOLDS_FOLDER
+        models = [find_weights(folds / str(i + 1) / MODEL_FOLDER) for i in range(len(result.folds))]
+        parts = _test_folds(models, result.metric, precision, keep, report)
     joined = list(map(Predictions.joined, zip(*parts, strict=True)))
     measured = [compute_metrics(each, intervals=len(set(each.groups)) > 1) for each in joined]
     values, before = [*measured, {}, {}][:2]
@@ -191,45 +187,33 @@ def measure_exported_accuracy(
 
 
 def _test_folds(
-    folds: Path,
-    result: ProjectResult,
-    precision: GraphPrecision,
-    keep: float | None,
-    finished: Path,
-    report: Report,
+    models: Sequence[Path], metric: str, precision: GraphPrecision, keep: float | None, report: Report
 ) -> list[list[Predictions]]:
-    """The predictions of a file of each fold's model, and of that model; reports the metric of each fold."""
-    parts, total, times = [], len(result.folds), []
-    for number in range(1, total + 1):
-        title, started = f"fold {number} of {total}", monotonic()
-        weights = find_weights(folds / str(number) / MODEL_FOLDER)
-        saved = finished / f"fold{number}-{_checksum_fold(weights, precision, keep)}.json"
+    """The predictions of a file of each fold's model, and of that model.
+
+    They are kept in the folder of the fold, so that a repeated call has to test the remaining folds only.
+    """
+    parts, times = [], []
+    for number, weights in enumerate(models, start=1):
+        title, started = f"fold {number} of {len(models)}", monotonic()
+        saved = weights.parents[1] / REPORT / f"export-{_checksum(weights, precision, keep)}.json"
         if not saved.is_file():
             report(heading(f"{title}: export and test"))
-            try:
-                write_document(saved, asdict(_test_fold(weights, precision, keep, report)))
-            except KeyboardInterrupt as interrupt:
-                done = f"interrupted: {number - 1} of {plural(total, 'fold')} tested"
-                raise Stopped(signal.SIGINT, f"{done}; the same command resumes") from interrupt
+            write_document(saved, asdict(_test_fold(weights, precision, keep, report)))
             times.append(monotonic() - started)
         outputs, spec = TestOutputs.read(saved), open_model(weights, kind="clips").spec
         assert isinstance(spec, ClipSpec)
-        (head,) = spec.heads
-        parts.append([outputs.predictions(name, head) for name in (EXPORTED, BEFORE)])
-        after, before = (
-            value_text(result.metric, compute_metrics(part, intervals=False)[result.metric])
-            for part in parts[-1]
-        )
-        left = ""
-        if times and number < total:
-            left = f"; about {time_text((total - number) * sum(times) / len(times))} left"
-        name = METRICS[result.metric].title
-        report(notice(f"{title}: {name} {after} in {precision}, {before} before the export{left}"))
+        parts.append([outputs.predictions(name, *spec.heads) for name in (EXPORTED, BEFORE)])
+        values = [compute_metrics(part, intervals=False)[metric] for part in parts[-1]]
+        after, before = (value_text(metric, value) for value in values)
+        seconds = (len(models) - number) * sum(times) / max(1, len(times))
+        left = f"; about {time_text(seconds)} left" if seconds else ""
+        report(notice(f"{title}: {METRICS[metric].title} {precision} {after}, before {before}{left}"))
     return parts
 
 
-def _checksum_fold(weights: Path, precision: GraphPrecision, keep: float | None) -> str:
-    """A checksum of all that decides the outputs of the file of a fold, but for the videos."""
+def _checksum(weights: Path, precision: GraphPrecision, keep: float | None) -> str:
+    """Of all that decides the outputs of an exported model for its test videos, but for these."""
     recipe = weights.parent / RECIPE_FILE
     data = load_recipe(recipe).data
     lists = [Path(data.root, name) for name in (data.train, data.test) if name is not None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,27 +48,6 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # an earlier error is the one to report
             temporary.unlink(missing_ok=True)  # gone already after a success
-
-
-@contextmanager
-def untested_file(path: Path) -> Iterator[Path]:
-    """Yields a file in the folder `NAME.part` to write and test; then moves it to `path`.
-
-    After an error, other files in that folder stay, such as results that a repeated call uses.
-    """
-    folder = path.with_name(f"{path.name}{PART_SUFFIX}")
-    file = folder / path.name
-    try:
-        with write_errors(path):
-            folder.mkdir(parents=True, exist_ok=True)
-        yield file
-        with write_errors(path):
-            file.replace(path)
-            shutil.rmtree(folder)
-    finally:
-        file.unlink(missing_ok=True)
-        with suppress(OSError):
-            folder.rmdir()
 
 
 @contextmanager

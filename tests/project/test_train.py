@@ -19,6 +19,7 @@ import pytest
 import torch
 from kill_at_change import ran_until
 from small_runs import called, json_of, refused, sets
+from typer.testing import CliRunner
 
 import everest
 from everest.annotations.bout import Bout
@@ -36,13 +37,14 @@ from everest.project.exported import measure_exported_accuracy
 from everest.project.lists import check_animals, choose_window_seconds, group_by_subject
 from everest.project.project_plan import describe_samples
 from everest.project.request import Request, with_warmup
-from everest.project.result import ClassTest, MeasuredTest, TestOutputs
+from everest.project.result import ClassTest, MeasuredTest
 from everest.project.train import list_next_commands
 from everest.project.verdict import judge, list_inputs, list_results
 from everest.system import compute
 from everest.system.events import ignore_event
 from everest.system.weights_header import read_header
 from everest.video.writer import write_video
+from everest_cli.main import app
 
 LISTS = ("train", "val", "test")
 STEPS = sets("finetune.steps=3", "finetune.warmup_steps=1", "train.workers=0", "finetune.batch_size=4")
@@ -453,9 +455,7 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(
     assert "windows</th><td>44, from 4 groups" in page.read_text()
     assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
     assert {each["name"] for each in document["candidates"]} >= {"image-mean", "image-change"}
-    accuracy = measure_exported_accuracy(
-        Path("none.onnx"), Path(document["checkpoint"]), ignore_event, finished=tmp_path
-    )
+    accuracy = measure_exported_accuracy(Path("none.onnx"), Path(document["checkpoint"]), ignore_event)
     assert accuracy is not None
     assert (accuracy.trained, accuracy.exported) == (document["top1"], None)
     assert "has learned from all videos" in str(accuracy)
@@ -480,31 +480,26 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(
     assert "in 4 folds), of a file for each fold, exported in the same way, " in shown.stderr
     assert re.search(r"on 1 view; the same models before the export [\d.]+ % \(\+0 points\)", shown.stderr)
     assert "window 1" not in shown.stderr
-    values = r"fold \d of 4: top-1 [\d.]+ % in int8, [\d.]+ % before the export"
+    values = r"fold \d of 4: top-1 int8 [\d.]+ %, before [\d.]+ %"
     assert len(re.findall(values, shown.stderr)) == 4
-    assert len(re.findall("about [\\d.]+ (s|min) left", shown.stderr)) == 3
+    assert len(re.findall(r"about [\d.]+ (s|min) left", shown.stderr)) == 3
     assert re.search(r"^top-1 on 44 videos +([\d.]+ %) +\1$", shown.stderr, flags=re.M)
     assert "take fp32: int8 is not clearly faster" in shown.stderr
-    assert "take fp32" in (tmp_path / "int8.onnx.CARD.md").read_text()
-    file, tested, test_fold = tmp_path / "resumed.onnx", [], exported_accuracy._test_fold
+    assert "- take fp32" in (tmp_path / "int8.onnx.CARD.md").read_text()
+    (of_third,) = (output / "folds" / "3" / "report").glob("export-*.json")
+    of_third.unlink()
+    again = ("export", output, "--to", "onnx", *calibrated, "--json", "-o", tmp_path / "again.onnx")
+    with monkeypatch.context() as patch:
 
-    def interrupted_after_two(weights: Path, *arguments: Any) -> TestOutputs:
-        if len(tested) == 2:
+        def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
-        tested.append(weights)
-        return test_fold(weights, *arguments)
 
-    command = ("export", output, "--to", "onnx", *calibrated, "-q", "-o", file)
-    monkeypatch.setattr(exported_accuracy, "_test_fold", interrupted_after_two)
-    assert "interrupted: 2 of 4 folds tested; the same command resumes" in called(*command, code=130).stderr
-    assert not file.exists()
-    assert len(list(Path(f"{file}.part").iterdir())) == 2
-    monkeypatch.setattr(
-        exported_accuracy, "_test_fold", lambda *all_: tested.append(all_[0]) or test_fold(*all_)
-    )
-    assert json_of(*command)["accuracy"] == in_folds
-    assert len(set(tested)) == len(tested) == 4
-    assert not Path(f"{file}.part").exists()
+        patch.setattr(exported_accuracy, "_test_fold", interrupted)
+        CliRunner().invoke(app, [str(word) for word in again])
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(("again", "."))]
+    shown = called(*again)
+    assert re.findall(r"fold (\d) of 4: export and test", shown.stderr) == ["3"]
+    assert json.loads(shown.stdout)["accuracy"] == in_folds
     text = page.read_text()
     (output / "result.json").unlink()
     again = json_of("train", recordings, *annotations, "-o", output, "--folds", 4, *FEW)

@@ -282,7 +282,6 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
             "OpTypesToExcludeOutputQuantization": ["MatMul"],
             "TensorQuantOverrides": {name: [ranges[name]] for name in sources},
         },
-        },
     )
     return len(products), len(product_inputs) - len(products)
 

@@ -92,7 +92,7 @@ def compare_precisions(document: dict[str, Any], accuracy: ExportedAccuracy | No
         advice = f"{faster}; test both files on labeled videos before you choose"
     else:
         is_percent, name = METRICS[accuracy.metric].is_percent, METRICS[accuracy.metric].title
-        most = MOST_LOST if is_percent else MOST_LOST / 100 * values[0]
+        most = MOST_LOST if is_percent else MOST_LOST / 100 * (accuracy.checkpoint or 0)
         lost = f"loses {loss:.2g}{' points' * is_percent} of {name}" if loss > 0 else f"keeps its {name}"
         advice = f"take {'int8' if loss <= most else 'fp32'}: {faster} and {lost}"
     return {"fp32": costs[0], "int8": costs[1], **compared, "advice": advice}

@@ -172,12 +172,12 @@ def classify(model: str, source: str, seconds: float | None, as_json: bool) -> N
                 print(json.dumps(line), flush=True)
             else:
                 name, share = next(iter(found.items()))
-                print(f"{start:8.1f} to {end:.1f} s  {name}  {share:.1%}", flush=True)
+                print(f"{start:8.1f} to {end:.1f} s  {name}  {100 * share:.1f} %", flush=True)
             began = time.process_time()
     finally:
         if network_ms:
             print(
-                f"{len(network_ms)} windows, median CPU time: {median(read_ms):.3g} ms to decode and resize, "
+                f"windows: {len(network_ms)}; median CPU time: {median(read_ms):.3g} ms to decode and resize, "
                 f"{median(network_ms):.3g} ms in the network",
                 file=sys.stderr,
             )

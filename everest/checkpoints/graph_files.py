@@ -90,15 +90,13 @@ def write_onnx(
         program.save(part, external_data=False)
         difference = compare(graph, _open_runner(part), subject="onnxruntime")
         if clips is not None:
-            document["fp32"], _ = _measure_file(part, spec)
+            document["fp32"] = _measure_file(part, spec)
             difference, int8_notes = _write_int8(part, graph, clips, report)
             document["relative_difference"] = difference.relative
             document["num_changed"] = difference.num_changed
             document["num_compared"] = len(clips.calibration) + len(clips.held_out)
             notes += int8_notes
-        cost, warnings = _measure_file(part, spec)
-        document |= cost
-        notes += warnings
+        document |= _measure_file(part, spec, report)
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     else:
@@ -119,12 +117,13 @@ def write_test_file(file: Path, graph: Graph, calibration: Sequence[Tensor], rep
         quantize(file, list(map(graph.spec.pixels.normalize, calibration)), report=report)
 
 
-def _measure_file(file: Path, spec: ClipSpec) -> tuple[dict[str, Any], list[str]]:
-    """The bytes of a file and its milliseconds for a clip on one thread, and warnings about them."""
+def _measure_file(file: Path, spec: ClipSpec, report: Report = ignore_event) -> dict[str, Any]:
+    """The bytes of a file and its milliseconds for a clip on one thread; warns of a busy CPU."""
     clip, run = spec.pixels.normalize(sample_pixels(spec, 1)), _open_runner(file, threads=1)
     network_time = time_passes(lambda: run(clip))
-    cost = {"network_ms": round(network_time.alone_ms, 2), "bytes": file.stat().st_size}
-    return cost, network_time.warnings
+    for text in network_time.warnings:
+        report(notice(text))
+    return {"network_ms": round(network_time.alone_ms, 2), "bytes": file.stat().st_size}
 
 
 def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> tuple[Difference, list[str]]:

@@ -78,23 +78,24 @@ class ExportedAccuracy:
 def compare_precisions(document: dict[str, Any], accuracy: ExportedAccuracy | None) -> dict[str, Any]:
     """A file in int8 beside the file in fp32 of the same model, by the document of `write_onnx`."""
     costs = document["fp32"], {key: document[key] for key in document["fp32"]}
-    (before_ms, after_ms), loss = (cost["network_ms"] for cost in costs), None
+    before_ms, after_ms = (cost["network_ms"] for cost in costs)
+    faster = f"int8 is {before_ms / after_ms:.2g} times as fast"
+    advice = f"{faster}; test both files on labeled videos before you choose"
     compared = {"num_changed": document["num_changed"], "num_videos": document["num_compared"]}
     if accuracy is not None and accuracy.exported is not None and accuracy.checkpoint is not None:
+        name, before, after = accuracy.metric, accuracy.checkpoint, accuracy.exported
         compared = {"num_changed": accuracy.num_changed, "num_videos": accuracy.videos}
-        values = accuracy.checkpoint, accuracy.exported
-        costs = tuple({accuracy.metric: value, **cost} for value, cost in zip(values, costs, strict=True))
-        loss = (values[0] - values[1]) * (1 if METRICS[accuracy.metric].is_higher_better else -1)
-    faster = f"int8 is {before_ms / after_ms:.2g} times as fast"
+        costs = {name: before, **costs[0]}, {name: after, **costs[1]}
+        loss = (before - after) * (1 if METRICS[name].is_higher_better else -1)
+        choice = (
+            "int8"
+            if loss <= (MOST_LOST if METRICS[name].is_percent else MOST_LOST / 100 * before)
+            else "fp32"
+        )
+        values = f"{value_text(name, after)} (fp32: {value_text(name, before)})"
+        advice = f"take {choice}: {faster}, with a {METRICS[name].title} of {values}"
     if after_ms > BARELY_FASTER * before_ms:
         advice = "take fp32: int8 is not clearly faster"
-    elif accuracy is None or loss is None:
-        advice = f"{faster}; test both files on labeled videos before you choose"
-    else:
-        is_percent, name = METRICS[accuracy.metric].is_percent, METRICS[accuracy.metric].title
-        most = MOST_LOST if is_percent else MOST_LOST / 100 * (accuracy.checkpoint or 0)
-        lost = f"loses {loss:.2g}{' points' * is_percent} of {name}" if loss > 0 else f"keeps its {name}"
-        advice = f"take {'int8' if loss <= most else 'fp32'}: {faster} and {lost}"
     return {"fp32": costs[0], "int8": costs[1], **compared, "advice": advice}
 
 

@@ -176,11 +176,10 @@ def classify(model: str, source: str, seconds: float | None, as_json: bool) -> N
             began = time.process_time()
     finally:
         if network_ms:
-            print(
-                f"windows: {len(network_ms)}; median CPU time: {median(read_ms):.3g} ms to decode and resize, "
-                f"{median(network_ms):.3g} ms in the network",
-                file=sys.stderr,
+            times = (
+                f"{median(read_ms):.3g} ms to decode and resize, {median(network_ms):.3g} ms in the network"
             )
+            print(f"windows: {len(network_ms)}; median CPU time: {times}", file=sys.stderr)
 
 
 def main() -> None:

@@ -87,11 +87,8 @@ def compare_precisions(document: dict[str, Any], accuracy: ExportedAccuracy | No
         compared = {"num_changed": accuracy.num_changed, "num_videos": accuracy.videos}
         costs = {name: before, **costs[0]}, {name: after, **costs[1]}
         loss = (before - after) * (1 if METRICS[name].is_higher_better else -1)
-        choice = (
-            "int8"
-            if loss <= (MOST_LOST if METRICS[name].is_percent else MOST_LOST / 100 * before)
-            else "fp32"
-        )
+        most = MOST_LOST if METRICS[name].is_percent else MOST_LOST / 100 * before
+        choice = "int8" if loss <= most else "fp32"
         values = f"{value_text(name, after)} (fp32: {value_text(name, before)})"
         advice = f"take {choice}: {faster}, with a {METRICS[name].title} of {values}"
     if after_ms > BARELY_FASTER * before_ms:

@@ -27,7 +27,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 PART_VALUES: Final = 2**21  # one clip of 16 x 224 x 224 pixels, whose floats fit the cache of a CPU
 BF16_CAPABILITY: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
-MOST_PASSES: Final = 100  # default: timed passes at most; under load, the fastest of 30 varies more
+MOST_PASSES: Final = 30  # default: timed passes at most
 TIMED_SECONDS: Final = 3.0  # default: of passes, after which timing ends
 FAR_FACTOR: Final = 4.0  # heuristic: multiple of the limit from which one pass is enough
 BUSY: Final = 1.25  # heuristic: clock time / CPU time from which other programs slow the network down

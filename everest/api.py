@@ -51,7 +51,7 @@ def create_model(
     drop_path: float = 0.0,
     **model: Any,
 ) -> Transformer:
-    """Build a model with fresh weights, drawn from torch's generator as those of any torch module.
+    """Build a model with new random weights, from torch's global generator.
 
     Args:
         backbone: vit-tiny, vit-s, vit-b, vit-l, vit-h or vit-g.
@@ -153,7 +153,7 @@ def select_tokens(
         settings: of the strategy, by their names in a recipe; they take precedence over `keep`.
     Raises:
         RecipeError: an unknown strategy or setting, or invalid values.
-        ValueError: `x` is no batch of clips, or `keep` leaves no token visible.
+        ValueError: `x` is not a batch of clips, or `keep` leaves no token visible.
     """
     chosen = make_strategy(strategy, settings, keep=keep)
     if x.dim() != 5:

@@ -70,7 +70,7 @@ class Finetuning:
     training: Training
     settings: FinetuneSettings
     model: VideoClassifier  # the module that is evaluated
-    validator: Validator | None  # None: there are no videos in data.val
+    validator: Validator | None  # None: no data.val
     class_weights: list[Tensor | None]  # weights (classes,) for each head, on the device
 
     def losses(self, batch: Batch, step: Step) -> PassLosses:

@@ -59,9 +59,9 @@ def predict(
         also has `present`, whether its probability is above its threshold; a number is `[{"value"}]`. With
         several heads `heads` has such a list for each head. An unreadable video has `error` instead.
     Raises:
-        CheckpointError: the model is no classifier, or its outputs are no finite numbers.
+        CheckpointError: the model is not a classifier, or its outputs are not finite.
         DataError: a list cannot be used, or a folder has no video.
-        RecipeError: `keep` is no ratio that leaves a token; `top` of a model that predicts numbers only;
+        RecipeError: `keep` leaves no token; `top` of a model that predicts numbers only;
             `top` or `batch` is below 1.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
@@ -129,9 +129,9 @@ def extract(
             the input of a classifier's head; of another model the mean of the tokens and their change.
         keep: None: all tokens of an autoencoder or of a converted encoder. For the others see `predict`.
     Raises:
-        CheckpointError: the features are no finite numbers.
+        CheckpointError: the features are not finite.
         DataError: no video can be read, a list cannot be used, or a folder has no video.
-        RecipeError: an unknown level, `keep` is no ratio that leaves a token, or `batch` is below 1.
+        RecipeError: an unknown level, `keep` leaves no token, or `batch` is below 1.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     passes = Passes(batch=batch, workers=workers, report=report)
@@ -155,8 +155,8 @@ def evaluate(
     """Evaluate a classifier on a labeled set of videos, as `everest eval --json`.
 
     Args:
-        data: the folder of the list and the videos; None: that of the model's recipe.
-        test: the list, or a folder of class folders, relative to `data`; None: that of the recipe.
+        data: the folder of the list and the videos; None: as in the model's recipe.
+        test: the list, or a folder of class folders, relative to `data`; None: as in the recipe.
         clips, crops: views of a video; None: as in the recipe.
         predictions: a CSV file to write, one row a video.
         page: a folder to write a page with figures to.
@@ -166,7 +166,7 @@ def evaluate(
     Returns:
         The document of `everest eval --json`: the metrics, of classes in percent, and how they were measured.
     Raises:
-        CheckpointError: the model is no classifier, or its outputs are no finite numbers.
+        CheckpointError: the model is not a classifier, or its outputs are not finite.
         DataError: the videos or labels cannot be used, or too many videos are unreadable.
         RecipeError: an output file exists already.
     """

@@ -94,8 +94,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                 training.resume()
             if is_main and tracker_name is not None:
                 steps_done = training.steps_done if context.resumed else None
-                tracker = _start_tracker(tracker_name, run, steps_done=steps_done)
-                training.step_log.track(tracker)
+                tracker = training.step_log.tracker = _start_tracker(tracker_name, run, steps_done=steps_done)
             yield
             if is_main:
                 run.finish(training.steps_done)
@@ -107,7 +106,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
 
 
 def _environment(training: Training) -> dict[str, Any]:
-    """The values of a new run in env.json, besides those of the machine."""
+    """The values of a new run in env.json, except the description of the machine."""
     plan, options, init_file = training.plan, training.context.options, training.context.init_file
     header = training.state.header
     facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
@@ -123,7 +122,7 @@ def _environment(training: Training) -> dict[str, Any]:
 def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> GeneralTracker:
     """Start TensorBoard or Weights & Biases beside metrics.jsonl, or continue its run over all resumes.
 
-    Both know the resolved recipe and write below the run folder. Weights & Biases works offline unless
+    Both store the full recipe and write below the run folder. Weights & Biases works offline unless
     WANDB_MODE is set.
 
     Args:
@@ -228,7 +227,7 @@ def _users(output: Path) -> list[Path]:
 
 
 class StageOptions(TypedDict, total=False):
-    """The options of `pretrain` and `finetune`, as those of the commands."""
+    """The options of `pretrain` and `finetune`, with the meanings of their commands."""
 
     data: str | Path | None  # the folder of lists and videos (`data.root`); None: the recipe's
     overrides: Sequence[str]  # `section.key=value` texts, which win over the recipe

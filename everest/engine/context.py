@@ -165,7 +165,19 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
 
 def _is_resumed(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> bool:
     """Whether the folder already holds the run; RecipeError if the run cannot use the folder."""
-    if not _is_in_use(run):
+    names: set[str] = set()  # files of a run that has started, or of other programs
+    if run.path.exists():
+        if not run.path.is_dir():
+            raise RecipeError(f"--output {run.path}: a file is in the way; choose another folder")
+        refuse_running(run.path)
+        names = {file.name for file in run.path.iterdir() if not is_unfinished(file.name)}
+        # The tokenizer's run in the folder may be at any step: it is trained first.
+        names.discard(TOKENIZER_FOLDER)
+        if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
+            names.discard(STATE_FOLDER)
+        if run.has_environment():
+            names.discard(ENVIRONMENT_FILE)
+    if not names:
         if options.resume == "only":
             raise RecipeError(f"--resume {run.path}: there is no run to resume")
         return False
@@ -174,23 +186,6 @@ def _is_resumed(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: 
         return False
     _check_resume(run, recipe, options, init_file)
     return True
-
-
-def _is_in_use(run: RunFolder) -> bool:
-    """Whether the folder has files of a run that has started, or of other programs."""
-    if not run.path.exists():
-        return False
-    if not run.path.is_dir():
-        raise RecipeError(f"--output {run.path}: a file is in the way; choose another folder")
-    refuse_running(run.path)
-    names = {file.name for file in run.path.iterdir() if not is_unfinished(file.name)}
-    # The tokenizer's run in the folder may be at any step: it is trained first.
-    names.discard(TOKENIZER_FOLDER)
-    if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
-        names.discard(STATE_FOLDER)
-    if run.has_environment():
-        names.discard(ENVIRONMENT_FILE)
-    return bool(names)
 
 
 def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> None:
@@ -226,43 +221,29 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
         raise RecipeError(
             f"{folder}: {ENVIRONMENT_FILE} is missing or not of a run; restore it, or choose another folder"
         )
-    changed = changed_settings(
-        load_recipe(run.path / RECIPE_FILE, imports=False),
-        recipe,
-        options.stage,
-        has_weights=run.weights.is_file(),
-        own_tokenizer=tokenizer_file(run.path).resolve(),
-    )
+
+    saved = flat_values(recipe_values(load_recipe(run.path / RECIPE_FILE, imports=False)))
+    given = flat_values(recipe_values(recipe))
+    may_change = set(RESUME_MAY_CHANGE)
+    if options.stage == "train-tokenizer":
+        may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
+    # A frozen model may have been moved: its hash is compared with that in the weights when it is read.
+    for key in ("tokenizer.checkpoint", "pretrain.target.teacher"):
+        old, new = saved.get(key), given.get(key)
+        is_own = is_tokenizer_file(str(old)) and Path(str(new)) == tokenizer_file(run.path).resolve()
+        if old and new and (is_own or run.weights.is_file()):
+            may_change.add(key)
+    for key in may_change:
+        saved.pop(key, None)
+        given.pop(key, None)
+
     environment = run.read_environment()
     before = {"command": environment.stage, "--overfit-one-batch": environment.one_batch}
     now = {"command": options.stage, "--overfit-one-batch": options.one_batch}
     before |= {"--init": environment.init, "--decoder": environment.decoder if init_file else None}
     now |= {"--init": init_file and init_file.file, "--decoder": init_file and init_file.decoder}
-    if differences := [*differing(before, now), *changed]:
+    if differences := [*differing(before, now), *differing(saved, given)]:
         shown = first_names(differences, 3)
         raise RecipeError(
             f"{folder}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
         )
-
-
-def changed_settings(
-    saved: Recipe, given: Recipe, stage: str, *, has_weights: bool, own_tokenizer: Path
-) -> list[str]:
-    """The settings that differ from those of a run, and must not when it is resumed, each with both values.
-
-    A frozen model may have been moved: its hash is compared with that in the weights when it is read.
-    `own_tokenizer` is the file in the run's folder.
-    """
-    before, now = flat_values(recipe_values(saved)), flat_values(recipe_values(given))
-    may_change = set(RESUME_MAY_CHANGE)
-    if stage == "train-tokenizer":
-        may_change |= {key for key in before.keys() | now.keys() if not tokenizer_depends_on(key, given)}
-    for key in ("tokenizer.checkpoint", "pretrain.target.teacher"):
-        old, new = before.get(key), now.get(key)
-        is_own = is_tokenizer_file(str(old)) and Path(str(new)) == own_tokenizer
-        if old and new and (is_own or has_weights):
-            may_change.add(key)
-    for key in may_change:
-        before.pop(key, None)
-        now.pop(key, None)
-    return differing(before, now)

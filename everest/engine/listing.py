@@ -65,7 +65,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def summarize(run: Path) -> RunSummary:
-    """Summarize a run from its files. A damaged file is no error: one run must not hide the others."""
+    """Summarize a run from its files. A damaged file raises no error: one run must not hide the others."""
     age = 0
     try:
         with damage_errors(run, fix=RESTORE_FIX):

@@ -39,7 +39,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
     """timm's parameter groups, each with an `lr_scale`. Parameters that need no gradient are in none.
 
     Args:
-        layer_decay: the scale of a layer over that of the next one (Bao et al. 2021). The model's
+        layer_decay: the `lr_scale` of a layer relative to the next layer's (Bao et al. 2021). The model's
             `group_matcher` defines its layers. With 1.0 all parameters have scale 1.
     """
     from torch._dynamo import config as dynamo_config
@@ -64,7 +64,7 @@ def make_optimizer(groups: list[ParamGroup], *, betas: tuple[float, float]) -> t
 
 
 def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.AdamW:
-    """AdamW over the parameters that a stage trains; those of an encoder may have a scaled learning rate."""
+    """AdamW over the parameters that a stage trains; the learning rate of its encoder may be scaled."""
     groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=section.layer_decay)
     if section.encoder_lr_scale != 1.0:
         assert isinstance(model, TokenModel)

@@ -64,7 +64,7 @@ class StepRecord:
     videos: list[str] = field(default_factory=list)
     waited: float = 0.0  # seconds of waiting for batches
     started: float = field(default_factory=time.monotonic)
-    seconds: float | None = None  # the time of the whole step; None: it is not over
+    seconds: float | None = None  # of the step; None: it has not ended
 
     def add(self, losses: PassLosses, *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
@@ -134,8 +134,8 @@ def clip_gradients(
     """Unscale (fp16), average and measure gradients, and scale them down to the norm `largest`, if given.
 
     Args:
-        networks: the model that Accelerate wraps first: it exchanges its gradients itself. Those of the
-            others are averaged over the processes here, once a step.
+        networks: first the model, whose gradients Accelerate exchanges. The gradients of the others are
+            averaged over the processes here, once a step.
     Returns:
         The norms before clipping, () on the device and over all processes, by their names in metrics.jsonl;
         a network that is not active in this step has none.

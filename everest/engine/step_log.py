@@ -42,6 +42,7 @@ class StepLog:
         workers: processes that read videos, of each process.
     Attributes:
         guard: skips the updates that it judges later.
+        tracker: in the main process; receives the numbers of further rows, too.
         losses: the last finite losses.
     """
 
@@ -51,7 +52,7 @@ class StepLog:
         self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.guard = UpdateGuard(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
-        self._tracker: GeneralTracker | None = None
+        self.tracker: GeneralTracker | None = None
         self._context = context
         self._plan = plan
         self._saves = saves
@@ -69,17 +70,13 @@ class StepLog:
         self.guard.skipped = notes["skipped"]
         self.bad_videos.restore(notes["videos"], self._context.run_folder.read_bad_videos())
 
-    def track(self, tracker: GeneralTracker) -> None:
-        """Send the numbers of further rows to a tracker, too; in the main process only."""
-        self._tracker = tracker
-
     def write(self, row: Row) -> None:
         """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
         if self._context.accelerator.is_main_process:
             self._context.run_folder.log_row(row)
-        if self._tracker is not None:
+        if self.tracker is not None:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
-            self._tracker.log(numbers, step=row["step"])
+            self.tracker.log(numbers, step=row["step"])
 
     def add(self, record: StepRecord, numbers: NumbersInFlight, *, all_now: bool) -> list[Row]:
         """Add a step, and log the steps whose numbers have arrived, or with `all_now` all steps.
@@ -102,14 +99,25 @@ class StepLog:
         return rows
 
     def read(self, *, but: int = 0) -> None:
-        """Log the steps that are done, except the last `but`."""
+        """Log the steps that are done, except the last `but`. Numbers that are not finite become null."""
         context, plan = self._context, self._plan
         while len(self._unread) > but:
             record, numbers = self._unread.popleft()
             figures, any_failed, request = numbers.read()
             self._saves.add(request)
             self._check_finite(record, figures)
-            row = self._row(record, figures)
+            finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            seconds = record.seconds or time.monotonic() - record.started
+            row: Row = {
+                "step": record.index + 1,
+                "epoch": plan.epoch(record.index),
+                "loss": finite.pop("loss"),
+                "lr": plan.lr(record.index),
+                **finite,
+                "clips_per_second": round(plan.batch_size / seconds, 2),
+                "data_wait": round(record.waited / seconds, 4),
+                "memory_bytes": peak_memory(context.accelerator.device),
+            }
             self.write(row)
             context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
             if row["loss"] is not None:
@@ -120,22 +128,6 @@ class StepLog:
                 context.run_folder.write_bad_videos(self.bad_videos.reasons)
             self.bad_videos.check(any_failed=any_failed)
             self._new_rows.append(row)
-
-    def _row(self, record: StepRecord, figures: Mapping[str, float]) -> Row:
-        """The row of a step; a number that is not finite becomes null."""
-        plan = self._plan
-        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        seconds = record.seconds or time.monotonic() - record.started
-        return {
-            "step": record.index + 1,
-            "epoch": plan.epoch(record.index),
-            "loss": finite.pop("loss"),
-            "lr": plan.lr(record.index),
-            **finite,
-            "clips_per_second": round(plan.batch_size / seconds, 2),
-            "data_wait": round(record.waited / seconds, 4),
-            "memory_bytes": peak_memory(self._context.accelerator.device),
-        }
 
     def _check_finite(self, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report a skipped update, with its videos; DivergedError if it ends the run."""

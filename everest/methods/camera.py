@@ -158,7 +158,7 @@ def moved(images: Tensor, motion: Tensor, plane: Plane | None = None) -> tuple[T
     # No matrix product: on a GPU it may be computed in TF32, which is too coarse for places.
     by_x, by_y, start = torch.stack(rows, dim=1).unsqueeze(3).unbind(2)  # (M, 2, 1) each
     grid = (by_x * x + start).unsqueeze(2) + (by_y * y).unsqueeze(3)  # (M, 2, h, w)
-    edge = 1e-4  # rounding is no motion
+    edge = 1e-4  # tolerates rounding
     inside = (grid[:, 0].abs() <= 1 - 1 / width + edge) & (grid[:, 1].abs() <= 1 - 1 / height + edge)
     sampled = F.grid_sample(images, grid.movedim(1, -1), padding_mode="border", align_corners=False)
     return sampled, inside.unsqueeze(1)
@@ -191,8 +191,11 @@ def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) ->
     """
     plane = Plane.of(now.size(2), now.size(3))
     warped, inside = moved(before, motion)  # (M, 1, h, w) each
-    error = (now - warped)[:, 0, 1:-1, 1:-1]  # (M, h - 2, w - 2)
-    weight = _robust_weights(error, inside[:, 0, 1:-1, 1:-1].float())  # (M, h - 2, w - 2)
+    error, seen = (now - warped)[:, 0, 1:-1, 1:-1], inside[:, 0, 1:-1, 1:-1].float()  # (M, h - 2, w - 2) each
+    # Large errors have small weights (Geman and McClure).
+    scale = (error.abs() * seen).sum(dim=(1, 2)) / seen.sum(dim=(1, 2)).clamp(min=1)  # (M,)
+    ratio = error / (ERROR_SPREAD * scale.clamp(min=GRAY_NOISE))[:, None, None]
+    weight = seen / (1 + ratio.square()).square()  # (M, h - 2, w - 2)
     mean = (now + warped)[:, 0] * (plane.unit / 4)  # (M, h, w), with the factor of a central difference
     across = mean[:, 1:-1, 2:] - mean[:, 1:-1, :-2]  # (M, h - 2, w - 2): the slope along x
     down = mean[:, 2:, 1:-1] - mean[:, :-2, 1:-1]  # (M, h - 2, w - 2): the slope along y
@@ -200,21 +203,10 @@ def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) ->
     products = products * weight.unsqueeze(1)  # (M, 5, h - 2, w - 2)
     if model == "affine":
         return motion + _affine_step(products, plane)
-    return torch.cat([motion[:, :, :2], motion[:, :, 2:] + _shift_step(products)], dim=2)
-
-
-def _robust_weights(error: Tensor, inside: Tensor) -> Tensor:
-    """The weights (M, h, w) of errors, small for large ones (Geman and McClure); `inside` is 0 or 1."""
-    scale = (error.abs() * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)  # (M,)
-    ratio = error / (ERROR_SPREAD * scale.clamp(min=GRAY_NOISE))[:, None, None]  # (M, h, w)
-    return inside / (1 + ratio.square()).square()
-
-
-def _shift_step(products: Tensor) -> Tensor:
-    """The change (M, 2, 1) of a shift, by the products (M, 5, h, w) of slopes with slopes and the error."""
     sums = products.sum(dim=(2, 3))  # (M, 5)
     matrix = torch.stack([sums[:, :2], sums[:, 1:3]], dim=1)  # (M, 2, 2)
-    return _solved(matrix, sums[:, 3:].unsqueeze(2)).unsqueeze(2)
+    step = _solved(matrix, sums[:, 3:].unsqueeze(2)).unsqueeze(2)  # (M, 2, 1)
+    return torch.cat([motion[:, :, :2], motion[:, :, 2:] + step], dim=2)
 
 
 def _affine_step(products: Tensor, plane: Plane) -> Tensor:

@@ -35,7 +35,7 @@ def is_import_path(name: object) -> TypeGuard[str]:
 
 
 def name_by_class(instance: object, key: str) -> None:
-    """Set the field `key`, the name in a recipe, to the import path of a class that has no name of its own.
+    """Set the field `key`, the name of a class in a recipe, to its import path if the class has no name.
 
     Every shipped class has one; a subclass of another package has inherited it.
     """

@@ -45,7 +45,7 @@ from everest.methods.importance import (
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 RatioOrZero = Annotated[float, Field(ge=0, le=1)]
-LEAST_UNIFORM: Final = 1e-6  # heuristic: where fewer tokens change than are drawn, still ones are drawn, too
+LEAST_UNIFORM: Final = 1e-6  # heuristic: where too few tokens change, others are drawn as well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +267,7 @@ class FrameDifference(TopK):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn(ByEmbeddingChange):
-    """Draws tokens without replacement, those that have changed with a higher probability. Ours.
+    """Draws tokens without replacement, changed tokens with a higher probability. Our choice.
 
     A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
     importance above the lowest of the clip. Those drawn are the top k by log probability plus Gumbel noise

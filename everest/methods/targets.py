@@ -1,7 +1,7 @@
 """The values that are predicted at the target tokens, and the loss of a prediction.
 
-A target is a frozen dataclass, whose fields are its keys in a recipe. A model has a copy that also knows what
-is no setting: the pixel statistics of the model's clips, and the frozen network that gives the values.
+A target is a frozen dataclass whose fields are its keys in a recipe. `Target.bound` copies it for a model,
+with what is not a setting: the pixel statistics of the model's clips, and its frozen tokenizer or teacher.
 
 B batch, C channels, T frames, H W pixels, N tokens, K target tokens, P values of a token, t p q a tubelet's
 frames, rows and columns, D the width of a teacher or the dimensions of a code.
@@ -48,7 +48,7 @@ class Target(ABC):
     __pydantic_config__ = ConfigDict(extra="forbid")
     needs_tokenizer: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
-    # Of the model's clips, and its frozen network: set by `bound`. No fields, because they are no settings.
+    # Set by `bound`. They are not settings, and therefore not fields.
     statistics: ClassVar[PixelStatistics] = IMAGENET
     network: ClassVar[Any] = None
     kind: str = ""  # its name in a recipe; of another package: its import path
@@ -70,11 +70,6 @@ class Target(ABC):
     def is_external(self) -> bool:
         """Whether another package defines the target."""
         return is_import_path(self.kind)
-
-    def input_of(self, clips: Tensor, x: Tensor) -> Tensor:
-        """What `values` takes: clips (B, C, T, H, W), or the input `x` that the encoder makes of them."""
-        chosen = clips if self.of_frames else x
-        return self.statistics.normalized(chosen) if self.is_external else chosen
 
     @property
     def loss_of_one_color(self) -> float | None:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from everest.config.model import MLP_RATIO
 from everest.models.positions import Rotation
-from everest.models.recompute import Activation, Normed, activation_linear, swiglu
+from everest.models.recompute import Activation, ActivationLinear, Normed, RecomputedSwiglu
 
 NormedSwiglu = Literal["normed-swiglu"]  # SwiGLU with a norm between its Linear layers
 NORM_EPS: Final = 1e-6  # added to the variance by every LayerNorm, as in the released programs
@@ -165,8 +165,8 @@ class Mlp(nn.Module):
         """The MLP (B, K, D) of tokens (B, K, D)."""
         hidden = x.linear(self.fc1.weight, self.fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
         if self.norm is None:
-            return activation_linear(hidden, self.activation, self.fc2.weight, self.fc2.bias)
-        gated = swiglu(hidden).to(x.tokens.dtype)  # (B, K, F), as the input of every norm
+            return ActivationLinear.apply(hidden, self.fc2.weight, self.fc2.bias, self.activation)
+        gated = RecomputedSwiglu.apply(hidden).to(x.tokens.dtype)  # (B, K, F), as the input of every norm
         return Normed(gated, self.norm).linear(self.fc2.weight, self.fc2.bias)
 
 

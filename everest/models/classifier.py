@@ -64,7 +64,7 @@ def soft_targets(labels: Tensor, heads: Heads, *, smoothing: float) -> Tensor:
 def supervised_loss(
     logits: Tensor, targets: Tensor, heads: Heads, class_weights: Sequence[Tensor | None]
 ) -> Tensor:
-    """The mean over the heads, so that the learning rate need not follow their number (ours).
+    """The mean loss of the heads, so that the learning rate does not depend on their number (our choice).
 
     A single-label head has the cross-entropy with soft targets, a multi-label head the binary cross-entropy
     of each class, a number the smooth L1 loss of the standardized values.

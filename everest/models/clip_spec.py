@@ -41,12 +41,12 @@ class ClipSpec(ABC):
 
     @property
     def num_classes(self) -> int | None:
-        """The outputs of all heads; None of a model without any."""
+        """The number of outputs of all heads; None without heads."""
         return sum(head.outputs for head in self.heads) or None
 
     @property
     def only_head(self) -> Head | None:
-        """The head of a classifier whose heads have no names; None of another model."""
+        """The head of a classifier with one head, which has no name; None of another model."""
         return self.heads[0] if self.heads and not self.heads[0].name else None
 
     @property
@@ -176,6 +176,8 @@ class TokenModel(ClipModel):
         self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0
     ) -> None:
         super().__init__()
+        if isinstance(architecture, ClipSpec):
+            self.spec = architecture
         self.input: ModelInput = architecture.model.input
         self.pixels = architecture.pixels
         self.strategy = strategy

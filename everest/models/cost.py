@@ -97,7 +97,7 @@ def _for_all_tokens(
 def count_frozen_macs(spec: ModelSpec) -> int | None:
     """Count the multiply-accumulates of a frozen tokenizer's convolutions, or of a teacher, for one clip.
 
-    None if a training step runs neither. They come on top of the model's own; none of them are trained.
+    None if a training step runs neither. They are not included in the model's own count.
     """
     if teacher := spec.teacher_in_step:
         return spec.grid.t // teacher.grid.t * count_macs(teacher).total
@@ -150,7 +150,7 @@ def total_macs(spec: ClipSpec) -> int:
 def view_cost(spec: ClipSpec) -> dict[str, Any]:
     """Return the tokens that a classifier keeps, and the GMACs of one view (the papers' GFLOPs; Table 10).
 
-    `keep` and `tokens` are None of a model without tokens.
+    `keep` and `tokens` are None for a model without tokens.
     """
     parts = [
         replace(part, selection=part.selection.at_evaluation()) if isinstance(part, ModelSpec) else part

@@ -1,8 +1,8 @@
-"""A linear classifier of what pixels say without any token: small images, or histograms of motion.
+"""Linear classifiers without tokens: of small images, or of histograms of motion.
 
-The histograms are of orientations: of edges, of their motion, and of the edges of change. They say in which
-parts of the picture something moves where to, whatever its color. From Dalal and Triggs 2005 (gradients of
-images) and Dalal, Triggs and Schmid 2006 (motion), with the component of the motion along the gradient of
+The histograms are of orientations: of edges, of their motion, and of the edges of change. They show where in
+the picture something moves and in which direction, whatever its color. From Dalal and Triggs 2005 (gradients
+of images) and Dalal, Triggs and Schmid 2006 (motion), with the component of the motion along the gradient of
 each pixel in place of optical flow.
 
 B batch, C channels, T frames, H W pixels, S the side of an image, F features.

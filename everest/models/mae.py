@@ -208,7 +208,9 @@ class MaskedAutoencoder(PretrainingModel):
         if values is not None:
             target = gather_tokens(values, selection.target)  # (B, M, P)
         else:
-            clips = self.targets.input_of(frames, x)
+            clips = frames if self.targets.of_frames else x
+            if self.targets.is_external:  # everest's own also take bytes
+                clips = self.pixels.normalized(clips)
             target = self.targets.values(clips, selection.target, self.embedding.tubelet)
         loss = self.targets.loss(prediction, target, selection.scored())
         metrics: dict[str, Tensor] = {}

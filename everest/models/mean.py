@@ -121,8 +121,16 @@ class MeanClassifier(Classifier):
         stacked = torch.stack([part.float() for part in logits])  # (M, B, outputs)
         if self.mean_of == "logits":
             return stacked.mean(dim=0)
-        pairs = zip(by_head(stacked, self.heads), self.heads, strict=True)
-        return torch.cat([_mean(part, head.task) for part, head in pairs], dim=-1)
+        means = []  # logits whose outputs are the mean of the members' outputs, (B, outputs) of each head
+        for of_head, head in zip(by_head(stacked, self.heads), self.heads, strict=True):
+            if head.task == "regression":
+                means.append(of_head.mean(dim=0))
+            elif head.task == MULTI_LABEL:  # log of the mean of p, and of 1 - p
+                yes, no = (F.logsigmoid(sign * of_head).logsumexp(dim=0) for sign in (1, -1))
+                means.append(yes - no)
+            else:
+                means.append(of_head.log_softmax(dim=-1).logsumexp(dim=0) - math.log(of_head.size(0)))
+        return torch.cat(means, dim=-1)
 
     def _of_members(self, method: str, frames: Tensor, keep: float | None) -> list[Tensor]:
         """What a method of each member returns: features (B, F) or logits (B, outputs)."""
@@ -132,13 +140,3 @@ class MeanClassifier(Classifier):
             getattr(member, method)(frames, keep=keep if has_tokens else None)
             for member, has_tokens in zip(self.members, self.have_tokens, strict=True)
         ]
-
-
-def _mean(logits: Tensor, task: str) -> Tensor:
-    """The logits (B, outputs) of a head whose outputs are the mean of those of `logits` (M, B, outputs)."""
-    if task == "regression":
-        return logits.mean(dim=0)
-    if task == MULTI_LABEL:  # log of the mean of p, and of 1 - p
-        yes, no = (F.logsigmoid(sign * logits).logsumexp(dim=0) for sign in (1, -1))
-        return yes - no
-    return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(logits.size(0))

@@ -65,7 +65,7 @@ class LowRank(nn.Module):
         linear: its weight W (D, C) and its bias stay frozen.
         lora: `dropout` is the share of the columns of A that are dropped in training mode: input channels,
             the same ones for all tokens of a pass. Dropout for each token, as in the released program, would
-            need a product of its own.
+            need another product.
     """
 
     def __init__(self, linear: nn.Linear, lora: LoraSettings) -> None:

@@ -83,19 +83,14 @@ class Rotation(NamedTuple):
         crossed = torch.stack([-second, first], dim=-1).flatten(-2)
         return (x * cos + crossed * sin).to(x.dtype)  # in the precision of the angles
 
-    def behind(self, count: int) -> Rotation:
-        """The rotation of these tokens behind `count` others, which are not turned."""
-        front = (0, 0, count, 0)
-        return Rotation(F.pad(self.cos, front, value=1.0), F.pad(self.sin, front))
-
 
 class RotaryPositions(nn.Module):
     """Rotations of the tokens of a grid, computed: by which angle each channel of a head is turned.
 
     Of a video, as in V-JEPA 2 (Assran et al. 2025), an even number R of channels is for the slice, then for
     the row, for the column; the channels that are left over are not turned. Channels 2i and 2i + 1 are the
-    coordinates of a point, but each has the angle of its own number modulo R / 2. So V-JEPA 2 was trained: a
-    pair is not turned by one angle as in other rotary positions.
+    coordinates of a point, but each has the angle of its own number modulo R / 2. V-JEPA 2 was trained
+    this way: a pair is not turned by one angle, unlike in other rotary positions.
 
     Of an image model (timm has weights of 21 EVA-02, 17 DINOv3, 14 PE and 6 RoPE-ViT models with rotations
     along the axes), half of the channels are for the row, half for the column. Channels 2i and 2i + 1 are a
@@ -147,8 +142,8 @@ TokenPositions = FixedPositions | LearnedPositions | RotaryPositions
 def add_positions(tokens: Tensor, positions: TokenPositions, ids: Tensor) -> Tensor:
     """Add positions to the tokens `ids` (B, K), given as (B, K, D) or one for all, (1, 1, D): (B, K, D).
 
-    Under autocast tokens have a lower precision than positions. The sum has that of the positions, and so
-    have tokens with rotary positions, to which nothing is added.
+    Under autocast tokens have a lower precision than positions. The result has the precision of the
+    positions, also if they are rotary, and nothing is added.
     """
     if isinstance(positions, RotaryPositions):
         return tokens.expand(*ids.shape, -1).to(torch.promote_types(tokens.dtype, positions.cos.dtype))

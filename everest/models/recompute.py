@@ -36,16 +36,6 @@ class Normed(NamedTuple):
         return NormLinear.apply(self.tokens, norm.weight, norm.bias, norm.eps, weight, bias)
 
 
-def activation_linear(x: Tensor, activation: Activation, weight: Tensor, bias: Tensor) -> Tensor:
-    """`linear(activation(x))`: (B, K, D) of (B, K, F), with SwiGLU of (B, K, 2 F)."""
-    return ActivationLinear.apply(x, weight, bias, activation)
-
-
-def swiglu(x: Tensor) -> Tensor:
-    """SwiGLU (B, K, F) of (B, K, 2 F)."""
-    return RecomputedSwiglu.apply(x)
-
-
 def activate(x: Tensor, activation: Activation) -> Tensor:
     """GELU of (..., K, F), or SwiGLU (Shazeer 2020) of (..., K, 2 F): silu(first half) * second half."""
     if activation == "swiglu":

@@ -83,14 +83,8 @@ class ModelSpec(Architecture, ClipSpec):
         except RecipeError as error:
             yield "tokens", str(error)
 
-    def build(self) -> Transformer:
-        model = self.new_model()
-        model.spec = self
-        return model
-
     @abstractmethod
-    def new_model(self) -> Transformer:
-        """Make the module, which does not know its spec yet."""
+    def build(self) -> Transformer: ...
 
 
 @settings
@@ -99,7 +93,7 @@ class EncoderSpec(ModelSpec):
 
     kind: Literal["encoder"] = "encoder"
 
-    def new_model(self) -> VideoEncoder:
+    def build(self) -> VideoEncoder:
         return VideoEncoder(self, strategy=self.selection)
 
 
@@ -116,7 +110,7 @@ class ClassifierSpec(ModelSpec):
             yield "heads", "missing"
         yield from super().problems()
 
-    def new_model(self) -> VideoClassifier:
+    def build(self) -> VideoClassifier:
         return VideoClassifier(self, strategy=self.selection, heads=self.heads, drop_path=self.drop_path)
 
 
@@ -138,7 +132,7 @@ class ViewSpec(PretrainSpec):
     def compared_views(self) -> int:
         return self.views.number
 
-    def new_model(self) -> ViewModel:
+    def build(self) -> ViewModel:
         return ViewModel(self, strategy=self.selection, settings=self.views, camera=self.camera)
 
 
@@ -188,7 +182,7 @@ class AutoencoderSpec(PretrainSpec):
             return self
         return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
 
-    def new_model(self) -> MaskedAutoencoder:
+    def build(self) -> MaskedAutoencoder:
         tokenizer = None
         if self.tokenizer is not None:
             levels = self.tokenizer.settings.config.levels

@@ -95,7 +95,7 @@ class Architecture:
         return TokenGrid(t=t, h=h, w=w)
 
     def with_positions_of(self, grid: TokenGrid) -> Self:
-        """The same architecture; interpolated positions are those of clips of `grid`."""
+        """The same architecture, with interpolated positions computed for `grid`."""
         is_interpolated = self.model.positions.startswith(INTERPOLATED)
         return replace(self, position_grid=(grid.t, grid.h, grid.w) if is_interpolated else None)
 
@@ -146,7 +146,7 @@ class TubeletEmbedding(nn.Module):
         """Embed patches (B, K, C, t, p, q) in their precision: (B, K, D).
 
         Args:
-            biased: False for the difference of two embeddings from that of their patches: the bias cancels.
+            biased: False to embed the difference of two patches, in which the bias cancels.
         """
         if isinstance(self.proj, nn.Conv3d):
             weight, bias = _cast_like(patches, self.proj, biased=biased)
@@ -248,26 +248,21 @@ class Encoder(nn.Module):
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D).
 
-        The precision is that of the weights, or of autocast, whatever that of the clips is.
+        Computes in the precision of the weights, or of autocast, whatever the precision of the clips.
         """
-        x = add_positions(self._embedded(frames, ids), self.position, ids)  # (B, K, D)
+        x = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
+        dtype = next(self.patch_embed.parameters()).dtype
+        x = self.patch_embed(self.pixels.normalized(x).to(dtype))  # of bytes only what is needed
+        x = add_positions(x, self.position, ids)  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
-        if not self.by_slice:
-            x = self._attended(x, self._learned_tokens(), rotation)
-        elif self.training or ids.size(1) < self.grid.num_tokens:
-            x = self._masked_by_slice(x, rotation, ids)
+        if self.by_slice:
+            x = self._attended_by_slice(x, rotation, ids)
         else:
-            x = self._split_by_slice(x, rotation)
+            x = self._attended(x, self._learned_tokens(), rotation)
         return self.norm(x)  # (B, K, D)
 
-    def _embedded(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """Embed the tokens `ids` (B, K) of clips, without their positions: (B, K, D)."""
-        patches = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
-        dtype = next(self.patch_embed.parameters()).dtype
-        return self.patch_embed(self.pixels.normalized(patches).to(dtype))  # of bytes only what is needed
-
     def _learned_tokens(self) -> Tensor | None:
-        """The class token and the registers (1, L, D); of attention by slice, those of one slice."""
+        """The class token and the registers (1, L, D); with attention by slice, of one slice."""
         class_token = self.class_token  # (1, 1, D)
         if class_token is not None and isinstance(self.position, LearnedPositions):
             assert self.position.class_token is not None
@@ -283,28 +278,27 @@ class Encoder(nn.Module):
         if learned is not None:
             num_outputs = x.size(1)
             x = torch.cat([learned.expand(x.size(0), -1, -1), x], dim=1)  # (B, L + K, D)
-            rotation = None if rotation is None else rotation.behind(learned.size(1))
+            if rotation is not None:  # learned tokens are not turned
+                front = (0, 0, learned.size(1), 0)
+                rotation = Rotation(F.pad(rotation.cos, front, value=1.0), F.pad(rotation.sin, front))
         return self.blocks(self.norm_before(x), num_outputs=num_outputs, rotation=rotation, mask=mask)
 
-    def _split_by_slice(self, x: Tensor, rotation: Rotation | None) -> Tensor:
-        """Encode all tokens (B, N, D), each slice as a clip of its own: no mask, a t-th of the products.
-
-        Not in training, where slices share the stochastic depth of their clip.
-        """
-        split = (self.grid.t, self.grid.per_slice)
-        x = x.unflatten(1, split).flatten(0, 1)  # (B * t, P, D)
-        if rotation is not None:  # (B, 1, N, E) to (B * t, 1, P, E)
-            rotation = Rotation(*(each.unflatten(2, split).flatten(0, 2)[:, None] for each in rotation))
-        x = self._attended(x, self._learned_tokens(), rotation)
-        return x.unflatten(0, (-1, self.grid.t)).flatten(1, 2)  # (B, N, D)
-
-    def _masked_by_slice(self, x: Tensor, rotation: Rotation | None, ids: Tensor) -> Tensor:
-        """Encode any tokens (B, K, D) with a mask, and with learned tokens for every slice: (B, K, D)."""
-        learned, slices = self._learned_tokens(), ids // self.grid.per_slice  # (B, K)
-        if learned is not None:
-            of_learned = torch.arange(self.grid.t, device=ids.device).repeat_interleave(learned.size(1))
+    def _attended_by_slice(self, x: Tensor, rotation: Rotation | None, ids: Tensor) -> Tensor:
+        """Run the blocks on tokens (B, K, D) that attend to the tokens of their slice only: (B, K, D)."""
+        learned, t, per_slice = self._learned_tokens(), self.grid.t, self.grid.per_slice
+        # All tokens: each slice is a separate clip, with a t-th of the products and no mask. Not in training,
+        # where slices share the stochastic depth of their clip.
+        if ids.size(1) == self.grid.num_tokens and not self.training:
+            x = x.unflatten(1, (t, per_slice)).flatten(0, 1)  # (B * t, P, D)
+            if rotation is not None:  # (B, 1, N, E) to (B * t, 1, P, E)
+                parts = (each.unflatten(2, (t, per_slice)).flatten(0, 2) for each in rotation)
+                rotation = Rotation(*(part[:, None] for part in parts))
+            return self._attended(x, learned, rotation).unflatten(0, (-1, t)).flatten(1, 2)
+        slices = ids // per_slice  # (B, K)
+        if learned is not None:  # for every slice
+            of_learned = torch.arange(t, device=ids.device).repeat_interleave(learned.size(1))
             slices = torch.cat([of_learned.expand(ids.size(0), -1), slices], dim=1)  # (B, t * L + K)
-            learned = learned.repeat(1, self.grid.t, 1)  # (1, t * L, D)
+            learned = learned.repeat(1, t, 1)  # (1, t * L, D)
         return self._attended(x, learned, rotation, slices[:, None, :, None] == slices[:, None, None, :])
 
 

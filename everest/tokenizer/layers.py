@@ -126,7 +126,7 @@ def make_decoder(config: TokenizerConfig, *, checkpointing: bool) -> ConvStack:
 
 
 class FSQ(nn.Module):
-    """Rounds each of D dimensions to one of a few levels. It has no weights and needs no loss of its own.
+    """Rounds each of D dimensions to one of a few levels. It has no weights and needs no extra loss.
 
     A code is the index of a combination of levels. A zero vector is rounded to zeros for even and odd numbers
     of levels, so zero is an ordinary code. Even numbers are not symmetric: 8 levels are -1, -0.75, ... 0.75.
@@ -253,8 +253,8 @@ def soft_topk_mask(
 
     Args:
         scores: (B, N) float32.
-        gradient: `straight-through` uses that of a sigmoid around the threshold; `perturbed` that of the mean
-            selection under noise (Berthet et al. 2020).
+        gradient: `straight-through` uses the gradient of a sigmoid around the threshold; `perturbed` the
+            gradient of the mean selection under noise (Berthet et al. 2020).
         temperature: of the sigmoid; the standard deviation of the noise.
         generator: for the order of ties and for the noise; on the scores' device.
     Returns:

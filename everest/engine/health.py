@@ -166,7 +166,7 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
 def chance_warning(training: Training, step: int, settings: FinetuneSettings, heads: Heads) -> str | None:
     """A warning after a real budget, and at the end of the run, if the last losses are hardly below guessing.
 
-    The loss of equal probabilities is ln(classes) whatever the targets are, smoothed and mixed ones included.
+    Equal probabilities have the loss ln(classes) for any targets, also smoothed and mixed ones.
     """
     plan, losses = training.plan, training.step_log.losses
     is_guessable = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # timm takes a second to import
 
 # A group of torch.optim: "params", "weight_decay", and "lr_scale", a factor of each step's learning rate.
 ParamGroup = dict[str, Any]
-# Without weight decay, as in VideoMAE, BEiT and ST-MAE; nor have other vectors, such as the norms' weights.
+# Without weight decay, as in VideoMAE, BEiT and ST-MAE; timm adds all other vectors, such as norm weights.
 NO_DECAY: Final = (".bias", "mask_token", "class_token", "registers", SPATIAL, TEMPORAL)
 MEMORY_BUDGET: Final = 0.5  # heuristic: the share of activations that a compiled graph may save
 # Heuristic: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
@@ -165,7 +165,7 @@ class Network:
         return {self.name: self.module, **average}
 
     def own_name(self, kind: str) -> str:
-        """The name of the network's own `kind`, such as its gradient norm in metrics.jsonl."""
+        """`kind`, such as `grad_norm`, after the network's name; of the model `kind` alone."""
         return kind if self.name == MODEL_PART else f"{self.name}_{kind}"
 
 

@@ -44,8 +44,8 @@ class NumbersInFlight:
 
     names: list[str]  # of the losses, the metrics and the norms
     copy: HostCopy  # (processes, values): the named ones, then failed reads and the request
-    losses_finite: Tensor  # () bool on the device, as the next: whether all losses are finite
-    all_finite: Tensor  # whether all losses and norms are
+    losses_finite: Tensor  # () bool on the device: whether all losses are finite
+    all_finite: Tensor  # () bool on the device: whether all losses and norms are finite
 
     def read(self) -> StepNumbers:
         """Wait for the numbers, and combine those of all processes."""

@@ -38,8 +38,8 @@ class StepLog:
     All processes read the same numbers at the same step, so they act alike.
 
     Args:
-        saves: learns what any process needs.
-        workers: processes that read videos, of each process.
+        saves: collects the requests of all processes.
+        workers: how many processes read videos for each training process.
     Attributes:
         guard: skips the updates that it judges later.
         tracker: in the main process; receives the numbers of further rows, too.

@@ -1,6 +1,6 @@
 """Strategies and targets of other packages, which a recipe names by import path: `package.module:Name`.
 
-Importing a module runs its code, so a file that may be a stranger's must not cause it. `import_named` imports
+Importing a module runs its code, which a file that is not trusted must not cause. `import_named` imports
 what a user names. A path in weights, or in a recipe next to weights, is only looked up among the modules that
 are imported already.
 """

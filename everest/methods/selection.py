@@ -165,7 +165,7 @@ class Strategy(ABC):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the name of each setting with an invalid value, or that contradicts another, and the reason.
 
-        Here each ratio outside of 0 to 1: a strategy of another package may declare it as a plain float.
+        Here each ratio outside of 0 to 1, which a strategy of another package may declare as a plain float.
         """
         for name, value in vars(self).items():
             if name.endswith("_ratio") and isinstance(value, float) and not 0 <= value <= 1:

@@ -47,7 +47,7 @@ class Target(ABC):
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     needs_tokenizer: ClassVar[bool] = False
-    of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
+    of_frames: ClassVar[bool] = False  # `values` take the clips, not the model's input
     # Set by `bound`. They are not settings, and therefore not fields.
     statistics: ClassVar[PixelStatistics] = IMAGENET
     network: ClassVar[Any] = None

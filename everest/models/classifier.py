@@ -103,7 +103,7 @@ class ExactLinear(nn.Linear):
 
 
 class Classifier(ClipModel):
-    """A model that predicts classes or numbers, whatever it computes them from.
+    """Base class of the models that predict classes or numbers.
 
     Attributes:
         heads: what is predicted. Each has its columns of the logits.

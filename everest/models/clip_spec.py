@@ -61,12 +61,12 @@ class ClipSpec(ABC):
 
     @property
     def encoded(self) -> Sequence[TokenGrid]:
-        """The grids of the tokens that its parts choose from; empty if it has none."""
+        """The token grids of its parts; empty without an encoder."""
         return [part.grid for part in self.parts.values() if isinstance(part, Architecture)]
 
     @property
     def num_tokens(self) -> int | None:
-        """The tokens that a keep ratio must leave some of: the fewest of its parts; None: it has none."""
+        """The fewest tokens of a part, of which a keep ratio must leave at least one; None without tokens."""
         return min((grid.num_tokens for grid in self.encoded), default=None)
 
     @property
@@ -118,7 +118,7 @@ class ClipSpec(ABC):
 
 
 class ClipModel(nn.Module):
-    """A model on clips of videos, whatever it computes from them.
+    """Base class of the models on clips of videos.
 
     Attributes:
         spec: the specification that has built the model.

@@ -177,7 +177,7 @@ class WithoutImportance(Strategy):
 class NoTargets(FeatureTargets):
     """Empty values for a decoder of a given width; targets of another package may need real clips."""
 
-    kind: Literal["features"] = "features"  # computed from the clips, whatever the model's input is
+    kind: Literal["features"] = "features"  # they take the clips, not the model's input
     teacher: str = ""
     num_values: int  # P
 

@@ -1,6 +1,6 @@
 """Partial training: frozen layers, and adapters of low rank (LoRA, Hu et al. 2021).
 
-A frozen weight gets no gradient and is in no group of the optimizer.
+Frozen weights get no gradient and are not in the optimizer.
 
 A `Block` reads the weights of its Linear modules and computes with them itself, so an adapter has the sum as
 its weight; peft computes with two products in `forward`.
@@ -95,7 +95,7 @@ class LowRank(nn.Module):
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `tensors` of a model with its adapters added to their matrices, as of a model that has none."""
+    """The `tensors` of a model, in which each matrix is the sum of itself and its adapter."""
     plain = dict(tensors)
     for name, module in model.named_modules():
         if isinstance(module, LowRank):

@@ -126,13 +126,13 @@ def _of_all_processes(own: Tensor) -> Tensor:
 def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """InfoNCE: each view has to find the other views of its video among all views (SimCLR, Chen et al. 2020).
 
-    Views of a video that comes twice in the batch are ignored: they are neither positives nor negatives.
+    If the batch has a video twice, its two samples are neither positives nor negatives of each other.
 
     Args:
         projections: (M, V, P) float32.
         videos: (M,) a number for each video.
     Returns:
-        The loss, and the share of the views whose nearest other view is one of their video; scalars.
+        The loss, and the share of the views whose nearest other view is of the same video; scalars.
     """
     count, views = projections.shape[:2]
     directions = F.normalize(projections.flatten(0, 1), dim=1)  # (B, P)

@@ -273,7 +273,7 @@ class Encoder(nn.Module):
     def _attended(
         self, x: Tensor, learned: Tensor | None, rotation: Rotation | None, mask: Tensor | None = None
     ) -> Tensor:
-        """Run the blocks on the learned tokens (1, L, D), then tokens (B, K, D); return the latter."""
+        """Run the blocks on the learned tokens (1, L, D) and x (B, K, D), whose outputs are returned."""
         num_outputs = None
         if learned is not None:
             num_outputs = x.size(1)

@@ -11,6 +11,7 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -24,6 +25,7 @@ from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
 from everest.data.clips import ClipDataset
+from everest.data.views import EvalViews
 from everest.figures.pages import encode_uri, write_page
 from everest.figures.rows import to_rgb
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
@@ -71,20 +73,7 @@ def write_evaluation_page(
         clips: the evaluated videos; the worst ones are read again for the page.
     """
     (folder / PAGE).unlink(missing_ok=True)  # it would be next to pictures that are not its own
-    views = result["views"]
-    middle = views["clips"] // 2 * views["crops"] + views["crops"] // 2  # the middle crop of the middle clip
-    indices = {sample.video_id: index for index, sample in enumerate(clips.samples)}
-
-    def show_video(index: int) -> tuple[str, str]:
-        video = predictions.videos[index]
-        view = clips.read((0, indices[video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
-        frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
-        image = Image.fromarray(to_rgb(frames).contiguous().numpy())
-        buffer = io.BytesIO()
-        image.thumbnail((STRIP, STRIP))
-        image.save(buffer, format="JPEG", quality=88)
-        return video, encode_uri("image/jpeg", buffer.getvalue())
-
+    show_video = partial(_show_video, clips, predictions)
     noun = ListSize.of(clips.samples).noun
     heads = [
         _draw_head(folder, head, classes.names_of_head(head.head), show_video, noun=noun)
@@ -108,9 +97,10 @@ def write_evaluation_page(
 def write_pooled_page(
     folder: Path,
     results: Mapping[str, dict[str, Any]],
-    head: HeadPredictions,
+    predictions: Predictions,
+    classes: Classes,
+    clips: ClipDataset,
     *,
-    names: Names,
     noun: str,
     summary: Summary,
 ) -> Path:
@@ -118,10 +108,12 @@ def write_pooled_page(
 
     Args:
         results: of all models, then of each, by their titles; as of everest.project.
-        head: the labels and outputs of all of them.
-        names: of the classes.
+        predictions: of all of them, which have one head.
+        clips: the videos of the test; the worst ones are read again for the page.
     """
     pooled = next(iter(results.values()))
+    (head,) = predictions.by_head().values()
+    show_video = partial(_show_video, clips, predictions)
     metric = pooled["metric"]
     documents = {
         title: {
@@ -143,10 +135,28 @@ def write_pooled_page(
             (f"{noun}s", f"{len(head.labels)}, from {plural(pooled['groups'], 'group')}"),
             ("skipped (unreadable)", str(pooled["skipped"])),
         ],
-        heads=[_draw_head(folder, head, names, None, noun=noun)],
+        heads=[_draw_head(folder, head, classes.names_of_head(head.head), show_video, noun=noun)],
         skipped=[],
         summary=summary,
     )
+
+
+def _show_video(clips: ClipDataset, predictions: Predictions, index: int) -> tuple[str, str]:
+    """The name of a video, with its group, and three frames of the middle view as the address of an image."""
+    video, views = predictions.videos[index], clips.make_views
+    assert isinstance(views, EvalViews)
+    middle = views.clips // 2 * views.crops + views.crops // 2  # the middle crop of the middle clip
+    place = next(place for place, sample in enumerate(clips.samples) if sample.video_id == video)
+    view = clips.read((0, place)).frames[middle].movedim(0, -1)  # (T, H, W, C)
+    shown = sorted({0, len(view) // 2, len(view) - 1})
+    frames = torch.cat([view[time] for time in shown], dim=1)  # (H, 3 W, C)
+    image = Image.fromarray(to_rgb(frames).contiguous().numpy())
+    buffer = io.BytesIO()
+    image.thumbnail((STRIP, STRIP))
+    image.save(buffer, format="JPEG", quality=88)
+    group = clips.samples[place].group
+    name = video if group is None else f"{video}, group {group}"
+    return name, encode_uri("image/jpeg", buffer.getvalue())
 
 
 def _write_page(
@@ -170,13 +180,13 @@ def _draw_head(
     folder: Path,
     head: HeadPredictions,
     names: Names,
-    show_video: Callable[[int], tuple[str, str]] | None,
+    show_video: Callable[[int], tuple[str, str]],
     *,
     noun: str,
 ) -> Mapping[str, Any]:
     """Write the plot of a head, and return the values of its part of the page.
 
-    `show_video` gives the name and the frames of a video by its number; None: wrong videos are not shown.
+    `show_video` gives the name and the frames of a video by its number.
     """
     name = head.head.name
     task = head.task
@@ -197,12 +207,10 @@ def _draw_head(
         plot_values = {"plot": encode_uri("image/png", plot.read_bytes()), "confusions": confused}
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
-    mistakes = None
-    if show_video is not None:
-        mistakes = []
-        for index, label, predicted in worst_videos(head, names):
-            video, frames = show_video(index)
-            mistakes.append((video, label, predicted, frames))
+    mistakes = []
+    for index, label, predicted in worst_videos(head, names):
+        video, frames = show_video(index)
+        mistakes.append((video, label, predicted, frames))
     values = {"name": name, "task": task, "classes": rows, "num_classes": len(rows), "mistakes": mistakes}
     return values | plot_values
 

@@ -131,7 +131,8 @@ class ImageSpec(ClipSpec):
 
     @property
     def title(self) -> str:
-        return f"linear model on {PIXEL_FEATURES[self.features][2]}"
+        of_one = " (of one frame, so without change or motion)" if self.frames == 1 else ""
+        return f"linear model on {PIXEL_FEATURES[self.features][2]}{of_one}"
 
     @property
     def num_features(self) -> int:

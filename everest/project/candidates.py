@@ -11,12 +11,14 @@ N videos, F features of a candidate, C outputs.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Final, Literal, cast
 
 import numpy as np
@@ -56,6 +58,7 @@ from everest.profiling.timing import measure_reading_speed, open_stage_clips
 from everest.project.result import NETWORK
 from everest.system.events import Report
 from everest.system.types import Floats
+from everest.video.reader import video_info
 
 IMAGES: Final = "linear-images"
 FROZEN: Final = "frozen-features"
@@ -65,20 +68,25 @@ MEAN: Final = "mean"
 LINEAR: Final[dict[str, tuple[str, ...]]] = {
     IMAGES: ("images",),
     "images-motion": ("images", "motion"),
+    "images-edges": ("images", "edges"),
     "random-features": ("random",),
     FROZEN: ("frozen",),
     "frozen-motion": ("frozen", "motion"),
+    "frozen-edges": ("frozen", "edges"),
 }
-# Columns of features, in equal blocks: what appearance alone and change alone reach. They are compared and
-# never delivered.
+SIZE_RATE: Final = "size-rate"
+# Columns of features, in equal blocks: what appearance alone, change alone, and the size and rate of frames
+# alone reach. They are compared and never delivered.
 INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # kind, blocks, those that are kept
     "image-mean": ("images", 2, (0,)),
     "image-change": ("images", 2, (1,)),
     "frozen-mean": ("frozen", NUM_STATISTICS, (0,)),
     "frozen-change": ("frozen", NUM_STATISTICS, (1, 3)),
+    SIZE_RATE: (SIZE_RATE, 1, (0,)),
 }
+MOST_SIZES: Final = 64  # heuristic: pairs of frame size and rate that are told apart, the most frequent ones
 
-FEATURE_PASSES: Final = 4  # default: to time, of which the fastest counts
+FEATURE_PASSES: Final = 4  # default: to time; the first one, which is slower, is left out
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU
 
 
@@ -94,6 +102,15 @@ def _make_pixel_classifier(
     size, heads = data.frame_size, classes.heads
     spec = ImageSpec(frames=data.frames, size=size, pixels=data.pixels, heads=heads, features=features)
     return spec.build()
+
+
+def _make_histograms(
+    of_motion: bool, recipe: Recipe, classes: Classes, init: str | None
+) -> ImageClassifier | None:
+    """A linear model of histograms of edges and their motion; of clips of one frame, of edges alone."""
+    if of_motion != (recipe.data.frames > 1):
+        return None
+    return _make_pixel_classifier("motion", recipe, classes, init)
 
 
 def _make_encoder(
@@ -123,7 +140,8 @@ LinearModule = ImageClassifier | VideoClassifier  # has `features`, and a linear
 # Of each kind of features, the module that computes them; None: the project cannot have it.
 FEATURES: Final[dict[str, Callable[[Recipe, Classes, str | None], LinearModule | None]]] = {
     "images": partial(_make_pixel_classifier, "images"),
-    "motion": partial(_make_pixel_classifier, "motion"),
+    "motion": partial(_make_histograms, True),
+    "edges": partial(_make_histograms, False),
     "random": partial(_make_encoder, False),
     "frozen": partial(_make_encoder, True),
 }
@@ -146,7 +164,7 @@ class FeatureTable:
 
     modules: Mapping[str, LinearModule]
     rows: Mapping[str, int]  # of the readable samples, by their ids
-    features: Mapping[str, Floats]  # (rows, F) of each kind
+    features: Mapping[str, Floats]  # (rows, F) of each kind, and of SIZE_RATE if videos differ in them
 
     def readable(self, samples: Sequence[Sample]) -> list[Sample]:
         return [sample for sample in samples if sample.video_id in self.rows]
@@ -158,12 +176,14 @@ class FeatureTable:
 
     @property
     def inputs(self) -> list[str]:
-        """The INPUTS that can be told apart.
+        """The INPUTS that can be told apart; appearance and change only in clips of several frames.
 
         Those of an encoder only if each token is of one frame and attends to that frame only.
         """
-        kinds = {"images"} & self.modules.keys()
-        if "frozen" in self.modules:
+        kinds = {SIZE_RATE} & self.features.keys()
+        if "motion" in self.modules:
+            kinds |= {"images"} & self.modules.keys()
+        if {"frozen", "motion"} <= self.modules.keys():
             model = self.modules["frozen"].recipe.model
             sees_images = model.attention == "slice" and model.tubelet[0] == 1 and model.input == "frames"
             kinds |= {"frozen"} if sees_images else set()
@@ -225,19 +245,29 @@ def fill_table(
         joined = add_rows(store, first, samples, compute, row_of, Passes(batch=READ_BATCH, report=report))
         assert joined is not None  # this is the only process
         problems = [result.reason if result else None for (result,) in joined.results]
-        readable = [each.video_id for each, text in zip(samples, problems, strict=True) if text is None]
+        readable = [sample for sample, text in zip(samples, problems, strict=True) if text is None]
         if not readable:
             raise DataError(f"none of {len(samples)} videos can be read")
-        rows = {video: row for row, video in enumerate(readable)}
+        rows = {sample.video_id: row for row, sample in enumerate(readable)}
         features = {name: np.array(x) for name, x in store.arrays().items()}
+        flags = flag_sizes(readable)
+        features |= {SIZE_RATE: flags} if flags.shape[1] > 1 else {}
         yield FeatureTable(modules=modules, rows=rows, features=features)
         store.remove()
 
 
+def flag_sizes(samples: Sequence[Sample]) -> Floats:
+    """Whether each video has each of the frequent pairs of frame size and rate: (N, pairs) of 0 and 1."""
+    infos = [video_info(sample.video) for sample in samples]
+    pairs = [(info.width, info.height, round(info.fps or 0)) for info in infos]
+    frequent = [pair for pair, _ in Counter(pairs).most_common(MOST_SIZES)]
+    return np.array([[pair == other for other in frequent] for pair in pairs], np.float32)
+
+
 def measure_clip_seconds(recipe: Recipe, classes: Classes) -> float:
-    """The measured time to read a clip and to compute its features."""
+    """The time to read a clip and to compute its features, measured under the present load."""
     device = _choose_device()
-    made = [FEATURES[kind](recipe, classes, None) for kind in ("random", "images", "motion")]
+    made = [FEATURES[kind](recipe, classes, None) for kind in ("random", "images", "motion", "edges")]
     modules = [module.to(device).eval() for module in made if module is not None]
     data = recipe.data
     clips = torch.zeros(1, data.channels, data.frames, *data.frame_size, dtype=torch.uint8, device=device)
@@ -248,7 +278,7 @@ def measure_clip_seconds(recipe: Recipe, classes: Classes) -> float:
             for module in modules:
                 module.features(clips).cpu()
             seconds.append(time.monotonic() - started)
-    return min(seconds) + 1 / measure_reading_speed(open_stage_clips(recipe, "finetune"))
+    return mean(seconds[1:]) + 1 / measure_reading_speed(open_stage_clips(recipe, "finetune"))
 
 
 def make_linear_candidates(

@@ -108,6 +108,8 @@ def measure_candidates(
     timelines = score_recordings(comparison, model, report_folder, may_choose=may_smooth)
     metric = METRIC_OF_TASK[head.task]
     test = MeasuredTest(
+        frames=model.recipe.data.frames,
+        warnings=() if project.folds else project.warnings,
         **measure_outputs(outputs, classes, choice, intervals=not project.folds),  # those of all folds count
         value=evaluation[metric],
         interval=find_interval(evaluation, metric),
@@ -207,11 +209,13 @@ def pool_folds(
     delivered = outputs.predictions(DELIVERED, head)
     metrics = compute_metrics(delivered, intervals=True)
     metric = METRIC_OF_TASK[head.task]
-    (part,) = delivered.by_head().values()
     frequent = None
     if head.task == "single-label":
+        (part,) = delivered.by_head().values()
         frequent = classes.name(int(np.bincount(part.labels).argmax()))
     pooled = MeasuredTest(
+        frames=model.recipe.data.frames,
+        warnings=project.warnings,
         **measure_outputs(outputs, classes, choice),
         value=metrics[metric],
         interval=find_interval(metrics, metric),
@@ -229,11 +233,13 @@ def pool_folds(
         f"fold {number}": result.dump() | {"interval": None}
         for number, result in enumerate(fold_results, start=1)
     }
+    tested = replace(model.recipe, data=replace(model.recipe.data, test=model.recipe.data.train))
     write_pooled_page(
         report_folder,
         {"all folds": pooled.dump(), **results},
-        part,
-        names=classes.names_of_head(head),
+        delivered,
+        classes,
+        evaluation_clips(tested, classes),
         noun="window" if project.request.annotations else "video",
         summary=summarize(pooled),
     )

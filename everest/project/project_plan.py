@@ -21,7 +21,7 @@ from everest.engine.plan import FEWEST_STEPS, steps_between_validations
 from everest.errors import first_names
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
-from everest.lists.labels import class_indices
+from everest.lists.labels import Label, class_indices
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
 from everest.prepare.check import difference_text, differences_by_headers
@@ -46,6 +46,10 @@ SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds va
 CHECK_SECONDS: Final = 3.0  # estimate: to start a test of the best linear candidate, and to write its page
 FIT_SECONDS: Final = 0.0028  # estimate: to fit all linear candidates, for each sample and class
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
+DIFFERENCE_FIXES: Final = {  # see `everest.prepare.check.class_differences`
+    "frame rate": "record all classes alike, or --set data.fps=N with the lowest rate",
+    "frame size": "record all classes alike, or shrink all to the smallest by everest prepare encode",
+}
 FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is more than 5 %
 
 
@@ -95,11 +99,14 @@ def make_plan(
         read = num_read * measure_clip_seconds(suggestion.recipe, classes)
         fits = FIT_SECONDS * num_samples * classes.heads[0].outputs
         comparisons = 1 + len(lists.folds)  # the last one chooses the model that learns from all
-        seconds = read + comparisons * (CHECK_SECONDS + fits), 0.0
+        seconds = read + comparisons * slow_down() * (CHECK_SECONDS + fits), 0.0
     plan = _make_document(lists, suggestion, samples, classes, request, seconds, trains_network)
-    by_class = replace(train, samples=tuple(chain.from_iterable(samples.values()))).by_class
-    plan["lines"] += [f"warning: {difference_text(row)}" for row in differences_by_headers(by_class)]
-    return lists, suggestion.text, plan
+    all_samples = tuple(chain.from_iterable(samples.values()))
+    differences = differences_by_headers(replace(train, samples=all_samples).by_class)
+    warnings = [f"{difference_text(row)}; {DIFFERENCE_FIXES[row['of']]}" for row in differences]
+    warnings = [*check_groups(all_samples), *warnings]
+    plan |= {"warnings": warnings, "lines": [*plan["lines"], *(f"warning: {text}" for text in warnings)]}
+    return replace(lists, warnings=warnings), suggestion.text, plan
 
 
 def _fit_to_hours(
@@ -158,7 +165,7 @@ def _estimate_seconds(
     if lists.window is not None:  # timelines have more windows than lists
         clips += round(STEP / STEP_AS_TRAINED) * (val + test)
     starts = (validations * (val > 0) + 1) * max(folds, 1)
-    checks = START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
+    checks = slow_down() * START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
     return seconds + checks, checks
 
 
@@ -224,10 +231,15 @@ def _total_text(seconds: tuple[float, float], trainings: int, trains_network: bo
     total += f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
     checks = f", including {time_text(seconds[1])} for validations and tests"
     total += checks if trains_network else " to compute features, and to fit and test linear models"
-    if (load := getloadavg()[0]) > num_cores():
-        busy = f"load {load:.1f} on {plural(num_cores(), 'core')}"
-        total += f"; measured under {busy}, so less on an idle machine"
-    return total
+    load = f"{getloadavg()[0]:.1f} on {plural(num_cores(), 'core')}"
+    busy = slow_down()
+    idle = f"; on an idle machine about {time_text(seconds[0] / busy)}" if busy > 1 else ""
+    return f"{total}; for the present load, {load}{idle}"
+
+
+def slow_down() -> float:
+    """How many times as long a job takes beside the programs that run now: those in line for each core."""
+    return max(1.0, getloadavg()[0] / num_cores())
 
 
 def _check_network(lists: ProjectLists, samples: Sequence[Sample], validation: int) -> Iterator[str]:
@@ -252,7 +264,8 @@ def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[st
         if suggestion.larger_ms is not None:
             larger = f"; the next larger size needs {suggestion.larger_ms:.3g} ms"
         comparison = "at most" if time.alone_ms <= aim else "more than"
-        limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms; motion takes the rest{larger}"
+        rest = f"histograms of {'motion' if data.frames > 1 else 'edges'} may take the rest"
+        limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms; {rest}{larger}"
         speed = f"{time.alone_ms:.3g} ms a clip by PyTorch on one CPU thread ({limit})"
         text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
         fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
@@ -260,13 +273,25 @@ def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[st
         plan = "plan on an idle machine if the size of the model matters"
         lines += [f"{busy}; {plan}" for busy in time.warnings]
     if suggestion.start is not None:
-        over = " spread over the video" if suggestion.start.is_image else ""
+        over = " spread over the video" if suggestion.start.is_image and data.frames > 1 else ""
         lines.append(f"starts from {suggestion.start.title}, {clip}{over}")
     elif cached := find_cached_weights():
         cached.sort(key=lambda weights: weights.first_for is None)
         named = ", ".join(f"{weights.name} ({weights.license})" for weights in cached[:MOST_NAMES])
         lines.append(f"weights found: {named}; try --init {cached[0].name}")
     return lines
+
+
+def check_groups(samples: Sequence[Sample]) -> Iterator[str]:
+    """Warns if no group of several samples has several classes: its class is that of its light or camera."""
+    labels: dict[str, list[Label]] = defaultdict(list)
+    for sample in samples:
+        if class_indices(sample.labels[0]):  # not of numbers, nor of a window without a bout
+            labels[sample.group_or_path].append(sample.labels[0])
+    several = [listed for listed in labels.values() if len(listed) > 1]
+    if several and all(len(set(listed)) == 1 for listed in several):
+        problem = "every group has clips of one class only, so a model may learn the light, camera or place"
+        yield f"{problem} of groups, and the test cannot tell; film several classes in each group"
 
 
 def describe_samples(
@@ -291,7 +316,10 @@ def describe_samples(
             sources_of[name].add(sample.group_or_path)
         behaviors[sample.group_or_path] |= names - {BACKGROUND}
         without += not names - {BACKGROUND}
-    sizes = [f"{name} {number}" for name, number in counts.items()]
+    groups_of = {
+        name: f" ({plural(len(sources), 'group')})" for name, sources in sources_of.items() if groups
+    }
+    sizes = [f"{name} {number}{groups_of.get(name, '')}" for name, number in counts.items()]
     lines = [f"{plural(len(sizes), 'class')}: {first_names(sizes, MOST_CLASSES)}", *lines]
     if windows and without:
         fate = f"class '{BACKGROUND}'" if BACKGROUND in counts else "no class"

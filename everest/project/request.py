@@ -162,6 +162,7 @@ class ProjectLists:
     are_given: bool = False  # the user's own lists
     left_out: Mapping[str, int] = field(default_factory=dict)  # records of the annotations, by reason
     subjects: Sequence[str] = ()  # whose bouts are taken together
+    warnings: Sequence[str] = ()  # about the videos, for the plan and the verdict
 
 
 @dataclass(frozen=True, kw_only=True)

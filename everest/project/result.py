@@ -136,6 +136,8 @@ class MeasuredTest:
     reason: str = "no other was compared"
     behaviors: list[ClassTest] = field(default_factory=list)  # the classes
     inputs: list[InputTest] = field(default_factory=list)
+    frames: int | None = None  # of a clip
+    warnings: Sequence[str] = ()  # about the videos; not of a single fold
     timelines: TimelineScores | None = None  # of recordings
     folds: Sequence[MeasuredTest] = ()
 

@@ -56,7 +56,7 @@ from everest.system.hub import absolute_name
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FOLDS_FOLDER, PROJECT_FILE, RECIPE_FILE, RunFolder
 from everest.system.signals import Stopped
-from everest.system.text import json_text
+from everest.system.text import json_text, time_text
 
 
 @restore_process_state()
@@ -301,11 +301,15 @@ def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
         return Summary(list_results(test), links, test.figure, f"Test of {title}", _make_intervals(test))
 
     results = []
+    started, done = monotonic(), 0
     for number, lists in enumerate(project.folds, start=1):
         fold_folder = folder / FOLDS_FOLDER / str(number)
         if not (fold_folder / RESULT).exists() or not (fold_folder / REPORT / OUTPUTS).exists():
-            title = f"fold {number} of {len(project.folds)}"
-            comparison.report(heading(title))
+            title, left = f"fold {number} of {len(project.folds)}", ""
+            if done:  # the model of all videos takes as long as a fold
+                seconds = (monotonic() - started) / done * (len(project.folds) + 2 - number)
+                left = f", about {time_text(seconds)} left by the speed so far"
+            comparison.report(heading(title + left))
             overrides = [f"data.{name}={json.dumps(path)}" for name, path in vars(lists).items()]
             fold = replace(comparison, overrides=overrides)
             model, candidates, choice = fold.compare(fold_folder)
@@ -313,5 +317,6 @@ def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
             summarize_fold = partial(summarize, title)
             test = measure_candidates(fold, model, candidates, choice, fold_folder, summarize_fold)
             write_document(fold_folder / RESULT, test.dump())
+            done += 1
         results.append(MeasuredTest.read(fold_folder / RESULT, fix="remove it"))
     return results

@@ -13,7 +13,7 @@ from everest.errors import first_names
 from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
-from everest.project.candidates import IMAGES, INPUTS, LINEAR
+from everest.project.candidates import IMAGES, INPUTS, LINEAR, SIZE_RATE
 from everest.project.choice import FEWEST_TO_COMPARE, BestCandidate
 from everest.project.lists import STEP
 from everest.project.request import Project
@@ -47,9 +47,12 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
     features = {
         "images": "the mean image and the mean change of a clip (16 x 16 pixels each)",
         "motion": "histograms of its edges and their motion",
+        "edges": "histograms of its edges",
         "random": "the features of an untrained encoder",
         "frozen": f"the frozen features of {init}",
     }
+    if recipe.data.frames == 1:
+        features["images"] = "an image of 16 x 16 pixels"
     members = [
         "a linear model of " + " and ".join(features[kind] for kind in LINEAR[name])
         if name in LINEAR
@@ -70,7 +73,7 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
         tested = f"In {len(test.folds)} folds over {groups} ({size}){again}"
     metric = METRICS[test.metric].title
     sentences = [
-        f"{units} ({recipe.data.frames} frames) were classified by {model}{chosen}",
+        f"{units} ({plural(recipe.data.frames, 'frame')}) were classified by {model}{chosen}",
         f"{tested}, {metric} was {value_text(test.metric, test.value)}{format_interval(test.interval)}",
         f"Baselines: {', '.join(_list_baselines(test))}{_compare_with_images(test)}",
     ]
@@ -97,12 +100,15 @@ def list_results(result: MeasuredTest) -> list[str]:
     ]
     if result.interval is not None:
         note = "" if result.groups >= FEW_GROUPS else f"; wide, because {result.groups} groups are few"
+        if any(100 in (each.recall, each.ap) for each in result.behaviors):
+            note += "; for a class without a mistake by the binomial distribution, which gives wider ones"
         limit = (
             "how far values vary over groups like these, not over other kinds of animals, places or cameras"
         )
         lines.append(f"intervals: {limit}{note}")
     lines += [
         f"compare: {', '.join(_list_baselines(result))}",
+        *(f"warning: {text}" for text in result.warnings),
         f"delivered: {result.chosen}, {result.reason}",
     ]
     # The mean of a fold may have other members than that of all videos.
@@ -131,13 +137,19 @@ def list_results(result: MeasuredTest) -> list[str]:
 
 def _list_baselines(result: MeasuredTest) -> list[str]:
     """The values that need no training, or little."""
-    always = f"always '{result.majority_class}'"
-    baselines = {"chance": result.chance, always: result.majority, LINEAR_MODEL: result.linear_pixels}
-    return [
-        f"{title} {value_text(result.metric, number)}"
-        for title, number in baselines.items()
-        if number is not None
-    ]
+    value = partial(value_text, result.metric)
+    baselines = {
+        "chance": result.chance,
+        f"always '{result.majority_class}'": result.majority,
+        "frame size and rate alone": next(
+            (each.test for each in result.candidates if each.name == SIZE_RATE), None
+        ),
+        LINEAR_MODEL: result.linear_pixels,
+    }
+    lines = [f"{title} {value(number)}" for title, number in baselines.items() if number is not None]
+    if result.linear_pixels is not None and result.frames is not None:  # its value depends on their number
+        lines[-1] += f" (of the same {plural(result.frames, 'frame')})"
+    return lines
 
 
 def _compare_with_images(result: MeasuredTest) -> str:
@@ -163,7 +175,7 @@ def list_inputs(result: MeasuredTest) -> list[str]:
         value, kind = values.get(test.name), test.name.partition("-")[2]
         if value is not None and (kind not in best or (value > best[kind][0]) == metric.is_higher_better):
             best[kind] = value, test
-    if set(best) != {"mean", "change"}:
+    if not {"mean", "change"} <= set(best):
         return []
     texts = {
         kind: f"{value_text(result.metric, value)} ({test.name})" for kind, (value, test) in best.items()
@@ -174,7 +186,7 @@ def list_inputs(result: MeasuredTest) -> list[str]:
     if low > 0:
         verdict = f"the model needs motion: {gain}"
     elif high <= MOST_EQUAL and metric.is_percent:
-        verdict = f"still images are enough, so try a classifier of single frames: {gain}"
+        verdict = f"still images are enough, so try --set data.frames=1: {gain}"
     else:
         verdict = f"still images may be enough: {gain}; label more groups to tell"
     if lost > 0:

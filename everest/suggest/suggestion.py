@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from everest.checkpoints.describe import WeightSettings, read_weight_settings
 from everest.config.heads import Task
+from everest.config.merge import HYPHENATED_KEYS, read_overrides
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
 from everest.config.settings import DataSettings, Recipe
@@ -121,7 +122,8 @@ class Suggestion:
             choices = reduce_for_latency(choices, self.latency, fits=self.is_fast)
         if self.start is not None:
             choices = with_weights(choices, self.stats, self.device, self.start, frames=self.frames)
-        return format_recipe(choices, self.section, base=base, stats=self.stats)
+        choices, overridden = with_overrides(choices, self.overrides)
+        return format_recipe(choices, self.section, base=base, stats=self.stats, overridden=overridden)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -319,14 +321,44 @@ def suggest_recipe(
     )
 
 
-def format_recipe(choices: Sequence[Choice], data: Mapping[str, Any], *, base: str, stats: DataStats) -> str:
-    """The YAML of a recipe with a comment for each value; `choices` are in the order of its sections."""
+def with_overrides(
+    choices: Sequence[Choice], overrides: Sequence[str]
+) -> tuple[list[Choice], dict[str, Any]]:
+    """The choices with the values of overrides, and the overridden keys that are not among them.
+
+    Nor are those that choose a variant of a section: the other choices are for the suggested one.
+    """
+    layers = [values for _, values in read_overrides(overrides, [])]
+    given = {".".join(key): value for values in layers for key, value in values.items()}
+    chosen = {choice.key for choice in choices} - set(map(".".join, HYPHENATED_KEYS))
+    replaced = [
+        choice._replace(value=given[choice.key], reason="by --set")
+        if choice.key in chosen & given.keys()
+        else choice
+        for choice in choices
+    ]
+    return replaced, {key: value for key, value in given.items() if key not in chosen}
+
+
+def format_recipe(
+    choices: Sequence[Choice],
+    data: Mapping[str, Any],
+    *,
+    base: str,
+    stats: DataStats,
+    overridden: Mapping[str, Any],
+) -> str:
+    """The YAML of a recipe with a comment for each value; `choices` are in the order of its sections.
+
+    `overridden` are values of --set that are not among them; comments name them.
+    """
     labels = f"{stats.classes} classes" if stats.classes else "no labels"
     if stats.task == "regression":
         labels = "numbers as labels"
     more = f" Pre-training: {stats.pretrain}." if stats.pretrain else ""
     lines = [
         f"# Training: {stats.train}, {labels}.{more} Each value states its reason.",
+        *(f"# by --set: {key}: {value!r}" for key, value in overridden.items()),
         f"base: {base}",
         *write_yaml({"data": dict(data)}).splitlines(),
     ]

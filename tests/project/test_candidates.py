@@ -19,13 +19,16 @@ from everest.project.candidates import (
     IMAGES,
     INPUTS,
     MEAN,
+    SIZE_RATE,
     FeatureTable,
+    flag_sizes,
     make_network_candidate,
 )
 from everest.project.choice import choose, compare_inputs
 from everest.project.result import NETWORK
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import read_weights
+from everest.video.writer import write_video
 
 HEAD = Head(outputs=2)
 LABELS = np.arange(40) % 2
@@ -111,7 +114,8 @@ def test_errors_of_numbers_are_gained_when_they_fall():
 
 def test_the_columns_of_an_input_are_its_blocks():
     features = np.arange(16, dtype=np.float32).reshape(2, 8)
-    table = FeatureTable(modules={}, rows={"a": 0, "b": 1}, features={"images": features, "frozen": features})
+    kinds = ("images", "frozen", SIZE_RATE)
+    table = FeatureTable(modules={}, rows={"a": 0, "b": 1}, features=dict.fromkeys(kinds, features))
     (sample,) = table.readable([Sample(path="b"), Sample(path="c")])
     columns = {name: table.of(name, [sample])[0].tolist() for name in (IMAGES, *INPUTS)}
     assert columns == {
@@ -120,7 +124,17 @@ def test_the_columns_of_an_input_are_its_blocks():
         "image-change": [12, 13, 14, 15],
         "frozen-mean": [8, 9],
         "frozen-change": [10, 11, 14, 15],
+        SIZE_RATE: features[1].tolist(),
     }
+
+
+def test_videos_differ_in_the_size_and_rate_of_their_frames(tmp_path: Path):
+    samples = []
+    for name, side, fps in (("a", 32, 10), ("b", 32, 20), ("c", 48, 10), ("d", 32, 10)):
+        write_video(tmp_path / f"{name}.mp4", torch.zeros(2, side, 32, 3, dtype=torch.uint8), fps=fps)
+        samples.append(Sample(path=str(tmp_path / f"{name}.mp4")))
+    assert flag_sizes(samples).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    assert flag_sizes(samples[::3]).tolist() == [[1], [1]]
 
 
 def test_a_mean_is_of_models_with_other_features():
@@ -134,8 +148,10 @@ def test_the_model_of_a_candidate_computes_its_outputs(recipe: Path, tmp_path: P
     torch.manual_seed(0)
     heads = (Head(task=task, outputs=1 if task == "regression" else 3, mean=2.0, std=3.0),)
     loaded, classes = load_recipe(recipe), Classes(heads=heads, names=())
-    modules = {kind: make(loaded, classes, None) for kind, make in FEATURES.items() if kind != "frozen"}
+    made = {kind: make(loaded, classes, None) for kind, make in FEATURES.items()}
+    modules = {kind: module for kind, module in made.items() if module is not None}
     modules["frozen"] = modules["random"]
+    assert "edges" not in modules  # only of clips of one frame
     clips = torch.randint(0, 256, (12, 3, 4, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         features = {kind: module.eval().features(clips).numpy() for kind, module in modules.items()}

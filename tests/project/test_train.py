@@ -35,7 +35,7 @@ from everest.project import exported as exported_accuracy
 from everest.project import lists, project_plan
 from everest.project.exported import measure_exported_accuracy
 from everest.project.lists import check_animals, choose_window_seconds, group_by_subject
-from everest.project.project_plan import describe_samples
+from everest.project.project_plan import check_groups, describe_samples
 from everest.project.request import Request, with_warmup
 from everest.project.result import ClassTest, MeasuredTest
 from everest.project.train import list_next_commands
@@ -232,9 +232,11 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(class_folders, tmp_path, mo
     monkeypatch.setattr(project_plan, "getloadavg", lambda: (99.0, 9.0, 9.0))
     shown = called("train", class_folders, "--dry-run", "--folds", "4", *FEW)
     classes = r"2 classes: down 8, right 8\n4 folds: .*\nwarning: .* only 4 videos in each fold\n(?s:.*)"
-    training = r"all training: about \d+ s for 5 fine-tunings, including \d+ s for validations and tests"
-    busy = r"; measured under load 99\.0 on \d+ cores?, so less on an idle machine\n"
+    time = r"about \d+ (?:s|min)"
+    training = f"all training: {time} for 5 fine-tunings, including {time[6:]} for validations and tests"
+    busy = rf"; for the present load, 99\.0 on \d+ cores?; on an idle machine {time}\n"
     assert re.search(classes + training + busy, shown.stdout)
+    monkeypatch.setattr(project_plan, "getloadavg", lambda: (0.0, 0.0, 0.0))
     large = sets("model.backbone=vit-s", "data.size=64")  # too slow for 300 steps on any machine
     short = ("train", class_folders, "--dry-run", "--json", "--hours", "0.01", *large)
     shown = called(*short, "--model", "network")
@@ -252,11 +254,56 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(class_folders, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_groups_of_one_class_and_other_frame_sizes_are_named_from_the_plan_to_the_card(tmp_path: Path):
+    videos, output = tmp_path / "videos", tmp_path / "project"
+    for number in range(12):
+        name, size = (("jam", (48, 32)), ("ok", (32, 32)))[number % 2]
+        (videos / name).mkdir(parents=True, exist_ok=True)
+        clip = torch.randint(0, 256, (4, *size, 3), generator=torch.Generator().manual_seed(number))
+        path = videos / name / f"shift{number % 6}_{number}.mp4"
+        write_video(path, clip.to(torch.uint8), fps=10)
+    shown = called(
+        *("train", videos, "-o", output, "--group", r"(shift\d)_", "--folds", 3, "--model", "linear"),
+        *sets("data.frames=1", "train.workers=0", "data.size=32"),
+    )
+    plan, verdict = shown.stderr, shown.stdout
+    assert "2 classes: jam 6 (3 groups), ok 6 (3 groups)\n" in plan
+    assert re.search(r"fold 1 of 3\n(?s:.*)fold 2 of 3, about \d+ s left by the speed so far\n", plan)
+    assert "frame size and rate alone 100.0 %, a linear model on small images" in verdict
+    assert load_recipe(output / "recipe.yaml").data.frames == 1
+    assert "# by --set: train.workers: 0\n" in (output / "recipe.yaml").read_text()
+    result = json.loads((output / "result.json").read_text())
+    groups, sizes = result["warnings"]
+    assert groups.startswith("every group has clips of one class only, so a model may learn the light")
+    assert sizes.startswith("classes differ in frame size: mostly 32x48 in 'jam', 32x32 in 'ok'; a model may")
+    assert sizes.endswith(
+        "; record all classes alike, or shrink all to the smallest by everest prepare encode"
+    )
+    called("export", output, "--to", "onnx", "-o", tmp_path / "line.onnx")
+    card, page = tmp_path / "line.onnx.CARD.md", output / "report" / "index.html"
+    for text in (plan, verdict, unescape(page.read_text()), card.read_text()):
+        assert all(f"warning: {warning}" in text for warning in result["warnings"])
+    names = {each["name"] for each in result["candidates"]}
+    assert {"images-edges", "size-rate"} < names
+    assert not any(word in text for word in ("motion", "change") for text in (verdict, *names))
+
+
+def test_only_groups_of_several_clips_can_show_that_each_has_one_class():
+    def warnings(*labels: int, groups: str) -> list[str]:
+        pairs = enumerate(zip(labels, groups, strict=True))
+        return [*check_groups([Sample(path=str(n), labels=(label,), group=g) for n, (label, g) in pairs])]
+
+    assert len(warnings(0, 0, 1, 1, groups="aabb")) == 1
+    assert warnings(0, 1, 1, 1, groups="aabb") == []
+    assert warnings(0, 1, 1, 0, groups="abcd") == []
+
+
 def test_a_plan_of_linear_models_counts_the_tests_of_all_folds(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(project_plan, "measure_clip_seconds", lambda *_: 60.0)
+    monkeypatch.setattr(project_plan, "getloadavg", lambda: (0.0, 0.0, 0.0))
     plan = ["train", class_folders, "--dry-run", "--model", "linear"]
     assert json_of(*plan)["minutes"] == 16 + 2 + 0.1  # features of all, the test of two, and the fits
     assert json_of(*plan, "--folds", 4)["minutes"] == 16 + 16 + 0.3
@@ -452,6 +499,9 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(
     assert f"{title}\n<p>top-1 {document['folds'][1]['top1']:.1f} % on" in of_fold.read_text()
     assert "<h1>Test of project, all folds together</h1>" in page.read_text()
     assert "95 % interval of the recall" in page.read_text()
+    num_wrong = round(44 * (1 - document["top1"] / 100))
+    assert page.read_text().count('<figure class="mistake">') == min(num_wrong, 12) > 0
+    assert re.search(r'class="path">/.*r\d\.mp4', page.read_text())
     assert "windows</th><td>44, from 4 groups" in page.read_text()
     assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
     assert {each["name"] for each in document["candidates"]} >= {"image-mean", "image-change"}
@@ -698,7 +748,7 @@ def test_the_verdict_says_which_input_is_enough():
     assert (
         lines([-1.0, 2.0], [3.0, 9.0])
         == "motion: still images alone reach 70.0 % (image-mean), change alone 60.0 % (image-change); still "
-        "images are enough, so try a classifier of single frames: motion adds -1 to 2 points; "
+        "images are enough, so try --set data.frames=1: motion adds -1 to 2 points; "
         "change alone loses 3 to 9 points"
     )
     of_network = lines([-1.0, 2.0], [3.0, 9.0], others=[NETWORK_ROW])
@@ -741,6 +791,12 @@ def test_the_verdict_says_once_what_all_intervals_are_about():
     assert many[1].endswith("groups like these, not over other kinds of animals, places or cameras")
     alone = list_results(MeasuredTest.of(RESULT | {"interval": None}))
     assert not any(line.startswith("intervals") for line in alone)
+    found: dict[str, Any] = {"name": "run", "prevalence": 50.0, "recall": 100.0, "precision": 90.0}
+    perfect = list_results(MeasuredTest.of(RESULT | {"behaviors": [found | {"interval": [69.0, 100.0]}]}))
+    assert "for a class without a mistake by the binomial distribution, which gives wider ones" in perfect[1]
+    of_frames = list_results(MeasuredTest.of(RESULT | {"frames": 1, "warnings": ["classes differ"]}))
+    assert of_frames[2].endswith("a linear model on small images 70.0 % (of the same 1 frame)")
+    assert of_frames[3] == "warning: classes differ"
     compared = list_results(MeasuredTest.of(RESULT | {"candidates": [NETWORK_ROW | {"validation": 75.0}]}))
     assert any(line.endswith("looks too good to publish") for line in compared)
 

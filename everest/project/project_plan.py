@@ -232,9 +232,8 @@ def _total_text(seconds: tuple[float, float], trainings: int, trains_network: bo
     checks = f", including {time_text(seconds[1])} for validations and tests"
     total += checks if trains_network else " to compute features, and to fit and test linear models"
     load = f"{getloadavg()[0]:.1f} on {plural(num_cores(), 'core')}"
-    busy = slow_down()
-    idle = f"; on an idle machine about {time_text(seconds[0] / busy)}" if busy > 1 else ""
-    return f"{total}; for the present load, {load}{idle}"
+    idle = ", and less on an idle machine" if slow_down() > 1 else ""
+    return f"{total}; for the present load of {load}{idle}"
 
 
 def slow_down() -> float:

@@ -186,7 +186,8 @@ def list_inputs(result: MeasuredTest) -> list[str]:
     if low > 0:
         verdict = f"the model needs motion: {gain}"
     elif high <= MOST_EQUAL and metric.is_percent:
-        verdict = f"still images are enough, so try --set data.frames=1: {gain}"
+        weights = "" if "frozen-mean" in values else "image weights (--init) with "
+        verdict = f"still images are enough, so try {weights}--set data.frames=1: {gain}"
     else:
         verdict = f"still images may be enough: {gain}; label more groups to tell"
     if lost > 0:

@@ -55,7 +55,9 @@ def chosen(stats: DataStats, device: str = "cpu", **options: Any) -> dict[str, A
 def test_every_suggestion_is_a_valid_recipe(tmp_path_factory, stats: DataStats, device: str):
     choices = choices_of(stats, device)
     path = tmp_path_factory.mktemp("suggest") / "mine.yaml"
-    path.write_text(format_recipe(choices, {"train": "train.csv"}, base=DEVICES[device].base, stats=stats))
+    path.write_text(
+        format_recipe(choices, {"train": "train.csv"}, base=DEVICES[device].base, stats=stats, overridden={})
+    )
     recipe = load_recipe(path)
     sides = zip(recipe.data.frame_size, recipe.model.tubelet[1:], (stats.height, stats.width), strict=True)
     for side, unit, most in sides:

@@ -101,7 +101,7 @@ class InitWeights:
 
 
 def check_init(init: InitFile, *, resumed: RunFolder | None) -> None:
-    """Check the weights of `init` before a run: everest's by their header, others by reading them."""
+    """Check the weights of `init` before a run: everest's by their header, foreign ones by reading them."""
     file = find_everest_file(Path(init.file))
     if file is None or (resumed is not None and resumed.state.is_dir()):
         read_init(init, resumed=resumed)

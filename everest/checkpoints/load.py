@@ -215,7 +215,7 @@ def is_image_encoder(spec: ClipSpec) -> bool:
 
 
 def choose_clip(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[int, int]]:
-    """The frames and the (height, width) of clips for weights: their own, but for those of single images.
+    """The frames and the (height, width) of clips: as trained, or `IMAGE_FRAMES` for image weights.
 
     Args:
         on_cpu: whether a CPU will compute, which takes smaller frames; None: as on this machine.

@@ -104,7 +104,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
 
 @torch.inference_mode()
 def _compute_outputs(module: AnyModel, spec: ModelSpec) -> Tensor:
-    """Logits from all tokens, or predictions of every second token from the others."""
+    """Logits from all tokens, or predictions of every second token from the tokens between."""
     clips = spec.pixels.normalize(sample_pixels(spec, 1))
     if isinstance(module, VideoClassifier):
         return module(clips, keep=1)

@@ -1,4 +1,4 @@
-"""Finds settings of a valid recipe that contradict each other: the key of each, and the reason."""
+"""Contradictions between the settings of a valid recipe."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def flat_values(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) -> Recipe:
-    """A recipe with these sections, and defaults for the others.
+    """A recipe with these sections; all other settings have their defaults.
 
     Args:
         checked: the sections whose settings must not contradict each other.
@@ -212,7 +212,7 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
     """The key, with dots, and the message of each problem.
 
     Args:
-        section: the one that was validated; empty: a whole recipe.
+        section: the section that was validated; empty: the recipe.
     """
     errors = error.errors(include_url=False)
     locations = [details["loc"] for details in errors]

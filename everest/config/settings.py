@@ -70,7 +70,7 @@ class DataSettings:
 
     @property
     def pixels(self) -> PixelStatistics:
-        """`mean` and `std`, or the usual ones in their place."""
+        """`mean` and `std`, by default those of `STATISTICS_OF_CHANNELS`."""
         usual = STATISTICS_OF_CHANNELS[self.channels]
         return PixelStatistics(mean=self.mean or usual.mean, std=self.std or usual.std)
 

@@ -152,7 +152,7 @@ class TokenizerSettings(ScheduleSettings):
             yield "input_scale", f"{config.input_scale} {text}"
         if log2(num_codes := prod(config.levels)) > MOST_CODE_BITS:
             yield "levels", f"{shorten(num_codes)} codes; at most 2^{MOST_CODE_BITS}"
-        # The first slice of a window is kept completely; the tokenizer selects from the others.
+        # The first slice of a window is always kept; the tokenizer selects from the later slices.
         if self.frames % time or self.frames < 2 * time:
             text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
             yield "frames", text

@@ -167,7 +167,7 @@ class IgnoredObject:
 def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors in a file of `torch.save`, on the CPU, the saved command line, and notes.
 
-    Objects that are no plain data become `IgnoredObject`.
+    Objects other than plain data become `IgnoredObject`.
     """
     ignored: list[Any] = [(IgnoredObject, name) for name in HARMLESS_CLASSES]
     try:

@@ -5,7 +5,7 @@ separates. The text is UTF-8.
 
 A header is optional. It names the columns of `COLUMNS`, a column `label.NAME` for each of several heads, and
 others, which are ignored. In a sheet of another program, the columns of paths and classes are found by their
-usual names. Semicolons may separate a list that has a header, too.
+usual names. Semicolons may also separate a list that has a header.
 
 Shards are tar files of WebDataset's layout with videos. The index of a list `train.csv`, `train.index.json`,
 is next to them. It has a row for every line of the list, with the same columns and in the same order, so that
@@ -46,7 +46,7 @@ _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
 _SHEET_SEPARATOR: Final = (";", " ")  # only for a list with a header: sheets with decimal commas
 INDEX_SUFFIX: Final = ".index.json"
 INDEX_HEADER: Final = {"format": "everest-shards", "version": 1}  # how the index of shards begins
-# The keys of a sample in it for its shard, first byte and size; all others are columns.
+# The keys of a sample for its shard, first byte and size; all other keys are columns.
 _MEMBER_KEYS: Final = ("tar", "offset", "size")
 _SHARDS_FIX: Final = "copy it again, or make the shards again with --overwrite"
 

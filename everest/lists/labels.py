@@ -1,4 +1,4 @@
-"""Labels in the rows of a list: class names or indices, sets of them, or numbers; files of class names."""
+"""Labels in the rows of a list (class names, indices, sets of classes, numbers), and files of class names."""
 
 from __future__ import annotations
 

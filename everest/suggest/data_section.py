@@ -30,14 +30,14 @@ def make_data_section(
     pretrain: str | None = None,
     labeled: bool = True,
 ) -> dict[str, Any]:
-    """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv`, or their folders.
+    """The lists of a data set: as given, else `train.csv`, `val.csv` and `test.csv`, or their folders.
 
     With a training list of another name or folder, `X_train.csv` or `lists/train.csv`, the others are
     `X_val.csv` and `X_test.csv`, or `lists/val.csv` and `lists/test.csv`. Given lists and folders are
     relative to `root` or to the working directory. The file of class names is found likewise.
 
     Args:
-        pretrain: a list or folder of videos for pre-training; None: the ones of the training list.
+        pretrain: a list or folder of videos for pre-training; None: those of the training list.
         labeled: False lets the training list be missing: all videos below the folder are read then.
     """
     location = _find_folder(root)
@@ -137,7 +137,7 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
 
 
 def find_shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:
-    """The videos of `data.KEY` that other lists have, too, sorted; a link counts as its target."""
+    """The videos of `data.KEY` that are also in other lists, sorted; a link counts as its target."""
     root = parse_location(data.root)
     others = [read_unlabeled(join_location(root, name), root=root, skip_missing=True) for name in lists]
     known = read_source(data, key, labeled=False, skip_missing=True)

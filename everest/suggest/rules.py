@@ -213,7 +213,7 @@ def choose_values(
 
 
 def choose_frame_size(stats: DataStats, side: float, tubelet: Sequence[int]) -> list[int]:
-    """Height and width in whole tubelets, in the shape of the video; no larger than it unless it is tiny."""
+    """Height and width in whole tubelets, in the shape of the video and not larger, unless it is tiny."""
     shape = math.sqrt(stats.height / stats.width)
     sides = ((shape, stats.height), (1 / shape, stats.width))
     return [

@@ -86,7 +86,7 @@ class Suggestion:
     device: str  # one of `DEVICE_VALUES`
     purpose: RecipePurpose
     output: Path  # where the recipe will be written, for messages and its name
-    overrides: Sequence[str]  # `section.key=value` texts, which the stages will be given, too
+    overrides: Sequence[str]  # `section.key=value` texts, which the stages also get
     speeds: Mapping[StageName, float] = field(default_factory=dict)  # clips/s here; none: not measured
     most_steps: Mapping[str, int] = field(default_factory=dict)  # none: as many as the data set needs
     start: WeightSettings | None = None  # the weights of --init; None: from scratch
@@ -201,7 +201,7 @@ def suggest_for_folder(
         raise RecipeError("--group: has no effect on lists; use it with class folders")
     videos, parts = _split_class_folders(request) if has_new_lists else (None, {})
     folder = request.folder
-    # Lists for as long as there is no recipe; beside their folder, which shows that they can be written.
+    # Temporary lists until the recipe is written; made beside their folder to check that it is writable.
     with make_folder(folder.parent), TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
         lists = request.lists if videos is None else videos.write(parts, Path(trial))
         section = _check_section(request, lists, has_new_lists=has_new_lists, notify=notify)
@@ -238,7 +238,7 @@ def suggest_for_folder(
 def _check_section(
     request: SuggestRequest, lists: Mapping[str, str], *, has_new_lists: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The data section of a recipe with `lists`, given or new ones of class folders.
+    """The data section of a recipe with `lists`, which were given or made from class folders.
 
     Refuses videos of class folders for pre-training, and warns if videos for testing are among them.
     """

@@ -109,9 +109,7 @@ def videos(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def desk(
-    videos: None, tmp_path: Path, clip_files: Path, image_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def desk(videos, tmp_path, clip_files, image_file, monkeypatch) -> Path:
     """A folder to work in, also with imitations of data sets and what a released program saved."""
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4")
     foreign = everest.create_model("vit-tiny", kind="pretrain", tubelet=(2, 8, 8), depth=1, frames=4, size=32)

@@ -93,9 +93,7 @@ OF_PRETRAINING = {
 
 
 @pytest.mark.parametrize("name", [*SETTINGS, *OF_PRETRAINING])
-def test_settings_of_no_model_are_refused(
-    name: str, classifier_run: Path, autoencoder_run: Path, tmp_path: Path
-):
+def test_settings_of_no_model_are_refused(name, classifier_run, autoencoder_run, tmp_path):
     change, message = (SETTINGS | OF_PRETRAINING)[name]
     run = autoencoder_run if name in OF_PRETRAINING else classifier_run
     original = run / "model.safetensors"

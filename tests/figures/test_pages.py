@@ -58,14 +58,7 @@ def quiet_browser(browser: WebDriver) -> Iterator[WebDriver]:
 
 
 @pytest.fixture(scope="module")
-def written(
-    heads_run: Path,
-    tags_run: Path,
-    scores_run: Path,
-    mixed_run: Path,
-    clip_files: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Path]:
+def written(heads_run, tags_run, scores_run, mixed_run, clip_files, tmp_path_factory) -> dict[str, Path]:
     """Every kind of page that a command writes."""
     folder = tmp_path_factory.mktemp("written")
     runs = {"report": heads_run, "tags": tags_run, "scores": scores_run, "mixed": mixed_run}

@@ -299,9 +299,7 @@ def test_only_groups_of_several_clips_can_show_that_each_has_one_class():
     assert warnings(0, 1, 1, 0, groups="abcd") == []
 
 
-def test_a_plan_of_linear_models_counts_the_tests_of_all_folds(
-    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_plan_of_linear_models_counts_the_tests_of_all_folds(class_folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(project_plan, "measure_clip_seconds", lambda *_: 60.0)
     monkeypatch.setattr(project_plan, "getloadavg", lambda: (0.0, 0.0, 0.0))
@@ -765,9 +763,7 @@ def test_the_verdict_says_which_input_is_enough():
     assert lines([4.0, 20.0], [-3.0, 9.0]).endswith("; the model needs motion: motion adds 4 to 20 points")
 
 
-def test_the_next_command_writes_the_kind_of_the_annotations_and_folds_name_the_members_of_a_mean(
-    tmp_path: Path,
-):
+def test_the_next_command_writes_the_kind_of_the_annotations_and_folds_name_the_members_of_a_mean(tmp_path):
     (tmp_path / "b.boris").write_text('{"observations": {}, "behaviors_conf": {}}')
     (tmp_path / "t.csv").write_text("video,start,end,label\n")
     timelines = {"frame_accuracy": 1.0, "majority_accuracy": 1.0, "mean_class_accuracy": 1.0, "f1@50": None}

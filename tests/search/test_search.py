@@ -97,9 +97,7 @@ def test_only_files_with_a_vector_a_row_are_searched(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def extracted(
-    autoencoder_run: Path, clip_files: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def extracted(autoencoder_run, clip_files, tmp_path_factory) -> dict[str, Path]:
     """Files of features: of videos, and of windows."""
     folder = tmp_path_factory.mktemp("features")
     files = {"videos": folder / "videos.safetensors", "windows": folder / "windows.safetensors"}

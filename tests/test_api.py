@@ -10,7 +10,6 @@ from everest.config.heads import named_heads
 from everest.errors import RecipeError
 from everest.methods.grid import patchify
 from everest.methods.strategies import RedundancyRobust
-from everest.models.classifier import VideoClassifier
 
 WIDE = torch.rand(1, 3, 4, 40, 80)  # 2 slices of 5 x 10 places
 
@@ -133,7 +132,6 @@ def test_a_classifier_needs_two_classes_or_a_mapping_of_heads():
             everest.create_model("vit-tiny", kind="classifier", num_classes=num_classes)
     heads = {"verb": 3, "noun": 4}
     model = everest.create_model("vit-tiny", kind="classifier", num_classes=heads, frames=4, size=32)
-    assert isinstance(model, VideoClassifier)
     assert (model.heads, model.num_classes) == (named_heads(heads), 7)
 
 
@@ -182,9 +180,7 @@ def test_a_classifier_takes_given_tokens(pooling):
 def test_a_model_checks_given_tokens(kind, classes):
     options = {"frames": 4, "size": 32, "tubelet": (2, 8, 8), "depth": 1}
     model = everest.create_model("vit-tiny", kind=kind, num_classes=classes, **options)
-    with pytest.raises(
-        ValueError, match=r"selection.visible: ids from 2 to 32; a clip has the tokens 0 to 31"
-    ):
+    with pytest.raises(ValueError, match="visible: ids from 2 to 32; a clip has the tokens 0 to 31"):
         model(WIDE[..., :32, :32], selection=given([[2, 32]]))
     with pytest.raises(ValueError, match="expected clips of shape"):
         model(torch.randn(1, 3, 8, 32, 32), selection=given([[0]]))

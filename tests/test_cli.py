@@ -166,7 +166,6 @@ def test_too_little_memory_and_a_compiler_error_are_errors_of_the_environment():
         (caught.value, reason, "train.compile=false"),
     ):
         problem = as_user_error(error)
-        assert problem is not None
         assert problem.exit_code == 5
         assert all(part in str(problem) for part in parts)
     for bug in (RuntimeError("a bug"), OverflowError("a bug")):

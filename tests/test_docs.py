@@ -85,9 +85,7 @@ def test_every_image_is_shown_and_small():
         for page in PAGES
         for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())
     }
-    assert {image for image in shown if (ROOT / "docs") in image.parents} == set(
-        (ROOT / "docs").rglob("*.png")
-    )
+    assert {image for image in shown if ROOT / "docs" in image.parents} == set((ROOT / "docs").rglob("*.png"))
     assert all(image.stat().st_size < 400_000 for image in shown)
 
 

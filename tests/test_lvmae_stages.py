@@ -10,7 +10,6 @@ from safetensors import safe_open
 from small_runs import called, contents, json_of, refused, sets
 
 import everest
-from everest.models.mae import MaskedAutoencoder
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights, state_hash
 from everest.tokenizer.spec import FrozenTokenizer
@@ -59,9 +58,7 @@ def test_probes_change_nothing_with_targets_of_a_tokenizer(trained: Path, clip_f
     named = ["--set", f"tokenizer.checkpoint={trained / 'tokenizer' / 'model.safetensors'}"]
     probed = ["--set", "pretrain.probe.every=1", "--set", "data.val=train.csv"]
     run("pretrain", clip_files, "-o", tmp_path / "run", *named, *probed)
-    plain, own = (
-        read_weights(folder / "model.safetensors").tensors for folder in (trained, tmp_path / "run")
-    )
+    plain, own = (read_weights(each / "model.safetensors").tensors for each in (trained, tmp_path / "run"))
     assert state_hash(own) == state_hash(plain)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["heldout_loss"] for row in rows if "rank_me" in row]
@@ -119,8 +116,6 @@ def test_a_copied_run_has_its_own_tokenizer(trained: Path, clip_files: Path, tmp
 def hash_of_tokenizer(folder: Path) -> str:
     """Of the tokenizer that a run's model uses."""
     model = everest.load_model(folder)
-    assert isinstance(model, MaskedAutoencoder)
-    assert model.tokenizer is not None
     return state_hash(model.tokenizer.tokenizer.state_dict())
 
 
@@ -129,7 +124,6 @@ def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: 
     shown = run("pretrain", clip_files, "-o", tmp_path / "run", "--set", tokenizer)
     assert "trained first" not in shown
     one, other = (everest.load_model(folder) for folder in (trained, tmp_path / "run"))
-    assert isinstance(one, MaskedAutoencoder)
     assert isinstance(one.tokenizer, FrozenTokenizer)
     assert state_hash(one.state_dict()) == state_hash(other.state_dict())
 
@@ -160,18 +154,14 @@ def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(trained, cl
         (["pretrain.probe.every=1", "pretrain.probe.list=train.csv", "data.classes=nope.txt"], 4, "nope.txt"),
     ],
 )
-def test_mistakes_of_pretraining_are_found_before_a_tokenizer_is_trained(
-    clip_files: Path, tmp_path: Path, changes: list[str], code: int, message: str
-):
+def test_mistakes_are_found_before_a_tokenizer_is_trained(clip_files, tmp_path, changes, code, message):
     shown = refused(*command(clip_files, tmp_path / "run", *changes), code=code)
     assert message in shown
     assert "trained first" not in shown
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_of_another_size_are_refused_before_a_tokenizer_is_trained(
-    autoencoder_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_weights_of_another_size_are_refused_before_the_tokenizer(autoencoder_run, clip_files, tmp_path):
     shown = refused(*command(clip_files, tmp_path / "run"), "--init", autoencoder_run, code=6)
     assert "trained first" not in shown
     assert not (tmp_path / "run").exists()
@@ -227,9 +217,7 @@ def test_a_finished_tokenizer_is_reused_after_changes_to_pretraining(trained, cl
         ("train.seed=5", "train.seed (0, now 5)"),
     ],
 )
-def test_a_tokenizer_with_other_settings_of_its_own_is_refused(
-    trained: Path, clip_files: Path, tmp_path: Path, change: str, difference: str
-):
+def test_a_tokenizer_with_other_settings_is_refused(trained, clip_files, tmp_path, change, difference):
     own = shutil.copytree(trained / "tokenizer", tmp_path / "run" / "tokenizer")
     before = contents(own)
     shown = refused(*command(clip_files, tmp_path / "run", change), code=2)
@@ -238,9 +226,7 @@ def test_a_tokenizer_with_other_settings_of_its_own_is_refused(
 
 
 @pytest.mark.slow
-def test_a_tokenizer_does_not_depend_on_the_weights_that_pretraining_starts_from(
-    trained: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_tokenizer_does_not_depend_on_the_weights_of_init(trained, clip_files, tmp_path):
     output = tmp_path / "run"
     called(*command(clip_files, output), "--init", trained)
     assert RunFolder(output / "tokenizer").read_environment().init is None

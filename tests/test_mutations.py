@@ -103,11 +103,7 @@ def test_a_change_is_noticed(name: str, tmp_path: Path):
     changed.write_text(changed.read_text().replace(before, after))
     shared = os.environ.get("EVEREST_SHARED", str(ROOT.parent / "shared"))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "EVEREST_SHARED": shared}
-    command = [
-        sys.executable,
-        *["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"],
-        noticed_by,
-    ]
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "-p", "no:xdist", noticed_by]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 1, ended.stdout[-2000:]
     assert "1 failed" in ended.stdout

@@ -128,14 +128,12 @@ def assert_step_equal(model: nn.Module, recorded: Recorded, case: str, kind, opt
                 seen[stage] += 1
                 parameter = parameters[translate_name(key.removeprefix(prefix), kind)]
                 value = parameter.grad if stage == "grad" else parameter
-                assert value is not None
                 assert_close(value.detach(), official, key)
         optimizer.step()
     assert seen["grad"] > 0
     norms = recorded.facts["cases"][case].get("grad_norm_per_parameter", {})
     for name, norm in norms.items():
         grad = parameters[translate_name(name, kind)].grad
-        assert grad is not None
         assert grad.norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-8), name
 
 

@@ -67,10 +67,7 @@ GROOM_STARTS = "0.500\tC:\\videos\\cage1.mp4\t2.000\t16.0\t\tgroom\t\t\tSTART\n"
 
 
 def spans(bouts: list[Bout]) -> list[tuple[Any, ...]]:
-    return [
-        (bout.video, pytest.approx(bout.start), pytest.approx(bout.end), bout.label, bout.subject)
-        for bout in bouts
-    ]
+    return [(b.video, pytest.approx(b.start), pytest.approx(b.end), b.label, b.subject) for b in bouts]
 
 
 def written(folder: Path, text: str, name: str = "export.tsv") -> Path:
@@ -336,18 +333,15 @@ def test_what_a_project_has_besides_bouts_is_counted(tmp_path: Path):
 def test_the_video_may_be_shown_by_any_player_at_its_own_time(tmp_path, player, delay, expected):
     document = project(
         file={"1": ["front.mp4"], player: ["side0.mp4", "side1.mp4"]},
-        events=[
-            [time, "", name, "", ""] for time, name in ((10.5, "peck"), (11.0, "groom"), (13.5, "groom"))
-        ],
+        events=[[at, "", name, "", ""] for at, name in ((10.5, "peck"), (11.0, "groom"), (13.5, "groom"))],
         media_info={
             "length": {"front.mp4": 9.0, "side0.mp4": 2.0, "side1.mp4": 2.0},
             "offset": {"1": 0.0, player: delay},
         },
         **{"time offset": 10.0},
     )
-    labels = read_video_annotations(
-        [written(tmp_path, json.dumps(document), "cages.boris")], ["side0.mp4", "side1.mp4"]
-    )
+    file = written(tmp_path, json.dumps(document), "cages.boris")
+    labels = read_video_annotations([file], ["side0.mp4", "side1.mp4"])
     found = {  # times over both files
         name: (
             min(bout.start + 2 * (bout.video == "side1.mp4") for bout in bouts),
@@ -377,9 +371,7 @@ ROWS = [("cage1.mp4", 0.5, 1.25), ("cage2.mp4", 0.25, 0.75), ("cage2.mp4", 1.0, 
 @pytest.mark.parametrize("folder", ["", "C:\\lab\\"])
 @pytest.mark.parametrize("name", [None, "", "NA", "obs1"])  # of the observation; None: no column
 @pytest.mark.parametrize("is_events", [True, False])
-def test_rows_that_cannot_be_queued_are_of_their_own_files(
-    tmp_path: Path, clip_files: Path, separator: str, folder: str, name: str | None, is_events: bool
-):
+def test_rows_without_a_queue_are_of_their_files(tmp_path, clip_files, separator, folder, name, is_events):
     more = {} if name is None else {"Observation id": name}
     rows = [
         more | {"Media file name": folder + file, "Subject": "", "Behavior": "groom"} | times
@@ -401,9 +393,8 @@ def test_rows_that_cannot_be_queued_are_of_their_own_files(
 
 def test_a_stated_queue_that_the_rows_contradict_is_refused(tmp_path: Path):
     text = EVENTS_8.replace("12.750,a/cage2.mp4", "14.000,a/cage1.mp4")
-    with pytest.raises(
-        DataError, match=r"at 14 s an event names a/cage1.mp4, which its queue of media does not"
-    ):
+    message = r"at 14 s an event names a/cage1.mp4, which its queue of media does not"
+    with pytest.raises(DataError, match=message):
         read_annotations(written(tmp_path, text))
     text = EVENTS_8.replace("peck,,left", ",,left")
     with pytest.raises(DataError, match="line 3: it names no behavior"):

@@ -162,11 +162,7 @@ def test_the_media_file_that_is_the_users_video_counts(tmp_path: Path):
     def read(*names: str) -> tuple[set[str], list[tuple[float, float, str]], LeftOut]:
         left_out = LeftOut()
         bouts = read_annotations(file, videos=VideoFinder(map(Path, names)), left_out=left_out)
-        return (
-            {bout.video for bout in bouts},
-            [(bout.start, bout.end, bout.label) for bout in bouts],
-            left_out,
-        )
+        return {b.video for b in bouts}, [(b.start, b.end, b.label) for b in bouts], left_out
 
     names, bouts, left_out = read("side.mp4")  # begins 0.9 s after the time 0 of ELAN
     assert names == {"./side.mp4"}
@@ -221,7 +217,6 @@ def test_a_written_file_follows_the_schema(tmp_path: Path, clip_files: Path):
     root = ElementTree.fromstring(file.read_bytes())
     check_schema(root)
     media = root.find("HEADER/MEDIA_DESCRIPTOR")
-    assert media is not None
     assert media.attrib == {"MEDIA_URL": (clip_files / "clip0.mp4").as_uri(), "MIME_TYPE": "video/mp4"}
     found = {(bout.label, bout.subject, bout.origin, bout.start, bout.end) for bout in read_annotations(file)}
     assert found == {

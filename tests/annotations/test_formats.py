@@ -76,9 +76,7 @@ STRUCTURE = "unexpected structure; export the file again"
 CSV = "video,start,end,label\ncage1.mp4,0.25,0.5,groom\n"
 
 
-def bout(
-    start: float, end: float, label: str, origin: Any = "manual", video: str = "cage1.mp4", **more: str
-) -> Bout:
+def bout(start: float, end: float, label: str, origin="manual", video="cage1.mp4", **more: str) -> Bout:
     return Bout(video=video, start=start, end=end, label=label, origin=origin, **more)
 
 
@@ -153,24 +151,17 @@ MIXED = [
     {"data": {"video": "cage2.mp4"}},
 ]
 MIXED_LEFT_OUT = {
-    **{"box": 2, "region of the kind choices": 2, "region of the kind textarea": 1, "draft": 1},
-    **{
-        "region of the kind labels": 1,
-        "region of the kind paragraphlabels": 1,
-        "region of the kind relation": 1,
-    },
-    **{"region of time without a class": 1, "earlier annotation of an annotator": 1},
-    **{"prediction of an annotated task": 1, "task without a region": 1},
+    **{f"region of the kind {kind}": 1 for kind in ("textarea", "labels", "paragraphlabels", "relation")},
+    **{"box": 2, "region of the kind choices": 2, "region of time without a class": 1, "draft": 1},
+    **{"earlier annotation of an annotator": 1, "prediction of an annotated task": 1},
+    "task without a region": 1,
 }
 REGIONS = "Cage Animal_1 Nose in zone,Zone_1_Animal_2_facing"
 ZONES = SIMBA.replace("groom", f"light,{REGIONS},groom").replace(",0,0\n", ",1,1.0,1,0,0\n")
 ZONES = ZONES.replace(",1,0\n", ",1,0.0,0,1,0\n").replace(",1,1\n", ",0,0,0,1,1\n")
 ZONES_LEFT_OUT = {f"column of a region '{name}'": 1 for name in REGIONS.split(",")}
 ZONES_LEFT_OUT |= {"column that is no class 'light'": 1}
-NOTES = (
-    "frame,time,groom,peck\n0,0.5,0,0\n1,1.5,1,0\n2,2.5,1,1\n",
-    {"column of other values than 0 and 1 'time'": 1},
-)
+WITH_TIME = "frame,time,groom,peck\n0,0.5,0,0\n1,1.5,1,0\n2,2.5,1,1\n"
 NO_CUES = {"block NOTE": 1, "block STYLE": 1, "cue without a text": 1}
 VIDEO = "https://example.org/cage1.mp4?key=1"
 MINIMAL_OF_TWO = {"video": "cage1.mp4", "annotator": 7, "sound": [SOUND], "how": {"choices": ["a"]}}
@@ -197,7 +188,7 @@ MINIMAL_OF_TWO = {"video": "cage1.mp4", "annotator": 7, "sound": [SOUND], "how":
         ),
         ("net.json", ACTIVITYNET, [cage(0.25, 0.5, "groom")], {"video without annotations (testing)": 1}),
         ("cage1.csv", ZONES, FRAMES_OF_TWO, ZONES_LEFT_OUT),
-        ("cage1.csv", NOTES[0], FRAMES_OF_TWO, NOTES[1]),
+        ("cage1.csv", WITH_TIME, FRAMES_OF_TWO, {"column of other values than 0 and 1 'time'": 1}),
         ("cage1.vtt", VTT + "\n00:05.000 --> 00:06.000\n<c></c>\n", CUES, NO_CUES),
     ],
 )
@@ -220,10 +211,8 @@ def test_the_project_of_simba_names_the_classes(tmp_path: Path):
     folder = tmp_path / "csv" / "targets_inserted"
     folder.mkdir(parents=True)
     table = written(folder, "cage1.csv", ZONES)
-    settings = (
-        "[SML settings]\nno_targets = 2\ntarget_name_1 = peck\ntarget_name_2 = Zone_1_Animal_2_facing\n"
-    )
-    written(tmp_path, "project_config.ini", settings + "model_path_1 = 100%\n")
+    names = "[SML settings]\nno_targets = 2\ntarget_name_1 = peck\ntarget_name_2 = Zone_1_Animal_2_facing\n"
+    written(tmp_path, "project_config.ini", names + "model_path_1 = 100%\n")
     assert {each.label for each in read_annotations(table, fps=16)} == {"peck", "Zone_1_Animal_2_facing"}
     written(tmp_path, "project_config.ini", "peck")
     with pytest.raises(DataError, match=r"project_config\.ini cannot be read: "):
@@ -261,36 +250,16 @@ def of_segment(segment: list) -> dict:
         ("a.csv", f"{HEADER}\na.mp4,2,1,run\n", "line 2: the bout 'run' of a.mp4 starts at 2.0 s and ends "),
         ("a.csv", f"{HEADER}\na.mp4,0,1,sit\n,1,2,sit\n", "line 3: it names no video"),
         ("a.csv", f"{HEADER},origin\na.mp4,0,1,run,me\n", "line 2: the origin is 'me' and not one of"),
-        (
-            "a.json",
-            [{"annotations": [{"result": [GROOM]}], "data": {"text": "x"}}],
-            "the task names no video",
-        ),
-        (
-            "a.json",
-            [{"video": "a", "x": [GROOM]}, {"video": "b", "y": [NO_END]}],
-            "task 2: region q: 'end' is",
-        ),
+        ("a.json", [{"annotations": [{"result": [GROOM]}], "data": {"text": "x"}}], "task names no video"),
+        ("a.json", [{"video": "a", "x": [GROOM]}, {"video": "b", "y": [NO_END]}], "task 2: region q: 'end'"),
         ("a.json", [{"video": "a", "label": "run", "start": 1}], "task 1: 'end' is missing"),
-        (
-            "a.json",
-            [{"video": "a", "x": [SOUND | {"start": None}]}],
-            "task 1: region 1: unexpected structure",
-        ),
+        ("a.json", [{"video": "a", "x": [SOUND | {"start": None}]}], "task 1: region 1: unexpected struct"),
         ("a.json", [{"annotations": [{"result": [BOX]}]}], "no bout that is read, only box (1)"),
         ("a.json", [{"video": "a", "act": "run"}], "no bout that is read, only task with act only (1)"),
-        (
-            "a.json",
-            {"database": {"x": {"subset": "testing"}}},
-            "only video without annotations (testing) (1)",
-        ),
+        ("a.json", {"database": {"x": {"subset": "testing"}}}, "video without annotations (testing) (1)"),
         ("a.vtt", "WEBVTT\n\nNOTE x\n", "no bout that is read, only block NOTE (1)"),
         ("a.srt", f"{SRT_CUE[:-4]}", "no bout that is read, only cue without a text (1)"),
-        (
-            "a.csv",
-            ",background,run,sit\n0,1,0,0\n1,0,0,2\n",
-            "columns with other values than 0, 1 and -1: sit",
-        ),
+        ("a.csv", ",background,run,sit\n0,1,0,0\n1,0,0,2\n", "other values than 0, 1 and -1: sit"),
         ("a.json", [{"video": "a.mp4", "x": [{"timelinelabels": ["a"], "ranges": []}]}], "set --fps to the"),
         ("a.json", {"database": {"x": {"annotations": [{"label": "a"}]}}}, "video 'x': 'segment' is "),
         ("a.vtt", "WEBVTT\n\n1 --> 2\nrun\n", "line 3: '1 --> 2' has no times such as"),
@@ -305,11 +274,7 @@ def of_segment(segment: list) -> dict:
         ("a.boris", "[1, 2", "cannot be read as boris: damaged JSON: Expecting"),
         ("a.json", of_segment([0, 10**400]), "too large"),
         ("a.json", of_segment([0]), STRUCTURE),
-        (
-            "a.json",
-            [{"video": "a", "x": [{"timelinelabels": "a", "ranges": []}]}],
-            "region 1: timelinelabels",
-        ),
+        ("a.json", [{"video": "a", "x": [{"timelinelabels": "a", "ranges": []}]}], "region 1: timelinelabel"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, name: str, content: Any, message: str):

@@ -55,9 +55,7 @@ def files_of(kind: str, folder: Path, codings: dict[str, Spans]) -> list[Path]:
             for name, spans in codings.items()
         ]
     if kind in ("observer", "Observer"):
-        return [
-            table(folder, "a.csv", f"{kind},start,end,label,video", [(*row, "clip0.mp4") for row in rows])
-        ]
+        return [table(folder, "a.csv", f"{kind},start,end,label,video", [(*r, "clip0.mp4") for r in rows])]
     if kind == "aggregated":
         columns = "Observation id,Start (s),Stop (s),Behavior,Media file name"
         return [table(folder, "a.csv", columns, [(*row, "clip0.mp4") for row in rows])]
@@ -79,9 +77,7 @@ KINDS = ("boris", "variable", "aggregated", "tabular", "observer", "Observer", "
 def test_two_observers_who_differ_are_refused_and_one_may_be_chosen(tmp_path, clip_files, kind):
     files = files_of(kind, tmp_path, {"anna": ANNA, "ben": BEN})
     for videos in ([], [str(clip_files / "clip0.mp4")]):
-        with pytest.raises(
-            DataError, match=r"clip0.mp4: 2 observations \(anna, ben\) differ in 'run'; choose"
-        ):
+        with pytest.raises(DataError, match=r"0.mp4: 2 observations \(anna, ben\) differ in 'run'; choose"):
             read_video_annotations(files, videos)
     for name, expected in (("anna", ANNA), ("b*", BEN)):
         (bouts,) = read_video_annotations(files, people=BoutFilter(observers=[name])).bouts.values()

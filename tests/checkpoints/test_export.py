@@ -93,9 +93,8 @@ def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(cli
 @pytest.mark.parametrize("after_encoder", [True, False])
 def test_transformers_predicts_the_same_of_masked_clips(clips: Tensor, tmp_path: Path, after_encoder: bool):
     transformers = pytest.importorskip("transformers")
-    checkpoint = saved(
-        tmp_path / "model.safetensors", replace(AUTOENCODER, norms=Norms(after_encoder=after_encoder))
-    )
+    spec = replace(AUTOENCODER, norms=Norms(after_encoder=after_encoder))
+    checkpoint = saved(tmp_path / "model.safetensors", spec)
     run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf")
     reference = transformers.VideoMAEForPreTraining.from_pretrained(tmp_path / "hf").eval()
     reference.decoder.norm.eps = 1e-6  # as a note of the export states
@@ -357,14 +356,11 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(tmp_path, m
 def opened(checkpoint: Path, clip_files: Path) -> tuple[VideoClassifier, Tensor]:
     """The model, and two normalized clips."""
     model = everest.load_model(checkpoint)
-    assert isinstance(model, VideoClassifier)
     frames = torch.stack([everest.read_clip(clip_files / f"clip{i}.mp4", like=model) for i in range(2)])
     return model, everest.normalize(frames)
 
 
-def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
-    mixed_run: Path, scores_run: Path, clip_files: Path
-):
+def test_a_graph_has_logits_of_classes_and_numbers_in_their_unit(mixed_run, scores_run, clip_files):
     model, clips = opened(scores_run, clip_files)
     numbers = make_graph(open_model(scores_run / "best.safetensors", kind="transformer"), keep=None)
     assert numbers.outputs == ("values", "kept")

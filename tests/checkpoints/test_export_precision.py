@@ -70,9 +70,7 @@ def test_an_onnx_graph_takes_normalized_clips(classifier_run: Path, clip_files: 
     )
 
 
-def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
-    int8: dict[str, Any], onnx_file: Path, classifier_run: Path, clip_files: Path
-):
+def test_int8_selects_tokens_by_the_nodes_of_the_float32_file(int8, onnx_file, classifier_run, clip_files):
     file = Path(int8["written"][0])
     nodes, constants = selecting_part(file)
     assert (nodes, constants) == selecting_part(onnx_file)
@@ -89,9 +87,7 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     assert file.stat().st_size < onnx_file.stat().st_size
 
 
-def test_an_int8_file_is_compared_on_further_clips_and_shows_its_progress(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_int8_is_compared_on_new_clips_and_shows_progress(classifier_run, clip_files, tmp_path, monkeypatch):
     monkeypatch.setattr(graph_files, "MOST_CALIBRATION", 2)
     options = ["--to", "onnx", "--precision", "int8", "--calibrate", clip_files / "train.csv"]
     shown = called("export", classifier_run, *options, "-o", tmp_path / "int8.onnx").stderr
@@ -102,12 +98,7 @@ def test_an_int8_file_is_compared_on_further_clips_and_shows_its_progress(
     assert re.search(r"^another class, of 4 videos +- +\d$", table, flags=re.M)
     assert re.search(r"^file +[\d.]+ MB +[\d.]+ MB$", table, flags=re.M)
     assert re.search(r"^network, one CPU thread, a clip +[\d.]+ ms +[\d.]+ ms$", table, flags=re.M)
-    parts = (
-        "reading 4 clips of ",
-        "tracing the model",
-        "calibrating int8 on 2 clips",
-        "comparing int8 with ",
-    )
+    parts = ("reading 4 clips of ", "tracing the model", "calibrating int8 on 2 clips", "comparing int8 with")
     assert [part in shown for part in parts] == 4 * [True]
     assert shown.count("video 2/2") == 1
     assert shown.count("video 4/4") == 2
@@ -263,7 +254,6 @@ def test_the_example_goes_on_after_a_damaged_packet(onnx_file: Path, clip_files:
     content = bytearray(video.read_bytes())
     _, second_key, _ = (number for number, packet in enumerate(packets) if packet.is_keyframe)
     packet = packets[second_key + 1]
-    assert packet.pos is not None
     content[packet.pos + 4 : packet.pos + packet.size] = b"\xff" * (packet.size - 4)
     damaged.write_bytes(content)
     ended, intact = classified(onnx_file, damaged, 0.5, "--json"), classified(onnx_file, video, 0.5, "--json")

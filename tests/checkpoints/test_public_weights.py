@@ -52,7 +52,6 @@ def spec_of(weights: PublicWeights) -> ModelSpec:
     if weights.layout == "timm":
         name = weights.name.removeprefix("timm:")
         config = timm.get_pretrained_cfg(name)
-        assert config is not None
         with torch.device("meta"):
             image = timm.create_model(name, num_classes=0)
             converted = convert_image_model(image, mean=config.mean, std=config.std, source=weights.name)
@@ -71,9 +70,7 @@ def spec_of(weights: PublicWeights) -> ModelSpec:
 
 
 # One of those with the same names, shapes and settings.
-DIFFERENT = {
-    repr(replace(weights, name="", data="", license="", method="")): name for name, weights in TABLE.items()
-}
+DIFFERENT = {repr(replace(row, name="", data="", license="", method="")): name for name, row in TABLE.items()}
 
 
 LARGE = ("vit-l", "vit-h", "vit-g")

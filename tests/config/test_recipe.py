@@ -218,6 +218,7 @@ WITHOUT_EFFECT = [  # of the first override, with a choice of the recipe or the 
     ("lvmae-128", ("pretrain.target.frames=banana",), "pretrain.target.kind=tokens"),
     ("ucf101", ("pretrain.views={number: 2}",), "pretrain.objective=pixels"),
     ("small-views", ("pretrain.target={normalize: false}",), "pretrain.objective=views"),
+    ("small-views", ("pretrain.target={kind: features, teacher: runs/x}",), "pretrain.objective=views"),
     ("small-views", ("pretrain.views_per_decode=2",), "pretrain.objective=views"),
     ("small-views", ("pretrain.frame_selection={alpha: 2}",), "pretrain.objective=views"),
     ("small-views", ("pretrain.views.temperature=0.2", "pretrain.views.loss=sigreg")),

@@ -28,6 +28,11 @@ BAD_VALUES = [
     ("data.frames=16.0", "must be an integer, not 16.0"),
     ("data.num_classes=1", "must be at least 2, not 1"),
     ("data.heads={verb: 1}", "must be a number of classes from 2, {multi-label: N} or regression, not 1"),
+    ("data.channels=2", "unknown value 2"),
+    ("data.mean=[0.5, 0.5, 1.5]", ".2: must be at most 1.0, not 1.5"),
+    ("data.std=[0.2, 0, 0.2]", ".1: must be at least 1e-06, not 0"),
+    ("data.fps=0", "must be more than 0.0, not 0"),
+    ("data.fps=fast", "must be a number, not 'fast'"),
     ("data.decoder=deford", "unknown value 'deford'; did you mean 'decord'?"),
     ("data.resize=devic", "unknown value 'devic'; did you mean 'device'?"),
     ("data.flip=1", "must be true or false, not 1"),
@@ -51,6 +56,8 @@ BAD_VALUES = [
     ("pretrain.selection.strategy=tub", "unknown value 'tub'; did you mean 'tube'?"),
     ("pretrain.selection.strategy=null", f"known: {', '.join(sorted(STRATEGIES))}"),
     ("pretrain.selection=$HOME", "must be a mapping of keys, not '$HOME'"),
+    ("pretrain.selection={strategy: drawn, uniform: 1.5}", ".uniform: must be at most 1.0, not 1.5"),
+    ("pretrain.selection.align=zoom", "unknown value 'zoom'; known: affine, none, shift"),
     ("pretrain.selection.strategy=[tube]", "unknown value [\"tube\"]; did you mean 'tube'?"),
     ("pretrain.selection.keep_ratio=true", "must be a number, not true"),
     ("pretrain.target.kind=words", "unknown value 'words'; known: features, pixels, tokens"),
@@ -148,6 +155,9 @@ def test_an_extreme_number_is_an_error_of_the_recipe_or_can_be_written(number: f
 
 SMALL = "model.depth=4"
 RANK = "finetune.lora.rank=8"
+DIFFERENCES = "model.input=differences"
+ROTARY = "model.positions=rotary"
+VIEWS = "pretrain.objective=views"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +171,32 @@ RANK = "finetune.lora.rank=8"
         (["finetune.freeze=first:5", SMALL], "finetune.freeze: first:5 is more than the encoder's 4 blocks"),
         ([RANK, "finetune.freeze=encoder"], "finetune.freeze: is encoder, and finetune.lora freezes"),
         ([RANK, "finetune.freeze=first:2"], "finetune.freeze: is first:2, and finetune.lora freezes"),
+        (["data.mean=[0.5]"], "data.mean: 1 values, and data.channels is 3; give one for each channel"),
+        (["data.channels=1", "data.std=[0.2, 0.2, 0.2]"], "data.std: 3 values, and data.channels is 1"),
+        (["pretrain.selection={strategy: drawn, order: ascending}"], "selection.order: must be descending"),
+        ([DIFFERENCES, "finetune.selection.align=shift"], "model.input: must be frames"),
+        ([DIFFERENCES, "pretrain.selection.cuts=detect"], "model.input: must be frames"),
+        (
+            [DIFFERENCES, "pretrain.frame_selection.alpha=2"],
+            "must be frames with pretrain.frame_selection.al",
+        ),
+        ([DIFFERENCES, "model.tubelet=[1,16,16]", "data.frames=1"], "clips of at least two frames"),
+        ([ROTARY, "model.width=20", "model.heads=5"], "model.heads: 5 heads of 4 channels; rotary positions"),
+        ([ROTARY, "model.width=21", "model.heads=3"], "model.heads: 3 heads of 7 channels; rotary"),
+        ([ROTARY, "model.decoder_width=8", "model.decoder_heads=2"], "decoder_heads: 2 heads of 4 channels"),
+        (["model.rotary=eva02"], "model.rotary: must be none, dinov3, rope-vit, eva02:N or pe:N"),
+        (["model.rotary=dinov3", "model.width=36", "model.heads=6"], "model.heads: 6 heads of 6 channels;"),
+        (["model.rotary=dinov3", ROTARY], "model.rotary: turns by places, and so does"),
+        ([VIEWS, "pretrain.batch_size=3"], "3 clips are not two or more videos of 2 views"),
+        (
+            [VIEWS, "pretrain={batch_size: 16, views: {number: 5}}"],
+            "16 clips are not two or more videos of 5",
+        ),
+        ([VIEWS, "pretrain.selection.strategy=learned-importance"], "pretrain.selection: needs a tokenizer"),
+        ([VIEWS, "pretrain.views.number=1"], "pretrain.views.number: must be at least 2, not 1"),
+        ([VIEWS, "pretrain.views.crop_area=[0.5,0.2]"], "views.crop_area: must be two shares above 0"),
+        ([VIEWS, "pretrain.views.temperature=0"], "pretrain.views.temperature: must be more than 0.0"),
+        ([VIEWS, "pretrain.views.hidden=1000000000"], "pretrain.views.hidden: must be at most"),
     ],
 )
 def test_settings_that_contradict_each_other_are_one_line(overrides: list[str], message: str):

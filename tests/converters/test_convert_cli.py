@@ -46,7 +46,6 @@ def test_the_path_is_the_result_and_the_report_goes_to_stderr(tmp_path: Path):
     assert "license: not stated" in reported
     assert convert(given, "--out", out, *HEADS, "--overwrite") == (printed, reported)
     origin = read_weights(out).origin
-    assert origin is not None
     assert (origin["family"], origin["file"], origin["fresh"]) == ("videomae", str(given), [])
 
 
@@ -114,9 +113,7 @@ def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes
     assert "the checkpoint predicts single-label (400), the recipe single-label (2)" in shown
 
 
-def test_a_converted_classifier_is_evaluated_with_its_own_selection_unless_another_is_set(
-    recipe: Path, folder: Path, tmp_path: Path
-):
+def test_a_converted_classifier_selects_tokens_as_its_weights_unless_set(recipe, folder, tmp_path):
     out, table = tmp_path / "ours.safetensors", tmp_path / "p.csv"
     convert(folder, "--out", out)
     command = ["eval", "-c", out, "-r", recipe, "--set", "data.num_classes=400", "--predictions", table]
@@ -267,7 +264,6 @@ def test_names_of_classes_are_put_into_the_file(tmp_path: Path):
     names.write_text("".join(f"class {i}\n" for i in range(400)))
     convert(given, "--out", out, *HEADS, "--classes", names)
     classes = read_weights(out).classes
-    assert classes is not None
     assert classes[399] == "class 399"
     names.write_text("one\n" * 400)
     options = ["--out", tmp_path / "b.safetensors", *HEADS, "--classes", names]

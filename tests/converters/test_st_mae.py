@@ -119,9 +119,7 @@ def imported(state: dict[str, Tensor], hints: Hints = HINTS) -> Conversion:
 
 def module(state: dict[str, Tensor], hints: Hints = HINTS) -> MaskedAutoencoder | VideoClassifier:
     done = imported(state, hints)
-    built = build_model(done.identity.spec, done.weights, source=Path("mae_st.pth"))
-    assert isinstance(built, MaskedAutoencoder | VideoClassifier)
-    return built
+    return build_model(done.identity.spec, done.weights, source=Path("mae_st.pth"))
 
 
 SUBSET = [[0, 5, 6, 23, 24, 47], [1, 2, 3, 25, 30, 46]]
@@ -152,11 +150,8 @@ def test_a_classifier_equals_the_reference(prefix: str):
     done = imported(named)
     assert not done.identity.missing
     assert not done.identity.unexpected
-    assert done.identity.metadata.translation.without_effect == [
-        f"blocks.{number}.attn.k.bias" for number in range(2)
-    ]
+    assert done.identity.metadata.translation.without_effect == [f"blocks.{i}.attn.k.bias" for i in range(2)]
     classifier = module(named)
-    assert isinstance(classifier, VideoClassifier)
     torch.testing.assert_close(classifier(clips), expected, atol=1e-5, rtol=0)
 
 

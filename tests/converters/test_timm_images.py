@@ -30,7 +30,6 @@ from everest.converters.timm_images import convert_image_model, open_image_weigh
 from everest.data.views import ClipFormat
 from everest.errors import RecipeError
 from everest.methods.grid import patchify
-from everest.models.classifier import VideoEncoder
 from everest.models.spec import classifier_spec, pretrain_spec, read_model_spec
 from everest.suggest.suggestion import suggest_recipe
 from everest.system.run_folder import InitFile
@@ -85,7 +84,6 @@ def test_an_encoder_of_one_tubelet_of_equal_frames_computes_as_timm(options: dic
     saved = read_model_spec(weights.settings, source=Path("small"))
     spec = replace(saved, frames=repeats, model=replace(saved.model, tubelet=(repeats, 8, 8)))
     encoder = build_model(spec, weights, source=Path("small"))
-    assert isinstance(encoder, VideoEncoder)
     ids = torch.arange(16).expand(2, -1)
     tokens = encoder.encode(frames[:, :, None].expand(-1, -1, repeats, -1, -1), ids)  # (B, N, D)
     assert (tokens - of_timm(model, frames)).abs().max() < 1e-5
@@ -97,7 +95,6 @@ def test_larger_frames_that_are_not_square_have_the_rotary_positions_of_timm():
     weights = weights_of(model)
     saved = read_model_spec(weights.settings, source=Path("small"))
     encoder = build_model(replace(saved, size=(40, 64)), weights, source=Path("small"))
-    assert isinstance(encoder, VideoEncoder)
     tokens = encoder.encode(frames[:, :, None], torch.arange(40).expand(2, -1))  # (B, N, D)
     assert (tokens - of_timm(model, frames)).abs().max() < 1e-5
 
@@ -251,10 +248,8 @@ def test_real_encoders_have_the_features_of_timm_for_each_frame(name: str):
     reference: Any = timm.create_model(name, num_classes=0).eval()
     reference.load_state_dict({key: x.float() for key, x in load_file(file).items()}, strict=False)
     config = timm.get_pretrained_cfg(name)
-    assert config is not None
     size = reference.patch_embed.img_size
     model = open_model(f"timm:{name}={file}", frames=2, size=size).module
-    assert isinstance(model, VideoEncoder)
     clip = ClipFormat(frames=2, stride=1, size=size, sampling="spread").read(video)  # (3, 2, H, W)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
     frames = (clip.transpose(0, 1) / 255 - mean) / std  # (2, 3, H, W)
@@ -291,9 +286,7 @@ def test_a_file_and_a_pickle_bring_clips_and_encoder(image_file: Path, tmp_path:
 def test_a_file_without_its_model_is_told_to_name_it(image_file: Path):
     assert f"name them timm:NAME={image_file}" in problem_of(read_weight_settings, str(image_file))
     assert f"name them timm:NAME={image_file}" in refused("convert --inspect", image_file, code=6)
-    assert "do not fit the model" in problem_of(
-        read_weight_settings, f"timm:vit_small_patch16_224={image_file}"
-    )
+    assert "not fit the model" in problem_of(read_weight_settings, f"timm:vit_small_patch16_224={image_file}")
 
 
 @pytest.mark.slow

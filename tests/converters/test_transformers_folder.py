@@ -23,7 +23,7 @@ from everest.converters.files import read_foreign
 from everest.converters.recognition import Hints
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens
-from everest.models.spec import ClassifierSpec, ModelSpec
+from everest.models.spec import ClassifierSpec
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 HALF = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.5))
@@ -46,7 +46,6 @@ def test_a_run_starts_from_the_links_of_a_cache(folder: Path, tmp_path: Path):
     snapshot = cached(tmp_path / "hub", "someone/videomae-tiny", folder)
     for name in (snapshot, snapshot / "model.safetensors"):
         init = read_init(find_init(name, output=None, overwrite=False), resumed=None)
-        assert init.weights is not None
         assert torch.equal(
             init.weights.tensors["head.weight"], tiny("hf_videomae_classification_base")["classifier.weight"]
         )
@@ -69,13 +68,10 @@ def test_a_written_folder_is_read_with_the_same_pixels_and_logits(tmp_path: Path
     given = open_model(save_model(tmp_path / "model.safetensors", spec, randomized(spec.build()), clip=clip))
     write_folder(tmp_path / "hf", given)
     back = open_model(tmp_path / "hf")
-    assert isinstance(back.spec, ModelSpec)
     assert (back.spec.pixels, back.weights.clip) == (HALF, clip)
     assert equal(back.weights.tensors, given.weights.tensors)
     frames = sample_pixels(SMALL, 2)
-    logits, expected = (
-        opened.transformer(opened.transformer.pixels.normalize(frames)) for opened in (back, given)
-    )
+    logits, expected = (each.transformer(each.transformer.pixels.normalize(frames)) for each in (back, given))
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
     assert not torch.allclose(expected, given.transformer(IMAGENET.normalize(frames)), atol=1e-2)
 

@@ -64,9 +64,7 @@ def of_tokens(model: Any, clips: Tensor, ids: Tensor) -> Tensor:
 
 
 def opened(folder: Path) -> VideoEncoder:
-    module = open_model(folder).module
-    assert isinstance(module, VideoEncoder)
-    return module
+    return open_model(folder).module
 
 
 @pytest.fixture(scope="module")

@@ -65,9 +65,7 @@ def test_segment_frames_and_views_are_those_of_the_released_program(recorded_seg
 
 
 @given(lengths, clip_lengths, strides, st.integers(1, 12), st.integers(0, 2**32))
-def test_every_sampling_gives_the_requested_number_of_frames_inside_the_video_in_order(
-    length, frames, stride, clips, seed
-):
+def test_every_sampling_gives_so_many_frames_inside_the_video_in_order(length, frames, stride, clips, seed):
     for way in SAMPLINGS.values():
         rng = np.random.default_rng(seed)
         chosen = [

@@ -17,7 +17,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from everest.config.heads import named_heads
 from everest.data.clips import Batch, ClipDataset, LoadedSample, SampleKey
@@ -52,9 +51,7 @@ class Drawn:
     def shape(self) -> tuple[int, ...]:
         return self.num_views, self.channels, self.frames, *self.size
 
-    def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, out: Tensor | None = None
-    ) -> SampleViews:
+    def __call__(self, sample, rng, decoder, out=None) -> SampleViews:
         time.sleep(rng.random() * self.seconds)
         if sample.path == "crash":
             act(signal.SIGSEGV)
@@ -92,9 +89,7 @@ def equals(batch: Batch, clips: Sequence[LoadedSample]) -> bool:
     )
 
 
-def loaded_equal(
-    clips: ClipDataset, order: list[list[SampleKey]], *, workers: int, pause: float = 0.0
-) -> list[bool]:
+def loaded_equal(clips: ClipDataset, order, *, workers: int, pause=0.0) -> list[bool]:
     """Whether each batch equals its clips, after a pause in which the workers read ahead."""
     equal = []
     for keys, batch in zip(order, read_batches(clips, order, workers=workers, timeout=60), strict=True):
@@ -172,7 +167,6 @@ def test_workers_end_soon_after_a_killed_program(delay: float):
     """Also workers that begin when the program is gone already."""
     command = [sys.executable, "-c", ORPHANS, str(delay)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
         numbers = program.stdout.readline().split()
         program.kill()
     deadline = time.monotonic() + 20

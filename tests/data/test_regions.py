@@ -47,9 +47,7 @@ def frames(film: Path) -> Tensor:
     antialias=st.booleans(),
     precise=st.booleans(),
 )
-def test_a_region_of_any_size_becomes_the_clip_that_a_worker_makes(
-    frames: Tensor, height: int, width: int, flipped: bool, antialias: bool, precise: bool
-):
+def test_a_region_of_any_size_becomes_the_workers_clip(frames, height, width, flipped, antialias, precise):
     part = frames[:2, 30 : 30 + height, 20 : 20 + width]
     memory = torch.full((1, 1, 2, *REGION, 3), 255, dtype=torch.uint8)  # what is around it has no effect
     memory[0, 0, :, :height, :width] = part

@@ -54,9 +54,7 @@ def test_each_clip_of_a_video_is_at_another_place_in_each_epoch(recording: Path)
     clips = pretrain_clips(small(recording, "data.clips_per_video=3"))
     assert len(clips) == 6
     assert clips.notices == ("data.clips_per_video: 2 videos, 6 clips an epoch",)
-    places = {
-        numbers_shown(clips.read((epoch, index)).frames[0])[0] for epoch in range(3) for index in range(3)
-    }
+    places = {numbers_shown(clips.read((epoch, i)).frames[0])[0] for epoch in range(3) for i in range(3)}
     assert len(places) >= 7  # of nine draws among about ninety places
     again = pretrain_clips(small(recording, "data.clips_per_video=3"))
     assert torch.equal(again.read((2, 1)).frames, clips.read((2, 1)).frames)
@@ -66,9 +64,7 @@ def test_only_training_repeats_videos(recording: Path):
     recipe = small(recording, "data.clips_per_video=4", "data.val=train.csv", "finetune.sampler=balanced")
     clips, classes = finetune_clips(recipe)
     validation = validation_clips(recipe, classes)
-    assert validation is not None
     assert (len(clips), len(validation), classes.heads[0].outputs) == (8, 2, 2)
-    assert clips.sampling_odds is not None
     assert np.allclose(clips.sampling_odds, 1 / 4)
 
 

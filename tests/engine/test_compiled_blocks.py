@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
-import everest
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.models.block import Block, DropPath
 from everest.models.partial import choose_trained
@@ -110,14 +109,3 @@ def test_drop_path_scales_the_clips_that_its_noise_keeps_as_timm_does(dtype: tor
     expected = torch.where((noise < 0.7)[:, None, None], x * scale, torch.zeros_like(x))
     assert torch.equal(found, expected)
     assert torch.equal(layer.eval()(x), x)
-
-
-@pytest.mark.slow
-def test_the_autoencoder_compiles_to_one_graph():
-    model = everest.create_model("vit-tiny", frames=8, size=64, kind="pretrain").train()
-    frames, noise = torch.randn(2, 3, 8, 64, 64), torch.rand(2, model.encoder.grid.num_tokens)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = torch._dynamo.explain(lambda x, y: model(x, noise=y).loss)(frames, noise)
-    torch._dynamo.reset()
-    assert [str(reason.reason) for reason in found.break_reasons] == []
-    assert found.graph_count == 1

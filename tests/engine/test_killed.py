@@ -143,9 +143,8 @@ def test_a_run_whose_terminal_is_closed_saves_and_ends(tmp_path: Path, recipe: P
 def test_under_nohup_a_run_goes_on(tmp_path: Path, recipe: Path, options: list[str]):
     command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", *options]
     command = ["nohup", sys.executable, "-m", "everest_cli", *command, "--set", "pretrain.epochs=20"]
-    with subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as ended:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(list(map(str, command)), stdout=quiet, stderr=quiet) as ended:
         wait_for_rows(tmp_path / "run", 2, ended)
         ended.send_signal(signal.SIGHUP)
     assert ended.returncode == 0

@@ -40,9 +40,7 @@ def learned(folder: Path) -> set[str]:
 
 def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     """The weights of the encoder that are not equal to the bit."""
-    return {
-        name for name in after if name.startswith("encoder.") and not torch.equal(after[name], before[name])
-    }
+    return {key for key in after if key.startswith("encoder.") and not torch.equal(after[key], before[key])}
 
 
 @pytest.mark.parametrize(

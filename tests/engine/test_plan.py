@@ -42,9 +42,7 @@ def test_batches_of_several_views_of_small_sets_and_of_odd_processes():
     plan = plan_stage(several, num_videos=480, processes=1, largest_micro_batch=192)
     assert (plan.videos_per_step, plan.validation_steps) == (48, 10)
     assert plan_stage(STAGE, num_videos=10, processes=1, largest_micro_batch=8).steps == 4  # one an epoch
-    with pytest.raises(
-        RecipeError, match="192 does not divide over 5 processes; 190 is the nearest that does"
-    ):
+    with pytest.raises(RecipeError, match="192 does not divide over 5 processes; 190 is the nearest"):
         plan_stage(STAGE, num_videos=1000, processes=5, largest_micro_batch=8)
 
 

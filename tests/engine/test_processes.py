@@ -59,11 +59,9 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(recipe, clip_file
     files, measured = [], []
     for processes in (1, several):
         files.append(tmp_path / f"{processes}.csv")
-        page = ["--report", tmp_path / f"page{processes}"]
+        more = ["--report", tmp_path / f"page{processes}", "--json", "-q"]
         options = ["--set", f"data.test={tmp_path}/list.csv", "--gpus", "cpu", "--processes", processes]
-        shown = everest(
-            "eval", "-c", tmp_path / "run", "--json", "-q", "--predictions", files[-1], *options, *page
-        )
+        shown = everest("eval", "-c", tmp_path / "run", "--predictions", files[-1], *options, *more)
         document = json.loads(shown.stdout)
         assert document["videos"] == 5
         measured.append({key: document[key] for key in ("top1", "clip_top1", "intervals", "per_class")})

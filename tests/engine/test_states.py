@@ -66,9 +66,7 @@ NAN_MOMENT = set_first(f"optimizer/{WEIGHT}/exp_avg", torch.nan)
 FAULTS: dict[str, Fault] = {
     "nan moment": NAN_MOMENT,
     "infinite weight": set_first(f"model/{WEIGHT}", torch.inf),
-    "moment of another shape": lambda tensors, _: tensors.update(
-        {f"optimizer/{WEIGHT}/exp_avg": torch.zeros(3)}
-    ),
+    "moment of another shape": lambda them, _: them.update({f"optimizer/{WEIGHT}/exp_avg": torch.zeros(3)}),
     "no moments of one": without(f"{WEIGHT}/"),
     "no moments": without(""),
     "another name": renamed(f"optimizer/{WEIGHT}/step", "optimizer/\u00fc"),

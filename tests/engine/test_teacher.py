@@ -16,7 +16,6 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.methods.targets import FeatureTargets
 from everest.models.cost import count_macs
-from everest.models.mae import MaskedAutoencoder
 from everest.video.pixels import IMAGENET, normalize
 
 
@@ -94,9 +93,7 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, teacher:
     assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
 
 
-def test_an_average_of_the_weights_does_not_change_what_the_teacher_teaches(
-    recipe: Path, teacher: Path, student: Path, tmp_path: Path
-):
+def test_an_average_of_weights_does_not_change_what_the_teacher_teaches(recipe, teacher, student, tmp_path):
     run("pretrain -q", "-r", recipe, *taught_by(teacher, "train.ema=0.5"), "-o", tmp_path / "averaged")
     assert logged(tmp_path / "averaged") == logged(student)
 
@@ -106,16 +103,14 @@ def test_what_follows_needs_no_teacher(recipe, teacher, student, tmp_path, clip_
     teacher.rename(moved)
     try:
         model = load_model(student)
-        assert isinstance(model, MaskedAutoencoder)
         with pytest.raises(ValueError, match="opened without its teacher"):
             model(torch.zeros(1, 3, 4, 32, 32))
         video = clip_files / "clip0.mp4"
         run("visualize-mask", video, "-c", student, "-o", tmp_path / "mask")
         run("extract", video, "-c", student, "-o", tmp_path / "features.safetensors")
         run("finetune", "--recipe", recipe, "--init", student, "-o", tmp_path / "classifier", "-q")
-        assert "pretrain.target.kind=features" in refused(
-            "export", student, "--to", "hf", "-o", tmp_path / "hf", code=6
-        )
+        message = refused("export --to hf", student, "-o", tmp_path / "hf", code=6)
+        assert "pretrain.target.kind=features" in message
         again = ["pretrain", "--recipe", recipe, "--init", student, "-q"]
         pixels = called(*again, "-o", tmp_path / "pixels")
         assert "the decoder starts fresh: it predicts other targets" in pixels.stderr
@@ -140,7 +135,6 @@ def test_a_run_keeps_its_teacher_which_may_be_moved(recipe: Path, teacher: Path,
 def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
     stage = json_of("profile", "--recipe", recipe, *taught_by(teacher))["stages"]["pretrain"]
     spec = make_pretrain_spec(taught(recipe, teacher)).teacher_in_step
-    assert spec is not None
     assert stage["teacher_gmacs"] == count_macs(spec).total / 1e9 > 0
     assert stage["model_state"]["teacher"] == 4 * sum(
         tensor.numel() for name, tensor in weights(teacher).items() if name.startswith("encoder.")
@@ -152,9 +146,7 @@ def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
 
 def test_teachers_that_do_not_fit_are_refused(recipe: Path, teacher: Path, tmp_path: Path, clip_files: Path):
     def message(named: object, *others: str, code: int = 6) -> str:
-        return refused(
-            "pretrain", "--recipe", recipe, *taught_by(named, *others), "-o", tmp_path / "run", code=code
-        )
+        return refused("pretrain -r", recipe, *taught_by(named, *others), "-o", tmp_path / "run", code=code)
 
     assert "no such checkpoint" in message(tmp_path / "nothing")
     assert "set model.tubelet=[2,8,8]" in message(teacher, "model.tubelet=[3,8,8]", "data.frames=6")

@@ -65,9 +65,7 @@ def written(heads_run, tags_run, scores_run, mixed_run, clip_files, tmp_path_fac
     for name, classifier in runs.items():
         run("eval", "-c", classifier, "-q", "--report", folder / name)
     features = ["--features", folder / "features.safetensors"]
-    run(
-        "extract", clip_files, "-c", heads_run, "--window", "0.5", "-o", folder / "features.safetensors", "-q"
-    )
+    run("extract -q", clip_files, "-c", heads_run, "--window", "0.5", "-o", folder / "features.safetensors")
     run("search", clip_files / "clip0.mp4@1", *features, "--page", folder / "search.html")
     timeline = folder / "timeline.safetensors"
     run("timeline", clip_files, "-c", tags_run, "--window", "0.5", "--save", timeline, "-q")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
-from small_runs import json_of, refused, run
+from small_runs import json_of, run
 
 import everest
 from everest.annotations.bout import Bout
@@ -156,12 +156,6 @@ def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames
     assert len(titles) == min(frames // 2, ROW_LENGTH)
 
 
-def test_a_demo_does_not_write_over_another(tmp_path: Path):
-    (tmp_path / "demo-videos").mkdir()
-    (tmp_path / "report.md").write_text("finished")
-    assert "holds a demo" in refused("demo", "-o", tmp_path, code=2)
-
-
 @pytest.mark.slow
 def test_the_demo_shows_what_pretraining_is_worth(tmp_path: Path):
     shown = run("demo -q", "-o", tmp_path / "demo")
@@ -210,19 +204,6 @@ def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
         everest.select_tokens(clip[0], align="shift")
     with pytest.raises(RecipeError, match="align and cuts need clips of 3 channels here; these have 4"):
         everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"pretrain.selection.align": "zoom"}, "pretrain.selection.align: "),
-        ({"model.input": "differences", "finetune.selection.align": "shift"}, "model.input: must be frames"),
-        ({"model.input": "differences", "pretrain.selection.cuts": "detect"}, "model.input: must be frames"),
-    ],
-)
-def test_wrong_settings_are_refused(settings: dict[str, str], message: str):
-    options = [f"--set={key}={value}" for key, value in settings.items()]
-    assert message in refused("pretrain", "--recipe", "small", *options, "--print-config", code=2)
 
 
 def test_stats_tell_how_often_the_camera_moves(video: Path):

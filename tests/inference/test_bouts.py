@@ -60,9 +60,7 @@ def test_a_bout_has_the_class_of_the_nearest_window_at_each_time(timeline, backg
         assert bout.end < after.start or bout.index != after.index
 
 
-def spans(
-    labels: str, *, min_seconds: float, starts: tuple[float, ...] = ()
-) -> list[tuple[float, float, str]]:
+def spans(labels: str, *, min_seconds: float, starts=()) -> list[tuple[float, float, str]]:
     """The bouts of windows that follow each other; "-" is no class."""
     windows = windows_at(*(starts or map(float, range(len(labels)))))
     classes = np.array([NO_CLASS if label == "-" else ord(label) for label in labels])

@@ -26,9 +26,7 @@ def extracted(folder: Path, *options: object) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])
 @pytest.mark.parametrize("keep", [None, 0.5])
-def test_the_levels_are_of_the_same_features(
-    classifier_run, autoencoder_run, clip_files, tmp_path, kind: str, keep: float | None
-):
+def test_levels_are_of_the_same_features(classifier_run, autoencoder_run, clip_files, tmp_path, kind, keep):
     checkpoint = classifier_run if kind == "classifier" else autoencoder_run
     options = [clip_files, "-c", checkpoint, *VIEWS, *([] if keep is None else ["--keep", keep])]
     video, views, tokens = (
@@ -50,9 +48,7 @@ def test_the_levels_are_of_the_same_features(
     torch.testing.assert_close(views["features"], expected, atol=1e-6, rtol=1e-5)
 
 
-def test_both_kinds_of_file_hold_the_same_and_equal_calls_write_equal_files(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_both_kinds_of_file_are_equal_and_equal_calls_write_equal_files(classifier_run, clip_files, tmp_path):
     options = [clip_files, "-c", classifier_run, "--features", "tokens"]
     tensors = extracted(tmp_path, *options)
     called("extract", *options, "--out", tmp_path / "f.npz", "-q")
@@ -123,9 +119,7 @@ def test_a_row_of_a_window_is_that_of_the_segment(autoencoder_run: Path, clip_fi
     assert torch.equal(found["features"], load_file(alone)["features"])
 
 
-def test_rows_of_a_video_or_an_image_that_changed_during_a_break_are_not_continued(
-    autoencoder_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_rows_of_a_file_that_has_changed_are_read_again(autoencoder_run, clip_files, tmp_path, monkeypatch):
     video, folder = shutil.copy(clip_files / "clip0.mp4", tmp_path), tmp_path / "frames"
     folder.mkdir()
     for number in range(16):

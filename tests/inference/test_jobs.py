@@ -50,12 +50,8 @@ def videos(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     (folder / "text.mp4").write_text("no video")
     with_hole(clip_files / "clip2.mp4", 0.7, folder / "hole.mp4")
-    names = [
-        folder / "text.mp4",
-        folder / "hole.mp4",
-        *sorted(clip_files.glob("*.mp4")),
-        clip_files / "clip1.mp4",
-    ]
+    clips = sorted(clip_files.glob("*.mp4"))
+    names = [folder / "text.mp4", folder / "hole.mp4", *clips, clip_files / "clip1.mp4"]
     (folder / "list.txt").write_text("\n".join(map(str, names)))
     return folder / "list.txt"
 
@@ -65,9 +61,7 @@ def job(name: str, model: Path, videos: Path, folder: Path) -> list[object]:
     return [command, videos, "-c", model, *options, "-o", folder / f"out.{ENDINGS[str(command)]}", "-q"]
 
 
-def launched(
-    command: list[object], processes: int, program: tuple[str, ...] = ("-m", "everest_cli")
-) -> list[str]:
+def launched(command: list[object], processes: int, program=("-m", "everest_cli")) -> list[str]:
     """A command, started by torchrun as so many processes."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     # Without its option `-m`, torchrun takes the path of a script.

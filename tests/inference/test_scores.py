@@ -100,9 +100,7 @@ def test_bouts_of_a_saved_file_follow_its_rules_and_recordings_without_a_window_
         Timelines.load(tmp_path / "edited.safetensors")
     first = f"next: everest budget --timeline {saved} --output {tmp_path}/checked.csv"
     assert [*list_end_lines(timelines, saved, None)][-1] == f"{first} --draw 13 --window 1"
-    mice = [
-        replace(video, video=f"{name}.mp4", path=f"{name}.mp4") for name in ("ma_day1", "ma_day2", "mb_day1")
-    ]
+    mice = [replace(video, video=name, path=name) for name in ("ma_day1.mp4", "ma_day2.mp4", "mb_day1.mp4")]
     timelines = replace(timelines, videos=mice)
     for group, advice in (
         (r"^([^\W_]+)", r"--group '^([^\W_]+)' --draw 15 --window 1"),
@@ -134,11 +132,7 @@ def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_f
 def saved_timeline(path: Path, videos: list[Path], seconds: float = 2.0) -> Path:
     """A saved timeline of videos in which the first of two classes is predicted everywhere."""
     starts = np.arange(0.0, seconds, 0.5)
-    arrays = {
-        "starts": starts,
-        "ends": starts + 0.5,
-        "outputs": np.array([[0.9, 0.1]] * len(starts), np.float32),
-    }
+    arrays = {"starts": starts, "ends": starts + 0.5, "outputs": np.float32([[0.9, 0.1]] * len(starts))}
     borders = np.linspace(0, seconds, 17)
     timelines = [VideoTimeline(video=str(each), path=str(each), borders=borders, **arrays) for each in videos]
     Timelines(classes=Classes(heads=(Head(outputs=2),), names=("x", "y")), videos=timelines).save(path)
@@ -178,13 +172,7 @@ def test_the_printed_command_runs_if_all_windows_end_with_their_recordings(clip_
 
 def test_a_bout_under_way_at_the_start_of_a_window_is_explained(clip_files: Path, tmp_path: Path):
     clip, checked = clip_files / "clip0.mp4", tmp_path / "checked.csv"
-    budget = (
-        "budget",
-        "--timeline",
-        saved_timeline(tmp_path / "t.safetensors", [clip]),
-        "--checked",
-        checked,
-    )
+    budget = ("budget --timeline", saved_timeline(tmp_path / "t.safetensors", [clip]), "--checked", checked)
     windows = f"video,start,end,label\n{clip},0,0.5,checked\n{clip},1,1.5,checked\n"
     why = "one under way at the start of a checked window began before it"
     for start, is_explained in ((1, True), (1.2, False)):
@@ -223,9 +211,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     timeline, checked = tmp_path / "t.safetensors", tmp_path / "checked.csv"
     rules = ["--smooth", 0.2, "--truth", tmp_path / "truth.csv"]  # less than a step, so that nothing changes
     (tmp_path / "truth.csv").write_text("video,start,end,label,origin\nclip1.mp4,0,1,0,automated\n")
-    shown = called(
-        "timeline", *videos, "-c", classifier_run, "--step", 0.25, "--save", timeline, *rules
-    ).stderr
+    shown = called("timeline -c", classifier_run, *videos, "--step", 0.25, "--save", timeline, *rules).stderr
     assert "warning: --truth has 1 predicted bout that nobody corrected: scores on them are not acc" in shown
     assert f"probabilities: {timeline} (unsmoothed; remembers --smooth 0.2)" in shown
     budget = ("budget", "--timeline", timeline)

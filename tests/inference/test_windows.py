@@ -53,9 +53,7 @@ def test_a_segment_is_a_video_of_its_own_and_a_window_of_a_clip_the_default(clip
 
 
 @pytest.mark.parametrize(("window", "step"), [(0.5, 0.0625), (1.0, 0.3), (0.25, 0.5), (5.0, 1.0)])
-def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
-    clip_files: Path, monkeypatch: pytest.MonkeyPatch, window: float, step: float
-):
+def test_a_window_is_seen_as_its_segment_and_every_frame_decoded_once(clip_files, monkeypatch, window, step):
     path = clip_files / "clip3.mp4"
     windows = windows_of(Sample(path=str(path)), VIEWS, window=window, step=step)
     shown = []

@@ -57,9 +57,7 @@ def test_paths_classes_and_groups_are_those_of_the_list(videos: Path, tmp_path: 
     source = videos / "groups.csv"
     here, there = labeled(source, videos), labeled(sharded(source, tmp_path / "shards"), videos)
     assert [sample.group for sample in there.samples] == ["m 3", None]
-    assert [sample.group_or_path for sample in there.samples] == [
-        sample.group_or_path for sample in here.samples
-    ]
+    assert [each.group_or_path for each in there.samples] == [each.group_or_path for each in here.samples]
 
 
 def test_any_reader_of_webdataset_finds_video_and_label(index: Path, videos: Path):
@@ -114,7 +112,6 @@ def test_segments_and_heads_share_a_member(videos: Path, tmp_path: Path):
     with tarfile.open(index.parent / "parts-000000.tar") as tar:
         assert tar.getnames() == [f"{i:09d}.{kind}" for i in range(2) for kind in ("json", "mp4")]
         about = tar.extractfile("000000000.json")
-        assert about is not None
         assert json.load(about)["segments"][0] == {
             **{"path": "clip0.mp4", "start": 0.5, "end": 1},
             **{"label.verb": 3, "label.noun": 7},

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from everest.config.recipe import load_recipe
-from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding, RawPixels
 from everest.methods.selection import Drawn, RedundancyRobust
@@ -76,13 +74,3 @@ def test_evaluation_takes_the_most_changed_tokens():
     chosen = Drawn(keep_ratio=0.5, visible_ratio=None, align="shift").at_evaluation()
     assert chosen == RedundancyRobust(keep_ratio=0.5, visible_ratio=None, align="shift")
     assert Drawn().at_evaluation(0.25) == RedundancyRobust(keep_ratio=0.25, visible_ratio=None)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "text"),
-    [("uniform", 1.5, "must be at most 1"), ("order", "ascending", "must be descending")],
-)
-def test_a_recipe_with_other_values_is_refused(key: str, value: object, text: str):
-    settings = [f"pretrain.selection={{strategy: drawn, {key}: {value}}}"]
-    with pytest.raises(RecipeError, match=f"pretrain.selection.{key}: {text}"):
-        load_recipe("ucf101", overrides=settings)

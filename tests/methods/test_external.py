@@ -19,7 +19,6 @@ import everest
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.strategies import RedundancyRobust
-from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec, read_model_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,9 +125,7 @@ def test_a_recipe_names_a_strategy_and_a_target_of_another_package(package, reci
 
 
 @pytest.mark.slow  # six processes
-def test_it_trains_and_its_checkpoints_load_when_the_module_is_imported(
-    package: str, recipe: Path, tmp_path: Path, clip_files: Path
-):
+def test_it_trains_and_its_checkpoints_load_if_the_module_is_imported(package, recipe, tmp_path, clip_files):
     path = f"{package}.methods"
     first = strategy("pretrain", f"{path}:Middle", keep_ratio=0.5) + target(f"{path}:MeanColor", gain=2)
     later = strategy("finetune", f"{path}:Middle", visible_ratio="null")
@@ -157,7 +154,6 @@ def test_it_trains_and_its_checkpoints_load_when_the_module_is_imported(
     assert type(model.strategy).__name__ == "Middle"
     assert everest.predict(model, video) == rows
     autoencoder = everest.load_model(encoder)
-    assert isinstance(autoencoder, MaskedAutoencoder)
     out = autoencoder(autoencoder.transform(video))
     assert out.target.shape == (1, 12, 3)
     assert out.selection.visible.size(1) == 4

@@ -28,9 +28,7 @@ def test_gathered_patches_are_those_of_patchify(grid, data):
     ids = data.draw(st.lists(st.integers(0, grid.num_tokens - 1), min_size=2, max_size=8))
     ids = torch.tensor([ids, ids[::-1]])
     frames = frames_of(grid, (2, 4, 4))
-    expected = torch.stack(
-        [patches[row] for patches, row in zip(patchify(frames, (2, 4, 4)), ids, strict=True)]
-    )
+    expected = torch.stack([part[row] for part, row in zip(patchify(frames, (2, 4, 4)), ids, strict=True)])
     assert torch.equal(gather_patches(frames, ids, (2, 4, 4)), expected)
 
 

@@ -16,7 +16,6 @@ from steps import Case, clips_for, our_pass, saved_bytes_per_clip, without_numbe
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from everest.config.recipe import load_recipe
-from everest.methods.targets import TokenTargets
 from everest.models.mae import MaskedAutoencoder, PretrainingModel
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained
@@ -67,7 +66,6 @@ def model_without_numbers(spec: ModelSpec) -> Iterator[PretrainingModel]:
     """A model in training mode, and its tokenizer, whose weights and new tensors take no memory."""
     with torch.device("meta"):
         model = spec.without_files().build().train()
-    assert isinstance(model, PretrainingModel)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         if isinstance(model, MaskedAutoencoder) and isinstance(model.tokenizer, FrozenTokenizer):
@@ -93,7 +91,6 @@ def peak_of_forward(spec: ModelSpec, clips: int, *, bytes_per_value: int) -> int
 
 def coding_bytes_of(spec: ModelSpec) -> int:
     """The estimate without the weights of the tokenizer."""
-    assert spec.tokenizer is not None
     weights = WEIGHT_BYTES * count_weights(spec.tokenizer.settings).total
     return frozen_bytes(spec) - weights
 
@@ -136,7 +133,6 @@ def test_the_tokenizer_is_counted_once_and_not_with_a_cache():
     assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128")) > 0
     assert "tokenizer" not in StageCost(recipe, "finetune", value_bytes=2).model_state
     spec = spec_of("lvmae-128")
-    assert isinstance(spec.target, TokenTargets)
     assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens"))) == 0
 
 

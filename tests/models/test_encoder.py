@@ -38,7 +38,6 @@ def checkpoint(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_it_computes_what_an_autoencoder_with_its_weights_computes():
     encoder, autoencoder = tiny("encoder"), tiny("pretrain")
-    assert isinstance(encoder, VideoEncoder)
     encoder.encoder.load_state_dict(autoencoder.encoder.state_dict())
     clips = torch.randn(2, 3, 8, 32, 32)
     with torch.no_grad():
@@ -58,9 +57,7 @@ def test_its_strategy_chooses_unless_a_call_does():
     with torch.no_grad():
         expected = mean_and_change(encoder.encode(clips, ids), ids, encoder.encoder.grid)
         assert torch.equal(encoder(clips, selection=given), expected)
-    with pytest.raises(
-        ValueError, match=r"keep=0\.5 has no effect on a given selection; leave one of them out"
-    ):
+    with pytest.raises(ValueError, match=r"keep=0\.5 has no effect on a given selection; leave one"):
         encoder(clips, selection=given, keep=0.5)
 
 

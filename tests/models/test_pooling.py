@@ -71,13 +71,9 @@ def test_the_change_is_the_mean_over_pairs_of_slices(keep: int):
         pairs = [(known[i + 6] - x).abs() for i, x in known.items() if i + 6 in known]
         change = torch.stack(pairs).mean(dim=0) if pairs else torch.zeros(5)
         torch.testing.assert_close(measured[5:10], change)
-        order = sorted(range(len(pairs)), key=lambda place: -pairs[place].norm())[
-            : math.ceil(0.3 * len(pairs))
-        ]
+        order = sorted(range(len(pairs)), key=lambda at: -pairs[at].norm())[: math.ceil(0.3 * len(pairs))]
         later = [known[i + 6] for i in known if i + 6 in known]
-        moved = [
-            torch.stack([part[place] for place in order]).mean(dim=0) for part in (later, pairs) if order
-        ]
+        moved = [torch.stack([part[at] for at in order]).mean(dim=0) for part in (later, pairs) if order]
         torch.testing.assert_close(measured[10:], torch.cat(moved) if moved else torch.zeros(10))
 
 

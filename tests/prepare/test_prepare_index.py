@@ -192,9 +192,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("layout", "file", "text", "message"), WRONG)
-def test_annotations_that_are_not_as_published_are_reported_with_their_place(
-    tmp_path, layout, file, text, message
-):
+def test_annotations_not_as_published_are_reported_with_their_place(tmp_path, layout, file, text, message):
     ARCHIVES[layout](tmp_path)
     (tmp_path / file).write_text(text)
     assert message in index(tmp_path, code=4).stderr

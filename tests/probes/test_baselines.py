@@ -105,8 +105,6 @@ def test_videos_and_groups_that_both_lists_have_are_named(autoencoder_run, clip_
 
 
 def test_eval_warns_of_the_list_that_chose_the_weights(classifier_run: Path):
-    best, newest = (
-        called("eval", "-c", classifier_run, "--which", name).stderr for name in ("best", "newest")
-    )
+    best, newest = (called("eval -c", classifier_run, "--which", name).stderr for name in ("best", "newest"))
     assert "warning: these weights were chosen on train.csv (data.val), so accuracy on it is too high" in best
     assert "were chosen" not in newest

@@ -181,10 +181,8 @@ def test_an_exported_file_is_tested_on_one_view(class_folders: Path, trained: Pa
     int8 = ["export", trained, "--to", "onnx", "--precision", "int8", "-o", tmp_path / "int8.onnx"]
     shown = called(*int8, "--calibrate", class_folders)
     num_tested, lists = result["videos"], trained / "lists"
-    warning = (
-        f"warning: {num_tested} of 16 calibration clips are test videos, so the accuracy may be too high"
-    )
-    assert f"{warning}; use --calibrate {lists / 'train.csv'}\n" in shown.stderr
+    warning = f"{num_tested} of 16 calibration clips are test videos, so the accuracy may be too high"
+    assert f"warning: {warning}; use --calibrate {lists / 'train.csv'}\n" in shown.stderr
     assert "warning" not in called(*int8, "--calibrate", lists / "train.csv", "--overwrite").stderr
     evaluated = json_of(*shlex.split(document["next"])[1:])
     assert evaluated["top1"] == accuracy["exported"]
@@ -326,9 +324,8 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     assert "the rarest class has too few videos" in refused("train", few, *output, code=4)
     assert "inside of the input" in refused("train", class_folders, "-o", class_folders / "project", code=2)
     assert "contains" in refused("train", class_folders, "-o", class_folders.parent, code=2)
-    assert "--latency inf: must be a number" in refused(
-        "train", class_folders, *output, "--latency", "inf", code=2
-    )
+    message = refused("train", class_folders, *output, "--latency", "inf", code=2)
+    assert "--latency inf: must be a number" in message
     assert sorted(tmp_path.iterdir()) == [tmp_path / "empty", one]
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
@@ -358,11 +355,7 @@ def test_lists_that_are_divided_are_used_and_readable_videos_are_divided(class_f
 def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, monkeypatch):
     bouts = Path(shutil.copy(recordings.with_name("bouts.csv"), tmp_path))
     header, *rows = bouts.read_text().split()
-    noted = [
-        f"{header},subject",
-        *(f"{row},m{number % 2}" for number, row in enumerate(rows)),
-        "r0.mp4,0,1,,m0",
-    ]
+    noted = [f"{header},subject", *(f"{row},m{i % 2}" for i, row in enumerate(rows)), "r0.mp4,0,1,,m0"]
     (tmp_path / "noted.csv").write_text("\n".join(noted))
     plan = json_of("train", recordings, "--annotations", tmp_path / "noted.csv", "--dry-run", *FEW)
     assert plan["left_out"] == [{"reason": "row without a label", "count": 1}]
@@ -505,7 +498,6 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(
     assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
     assert {each["name"] for each in document["candidates"]} >= {"image-mean", "image-change"}
     accuracy = measure_exported_accuracy(Path("none.onnx"), Path(document["checkpoint"]), ignore_event)
-    assert accuracy is not None
     assert (accuracy.trained, accuracy.exported) == (document["top1"], None)
     assert "has learned from all videos" in str(accuracy)
     file = tmp_path / "line.onnx"
@@ -517,9 +509,7 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(
     assert f"top-1 {document['top1']:.1f} %" in card
     assert "in 4 folds; this model has learned from all videos" in card
     calibrated = ["--precision", "int8", "--calibrate", output / "lists" / "train.csv"]
-    shown = called(
-        "export", output, "--to", "onnx", *calibrated, "--json", "-q", "-o", tmp_path / "int8.onnx"
-    )
+    shown = called("export --to onnx", output, *calibrated, "--json", "-q", "-o", tmp_path / "int8.onnx")
     in_folds = json.loads(shown.stdout)["accuracy"]
     assert (in_folds["trained"], in_folds["videos"], in_folds["folds"]) == (document["top1"], 44, 4)
     assert in_folds["exported"] == pytest.approx(
@@ -571,9 +561,7 @@ def test_unlabeled_videos_that_validate_or_test_are_refused(class_folders: Path,
     assert "of the validation or test list" in refused("train", class_folders, *options, code=2)
 
 
-def test_pretraining_goes_on_from_image_weights_whose_license_the_model_keeps(
-    class_folders: Path, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_pretraining_keeps_the_license_of_image_weights(class_folders, image_file, tmp_path, monkeypatch):
     monkeypatch.setattr(compute, "BUSY", 0)
     unlabeled, name = tmp_path / "unlabeled", f"timm:vit_tiny_patch16_224={image_file}"
     for number in range(4):
@@ -599,7 +587,6 @@ def test_pretraining_goes_on_from_image_weights_whose_license_the_model_keeps(
     recipe = load_recipe(project / "pretrain" / "recipe.yaml")
     assert (recipe.model.attention, recipe.pretrain.camera_motion) == ("slice", 0)
     start = read_header(project / "model" / "model.safetensors").origin
-    assert start is not None
     assert start["file"] == str(project / "pretrain" / "model.safetensors")
     assert (start["origin"]["file"], start["origin"]["licence"]) == (name, "apache-2.0")
 
@@ -626,9 +613,8 @@ def test_other_tasks_are_measured_by_their_metric(class_folders, tmp_path, task,
     assert sum(fold["videos"] for fold in document["folds"]) == document["videos"] == 16
     assert document["interval"][0] <= document[metric] <= document["interval"][1]
     behaviors = {row["name"]: row for row in document["behaviors"]}
-    assert {name: row["prevalence"] for name, row in behaviors.items()} == {
-        **{"both": 100, "down": 50, "right": 50}
-    }
+    prevalence = {name: row["prevalence"] for name, row in behaviors.items()}
+    assert prevalence == {"both": 100, "down": 50, "right": 50}
     mean = sum(row["ap"] for row in behaviors.values()) / len(behaviors)
     assert document[metric] == pytest.approx(mean, abs=1e-3)
     for row in behaviors.values():
@@ -659,7 +645,6 @@ def test_ctrl_c_between_two_stages_says_that_the_same_command_resumes(class_fold
     command = [sys.executable, "-m", "everest_cli", "train", str(class_folders), "-o", str(folder), *FEW]
     reset = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job ignores it
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=reset) as process:
-        assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("features of"):
                 process.send_signal(signal.SIGINT)
@@ -708,10 +693,7 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
         (RESULT | {"difference": [-2.0, 30.0]}, "the interval of the difference is -2 to 30; test on all"),
         (RESULT | {"groups": 5}, "(70.0 %): only 5 groups; test on all videos with --folds 5"),
         (RESULT | {"interval": [59.0, 99.0]}, "the interval includes"),
-        (
-            RESULT | {"interval": None, "groups": 1},
-            "the test has only one group; test on all videos with --folds 5",
-        ),
+        (RESULT | {"interval": None, "groups": 1}, "has only one group; test on all videos with --folds 5"),
         (RESULT | {"interval": None}, "no interval: a class has fewer than 5 videos in the test; label"),
         (RESULT | {"interval": None, "difference": [1.0, 9.0]}, "clearly better than a linear model"),
         (RESULT | {"majority": 100.0, "top1": 100.0}, "the test has videos of 'run' only: test on all"),

@@ -123,9 +123,7 @@ def test_a_copy_finds_its_original(extracted, autoencoder_run, clip_files, tmp_p
         assert (float(shown), name) == (pytest.approx(first["similarity"], abs=5e-4), first["name"])
 
 
-def test_a_model_must_be_the_one_that_wrote_the_file(
-    extracted: dict[str, Path], autoencoder_run: Path, classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_the_model_must_be_that_of_the_file(extracted, autoencoder_run, classifier_run, clip_files, tmp_path):
     copy = shutil.copy(clip_files / "clip2.mp4", tmp_path / "copy.mp4")
     command = ["search", copy, "--features", extracted["videos"]]
     assert "is not in" in refused(*command, code=2)

@@ -101,11 +101,8 @@ def suggested(videos: int, device: str, purpose: Any = "pretrain", **options: An
 def test_many_videos_and_a_gpu_get_the_pre_training_of_the_paper(device, backbone, videos, epochs):
     suggestion = suggested(videos, device)
     k400 = load_recipe("k400", overrides=[f"model.backbone={backbone}"])
-    scheduled = {
-        "epochs": epochs,
-        "warmup_epochs": round(epochs / 5),
-        "probe": suggestion.recipe.pretrain.probe,
-    }
+    probe = suggestion.recipe.pretrain.probe
+    scheduled = {"epochs": epochs, "warmup_epochs": round(epochs / 5), "probe": probe}
     assert suggestion.recipe.pretrain == replace(k400.pretrain, **scheduled)
     assert (suggestion.recipe.model, suggestion.recipe.finetune) == (k400.model, k400.finetune)
     assert suggestion.recipe.data.num_classes is None

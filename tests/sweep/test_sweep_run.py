@@ -234,7 +234,6 @@ def test_a_job_ends_with_its_sweep(tmp_path: Path):
         "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
     child = psutil.Process(int(process.stdout.readline()))
     process.kill()
     process.wait()

@@ -116,5 +116,4 @@ def test_a_token_that_was_missed_rises(kind):
     wanted = 6  # just below the five that are kept
     mask = soft_topk_mask(scores, 5, kind, 0.5, seeded())
     (-mask[:, wanted]).sum().backward()
-    assert scores.grad is not None
     assert scores.grad.mean(dim=0).argmin() == wanted

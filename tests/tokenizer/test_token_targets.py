@@ -50,16 +50,13 @@ def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
     """A recipe whose tokenizer is in a file."""
     made = load_recipe("lvmae-demo", overrides=SHORT)
     path = save_model(tmp_path / "tokenizer.safetensors", tokenizer_spec(made), tokenizer)
-    assert made.tokenizer is not None
     return replace(made, tokenizer=replace(made.tokenizer, checkpoint=str(path)))
 
 
 def autoencoder(recipe: Recipe, **changes: Any) -> MaskedAutoencoder:
     """The recipe's model, with changed fields of its spec."""
     torch.manual_seed(1)
-    model = replace(make_pretrain_spec(recipe), **changes).build()
-    assert isinstance(model, MaskedAutoencoder)
-    return model
+    return replace(make_pretrain_spec(recipe), **changes).build()
 
 
 def ids(count: int = 20, tokens: int = 256) -> torch.Tensor:
@@ -97,7 +94,6 @@ def test_each_space_has_its_width_and_its_loss(clips, frozen, space, width):
 def test_training_leaves_the_tokenizer_alone_and_out(clips, recipe):
     model = autoencoder(recipe)
     frozen = model.tokenizer
-    assert isinstance(frozen, FrozenTokenizer)
     before = state_hash(frozen.tokenizer.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     model.train()
@@ -137,7 +133,6 @@ def test_the_camera_task_trains_with_any_strategy(clips, recipe, strategy, targe
     assert torch.equal(out.metrics["camera_loss"], camera_loss)
     without = model.eval()(clips, noise=noise)
     assert torch.equal(out.loss, without.loss + 0.5 * camera_loss)
-    assert model.camera_head is not None
     out.loss.backward()
     assert model.camera_head.weight.grad is not None
 
@@ -158,7 +153,6 @@ def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
     again.load_state_dict(model.state_dict())
     noise = torch.rand(2, 256)
     assert torch.equal(model(clips, noise=noise).loss, again(clips, noise=noise).loss)
-    assert spec.tokenizer is not None
     other = replace(spec, tokenizer=replace(spec.tokenizer, sha256="0" * 64))
     with pytest.raises(CheckpointError, match="the tokenizer of this model is another one"):
         other.build()
@@ -168,7 +162,6 @@ def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
 
 
 def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(recipe):
-    assert recipe.tokenizer is not None
     wide = replace(recipe, model=replace(recipe.model, tubelet=(2, 16, 16)))
     with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in windows of 16 frames"):
         make_pretrain_spec(wide)

@@ -134,9 +134,7 @@ def test_invalid_settings_are_reported(recipe: Path, tmp_path: Path, override: s
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tokenizer_is_no_encoder_and_an_encoder_no_tokenizer(
-    recipe: Path, trained: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_tokenizer_is_no_encoder_nor_the_reverse(recipe, trained, autoencoder_run, clip_files, tmp_path):
     for command in (
         ["predict", clip_files / "clip0.mp4", "--checkpoint", trained],
         ["finetune", "--recipe", recipe, "--init", trained, "-o", tmp_path / "run"],

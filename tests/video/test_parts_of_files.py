@@ -76,9 +76,7 @@ def test_frames_and_packets_of_a_large_file_are_those_of_the_file_here(stored: s
     assert np.array_equal(packet_sizes(RemotePath(stored)).sizes, packet_sizes(recording).sizes)
 
 
-def test_a_clip_costs_its_part_of_the_file_once_the_index_is_on_the_disk(
-    stored: str, recording: Path, requested: list[int], tmp_path: Path
-):
+def test_a_clip_costs_its_part_of_the_file_once_the_index_is_cached(stored, recording, requested, tmp_path):
     keep_metadata_in(tmp_path)
     try:
         clear_video_cache()

@@ -179,8 +179,6 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
     for command, options, message in (
         ("predict", ["--top", 2], "--top: this model predicts numbers, not classes"),
         ("timeline", ["-o", "bouts.csv"], "--to csv: needs classes, but this model predicts numbers"),
-        ("timeline", ["--background", 0.5], "--background: is only for single-label models"),
-        ("timeline", ["--threshold", 0.5], "--threshold: is only for multi-label models"),
     ):
         words = (command, clip_files / "clip0.mp4", "-q", "-c", scores_run, *options)
         assert message in refused(*words, code=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import json_of, onnx_session, refused, run, weights
+from small_runs import json_of, refused, run, weights
 from tiny_models import randomized, save_model, tiny
 
 import everest
@@ -109,16 +109,3 @@ def test_what_needs_classes_says_to_train_them(checkpoint: Path, recipe: Path, c
         everest.evaluate(everest.load_model(checkpoint))
     assert "an encoder alone" in refused("export", checkpoint, "--to", "hf", "-o", tmp_path / "hf", code=6)
     assert not (tmp_path / "hf").exists()
-
-
-@pytest.mark.slow  # of an autoencoder: fast, in test_export.py
-@pytest.mark.parametrize("keep", [None, 0.5])
-def test_onnxruntime_computes_the_same(checkpoint: Path, tmp_path: Path, keep: float | None):
-    share = [] if keep is None else ["--keep", keep]
-    run("export", checkpoint, "--to", "onnx", "-o", tmp_path / "m.onnx", *share)
-    session = onnx_session(tmp_path / "m.onnx")
-    model, clips = everest.load_model(checkpoint), torch.randn(3, 3, 4, 32, 32)
-    features, kept = session.run(["features", "kept"], {"frames": clips.numpy()})
-    with torch.no_grad():
-        assert (kept == model.kept_tokens(clips, keep).numpy()).all()
-        assert abs(features - model(clips, keep=keep).numpy()).max() < 1e-4

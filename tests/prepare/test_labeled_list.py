@@ -85,15 +85,13 @@ def test_labels_of_a_person_replace_predicted_ones_of_another_file(windows: list
     ]
 
 
-def test_a_damaged_video_is_named_and_left_out(windows: list, clip_files: Path, bouts: Path, tmp_path: Path):
+def test_a_damaged_video_is_named_and_left_out(windows: list, clip_files: Path, tmp_path: Path):
     folder, output = tmp_path / "videos", tmp_path / "windows.csv"
     shutil.copytree(clip_files, folder)
     (folder / "clip1.mp4").write_bytes(b"nothing" * 99)
     shown = called("prepare windows", folder, *windows[2:], "-o", output, code=4)
     assert "clip1.mp4: not a video file" in shown.stderr
     assert {row["group"] for row in csv.DictReader(output.read_text().splitlines())} == {"clip0"}
-    summary = called("prepare annotations", bouts, "--videos", folder)
-    assert "clip1.mp4: not a video file; its bouts were not checked against its length" in summary.stderr
 
 
 def test_outputs_and_options_that_cannot_be_meant_are_refused(windows, clip_files, tmp_path, monkeypatch):

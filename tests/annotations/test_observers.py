@@ -260,11 +260,8 @@ def test_an_interval_runs_on_over_queued_media(tmp_path: Path):
 def test_annotations_state_unscored_time_and_convert_it(tmp_path: Path, clip_files: Path):
     file = frame_table(tmp_path, {number: "0,1" if number < 16 else "-1,-1" for number in range(32)})
     shown = called("prepare annotations", file, "--videos", clip_files)
-    assert shown.stderr.splitlines() == [
-        "1 video, 1 bout",
-        "  run: 1 bout, 1.0 s",
-        "unscored in 1 video: 1.0 s",
-    ]
+    lines = ["1 video, 1 bout", "  run: 1 bout, 1.0 s", "unscored in 1 video: 1.0 s"]
+    assert shown.stderr.splitlines() == lines
     document = json_of("prepare annotations", file, "--videos", clip_files)
     assert document["unscored"] == {"videos": 1, "seconds": 1.0}
     run("prepare annotations", file, "--videos", clip_files, "-o", tmp_path / "back.eaf")

@@ -41,10 +41,8 @@ ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
 LIKE_ST_MAE = replace(
     CLASSIFIER, model=replace(SMALL, positions="learned-separable", class_token=True), selection=AllTokens()
 )
-LIKE_IMAGE_MODELS = replace(
-    LIKE_ST_MAE,
-    model=replace(LIKE_ST_MAE.model, rotary="pe:3", norm_before=True, mlp="normed-swiglu", registers=2),
-)
+PARTS = {"rotary": "pe:3", "norm_before": True, "mlp": "normed-swiglu", "registers": 2}
+LIKE_IMAGE_MODELS = replace(LIKE_ST_MAE, model=replace(LIKE_ST_MAE.model, **PARTS))
 AUTOENCODER = AutoencoderSpec(**CLIPS, selection=RedundancyRobust(), target=PixelTargets())
 
 

@@ -190,6 +190,7 @@ def save(tensors: dict[str, torch.Tensor]) -> Callable[[Path], object]:
     return lambda path: save_file(tensors, path)
 
 
+DAMAGED = "not a safetensors file, or a damaged one"
 TENSORS, LFS = tiny("mme_finetune_base"), "version https://git-lfs.github.com/spec/v1"
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut zip": ("x.pth", lambda p: cut(saved(p, TENSORS), 5000), "download or copy it again"),
@@ -200,12 +201,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no weights": ("x.pth", lambda p: torch.save({"epoch": 3}, p), "no weights in it"),
     "pointer": ("x.bin", write(LFS), "download or copy it again"),
     "web page": ("x.pt", write("<!doctype html><title>Sign in"), "download or copy it again"),
-    "pointer of safetensors": ("x.safetensors", write(LFS), "not a safetensors file, or a damaged one"),
-    "cut safetensors": (
-        "x.safetensors",
-        lambda p: (save_file(TENSORS, p), cut(p, 9000)),
-        "not a safetensors file, or a damaged one",
-    ),
+    "pointer of safetensors": ("x.safetensors", write(LFS), DAMAGED),
+    "cut safetensors": ("x.safetensors", lambda p: (save_file(TENSORS, p), cut(p, 9000)), DAMAGED),
     "other model": ("x.safetensors", save({"w": torch.ones(2)}), "not a checkpoint of a known family"),
     "other suffix": ("x.onnx", write("x"), "what can be read: .safetensors, .pth"),
     "folder without config": ("d/a.pth", lambda p: p.touch(), "no config.json in it; name the file"),

@@ -37,10 +37,7 @@ CLASSES = 5
 def st_mae(*, kind: str = "pretrain", grid: TokenGrid = GRID, class_token: bool = True) -> dict[str, Tensor]:
     """Random weights with the names and shapes of ST-MAE."""
     d, dec = 48, 24
-    shapes: dict[str, tuple[int, ...]] = {
-        "patch_embed.proj.weight": (d, 3, 2, 16, 16),
-        "patch_embed.proj.bias": (d,),
-    }
+    shapes = {"patch_embed.proj.weight": (d, 3, 2, 16, 16), "patch_embed.proj.bias": (d,)}
 
     def block(name: str, d: int) -> None:
         for norm in ("norm1", "norm2"):

@@ -40,13 +40,7 @@ def frames(film: Path) -> Tensor:
     return resize(read_frames(film, range(0, 32, 2)), (125, 90), antialias=True).permute(1, 2, 3, 0)
 
 
-@given(
-    height=st.integers(1, REGION[0]),
-    width=st.integers(1, REGION[1]),
-    flipped=st.booleans(),
-    antialias=st.booleans(),
-    precise=st.booleans(),
-)
+@given(st.integers(1, REGION[0]), st.integers(1, REGION[1]), st.booleans(), st.booleans(), st.booleans())
 def test_a_region_of_any_size_becomes_the_workers_clip(frames, height, width, flipped, antialias, precise):
     part = frames[:2, 30 : 30 + height, 20 : 20 + width]
     memory = torch.full((1, 1, 2, *REGION, 3), 255, dtype=torch.uint8)  # what is around it has no effect

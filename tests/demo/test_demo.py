@@ -165,10 +165,8 @@ def test_an_earlier_demo_is_removed_and_nothing_else(demo: Path):
     (demo / "report.md").unlink()  # as if it had been killed before its end
     with demo_folder(demo, overwrite=False):
         assert not (demo / "pretrain").exists()
-        with (
-            pytest.raises(RecipeError, match="another process writes there now"),
-            demo_folder(demo, overwrite=True),
-        ):
+        busy = pytest.raises(RecipeError, match="another process writes there now")
+        with busy, demo_folder(demo, overwrite=True):
             pass
     assert {path for path in demo.rglob("*") if path.is_file()} == set(mine)
 

@@ -24,11 +24,7 @@ def test_batch_is_split_over_processes_and_passes():
     assert plan.peak_lr == pytest.approx(1e-3 * 192 / 256)
 
 
-@given(
-    processes=st.sampled_from([1, 2, 3, 4, 6, 8]),
-    largest=st.integers(1, 300),
-    views=st.sampled_from([1, 2, 4]),
-)
+@given(st.sampled_from([1, 2, 3, 4, 6, 8]), st.integers(1, 300), st.sampled_from([1, 2, 4]))
 def test_passes_of_all_processes_add_up_to_the_batch(processes, largest, views):
     stage = replace(STAGE, views_per_decode=views)
     plan = plan_stage(stage, num_videos=1000, processes=processes, largest_micro_batch=largest)

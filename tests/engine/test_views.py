@@ -73,10 +73,8 @@ def test_projector_and_camera_layer_are_kept_unless_fresh(recipe, views_run, tmp
     shown = called(*command, "-o", tmp_path / "run").stderr
     kept = "starts fresh" if options else "is also kept"
     before, after = (weights(folder) for folder in (views_run, tmp_path / "run"))
-    for title, name in (
-        ("projector", "projector.hidden"),
-        ("layer that predicts a camera's motion", "camera_head"),
-    ):
+    parts = {"projector": "projector.hidden", "layer that predicts a camera's motion": "camera_head"}
+    for title, name in parts.items():
         assert f"the {title} {kept}" in shown
         same = torch.allclose(before[f"{name}.weight"], after[f"{name}.weight"], atol=1e-6)
         assert same == (not options)

@@ -23,12 +23,8 @@ def test_a_card_has_data_metrics_with_intervals_license_and_cost(classifier_run:
     low, high = evaluation["intervals"]["top1"]
     (row,) = [line for line in text.splitlines() if line.startswith("| top-1 |")]
     assert f"{low:.1f} to {high:.1f}" in row
-    for fact in (
-        "trained on `train.csv`",
-        "evaluated on `train",
-        "GMACs for a clip",
-        "2 frames of the video ",
-    ):
+    facts = ("trained on `train.csv`", "evaluated on `train", "GMACs for a clip", "2 frames of the video ")
+    for fact in facts:
         assert fact in text
     rows = list(accuracy_lines({**evaluation, "heads": {"a|b": evaluation}}))
     assert {line.replace("\\|", "").count("|") for line in rows if line.startswith("|")} == {5}

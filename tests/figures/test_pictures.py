@@ -260,11 +260,8 @@ def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
     truth = [Bout(video="a", start=6, end=10, label="run"), Bout(video="a", start=0, end=1, label="unscored")]
     figure = draw_timelines(tmp_path / "t.png", drawn, [{"": bouts}], {"$0.mp4": truth})
     (panel,) = figure.axes
-    assert [label.get_text() for label in panel.get_yticklabels()] == [
-        "run  4.0 s, true 4.0 s",
-        "sit  1.0 s, true 0.0 s",
-        "background",
-    ]
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels == ["run  4.0 s, true 4.0 s", "sit  1.0 s, true 0.0 s", "background"]
     FigureCanvasAgg(figure).draw()
     tops = [tick.get_window_extent().y1 for tick in panel.get_yticklabels()]
     assert all(above > below for above, below in pairwise(tops))

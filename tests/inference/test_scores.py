@@ -219,10 +219,8 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     estimated = f"everest budget --timeline {timeline} --checked {checked} --window=0.5"
     assert f"next: {estimated}\n" in shown
     draw = ("--draw", 6, "--window", 0.5, "-o", checked, "--overwrite", "--smooth", 0)
-    assert (
-        f"everest budget --timeline {timeline} --smooth 0 --checked {checked} --window=0.5\n"
-        in called(*budget, *draw).stderr
-    )
+    shown = called(*budget, *draw).stderr
+    assert f"everest budget --timeline {timeline} --smooth 0 --checked {checked} --window=0.5\n" in shown
     marks = checked.read_text().splitlines()
     assert marks[0] == "video,start,end,label"
     assert len(marks) == 7
@@ -240,10 +238,8 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     printed = called(*budget, "--checked", checked)
     assert "6 of 16 windows of 0.5 s are checked" in printed.stdout
     assert re.findall("methods: (.*)\n", printed.stdout) == [document["methods"]]
-    assert (
-        "in 6 of 16 windows of 0.5 s, drawn at random and watched by a person, corrected"
-        in document["methods"]
-    )
+    seen = "in 6 of 16 windows of 0.5 s, drawn at random and watched by a person, corrected"
+    assert seen in document["methods"]
     predicted = f"{classifier_run} (everest {everest.__version__}) predicted all 8.0 s of footage, with "
     assert f"{predicted}probabilities averaged over 0.2 s. " in document["methods"]
     assert "their seconds need not add up to the 8.0 s of footage" in printed.stderr

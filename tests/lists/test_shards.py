@@ -82,10 +82,8 @@ def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
     here = read_unlabeled(videos, root=videos)
     there = read_unlabeled(index, root=videos)
     assert [sample.path for sample in there.samples] == [sample.path for sample in here.samples]
-    assert all(
-        video_bytes(one.video) == video_bytes(other.video)
-        for one, other in zip(here.samples, there.samples, strict=True)
-    )
+    pairs = zip(here.samples, there.samples, strict=True)
+    assert all(video_bytes(one.video) == video_bytes(other.video) for one, other in pairs)
 
 
 def test_class_folders_become_the_same_classes(clip_files: Path, tmp_path: Path):
@@ -112,10 +110,8 @@ def test_segments_and_heads_share_a_member(videos: Path, tmp_path: Path):
     with tarfile.open(index.parent / "parts-000000.tar") as tar:
         assert tar.getnames() == [f"{i:09d}.{kind}" for i in range(2) for kind in ("json", "mp4")]
         about = tar.extractfile("000000000.json")
-        assert json.load(about)["segments"][0] == {
-            **{"path": "clip0.mp4", "start": 0.5, "end": 1},
-            **{"label.verb": 3, "label.noun": 7},
-        }
+        labels = {"label.verb": 3, "label.noun": 7}
+        assert json.load(about)["segments"][0] == {"path": "clip0.mp4", "start": 0.5, "end": 1, **labels}
 
 
 def test_the_same_list_gives_the_same_bytes_and_a_second_call_keeps_them(videos, index, tmp_path):

@@ -123,10 +123,8 @@ def test_videos_that_a_model_learned_from_are_found_by_file_and_segment(tmp_path
     clips = [f"{tmp_path}/link/clip{number}.mp4" for number in range(3)]
     learned = [Sample(path=clips[0]), Sample(path=clips[0], start=0.5, end=1), Sample(path=clips[1])]
     learned += [Sample(path=clips[1], start=0.0, end=1.0), Sample(path=clips[1], start=0.9, end=1.9)]
-    assert (
-        seen_in(data, "train", [*learned, Sample(path=clips[1], start=1.0, end=2.0), Sample(path=clips[2])])
-        == learned
-    )
+    others = [Sample(path=clips[1], start=1.0, end=2.0), Sample(path=clips[2])]
+    assert seen_in(data, "train", [*learned, *others]) == learned
     (tmp_path / "train.csv").unlink()
     assert seen_in(data, "train", learned) == []
 

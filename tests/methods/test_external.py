@@ -306,7 +306,5 @@ class WithExtraRatio(RedundancyRobust):
 
 def test_a_strategy_that_extends_one_of_everest_has_its_own_ratios_checked():
     assert [name for name, _ in WithExtraRatio().problems()] == ["extra_ratio"]
-    assert [name for name, _ in WithExtraRatio(keep_ratio=0.2, visible_ratio=0.3).problems()] == [
-        "extra_ratio",
-        "visible_ratio",
-    ]
+    problems = WithExtraRatio(keep_ratio=0.2, visible_ratio=0.3).problems()
+    assert [name for name, _ in problems] == ["extra_ratio", "visible_ratio"]

@@ -122,15 +122,13 @@ def test_windows_of_an_earlier_draw_are_not_drawn_again():
 
 
 def test_the_rest_of_a_recording_joins_its_last_window_if_it_is_shorter_than_half():
-    windows = divide_footage({"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}, LENGTH)
+    extents = {"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}
+    windows = divide_footage(extents, LENGTH)
     assert [(one.video, one.start, one.end) for one in windows] == [
         *(("x", 0, 10), ("x", 10, 20.2), ("y", 0, 0.2), ("z", 5, 15), ("z", 15, 20))
     ]
     checked = group_by_video([bout(*one, CHECKED) for one in windows])
-    assert (
-        compute_time_budget({"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}, {}, checked)["window"]
-        == LENGTH
-    )
+    assert compute_time_budget(extents, {}, checked)["window"] == LENGTH
 
 
 def test_strata_are_weighed_by_their_windows():

@@ -25,10 +25,8 @@ NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}
 
 
 SMALL = ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY)
-AUTOENCODER = AutoencoderSpec(
-    **{"frames": 8, "size": (32, 32), "model": SMALL},
-    **{"selection": RedundancyRobust(), "target": PixelTargets()},
-)
+CLIPS = {"frames": 8, "size": (32, 32), "model": SMALL}
+AUTOENCODER = AutoencoderSpec(**CLIPS, selection=RedundancyRobust(), target=PixelTargets())
 
 
 @pytest.mark.parametrize("official", NAMES)

@@ -187,10 +187,8 @@ def test_classes_that_differ_in_the_camera_or_in_length_are_named_with_numbers(t
     assert rates["classes"]["rear"] == {"min": 30, "median": 30, "max": 30}
     assert (lengths["of"], lengths["unit"]) == ("length", "s")
     assert lengths["classes"]["sit"] == {"min": 0.96, "median": 1.6, "max": 2.0}
-    assert sizes == {
-        **{"of": "frame size", "unit": "pixels"},
-        "classes": {"groom": "64x48", "rear": "64x48", "sit": "96x64"},
-    }
+    classes = {"groom": "64x48", "rear": "64x48", "sit": "96x64"}
+    assert sizes == {"of": "frame size", "unit": "pixels", "classes": classes}
     by_class = read_samples(data, root=data).by_class
     assert differences_by_headers(by_class) == [rates, sizes]
     plan = called("train", data, "--model", "linear", "--dry-run").stdout

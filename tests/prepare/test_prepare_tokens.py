@@ -138,10 +138,8 @@ def test_a_killed_run_with_a_cache_and_workers_resumes_to_the_same_bits(recipe, 
 def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
     result = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", "--json").stdout)
     size = sum(path.stat().st_size for path in cache.glob("*.safetensors"))
-    assert result == {
-        **{"output": str(tmp_path / "tokens"), "videos": 4, "variants": 3, "parts": 3, "kept": 0},
-        **{"bytes": size, "bad": []},
-    }
+    counts = {"videos": 4, "variants": 3, "parts": 3, "kept": 0}
+    assert result == {"output": str(tmp_path / "tokens"), **counts, "bytes": size, "bad": []}
     index = json.loads((cache / INDEX).read_text())
     assert (index["videos"], index["variants"], index["grid"]) == (4, 3, [4, 4, 4])
     assert (index["clips"]["train.seed"], index["clips"]["pretrain.views_per_decode"]) == (0, 1)

@@ -127,10 +127,8 @@ def test_lists_beside_the_named_one_and_in_a_folder_are_compared_too(tmp_path: P
     for name in ("x_train.csv", "x_test.csv", "test.csv", "other.csv"):
         (tmp_path / name).write_text("a.mp4 0\n")
     found = [Request(videos=str(videos)).checksums() for videos in (tmp_path / "x_train.csv", tmp_path)]
-    assert [sorted(Path(path).name for path in files) for files in found] == [
-        ["x_test.csv", "x_train.csv"],
-        ["test.csv"],
-    ]
+    names = [sorted(Path(path).name for path in files) for files in found]
+    assert names == [["x_test.csv", "x_train.csv"], ["test.csv"]]
 
 
 def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders: Path, trained: Path):
@@ -664,10 +662,8 @@ def test_a_full_disk_ends_a_call_which_can_be_repeated(class_folders: Path, smal
 def test_the_windows_are_as_long_as_the_shortest_usual_bout_and_one_behavior_is_doubted():
     classes = Classes(heads=(Head(task="single-label", outputs=2),), names=("background", "jump"))
     _, lines = describe_samples([Sample(path="a", labels=(1,))], classes, windows=True)
-    assert (
-        lines[-1]
-        == "warning: only one behavior is annotated in a; time with any other counts as time without behavior"
-    )
+    only_one = "only one behavior is annotated in a; time with any other counts as time without behavior"
+    assert lines[-1] == f"warning: {only_one}"
     alone = "warning: jump can be learned or tested, not both: all from one {0}; add {0}s with it, or merge "
     alone += "classes"
     assert alone.format("recording") in lines

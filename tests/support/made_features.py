@@ -10,13 +10,7 @@ import torch
 from everest.system.weights import write_tensors
 
 
-def write_features(
-    path: Path,
-    features: np.ndarray,
-    videos: Sequence[str],
-    *,
-    windows: Sequence[tuple[int, float, float]] = (),
-) -> Path:
+def write_features(path: Path, features: np.ndarray, videos: Sequence[str], *, windows=()) -> Path:
     """Write rows (N, D) as `everest extract` does.
 
     Args:

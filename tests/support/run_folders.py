@@ -12,14 +12,7 @@ STEPS = 10
 PLAN = {"videos": 8, "samples": "", "processes": 1, "micro_batch": 4, "batch_size": 4, "steps": STEPS}
 
 
-def make_run(
-    path: Path,
-    *,
-    logged: int = 0,
-    saved: int | None = None,
-    finished: int | None = None,
-    command: str = "pretrain",
-) -> Path:
+def make_run(path: Path, *, logged=0, saved=None, finished=None, command="pretrain") -> Path:
     """A run folder that has logged and saved so many steps of 10."""
     path.mkdir(parents=True)
     environment = {"stage": command, "plan": PLAN | ({} if finished is None else {"finished": finished})}

@@ -79,12 +79,7 @@ def test_ties_are_broken_by_the_generator_and_not_by_place():
     assert first.max() > 200  # the first 45 places are what a plain top-k gives
 
 
-@given(
-    seed=st.integers(0, 99),
-    k=st.integers(1, 40),
-    distinct=st.sampled_from([1, 3, 1000]),
-    kind=st.sampled_from(KINDS),
-)
+@given(st.integers(0, 99), st.integers(1, 40), st.sampled_from([1, 3, 1000]), st.sampled_from(KINDS))
 def test_exactly_k_are_kept_whatever_the_ties(seed, k, distinct, kind):
     scores = torch.randint(distinct, (3, 40), generator=seeded(seed)).float()
     mask = soft_topk_mask(scores, k, kind, 0.5, seeded(seed))

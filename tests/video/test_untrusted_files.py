@@ -215,11 +215,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_a_video_of_giant_frames_is_refused_and_takes_no_memory(tmp_path: Path):
-    files = [
-        make(tmp_path / f"{side}.{suffix}", side)
-        for side in (9000, 16000, 60000)
-        for suffix, make in (("gif", giant_gif), ("avi", giant_avi))
-    ]
+    kinds = (("gif", giant_gif), ("avi", giant_avi))
+    sides = (9000, 16000, 60000)
+    files = [make(tmp_path / f"{side}.{suffix}", side) for side in sides for suffix, make in kinds]
     done = subprocess.run([sys.executable, "-c", READ, *files], capture_output=True, text=True, check=True)
     *problems, megabytes = done.stdout.splitlines()
     for file, problem in zip(files, problems, strict=True):

@@ -1,9 +1,9 @@
-"""`everest budget`"""
+"""`everest budget`: time and bouts of each class, estimated from windows that a person has checked."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -16,9 +16,10 @@ from everest.errors import DataError, UserError, first_names
 from everest.system.files import write_table
 from everest.system.text import plural
 from everest_cli import options as o
+from everest_cli.bout_files import check_outputs
 from everest_cli.options import option, refuse
 from everest_cli.output import print_json, say
-from everest_cli.timeline import RuleOptions, check_outputs, group_recordings
+from everest_cli.timeline import RuleOptions, group_recordings
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout, Bouts
@@ -75,7 +76,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest.metrics.budget import compute_time_budget, draw_windows, window_length
+    from everest.metrics.budget import draw_windows, window_length
 
     refuse(
         {
@@ -86,29 +87,21 @@ def budget(
     )
     whose_bouts = whose.read(checked, option="--checked")
     footage = _read_footage(timeline, rules)
-    labeled = {} if checked is None else _read_checked(checked, footage, whose_bouts)
-    drawn_by = None if checked is None else _read_drawn_groups(checked)
-    other = f"--group {group}: the windows were drawn with --group {drawn_by}; leave it out"
-    refuse({other: group and drawn_by and group != drawn_by})
+    labeled, drawn_by = {}, None
+    if checked is not None:
+        labeled, drawn_by = _read_checked(checked, footage, whose_bouts, group)
     group = group or drawn_by
     groups = {} if group is None else group_recordings(group, footage.extents)
     page = output.with_suffix(PAGE_SUFFIX) if draw is not None and output is not None else None
-    outputs = {"--output": [output, page], "--plot": [plot]}
-    check_outputs(outputs, [timeline, checked], overwrite=overwrite)
+    check_outputs({"--output": [output, page], "--plot": [plot]}, [timeline, checked], overwrite=overwrite)
     if draw is not None and output is not None:
         length = window_length(footage.extents, labeled, window)
-        strata = [*groups.values()]
-        windows = draw_windows(footage.extents, labeled, length, draw, seed=seed, strata=strata)
+        windows = draw_windows(footage.extents, labeled, length, draw, seed=seed, strata=[*groups.values()])
         _write_windows(output, windows, labeled, footage.classes, group, whose)
         say(f"open {page}, click what happens in each window, and save the list as {output}")
         say(f"next: {footage.command_with(output, whose, length, group)}")
         return
-    estimate = partial(compute_time_budget, classes=footage.classes)
-    parts = footage.extents, footage.predicted, labeled
-    document = estimate(*parts, window=window, strata=[*groups.values()] if drawn_by else [])
-    if groups:
-        document["groups"] = _estimate_groups(groups, parts, partial(estimate, window=document["window"]))
-    document["methods"] = _write_methods(document, footage, drawn_by)
+    document = _estimate(footage, labeled, window, groups, drawn_by)
     if output is not None:
         write_table(output, _make_table(document))
     if plot is not None:
@@ -144,9 +137,13 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
     return Recordings(timelines.extents, predicted, classes, model, by_rules.smooth, command)
 
 
-def _read_checked(file: Path, footage: Recordings, whose: BoutFilter) -> Bouts:
-    """The checked bouts of each recording."""
+def _read_checked(
+    file: Path, footage: Recordings, whose: BoutFilter, group: str | None
+) -> tuple[Bouts, str | None]:
+    """The checked bouts of each recording, and the --group of their draw; None: all recordings together."""
     from everest.annotations.codings import read_video_annotations
+    from everest.annotations.formats import FORMATS
+    from everest.annotations.records import read_table
     from everest.inference.scores import refuse_unknown_classes
 
     labels = read_video_annotations([file], footage.extents, people=whose, keep_windows=True)
@@ -157,36 +154,51 @@ def _read_checked(file: Path, footage: Recordings, whose: BoutFilter) -> Bouts:
     say(*labels.notices)
     if labels.uncorrected_text:
         say(f"warning: {file} has {labels.uncorrected_text}, which count as what a person saw")
-    return {video: labels.bouts.get(video, []) for video in footage.extents}
-
-
-def _read_drawn_groups(checked: Path) -> str | None:
-    """The --group of the draw of a list; None if the windows were drawn in all recordings together."""
-    from everest.annotations.formats import FORMATS
-    from everest.annotations.records import read_table
-
-    is_header = FORMATS["csv"].is_header
+    is_header, drawn_by = FORMATS["csv"].is_header, None
     assert is_header is not None
     with suppress(ValueError):  # bouts in a file of another kind
-        _, header, rows = read_table(checked, is_header)
+        _, header, rows = read_table(file, is_header)
         found = (dict(zip(header, cells, strict=False)).get(GROUP_COLUMN) for _, cells in rows)
-        return next(filter(None, found), None)
-    return None
+        drawn_by = next(filter(None, found), None)
+    other = f"--group {group}: the windows were drawn with --group {drawn_by}; leave it out"
+    refuse({other: group and drawn_by and group != drawn_by})
+    return {video: labels.bouts.get(video, []) for video in footage.extents}, drawn_by
 
 
-def _estimate_groups(
+def _estimate(
+    footage: Recordings,
+    labeled: Bouts,
+    window: float | None,
     groups: Mapping[str, Sequence[str]],
-    parts: Sequence[Mapping[str, Any]],
-    estimate: Callable[..., dict[str, Any]],
-) -> dict[str, dict[str, Any]]:
-    """The estimates of each group of recordings; `parts` are by recording."""
-    documents = {}
+    drawn_by: str | None,
+) -> dict[str, Any]:
+    """The document of --json: estimates of all recordings and of each group, and how they were made."""
+    from everest import __version__
+    from everest.metrics.budget import compute_time_budget
+
+    estimate = partial(compute_time_budget, classes=footage.classes)
+    parts = footage.extents, footage.predicted, labeled  # each by recording
+    document = estimate(*parts, window=window, strata=[*groups.values()] if drawn_by else [])
+    if groups:
+        document["groups"] = {}
     for name, videos in groups.items():
+        parts_of_group = ({video: part[video] for video in videos} for part in parts)
         try:
-            documents[name] = estimate(*({video: part[video] for video in videos} for part in parts))
+            document["groups"][name] = estimate(*parts_of_group, window=document["window"])
         except UserError as error:
             say(f"{name}: {error}")
-    return documents
+    windows = f"{document['checked']} of {document['windows']} windows of {document['window']:g} s"
+    averaged = f", with probabilities averaged over {footage.smooth:g} s" if footage.smooth else ""
+    stratified = f" in each group of recordings ({drawn_by})" if drawn_by else ""
+    document["methods"] = (  # for a publication
+        "The seconds and bouts of each class were estimated by prediction-powered inference (arXiv "
+        f"2301.09633), with 95 % intervals of the t distribution. {footage.model} (everest {__version__}) "
+        f"predicted all {document['footage']:.1f} s of footage{averaged}. Its mean error in {windows}, drawn "
+        f"at random{stratified} and watched by a person, corrected its predictions for the windows that were "
+        "not watched. Two windows with the largest possible error were added to the variance, as rare bouts "
+        "may be in no watched window; no total is below what the person saw."
+    )
+    return document
 
 
 def _make_table(document: Mapping[str, Any]) -> Iterator[Sequence[str]]:
@@ -217,23 +229,6 @@ def _print_budget(document: Mapping[str, Any]) -> None:
     typer.echo(f"methods: {document['methods']}")
 
 
-def _write_methods(document: Mapping[str, Any], footage: Recordings, drawn_by: str | None) -> str:
-    """What was done, in sentences for a publication."""
-    from everest import __version__
-
-    windows = f"{document['checked']} of {document['windows']} windows of {document['window']:g} s"
-    averaged = f", with probabilities averaged over {footage.smooth:g} s" if footage.smooth else ""
-    stratified = f" in each group of recordings ({drawn_by})" if drawn_by else ""
-    return (
-        "The seconds and bouts of each class were estimated by prediction-powered inference (arXiv "
-        f"2301.09633), with 95 % intervals of the t distribution. {footage.model} (everest {__version__}) "
-        f"predicted all {document['footage']:.1f} s of footage{averaged}. Its mean error in {windows}, drawn "
-        f"at random{stratified} and watched by a person, corrected its predictions for the windows that were "
-        "not watched. Two windows with the largest possible error were added to the variance, as rare bouts "
-        "may be in no watched window; no total is below what the person saw."
-    )
-
-
 def _list_notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
     """What the estimates are about, and how many windows halve the intervals."""
     from everest.metrics.budget import windows_for_half
@@ -250,14 +245,9 @@ def _list_notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
     drawn = parts[1:] or parts
     if more := max(windows_for_half(part["windows"], part["checked"]) - part["checked"] for part in drawn):
         windows = f"{more} more windows" + (" in each group" if parts[1:] else "")
-        draw = f"{command} --draw {more} --output {_find_unused_list()}"
-        yield f"intervals half as wide need about {windows}: {draw}"
-
-
-def _find_unused_list() -> Path:
-    """The first of more.csv, more2.csv, … that does not exist, and has no page."""
-    names = (Path(f"more{number if number > 1 else ''}.csv") for number in count(1))
-    return next(name for name in names if not (name.exists() or name.with_suffix(PAGE_SUFFIX).exists()))
+        lists = (Path(f"more{number if number > 1 else ''}.csv") for number in count(1))
+        new = next(file for file in lists if not (file.exists() or file.with_suffix(PAGE_SUFFIX).exists()))
+        yield f"intervals half as wide need about {windows}: {command} --draw {more} --output {new}"
 
 
 def _write_windows(

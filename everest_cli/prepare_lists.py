@@ -17,9 +17,9 @@ from everest.system.processes import num_cores
 from everest.system.storage import parse_location
 from everest.system.text import plural
 from everest_cli import options as o
+from everest_cli.bout_files import AnnotationKind, choose_kind
 from everest_cli.options import argument, find_root, local_path, option, refuse
 from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
-from everest_cli.timeline import AnnotationKind, choose_kind
 
 if TYPE_CHECKING:
     from everest.lists.sample import Sample

@@ -7,54 +7,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import typer
 
 from everest.errors import RecipeError, UserError, first_names
 from everest.system.events import Report, notice, warning
-from everest.system.files import check_new_file, refuse_inputs, write_text
+from everest.system.files import refuse_inputs, write_text
 from everest.system.processes import is_main
 from everest.system.text import json_text
 from everest_cli import options as o
+from everest_cli.bout_files import SAVED_SUFFIX, FileKind, TimelineFiles, check_outputs, choose_kind
 from everest_cli.options import argument, option
 from everest_cli.output import exit_if_failed, say
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
-    from everest.annotations.codings import BoutFilter
     from everest.inference.bouts import BoutRules
     from everest.inference.timelines import Timelines
     from everest.lists.classes import Classes
-
-SAVED_SUFFIX = ".safetensors"
-AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
-FileKind = Literal[AnnotationKind, "json"]
-KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
-    ".csv": "csv",
-    ".boris": "boris",
-    ".eaf": "elan",
-    ".srt": "srt",
-    ".vtt": "vtt",
-    ".json": "json",
-}
-
-
-def choose_kind(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
-    """The kind of the file of --output, by --to or its ending; None without --output."""
-    if output is None:
-        if to is not None:
-            raise RecipeError(f"--to {to}: needs --output, the file to write")
-        return None
-    by_ending = KINDS_BY_ENDING.get(output.suffix.lower())
-    kind = to or by_ending
-    # A project of BORIS is JSON.
-    if by_ending not in (None, kind) and (kind, by_ending) != ("boris", "json"):
-        raise RecipeError(f"--output {output}: its ending says {by_ending}, but --to says {kind}; change one")
-    if kind not in kinds:
-        endings = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)
-        raise RecipeError(f"--output {output}: end its name in {endings}, or add --to")
-    return kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,22 +60,17 @@ class TimelineModel(o.ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimelineFiles:
-    """The files to write."""
+class WindowOptions:
+    """The sliding window."""
 
-    save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output].")
-    output: Path | None = o.OUTPUT_FILE
-    to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False)
-    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to F (.png, .pdf, .svg).")
-    overwrite: bool = o.OVERWRITE_FILES
-
-    @property
-    def saved(self) -> Path | None:
-        """The file of the probabilities."""
-        saved = self.save or (_find_saved(self.output) if self.output else None)
-        if saved is not None and saved.suffix != SAVED_SUFFIX:
-            raise RecipeError(f"--save {saved}: end its name in {SAVED_SUFFIX}")
-        return saved
+    window: float | None = option(
+        "--window SECONDS", "Length of a window [as trained by everest train, else a clip's span].", min=0.001
+    )
+    step: float | None = option(
+        "--step SECONDS",
+        "Time between window starts [a quarter of the window if `everest train` chose it, else one window].",
+        min=0.001,
+    )
 
 
 def timeline(
@@ -112,14 +78,7 @@ def timeline(
     model: TimelineModel,
     rules: RuleOptions,
     videos: list[Path] = argument("VIDEO…", "Videos, folders of videos, or lists; or one saved file."),
-    window: float | None = option(
-        "--window SECONDS", "Length of a window [as trained by everest train, else a clip's span].", min=0.001
-    ),
-    step: float | None = option(
-        "--step SECONDS",
-        "Time between window starts [a quarter of the window if `everest train` chose it, else one window].",
-        min=0.001,
-    ),
+    windows: WindowOptions,
     files: TimelineFiles,
     truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
     whose: o.WhoseOptions,
@@ -132,31 +91,25 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.inference.scores import score_timelines, write_bouts
+    from everest.inference.scores import read_truth
 
-    whose_bouts = whose.read(truth, option="--truth")
+    people = whose.read(truth, option="--truth")
     kind = choose_kind(files.output, files.to, get_args(FileKind))
     display = model.display()
-    save = None
     if len(videos) == 1 and videos[0].suffix == SAVED_SUFFIX:
-        options = {"--window": window, "--step": step, "--save": files.save}
-        source = _read_timelines(videos[0], options, model)
+        source = _read_timelines(videos[0], windows, files, model)
     else:
-        save = files.saved
-        source = _predict_timelines(model, videos, (window, step), files, display.report)
+        source = _predict_timelines(videos, windows, files, model, display.report)
     bout_rules = rules.over(source.rules)
     bout_rules.check(source.classes.heads)
-    if kind not in (None, "json") and all(head.task == "regression" for head in source.classes.heads):
-        raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
-    paths_of = _name_files(files.output, kind, source.names)
+    outputs = files.plan_outputs(kind, source.names, source.classes.heads)
     save_option = "--save" if files.save is not None else "saved timeline"  # written beside --output
-    outputs = {"--output": [*paths_of], save_option: [save], "--plot": [files.plot]}
+    paths = {"--output": [*outputs], save_option: [source.save], "--plot": [files.plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    check_outputs(outputs, inputs, overwrite=files.overwrite or source.may_replace)
+    check_outputs(paths, inputs, overwrite=files.overwrite or source.may_replace)
     with display:
-        labeled = {}
-        if truth is not None:  # before anything is computed
-            labeled = _read_truth(truth, source, whose_bouts, display.report)
+        # Before anything is computed.
+        labeled = read_truth(truth, source.names, source.classes, people, display.report) if truth else None
         for text in source.errors:
             display.report(notice(text))
         with source.timelines as timelines:
@@ -165,26 +118,10 @@ def timeline(
             timelines = replace(timelines, rules=bout_rules, model=model.checkpoint or timelines.model)
             for text in timelines.notices:
                 display.report(notice(text))
-            save = save if timelines.extents else None
-            if save is not None:
-                timelines.save(save)
-            bouts = timelines.bouts()
-            scores = None
-            if truth is not None:
-                scores = score_timelines(timelines, bouts, labeled, report=display.report)
-            if files.plot is not None and timelines.extents:
-                from everest.figures.timeline import draw_timelines
-
-                draw_timelines(files.plot, timelines, bouts, labeled)
-            rows = timelines.to_rows(bouts) if as_json or kind in (None, "json") else []
-            text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
-            written: list[Path] = []
-            for file, paths in paths_of.items():
-                if kind == "json":
-                    write_text(file, text)
-                    written.append(file)
-                else:
-                    written += write_bouts(file, str(kind), timelines, bouts, paths)
+            if source.save is not None and timelines.extents:
+                timelines.save(source.save)
+            results = _write_results(timelines, labeled, files.plot, kind, outputs, as_json, display.report)
+    rows, scores, text, written = results
     if as_json:
         typer.echo(text, nl=False)
     elif files.output is None:
@@ -194,22 +131,43 @@ def timeline(
     for file in written:
         typer.echo(file, err=as_json)
     if timelines.extents and not model.quiet:
-        say(*list_end_lines(timelines, save, files.plot, source.group))
+        say(*list_end_lines(timelines, source.save, files.plot, source.group))
     exit_if_failed(any(video.error for video in timelines.videos))
 
 
-def _read_truth(truth: Path, source: TimelineSource, whose: BoutFilter, report: Report) -> Bouts:
-    """The bouts of --truth by recording; reports what is left out, and which of them a model predicted."""
-    from everest.annotations.codings import read_video_annotations
-    from everest.inference.scores import check_labeled_classes
+def _write_results(
+    timelines: Timelines,
+    labeled: Bouts | None,
+    plot: Path | None,
+    kind: str | None,
+    outputs: Mapping[Path, Sequence[str]],
+    as_json: bool,
+    report: Report,
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None, str, list[Path]]:
+    """Score and draw timelines, and write the files of --output.
 
-    labels = read_video_annotations([truth], source.names, people=whose)
-    for text in labels.notices:
-        report(notice(text))
-    if labels.uncorrected_text:
-        report(warning(f"--truth has {labels.uncorrected_text}: scores on them are not accuracy"))
-    check_labeled_classes(labels.bouts, source.classes, report=report)
-    return labels.bouts
+    Returns:
+        The rows of `Timelines.to_rows` (none where only annotations are written), the scores, the document
+        of --json, and the files of --output.
+    """
+    from everest.inference.scores import score_timelines, write_bouts
+
+    bouts = timelines.bouts()
+    scores = None if labeled is None else score_timelines(timelines, bouts, labeled, report=report)
+    if plot is not None and timelines.extents:
+        from everest.figures.timeline import draw_timelines
+
+        draw_timelines(plot, timelines, bouts, labeled or {})
+    rows = timelines.to_rows(bouts) if as_json or kind in (None, "json") else []
+    text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
+    written: list[Path] = []
+    for file, paths in outputs.items():
+        if kind == "json":
+            write_text(file, text)
+            written.append(file)
+        else:
+            written += write_bouts(file, str(kind), timelines, bouts, paths)
+    return rows, scores, text, written
 
 
 def list_end_lines(
@@ -264,17 +222,21 @@ class TimelineSource(NamedTuple):
     timelines: AbstractContextManager[Timelines | None]  # None in all processes but the main one
     rules: BoutRules  # of a saved file, else none
     errors: Sequence[str] = ()  # of videos that could not be read
+    save: Path | None = None  # the file to write the probabilities to
     may_replace: bool = False  # see `LongJob`
     group: str | None = None  # with which `everest train` divided the recordings
 
 
-def _read_timelines(file: Path, options: Mapping[str, object], model: TimelineModel) -> TimelineSource:
+def _read_timelines(
+    file: Path, windows: WindowOptions, files: TimelineFiles, model: TimelineModel
+) -> TimelineSource:
     """Saved timelines; videos that could not be read are reported again.
 
-    Refuses options without effect on saved timelines: `options` with a value, and the options of the model.
+    Refuses options that have no effect on saved timelines.
     """
     from everest.inference.timelines import Timelines
 
+    options = {"--window": windows.window, "--step": windows.step, "--save": files.save}
     given = [*(name for name, value in options.items() if value), *model.changed]
     if given:
         raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
@@ -286,10 +248,10 @@ def _read_timelines(file: Path, options: Mapping[str, object], model: TimelineMo
 
 
 def _predict_timelines(
-    model: TimelineModel,
     videos: Sequence[Path],
-    window_step: tuple[float | None, float | None],
+    windows: WindowOptions,
     files: TimelineFiles,
+    model: TimelineModel,
     report: Report,
 ) -> TimelineSource:
     """Timelines that a model will compute."""
@@ -300,6 +262,7 @@ def _predict_timelines(
     from everest.lists.inputs import find_samples
     from everest.lists.sources import seen_in
 
+    save = files.saved
     if not model.checkpoint:
         raise RecipeError("--checkpoint: missing; name a model, or give a saved timeline instead of videos")
     opened = model.open((1, 1))
@@ -309,51 +272,22 @@ def _predict_timelines(
         names = first_names([Path(sample.path).name for sample in known])
         report(warning(f"the model learned from {names}: scores there are too good to publish"))
     inputs = [*find_run_weights(opened.file), *(sample.video for sample in samples)]
-    window, step = window_step
-    passes = Passes(batch=model.batch, window=window, step=step, report=report)
+    passes = Passes(batch=model.batch, window=windows.window, step=windows.step, report=report)
     others = [*filter(None, [files.output, files.plot])]
-    options = {"output": files.saved, "other_files": others, "overwrite": files.overwrite}
+    options = {"output": save, "other_files": others, "overwrite": files.overwrite}
     job = timeline_job(opened, samples, passes, **options)
     if job.rows_folder is not None:
         refuse_inputs(job.rows_folder, inputs)
-    paths = [sample.path for sample in samples]
-    timelines = compute_timelines(job)
-    group = read_trained_group(opened.file)
     return TimelineSource(
-        classes, paths, inputs, timelines, NO_RULES, may_replace=job.may_replace(), group=group
+        classes,
+        names=[sample.path for sample in samples],
+        inputs=inputs,
+        timelines=compute_timelines(job),
+        rules=NO_RULES,
+        save=save,
+        may_replace=job.may_replace(),
+        group=read_trained_group(opened.file),
     )
-
-
-def _find_saved(output: Path) -> Path:
-    """The saved file next to an output, which may be a folder of subtitles."""
-    stem = output.stem if output.suffix.lower() in KINDS_BY_ENDING else output.resolve().name
-    return output.with_name(stem + SAVED_SUFFIX) if output.name else output / f"timeline{SAVED_SUFFIX}"
-
-
-def _name_files(output: Path | None, kind: str | None, names: Sequence[str]) -> Mapping[Path, Sequence[str]]:
-    """The files of --output, each with the paths of its videos."""
-    from everest.annotations.formats import plan_files
-
-    if output is None or kind is None:
-        return {}
-    videos = list(dict.fromkeys(names))
-    return {output: videos} if kind == "json" else plan_files(output, videos, kind)
-
-
-def check_outputs(
-    outputs: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
-) -> None:
-    """Refuse an output that exists, that is an input, or that two options name."""
-    from everest.figures.style import check_figure_path
-
-    options: dict[Path, str] = {}  # the option that names each file
-    for option_name, paths in outputs.items():
-        for path in filter(None, paths):
-            if (first := options.setdefault(path.resolve(), option_name)) != option_name:
-                raise RecipeError(f"{option_name} {path}: is also the file of {first}; choose another name")
-            refuse_inputs(path, inputs, option=option_name)
-            check = check_figure_path if option_name == "--plot" else check_new_file
-            check(path, option=option_name, overwrite=overwrite)
 
 
 def format_bouts(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -362,16 +296,11 @@ def format_bouts(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         lines.append(row["video"])
         bouts = row["bouts"] if isinstance(row["bouts"], dict) else {"": row["bouts"]}
-        parts = [
-            (
-                bout["start"],
-                bout["end"],
-                f"{head} {bout['label'] or 'background'}",
-                f"{bout['probability']:.1%}",
-            )
-            for head, head_bouts in bouts.items()
-            for bout in head_bouts
-        ]
+        parts: list[tuple[float, float, str, str]] = []
+        for head, head_bouts in bouts.items():
+            for bout in head_bouts:
+                name = f"{head} {bout['label'] or 'background'}"
+                parts.append((bout["start"], bout["end"], name, f"{bout['probability']:.1%}"))
         parts += [
             (window["start"], window["end"], head, f"{predictions[0]['value']:.6g}")
             for window in row["windows"]

@@ -18,6 +18,7 @@ from everest.annotations.bout import (
     spans_outside,
     unscored_spans,
 )
+from everest.annotations.codings import BoutFilter, read_video_annotations
 from everest.annotations.formats import write_annotations
 from everest.annotations.matching import VideoTimes
 from everest.config.heads import Heads
@@ -26,7 +27,7 @@ from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
 from everest.metrics.timeline import Stretch, timeline_metrics
-from everest.system.events import Report, notice
+from everest.system.events import Report, notice, warning
 from everest.system.text import plural
 from everest.system.types import Span
 from everest.video.reader import frame_range
@@ -111,11 +112,21 @@ def score_timelines(
     return {**timeline_metrics(stretches), "videos": videos, "unscored": round(unscored, 3)}
 
 
-def check_labeled_classes(true_bouts: Bouts, classes: Classes, *, report: Report) -> None:
-    """Refuse annotations that share no class with the model; report the classes that the model lacks."""
+def read_truth(
+    file: Path, videos: Sequence[str], classes: Classes, whose: BoutFilter, report: Report
+) -> Bouts:
+    """Read the bouts of --truth by recording; report what is left out, and which of them a model predicted.
+
+    Annotations that share no class with the model are refused; classes that the model lacks are reported.
+    """
+    labels = read_video_annotations([file], videos, people=whose)
+    for text in labels.notices:
+        report(notice(text))
+    if labels.uncorrected_text:
+        report(warning(f"--truth has {labels.uncorrected_text}: scores on them are not accuracy"))
     check_one_head(classes.heads, option="--truth")
     names = classes.names_of_head(classes.heads[0])
-    counts = _bouts_by_class(true_bouts)
+    counts = _bouts_by_class(labels.bouts)
     unknown_labels = [label for label in counts if label not in names]
     if unknown_labels and len(unknown_labels) == len(counts):
         description = f"'{unknown_labels[0]}'{did_you_mean(unknown_labels[0], names)}"
@@ -123,6 +134,7 @@ def check_labeled_classes(true_bouts: Bouts, classes: Classes, *, report: Report
     for label in unknown_labels:
         description = f"'{label}' ({plural(counts[label], 'labeled bout')}){did_you_mean(label, names)}"
         report(notice(f"the model has no class {description}"))
+    return labels.bouts
 
 
 def refuse_unknown_classes(true_bouts: Bouts, names: Sequence[str], *, source: Path) -> None:

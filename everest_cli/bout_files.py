@@ -1,0 +1,97 @@
+"""Files of bouts: their kinds, the options that name them, and the checks before they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from everest.errors import RecipeError
+from everest.system.files import check_new_file, refuse_inputs
+from everest_cli import options as o
+from everest_cli.options import option
+
+if TYPE_CHECKING:
+    from everest.config.heads import Heads
+
+SAVED_SUFFIX: Final = ".safetensors"
+AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
+FileKind = Literal[AnnotationKind, "json"]
+KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
+    ".csv": "csv",
+    ".boris": "boris",
+    ".eaf": "elan",
+    ".srt": "srt",
+    ".vtt": "vtt",
+    ".json": "json",
+}
+
+
+def choose_kind(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
+    """The kind of the file of --output, by --to or its ending; None without --output."""
+    if output is None:
+        if to is not None:
+            raise RecipeError(f"--to {to}: needs --output, the file to write")
+        return None
+    by_ending = KINDS_BY_ENDING.get(output.suffix.lower())
+    kind = to or by_ending
+    # A project of BORIS is JSON.
+    if by_ending not in (None, kind) and (kind, by_ending) != ("boris", "json"):
+        raise RecipeError(f"--output {output}: its ending says {by_ending}, but --to says {kind}; change one")
+    if kind not in kinds:
+        endings = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)
+        raise RecipeError(f"--output {output}: end its name in {endings}, or add --to")
+    return kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineFiles:
+    """The files to write."""
+
+    save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output].")
+    output: Path | None = o.OUTPUT_FILE
+    to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False)
+    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to F (.png, .pdf, .svg).")
+    overwrite: bool = o.OVERWRITE_FILES
+
+    @property
+    def saved(self) -> Path | None:
+        """The file of the probabilities, by default beside --output, which may be a folder of subtitles."""
+        saved, output = self.save, self.output
+        if saved is None and output is not None:
+            stem = output.stem if output.suffix.lower() in KINDS_BY_ENDING else output.resolve().name
+            saved = output.with_name(stem) if output.name else output / "timeline"
+            saved = saved.with_name(saved.name + SAVED_SUFFIX)
+        if saved is not None and saved.suffix != SAVED_SUFFIX:
+            raise RecipeError(f"--save {saved}: end its name in {SAVED_SUFFIX}")
+        return saved
+
+    def plan_outputs(
+        self, kind: str | None, names: Iterable[str], heads: Heads
+    ) -> Mapping[Path, Sequence[str]]:
+        """The files of --output, each with the paths of its videos; annotations need a head of classes."""
+        from everest.annotations.formats import plan_files
+
+        if self.output is None or kind is None:
+            return {}
+        if kind != "json" and all(head.task == "regression" for head in heads):
+            raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
+        videos = list(dict.fromkeys(names))
+        return {self.output: videos} if kind == "json" else plan_files(self.output, videos, kind)
+
+
+def check_outputs(
+    outputs: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
+) -> None:
+    """Refuse an output that exists, that is an input, or that two options name."""
+    from everest.figures.style import check_figure_path
+
+    options: dict[Path, str] = {}  # the option that names each file
+    for option_name, paths in outputs.items():
+        for path in filter(None, paths):
+            if (first := options.setdefault(path.resolve(), option_name)) != option_name:
+                raise RecipeError(f"{option_name} {path}: is also the file of {first}; choose another name")
+            refuse_inputs(path, inputs, option=option_name)
+            check = check_figure_path if option_name == "--plot" else check_new_file
+            check(path, option=option_name, overwrite=overwrite)

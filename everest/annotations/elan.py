@@ -92,27 +92,12 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 def _read_bouts(
     tier: ElementTree.Element, slots: Mapping[str, str | None], video: str, offset: int, left_out: LeftOut
 ) -> Iterator[Bout]:
-    """Yield the bouts of a tier in a video, which has the milliseconds `offset` at the time 0 of ELAN."""
-    annotator = tier.get("ANNOTATOR", "").strip()
-    person = {"subject": tier.get("PARTICIPANT", ""), "observer": "" if annotator in ORIGINS else annotator}
-    annotations = list(tier.iter("ALIGNABLE_ANNOTATION"))
-    for annotation, (start, end) in zip(annotations, _read_times(annotations, slots), strict=True):
-        if start + offset < 0 and end + offset <= 0:
-            left_out["annotation before the first frame"] += 1
-            continue
-        start, end = from_milliseconds(max(start + offset, 0), end + offset)
-        label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
-        yield Bout(video=video, start=start, end=end, label=label, origin=read_origin(annotator), **person)
-
-
-def _read_times(
-    annotations: Sequence[ElementTree.Element], slots: Mapping[str, str | None]
-) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each annotation of a tier, in milliseconds.
+    """Yield the bouts of a tier in a video, which has the milliseconds `offset` at the time 0 of ELAN.
 
     Borders between the parts of a subdivision that were never moved have no time: ELAN divides the time
     between the neighboring borders evenly.
     """
+    annotations = list(tier.iter("ALIGNABLE_ANNOTATION"))
     pairs = [(each.attrib["TIME_SLOT_REF1"], each.attrib["TIME_SLOT_REF2"]) for each in annotations]
     times = {slot: int(time) for pair in pairs for slot in pair if (time := slots[slot])}
     starts = {start for start, _ in pairs}
@@ -127,10 +112,18 @@ def _read_times(
         if chain[-1] in times:
             start_time, length, parts = times[first], times[chain[-1]] - times[first], len(chain) - 1
             times |= {slot: start_time + length * index // parts for index, slot in enumerate(chain)}
-    for (start, end), annotation in zip(pairs, annotations, strict=True):
-        if not times.keys() >= {start, end}:
+    annotator = tier.get("ANNOTATOR", "").strip()
+    person = {"subject": tier.get("PARTICIPANT", ""), "observer": "" if annotator in ORIGINS else annotator}
+    for pair, annotation in zip(pairs, annotations, strict=True):
+        if not times.keys() >= {*pair}:
             raise ValueError(f"the annotation {annotation.get('ANNOTATION_ID')} has no time")
-        yield times[start], times[end]
+        start_time, end_time = (times[slot] + offset for slot in pair)
+        if start_time < 0 and end_time <= 0:
+            left_out["annotation before the first frame"] += 1
+            continue
+        start, end = from_milliseconds(max(start_time, 0), end_time)
+        label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
+        yield Bout(video=video, start=start, end=end, label=label, origin=read_origin(annotator), **person)
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

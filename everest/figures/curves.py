@@ -45,7 +45,7 @@ LOSSES: Final = {
     "heldout_loss": ("s", "held-out videos"),
     "heldout_mean_loss": ("x", "held-out videos, predicting their mean"),
 }
-LOGGED_EACH_STEP: Final = ("loss", "view_top1")  # logged at each step
+LOGGED_EACH_STEP: Final = ("loss", "view_top1")
 
 
 class Curve(NamedTuple):
@@ -69,7 +69,7 @@ class RunCurves:
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
-    """Read the curves of several runs, each run distinct_runs, named by their folders."""
+    """Read the curves of several runs, each once, named by their folders."""
     distinct_runs = list({run.resolve(): run for run in runs}.values())
     names = [run.resolve().name for run in distinct_runs]
     if len(set(names)) < len(names):

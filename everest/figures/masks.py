@@ -26,7 +26,7 @@ from everest.errors import RecipeError
 from everest.figures.rows import HIDDEN_GRAY, ClipMask, draw_rows, make_figure_rows, make_mask_title, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
-from everest.methods.importance import Embedding, RawPixels, Scorer
+from everest.methods.importance import Embedding, RawPixels
 from everest.methods.selection import Strategy, TopK
 from everest.methods.strategies import AllTokens, LearnedImportance, ScoreName
 from everest.methods.targets import FeatureTargets
@@ -66,13 +66,14 @@ def apply_strategies(
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = embed.pixels.normalize(clip)[None]  # (1, C, T, H, W)
     if isinstance(model, TokenModel):
-        seen = model.to_input(x)
+        seen, scorer = model.to_input(x), model.scorer
     else:
         seen = x if input_kind == "frames" else frame_differences(x, embed.pixels)
+        scorer = FrozenTokenizer.wrap(model).scores if isinstance(model, AdaptiveTokenizer) else None
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
-    scores, masks = _find_scorer(model), list[ClipMask]()
+    masks: list[ClipMask] = []
     for title, strategy in strategies:
-        importance = strategy.checked_importance(seen, embed, scores) if strategy.uses_importance else None
+        importance = strategy.checked_importance(seen, embed, scorer) if strategy.uses_importance else None
         selection = strategy(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
@@ -149,13 +150,6 @@ def find_embedding(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
     if isinstance(model, TokenModel):
         return model.embedding
     return RawPixels(PIXEL_TUBELET if model is None else model.tubelet)
-
-
-def _find_scorer(model: AnyModel | None) -> Scorer | None:
-    """What scores tokens: a tokenizer, or that of an autoencoder; None without either."""
-    if isinstance(model, AdaptiveTokenizer):
-        return FrozenTokenizer.wrap(model).scores
-    return model.scorer if isinstance(model, TokenModel) else None
 
 
 def scale_size(

@@ -226,17 +226,7 @@ def compute_time_budget(
     """
     # Rows of two draws may describe the same bout.
     checked = group_by_video(merge_overlaps(bout for video in checked.values() for bout in video))
-    marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
-    if left := sum(bout.label == DRAWN for video in checked.values() for bout in video):
-        raise DataError(
-            f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{DRAWN}'"
-        )
-    _require_two_windows(len(marks))
-    length = window_length(extents, checked, window)
-    windows = divide_footage(extents, length)
-    sampled = _find_marked_windows(marks, windows, extents, length)
-    _require_two_windows(len(sampled))  # a window may have several marks
-    _refuse_unscored(sampled, checked)
+    windows, sampled, length = _find_checked_windows(extents, checked, window)
     stratum_of = {video: stratum for stratum, videos in enumerate(strata) for video in videos}
     stratum_of_checked = np.array([stratum_of.get(part.video, 0) for part in sampled])  # (N,)
     counts = np.bincount([stratum_of.get(part.video, 0) for part in windows])  # (S,)
@@ -261,10 +251,8 @@ def compute_time_budget(
         videos_seen = {part.video for part, seconds in zip(sampled, labeled[0], strict=True) if seconds}
         overlaps = (labeled[0] > lengths + TIME_ROUNDING).any()  # of bouts of a class, as of two animals
         naive = sum(bout.seconds for bout in bouts)
-        limits: dict[str, Any] = {
-            "largest_error": longest,
-            "most_unchecked": math.inf if overlaps else unchecked,
-        }
+        most = math.inf if overlaps else unchecked
+        limits: dict[str, Any] = {"largest_error": longest, "most_unchecked": most}
         seconds = total_interval(labeled[0], guessed[0], naive=naive, **sizes, **limits)
         largest = max(1.0, float(abs(labeled[1] - guessed[1]).max()))
         limits = {"largest_error": largest, "least_total": float(len(videos_seen))}
@@ -290,13 +278,29 @@ def _count_unused(sampled: Sequence[FootageWindow], checked: Bouts) -> int:
     return num_unused
 
 
-def _refuse_unscored(sampled: Sequence[FootageWindow], checked: Bouts) -> None:
-    """Refuse checked windows with unscored time, which would count as time without any class."""
-    for part in sampled:
+def _find_checked_windows(
+    extents: Extents, checked: Bouts, window: float | None
+) -> tuple[list[FootageWindow], list[FootageWindow], float]:
+    """All windows of the footage, those that a person has checked, and their length in seconds.
+
+    DataError unless two or more are checked, and no drawn one is left.
+    """
+    marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
+    if left := sum(bout.label == DRAWN for video in checked.values() for bout in video):
+        raise DataError(
+            f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{DRAWN}'"
+        )
+    _require_two_windows(len(marks))
+    length = window_length(extents, checked, window)
+    windows = divide_footage(extents, length)
+    sampled = _find_marked_windows(marks, windows, extents, length)
+    _require_two_windows(len(sampled))  # a window may have several marks
+    for part in sampled:  # unscored time would count as time without any class
         unscored = (bout for bout in checked.get(part.video, ()) if bout.label == UNSCORED)
         if any(min(bout.end, part.end) - max(bout.start, part.start) > TIME_ROUNDING for bout in unscored):
             where = f"{part.video}, {part.start:g} to {part.end:g} s"
             raise DataError(f"{where}: is '{CHECKED}' and partly '{UNSCORED}'; score it, or write '{DRAWN}'")
+    return windows, sampled, length
 
 
 def _require_two_windows(count: int, where: str = "") -> None:

@@ -218,21 +218,16 @@ def _probe_head(
     result = {"probes": probes, "baselines": baselines, "chance": find_chance(shown[0], heads, test_labels)}
     if head.task == "single-label":
         result["majority"] = find_chance("majority_top1", heads, test_labels)
-        result["retrieval"] = _measure_retrieval(train, test, position)
+        by_kind = {
+            kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
+            for kind in ("pooled", *BASELINES)
+        }
+        precision = {kind: measure_precision(*parts) for kind, parts in by_kind.items()}
+        by_class, by_group = compare_sources(by_kind["pooled"][0]) or (None, None)
+        result["retrieval"] = {
+            f"precision@{RETRIEVED_VIDEOS}": precision.pop("pooled"),
+            "baselines": precision,
+            "by_class": by_class,
+            "by_group": by_group,
+        }
     return result
-
-
-def _measure_retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
-    """The `retrieval` of the head at `position`, see `probe`."""
-    by_kind = {
-        kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
-        for kind in ("pooled", *BASELINES)
-    }
-    precision = {kind: measure_precision(*parts) for kind, parts in by_kind.items()}
-    by_class, by_group = compare_sources(by_kind["pooled"][0]) or (None, None)
-    return {
-        f"precision@{RETRIEVED_VIDEOS}": precision.pop("pooled"),
-        "baselines": precision,
-        "by_class": by_class,
-        "by_group": by_group,
-    }

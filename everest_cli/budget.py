@@ -105,7 +105,7 @@ def budget(
     if output is not None:
         write_table(output, _make_table(document))
     if plot is not None:
-        from everest.figures.budget import draw_budget
+        from everest.figures.timeline import draw_budget
 
         draw_budget(plot, document)
     (print_json if as_json else _print_budget)(document)

@@ -19,7 +19,6 @@ from everest.annotations.bout import Bout
 from everest.config.heads import Head
 from everest.config.recipe import make_strategy
 from everest.errors import DataError, RecipeError
-from everest.figures.budget import draw_budget
 from everest.figures.masks import apply_model, apply_strategies
 from everest.figures.rows import (
     HIDDEN_GRAY,
@@ -29,7 +28,7 @@ from everest.figures.rows import (
     make_figure_rows,
     make_mask_title,
 )
-from everest.figures.timeline import MOST_LANES, MOST_PANELS, draw_timelines
+from everest.figures.timeline import MOST_LANES, MOST_PANELS, draw_budget, draw_timelines
 from everest.inference.bouts import PredictedBout
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes

@@ -142,7 +142,7 @@ def _read_checked(
 ) -> tuple[Bouts, str | None]:
     """The checked bouts of each recording, and the --group of their draw; None: all recordings together."""
     from everest.annotations.codings import read_video_annotations
-    from everest.annotations.formats import FORMATS
+    from everest.annotations.formats import is_header
     from everest.annotations.records import read_table
     from everest.inference.scores import refuse_unknown_classes
 
@@ -154,8 +154,7 @@ def _read_checked(
     say(*labels.notices)
     if labels.uncorrected_text:
         say(f"warning: {file} has {labels.uncorrected_text}, which count as what a person saw")
-    is_header, drawn_by = FORMATS["csv"].is_header, None
-    assert is_header is not None
+    drawn_by = None
     with suppress(ValueError):  # bouts in a file of another kind
         _, header, rows = read_table(file, is_header)
         found = (dict(zip(header, cells, strict=False)).get(GROUP_COLUMN) for _, cells in rows)

@@ -69,7 +69,7 @@ def to_milliseconds(bout: Bout) -> tuple[int, int]:
 
 
 def from_milliseconds(start: int, end: int) -> tuple[float, float]:
-    """Undo `milliseconds`: seconds; a bout of the shortest length is a point event."""
+    """Start and end in seconds; a bout of the shortest length is a point event."""
     return start / 1000, (start if 0 <= end - start <= POINT_MS else end) / 1000
 
 

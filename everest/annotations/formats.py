@@ -55,14 +55,14 @@ class Format:
     is_of_one_video: bool = False
 
 
-def _is_header(cells: Sequence[str]) -> bool:
+def is_header(cells: Sequence[str]) -> bool:
     """Whether a line names the columns of a table of bouts."""
     return {cell.strip().lower() for cell in cells}.issuperset(TABLE_COLUMNS)
 
 
 def _read_table(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read a bout from each row with a label."""
-    _, header, rows = read_table(path, _is_header)
+    _, header, rows = read_table(path, is_header)
     names = [cell.strip().lower() for cell in header]
     for line_number, cells in rows:
         with line_errors(line_number, cells, names):
@@ -93,7 +93,7 @@ def _write_table(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequenc
 
 
 FORMATS: Final[dict[str, Format]] = {
-    "csv": Format(read=_read_table, write=_write_table, is_header=_is_header),
+    "csv": Format(read=_read_table, write=_write_table, is_header=is_header),
     "boris": Format(
         read=boris.read, write=boris.write, ending=".boris", keys=[{"observations", "behaviors_conf"}]
     ),

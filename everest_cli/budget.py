@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from everest.metrics.budget import Extents, FootageWindow
 
 PAGE_SUFFIX: Final = ".html"  # of the drawn windows, beside their list
-GROUP_COLUMN: Final = "group of draw"  # the --group of --draw, in the list
+GROUP_COLUMN: Final = "group of draw"  # column of the list: the --group of --draw
 
 
 class Recordings(NamedTuple):
@@ -140,7 +140,7 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
 def _read_checked(
     file: Path, footage: Recordings, whose: BoutFilter, group: str | None
 ) -> tuple[Bouts, str | None]:
-    """The checked bouts of each recording, and the --group of their draw; None: all recordings together."""
+    """The checked bouts of each recording, and the --group they were drawn with; None: all together."""
     from everest.annotations.codings import read_video_annotations
     from everest.annotations.formats import is_header
     from everest.annotations.records import read_table
@@ -259,7 +259,7 @@ def _write_windows(
 ) -> None:
     """Write a list of the checked rows and of newly drawn windows, and a page on which a person checks them.
 
-    The list remembers the --group of the draw, by which its windows must be weighed.
+    The list keeps the --group, which the estimates need.
     """
     from everest.annotations.bout import BACKGROUND, DRAWN
     from everest.annotations.formats import TABLE_COLUMNS

@@ -1,4 +1,4 @@
-"""Options: how a command declares them, those that several commands share, and how their texts are read."""
+"""Options of commands: how they are declared and parsed, and those that several commands share."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def find_root(source: Path, data: Path | None) -> Path:
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
-    """The shipped recipes whose names begin so, for completion in a shell."""
+    """Complete the name of a shipped recipe in a shell."""
     from everest.config.recipe_files import shipped_names
 
     return [name for name in shipped_names() if name.startswith(incomplete)]

@@ -33,7 +33,7 @@ def say(*texts: str, everywhere: bool = False) -> None:
 
 @contextmanager
 def _even_unread() -> Iterator[None]:
-    """Around messages on stderr: a closed terminal, an ended pipe or a full disk behind it is no error."""
+    """Ignore a closed terminal, an ended pipe or a full disk behind stderr."""
     try:
         yield
     except OSError as error:
@@ -68,7 +68,7 @@ def print_table(
 ) -> None:
     """Print a table on stdout; without a terminal, rows stay on one line.
 
-    Brackets in its texts are no markup, as paths and settings have them.
+    Brackets are printed as they are: paths and settings contain them.
 
     Args:
         options: of rich's `Table`.

@@ -189,7 +189,7 @@ def list_end_lines(
     if save is not None and len(heads) == 1 and heads[0].task != "regression":
         options = ["--timeline", str(save), "--output", str(save.with_name("checked.csv"))]
         number, seconds = choose_first_draw(timelines.extents)
-        with suppress(UserError):  # the group is no part of these names
+        with suppress(UserError):  # the pattern does not fit these names
             num_groups = len(group_recordings(group, timelines.extents)) if group else 1
             if 1 < num_groups <= number // 2:
                 options += ["--group", str(group)]

@@ -106,7 +106,7 @@ def media_borders(
 
 
 def make_bouts(events: Sequence[Event], observation: Observation, left_out: LeftOut) -> Iterator[Bout]:
-    """Yield a bout for each state or point in each media file that was shown meanwhile."""
+    """Yield a bout for each state or point in each media file that was shown during it."""
     for event in events:  # bouts have no modifiers, and no comments but an origin
         if not {*event.modifiers.split("|")} <= {"", "None", "NA"}:
             left_out["modifier of an event"] += 1
@@ -195,7 +195,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         if not events:
             left_out[NO_EVENT] += 1
         borders = [0.0] * len(media)
-        if events or start or end:  # else the lengths of the media need not be known
+        if events or start or end:  # else the lengths of the media are not needed
             borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
         for file, border in zip(media, borders, strict=False):
             media_start = border + delay if start or end else 0.0  # an end of 0 is the end of the media

@@ -68,7 +68,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     """Read the bouts of a table of events or of aggregated events.
 
     If the times of an observation do not fit its queued media, as in tables joined by hand, each media file
-    is a recording of its own.
+    is a separate recording.
     """
     above, header, table_rows = read_table(path, is_header)
     info = [(key, value) for key, value, *_ in (line for line in above if len(line) > 1) if value]

@@ -85,7 +85,7 @@ class BoutFilter:
                 problem = f"{shorten(video)} is coded by {first_names(names)}"
                 raise DataError(f"--observer {observers}: {problem}; name one of them")
         for first, second in combinations((coding for coding in codings if not coding.is_predicted), 2):
-            # A corrected prediction is no second opinion on the bouts of a person.
+            # A corrected prediction does not contradict the bouts of a person.
             label = _contested_label(first, second) if first.is_manual == second.is_manual else None
             if label is not None:
                 names = different_names([first, second])
@@ -111,11 +111,11 @@ class VideoAnnotations:
     """What annotation files state about videos."""
 
     bouts: dict[str, list[Bout]]  # by the path of a user's video; without videos, by the name in the file
-    unmatched: Sequence[str]  # annotated names that are none of the user's videos
+    unmatched: Sequence[str]  # annotated names without a video of the user
     left_out: LeftOut  # the records that are not read
     merged_subjects: Sequence[str]  # the subjects whose bouts are taken together
     joined_observers: Sequence[str]  # the observers whose codings are joined
-    predicted_videos: Sequence[str]  # the videos of which predicted bouts are left out
+    predicted_videos: Sequence[str]  # the videos whose predicted bouts are left out
 
     @property
     def uncorrected_text(self) -> str | None:
@@ -172,7 +172,7 @@ def read_video_annotations(
         has = first_names(different_names(codings), 10)
         raise DataError(f"--observer {', '.join(people.observers)}: not in {names}, which has {has}")
     bouts_of: dict[str, list[Bout]] = {}
-    joined: dict[str, None] = {}  # observers whose codings are
+    joined: dict[str, None] = {}  # the observers of joined codings
     predicted_videos: list[str] = []
     for video, video_codings in codings_by_video.items():
         corrected = {coding.file for coding in video_codings if not coding.is_predicted}

@@ -127,7 +127,7 @@ def read_annotations(
             Otherwise, the time outside checked windows is unscored.
         left_out: receives the number of records that are not read, by reason.
     Raises:
-        DataError: a record cannot be read (the message names it), or none of the records has a bout.
+        DataError: a record cannot be read (the message names it), or no record has a bout.
     """
     file_left_out = LeftOut()
     with as_data_error(path):

@@ -179,7 +179,7 @@ def _find_class_columns(
         is_expected = name.lower().endswith(POSE_ENDS) or name.lower().startswith(COUNTS_PREFIX)
         is_expected = is_expected or name.startswith(PROBABILITY) or name in stated
         if column in classes or is_expected or (is_simba and not is_binary[column]):
-            continue  # features of a table of SimBA are no records, unless they may be classes
+            continue  # features of a table of SimBA are not records, unless they may be classes
         problem = "column that is no class" if is_binary[column] else "column of other values than 0 and 1"
         problem = "column of a region" if is_simba and REGION_FEATURE.search(name) else problem
         left_out[f"{problem} '{shorten(name)}'"] += 1

@@ -72,7 +72,7 @@ def write_evaluation_page(
         result: the document of `everest eval --json`.
         clips: the evaluated videos; the worst ones are read again for the page.
     """
-    (folder / PAGE).unlink(missing_ok=True)  # it would be next to pictures that are not its own
+    (folder / PAGE).unlink(missing_ok=True)  # an old page must not stand beside new plots
     show_video = partial(_show_video, clips, predictions)
     noun = ListSize.of(clips.samples).noun
     heads = [

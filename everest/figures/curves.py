@@ -206,7 +206,7 @@ def _draw_panel(
     panel.grid(alpha=0.3)
     panel.margins(x=0.01)
     if name == "loss":
-        # From 0, or the lowest loss below, to the highest one that is no spike. A model before its first step
+        # From 0, or the lowest loss below, to the highest that is not a spike. A model before its first step
         # does not count: its losses may be far above.
         lows, highs = [0.0], [0.0]
         entries: list[Line2D] = []

@@ -323,7 +323,7 @@ def _make_strategies(
 ) -> list[Strategy]:
     """The given strategy at each keep ratio; with `compare`, the common ones, the last one at that ratio.
 
-    Without a name, it is that of the checkpoint or the recipe, if it accepts the ratios and settings.
+    The default is the strategy of the checkpoint or recipe, if it accepts the ratios and settings.
     """
     if compare:
         *masks, ranked = (make_strategy(common, {}) for common in COMPARED_STRATEGIES)

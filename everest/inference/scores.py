@@ -78,7 +78,7 @@ def score_timelines(
 ) -> dict[str, Any]:
     """Return the metrics of timelines; a video without annotations is left out, with a notice.
 
-    Unscored time does not count: each stretch between is scored as a timeline of its own.
+    Unscored time does not count: each stretch between is scored as a separate timeline.
 
     Args:
         bouts: of `Timelines.bouts`. Only the time of windows is scored.

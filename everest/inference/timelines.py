@@ -125,7 +125,7 @@ class Timelines:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: `N.starts`, `N.ends`, `N.outputs` and `N.borders` of recording N.
 
-        The outputs are those of single windows, whatever the rules, which are in its header.
+        The outputs are not smoothed; the header has the rules.
         """
         tensors = {
             f"{i}.{name}": torch.from_numpy(getattr(video, name))

@@ -67,7 +67,7 @@ def compute_over_videos(
     The recipe's `train.data_timeout` is the longest time to wait for a video.
 
     Args:
-        parts: the videos of each pass: the last ones of `Passes.split`, or a share of them; None: all.
+        parts: the videos of each pass: some of `Passes.divide`; None: all.
         processes: the number of processes that divide the videos.
     """
     clips = ClipDataset(

@@ -339,7 +339,7 @@ def _amounts_in(window: FootageWindow, is_known: bool | None, bouts: Bouts, name
     Args:
         is_known: None for the bouts of a model, which are never clipped.
     """
-    inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # none twice
+    inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # each once
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)
     goes_on = any(abs(bout.end - window.start) <= TIME_ROUNDING for bout in inside)  # from the window before
     is_clipped = is_known is not None and (goes_on or not is_known)

@@ -25,8 +25,8 @@ from everest.metrics.names import CLASS_MEANS, METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions, in_top, label_array
 from everest.system.types import Floats
 
-# Heuristic: with fewer videos of a class than this, their number varies much from draw to draw, and many
-# draws have none of them. Means over classes then have no interval.
+# Heuristic: with fewer videos of a class than this, their number varies much between resamples, and many
+# resamples have none of them. Means over classes then have no interval.
 FEW_OF_CLASS: Final = 5
 
 MetricValues = dict[str, Any]
@@ -36,7 +36,7 @@ def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
     """Return the shares of a single-label head.
 
     top1, top5: of the mean probability over a video's views. clip_top1: of single views.
-    mean_class_accuracy, macro_f1: over the classes that occur; nan if a draw has none of one of them.
+    mean_class_accuracy, macro_f1: over the classes that occur; nan if a resample lacks one of them.
     """
     labels = predictions.labels
     _, views, classes = predictions.outputs.shape
@@ -66,7 +66,7 @@ def multi_label_metrics(predictions: HeadPredictions) -> MetricFunction:
     """Return the shares of a multi-label head.
 
     map: mean average precision. micro_f1, macro_f1, exact_match: of the classes above their thresholds. map
-    and macro_f1 are over the classes that occur; nan if a draw has none of one of them.
+    and macro_f1 are over the classes that occur; nan if a resample lacks one of them.
     """
     occurring = predictions.labels.any(axis=0)  # (C,)
     exact = (predictions.labels == predictions.is_predicted).all(axis=1)  # (V,)

@@ -25,27 +25,31 @@ from scipy.stats import norm, t
 
 from everest.metrics.names import CLASS_MEANS
 
-BOOTSTRAP_DRAWS: Final = 2000
+NUM_RESAMPLES: Final = 2000
 BOOTSTRAP_SEED: Final = 0  # the same videos have the same interval
-TAIL_SHARE: Final = 0.025  # of the draws, on either side of an interval
-# Heuristic: of fewer groups, intervals are wider than those of the bootstrap. In simulated sets, 90 to 93 %
+TAIL_SHARE: Final = 0.025  # of the resamples, on either side of an interval
+# Heuristic: with fewer groups, intervals are wider than those of the bootstrap. In simulated sets, 90 to 93 %
 # of them contained the mean with 4 groups (of the bootstrap 77 to 80 %), 92 to 93 % with 6 (84 to 87 %), and
 # 93 to 94 % with 8 (87 to 89 %). With 10 groups, 88 to 91 % of the bootstrap's did.
 FEW_GROUPS: Final = 10
 LIMITS: Final = {"mae": (0, math.inf), "rmse": (0, math.inf), "r2": (-math.inf, 1), "spearman": (-1, 1)}
 
-VideoCounts = NDArray[np.float64]  # (V,) how often each video is in a draw
+VideoCounts = NDArray[np.float64]  # (V,) how often each video is in a resample
 MetricFunction = Callable[
     [VideoCounts], dict[str, float]
 ]  # nan: no value, such as the recall of a class without videos
 
 
 def bootstrap(
-    metrics: MetricFunction, groups: Sequence[Hashable], *, shares: bool = True, draws: int = BOOTSTRAP_DRAWS
+    metrics: MetricFunction,
+    groups: Sequence[Hashable],
+    *,
+    shares: bool = True,
+    resamples: int = NUM_RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % interval of each metric; nan if no draw has a value.
+    """Return the 95 % interval of each metric; nan if no resample has a value.
 
-    Draws without a value of a metric are left out of its interval. A share that is the same in all draws, as
+    Resamples without a value of a metric are left out of its interval. A share that is the same in all, as
     that of ten right videos of ten, has the exact bound of the binomial distribution (Clopper and Pearson
     1934): 69 to 100 %. As videos of a group may all be alike, it counts groups. A mean over classes has it at
     0 and 100 % only: one output for all videos always has the same mean class accuracy. Of few groups, ends
@@ -59,7 +63,7 @@ def bootstrap(
     group_ids = np.array([group_indices[group] for group in groups])  # (V,)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     rows = []
-    for _ in range(draws):
+    for _ in range(resamples):
         sampled = rng.integers(len(group_indices), size=len(group_indices))  # (G,)
         counts = np.bincount(sampled, minlength=len(group_indices))  # (G,)
         rows.append(metrics(counts[group_ids].astype(np.float64)))

@@ -90,7 +90,7 @@ def find_failure_signs(rows: Sequence[Row], *, steps: int, videos: int, held_out
     """The signs of a broken run in the last probe, by their kind; none early in the run.
 
     Args:
-        steps: of the whole run.
+        steps: of the run.
         videos, held_out: how many have their features measured, and how many their loss.
     """
     first, last = rows[0], rows[-1]

@@ -1,6 +1,6 @@
 """Probes while pre-training runs: measures of the encoder's features, and the loss on held-out videos.
 
-A probe changes nothing in the training: it draws from no generator of it, and leaves the model as it was. All
+A probe does not change the training: it uses no random generator of the run, and restores the model. All
 processes share the videos, in passes of the same videos on any number of processes, and the main process
 computes the measures.
 

@@ -101,7 +101,7 @@ def cross_predict(
     """The strength whose models have the smallest loss on the rows that they did not see, and its outputs.
 
     The loss is the mean cross-entropy or squared error: unlike an accuracy, it differs for every strength.
-    Of equal ones the smallest strength counts.
+    The smallest of equally good strengths is returned.
 
     Returns:
         The strength, and the outputs (N, C) for all rows; nan for those that no split predicts.
@@ -159,7 +159,7 @@ def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: 
     Where a part cannot be held out, or does not leave two classes, the strength is sklearn's default.
 
     Args:
-        seed: of the draw of the held-out part.
+        seed: chooses the held-out part.
     """
     strata = labels if head.task == "single-label" else np.zeros(len(labels), dtype=np.int64)
     held = choose_held_out(strata, seed)

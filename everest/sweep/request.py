@@ -59,7 +59,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRequest:
-    """A sweep as the user describes it; no recipe is resolved yet."""
+    """A sweep as the user describes it, before its recipes are read."""
 
     label: str  # the sweep file and a colon, for messages; empty without one
     recipe: RecipeFile

@@ -192,7 +192,7 @@ class _Sweep:
 def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Report) -> dict[str, Any]:
     """Run the jobs of a plan that have not finished; returns the document of `results.json`.
 
-    The folder keeps all finished jobs, also those of arms which a later plan does not have.
+    The folder keeps all finished jobs, also of arms that a later plan lacks.
     """
     check_folder(folder)
     request = plan.request

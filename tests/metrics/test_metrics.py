@@ -307,7 +307,7 @@ def contained(groups: Sequence[Hashable], *, size: int, sets: int, draws: int = 
     for row in ends:
         of_group = rng.beta(0.5, 0.5, size=len(groups) // size)  # videos of a group correlate by 0.5
         right = (rng.random(len(groups)) < np.repeat(of_group, size)).astype(np.float64)
-        row[:] = bootstrap(share(right), groups, draws=draws)["top1"]
+        row[:] = bootstrap(share(right), groups, resamples=draws)["top1"]
     low, high = ends.T
     return float(((low <= 0.5) & (high >= 0.5)).mean()), float((high - low).mean())
 

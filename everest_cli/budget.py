@@ -176,7 +176,7 @@ def _estimate(
     from everest.metrics.budget import compute_time_budget
 
     estimate = partial(compute_time_budget, classes=footage.classes)
-    parts = footage.extents, footage.predicted, labeled  # each by recording
+    parts: list[Mapping[str, Any]] = [footage.extents, footage.predicted, labeled]  # each by recording
     document = estimate(*parts, window=window, strata=[*groups.values()] if drawn_by else [])
     if groups:
         document["groups"] = {}

@@ -24,7 +24,6 @@ from everest.engine.network import Network, make_ema, prepare_model, stage_optim
 from everest.engine.step import clip_gradients, set_lr, step_optimizers
 from everest.engine.training import Stage, Step
 from everest.errors import EnvironmentProblem
-from everest.lists.sample import Sample
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import choose_trained
 from everest.profiling.profile import PROFILED_STAGES, ProfiledStage, make_stage_spec, training_settings
@@ -240,12 +239,6 @@ def _suggest_loading_changes(clips: ClipDataset, workers: int, clips_per_second:
     """
     views = clips.make_views
 
-    def is_slow(sample: Sample) -> bool:
-        try:
-            return not is_fast_to_read(sample.video)
-        except VideoError:  # training replaces an unreadable video, so its codec decides nothing
-            return False
-
     def decode(number: int) -> None:
         # The time until an unreadable video fails counts: training loses it as well.
         with suppress(VideoError):
@@ -253,7 +246,11 @@ def _suggest_loading_changes(clips: ClipDataset, workers: int, clips_per_second:
             views.decode(reader, find_sampling(views.sampling).center)
 
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
-    if any(map(is_slow, clips.samples[:CODECS_EXAMINED])):
+    is_slow = False
+    for sample in clips.samples[:CODECS_EXAMINED]:
+        with suppress(VideoError):  # training replaces an unreadable video, so its codec decides nothing
+            is_slow = is_slow or not is_fast_to_read(sample.video)
+    if is_slow:
         seconds = views.num_views / clips_per_second  # per sample
         decoding = min(seconds, 1 / _measure_call_rate(decode, READING_SECONDS))
         faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)

@@ -308,8 +308,9 @@ def _export_onnx(
 ) -> dict[str, Any]:
     """Write an ONNX file, measure its accuracy, and write its card; returns the values of --json."""
     from everest.checkpoints.graph import make_graph
-    from everest.checkpoints.graph_files import read_int8_clips, write_onnx
+    from everest.checkpoints.graph_files import write_onnx
     from everest.checkpoints.load import find_recipe_beside
+    from everest.checkpoints.quantization import read_int8_clips
     from everest.evaluation.card import model_card
     from everest.project.exported import compare_precisions, measure_exported_accuracy
 

@@ -6,33 +6,25 @@ B clips of a batch, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.export import Dim
 
-from everest.checkpoints.describe import describe_sampling, recover_recipe
-from everest.checkpoints.graph import INPUT, INSTALL_FIX, KEPT_IDS, Graph, sample_pixels
-from everest.checkpoints.load import LoadedModel
-from everest.config.settings import DataSettings
-from everest.data.recipe_clips import clip_format
-from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
-from everest.lists.inputs import LIST_SUFFIXES, find_samples
-from everest.lists.sample import Sample, choose_evenly
+from everest.checkpoints.describe import describe_sampling
+from everest.checkpoints.graph import INPUT, INSTALL_FIX, Graph, sample_pixels
+from everest.checkpoints.quantization import Int8Clips, quantize, report_clips
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
 from everest.models.clip_spec import ClipSpec
 from everest.system.compute import time_passes
 from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.files import atomic_file
 from everest.system.text import plural
-from everest.video.reader import VideoError
 
 TOLERANCE: Final = 1e-4  # heuristic: of logits and features in float32; above it no file is written
 ROUNDING: Final = 1e-6  # heuristic: share of the largest output, where this is more than TOLERANCE
@@ -41,12 +33,6 @@ COMPARED_BATCHES: Final = (1, 3)  # not the traced size, to find a size that is 
 TRACED_BATCH: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 MOST_GIGABYTES: Final = 2.13  # of weights: protobuf ends at 2**31 bytes; the rest is for the graph
-LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
-MOST_CALIBRATION: Final = 32  # heuristic: scales from 100 clips were not better (ViT-Ti, four robots)
-MOST_COMPARED: Final = 100  # heuristic: further clips, which do not calibrate
-# Heuristic: the range of a product's input in units of its root mean square; one of 256 steps is then a
-# quarter of it. One of 48 products is above in ViT-Ti (173; the next 33) and in DINOv2 ViT-S (82; 47).
-MOST_INPUT_RANGE: Final = 64.0
 
 RunFile = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
 
@@ -57,14 +43,6 @@ class Difference(NamedTuple):
     largest: float  # of a logit or feature; of a number in units of its standard deviation
     relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
     num_changed: int | None  # clips that get another class; None: other outputs than classes
-
-
-class Int8Clips(NamedTuple):
-    """Typical clips (1, C, T, H, W) uint8, on which a file in int8 is compared with the model."""
-
-    calibration: list[Tensor]  # the scales of activations come from these
-    held_out: list[Tensor]  # only compared
-    samples: list[Sample]  # of the calibration
 
 
 def write_onnx(
@@ -133,7 +111,7 @@ def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> t
     report(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
     num_int8, num_float32 = quantize(file, calibration, report=report)
     report(heading(f"comparing int8 with the model on {plural(num_clips, 'clip')}"))
-    compared = _report_clips(chain(calibration, map(normalize, clips.held_out)), num_clips, report)
+    compared = report_clips(chain(calibration, map(normalize, clips.held_out)), num_clips, report)
     difference = compare(graph, _open_runner(file), subject="the file", calibration=compared)
     notes = [f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation"]
     if not num_int8:
@@ -141,13 +119,6 @@ def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> t
     if num_float32:
         notes.append(f"{plural(num_float32, 'product')} with outliers in their input stay in float32")
     return difference, notes
-
-
-def _report_clips(clips: Iterable[Tensor], num_clips: int, report: Report) -> Iterator[Tensor]:
-    """Yield `num_clips` clips; report each one when it is used."""
-    for num_done, clip in enumerate(clips, start=1):
-        yield clip
-        report({"event": "video", "done": num_done, "videos": num_clips})
 
 
 @torch.no_grad()
@@ -231,143 +202,3 @@ def _open_runner(file: Path, *, threads: int = 0) -> RunFile:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     return lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})]
-
-
-def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_event) -> tuple[int, int]:
-    """Quantize a float32 graph in its file; the scales of activations come from `batches`.
-
-    Only the products of encoded tokens with weights change. The nodes of importance, selection and
-    embedding stay as they are, so the file keeps the tokens of the float32 graph. The head stays float32, and
-    so do the products of attention, which take longer in integers: both factors change with every clip.
-
-    Returns:
-        The number of products in integers, and of those that stay float32 because a few values of their
-        input are much larger than the others, which integers would round away (Dettmers et al. 2022,
-        LLM.int8()).
-    """
-    import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
-
-    model = onnx.load(file)
-    add_pre_process_metadata(model)  # torch has inferred all shapes; without it there is a warning
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    selection_nodes = {node.name for node in find_upstream_nodes(model, KEPT_IDS)}
-    product_inputs = {
-        node.name: node.input[0]
-        for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] in initializers and node.name not in selection_nodes
-    }
-    if not product_inputs:  # a linear model
-        return 0, 0
-    clips = _report_clips(batches, len(batches), report)
-    ranges, ratios = _measure_ranges(model, set(product_inputs.values()), clips)
-    products = [name for name, source in product_inputs.items() if ratios[source] <= MOST_INPUT_RANGE]
-    if not products:  # with an empty list, onnxruntime would quantize all nodes
-        return 0, len(product_inputs)
-    sources = {product_inputs[name] for name in products}
-    one_batch = iter([{INPUT: batches[0].numpy()}])  # onnxruntime needs one; the ranges are of all
-    reader: Any = SimpleNamespace(get_next=partial(next, one_batch, None))
-    quantize_static(
-        model,
-        file,
-        reader,
-        quant_format=QuantFormat.QDQ,
-        nodes_to_quantize=products,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        extra_options={
-            "OpTypesToExcludeOutputQuantization": ["MatMul"],
-            "TensorQuantOverrides": {name: [ranges[name]] for name in sources},
-        },
-    )
-    return len(products), len(product_inputs) - len(products)
-
-
-def _measure_ranges(
-    model: Any, names: Collection[str], batches: Iterable[Tensor]
-) -> tuple[dict[str, dict[str, np.float32]], dict[str, float]]:
-    """The ranges of tensors of an ONNX model over equal batches, also in units of their root mean square."""
-    import onnx
-    import onnxruntime
-    from onnx.helper import make_node, make_tensor_value_info
-
-    measured = onnx.ModelProto()
-    measured.CopyFrom(model)
-    del measured.graph.output[:]
-    for name in names:
-        operations = {"low": "ReduceMin", "high": "ReduceMax", "square": "ReduceMean"}
-        measured.graph.node.append(make_node("Mul", [name, name], [f"{name} squared"]))
-        for key, operation in operations.items():
-            source, result = f"{name} squared" if key == "square" else name, f"{name} {key}"
-            measured.graph.node.append(make_node(operation, [source], [result], keepdims=0))
-            measured.graph.output.append(make_tensor_value_info(result, onnx.TensorProto.FLOAT, ()))
-    session = onnxruntime.InferenceSession(measured.SerializeToString(), providers=["CPUExecutionProvider"])
-    rows = [session.run(None, {INPUT: clips.numpy()}) for clips in batches]
-    values = np.array(rows, np.float64).reshape(len(rows), len(names), 3)
-    low, high, squares = values[..., 0].min(axis=0), values[..., 1].max(axis=0), values[..., 2].mean(axis=0)
-    ratios = (high - low) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 of inputs all 0
-    ends = zip(low.astype(np.float32), high.astype(np.float32), strict=True)
-    ranges = [{"rmin": first, "rmax": last} for first, last in ends]
-    return dict(zip(names, ranges, strict=True)), dict(zip(names, ratios.tolist(), strict=True))
-
-
-def find_upstream_nodes(model: Any, output: str) -> Iterator[Any]:
-    """Yield the nodes of an ONNX model that an output depends on; none if it has no such output."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    names = [output]
-    while names:
-        node = producers.get(names.pop())
-        if node is not None:
-            for name in node.output:
-                producers.pop(name, None)
-            names += node.input
-            yield node
-
-
-def _is_run_list(data: DataSettings, source: Path) -> bool:
-    """Whether a list is beside, or below, the training list of a run whose lists are not in `data.root`."""
-    if data.train is None or source.suffix.lower() not in LIST_SUFFIXES:
-        return False
-    lists = Path(data.root, data.train).parent.resolve()
-    return lists != Path(data.root).resolve() and lists in source.resolve().parents
-
-
-def read_int8_clips(
-    opened: LoadedModel, source: Path, report: Report, *, most_held_out: int = MOST_COMPARED
-) -> Int8Clips:
-    """Read the middle of videos that are evenly spread over a source.
-
-    Args:
-        source: a list or a folder. Paths in a list of the run are relative to the run's `data.root`.
-        report: receives which videos are unreadable.
-    """
-    if not source.exists():
-        raise DataError(f"--calibrate {source}: no such list or folder")
-    recipe = recover_recipe(opened, notify=lambda text: report(notice(text)))
-    data, clip = recipe.data, clip_format(recipe, opened.model.stage)
-    samples = find_samples([source], root=Path(data.root) if _is_run_list(data, source) else None)
-    num_calibration = min(len(samples), MOST_CALIBRATION)
-    calibration = [index * len(samples) // num_calibration for index in range(num_calibration)]
-    held_out = choose_evenly(sorted(set(range(len(samples))) - set(calibration)), most_held_out)
-    clips = Int8Clips([], [], [])
-    report(heading(f"reading {plural(num_calibration + len(held_out), 'clip')} of {source}"))
-    for num_done, index in enumerate([*calibration, *held_out], start=1):
-        sample = samples[index]
-        try:
-            pixels = clip.read(sample)[None]
-            if num_done <= num_calibration:
-                clips.calibration.append(pixels)
-                clips.samples.append(sample)
-            else:
-                clips.held_out.append(pixels)
-        except VideoError as error:
-            report(notice(f"skipped {error}"))
-        report({"event": "video", "done": num_done, "videos": num_calibration + len(held_out)})
-    if len(clips.calibration) < LEAST_CLIPS:
-        problem = f"calibration needs {LEAST_CLIPS} readable videos, not {len(clips.calibration)}"
-        raise DataError(f"{source}: {problem}")
-    if all(torch.equal(pixels, clips.calibration[0]) for pixels in clips.calibration):
-        raise DataError(f"{source}: all calibration clips are equal; name typical videos of all classes")
-    return clips

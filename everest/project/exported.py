@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.graph import GraphPrecision, make_graph
-from everest.checkpoints.graph_files import read_int8_clips, write_test_file
+from everest.checkpoints.graph_files import write_test_file
 from everest.checkpoints.load import find_weights, open_model
+from everest.checkpoints.quantization import read_int8_clips
 from everest.config.heads import METRIC_OF_TASK
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe

@@ -14,9 +14,9 @@ from small_runs import called, json_of, onnx_session, refused, run
 from torch import Tensor
 
 import everest
-from everest.checkpoints import graph_files
+from everest.checkpoints import quantization
 from everest.checkpoints.graph import KEPT_IDS
-from everest.checkpoints.graph_files import find_upstream_nodes, quantize
+from everest.checkpoints.quantization import find_upstream_nodes, quantize
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -85,7 +85,7 @@ def test_int8_selects_tokens_by_the_nodes_of_the_float32_file(int8, onnx_file, c
 
 
 def test_int8_is_compared_on_new_clips_and_shows_progress(classifier_run, clip_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(graph_files, "MOST_CALIBRATION", 2)
+    monkeypatch.setattr(quantization, "MOST_CALIBRATION", 2)
     options = ["--to", "onnx", "--precision", "int8", "--calibrate", clip_files / "train.csv"]
     shown = called("export", classifier_run, *options, "-o", tmp_path / "int8.onnx").stderr
     missing = [*options[:-1], tmp_path / "nope.csv", "-o", tmp_path / "x.onnx"]

@@ -28,7 +28,19 @@ from everest.errors import (
 from everest.system.launch import LostPeer, find_lost_peer
 from everest.system.signals import PARENT_VARIABLE, Stopped, end_with_parent
 from everest.system.text import is_unicode
-from everest_cli import budget, evaluate, look, predict, prepare, profile, recipes, stages, timeline, weights
+from everest_cli import (
+    budget,
+    evaluate,
+    export,
+    look,
+    predict,
+    prepare,
+    profile,
+    recipes,
+    stages,
+    timeline,
+    weights,
+)
 from everest_cli.options import grouped, option
 from everest_cli.output import say
 
@@ -190,7 +202,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "budget": (budget.budget, "Estimate time and bouts of each class, with intervals."),
         "extract": (predict.extract, "Write features of videos or windows to a file."),
         "search": (predict.search, "Find videos and moments similar to an example."),
-        "export": (weights.export, "Export a model to transformers or ONNX."),
+        "export": (export.export, "Export a model to transformers or ONNX."),
         "convert": (weights.convert, "Convert a checkpoint of another program."),
         "weights": (weights.app, "List public weights to start from."),
     },

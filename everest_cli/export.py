@@ -1,0 +1,226 @@
+"""`everest export`: weights for other programs."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from everest.errors import UserError
+from everest.system.events import Report, notice
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_errors, write_text
+from everest.system.run_folder import WEIGHTS_FILE, Which
+from everest_cli import options as o
+from everest_cli.options import argument, option, read_shares, refuse
+from everest_cli.output import Display, print_result, say
+
+if TYPE_CHECKING:
+    from everest.checkpoints.graph import Graph
+    from everest.checkpoints.load import LoadedModel
+    from everest.checkpoints.quantization import Int8Clips
+    from everest.project.exported import ExportedAccuracy
+
+CAMERA_PROGRAM: Final = "classify.py"
+NEXT_COMMANDS: Final = {
+    "next": "next",
+    "camera": "read a camera or a file, with numpy, onnxruntime and av only",
+    "int8": "a smaller file, faster on most CPUs",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The options of `everest export`."""
+
+    to: Literal["hf", "onnx"] = option("--to hf|onnx", "A transformers folder, or an ONNX file.", ...)
+    out: Path = option("--output -o D", "The folder, or the .onnx file.", ...)
+    keep: float | None = o.KEEP
+    precision: Literal["fp32", "int8"] = option("--precision", "Precision of an ONNX network.", "fp32")
+    calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8.")
+    evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card.")
+    which: Which | None = o.WHICH
+    quiet: bool = o.QUIET
+    overwrite: bool = o.OVERWRITE_FILES
+
+    @property
+    def card_file(self) -> Path:
+        """The model card of an ONNX file."""
+        return self.out.with_name(f"{self.out.name}.CARD.md")
+
+    def check(self) -> None:
+        """Raise RecipeError for options that do not fit together, and for files that exist."""
+        if self.keep is not None:
+            read_shares(str(self.keep))
+        to, out, is_int8 = self.to, self.out, self.precision == "int8"
+        refuse(
+            {
+                "--precision int8 needs --to onnx and --calibrate LIST": is_int8
+                and (self.calibrate is None or to != "onnx"),
+                "--calibrate needs --precision int8": self.calibrate is not None and not is_int8,
+                "--to hf: does not support --keep; use --to onnx": to == "hf" and self.keep not in (None, 1),
+                f"--output {out}: end its name in .onnx": to == "onnx" and out.suffix != ".onnx",
+            }
+        )
+        if to == "hf":
+            check_new_folder(out, overwrite=self.overwrite)
+        else:
+            for path in (out, self.card_file):
+                check_new_file(path, overwrite=self.overwrite)
+
+
+def export(
+    *, checkpoint: str = argument("C", o.CHECKPOINT_HELP), options: ExportOptions, as_json: bool = o.AS_JSON
+) -> None:
+    """Export a model and check its outputs against everest's; prints the path.
+
+    Example: everest export runs/finetune --to onnx --output model.onnx
+    """
+    options.check()
+
+    from everest.checkpoints.load import find_run_weights, find_weights, open_model
+    from everest.checkpoints.transformers import write_folder
+    from everest.evaluation.card import model_card, read_evaluation
+    from everest.project.exported import list_precisions, make_card_lines, read_project_result
+
+    weights = find_weights(checkpoint, which=options.which)
+    refuse_inputs(options.out, find_run_weights(weights))
+    opened = open_model(weights, kind="clips")
+    evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
+    result = read_project_result(opened.file)
+    tested = [] if result is None else make_card_lines(result)
+    if options.to == "hf":
+        card = model_card(opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
+        document = write_folder(options.out, opened, card=card)
+    else:
+        with Display(quiet=options.quiet) as display:
+            time = None if result is None else result.clip_time
+            limit = "" if time is None else f"; train --latency {time.limit_ms:g}"
+            document = _export_onnx(checkpoint, opened, options, evaluation, tested, limit, display.report)
+    if options.calibrate is None:  # else a note compares them
+        on = "partly still clips of noise"
+        say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
+    say(*(f"note: {note}" for note in document["notes"]))
+    if "precisions" in document:
+        say(*list_precisions(document["precisions"]))
+    say(*(f"{title}: {document[key]}" for key, title in NEXT_COMMANDS.items() if key in document))
+    document = {"checkpoint": str(opened.file), "to": options.to, **document}
+    print_result(document, options.out, as_json=as_json)
+
+
+def _export_onnx(
+    checkpoint: str,
+    opened: LoadedModel,
+    options: ExportOptions,
+    evaluation: dict[str, Any] | None,
+    tested: list[str],
+    limit: str,
+    report: Report,
+) -> dict[str, Any]:
+    """Write an ONNX file, measure its accuracy, and write its card; returns the values of --json."""
+    from everest.checkpoints.graph import make_graph
+    from everest.checkpoints.load import find_recipe_beside
+    from everest.checkpoints.quantization import read_int8_clips
+    from everest.evaluation.card import model_card
+    from everest.project.exported import compare_precisions
+
+    out, card_file = options.out, options.card_file
+    clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, report)
+    graph = make_graph(opened, keep=options.keep, precision=options.precision)
+    recipe = find_recipe_beside(opened.file) if opened.weights.kind == "classifier" else None
+    metadata, speed, accuracy = _write_tested_file(
+        opened, options, graph, clips, limit=limit, has_accuracy=recipe is not None, report=report
+    )
+    document: dict[str, Any] = {"written": [str(out), str(card_file)], **metadata}
+    lines = list(metadata["notes"])
+    if accuracy is not None:
+        document["accuracy"] = vars(accuracy)
+        lines.insert(0, str(accuracy))
+    if clips is not None:
+        document["precisions"] = compare_precisions(metadata, accuracy)
+        lines.insert(0, document["precisions"]["advice"])
+    if tested:
+        tested = [*tested, *(f"- {line}" for line in lines)]
+    of_file = replace(opened, spec=graph.spec)
+    card = model_card(of_file, evaluation=evaluation, file=out.name, tested=tested, speed=[f"- {speed}"])
+    write_text(card_file, card)
+    if recipe is not None:
+        document |= _list_next_commands(checkpoint, options, recipe)
+        program = out.with_name(CAMERA_PROGRAM)
+        if options.overwrite or not program.exists():  # it may be the user's own
+            write_text(program, _find_camera_program().read_text(encoding="utf-8"))
+            document["written"].append(str(program))
+    return document
+
+
+def _write_tested_file(
+    opened: LoadedModel,
+    options: ExportOptions,
+    graph: Graph,
+    clips: Int8Clips | None,
+    *,
+    limit: str,
+    has_accuracy: bool,
+    report: Report,
+) -> tuple[dict[str, Any], str, ExportedAccuracy | None]:
+    """Write an ONNX file, which has its name only after its test; returns facts, its speed and accuracy."""
+    from everest.checkpoints.graph_files import write_onnx
+    from everest.project.exported import measure_exported_accuracy
+
+    accuracy = None
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    folder = TemporaryDirectory(dir=options.out.parent, prefix=".untested-")
+    with write_errors(options.out), folder as name:
+        file = Path(name, options.out.name)
+        metadata = write_onnx(file, graph, clips=clips, report=report)
+        speed = f"network, a clip on one CPU thread: {metadata['network_ms']:.3g} ms with ONNX Runtime"
+        speed += f" (without reading and decoding{limit})"
+        report(notice(speed))
+        if has_accuracy:
+            try:
+                accuracy = measure_exported_accuracy(
+                    file,
+                    opened.file,
+                    report,
+                    precision=options.precision,
+                    keep=options.keep,
+                    calibrated=[] if clips is None else clips.samples,
+                )
+            except UserError as error:  # such as videos that have moved; the file is written
+                report(notice(f"accuracy not measured: {error}"))
+        if accuracy is not None:
+            report(notice(str(accuracy)))
+        file.replace(options.out)
+    return metadata, speed, accuracy
+
+
+def _find_camera_program() -> Traversable:
+    """The program that classifies a camera by an exported file."""
+    try:
+        return resources.files("everest.examples") / CAMERA_PROGRAM
+    except ModuleNotFoundError:  # a checkout that is not installed
+        return Path(__file__).resolve().parents[1] / "docs" / "examples" / CAMERA_PROGRAM
+
+
+def _list_next_commands(checkpoint: str, options: ExportOptions, recipe: Path) -> dict[str, str]:
+    """The commands of NEXT_COMMANDS; the test is on new videos if the run has no test list."""
+    from everest.config.recipe import load_recipe
+
+    data = load_recipe(recipe).data
+    file, program = str(options.out), str(options.out.with_name(CAMERA_PROGRAM))
+    command = ["everest", "eval", "--checkpoint", file, "--recipe", str(recipe)]
+    command += ["--set", "eval.clips=1", "--set", "eval.crops=1"]
+    if data.test is None:  # new videos, in a folder of each class or in a list
+        source = "." if data.heads is None and data.task == "single-label" else "test.csv"
+        command += ["--data", "NEW_CLIPS", "--set", f"data.test={source}"]
+    commands = {"next": shlex.join(command)}
+    commands["camera"] = shlex.join(["python", program, file, "0"])
+    if options.precision == "fp32":
+        command = ["everest", "export", checkpoint, "--to", "onnx", "--precision", "int8", "--calibrate"]
+        output = str(options.out.with_name(f"{options.out.stem}-int8.onnx"))
+        command += [str(Path(data.root, data.train or "")), "--output", output]
+        commands["int8"] = shlex.join(command)
+    return commands

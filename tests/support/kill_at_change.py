@@ -28,7 +28,8 @@ def ran_until(change: int, command: Sequence[object], folder: Path) -> bool:
     Returns whether the command ended by itself, with exit code 0.
     """
     receiver, sender = SERVER.Pipe(duplex=False)
-    process = SERVER.Process(target=_run, args=(change, [str(word) for word in command], folder, sender))
+    words = [*str(command[0]).split(), *map(str, command[1:])]  # of `prepare windows`, too
+    process = SERVER.Process(target=_run, args=(change, words, folder, sender))
     process.start()
     sender.close()
     process.join()

@@ -63,13 +63,13 @@ def test_every_recorded_checkpoint_is_in_the_table_and_has_the_positions_of_its_
         assert found.spec.model.positions == positions
 
 
-@pytest.mark.parametrize(("name", "family", "stage", "backbone", "whole"), RECOGNIZED)
-def test_released_checkpoints_are_mapped_to_the_last_parameter(name, family, stage, backbone, whole):
+@pytest.mark.parametrize(("name", "family", "kind", "backbone", "whole"), RECOGNIZED)
+def test_released_checkpoints_are_mapped_to_the_last_parameter(name, family, kind, backbone, whole):
     tensors = on_meta(name)
     assert sum(tensor.numel() for tensor in tensors.values()) == RELEASED[name]["n_params"]
     found = identify(foreign(tensors, config=RELEASED[name].get("config", {})), Hints())
     metadata, spec = found.metadata, found.spec
-    assert (metadata.program, metadata.stage, spec.model.backbone) == (family, stage, backbone)
+    assert (metadata.program, metadata.kind, spec.model.backbone) == (family, kind, backbone)
     assert spec.model.backbone_size.depth == (24 if backbone == "vit-l" else 12)
     assert (spec.frames, spec.size, spec.model.tubelet) == (16, (224, 224), (2, 16, 16))
     assert (not found.missing and not found.unexpected) is whole
@@ -77,7 +77,7 @@ def test_released_checkpoints_are_mapped_to_the_last_parameter(name, family, sta
     taken = [part for parts in translation.sources.values() for part in parts]
     fates = [*taken, *translation.without_effect, *translation.unexpected, *filter(None, [translation.table])]
     assert sorted(fates) == sorted(tensors)  # no two foreign tensors become one
-    if stage == "classifier":
+    if kind == "classifier":
         assert spec.num_classes == 400
     if whole:
         with torch.device("meta"):

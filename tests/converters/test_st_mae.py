@@ -174,7 +174,7 @@ def test_only_the_decoder_is_left_out():
     with pytest.raises(CheckpointError, match=r"cannot be mapped fully: .*--partial` takes the encoder"):
         convert(ForeignCheckpoint(path=Path("mae_st.pth"), tensors=state), HINTS)
     identity = imported(state).identity
-    assert (identity.metadata.program, identity.metadata.stage) == ("st-mae", "encoder")
+    assert (identity.metadata.program, identity.metadata.kind) == ("st-mae", "encoder")
     assert not [name for name in identity.missing if name.startswith("encoder.")]
     assert all(name.startswith(("decoder_", "mask_token")) for name in identity.unexpected)
     assert identity.spec.selection.strategy == "random"

@@ -261,7 +261,7 @@ def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[st
     if time is not None and suggestion.latency is not None:
         aim, larger = NETWORK_SHARE * suggestion.latency, ""
         if suggestion.larger_ms is not None:
-            larger = f"; the next larger size needs {suggestion.larger_ms:.3g} ms"
+            larger = f"; the next larger size needs {suggestion.larger_ms:.0f} ms"
         comparison = "at most" if time.alone_ms <= aim else "more than"
         rest = f"histograms of {'motion' if data.frames > 1 else 'edges'} may take the rest"
         limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms; {rest}{larger}"

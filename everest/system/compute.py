@@ -43,7 +43,7 @@ class NetworkTime(NamedTuple):
     def warnings(self) -> list[str]:
         """A line if other programs use the CPU."""
         is_busy = self.clock_ms > BUSY * self.alone_ms
-        return [f"other programs use the CPU, so a clip takes {self.clock_ms:.3g} ms now"] * is_busy
+        return [f"other programs use the CPU, so a clip takes {self.clock_ms:.0f} ms now"] * is_busy
 
 
 def time_passes(run: Callable[[], object], *, limit: float = math.inf) -> NetworkTime:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
@@ -22,7 +21,7 @@ from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
 from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run
 from everest.config.settings import Recipe
 from everest.config.yaml import read_yaml
-from everest.engine.context import RunOptions, run_context
+from everest.engine.context import RunContext, RunOptions, run_context
 from everest.engine.setup import sample_facts
 from everest.engine.training import Stage, Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, unknown_name
@@ -42,12 +41,6 @@ from everest.system.run_folder import (
 from everest.system.signals import Stopped
 from everest.tokenizer.spec import tokenizer_settings
 
-SET_UP: Final = {  # imported with the stage: what only one needs takes seconds
-    "pretrain": "everest.pretraining:set_up_pretraining",
-    "finetune": "everest.finetuning:set_up_finetuning",
-    "train-tokenizer": "everest.tokenizer_training:set_up_tokenizer_training",
-}
-
 
 def run_stage(
     recipe: Recipe, options: RunOptions, report: Report, *, trial: Callable[[Stage], None] | None = None
@@ -63,7 +56,7 @@ def run_stage(
     if options.stage == "pretrain" and has_frozen:
         recipe, options = _with_frozen_networks(recipe, options, report, is_trial=trial is not None)
     with run_context(options, recipe, report) as context:
-        stage: Stage = resolve_name(SET_UP[options.stage])(recipe, context)
+        stage = _set_up(recipe, context)
         if trial is not None:
             trial(stage)
             return context.run_folder
@@ -71,6 +64,19 @@ def run_stage(
             stage.train()
     context.accelerator.wait_for_everyone()
     return context.run_folder
+
+
+def _set_up(recipe: Recipe, context: RunContext) -> Stage:
+    """Prepare the stage of `context.options.stage` up to its first step."""
+    if context.options.stage == "pretrain":
+        return set_up_pretraining(recipe, context)
+    if context.options.stage == "finetune":
+        from everest.finetuning import set_up_finetuning  # here: what only one stage needs takes seconds
+
+        return set_up_finetuning(recipe, context)
+    from everest.tokenizer_training import set_up_tokenizer_training
+
+    return set_up_tokenizer_training(recipe, context)
 
 
 @contextmanager

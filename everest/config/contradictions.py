@@ -15,10 +15,10 @@ from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
 from everest.methods.selection import TopK
 from everest.methods.targets import TokenTargets
 
-Problems = Iterator[tuple[str, str]]  # `section.key`, and the reason
+Problem = tuple[str, str]  # a key with dots, and what is wrong
 
 
-def contradictions(recipe: Recipe) -> Problems:
+def contradictions(recipe: Recipe) -> Iterator[Problem]:
     """Yields the `section.key` of each setting that contradicts another setting, and the reason."""
     yield from ((f"model.{key}", text) for key, text in recipe.model.problems())
     yield from _data_contradictions(recipe)
@@ -30,7 +30,7 @@ def contradictions(recipe: Recipe) -> Problems:
     yield from _token_contradictions(recipe)
 
 
-def _data_contradictions(recipe: Recipe) -> Problems:
+def _data_contradictions(recipe: Recipe) -> Iterator[Problem]:
     """Contradictions about channels, differences of frames as input, and labels."""
     data, pretrain, finetune = recipe.data, recipe.pretrain, recipe.finetune
     for key, values in (("mean", data.mean), ("std", data.std)):
@@ -70,7 +70,7 @@ def _data_contradictions(recipe: Recipe) -> Problems:
         yield "pretrain.probe.list", f"{text}; leave it out"
 
 
-def _training_contradictions(recipe: Recipe) -> Problems:
+def _training_contradictions(recipe: Recipe) -> Iterator[Problem]:
     """Contradictions about learning rates, training length, crops, frozen layers and views."""
     pretrain, finetune, depth = recipe.pretrain, recipe.finetune, recipe.model.backbone_size.depth
     views = pretrain.views if isinstance(pretrain, ViewPretrainSettings) else None
@@ -102,7 +102,7 @@ def _training_contradictions(recipe: Recipe) -> Problems:
         yield "data.clips_per_video", text
 
 
-def _target_contradictions(recipe: Recipe, stage: AutoencoderSettings) -> Problems:
+def _target_contradictions(recipe: Recipe, stage: AutoencoderSettings) -> Iterator[Problem]:
     """Contradictions about frame selection, and about stored targets, whose clips are fixed in advance."""
     draws, strategy = stage.frame_selection.alpha > 1, stage.selection
     if stage.needs_tokenizer and recipe.tokenizer is None:
@@ -125,7 +125,7 @@ def _target_contradictions(recipe: Recipe, stage: AutoencoderSettings) -> Proble
         yield "pretrain.camera_motion", text
 
 
-def _tokenizer_contradictions(recipe: Recipe, settings: TokenizerSettings) -> Problems:
+def _tokenizer_contradictions(recipe: Recipe, settings: TokenizerSettings) -> Iterator[Problem]:
     """Contradictions about the tokenizer: its losses, its network, and its tokens next to the model's."""
     config, loss, size = settings.config, settings.loss, recipe.data.frame_size
     if not (loss.reconstruction or loss.perceptual):
@@ -151,9 +151,9 @@ def _tokenizer_contradictions(recipe: Recipe, settings: TokenizerSettings) -> Pr
             yield "tokenizer.keep", f"{settings.keep} keeps none of a window's {ranked} ranked tokens"
 
 
-def _token_contradictions(recipe: Recipe) -> Problems:
+def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
     """Contradictions about the numbers of tokens that the stages encode and pre-training predicts."""
-    data, uncountable = recipe.data, list[tuple[str, str]]()
+    data, uncountable = recipe.data, list[Problem]()
     lengths = (data.frames, *data.frame_size)
     for name, length, step in zip(("frames", "size", "size"), lengths, recipe.model.tubelet, strict=True):
         if length % step:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from everest.config.contradictions import contradictions
+from everest.config.contradictions import Problem, contradictions
 from everest.config.merge import DEFAULTS_BY_KEY, KEYS_WITHOUT_FIELD, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
@@ -24,7 +24,6 @@ from everest.methods.selection import Strategy
 from everest.system.storage import parse_location
 
 Settings = TypeVar("Settings")
-Problems = list[tuple[str, str]]  # a key with dots, and what is wrong
 
 _RECIPE = TypeAdapter(Recipe)
 _SELECTION: TypeAdapter[Strategy] = TypeAdapter(PretrainSelection)
@@ -87,7 +86,7 @@ def load_recipe(
     """
     merged = merge(find_recipe(name_or_path), overrides)
     recipe: Recipe | None = None
-    problems: Problems = []
+    problems: list[Problem] = []
     for key in _CLASS_KEYS if imports else ():
         path = merged.at(key).value
         if is_import_path(path):
@@ -194,7 +193,9 @@ def make_strategy(name: str, settings: Mapping[str, Any], *, keep: float | None 
     return _without_problems(strategy, problems)
 
 
-def _validated(validate: Callable[[], Settings], section: KeyPath = ()) -> tuple[Settings | None, Problems]:
+def _validated(
+    validate: Callable[[], Settings], section: KeyPath = ()
+) -> tuple[Settings | None, list[Problem]]:
     """The settings of a section, by default of a recipe, or None and their problems."""
     try:
         return validate(), []
@@ -202,13 +203,13 @@ def _validated(validate: Callable[[], Settings], section: KeyPath = ()) -> tuple
         return None, _explain(error, section)
 
 
-def _without_problems(settings: Settings | None, problems: Problems) -> Settings:
+def _without_problems(settings: Settings | None, problems: list[Problem]) -> Settings:
     if problems or settings is None:
         raise RecipeError(one_per_line(f"{key}: {text}" for key, text in problems))
     return settings
 
 
-def _explain(error: ValidationError, section: KeyPath) -> Problems:
+def _explain(error: ValidationError, section: KeyPath) -> list[Problem]:
     """The key, with dots, and the message of each problem.
 
     Args:
@@ -216,7 +217,7 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
     """
     errors = error.errors(include_url=False)
     locations = [details["loc"] for details in errors]
-    problems: Problems = []
+    problems: list[Problem] = []
     for details in errors:
         kind, location, value = details["type"], details["loc"], details["input"]
         context = details.get("ctx", {})

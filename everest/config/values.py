@@ -90,8 +90,8 @@ Size = Annotated[
     BeforeValidator(lambda size: tuple(size) if isinstance(size, list) else size),
     must_be("a number of pixels or [height, width]"),
 ]
-# balanced: every class is drawn equally often; sqrt: in proportion to the root of its number of videos.
 PrecisionSetting = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
+# balanced: every class is drawn equally often; sqrt: in proportion to the root of its number of videos.
 Sampler = Literal["shuffle", "balanced", "sqrt"]
 ClassWeights = Annotated[
     Literal["none", "balanced"] | Annotated[dict[str, Positive], Field(min_length=1)],

@@ -75,7 +75,7 @@ class Pretraining:
         )
         self._device = self._accelerator.device
         torch.manual_seed(recipe.train.seed)
-        self.model = cast(PretrainingModel, pretrain_spec(recipe, tokenizer=None).build().to(self._device))
+        self.model = cast(PretrainingModel, pretrain_spec(recipe).build().to(self._device))
         self._initial = {name: value.clone() for name, value in self.model.state_dict().items()}
         self._optimizer = network.stage_optimizer(self.model, recipe.pretrain)
         self._networks = [network.Network(module=self.model, optimizer=self._optimizer)]
@@ -271,7 +271,7 @@ def _features(job: Job, views: Tensor) -> Tensor:
     if job.arm == IMAGE:
         return torch.cat([difference_image(part, DIFFERENCE_SIDE) for part in views.split(64)])
     torch.manual_seed(job.recipe.train.seed)
-    model = cast(PretrainingModel, pretrain_spec(job.recipe, tokenizer=None).build().to(views.device).eval())
+    model = cast(PretrainingModel, pretrain_spec(job.recipe).build().to(views.device).eval())
     if job.weights is not None:
         model.encoder.load_state_dict(torch.load(job.weights))
     parts = map(model.pixels.normalize, views.split(64))

@@ -160,7 +160,7 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path) -> dict[str, Any]:
     model = None
     if arm == RANDOM:
         torch.manual_seed(unit)
-        built = pretrain_spec(clips.recipe, tokenizer=None).build().eval()
+        built = pretrain_spec(clips.recipe).build().eval()
         assert isinstance(built, PretrainingModel)
         model = built
     elif arm != DIFFERENCES:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.checkpoints.frozen import make_pretrain_spec
+from everest.checkpoints.frozen import find_frozen
 from everest.config.heads import Head, Heads, HeadSetting, Task, named_heads
 from everest.config.recipe import make_strategy, recipe_of_sections
 from everest.config.stage_settings import STAGES
@@ -25,7 +25,7 @@ from everest.methods.importance import RawPixels
 from everest.methods.selection import Strategy
 from everest.methods.strategies import AllTokens
 from everest.models.clip_spec import TokenModel
-from everest.models.spec import Transformer, classifier_spec, encoder_spec
+from everest.models.spec import Transformer, classifier_spec, encoder_spec, pretrain_spec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS
 
 Size = int | tuple[int, int]
@@ -88,7 +88,7 @@ def create_model(
         raise ValueError(f"num_classes={num_classes}, task={task!r}: only a classifier predicts labels")
     recipe = recipe_of_sections(sections, checked=("data", "model", stage))
     if kind == "pretrain":
-        spec = make_pretrain_spec(recipe)
+        spec = pretrain_spec(recipe, find_frozen(recipe))
     elif kind == "encoder":
         spec = encoder_spec(recipe)
     else:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from everest.checkpoints.frozen import build_with_teacher, find_frozen
 from everest.config.settings import Recipe
-from everest.data.clips import Batch
+from everest.data.clips import Batch, ClipDataset
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_text
@@ -17,12 +19,11 @@ from everest.engine.setup import make_training
 from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import DataError
-from everest.models.mae import MaskedAutoencoder, PretrainingOutput
+from everest.models.mae import PretrainingOutput
 from everest.models.memory import frozen_bytes
 from everest.models.spec import pretrain_spec
 
-# What only some runs need is imported where it is used: probes, which take scikit-learn and a second, and
-# frozen networks.
+# Imported where they are used: probes, which take scikit-learn and a second, and token caches.
 if TYPE_CHECKING:
     from everest.probes.during_training import Prober
 
@@ -30,47 +31,44 @@ if TYPE_CHECKING:
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     """Prepare everything up to the first step."""
     init_weights = context.read_init_weights()  # first: reading the data may take minutes
-    if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
-        spec = pretrain_spec(recipe, tokenizer=None)
-    else:
-        from everest.checkpoints.frozen import make_pretrain_spec
-
-        spec = make_pretrain_spec(recipe)
+    spec = pretrain_spec(recipe, find_frozen(recipe))
     if init_weights is not None:
         spec = init_weights.adapted(spec)
-    clips = pretrain_clips(recipe)
-    if spec.compared_views > 1 and len(clips) < 2:
-        raise DataError(
-            f"data.{pretrain_key(recipe.data)}: one video; pretrain.objective=views compares several: name "
-            "more videos with data.pretrain"
-        )
-    if recipe.pretrain.cache is not None:
-        from everest.tokenizer.cache import TokenCache
-
-        clips.tokens = tokens = TokenCache(recipe, clips)
-        context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
+    clips = _clips(recipe, context)
     training = make_training(
         recipe=recipe,
         section=recipe.pretrain,
         spec=spec,
+        build=partial(build_with_teacher, spec, recipe),
         clips=clips,
         context=context,
         init_weights=init_weights,
         frozen_bytes=frozen_bytes(spec),
     )
-    if spec.teacher_in_step is not None:
-        from everest.checkpoints.frozen import open_teacher
-
-        network, teacher = training.networks[0], open_teacher(recipe)
-        for model in (network.module, network.ema and network.ema.module):
-            if isinstance(model, MaskedAutoencoder):
-                model.targets = model.targets.bound(model.pixels, teacher)
     prober = None
     if recipe.pretrain.probe.every and not context.options.one_batch:
         from everest.probes.during_training import Prober
 
         prober = Prober(training, recipe, spec, clips)
     return Pretraining(training=training, prober=prober)
+
+
+def _clips(recipe: Recipe, context: RunContext) -> ClipDataset:
+    """The videos of pre-training, with their tokens if the recipe has a cache of them."""
+    clips = pretrain_clips(recipe)
+    if recipe.pretrain.objective == "views" and len(clips) < 2:
+        raise DataError(
+            f"data.{pretrain_key(recipe.data)}: one video; pretrain.objective=views compares several: name "
+            "more videos with data.pretrain"
+        )
+    if recipe.pretrain.cache is None:
+        return clips
+
+    from everest.tokenizer.cache import TokenCache
+
+    tokens = TokenCache(recipe, clips)
+    context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
+    return replace(clips, tokens=tokens)
 
 
 def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:

@@ -91,7 +91,7 @@ def test_every_image_is_shown_and_small():
 
 def write_videomae(folder: Path) -> None:
     """Write a small VideoMAE with random weights as transformers does."""
-    spec = pretrain_spec(load_recipe("custom", overrides=SMALL), tokenizer=None)
+    spec = pretrain_spec(load_recipe("custom", overrides=SMALL))
     header = {"kind": "pretrain", "settings": spec.dump(), "classes": None, "recipe": "custom", "step": 0}
     weights = Weights(**header, tensors=spec.build().state_dict())
     weights.save(folder.with_suffix(".safetensors"))

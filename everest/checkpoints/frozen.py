@@ -1,4 +1,4 @@
-"""The frozen networks that a recipe pre-trains with: the spec of its model, and the teacher's features.
+"""The frozen networks that a recipe pre-trains with: its tokenizer, and the features of its teacher.
 
 B batch, C channels, T frames, H W pixels, N tokens, D width.
 """
@@ -17,7 +17,14 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.targets import FeatureTargets, TeacherUse
 from everest.models.classifier import VideoEncoder
-from everest.models.spec import EncoderSpec, PretrainSpec, pretrain_spec, teacher_spec
+from everest.models.spec import (
+    AutoencoderSpec,
+    EncoderSpec,
+    FrozenNetworks,
+    ModelSpec,
+    Transformer,
+    teacher_spec,
+)
 from everest.system.hub import PREFIXES, absolute_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_use
@@ -46,10 +53,10 @@ def with_tokenizer(recipe: Recipe, path: Path) -> Recipe:
     return replace(recipe, tokenizer=replace(tokenizer_settings(recipe), checkpoint=str(path.resolve())))
 
 
-def make_pretrain_spec(recipe: Recipe) -> PretrainSpec:
-    """The model that a recipe pre-trains, with the metadata of its tokenizer and its teacher.
+def find_frozen(recipe: Recipe) -> FrozenNetworks:
+    """Find the tokenizer and the teacher of a recipe.
 
-    With a cache, its index has the metadata of the network that made it.
+    With a cache, its index describes the tokenizer that made it.
     """
     stage, tokenizer = recipe.pretrain, None
     if stage.needs_tokenizer and stage.cache is not None:
@@ -66,7 +73,16 @@ def make_pretrain_spec(recipe: Recipe) -> PretrainSpec:
     elif stage.needs_tokenizer:
         tokenizer = tokenizer_use(recipe)
     teacher = None if stage.teacher is None else _read_teacher(recipe)[0]
-    return pretrain_spec(recipe, tokenizer=tokenizer, teacher=teacher)
+    return FrozenNetworks(tokenizer=tokenizer, teacher=teacher)
+
+
+def build_with_teacher(spec: ModelSpec, recipe: Recipe) -> Transformer:
+    """A new model, which learns from the recipe's teacher if its targets are features."""
+    if not isinstance(spec, AutoencoderSpec) or spec.teacher is None:
+        return spec.build()
+    with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the teacher
+        teacher = open_teacher(recipe)
+    return spec.build(teacher)
 
 
 class FrozenEncoder(nn.Module):
@@ -107,7 +123,7 @@ class FrozenEncoder(nn.Module):
 
 
 def open_teacher(recipe: Recipe) -> FrozenEncoder:
-    """Open the teacher of a recipe, on the CPU; a model learns from it after `Target.bound`."""
+    """Open the teacher of a recipe, on the CPU."""
     use, spec, weights = _read_teacher(recipe)
     encoder = build_model(spec, weights, source=Path(use.name))
     assert isinstance(encoder, VideoEncoder)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from accelerate.utils import gather_object
+from torch import nn
 
 from everest.config.settings import Recipe, TrainedSection
 from everest.data.clips import ClipDataset
@@ -45,6 +46,7 @@ def make_training(
     recipe: Recipe,
     section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
+    build: Callable[[], nn.Module] | None = None,
     clips: ClipDataset,
     context: RunContext,
     classes: tuple[str, ...] | None = None,
@@ -57,6 +59,7 @@ def make_training(
 
     Args:
         section: the section of the recipe with the settings of this stage.
+        build: makes the new model; None: `spec.build`.
         classes: the class names of the data; the head of `init_weights` is kept if it has the same names.
         init_weights: None: the stage starts from scratch.
         other_networks: networks that learn in the same steps as the model.
@@ -76,7 +79,10 @@ def make_training(
     plan, memory_warning = _plan_for_memory(
         recipe, section, spec, len(clips), context, other_bytes=other_bytes, frozen_bytes=frozen_bytes
     )
-    networks = [_network(recipe, section, spec, context, classes, init_weights), *other_networks]
+    networks = [
+        _network(recipe, section, spec, build or spec.build, context, classes, init_weights),
+        *other_networks,
+    ]
     header = Weights(  # all that later commands need to rebuild the model and read clips
         kind=spec.kind,
         settings=spec.dump(),
@@ -168,6 +174,7 @@ def _network(
     recipe: Recipe,
     section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
+    build: Callable[[], nn.Module],
     context: RunContext,
     classes: tuple[str, ...] | None,
     init_weights: InitWeights | None,
@@ -175,7 +182,7 @@ def _network(
     """The model on its device, with the weights that it starts from, and its optimizer."""
     settings, accelerator = recipe.train, context.accelerator
     torch.manual_seed(seed_at(settings.seed, Purpose.WEIGHTS))
-    model = spec.build()
+    model = build()
     if init_weights is not None:
         from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
 

@@ -6,9 +6,10 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import torch
+from torch import nn
 
 from everest.config.heads import Heads
 from everest.config.settings import Recipe
@@ -182,14 +183,15 @@ class AutoencoderSpec(PretrainSpec):
             return self
         return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
 
-    def build(self) -> MaskedAutoencoder:
+    def build(self, teacher: nn.Module | None = None) -> MaskedAutoencoder:
+        """Build the model; without a `teacher` its features are not computed."""
         tokenizer = None
         if self.tokenizer is not None:
             levels = self.tokenizer.settings.config.levels
             tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
             if self.tokenizer_in_step:  # with a token cache it is loaded later, if at all
                 _ = tokenizer.tokenizer  # loads it now, to report a missing file at once
-        network = tokenizer if self.target.needs_tokenizer else self.teacher
+        network = tokenizer if self.target.needs_tokenizer else teacher or self.teacher
         return MaskedAutoencoder(
             self,
             strategy=self.selection,
@@ -210,10 +212,18 @@ def read_model_spec(settings: dict[str, Any], *, source: Path) -> ModelSpec:
     return by_kind.get(kind, of_pretraining).from_settings(settings, source=source)
 
 
-def pretrain_spec(
-    recipe: Recipe, *, tokenizer: TokenizerUse | None, teacher: TeacherUse | None = None
-) -> PretrainSpec:
-    """The model that a recipe pre-trains; `make_pretrain_spec` reads the metadata of frozen networks."""
+class FrozenNetworks(NamedTuple):
+    """The frozen networks that a model is pre-trained with (everest.checkpoints.frozen)."""
+
+    tokenizer: TokenizerUse | None = None
+    teacher: TeacherUse | None = None
+
+
+NO_NETWORKS: Final = FrozenNetworks()
+
+
+def pretrain_spec(recipe: Recipe, frozen: FrozenNetworks = NO_NETWORKS) -> PretrainSpec:
+    """The model that a recipe pre-trains, with the frozen networks that it needs."""
     section = recipe.pretrain
     shared = {"selection": section.selection, "camera": section.camera_motion, **vars(_architecture(recipe))}
     if not isinstance(section, AutoencoderSettings):
@@ -221,8 +231,8 @@ def pretrain_spec(
     return AutoencoderSpec(
         **shared,
         target=section.target,
-        tokenizer=tokenizer,
-        teacher=teacher,
+        tokenizer=frozen.tokenizer,
+        teacher=frozen.teacher,
         frame_selection=section.frame_selection,
     )
 

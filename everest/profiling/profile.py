@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter
 
-from everest.checkpoints.frozen import make_pretrain_spec
+from everest.checkpoints.frozen import find_frozen
 from everest.config.heads import Head, named_heads
 from everest.config.merge import merge
 from everest.config.recipe import load_recipe
@@ -29,7 +29,7 @@ from everest.methods.selection import TopK
 from everest.methods.strategies import STRATEGIES, LearnedImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
-from everest.models.spec import AutoencoderSpec, ModelSpec, classifier_spec
+from everest.models.spec import AutoencoderSpec, ModelSpec, classifier_spec, pretrain_spec
 
 ProfiledStage = StageName | Literal["eval"]
 PROFILED_STAGES: Final[tuple[ProfiledStage, ...]] = (*STAGES, "eval")
@@ -123,7 +123,7 @@ class StageCost:
 def make_stage_spec(recipe: Recipe, stage: ProfiledStage) -> ModelSpec:
     """Return the module that a stage trains or evaluates; several heads become one with all their outputs."""
     if stage == "pretrain":
-        return make_pretrain_spec(recipe)
+        return pretrain_spec(recipe, find_frozen(recipe))
     data = recipe.data
     count = 1 if data.task == "regression" else data.num_classes or DEFAULT_CLASSES
     heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=count),)

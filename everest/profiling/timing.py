@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 
-from everest.checkpoints.frozen import open_teacher
+from everest.checkpoints.frozen import build_with_teacher
 from everest.config.settings import Recipe
 from everest.config.stage_settings import STAGES, StageName
 from everest.data.clips import ClipDataset, StepSampler
@@ -24,7 +24,6 @@ from everest.engine.network import Network, make_ema, prepare_model, stage_optim
 from everest.engine.step import clip_gradients, set_lr, step_optimizers
 from everest.engine.training import Stage, Step
 from everest.errors import EnvironmentProblem
-from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import choose_trained
 from everest.profiling.profile import PROFILED_STAGES, ProfiledStage, make_stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
@@ -86,12 +85,9 @@ def time_steps(
     clips = multiple * math.ceil((batch or DEFAULT_BATCH.get(device.type, 1)) / multiple)
     torch.manual_seed(recipe.train.seed)
     try:
-        model = spec.build()
+        model = build_with_teacher(spec, recipe)
         if settings is not None:
             choose_trained(model, settings)
-        if spec.teacher_in_step is not None:
-            assert isinstance(model, MaskedAutoencoder)
-            model.targets = model.targets.bound(model.pixels, open_teacher(recipe))
         model.to(device).train(stage != "eval")
         prepared = prepare_model(accelerator, model, recipe.train)
         shape = (clips, spec.channels, spec.candidate_frames, *spec.size)

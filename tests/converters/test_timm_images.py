@@ -105,7 +105,7 @@ def started(weights: Weights, recipe: Recipe, stage: str = "pretrain") -> tuple[
     init = InitWeights(
         named=InitFile(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights
     )
-    new = pretrain_spec(recipe, tokenizer=None)
+    new = pretrain_spec(recipe)
     if stage == "finetune":
         new = classifier_spec(recipe, (Head(outputs=3),))
     spec = init.adapted(new)
@@ -141,7 +141,7 @@ def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_o
     weights = weights_of(model)
     saved = read_model_spec(weights.settings, source=Path("small"))
     settings = ["data.size=32", "data.frames=2", "model.tubelet=[2,8,8]"]
-    named = compare_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
+    named = compare_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings)))
     new, _ = started(weights, load_recipe("demo", overrides=[*settings, *named]))
     ids = torch.arange(16).expand(2, -1)
     tokens = new.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)

@@ -99,7 +99,7 @@ def test_each_view_has_its_own_window_and_crop_and_the_mirror_of_its_video(recip
 
 def test_other_draws_of_a_video_are_no_negatives():
     settings = ["pretrain.objective=views", "data.size=32", "model.width=32"]
-    model = pretrain_spec(load_recipe("small", overrides=settings), tokenizer=None).build()
+    model = pretrain_spec(load_recipe("small", overrides=settings)).build()
     frames = torch.randint(0, 256, (8, 3, 16, 32, 32), dtype=torch.uint8)
     noise = torch.rand(8, model.encoder.grid.num_tokens)
 

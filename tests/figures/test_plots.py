@@ -43,7 +43,7 @@ def test_steps_are_those_of_the_rows_and_hours_add_up_their_time(tmp_path: Path)
 
 def test_gflops_count_every_clip_of_every_step(tmp_path: Path):
     pretrained, classifier = (make_run(tmp_path / name, logged=3) for name in ("pretrained", "classifier"))
-    save_spec(pretrained, pretrain_spec(load_recipe("ucf101"), tokenizer=None))
+    save_spec(pretrained, pretrain_spec(load_recipe("ucf101")))
     save_spec(classifier, classifier_spec(load_recipe("videomae-ucf101"), (Head(outputs=400),)))
     # EVEREST Tables 1 and 10, 16 frames of 224 x 224; four clips are a step.
     for curves, gmacs in zip(read_curves([pretrained, classifier], x="gflops"), (19.81, 180.49), strict=True):
@@ -126,7 +126,7 @@ def test_a_tokenizer_is_drawn_next_to_a_model_but_not_by_gflops(tmp_path: Path):
     tokenizer, model = (make_run(tmp_path / name, logged=2) for name in ("tokenizer", "model"))
     recipe = load_recipe("lvmae-128", overrides=["tokenizer.channels=8"])
     save_spec(tokenizer, tokenizer_spec(recipe))
-    save_spec(model, pretrain_spec(load_recipe("ucf101"), tokenizer=None))
+    save_spec(model, pretrain_spec(load_recipe("ucf101")))
     assert plot(tokenizer, model, "--out", tmp_path / "c.png").stdout == f"{tmp_path / 'c.png'}\n"
     (curves,) = read_curves([tokenizer], x="hours")
     assert curves.chance is None

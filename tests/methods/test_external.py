@@ -223,7 +223,7 @@ def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
 def test_a_loss_of_pixels_is_one_class(package: str, recipe: Path):
     kind = f"{package}.methods:Huber"
     settings = f"pretrain.target={{kind: '{kind}', normalize: token, delta: 0.5}}"
-    spec = pretrain_spec(load_recipe(recipe, overrides=[settings]), tokenizer=None)
+    spec = pretrain_spec(load_recipe(recipe, overrides=[settings]))
     spec = read_model_spec(spec.dump(), source=Path("x"))
     assert (spec.target.kind, spec.target.normalize, spec.target.delta) == (kind, "token", 0.5)
     out = spec.build()(torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8))

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from everest.checkpoints.frozen import make_pretrain_spec
+from everest.checkpoints.frozen import find_frozen
 from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import pretrain_clips
 from everest.methods.grid import NoiseLayout, TokenGrid
 from everest.methods.selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.strategies import RedundancyRobust
+from everest.models.spec import pretrain_spec
 
 
 @pytest.mark.parametrize(
@@ -108,5 +109,5 @@ def test_the_numbers_are_those_of_tokens_then_slices_then_the_camera():
 )
 def test_the_loader_draws_the_numbers_that_the_model_splits(recipe: Path, override: str):
     loaded = load_recipe(recipe, overrides=[f"pretrain.{override}"])
-    model = make_pretrain_spec(loaded).build()
+    model = pretrain_spec(loaded, find_frozen(loaded)).build()
     assert pretrain_clips(loaded).num_noise == model.noise_layout.total  # pyright: ignore

@@ -172,7 +172,7 @@ def test_the_hours_of_a_run_count_a_step_whose_speed_is_rounded_to_none(tmp_path
     run = make_run(tmp_path / "pretrain" / "k", logged=3, finished=4)  # 4 clips a step, 2 clips a second
     append(run, '{"step": 4, "loss": 0.1, "lr": 0.1, "clips_per_second": 0.0}\n')  # below 0.005
     recipe = load_recipe("custom")
-    spec = pretrain_spec(recipe, tokenizer=None)
+    spec = pretrain_spec(recipe)
     weights = Weights(kind=spec.kind, settings=spec.dump(), classes=None, recipe="r", step=4)
     weights.save(run / "model.safetensors")
     job = Job(stage="pretrain", key="k", seed=0, recipe=recipe, needs=None, init="none")

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from tiny_models import save_model
 
-from everest.checkpoints.frozen import make_pretrain_spec
+from everest.checkpoints.frozen import find_frozen
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.strategies import LearnedImportance, RedundancyRobust, ScoreName, Tube
 from everest.methods.targets import PixelTargets, TokenTargets
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import read_model_spec
+from everest.models.spec import pretrain_spec, read_model_spec
 from everest.system.weights import state_hash
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import FrozenTokenizer, tokenizer_spec
@@ -56,7 +56,7 @@ def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
 def autoencoder(recipe: Recipe, **changes: Any) -> MaskedAutoencoder:
     """The recipe's model, with changed fields of its spec."""
     torch.manual_seed(1)
-    return replace(make_pretrain_spec(recipe), **changes).build()
+    return replace(pretrain_spec(recipe, find_frozen(recipe)), **changes).build()
 
 
 def ids(count: int = 20, tokens: int = 256) -> torch.Tensor:
@@ -148,7 +148,7 @@ def test_targets_and_scores_of_a_clip_are_the_same_bits_in_any_batch(clips, froz
 
 
 def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
-    model, spec = autoencoder(recipe), make_pretrain_spec(recipe)
+    model, spec = autoencoder(recipe), pretrain_spec(recipe, find_frozen(recipe))
     again = read_model_spec(spec.dump(), source=Path("x")).build()
     again.load_state_dict(model.state_dict())
     noise = torch.rand(2, 256)
@@ -164,7 +164,8 @@ def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
 def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(recipe):
     wide = replace(recipe, model=replace(recipe.model, tubelet=(2, 16, 16)))
     with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in windows of 16 frames"):
-        make_pretrain_spec(wide)
-    save_model(Path(recipe.tokenizer.checkpoint or ""), make_pretrain_spec(recipe), autoencoder(recipe))
+        pretrain_spec(wide, find_frozen(wide))
+    spec = pretrain_spec(recipe, find_frozen(recipe))
+    save_model(Path(recipe.tokenizer.checkpoint or ""), spec, autoencoder(recipe))
     with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer is needed"):
-        make_pretrain_spec(recipe)
+        pretrain_spec(recipe, find_frozen(recipe))

@@ -86,12 +86,12 @@ class NoiseLayout:
 
     def split(self, noise: Tensor) -> ClipNoise:
         """Split the numbers (B, total) of clips; ValueError if a clip has more or fewer."""
-        if noise.size(1) != self.total:
+        if noise.size(-1) != self.total:
             raise ValueError(
-                f"noise: {noise.size(1)} numbers a clip, not {self.total} ({self.tokens} for tokens, "
+                f"noise: {noise.size(-1)} numbers a clip, not {self.total} ({self.tokens} for tokens, "
                 f"{self.slices} for slices, {self.camera} for the camera)"
             )
-        return ClipNoise(*noise.split([self.tokens, self.slices, self.camera], dim=1))
+        return ClipNoise(*noise.split([self.tokens, self.slices, self.camera], dim=-1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,6 +139,32 @@ class TokenSelection:
                 raise ValueError(f"{name}: ids must ascend in each row, without duplicates; sort them")
         if predicts and not self.visible.is_meta and not self.scored().any():
             raise ValueError("selection.target: all targets are visible, so nothing is left to predict")
+
+
+def check_inputs(
+    grid: TokenGrid,
+    batch: int,
+    *,
+    noise: Tensor | None = None,
+    importance: Tensor | None = None,
+    values: Tensor | None = None,
+) -> None:
+    """Check the shapes of what a caller gives for a forward pass over `batch` clips of `grid`.
+
+    Args:
+        noise: (B, at least N).
+        importance: (B, N).
+        values: (B, N, P).
+    Raises:
+        ValueError: names the tensor with another shape.
+    """
+    b, n = batch, grid.num_tokens
+    if noise is not None and (noise.dim() != 2 or noise.size(0) != b or noise.size(1) < n):
+        raise ValueError(f"noise: expected shape ({b}, at least {n}), got {tuple(noise.shape)}")
+    if importance is not None and importance.shape != (b, n):
+        raise ValueError(f"importance: expected shape ({b}, {n}), got {tuple(importance.shape)}")
+    if values is not None and (values.dim() != 3 or values.shape[:2] != (b, n)):
+        raise ValueError(f"values: expected shape ({b}, {n}, P), got {tuple(values.shape)}")
 
 
 def num_kept(num_tokens: int, ratio: float) -> int:

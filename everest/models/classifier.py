@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
-from everest.methods.grid import TokenSelection
+from everest.methods.grid import TokenSelection, check_inputs
 from everest.methods.selection import Strategy
 from everest.models.clip_spec import ClipModel, TokenModel
 from everest.models.pooling import NUM_STATISTICS, ClassAttentionPooling, mean_and_change
@@ -156,6 +156,7 @@ class SelectingModel(TokenModel):
         """
         strategy, grid = self.strategy, self.encoder.grid
         self.encoder.check(frames)
+        check_inputs(grid, frames.size(0), noise=noise)
         if selection is not None:
             if keep is not None:
                 raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")

@@ -16,7 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.methods.camera import MOTIONS, moving_clips
-from everest.methods.grid import ClipNoise, NoiseLayout, TokenGrid, TokenSelection, gather_tokens
+from everest.methods.grid import (
+    ClipNoise,
+    NoiseLayout,
+    TokenGrid,
+    TokenSelection,
+    check_inputs,
+    gather_tokens,
+)
 from everest.methods.selection import Strategy, TopK, draw_slices, kept_per_slice
 from everest.methods.targets import Target
 from everest.models.block import Block, Blocks
@@ -74,6 +81,7 @@ class PretrainingModel(TokenModel):
             noise: (B, at least N) uniform in [0, 1).
         """
         self.encoder.check(frames)
+        check_inputs(self.encoder.grid, frames.size(0), noise=noise)
         x = self.to_input(frames)
         return self.encoder(x, self.selection_of(x, noise).visible).mean(dim=1)
 
@@ -189,7 +197,7 @@ class MaskedAutoencoder(PretrainingModel):
             importance: (B, N) float32, of all candidates' tokens, replaces what the strategy would compute.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
         Raises:
-            ValueError: invalid clips or selection, or `selection` with `importance`.
+            ValueError: invalid clips, selection or shapes, or `selection` with `importance`.
         """
         if noise is None:
             noise = self.new_noise(frames)
@@ -201,6 +209,7 @@ class MaskedAutoencoder(PretrainingModel):
             self.encoder.check(frames)
             selection.check(self.encoder.grid, frames.size(0))
             x = self.to_input(frames)
+        check_inputs(self.encoder.grid, frames.size(0), noise=noise, values=values)
 
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, E)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
@@ -252,8 +261,10 @@ class MaskedAutoencoder(PretrainingModel):
             The clips (B, C, T, H, W), and the importance of their tokens; None if it is still to be computed.
         """
         is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
-        grid, candidates = self.encoder.grid, self.candidate_grid
-        self.encoder.check(frames, grid if is_clip else candidates)
+        candidates = self.candidate_grid
+        grid = self.encoder.grid if is_clip else candidates
+        self.encoder.check(frames, grid)
+        check_inputs(grid, frames.size(0), noise=noise.tokens, importance=importance)
         if is_clip:
             return frames, importance
         assert isinstance(self.strategy, TopK)
@@ -261,7 +272,7 @@ class MaskedAutoencoder(PretrainingModel):
             importance = self.strategy.checked_importance(self.to_input(frames), self.embedding)
             assert importance is not None
         counts = kept_per_slice(self.strategy, importance, candidates)  # (B, S)
-        drawn = draw_slices(counts, noise.slices, grid.t)  # (B, t)
+        drawn = draw_slices(counts, noise.slices, self.encoder.grid.t)  # (B, t)
         index = drawn[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
         clips = frames.unflatten(2, (candidates.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
         by_slice = importance.unflatten(1, (candidates.t, -1))  # (B, S, h*w)

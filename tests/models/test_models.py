@@ -15,6 +15,7 @@ import everest
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.methods.grid import NoiseLayout, TokenSelection
+from everest.methods.selection import Drawn
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
 from everest.models.mae import AutoencoderOutput
@@ -143,6 +144,33 @@ def test_clips_that_are_no_batch_of_frames_are_refused(kind, clips, message):
         tiny(kind, num_classes=3)(clips)
 
 
+@pytest.mark.parametrize("strategy", [RedundancyRobust(), Tube()])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"noise": torch.rand(3, 64)}, r"noise: expected shape \(2, at least 64\), got \(3, 64\)"),
+        ({"noise": torch.rand(64)}, r"noise: expected shape \(2, at least 64\), got \(64,\)"),
+        ({"noise": torch.rand(2, 65)}, "noise: 65 numbers a clip, not 64"),
+        ({"importance": torch.rand(2, 5)}, r"importance: expected shape \(2, 64\), got \(2, 5\)"),
+        ({"importance": torch.rand(1, 64)}, r"importance: expected shape \(2, 64\), got \(1, 64\)"),
+        ({"values": torch.rand(2, 65, 384)}, r"values: expected shape \(2, 64, P\), got \(2, 65, 384\)"),
+        ({"values": torch.rand(2, 64)}, r"values: expected shape \(2, 64, P\), got \(2, 64\)"),
+    ],
+)
+def test_an_autoencoder_refuses_inputs_of_other_clips_or_tokens(strategy, given, message):
+    model, clips = tiny("pretrain", selection=strategy), torch.randn(2, 3, 8, 32, 32)
+    with pytest.raises(ValueError, match=message):
+        model(clips, **given)
+
+
+@pytest.mark.parametrize("noise", [torch.rand(2, 64), torch.rand(1, 63), torch.rand(64)])
+@pytest.mark.parametrize("selection", [Drawn(visible_ratio=None), AllTokens()])
+def test_a_classifier_refuses_noise_of_other_clips_or_tokens(noise, selection):
+    model = tiny("classifier", num_classes=3, selection=selection)
+    with pytest.raises(ValueError, match=r"noise: expected shape \(1, at least 64\)"):
+        model(torch.randn(1, 3, 8, 32, 32), noise=noise)
+
+
 @pytest.mark.parametrize(
     ("keep", "message"),
     [(0, "more than 0"), (-0.1, "more than 0"), (1.5, "at most 1"), (0.01, "leaves none of 64 tokens")],
@@ -191,6 +219,12 @@ def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():
     plain = model.select(clips, noise)  # a clip of its own length is measured by itself
     assert torch.equal(plain.visible, again.visible)
     assert torch.equal(plain.target, again.target)
+
+
+def test_importance_of_candidates_is_of_all_their_tokens():
+    model, frames = drawing()
+    with pytest.raises(ValueError, match=r"importance: expected shape \(3, 96\), got \(3, 64\)"):
+        model(frames, importance=torch.rand(3, 64))
 
 
 def test_candidates_of_another_number_are_refused():

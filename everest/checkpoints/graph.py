@@ -88,8 +88,8 @@ class Graph(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         if not isinstance(self.model, SelectingModel):
             return (self.model(frames) * self.std + self.mean,)
-        ids = self.model.kept_tokens(frames)
-        outputs = self.model.head(self.model.pooled(self.model.encode(frames, ids), ids))
+        ids, tokens = self.model.encode_kept(frames)
+        outputs = self.model.head(self.model.pooled(tokens, ids))
         return (outputs * self.std + self.mean, ids)[: len(self.outputs)]
 
 

@@ -47,18 +47,14 @@ def encode_clips(module: Transformer, frames: Tensor, keep: float | None) -> Fea
         keep: the ratio of the tokens to encode. None: as a classifier was trained, as the strategy of an
             encoder chooses, or all tokens of an autoencoder, which would otherwise complete them.
     """
-    encoder = module.encoder
     if isinstance(module, SelectingModel):
-        ids = module.kept_tokens(frames, keep)
-        tokens = module.encode(frames, ids)
+        ids, tokens = module.encode_kept(frames, keep)
         return Features(ids, tokens, module.pooled(tokens, ids))
-    encoder.check(frames)
-    strategy = AllTokens() if keep is None else AllTokens().keeping(keep)
-    noise = frames.new_zeros(frames.size(0), encoder.grid.num_tokens)  # nothing here is drawn
+    module.encoder.check(frames)
     x = module.to_input(frames)
-    ids = strategy.select(x, encoder.grid, encoder.patch_embed, noise).visible
-    tokens = encoder(x, ids)
-    return Features(ids, tokens, mean_and_change(tokens, ids, encoder.grid))
+    ids = module.select_tokens(x, strategy=AllTokens().at_evaluation(keep)).visible
+    tokens = module.encoder(x, ids)
+    return Features(ids, tokens, mean_and_change(tokens, ids, module.encoder.grid))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
-from everest.methods.grid import TokenSelection, check_inputs
+from everest.methods.grid import TokenSelection
 from everest.methods.selection import Strategy
 from everest.models.clip_spec import ClipModel, TokenModel
 from everest.models.pooling import NUM_STATISTICS, ClassAttentionPooling, mean_and_change
@@ -139,14 +139,14 @@ class SelectingModel(TokenModel):
     stage: ClassVar = "finetune"
     head: nn.Module  # maps features (B, F) to the outputs
 
-    def kept_tokens(
+    def encode_kept(
         self,
         frames: Tensor,
         keep: float | None = None,
         noise: Tensor | None = None,
         selection: TokenSelection | None = None,
-    ) -> Tensor:
-        """Select the tokens to encode: ids (B, K).
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the kept tokens of clips (B, C, T, H, W), bytes or normalized: ids (B, K), tokens (B, K, D).
 
         Args:
             keep: overrides the keep ratio of training.
@@ -154,23 +154,26 @@ class SelectingModel(TokenModel):
             selection: its visible tokens replace the strategy's choice; nothing is predicted, so
                 its target has no effect and may be empty, (B, 0).
         """
-        strategy, grid = self.strategy, self.encoder.grid
         self.encoder.check(frames)
-        check_inputs(grid, frames.size(0), noise=noise)
-        if selection is not None:
-            if keep is not None:
-                raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
-            selection.check(grid, frames.size(0), predicts=False)
-            return selection.visible
-        if noise is None:
-            strategy = strategy.at_evaluation(keep)
-            noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)  # nothing is drawn
+        x = self.to_input(frames)
+        if selection is None:
+            strategy = self.strategy
+            if noise is None:
+                strategy = strategy.at_evaluation(keep)
+            elif keep is not None:
+                strategy = strategy.keeping(keep)
+            selection = self.select_tokens(x, noise, strategy=strategy)
+            if selection.visible.size(1) == 0:
+                raise ValueError(f"keep={keep} leaves none of {self.encoder.grid.num_tokens} tokens")
         elif keep is not None:
-            strategy = strategy.keeping(keep)
-        ids = strategy.select(self.to_input(frames), grid, self.embedding, noise).visible
-        if ids.size(1) == 0:
-            raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
-        return ids
+            raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
+        else:
+            selection.check(self.encoder.grid, frames.size(0), predicts=False)
+        return selection.visible, self.encoder(x, selection.visible)
+
+    def kept_tokens(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """The ids (B, K) of the tokens that are encoded without noise; `keep` as for `encode_kept`."""
+        return self.encode_kept(frames, keep)[0]
 
     def pooled(self, tokens: Tensor, ids: Tensor) -> Tensor:
         """Pool encoded tokens (B, K, D) with their ids (B, K): by `mean_and_change` to (B, 4D).
@@ -181,8 +184,8 @@ class SelectingModel(TokenModel):
 
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""
-        ids = self.kept_tokens(frames, keep)  # (B, K)
-        return self.pooled(self.encode(frames, ids), ids)
+        ids, tokens = self.encode_kept(frames, keep)  # (B, K), (B, K, D)
+        return self.pooled(tokens, ids)
 
     def forward(
         self,
@@ -195,12 +198,12 @@ class SelectingModel(TokenModel):
         """Compute the outputs of clips (B, C, T, H, W), bytes or normalized.
 
         Args:
-            keep, noise, selection: which tokens are encoded; see `kept_tokens`.
+            keep, noise, selection: which tokens are encoded; see `encode_kept`.
         Returns:
             A classifier's logits (B, outputs) of all heads, joined; an encoder's features (B, 4D).
         """
-        ids = self.kept_tokens(frames, keep, noise, selection)  # (B, K)
-        return self.head(self.pooled(self.encode(frames, ids), ids))
+        ids, tokens = self.encode_kept(frames, keep, noise, selection)  # (B, K), (B, K, D)
+        return self.head(self.pooled(tokens, ids))
 
 
 class VideoEncoder(SelectingModel):

@@ -1,6 +1,6 @@
 """The bases of all models on clips, and of their specifications: the `settings` of a safetensors file.
 
-B batch, C channels, T frames, H W pixels, K tokens, D width.
+B batch, C channels, T frames, H W pixels, N tokens, K chosen tokens, D width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from everest.config.heads import Head, Heads
 from everest.config.stage_settings import StageName
 from everest.config.values import ModelInput
 from everest.errors import CheckpointError
-from everest.methods.grid import TokenGrid
+from everest.methods.grid import TokenGrid, TokenSelection, check_inputs
 from everest.methods.importance import Embedding, Scorer
 from everest.methods.selection import Strategy
 from everest.models.vit import Architecture, Encoder, frame_differences
@@ -198,6 +198,29 @@ class TokenModel(ClipModel):
     def to_input(self, frames: Tensor) -> Tensor:
         """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and strategy."""
         return frames if self.input == "frames" else frame_differences(frames, self.pixels)
+
+    def select_tokens(
+        self,
+        x: Tensor,
+        noise: Tensor | None = None,
+        *,
+        importance: Tensor | None = None,
+        strategy: Strategy | None = None,
+    ) -> TokenSelection:
+        """Select tokens of the encoder's input `x` (B, C, T, H, W).
+
+        Args:
+            noise: (B, at least N) uniform in [0, 1); None: for a strategy whose choice does not depend on it.
+            importance: (B, N) float32, replaces what the strategy would compute.
+            strategy: replaces that of the model.
+        """
+        grid = self.encoder.grid
+        if noise is None:
+            noise = torch.zeros(x.size(0), grid.num_tokens, device=x.device)
+        check_inputs(grid, x.size(0), noise=noise, importance=importance)
+        return (strategy or self.strategy).select(
+            x, grid, self.embedding, noise, importance=importance, scorer=self.scorer
+        )
 
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""

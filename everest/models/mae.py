@@ -81,14 +81,8 @@ class PretrainingModel(TokenModel):
             noise: (B, at least N) uniform in [0, 1).
         """
         self.encoder.check(frames)
-        check_inputs(self.encoder.grid, frames.size(0), noise=noise)
         x = self.to_input(frames)
-        return self.encoder(x, self.selection_of(x, noise).visible).mean(dim=1)
-
-    def selection_of(self, x: Tensor, noise: Tensor, importance: Tensor | None = None) -> TokenSelection:
-        """Select tokens of the encoder's input `x`; the arguments are those of `Strategy.select`."""
-        grid, embed = self.encoder.grid, self.embedding
-        return self.strategy.select(x, grid, embed, noise, importance=importance, scorer=self.scorer)
+        return self.encoder(x, self.select_tokens(x, noise).visible).mean(dim=1)
 
     def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
         """The mean squared error, a scalar, of predicting the motion simulated on still frames.
@@ -202,7 +196,10 @@ class MaskedAutoencoder(PretrainingModel):
         if noise is None:
             noise = self.new_noise(frames)
         if selection is None:
-            frames, x, selection = self.select_tokens(frames, noise, importance)
+            clip_noise = self.noise_layout.split(noise)
+            frames, importance = self.draw_clips(frames, clip_noise, importance)  # (B, C, T, H, W)
+            x = self.to_input(frames)
+            selection = self.select_tokens(x, clip_noise.tokens, importance=importance)
         else:
             if importance is not None:
                 raise ValueError("importance has no effect on a given selection; leave one of them out")
@@ -237,19 +234,12 @@ class MaskedAutoencoder(PretrainingModel):
 
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
-        return self.select_tokens(frames, self.new_noise(frames) if noise is None else noise)[2]
+        clip_noise = self.noise_layout.split(self.new_noise(frames) if noise is None else noise)
+        clips, importance = self.draw_clips(frames, clip_noise)
+        return self.select_tokens(self.to_input(clips), clip_noise.tokens, importance=importance)
 
-    def select_tokens(
-        self, frames: Tensor, noise: Tensor, importance: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, TokenSelection]:
-        """The clips, the encoder's input and the selected tokens; arguments as for `forward`."""
-        clip_noise = self.noise_layout.split(noise)
-        clips, importance = self.drawn_clips(frames, clip_noise, importance)  # (B, C, T, H, W)
-        x = self.to_input(clips)
-        return clips, x, self.selection_of(x, clip_noise.tokens, importance)
-
-    def drawn_clips(
-        self, frames: Tensor, noise: ClipNoise, importance: Tensor | None
+    def draw_clips(
+        self, frames: Tensor, noise: ClipNoise, importance: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Draw clips from candidate frames; slices with many kept tokens are likely (EVEREST §4.2).
 

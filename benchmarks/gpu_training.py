@@ -41,9 +41,9 @@ from everest.engine.step import (
     step_optimizers,
 )
 from everest.inference.model import encode_clips
+from everest.models.base import PretrainingModel
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.linear import difference_image
-from everest.models.mae import PretrainingModel
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.probes.classifiers import nearest_neighbors
 from everest.probes.linear import linear

@@ -24,7 +24,7 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
 from everest.methods.selection import Strategy
 from everest.methods.strategies import AllTokens
-from everest.models.clip_spec import TokenModel
+from everest.models.base import TokenModel
 from everest.models.spec import Transformer, classifier_spec, encoder_spec, pretrain_spec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS
 

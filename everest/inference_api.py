@@ -20,8 +20,8 @@ from everest.inference.timelines import Timelines, compute_timelines, timeline_j
 from everest.inference.videos import Passes
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
+from everest.models.base import ClipModel
 from everest.models.classifier import Classifier
-from everest.models.clip_spec import ClipModel
 from everest.system.events import Report, ignore_event
 from everest.system.storage import parse_location
 

@@ -19,7 +19,7 @@ from everest.engine.setup import make_training
 from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import DataError
-from everest.models.mae import PretrainingOutput
+from everest.models.base import PretrainingOutput
 from everest.models.memory import frozen_bytes
 from everest.models.spec import pretrain_spec
 

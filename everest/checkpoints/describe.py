@@ -36,8 +36,9 @@ from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, UserError
 from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
+from everest.models.base import ClipModel
 from everest.models.classifier import Classifier
-from everest.models.clip_spec import ClipModel, ClipSpec
+from everest.models.clip_spec import ClipSpec
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
 from everest.system.processes import warn_on_main

@@ -25,11 +25,11 @@ from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shorten
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
-from everest.models.classifier import Classifier, SelectingModel, VideoEncoder, outputs_of
-from everest.models.clip_spec import ClipModel, ClipSpec
+from everest.models.base import ClipModel, PretrainingModel, SelectingModel
+from everest.models.classifier import Classifier, VideoEncoder, outputs_of
+from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens
 from everest.models.linear import NO_TOKENS
-from everest.models.mae import PretrainingModel
 from everest.models.pooling import NUM_STATISTICS
 from everest.models.spec import ModelSpec
 from everest.system.text import parse_json

@@ -25,7 +25,8 @@ from everest.converters.files import (
 from everest.converters.recognition import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import ShippedStrategy
-from everest.models.clip_spec import ClipModel, ClipSpec
+from everest.models.base import ClipModel
+from everest.models.clip_spec import ClipSpec
 from everest.models.linear import ImageSpec
 from everest.models.mean import MeanSpec
 from everest.models.positions import interpolated

@@ -199,8 +199,8 @@ class StepSampler:
     rank: int = 0
     num_processes: int = 1
     repeat_first: bool = False  # repeat the first batch, to check whether a model can overfit it
-    # (num_samples,), of which only the ratios count: samples are drawn in proportion, with replacement. None:
-    # an epoch is a permutation of the samples.
+    # (num_samples,): samples are drawn with replacement, in proportion to their odds. None: an epoch is a
+    # permutation of the samples.
     odds: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:

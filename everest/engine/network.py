@@ -16,8 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import TrainedSection, TrainSettings
+from everest.models.base import TokenModel
 from everest.models.block import Block
-from everest.models.clip_spec import TokenModel
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.system.compute import fuse_functions
 from everest.system.weights import gather_tensor, load_tensors, require_matching, shard_like

@@ -22,8 +22,9 @@ from everest.errors import CheckpointError, RecipeError
 from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.strategies import AllTokens
-from everest.models.classifier import Classifier, SelectingModel, VideoEncoder
-from everest.models.clip_spec import ClipModel, ClipSpec
+from everest.models.base import ClipModel, SelectingModel
+from everest.models.classifier import Classifier, VideoEncoder
+from everest.models.clip_spec import ClipSpec
 from everest.models.linear import NO_TOKENS
 from everest.models.pooling import mean_and_change
 from everest.models.spec import Transformer

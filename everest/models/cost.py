@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.errors import RecipeError
+from everest.models.base import PretrainingModel
 from everest.models.block import Block, last_tokens
 from everest.models.clip_spec import ClipSpec
 from everest.models.linear import ImageSpec
-from everest.models.mae import PretrainingModel
 from everest.models.memory import model_on_meta
 from everest.models.spec import AutoencoderSpec, ModelSpec, PretrainSpec, ViewSpec
 

@@ -1,4 +1,4 @@
-"""The masked autoencoder, and the base of all pre-training models: their noise and the camera task.
+"""The masked autoencoder.
 
 EVEREST, LVMAE, VideoMAE and ST-MAE differ in strategy, target and frame selection.
 
@@ -8,93 +8,22 @@ target tokens, D width of the encoder, E width of the decoder, P target values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.methods.camera import MOTIONS, moving_clips
-from everest.methods.grid import (
-    ClipNoise,
-    NoiseLayout,
-    TokenGrid,
-    TokenSelection,
-    check_inputs,
-    gather_tokens,
-)
+from everest.methods.grid import ClipNoise, TokenGrid, TokenSelection, check_inputs, gather_tokens
 from everest.methods.selection import Strategy, TopK, draw_slices, kept_per_slice
 from everest.methods.targets import Target
+from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.block import Block, Blocks
-from everest.models.clip_spec import TokenModel
 from everest.models.positions import add_positions, rotation_of
 from everest.models.vit import Architecture, init_linear_layers
 
 if TYPE_CHECKING:
     from everest.tokenizer.spec import FrozenTokenizer
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class PretrainingOutput:
-    """The output of one forward pass of pre-training.
-
-    Deliberately not a tuple: Accelerate would copy the tensors of a tuple to float32.
-    """
-
-    loss: Tensor  # scalar
-    metrics: dict[str, Tensor] = field(default_factory=dict)  # further scalars for metrics.jsonl, by name
-
-
-class PretrainingModel(TokenModel):
-    """Base class of pre-training models: the encoder with its last norm, and the camera task's head.
-
-    Args:
-        candidate_grid: the tokens of the candidate slices that a clip is drawn from; None: no selection.
-        camera: the weight of the camera task (everest.methods.camera) in the loss; 0: without it.
-    """
-
-    stage: ClassVar = "pretrain"
-
-    def __init__(
-        self,
-        architecture: Architecture,
-        *,
-        strategy: Strategy,
-        candidate_grid: TokenGrid | None = None,
-        camera: float,
-    ) -> None:
-        super().__init__(architecture, strategy=strategy, final_norm=True)
-        self.camera_weight = camera
-        self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
-        self.candidate_grid = candidate_grid or self.encoder.grid
-        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidate_grid, camera=camera)
-
-    def new_noise(self, frames: Tensor) -> Tensor:
-        """The random numbers (B, noise_layout.total) of clips, from torch's default generator."""
-        return torch.rand(frames.size(0), self.noise_layout.total, device=frames.device)
-
-    def visible_features(self, frames: Tensor, noise: Tensor) -> Tensor:
-        """The mean (B, D) of the encoded visible tokens of clips (B, C, T, H, W), bytes or normalized.
-
-        Args:
-            noise: (B, at least N) uniform in [0, 1).
-        """
-        self.encoder.check(frames)
-        x = self.to_input(frames)
-        return self.encoder(x, self.select_tokens(x, noise).visible).mean(dim=1)
-
-    def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
-        """The mean squared error, a scalar, of predicting the motion simulated on still frames.
-
-        Args:
-            noise: (B, noise_layout.total) uniform in [0, 1).
-        """
-        assert self.camera_head is not None
-        clip_noise = self.noise_layout.split(noise)
-        clips, motions = moving_clips(frames, clip_noise.camera)
-        predicted = self.camera_head(self.visible_features(clips, clip_noise.tokens))  # (B, MOTIONS)
-        return F.mse_loss(predicted.float(), motions)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -21,8 +21,9 @@ from everest.config.settings import TrainedSection
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
+from everest.models.base import PretrainingModel
 from everest.models.block import Blocks
-from everest.models.mae import MaskedAutoencoder, PretrainingModel
+from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import ModelSpec, Transformer
 from everest.system.compute import peak_bytes

@@ -20,9 +20,10 @@ from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.selection import num_candidates
 from everest.methods.strategies import AllTokens, StoredStrategy
 from everest.methods.targets import AnyTarget, FeatureTargets, TeacherUse
+from everest.models.base import PretrainingModel
 from everest.models.classifier import VideoClassifier, VideoEncoder
 from everest.models.clip_spec import ClipSpec
-from everest.models.mae import MaskedAutoencoder, PretrainingModel
+from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import INTERPOLATED
 from everest.models.views import ViewModel
 from everest.models.vit import Architecture

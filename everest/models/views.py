@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 
 from everest.config.stage_settings import ContrastSettings, SigregSettings, ViewsSettings
 from everest.methods.selection import Strategy
-from everest.models.mae import PretrainingModel, PretrainingOutput
+from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 from everest.system.compute import full_precision
 

@@ -34,7 +34,8 @@ from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
-from everest.models.mae import AutoencoderOutput, MaskedAutoencoder, PretrainingModel
+from everest.models.base import PretrainingModel
+from everest.models.mae import AutoencoderOutput, MaskedAutoencoder
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
 from everest.models.views import ViewModel

@@ -32,6 +32,7 @@ from everest.inference.videos import Passes, ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import compute_metrics, find_chance
 from everest.metrics.predictions import Predictions, label_array
+from everest.models.base import ClipModel
 from everest.models.linear import difference_image
 from everest.probes.classifiers import (
     RETRIEVED_VIDEOS,
@@ -73,7 +74,7 @@ def make_random_encoder(model: OpenedModel) -> FeatureFunction:
     """The features of a model of the same shape with new weights, which take their seed from the recipe."""
     with torch.random.fork_rng(devices=[]):  # it is built on the CPU
         torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
-        module = model.module.spec.without_files().build()
+        module: ClipModel = model.module.spec.without_files().build()
     module.recipe, module.file = model.recipe, model.module.file
     untrained = replace(model, module=module.eval().to(model.module.device))
     return lambda clips: untrained.features(clips)["pooled"]

@@ -16,7 +16,8 @@ from steps import Case, clips_for, our_pass, saved_bytes_per_clip, without_numbe
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from everest.config.recipe import load_recipe
-from everest.models.mae import MaskedAutoencoder, PretrainingModel
+from everest.models.base import PretrainingModel
+from everest.models.mae import MaskedAutoencoder
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec

@@ -1,0 +1,274 @@
+"""The base classes of all models on clips: with tokens, of pre-training, and those that select and pool.
+
+B batch, C channels, T frames, H W pixels, N tokens, K chosen tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from everest.config.stage_settings import StageName
+from everest.config.values import ModelInput
+from everest.methods.camera import MOTIONS, moving_clips
+from everest.methods.grid import NoiseLayout, TokenGrid, TokenSelection, check_inputs
+from everest.methods.importance import Embedding, Scorer
+from everest.methods.selection import Strategy
+from everest.models.clip_spec import ClipSpec
+from everest.models.pooling import mean_and_change
+from everest.models.vit import Architecture, Encoder, frame_differences
+from everest.video.pixels import PixelStatistics
+
+if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
+    from everest.config.settings import Recipe
+    from everest.data.views import ClipFormat
+
+
+class ClipModel(nn.Module):
+    """Base class of the models on clips of videos.
+
+    Attributes:
+        spec: the specification that has built the model.
+        pixels: the mean and std by which clips are normalized, and their number of channels.
+        recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`;
+            `everest.load_model` and `everest.create_model` set it.
+        file: the weights that it was loaded from; None for a new model.
+        class_names: in the order of the logits; None if only indices are known, or several heads have them.
+    """
+
+    spec: ClipSpec
+    stage: ClassVar[StageName]  # the section of a recipe that trains such a model
+    pixels: PixelStatistics
+    recipe: Recipe
+    file: Path | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Only a classifier has some."""
+        return ()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def clip(self) -> ClipFormat:
+        """The clips that the model was trained on; `transform` reads one."""
+        from everest.data.recipe_clips import clip_format  # a model alone reads no videos
+
+        return clip_format(self.recipe, self.stage)
+
+    def transform(self, video: str | Path) -> Tensor:
+        """Read the middle of a video as the model takes it.
+
+        Returns:
+            (1, C, T, H, W) float32, normalized, on the device of the model.
+        """
+        return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
+
+
+class TokenModel(ClipModel):
+    """A model with an encoder of tokens.
+
+    Attributes:
+        input: what `to_input` computes: frames or their differences.
+        scorer: of a model with a tokenizer, by whose scores a strategy may rank tokens.
+    """
+
+    scorer: Scorer | None = None
+
+    def __init__(
+        self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        if isinstance(architecture, ClipSpec):
+            self.spec = architecture
+        self.input: ModelInput = architecture.model.input
+        self.pixels = architecture.pixels
+        self.strategy = strategy
+        self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
+
+    @property
+    def embedding(self) -> Embedding:
+        """The embedding by which the strategy measures importance."""
+        return self.encoder.patch_embed
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The layers of timm's layer decay: embedding with positions, blocks, all other parameters."""
+        return {
+            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token|registers|norm_before\.)",
+            "blocks": [(r"encoder\.blocks\.(\d+)\.", None)],
+        }
+
+    def to_input(self, frames: Tensor) -> Tensor:
+        """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and strategy."""
+        return frames if self.input == "frames" else frame_differences(frames, self.pixels)
+
+    def select_tokens(
+        self,
+        x: Tensor,
+        noise: Tensor | None = None,
+        *,
+        importance: Tensor | None = None,
+        strategy: Strategy | None = None,
+    ) -> TokenSelection:
+        """Select tokens of the encoder's input `x` (B, C, T, H, W).
+
+        Args:
+            noise: (B, at least N) uniform in [0, 1); None: for a strategy whose choice does not depend on it.
+            importance: (B, N) float32, replaces what the strategy would compute.
+            strategy: replaces that of the model.
+        """
+        grid = self.encoder.grid
+        if noise is None:
+            noise = torch.zeros(x.size(0), grid.num_tokens, device=x.device)
+        check_inputs(grid, x.size(0), noise=noise, importance=importance)
+        return (strategy or self.strategy).select(
+            x, grid, self.embedding, noise, importance=importance, scorer=self.scorer
+        )
+
+    def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""
+        return self.encoder(self.to_input(frames), ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PretrainingOutput:
+    """The output of one forward pass of pre-training.
+
+    Deliberately not a tuple: Accelerate would copy the tensors of a tuple to float32.
+    """
+
+    loss: Tensor  # scalar
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # further scalars for metrics.jsonl, by name
+
+
+class PretrainingModel(TokenModel):
+    """Base class of pre-training models: the encoder with its last norm, and the camera task's head.
+
+    Args:
+        candidate_grid: the tokens of the candidate slices that a clip is drawn from; None: no selection.
+        camera: the weight of the camera task (everest.methods.camera) in the loss; 0: without it.
+    """
+
+    stage: ClassVar = "pretrain"
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        strategy: Strategy,
+        candidate_grid: TokenGrid | None = None,
+        camera: float,
+    ) -> None:
+        super().__init__(architecture, strategy=strategy, final_norm=True)
+        self.camera_weight = camera
+        self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
+        self.candidate_grid = candidate_grid or self.encoder.grid
+        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidate_grid, camera=camera)
+
+    def new_noise(self, frames: Tensor) -> Tensor:
+        """The random numbers (B, noise_layout.total) of clips, from torch's default generator."""
+        return torch.rand(frames.size(0), self.noise_layout.total, device=frames.device)
+
+    def visible_features(self, frames: Tensor, noise: Tensor) -> Tensor:
+        """The mean (B, D) of the encoded visible tokens of clips (B, C, T, H, W), bytes or normalized.
+
+        Args:
+            noise: (B, at least N) uniform in [0, 1).
+        """
+        self.encoder.check(frames)
+        x = self.to_input(frames)
+        return self.encoder(x, self.select_tokens(x, noise).visible).mean(dim=1)
+
+    def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
+        """The mean squared error, a scalar, of predicting the motion simulated on still frames.
+
+        Args:
+            noise: (B, noise_layout.total) uniform in [0, 1).
+        """
+        assert self.camera_head is not None
+        clip_noise = self.noise_layout.split(noise)
+        clips, motions = moving_clips(frames, clip_noise.camera)
+        predicted = self.camera_head(self.visible_features(clips, clip_noise.tokens))  # (B, MOTIONS)
+        return F.mse_loss(predicted.float(), motions)
+
+
+class SelectingModel(TokenModel):
+    """A model that encodes the tokens of its strategy and pools them."""
+
+    stage: ClassVar = "finetune"
+    head: nn.Module  # maps features (B, F) to the outputs
+
+    def encode_kept(
+        self,
+        frames: Tensor,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the kept tokens of clips (B, C, T, H, W), bytes or normalized: ids (B, K), tokens (B, K, D).
+
+        Args:
+            keep: overrides the keep ratio of training.
+            noise: (B, at least N) uniform in [0, 1), in training.
+            selection: its visible tokens replace the strategy's choice; nothing is predicted, so
+                its target has no effect and may be empty, (B, 0).
+        """
+        self.encoder.check(frames)
+        x = self.to_input(frames)
+        if selection is None:
+            strategy = self.strategy
+            if noise is None:
+                strategy = strategy.at_evaluation(keep)
+            elif keep is not None:
+                strategy = strategy.keeping(keep)
+            selection = self.select_tokens(x, noise, strategy=strategy)
+            if selection.visible.size(1) == 0:
+                raise ValueError(f"keep={keep} leaves none of {self.encoder.grid.num_tokens} tokens")
+        elif keep is not None:
+            raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
+        else:
+            selection.check(self.encoder.grid, frames.size(0), predicts=False)
+        return selection.visible, self.encoder(x, selection.visible)
+
+    def kept_tokens(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """The ids (B, K) of the tokens that are encoded without noise; `keep` as for `encode_kept`."""
+        return self.encode_kept(frames, keep)[0]
+
+    def pooled(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Pool encoded tokens (B, K, D) with their ids (B, K): by `mean_and_change` to (B, 4D).
+
+        A classifier may pool otherwise.
+        """
+        return mean_and_change(tokens, ids, self.encoder.grid)
+
+    def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""
+        ids, tokens = self.encode_kept(frames, keep)  # (B, K), (B, K, D)
+        return self.pooled(tokens, ids)
+
+    def forward(
+        self,
+        frames: Tensor,
+        *,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
+        """Compute the outputs of clips (B, C, T, H, W), bytes or normalized.
+
+        Args:
+            keep, noise, selection: which tokens are encoded; see `encode_kept`.
+        Returns:
+            A classifier's logits (B, outputs) of all heads, joined; an encoder's features (B, 4D).
+        """
+        ids, tokens = self.encode_kept(frames, keep, noise, selection)  # (B, K), (B, K, D)
+        return self.head(self.pooled(tokens, ids))

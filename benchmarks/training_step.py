@@ -24,7 +24,7 @@ from everest.data.clips import Batch
 from everest.engine import network
 from everest.engine.saving import SaveRequest
 from everest.engine.step import PassLosses, StepRecord, clip_gradients, set_lr, step_optimizers
-from everest.models.spec import ModelSpec
+from everest.models.clip_spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import make_stage_spec
 from everest.system.accelerator import make_accelerator

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,10 +30,9 @@ from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import embedding_change
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
-from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
+from everest.models.classifier import ClassifierSpec, VideoClassifier
+from everest.models.mae import AutoencoderSpec, MaskedAutoencoder
 from everest.models.positions import position_table
-from everest.models.vit import Architecture
 from everest.video.pixels import normalize
 
 TUBELET = (2, 16, 16)
@@ -62,30 +62,30 @@ class Recorded:
         _, _, frames, height, width = self.clip.shape
         return TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=TUBELET)
 
-    def architecture(self, *, pooling: Pooling = "mean") -> Architecture:
+    def model_settings(self, *, pooling: Pooling = "mean") -> dict[str, Any]:
         m = self.facts["model"]
         encoder = {"width": m["ed"], "depth": m["el"], "heads": m["eh"]}
         decoder = {"width": m.get("dd", 8), "heads": m.get("dh", 1), "depth": m.get("dl", 1)}
         decoder = {f"decoder_{name}": value for name, value in decoder.items()}
         model = ModelSettings(**encoder, **decoder, tubelet=TUBELET, pooling=pooling)
         _, _, frames, height, width = self.clip.shape
-        return Architecture(model=model, frames=frames, size=(height, width))
+        return {"model": model, "frames": frames, "size": (height, width)}
 
     def autoencoder(self, strategy: RedundancyRobust | Tube, *, normalize: bool = True) -> MaskedAutoencoder:
         targets = PixelTargets(normalize=normalize)
-        model = MaskedAutoencoder(self.architecture(), strategy=strategy, targets=targets)
+        model = AutoencoderSpec(**self.model_settings(), selection=strategy, target=targets).build()
         load_state(model, self.tensors, "pretrain")
         return model
 
     def classifier(self, case: str, *, drop_path: float = 0.0) -> VideoClassifier:
         settings = self.facts["cases"][case]["settings"]
         keep = round(1 - settings["mcm_ratio"], 6) if settings.get("mcm") else None
-        model = VideoClassifier(
-            self.architecture(pooling="mean" if settings.get("use_mean_pooling", True) else "first"),
-            strategy=RedundancyRobust(keep_ratio=keep, visible_ratio=None) if keep else AllTokens(),
+        model = ClassifierSpec(
+            **self.model_settings(pooling="mean" if settings.get("use_mean_pooling", True) else "first"),
+            selection=RedundancyRobust(keep_ratio=keep, visible_ratio=None) if keep else AllTokens(),
             heads=(Head(outputs=self.facts["model"]["nc"]),),
             drop_path=drop_path,
-        )
+        ).build()
         load_state(model, self.tensors, "classifier")
         return model
 

@@ -38,8 +38,7 @@ from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
 from everest.models.base import ClipModel
 from everest.models.classifier import Classifier
-from everest.models.clip_spec import ClipSpec
-from everest.models.spec import ModelSpec
+from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.system.files import write_text
 from everest.system.processes import warn_on_main
 from everest.system.run_folder import RECIPE_FILE, WEIGHTS_FILE

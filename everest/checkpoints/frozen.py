@@ -16,15 +16,10 @@ from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.targets import FeatureTargets, TeacherUse
-from everest.models.classifier import VideoEncoder
-from everest.models.spec import (
-    AutoencoderSpec,
-    EncoderSpec,
-    FrozenNetworks,
-    ModelSpec,
-    Transformer,
-    teacher_spec,
-)
+from everest.models.classifier import EncoderSpec, VideoEncoder
+from everest.models.clip_spec import ModelSpec
+from everest.models.mae import AutoencoderSpec
+from everest.models.spec import FrozenNetworks, Transformer, teacher_spec
 from everest.system.hub import PREFIXES, absolute_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_use

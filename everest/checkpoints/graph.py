@@ -27,11 +27,10 @@ from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.base import ClipModel, PretrainingModel, SelectingModel
 from everest.models.classifier import Classifier, VideoEncoder, outputs_of
-from everest.models.clip_spec import ClipSpec
+from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import count_tokens
 from everest.models.linear import NO_TOKENS
 from everest.models.pooling import NUM_STATISTICS
-from everest.models.spec import ModelSpec
 from everest.system.text import parse_json
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         if keep is not None:
             raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
         with torch.device("meta"):  # without the decoder: it encodes all tokens, as `extract` does
-            encoder = VideoEncoder(spec, strategy=AllTokens())
+            encoder = VideoEncoder(replace(spec, selection=AllTokens()))
         encoder.encoder, model = model.encoder, encoder
     elif keep is not None and not isinstance(spec, ModelSpec):
         reason = NO_TOKENS if spec.num_tokens is None else "the members of a mean keep tokens as trained"

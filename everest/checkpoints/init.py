@@ -13,7 +13,9 @@ from everest.checkpoints.describe import as_yaml, describe_pixel_mismatch
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_timm_name, open_encoder
 from everest.converters.files import find_everest_file
 from everest.errors import CheckpointError, RecipeError, shorten
-from everest.models.spec import AutoencoderSpec, ModelSpec, read_model_spec
+from everest.models.clip_spec import ModelSpec
+from everest.models.mae import AutoencoderSpec
+from everest.models.spec import read_model_spec
 from everest.system.files import absolute_keeping_links
 from everest.system.hub import absolute_name
 from everest.system.run_folder import (

@@ -26,11 +26,12 @@ from everest.converters.recognition import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import ShippedStrategy
 from everest.models.base import ClipModel
-from everest.models.clip_spec import ClipSpec
+from everest.models.classifier import EncoderSpec
+from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.linear import ImageSpec
 from everest.models.mean import MeanSpec
 from everest.models.positions import interpolated
-from everest.models.spec import EncoderSpec, ModelSpec, Transformer, read_model_spec
+from everest.models.spec import Transformer, read_model_spec
 from everest.models.vit import with_tubelet_frames
 from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_once

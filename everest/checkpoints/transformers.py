@@ -29,17 +29,11 @@ from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
 from everest.methods.targets import PixelTargets
-from everest.models.classifier import VideoClassifier
-from everest.models.clip_spec import ClipSpec
+from everest.models.classifier import ClassifierSpec, EncoderSpec, VideoClassifier
+from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.cost import count_tokens
-from everest.models.spec import (
-    AutoencoderSpec,
-    ClassifierSpec,
-    EncoderSpec,
-    ModelSpec,
-    PretrainSpec,
-    ViewSpec,
-)
+from everest.models.mae import AutoencoderSpec
+from everest.models.views import ViewSpec
 from everest.system.files import write_text
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import Weights, write_tensors

@@ -15,7 +15,7 @@ from everest.converters.files import FRAME_SAMPLE_RATE, ForeignCheckpoint
 from everest.converters.preprocessor import compare_preprocessor
 from everest.converters.recognition import ForeignMetadata, Hints, derive_model_spec, recognize
 from everest.errors import CheckpointError, first_names, shorten
-from everest.models.spec import ModelSpec
+from everest.models.clip_spec import ModelSpec
 from everest.system.files import absolute_keeping_links
 from everest.system.weights import Weights, require_finite
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.errors import shorten
-from everest.models.spec import ModelSpec
+from everest.models.clip_spec import ModelSpec
 from everest.system.text import validate
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics
 

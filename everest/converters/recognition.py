@@ -22,8 +22,10 @@ from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets, Tubelet
+from everest.models.classifier import ClassifierSpec, EncoderSpec
+from everest.models.clip_spec import ModelSpec
+from everest.models.mae import AutoencoderSpec
 from everest.models.positions import ROTARY_BASE, SPATIAL, TEMPORAL, position_table
-from everest.models.spec import AutoencoderSpec, ClassifierSpec, EncoderSpec, ModelSpec
 from everest.models.vit import Architecture, Norms
 from everest.system.text import validate
 from everest.system.weights_header import TransformerKind

@@ -33,8 +33,8 @@ from everest.config.values import Gelu, MlpKind, Rotary
 from everest.converters.files import read_foreign
 from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shorten
 from everest.methods.strategies import AllTokens
+from everest.models.classifier import EncoderSpec
 from everest.models.positions import LOWER_ROTARY_BASE, ROTARY_BASE, SPATIAL, TEMPORAL
-from everest.models.spec import EncoderSpec
 from everest.models.vit import Norms
 from everest.system.hub import HUB_PREFIX as HUB
 from everest.system.hub import HubUnreachable, fetch, read_license, split_timm

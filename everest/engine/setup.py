@@ -21,9 +21,9 @@ from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.state import TrainState
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
+from everest.models.clip_spec import ModelSpec
 from everest.models.memory import WEIGHT_BYTES, count_weights, training_bytes
 from everest.models.partial import choose_trained
-from everest.models.spec import ModelSpec
 from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, num_local_processes, num_readers
 from everest.system.run_folder import RunFolder

@@ -16,9 +16,8 @@ from everest.checkpoints.load import ONNX_SUFFIX, LoadedModel, is_timm_name
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.metrics.names import metric_rows, views_text
-from everest.models.clip_spec import ClipSpec
+from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import count_tokens, total_macs
-from everest.models.spec import ModelSpec
 from everest.system.run_folder import MODEL_FOLDER, RECIPE_FILE
 from everest.system.text import damage_errors, load_json
 

@@ -32,9 +32,8 @@ from everest.metrics.head_metrics import compute_metrics, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predictions import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import Classifier
-from everest.models.clip_spec import ClipSpec
+from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import view_cost
-from everest.models.spec import ModelSpec
 from everest.system.compute import HostCopy, Runtime
 from everest.system.events import Report, notice, warning
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs

@@ -22,8 +22,9 @@ from everest.engine.listing import hours_of_steps, metric_of_run, read_run
 from everest.errors import RecipeError
 from everest.figures.style import COLORS, DASHES, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS
+from everest.models.clip_spec import ModelSpec
 from everest.models.cost import count_macs
-from everest.models.spec import ModelSpec, read_model_spec
+from everest.models.spec import read_model_spec
 from everest.probes.collapse import PROBE_TITLES, select_probe_rows
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, WEIGHTS_FILE, Row, RunEnvironment
 from everest.system.text import damage_errors

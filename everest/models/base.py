@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from everest.config.stage_settings import StageName
 from everest.config.values import ModelInput
 from everest.methods.camera import MOTIONS, moving_clips
-from everest.methods.grid import NoiseLayout, TokenGrid, TokenSelection, check_inputs
+from everest.methods.grid import NoiseLayout, TokenSelection, check_inputs
 from everest.methods.importance import Embedding, Scorer
 from everest.methods.selection import Strategy
-from everest.models.clip_spec import ClipSpec
+from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.pooling import mean_and_change
-from everest.models.vit import Architecture, Encoder, frame_differences
+from everest.models.vit import Encoder, frame_differences
 from everest.video.pixels import PixelStatistics
 
 if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
@@ -84,16 +84,13 @@ class TokenModel(ClipModel):
 
     scorer: Scorer | None = None
 
-    def __init__(
-        self, architecture: Architecture, *, strategy: Strategy, final_norm: bool, drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, spec: ModelSpec, *, final_norm: bool, drop_path: float = 0.0) -> None:
         super().__init__()
-        if isinstance(architecture, ClipSpec):
-            self.spec = architecture
-        self.input: ModelInput = architecture.model.input
-        self.pixels = architecture.pixels
-        self.strategy = strategy
-        self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
+        self.spec = spec
+        self.input: ModelInput = spec.model.input
+        self.pixels = spec.pixels
+        self.strategy: Strategy = spec.selection
+        self.encoder = Encoder(spec, final_norm=final_norm, drop_path=drop_path)
 
     @property
     def embedding(self) -> Embedding:
@@ -151,28 +148,16 @@ class PretrainingOutput:
 
 
 class PretrainingModel(TokenModel):
-    """Base class of pre-training models: the encoder with its last norm, and the camera task's head.
-
-    Args:
-        candidate_grid: the tokens of the candidate slices that a clip is drawn from; None: no selection.
-        camera: the weight of the camera task (everest.methods.camera) in the loss; 0: without it.
-    """
+    """Base class of pre-training models: the encoder with its last norm, and the camera task's head."""
 
     stage: ClassVar = "pretrain"
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        *,
-        strategy: Strategy,
-        candidate_grid: TokenGrid | None = None,
-        camera: float,
-    ) -> None:
-        super().__init__(architecture, strategy=strategy, final_norm=True)
-        self.camera_weight = camera
-        self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
-        self.candidate_grid = candidate_grid or self.encoder.grid
-        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidate_grid, camera=camera)
+    def __init__(self, spec: PretrainSpec) -> None:
+        super().__init__(spec, final_norm=True)
+        self.camera_weight = spec.camera  # in the loss; 0: without the camera task
+        self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if spec.camera else None
+        self.candidate_grid = spec.candidate_grid
+        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidate_grid, camera=spec.camera)
 
     def new_noise(self, frames: Tensor) -> Tensor:
         """The random numbers (B, noise_layout.total) of clips, from torch's default generator."""

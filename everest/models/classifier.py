@@ -5,19 +5,20 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
-from everest.methods.selection import Strategy
+from everest.config.values import ShareBelowOne, settings
 from everest.models.base import ClipModel, SelectingModel
+from everest.models.clip_spec import ModelSpec
 from everest.models.pooling import NUM_STATISTICS, ClassAttentionPooling, mean_and_change
-from everest.models.vit import Architecture, init_linear_layers
+from everest.models.vit import init_linear_layers
 from everest.system.compute import full_precision
 
 
@@ -132,33 +133,53 @@ class Classifier(ClipModel):
         return outputs_of(logits, self.heads)
 
 
+@settings
+class EncoderSpec(ModelSpec):
+    """An encoder without a decoder or a head."""
+
+    kind: Literal["encoder"] = "encoder"
+
+    def build(self) -> VideoEncoder:
+        return VideoEncoder(self)
+
+
 class VideoEncoder(SelectingModel):
-    """An encoder with its last norm, and no decoder or head: the weights of programs that have neither.
+    """An encoder with its last norm, and no decoder or head: the weights of programs that have neither."""
 
-    Args:
-        strategy: selects the tokens that are encoded, unless a call names another keep ratio.
-    """
-
-    def __init__(self, architecture: Architecture, *, strategy: Strategy) -> None:
-        super().__init__(architecture, strategy=strategy, final_norm=True)
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec, final_norm=True)
         self.head = nn.Identity()
         init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)
+
+
+@settings
+class ClassifierSpec(ModelSpec):
+    """An encoder and the heads that predict classes or numbers."""
+
+    kind: Literal["classifier"] = "classifier"
+    heads: Heads
+    drop_path: ShareBelowOne = 0.0  # in training
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.heads:
+            yield "heads", "missing"
+        yield from super().problems()
+
+    def build(self) -> VideoClassifier:
+        return VideoClassifier(self)
 
 
 class VideoClassifier(SelectingModel, Classifier):
     """Classifies clips from the tokens that its strategy keeps (EVEREST §4.1, rho_pre of Table 8).
 
-    Args:
-        heads: what is predicted. Each has its rows of one matrix.
+    Each head has its rows of one matrix.
     """
 
-    def __init__(
-        self, architecture: Architecture, *, strategy: Strategy, heads: Heads, drop_path: float = 0.0
-    ) -> None:
-        super().__init__(architecture, strategy=strategy, final_norm=False, drop_path=drop_path)
-        self.heads = heads
-        self.pooling = architecture.model.pooling
-        width, norms = self.encoder.width, architecture.norms
+    def __init__(self, spec: ClassifierSpec) -> None:
+        super().__init__(spec, final_norm=False, drop_path=spec.drop_path)
+        self.heads = spec.heads
+        self.pooling = spec.model.pooling
+        width, norms = self.encoder.width, spec.norms
         if self.pooling == "class-attention":
             self.pool = ClassAttentionPooling(width, self.encoder.num_heads, eps=norms.eps)
         self.norm = nn.LayerNorm(width, eps=norms.last_eps if self.pooling == "mean" else norms.eps)

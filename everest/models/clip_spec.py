@@ -1,4 +1,4 @@
-"""The base of the specifications of models on clips: the `settings` of a safetensors file."""
+"""Base classes of the specifications of models on clips: the `settings` of a safetensors file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+import torch
 from pydantic import TypeAdapter
 
 from everest.config.heads import Head, Heads
-from everest.errors import CheckpointError
-from everest.methods.grid import TokenGrid
+from everest.config.values import NotNegative, settings
+from everest.errors import CheckpointError, RecipeError
+from everest.methods.grid import TokenGrid, check_num_tokens
+from everest.methods.strategies import StoredStrategy
+from everest.models.positions import INTERPOLATED
 from everest.models.vit import Architecture
+from everest.system.weights_header import TransformerKind
+from everest.tokenizer.spec import TokenizerUse
 from everest.video.pixels import STATISTICS_OF_CHANNELS, PixelStatistics
 
 
@@ -102,6 +108,66 @@ class ClipSpec(ABC):
             yield "heads", "regression has one output"
         if any(len(head.thresholds) != head.outputs for head in self.heads):
             yield "heads", "thresholds of other classes"
+
+
+@settings
+class ModelSpec(Architecture, ClipSpec):
+    """All that is needed to rebuild a model with an encoder of tokens; each kind has further fields."""
+
+    kind: TransformerKind
+    selection: StoredStrategy  # chooses tokens; the key is that of a recipe
+
+    @property
+    def title(self) -> str:
+        size = self.model.backbone_size
+        return f"ViT of width {size.width}, depth {size.depth}, {size.heads} heads ({self.model.backbone})"
+
+    @property
+    def candidate_grid(self) -> TokenGrid:
+        """The tokens of the frames that the loader returns: more than the clip's with frame selection."""
+        return self.grid
+
+    @property
+    def candidate_frames(self) -> int:
+        """The frames that the loader returns."""
+        return self.candidate_grid.t * self.model.tubelet[0]
+
+    @property
+    def compared_views(self) -> int:
+        """The clips of a video whose features are compared; 1: none are."""
+        return 1
+
+    @property
+    def tokenizer_in_step(self) -> TokenizerUse | None:
+        """The tokenizer that a training step runs; with a token cache the clips come with their tokens."""
+        return None
+
+    @property
+    def teacher_in_step(self) -> ModelSpec | None:
+        """The teacher, which may take a clip in several windows (everest.checkpoints.frozen)."""
+        return None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        yield from ((f"model.{key}", text) for key, text in self.model.problems())
+        yield from ((f"selection.{key}", text) for key, text in self.selection.problems())
+        if (self.position_grid is None) == self.model.positions.startswith(INTERPOLATED):
+            yield "position_grid", "for interpolated positions, and only for these"
+        try:
+            check_num_tokens(self.grid)
+            blank = torch.empty(1, self.grid.num_tokens, device="meta")
+            if not self.selection(self.grid, importance=blank, noise=blank).visible.size(1):
+                yield "selection", f"keeps none of {self.grid.num_tokens} tokens"
+        except RecipeError as error:
+            yield "tokens", str(error)
+
+
+@settings
+class PretrainSpec(ModelSpec):
+    """A model that learns without labels."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    camera: NotNegative = 0.0  # weight of the camera task
 
 
 @cache

@@ -23,10 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.errors import RecipeError
 from everest.models.base import PretrainingModel
 from everest.models.block import Block, last_tokens
-from everest.models.clip_spec import ClipSpec
+from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.linear import ImageSpec
+from everest.models.mae import AutoencoderSpec
 from everest.models.memory import model_on_meta
-from everest.models.spec import AutoencoderSpec, ModelSpec, PretrainSpec, ViewSpec
+from everest.models.views import ViewSpec
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
 _NORM: Final = torch.ops.aten.native_layer_norm

@@ -8,22 +8,27 @@ target tokens, D width of the encoder, E width of the decoder, P target values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from everest.config.stage_settings import FrameSelectionSettings
+from everest.config.values import settings
 from everest.methods.grid import ClipNoise, TokenGrid, TokenSelection, check_inputs, gather_tokens
-from everest.methods.selection import Strategy, TopK, draw_slices, kept_per_slice
-from everest.methods.targets import Target
+from everest.methods.selection import TopK, draw_slices, kept_per_slice, num_candidates
+from everest.methods.targets import AnyTarget, FeatureTargets, Target, TeacherUse
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.block import Block, Blocks
+from everest.models.classifier import EncoderSpec
+from everest.models.clip_spec import PretrainSpec
 from everest.models.positions import add_positions, rotation_of
 from everest.models.vit import Architecture, init_linear_layers
-
-if TYPE_CHECKING:
-    from everest.tokenizer.spec import FrozenTokenizer
+from everest.system.run_folder import is_tokenizer_file, tokenizer_file
+from everest.tokenizer.spec import FrozenTokenizer, TokenizerUse
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -62,41 +67,88 @@ class Decoder(nn.Module):
         return self.head(self.norm(x))  # (B, M, P)
 
 
+@settings
+class AutoencoderSpec(PretrainSpec):
+    """A model whose decoder predicts the target of hidden tokens."""
+
+    target: AnyTarget
+    tokenizer: TokenizerUse | None = None  # scores the tokens or makes the targets
+    teacher: TeacherUse | None = None  # its features are the targets
+    frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
+
+    @property
+    def candidate_grid(self) -> TokenGrid:
+        return replace(self.grid, t=num_candidates(self.grid.t, self.frame_selection.alpha))
+
+    @property
+    def tokenizer_in_step(self) -> TokenizerUse | None:
+        return None if self.target.cache is not None else self.tokenizer
+
+    @property
+    def teacher_in_step(self) -> EncoderSpec | None:
+        if self.teacher is None:
+            return None
+        return EncoderSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
+        spec = super().from_settings(settings, source=source)
+        tokenizer, moved = spec.tokenizer, tokenizer_file(source.parent)  # the run may have been moved
+        if tokenizer and tokenizer.path and is_tokenizer_file(tokenizer.path) and moved.is_file():
+            return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
+        return spec
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.channels == 1 and (self.tokenizer or self.target.is_external):
+            yield "pixels", "1 channel, where tokenizer or target take 3"
+        if self.tokenizer is None and (self.selection.needs_tokenizer or self.target.needs_tokenizer):
+            yield "tokenizer", "missing"
+        if self.teacher is None and isinstance(self.target, FeatureTargets):
+            yield "teacher", "missing"
+
+    def without_files(self) -> Self:
+        """The same model with an untrained tokenizer."""
+        if self.tokenizer is None:
+            return self
+        return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
+
+    def build(self, teacher: nn.Module | None = None) -> MaskedAutoencoder:
+        """Build the model; without a `teacher` its features are not computed."""
+        tokenizer = None
+        if self.tokenizer is not None:
+            levels = self.tokenizer.settings.config.levels
+            tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
+            if self.tokenizer_in_step:  # with a token cache it is loaded later, if at all
+                _ = tokenizer.tokenizer  # loads it now, to report a missing file at once
+        network = tokenizer if self.target.needs_tokenizer else teacher or self.teacher
+        return MaskedAutoencoder(self, targets=self.target.bound(self.pixels, network), tokenizer=tokenizer)
+
+
 class MaskedAutoencoder(PretrainingModel):
     """Selects tokens, encodes the visible ones, decodes the targets, and computes the loss.
 
     benchmarks/plain_step.py has the same step, its blocks included, in plain code; a test compares them.
 
     Args:
-        strategy: selects the visible and the target tokens (everest.methods.strategies).
         targets: `bound` to the clips of the model; computes the values of target tokens.
         tokenizer: the one whose scores the strategy may rank by.
-        candidate_grid: see `PretrainingModel`; for a strategy that ranks by importance.
-        recompute: compute the importance of the drawn slices again. By default it stays as it was among the
-            candidates: a distance over a gap reflects the gap more than motion (our choice).
-        camera: see `PretrainingModel`.
     """
 
     def __init__(
-        self,
-        architecture: Architecture,
-        *,
-        strategy: Strategy,
-        targets: Target,
-        tokenizer: FrozenTokenizer | None = None,
-        candidate_grid: TokenGrid | None = None,
-        recompute: bool = False,
-        camera: float = 0.0,
+        self, spec: AutoencoderSpec, *, targets: Target, tokenizer: FrozenTokenizer | None = None
     ) -> None:
-        super().__init__(architecture, strategy=strategy, candidate_grid=candidate_grid, camera=camera)
+        super().__init__(spec)
         self.targets = targets
         self.tokenizer = tokenizer
         self.scorer = None if tokenizer is None else tokenizer.scores
-        self.recompute = recompute
-        size = architecture.model.backbone_size
+        # By default importance stays as it was among the candidates: a distance over a gap reflects the gap
+        # more than motion (our choice).
+        self.recompute = spec.frame_selection.recompute
+        size = spec.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
-        self.decoder = Decoder(architecture, target_width=targets.width(self.embedding.tubelet))
+        self.decoder = Decoder(spec, target_width=targets.width(self.embedding.tubelet))
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)

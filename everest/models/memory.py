@@ -23,9 +23,10 @@ from everest.methods.selection import Strategy
 from everest.methods.targets import FeatureTargets
 from everest.models.base import PretrainingModel
 from everest.models.block import Blocks
+from everest.models.clip_spec import ModelSpec
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
-from everest.models.spec import ModelSpec, Transformer
+from everest.models.spec import Transformer
 from everest.system.compute import peak_bytes
 from everest.tokenizer.network import TokenizerSpec
 from everest.tokenizer.spec import FrozenTokenizer

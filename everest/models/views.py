@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from everest.config.stage_settings import ContrastSettings, SigregSettings, ViewsSettings
-from everest.methods.selection import Strategy
+from everest.config.stage_settings import ContrastSettings, SigregSettings, ViewsSection, ViewsSettings
+from everest.config.values import settings
 from everest.models.base import PretrainingModel, PretrainingOutput
-from everest.models.vit import Architecture, init_linear_layers
+from everest.models.clip_spec import PretrainSpec
+from everest.models.vit import init_linear_layers
 from everest.system.compute import full_precision
 
 DIRECTIONS: Final = 256  # LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544), its listing of SIGReg
@@ -42,20 +43,31 @@ class Projector(nn.Module):
         return self.last(self.norm(self.hidden(features)).relu())
 
 
+@settings
+class ViewSpec(PretrainSpec):
+    """A model that compares views of a video."""
+
+    views: ViewsSection
+
+    @property
+    def compared_views(self) -> int:
+        return self.views.number
+
+    def build(self) -> ViewModel:
+        return ViewModel(self)
+
+
 class ViewModel(PretrainingModel):
     """Encodes the visible tokens of each view, projects their mean, and compares the views of the batch.
 
-    Args:
-        strategy: selects the tokens of each view; only its visible tokens count.
-        camera: see `PretrainingModel`; the first view of each video gives the still frame.
+    Only the visible tokens of the strategy count. The first view of each video gives the still frame of the
+    camera task.
     """
 
-    def __init__(
-        self, architecture: Architecture, *, strategy: Strategy, settings: ViewsSettings, camera: float = 0.0
-    ) -> None:
-        super().__init__(architecture, strategy=strategy, camera=camera)
-        self.settings = settings
-        self.projector = Projector(self.encoder.width, settings)
+    def __init__(self, spec: ViewSpec) -> None:
+        super().__init__(spec)
+        self.settings = spec.views
+        self.projector = Projector(self.encoder.width, spec.views)
         init_linear_layers(self.encoder, self.projector, init=nn.init.xavier_uniform_)
 
     def forward(

@@ -35,9 +35,9 @@ from everest.lists.reading import SampleList
 from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
 from everest.models.base import PretrainingModel
+from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderOutput, MaskedAutoencoder
 from everest.models.partial import merged
-from everest.models.spec import ModelSpec
 from everest.models.views import ViewModel
 from everest.probes.classifiers import LabeledFeatures, measure_knn_accuracy, measure_precision
 from everest.probes.collapse import (

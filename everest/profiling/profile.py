@@ -27,9 +27,11 @@ from everest.config.yaml import read_yaml
 from everest.methods.external import is_import_path
 from everest.methods.selection import TopK
 from everest.methods.strategies import STRATEGIES, LearnedImportance
+from everest.models.clip_spec import ModelSpec
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
+from everest.models.mae import AutoencoderSpec
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
-from everest.models.spec import AutoencoderSpec, ModelSpec, classifier_spec, pretrain_spec
+from everest.models.spec import classifier_spec, pretrain_spec
 
 ProfiledStage = StageName | Literal["eval"]
 PROFILED_STAGES: Final[tuple[ProfiledStage, ...]] = (*STAGES, "eval")

@@ -42,10 +42,11 @@ from everest.lists.sample import Sample
 from everest.metrics.head_metrics import choose_thresholds
 from everest.metrics.predictions import label_array
 from everest.models.classifier import Classifier, VideoClassifier
+from everest.models.clip_spec import ModelSpec
 from everest.models.linear import ImageClassifier, ImageSpec
 from everest.models.mean import MeanClassifier
 from everest.models.pooling import NUM_STATISTICS
-from everest.models.spec import ModelSpec, classifier_spec
+from everest.models.spec import classifier_spec
 from everest.probes.linear import (
     DEFAULT_STRENGTH,
     STRENGTHS,

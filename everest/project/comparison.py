@@ -21,8 +21,8 @@ from everest.lists.sample import Sample
 from everest.lists.sources import read_source
 from everest.metrics.predictions import label_array
 from everest.models.classifier import Classifier
+from everest.models.clip_spec import ModelSpec
 from everest.models.mean import MeanClassifier
-from everest.models.spec import ModelSpec
 from everest.project.candidates import (
     MEAN,
     NETWORK,

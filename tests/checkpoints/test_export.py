@@ -24,8 +24,9 @@ from everest.errors import CheckpointError, EnvironmentProblem
 from everest.inference.model import encode_clips
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.methods.targets import PixelTargets
-from everest.models.classifier import VideoClassifier
-from everest.models.spec import AutoencoderSpec, ClassifierSpec, ModelSpec
+from everest.models.classifier import ClassifierSpec, VideoClassifier
+from everest.models.clip_spec import ModelSpec
+from everest.models.mae import AutoencoderSpec
 from everest.models.vit import Norms
 from everest.system.weights import read_weights
 

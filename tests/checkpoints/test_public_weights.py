@@ -21,7 +21,8 @@ from everest.converters.convert import identify
 from everest.converters.files import ForeignCheckpoint
 from everest.converters.recognition import Hints
 from everest.converters.timm_images import convert_image_model
-from everest.models.spec import ModelSpec, classifier_spec, read_model_spec
+from everest.models.clip_spec import ModelSpec
+from everest.models.spec import classifier_spec, read_model_spec
 
 TABLE = {weights.name: weights for weights in read_public_weights()}
 GIVES = {"pretrain": "autoencoder", "encoder": "encoder", "classifier": "classifier"}  # by kind of weights

@@ -23,7 +23,7 @@ from everest.converters.files import read_foreign
 from everest.converters.recognition import Hints
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens
-from everest.models.spec import ClassifierSpec
+from everest.models.classifier import ClassifierSpec
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 HALF = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.5))

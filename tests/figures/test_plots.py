@@ -11,7 +11,8 @@ from typer.testing import Result
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.figures.curves import draw_curves, read_curves
-from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.models.clip_spec import ModelSpec
+from everest.models.spec import classifier_spec, pretrain_spec
 from everest.system.weights import Weights
 from everest.tokenizer.network import TokenizerSpec
 from everest.tokenizer.spec import tokenizer_spec

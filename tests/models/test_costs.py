@@ -17,10 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from everest.config.recipe import load_recipe
 from everest.models.base import PretrainingModel
+from everest.models.clip_spec import ModelSpec
 from everest.models.mae import MaskedAutoencoder
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained
-from everest.models.spec import ModelSpec
 from everest.profiling.profile import StageCost, make_stage_spec
 from everest.system.compute import LiveBytes
 from everest.tokenizer.spec import FrozenTokenizer

@@ -18,8 +18,8 @@ from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import embedding_change
 from everest.methods.strategies import RandomSpaceTime
 from everest.methods.targets import PixelTargets
+from everest.models.mae import AutoencoderSpec
 from everest.models.positions import LearnedPositions, interpolated, position_table
-from everest.models.spec import AutoencoderSpec
 from everest.models.vit import TubeletEmbedding
 
 # EVEREST Table 15, to its digit: millions of parameters in pre-training and with 51 classes.

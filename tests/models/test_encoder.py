@@ -17,8 +17,9 @@ from everest.errors import CheckpointError
 from everest.inference.model import encode_clips
 from everest.methods.grid import TokenSelection
 from everest.models.classifier import VideoEncoder
+from everest.models.clip_spec import ModelSpec
 from everest.models.pooling import mean_and_change
-from everest.models.spec import ModelSpec, encoder_spec, read_model_spec
+from everest.models.spec import encoder_spec, read_model_spec
 
 KEEP = everest.strategies.RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
 

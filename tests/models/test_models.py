@@ -18,9 +18,8 @@ from everest.methods.grid import NoiseLayout, TokenSelection
 from everest.methods.selection import Drawn
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
-from everest.models.mae import AutoencoderOutput
+from everest.models.mae import AutoencoderOutput, AutoencoderSpec
 from everest.models.partial import choose_trained
-from everest.models.spec import AutoencoderSpec
 
 NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}
 

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.config.recipe import load_recipe
 from everest.errors import DataError
 from everest.lists.sample import Sample
+from everest.models.clip_spec import ModelSpec
 from everest.models.cost import count_macs, count_tokens
-from everest.models.spec import ModelSpec
 from everest.profiling import latency, timing
 from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, MJPEG_MS, PASS_SECONDS, PEAK_SHARE, plan_run
 from everest.profiling.profile import (

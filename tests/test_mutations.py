@@ -54,7 +54,7 @@ tests/test_parity.py
 tests/engine/test_plan.py
   everest/engine/network.py
     decay of the mask token: "mask_token" => "mask"
-  everest/models/clip_spec.py
+  everest/models/base.py
     embedding in the last layer: "stem": r"encoder => "stem": r"decoder
 tests/data/test_frames.py
   everest/data/frames.py

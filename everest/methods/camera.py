@@ -1,8 +1,8 @@
 """The motion of the camera: estimated between two frames, or put on still frames as a task.
 
 It is estimated from small gray images. A coarse search finds a shift, and robust Gauss-Newton steps refine it
-to a fraction of a pixel and, on request, to an affine map (zoom, rotation, shear). A motion that most pixels
-do not confirm counts as none. The values below are our choice, made on composites of real clips.
+to a fraction of a pixel and, on request, to an affine map (zoom, rotation, shear). If most pixels
+do not confirm a motion, it is set to zero. The values below are our choice, made on composites of real clips.
 
 Places are measured from the middle of a frame, in units of half of its longer side, after cropping to
 whole pixels of the smallest image. A motion maps a place in a frame to the place in an earlier frame that

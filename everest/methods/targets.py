@@ -216,7 +216,7 @@ class TeacherUse:
     name: str  # its name in the recipe
     sha256: str  # the hash of its weights
     width: int  # D
-    settings: dict[str, Any]  # its encoder's, for the model's tokens (everest.models.clip_spec.ModelSpec.dump)
+    settings: dict[str, Any]  # of its encoder, for the model's tokens (`ModelSpec.dump`)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,11 +77,12 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
     Args:
         trains: include a backward pass, of all but the first `frozen` layers.
     """
-    # A strategy of another package may look at numbers; a tokenizer scores a few clips at a time.
+    # Tensors on meta have no values, which a strategy of another package may read; a tokenizer scores a few
+    # clips at a time.
     with_importance = not (spec.selection.needs_tokenizer or spec.selection.is_external)
     model = model_on_meta(spec, with_importance=with_importance).train(trains)
     freeze_layers(model.encoder, frozen)
-    if spec.checkpointing:  # one block at a time keeps all
+    if spec.checkpointing:  # one block at a time keeps its activations
         for blocks in model.modules():
             if isinstance(blocks, Blocks):
                 blocks[-1].eval()
@@ -93,7 +94,7 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
         next_clip = torch.empty_like(clip) if trains else None  # the loader copies it during the pass
         if trains and isinstance(model, PretrainingModel):
             noise = torch.empty(clips, model.noise_layout.total)
-            # Only by importance are the slices of a clip drawn from its candidates.
+            # Slices are drawn from candidates by importance; without it, the model takes a clip.
             candidates = clip if with_importance else clip[:, :, : spec.frames]
             return model(candidates, noise=noise), clip, next_clip
         normalized, noise = spec.pixels.normalize(clip), torch.empty(clips, spec.grid.num_tokens)

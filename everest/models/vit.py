@@ -34,7 +34,7 @@ from everest.models.positions import (
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
-DIFFERENCE_SCALE: Final = 2.0  # heuristic: neighboring frames differ less than frames do
+DIFFERENCE_SCALE: Final = 2.0  # heuristic: differences of frames are smaller than normalized pixels
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
 LATER_STRIDES: Final[dict[int, tuple[int, ...]]] = {1: (), 2: (4,), 3: (2, 2)}
 
@@ -252,7 +252,7 @@ class Encoder(nn.Module):
         """
         x = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
         dtype = next(self.patch_embed.parameters()).dtype
-        x = self.patch_embed(self.pixels.normalized(x).to(dtype))  # of bytes only what is needed
+        x = self.patch_embed(self.pixels.normalized(x).to(dtype))  # only the selected tokens
         x = add_positions(x, self.position, ids)  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
         if self.by_slice:

@@ -36,7 +36,6 @@ class Recordings(NamedTuple):
     extents: Extents
     predicted: Mapping[str, list[Bout]]  # by recording
     classes: Sequence[str]
-    model: str
     smooth: float  # seconds over which its probabilities are averaged
     command: Sequence[str]  # that estimates their budget; a list of checked windows is missing
 
@@ -58,7 +57,7 @@ def budget(
     timeline: Path = option("--timeline T", "File of `everest timeline --save`.", ...),
     checked: Path | None = option("--checked F", "The list of --draw, with your bouts added."),
     whose: o.WhoseOptions,
-    draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
+    draw: int | None = option("--draw N", "Write N random windows to --output.", min=1),
     window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
     group: str | None = option(
@@ -82,6 +81,7 @@ def budget(
         {
             "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
             "--draw N: needs --output, the list to write": draw is not None and output is None,
+            "--draw 1: an interval needs at least 2 windows": draw == 1 and not checked,
             "--plot needs --checked, and no --draw": plot and (draw or not checked),
         }
     )
@@ -98,6 +98,9 @@ def budget(
         length = window_length(footage.extents, labeled, window)
         windows = draw_windows(footage.extents, labeled, length, draw, seed=seed, strata=[*groups.values()])
         _write_windows(output, windows, labeled, footage.classes, group, whose)
+        for name, videos in groups.items():
+            if (num_drawn := sum(each.video in videos for each in windows)) < draw:
+                say(f"{name}: only {plural(num_drawn, 'window')} left")
         say(f"open {page}, click what happens in each window, and save the list as {output}")
         say(f"next: {footage.command_with(output, whose, length, group)}")
         return
@@ -133,8 +136,7 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
     }
     command = "everest", "budget", "--timeline", str(timeline), *by_rules.options(timelines.rules).split()
     classes = timelines.classes.names_of_head(timelines.classes.heads[0])
-    model = timelines.model or "a model"
-    return Recordings(timelines.extents, predicted, classes, model, by_rules.smooth, command)
+    return Recordings(timelines.extents, predicted, classes, by_rules.smooth, command)
 
 
 def _read_checked(
@@ -161,6 +163,8 @@ def _read_checked(
         drawn_by = next(filter(None, found), None)
     other = f"--group {group}: the windows were drawn with --group {drawn_by}; leave it out"
     refuse({other: group and drawn_by and group != drawn_by})
+    if group and not drawn_by:
+        say(f"{file}: has no column {GROUP_COLUMN!r}: its windows count as drawn in all recordings together")
     return {video: labels.bouts.get(video, []) for video in footage.extents}, drawn_by
 
 
@@ -188,13 +192,13 @@ def _estimate(
             say(f"{name}: {error}")
     windows = f"{document['checked']} of {document['windows']} windows of {document['window']:g} s"
     averaged = f", with probabilities averaged over {footage.smooth:g} s" if footage.smooth else ""
-    stratified = f" in each group of recordings ({drawn_by})" if drawn_by else ""
+    stratified = " in each group of recordings" if drawn_by else ""
     document["methods"] = (  # for a publication
         "The seconds and bouts of each class were estimated by prediction-powered inference (arXiv "
-        f"2301.09633), with 95 % intervals of the t distribution. {footage.model} (everest {__version__}) "
-        f"predicted all {document['footage']:.1f} s of footage{averaged}. Its mean error in {windows}, drawn "
-        f"at random{stratified} and watched by a person, corrected its predictions for the windows that were "
-        "not watched. Two windows with the largest possible error were added to the variance, as rare bouts "
+        f"2301.09633), with 95 % intervals of the t distribution. A model of everest {__version__} predicted "
+        f"all {document['footage']:.1f} s of footage{averaged}. Its mean error in {windows}, drawn at random"
+        f"{stratified} and watched by a person, corrected its predictions for the windows that were not "
+        "watched. Two windows with the largest possible error were added to the variance, as rare bouts "
         "may be in no watched window; no total is below what the person saw."
     )
     return document
@@ -243,7 +247,9 @@ def _list_notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
     yield "the intervals hold for these recordings, if the windows were drawn at random and none was left out"
     drawn = parts[1:] or parts
     if more := max(windows_for_half(part["windows"], part["checked"]) - part["checked"] for part in drawn):
-        windows = f"{more} more windows" + (" in each group" if parts[1:] else "")
+        is_less_left = any(part["windows"] - part["checked"] < more for part in drawn)
+        windows = plural(more, "more window") + (" in each group" if parts[1:] else "")
+        windows += ", or all that are left" if is_less_left else ""
         lists = (Path(f"more{number if number > 1 else ''}.csv") for number in count(1))
         new = next(file for file in lists if not (file.exists() or file.with_suffix(PAGE_SUFFIX).exists()))
         yield f"intervals half as wide need about {windows}: {command} --draw {more} --output {new}"

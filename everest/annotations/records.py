@@ -56,7 +56,8 @@ def line_errors(line_number: int, cells: Sequence[str] = (), header: Sequence[st
     """
     with record_errors(f"line {line_number}"):
         if len(cells) < len(header) or any(cells[len(header) :]):
-            raise ValueError(f"it has {len(cells)} fields, and the header {len(header)}")
+            problem = f"it has {len(cells)} fields, and the header {len(header)}"
+            raise ValueError(f"{problem} (a field may be empty)")
         yield
 
 

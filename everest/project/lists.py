@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -225,6 +226,25 @@ def group_by_subject(bouts: Bouts) -> dict[str, str]:
             subjects, recordings = subjects | group[0], [*group[1], *recordings]
         merged.append((subjects, recordings))
     return {recording: "+".join(sorted(group)) for group, recordings in merged for recording in recordings}
+
+
+def check_copies(parts: Mapping[str, str]) -> Iterator[str]:
+    """Warns of files with the same bytes that may be in both training and test.
+
+    Args:
+        parts: what each file is divided by: its group, or its list if the lists are given.
+    """
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in filter(Path.is_file, map(Path, parts)):  # others are in shards, remote, or folders of images
+        by_size[path.stat().st_size].append(path)
+    by_bytes: dict[str, list[str]] = defaultdict(list)
+    for path in chain(*(paths for paths in by_size.values() if len(paths) > 1)):
+        with path.open("rb") as file:
+            by_bytes[hashlib.file_digest(file, "sha256").hexdigest()].append(str(path))
+    copies = [paths for paths in by_bytes.values() if len({parts[path] for path in paths}) > 1]
+    if copies:
+        examples = f"{plural(len(copies), 'video')} in more than one, such as {' and '.join(copies[0][:2])}"
+        yield f"groups or lists share videos: {examples}; keep one of each, or the test is too good"
 
 
 def check_animals(bouts: Bouts) -> str | None:

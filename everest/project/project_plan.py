@@ -26,7 +26,7 @@ from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
 from everest.prepare.check import difference_text, differences_by_headers
 from everest.project.candidates import measure_clip_seconds
-from everest.project.lists import STEP, make_lists
+from everest.project.lists import STEP, check_copies, make_lists
 from everest.project.request import LISTS, ProjectLists, Request
 from everest.project.result import NETWORK
 from everest.project.verdict import MOST_CLASSES, MOST_NAMES
@@ -104,7 +104,12 @@ def make_plan(
     all_samples = tuple(chain.from_iterable(samples.values()))
     differences = differences_by_headers(replace(train, samples=all_samples).by_class)
     warnings = [f"{difference_text(row)}; {DIFFERENCE_FIXES[row['of']]}" for row in differences]
-    warnings = [*check_groups(all_samples), *warnings]
+    parts = {
+        sample.path: name if lists.are_given else sample.group_or_path
+        for name, listed in samples.items()
+        for sample in listed
+    }
+    warnings = [*check_copies(parts), *check_groups(all_samples), *warnings]
     plan |= {"warnings": warnings, "lines": [*plan["lines"], *(f"warning: {text}" for text in warnings)]}
     return replace(lists, warnings=warnings), suggestion.text, plan
 

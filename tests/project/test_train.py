@@ -34,7 +34,7 @@ from everest.prepare import window_labels
 from everest.project import exported as exported_accuracy
 from everest.project import lists, project_plan
 from everest.project.exported import measure_exported_accuracy
-from everest.project.lists import check_animals, choose_window_seconds, group_by_subject
+from everest.project.lists import check_animals, check_copies, choose_window_seconds, group_by_subject
 from everest.project.project_plan import check_groups, describe_samples
 from everest.project.request import Request, with_warmup
 from everest.project.result import ClassTest, MeasuredTest
@@ -293,6 +293,17 @@ def test_only_groups_of_several_clips_can_show_that_each_has_one_class():
     assert len(warnings(0, 0, 1, 1, groups="aabb")) == 1
     assert warnings(0, 1, 1, 1, groups="aabb") == []
     assert warnings(0, 1, 1, 0, groups="abcd") == []
+
+
+def test_copies_of_a_video_in_several_groups_are_found_by_their_bytes(tmp_path: Path):
+    names = {"a": "one", "b": "one", "c": "two", "d": "no!", "e": "longer"}
+    parts = {str(tmp_path / name): f"shift{number // 2}" for number, name in enumerate(names)}
+    for path, text in zip(parts, names.values(), strict=True):
+        Path(path).write_text(text)
+    parts |= {str(tmp_path): "a folder", "s3://gone.mp4": "remote"}
+    assert [*check_copies(parts)] == []  # a and b are of one group
+    (warning,) = check_copies(parts | {str(tmp_path / "b"): "shift1"})
+    assert f"1 video in more than one, such as {tmp_path / 'a'} and {tmp_path / 'b'}; keep one" in warning
 
 
 def test_a_plan_of_linear_models_counts_the_tests_of_all_folds(class_folders, tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ def windows(
 
     `seconds` are its length; None: `usual`, or all of a file that is shorter than two of them.
     """
-    kind = "v4l2" if source.startswith("/dev/") else None  # a camera
+    kind = "v4l2" if source.startswith("/dev/video") else None  # a camera
     if source.isdigit():
         if sys.platform not in CAMERAS:
             sys.exit(f"camera {source}: give a stream; cameras have numbers on Linux and macOS only")

@@ -20,7 +20,6 @@ from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import DataError
 from everest.models.base import PretrainingOutput
-from everest.models.memory import frozen_bytes
 from everest.models.spec import pretrain_spec
 
 # Imported where they are used: probes, which take scikit-learn and a second, and token caches.
@@ -43,7 +42,6 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         clips=clips,
         context=context,
         init_weights=init_weights,
-        frozen_bytes=frozen_bytes(spec),
     )
     prober = None
     if recipe.pretrain.probe.every and not context.options.one_batch:

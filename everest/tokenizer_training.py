@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
 import timm
@@ -64,7 +63,7 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
         clips=clips,
         context=context,
         other_networks=others,
-        other_bytes=partial(objective.bytes_per_clip, spec),
+        other_clip_bytes=objective.bytes_per_clip(spec, context.bytes_per_value),
     )
     validator = TokenizerValidator(training, recipe, clips)
     return TokenizerTraining(training=training, settings=settings, objective=objective, validator=validator)

@@ -88,6 +88,11 @@ class RunContext:
     overlaps: bool = False
     warned: set[str] = field(default_factory=set)  # kinds of warnings that have been shown
 
+    @property
+    def bytes_per_value(self) -> int:
+        """The bytes of a value that is saved for the backward pass, by precision."""
+        return 4 if self.accelerator.mixed_precision == "no" else 2
+
     def notice(self, *texts: str | None) -> None:
         """Show each line of text that is not None to the user."""
         for text in filter(None, texts):
@@ -128,6 +133,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     init_file = None
     try:
+        _check_shard(recipe, options, accelerator)
         folder = decide_on_main(accelerator, lambda: options.folder(recipe.name))
         options = replace(options, output=folder)
         if options.init is not None:
@@ -161,6 +167,13 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
         if lost is not None:
             raise lost from error
         raise
+
+
+def _check_shard(recipe: Recipe, options: RunOptions, accelerator: Accelerator) -> None:
+    """Refuse averaged weights in a sharded run; a tokenizer is not sharded, nor is one process."""
+    is_sharded = recipe.train.shard == "full" and accelerator.num_processes > 1
+    if is_sharded and recipe.train.ema is not None and options.stage != "train-tokenizer":
+        raise RecipeError("train.ema keeps a full copy of the weights: not available with train.shard=full")
 
 
 def _is_resumed(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> bool:

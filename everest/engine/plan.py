@@ -1,4 +1,4 @@
-"""The arithmetic of a stage: steps, batches and the learning rate."""
+"""The arithmetic of a stage: steps, batches, passes that fit in memory, and the learning rate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ FEWEST_STEPS: Final = 300  # heuristic: updates before a loss shows whether a mo
 USUAL_LR: Final = (1e-5, 4e-3)  # heuristic: somewhat wider than the range of the recipes
 PEAK_LR: Final = 1e-3  # heuristic: for new weights, with batches of 16 to 128 clips
 LOW_LR: Final = PEAK_LR / 10  # heuristic: the recipes for new weights are above it
+MEMORY_SHARE: Final = 0.8  # heuristic: of the free memory of a device, for the activations of one pass
+CPU_BYTES: Final = 2**30  # heuristic: on a CPU larger passes are no faster
 
 
 def cosine_lr(
@@ -76,6 +78,25 @@ class StagePlan:
         return cosine_lr(
             step, steps=self.steps, warmup=self.warmup_steps, peak=self.peak_lr, minimum=self.min_lr
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageMemory:
+    """The bytes that a stage takes on a device in training."""
+
+    state: int  # weights, gradients, moments, averaged weights and frozen networks
+    copies: int  # of the weights, in bf16 with gradients, or with adapters added
+    per_clip: int  # of a pass
+
+    def needed(self, clips: int) -> int:
+        """The bytes of a pass, copies not included."""
+        return self.state + clips * self.per_clip
+
+
+def clips_that_fit(memory: StageMemory, free: int, *, on_cpu: bool) -> int:
+    """The clips of a pass, at least one, that fit in the `free` bytes of a device."""
+    left = int(free * MEMORY_SHARE) - memory.state - memory.copies
+    return max(1, (min(left, CPU_BYTES) if on_cpu else left) // memory.per_clip)
 
 
 def plan_stage(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-from everest.config.settings import Recipe, TrainedSection
+from everest.config.settings import Recipe, TrainedSection, TrainSettings
 from everest.data.clips import ClipDataset
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
@@ -17,12 +17,12 @@ from everest.data.recipe_clips import apply_resize_setting, examine_lengths, fin
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_ema, prepare_model, shard, stage_optimizer
-from everest.engine.plan import StagePlan, plan_stage, plan_warnings
+from everest.engine.plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
 from everest.engine.state import TrainState
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
 from everest.models.clip_spec import ModelSpec
-from everest.models.memory import WEIGHT_BYTES, count_weights, training_bytes
+from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained
 from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, num_local_processes, num_readers
@@ -35,8 +35,6 @@ from everest.tokenizer.network import TokenizerSpec
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights
 
-MEMORY_SHARE: Final = 0.8  # heuristic: of the free memory of a device, for the activations of one pass
-CPU_BYTES: Final = 2**30  # heuristic: on a CPU larger passes are no faster
 # Heuristic: of the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
 SURELY_TOO_MUCH: Final = 1.25
 
@@ -52,8 +50,7 @@ def make_training(
     classes: tuple[str, ...] | None = None,
     init_weights: InitWeights | None = None,
     other_networks: Sequence[Network] = (),
-    other_bytes: Callable[[int], int] = lambda bytes_per_value: 0,
-    frozen_bytes: int = 0,
+    other_clip_bytes: int = 0,
 ) -> Training:
     """Check the videos, plan the stage, build its model and optimizer; nothing is written.
 
@@ -63,8 +60,7 @@ def make_training(
         classes: the class names of the data; the head of `init_weights` is kept if it has the same names.
         init_weights: None: the stage starts from scratch.
         other_networks: networks that learn in the same steps as the model.
-        other_bytes: maps bytes per value to the bytes that a clip takes in a pass outside of the model.
-        frozen_bytes: of the model's frozen networks, for any number of clips.
+        other_clip_bytes: that a clip takes in a pass outside of the model.
     """
     if init_weights is None and section.needs_init:
         setting, other = section.needs_init
@@ -76,9 +72,23 @@ def make_training(
         _check_inputs(context.run_folder, sample_facts(recipe, clips, classes), spec)
     else:  # opens some of the videos
         context.notice(*clips.notices, examine_lengths(clips))
-    plan, memory_warning = _plan_for_memory(
-        recipe, section, spec, len(clips), context, other_bytes=other_bytes, frozen_bytes=frozen_bytes
+    memory = measure_memory(
+        spec,
+        section,
+        recipe.train,
+        bytes_per_value=context.bytes_per_value,
+        other_networks=other_networks,
+        other_clip_bytes=other_clip_bytes,
     )
+    plan = plan_stage(
+        section,
+        num_videos=len(clips),
+        processes=context.accelerator.num_processes,
+        largest_micro_batch=_largest_pass(context, recipe.train, memory),
+    )
+    memory_warning = None
+    if context.accelerator.device.type == "cpu":
+        memory_warning = check_host_memory(memory.needed(plan.micro_batch), processes=num_local_processes())
     networks = [
         _network(recipe, section, spec, build or spec.build, context, classes, init_weights),
         *other_networks,
@@ -133,41 +143,45 @@ def _check_inputs(run: RunFolder, videos: dict[str, Any], spec: ModelSpec | Toke
         )
 
 
-def _plan_for_memory(
-    recipe: Recipe,
-    section: TrainedSection,
+def measure_memory(
     spec: ModelSpec | TokenizerSpec,
-    num_samples: int,
-    context: RunContext,
+    section: TrainedSection,
+    settings: TrainSettings,
     *,
-    other_bytes: Callable[[int], int],
-    frozen_bytes: int,
-) -> tuple[StagePlan, str | None]:
-    """Plan passes that fit in the memory of a device; also returns a warning if that of a CPU may not do.
-
-    The memory of a clip is measured by a pass without numbers.
-    """
-    accelerator, processes = context.accelerator, context.accelerator.num_processes
-    device, on_cpu = accelerator.device, accelerator.device.type == "cpu"
-    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
+    bytes_per_value: int,
+    other_networks: Sequence[Network] = (),
+    other_clip_bytes: int = 0,
+) -> StageMemory:
+    """Measure the memory of a stage, its clips by a pass without numbers (see `make_training`)."""
     weights = count_weights(spec, section)
-    state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + frozen_bytes
-    clip_bytes = training_bytes(spec, value_bytes, section) + other_bytes(value_bytes)
+    state = sum(weights.state_bytes(training=True, bytes_per_value=bytes_per_value).values())
+    if settings.ema is not None:
+        state += WEIGHT_BYTES * weights.total
+    if isinstance(spec, ModelSpec):
+        state += frozen_bytes(spec)
+    for network in other_networks:  # gradients and both moments; the weights are on the device already
+        state += 3 * WEIGHT_BYTES * sum(weight.numel() for weight in network.module.parameters())
+    return StageMemory(
+        state=state,
+        copies=WEIGHT_BYTES * weights.total,
+        per_clip=training_bytes(spec, bytes_per_value, section) + other_clip_bytes,
+    )
 
-    largest = recipe.train.micro_batch
-    saved = context.run_folder.read_environment().plan if context.resumed else None
-    if largest == "auto" and saved is not None and saved.processes == processes:
-        largest = saved.micro_batch  # other passes would sum in another order
-    if largest == "auto":
-        copy_bytes = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_memory()
-        free = int(free * MEMORY_SHARE) - state_bytes - copy_bytes
-        clips = max(1, (min(free, CPU_BYTES) if on_cpu else free) // clip_bytes)
-        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-        largest = min(gather_object([clips]))
-    plan = plan_stage(section, num_videos=num_samples, processes=processes, largest_micro_batch=largest)
-    needed = plan.micro_batch * clip_bytes + state_bytes
-    return plan, check_host_memory(needed, processes=num_local_processes()) if on_cpu else None
+
+def _largest_pass(context: RunContext, settings: TrainSettings, memory: StageMemory) -> int:
+    """The most clips of a pass, by `train.micro_batch` or by the memory that is free; all processes agree."""
+    if settings.micro_batch != "auto":
+        return settings.micro_batch
+    accelerator = context.accelerator
+    if context.resumed:
+        saved = context.run_folder.read_environment().plan
+        if saved.processes == accelerator.num_processes:
+            return saved.micro_batch  # other passes would sum in another order
+    on_gpu = accelerator.device.type == "cuda"
+    free = torch.cuda.mem_get_info(accelerator.device)[0] if on_gpu else free_host_memory()
+    clips = clips_that_fit(memory, free, on_cpu=accelerator.device.type == "cpu")
+    # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+    return min(gather_object([clips]))
 
 
 def _network(
@@ -192,10 +206,6 @@ def _network(
     choose_trained(model, section)
     model.to(accelerator.device)
     if settings.shard != "none" and accelerator.num_processes > 1:
-        if settings.ema is not None:
-            raise RecipeError(
-                "train.ema keeps a full copy of the weights: not available with train.shard=full"
-            )
         shard(model, accelerator)
     ema = make_ema(model, settings)
     return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)

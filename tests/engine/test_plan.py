@@ -5,13 +5,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import grouped
+from tiny_models import grouped, tiny
 
 import everest
+from everest.config.settings import TrainSettings
 from everest.config.stage_settings import AutoencoderSettings, FinetuneSettings
 from everest.converters.translation import translate_name
 from everest.data.bad_videos import BadVideos
-from everest.engine.plan import plan_stage, plan_warnings
+from everest.engine.network import Network
+from everest.engine.plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
+from everest.engine.setup import measure_memory
 from everest.errors import RecipeError
 
 STAGE = AutoencoderSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
@@ -40,6 +43,26 @@ def test_batches_of_several_views_of_small_sets_and_of_odd_processes():
     assert plan_stage(STAGE, num_videos=10, processes=1, largest_micro_batch=8).steps == 4  # one an epoch
     with pytest.raises(RecipeError, match="192 does not divide over 5 processes; 190 is the nearest"):
         plan_stage(STAGE, num_videos=1000, processes=5, largest_micro_batch=8)
+
+
+def test_a_pass_fills_a_share_of_the_free_memory_next_to_the_weights():
+    memory = StageMemory(state=300, copies=100, per_clip=20)
+    assert clips_that_fit(memory, 1000, on_cpu=False) == (800 - 400) // 20
+    assert clips_that_fit(memory, 1000, on_cpu=True) == (800 - 400) // 20
+    assert clips_that_fit(memory, 2**40, on_cpu=True) == 2**30 // 20  # larger passes are no faster
+    assert clips_that_fit(memory, 10, on_cpu=False) == 1
+    assert memory.needed(5) == 400
+
+
+def test_memory_counts_averaged_weights_and_other_networks_that_learn():
+    spec, other = tiny("pretrain").spec, torch.nn.Linear(10, 30, bias=False)
+    weights = sum(weight.numel() for weight in spec.build().parameters())
+    plain = measure_memory(spec, STAGE, TrainSettings(), bytes_per_value=4)
+    averaged = measure_memory(spec, STAGE, TrainSettings(ema=0.999), bytes_per_value=4)
+    assert averaged == replace(plain, state=plain.state + 4 * weights)
+    network = Network(module=other, optimizer=torch.optim.AdamW(other.parameters()), name="other")
+    both = measure_memory(spec, STAGE, TrainSettings(), bytes_per_value=4, other_networks=[network])
+    assert both == replace(plain, state=plain.state + 3 * 4 * 300)  # gradients and two moments
 
 
 @given(videos=st.integers(1, 500), steps=st.integers(1, 3000), batch=st.sampled_from([1, 10, 32, 192]))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -17,6 +18,9 @@ import torch
 from processes import TWO, UNMIXED, everest, killed_run_of_two, start, wait_for_rows
 from small_runs import logged, metrics, run, same_run, sets, weights
 
+from everest.config.recipe import load_recipe
+from everest.engine import context
+from everest.engine.context import RunOptions
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.launch import Devices, read_devices
 from everest.system.processes import adopt_slurm, is_launched
@@ -79,6 +83,15 @@ def test_sharded_blocks_of_bfloat16_learn_like_whole_ones(recipe: Path, tmp_path
         assert sharded["loss"] == pytest.approx(whole["loss"], rel=1e-2)
         assert sharded["grad_norm"] == pytest.approx(whole["grad_norm"], rel=0.05)
     assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "full").values())
+
+
+def test_averaged_weights_of_a_sharded_run_are_refused_before_anything_is_read(monkeypatch):
+    two = SimpleNamespace(num_processes=2, end_training=lambda: None)
+    monkeypatch.setattr(context, "make_accelerator", lambda *given, **options: two)
+    recipe = load_recipe("small", overrides=["train.shard=full", "train.ema=0.9"])
+    options = RunOptions(stage="pretrain", recipe_file="small")
+    with pytest.raises(RecipeError, match=r"not available with train\.shard=full"):
+        context.run_context(options, recipe, print).__enter__()
 
 
 @pytest.mark.slow

@@ -26,20 +26,12 @@ from gpu_clips import (
 from gpu_rows import Row
 from numpy.typing import NDArray
 from torch import Tensor
-from training_step import NO_REQUEST
 
 from everest.config.heads import Head
 from everest.config.settings import Recipe
 from everest.engine import network
 from everest.engine.plan import cosine_lr
-from everest.engine.step import (
-    NumbersInFlight,
-    PassLosses,
-    StepRecord,
-    clip_gradients,
-    set_lr,
-    step_optimizers,
-)
+from everest.engine.step import NumbersInFlight, PassLosses, StepRecord, Updater, set_lr
 from everest.inference.model import encode_clips
 from everest.models.base import PretrainingModel
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -78,7 +70,8 @@ class Pretraining:
         self.model = cast(PretrainingModel, pretrain_spec(recipe).build().to(self._device))
         self._initial = {name: value.clone() for name, value in self.model.state_dict().items()}
         self._optimizer = network.stage_optimizer(self.model, recipe.pretrain)
-        self._networks = [network.Network(module=self.model, optimizer=self._optimizer)]
+        networks = [network.Network(module=self.model, optimizer=self._optimizer)]
+        self._updater = Updater(self._accelerator, networks, recipe.train)
         self._wrapped = network.prepare_model(self._accelerator, self.model, recipe.train)
         self._crops = Crops(frames, recipe.data.frame_size, compiled=True)
 
@@ -128,7 +121,7 @@ class Pretraining:
 
     def _step(self, choice: Future[Choice], lr: float, generator: torch.Generator) -> NumbersInFlight:
         views, device = choice.result(), self._device
-        stage, accelerator = self._recipe.pretrain, self._accelerator
+        stage = self._recipe.pretrain
         width = self.model.noise_layout.total
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
         videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
@@ -136,11 +129,8 @@ class Pretraining:
         record = StepRecord(index=0)
         output = self._wrapped(self._crops(views), noise=noise, **videos)
         record.add(PassLosses(output.loss, metrics=output.metrics), passes=1)
-        accelerator.backward(output.loss)
-        norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
-        numbers = record.send(accelerator, norms, request=NO_REQUEST)
-        step_optimizers(accelerator, self._networks, skipped=numbers.all_finite.logical_not().float())
-        return numbers
+        self._accelerator.backward(output.loss)
+        return self._updater.update(record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +201,7 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
     optimizer = network.stage_optimizer(model, recipe.finetune)
     eager = replace(recipe.train, compile=False)
     wrapped = network.prepare_model(accelerator, model, eager)
-    networks = [network.Network(module=model, optimizer=optimizer)]
+    updater = Updater(accelerator, [network.Network(module=model, optimizer=optimizer)], eager)
     crops = Crops(frames, recipe.data.frame_size)
     epochs = 1 + job.steps * job.batch // len(chosen)
     order = np.concatenate([rng.permutation(chosen) for _ in range(epochs)])
@@ -228,9 +218,7 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         accelerator.backward(loss)
         record = StepRecord(index=0)
         record.add(PassLosses(loss), passes=1)
-        norms = clip_gradients(accelerator, networks, eager.clip_grad)
-        sent = record.send(accelerator, norms, request=NO_REQUEST)
-        step_optimizers(accelerator, networks, skipped=sent.all_finite.logical_not().float())
+        updater.update(record)
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))

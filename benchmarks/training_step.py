@@ -22,16 +22,13 @@ from torch import Tensor, nn
 from everest.config.recipe import load_recipe
 from everest.data.clips import Batch
 from everest.engine import network
-from everest.engine.saving import SaveRequest
-from everest.engine.step import PassLosses, StepRecord, clip_gradients, set_lr, step_optimizers
+from everest.engine.step import PassLosses, StepRecord, Updater, set_lr
 from everest.models.clip_spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import make_stage_spec
 from everest.system.accelerator import make_accelerator
 
 LEARNING_RATE = 1e-6  # small, so that the weights remain close to their initialization
-
-NO_REQUEST = SaveRequest(signal=0, is_due=False)
 
 Loss = Callable[[Batch], Tensor]
 WARM_UP = 2  # steps that are not counted: the first allocates the optimizer's moments
@@ -56,8 +53,8 @@ class TrainingStep:
         self.model = (model or self.spec.build()).to(self.device).train()
         optimizer = network.stage_optimizer(self.model, recipe.pretrain)
         set_lr(optimizer, LEARNING_RATE)
-        self.networks = [network.Network(module=self.model, optimizer=optimizer)]
-        self.clip_grad = recipe.train.clip_grad
+        networks = [network.Network(module=self.model, optimizer=optimizer)]
+        self._updater = Updater(self.accelerator, networks, recipe.train)
         wrapped = network.prepare_model(self.accelerator, self.model, recipe.train)
         self.loss: Loss = lambda clips: pretraining_output(wrapped, clips).loss
 
@@ -77,14 +74,8 @@ class TrainingStep:
         loss = self.loss(clips)
         record.add(PassLosses(loss), passes=1)
         self.accelerator.backward(loss)
-        norms = clip_gradients(self.accelerator, self.networks, self.clip_grad)
-        numbers = record.send(self.accelerator, norms, request=NO_REQUEST)
-        self.update(skipped=numbers.all_finite.logical_not().float())
+        self._updater.update(record)
         return loss.detach()
-
-    def update(self, *, skipped: Tensor) -> None:
-        """Change the weights by their gradients, unless `skipped` is 1, and drop the gradients."""
-        step_optimizers(self.accelerator, self.networks, skipped=skipped)
 
 
 def peak_bytes(step: TrainingStep, clips: Batch) -> tuple[int, int]:

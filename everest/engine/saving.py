@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from everest.config.settings import TrainSettings
 from everest.system.signals import StopSignal
@@ -14,6 +14,9 @@ class SaveRequest(NamedTuple):
 
     signal: int  # that stops the run; 0: none
     is_due: bool  # a save, by the clock
+
+
+NO_REQUEST: Final = SaveRequest(signal=0, is_due=False)
 
 
 class SaveSchedule:

@@ -10,12 +10,19 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
+from everest.config.settings import TrainSettings
 from everest.data.clips import FailedReads
+from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM, Network
-from everest.engine.saving import SaveRequest
+from everest.engine.saving import NO_REQUEST, SaveRequest
+from everest.errors import DivergedError
 from everest.system.compute import HostCopy
+from everest.system.files import write_text
+from everest.system.run_folder import NONFINITE_FILE
+from everest.system.text import json_text
 from everest.system.weights import gather_tensor
 
 SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
@@ -96,7 +103,7 @@ class UpdateGuard:
     """Skips updates whose losses or gradients are not finite, and ends a run that cannot recover.
 
     The device skips an update without the host (`skips`), which judges the same numbers a step later
-    (`judge`): with the policy `stop`, the device therefore skips all updates after the first one.
+    (`check`): with the policy `stop`, the device therefore skips all updates after the first one.
     """
 
     policy: Literal["stop", "skip"]  # `train.nonfinite`
@@ -121,6 +128,55 @@ class UpdateGuard:
             return "stop"
         return "overflow" if overflow else self.policy
 
+    def check(
+        self, record: StepRecord, figures: Mapping[str, float], context: RunContext, *, steps: int
+    ) -> None:
+        """Report a skipped update, with its videos; DivergedError if it ends the run, which has `steps`."""
+        step, verdict = record.index + 1, self.judge(figures)
+        none_applied = self.skipped == steps  # the run ends without any update
+        if verdict in ("sound", "overflow") and not none_applied:
+            return
+        shown = {name for name, value in figures.items() if not math.isfinite(value)} | {"loss", GRAD_NORM}
+        text = ", ".join(f"{name} {value}" for name, value in figures.items() if name in shown)
+        if verdict == "stop" and self.skipped > 1:
+            text += f", {self.skipped} times in a row"
+        elif none_applied:
+            text += "; no update of the run was applied"
+        file, videos = context.run_folder.path / NONFINITE_FILE, gather_object(record.videos)
+        if context.accelerator.is_main_process:
+            as_text = {name: str(value) for name, value in figures.items()}
+            write_text(file, json_text({"step": step, **as_text, "videos": sorted(videos)}, indent=2))
+        where = f"see {file} for its videos"
+        if verdict == "stop" or none_applied:
+            raise DivergedError(f"step {step}: {text}; {where}; lower base_lr or set train.clip_grad")
+        context.notice(f"step {step} skipped: {text}; {where}")
+
+
+class Updater:
+    """Updates the weights of networks by their gradients: clips, sends the numbers, updates unless skipped.
+
+    Args:
+        networks: first the model, whose gradients Accelerate exchanges.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, networks: Sequence[Network], settings: TrainSettings
+    ) -> None:
+        self.guard = UpdateGuard(settings.nonfinite, scaled=accelerator.scaler is not None)
+        self._accelerator = accelerator
+        self._networks = networks
+        self._clip_grad = settings.clip_grad
+
+    def update(self, record: StepRecord, *, request: SaveRequest = NO_REQUEST) -> NumbersInFlight:
+        """Update the weights after the last backward pass of a step.
+
+        The numbers of the step, of all processes, decide on the device whether the update is left out.
+        """
+        norms = clip_gradients(self._accelerator, self._networks, self._clip_grad)
+        numbers = record.send(self._accelerator, norms, request=request)
+        step_optimizers(self._accelerator, self._networks, skipped=self.guard.skips(numbers))
+        return numbers
+
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group `lr` times its own scale."""
@@ -134,8 +190,7 @@ def clip_gradients(
     """Unscale (fp16), average and measure gradients, and scale them down to the norm `largest`, if given.
 
     Args:
-        networks: first the model, whose gradients Accelerate exchanges. The gradients of the others are
-            averaged over the processes here, once a step.
+        networks: the gradients of all but the first are averaged over the processes here, once a step.
     Returns:
         The norms before clipping, () on the device and over all processes, by their names in metrics.jsonl;
         a network that is not active in this step has none.

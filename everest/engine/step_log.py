@@ -15,15 +15,11 @@ from accelerate.utils import gather_object
 from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
 from everest.engine.context import RunContext
-from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
 from everest.engine.saving import SaveSchedule
 from everest.engine.step import NumbersInFlight, StepRecord, UpdateGuard
-from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
-from everest.system.files import write_text
-from everest.system.run_folder import NONFINITE_FILE, Row
-from everest.system.text import json_text
+from everest.system.run_folder import Row
 
 RECENT_LOSSES: Final = 50  # heuristic: their mean shows whether a run learns
 # All our choice.
@@ -39,23 +35,30 @@ class StepLog:
 
     Args:
         saves: collects the requests of all processes.
+        guard: judges the updates that it has skipped on the device.
         workers: how many processes read videos for each training process.
     Attributes:
-        guard: skips the updates that it judges later.
         tracker: in the main process; receives the numbers of further rows, too.
         losses: the last finite losses.
     """
 
     def __init__(
-        self, context: RunContext, recipe: Recipe, plan: StagePlan, saves: SaveSchedule, *, workers: int
+        self,
+        context: RunContext,
+        recipe: Recipe,
+        plan: StagePlan,
+        saves: SaveSchedule,
+        guard: UpdateGuard,
+        *,
+        workers: int,
     ) -> None:
         self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.bad_videos = BadVideos(recipe.data.max_bad)
-        self.guard = UpdateGuard(recipe.train.nonfinite, scaled=context.accelerator.scaler is not None)
         self.tracker: GeneralTracker | None = None
         self._context = context
         self._plan = plan
         self._saves = saves
+        self._guard = guard
         self._workers = workers
         self._waits = WaitWatch()
         self._unread: deque[tuple[StepRecord, NumbersInFlight]] = deque()
@@ -63,11 +66,11 @@ class StepLog:
 
     def notes(self) -> dict[str, Any]:
         """The counters that a resumed run continues, as plain values."""
-        return {"videos": self.bad_videos.counts(), "skipped": self.guard.skipped}
+        return {"videos": self.bad_videos.counts(), "skipped": self._guard.skipped}
 
     def restore(self, notes: Mapping[str, Any]) -> None:
         """The inverse of `notes`."""
-        self.guard.skipped = notes["skipped"]
+        self._guard.skipped = notes["skipped"]
         self.bad_videos.restore(notes["videos"], self._context.run_folder.read_bad_videos())
 
     def write(self, row: Row) -> None:
@@ -105,7 +108,7 @@ class StepLog:
             record, numbers = self._unread.popleft()
             figures, any_failed, request = numbers.read()
             self._saves.add(request)
-            self._check_finite(record, figures)
+            self._guard.check(record, figures, context, steps=plan.steps)
             finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
             seconds = record.seconds or time.monotonic() - record.started
             row: Row = {
@@ -128,29 +131,6 @@ class StepLog:
                 context.run_folder.write_bad_videos(self.bad_videos.reasons)
             self.bad_videos.check(any_failed=any_failed)
             self._new_rows.append(row)
-
-    def _check_finite(self, record: StepRecord, figures: Mapping[str, float]) -> None:
-        """Report a skipped update, with its videos; DivergedError if it ends the run."""
-        step = record.index + 1
-        verdict = self.guard.judge(figures)
-        skipped = self.guard.skipped
-        none_applied = skipped == self._plan.steps  # the run ends without any update
-        if verdict in ("sound", "overflow") and not none_applied:
-            return
-        shown = {name for name, value in figures.items() if not math.isfinite(value)} | {"loss", GRAD_NORM}
-        text = ", ".join(f"{name} {value}" for name, value in figures.items() if name in shown)
-        if verdict == "stop" and skipped > 1:
-            text += f", {skipped} times in a row"
-        elif none_applied:
-            text += "; no update of the run was applied"
-        file, videos = self._context.run_folder.path / NONFINITE_FILE, gather_object(record.videos)
-        if self._context.accelerator.is_main_process:
-            as_text = {name: str(value) for name, value in figures.items()}
-            write_text(file, json_text({"step": step, **as_text, "videos": sorted(videos)}, indent=2))
-        where = f"see {file} for its videos"
-        if verdict == "stop" or none_applied:
-            raise DivergedError(f"step {step}: {text}; {where}; lower base_lr or set train.clip_grad")
-        self._context.notice(f"step {step} skipped: {text}; {where}")
 
 
 @dataclass

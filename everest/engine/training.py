@@ -33,14 +33,7 @@ from everest.engine.network import Network
 from everest.engine.plan import StagePlan
 from everest.engine.saving import SaveSchedule
 from everest.engine.state import TrainState
-from everest.engine.step import (
-    NumbersInFlight,
-    PassLosses,
-    StepRecord,
-    clip_gradients,
-    set_lr,
-    step_optimizers,
-)
+from everest.engine.step import NumbersInFlight, PassLosses, StepRecord, Updater, set_lr
 from everest.engine.step_log import StepLog
 from everest.models.block import DroppedPaths
 from everest.system.run_folder import Row
@@ -67,13 +60,17 @@ class Training:
     has_weights: bool = field(init=False, default=True)  # False: of a finished run, whose states are removed
     workers: int = field(init=False)  # processes that read videos, of each process
     saves: SaveSchedule = field(init=False)
+    updater: Updater = field(init=False)
     step_log: StepLog = field(init=False)
 
     def __post_init__(self) -> None:
         self.last_step = self.plan.steps
         self.workers = choose_workers(self.clips, self.order(), self.recipe.train.workers)
         self.saves = SaveSchedule(self.recipe.train, self.plan.steps)
-        self.step_log = StepLog(self.context, self.recipe, self.plan, self.saves, workers=self.workers)
+        self.updater = Updater(self.context.accelerator, self.networks, self.recipe.train)
+        self.step_log = StepLog(
+            self.context, self.recipe, self.plan, self.saves, self.updater.guard, workers=self.workers
+        )
 
     def resume(self) -> None:
         """Restore the newest state of the run, if it has one. Every process reads it."""
@@ -236,15 +233,8 @@ class Step:
             (loss / passes).backward()
 
     def update_weights(self) -> NumbersInFlight:
-        """Clip the gradients of each network to `train.clip_grad`, and update its weights.
-
-        The numbers of the step, of all processes, decide on the device whether the update is left out.
-        """
-        training, accelerator = self._training, self._accelerator
-        norms = clip_gradients(accelerator, training.networks, training.recipe.train.clip_grad)
-        numbers = self._record.send(accelerator, norms, request=training.saves.request())
-        step_optimizers(accelerator, training.networks, skipped=training.step_log.guard.skips(numbers))
-        return numbers
+        """Update the weights of all networks, without logging the step."""
+        return self._training.updater.update(self._record, request=self._training.saves.request())
 
     def update(self, *, wait: bool = False) -> list[Row]:
         """Update the weights, and log the steps whose numbers have arrived; returns the new rows.

@@ -21,7 +21,7 @@ from everest.data.frames import find_sampling
 from everest.data.loader import choose_workers, copy_to_device, divide_batches, read_batches
 from everest.data.recipe_clips import apply_resize_setting, finetune_clips, pretrain_clips
 from everest.engine.network import Network, make_ema, prepare_model, stage_optimizer
-from everest.engine.step import clip_gradients, set_lr, step_optimizers
+from everest.engine.step import PassLosses, StepRecord, Updater, set_lr
 from everest.engine.training import Stage, Step
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
@@ -92,24 +92,27 @@ def time_steps(
         prepared = prepare_model(accelerator, model, recipe.train)
         shape = (clips, spec.channels, spec.candidate_frames, *spec.size)
         frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-        networks = []
+        updater = None
         if settings is not None:
             optimizer, ema = stage_optimizer(model, settings), make_ema(model, recipe.train)
             set_lr(optimizer, 1e-6)  # not 0: the weights change as in training
-            networks = [Network(module=model, optimizer=optimizer, ema=ema)]
+            network = Network(module=model, optimizer=optimizer, ema=ema)
+            updater = Updater(accelerator, [network], recipe.train)
         labels = torch.zeros(clips, dtype=torch.int64, device=device)
         noise = torch.rand(clips, spec.grid.num_tokens, device=device)
         options = {"noise": noise} if stage == "finetune" else {}
 
         def step() -> None:
-            if not networks:
+            if updater is None:
                 with torch.no_grad():
                     prepared(frames)
                 return
             out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
-            accelerator.backward(out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels))
-            clip_gradients(accelerator, networks, recipe.train.clip_grad)
-            step_optimizers(accelerator, networks, skipped=torch.zeros((), device=device))
+            loss = out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
+            record = StepRecord(index=0)
+            record.add(PassLosses(loss), passes=1)
+            accelerator.backward(loss)
+            updater.update(record)
 
         _time_calls(step, WARMUP_STEPS, device)
         if device.type == "cuda":

@@ -26,6 +26,7 @@ from everest.errors import (
     shorten,
 )
 from everest.system.launch import LostPeer, find_lost_peer
+from everest.system.processes import adopt_slurm
 from everest.system.signals import PARENT_VARIABLE, Stopped, end_with_parent
 from everest.system.text import is_unicode
 from everest_cli import (
@@ -244,6 +245,7 @@ def main() -> None:
     """The `everest` program: run the command of `sys.argv`; raises SystemExit, or the error of a bug."""
     gc.set_threshold(GARBAGE_AFTER)
     end_with_parent()
+    adopt_slurm(os.environ)
     if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name that newer releases of torch prefer
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR)
     try:

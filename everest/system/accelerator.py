@@ -23,7 +23,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch._functorch import config as functorch_config
 
 from everest.system.compute import Precision, Runtime, choose_precision
-from everest.system.processes import TRAINER_KEPT_BYTES, is_launched, keep_freed_memory
+from everest.system.processes import TRAINER_KEPT_BYTES, adopt_slurm, is_launched, keep_freed_memory
 
 T = TypeVar("T")
 
@@ -49,6 +49,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     if not uses_gpu:
         keep_freed_memory(TRAINER_KEPT_BYTES)
+    adopt_slurm(os.environ)
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
     # The new name of the option is not in older versions of torch, and Accelerate does not pass it.

@@ -42,11 +42,7 @@ TRAINER_KEPT_BYTES: Final = 2**31 - 1
 
 
 def is_launched() -> bool:
-    """Whether a launcher has started this process as one of several.
-
-    A task of `srun` gets the variables that torch.distributed and Accelerate read.
-    """
-    adopt_slurm(os.environ)
+    """Whether a launcher has started this process as one of several."""
     # torch takes LOCAL_RANK=-1 for no rank.
     names = [name for name in LAUNCHER_VARIABLES if os.environ.get(name, "-1") != "-1"]
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(names):
@@ -66,7 +62,7 @@ def is_launched() -> bool:
 
 def is_main() -> bool:
     """Whether this process is the one that writes files and messages."""
-    return adopt_slurm(dict(os.environ)).get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0"
 
 
 def warn_on_main(text: str) -> None:
@@ -83,7 +79,7 @@ def warn_once(text: str) -> None:
 
 def num_local_processes() -> int:
     """The number of processes of the run on this machine."""
-    return int(adopt_slurm(dict(os.environ)).get("LOCAL_WORLD_SIZE", "1"))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def start_process(process: BaseProcess) -> None:
@@ -93,12 +89,12 @@ def start_process(process: BaseProcess) -> None:
     multiprocessing.set_start_method(start_method, force=True)
 
 
-def adopt_slurm(environment: MutableMapping[str, str]) -> MutableMapping[str, str]:
-    """Give the environment of a task of `srun` the variables that torch.distributed reads, and return it."""
+def adopt_slurm(environment: MutableMapping[str, str]) -> None:
+    """Give the environment of a task of `srun` the variables that torch.distributed and Accelerate read."""
     # The variables of the step, not of the job: an sbatch script has the job's, and is one process.
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in environment or int(tasks) < 2 or not environment.keys() >= {"SLURM_PROCID", "SLURM_LOCALID"}:
-        return environment
+        return
     environment["RANK"] = environment["SLURM_PROCID"]
     environment["WORLD_SIZE"] = tasks
     environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
@@ -108,7 +104,6 @@ def adopt_slurm(environment: MutableMapping[str, str]) -> MutableMapping[str, st
     first = "".join(re.findall(r"^([^\[,]*)(?:\[(\d+))?", nodes)[0])
     environment.setdefault("MASTER_ADDR", first)
     environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
-    return environment
 
 
 def num_cores() -> int:

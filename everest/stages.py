@@ -304,5 +304,6 @@ def _train_stage(
     report = given.pop("report", ignore_event)
     changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
     given["resume"] = "auto" if given.get("resume", True) else "never"
+    init = None if init == "none" else init
     run_options = RunOptions(stage=stage, recipe_file=str(recipe), init=init, decoder=decoder, **given)
     return run_stage(recipe_for_run(recipe, **changes), run_options, report).path

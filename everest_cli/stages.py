@@ -86,9 +86,9 @@ def _train(
         resume="only" if resumes_folder else "auto" if options.resume == "auto" else "never",
         overwrite=options.overwrite,
         cpu=on_cpu,
-        tracker=options.tracker,
+        tracker=None if options.tracker == "none" else options.tracker,
         one_batch=options.overfit_one_batch,
-        init=init,
+        init=None if init == "none" else init,
         decoder=decoder,
     )
     with Display(quiet=options.quiet or not is_main()) as display:

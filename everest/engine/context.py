@@ -55,15 +55,10 @@ class RunOptions:
     resume: Literal["auto", "never", "only"] = "auto"  # the run in `output`; only: there must be one
     overwrite: bool = False
     cpu: bool = False
-    tracker: str | None = None  # tensorboard, wandb; "none" is None
+    tracker: str | None = None  # tensorboard or wandb
     one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
-    init: str | Path | None = None  # run folder or weights to start from; None or "none": from scratch
+    init: str | Path | None = None  # run folder or weights to start from; None: from scratch
     decoder: DecoderStart | None = None  # the decoder of `init`; None: keep it if it fits
-
-    def __post_init__(self) -> None:
-        for name in ("init", "tracker"):
-            if getattr(self, name) == "none":  # the word that commands take
-                object.__setattr__(self, name, None)
 
     def folder(self, recipe: str) -> Path:
         """The run folder: the named one, else runs/STAGE/RECIPE-TIME, numbered if that exists already."""

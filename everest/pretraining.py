@@ -14,7 +14,7 @@ from everest.config.settings import Recipe
 from everest.data.clips import Batch, ClipDataset
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
-from everest.engine.health import CollapseWatch, closing_text
+from everest.engine.health import CollapseWatch, closing_event
 from everest.engine.setup import make_training
 from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
@@ -103,4 +103,4 @@ class Pretraining:
                     prober.probe_if_due()
         if training.step_log.losses:
             is_compared = prober is not None and prober.watches_loss
-            training.context.notice(closing_text(training, is_compared=is_compared))
+            training.context.report(closing_event(training, is_compared=is_compared))

@@ -187,6 +187,8 @@ class Display:
                 self._line(format_probe(event))
             case "notice" | "heading":
                 self._line(event["text"])
+            case "warning":
+                self._line(f"warning: {event['text']}")
             case unknown:
                 raise AssertionError(f"unknown event {unknown}")
 

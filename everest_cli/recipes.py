@@ -15,7 +15,7 @@ from everest.system.files import check_new_file, write_errors
 from everest.system.storage import parse_location
 from everest_cli import options as o
 from everest_cli.options import argument, option, refuse
-from everest_cli.output import print_json, print_result, print_table, say
+from everest_cli.output import Display, print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
     from everest.suggest.suggestion import SuggestRequest
@@ -81,7 +81,7 @@ def suggest(
         measured=is_here and not (quiet and hours is None and not as_json),
         overwrite=overwrite,
     )
-    suggestion, lines = suggest_for_folder(request, notify=say)
+    suggestion, lines = suggest_for_folder(request, report=Display().report)
     commands = _list_next_commands(request, has_test=bool(suggestion.section.get("test")))
     if not quiet:
         say(*lines, *map(str, suggestion.times), "\n  ".join(["next:", *commands]))

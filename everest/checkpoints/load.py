@@ -34,7 +34,7 @@ from everest.models.positions import interpolated
 from everest.models.spec import Transformer, read_model_spec
 from everest.models.vit import with_tubelet_frames
 from everest.system.hub import TIMM_PREFIX, split_timm
-from everest.system.processes import warn_on_main, warn_once
+from everest.system.processes import warn_on_main, warn_on_main_once
 from everest.system.run_folder import (
     BEST_FILE,
     FINETUNE_FOLDER,
@@ -94,7 +94,7 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
     """
     if is_timm_name(checkpoint):
         return Path(checkpoint)
-    path = locate_checkpoint(str(checkpoint), notify=warn_once)
+    path = locate_checkpoint(str(checkpoint), notify=warn_on_main_once)
     if (path / PROJECT_FILE).is_file():
         is_delivered = which is None and (path / MODEL_FOLDER / WEIGHTS_FILE).is_file()
         path /= MODEL_FOLDER if is_delivered else FINETUNE_FOLDER

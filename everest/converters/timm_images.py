@@ -38,7 +38,7 @@ from everest.models.positions import LOWER_ROTARY_BASE, ROTARY_BASE, SPATIAL, TE
 from everest.models.vit import Norms
 from everest.system.hub import HUB_PREFIX as HUB
 from everest.system.hub import HubUnreachable, fetch, read_license, split_timm
-from everest.system.processes import warn_once
+from everest.system.processes import warn_on_main_once
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import Weights, load_tensors, require_finite
 from everest.system.weights_header import ClipSettings
@@ -69,7 +69,7 @@ def open_image_weights(name: str) -> Weights:
     if file is None:
         file = _fetch_weights(config, source=name)
         licence = read_license(file.parent) or licence
-        warn_once(f"{name}: license {licence or 'not stated'}, revision {file.parent.name[:12]}")
+        warn_on_main_once(f"{name}: license {licence or 'not stated'}, revision {file.parent.name[:12]}")
         # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
         overlay = {"file": str(file), "custom_load": False}
         model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)

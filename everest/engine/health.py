@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from statistics import fmean
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from scipy.special import entr
 from scipy.stats import beta
@@ -17,6 +17,7 @@ from everest.engine.step_log import RECENT_LOSSES
 from everest.errors import DivergedError
 from everest.metrics.names import METRICS
 from everest.models.mae import MaskedAutoencoder
+from everest.system.events import notice, warning
 from everest.system.run_folder import Row
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ class CollapseWatch:
             self._collapsed = self._collapsed + 1 if spread is not None and spread < LEAST_SPREAD else 0
 
 
-def closing_text(training: Training, *, is_compared: bool) -> str:
-    """The mean of the last losses of pre-training, next to that of guessing, and what to try next.
+def closing_event(training: Training, *, is_compared: bool) -> dict[str, Any]:
+    """A notice of the last losses of pre-training, next to that of guessing; a warning if little is learned.
 
     Args:
         is_compared: a probe compares the loss with a better reference than the loss of one color.
@@ -152,15 +153,15 @@ def closing_text(training: Training, *, is_compared: bool) -> str:
         for name, measured in texts.items():
             values = [row[name] for row in rows[-RECENT_LOSSES:] if row.get(name) is not None]
             text += f"; {measured.format(fmean(values))}" if values else ""
-        return text
+        return notice(text)
     guess = model.targets.loss_of_one_color  # normalized targets have a variance of about 1
     if guess is None or model.camera_weight:
-        return text
+        return notice(text)
     text += f"; predicting each tubelet's mean color gives about {guess:g}"
     if fmean(losses) <= NEAR_MEAN_COLOR * guess or is_compared:
-        return text
+        return notice(text)
     advice = learning_rate_advice(plan, new_weights=training.state.header.origin is None)
-    return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
+    return warning(f"{text}: little is learned; {advice or 'try more steps or another base_lr'}")
 
 
 def chance_warning(training: Training, step: int, settings: FinetuneSettings, heads: Heads) -> str | None:

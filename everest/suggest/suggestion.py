@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,7 @@ from everest.suggest.variants import (
     with_weights,
 )
 from everest.system.compute import NetworkTime
+from everest.system.events import Report, notice, warning
 from everest.system.files import make_folder, write_text
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
@@ -186,9 +187,7 @@ class SuggestRequest:
         return self.output.absolute().with_name(f"{self.output.name.removesuffix('.yaml')}-lists")
 
 
-def suggest_for_folder(
-    request: SuggestRequest, notify: Callable[[str], None]
-) -> tuple[Suggestion, list[str]]:
+def suggest_for_folder(request: SuggestRequest, report: Report) -> tuple[Suggestion, list[str]]:
     """Write a recipe for a folder; class folders without lists get lists beside it.
 
     Returns the recipe, and lines that describe new lists.
@@ -204,7 +203,7 @@ def suggest_for_folder(
     # Temporary lists until the recipe is written; made beside their folder to check that it is writable.
     with make_folder(folder.parent), TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
         lists = request.lists if videos is None else videos.write(parts, Path(trial))
-        section = _check_section(request, lists, has_new_lists=has_new_lists, notify=notify)
+        section = _check_section(request, lists, has_new_lists=has_new_lists, report=report)
         purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
         purpose = "pretrain" if request.unlabeled else purpose
         suggestion = suggest_recipe(
@@ -231,12 +230,12 @@ def suggest_for_folder(
         fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
         if has_new_lists:
             fix = "label more videos, of further groups"
-        notify(f"warning: no {' or '.join(missing)} list; {fix}")
+        report(warning(f"no {' or '.join(missing)} list; {fix}"))
     return suggestion, lines
 
 
 def _check_section(
-    request: SuggestRequest, lists: Mapping[str, str], *, has_new_lists: bool, notify: Callable[[str], None]
+    request: SuggestRequest, lists: Mapping[str, str], *, has_new_lists: bool, report: Report
 ) -> dict[str, Any]:
     """The data section of a recipe with `lists`, which were given or made from class folders.
 
@@ -247,7 +246,7 @@ def _check_section(
     if not request.unlabeled:
         section, reason = with_task(section, request.task)
         if reason is not None:
-            notify(reason)
+            report(notice(reason))
         if source is None:
             return section
     settings = DataSettings(**section)
@@ -265,10 +264,8 @@ def _check_section(
         given, fix = (
             (f"--pretrain {source}", "--pretrain") if source else (f"--unlabeled {request.data}", "--train")
         )
-        notify(
-            f"warning: {given} has {videos} of the validation or test list, such as {shared[0]}, so "
-            f"results will be too good; leave them out by {fix} LIST"
-        )
+        text = f"{given} has {videos} of the validation or test list, such as {shared[0]}, so results"
+        report(warning(f"{text} will be too good; leave them out by {fix} LIST"))
     return section
 
 

@@ -13,6 +13,7 @@ Report = Callable[[dict[str, Any]], None]
 # {"event": "probe", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "rank_most", and the row of
 #   the first probe, "first"
 # {"event": "notice", "text"}: a line of text that matters without the progress
+# {"event": "warning", "text"}: a line about a problem, which is shown after "warning: "
 # {"event": "heading", "text"}: a line about what is planned or begins
 
 
@@ -22,8 +23,8 @@ def notice(text: str) -> dict[str, Any]:
 
 
 def warning(text: str) -> dict[str, Any]:
-    """The notice of a warning."""
-    return notice(f"warning: {text}")
+    """The event of a line about a problem."""
+    return {"event": "warning", "text": text}
 
 
 def heading(text: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def warn_on_main(text: str) -> None:
 
 
 @cache
-def warn_once(text: str) -> None:
+def warn_on_main_once(text: str) -> None:
     """`warn_on_main`, but not again in this process."""
     warn_on_main(text)
 

@@ -20,6 +20,7 @@ from everest.engine.health import chance_warning
 from everest.engine.setup import make_training
 from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
+from everest.errors import RecipeError
 from everest.evaluation.validation import Validator
 from everest.lists.classes import empty_classes_notice
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -30,6 +31,12 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     """Prepare everything up to the first step."""
     settings = recipe.finetune
     init_weights = context.read_init_weights()  # first: reading the data may take minutes
+    if init_weights is None and settings.needs_init is not None:
+        setting, other = settings.needs_init
+        raise RecipeError(
+            f"{setting} needs trained weights, but the encoder starts from new ones; name a checkpoint with "
+            f"--init, or set {other}"
+        )
     clips, classes = finetune_clips(recipe)
     validation = validation_clips(recipe, classes)
     context.notice(empty_classes_notice("train", clips.samples, classes))

@@ -51,6 +51,11 @@ class ScheduleSettings:
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne]  # decay rates of AdamW's two moments
     one_pass: ClassVar[bool] = False  # whether a loss compares all clips of a step
 
+    @property
+    def mixes_pairs(self) -> bool:
+        """Whether the clips of a pass are mixed in pairs."""
+        return False
+
     def frozen_layers(self, depth: int) -> int:
         """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""
         return 0
@@ -159,10 +164,6 @@ class CommonPretrainSettings(TransformerSettings):
     camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera
     encoder_lr_scale: v.Positive = 1.0  # learning rate of the encoder relative to the decoder
     probe: ProbeSettings = field(default_factory=ProbeSettings)
-    # Only fine-tuning has these.
-    mixes_pairs: ClassVar[bool] = False
-    adapters: ClassVar[None] = None
-    needs_init: ClassVar[None] = None
 
 
 @settings
@@ -258,7 +259,6 @@ class FinetuneSettings(TransformerSettings):
 
     @property
     def mixes_pairs(self) -> bool:
-        """Whether the clips of a pass are mixed in pairs."""
         return bool(self.mixup or self.cutmix)
 
     @property

@@ -104,9 +104,6 @@ class TokenizerSettings(ScheduleSettings):
     layer_decay: ClassVar[float] = 1.0
     encoder_lr_scale: ClassVar[float] = 1.0
     views_per_decode: ClassVar[int] = 1
-    mixes_pairs: ClassVar[bool] = False
-    adapters: ClassVar[None] = None
-    needs_init: ClassVar[None] = None
     checkpoint: str | None = None  # a trained tokenizer
     # Of the network; sets the keys of its parts that are None.
     size: Annotated[TokenizerSize, v.WITH_HYPHENS] = "lite"

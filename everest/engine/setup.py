@@ -62,12 +62,6 @@ def make_training(
         other_networks: networks that learn in the same steps as the model.
         other_clip_bytes: that a clip takes in a pass outside of the model.
     """
-    if init_weights is None and section.needs_init:
-        setting, other = section.needs_init
-        raise RecipeError(
-            f"{setting} needs trained weights, but the encoder starts from new ones; name a checkpoint with "
-            f"--init, or set {other}"
-        )
     if context.resumed:
         _check_inputs(context.run_folder, sample_facts(recipe, clips, classes), spec)
     else:  # opens some of the videos

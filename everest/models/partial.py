@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection
-from everest.config.stage_settings import LoraSettings
+from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.models.classifier import VideoClassifier
 from everest.models.vit import Encoder
 from everest.system.compute import full_precision
@@ -33,7 +33,7 @@ def choose_trained(model: nn.Module, section: TrainedSection) -> None:
 
     Weights outside of the encoder, and those of other models, are always trained.
     """
-    if not isinstance(model, VideoClassifier):
+    if not (isinstance(model, VideoClassifier) and isinstance(section, FinetuneSettings)):
         return
     encoder, lora = model.encoder, section.adapters
     if lora is not None:

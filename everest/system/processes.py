@@ -118,9 +118,12 @@ def num_cores() -> int:
 
 def num_readers() -> int:
     """The reader processes of each training process, if the recipe does not set them."""
-    num_possible = min(num_cores(), host_memory() // READER_BYTES)  # what is free changes from run to run
     num_trainers = num_local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine
-    return max(1, min(num_possible // num_trainers, MAX_READERS))
+    num_fitting = host_memory() // READER_BYTES // num_trainers  # what is free changes from run to run
+    cores = num_cores() // num_trainers
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # a task has these cores for itself
+        cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores))
+    return max(1, min(cores, num_fitting, MAX_READERS))
 
 
 def free_host_memory(*, with_swap: bool = False) -> int:

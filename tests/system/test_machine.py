@@ -245,8 +245,8 @@ def test_a_limit_of_file_sizes_is_reported_with_its_fix(recipe: Path, tmp_path: 
 
 
 def test_a_task_of_slurm_has_its_cores_for_itself(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(processes, "num_cores", lambda: 6)  # those of a task, or of the whole machine
-    monkeypatch.setattr(processes, "host_memory", lambda: 2**40)
+    monkeypatch.setattr(machine, "num_cores", lambda: 6)  # those of a task, or of the whole machine
+    monkeypatch.setattr(machine, "host_memory", lambda: 2**40)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert num_readers() == 3
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from everest.errors import UserError
@@ -171,10 +171,12 @@ def _write_tested_file(
     from everest.project.exported import measure_exported_accuracy
 
     accuracy = None
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    folder = TemporaryDirectory(dir=options.out.parent, prefix=".untested-")
-    with write_errors(options.out), folder as name:
-        file = Path(name, options.out.name)
+    folder = options.out.with_name(f".untested-{options.out.name}")
+    with write_errors(options.out):
+        shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed
+        folder.mkdir(parents=True)
+    try:
+        file = folder / options.out.name
         metadata = write_onnx(file, graph, clips=clips, report=report)
         speed = f"network, a clip on one CPU thread: {metadata['network_ms']:.3g} ms with ONNX Runtime"
         speed += f" (without reading and decoding{limit})"
@@ -194,6 +196,8 @@ def _write_tested_file(
         if accuracy is not None:
             report(notice(str(accuracy)))
         file.replace(options.out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return metadata, speed, accuracy
 
 

@@ -124,7 +124,8 @@ def open_model(file: str) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]
     if not Path(file).is_file():
         sys.exit(f"{file}: no such file")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # 4,2 has a number for each level
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else 1
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no other class in common

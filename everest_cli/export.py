@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 from dataclasses import dataclass, replace
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from everest.checkpoints.quantization import Int8Clips
     from everest.project.exported import ExportedAccuracy
 
-CAMERA_PROGRAM: Final = "classify.py"
+CAMERA_PROGRAM: Final = "classify.py"  # classifies a camera by an exported file
 NEXT_COMMANDS: Final = {
     "next": "next",
     "camera": "read a camera or a file, with numpy, onnxruntime and av only",
@@ -124,6 +122,7 @@ def _export_onnx(
     from everest.checkpoints.graph import make_graph
     from everest.checkpoints.load import find_recipe_beside
     from everest.checkpoints.quantization import read_int8_clips
+    from everest.config.recipe_files import shipped_folder
     from everest.evaluation.card import model_card
     from everest.project.exported import compare_precisions
 
@@ -151,7 +150,8 @@ def _export_onnx(
         document |= _list_next_commands(checkpoint, options, recipe)
         program = out.with_name(CAMERA_PROGRAM)
         if options.overwrite or not program.exists():  # it may be the user's own
-            write_text(program, _find_camera_program().read_text(encoding="utf-8"))
+            text = (shipped_folder("examples") / CAMERA_PROGRAM).read_text(encoding="utf-8")
+            write_text(program, text)
             document["written"].append(str(program))
     return document
 
@@ -171,6 +171,7 @@ def _write_tested_file(
     from everest.project.exported import measure_exported_accuracy
 
     accuracy = None
+    # A folder, not a file as of `atomic_file`: the suffix .onnx tells the test what it opens.
     folder = options.out.with_name(f".untested-{options.out.name}")
     with write_errors(options.out):
         shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed
@@ -199,14 +200,6 @@ def _write_tested_file(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return metadata, speed, accuracy
-
-
-def _find_camera_program() -> Traversable:
-    """The program that classifies a camera by an exported file."""
-    try:
-        return resources.files("everest.examples") / CAMERA_PROGRAM
-    except ModuleNotFoundError:  # a checkout that is not installed
-        return Path(__file__).resolve().parents[1] / "docs" / "examples" / CAMERA_PROGRAM
 
 
 def _list_next_commands(checkpoint: str, options: ExportOptions, recipe: Path) -> dict[str, str]:

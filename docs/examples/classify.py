@@ -4,8 +4,8 @@ everest export runs/line --to onnx --output line.onnx   # writes this program be
 python classify.py line.onnx video.mp4      # a file
 python classify.py line.onnx 0 2            # each 2 seconds of the first camera; also a stream or a file
 
-Prints the time and the most probable class of each window; with --json all probabilities. The metadata of the
-model states the preprocessing. At the end, the milliseconds of a window are printed, in CPU time: other
+Prints the time and the most probable class of each window; with --json the five most probable. The metadata
+of the model states the preprocessing. The last line has the milliseconds of a window, in CPU time: other
 programs hardly change it. Uses one CPU thread, or OMP_NUM_THREADS. Ctrl-C ends the program.
 """
 

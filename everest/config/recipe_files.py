@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from everest.config.yaml import read_yaml
 from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shorten, unknown_name
@@ -44,17 +44,17 @@ class RecipeFile:
         return document
 
 
-def _shipped() -> Traversable:
-    """The folder of the shipped recipes."""
+def shipped_folder(name: Literal["recipes", "examples"]) -> Traversable:
+    """A folder of the package that a checkout has elsewhere."""
     try:
-        return resources.files("everest.recipes")
+        return resources.files(f"everest.{name}")
     except ModuleNotFoundError:  # a checkout that is not installed
-        return Path(__file__).resolve().parents[2] / "recipes"
+        return Path(__file__).resolve().parents[2] / {"recipes": "recipes", "examples": "docs/examples"}[name]
 
 
 def shipped_names() -> list[str]:
     """The names of the recipes in the package, sorted."""
-    files = _shipped().iterdir()
+    files = shipped_folder("recipes").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
@@ -64,7 +64,7 @@ def shipped_recipe(name: str) -> RecipeFile:
     if spelled not in shipped_names():
         raise unknown_name("recipe", name, shipped_names())
     label = f"{spelled}.yaml"
-    text = (_shipped() / label).read_text(encoding="utf-8")
+    text = (shipped_folder("recipes") / label).read_text(encoding="utf-8")
     return RecipeFile(name=spelled, label=label, text=text, folder=None)
 
 

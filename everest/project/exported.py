@@ -212,7 +212,7 @@ def _test_folds(
 
 
 def _checksum(weights: Path, precision: GraphPrecision, keep: float | None) -> str:
-    """Of all that decides the outputs of an exported model for its test videos, but for these."""
+    """A hash of what the outputs of an exported model depend on, but for the bytes of the test videos."""
     recipe = weights.parent / RECIPE_FILE
     data = load_recipe(recipe).data
     lists = [Path(data.root, name) for name in (data.train, data.test) if name is not None]

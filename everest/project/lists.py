@@ -243,8 +243,8 @@ def check_copies(parts: Mapping[str, str]) -> Iterator[str]:
             by_bytes[hashlib.file_digest(file, "sha256").hexdigest()].append(str(path))
     copies = [paths for paths in by_bytes.values() if len({parts[path] for path in paths}) > 1]
     if copies:
-        examples = f"{plural(len(copies), 'video')} in more than one, such as {' and '.join(copies[0][:2])}"
-        yield f"groups or lists share videos: {examples}; keep one of each, or the test is too good"
+        examples = f"{plural(len(copies), 'video')}, such as {' and '.join(copies[0][:2])}"
+        yield f"several groups or lists have copies of {examples}; keep one copy, or the test is too easy"
 
 
 def check_animals(bouts: Bouts) -> str | None:

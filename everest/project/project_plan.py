@@ -238,7 +238,7 @@ def _total_text(seconds: tuple[float, float], trainings: int, trains_network: bo
     total += checks if trains_network else " to compute features, and to fit and test linear models"
     load = f"{getloadavg()[0]:.1f} on {plural(num_cores(), 'core')}"
     idle = ", and less on an idle machine" if slow_down() > 1 else ""
-    return f"{total}; for the present load of {load}{idle}"
+    return f"{total}; under the present load of {load}{idle}"
 
 
 def slow_down() -> float:

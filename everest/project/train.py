@@ -308,7 +308,7 @@ def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
             title, left = f"fold {number} of {len(project.folds)}", ""
             if done:  # the model of all videos takes as long as a fold
                 seconds = (monotonic() - started) / done * (len(project.folds) + 2 - number)
-                left = f", about {time_text(seconds)} left by the speed so far"
+                left = f", about {time_text(seconds)} left at the speed so far"
             comparison.report(heading(title + left))
             overrides = [f"data.{name}={json.dumps(path)}" for name, path in vars(lists).items()]
             fold = replace(comparison, overrides=overrides)

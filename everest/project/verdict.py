@@ -101,7 +101,7 @@ def list_results(result: MeasuredTest) -> list[str]:
     if result.interval is not None:
         note = "" if result.groups >= FEW_GROUPS else f"; wide, because {result.groups} groups are few"
         if any(100 in (each.recall, each.ap) for each in result.behaviors):
-            note += "; for a class without a mistake by the binomial distribution, which gives wider ones"
+            note += "; wider for a class without a mistake, where it is that of the binomial distribution"
         limit = (
             "how far values vary over groups like these, not over other kinds of animals, places or cameras"
         )

@@ -230,7 +230,7 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(class_folders, tmp_path, mo
     classes = r"2 classes: down 8, right 8\n4 folds: .*\nwarning: .* only 4 videos in each fold\n(?s:.*)"
     time = r"about \d+ (?:s|min)"
     training = f"all training: {time} for 5 fine-tunings, including {time[6:]} for validations and tests"
-    busy = r"; for the present load of 99\.0 on \d+ cores?, and less on an idle machine\n"
+    busy = r"; under the present load of 99\.0 on \d+ cores?, and less on an idle machine\n"
     assert re.search(classes + training + busy, shown.stdout)
     monkeypatch.setattr(project_plan, "getloadavg", lambda: (0.0, 0.0, 0.0))
     large = sets("model.backbone=vit-s", "data.size=64")  # too slow for 300 steps on any machine
@@ -265,7 +265,7 @@ def test_groups_of_one_class_and_other_frame_sizes_are_named_from_the_plan_to_th
     )
     plan, verdict = shown.stderr, shown.stdout
     assert "2 classes: jam 6 (3 groups), ok 6 (3 groups)\n" in plan
-    assert re.search(r"fold 1 of 3\n(?s:.*)fold 2 of 3, about \d+ (?:s|min) left by the speed so far\n", plan)
+    assert re.search(r"fold 1 of 3\n(?s:.*)fold 2 of 3, about \d+ (?:s|min) left at the speed so far\n", plan)
     assert "frame size and rate alone 100.0 %, a linear model on small images" in verdict
     assert load_recipe(output / "recipe.yaml").data.frames == 1
     assert "# by --set: train.workers: 0\n" in (output / "recipe.yaml").read_text()
@@ -303,7 +303,7 @@ def test_copies_of_a_video_in_several_groups_are_found_by_their_bytes(tmp_path: 
     parts |= {str(tmp_path): "a folder", "s3://gone.mp4": "remote"}
     assert [*check_copies(parts)] == []  # a and b are of one group
     (warning,) = check_copies(parts | {str(tmp_path / "b"): "shift1"})
-    assert f"1 video in more than one, such as {tmp_path / 'a'} and {tmp_path / 'b'}; keep one" in warning
+    assert f"copies of 1 video, such as {tmp_path / 'a'} and {tmp_path / 'b'}; keep one copy" in warning
 
 
 def test_a_plan_of_linear_models_counts_the_tests_of_all_folds(class_folders, tmp_path, monkeypatch):
@@ -781,7 +781,7 @@ def test_the_verdict_says_once_what_all_intervals_are_about():
     assert not any(line.startswith("intervals") for line in alone)
     found: dict[str, Any] = {"name": "run", "prevalence": 50.0, "recall": 100.0, "precision": 90.0}
     perfect = list_results(MeasuredTest.of(RESULT | {"behaviors": [found | {"interval": [69.0, 100.0]}]}))
-    assert "for a class without a mistake by the binomial distribution, which gives wider ones" in perfect[1]
+    assert "wider for a class without a mistake, where it is that of the binomial distribution" in perfect[1]
     of_frames = list_results(MeasuredTest.of(RESULT | {"frames": 1, "warnings": ["classes differ"]}))
     assert of_frames[2].endswith("a linear model on small images 70.0 % (of the same 1 frame)")
     assert of_frames[3] == "warning: classes differ"

@@ -18,7 +18,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, Final
 
 import av
 import torch
@@ -33,6 +33,7 @@ PAGE = HERE / "performance.md"
 SHARED = Path(os.environ.get("EVEREST_SHARED", HERE.parents[1] / "shared"))
 REAL = SHARED / "videos" / "odd" / "mae_demo_853x480.avi"  # 300 frames of a real scene, MPEG-4
 FRAMES = 300
+LINE: Final = 400  # characters: a record of results, such as a seed of an arm, has a line
 
 
 @dataclass(frozen=True)
@@ -161,13 +162,30 @@ def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = P
     extra = {} if all("machine" in row for row in rows) else {"machine": machine()}
     document = {"benchmark": name, **extra, "rows": rows}
     (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_results(HERE / "results" / f"{name}.json", document)
     begin, end = f"<!-- benchmarks/{name}.py -->\n", f"<!-- end of {name} -->"
     before, found, rest = page.read_text().partition(begin)
     _, ended, after = rest.partition(end)
     if not (found and ended):
         raise SystemExit(f"{page} has no place for the table: {begin.strip()} and {end}")
     page.write_text(f"{before}{begin}\n{table.strip()}\n\n{end}{after}")
+
+
+def write_results(path: Path, document: object) -> None:
+    """Write JSON with one line for each record."""
+    path.write_text(_in_lines(document) + "\n")
+
+
+def _in_lines(value: object, indent: str = "") -> str:
+    text = json.dumps(value)
+    if len(indent) + len(text) <= LINE or not isinstance(value, dict | list):
+        return text
+    inner, is_list = f"{indent} ", isinstance(value, list)
+    names = [""] * len(value) if is_list else [f"{json.dumps(str(name))}: " for name in value]
+    values = value if is_list else value.values()
+    lines = [f"{inner}{name}{_in_lines(each, inner)}" for name, each in zip(names, values, strict=True)]
+    begin, end = "[]" if is_list else "{}"
+    return begin + "\n" + ",\n".join(lines) + f"\n{indent}{end}"
 
 
 def machine() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from measuring import HERE, everest, machine
+from measuring import HERE, everest, machine, write_results
 from timelines import PARTS, score
 
 from everest.annotations.bout import Bout
@@ -161,7 +161,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = record(given.videos.absolute(), given.folder.absolute(), given.init)
-    (HERE / "results" / "mouse_recordings.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_results(HERE / "results" / "mouse_recordings.json", results)
 
 
 if __name__ == "__main__":

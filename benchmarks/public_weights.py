@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from measuring import difference_text, markdown
+from measuring import difference_text, markdown, write_results
 
 from everest import inference_api, stages
 from everest.checkpoints.describe import load_model, read_weight_settings
@@ -27,7 +27,7 @@ from everest.probes.probe import probe
 from everest.sweep.report import compare_pairs, find_spread
 from everest.system.events import ignore_event
 from everest.system.files import write_text
-from everest.system.text import json_text, read_json
+from everest.system.text import read_json
 
 SCRATCH: Final = "from scratch"
 DIFFERENCES: Final = "difference image"
@@ -97,7 +97,7 @@ def main() -> None:
 
     def keep(name: str, values: dict[str, Any]) -> None:
         results.setdefault(name, {}).update(values)
-        write_text(path, json_text(results, indent=1))
+        write_results(path, results)
 
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.names:

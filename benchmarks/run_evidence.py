@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from evidence_sets import RESTING, SUFFIX, write_events, write_set, write_shaken
-from measuring import everest, machine
+from measuring import everest, machine, write_results
 
 from everest.config.yaml import read_yaml, write_yaml
 from everest.lists.columns import read_rows
@@ -219,7 +219,7 @@ def main() -> None:
             sets = arguments.sets or tuple(CLIPS.get(part, ()))
             document = run(part, folder, sets, [*options, "--jobs", jobs], quick=quick)
             path = results / f"{part}.json"
-            path.write_text(json.dumps(document, indent=1) + "\n")
+            write_results(path, document)
             print(f"results: {path}", flush=True)
 
     if not quick or arguments.jobs < 2:

@@ -18,6 +18,7 @@ from typing import Any
 import timm
 import torch
 import transformers
+from measuring import write_results
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -232,7 +233,7 @@ def main() -> None:
             stale += [name] if known[table].get(name) != result else []
         else:  # after each row, so that a killed call has written those before
             known[table][name] = result
-            RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+            write_results(RESULTS, known)
     if stale:
         sys.exit(f"stale: {', '.join(stale)}; run python benchmarks/support_matrix.py")
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from measuring import HERE, SHARED, everest
+from measuring import HERE, SHARED, everest, write_results
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
@@ -115,7 +115,7 @@ def main() -> None:
     results = json.loads(file.read_text())
     for name in given.sets:
         results[name] = run_set(name, given.work.absolute() / name)
-        file.write_text(json.dumps(results, indent=2) + "\n")
+        write_results(file, results)
 
 
 if __name__ == "__main__":

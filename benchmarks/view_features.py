@@ -220,7 +220,7 @@ def main() -> None:
         results = {arm: {**earlier.get(arm, {}), **found.get(arm, {})} for arm in arms}
         of_runs = {arm: values for arm in arms if (values := curves(folder, arm))}
         document = {"base": BASE, "arms": ARMS, "results": results, "curves": document["curves"] | of_runs}
-        written.write_text(json.dumps(document, indent=1) + "\n")
+        measuring.write_results(written, document)
         return
     folder.mkdir(parents=True, exist_ok=True)
     arms = (RANDOM, DIFFERENCES, *(options.arm or ARMS))

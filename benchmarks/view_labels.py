@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from held_out_clips import LETTERS, Clips
-from measuring import HERE, difference_text, markdown, read_units
+from measuring import HERE, difference_text, markdown, read_units, write_results
 from view_features import BASE, pretrained, run_folder
 
 import everest
@@ -211,7 +211,7 @@ def main() -> None:
     for key, units in read_units(folder).items():
         results[key] = results.get(key, {}) | units
     if options.report:
-        RESULTS.write_text(json.dumps({"base": BASE, "results": results}, indent=1) + "\n")
+        write_results(RESULTS, {"base": BASE, "results": results})
         print(labels_table(results), kept_table(results), sep="\n\n")
         return
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))

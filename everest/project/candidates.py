@@ -106,7 +106,7 @@ def _make_pixel_classifier(
 
 
 def _make_histograms(
-    of_motion: bool, recipe: Recipe, classes: Classes, init: str | None
+    recipe: Recipe, classes: Classes, init: str | None, *, of_motion: bool
 ) -> ImageClassifier | None:
     """A linear model of histograms of edges and their motion; of clips of one frame, of edges alone."""
     if of_motion != (recipe.data.frames > 1):
@@ -115,7 +115,7 @@ def _make_histograms(
 
 
 def _make_encoder(
-    is_trained: bool, recipe: Recipe, classes: Classes, init: str | None
+    recipe: Recipe, classes: Classes, init: str | None, *, is_trained: bool
 ) -> VideoClassifier | None:
     """A classifier of the mean and the change of the tokens of an encoder.
 
@@ -138,13 +138,27 @@ def _make_encoder(
 
 Predict = Callable[[Sequence[Sample]], dict[str, NDArray[np.float32]]]  # outputs (C,) of readable ones, by id
 LinearModule = ImageClassifier | VideoClassifier  # has `features`, and a linear `head`
-# Of each kind of features, the module that computes them; None: the project cannot have it.
-FEATURES: Final[dict[str, Callable[[Recipe, Classes, str | None], LinearModule | None]]] = {
-    "images": partial(_make_pixel_classifier, "images"),
-    "motion": partial(_make_histograms, True),
-    "edges": partial(_make_histograms, False),
-    "random": partial(_make_encoder, False),
-    "frozen": partial(_make_encoder, True),
+
+
+@dataclass(frozen=True)
+class FeatureKind:
+    """Features that are not trained."""
+
+    make: Callable[[Recipe, Classes, str | None], LinearModule | None]  # None: not for this project
+    description: str  # for a publication; {init} stands for the weights that the project starts from
+
+
+FEATURES: Final[dict[str, FeatureKind]] = {
+    "images": FeatureKind(
+        partial(_make_pixel_classifier, "images"),
+        "the mean image and the mean change of a clip (16 x 16 pixels each)",
+    ),
+    "motion": FeatureKind(
+        partial(_make_histograms, of_motion=True), "histograms of its edges and their motion"
+    ),
+    "edges": FeatureKind(partial(_make_histograms, of_motion=False), "histograms of its edges"),
+    "random": FeatureKind(partial(_make_encoder, is_trained=False), "the features of an untrained encoder"),
+    "frozen": FeatureKind(partial(_make_encoder, is_trained=True), "the frozen features of {init}"),
 }
 
 
@@ -225,7 +239,7 @@ def fill_table(
 
     Until the block ends, rows are in the folder, where a killed call goes on.
     """
-    made = {name: make(recipe, classes, init) for name, make in FEATURES.items()}
+    made = {name: kind.make(recipe, classes, init) for name, kind in FEATURES.items()}
     modules = {name: module for name, module in made.items() if module is not None}
     device = _choose_device()
     for module in modules.values():
@@ -266,9 +280,12 @@ def flag_sizes(samples: Sequence[Sample]) -> Floats:
 
 
 def measure_clip_seconds(recipe: Recipe, classes: Classes) -> float:
-    """The time to read a clip and to compute its features, measured under the present load."""
+    """The time to read a clip and to compute its features, measured under the present load.
+
+    New weights stand for those that the project starts from.
+    """
     device = _choose_device()
-    made = [FEATURES[kind](recipe, classes, None) for kind in ("random", "images", "motion", "edges")]
+    made = [kind.make(recipe, classes, None) for kind in FEATURES.values()]
     modules = [module.to(device).eval() for module in made if module is not None]
     data = recipe.data
     clips = torch.zeros(1, data.channels, data.frames, *data.frame_size, dtype=torch.uint8, device=device)

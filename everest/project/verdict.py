@@ -13,7 +13,7 @@ from everest.errors import first_names
 from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
-from everest.project.candidates import IMAGES, INPUTS, LINEAR, SIZE_RATE
+from everest.project.candidates import FEATURES, IMAGES, INPUTS, LINEAR, SIZE_RATE
 from everest.project.choice import FEWEST_TO_COMPARE, BestCandidate
 from everest.project.lists import STEP
 from everest.project.request import Project
@@ -44,13 +44,7 @@ def list_verdict(result: ProjectResult) -> list[str]:
 def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
     """What was done and how good it is, in sentences for a publication."""
     init = "the encoder pre-trained here" if project.request.unlabeled else project.request.init
-    features = {
-        "images": "the mean image and the mean change of a clip (16 x 16 pixels each)",
-        "motion": "histograms of its edges and their motion",
-        "edges": "histograms of its edges",
-        "random": "the features of an untrained encoder",
-        "frozen": f"the frozen features of {init}",
-    }
+    features = {name: kind.description.format(init=init) for name, kind in FEATURES.items()}
     if recipe.data.frames == 1:
         features["images"] = "an image of 16 x 16 pixels"
     members = [

@@ -3,10 +3,12 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from small_projects import RESULT
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.config.recipe import load_recipe
@@ -18,14 +20,19 @@ from everest.project.candidates import (
     FROZEN,
     IMAGES,
     INPUTS,
+    LINEAR,
     MEAN,
     SIZE_RATE,
+    FeatureKind,
     FeatureTable,
     flag_sizes,
     make_network_candidate,
+    measure_clip_seconds,
 )
-from everest.project.choice import choose, compare_inputs
-from everest.project.result import NETWORK
+from everest.project.choice import BestCandidate, choose, compare_inputs
+from everest.project.request import Project, Request
+from everest.project.result import NETWORK, MeasuredTest
+from everest.project.verdict import write_methods
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import read_weights
 from everest.video.writer import write_video
@@ -148,7 +155,7 @@ def test_the_model_of_a_candidate_computes_its_outputs(recipe: Path, tmp_path: P
     torch.manual_seed(0)
     heads = (Head(task=task, outputs=1 if task == "regression" else 3, mean=2.0, std=3.0),)
     loaded, classes = load_recipe(recipe), Classes(heads=heads, names=())
-    made = {kind: make(loaded, classes, None) for kind, make in FEATURES.items()}
+    made = {name: kind.make(loaded, classes, None) for name, kind in FEATURES.items()}
     modules = {kind: module for kind, module in made.items() if module is not None}
     modules["frozen"] = modules["random"]
     assert "edges" not in modules  # only of clips of one frame
@@ -164,6 +171,21 @@ def test_the_model_of_a_candidate_computes_its_outputs(recipe: Path, tmp_path: P
         found = model.outputs(model(clips)).numpy()
     np.testing.assert_allclose(found, layer.outputs(table.of(name, samples), heads[0]), atol=2e-4)
     assert not table.modules["images"].head.weight.any()  # the table's own modules stay as they were
+
+
+def test_a_new_kind_of_features_is_timed_and_described(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    make = Mock(wraps=FEATURES["images"].make)
+    monkeypatch.setitem(FEATURES, "corners", FeatureKind(make, "the corners of a clip"))
+    monkeypatch.setitem(LINEAR, "images-corners", ("images", "corners"))
+    loaded, request = load_recipe(recipe), Request(videos="")
+    measure_clip_seconds(loaded, Classes(heads=(HEAD,), names=("a", "b")))
+    make.assert_called_once()
+    lists = {"section": {}, "folds": [], "window": None, "possible_folds": None, "tested": []}
+    project = Project(**lists, request=request, files={}, planned_minutes=1.0)
+    choice = BestCandidate(name="images-corners", reason="")
+    test = MeasuredTest.of(RESULT)
+    methods = write_methods(project, choice, loaded, test)
+    assert " pixels each) and the corners of a clip. On 20 videos of 20 groups held out" in methods
 
 
 def test_without_a_second_group_the_simplest_is_taken():

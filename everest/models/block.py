@@ -1,17 +1,20 @@
-"""The blocks of a transformer, from the whole stack down to its layers.
+"""The blocks of a transformer, from the stack down to the layers and their operations.
 
 With `num_outputs`, the last block computes only the last L tokens, which attend to all K: a decoder needs no
 output for visible tokens, an encoder none for its class token.
 
-Norms and activations are not stored for the backward pass, see everest.models.recompute.
+A linear layer usually stores its input for the gradient of its weight. Here that input is a norm or an
+activation of a tensor that is stored anyway, so the backward pass computes it again, to save memory. This is
+exact: outputs and gradients are those of the plain formulation.
 
-B batch, K tokens, L tokens whose outputs are computed, D width, E = D / heads, F width of the MLP.
+B batch, K tokens, L tokens whose outputs are computed, D width, E = D / heads, F width of the MLP, P outputs
+of a linear layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +23,15 @@ from torch.nn import LayerNorm
 from torch.utils.checkpoint import checkpoint
 
 from everest.config.model import MLP_RATIO
+from everest.config.values import Gelu
 from everest.models.positions import Rotation
-from everest.models.recompute import Activation, ActivationLinear, Normed, RecomputedSwiglu
 
+Activation = Literal[Gelu, "swiglu"]
 NormedSwiglu = Literal["normed-swiglu"]  # SwiGLU with a norm between its Linear layers
 NORM_EPS: Final = 1e-6  # added to the variance by every LayerNorm, as in the released programs
+# Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
+QUICK_GELU_FACTOR: Final = 1.702
+GELU_APPROXIMATIONS: Final = {"exact": "none", "tanh": "tanh"}
 
 
 class Blocks(nn.ModuleList):
@@ -44,7 +51,7 @@ class Blocks(nn.ModuleList):
         """Run the blocks on tokens (B, K, D): outputs (B, L, D) of the last L = `num_outputs` tokens.
 
         Args:
-            num_outputs: None: of all K tokens.
+            num_outputs: None: outputs of all K tokens.
             rotation, mask: see `Block`.
         """
         for index, block in enumerate(self):
@@ -64,9 +71,9 @@ class Block(nn.Module):
 
     Args:
         mlp_width: F; None: four times the width.
-        rotary: queries and keys are turned.
-        mlp: its activation, also SwiGLU with a norm.
-        eps: added to the variance by its norms.
+        rotary: whether queries and keys are turned.
+        mlp: the activation of the MLP.
+        eps: added to the variance by the norms.
     """
 
     def __init__(
@@ -99,7 +106,7 @@ class Block(nn.Module):
         """Compute the outputs (B, L, D) of the last L = `num_outputs` of the tokens (B, K, D).
 
         Args:
-            num_outputs: None: of all K tokens.
+            num_outputs: None: outputs of all K tokens.
             rotation: turns the queries and keys of the K tokens.
             mask: (B, 1, K, K) bool, whether a token attends to another; None: to all.
         """
@@ -111,7 +118,7 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention, with the biases of the released programs: of queries and values.
 
-    A bias of the keys has no effect unless they are turned: then it is learned, else it is zero.
+    A bias of the keys has an effect only if they are turned: then it is learned, else it is zero.
     """
 
     k_bias: Tensor  # (D,)
@@ -152,7 +159,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU, or with SwiGLU, whose first layer has 2 F outputs (EVA-02: and a norm)."""
+    """Two linear layers with GELU, or with SwiGLU, which takes 2 F values and may have a norm (EVA-02)."""
 
     def __init__(self, width: int, hidden: int, activation: Activation | NormedSwiglu, eps: float) -> None:
         super().__init__()
@@ -162,7 +169,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Normed) -> Tensor:
-        """The MLP (B, K, D) of tokens (B, K, D)."""
+        """Apply the MLP to tokens (B, K, D): (B, K, D)."""
         hidden = x.linear(self.fc1.weight, self.fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
         if self.norm is None:
             return ActivationLinear.apply(hidden, self.fc2.weight, self.fc2.bias, self.activation)
@@ -173,8 +180,7 @@ class Mlp(nn.Module):
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): a branch scaled by 1 / (1 - rate), or by 0 in clips that skip it.
 
-    The rate as a number would be a constant of a compiled graph. Blocks with different rates share their
-    graphs, because they read it from a tensor.
+    The rate is a tensor, so that blocks with different rates share their compiled graphs.
 
     Args:
         rate: the share of the clips that skip the branch, below 1.
@@ -197,7 +203,7 @@ class DropPath(nn.Module):
 
 
 class DroppedPaths:
-    """Which of the `clips` of a step skip which branches: the same on any number of processes."""
+    """Chooses which of the `clips` of a step skip which branches, equally on any number of processes."""
 
     def __init__(self, model: nn.Module, seed: int, *, clips: int, device: torch.device) -> None:
         self._paths = [module for module in model.modules() if isinstance(module, DropPath)]
@@ -205,12 +211,12 @@ class DroppedPaths:
         self._uniform = torch.rand(len(self._paths), clips, device=device, generator=generator)  # (paths, B)
 
     def use(self, clips: slice) -> None:
-        """Give the modules the numbers of the clips of a pass."""
+        """Give the modules the random numbers of the clips of a pass."""
         for path, uniform in zip(self._paths, self._uniform, strict=True):
             path.uniform = uniform[clips]
 
     def clear(self) -> None:
-        """End the step: the modules draw numbers of their own again."""
+        """End the step: the modules let torch draw their numbers again."""
         for path in self._paths:
             path.uniform = None
 
@@ -218,3 +224,127 @@ class DroppedPaths:
 def last_tokens(x: Tensor, count: int) -> Tensor:
     """The last `count` of the tokens (B, K, D): (B, count, D); there may be none."""
     return x[:, x.size(1) - count :]
+
+
+class Normed(NamedTuple):
+    """Tokens, and the norm that the next linear layer applies to them."""
+
+    tokens: Tensor  # (B, K, D)
+    norm: LayerNorm
+
+    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """`linear(norm(tokens))`: (B, K, P)."""
+        norm = self.norm
+        return NormLinear.apply(self.tokens, norm.weight, norm.bias, norm.eps, weight, bias)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """GELU of (..., K, F), or SwiGLU (Shazeer 2020) of (..., K, 2 F): silu(first half) * second half."""
+    if activation == "swiglu":
+        gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
+        return F.silu(gate) * value
+    if activation == "quick":
+        return F.silu(QUICK_GELU_FACTOR * x) / QUICK_GELU_FACTOR
+    return F.gelu(x, approximate=GELU_APPROXIMATIONS[activation])
+
+
+def activation_gradient(grad: Tensor, x: Tensor, activation: Activation) -> Tensor:
+    """The gradient of the input x of `activate`, of its shape, from that of its output (..., K, F)."""
+    aten = torch.ops.aten
+    if activation == "swiglu":
+        gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
+        return torch.cat([aten.silu_backward(grad * value, gate), grad * F.silu(gate)], dim=-1)
+    if activation == "quick":
+        return aten.silu_backward(grad, QUICK_GELU_FACTOR * x)
+    return aten.gelu_backward(grad, x, approximate=GELU_APPROXIMATIONS[activation])
+
+
+def _autocast_weight(x: Tensor, weight: Tensor) -> Tensor:
+    """Cast the weight to the precision of its product with `x`, as autocast does in the forward pass.
+
+    The copy is saved: the backward pass runs without autocast, and would have to cast the weight again.
+    """
+    device = x.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):  # meta has no autocast
+        return weight
+    return weight.to(torch.get_autocast_dtype(device))
+
+
+class ActivationLinear(torch.autograd.Function):
+    """y = a(x) W^T + b, with the activation a: (B, K, D) of x (B, K, F), with SwiGLU (B, K, 2 F).
+
+    Saves x and W. With g the gradient of y: dx = (g W) a'(x), dW = g^T a(x), db = the sum of g.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, activation: Activation) -> Tensor:
+        ctx.weight_dtype, ctx.activation = weight.dtype, activation
+        weight = _autocast_weight(x, weight)
+        ctx.save_for_backward(x, weight)
+        return F.linear(activate(x, activation), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors  # (B, K, F), with SwiGLU (B, K, 2 F); (D, F)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen weights need none
+        grad = grad_outputs[0].to(x.dtype)  # (B, K, D)
+        flat_grad = grad.flatten(0, -2)  # (B * K, D)
+        grad_x = activation_gradient(grad @ weight, x, ctx.activation) if needs_x else None  # the shape of x
+        grad_bias = flat_grad.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
+        grad_weight = None
+        if needs_weight:
+            activated = activate(x, ctx.activation).flatten(0, -2)  # (B * K, F)
+            grad_weight = (flat_grad.T @ activated).to(ctx.weight_dtype)
+        return grad_x, grad_weight, grad_bias, None
+
+
+class NormLinear(torch.autograd.Function):
+    """y = n(x) W^T + b, with the LayerNorm n: (B, K, P) of x (B, K, D).
+
+    Saves x, W, and the scale and shift of n. With g the gradient of y: dW = g^T n(x), db = the sum of g, and
+    torch's backward pass of LayerNorm maps dn = g W to the gradients of x, scale and shift.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        ctx.weight_dtype, ctx.eps = weight.dtype, eps
+        norm_dtype = torch.promote_types(x.dtype, scale.dtype)  # sharded weights may be bfloat16
+        scale, shift = scale.to(norm_dtype), shift.to(norm_dtype)
+        weight = _autocast_weight(x, weight)
+        ctx.save_for_backward(x, scale, shift, weight)
+        return F.linear(F.layer_norm(x, scale.shape, scale, shift, eps), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, shift, weight = ctx.saved_tensors  # (B, K, D), (D,), (D,), (P, D)
+        needs_norm, (needs_weight, needs_bias) = ctx.needs_input_grad[:3], ctx.needs_input_grad[4:]
+        normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)
+        grad = grad_outputs[0]  # (B, K, P), under autocast of lower precision than x
+        flat_grad = grad.flatten(0, -2)  # (B * K, P)
+        grad_x = grad_scale = grad_shift = grad_weight = None
+        grad_bias = flat_grad.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
+        if needs_weight:
+            grad_weight = (flat_grad.T @ normed.to(grad.dtype).flatten(0, -2)).to(ctx.weight_dtype)
+        if any(needs_norm):
+            grad_normed = (grad @ weight).to(x.dtype)  # (B, K, D)
+            grad_x, *grads = torch.ops.aten.native_layer_norm_backward(
+                grad_normed, x, scale.shape, mean, rstd, scale, shift, list(needs_norm)
+            )
+            grad_scale, grad_shift = (g if g is None else g.to(ctx.weight_dtype) for g in grads)
+        return grad_x, grad_scale, grad_shift, None, grad_weight, grad_bias
+
+
+class RecomputedSwiglu(torch.autograd.Function):
+    """SwiGLU (B, K, F) of (B, K, 2 F); saves its input only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return activate(x, "swiglu")
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return activation_gradient(grad_outputs[0], x, "swiglu")

@@ -16,11 +16,10 @@ from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FinetuneSettings
 from everest.config.values import Rotary
 from everest.methods.grid import TokenGrid
-from everest.models.block import Block, NormedSwiglu
+from everest.models.block import Activation, Block, NormedSwiglu
 from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
 from everest.models.partial import choose_trained
 from everest.models.positions import RotaryPositions
-from everest.models.recompute import Activation
 from everest.profiling.profile import make_stage_spec
 
 GRID = TokenGrid(t=3, h=2, w=4)

@@ -56,10 +56,13 @@ class PreviousFrames:
             return none.expand(-1, count + self.lag)
         usual = self.change.sort(dim=1).values[:, count // 4].unsqueeze(1)  # (B, 1)
         is_new = (self.change > CUT_CHANGE) & (self.change > CUT_FACTOR * usual) & (self.changed > CUT_SHARE)
-        starts = [is_new[:, i : count - self.lag + 1 + i] for i in range(self.lag)]
-        inner = torch.stack(starts).all(dim=0)  # (B, P - lag + 1), from the frame `lag` on
-        earlier, later = torch.cat([none, inner[:, :-1]], dim=1), torch.cat([inner[:, 1:], none], dim=1)
-        alone = inner & ~(earlier | later)
+        # A cut before frame f divides the pairs f - lag to f - 1, counted by their earlier frames.
+        num_starts = count - self.lag + 1  # the frames from `lag` to P
+        divided = [is_new[:, i : i + num_starts] for i in range(self.lag)]
+        starts = torch.stack(divided).all(dim=0)  # (B, P - lag + 1)
+        follows = torch.cat([none, starts[:, :-1]], dim=1)  # another start is right before it
+        precedes = torch.cat([starts[:, 1:], none], dim=1)
+        alone = starts & ~(follows | precedes)
         return torch.cat([none.expand(-1, self.lag), alone, none.expand(-1, self.lag - 1)], dim=1)
 
 

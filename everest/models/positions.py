@@ -110,30 +110,40 @@ class RotaryPositions(nn.Module):
     def __init__(self, grid: TokenGrid, head_width: int, places: Rotary = "none") -> None:
         super().__init__()
         if places == "none":
-            channels = rotary_channels(head_width)  # R
-            rates = ROTARY_BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
-            coordinates = torch.cartesian_prod(*map(torch.arange, (grid.t, grid.h, grid.w)))  # (N, 3)
-            angles = (coordinates.unsqueeze(2) * rates).repeat(1, 1, 2).flatten(1)  # (N, 3 * R)
-            angles = F.pad(angles, (0, head_width - 3 * channels))  # (N, E)
+            angles = _video_angles(grid, head_width)
         else:
-            base = LOWER_ROTARY_BASE if places in ("dinov3", "rope-vit") else ROTARY_BASE
-            rates = base ** -(torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))
-            family, _, extent = places.partition(":")
-            sides = []  # the coordinates of the rows, then those of the columns
-            for count in (grid.h, grid.w):
-                number = torch.arange(count, dtype=torch.float64)
-                if family == "dinov3":
-                    sides.append(4 * math.pi * ((number + 0.5) / count - 0.5))
-                else:
-                    sides.append((number + (family == "pe")) * (int(extent) / count if extent else 1))
-            angles = (torch.cartesian_prod(*sides).unsqueeze(2) * rates).flatten(1)  # (h*w, E / 2)
-            angles = angles.repeat_interleave(2, dim=1).repeat(grid.t, 1)  # (N, E)
+            angles = _image_angles(grid, head_width, places)
         self.register_buffer("cos", angles.cos().float(), persistent=False)
         self.register_buffer("sin", angles.sin().float(), persistent=False)
 
     def forward(self, ids: Tensor) -> Rotation:
         """The rotation of the tokens `ids` (B, K)."""
         return Rotation(self.cos[ids].unsqueeze(1), self.sin[ids].unsqueeze(1))
+
+
+def _video_angles(grid: TokenGrid, head_width: int) -> Tensor:
+    """The angles (N, E) of V-JEPA 2 in float64: R channels for the slice, R for the row, R for the column."""
+    channels = rotary_channels(head_width)  # R
+    rates = ROTARY_BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
+    coordinates = torch.cartesian_prod(*map(torch.arange, (grid.t, grid.h, grid.w)))  # (N, 3)
+    angles = (coordinates.unsqueeze(2) * rates).repeat(1, 1, 2).flatten(1)  # (N, 3 * R)
+    return F.pad(angles, (0, head_width - 3 * channels))  # (N, E)
+
+
+def _image_angles(grid: TokenGrid, head_width: int, places: Rotary) -> Tensor:
+    """The angles (N, E) of an image model in float64, the same in every slice."""
+    base = LOWER_ROTARY_BASE if places in ("dinov3", "rope-vit") else ROTARY_BASE
+    rates = base ** -(torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))
+    family, _, extent = places.partition(":")
+    sides = []  # the coordinates of the rows, then those of the columns
+    for count in (grid.h, grid.w):
+        number = torch.arange(count, dtype=torch.float64)
+        if family == "dinov3":
+            sides.append(4 * math.pi * ((number + 0.5) / count - 0.5))
+        else:
+            sides.append((number + (family == "pe")) * (int(extent) / count if extent else 1))
+    angles = (torch.cartesian_prod(*sides).unsqueeze(2) * rates).flatten(1)  # (h*w, E / 2)
+    return angles.repeat_interleave(2, dim=1).repeat(grid.t, 1)  # (N, E)
 
 
 TokenPositions = FixedPositions | LearnedPositions | RotaryPositions

@@ -22,7 +22,7 @@ from everest.data.views import ClipFormat
 from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
-from everest.methods.selection import Strategy
+from everest.methods.selection import Strategy, measure_importance
 from everest.methods.strategies import AllTokens
 from everest.models.base import TokenModel
 from everest.models.spec import Transformer, classifier_spec, encoder_spec, pretrain_spec
@@ -166,7 +166,8 @@ def select_tokens(
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
     x = x if model is None else model.to_input(x)
     scorer = None if model is None else model.scorer
-    selection = chosen.select(x, grid, embed, torch.from_numpy(noise).to(x.device), scorer=scorer)
+    importance = measure_importance(chosen, x, embed, scorer) if chosen.uses_importance else None
+    selection = chosen(grid, importance=importance, noise=torch.from_numpy(noise).to(x.device))
     if selection.visible.size(1) == 0:
         raise ValueError(f"{chosen} leaves none of {grid.num_tokens} tokens visible")
     return selection

@@ -27,7 +27,7 @@ from everest.figures.rows import HIDDEN_GRAY, ClipMask, draw_rows, make_figure_r
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import Embedding, RawPixels
-from everest.methods.selection import Strategy, TopK
+from everest.methods.selection import Strategy, TopK, measure_importance
 from everest.methods.strategies import AllTokens, LearnedImportance, ScoreName
 from everest.methods.targets import FeatureTargets
 from everest.models.base import SelectingModel, TokenModel
@@ -72,7 +72,7 @@ def apply_strategies(
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
     masks: list[ClipMask] = []
     for title, strategy in strategies:
-        importance = strategy.checked_importance(seen, embed, scorer) if strategy.uses_importance else None
+        importance = measure_importance(strategy, seen, embed, scorer) if strategy.uses_importance else None
         selection = strategy(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
@@ -102,7 +102,7 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = None
     if strategy.uses_importance:
-        importance = strategy.checked_importance(model.to_input(out.frames), embed, model.scorer)
+        importance = measure_importance(strategy, model.to_input(out.frames), embed, model.scorer)
     predicted = _inpaint(model, out.frames, out.selection, out.prediction)
     return _make_mask(strategy.strategy, strategy, out.frames, out.selection, importance, embed, predicted)
 

@@ -1,9 +1,10 @@
 """Strategies: which tokens of a clip are encoded, and which are predicted.
 
-A strategy computes the importance of each token (`Strategy.importance`; masks, which do not look at the clip,
-have none), and then chooses tokens by its rule, which is its call. Its result is a `TokenSelection`, the ids
-of the chosen tokens. The rule draws by sorting the uniform `noise` that the caller passes, so a selection is
-a pure function with the same result on every machine. The key `selection` of a recipe holds a strategy.
+Tokens are selected in two steps: `measure_importance` gives each token of a clip a number (masks, which do
+not look at the clip, have none), and a call of the strategy, its rule, chooses tokens by these numbers: a
+`TokenSelection` of their ids. The rule draws by sorting the uniform `noise` that the caller passes, so a
+selection is a pure function with the same result on every machine. The key `selection` of a recipe holds a
+strategy.
 
 Here are the strategies that rank tokens by how much they change, EVEREST's first, and its
 information-intensive frame selection (§4.2): of more frames than fit, those where much happens. The paper
@@ -78,55 +79,6 @@ class Strategy(ABC):
             The ids of as many tokens for every clip and at every call: counts may depend on the grid only.
         """
 
-    def select(
-        self,
-        frames: Tensor,
-        grid: TokenGrid,
-        embed: Embedding,
-        noise: Tensor,
-        *,
-        importance: Tensor | None = None,
-        scorer: Scorer | None = None,
-    ) -> TokenSelection:
-        """Select tokens of clips (B, C, T, H, W), bytes or normalized: by the rule, from their importance.
-
-        Args:
-            noise: (B, at least N) uniform in [0, 1).
-            importance: (B, N) float32, replaces what the strategy would compute.
-            scorer: as in `checked_importance`.
-        """
-        if importance is None and self.uses_importance:
-            importance = self.checked_importance(frames, embed, scorer)
-        return self(grid, importance=importance, noise=noise[:, : grid.num_tokens])
-
-    def checked_importance(
-        self, frames: Tensor, embed: Embedding, scorer: Scorer | None = None
-    ) -> Tensor | None:
-        """The `importance` (B, N) of clips (B, C, T, H, W), bytes or normalized.
-
-        Args:
-            scorer: gives the importance if the strategy `needs_tokenizer`.
-        Raises:
-            RecipeError: a strategy of another package returned another shape, or there is no scorer.
-        """
-        if self.needs_tokenizer:
-            if scorer is None:
-                raise RecipeError(
-                    f"{self.strategy} needs a trained tokenizer, as everest train-tokenizer makes it"
-                )
-            return scorer(frames)
-        if self.is_external:
-            frames = embed.pixels.normalized(frames)
-        importance = self.importance(frames, embed)
-        sides = zip(frames.shape[2:], embed.tubelet, strict=True)
-        t, h, w = (length // side for length, side in sides)
-        if importance is not None and importance.shape[1:] != (t * h * w,):
-            raise RecipeError(
-                f"{self.strategy}: its importance has the shape {tuple(importance.shape)}, not (clips, "
-                f"{t * h * w}): one number for each token"
-            )
-        return importance
-
     @property
     def is_external(self) -> bool:
         """Whether another package defines the strategy."""
@@ -170,6 +122,38 @@ class Strategy(ABC):
         for name, value in vars(self).items():
             if name.endswith("_ratio") and isinstance(value, float) and not 0 <= value <= 1:
                 yield name, f"must be from 0 to 1, not {value}"
+
+
+def measure_importance(
+    strategy: Strategy, frames: Tensor, embed: Embedding, scorer: Scorer | None
+) -> Tensor | None:
+    """Measure the importance (B, N) by which a strategy ranks the tokens of clips (B, C, T, H, W).
+
+    Args:
+        frames: bytes or normalized.
+        scorer: a tokenizer's, which gives the importance if the strategy needs it.
+    Returns:
+        None if the strategy computes none.
+    Raises:
+        RecipeError: a strategy of another package returned another shape, or there is no scorer.
+    """
+    if strategy.needs_tokenizer:
+        if scorer is None:
+            raise RecipeError(
+                f"{strategy.strategy} needs a trained tokenizer, as everest train-tokenizer makes it"
+            )
+        return scorer(frames)
+    if strategy.is_external:
+        frames = embed.pixels.normalized(frames)
+    importance = strategy.importance(frames, embed)
+    size = frames.size(3), frames.size(4)
+    grid = TokenGrid.of_clip(frames=frames.size(2), size=size, tubelet=embed.tubelet)
+    if importance is not None and importance.shape[1:] != (grid.num_tokens,):
+        raise RecipeError(
+            f"{strategy.strategy}: its importance has the shape {tuple(importance.shape)}, not (clips, "
+            f"{grid.num_tokens}): one number for each token"
+        )
+    return importance
 
 
 def ascending(ids: Tensor) -> Tensor:

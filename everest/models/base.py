@@ -18,7 +18,7 @@ from everest.config.values import ModelInput
 from everest.methods.camera import MOTIONS, moving_clips
 from everest.methods.grid import NoiseLayout, TokenSelection, check_inputs
 from everest.methods.importance import Embedding, Scorer
-from everest.methods.selection import Strategy
+from everest.methods.selection import Strategy, measure_importance
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.pooling import mean_and_change
 from everest.models.vit import Encoder, frame_differences
@@ -123,13 +123,13 @@ class TokenModel(ClipModel):
             importance: (B, N) float32, replaces what the strategy would compute.
             strategy: replaces that of the model.
         """
-        grid = self.encoder.grid
+        strategy, grid = strategy or self.strategy, self.encoder.grid
         if noise is None:
             noise = torch.zeros(x.size(0), grid.num_tokens, device=x.device)
         check_inputs(grid, x.size(0), noise=noise, importance=importance)
-        return (strategy or self.strategy).select(
-            x, grid, self.embedding, noise, importance=importance, scorer=self.scorer
-        )
+        if importance is None and strategy.uses_importance:
+            importance = measure_importance(strategy, x, self.embedding, self.scorer)
+        return strategy(grid, importance=importance, noise=noise[:, : grid.num_tokens])
 
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""

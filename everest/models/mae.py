@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from everest.config.stage_settings import FrameSelectionSettings
 from everest.config.values import settings
 from everest.methods.grid import ClipNoise, TokenGrid, TokenSelection, check_inputs, gather_tokens
-from everest.methods.selection import TopK, draw_slices, kept_per_slice, num_candidates
+from everest.methods.selection import (
+    TopK,
+    draw_slices,
+    kept_per_slice,
+    measure_importance,
+    num_candidates,
+)
 from everest.methods.targets import AnyTarget, FeatureTargets, Target, TeacherUse
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.block import Block, Blocks
@@ -240,7 +246,7 @@ class MaskedAutoencoder(PretrainingModel):
             return frames, importance
         assert isinstance(self.strategy, TopK)
         if importance is None:
-            importance = self.strategy.checked_importance(self.to_input(frames), self.embedding)
+            importance = measure_importance(self.strategy, self.to_input(frames), self.embedding, self.scorer)
             assert importance is not None
         counts = kept_per_slice(self.strategy, importance, candidates)  # (B, S)
         drawn = draw_slices(counts, noise.slices, self.encoder.grid.t)  # (B, t)

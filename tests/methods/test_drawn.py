@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tiny_models import tiny
 from torch import Tensor
 
 from everest.methods.grid import TokenGrid
-from everest.methods.importance import Embedding, RawPixels
+from everest.methods.importance import Embedding
 from everest.methods.selection import Drawn, RedundancyRobust
 
 GRID = TokenGrid(t=2, h=1, w=4)
@@ -64,10 +65,11 @@ def test_uniform_draws_need_no_importance():
 
     frames = torch.zeros(50, 3, 4, 16, 64, dtype=torch.uint8)
     kept = {"keep_ratio": 0.5, "visible_ratio": None}
-    chosen = NeverMeasured(**kept, uniform=1.0).select(frames, GRID, RawPixels((2, 16, 16)), noise)
+    model = tiny("encoder", frames=4, size=(16, 64), tubelet=(2, 16, 16))
+    chosen = model.select_tokens(frames, noise, strategy=NeverMeasured(**kept, uniform=1.0))
     assert torch.equal(chosen.visible, measured.visible)
     with pytest.raises(AssertionError, match="was measured"):
-        NeverMeasured(**kept, uniform=0.9).select(frames, GRID, RawPixels((2, 16, 16)), noise)
+        model.select_tokens(frames, noise, strategy=NeverMeasured(**kept, uniform=0.9))
 
 
 def test_evaluation_takes_the_most_changed_tokens():

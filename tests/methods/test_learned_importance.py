@@ -13,6 +13,7 @@ from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, pixel_change
+from everest.methods.selection import measure_importance
 from everest.methods.strategies import LearnedImportance, Tube
 
 GRID = TokenGrid(t=16, h=4, w=4)
@@ -92,13 +93,13 @@ def test_each_score_comes_from_its_measure():
     scores = torch.rand(1, 8)
 
     def measured(**settings):
-        return LearnedImportance(**settings).checked_importance(frames, pixels, lambda _: scores)
+        return measure_importance(LearnedImportance(**settings), frames, pixels, lambda _: scores)
 
     assert measured() is scores
     assert torch.equal(measured(score="frame-difference"), pixel_change(frames, (2, 2, 2)))
     assert measured(score="random") is None
     with pytest.raises(RecipeError, match="needs a trained tokenizer"):
-        LearnedImportance().checked_importance(frames, pixels)
+        measure_importance(LearnedImportance(), frames, pixels, None)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """What could classify the videos of a project: simple models beside the fine-tuned network, and the best.
 
-A linear candidate is a linear layer on features that are not trained, of a kind or of several; a new one is a
-row of `LINEAR`. The features are of the center view of each video, read once for all candidates, lists and
-folds. Candidates are compared on videos whose groups they have not seen; the best one becomes the model of
-the project.
+A linear candidate is a linear layer on features that are not trained, of a kind or of several (see
+`feature_kinds.py`). The features are of the center view of each video, read once for all candidates, lists
+and folds. Candidates are compared on videos whose groups they have not seen; the best one becomes the model
+of the project.
 
 N videos, F features of a candidate, C outputs.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -27,10 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from everest.checkpoints.describe import load_model
-from everest.checkpoints.init import find_init, load_init, read_init
 from everest.config.heads import MULTI_LABEL, Head
 from everest.config.settings import Recipe
-from everest.data.randomness import Purpose, seed_at
 from everest.errors import DataError
 from everest.inference.jobs import add_rows
 from everest.inference.model import OpenedModel
@@ -43,10 +41,7 @@ from everest.metrics.head_metrics import choose_thresholds
 from everest.metrics.predictions import label_array
 from everest.models.classifier import Classifier, VideoClassifier
 from everest.models.clip_spec import ModelSpec
-from everest.models.linear import ImageClassifier, ImageSpec
 from everest.models.mean import MeanClassifier
-from everest.models.pooling import NUM_STATISTICS
-from everest.models.spec import classifier_spec
 from everest.probes.linear import (
     DEFAULT_STRENGTH,
     STRENGTHS,
@@ -56,37 +51,14 @@ from everest.probes.linear import (
     make_group_splits,
 )
 from everest.profiling.timing import measure_reading_speed, open_stage_clips
+from everest.project.feature_kinds import FEATURES, INPUTS, LINEAR, SIZE_RATE, LinearModule
 from everest.project.result import NETWORK
 from everest.system.events import Report
 from everest.system.types import Floats
 from everest.video.reader import video_info
 
-IMAGES: Final = "linear-images"
-FROZEN: Final = "frozen-features"
-MEAN: Final = "mean"
-# The kinds of features of each linear candidate. Simple ones first: of two equally good ones, the earlier is
-# chosen.
-LINEAR: Final[dict[str, tuple[str, ...]]] = {
-    IMAGES: ("images",),
-    "images-motion": ("images", "motion"),
-    "images-edges": ("images", "edges"),
-    "random-features": ("random",),
-    FROZEN: ("frozen",),
-    "frozen-motion": ("frozen", "motion"),
-    "frozen-edges": ("frozen", "edges"),
-}
-SIZE_RATE: Final = "size-rate"
-# Columns of features, in equal blocks: what appearance alone, change alone, and the size and rate of frames
-# alone reach. They are compared and never delivered.
-INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # kind, blocks, those that are kept
-    "image-mean": ("images", 2, (0,)),
-    "image-change": ("images", 2, (1,)),
-    "frozen-mean": ("frozen", NUM_STATISTICS, (0,)),
-    "frozen-change": ("frozen", NUM_STATISTICS, (1, 3)),
-    SIZE_RATE: (SIZE_RATE, 1, (0,)),
-}
+MEAN: Final = "mean"  # the mean of two candidates
 MOST_SIZES: Final = 64  # heuristic: pairs of frame size and rate that are told apart, the most frequent ones
-
 FEATURE_PASSES: Final = 4  # default: to time; the first one, which is slower, is left out
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU
 
@@ -95,71 +67,7 @@ def _choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _make_pixel_classifier(
-    features: Literal["images", "motion"], recipe: Recipe, classes: Classes, init: str | None
-) -> ImageClassifier:
-    """A linear model of features of the pixels of a clip."""
-    data = recipe.data
-    size, heads = data.frame_size, classes.heads
-    spec = ImageSpec(frames=data.frames, size=size, pixels=data.pixels, heads=heads, features=features)
-    return spec.build()
-
-
-def _make_histograms(
-    recipe: Recipe, classes: Classes, init: str | None, *, of_motion: bool
-) -> ImageClassifier | None:
-    """A linear model of histograms of edges and their motion; of clips of one frame, of edges alone."""
-    if of_motion != (recipe.data.frames > 1):
-        return None
-    return _make_pixel_classifier("motion", recipe, classes, init)
-
-
-def _make_encoder(
-    recipe: Recipe, classes: Classes, init: str | None, *, is_trained: bool
-) -> VideoClassifier | None:
-    """A classifier of the mean and the change of the tokens of an encoder.
-
-    The encoder has the weights that the project starts from, or new ones if it starts from none.
-    """
-    if is_trained != (init is not None):
-        return None
-    spec = classifier_spec(recipe, classes.heads)
-    spec = replace(spec, model=replace(spec.model, pooling="mean-change"), drop_path=0.0)
-    with torch.random.fork_rng(devices=[]):  # it is built on the CPU
-        torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
-        model = spec.build()
-    assert isinstance(model, VideoClassifier)
-    if init is not None:
-        assert isinstance(model.spec, ModelSpec)
-        weights = read_init(find_init(init, output=None, overwrite=False), resumed=None)
-        load_init(model, weights.adapted(model.spec), weights, notify=lambda text: None)
-    return model
-
-
 Predict = Callable[[Sequence[Sample]], dict[str, NDArray[np.float32]]]  # outputs (C,) of readable ones, by id
-LinearModule = ImageClassifier | VideoClassifier  # has `features`, and a linear `head`
-
-
-@dataclass(frozen=True)
-class FeatureKind:
-    """Features that are not trained."""
-
-    make: Callable[[Recipe, Classes, str | None], LinearModule | None]  # None: not for this project
-    description: str  # for a publication; {init} stands for the weights that the project starts from
-
-
-FEATURES: Final[dict[str, FeatureKind]] = {
-    "images": FeatureKind(
-        partial(_make_pixel_classifier, "images"),
-        "the mean image and the mean change of a clip (16 x 16 pixels each)",
-    ),
-    "motion": FeatureKind(
-        partial(_make_histograms, of_motion=True), "histograms of its edges and their motion"
-    ),
-    "edges": FeatureKind(partial(_make_histograms, of_motion=False), "histograms of its edges"),
-    "random": FeatureKind(partial(_make_encoder, is_trained=False), "the features of an untrained encoder"),
-    "frozen": FeatureKind(partial(_make_encoder, is_trained=True), "the frozen features of {init}"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)

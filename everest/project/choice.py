@@ -22,7 +22,8 @@ from everest.metrics.names import METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions
 from everest.probes.classifiers import Labels
 from everest.probes.linear import compute_losses
-from everest.project.candidates import INPUTS, LINEAR, MEAN
+from everest.project.candidates import MEAN
+from everest.project.feature_kinds import INPUTS, LINEAR
 from everest.project.result import NETWORK, InputTest
 from everest.system.types import Floats
 

@@ -32,9 +32,10 @@ from everest.metrics.names import METRICS
 from everest.metrics.predictions import write_predictions
 from everest.models.classifier import Classifier
 from everest.prepare.window_labels import read_bouts
-from everest.project.candidates import IMAGES, MEAN, Candidate
+from everest.project.candidates import MEAN, Candidate
 from everest.project.choice import BestCandidate, estimate_difference
 from everest.project.comparison import Comparison
+from everest.project.feature_kinds import IMAGES
 from everest.project.request import REPORT, Project, write_document
 from everest.project.result import (
     DELIVERED,

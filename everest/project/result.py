@@ -105,7 +105,7 @@ class ClassTest:
 class InputTest:
     """How far the delivered model is above a linear model of one input, on validation videos."""
 
-    name: str  # of everest.project.candidates.INPUTS
+    name: str  # of everest.project.feature_kinds.INPUTS
     gain: list[float]  # 95 % interval over groups, in the metric of the task
 
 

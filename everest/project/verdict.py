@@ -13,8 +13,8 @@ from everest.errors import first_names
 from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
-from everest.project.candidates import FEATURES, IMAGES, INPUTS, LINEAR, SIZE_RATE
 from everest.project.choice import FEWEST_TO_COMPARE, BestCandidate
+from everest.project.feature_kinds import FEATURES, IMAGES, INPUTS, LINEAR, SIZE_RATE
 from everest.project.lists import STEP
 from everest.project.request import Project
 from everest.project.result import NETWORK, InputTest, MeasuredTest, ProjectResult

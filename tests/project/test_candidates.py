@@ -16,20 +16,14 @@ from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.probes.linear import STRENGTHS, compute_losses, cross_predict, fit_linear, make_group_splits
 from everest.project.candidates import (
-    FEATURES,
-    FROZEN,
-    IMAGES,
-    INPUTS,
-    LINEAR,
     MEAN,
-    SIZE_RATE,
-    FeatureKind,
     FeatureTable,
     flag_sizes,
     make_network_candidate,
     measure_clip_seconds,
 )
 from everest.project.choice import BestCandidate, choose, compare_inputs
+from everest.project.feature_kinds import FEATURES, FROZEN, IMAGES, INPUTS, LINEAR, SIZE_RATE, FeatureKind
 from everest.project.request import Project, Request
 from everest.project.result import NETWORK, MeasuredTest
 from everest.project.verdict import write_methods

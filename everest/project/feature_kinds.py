@@ -1,0 +1,113 @@
+"""The kinds of features that linear candidates learn from: of the pixels of a clip, or of an encoder.
+
+A new kind is a row of `FEATURES`, and a new candidate a row of `LINEAR`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Literal
+
+import torch
+
+from everest.checkpoints.init import find_init, load_init, read_init
+from everest.config.settings import Recipe
+from everest.data.randomness import Purpose, seed_at
+from everest.lists.classes import Classes
+from everest.models.classifier import VideoClassifier
+from everest.models.clip_spec import ModelSpec
+from everest.models.linear import ImageClassifier, ImageSpec
+from everest.models.pooling import NUM_STATISTICS
+from everest.models.spec import classifier_spec
+
+IMAGES: Final = "linear-images"
+FROZEN: Final = "frozen-features"
+# The kinds of features of each linear candidate. Simple ones first: of two equally good ones, the earlier is
+# chosen.
+LINEAR: Final[dict[str, tuple[str, ...]]] = {
+    IMAGES: ("images",),
+    "images-motion": ("images", "motion"),
+    "images-edges": ("images", "edges"),
+    "random-features": ("random",),
+    FROZEN: ("frozen",),
+    "frozen-motion": ("frozen", "motion"),
+    "frozen-edges": ("frozen", "edges"),
+}
+SIZE_RATE: Final = "size-rate"
+# Columns of features, in equal blocks: what appearance alone, change alone, and the size and rate of frames
+# alone reach. They are compared and never delivered.
+INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # kind, blocks, those that are kept
+    "image-mean": ("images", 2, (0,)),
+    "image-change": ("images", 2, (1,)),
+    "frozen-mean": ("frozen", NUM_STATISTICS, (0,)),
+    "frozen-change": ("frozen", NUM_STATISTICS, (1, 3)),
+    SIZE_RATE: (SIZE_RATE, 1, (0,)),
+}
+
+
+def _make_pixel_classifier(
+    features: Literal["images", "motion"], recipe: Recipe, classes: Classes, init: str | None
+) -> ImageClassifier:
+    """A linear model of features of the pixels of a clip."""
+    data = recipe.data
+    size, heads = data.frame_size, classes.heads
+    spec = ImageSpec(frames=data.frames, size=size, pixels=data.pixels, heads=heads, features=features)
+    return spec.build()
+
+
+def _make_histograms(
+    recipe: Recipe, classes: Classes, init: str | None, *, of_motion: bool
+) -> ImageClassifier | None:
+    """A linear model of histograms of edges and their motion; of clips of one frame, of edges alone."""
+    if of_motion != (recipe.data.frames > 1):
+        return None
+    return _make_pixel_classifier("motion", recipe, classes, init)
+
+
+def _make_encoder(
+    recipe: Recipe, classes: Classes, init: str | None, *, is_trained: bool
+) -> VideoClassifier | None:
+    """A classifier of the mean and the change of the tokens of an encoder.
+
+    The encoder has the weights that the project starts from, or new ones if it starts from none.
+    """
+    if is_trained != (init is not None):
+        return None
+    spec = classifier_spec(recipe, classes.heads)
+    spec = replace(spec, model=replace(spec.model, pooling="mean-change"), drop_path=0.0)
+    with torch.random.fork_rng(devices=[]):  # it is built on the CPU
+        torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
+        model = spec.build()
+    assert isinstance(model, VideoClassifier)
+    if init is not None:
+        assert isinstance(model.spec, ModelSpec)
+        weights = read_init(find_init(init, output=None, overwrite=False), resumed=None)
+        load_init(model, weights.adapted(model.spec), weights, notify=lambda text: None)
+    return model
+
+
+LinearModule = ImageClassifier | VideoClassifier  # has `features`, and a linear `head`
+
+
+@dataclass(frozen=True)
+class FeatureKind:
+    """Features that are not trained."""
+
+    make: Callable[[Recipe, Classes, str | None], LinearModule | None]  # None: not for this project
+    description: str  # for a publication; {init} stands for the weights that the project starts from
+
+
+FEATURES: Final[dict[str, FeatureKind]] = {
+    "images": FeatureKind(
+        partial(_make_pixel_classifier, "images"),
+        "the mean image and the mean change of a clip (16 x 16 pixels each)",
+    ),
+    "motion": FeatureKind(
+        partial(_make_histograms, of_motion=True), "histograms of its edges and their motion"
+    ),
+    "edges": FeatureKind(partial(_make_histograms, of_motion=False), "histograms of its edges"),
+    "random": FeatureKind(partial(_make_encoder, is_trained=False), "the features of an untrained encoder"),
+    "frozen": FeatureKind(partial(_make_encoder, is_trained=True), "the frozen features of {init}"),
+}

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from everest.config.heads import Head
 from everest.config.settings import Recipe
-from everest.engine import network
 from everest.engine.plan import cosine_lr
-from everest.engine.step import NumbersInFlight, PassLosses, StepRecord, Updater, set_lr
+from everest.engine.step import NumbersInFlight, set_lr
+from everest.engine.training import PlainTraining
 from everest.inference.model import encode_clips
 from everest.models.base import PretrainingModel
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -62,17 +62,14 @@ class Pretraining:
 
     def __init__(self, recipe: Recipe, frames: Frames, executor: Executor) -> None:
         self._recipe, self._frames, self._executor = recipe, frames, executor
-        self._accelerator = make_accelerator(
-            recipe.train.precision, tf32=False, cpu=not torch.cuda.is_available()
-        )
-        self._device = self._accelerator.device
+        on_cpu = not torch.cuda.is_available()
+        accelerator = make_accelerator(recipe.train.precision, tf32=False, cpu=on_cpu)
+        self._device = accelerator.device
         torch.manual_seed(recipe.train.seed)
         self.model = cast(PretrainingModel, pretrain_spec(recipe).build().to(self._device))
         self._initial = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self._optimizer = network.stage_optimizer(self.model, recipe.pretrain)
-        networks = [network.Network(module=self.model, optimizer=self._optimizer)]
-        self._updater = Updater(self._accelerator, networks, recipe.train)
-        self._wrapped = network.prepare_model(self._accelerator, self.model, recipe.train)
+        self._training = PlainTraining(accelerator, self.model, recipe.pretrain, recipe.train)
+        self._optimizer = self._training.network.optimizer
         self._crops = Crops(frames, recipe.data.frame_size, compiled=True)
 
     def train(self, batch: int, base_lr: float, seconds: float) -> Row:
@@ -126,11 +123,8 @@ class Pretraining:
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
         videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
         set_lr(self._optimizer, lr)
-        record = StepRecord(index=0)
-        output = self._wrapped(self._crops(views), noise=noise, **videos)
-        record.add(PassLosses(output.loss, metrics=output.metrics), passes=1)
-        self._accelerator.backward(output.loss)
-        return self._updater.update(record)
+        output = self._training.model(self._crops(views), noise=noise, **videos)
+        return self._training.step(output.loss, output.metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,10 +192,8 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         trained = torch.load(job.weights).items()
         kept = {name: value for name, value in trained if not name.startswith("norm.")}
         model.encoder.load_state_dict(kept)
-    optimizer = network.stage_optimizer(model, recipe.finetune)
     eager = replace(recipe.train, compile=False)
-    wrapped = network.prepare_model(accelerator, model, eager)
-    updater = Updater(accelerator, [network.Network(module=model, optimizer=optimizer)], eager)
+    training = PlainTraining(accelerator, model, recipe.finetune, eager)
     crops = Crops(frames, recipe.data.frame_size)
     epochs = 1 + job.steps * job.batch // len(chosen)
     order = np.concatenate([rng.permutation(chosen) for _ in range(epochs)])
@@ -210,15 +202,12 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         places = order[step * job.batch :][: job.batch]
         clip = crops(finetuning_views(recipe, frames.sizes, numbers[places], rng))
         lr = cosine_lr(step, steps=job.steps, warmup=job.steps // 10, peak=PEAK, minimum=LEAST)
-        set_lr(optimizer, lr)
+        set_lr(training.network.optimizer, lr)
         answers = torch.from_numpy(labels[places]).to(device)[:, None].float()
         targets = soft_targets(answers, model.heads, smoothing=recipe.finetune.label_smoothing)
-        logits = wrapped(model.pixels.normalize(clip)).float()
+        logits = training.model(model.pixels.normalize(clip)).float()
         loss = supervised_loss(logits, targets, model.heads, [None])
-        accelerator.backward(loss)
-        record = StepRecord(index=0)
-        record.add(PassLosses(loss), passes=1)
-        updater.update(record)
+        training.step(loss)
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from everest.config.recipe import load_recipe
 from everest.data.clips import Batch
-from everest.engine import network
-from everest.engine.step import PassLosses, StepRecord, Updater, set_lr
+from everest.engine.step import set_lr
+from everest.engine.training import PlainTraining
 from everest.models.clip_spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import make_stage_spec
@@ -51,12 +51,10 @@ class TrainingStep:
         self.device = self.accelerator.device
         torch.manual_seed(0)
         self.model = (model or self.spec.build()).to(self.device).train()
-        optimizer = network.stage_optimizer(self.model, recipe.pretrain)
-        set_lr(optimizer, LEARNING_RATE)
-        networks = [network.Network(module=self.model, optimizer=optimizer)]
-        self._updater = Updater(self.accelerator, networks, recipe.train)
-        wrapped = network.prepare_model(self.accelerator, self.model, recipe.train)
-        self.loss: Loss = lambda clips: pretraining_output(wrapped, clips).loss
+        training = PlainTraining(self.accelerator, self.model, recipe.pretrain, recipe.train)
+        set_lr(training.network.optimizer, LEARNING_RATE)
+        self._training = training
+        self.loss: Loss = lambda clips: pretraining_output(training.model, clips).loss
 
     def clips(self, batch: int, *, random: bool = False) -> Batch:
         """A batch on the device, of random bytes or of no known content."""
@@ -70,11 +68,8 @@ class TrainingStep:
 
     def run(self, clips: Batch) -> Tensor:
         """One step. Returns the loss, on the device."""
-        record = StepRecord(index=0)
         loss = self.loss(clips)
-        record.add(PassLosses(loss), passes=1)
-        self.accelerator.backward(loss)
-        self._updater.update(record)
+        self._training.step(loss)
         return loss.detach()
 
 

@@ -16,9 +16,9 @@ from everest.converters.files import locate_checkpoint, read_foreign
 from everest.data.clips import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
-from everest.engine.network import Network, make_optimizer
+from everest.engine.network import make_optimizer
 from everest.engine.setup import make_training
-from everest.engine.step import PassLosses
+from everest.engine.step import PassLosses, TrainedNetwork
 from everest.engine.training import Step, Training
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
 from everest.evaluation.tokenizer import TokenizerValidator
@@ -54,7 +54,9 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
     others = []
     if (adversary := objective.adversary) is not None:
         optimizer = make_optimizer([adversary.group], betas=ADVERSARY_BETAS)
-        others.append(Network(module=adversary.discriminator, optimizer=optimizer, name="discriminator"))
+        others.append(
+            TrainedNetwork(module=adversary.discriminator, optimizer=optimizer, name="discriminator")
+        )
     clips = tokenizer_clips(recipe)
     training = make_training(
         recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),

@@ -1,26 +1,25 @@
-"""A network that learns: its groups in AdamW, precision, compilation, its tensors in a state."""
+"""Makes a network ready to learn: its optimizer and averaged weights, sharding, precision, compilation."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch._functorch import config as functorch_config
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import TrainedSection, TrainSettings
+from everest.engine.step import TrainedNetwork
 from everest.models.base import TokenModel
 from everest.models.block import Block
+from everest.models.partial import choose_trained
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.system.compute import fuse_functions
-from everest.system.weights import gather_tensor, load_tensors, require_matching, shard_like
 
 if TYPE_CHECKING:  # timm takes a second to import
     from timm.utils.model_ema import ModelEmaV3
@@ -78,12 +77,6 @@ def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.Ad
     return make_optimizer(groups, betas=section.betas)
 
 
-MODEL_PART: Final = "model"  # the name of a run's first network
-EMA_PART: Final = "ema"
-GRAD_NORM: Final = "grad_norm"  # the key in metrics.jsonl of the norm of the model's gradient
-MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # what AdamW stores for a parameter
-
-
 def make_ema(model: nn.Module, settings: TrainSettings) -> ModelEmaV3 | None:
     """The average of a model's weights over the steps, if `train.ema` has a decay."""
     if settings.ema is None:
@@ -94,85 +87,16 @@ def make_ema(model: nn.Module, settings: TrainSettings) -> ModelEmaV3 | None:
     return ModelEmaV3(model, decay=settings.ema)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Network:
-    """A network that learns, and its optimizer: both as built, before anything wraps them."""
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    name: str = MODEL_PART  # names its tensors in a state
-    ema: ModelEmaV3 | None = None  # an average of its weights
-
-    def capture(self) -> dict[str, Tensor]:
-        """The weights, the moments and the averaged weights as full tensors, by `<part>/<name>`.
-
-        All processes must call it.
-        """
-        parts = {part: module.state_dict() for part, module in self._modules().items()}
-        parts[self.own_name("optimizer")] = {
-            f"{name}/{moment}": value
-            for name, parameter in self.module.named_parameters()
-            for moment, value in self.optimizer.state.get(parameter, {}).items()
-        }
-        return {
-            f"{part}/{name}": gather_tensor(tensor)
-            for part, tensors in parts.items()
-            for name, tensor in tensors.items()
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
-        """The inverse of `capture`; parts of other networks are ignored.
-
-        Raises:
-            CheckpointError: the tensors belong to another network; nothing is restored.
-        """
-        self.check(tensors)
-        for part, module in self._modules().items():
-            load_tensors(module, part_of(tensors, part), source=source)
-        parameters = dict(self.module.named_parameters())
-        for key, value in self.moments(tensors).items():
-            name, moment = key.rsplit("/", 1)
-            self.optimizer.state[parameters[name]][moment] = shard_like(value, parameters[name])
-
-    def check(self, tensors: Mapping[str, Tensor]) -> None:
-        """Check that all names, shapes and types are this network's, else CheckpointError.
-
-        All parameters have moments, or none has any: a step gives every parameter a gradient.
-        """
-        for part, module in self._modules().items():
-            require_matching(module.state_dict(), part_of(tensors, part), source=part)
-        learning = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        expected = {
-            f"{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
-            for name, parameter in self.module.named_parameters()
-            if id(parameter) in learning
-            for moment in MOMENTS
-        }
-        moments = self.moments(tensors)
-        require_matching(expected if moments else {}, moments, source=self.own_name("optimizer"))
-
-    def moments(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
-        return part_of(tensors, self.own_name("optimizer"))
-
-    @property
-    def trained(self) -> nn.Module:
-        """The module that is evaluated: the average, if there is one."""
-        return self.module if self.ema is None else self.ema.module
-
-    def _modules(self) -> dict[str, nn.Module]:
-        average = {} if self.ema is None else {self.own_name(EMA_PART): self.ema.module}
-        return {self.name: self.module, **average}
-
-    def own_name(self, kind: str) -> str:
-        """`kind`, such as `grad_norm`, after the network's name; of the model `kind` alone."""
-        return kind if self.name == MODEL_PART else f"{self.name}_{kind}"
-
-
-def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of a state's part `name`, by their names in it."""
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+def make_network(
+    model: nn.Module, section: TrainedSection, settings: TrainSettings, accelerator: Accelerator
+) -> TrainedNetwork:
+    """Move a new model to its device, freeze what its stage does not train, and make its optimizer."""
+    choose_trained(model, section)
+    model.to(accelerator.device)
+    if settings.shard != "none" and accelerator.num_processes > 1:
+        shard(model, accelerator)
+    ema = make_ema(model, settings)
+    return TrainedNetwork(module=model, optimizer=stage_optimizer(model, section), ema=ema)
 
 
 def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSettings) -> nn.Module:

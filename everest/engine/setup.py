@@ -16,14 +16,14 @@ from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import apply_resize_setting, examine_lengths, fingerprint
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
-from everest.engine.network import Network, make_ema, prepare_model, shard, stage_optimizer
+from everest.engine.network import make_network, prepare_model
 from everest.engine.plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
 from everest.engine.state import TrainState
+from everest.engine.step import TrainedNetwork
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
 from everest.models.clip_spec import ModelSpec
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
-from everest.models.partial import choose_trained
 from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, num_local_processes, num_readers
 from everest.system.run_folder import RunFolder
@@ -49,7 +49,7 @@ def make_training(
     context: RunContext,
     classes: tuple[str, ...] | None = None,
     init_weights: InitWeights | None = None,
-    other_networks: Sequence[Network] = (),
+    other_networks: Sequence[TrainedNetwork] = (),
     other_clip_bytes: int = 0,
 ) -> Training:
     """Check the videos, plan the stage, build its model and optimizer; nothing is written.
@@ -143,7 +143,7 @@ def measure_memory(
     settings: TrainSettings,
     *,
     bytes_per_value: int,
-    other_networks: Sequence[Network] = (),
+    other_networks: Sequence[TrainedNetwork] = (),
     other_clip_bytes: int = 0,
 ) -> StageMemory:
     """Measure the memory of a stage, its clips by a pass without numbers (see `make_training`)."""
@@ -186,10 +186,9 @@ def _network(
     context: RunContext,
     classes: tuple[str, ...] | None,
     init_weights: InitWeights | None,
-) -> Network:
+) -> TrainedNetwork:
     """The model on its device, with the weights that it starts from, and its optimizer."""
-    settings, accelerator = recipe.train, context.accelerator
-    torch.manual_seed(seed_at(settings.seed, Purpose.WEIGHTS))
+    torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = build()
     if init_weights is not None:
         from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
@@ -197,12 +196,7 @@ def _network(
         load_init(model, spec, init_weights, classes=classes, notify=context.notice)
         if not context.resumed:
             context.notice(init_weights.describe_rate_mismatch(recipe.data.fps))
-    choose_trained(model, section)
-    model.to(accelerator.device)
-    if settings.shard != "none" and accelerator.num_processes > 1:
-        shard(model, accelerator)
-    ema = make_ema(model, settings)
-    return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)
+    return make_network(model, section, recipe.train, context.accelerator)
 
 
 def _check_shared_memory(training: Training) -> None:

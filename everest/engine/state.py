@@ -15,20 +15,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from everest.engine.context import RunContext
-from everest.engine.network import EMA_PART, MODEL_PART, Network, part_of
+from everest.engine.step import MODEL_PART, TrainedNetwork
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.models.partial import merged
 from everest.system.compute import HostCopy
 from everest.system.text import json_text, parse_json
-from everest.system.weights import Weights, gather_tensor, read_tensors, state_hash, write_tensors
+from everest.system.weights import (
+    Weights,
+    gather_tensor,
+    load_tensors,
+    read_tensors,
+    require_matching,
+    shard_like,
+    state_hash,
+    write_tensors,
+)
 from everest.system.weights_header import FORMAT, read_header, read_metadata
 
 DAMAGED: Final = ".damaged"  # suffix of a state that is set aside
 STATE_FORMAT: Final = f"{FORMAT}-state"
+EMA_PART: Final = "ema"
+MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # what AdamW stores for a parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +82,73 @@ def states_in(folder: Path) -> dict[int, Path]:
     return {int(path.stem[-9:]): path for path in sorted(folder.glob(f"step-{'[0-9]' * 9}.safetensors"))}
 
 
+def capture(network: TrainedNetwork) -> dict[str, Tensor]:
+    """The weights, the moments and the averaged weights of a network as full tensors, by `<part>/<name>`.
+
+    All processes must call it.
+    """
+    parts = {part: module.state_dict() for part, module in _modules(network).items()}
+    parts[network.own_name("optimizer")] = {
+        f"{name}/{moment}": value
+        for name, parameter in network.module.named_parameters()
+        for moment, value in network.optimizer.state.get(parameter, {}).items()
+    }
+    return {
+        f"{part}/{name}": gather_tensor(tensor)
+        for part, tensors in parts.items()
+        for name, tensor in tensors.items()
+    }
+
+
+def restore(network: TrainedNetwork, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """The inverse of `capture`; parts of other networks are ignored.
+
+    Raises:
+        CheckpointError: the tensors belong to another network; nothing is restored.
+    """
+    check(network, tensors)
+    for part, module in _modules(network).items():
+        load_tensors(module, part_of(tensors, part), source=source)
+    parameters = dict(network.module.named_parameters())
+    for key, value in moments(network, tensors).items():
+        name, moment = key.rsplit("/", 1)
+        network.optimizer.state[parameters[name]][moment] = shard_like(value, parameters[name])
+
+
+def check(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> None:
+    """Check that all names, shapes and types are those of the network, else CheckpointError.
+
+    All parameters have moments, or none has any: a step gives every parameter a gradient.
+    """
+    for part, module in _modules(network).items():
+        require_matching(module.state_dict(), part_of(tensors, part), source=part)
+    learning = {id(parameter) for group in network.optimizer.param_groups for parameter in group["params"]}
+    expected = {
+        f"{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
+        for name, parameter in network.module.named_parameters()
+        if id(parameter) in learning
+        for moment in MOMENTS
+    }
+    saved = moments(network, tensors)
+    require_matching(expected if saved else {}, saved, source=network.own_name("optimizer"))
+
+
+def moments(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
+    return part_of(tensors, network.own_name("optimizer"))
+
+
+def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of a state's part `name`, by their names in it."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+
+
+def _modules(network: TrainedNetwork) -> dict[str, nn.Module]:
+    average = {} if network.ema is None else {network.own_name(EMA_PART): network.ema.module}
+    return {network.name: network.module, **average}
+
+
 class TrainState:
     """The networks of a run and fp16's loss scale, and the files that hold them.
 
@@ -82,7 +161,7 @@ class TrainState:
     """
 
     def __init__(
-        self, context: RunContext, networks: Sequence[Network], header: Weights, *, num_states: int
+        self, context: RunContext, networks: Sequence[TrainedNetwork], header: Weights, *, num_states: int
     ) -> None:
         self._networks = networks
         self._accelerator = context.accelerator
@@ -100,7 +179,7 @@ class TrainState:
             return
         self.finish()
         scaler = self._accelerator.scaler
-        tensors = {key: value for network in self._networks for key, value in network.capture().items()}
+        tensors = {key: value for network in self._networks for key, value in capture(network).items()}
         copies = HostCopy(tensors, keep=self._writer is not None)
         notes = {**notes, "scaler": scaler.state_dict() if scaler else None}
         trained = MODEL_PART if self._networks[0].ema is None else EMA_PART
@@ -124,7 +203,7 @@ class TrainState:
     def save_weights(self, path: Path, step: int, settings: Mapping[str, Any]) -> None:
         """Write the tensors of the trained model; `settings` are added to those in the header."""
         self.finish()  # the weights of a step are never there without its state
-        trained = self._networks[0].trained.state_dict()
+        trained = self._networks[0].evaluated.state_dict()
         tensors = {name: gather_tensor(tensor) for name, tensor in trained.items()}
         if self._accelerator.is_main_process:
             self._write_weights(path, HostCopy(tensors).read(), step, settings)
@@ -151,7 +230,7 @@ class TrainState:
         if state is not None:
             step = state.step
             for network in self._networks:
-                network.restore(state.tensors, source=str(run.state))
+                restore(network, state.tensors, source=str(run.state))
             if self._accelerator.scaler is not None and state.notes["scaler"]:
                 self._accelerator.scaler.load_state_dict(state.notes["scaler"])
             notify(f"all {last} steps are done" if step == last else f"resuming after step {step} of {steps}")
@@ -195,8 +274,8 @@ class TrainState:
                     )
                 state = SavedState.read(path)
                 for network in self._networks:  # raises if the state is of another run
-                    network.check(state.tensors)
-                if not self._networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
+                    check(network, state.tensors)
+                if not moments(self._networks[0], state.tensors) and state.step > state.notes["skipped"]:
                     raise CheckpointError("the tensors of the optimizer are missing")
             except (CheckpointError, EnvironmentProblem) as error:
                 problem = error

@@ -1,4 +1,4 @@
-"""The parts of a step: its numbers, which leave the device later; its gradients; whether it is applied."""
+"""The update of the weights at the end of a step: the networks, the numbers of the step, the gradients."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
-from everest.config.settings import TrainSettings
 from everest.data.clips import FailedReads
 from everest.engine.context import RunContext
-from everest.engine.network import GRAD_NORM, Network
-from everest.engine.saving import NO_REQUEST, SaveRequest
+from everest.engine.saving import SaveRequest
 from everest.errors import DivergedError
 from everest.system.compute import HostCopy
 from everest.system.files import write_text
@@ -25,8 +23,32 @@ from everest.system.run_folder import NONFINITE_FILE
 from everest.system.text import json_text
 from everest.system.weights import gather_tensor
 
+if TYPE_CHECKING:  # timm takes a second to import
+    from timm.utils.model_ema import ModelEmaV3
+
+MODEL_PART: Final = "model"  # the name of a run's first network
+GRAD_NORM: Final = "grad_norm"  # the key in metrics.jsonl of the norm of the model's gradient
 SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
 SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedNetwork:
+    """A network that learns, with its optimizer and the average of its weights."""
+
+    module: nn.Module  # as built: not yet compiled or wrapped
+    optimizer: torch.optim.Optimizer
+    name: str = MODEL_PART  # of its tensors in a state
+    ema: ModelEmaV3 | None = None  # with `train.ema`: averages the weights over the steps
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The module that is evaluated: the average, if there is one."""
+        return self.module if self.ema is None else self.ema.module
+
+    def own_name(self, kind: str) -> str:
+        """The name of the network's `kind`, such as `grad_norm`: for the model `kind` itself."""
+        return kind if self.name == MODEL_PART else f"{self.name}_{kind}"
 
 
 class PassLosses(NamedTuple):
@@ -152,32 +174,6 @@ class UpdateGuard:
         context.notice(f"step {step} skipped: {text}; {where}")
 
 
-class Updater:
-    """Updates the weights of networks by their gradients: clips, sends the numbers, updates unless skipped.
-
-    Args:
-        networks: first the model, whose gradients Accelerate exchanges.
-    """
-
-    def __init__(
-        self, accelerator: Accelerator, networks: Sequence[Network], settings: TrainSettings
-    ) -> None:
-        self.guard = UpdateGuard(settings.nonfinite, scaled=accelerator.scaler is not None)
-        self._accelerator = accelerator
-        self._networks = networks
-        self._clip_grad = settings.clip_grad
-
-    def update(self, record: StepRecord, *, request: SaveRequest = NO_REQUEST) -> NumbersInFlight:
-        """Update the weights after the last backward pass of a step.
-
-        The numbers of the step, of all processes, decide on the device whether the update is left out.
-        """
-        norms = clip_gradients(self._accelerator, self._networks, self._clip_grad)
-        numbers = record.send(self._accelerator, norms, request=request)
-        step_optimizers(self._accelerator, self._networks, skipped=self.guard.skips(numbers))
-        return numbers
-
-
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group `lr` times its own scale."""
     for group in optimizer.param_groups:
@@ -185,12 +181,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip_gradients(
-    accelerator: Accelerator, networks: Sequence[Network], largest: float | None
+    accelerator: Accelerator, networks: Sequence[TrainedNetwork], largest: float | None
 ) -> dict[str, Tensor]:
     """Unscale (fp16), average and measure gradients, and scale them down to the norm `largest`, if given.
 
     Args:
-        networks: the gradients of all but the first are averaged over the processes here, once a step.
+        networks: the model first, whose gradients Accelerate averages over the processes; those of the
+            others are averaged here, once a step.
     Returns:
         The norms before clipping, () on the device and over all processes, by their names in metrics.jsonl;
         a network that is not active in this step has none.
@@ -216,7 +213,7 @@ def clip_gradients(
 
 
 @torch.no_grad()
-def step_optimizers(accelerator: Accelerator, networks: Sequence[Network], *, skipped: Tensor) -> None:
+def step_optimizers(accelerator: Accelerator, networks: Sequence[TrainedNetwork], *, skipped: Tensor) -> None:
     """Update the weights of all networks by their gradients, then drop the gradients.
 
     The device itself skips an update, so the host need not wait for the numbers that decide about it.

@@ -13,7 +13,7 @@ at 0. A network is a module that learns, with its optimizer; the model is the fi
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from signal import Signals
@@ -21,19 +21,29 @@ from typing import Final, Never, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from accelerate import Accelerator
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from everest.config.settings import Recipe
+from everest.config.settings import Recipe, TrainedSection, TrainSettings
 from everest.data.clips import Batch, ClipDataset, StepSampler
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
-from everest.engine.network import Network
+from everest.engine.network import make_network, prepare_model
 from everest.engine.plan import StagePlan
-from everest.engine.saving import SaveSchedule
+from everest.engine.saving import NO_REQUEST, SaveSchedule
 from everest.engine.state import TrainState
-from everest.engine.step import NumbersInFlight, PassLosses, StepRecord, Updater, set_lr
+from everest.engine.step import (
+    NumbersInFlight,
+    PassLosses,
+    StepRecord,
+    TrainedNetwork,
+    UpdateGuard,
+    clip_gradients,
+    set_lr,
+    step_optimizers,
+)
 from everest.engine.step_log import StepLog
 from everest.models.block import DroppedPaths
 from everest.system.run_folder import Row
@@ -53,23 +63,24 @@ class Training:
     plan: StagePlan
     clips: ClipDataset  # as workers read them: the device may resize their crops
     model: nn.Module  # as the loop calls it (everest.engine.network.prepare_model)
-    networks: Sequence[Network]  # the model as built, then all others that learn in the same steps
+    networks: Sequence[TrainedNetwork]  # the model as built, then all others that learn in the same steps
     state: TrainState  # their files
     steps_done: int = 0  # updates done, over all resumes
     last_step: int = field(init=False)  # below `plan.steps` in a run that ends early
     has_weights: bool = field(init=False, default=True)  # False: of a finished run, whose states are removed
     workers: int = field(init=False)  # processes that read videos, of each process
     saves: SaveSchedule = field(init=False)
-    updater: Updater = field(init=False)
+    guard: UpdateGuard = field(init=False)
     step_log: StepLog = field(init=False)
 
     def __post_init__(self) -> None:
         self.last_step = self.plan.steps
         self.workers = choose_workers(self.clips, self.order(), self.recipe.train.workers)
         self.saves = SaveSchedule(self.recipe.train, self.plan.steps)
-        self.updater = Updater(self.context.accelerator, self.networks, self.recipe.train)
+        is_scaled = self.context.accelerator.scaler is not None
+        self.guard = UpdateGuard(self.recipe.train.nonfinite, scaled=is_scaled)
         self.step_log = StepLog(
-            self.context, self.recipe, self.plan, self.saves, self.updater.guard, workers=self.workers
+            self.context, self.recipe, self.plan, self.saves, self.guard, workers=self.workers
         )
 
     def resume(self) -> None:
@@ -83,7 +94,7 @@ class Training:
     @property
     def trained_model(self) -> nn.Module:
         """The module that is evaluated and written to `model.safetensors`: with `train.ema` the average."""
-        return self.networks[0].trained
+        return self.networks[0].evaluated
 
     def order(self, step: int = 0) -> StepSampler:
         """The samples from `step` to the last step; they follow from the seed and the step."""
@@ -233,8 +244,15 @@ class Step:
             (loss / passes).backward()
 
     def update_weights(self) -> NumbersInFlight:
-        """Update the weights of all networks, without logging the step."""
-        return self._training.updater.update(self._record, request=self._training.saves.request())
+        """Update the weights of all networks, without logging the step.
+
+        The numbers of the step, of all processes, decide on the device whether the update is skipped.
+        """
+        training, accelerator = self._training, self._accelerator
+        norms = clip_gradients(accelerator, training.networks, training.recipe.train.clip_grad)
+        numbers = self._record.send(accelerator, norms, request=training.saves.request())
+        step_optimizers(accelerator, training.networks, skipped=training.guard.skips(numbers))
+        return numbers
 
     def update(self, *, wait: bool = False) -> list[Row]:
         """Update the weights, and log the steps whose numbers have arrived; returns the new rows.
@@ -261,3 +279,29 @@ class Stage(Protocol):
     def train(self) -> None:
         """Train to the end of the plan."""
         ...
+
+
+class PlainTraining:
+    """Trains a model without a run, in steps of one pass: for measurements.
+
+    Attributes:
+        model: as the caller computes its loss: compiled, in the precision of `accelerator`.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, model: nn.Module, section: TrainedSection, settings: TrainSettings
+    ) -> None:
+        self.network = make_network(model, section, settings, accelerator)
+        self.model = prepare_model(accelerator, model, settings)
+        self._accelerator, self._clip_grad = accelerator, settings.clip_grad
+        self._guard = UpdateGuard(settings.nonfinite, scaled=accelerator.scaler is not None)
+
+    def step(self, loss: Tensor, metrics: Mapping[str, Tensor] = {}) -> NumbersInFlight:
+        """Compute the gradient of a loss, and update the weights."""
+        record = StepRecord(index=0)
+        record.add(PassLosses(loss, metrics=metrics), passes=1)
+        self._accelerator.backward(loss)
+        norms = clip_gradients(self._accelerator, [self.network], self._clip_grad)
+        numbers = record.send(self._accelerator, norms, request=NO_REQUEST)
+        step_optimizers(self._accelerator, [self.network], skipped=self._guard.skips(numbers))
+        return numbers

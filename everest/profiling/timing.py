@@ -7,11 +7,12 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from itertools import repeat
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
+from accelerate import Accelerator
 
 from everest.checkpoints.frozen import build_with_teacher
 from everest.config.settings import Recipe
@@ -20,11 +21,12 @@ from everest.data.clips import ClipDataset, StepSampler
 from everest.data.frames import find_sampling
 from everest.data.loader import choose_workers, copy_to_device, divide_batches, read_batches
 from everest.data.recipe_clips import apply_resize_setting, finetune_clips, pretrain_clips
-from everest.engine.network import Network, make_ema, prepare_model, stage_optimizer
-from everest.engine.step import PassLosses, StepRecord, Updater, set_lr
-from everest.engine.training import Stage, Step
+from everest.engine.network import prepare_model
+from everest.engine.step import set_lr
+from everest.engine.training import PlainTraining, Stage, Step
 from everest.errors import EnvironmentProblem
-from everest.models.partial import choose_trained
+from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
+from everest.models.clip_spec import ModelSpec
 from everest.profiling.profile import PROFILED_STAGES, ProfiledStage, make_stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
 from everest.system.processes import num_readers
@@ -79,41 +81,12 @@ def time_steps(
     step of `eval` is a forward pass. It has `batch` clips, by default as many as in DEFAULT_BATCH.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    spec, settings = make_stage_spec(recipe, stage), training_settings(recipe, stage)
-    device = accelerator.device
+    spec, device = make_stage_spec(recipe, stage), accelerator.device
     multiple = 2 * spec.compared_views if spec.compared_views > 1 else 1  # two videos, at least
     clips = multiple * math.ceil((batch or DEFAULT_BATCH.get(device.type, 1)) / multiple)
     torch.manual_seed(recipe.train.seed)
     try:
-        model = build_with_teacher(spec, recipe)
-        if settings is not None:
-            choose_trained(model, settings)
-        model.to(device).train(stage != "eval")
-        prepared = prepare_model(accelerator, model, recipe.train)
-        shape = (clips, spec.channels, spec.candidate_frames, *spec.size)
-        frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-        updater = None
-        if settings is not None:
-            optimizer, ema = stage_optimizer(model, settings), make_ema(model, recipe.train)
-            set_lr(optimizer, 1e-6)  # not 0: the weights change as in training
-            network = Network(module=model, optimizer=optimizer, ema=ema)
-            updater = Updater(accelerator, [network], recipe.train)
-        labels = torch.zeros(clips, dtype=torch.int64, device=device)
-        noise = torch.rand(clips, spec.grid.num_tokens, device=device)
-        options = {"noise": noise} if stage == "finetune" else {}
-
-        def step() -> None:
-            if updater is None:
-                with torch.no_grad():
-                    prepared(frames)
-                return
-            out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
-            loss = out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
-            record = StepRecord(index=0)
-            record.add(PassLosses(loss), passes=1)
-            accelerator.backward(loss)
-            updater.update(record)
-
+        step = _make_step(recipe, stage, spec, accelerator, clips=clips)
         _time_calls(step, WARMUP_STEPS, device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -130,6 +103,31 @@ def time_steps(
         "clips_per_second": clips / median,
         "peak_memory_bytes": peak_memory(device),
     }
+
+
+def _make_step(
+    recipe: Recipe, stage: ProfiledStage, spec: ModelSpec, accelerator: Accelerator, *, clips: int
+) -> Callable[[], object]:
+    """Make a function that computes a step of a new model, always on the same random clips."""
+    settings, device = training_settings(recipe, stage), accelerator.device
+    model = build_with_teacher(spec, recipe).to(device).train(settings is not None)
+    shape = (clips, spec.channels, spec.candidate_frames, *spec.size)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    if settings is None:
+        return torch.no_grad()(partial(prepare_model(accelerator, model, recipe.train), frames))
+    training = PlainTraining(accelerator, model, settings, recipe.train)
+    set_lr(training.network.optimizer, 1e-6)  # not 0: the weights change as in training
+    if not isinstance(model, VideoClassifier):
+        return lambda: training.step(training.model(frames).loss)
+    heads, noise = model.heads, torch.rand(clips, spec.grid.num_tokens, device=device)
+    labels = torch.zeros(clips, sum(head.label_width for head in heads), device=device)
+    targets = soft_targets(labels, heads, smoothing=recipe.finetune.label_smoothing)  # (B, outputs)
+
+    def finetune() -> None:
+        logits = training.model(spec.pixels.normalize(frames), noise=noise).float()  # (B, outputs)
+        training.step(supervised_loss(logits, targets, heads, [None] * len(heads)))
+
+    return finetune
 
 
 def try_step(stage: Stage) -> dict[str, Any]:

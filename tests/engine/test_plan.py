@@ -12,9 +12,9 @@ from everest.config.settings import TrainSettings
 from everest.config.stage_settings import AutoencoderSettings, FinetuneSettings
 from everest.converters.translation import translate_name
 from everest.data.bad_videos import BadVideos
-from everest.engine.network import Network
 from everest.engine.plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
 from everest.engine.setup import measure_memory
+from everest.engine.step import TrainedNetwork
 from everest.errors import RecipeError
 
 STAGE = AutoencoderSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
@@ -60,7 +60,7 @@ def test_memory_counts_averaged_weights_and_other_networks_that_learn():
     plain = measure_memory(spec, STAGE, TrainSettings(), bytes_per_value=4)
     averaged = measure_memory(spec, STAGE, TrainSettings(ema=0.999), bytes_per_value=4)
     assert averaged == replace(plain, state=plain.state + 4 * weights)
-    network = Network(module=other, optimizer=torch.optim.AdamW(other.parameters()), name="other")
+    network = TrainedNetwork(module=other, optimizer=torch.optim.AdamW(other.parameters()), name="other")
     both = measure_memory(spec, STAGE, TrainSettings(), bytes_per_value=4, other_networks=[network])
     assert both == replace(plain, state=plain.state + 3 * 4 * 300)  # gradients and two moments
 

@@ -21,7 +21,7 @@ from tokenizer_runs import recipe, set_up, train
 from torch import Tensor, nn
 
 from everest import tokenizer_training
-from everest.engine.network import part_of
+from everest.engine.state import part_of
 from everest.engine.step import set_lr
 from everest.engine.training import Step
 from everest.errors import CheckpointError

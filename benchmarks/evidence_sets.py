@@ -24,7 +24,7 @@ from torchvision.transforms.v2.functional import resize
 
 from everest.video.reader import read_frames, video_info
 from everest.video.writer import write_video
-from everest_demo.events import event_set
+from everest_demo.event_pairs import event_set
 from everest_demo.motions import DEMO_SET, NUM_FRAMES, paths_of
 from everest_demo.rendering import render
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from training_step import Loss, TrainingStep, peak_bytes
 
-from everest.data.clips import Batch
+from everest.data.clip_dataset import Batch
 from everest.models.mae import MaskedAutoencoder
 from everest.video.pixels import normalize
 

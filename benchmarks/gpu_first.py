@@ -31,7 +31,7 @@ from torch import Tensor
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.models.views import sigreg
+from everest.models.view_model import sigreg
 from everest.profiling import timing
 from everest.profiling.profile import make_stage_spec
 from everest.system.processes import num_cores

@@ -29,13 +29,13 @@ from torch import Tensor
 
 from everest.config.heads import Head
 from everest.config.settings import Recipe
-from everest.engine.plan import cosine_lr
+from everest.engine.stage_plan import cosine_lr
 from everest.engine.step import NumbersInFlight, set_lr
 from everest.engine.training import PlainTraining
-from everest.inference.model import encode_clips
+from everest.inference.opened_model import encode_clips
 from everest.models.base import PretrainingModel
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
-from everest.models.linear import difference_image
+from everest.models.image_classifier import difference_image
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.probes.classifiers import nearest_neighbors
 from everest.probes.linear import linear

@@ -21,7 +21,7 @@ from everest.checkpoints.describe import load_model, read_weight_settings
 from everest.checkpoints.load import find_weights
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import find_recipe
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.models.classifier import VideoClassifier
 from everest.probes.probe import probe
 from everest.sweep.report import compare_pairs, find_spread

@@ -84,7 +84,7 @@ def transformers_videomae(backbone: str) -> nn.Module:
     """`VideoMAEForPreTraining` of the same size, with its fused attention."""
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-    from everest.config.model import BACKBONES
+    from everest.config.model_settings import BACKBONES
 
     size = BACKBONES[backbone]
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.checkpoints.public_weights import PublicWeights, read_public_weights
-from everest.config.model import BACKBONES
+from everest.config.model_settings import BACKBONES
 from everest.converters.timm_images import convert_image_model
 from everest.errors import UserError
 from everest.methods.grid import TokenGrid

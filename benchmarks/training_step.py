@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from everest.config.recipe import load_recipe
-from everest.data.clips import Batch
+from everest.data.clip_dataset import Batch
 from everest.engine.step import set_lr
 from everest.engine.training import PlainTraining
 from everest.models.clip_spec import ModelSpec

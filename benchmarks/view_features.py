@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 import everest
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.inference.model import encode_clips
+from everest.inference.opened_model import encode_clips
 from everest.models.base import PretrainingModel
-from everest.models.linear import difference_image
+from everest.models.image_classifier import difference_image
 from everest.models.spec import pretrain_spec
 from everest.probes import classifiers
 from everest.probes.linear import linear

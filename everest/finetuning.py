@@ -12,7 +12,7 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import mix
 from everest.data.class_balance import class_weights
-from everest.data.clips import Batch
+from everest.data.clip_dataset import Batch
 from everest.data.crops import erase
 from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext

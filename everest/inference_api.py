@@ -14,7 +14,7 @@ from typing import Any
 
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.inference.features import VideoFeatures, compute_features
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.inference.predictions import open_predictions
 from everest.inference.timelines import Timelines, compute_timelines, timeline_job
 from everest.inference.videos import Passes

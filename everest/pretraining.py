@@ -11,7 +11,7 @@ from torch import nn
 
 from everest.checkpoints.frozen import build_with_teacher, find_frozen
 from everest.config.settings import Recipe
-from everest.data.clips import Batch, ClipDataset
+from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_event

@@ -39,7 +39,7 @@ from everest.system.run_folder import (
     tokenizer_file,
 )
 from everest.system.signals import Stopped
-from everest.tokenizer.spec import tokenizer_settings
+from everest.tokenizer.recipe_tokenizer import tokenizer_settings
 
 
 def run_stage(

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from everest.config.settings import Recipe
-from everest.config.tokenizer import TokenizerSettings
-from everest.converters.files import locate_checkpoint, read_foreign
-from everest.data.clips import Batch
+from everest.config.tokenizer_settings import TokenizerSettings
+from everest.converters.foreign_checkpoint import locate_checkpoint, read_foreign
+from everest.data.clip_dataset import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
 from everest.engine.network import make_optimizer
@@ -21,7 +21,7 @@ from everest.engine.setup import make_training
 from everest.engine.step import PassLosses, TrainedNetwork
 from everest.engine.training import Step, Training
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
-from everest.evaluation.tokenizer import TokenizerValidator
+from everest.evaluation.tokenizer_validation import TokenizerValidator
 from everest.system.hub import HubUnreachable
 from everest.system.processes import warn_on_main
 from everest.system.weights import load_tensors, require_finite
@@ -32,7 +32,7 @@ from everest.tokenizer.loss import (
     TokenizerObjective,
     tokenizer_objective,
 )
-from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
+from everest.tokenizer.recipe_tokenizer import tokenizer_settings, tokenizer_spec
 from everest.video.pixels import in_unit_range
 
 PERCEPTUAL_NETWORK: Final = "resnet50"  # of timm, trained on ImageNet

@@ -24,7 +24,7 @@ from everest_cli.timeline import RuleOptions, group_recordings
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout, Bouts
     from everest.annotations.codings import BoutFilter
-    from everest.metrics.budget import Extents, FootageWindow
+    from everest.metrics.time_budget import Extents, FootageWindow
 
 PAGE_SUFFIX: Final = ".html"  # of the drawn windows, beside their list
 GROUP_COLUMN: Final = "group of draw"  # column of the list: the --group of --draw
@@ -75,7 +75,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest.metrics.budget import draw_windows, window_length
+    from everest.metrics.time_budget import draw_windows, window_length
 
     refuse(
         {
@@ -177,7 +177,7 @@ def _estimate(
 ) -> dict[str, Any]:
     """The document of --json: estimates of all recordings and of each group, and how they were made."""
     from everest import __version__
-    from everest.metrics.budget import compute_time_budget
+    from everest.metrics.time_budget import compute_time_budget
 
     estimate = partial(compute_time_budget, classes=footage.classes)
     parts: list[Mapping[str, Any]] = [footage.extents, footage.predicted, labeled]  # each by recording
@@ -234,7 +234,7 @@ def _print_budget(document: Mapping[str, Any]) -> None:
 
 def _list_notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
     """What the estimates are about, and how many windows halve the intervals."""
-    from everest.metrics.budget import windows_for_half
+    from everest.metrics.time_budget import windows_for_half
 
     if document["unused"]:
         yield f"{plural(document['unused'], 'bout')} in no checked window: not counted"

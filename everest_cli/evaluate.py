@@ -94,7 +94,7 @@ def probe(
     """
     weights, recipe = run.find()
 
-    from everest.inference.model import OpenedModel
+    from everest.inference.opened_model import OpenedModel
     from everest.metrics.names import METRICS, value_text
     from everest.probes.probe import probe
 
@@ -188,8 +188,8 @@ def sweep(
     changes = {"overrides": overrides or (), "over": over or ()}
     request = read_request(recipe, **changes, seeds=seeds, stages=stages, init=init)
 
-    from everest.sweep.plan import plan_sweep
     from everest.sweep.run import JOB_FAILED, JobLauncher, check_folder, run_sweep
+    from everest.sweep.sweep_plan import plan_sweep
 
     plan = plan_sweep(request, data=data)
     check_folder(output)

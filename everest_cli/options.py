@@ -24,7 +24,7 @@ from everest_cli.output import Display, say
 if TYPE_CHECKING:
     from everest.annotations.codings import BoutFilter
     from everest.config.settings import Recipe
-    from everest.inference.model import OpenedModel
+    from everest.inference.opened_model import OpenedModel
 
 
 def option(names: str, help: str, default: Any = None, **settings: Any) -> Any:
@@ -249,7 +249,7 @@ class ModelOptions:
         """Open the model, in a process for each device; see `OpenedModel.open`."""
         from everest.checkpoints.load import find_weights
         from everest.config.recipe import recipe_for_run
-        from everest.inference.model import OpenedModel
+        from everest.inference.opened_model import OpenedModel
 
         is_default = self.gpus == "auto" and self.processes is None
         cpu = False if is_default else run_in_each_process(self.gpus, self.processes)

@@ -172,7 +172,7 @@ def search(
     """
     from everest.checkpoints.load import find_weights
     from everest.config.recipe import recipe_for_run
-    from everest.inference.model import OpenedModel
+    from everest.inference.opened_model import OpenedModel
     from everest.search.neighbors import nearest, read_feature_file, read_query, to_dict, write_results
 
     file = read_feature_file(features)

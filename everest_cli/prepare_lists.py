@@ -222,7 +222,7 @@ def windows(
     from everest.annotations.records import left_out_rows
     from everest.lists.inputs import find_samples
     from everest.prepare.window_labels import read_bouts
-    from everest.prepare.windows import WindowSettings, write_windows
+    from everest.prepare.window_lists import WindowSettings, write_windows
 
     refuse(
         {

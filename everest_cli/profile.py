@@ -103,7 +103,7 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
 def _make_document(options: ProfileOptions) -> dict[str, Any]:
     """The document of --json: the cost of a recipe and of all methods, measurements, and the plan."""
     from everest.checkpoints.frozen import with_absolute_paths
-    from everest.profiling.plan import plan_run
+    from everest.profiling.other_gpu import plan_run
     from everest.profiling.profile import METHODS, RANKING_STRATEGIES, profile, recipe_with_changes
     from everest.profiling.timing import DEFAULT_BATCH, time_loader, time_stages
 

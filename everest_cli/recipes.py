@@ -136,7 +136,7 @@ def show(
     if is_sweep(file):
         from everest.config.recipe import recipe_values
         from everest.config.yaml import write_yaml
-        from everest.sweep.plan import resolve_arms
+        from everest.sweep.sweep_plan import resolve_arms
 
         arms = resolve_arms(read_request(name, overrides=overrides or ()), data=None)
         text = write_yaml({arm: recipe_values(recipe) for arm, recipe in arms.items()})

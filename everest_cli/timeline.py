@@ -178,7 +178,7 @@ def list_end_lines(
     Args:
         group: with which the model was trained; windows are drawn in each group if two or more fit in each.
     """
-    from everest.metrics.budget import choose_first_draw
+    from everest.metrics.time_budget import choose_first_draw
 
     if save is not None:
         rules = timelines.rules.options()

@@ -10,7 +10,7 @@ from typing import Any, Final
 from everest.config.settings import Recipe
 from everest.system.compute import one_thread
 from everest.system.events import Report
-from everest_demo.events import CLASSES, NUM_FRAMES, event_set
+from everest_demo.event_pairs import CLASSES, NUM_FRAMES, event_set
 from everest_demo.steps import LVMAE_RUNS, DemoSteps
 
 SHORT: Final = 16  # frames; the two events of a video are further apart

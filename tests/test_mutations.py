@@ -49,7 +49,7 @@ tests/test_parity.py
     mask tokens first: torch.cat([visible, masked], dim=1) => torch.cat([masked, visible], dim=1)
   everest/models/classifier.py
     norm before the mean: self.norm(tokens.mean(dim=1)) => self.norm(tokens).mean(dim=1)
-  everest/engine/plan.py
+  everest/engine/stage_plan.py
     peak once: max(warmup - 1, 1) => warmup
 tests/engine/test_plan.py
   everest/engine/network.py

@@ -24,7 +24,7 @@ from everest.config.settings import ModelSettings
 from everest.config.values import Pooling
 from everest.converters.translation import translate_name
 from everest.engine.network import make_optimizer, parameter_groups
-from everest.engine.plan import cosine_lr
+from everest.engine.stage_plan import cosine_lr
 from everest.engine.step import set_lr
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import embedding_change

@@ -18,7 +18,7 @@ from page_parts import MARK, PAGES, PARTS, written
 from small_runs import run
 
 from everest.checkpoints.public_weights import read_public_weights
-from everest.config.model import BACKBONES
+from everest.config.model_settings import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

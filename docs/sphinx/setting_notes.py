@@ -14,7 +14,7 @@ from textwrap import dedent
 from types import ModuleType
 
 from everest.config import heads, values
-from everest.config.tokenizer import TokenizerConfig, TokenizerSettings
+from everest.config.tokenizer_settings import TokenizerConfig, TokenizerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPLAINED = 60  # letters of a meaning that also explains the values of its key

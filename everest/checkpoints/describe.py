@@ -26,7 +26,7 @@ from everest.checkpoints.load import (
 )
 from everest.checkpoints.public_weights import read_public_weights
 from everest.config.heads import head_settings
-from everest.config.model import ModelSettings
+from everest.config.model_settings import ModelSettings
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import STAGES
@@ -44,7 +44,7 @@ from everest.system.processes import warn_on_main
 from everest.system.run_folder import RECIPE_FILE, WEIGHTS_FILE
 from everest.system.text import plural
 from everest.system.weights import Weights
-from everest.tokenizer.network import TokenizerSpec
+from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS, PixelStatistics
 from everest.video.reader import video_info
 

@@ -29,7 +29,7 @@ from everest.models.base import ClipModel, PretrainingModel, SelectingModel
 from everest.models.classifier import Classifier, VideoEncoder, outputs_of
 from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import count_tokens
-from everest.models.linear import NO_TOKENS
+from everest.models.image_classifier import NO_TOKENS
 from everest.models.pooling import NUM_STATISTICS
 from everest.system.text import parse_json
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from everest.checkpoints.describe import as_yaml, describe_pixel_mismatch
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_timm_name, open_encoder
-from everest.converters.files import find_everest_file
+from everest.converters.foreign_checkpoint import find_everest_file
 from everest.errors import CheckpointError, RecipeError, shorten
 from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderSpec
@@ -30,7 +30,7 @@ from everest.system.run_folder import (
 from everest.system.text import damage_errors
 from everest.system.weights import Weights, load_tensors, require_matching, state_hash
 from everest.system.weights_header import read_header
-from everest.tokenizer.network import TokenizerSpec
+from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
 
 Tensors = dict[str, Tensor]  # by their names in a model
 LAST_NORM: Final = "encoder.norm."  # the norm after the blocks, which not every encoder has

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from everest.converters.convert import convert
-from everest.converters.files import (
+from everest.converters.foreign_checkpoint import (
     CONFIG_FILE,
     IMAGE_EMBEDDING,
     WEIGHT_FILES,
@@ -28,7 +28,7 @@ from everest.methods.strategies import ShippedStrategy
 from everest.models.base import ClipModel
 from everest.models.classifier import EncoderSpec
 from everest.models.clip_spec import ClipSpec, ModelSpec
-from everest.models.linear import ImageSpec
+from everest.models.image_classifier import ImageSpec
 from everest.models.mean import MeanSpec
 from everest.models.positions import interpolated
 from everest.models.spec import Transformer, read_model_spec
@@ -46,7 +46,7 @@ from everest.system.run_folder import (
 )
 from everest.system.weights import PICKLE_SUFFIXES, Weights, load_tensors, read_weights, require_matching
 from everest.system.weights_header import open_safetensors, read_header, require_transformer
-from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer, TokenizerSpec
 
 # clips: any but a tokenizer; transformer: any with an encoder of tokens
 Kind = Literal["classifier", "clips", "transformer", "tokenizer"]

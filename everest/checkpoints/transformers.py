@@ -18,10 +18,15 @@ from everest.checkpoints.graph import sample_pixels
 from everest.checkpoints.init import ENCODER_SETTINGS
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.config.heads import MULTI_LABEL
-from everest.config.model import MLP_RATIO
+from everest.config.model_settings import MLP_RATIO
 from everest.config.settings import ModelSettings
 from everest.converters.convert import convert
-from everest.converters.files import CONFIG_FILE, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, ForeignCheckpoint
+from everest.converters.foreign_checkpoint import (
+    CONFIG_FILE,
+    FRAME_SAMPLE_RATE,
+    MULTI_LABEL_PROBLEM,
+    ForeignCheckpoint,
+)
 from everest.converters.preprocessor import PREPROCESSOR_FILE, compare_preprocessor, preprocessor
 from everest.converters.recognition import LAST_NORM_EPS, Hints
 from everest.converters.translation import FAMILIES
@@ -33,7 +38,7 @@ from everest.models.classifier import ClassifierSpec, EncoderSpec, VideoClassifi
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.cost import count_tokens
 from everest.models.mae import AutoencoderSpec
-from everest.models.views import ViewSpec
+from everest.models.view_model import ViewSpec
 from everest.system.files import write_text
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import Weights, write_tensors

@@ -9,7 +9,7 @@ import torch
 from everest.config.heads import BEST_METRICS_OF_TASK, named_heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import AutoencoderSettings, ViewPretrainSettings
-from everest.config.tokenizer import TokenizerSettings
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
 from everest.methods.selection import TopK

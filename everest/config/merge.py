@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
-from everest.config.model import BACKBONES
+from everest.config.model_settings import BACKBONES
 from everest.config.recipe_files import RecipeFile, with_bases
 from everest.config.settings import Recipe
 from everest.config.stage_settings import SECTION_VARIANTS, SELECTION_KEY, STAGES, VIEWS_KEY, KeyPath
-from everest.config.tokenizer import TokenizerSettings
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.config.values import with_hyphens
 from everest.config.yaml import read_yaml
 from everest.errors import RecipeError, did_you_mean, shorten

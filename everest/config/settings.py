@@ -15,7 +15,7 @@ from pydantic import Field
 
 from everest.config import values as v
 from everest.config.heads import HeadSettings, Task
-from everest.config.model import ModelSettings
+from everest.config.model_settings import ModelSettings
 from everest.config.stage_settings import (
     AutoencoderSettings,
     EvalSettings,
@@ -23,7 +23,7 @@ from everest.config.stage_settings import (
     PretrainSection,
     PretrainSettings,
 )
-from everest.config.tokenizer import TokenizerSettings
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.config.values import settings
 from everest.video.pixels import MAX_STD, MIN_STD, STATISTICS_OF_CHANNELS, PixelStatistics
 

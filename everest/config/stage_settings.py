@@ -115,7 +115,7 @@ class ProbeSettings:
 
 @settings
 class CommonViewsSettings:
-    """Learning between views (everest.models.views), without a decoder; the losses have further keys."""
+    """Learning between views (everest.models.view_model), without a decoder; the losses have further keys."""
 
     loss: Literal["contrast", "sigreg"]
     number: Annotated[int, Field(ge=2)] = 2  # clips of each video, each with its own window and crop

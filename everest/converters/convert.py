@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.converters.files import FRAME_SAMPLE_RATE, ForeignCheckpoint
+from everest.converters.foreign_checkpoint import FRAME_SAMPLE_RATE, ForeignCheckpoint
 from everest.converters.preprocessor import compare_preprocessor
 from everest.converters.recognition import ForeignMetadata, Hints, derive_model_spec, recognize
 from everest.errors import CheckpointError, first_names, shorten

@@ -12,10 +12,10 @@ from pydantic import BeforeValidator, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.config.heads import MULTI_LABEL, Head
-from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
+from everest.config.model_settings import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import MOST_BLOCKS, Count, Epsilon, Positions
-from everest.converters.files import MULTI_LABEL_PROBLEM, ForeignCheckpoint, image_weights_error
+from everest.converters.foreign_checkpoint import MULTI_LABEL_PROBLEM, ForeignCheckpoint, image_weights_error
 from everest.converters.preprocessor import read_pixel_statistics
 from everest.converters.translation import ALIASES, FAMILIES, Family, Translation, find_family
 from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shorten

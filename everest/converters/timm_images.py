@@ -27,10 +27,10 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from everest.config.model import backbone_settings
+from everest.config.model_settings import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
-from everest.converters.files import read_foreign
+from everest.converters.foreign_checkpoint import read_foreign
 from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shorten
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import EncoderSpec

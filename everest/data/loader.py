@@ -26,7 +26,7 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 
-from everest.data.clips import Batch, ClipDataset, FailedReads, SampleKey, StepSampler
+from everest.data.clip_dataset import Batch, ClipDataset, FailedReads, SampleKey, StepSampler
 from everest.data.crops import resize_regions
 from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError

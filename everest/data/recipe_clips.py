@@ -18,7 +18,7 @@ from everest.config.heads import Heads, best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import StageName
 from everest.data.class_balance import sampling_odds
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.data.crops import largest_region
 from everest.data.footage import frame_span, read_footage
 from everest.data.views import (

@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from everest.config.heads import Heads
 from everest.config.stage_settings import FinetuneSettings
-from everest.engine.plan import FEWEST_STEPS, learning_rate_advice
+from everest.engine.stage_plan import FEWEST_STEPS, learning_rate_advice
 from everest.engine.step_log import RECENT_LOSSES
 from everest.errors import DivergedError
 from everest.metrics.names import METRICS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from everest.engine.training import Training
 
 # All numbers are our choice.
-COLLAPSED_STEPS: Final = 50  # in a row, with a spread of the projections (everest.models.views) below:
+COLLAPSED_STEPS: Final = 50  # in a row, with a spread of the projections (everest.models.view_model) below:
 LEAST_SPREAD: Final = 0.02
 NEAR_MEAN_COLOR: Final = 0.95  # above this share of the one-color loss, little is learned
 # Of the way from the training loss of guessing to that of a model that knows every label. After few steps

@@ -10,14 +10,14 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from everest.config.settings import Recipe, TrainedSection, TrainSettings
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import apply_resize_setting, examine_lengths, fingerprint
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
 from everest.engine.network import make_network, prepare_model
-from everest.engine.plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
+from everest.engine.stage_plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
 from everest.engine.state import TrainState
 from everest.engine.step import TrainedNetwork
 from everest.engine.training import Training
@@ -30,7 +30,7 @@ from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.system.weights_header import read_header
-from everest.tokenizer.network import TokenizerSpec
+from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
 
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights

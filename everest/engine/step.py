@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from everest.data.clips import FailedReads
+from everest.data.clip_dataset import FailedReads
 from everest.engine.context import RunContext
 from everest.engine.saving import SaveRequest
 from everest.errors import DivergedError

@@ -15,8 +15,8 @@ from accelerate.utils import gather_object
 from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
 from everest.engine.context import RunContext
-from everest.engine.plan import StagePlan
 from everest.engine.saving import SaveSchedule
+from everest.engine.stage_plan import StagePlan
 from everest.engine.step import NumbersInFlight, StepRecord, UpdateGuard
 from everest.system.accelerator import peak_memory
 from everest.system.run_folder import Row

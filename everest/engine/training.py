@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe, TrainedSection, TrainSettings
-from everest.data.clips import Batch, ClipDataset, StepSampler
+from everest.data.clip_dataset import Batch, ClipDataset, StepSampler
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
 from everest.engine.network import make_network, prepare_model
-from everest.engine.plan import StagePlan
 from everest.engine.saving import NO_REQUEST, SaveSchedule
+from everest.engine.stage_plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step import (
     NumbersInFlight,

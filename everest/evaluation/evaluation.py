@@ -20,11 +20,11 @@ from everest.checkpoints.graph import ExportedClassifier, open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, find_run_weights, open_model
 from everest.config.heads import head_settings
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.clips import ClipDataset, SampleKey
+from everest.data.clip_dataset import ClipDataset, SampleKey
 from everest.data.loader import choose_workers, copy_to_device, read_batches
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
-from everest.inference.model import require_finite_outputs
+from everest.inference.opened_model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import seen_in

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.data.views import EvalViews
 from everest.figures.pages import encode_uri, write_page
 from everest.figures.rows import to_rgb

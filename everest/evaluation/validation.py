@@ -9,7 +9,7 @@ import numpy as np
 
 from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, best_metric
 from everest.config.stage_settings import FinetuneSettings
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.engine.health import Validations
 from everest.engine.training import Training
 from everest.errors import DivergedError

@@ -34,8 +34,8 @@ from everest.models.base import SelectingModel, TokenModel
 from everest.models.mae import MaskedAutoencoder
 from everest.models.vit import frame_differences
 from everest.system.files import check_new_file, refuse_inputs
-from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.spec import FrozenTokenizer
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
+from everest.tokenizer.recipe_tokenizer import FrozenTokenizer
 from everest.video.folders import video_name
 from everest.video.metadata import VideoInfo
 from everest.video.reader import video_info

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.jobs import LongJob, add_rows, add_window_rows, encoding_of
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.inference.videos import Passes, ViewTensors, compute_over_videos
 from everest.inference.windows import Unreadable
 from everest.lists.sample import Sample
 from everest.system.files import atomic_file
 from everest.system.weights import write_tensors
 
-# The tensors of a row, from the fields of everest.inference.model.Features of one video's views.
+# The tensors of a row, from the fields of everest.inference.opened_model.Features of one video's views.
 FEATURE_LEVELS: Final[dict[str, Callable[[ViewTensors], dict[str, Tensor]]]] = {
     "video": lambda views: {"features": views["pooled"].mean(dim=0)},  # (D,)
     "views": lambda views: {"features": views["pooled"]},  # (V, D)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everest.checkpoints.load import find_run_weights, is_timm_name
 from everest.data.recipe_clips import fingerprint
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.inference.row_store import JoinedRows, Result, RowStore, open_row_store, read_saved_plan
 from everest.inference.videos import Compute, Passes, ViewTensors, compute_over_videos, compute_over_windows
 from everest.inference.windows import Unreadable, Window

@@ -16,7 +16,7 @@ from torch import Tensor
 from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
 from everest.inference.jobs import LongJob, add_rows
-from everest.inference.model import OpenedModel, check_counts
+from everest.inference.opened_model import OpenedModel, check_counts
 from everest.inference.videos import Passes, ViewTensors
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample

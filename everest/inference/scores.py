@@ -26,7 +26,7 @@ from everest.errors import DataError, RecipeError, did_you_mean
 from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
-from everest.metrics.timeline import Stretch, timeline_metrics
+from everest.metrics.bout_metrics import Stretch, timeline_metrics
 from everest.system.events import Report, notice, warning
 from everest.system.text import plural
 from everest.system.types import Span

@@ -23,7 +23,7 @@ from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError, first_names
 from everest.inference.bouts import NO_RULES, BoutRules, PredictedBouts, WindowSpans, find_bouts
 from everest.inference.jobs import LongJob, add_window_rows
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.inference.predictions import list_predictions, mean_outputs
 from everest.inference.videos import Passes, ViewTensors
 from everest.inference.windows import Window

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import STOP_SECONDS, choose_workers, read_batches
 from everest.errors import DataError
-from everest.inference.model import OpenedModel, check_counts
+from everest.inference.opened_model import OpenedModel, check_counts
 from everest.inference.windows import Unreadable, Window, WindowItem, check_seconds, read_window_items
 from everest.lists.sample import ListSize, Sample
 from everest.system.events import Report, ignore_event, notice

@@ -179,7 +179,7 @@ class TokenTargets(Target):
     are our choice.
     """
 
-    network: ClassVar[Any]  # everest.tokenizer.spec.FrozenTokenizer
+    network: ClassVar[Any]  # everest.tokenizer.recipe_tokenizer.FrozenTokenizer
     needs_tokenizer: ClassVar[bool] = True
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import LayerNorm
 from torch.utils.checkpoint import checkpoint
 
-from everest.config.model import MLP_RATIO
+from everest.config.model_settings import MLP_RATIO
 from everest.config.values import Gelu
 from everest.models.positions import Rotation
 

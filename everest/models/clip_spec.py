@@ -20,7 +20,7 @@ from everest.methods.strategies import StoredStrategy
 from everest.models.positions import INTERPOLATED
 from everest.models.vit import Architecture
 from everest.system.weights_header import TransformerKind
-from everest.tokenizer.spec import TokenizerUse
+from everest.tokenizer.recipe_tokenizer import TokenizerUse
 from everest.video.pixels import STATISTICS_OF_CHANNELS, PixelStatistics
 
 

@@ -24,10 +24,10 @@ from everest.errors import RecipeError
 from everest.models.base import PretrainingModel
 from everest.models.block import Block, last_tokens
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
-from everest.models.linear import ImageSpec
+from everest.models.image_classifier import ImageSpec
 from everest.models.mae import AutoencoderSpec
 from everest.models.memory import model_on_meta
-from everest.models.views import ViewSpec
+from everest.models.view_model import ViewSpec
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
 _NORM: Final = torch.ops.aten.native_layer_norm

@@ -34,7 +34,7 @@ from everest.models.clip_spec import PretrainSpec
 from everest.models.positions import add_positions, rotation_of
 from everest.models.vit import Architecture, init_linear_layers
 from everest.system.run_folder import is_tokenizer_file, tokenizer_file
-from everest.tokenizer.spec import FrozenTokenizer, TokenizerUse
+from everest.tokenizer.recipe_tokenizer import FrozenTokenizer, TokenizerUse
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

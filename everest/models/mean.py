@@ -21,7 +21,7 @@ from everest.config.heads import MULTI_LABEL, Heads
 from everest.config.values import Count, Length, settings
 from everest.models.classifier import Classifier, ClassifierSpec, by_head
 from everest.models.clip_spec import ClipSpec
-from everest.models.linear import NO_TOKENS, ImageSpec
+from everest.models.image_classifier import NO_TOKENS, ImageSpec
 from everest.video.pixels import PixelStatistics
 
 

@@ -28,8 +28,8 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import Transformer
 from everest.system.compute import peak_bytes
-from everest.tokenizer.network import TokenizerSpec
-from everest.tokenizer.spec import FrozenTokenizer
+from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
+from everest.tokenizer.recipe_tokenizer import FrozenTokenizer
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.model import rotary_channels
+from everest.config.model_settings import rotary_channels
 from everest.config.values import Positions, Rotary
 from everest.methods.grid import TokenGrid
 

@@ -18,10 +18,10 @@ from everest.models.classifier import ClassifierSpec, EncoderSpec, VideoClassifi
 from everest.models.clip_spec import ModelSpec, PretrainSpec
 from everest.models.mae import AutoencoderSpec
 from everest.models.positions import INTERPOLATED
-from everest.models.views import ViewSpec
+from everest.models.view_model import ViewSpec
 from everest.models.vit import Architecture
 from everest.system.weights_header import require_transformer
-from everest.tokenizer.spec import TokenizerUse
+from everest.tokenizer.recipe_tokenizer import TokenizerUse
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelSpec builds
 

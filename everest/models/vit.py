@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.model import ModelSettings
+from everest.config.model_settings import ModelSettings
 from everest.config.values import Count, Epsilon, Length, settings
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import NORM_EPS, Block, Blocks

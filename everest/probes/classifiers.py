@@ -21,7 +21,7 @@ from torch import nn
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.randomness import Purpose, generator_at, seed_at
-from everest.engine.plan import cosine_lr
+from everest.engine.stage_plan import cosine_lr
 from everest.lists.sample import Sample
 from everest.models.classifier import outputs_of, soft_targets, supervised_loss
 from everest.system.types import Floats

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
-from everest.engine.plan import FEWEST_STEPS
+from everest.engine.stage_plan import FEWEST_STEPS
 from everest.system.run_folder import Row
 
 RANKME_EPSILON: Final = 1e-7  # RankMe, eq. 1: added to each share

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
-from everest.data.clips import Batch, ClipDataset
+from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.loader import choose_workers, copy_to_device, read_batches
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import center_views, clips_of
 from everest.data.views import PretrainViews
 from everest.engine.training import Training
 from everest.errors import DivergedError
-from everest.inference.model import encode_clips
+from everest.inference.opened_model import encode_clips
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import choose_evenly
@@ -38,7 +38,7 @@ from everest.models.base import PretrainingModel
 from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderOutput, MaskedAutoencoder
 from everest.models.partial import merged
-from everest.models.views import ViewModel
+from everest.models.view_model import ViewModel
 from everest.probes.classifiers import LabeledFeatures, measure_knn_accuracy, measure_precision
 from everest.probes.collapse import (
     FEWEST_HELD_OUT,

@@ -26,14 +26,14 @@ from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import labeled_samples
 from everest.errors import DataError, unknown_name
 from everest.inference.jobs import add_rows
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.inference.row_store import open_row_store
 from everest.inference.videos import Passes, ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import compute_metrics, find_chance
 from everest.metrics.predictions import Predictions, label_array
 from everest.models.base import ClipModel
-from everest.models.linear import difference_image
+from everest.models.image_classifier import difference_image
 from everest.probes.classifiers import (
     RETRIEVED_VIDEOS,
     LabeledFeatures,

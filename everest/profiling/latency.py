@@ -24,7 +24,7 @@ from everest.data.footage import read_footage
 from everest.data.views import EvalViews
 from everest.errors import DataError
 from everest.inference.jobs import LongJob
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.inference.timelines import has_windows, timeline_job
 from everest.inference.videos import Passes, compute_over_windows
 from everest.inference.windows import Unreadable

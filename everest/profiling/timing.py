@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from everest.checkpoints.frozen import build_with_teacher
 from everest.config.settings import Recipe
 from everest.config.stage_settings import STAGES, StageName
-from everest.data.clips import ClipDataset, StepSampler
+from everest.data.clip_dataset import ClipDataset, StepSampler
 from everest.data.frames import find_sampling
 from everest.data.loader import choose_workers, copy_to_device, divide_batches, read_batches
 from everest.data.recipe_clips import apply_resize_setting, finetune_clips, pretrain_clips

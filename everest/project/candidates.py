@@ -31,7 +31,7 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.config.settings import Recipe
 from everest.errors import DataError
 from everest.inference.jobs import add_rows
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.inference.row_store import open_row_store
 from everest.inference.videos import Passes, compute_over_videos
 from everest.inference.windows import Unreadable

@@ -18,7 +18,7 @@ from everest.data.randomness import Purpose, seed_at
 from everest.lists.classes import Classes
 from everest.models.classifier import VideoClassifier
 from everest.models.clip_spec import ModelSpec
-from everest.models.linear import ImageClassifier, ImageSpec
+from everest.models.image_classifier import ImageClassifier, ImageSpec
 from everest.models.pooling import NUM_STATISTICS
 from everest.models.spec import classifier_spec
 

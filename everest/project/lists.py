@@ -21,7 +21,7 @@ from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.split import COLUMN_PREFIX, DEFAULT_SHARES, LabeledVideos, find_group
 from everest.prepare.window_labels import read_bouts
-from everest.prepare.windows import WindowSettings, write_windows
+from everest.prepare.window_lists import WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
 from everest.suggest.data_section import find_shared_videos, has_class_folders, make_data_section, with_task
 from everest.system.events import Report, heading, notice, warning

@@ -22,7 +22,7 @@ from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes

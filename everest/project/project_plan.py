@@ -17,7 +17,7 @@ from everest.annotations.bout import BACKGROUND, UNSCORED
 from everest.annotations.records import left_out_rows, left_out_text
 from everest.checkpoints.describe import read_weight_settings
 from everest.checkpoints.public_weights import find_cached_weights
-from everest.engine.plan import FEWEST_STEPS, steps_between_validations
+from everest.engine.stage_plan import FEWEST_STEPS, steps_between_validations
 from everest.errors import first_names
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
@@ -30,7 +30,7 @@ from everest.project.lists import STEP, check_copies, make_lists
 from everest.project.request import LISTS, ProjectLists, Request
 from everest.project.result import NETWORK
 from everest.project.verdict import MOST_CLASSES, MOST_NAMES
-from everest.suggest.latency import NETWORK_SHARE, fit_latency
+from everest.suggest.model_size import NETWORK_SHARE, fit_latency
 from everest.suggest.rules import find_device
 from everest.suggest.suggestion import StageTime, Suggestion, suggest_recipe
 from everest.system.compute import NetworkTime

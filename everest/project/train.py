@@ -42,7 +42,7 @@ from everest.project.request import (
 )
 from everest.project.result import NETWORK, ClipTime, MeasuredTest, ProjectResult
 from everest.project.verdict import judge, list_results, write_methods
-from everest.suggest.latency import measure_network_time, measure_reading_ms
+from everest.suggest.model_size import measure_network_time, measure_reading_ms
 from everest.system.accelerator import restore_process_state
 from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.files import (

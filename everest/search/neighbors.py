@@ -26,7 +26,7 @@ from everest.data.footage import FrameTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.features import FEATURE_LEVELS
 from everest.inference.jobs import encoding_of
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.inference.videos import Passes, compute_over_videos
 from everest.inference.windows import Unreadable, windows_of
 from everest.lists.sample import Sample

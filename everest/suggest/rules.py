@@ -23,7 +23,7 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import read_footage
 from everest.data.recipe_clips import finetune_clips, pretrain_clips
-from everest.engine.plan import PEAK_LR, steps_between_validations
+from everest.engine.stage_plan import PEAK_LR, steps_between_validations
 from everest.errors import DataError
 from everest.lists.labels import class_imbalance, count_classes
 from everest.lists.sample import ListSize, Sample, choose_evenly

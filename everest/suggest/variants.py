@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from everest.checkpoints.describe import WeightSettings
-from everest.engine.plan import MOST_VALIDATIONS
+from everest.engine.stage_plan import MOST_VALIDATIONS
 from everest.suggest.rules import (
     CLIP_FRAMES,
     DEVICE_VALUES,

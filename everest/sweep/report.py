@@ -20,9 +20,9 @@ from scipy import stats
 from everest.errors import RecipeError, unknown_name
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS, value_text
-from everest.sweep.plan import SEED_PLACE
 from everest.sweep.request import FROM_SCRATCH
 from everest.sweep.results import make_metric_title, split_metric
+from everest.sweep.sweep_plan import SEED_PLACE
 from everest.system.text import time_text
 
 CONFIDENCE: Final = 0.95

@@ -20,7 +20,7 @@ from everest.errors import RecipeError
 from everest.metrics.names import CHANCE_NAMES, METRICS, Metric, find_metric
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import read_model_spec
-from everest.sweep.plan import Job, SweepPlan
+from everest.sweep.sweep_plan import Job, SweepPlan
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.text import MALFORMED_ERRORS, damage_errors, load_json, nonfinite_as_null, read_json
 from everest.system.weights_header import read_header

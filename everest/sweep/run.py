@@ -20,8 +20,8 @@ from everest.config.stage_settings import STAGES
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
 from everest.metrics.names import value_text
-from everest.sweep.plan import Job, SweepPlan
 from everest.sweep.results import RESULTS_FILE, JobNumbers, collect, make_metric_title, read_job
+from everest.sweep.sweep_plan import Job, SweepPlan
 from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, write_errors, write_text
 from everest.system.launch import Devices, visible_gpus

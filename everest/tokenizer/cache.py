@@ -34,7 +34,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import choose_workers, read_batches
 from everest.data.recipe_clips import clip_grid, fingerprint, pretrain_clips
 from everest.data.views import PretrainViews
@@ -50,9 +50,9 @@ from everest.system.storage import parse_location
 from everest.system.text import damage_errors, json_text, parse_json, read_json, validate
 from everest.system.weights import write_tensors
 from everest.system.weights_header import open_safetensors
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 from everest.tokenizer.layers import FSQ
-from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.spec import TokenizerUse, tokenizer_use
+from everest.tokenizer.recipe_tokenizer import TokenizerUse, tokenizer_use
 from everest.video.pixels import IMAGENET
 from everest.video.reader import VideoError
 
@@ -165,7 +165,7 @@ def open_part(part: Path) -> Iterator[tuple[Any, dict[str, str]]]:
 class TokenCache:
     """The cache `pretrain.target.cache` of a recipe; CheckpointError if it has the tokens of other clips.
 
-    The clips of pre-training read it (everest.data.clips.ClipTokens).
+    The clips of pre-training read it (everest.data.clip_dataset.ClipTokens).
     """
 
     def __init__(self, recipe: Recipe, clips: ClipDataset) -> None:

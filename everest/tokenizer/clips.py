@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Final
 
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.clips import Batch, ClipDataset
+from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.loader import choose_workers, read_batches
 from everest.data.recipe_clips import clip_format, clips_of, pretrain_key
 from everest.data.views import ClipFormat, PretrainViews, ValidationViews
 from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
-from everest.tokenizer.spec import tokenizer_settings
+from everest.tokenizer.recipe_tokenizer import tokenizer_settings
 
 MEASURED_BATCH: Final = 8  # heuristic: clips that are measured together
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from everest.config.tokenizer import TokenizerConfig, TopKGradient
+from everest.config.tokenizer_settings import TokenizerConfig, TopKGradient
 from everest.system.compute import full_precision
 
 NORM_GROUPS: Final = 32  # of GroupNorm, if they divide the channels

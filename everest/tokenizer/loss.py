@@ -28,12 +28,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.settings import Recipe
-from everest.config.tokenizer import TokenizerConfig, TokenizerLossSettings
+from everest.config.tokenizer_settings import TokenizerConfig, TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import RecipeError
 from everest.system.compute import peak_bytes
-from everest.tokenizer.network import TokenizerReconstruction, TokenizerSpec
-from everest.tokenizer.spec import tokenizer_settings
+from everest.tokenizer.adaptive_tokenizer import TokenizerReconstruction, TokenizerSpec
+from everest.tokenizer.recipe_tokenizer import tokenizer_settings
 from everest.video.pixels import IMAGENET
 
 LEAST_PLACES: Final = 4  # heuristic: the least height and width, in places, of a discriminator's last layer

@@ -20,11 +20,11 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.methods.grid import num_kept
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 from everest.tokenizer.clips import spaced_clips
 from everest.tokenizer.layers import FSQ, TokenScorer, top_k
-from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import in_unit_range
 
 MOST_CLIPS: Final = 256  # heuristic: enough for every figure

@@ -21,7 +21,7 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.inference.timelines import Timelines
 from everest.models.classifier import Classifier
-from everest.models.linear import (
+from everest.models.image_classifier import (
     BINS,
     IMAGE_SIDE,
     NUM_HISTOGRAM_FEATURES,

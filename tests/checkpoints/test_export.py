@@ -21,7 +21,7 @@ from everest.checkpoints.load import open_model
 from everest.config.heads import Head, named_heads
 from everest.config.settings import ModelSettings
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.inference.model import encode_clips
+from everest.inference.opened_model import encode_clips
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.methods.targets import PixelTargets
 from everest.models.classifier import ClassifierSpec, VideoClassifier

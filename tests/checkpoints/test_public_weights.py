@@ -15,10 +15,10 @@ from small_runs import json_of, refused, run
 from everest.checkpoints.init import compare_settings
 from everest.checkpoints.public_weights import PublicWeights, read_public_weights
 from everest.config.heads import Head
-from everest.config.model import BACKBONES
+from everest.config.model_settings import BACKBONES
 from everest.config.recipe import load_recipe
 from everest.converters.convert import identify
-from everest.converters.files import ForeignCheckpoint
+from everest.converters.foreign_checkpoint import ForeignCheckpoint
 from everest.converters.recognition import Hints
 from everest.converters.timm_images import convert_image_model
 from everest.models.clip_spec import ModelSpec

@@ -30,8 +30,8 @@ from everest.methods.strategies import (
     Tube,
 )
 from everest.methods.targets import PixelTargets
-from everest.sweep.plan import resolve_arms
 from everest.sweep.request import is_sweep, read_request
+from everest.sweep.sweep_plan import resolve_arms
 
 RECIPES = [name for name in shipped_names() if not is_sweep(shipped_recipe(name))]
 

@@ -10,10 +10,10 @@ from typing import get_args
 import pytest
 from small_runs import problems_of
 
-from everest.config.model import BACKBONES, Backbone
+from everest.config.model_settings import BACKBONES, Backbone
 from everest.config.recipe import dump_recipe, flat_values, load_recipe, recipe_values
 from everest.config.settings import DataSettings, TrainSettings
-from everest.config.tokenizer import TOKENIZERS, TokenizerSize
+from everest.config.tokenizer_settings import TOKENIZERS, TokenizerSize
 from everest.errors import RecipeError
 from everest.methods.strategies import STRATEGIES
 

@@ -11,9 +11,9 @@ from tiny_models import randomized
 from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, build_model
-from everest.config.model import BackboneSize
+from everest.config.model_settings import BackboneSize
 from everest.converters.convert import Conversion, convert, identify
-from everest.converters.files import ForeignCheckpoint, read_foreign, strip_wrappers
+from everest.converters.foreign_checkpoint import ForeignCheckpoint, read_foreign, strip_wrappers
 from everest.converters.recognition import Hints
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection

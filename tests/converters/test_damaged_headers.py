@@ -13,10 +13,10 @@ from small_runs import refused
 
 from everest.checkpoints.load import find_weights, open_model
 from everest.converters.convert import Conversion, convert
-from everest.converters.files import read_foreign
+from everest.converters.foreign_checkpoint import read_foreign
 from everest.converters.recognition import Hints
 from everest.system.weights_header import read_metadata
-from everest.tokenizer.network import TokenizerSpec
+from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
 
 HEADERS = {
     "settings list": ({"settings": "[]"}, "damaged (settings"),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everest.checkpoints.load import build_model
 from everest.converters.convert import Conversion, convert
-from everest.converters.files import ForeignCheckpoint
+from everest.converters.foreign_checkpoint import ForeignCheckpoint
 from everest.converters.recognition import Hints
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid

@@ -16,10 +16,10 @@ from everest.checkpoints.init import find_init, read_init
 from everest.checkpoints.load import open_model
 from everest.checkpoints.transformers import write_folder
 from everest.config.heads import Head
-from everest.config.model import BACKBONES
+from everest.config.model_settings import BACKBONES
 from everest.config.settings import ModelSettings
 from everest.converters.convert import convert
-from everest.converters.files import read_foreign
+from everest.converters.foreign_checkpoint import read_foreign
 from everest.converters.recognition import Hints
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens

@@ -16,9 +16,9 @@ from torch import Tensor
 import everest
 from everest.checkpoints.load import open_model
 from everest.converters.convert import convert, identify
-from everest.converters.files import ForeignCheckpoint, read_foreign
+from everest.converters.foreign_checkpoint import ForeignCheckpoint, read_foreign
 from everest.converters.recognition import Hints
-from everest.inference.model import encode_clips
+from everest.inference.opened_model import encode_clips
 from everest.models.classifier import VideoEncoder
 
 # Of the first, heads have no channels that are not turned; the second has the heads of the released models.

@@ -6,7 +6,7 @@ import torch
 
 from everest.config.heads import Head
 from everest.data.augment import RandAugment
-from everest.data.clips import MAX_TRIES, ClipDataset
+from everest.data.clip_dataset import MAX_TRIES, ClipDataset
 from everest.data.footage import frame_span
 from everest.data.loader import read_batches
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews

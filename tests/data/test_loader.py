@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everest.config.heads import named_heads
-from everest.data.clips import Batch, ClipDataset, LoadedSample, SampleKey
+from everest.data.clip_dataset import Batch, ClipDataset, LoadedSample, SampleKey
 from everest.data.loader import copy_to_device, read_batches, shared_bytes
 from everest.data.views import SampleViews
 from everest.data.workers import Workers

@@ -11,7 +11,7 @@ from small_runs import called, killed_copy, logged, same_run, sets
 from torch import Tensor
 
 from everest.data.augment import RandAugment
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.data.crops import Regions, largest_region, resize, resize_regions
 from everest.data.loader import copy_to_device, read_batches
 from everest.data.views import FinetuneViews, PretrainViews

@@ -14,7 +14,7 @@ from small_runs import called, equal, logged, run, sets, small_recipe, weights
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.class_balance import sampling_odds
-from everest.data.clips import StepSampler
+from everest.data.clip_dataset import StepSampler
 from everest.data.randomness import Purpose, generator_at
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, validation_clips
 

@@ -12,7 +12,7 @@ from everest.system.events import ignore_event
 from everest.tokenizer.cache import INDEX
 from everest.video.reader import read_frames, video_info
 from everest_demo import events
-from everest_demo.events import event_set
+from everest_demo.event_pairs import event_set
 from everest_demo.lvmae import clips_of, tokens_of
 from everest_demo.motions import CLASSES, DEMO_SET, NUM_FRAMES, render_clips
 from everest_demo.rendering import SIZE

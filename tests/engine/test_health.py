@@ -19,7 +19,7 @@ from processes import wait_for_rows
 from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
 
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import read_batches
 from everest.data.views import SampleViews
 from everest.engine.setup import check_host_memory

@@ -12,8 +12,8 @@ from everest.config.settings import TrainSettings
 from everest.config.stage_settings import AutoencoderSettings, FinetuneSettings
 from everest.converters.translation import translate_name
 from everest.data.bad_videos import BadVideos
-from everest.engine.plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
 from everest.engine.setup import measure_memory
+from everest.engine.stage_plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
 from everest.engine.step import TrainedNetwork
 from everest.errors import RecipeError
 

@@ -13,7 +13,7 @@ from everest.engine import health
 from everest.engine.health import COLLAPSED_STEPS, CollapseWatch
 from everest.errors import DivergedError
 from everest.models.spec import pretrain_spec
-from everest.models.views import ViewModel
+from everest.models.view_model import ViewModel
 from everest.probes import collapse
 from everest.system.run_folder import RunFolder
 

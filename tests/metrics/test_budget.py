@@ -5,7 +5,7 @@ import pytest
 
 from everest.annotations.bout import CHECKED, DRAWN, UNSCORED, Bout, group_by_video
 from everest.errors import DataError, RecipeError
-from everest.metrics.budget import (
+from everest.metrics.time_budget import (
     choose_first_draw,
     choose_window_seconds,
     compute_time_budget,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.annotations.bout import Bout
-from everest.metrics.timeline import (
+from everest.metrics.bout_metrics import (
     Stretch,
     bout_average_precision,
     count_right,

@@ -10,7 +10,7 @@ from tiny_models import PARTS, grouped, randomized, tiny
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from everest.config.model import BACKBONES
+from everest.config.model_settings import BACKBONES
 from everest.config.recipe import load_recipe
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FinetuneSettings

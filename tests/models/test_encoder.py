@@ -14,7 +14,7 @@ from tiny_models import randomized, save_model, tiny
 import everest
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError
-from everest.inference.model import encode_clips
+from everest.inference.opened_model import encode_clips
 from everest.methods.grid import TokenSelection
 from everest.models.classifier import VideoEncoder
 from everest.models.clip_spec import ModelSpec

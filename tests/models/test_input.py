@@ -10,7 +10,7 @@ from tiny_models import tiny
 from torch import Tensor
 
 import everest
-from everest.inference.model import encode_clips
+from everest.inference.opened_model import encode_clips
 from everest.models.vit import frame_differences
 from everest.video.pixels import IMAGENET
 

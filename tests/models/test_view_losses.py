@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from everest.models.views import KNOTS, LAST_KNOT, contrast, invariance, sigreg, spread
+from everest.models.view_model import KNOTS, LAST_KNOT, contrast, invariance, sigreg, spread
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -18,7 +18,7 @@ from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
 from everest.prepare.window_labels import label_samples, label_windows
-from everest.prepare.windows import PACKET_OVERHEAD, choose_windows, no_activity_reason, window_activity
+from everest.prepare.window_lists import PACKET_OVERHEAD, choose_windows, no_activity_reason, window_activity
 from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.reader import video_damage_text, video_info
 from everest.video.stream import VideoError

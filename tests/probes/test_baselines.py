@@ -5,8 +5,8 @@ import pytest
 import torch
 from small_runs import called, json_of
 
-from everest.inference.model import OpenedModel
-from everest.models.linear import difference_image
+from everest.inference.opened_model import OpenedModel
+from everest.models.image_classifier import difference_image
 from everest.probes.classifiers import LabeledFeatures, compare_sources, measure_precision
 from everest.probes.probe import DIFFERENCE_SIDE, make_random_encoder
 from everest_cli.evaluate import describe_nearest

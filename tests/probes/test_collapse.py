@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from everest.config.recipe import load_recipe
-from everest.engine.plan import learning_rate_advice, plan_stage
+from everest.engine.stage_plan import learning_rate_advice, plan_stage
 from everest.probes.collapse import find_failure_signs, find_new_warnings, select_probe_rows
 from everest.probes.during_training import LABELED_VALUES
 from everest_cli.output import format_probe

@@ -7,7 +7,7 @@ from processes import TWO, everest
 from small_runs import called, equal, refused, weights
 
 from everest.checkpoints.describe import load_model
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.probes.collapse import feature_std, rank_me
 from everest.system.run_folder import RunFolder
 

@@ -13,7 +13,7 @@ from task_runs import SCORES, write_list
 import everest
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.inference.model import OpenedModel
+from everest.inference.opened_model import OpenedModel
 from everest.lists.sample import Sample
 from everest.probes.classifiers import NEIGHBORS, TEMPERATURE, attentive, nearest_neighbors
 from everest.probes.linear import choose_held_out, linear

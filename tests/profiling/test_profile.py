@@ -18,7 +18,15 @@ from everest.lists.sample import Sample
 from everest.models.clip_spec import ModelSpec
 from everest.models.cost import count_macs, count_tokens
 from everest.profiling import latency, timing
-from everest.profiling.plan import DECODE_MS, GPUS, HAND_OVER_MS, MJPEG_MS, PASS_SECONDS, PEAK_SHARE, plan_run
+from everest.profiling.other_gpu import (
+    DECODE_MS,
+    GPUS,
+    HAND_OVER_MS,
+    MJPEG_MS,
+    PASS_SECONDS,
+    PEAK_SHARE,
+    plan_run,
+)
 from everest.profiling.profile import (
     METHODS,
     PROFILED_STAGES,

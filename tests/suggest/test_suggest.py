@@ -17,7 +17,7 @@ from everest.checkpoints.describe import read_weight_settings
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.stage_settings import AutoencoderSettings
-from everest.engine.plan import plan_stage
+from everest.engine.stage_plan import plan_stage
 from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.selection import Drawn
@@ -27,7 +27,7 @@ from everest.models.spec import classifier_spec
 from everest.probes.collapse import plan_probes
 from everest.suggest import rules
 from everest.suggest.data_section import make_data_section
-from everest.suggest.latency import MODEL_SIZES, fit_latency, measure_network_time
+from everest.suggest.model_size import MODEL_SIZES, fit_latency, measure_network_time
 from everest.suggest.rules import DEVICE_VALUES as DEVICES
 from everest.suggest.rules import DataStats, choose_interval, choose_values, find_device
 from everest.suggest.suggestion import Suggestion, format_recipe, suggest_recipe

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from everest.config.model import BackboneSize
+from everest.config.model_settings import BackboneSize
 from everest.errors import CheckpointError
 
 OFFICIAL_KEYS = Path(__file__).parents[1] / "golden" / "official_keys.json"

@@ -7,9 +7,9 @@ from tiny_models import save_model, tiny
 
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError, DataError, RecipeError, UserError
-from everest.sweep.plan import PlannedArm, SweepPlan, plan_sweep
 from everest.sweep.request import parse_arms, read_request, read_seeds, read_stages, split_values
 from everest.sweep.results import JobNumbers, collect
+from everest.sweep.sweep_plan import PlannedArm, SweepPlan, plan_sweep
 
 
 @pytest.fixture

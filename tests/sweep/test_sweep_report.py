@@ -14,7 +14,6 @@ from small_runs import run as command
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.models.spec import pretrain_spec
-from everest.sweep.plan import Job
 from everest.sweep.report import (
     compare_pairs,
     draw_report,
@@ -24,6 +23,7 @@ from everest.sweep.report import (
     make_report_table,
 )
 from everest.sweep.results import JobNumbers, make_metric_title, read_job, read_results, read_run_metrics
+from everest.sweep.sweep_plan import Job
 from everest.system.weights import Weights
 
 

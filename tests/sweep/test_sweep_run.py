@@ -15,10 +15,10 @@ from processes import everest, start
 from small_runs import called, json_of, refused
 
 from everest.sweep import run as sweep_run
-from everest.sweep.plan import plan_sweep
 from everest.sweep.request import read_request
 from everest.sweep.results import JobNumbers
 from everest.sweep.run import JobLauncher, run_sweep
+from everest.sweep.sweep_plan import plan_sweep
 from everest.system.events import ignore_event
 from everest.system.files import is_unfinished
 from everest.system.launch import Devices

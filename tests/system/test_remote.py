@@ -14,7 +14,7 @@ from s3fs import S3FileSystem
 from small_runs import refused, run, same_run
 from storage import new_bucket, put, s3_server, upload
 
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import read_batches
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem

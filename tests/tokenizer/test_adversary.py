@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.tokenizer import TOKENIZERS, TokenizerConfig
+from everest.config.tokenizer_settings import TOKENIZERS, TokenizerConfig
 from everest.tokenizer.loss import Adversary, BlurredHalving, Discriminator
 
 TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)

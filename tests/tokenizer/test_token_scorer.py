@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tiny_models import tokenizer_of
 from torch import Tensor
 
-from everest.config.tokenizer import TOKENIZERS
+from everest.config.tokenizer_settings import TOKENIZERS
 from everest.tokenizer.layers import TokenScorer, soft_topk_mask, top_k
 
 KINDS = ["straight-through", "perturbed"]

@@ -5,8 +5,8 @@ import torch
 from tiny_models import tokenizer_of
 from torch import Tensor
 
-from everest.config.tokenizer import TOKENIZERS
-from everest.tokenizer.network import AdaptiveTokenizer
+from everest.config.tokenizer_settings import TOKENIZERS
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 
 TINY = replace(TOKENIZERS["tiny"], channels=8)
 

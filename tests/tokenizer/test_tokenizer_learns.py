@@ -53,7 +53,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     (folder / "tiny.yaml").write_text(RECIPE)
     report = {"learned": train(folder, "learned")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("everest.tokenizer.network.TokenScorer", RandomScores)
+        patch.setattr("everest.tokenizer.adaptive_tokenizer.TokenScorer", RandomScores)
         report["random"] = train(folder, "random")
     return report
 

@@ -11,10 +11,10 @@ from tokenizer_runs import recipe, set_up, train
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.load import open_model
 from everest.errors import CheckpointError
-from everest.evaluation.tokenizer import set_target_statistics
+from everest.evaluation.tokenizer_validation import set_target_statistics
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights
-from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 
 __all__ = ["recipe"]  # a fixture
 

@@ -11,7 +11,7 @@ import torch
 from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
-from everest.data.clips import ClipDataset
+from everest.data.clip_dataset import ClipDataset
 from everest.data.randomness import Purpose, seed_at
 from everest.engine.training import Training
 from everest.errors import RecipeError
@@ -19,10 +19,10 @@ from everest.figures.rows import draw_examples
 from everest.system.files import write_text
 from everest.system.run_folder import REPORT_IMAGE
 from everest.system.text import json_text, load_json, nonfinite_as_null
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 from everest.tokenizer.clips import held_out_clips, spaced_clips
-from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.recipe_tokenizer import tokenizer_spec
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
-from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # heuristic: training clips for the mean and std of the targets

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from everest.config.settings import Recipe
 from everest.config.stage_settings import StageName
-from everest.engine.plan import StagePlan, plan_stage
+from everest.engine.stage_plan import StagePlan, plan_stage
 from everest.errors import unknown_name
 from everest.models.cost import count_frozen_macs
 from everest.profiling.profile import VALUE_BYTES, StageCost, choose_precision

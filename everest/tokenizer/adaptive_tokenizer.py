@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
-from everest.config.tokenizer import TokenizerConfig, TokenizerSettings, TopKGradient
+from everest.config.tokenizer_settings import TokenizerConfig, TokenizerSettings, TopKGradient
 from everest.config.values import Length
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid, num_kept

@@ -25,12 +25,12 @@ from everest.methods.strategies import AllTokens
 from everest.models.base import ClipModel, SelectingModel
 from everest.models.classifier import Classifier, VideoEncoder
 from everest.models.clip_spec import ClipSpec
-from everest.models.linear import NO_TOKENS
+from everest.models.image_classifier import NO_TOKENS
 from everest.models.pooling import mean_and_change
 from everest.models.spec import Transformer
 from everest.system.accelerator import make_accelerator, make_runtime
 from everest.system.compute import Runtime, choose_precision
-from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 
 
 class Features(NamedTuple):

@@ -20,12 +20,12 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from everest.config.settings import Recipe
-from everest.config.tokenizer import TokenizerSettings
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.methods.targets import CodeSpace
 from everest.system.weights import load_tensors, read_weights, state_hash
-from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer, TokenizerSpec
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 

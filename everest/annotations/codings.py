@@ -146,7 +146,11 @@ def read_video_annotations(
     fps: float | None = None,
     keep_windows: bool = False,
 ) -> VideoAnnotations:
-    """Read the bouts of videos (paths; none: of all that are named); predictions give way to people."""
+    """Read the bouts of some videos from annotation files; without videos, of all that the files name.
+
+    For each video: what a model predicted gives way to what a person coded, `people` choose among the codings
+    of several people, and the chosen codings are joined.
+    """
     paths = {Path(video): video for video in videos}
     finder = VideoFinder(paths)
     left_out = LeftOut()
@@ -171,22 +175,15 @@ def read_video_annotations(
     if people.observers and not any(map(people.is_chosen, codings)):
         has = first_names(different_names(codings), 10)
         raise DataError(f"--observer {', '.join(people.observers)}: not in {names}, which has {has}")
-    bouts_of: dict[str, list[Bout]] = {}
-    joined: dict[str, None] = {}  # the observers of joined codings
-    predicted_videos: list[str] = []
-    for video, video_codings in codings_by_video.items():
-        corrected = {coding.file for coding in video_codings if not coding.is_predicted}
-        chosen = [coding for coding in video_codings if not corrected or coding.file in corrected]
-        predicted_videos += [video] if len(chosen) < len(video_codings) else []
-        used = people.choose_codings(video, chosen)
-        joined |= dict.fromkeys(different_names(used) if len(used) > 1 else ())
-        scored = dict.fromkeys(replace(bout, video=video) for coding in used for bout in coding.scored_bouts)
-        spans = [span for coding in used for span in spans_outside(unscored_spans(coding.bouts))]
-        bouts_of[video] = [*scored, *unscored_bouts(video, spans)]  # unscored in all codings
+    by_people = {video: _without_predicted(codings) for video, codings in codings_by_video.items()}
+    chosen = {video: people.choose_codings(video, codings) for video, codings in by_people.items()}
+    several = [codings for codings in chosen.values() if len(codings) > 1]
+    joined = dict.fromkeys(name for codings in several for name in different_names(codings))
+    all_bouts = {video: _join_bouts(video, codings) for video, codings in chosen.items()}
     subjects = sorted(
-        {b.subject or NO_SUBJECT for bs in bouts_of.values() for b in bs if b.label not in MARKS}
+        {b.subject or NO_SUBJECT for bouts in all_bouts.values() for b in bouts if b.label not in MARKS}
     )
-    bouts_of = {video: kept for video, bouts in bouts_of.items() if (kept := people.choose_bouts(bouts))}
+    bouts_of = {video: kept for video, bouts in all_bouts.items() if (kept := people.choose_bouts(bouts))}
     if not bouts_of:
         raise DataError(f"--subject {people.subject}: not in {names}, which has {first_names(subjects, 10)}")
     return VideoAnnotations(
@@ -195,8 +192,21 @@ def read_video_annotations(
         left_out=left_out,
         merged_subjects=subjects if people.subject is None and len(subjects) > 1 else [],
         joined_observers=list(joined) if len(joined) > 1 else (),
-        predicted_videos=predicted_videos,
+        predicted_videos=[video for video in chosen if by_people[video] != codings_by_video[video]],
     )
+
+
+def _without_predicted(codings: Sequence[Coding]) -> Sequence[Coding]:
+    """The codings of a video from files in which a person coded it; all codings if there is no such file."""
+    files = {coding.file for coding in codings if not coding.is_predicted}
+    return [coding for coding in codings if coding.file in files] or codings
+
+
+def _join_bouts(video: str, codings: Sequence[Coding]) -> list[Bout]:
+    """The different bouts of the codings of a video, and the time that none of the codings scores."""
+    scored = dict.fromkeys(replace(bout, video=video) for coding in codings for bout in coding.scored_bouts)
+    scored_spans = [span for coding in codings for span in spans_outside(unscored_spans(coding.bouts))]
+    return [*scored, *unscored_bouts(video, scored_spans)]
 
 
 def different_names(codings: Iterable[Coding]) -> list[str]:

@@ -162,19 +162,27 @@ class MergedRecipe:
             if inside and not self.inside(tag):  # none is chosen: the default
                 self.written[tag] = WrittenValue(next(iter(variants.classes)))
             chosen = self.at(tag)
-            fields = _fields(section, chosen.value)
             for key in inside.keys() - {tag}:
-                written, name = self.written[key], key[len(section)]
-                written_for = _fields(section, self.variants[written.layer][section])
-                is_shared = written_for.get(name) is fields.get(name)
-                # A file may list the keys of all variants with their defaults.
-                sets_nothing = written.value in (None, {}) or _is_default(key, written)
-                is_idle = fields and name not in fields and sets_nothing
-                if is_idle or (written.is_inherited_by(chosen) and not is_shared):
+                if self._is_of_other_variants(key, section, chosen):
                     del self.written[key]
+            fields = _fields(section, chosen.value)
             for inner in SECTION_VARIANTS:
                 if inner[:-1] == section and inner[-1] in fields:
                     self._fill_in(inner, fields[inner[-1]].default_factory)
+
+    def _is_of_other_variants(self, key: KeyPath, section: KeyPath, chosen: WrittenValue) -> bool:
+        """Whether a key of a section is to be dropped, because it belongs to variants that are not chosen.
+
+        If a recipe chooses the strategy `random`, and its base wrote a `mask_ratio` for `tube`, the key is
+        dropped unless both variants share the field. Keys that the chosen variant lacks, and that the recipe
+        itself writes, are left for validation to refuse, unless they set nothing.
+        """
+        written, name = self.written[key], key[len(section)]
+        fields = _fields(section, chosen.value)
+        if fields and name not in fields and (written.value in (None, {}) or _is_default(key, written)):
+            return True  # a file may list the keys of all variants with their defaults
+        written_for = _fields(section, self.variants[written.layer][section])
+        return written.is_inherited_by(chosen) and written_for.get(name) is not fields.get(name)
 
     def _fill_in(self, section: KeyPath, factory: Any) -> None:
         """Write the defaults of a section where nothing is written, unless another variant is chosen."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from everest.config.contradictions import Problem, contradictions
 from everest.config.merge import DEFAULTS_BY_KEY, KEYS_WITHOUT_FIELD, merge
@@ -210,53 +211,52 @@ def _without_problems(settings: Settings | None, problems: list[Problem]) -> Set
 
 
 def _explain(error: ValidationError, section: KeyPath) -> list[Problem]:
-    """The key, with dots, and the message of each problem.
-
-    Args:
-        section: the section that was validated; empty: the recipe.
-    """
+    """The problems that pydantic found in a section of a recipe; the section () is the whole recipe."""
     errors = error.errors(include_url=False)
-    locations = [details["loc"] for details in errors]
-    problems: list[Problem] = []
-    for details in errors:
-        kind, location, value = details["type"], details["loc"], details["input"]
-        context = details.get("ctx", {})
-        has_wrong_entries = any(location == other[: len(location)] != other for other in locations)
-        if kind == "too_short" and has_wrong_entries:
-            continue  # its entries are wrong, not few
-        key, variant = _key_of(location, section)
-        if kind.startswith("union_tag"):  # no variant of the section is chosen
-            key = (*key, context["discriminator"].strip("'"))
-        match kind:
-            case "unexpected_keyword_argument":
-                text = _unknown_key(key, variant)
-            case "literal_error":
-                text = _unknown_value(value, context["expected"])
-            case "union_tag_invalid":
-                text = _unknown_value(value.get(key[-1]), context["expected_tags"])
-            case "union_tag_not_found":
-                text = "is missing"
-            case _:
-                message = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}")
-                text = message.format(got=_quoted(value), **context)
-        problems.append((".".join(key), text))
-    return problems
+    with_wrong_entries = {each["loc"][:depth] for each in errors for depth in range(len(each["loc"]))}
+    return [
+        _explain_one(each, section)
+        for each in errors
+        # pydantic counts only correct entries: a list with a wrong one may be too short as well.
+        if not (each["type"] == "too_short" and each["loc"] in with_wrong_entries)
+    ]
+
+
+def _explain_one(details: ErrorDetails, section: KeyPath) -> Problem:
+    """The key, with dots, and the message of one of pydantic's problems in a section."""
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    key, variant = _key_of(details["loc"], section)
+    if kind.startswith("union_tag"):  # no variant of the section `key` is chosen
+        key = (*key, context["discriminator"].strip("'"))
+    match kind:
+        case "unexpected_keyword_argument":
+            text = _unknown_key(key, variant)
+        case "literal_error":
+            text = _unknown_value(value, context["expected"])
+        case "union_tag_invalid":
+            text = _unknown_value(value.get(key[-1]), context["expected_tags"])
+        case "union_tag_not_found":
+            text = "is missing"
+        case _:
+            message = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}")
+            text = message.format(got=_quoted(value), **context)
+    return ".".join(key), text
 
 
 def _key_of(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:
-    """The key in the YAML of one of pydantic's locations inside a section, and the variant of its section.
+    """The key in a recipe of one of pydantic's locations inside a section, and the last variant on the way.
 
-    After the key of a section that has variants, pydantic inserts the chosen one.
+    pydantic writes the chosen variant after the key of a section that has variants: its location
+    `pretrain pixels selection tube mask_ratio` is the key pretrain.selection.mask_ratio, of the variant tube.
     """
-    parts, key, variant = iter(map(str, location)), section, ""
-    if key in SECTION_VARIANTS:
-        variant = next(parts, "")
-    for part in parts:
-        if part == "[key]":  # of a mapping: the key itself is wrong
-            continue
-        key = (*key, part)
-        if key in SECTION_VARIANTS:
-            variant = next(parts, variant)
+    key, variant = section, ""
+    variant_follows = key in SECTION_VARIANTS
+    for part in map(str, location):
+        if variant_follows:
+            variant, variant_follows = part, False
+        elif part != "[key]":  # pydantic's word for a wrong key of a mapping, after the key itself
+            key = (*key, part)
+            variant_follows = key in SECTION_VARIANTS
     return key, variant
 
 

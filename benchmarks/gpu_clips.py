@@ -152,16 +152,16 @@ class PretrainingViews:
     batch: int
 
     def __call__(self, step: int) -> Choice:
-        data, stage = self.recipe.data, self.recipe.pretrain
+        data, section = self.recipe.data, self.recipe.pretrain
         rng = generator_at(self.recipe.train.seed, Purpose.VIEWS, step)
-        views = stage.views_per_decode
+        views = section.views_per_decode
         lengths = self.sizes[:, 0]
         videos = rng.choice(len(lengths), size=self.batch // views, p=lengths / lengths.sum())
-        window = find_sampling(stage.sampling).pretrain
+        window = find_sampling(section.sampling).pretrain
         clips = np.repeat(videos, views)
         frames, boxes = [], []
         for length, *size in self.sizes[clips].tolist():
-            frames.append(window(length, data.frames, stage.stride, rng))
+            frames.append(window(length, data.frames, section.stride, rng))
             boxes.append(multi_scale_crop((size[0], size[1]), data.frame_size, rng))
         flips = np.repeat(rng.random(len(videos)) < 0.5 * data.flip, views)
         return Choice(clips, np.stack(frames), np.array(boxes), flips)
@@ -171,22 +171,22 @@ def finetuning_views(
     recipe: Recipe, sizes: NDArray[np.int64], clips: NDArray[np.int64], rng: np.random.Generator
 ) -> Choice:
     """Choose a random view of each of the numbered clips."""
-    data, stage = recipe.data, recipe.finetune
-    window = find_sampling(stage.sampling).finetune
+    data, section = recipe.data, recipe.finetune
+    window = find_sampling(section.sampling).finetune
     frames, boxes = [], []
     for length, *size in sizes[clips].tolist():
-        frames.append(window(length, data.frames, stage.stride, rng))
-        boxes.append(random_resized_crop((size[0], size[1]), data.frame_size, rng, areas=stage.crop_area))
+        frames.append(window(length, data.frames, section.stride, rng))
+        boxes.append(random_resized_crop((size[0], size[1]), data.frame_size, rng, areas=section.crop_area))
     return Choice(clips, np.stack(frames), np.array(boxes), rng.random(len(clips)) < 0.5 * data.flip)
 
 
 def center_views(recipe: Recipe, sizes: NDArray[np.int64], clips: NDArray[np.int64]) -> Choice:
     """Choose the middle of each of the numbered clips, and the center of its frames."""
-    data, stage = recipe.data, recipe.finetune
-    center = find_sampling(stage.sampling).center
+    data, section = recipe.data, recipe.finetune
+    center = find_sampling(section.sampling).center
     frames, boxes = [], []
     for length, *size in sizes[clips].tolist():
-        frames.append(center(length, data.frames, stage.stride))
+        frames.append(center(length, data.frames, section.stride))
         boxes.append(_center((size[0], size[1]), data.frame_size))
     return Choice(clips, np.stack(frames), np.array(boxes), np.zeros(len(clips), dtype=bool))
 

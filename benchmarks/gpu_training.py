@@ -118,10 +118,10 @@ class Pretraining:
 
     def _step(self, choice: Future[Choice], lr: float, generator: torch.Generator) -> NumbersInFlight:
         views, device = choice.result(), self._device
-        stage = self._recipe.pretrain
+        section = self._recipe.pretrain
         width = self.model.noise_layout.total
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
-        videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
+        videos = {"videos": to_device(views.clips, device)} if section.objective == "views" else {}
         set_lr(self._optimizer, lr)
         output = self._training.model(self._crops(views), noise=noise, **videos)
         return self._training.step(output.loss, output.metrics)

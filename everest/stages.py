@@ -20,6 +20,7 @@ from accelerate.utils.memory import clear_device_cache
 from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
 from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run
 from everest.config.settings import Recipe
+from everest.config.stage_settings import StageName
 from everest.config.yaml import read_yaml
 from everest.engine.context import RunContext, RunOptions, run_context
 from everest.engine.setup import sample_facts
@@ -290,7 +291,7 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
 
 @restore_process_state()
 def _train_stage(
-    stage: str,
+    stage: StageName,
     recipe: str | Path,
     options: StageOptions,
     *,

@@ -21,6 +21,7 @@ from everest_cli.options import argument, local_path, option, refuse, run_in_eac
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
+    from everest.config.stage_settings import RunStage
     from everest.engine.training import Stage
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
@@ -49,7 +50,7 @@ class TrainOptions:
 
 
 def _train(
-    stage: str,
+    stage: RunStage,
     recipe_file: str,
     options: TrainOptions,
     *,

@@ -12,6 +12,7 @@ from typing import Final
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.config.stage_settings import RunStage
 from everest.engine.context import RunOptions
 from everest.errors import RecipeError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate
@@ -118,7 +119,7 @@ class DemoSteps:
         rows = "\n".join(f"| {part} | {seconds} |" for part, seconds in self.seconds.items())
         write_text(self.folder / REPORT, f"{text}\n| part | seconds |\n|---|---|\n{rows}\n")
 
-    def _train(self, stage: str, name: str, recipe: Recipe, *, init: Path | None) -> Path:
+    def _train(self, stage: RunStage, name: str, recipe: Recipe, *, init: Path | None) -> Path:
         """Train a stage in its run folder; returns the weights."""
         options = RunOptions(
             stage=stage,

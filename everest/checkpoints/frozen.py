@@ -53,21 +53,21 @@ def find_frozen(recipe: Recipe) -> FrozenNetworks:
 
     With a cache, its index describes the tokenizer that made it.
     """
-    stage, tokenizer = recipe.pretrain, None
-    if stage.needs_tokenizer and stage.cache is not None:
+    section, tokenizer = recipe.pretrain, None
+    if section.needs_tokenizer and section.cache is not None:
         from everest.tokenizer.cache import TokenIndex  # here: most runs have no cache
 
         checkpoint = tokenizer_settings(recipe).checkpoint
-        tokenizer = TokenIndex.read(Path(stage.cache)).tokenizer
+        tokenizer = TokenIndex.read(Path(section.cache)).tokenizer
         if checkpoint is not None and tokenizer_use(recipe).sha256 != tokenizer.sha256:
             raise CheckpointError(
-                f"{stage.cache}: made with the tokenizer {tokenizer.path}, not {checkpoint}; set "
+                f"{section.cache}: made with the tokenizer {tokenizer.path}, not {checkpoint}; set "
                 "tokenizer.checkpoint to that tokenizer, or make the cache again with everest prepare tokens "
                 "--overwrite"
             )
-    elif stage.needs_tokenizer:
+    elif section.needs_tokenizer:
         tokenizer = tokenizer_use(recipe)
-    teacher = None if stage.teacher is None else _read_teacher(recipe)[0]
+    teacher = None if section.teacher is None else _read_teacher(recipe)[0]
     return FrozenNetworks(tokenizer=tokenizer, teacher=teacher)
 
 

@@ -51,8 +51,8 @@ def _data_contradictions(recipe: Recipe) -> Iterator[Problem]:
         yield "model.input", "must be frames with a tokenizer, which makes its scores and targets of them"
     if differences and pretrain.frame_selection.alpha > 1:
         yield "model.input", "must be frames with pretrain.frame_selection.alpha, whose frames have gaps"
-    for stage, settings in recipe.stages:
-        if differences and isinstance(settings.selection, TopK) and settings.selection.sees_camera:
+    for stage, section in recipe.stages:
+        if differences and isinstance(section.selection, TopK) and section.selection.sees_camera:
             yield "model.input", f"must be frames with {stage}.selection.align or cuts, which compare frames"
 
     heads = named_heads(data.heads or {})
@@ -79,12 +79,12 @@ def _training_contradictions(recipe: Recipe) -> Iterator[Problem]:
         if area is not None and not 0 < area[0] <= area[1]:
             yield key, "must be two shares above 0, the smaller one first"
     tokenizer = () if recipe.tokenizer is None else (("tokenizer", recipe.tokenizer),)
-    for stage, settings in (*recipe.stages, *tokenizer):
-        if (settings.epochs is None) == (settings.steps is None):
+    for stage, section in (*recipe.stages, *tokenizer):
+        if (section.epochs is None) == (section.steps is None):
             yield f"{stage}.steps", "give either epochs or steps"
-    for stage, settings in recipe.stages:
-        if settings.min_lr > settings.base_lr:
-            yield f"{stage}.min_lr", f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
+    for stage, section in recipe.stages:
+        if section.min_lr > section.base_lr:
+            yield f"{stage}.min_lr", f"{section.min_lr} is more than base_lr ({section.base_lr})"
     if finetune.frozen_layers(depth) > 1 + depth:
         yield "finetune.freeze", f"{finetune.freeze} is more than the encoder's {depth} blocks"
     if finetune.lora.rank and finetune.freeze != "none":
@@ -102,41 +102,41 @@ def _training_contradictions(recipe: Recipe) -> Iterator[Problem]:
         yield "data.clips_per_video", text
 
 
-def _target_contradictions(recipe: Recipe, stage: AutoencoderSettings) -> Iterator[Problem]:
+def _target_contradictions(recipe: Recipe, section: AutoencoderSettings) -> Iterator[Problem]:
     """Contradictions about frame selection, and about stored targets, whose clips are fixed in advance."""
-    draws, strategy = stage.frame_selection.alpha > 1, stage.selection
-    if stage.needs_tokenizer and recipe.tokenizer is None:
-        key = "target.kind" if stage.target.needs_tokenizer else "selection.score"
+    draws, strategy = section.frame_selection.alpha > 1, section.selection
+    if section.needs_tokenizer and recipe.tokenizer is None:
+        key = "target.kind" if section.target.needs_tokenizer else "selection.score"
         yield f"pretrain.{key}", "needs a tokenizer, and the recipe has no such section; start from lvmae-128"
     if draws and not isinstance(strategy, TopK):
         text = f"above 1 it counts tokens by importance, which {strategy.strategy} does not measure"
         yield "pretrain.frame_selection.alpha", text
-    if stage.cache is None:
+    if section.cache is None:
         return
     key = "pretrain.target.cache"
-    if not stage.needs_tokenizer:
+    if not section.needs_tokenizer:
         yield key, "serves recipes whose targets or selection need a tokenizer (lvmae-128)"
-    elif isinstance(stage.target, TokenTargets) and stage.target.space == "soft":
+    elif isinstance(section.target, TokenTargets) and section.target.space == "soft":
         yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
     if draws:
         yield key, "stores tokens of whole clips, but pretrain.frame_selection.alpha draws other frames"
-    if stage.camera_motion and strategy.needs_tokenizer:
+    if section.camera_motion and strategy.needs_tokenizer:
         text = "needs scores of moved clips, which pretrain.target.cache does not store; leave one out"
         yield "pretrain.camera_motion", text
 
 
-def _tokenizer_contradictions(recipe: Recipe, settings: TokenizerSettings) -> Iterator[Problem]:
+def _tokenizer_contradictions(recipe: Recipe, section: TokenizerSettings) -> Iterator[Problem]:
     """Contradictions about the tokenizer: its losses, its network, and its tokens next to the model's."""
-    config, loss, size = settings.config, settings.loss, recipe.data.frame_size
+    config, loss, size = section.config, section.loss, recipe.data.frame_size
     if not (loss.reconstruction or loss.perceptual):
         text = "is 0, as perceptual is: nothing is reconstructed; set one of them"
         yield "tokenizer.loss.reconstruction", text
-    malformed = list(settings.problems())
+    malformed = list(section.problems())
     yield from ((f"tokenizer.{key}", text) for key, text in malformed)
     if malformed:  # such a network has no grid
         return
-    if recipe.data.frames % settings.frames:
-        text = f"clips of {recipe.data.frames} frames do not divide into windows of {settings.frames}"
+    if recipe.data.frames % section.frames:
+        text = f"clips of {recipe.data.frames} frames do not divide into windows of {section.frames}"
         yield "tokenizer.frames", f"{text} (data.frames)"
     # Each token of the model has one code, so model and tokenizer divide a clip in the same way.
     if config.tubelet != recipe.model.tubelet:
@@ -145,10 +145,10 @@ def _tokenizer_contradictions(recipe: Recipe, settings: TokenizerSettings) -> It
         text = f"its tokens are of {coded} frames and pixels, the model's (model.tubelet) of {embedded}"
         yield "tokenizer.size", f"{text}; set model.tubelet, or stem and multipliers here"
     elif not any(side % step for side, step in zip(size, config.tubelet[1:], strict=True)):
-        grid = TokenGrid.of_clip(frames=settings.frames, size=size, tubelet=config.tubelet)
+        grid = TokenGrid.of_clip(frames=section.frames, size=size, tubelet=config.tubelet)
         ranked = grid.num_tokens - grid.per_slice
-        if not num_kept(ranked, settings.keep):
-            yield "tokenizer.keep", f"{settings.keep} keeps none of a window's {ranked} ranked tokens"
+        if not num_kept(ranked, section.keep):
+            yield "tokenizer.keep", f"{section.keep} keeps none of a window's {ranked} ranked tokens"
 
 
 def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
@@ -159,8 +159,8 @@ def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
         if length % step:
             text = f"{length} is no multiple of the tubelet's {step} (model.tubelet)"
             uncountable.append((f"data.{name}", text))
-    for stage, settings in recipe.stages:
-        uncountable += [(f"{stage}.selection.{key}", text) for key, text in settings.selection.problems()]
+    for stage, section in recipe.stages:
+        uncountable += [(f"{stage}.selection.{key}", text) for key, text in section.selection.problems()]
     if uncountable:
         yield from uncountable
         return
@@ -169,8 +169,8 @@ def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
     try:
         check_num_tokens(grid)
         blank = torch.empty(1, grid.num_tokens, device="meta")  # the numbers do not depend on the data
-        for stage, settings in recipe.stages:
-            key, strategy = f"{stage}.selection", settings.selection
+        for stage, section in recipe.stages:
+            key, strategy = f"{stage}.selection", section.selection
             selection = strategy(grid, importance=blank, noise=blank)
             visible, target = selection.visible.size(1), selection.target.size(1)
             if strategy.is_external:
@@ -184,7 +184,7 @@ def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"
                 fix = "keep more tokens" if splits else "raise keep_ratio"
                 yield key, f"{verb} none of {grid.num_tokens} tokens; {fix}"
-            if isinstance(settings, AutoencoderSettings) and (not target or visible == grid.num_tokens):
+            if isinstance(section, AutoencoderSettings) and (not target or visible == grid.num_tokens):
                 fix = "set visible_ratio below keep_ratio, or pretrain.objective=views, which predicts none"
                 text = f"leaves none of {grid.num_tokens} tokens to predict"
                 yield key, text if splits else f"{text}; {fix}"

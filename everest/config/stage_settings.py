@@ -32,6 +32,7 @@ BestMetric = Annotated[
 ]
 
 StageName = Literal["pretrain", "finetune"]  # the sections that train a transformer
+RunStage = StageName | Literal["train-tokenizer"]  # what a run trains, by the name of its command
 STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
 
 

@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, load_recipe, recipe_values
 from everest.config.settings import Recipe
+from everest.config.stage_settings import RunStage
 from everest.errors import EnvironmentProblem, RecipeError, differing, first_names
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, warning
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 class RunOptions:
     """The options of a run that are not in its recipe, as its command or a notebook gives them."""
 
-    stage: str  # pretrain, finetune or train-tokenizer
+    stage: RunStage
     recipe_file: str  # or the name of a recipe
     output: str | Path | None = None  # the run folder
     resume: Literal["auto", "never", "only"] = "auto"  # the run in `output`; only: there must be one

@@ -291,9 +291,9 @@ def _find_defaults(
     `given_clip`, as in `request_masks`, must fit the checkpoint.
     """
     if recipe is not None:
-        data, stage = recipe.data, recipe.pretrain
-        clip = MaskClip(frames=data.frames, stride=stage.stride, size=data.frame_size, fps=data.fps)
-        return stage.selection, replace(clip, sampling=stage.sampling, input_kind=recipe.model.input)
+        data, section = recipe.data, recipe.pretrain
+        clip = MaskClip(frames=data.frames, stride=section.stride, size=data.frame_size, fps=data.fps)
+        return section.selection, replace(clip, sampling=section.sampling, input_kind=recipe.model.input)
     if opened is None:
         return None, MaskClip()
     if isinstance(opened.module, AdaptiveTokenizer):

@@ -67,9 +67,9 @@ def encoder_spec(recipe: Recipe) -> EncoderSpec:
 
 def classifier_spec(recipe: Recipe, heads: Heads) -> ClassifierSpec:
     """The classifier of a recipe."""
-    stage, architecture = recipe.finetune, _architecture(recipe)
+    section, architecture = recipe.finetune, _architecture(recipe)
     return ClassifierSpec(
-        **vars(architecture), selection=stage.selection, heads=heads, drop_path=stage.drop_path
+        **vars(architecture), selection=section.selection, heads=heads, drop_path=section.drop_path
     )
 
 

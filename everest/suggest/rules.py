@@ -21,6 +21,7 @@ import torch
 
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
+from everest.config.stage_settings import StageName
 from everest.data.footage import read_footage
 from everest.data.recipe_clips import finetune_clips, pretrain_clips
 from everest.engine.stage_plan import PEAK_LR, steps_between_validations
@@ -223,7 +224,7 @@ def choose_frame_size(stats: DataStats, side: float, tubelet: Sequence[int]) -> 
 
 
 def _schedule(
-    stage: str, size: ListSize, most_steps: int | None, batch: int, batch_reason: str
+    stage: StageName, size: ListSize, most_steps: int | None, batch: int, batch_reason: str
 ) -> list[Choice]:
     """The steps and the learning rate of a stage, by its number of videos or windows and its batch."""
     by_root = round(STEPS_OF_ROOT * math.sqrt(size.num_samples))

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from everest.checkpoints.describe import WeightSettings
+from everest.config.stage_settings import StageName
 from everest.engine.stage_plan import MOST_VALIDATIONS
 from everest.suggest.rules import (
     CLIP_FRAMES,
@@ -107,7 +108,7 @@ def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mappi
 
 
 def _limit_steps(
-    stage: str, most_steps: Mapping[str, int], planned: int, warmup_share: float
+    stage: StageName, most_steps: Mapping[str, int], planned: int, warmup_share: float
 ) -> list[Choice]:
     """The steps of a stage that has no time for its planned steps; empty if it has."""
     most = most_steps.get(stage, planned)

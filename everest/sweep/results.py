@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from everest.config.heads import BACKGROUND, BACKGROUND_METRIC
-from everest.config.stage_settings import STAGES
+from everest.config.stage_settings import STAGES, StageName
 from everest.engine.health import Validations
 from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summarize
 from everest.errors import RecipeError
@@ -79,7 +79,7 @@ def _read_evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Me
     return metrics
 
 
-def read_run_metrics(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics:
+def read_run_metrics(stage: StageName, run: Path, rows: list[dict[str, Any]]) -> Metrics:
     """The last losses in the rows of a pre-training; of a fine-tuning, the validation of the best weights."""
     if stage == "pretrain":
         losses = [row["loss"] for row in rows if row.get("loss") is not None][-50:]  # heuristic

@@ -169,14 +169,14 @@ def _find_weights(init: str, seed: int) -> str:
     return located.name
 
 
-def _refuse_unused_targets(stage: PretrainSettings, arm: Arm) -> None:
+def _refuse_unused_targets(section: PretrainSettings, arm: Arm) -> None:
     """Refuse an arm that hides tokens, as a method that predicts them, where the objective predicts none."""
     chosen = any(key.startswith("pretrain.selection") for key in arm.overrides)
-    settings = vars(stage.selection)
+    settings = vars(section.selection)
     hides = "mask_ratio" in settings or settings.get("visible_ratio") is not None
-    if chosen and hides and stage.objective == "views":
+    if chosen and hides and section.objective == "views":
         raise RecipeError(
-            f"pretrain.selection: {stage.selection.strategy} hides tokens, and pretrain.objective=views "
+            f"pretrain.selection: {section.selection.strategy} hides tokens, and pretrain.objective=views "
             "predicts none; compare such methods on the recipe k400, or set pretrain.objective: pixels"
         )
 

@@ -169,9 +169,9 @@ class TokenCache:
     """
 
     def __init__(self, recipe: Recipe, clips: ClipDataset) -> None:
-        stage = recipe.pretrain
-        assert stage.objective == "pixels", "only targets are stored"
-        self.folder = Path(stage.target.cache or "")
+        section = recipe.pretrain
+        assert section.objective == "pixels", "only targets are stored"
+        self.folder = Path(section.target.cache or "")
         self.index = TokenIndex.read(self.folder)
         grid = clip_grid(recipe)
         requested = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
@@ -193,8 +193,8 @@ class TokenCache:
         self.variants = self.index.variants
         self._samples = clips.samples
         # The recipe's checks have refused `soft`. Targets of pixels need no values.
-        self._space = stage.target.space if isinstance(stage.target, TokenTargets) else None
-        self._needs_ranks = stage.selection.needs_tokenizer
+        self._space = section.target.space if isinstance(section.target, TokenTargets) else None
+        self._needs_ranks = section.selection.needs_tokenizer
         self._quantizer = FSQ(self.index.tokenizer.settings.config.levels)
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:

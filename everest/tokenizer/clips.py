@@ -68,10 +68,10 @@ def tokenizer_depends_on(key: str, recipe: Recipe) -> bool:
 
     Its clips have its own number of frames, values in [0, 1], and no labels.
     """
-    data, stage = recipe.data, recipe.pretrain
+    data, section = recipe.data, recipe.pretrain
     unread = {"data.frames", "data.mean", "data.std", "train.ema", "train.shard"}
     unread |= {"data.classes", "data.num_classes", "data.task", "data.heads"}
-    replaced = {"train": bool(data.pretrain), "test": data.val is not None, "flip": stage.flip is not None}
+    replaced = {"train": bool(data.pretrain), "test": data.val is not None, "flip": section.flip is not None}
     unread |= {f"data.{name}" for name, by_another in replaced.items() if by_another}
     names = key.split(".")
     above = {".".join(names[:depth]) for depth in range(1, len(names) + 1)}  # the key and its sections

@@ -66,22 +66,29 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 @pytest.mark.parametrize(("name", "backbone"), TABLE_7)
 def test_pretraining_follows_table_7(name, backbone):
     recipe = load_recipe(name, overrides=[f"model.backbone={backbone}"])
-    stage = recipe.pretrain
-    numbers = (stage.base_lr, recipe.data.flip, stage.batch_size, stage.warmup_epochs)
-    assert (*numbers, stage.selection.keep_ratio, stage.stride, stage.epochs) == TABLE_7[name, backbone]
-    assert (stage.betas, stage.weight_decay, stage.selection.visible_ratio) == ((0.9, 0.95), 0.05, 0.1)
+    section = recipe.pretrain
+    numbers = (section.base_lr, recipe.data.flip, section.batch_size, section.warmup_epochs)
+    assert (*numbers, section.selection.keep_ratio, section.stride, section.epochs) == TABLE_7[name, backbone]
+    assert (section.betas, section.weight_decay, section.selection.visible_ratio) == ((0.9, 0.95), 0.05, 0.1)
 
 
 @pytest.mark.parametrize(("name", "backbone"), TABLE_8)
 def test_fine_tuning_follows_table_8(name, backbone):
     recipe = load_recipe(name, overrides=[f"model.backbone={backbone}"])
-    stage = recipe.finetune
-    keep_ratio = getattr(stage.selection, "keep_ratio", None)
-    numbers = (stage.base_lr, stage.batch_size, keep_ratio, stage.sampling, stage.stride, stage.epochs)
+    section = recipe.finetune
+    keep_ratio = getattr(section.selection, "keep_ratio", None)
+    numbers = (
+        section.base_lr,
+        section.batch_size,
+        keep_ratio,
+        section.sampling,
+        section.stride,
+        section.epochs,
+    )
     assert (*numbers, recipe.eval.clips, recipe.data.num_classes) == TABLE_8[name, backbone]
-    assert (stage.betas, stage.weight_decay, stage.layer_decay) == ((0.9, 0.999), 0.05, 0.75)
-    assert (stage.rand_augment.magnitude, stage.rand_augment.std) == (9, 0.5)
-    assert (stage.warmup_epochs, stage.label_smoothing, stage.drop_path) == (5, 0.1, 0.1)
+    assert (section.betas, section.weight_decay, section.layer_decay) == ((0.9, 0.999), 0.05, 0.75)
+    assert (section.rand_augment.magnitude, section.rand_augment.std) == (9, 0.5)
+    assert (section.warmup_epochs, section.label_smoothing, section.drop_path) == (5, 0.1, 0.1)
     assert recipe.eval.crops == 3
 
 
@@ -159,8 +166,8 @@ def test_by_backbone_follows_set_and_loses_to_set_and_to_a_later_recipe(tmp_path
     overrides = ["pretrain.base_lr=2e-4", "model.backbone=vit_s"]
     assert load_recipe("k400", overrides=overrides).pretrain.base_lr == 2e-4
     text = "base: k400\nmodel: {backbone: vit-l}\npretrain: {base_lr: 2e-4}\n"
-    stage = load_recipe(write(tmp_path, text)).pretrain
-    assert (stage.base_lr, stage.batch_size) == (2e-4, 512)
+    section = load_recipe(write(tmp_path, text)).pretrain
+    assert (section.base_lr, section.batch_size) == (2e-4, 512)
 
 
 def test_backbones_and_the_chosen_values_in_by_backbone_are_checked(tmp_path):

@@ -185,8 +185,8 @@ def test_the_large_recipes_have_the_values_of_the_paper(name: str, epochs: int):
     large = load_recipe(name)
     overrides = ["model.backbone=vit-l", "model.pooling=class-attention"]
     base = load_recipe(name.removesuffix("-large"), overrides=overrides)
-    stage, size = large.finetune, large.model.backbone_size
+    section, size = large.finetune, large.model.backbone_size
     assert (large.model.backbone, large.model.pooling) == ("vit-l", "class-attention")
-    assert (stage.epochs, stage.drop_path, stage.selection.keep_ratio) == (epochs, 0.2, 0.75)
+    assert (section.epochs, section.drop_path, section.selection.keep_ratio) == (epochs, 0.2, 0.75)
     assert (size.decoder_width, size.decoder_heads) == (512, 8)
     assert replace(large, name=base.name, summary=base.summary) == base

@@ -134,7 +134,7 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
 )
 def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr, new_weights, advice):
     overrides = ["pretrain.batch_size=8", f"pretrain.base_lr={base_lr}", "pretrain.min_lr=0"]
-    stage = load_recipe("small", overrides=overrides).pretrain
-    plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
+    section = load_recipe("small", overrides=overrides).pretrain
+    plan = plan_stage(section, num_videos=64, processes=1, largest_micro_batch=8)
     found = learning_rate_advice(plan, new_weights=new_weights)
     assert found is None if advice is None else found is not None and advice in found

@@ -82,11 +82,11 @@ def test_steps_grow_with_the_videos_up_to_a_limit():
 def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
     values = chosen(facts_of(60), purpose="pretrain")
     settings = [f"{key}={json.dumps(value)}" for key, value in values.items() if key != "pretrain.probe"]
-    stage = load_recipe("small", overrides=settings).pretrain
-    assert (stage.objective, stage.views.loss, stage.camera_motion) == ("views", "contrast", 1.0)
-    assert stage.selection == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1.0)
-    assert stage.batch_size == 3 * values["finetune.batch_size"] == 48
-    assert stage.base_lr * stage.batch_size / 256 == pytest.approx(1e-3, rel=1e-4)
+    section = load_recipe("small", overrides=settings).pretrain
+    assert (section.objective, section.views.loss, section.camera_motion) == ("views", "contrast", 1.0)
+    assert section.selection == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1.0)
+    assert section.batch_size == 3 * values["finetune.batch_size"] == 48
+    assert section.base_lr * section.batch_size / 256 == pytest.approx(1e-3, rel=1e-4)
 
 
 def suggested(videos: int, device: str, purpose: Any = "pretrain", **options: Any) -> Suggestion:
@@ -169,8 +169,8 @@ def test_suggested_probes_are_few_and_read_few_videos(probed, steps, batch, trai
     if not every:
         assert 3 * 3.2 * probed >= 0.05 * steps * batch
         return
-    stage = AutoencoderSettings(steps=steps, batch_size=batch)
-    plan = plan_stage(stage, num_videos=training, processes=1, largest_micro_batch=batch)
+    section = AutoencoderSettings(steps=steps, batch_size=batch)
+    plan = plan_stage(section, num_videos=training, processes=1, largest_micro_batch=batch)
     probes = plan_probes(plan.steps, every=every, validation_steps=plan.validation_steps)
     assert len(probes) <= 20
     assert share == pytest.approx(len(probes) * 3.2 * probed / (steps * batch))

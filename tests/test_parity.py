@@ -159,7 +159,7 @@ def test_everest_pretraining_equals_the_released_program(golden: Callable[[str],
     importance = embedding_change(recorded.clip, model.encoder.patch_embed)
     assert_close(importance, recorded.tensors[f"{case}.importance"], "importance")
 
-    selection = model.select(recorded.clip, recorded.noise(case))
+    selection = model(recorded.clip, noise=recorded.noise(case)).selection
     official = recorded.selection(case)
     if any(facts["boundary_tie"]):
         assert selection.visible.shape == official.visible.shape
@@ -185,7 +185,7 @@ def test_eight_steps_follow_the_released_trajectory(golden: Callable[[str], Path
     optimizer = adamw(model)
     for step, lr in enumerate(told["lr"]):
         chosen = TokenSelection(*(torch.tensor(told[f"{name}_idx"][step]) for name in ("visible", "target")))
-        ours = model.select(recorded.clip, torch.zeros(2, recorded.grid.num_tokens))
+        ours = model(recorded.clip, noise=torch.zeros(2, recorded.grid.num_tokens)).selection
         importance = embedding_change(recorded.clip, model.encoder.patch_embed)
         pair = (kept_importance(importance, each) for each in (ours, chosen))
         assert_close(*pair, f"importance kept in step {step}")
@@ -215,9 +215,8 @@ def test_videomae_pretraining_equals_the_released_program(golden: Callable[[str]
     # Places in the order of a noise that puts the recorded visible ones first.
     noise = masked.float() + torch.linspace(0, 0.5, masked.size(1))
     model = recorded.autoencoder(Tube(mask_ratio=facts["mask_ratio"]))
-    selection = model.select(recorded.clip, noise)
-    assert torch.equal(selection.target, torch.stack([row.nonzero()[:, 0] for row in masked]))
     out = model(recorded.clip, noise=noise)
+    assert torch.equal(out.selection.target, torch.stack([row.nonzero()[:, 0] for row in masked]))
     assert_close(out.prediction.detach(), recorded.tensors[f"{case}.pred"], "pred")
     assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)
     if case == "tube75":

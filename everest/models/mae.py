@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from everest.config.stage_settings import FrameSelectionSettings
 from everest.config.values import settings
-from everest.methods.grid import ClipNoise, TokenGrid, TokenSelection, check_inputs, gather_tokens
+from everest.methods.grid import TokenGrid, TokenSelection, check_inputs, gather_tokens
 from everest.methods.selection import (
     TopK,
     draw_slices,
@@ -180,77 +180,84 @@ class MaskedAutoencoder(PretrainingModel):
         Raises:
             ValueError: invalid clips, selection or shapes, or `selection` with `importance`.
         """
-        if noise is None:
-            noise = self.new_noise(frames)
-        if selection is None:
-            clip_noise = self.noise_layout.split(noise)
-            frames, importance = self.draw_clips(frames, clip_noise, importance)  # (B, C, T, H, W)
-            x = self.to_input(frames)
-            selection = self.select_tokens(x, clip_noise.tokens, importance=importance)
-        else:
-            if importance is not None:
-                raise ValueError("importance has no effect on a given selection; leave one of them out")
-            self.encoder.check(frames)
-            selection.check(self.encoder.grid, frames.size(0))
-            x = self.to_input(frames)
         check_inputs(self.encoder.grid, frames.size(0), noise=noise, values=values)
-
+        noise = self.new_noise(frames) if noise is None else noise
+        clips, x, selection = self.choose(frames, noise, selection, importance)
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, E)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
-
-        if values is not None:
-            target = gather_tokens(values, selection.target)  # (B, M, P)
-        else:
-            clips = frames if self.targets.of_frames else x
-            if self.targets.is_external:  # everest's own also take bytes
-                clips = self.pixels.normalized(clips)
-            target = self.targets.values(clips, selection.target, self.embedding.tubelet)
+        target = self.target_values(clips, x, selection.target, values)  # (B, M, P)
         loss = self.targets.loss(prediction, target, selection.scored())
-        metrics: dict[str, Tensor] = {}
-        if self.camera_head is not None and self.training:
-            metrics["camera_loss"] = self.camera_loss(frames, noise)
-            loss = loss + self.camera_weight * metrics["camera_loss"]
+        loss, metrics = self.with_camera_loss(loss, clips, noise)
         return AutoencoderOutput(
             loss=loss,
             metrics=metrics,
             prediction=prediction.detach(),
             target=target,
             selection=selection,
-            frames=frames,
+            frames=clips,
         )
 
-    def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
-        """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
-        clip_noise = self.noise_layout.split(self.new_noise(frames) if noise is None else noise)
-        clips, importance = self.draw_clips(frames, clip_noise)
-        return self.select_tokens(self.to_input(clips), clip_noise.tokens, importance=importance)
-
-    def draw_clips(
-        self, frames: Tensor, noise: ClipNoise, importance: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Draw clips from candidate frames; slices with many kept tokens are likely (EVEREST §4.2).
+    def choose(
+        self, frames: Tensor, noise: Tensor, selection: TokenSelection | None, importance: Tensor | None
+    ) -> tuple[Tensor, Tensor, TokenSelection]:
+        """Choose clips (B, C, T, H, W) from candidates, and tokens from the encoder's input for these clips.
 
         Args:
-            frames: of all candidates, (B, C, S * frames of a slice, H, W); clips (B, C, T, H, W) stay as
-                they are, with their importance.
-            importance: (B, N) float32 of all tokens of `frames`; None: the strategy computes it.
+            frames, noise, selection, importance: as in `forward`.
         Returns:
-            The clips (B, C, T, H, W), and the importance of their tokens; None if it is still to be computed.
+            The clips, the encoder's input (B, C, T, H, W), and the selection.
         """
+        grid, batch = self.encoder.grid, frames.size(0)
+        if selection is not None:
+            if importance is not None:
+                raise ValueError("importance has no effect on a given selection; leave one of them out")
+            self.encoder.check(frames)
+            selection.check(grid, batch)
+            return frames, self.to_input(frames), selection
+        clip_noise = self.noise_layout.split(noise)
         is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
-        candidates = self.candidate_grid
-        grid = self.encoder.grid if is_clip else candidates
-        self.encoder.check(frames, grid)
-        check_inputs(grid, frames.size(0), noise=noise.tokens, importance=importance)
-        if is_clip:
-            return frames, importance
+        given = grid if is_clip else self.candidate_grid
+        self.encoder.check(frames, given)
+        check_inputs(given, batch, importance=importance)
+        if not is_clip:
+            frames, importance = self.draw_clips(frames, clip_noise.slices, importance)
+        x = self.to_input(frames)
+        return frames, x, self.select_tokens(x, clip_noise.tokens, importance=importance)
+
+    def draw_clips(
+        self, frames: Tensor, noise: Tensor, importance: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw clips from candidates; slices with many kept tokens are likely (EVEREST §4.2).
+
+        Args:
+            frames: (B, C, S * frames of a slice, H, W).
+            noise: (B, S) uniform in [0, 1).
+            importance: (B, S*h*w) float32 of the candidates' tokens; None: the strategy computes it.
+        Returns:
+            The clips (B, C, T, H, W), and the importance (B, N) of their tokens; None: it is measured again.
+        """
         assert isinstance(self.strategy, TopK)
         if importance is None:
-            importance = measure_importance(self.strategy, self.to_input(frames), self.embedding, self.scorer)
+            x = self.to_input(frames)
+            importance = measure_importance(self.strategy, x, self.embedding, self.scorer)
             assert importance is not None
+        candidates = self.candidate_grid
         counts = kept_per_slice(self.strategy, importance, candidates)  # (B, S)
-        drawn = draw_slices(counts, noise.slices, self.encoder.grid.t)  # (B, t)
+        drawn = draw_slices(counts, noise, self.encoder.grid.t)  # (B, t)
         index = drawn[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
         clips = frames.unflatten(2, (candidates.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
         by_slice = importance.unflatten(1, (candidates.t, -1))  # (B, S, h*w)
         return clips, None if self.recompute else gather_tokens(by_slice, drawn).flatten(1)
+
+    def target_values(self, clips: Tensor, x: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+        """The values (B, M, P) to predict at the tokens `ids` (B, M) of clips and their input `x`.
+
+        Args:
+            values: (B, N, P) of all tokens, from which those of `ids` are taken; None: they are computed.
+        """
+        if values is not None:
+            return gather_tokens(values, ids)
+        frames = clips if self.targets.of_frames else x
+        if self.targets.is_external:  # everest's own also take bytes
+            frames = self.pixels.normalized(frames)
+        return self.targets.values(frames, ids, self.embedding.tubelet)

@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 from everest.config.stage_settings import ContrastSettings, SigregSettings, ViewsSection, ViewsSettings
 from everest.config.values import settings
+from everest.methods.grid import check_inputs
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.clip_spec import PretrainSpec
 from everest.models.vit import init_linear_layers
@@ -83,8 +84,9 @@ class ViewModel(PretrainingModel):
         views = self.settings.number
         if frames.size(0) % views:
             raise ValueError(f"{frames.size(0)} clips are no whole videos of {views} views")
-        if noise is None:
-            noise = self.new_noise(frames)
+        self.encoder.check(frames)
+        check_inputs(self.encoder.grid, frames.size(0), noise=noise)
+        noise = self.new_noise(frames) if noise is None else noise
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views
         features = self.visible_features(frames, self.noise_layout.split(noise).tokens)  # (B, D)
@@ -93,10 +95,8 @@ class ViewModel(PretrainingModel):
             if self.training:
                 features, numbers = _of_all_processes(features), _of_all_processes(numbers)
             loss, metrics = self.view_loss(self.projector(features), numbers)
-        if self.camera_head is not None and self.training:
-            metrics["camera_loss"] = self.camera_loss(frames[::views], noise[::views])
-            loss = loss + self.camera_weight * metrics["camera_loss"]
-        return PretrainingOutput(loss=loss, metrics=metrics)
+        loss, camera_metrics = self.with_camera_loss(loss, frames[::views], noise[::views])
+        return PretrainingOutput(loss=loss, metrics=metrics | camera_metrics)
 
     def view_loss(self, projected: Tensor, videos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of projections (B, P) of the videos (M,), a scalar, and further scalars by name."""

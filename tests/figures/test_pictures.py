@@ -45,7 +45,7 @@ def rows(clip_files: Path):
     torch.manual_seed(0)
     model = everest.create_model("vit-tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8), depth=1)
     noise = torch.rand(64)
-    chosen = model.select(everest.normalize(clip)[None], noise[None])
+    chosen = model(everest.normalize(clip)[None], noise=noise[None]).selection
     return clip, chosen, apply_model(model, clip, noise=noise)
 
 

@@ -212,7 +212,7 @@ def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
         torch.manual_seed(0)
         options = {"kind": "pretrain", "depth": 1, "frames": 8, "size": 64}
         model = everest.create_model("vit-tiny", **options, selection=selection)
-        kept.append(model.select(x, noise=torch.linspace(0, 0.9, 64).expand(2, -1)).target)
+        kept.append(model(x, noise=torch.linspace(0, 0.9, 64).expand(2, -1)).selection.target)
     assert torch.equal(*kept)
     overrides = [f"pretrain.selection.strategy={path}", "pretrain.selection.gain=-2"]
     recipe = load_recipe("small", overrides=overrides)

@@ -69,7 +69,7 @@ def test_targets_given_as_visible_do_not_count():
 def test_importance_with_a_given_selection_is_refused():
     model, x = tiny("pretrain"), torch.randn(1, 3, 8, 32, 32)
     with pytest.raises(ValueError, match="importance has no effect on a given selection"):
-        model(x, selection=model.select(x), importance=torch.zeros(7, 7))
+        model(x, selection=model(x).selection, importance=torch.zeros(7, 7))
 
 
 def test_equal_noise_gives_equal_losses_and_no_noise_draws_from_torch():
@@ -210,12 +210,12 @@ def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():
     frames[:, :, 4:6] = frames[:, :, 2:4]  # nothing happens in slice 2
     frames[:, :, 8:] = torch.randn(3, 3, 4, 32, 32)
     noise = torch.rand(3, 6 * 16 + 6)
-    kept = model.select(frames, noise)
+    kept = model(frames, noise=noise).selection
     model.recompute = True
-    again = model.select(frames, noise)
+    again = model(frames, noise=noise).selection
     assert not torch.equal(kept.target, again.target)
     clips = model(frames, noise=noise).frames
-    plain = model.select(clips, noise)  # a clip of its own length is measured by itself
+    plain = model(clips, noise=noise).selection  # a clip of its own length is measured by itself
     assert torch.equal(plain.visible, again.visible)
     assert torch.equal(plain.target, again.target)
 

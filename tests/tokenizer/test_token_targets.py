@@ -112,7 +112,7 @@ def test_training_leaves_the_tokenizer_alone_and_out(clips, recipe):
 def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recipe, frozen):
     model = autoencoder(recipe)
     noise = torch.rand(2, 256)
-    chosen = model.select(clips, noise)
+    chosen = model(clips, noise=noise).selection
     scores = frozen.scores(clips)
     assert torch.equal(measure_importance(model.strategy, clips, model.embedding, model.scorer), scores)
     expected = model.strategy(model.encoder.grid, importance=scores, noise=noise)

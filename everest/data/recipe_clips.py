@@ -36,7 +36,6 @@ from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source, unused_validation_notice
 from everest.methods.grid import NoiseLayout, TokenGrid
-from everest.methods.selection import num_candidates
 from everest.system.storage import Location, RemotePath
 from everest.system.text import plural
 from everest.video.metadata import keep_metadata_in_cache
@@ -64,9 +63,9 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
 def pretrain_clips(recipe: Recipe) -> ClipDataset:
     """Unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
     data, section = recipe.data, recipe.pretrain
-    grid = clip_grid(recipe)
-    candidate_grid = replace(grid, t=num_candidates(grid.t, section.frame_selection.alpha))
-    clip = replace(clip_format(recipe, "pretrain"), frames=candidate_grid.t * recipe.model.tubelet[0])
+    alpha, camera = section.frame_selection.alpha, section.camera_motion
+    noise = NoiseLayout.of(clip_grid(recipe), alpha=alpha, camera=camera)  # as in the model's spec
+    clip = replace(clip_format(recipe, "pretrain"), frames=noise.candidates.t * recipe.model.tubelet[0])
     views = PretrainViews(
         **vars(clip),
         flip=data.flip if section.flip is None else section.flip,
@@ -74,7 +73,6 @@ def pretrain_clips(recipe: Recipe) -> ClipDataset:
         are_compared=section.one_pass,
         crop_area=section.views.crop_area if section.objective == "views" else None,
     )
-    noise = NoiseLayout.of(grid, candidate_grid, camera=section.camera_motion)
     samples = read_source(data, pretrain_key(data), labeled=False)
     return clips_of(recipe, samples, views, num_noise=noise.total, training=True)
 

@@ -25,8 +25,8 @@ from everest.figures.masks import PIXEL_TUBELET, find_embedding, scale_size
 from everest.figures.rows import ROW_LENGTH, SMALL_POINTS, format_range, to_rgb
 from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure
 from everest.lists.sample import Sample
-from everest.methods.grid import TokenGrid
-from everest.methods.selection import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
+from everest.methods.grid import TokenGrid, num_candidates
+from everest.methods.selection import RedundancyRobust, draw_slices, kept_per_slice
 from everest.video.reader import read_frames, video_info
 
 

@@ -6,7 +6,7 @@ slices (those that a clip is drawn from), t p q a tubelet's frames, rows and col
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, NamedTuple, Self
 
@@ -53,6 +53,11 @@ def check_num_tokens(grid: TokenGrid) -> None:
         )
 
 
+def num_candidates(slices: int, alpha: float) -> int:
+    """The number of candidate slices that `slices` are drawn from: alpha times as many, rounded down."""
+    return int(slices * Fraction(str(alpha)))
+
+
 class ClipNoise(NamedTuple):
     """The noise of clips: uniform random numbers in [0, 1), by what they choose."""
 
@@ -65,33 +70,37 @@ class ClipNoise(NamedTuple):
 class NoiseLayout:
     """How many random numbers a clip has for each purpose: the loader draws them, the model splits them."""
 
-    tokens: int
+    candidates: TokenGrid  # of all slices that a clip is drawn from; without frame selection, of the clip
     slices: int
     camera: int
 
     @classmethod
-    def of(cls, grid: TokenGrid, candidate_grid: TokenGrid, *, camera: float) -> Self:
-        """The layout for clips of `grid`, whose slices are drawn from `candidate_grid` if that has more.
+    def of(cls, grid: TokenGrid, *, alpha: float = 1.0, camera: float = 0.0) -> Self:
+        """The layout for clips of `grid`.
 
         Args:
+            alpha: frame selection draws the slices of a clip from alpha times as many.
             camera: the weight of the camera task in the loss; 0: without it.
         """
-        slices = candidate_grid.t if candidate_grid != grid else 0
-        return cls(tokens=candidate_grid.num_tokens, slices=slices, camera=NUM_RANDOM if camera else 0)
+        t = num_candidates(grid.t, alpha)
+        slices = t if t > grid.t else 0
+        return cls(candidates=replace(grid, t=t), slices=slices, camera=NUM_RANDOM if camera else 0)
 
     @property
     def total(self) -> int:
         """The random numbers of a clip."""
-        return self.tokens + self.slices + self.camera
+        return self.candidates.num_tokens + self.slices + self.camera
 
     def split(self, noise: Tensor) -> ClipNoise:
         """Split the numbers (B, total) of clips; ValueError if a clip has more or fewer."""
+        parts = [self.candidates.num_tokens, self.slices, self.camera]
         if noise.size(-1) != self.total:
+            tokens, slices, camera = parts
             raise ValueError(
-                f"noise: {noise.size(-1)} numbers a clip, not {self.total} ({self.tokens} for tokens, "
-                f"{self.slices} for slices, {self.camera} for the camera)"
+                f"noise: {noise.size(-1)} numbers a clip, not {self.total} ({tokens} for tokens, "
+                f"{slices} for slices, {camera} for the camera)"
             )
-        return ClipNoise(*noise.split([self.tokens, self.slices, self.camera], dim=-1))
+        return ClipNoise(*noise.split(parts, dim=-1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,7 +23,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from fractions import Fraction
 from typing import Annotated, ClassVar, Final, Literal, Self, cast
 
 import torch
@@ -290,11 +289,6 @@ class Drawn(ByEmbeddingChange):
         yield from super().problems()
         if self.order != "descending":
             yield "order", "must be descending: what changes most has the highest probability"
-
-
-def num_candidates(slices: int, alpha: float) -> int:
-    """The number of candidate slices that `slices` are drawn from: alpha times as many, rounded down."""
-    return int(slices * Fraction(str(alpha)))
 
 
 def kept_per_slice(strategy: TopK, importance: Tensor, grid: TokenGrid) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from everest.config.stage_settings import StageName
 from everest.config.values import ModelInput
 from everest.methods.camera import MOTIONS, moving_clips
-from everest.methods.grid import NoiseLayout, TokenSelection, check_inputs
+from everest.methods.grid import TokenSelection, check_inputs
 from everest.methods.importance import Embedding, Scorer
 from everest.methods.selection import Strategy, measure_importance
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
@@ -155,8 +155,7 @@ class PretrainingModel(TokenModel):
         super().__init__(spec, final_norm=True)
         self.camera_weight = spec.camera  # in the loss; 0: without the camera task
         self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if spec.camera else None
-        self.candidate_grid = spec.candidate_grid
-        self.noise_layout = NoiseLayout.of(self.encoder.grid, self.candidate_grid, camera=spec.camera)
+        self.noise_layout = spec.noise_layout
 
     def new_noise(self, frames: Tensor) -> Tensor:
         """The random numbers (B, noise_layout.total) of clips, from torch's default generator."""

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from everest.config.heads import Head, Heads
 from everest.config.values import NotNegative, settings
 from everest.errors import CheckpointError, RecipeError
-from everest.methods.grid import TokenGrid, check_num_tokens
+from everest.methods.grid import NoiseLayout, TokenGrid, check_num_tokens
 from everest.methods.strategies import StoredStrategy
 from everest.models.positions import INTERPOLATED
 from everest.models.vit import Architecture
@@ -123,14 +123,14 @@ class ModelSpec(Architecture, ClipSpec):
         return f"ViT of width {size.width}, depth {size.depth}, {size.heads} heads ({self.model.backbone})"
 
     @property
-    def candidate_grid(self) -> TokenGrid:
-        """The tokens of the frames that the loader returns: more than the clip's with frame selection."""
-        return self.grid
+    def noise_layout(self) -> NoiseLayout:
+        """The random numbers of a clip, which the loader draws."""
+        return NoiseLayout.of(self.grid)
 
     @property
     def candidate_frames(self) -> int:
-        """The frames that the loader returns."""
-        return self.candidate_grid.t * self.model.tubelet[0]
+        """The frames that the loader returns: more than the clip's with frame selection."""
+        return self.noise_layout.candidates.t * self.model.tubelet[0]
 
     @property
     def compared_views(self) -> int:
@@ -168,6 +168,10 @@ class PretrainSpec(ModelSpec):
 
     kind: Literal["pretrain"] = "pretrain"
     camera: NotNegative = 0.0  # weight of the camera task
+
+    @property
+    def noise_layout(self) -> NoiseLayout:
+        return NoiseLayout.of(self.grid, camera=self.camera)
 
 
 @cache

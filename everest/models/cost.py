@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.errors import RecipeError
-from everest.models.base import PretrainingModel
 from everest.models.block import Block, last_tokens
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.image_classifier import ImageSpec
@@ -62,9 +61,8 @@ def count_macs(spec: ModelSpec) -> Macs:
     num_tokens = spec.grid.num_tokens
     frames = torch.empty(clips, spec.channels, spec.frames, *spec.size, device="meta")
     # Operations, two for each multiply-accumulate.
-    numbers = model.noise_layout.total if isinstance(model, PretrainingModel) else num_tokens
     with FlopCounterMode(display=False, custom_mapping=_OF_NORM) as counter:
-        model(frames, noise=torch.empty(clips, numbers, device="meta"))
+        model(frames, noise=torch.empty(clips, spec.noise_layout.total, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     counted = [name for name, _ in model.named_children() if name != "encoder"]
@@ -80,7 +78,7 @@ def count_macs(spec: ModelSpec) -> Macs:
     camera_tokens = num_tokens if isinstance(spec, PretrainSpec) and spec.camera else 0
     return Macs(
         # The camera's task embeds the first view of each video once more.
-        embedding=of_token * spec.candidate_grid.num_tokens + of_token * camera_tokens // clips,
+        embedding=of_token * spec.noise_layout.candidates.num_tokens + of_token * camera_tokens // clips,
         linear=linear // per_mac,
         attention=(operations.total() - norm - linear) // per_mac,
         layer_norm=norm // per_mac,

@@ -18,14 +18,8 @@ from torch import Tensor, nn
 
 from everest.config.stage_settings import FrameSelectionSettings
 from everest.config.values import settings
-from everest.methods.grid import TokenGrid, TokenSelection, check_inputs, gather_tokens
-from everest.methods.selection import (
-    TopK,
-    draw_slices,
-    kept_per_slice,
-    measure_importance,
-    num_candidates,
-)
+from everest.methods.grid import NoiseLayout, TokenSelection, check_inputs, gather_tokens
+from everest.methods.selection import TopK, draw_slices, kept_per_slice, measure_importance
 from everest.methods.targets import AnyTarget, FeatureTargets, Target, TeacherUse
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.block import Block, Blocks
@@ -83,8 +77,8 @@ class AutoencoderSpec(PretrainSpec):
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
 
     @property
-    def candidate_grid(self) -> TokenGrid:
-        return replace(self.grid, t=num_candidates(self.grid.t, self.frame_selection.alpha))
+    def noise_layout(self) -> NoiseLayout:
+        return NoiseLayout.of(self.grid, alpha=self.frame_selection.alpha, camera=self.camera)
 
     @property
     def tokenizer_in_step(self) -> TokenizerUse | None:
@@ -216,7 +210,7 @@ class MaskedAutoencoder(PretrainingModel):
             return frames, self.to_input(frames), selection
         clip_noise = self.noise_layout.split(noise)
         is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
-        given = grid if is_clip else self.candidate_grid
+        given = grid if is_clip else self.noise_layout.candidates
         self.encoder.check(frames, given)
         check_inputs(given, batch, importance=importance)
         if not is_clip:
@@ -241,7 +235,7 @@ class MaskedAutoencoder(PretrainingModel):
             x = self.to_input(frames)
             importance = measure_importance(self.strategy, x, self.embedding, self.scorer)
             assert importance is not None
-        candidates = self.candidate_grid
+        candidates = self.noise_layout.candidates
         counts = kept_per_slice(self.strategy, importance, candidates)  # (B, S)
         drawn = draw_slices(counts, noise, self.encoder.grid.t)  # (B, t)
         index = drawn[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)

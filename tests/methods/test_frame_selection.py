@@ -14,8 +14,8 @@ from scipy.stats import chisquare
 from everest.checkpoints.frozen import find_frozen
 from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import pretrain_clips
-from everest.methods.grid import NoiseLayout, TokenGrid
-from everest.methods.selection import draw_slices, kept_per_slice, num_candidates
+from everest.methods.grid import NoiseLayout, TokenGrid, num_candidates
+from everest.methods.selection import draw_slices, kept_per_slice
 from everest.methods.strategies import RedundancyRobust
 from everest.models.spec import pretrain_spec
 
@@ -91,13 +91,14 @@ def test_slices_with_kept_tokens_come_before_those_without(counts: list[int], se
 
 
 def test_the_numbers_are_those_of_tokens_then_slices_then_the_camera():
-    grid, candidates = TokenGrid(t=2, h=2, w=2), TokenGrid(t=3, h=2, w=2)
-    layout = NoiseLayout.of(grid, candidates, camera=0.5)
+    grid = TokenGrid(t=2, h=2, w=2)
+    layout = NoiseLayout.of(grid, alpha=1.5, camera=0.5)
+    assert layout.candidates == TokenGrid(t=3, h=2, w=2)
     noise = torch.rand(2, 12 + 3 + 5)
     parts = layout.split(noise)
     assert [part.size(1) for part in parts] == [12, 3, 5]
     assert torch.equal(torch.cat(parts, dim=1), noise)
-    assert NoiseLayout.of(grid, grid, camera=0).total == 8
+    assert NoiseLayout.of(grid).total == 8
     for other in (noise[:, :-1], torch.cat([noise, noise], dim=1)):
         with pytest.raises(ValueError, match=r"numbers a clip, not 20 \(12 for tokens, 3 for slices, 5 for"):
             layout.split(other)

@@ -187,9 +187,7 @@ def test_keep_of_a_call_must_leave_tokens(keep, message, selection):
 def drawing(*, recompute: bool = False, **options):
     """A model of 4 slices that are drawn from 6, and candidates in which little happens after slice 3."""
     model = tiny("pretrain", selection=RedundancyRobust(keep_ratio=0.5), **options)
-    grid = model.encoder.grid
-    model.candidate_grid, model.recompute = replace(grid, t=6), recompute
-    model.noise_layout = NoiseLayout.of(grid, model.candidate_grid, camera=0)
+    model.noise_layout, model.recompute = NoiseLayout.of(model.encoder.grid, alpha=1.5), recompute
     frames = torch.randn(3, 3, 12, 32, 32, generator=torch.Generator().manual_seed(0))
     frames[:, :, 8:] = frames[:, :, 6:8].repeat(1, 1, 2, 1, 1)
     return model, frames

@@ -134,7 +134,7 @@ def _inpaint(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, pre
     inputs, tubelet = model.to_input(x), model.embedding.tubelet
     patches = patchify(model.pixels.unnormalize(inputs), tubelet)[0]  # (N, C, t, p, q)
     completed = torch.full_like(patches, HIDDEN_GRAY)
-    completed[selection.target[0]] = model.targets.pixels(prediction, inputs, selection.target, tubelet)[0]
+    completed[selection.target[0]] = model.targets.as_pixels(prediction, inputs, selection.target, tubelet)[0]
     completed[selection.visible[0]] = patches[selection.visible[0]]
     return _to_frames(unpatchify(completed[None], model.encoder.grid))
 

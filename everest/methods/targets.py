@@ -3,7 +3,7 @@
 A target is a frozen dataclass whose fields are its keys in a recipe. `Target.bound` copies it for a model,
 with what is not a setting: the pixel statistics of the model's clips, and its frozen tokenizer or teacher.
 
-B batch, C channels, T frames, H W pixels, N tokens, K target tokens, P values of a token, t p q a tubelet's
+B batch, C channels, T frames, H W pixels, N tokens, M target tokens, P values of a token, t p q a tubelet's
 frames, rows and columns, D the width of a teacher or the dimensions of a code.
 """
 
@@ -50,7 +50,7 @@ class Target(ABC):
     of_frames: ClassVar[bool] = False  # `values` take the clips, not the model's input
     # Set by `bound`. They are not settings, and therefore not fields.
     statistics: ClassVar[PixelStatistics] = IMAGENET
-    network: ClassVar[Any] = None
+    frozen: ClassVar[Any] = None  # the tokenizer or teacher that computes values
     kind: str = ""  # its name in a recipe; of another package: its import path
     cache = None  # a setting of the targets that can be stored
 
@@ -60,10 +60,10 @@ class Target(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # shared with the average of the model's weights
 
-    def bound(self, statistics: PixelStatistics, network: object = None) -> Self:
+    def bound(self, statistics: PixelStatistics, frozen: object = None) -> Self:
         """A copy for a model whose clips have these `statistics`, with its frozen tokenizer or teacher."""
         target = copy(self)
-        vars(target).update(statistics=statistics, network=network)  # a target is frozen
+        vars(target).update(statistics=statistics, frozen=frozen)  # attributes of a target cannot be assigned
         return target
 
     @property
@@ -82,31 +82,31 @@ class Target(ABC):
 
     @abstractmethod
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, K, P) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W).
+        """(B, M, P) float32 at the tokens `ids` (B, M) of clips (B, C, T, H, W).
 
         A target of another package gets normalized clips, everest's own also clips of bytes.
         """
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """The scalar that training minimizes; by default the mean squared error over (B, K, P).
+        """The scalar that training minimizes; by default the mean squared error over (B, M, P).
 
         Args:
-            scored: (B, K) bool, the tokens that count.
+            scored: (B, M) bool, the tokens that count.
         """
         return mean_squared_error(prediction, values, scored)
 
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, K, C, t, p, q) in [0, 1]: the predictions (B, K, P) as pixels of a figure. By default gray."""
+    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+        """(B, M, C, t, p, q) in [0, 1]: the predictions (B, M, P) as pixels of a figure. By default gray."""
         return prediction.new_full((*ids.shape, frames.size(1), *tubelet), 0.5)
 
 
 def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-    """The mean over all values (B, K, P) of the tokens that are `scored` (B, K), in float32; 0 if none is."""
+    """The mean over all values (B, M, P) of the tokens that are `scored` (B, M), in float32; 0 if none is."""
     return mean_of_scored((prediction.float() - values).square().mean(dim=-1), scored)
 
 
 def mean_of_scored(error: Tensor, scored: Tensor) -> Tensor:
-    """The mean error (B, K) of the tokens that are `scored` (B, K); 0 if none is."""
+    """The mean error (B, M) of the tokens that are `scored` (B, M); 0 if none is."""
     return (error * scored).sum() / scored.sum().clamp(min=1)
 
 
@@ -128,12 +128,12 @@ class PixelTargets(Target):
         return (t if self.frames == "all" else 1) * p * q * self.statistics.channels
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, K, P) in the order (frame, row, column, channel) of the released programs."""
+        """(B, M, P) in the order (frame, row, column, channel) of the released programs."""
         patches, mean, std = self._with_moments(frames, ids, tubelet)
-        return ((patches - mean) / std).movedim(2, -1).flatten(2)  # (B, K, t*p*q*C)
+        return ((patches - mean) / std).movedim(2, -1).flatten(2)  # (B, M, t*p*q*C)
 
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, K, P) predictions to (B, K, C, t, p, q) pixels in [0, 1]. A single frame fills both frames.
+    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+        """(B, M, P) predictions to (B, M, C, t, p, q) pixels in [0, 1]. A single frame fills both frames.
 
         Normalized values get the mean and std of the true tubelet, which the model does not know: the figure
         is meant to show the structure inside a tubelet, not its color.
@@ -145,7 +145,7 @@ class PixelTargets(Target):
     def _with_moments(
         self, frames: Tensor, ids: Tensor, tubelet: Tubelet
     ) -> tuple[Tensor, Tensor | float, Tensor | float]:
-        """The pixels that are predicted, (B, K, C, t, p, q) in [0, 1], t = 1 for "half"; their mean and std.
+        """The pixels that are predicted, (B, M, C, t, p, q) in [0, 1], t = 1 for "half"; their mean and std.
 
         These have shapes that broadcast; without normalization they are 0 and 1.
         """
@@ -155,8 +155,8 @@ class PixelTargets(Target):
             # the last tubelet.
             t, p, q = tubelet
             slices = frames.size(2) // t
-            slice_ids = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, K)
-            offset = slice_ids * (t - 1) // max(slices - 1, 1)  # (B, K): the frame within the tubelet
+            slice_ids = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, M)
+            offset = slice_ids * (t - 1) // max(slices - 1, 1)  # (B, M): the frame within the tubelet
             index = offset.view(*ids.shape, 1, 1, 1, 1).expand(-1, -1, patches.size(2), -1, p, q)
             patches = patches.gather(3, index)
         if not self.normalize:
@@ -179,28 +179,28 @@ class TokenTargets(Target):
     are our choice.
     """
 
-    network: ClassVar[Any]  # everest.tokenizer.recipe_tokenizer.FrozenTokenizer
+    frozen: ClassVar[Any]  # everest.tokenizer.recipe_tokenizer.FrozenTokenizer
     needs_tokenizer: ClassVar[bool] = True
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
     space: CodeSpace = "values"  # LVMAE eq. 2
 
     def width(self, tubelet: Tubelet) -> int:
-        levels = self.network.levels
+        levels = self.frozen.levels
         return sum(levels) if self.space == "codes" else len(levels)
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, K, D) float32 at the tokens `ids` (B, K); for `codes` int64 levels."""
-        return self.network.values(frames, ids, self.space)
+        """(B, M, D) float32 at the tokens `ids` (B, M); for `codes` int64 levels."""
+        return self.frozen.values(frames, ids, self.space)
 
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        return self.network.rebuilt(prediction, frames, ids, self.space)
+    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+        return self.frozen.rebuilt(prediction, frames, ids, self.space)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The mean over the scored tokens, a float32 scalar: squared error, or cross-entropy for `codes`."""
         if self.space != "codes":
             return mean_squared_error(prediction, values, scored)
-        logits = prediction.float().split(self.network.levels, dim=-1)  # (B, K, levels) each
+        logits = prediction.float().split(self.frozen.levels, dim=-1)  # (B, M, levels) each
         errors = [
             F.cross_entropy(of_dim.movedim(-1, 1), values[..., dim], reduction="none")
             for dim, of_dim in enumerate(logits)
@@ -229,25 +229,25 @@ class FeatureTargets(Target):
     A model that is only used needs no more of its teacher than a `TeacherUse`.
     """
 
-    network: ClassVar[Any]  # everest.checkpoints.frozen.FrozenEncoder, or a TeacherUse
+    frozen: ClassVar[Any]  # everest.checkpoints.frozen.FrozenEncoder, or a TeacherUse
     of_frames: ClassVar[bool] = True
     kind: Literal["features"] = "features"
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
     layers: Literal["last"] = "last"  # its output, after its last norm
 
     def width(self, tubelet: Tubelet) -> int:
-        return self.network.width
+        return self.frozen.width
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, K, D) float32 at the tokens `ids` (B, K), the values of each with mean 0 and variance 1."""
-        if isinstance(self.network, TeacherUse):
+        """(B, M, D) float32 at the tokens `ids` (B, M), the values of each with mean 0 and variance 1."""
+        if isinstance(self.frozen, TeacherUse):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"
             )
-        features = self.network(frames).float()  # (B, N, D)
+        features = self.frozen(frames).float()  # (B, N, D)
         return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """Raises NotImplementedError: features have no pixels."""
         raise NotImplementedError("features have no pixels")
 

@@ -121,8 +121,8 @@ class AutoencoderSpec(PretrainSpec):
             tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
             if self.tokenizer_in_step:  # with a token cache it is loaded later, if at all
                 _ = tokenizer.tokenizer  # loads it now, to report a missing file at once
-        network = tokenizer if self.target.needs_tokenizer else teacher or self.teacher
-        return MaskedAutoencoder(self, targets=self.target.bound(self.pixels, network), tokenizer=tokenizer)
+        frozen = tokenizer if self.target.needs_tokenizer else teacher or self.teacher
+        return MaskedAutoencoder(self, targets=self.target.bound(self.pixels, frozen), tokenizer=tokenizer)
 
 
 class MaskedAutoencoder(PretrainingModel):
@@ -144,7 +144,7 @@ class MaskedAutoencoder(PretrainingModel):
         self.scorer = None if tokenizer is None else tokenizer.scores
         # By default importance stays as it was among the candidates: a distance over a gap reflects the gap
         # more than motion (our choice).
-        self.recompute = spec.frame_selection.recompute
+        self.remeasures = spec.frame_selection.recompute
         size = spec.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
@@ -241,7 +241,7 @@ class MaskedAutoencoder(PretrainingModel):
         index = drawn[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
         clips = frames.unflatten(2, (candidates.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
         by_slice = importance.unflatten(1, (candidates.t, -1))  # (B, S, h*w)
-        return clips, None if self.recompute else gather_tokens(by_slice, drawn).flatten(1)
+        return clips, None if self.remeasures else gather_tokens(by_slice, drawn).flatten(1)
 
     def target_values(self, clips: Tensor, x: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
         """The values (B, M, P) to predict at the tokens `ids` (B, M) of clips and their input `x`.

@@ -5,7 +5,7 @@ batches until one fits. Without the clip of the next pass, this gives 99 to 101 
 H100 in bf16 (benchmarks/results/gpu_page.json) for EVEREST and views, 89 to 95 % for VideoMAE and 123 % with
 checkpointing, in 2 seconds.
 
-B clips of a pass, C channels, T frames, H W pixels, N tokens, K target tokens, D dimensions of a code, P
+B clips of a pass, C channels, T frames, H W pixels, N tokens, M target tokens, D dimensions of a code, P
 values of a token.
 """
 
@@ -188,7 +188,7 @@ class NoTargets(FeatureTargets):
         return self.num_values
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
-        return torch.empty(*ids.shape, self.num_values, device=ids.device)  # (B, K, P)
+        return torch.empty(*ids.shape, self.num_values, device=ids.device)  # (B, M, P)
 
 
 def model_on_meta(spec: ModelSpec, *, with_importance: bool = True) -> Transformer:

@@ -2,7 +2,7 @@
 
 Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
 
-B batch, C channels, T frames, H W pixels, N tokens, K target tokens, D code dimensions, P = D values, or the
+B batch, C channels, T frames, H W pixels, N tokens, M target tokens, D code dimensions, P = D values, or the
 sum of the levels of all dimensions; t p q a tubelet's frames, rows and columns.
 """
 
@@ -153,7 +153,7 @@ class FrozenTokenizer:
 
     @torch.no_grad()
     def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
-        """The targets (B, K, D) of the tokens `ids` (B, K): float32; for `codes` int64 levels."""
+        """The targets (B, M, D) of the tokens `ids` (B, M): float32; for `codes` int64 levels."""
         tokenizer = self.on(frames.device)
         latent = self.latent(frames)  # (B, N, D)
         values, codes = tokenizer.quantizer(latent)
@@ -164,15 +164,15 @@ class FrozenTokenizer:
 
     @torch.no_grad()
     def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
-        """Decode the clip with predictions (B, K, P) at tokens `ids`: (B, K, C, t, p, q) in [0, 1]."""
+        """Decode the clip with predictions (B, M, P) at tokens `ids`: (B, M, C, t, p, q) in [0, 1]."""
         tokenizer = self.on(frames.device)
         values, _ = tokenizer.quantizer(self.latent(frames))  # (B, N, D)
         if space == "codes":
             parts = prediction.float().split(self.levels, dim=-1)
-            digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)
+            digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, M, D)
             predicted = digits / tokenizer.quantizer.steps - 1
         else:
-            predicted = prediction.float() * tokenizer.target_std + tokenizer.target_mean  # (B, K, D)
+            predicted = prediction.float() * tokenizer.target_std + tokenizer.target_mean  # (B, M, D)
         values = values.scatter(1, ids.unsqueeze(-1).expand(-1, -1, values.size(-1)), predicted)
         clips = tokenizer.decode(values, tokenizer.grid(frames)).clamp(0, 1)
         if clips.shape[-2:] != frames.shape[-2:]:

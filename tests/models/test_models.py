@@ -187,7 +187,7 @@ def test_keep_of_a_call_must_leave_tokens(keep, message, selection):
 def drawing(*, recompute: bool = False, **options):
     """A model of 4 slices that are drawn from 6, and candidates in which little happens after slice 3."""
     model = tiny("pretrain", selection=RedundancyRobust(keep_ratio=0.5), **options)
-    model.noise_layout, model.recompute = NoiseLayout.of(model.encoder.grid, alpha=1.5), recompute
+    model.noise_layout, model.remeasures = NoiseLayout.of(model.encoder.grid, alpha=1.5), recompute
     frames = torch.randn(3, 3, 12, 32, 32, generator=torch.Generator().manual_seed(0))
     frames[:, :, 8:] = frames[:, :, 6:8].repeat(1, 1, 2, 1, 1)
     return model, frames
@@ -209,7 +209,7 @@ def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():
     frames[:, :, 8:] = torch.randn(3, 3, 4, 32, 32)
     noise = torch.rand(3, 6 * 16 + 6)
     kept = model(frames, noise=noise).selection
-    model.recompute = True
+    model.remeasures = True
     again = model(frames, noise=noise).selection
     assert not torch.equal(kept.target, again.target)
     clips = model(frames, noise=noise).frames

@@ -16,7 +16,7 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.camera import NUM_RANDOM
 
-MOST_TOKENS: Final = 2**20  # heuristic, of a clip: eighty times the tokens of 128 frames of 224 x 224 pixels
+MOST_TOKENS: Final = 2**20  # heuristic: 80 times the tokens of a clip of 128 frames of 224 x 224 pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class TokenGrid:
 
 
 def check_num_tokens(grid: TokenGrid) -> None:
-    """Raise RecipeError for more tokens than a model can have positions for in memory."""
+    """Raise RecipeError if the positions of a clip's tokens would take too much memory."""
     if grid.num_tokens > MOST_TOKENS:
         raise RecipeError(
             f"a clip has {grid.num_tokens} tokens, {MOST_TOKENS} are possible: take fewer frames, a smaller "
@@ -59,7 +59,7 @@ def num_candidates(slices: int, alpha: float) -> int:
 
 
 class ClipNoise(NamedTuple):
-    """The noise of clips: uniform random numbers in [0, 1), by what they choose."""
+    """The uniform random numbers in [0, 1) of clips, by what they choose."""
 
     tokens: Tensor  # (B, N): which tokens are visible and which are predicted
     slices: Tensor  # (B, S): which candidate slices make the clip; (B, 0) without frame selection
@@ -111,7 +111,7 @@ class TokenSelection:
     target: Tensor  # (B, M) int64; (B, 0) if nothing is predicted
 
     def scored(self) -> Tensor:
-        """(B, M) bool: the targets that are not visible, which count in the loss."""
+        """Whether each target counts in the loss, because it is not visible: (B, M) bool."""
         if self.visible.size(1) == 0:
             return torch.ones_like(self.target, dtype=torch.bool)
         # Contiguous: searchsorted copies other tensors itself, with a warning.
@@ -158,7 +158,7 @@ def check_inputs(
     importance: Tensor | None = None,
     values: Tensor | None = None,
 ) -> None:
-    """Check the shapes of what a caller gives for a forward pass over `batch` clips of `grid`.
+    """Check the shapes of tensors that a caller gives for a forward pass over `batch` clips of `grid`.
 
     Args:
         noise: (B, at least N).

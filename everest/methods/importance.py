@@ -22,7 +22,7 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 FirstSlice = Literal["copy", "zero"]
 Cuts = Literal["ignore", "detect"]
-# A tokenizer's scorer: clips (B, C, T, H, W), bytes or normalized, to (B, N) float32; higher: more important.
+# Maps clips (B, C, T, H, W), bytes or normalized, to a tokenizer's scores (B, N) float32: importance.
 Scorer = Callable[[Tensor], Tensor]
 
 
@@ -89,13 +89,13 @@ def embedding_change(
     the frames are subtracted first, so that only slices - 1 are embedded and no bias has to cancel. Bytes are
     subtracted as they are: their differences are exact in any type, and are normalized by the weight.
 
-    Tokens with the pixels of the slice before have exactly the importance `NO_CHANGE`, in every formulation
-    of this function (compiled, exported): rounding errors would rank them in another order in each.
+    Tokens with the same pixels as in the slice before have exactly the importance `NO_CHANGE`. Otherwise,
+    rounding errors would rank them differently in compiled and in exported models.
 
     Args:
         frames: (B, C, T, H, W) uint8, or float: normalized.
-        first_slice: it has no slice before it; `copy` repeats the importance of the second slice, like the
-            released program; `zero` counts it as no change.
+        first_slice: `copy` gives it the importance of the second slice, like the released program; `zero`
+            gives it no change.
         align: the motion of the camera that is removed first (everest.methods.alignment).
         cuts: `detect` lets the first slice of a scene take the importance of the next one.
     Returns:
@@ -167,9 +167,9 @@ def pixel_change(
 def earlier_frames(
     frames: Tensor, *, lag: int, align: Align, cuts: Cuts, pixels: PixelStatistics
 ) -> tuple[Tensor, Tensor | None]:
-    """For each frame the frame `lag` before it, (B, C, P, H, W), and which frames begin a scene.
+    """The frame `lag` before each frame, (B, C, T - lag, H, W), and whether each frame begins a scene.
 
-    The latter are (B, T) bool, or None if cuts are not looked for. For the arguments see `previous_frames`.
+    The second result is (B, T) bool; None if cuts are ignored. For the arguments see `previous_frames`.
     """
     if align == "none" and cuts == "ignore":
         return frames[:, :, :-lag], None
@@ -179,17 +179,21 @@ def earlier_frames(
 
 
 def with_scene_starts(later: Tensor, begins: Tensor | None, *, no_change: float, copy: bool) -> Tensor:
-    """Fill in the changes that cannot be measured, of the first slice of each scene: (B, S, …).
+    """Fill in the changes that cannot be measured because a scene begins: (B, S, …).
 
-    Slices may also be single frames. A slice with a cut inside belongs to the new scene; its change and that
-    of the next slice cannot be measured.
+    A slice that begins a scene takes the next measured change of this scene. In a scene without one, each
+    spatial position takes its mean change in the clip, so that the scene is neither kept nor lost as a whole:
+
+        begins a scene    |  .  .  |  .  .  |
+        measured change   -  3  1  -  2  4  -
+        filled in         3  3  1  2  2  4  2.5
+
+    If a scene begins inside a slice, the change of the next slice cannot be measured, either.
 
     Args:
-        later: (B, S - 1, …), the change of each slice but the first since the slice before it.
+        later: (B, S - 1, …), the change of each slice (or frame) but the first since the one before it.
         begins: (B, T) bool, whether a frame begins a scene, T / S frames a slice; None: only the first does.
-        copy: fill in the next measured change of the scene; if it has none, the mean change of each spatial
-            position in the clip, so that a short scene is neither kept nor lost as a whole. False:
-            `no_change`.
+        copy: False: fill in `no_change` instead.
     """
     first = later[:, :1]
     if begins is None:
@@ -200,18 +204,16 @@ def with_scene_starts(later: Tensor, begins: Tensor | None, *, no_change: float,
     starts = cuts.any(dim=2)  # (B, S)
     has_cut_inside = cuts[:, :, 1:].any(dim=2)  # (B, S)
     follows_cut = torch.cat([torch.ones_like(starts[:, :1]), has_cut_inside[:, :-1]], dim=1)  # (B, S)
-    is_measured = ~(starts | follows_cut)  # (B, S)
-    measured = is_measured.view(-1, slices, *tail)  # (B, S, 1, …)
+    starts, measured = (x.view(-1, slices, *tail) for x in (starts, ~(starts | follows_cut)))  # (B, S, 1, …)
     if not copy:
         return change.where(measured, no_change)
 
-    count = measured.sum(dim=1, keepdim=True)  # (B, 1, 1, …)
-    mean = change.where(measured, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)  # (B, 1, …)
+    count = measured.sum(dim=1)  # (B, 1, …)
+    mean = change.where(measured, 0.0).sum(dim=1) / count.clamp(min=1)  # (B, …)
     mean = mean.where(count > 0, no_change)
-    # Each change is that of the first measured slice from its own on, in its scene; S: of none, the mean.
-    scene = starts.cumsum(dim=1)  # (B, S)
-    index = torch.arange(slices, device=change.device)
-    is_source = is_measured[:, None] & (scene[:, None] == scene[:, :, None]) & (index >= index[:, None])
-    source = torch.where(is_source, index, slices).amin(dim=2)  # (B, S), of (B, S, S)
-    source = source.view(-1, slices, *tail).expand_as(change)  # (B, S, …)
-    return torch.cat([change, mean], dim=1).gather(1, source)
+    filled, following = [], mean  # from the last slice to the first: the next measured change of the scene
+    for i in reversed(range(slices)):
+        following = change[:, i].where(measured[:, i], following)  # (B, …)
+        filled.insert(0, following)
+        following = mean.where(starts[:, i], following)
+    return torch.stack(filled, dim=1)

@@ -7,14 +7,13 @@ selection is a pure function with the same result on every machine. The key `sel
 strategy.
 
 Here are the strategies that rank tokens by how much they change, EVEREST's first, and its
-information-intensive frame selection (§4.2): of more frames than fit, those where much happens. The paper
-does not specify what happens if too few pairs of frames have tokens, where the chosen pairs are placed, and
-what importance their tokens have then. These are our choices, marked where they are made. All other
-strategies are in everest.methods.strategies.
+information-intensive frame selection (§4.2), which draws the slices of a clip from more candidates. A slice
+is a pair of frames with the usual tubelets. The paper does not specify what to do if too few pairs have kept
+tokens, which positions the drawn pairs get, and which importance their tokens have. Our choices are marked
+where they are made. All other strategies are in everest.methods.strategies.
 
-B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, t h w the grid's slices, rows and columns,
-S candidate slices: those that a clip's t slices are drawn from. A slice is a pair of frames with the usual
-tubelets.
+B batch, C channels, T frames, H W pixels, N tokens, K visible and M target tokens, t h w the grid's slices,
+rows and columns, S candidate slices.
 """
 
 from __future__ import annotations
@@ -61,9 +60,9 @@ class Strategy(ABC):
         name_by_class(self, "strategy")
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        """The importance (B, N) float32 of the tokens of clips (B, C, T, H, W): higher first; here None.
+        """The importance (B, N) float32 of the tokens of clips (B, C, T, H, W), by default None.
 
-        A strategy of another package gets normalized clips, everest's own also clips of bytes.
+        A strategy of another package gets normalized clips; a strategy of everest may also get bytes.
         """
         return None
 
@@ -75,7 +74,7 @@ class Strategy(ABC):
             importance: (B, N) float32; None for a strategy that computes none.
             noise: (B, N) uniform in [0, 1); on the `meta` device when only the counts are needed.
         Returns:
-            The ids of as many tokens for every clip and at every call: counts may depend on the grid only.
+            The ids of the tokens. Their numbers K and M may depend on the grid only.
         """
 
     @property
@@ -85,7 +84,7 @@ class Strategy(ABC):
 
     @property
     def uses_importance(self) -> bool:
-        """Whether the rule depends on the importance, if the strategy computes one."""
+        """Whether the rule depends on the importance; otherwise it is not measured."""
         return True
 
     @property
@@ -94,7 +93,7 @@ class Strategy(ABC):
         return False
 
     def keeping(self, share: float) -> Strategy:
-        """The strategy that encodes `share` of all tokens, of all places or of all slices."""
+        """The same strategy, encoding a `share` of all tokens, of all places or of all slices."""
         if not 0 < share <= 1:
             raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share}")
         if self.share_setting not in vars(self):
@@ -114,9 +113,9 @@ class Strategy(ABC):
         return self if keep is None else self.keeping(keep)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the name of each setting with an invalid value, or that contradicts another, and the reason.
+        """Yield the name of each setting that is invalid or contradicts another, and the reason.
 
-        Here each ratio outside of 0 to 1, which a strategy of another package may declare as a plain float.
+        By default, ratios must be from 0 to 1: another package may declare them as plain floats.
         """
         for name, value in vars(self).items():
             if name.endswith("_ratio") and isinstance(value, float) and not 0 <= value <= 1:
@@ -156,12 +155,12 @@ def measure_importance(
 
 
 def ascending(ids: Tensor) -> Tensor:
-    """Sort the ids (B, K) of each clip."""
+    """Sort the ids of each clip (a row)."""
     return ids.sort(dim=1).values
 
 
 def split(kept: Tensor, noise: Tensor, num_visible: int) -> TokenSelection:
-    """Of the `kept` token ids (B, K), a random `num_visible` are visible, the others are the target.
+    """Draw `num_visible` of the kept tokens (B, K + M) as visible tokens; the others are the target.
 
     Args:
         noise: (B, N) uniform in [0, 1), by which the tokens are drawn.
@@ -180,7 +179,7 @@ class TopK(Strategy):
 
     Args:
         align: `shift` and `affine` remove this motion of the camera before the frames are compared.
-        cuts: `detect` lets the first slice of a scene take the importance of the next one, as in a clip.
+        cuts: `detect` treats the first slice of each scene like the first slice of the clip.
     """
 
     share_setting: ClassVar[str] = "keep_ratio"
@@ -192,13 +191,13 @@ class TopK(Strategy):
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         assert importance is not None, "this strategy ranks by importance"
-        kept = self.kept_ids(grid, importance)  # (B, K)
+        kept = self.kept_ids(grid, importance)  # (B, K + M)
         if self.visible_ratio is None:
             return TokenSelection(ascending(kept), kept[:, :0])
         return split(kept, noise, num_kept(grid.num_tokens, self.visible_ratio))
 
     def kept_ids(self, grid: TokenGrid, importance: Tensor) -> Tensor:
-        """The ids (B, K) of the kept tokens of `grid`, the most important first."""
+        """The ids (B, K + M) of the kept tokens of `grid`, the most important first."""
         # Stable: the first slice copies the second slice's distances, so ties are common.
         order = importance.argsort(dim=1, descending=self.order == "descending", stable=True)  # (B, N)
         return order[:, : num_kept(grid.num_tokens, self.keep_ratio)]
@@ -253,9 +252,9 @@ class Drawn(ByEmbeddingChange):
     """Draws tokens without replacement, changed tokens with a higher probability. Our choice.
 
     A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
-    importance above the lowest of the clip. Those drawn are the top k by log probability plus Gumbel noise
-    (Kool et al. 2019, Gumbel top-k): the first ones are visible, the others are predicted.
-    With `uniform` 1 the importance does not count, and training does not compute it.
+    importance minus the lowest importance in the clip. The drawn tokens are the top k by log probability plus
+    Gumbel noise (Kool et al. 2019, Gumbel top-k): the first are visible, the others are predicted.
+    With `uniform: 1`, importance has no effect, and training does not measure it.
     """
 
     strategy: Literal["drawn"] = "drawn"
@@ -269,7 +268,7 @@ class Drawn(ByEmbeddingChange):
             total = change.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
             chance = chance + (1 - self.uniform) * change / total
         gumbel = -(-noise.log()).log()
-        kept = self.kept_ids(grid, chance.log() + gumbel)  # (B, K), in the order of the draw
+        kept = self.kept_ids(grid, chance.log() + gumbel)  # (B, K + M), in the order of the draw
         num_visible = kept.size(1)
         if self.visible_ratio is not None:
             num_visible = num_kept(grid.num_tokens, self.visible_ratio)
@@ -298,7 +297,7 @@ def kept_per_slice(strategy: TopK, importance: Tensor, grid: TokenGrid) -> Tenso
         importance: (B, N) float32, of the tokens of all candidate slices.
         grid: of these tokens.
     """
-    kept = strategy.kept_ids(grid, importance)  # (B, K)
+    kept = strategy.kept_ids(grid, importance)  # (B, K + M)
     counts = torch.zeros(kept.size(0), grid.t, dtype=torch.int64, device=kept.device)
     return counts.scatter_add_(1, kept // grid.per_slice, torch.ones_like(kept))
 

@@ -117,8 +117,8 @@ class RunningCell(Strategy):
 
     VideoMAE V2 (Wang et al. 2023, §3.2) predicts the cells and encodes a tube; tokens that are visible and
     predicted do not count in the loss. MAR (Qing et al. 2023, §3.2) encodes the cells and predicts the rest.
-    The papers do not state the order of the places. It is that of the released programs: counted row by row,
-    the chosen places move back in VideoMAE V2's and forward in MAR's.
+    The papers do not state the order of the places. Here they are counted row by row, and the chosen places
+    move back (VideoMAE V2) or forward (MAR), as in the released programs.
     """
 
     cell: ClassVar[int] = 2
@@ -144,7 +144,7 @@ class RunningCell(Strategy):
 
 
 def _running(grid: TokenGrid, phase: Tensor, num: int, *, move: Literal[-1, 1]) -> Tensor:
-    """(B, N * num / 4) tokens, ascending: `num` places of each cell from place `phase` + `move` * slice on.
+    """Choose `num` places of each cell, beginning with place `phase` + `move` * slice: ids (B, N * num / 4).
 
     Args:
         phase: (B,) int64, the first chosen place of a cell in slice 0.
@@ -236,7 +236,10 @@ class LearnedImportance(Strategy):
         return TokenSelection(visible, ascending(torch.cat([important, drawn], dim=1)))
 
     def _ranked(self, grid: TokenGrid, importance: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
-        """The ids (B, N), the most important first (`scope: window`: of every window); `seen` ones last."""
+        """Rank all tokens (B, N): the most important first, and `seen` tokens last.
+
+        With `scope: window`, the best token of every window comes first, then the second of every window.
+        """
         # Ties, common in a still clip, are in random order: token order would favor the first slices.
         shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
         scores = importance.masked_fill(seen, torch.finfo(importance.dtype).min).gather(1, shuffled)  # (B, N)
@@ -250,7 +253,7 @@ class LearnedImportance(Strategy):
             1, by_window, counts.expand_as(order)
         )  # (B, N), in its window
         rank = rank.masked_fill(seen.gather(1, order), grid.num_tokens)  # a window may be all seen
-        return order.gather(1, rank.argsort(dim=1, stable=True))  # the best of every window, then the second
+        return order.gather(1, rank.argsort(dim=1, stable=True))
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -264,9 +267,9 @@ class LearnedImportance(Strategy):
 
 
 def _independent_of_tubes(noise: Tensor, visible: Tensor, grid: TokenGrid) -> Tensor:
-    """The noise (B, N), uniform also at the hidden places of the first slice, whose numbers chose the tubes.
+    """Make the noise (B, N) of hidden tokens uniform again, after the first slice's numbers chose the tubes.
 
-    The tubes took the smallest numbers. Those above are uniform: they are stretched over the whole range.
+    The tubes took the smallest numbers. The others are uniform above these, and are stretched to 0 to 1.
 
     Args:
         visible: (B, K) ids, ascending: the same places of every slice.

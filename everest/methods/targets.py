@@ -84,7 +84,7 @@ class Target(ABC):
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """(B, M, P) float32 at the tokens `ids` (B, M) of clips (B, C, T, H, W).
 
-        A target of another package gets normalized clips, everest's own also clips of bytes.
+        A target of another package gets normalized clips; a target of everest may also get bytes.
         """
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
@@ -96,17 +96,17 @@ class Target(ABC):
         return mean_squared_error(prediction, values, scored)
 
     def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, M, C, t, p, q) in [0, 1]: the predictions (B, M, P) as pixels of a figure. By default gray."""
+        """Convert predictions (B, M, P) to pixels (B, M, C, t, p, q) in [0, 1], by default gray."""
         return prediction.new_full((*ids.shape, frames.size(1), *tubelet), 0.5)
 
 
 def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-    """The mean over all values (B, M, P) of the tokens that are `scored` (B, M), in float32; 0 if none is."""
+    """The mean over all values (B, M, P) of the tokens that are `scored` (B, M), float32; 0 without any."""
     return mean_of_scored((prediction.float() - values).square().mean(dim=-1), scored)
 
 
 def mean_of_scored(error: Tensor, scored: Tensor) -> Tensor:
-    """The mean error (B, M) of the tokens that are `scored` (B, M); 0 if none is."""
+    """The mean error (B, M) of the tokens that are `scored` (B, M); 0 without any."""
     return (error * scored).sum() / scored.sum().clamp(min=1)
 
 
@@ -133,7 +133,7 @@ class PixelTargets(Target):
         return ((patches - mean) / std).movedim(2, -1).flatten(2)  # (B, M, t*p*q*C)
 
     def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, M, P) predictions to (B, M, C, t, p, q) pixels in [0, 1]. A single frame fills both frames.
+        """Convert predictions (B, M, P) to pixels (B, M, C, t, p, q) in [0, 1]. One frame fills both frames.
 
         Normalized values get the mean and std of the true tubelet, which the model does not know: the figure
         is meant to show the structure inside a tubelet, not its color.
@@ -223,10 +223,10 @@ class TeacherUse:
 class FeatureTargets(Target):
     """Predict the features that a frozen teacher gives the target tokens.
 
-    The teacher does not change, so that the targets cannot collapse, and losses of different steps compare
+    The teacher does not change, so the targets cannot collapse, and losses of different steps can be compared
     (SALT: Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers, 2025).
 
-    A model that is only used needs no more of its teacher than a `TeacherUse`.
+    A model that is not trained further only needs the `TeacherUse`.
     """
 
     frozen: ClassVar[Any]  # everest.checkpoints.frozen.FrozenEncoder, or a TeacherUse

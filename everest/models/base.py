@@ -1,4 +1,4 @@
-"""The base classes of all models on clips: with tokens, of pre-training, and those that select and pool.
+"""The base classes of models on clips: of all models, with tokens, for pre-training, and for features.
 
 B batch, C channels, T frames, H W pixels, N tokens, K chosen tokens, D width.
 """
@@ -79,7 +79,7 @@ class TokenModel(ClipModel):
 
     Attributes:
         input: what `to_input` computes: frames or their differences.
-        scorer: of a model with a tokenizer, by whose scores a strategy may rank tokens.
+        scorer: gives the scores of the model's tokenizer, by which some strategies rank tokens.
     """
 
     scorer: Scorer | None = None
@@ -119,9 +119,9 @@ class TokenModel(ClipModel):
         """Select tokens of the encoder's input `x` (B, C, T, H, W). Shapes are not checked.
 
         Args:
-            noise: (B, at least N) uniform in [0, 1); None: for a strategy whose choice does not depend on it.
+            noise: (B, at least N) uniform in [0, 1); None if the choice does not depend on it.
             importance: (B, N) float32, replaces what the strategy would compute.
-            strategy: replaces that of the model.
+            strategy: replaces the model's strategy.
         """
         strategy, grid = strategy or self.strategy, self.encoder.grid
         if noise is None:

@@ -132,7 +132,7 @@ class MaskedAutoencoder(PretrainingModel):
 
     Args:
         targets: `bound` to the clips of the model; computes the values of target tokens.
-        tokenizer: the one whose scores the strategy may rank by.
+        tokenizer: gives the scores by which some strategies rank tokens.
     """
 
     def __init__(
@@ -142,8 +142,8 @@ class MaskedAutoencoder(PretrainingModel):
         self.targets = targets
         self.tokenizer = tokenizer
         self.scorer = None if tokenizer is None else tokenizer.scores
-        # By default importance stays as it was among the candidates: a distance over a gap reflects the gap
-        # more than motion (our choice).
+        # By default drawn slices keep their importance among the candidates: measured over the gap that an
+        # omitted slice leaves, it would reflect the gap more than motion (our choice).
         self.remeasures = spec.frame_selection.recompute
         size = spec.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)

@@ -41,9 +41,9 @@ class FixedPositions(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """Learned positions of space and time (ST-MAE, Feichtenhofer et al. 2022): one vector of each are added.
+    """Learned positions (ST-MAE, Feichtenhofer et al. 2022): a vector of the place plus one of the slice.
 
-    They are weights of one grid; `interpolated` fits them to another one.
+    They are weights for one grid; `interpolated` fits them to another one.
 
     Args:
         class_token: whether the class token has a learned position, too.
@@ -85,16 +85,16 @@ class Rotation(NamedTuple):
 
 
 class RotaryPositions(nn.Module):
-    """Rotations of the tokens of a grid, computed: by which angle each channel of a head is turned.
+    """Computed angles by which the channels of a head are turned, for each token of a grid.
 
-    Of a video, as in V-JEPA 2 (Assran et al. 2025), an even number R of channels is for the slice, then for
-    the row, for the column; the channels that are left over are not turned. Channels 2i and 2i + 1 are the
-    coordinates of a point, but each has the angle of its own number modulo R / 2. V-JEPA 2 was trained
-    this way: a pair is not turned by one angle, unlike in other rotary positions.
+    For a video, as in V-JEPA 2 (Assran et al. 2025), the slice turns the first R channels (R is even),
+    the row the next R, and the column the next R; the others are not turned. Channels 2i and 2i + 1 are the
+    coordinates of a point. V-JEPA 2 was trained with the angle of each channel's number modulo R / 2, so the
+    two have different angles, unlike in other rotary positions.
 
-    Of an image model (timm has weights of 21 EVA-02, 17 DINOv3, 14 PE and 6 RoPE-ViT models with rotations
-    along the axes), half of the channels are for the row, half for the column. Channels 2i and 2i + 1 are a
-    point, and turned by one angle: coordinate * base ** -(i / (E / 4)). everest.converters.timm_images puts
+    For an image model (timm has weights of 21 EVA-02, 17 DINOv3, 14 PE and 6 RoPE-ViT models with rotations
+    along the axes), the row turns half of the channels, the column the other half. Channels 2i and 2i + 1 are
+    a point, and turned by one angle: coordinate * base ** -(i / (E / 4)). everest.converters.timm_images puts
     the channels of other layouts into this order.
 
     Args:
@@ -153,7 +153,7 @@ def add_positions(tokens: Tensor, positions: TokenPositions, ids: Tensor) -> Ten
     """Add positions to the tokens `ids` (B, K), given as (B, K, D) or one for all, (1, 1, D): (B, K, D).
 
     Under autocast tokens have a lower precision than positions. The result has the precision of the
-    positions, also if they are rotary, and nothing is added.
+    positions, even if they are rotary, so that nothing is added.
     """
     if isinstance(positions, RotaryPositions):
         return tokens.expand(*ids.shape, -1).to(torch.promote_types(tokens.dtype, positions.cos.dtype))

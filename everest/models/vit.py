@@ -100,7 +100,7 @@ class Architecture:
         return replace(self, position_grid=(grid.t, grid.h, grid.w) if is_interpolated else None)
 
     def make_positions(self, width: int, num_heads: int, *, class_token: bool = False) -> TokenPositions:
-        """The positions of the encoder or the decoder; learned ones also for a class token."""
+        """Make the positions of the encoder or the decoder, if learned also for a class token."""
         positions, grid = self.model.positions, self.grid
         if positions == "rotary":
             return RotaryPositions(grid, width // num_heads)
@@ -200,7 +200,7 @@ class Encoder(nn.Module):
 
     Args:
         final_norm: LayerNorm after the last block (pre-training); the classifier norms the mean instead.
-        drop_path: the rate of stochastic depth of the last block, to which it grows (Huang et al. 2016).
+        drop_path: the rate of stochastic depth (Huang et al. 2016) of the last block; the first has none.
     """
 
     def __init__(self, architecture: Architecture, *, final_norm: bool, drop_path: float = 0.0) -> None:
@@ -286,8 +286,8 @@ class Encoder(nn.Module):
     def _attended_by_slice(self, x: Tensor, rotation: Rotation | None, ids: Tensor) -> Tensor:
         """Run the blocks on tokens (B, K, D) that attend to the tokens of their slice only: (B, K, D)."""
         learned, t, per_slice = self._learned_tokens(), self.grid.t, self.grid.per_slice
-        # All tokens: each slice is a separate clip, with a t-th of the products and no mask. Not in training,
-        # where slices share the stochastic depth of their clip.
+        # With all tokens, each slice can be a clip of its own: a t-th of the products, and no mask. Not in
+        # training, where the slices of a clip share its stochastic depth.
         if ids.size(1) == self.grid.num_tokens and not self.training:
             x = x.unflatten(1, (t, per_slice)).flatten(0, 1)  # (B * t, P, D)
             if rotation is not None:  # (B, 1, N, E) to (B * t, 1, P, E)
@@ -305,8 +305,8 @@ class Encoder(nn.Module):
 def frame_differences(frames: Tensor, pixels: PixelStatistics) -> Tensor:
     """Map clips (B, C, T, H, W), bytes or normalized, to twice the change of each frame since the one before.
 
-    The first frame takes the change of the second. Still pixels are exactly zero. Our choice: a network of
-    few clips has to find what moves by itself otherwise.
+    The first frame takes the change of the second. Still pixels are exactly zero. Our choice: a network that
+    is trained on few clips need not learn what moves.
     """
     if frames.size(2) < 2:
         raise ValueError("frame differences need clips of at least two frames")

@@ -212,9 +212,7 @@ class LearnedImportance(Strategy):
     random_ratio: RatioOrZero = 0.05  # LVMAE §4.1
     score: ScoreName = "learned"
     scope: Literal["clip", "window"] = "clip"
-    window: Annotated[int, Field(ge=1)] = (
-        WINDOW_SLICES  # slices that are ranked together with `scope: window`
-    )
+    window: Annotated[int, Field(ge=1)] = WINDOW_SLICES  # with `scope: window`
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
         return pixel_change(frames, embed.tubelet, embed.pixels) if self.score == "frame-difference" else None
@@ -249,9 +247,7 @@ class LearnedImportance(Strategy):
         window = order // (grid.per_slice * self.window)  # (B, N): of each token
         by_window = window.argsort(dim=1, stable=True)  # (B, N): window after window, best first
         counts = torch.arange(grid.num_tokens, device=order.device) % (grid.per_slice * self.window)  # (N,)
-        rank = torch.empty_like(order).scatter_(
-            1, by_window, counts.expand_as(order)
-        )  # (B, N), in its window
+        rank = torch.empty_like(order).scatter_(1, by_window, counts.expand_as(order))  # (B, N) in its window
         rank = rank.masked_fill(seen.gather(1, order), grid.num_tokens)  # a window may be all seen
         return order.gather(1, rank.argsort(dim=1, stable=True))
 

@@ -82,7 +82,7 @@ class Target(ABC):
 
     @abstractmethod
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, M, P) float32 at the tokens `ids` (B, M) of clips (B, C, T, H, W).
+        """The values (B, M, P) float32 to predict at the tokens `ids` (B, M) of clips (B, C, T, H, W).
 
         A target of another package gets normalized clips; a target of everest may also get bytes.
         """
@@ -128,7 +128,7 @@ class PixelTargets(Target):
         return (t if self.frames == "all" else 1) * p * q * self.statistics.channels
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, M, P) in the order (frame, row, column, channel) of the released programs."""
+        """The values (B, M, P) in the order (frame, row, column, channel) of the released programs."""
         patches, mean, std = self._with_moments(frames, ids, tubelet)
         return ((patches - mean) / std).movedim(2, -1).flatten(2)  # (B, M, t*p*q*C)
 
@@ -190,7 +190,7 @@ class TokenTargets(Target):
         return sum(levels) if self.space == "codes" else len(levels)
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, M, D) float32 at the tokens `ids` (B, M); for `codes` int64 levels."""
+        """The codes (B, M, D) float32 of the tokens `ids` (B, M); for `codes` int64 levels."""
         return self.frozen.values(frames, ids, self.space)
 
     def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
@@ -239,7 +239,7 @@ class FeatureTargets(Target):
         return self.frozen.width
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        """(B, M, D) float32 at the tokens `ids` (B, M), the values of each with mean 0 and variance 1."""
+        """The features (B, M, D) float32 of the tokens `ids` (B, M), each with mean 0 and variance 1."""
         if isinstance(self.frozen, TeacherUse):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"

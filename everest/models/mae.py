@@ -244,11 +244,7 @@ class MaskedAutoencoder(PretrainingModel):
         return clips, None if self.remeasures else gather_tokens(by_slice, drawn).flatten(1)
 
     def target_values(self, clips: Tensor, x: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
-        """The values (B, M, P) to predict at the tokens `ids` (B, M) of clips and their input `x`.
-
-        Args:
-            values: (B, N, P) of all tokens, from which those of `ids` are taken; None: they are computed.
-        """
+        """Compute what to predict at `ids` (B, M), or take it from all `values` (B, N, P): (B, M, P)."""
         if values is not None:
             return gather_tokens(values, ids)
         frames = clips if self.targets.of_frames else x

@@ -50,7 +50,7 @@ class ClipModel(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Only a classifier has some."""
+        """The names of a classifier's outputs; other models have none."""
         return ()
 
     @property
@@ -66,7 +66,7 @@ class ClipModel(nn.Module):
         return clip_format(self.recipe, self.stage)
 
     def transform(self, video: str | Path) -> Tensor:
-        """Read the middle of a video as the model takes it.
+        """Read the middle of a video as an input of the model.
 
         Returns:
             (1, C, T, H, W) float32, normalized, on the device of the model.
@@ -173,7 +173,7 @@ class PretrainingModel(TokenModel):
     def with_camera_loss(
         self, loss: Tensor, frames: Tensor, noise: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add the loss of the camera task, if the model has it and trains; the sum and the metrics."""
+        """Add the camera task's loss, if a model with this task trains: the sum, and the metrics."""
         if self.camera_head is None or not self.training:
             return loss, {}
         camera_loss = self.camera_loss(frames, noise)

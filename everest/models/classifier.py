@@ -144,7 +144,7 @@ class EncoderSpec(ModelSpec):
 
 
 class VideoEncoder(SelectingModel):
-    """An encoder with its last norm, and no decoder or head: the weights of programs that have neither."""
+    """An encoder with its last norm, without decoder or head, as some other programs save it."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec, final_norm=True)

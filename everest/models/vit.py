@@ -262,7 +262,7 @@ class Encoder(nn.Module):
         return self.norm(x)  # (B, K, D)
 
     def _learned_tokens(self) -> Tensor | None:
-        """The class token and the registers (1, L, D); with attention by slice, of one slice."""
+        """The class token and the registers (1, L, D) of a clip; with attention by slice, of a slice."""
         class_token = self.class_token  # (1, 1, D)
         if class_token is not None and isinstance(self.position, LearnedPositions):
             assert self.position.class_token is not None
@@ -315,7 +315,7 @@ def frame_differences(frames: Tensor, pixels: PixelStatistics) -> Tensor:
 
 
 def with_tubelet_frames(tensors: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
-    """Weights of a model with the kernel of its embedding changed to `frames` frames.
+    """Change the kernel of the embedding, among the weights of a model, to `frames` frames.
 
     On a clip of one repeated frame the tokens stay equal: a longer kernel repeats the frames of the old one
     (inflation, Carreira and Zisserman 2017), a shorter one sums them. One must divide the other.

@@ -54,19 +54,6 @@ def of_real_frames(file: Path, run_folder: Path, clip_files: Path) -> tuple[list
         return [torch.from_numpy(part) for part in found], model(clips), model.kept_tokens(clips)
 
 
-def test_an_onnx_graph_takes_normalized_clips(classifier_run: Path, clip_files: Path, onnx_file: Path):
-    session = onnx_session(onnx_file)
-    (given,) = session.get_inputs()
-    assert (given.name, given.type, given.shape) == ("frames", "tensor(float)", ["batch", 3, 4, 32, 32])
-    (logits, kept), expected, ids = of_real_frames(onnx_file, classifier_run, clip_files)
-    assert torch.equal(kept, ids)
-    assert (logits - expected).abs().max() < 1e-5
-    metadata = session.get_modelmeta().custom_metadata_map
-    about = json.loads(metadata["input"])
-    assert (about["dtype"], metadata["precision"]) == ("float32", "fp32")
-    assert about["values"] == "(pixel / 255 - mean) / std"
-
-
 def test_int8_selects_tokens_by_the_nodes_of_the_float32_file(int8, onnx_file, classifier_run, clip_files):
     file = Path(int8["written"][0])
     nodes, constants = selecting_part(file)
@@ -91,13 +78,10 @@ def test_int8_is_compared_on_new_clips_and_shows_progress(classifier_run, clip_f
     missing = [*options[:-1], tmp_path / "nope.csv", "-o", tmp_path / "x.onnx"]
     assert "--calibrate " in (error := refused("export", classifier_run, *missing, code=4))
     assert "nope.csv: no such list or folder" in error
-    table = shown[shown.index("fp32      int8") :]
-    assert re.search(r"^another class, of 4 videos +- +\d$", table, flags=re.M)
-    assert re.search(r"^file +[\d.]+ MB +[\d.]+ MB$", table, flags=re.M)
-    assert re.search(r"^network, one CPU thread, a clip +[\d.]+ ms +[\d.]+ ms$", table, flags=re.M)
-    parts = ("reading 4 clips of ", "tracing the model", "calibrating int8 on 2 clips", "comparing int8 with")
-    assert [part in shown for part in parts] == 4 * [True]
-    assert shown.count("video 2/2") == 1
+    assert re.search(
+        r"^another class, of 4 videos +- +\d$", shown[shown.index("fp32      int8") :], flags=re.M
+    )
+    assert "calibrating int8 on 2 clips" in shown
     assert shown.count("video 4/4") == 2
 
 

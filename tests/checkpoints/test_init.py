@@ -9,7 +9,7 @@ import torch
 from foreign import tiny
 from processes import TWO
 from safetensors.torch import load_file, save_file
-from small_runs import called, contents, equal, killed_copy, refused, run, sets, weights
+from small_runs import called, contents, equal, killed_copy, refused, run, same_run, sets, weights
 from tiny_models import randomized, save_model
 
 from everest.checkpoints.init import find_init, load_init, read_init
@@ -167,25 +167,33 @@ def test_bad_input(first: Path, pretrain: list[str], several: list[str], tmp_pat
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_an_encoder_with_a_missing_tensor_is_refused(first: Path, recipe: Path, tmp_path: Path, stage: str):
-    whole = read_weights(first / "model.safetensors")
-    tensors = {name: t for name, t in whole.tensors.items() if name != "encoder.blocks.1.norm2.bias"}
-    replace(whole, tensors=tensors).save(tmp_path / "damaged.safetensors")
-    command = [stage, "--recipe", recipe, "--init", tmp_path / "damaged.safetensors", "-o", tmp_path / "x"]
-    assert "1 missing (encoder.blocks.1.norm2.bias)" in refused(*command, "-q", code=6)
-    assert not (tmp_path / "x").exists()
+IN_BLOCK = "encoder.blocks.1.norm2.bias"
 
 
-def chain(pretrain: list[str], recipe: Path, first: Path, folder: Path) -> None:
-    """Two more runs, each from the one before."""
-    run(*pretrain, "--init", first, "-o", folder / "second", *LARGER, "--seed", "1")
-    tune = ["finetune", "--recipe", recipe, "-q", "--init", folder / "second"]
-    run(*tune, "-o", folder / "third")
+@pytest.mark.parametrize(
+    ("stage", "of", "lost", "message"),
+    [
+        *((stage, "pretrain", IN_BLOCK, f"1 missing ({IN_BLOCK})") for stage in ("pretrain", "finetune")),
+        *(
+            ("finetune", "finetune", lost, f"damaged, it has no {lost}\n")
+            for lost in ("norm.weight", "head.bias", "head.weight")
+        ),
+    ],
+)
+def test_weights_that_lack_a_tensor_are_refused(
+    autoencoder_run, classifier_run, recipe, tmp_path, stage, of, lost, message
+):
+    whole = read_weights((autoencoder_run if of == "pretrain" else classifier_run) / "model.safetensors")
+    tensors = {name: tensor for name, tensor in whole.tensors.items() if name != lost}
+    replace(whole, tensors=tensors).save(tmp_path / "x.safetensors")
+    command = [stage, "--recipe", recipe, "--init", tmp_path / "x.safetensors", "-o", tmp_path / "run"]
+    assert message in refused(*command, "-q", code=6)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_chain_of_runs_tells_its_descent(first, pretrain, recipe, tmp_path):
-    chain(pretrain, recipe, first, tmp_path)
+    run(*pretrain, "--init", first, "-o", tmp_path / "second", *LARGER, "--seed", "1")
+    run("finetune -q", "--recipe", recipe, "--init", tmp_path / "second", "-o", tmp_path / "third")
     files = [str(tmp_path / name / "model.safetensors") for name in ("second", "first")]
     origin = read_header(tmp_path / "third" / "model.safetensors").origin
     assert [origin["file"], origin["origin"]["file"]] == files
@@ -211,13 +219,12 @@ def test_a_run_resumes_without_the_weights_that_it_started_from(first, pretrain,
 
 
 def test_a_run_without_a_state_reads_its_weights_again(first: Path, pretrain: list[str], tmp_path: Path):
-    command = [*pretrain, "--init", first, "-o", tmp_path / "run"]
-    run(*command)
-    before = weights(tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "state")
-    (tmp_path / "run" / "model.safetensors").unlink()
-    run(*command)
-    assert equal(weights(tmp_path / "run"), before)
+    run(*pretrain, "--init", first, "-o", tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed" / "state")
+    (tmp_path / "killed" / "model.safetensors").unlink()
+    run(*pretrain, "--init", first, "-o", tmp_path / "killed")
+    assert same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_learning_rates_of_encoder_and_decoder(first: Path, recipe: Path):
@@ -310,17 +317,6 @@ def test_a_value_that_is_no_number_is_named_with_its_tensor_and_file(classifier_
     Weights(kind="pretrain", settings={}, classes=None, recipe="r", step=1, tensors=tensors).save(file)
     with pytest.raises(CheckpointError, match="w has 1 value that is no finite number"):
         read_weights(file)
-
-
-def test_training_does_not_start_from_weights_that_lack_a_tensor(classifier_run, recipe, tmp_path):
-    whole, file = classifier_run / "model.safetensors", tmp_path / "x.safetensors"
-    command = ["finetune", "--recipe", recipe, "--init", file, "-o", tmp_path / "run", "-q"]
-    for name in ("norm.weight", "head.bias", "head.weight"):
-        tensors = load_file(whole)
-        del tensors[name]
-        save_file(tensors, file, read_metadata(whole))
-        assert f"x.safetensors: damaged, it has no {name}\n" in refused(*command, code=6)
-    assert not (tmp_path / "run").exists()
 
 
 def test_sparse_weights_are_refused(tmp_path: Path):

@@ -1,7 +1,6 @@
 import hashlib
 import json
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from processes import stop_after, wait_for_rows
 from small_runs import called, equal, logged, metrics, refused, run, same_run, weights
 from torch._dynamo.utils import counters
 
-import everest
 from everest.system.locks import is_running
 from everest.system.run_folder import RunFolder
 
@@ -34,14 +32,11 @@ def tensor_files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
-def test_a_run_folder_describes_itself(autoencoder_run: Path, finetuned: Path):
-    for folder, kind in ((autoencoder_run, "MaskedAutoencoder"), (finetuned, "VideoClassifier")):
-        assert {"recipe.yaml", "env.json", "metrics.jsonl", "model.safetensors", "state"} <= {
-            p.name for p in folder.iterdir()
-        }
-        assert type(everest.load_model(folder)).__name__ == kind
-        assert json.loads((folder / "env.json").read_text())["versions"]["torch"]
-    assert (finetuned / "best.safetensors").is_file()
+def test_a_run_folder_has_its_files(autoencoder_run: Path, finetuned: Path):
+    files = {"recipe.yaml", "env.json", "metrics.jsonl", "model.safetensors", "state"}
+    assert files <= {path.name for path in autoencoder_run.iterdir()}
+    assert files | {"best.safetensors"} <= {path.name for path in finetuned.iterdir()}
+    assert json.loads((finetuned / "env.json").read_text())["versions"]["torch"]
     assert [row["step"] for row in metrics(autoencoder_run)] == [1, 2, 3]
 
 
@@ -74,12 +69,6 @@ def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
     assert (result["top5"], result["chance_top1"], result["chance_top5"]) == (100.0, 50.0, 100.0)
     rows = predictions.read_text().splitlines()[1:]
     assert result["top1"] == 100 * sum(row.endswith(",1") for row in rows) / 4
-
-
-def test_eval_of_best_weights_takes_the_other_file(finetuned: Path):
-    for options, name in (([], "best"), (["--which", "best"], "best"), (["--which", "newest"], "model")):
-        result = json.loads(run("eval", "-c", finetuned, "--json", "-q", *options))
-        assert result["checkpoint"].endswith(f"{name}.safetensors")
 
 
 def test_same_seed_same_run_and_another_seed_another(recipe, autoencoder_run, finetuned, tmp_path):
@@ -194,18 +183,6 @@ def test_a_stop_signal_does_not_wait_for_a_batch_that_hangs(recipe: Path, tmp_pa
     run(*command, "-o", folder)
     run(*command, "-o", tmp_path / "whole")
     assert equal(weights(folder), weights(tmp_path / "whole"))
-
-
-def test_a_run_killed_before_its_first_save_starts_again(recipe: Path, tmp_path: Path):
-    command = ["pretrain", "--set", "pretrain.epochs=2", "--set", "train.save_every=1000", "--seed", "3"]
-    few = ["--set", "pretrain.batch_size=2", "--set", "train.data_timeout=5"]
-    whole = tmp_path / "whole"
-    run(*command, *few, "--recipe", recipe, "-o", whole)
-    parts = tmp_path / "parts"
-    shutil.copytree(whole, parts)
-    shutil.rmtree(parts / "state")
-    run(*command, *few, "--recipe", recipe, "-o", parts)
-    assert metrics(parts) == metrics(whole)
 
 
 def test_fp16_on_a_cpu_is_refused(recipe: Path, tmp_path: Path):

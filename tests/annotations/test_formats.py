@@ -242,6 +242,9 @@ def of_segment(segment: list) -> dict:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.csv", f"{HEADER}\na.mp4,1,2,\n", "no bout that is read, only row without a label (1)"),
+        ("a.csv", f"{HEADER}\na.mp4,0,1e308,run\n", "line 2: "),
+        ("a.csv", f"{HEADER}\na.mp4,0,1e14,run\n", "needs 0 <= start <= end"),
         ("a.json", {"images": []}, "not annotations of a known kind (csv, boris, boris-table, "),
         ("a.csv", "path,label\na.mp4,1\n", "a csv table needs the columns video,start,end,label"),
         ("a.json", "[1, 2", "a.json: cannot be read as annotations: damaged JSON: Expecting ',' delimiter"),

@@ -264,8 +264,10 @@ def test_annotations_state_unscored_time_and_convert_it(tmp_path: Path, clip_fil
     assert shown.stderr.splitlines() == lines
     document = json_of("prepare annotations", file, "--videos", clip_files)
     assert document["unscored"] == {"videos": 1, "seconds": 1.0}
-    run("prepare annotations", file, "--videos", clip_files, "-o", tmp_path / "back.eaf")
+    convert = ("prepare annotations", file, "--videos", clip_files, "-o", tmp_path / "back.eaf")
+    assert run(*convert) == f"{tmp_path / 'back.eaf'}\n"
     assert unscored(read_annotations(tmp_path / "back.eaf")) == [(1.0, 2.0)]
+    assert "back.eaf: exists" in refused(*convert, code=2)
 
 
 def test_unscored_time_does_not_count_in_scores(classifier_run: Path, clip_files: Path, tmp_path: Path):

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from small_runs import BOUTS, called, json_of, refused, run
+from small_runs import BOUTS, called, json_of, refused
 
 from everest.annotations.formats import read_annotations
 
@@ -16,25 +16,11 @@ def test_the_summary_counts_videos_bouts_and_seconds(bouts: Path, clip_files: Pa
     assert document["classes"] == {"walk": {"bouts": 2, "seconds": 1.5}, "run": {"bouts": 1, "seconds": 1.0}}
 
 
-@pytest.mark.parametrize("kind", ["csv", "boris", "elan", "srt", "vtt"])
-def test_every_kind_is_written_and_read_again(bouts: Path, clip_files: Path, tmp_path: Path, kind: str):
-    output = tmp_path / ("a.boris" if kind == "boris" else "converted")
-    files = run("prepare annotations", bouts, "--videos", clip_files, "--to", kind, "-o", output).splitlines()
-    assert all(Path(file).is_relative_to(output) for file in files)
-    found = [each for file in files for each in read_annotations(Path(file))]
-    spans = {(Path(each.video).stem, each.start, each.end, each.label) for each in found}
-    assert spans == {("clip0", 0, 1, "walk"), ("clip0", 1, 2, "run"), ("clip1", 0.5, 1, "walk")}
-    assert refused("prepare annotations", bouts, "--videos", clip_files, "--to", kind, "-o", output, code=2)
-
-
 def test_rows_without_a_label_are_counted(bouts: Path):
     bouts.write_text("video,start,end,label\nclip0.mp4,0,1,walk\nclip0.mp4,1,2,\n")
     assert called("prepare annotations", bouts).stderr.splitlines()[-1] == "left out: row without a label (1)"
     left_out = [{"reason": "row without a label", "count": 1}]
     assert json_of("prepare annotations", bouts)["left_out"] == left_out
-    bouts.write_text("video,start,end,label\nclip0.mp4,1,2,\n")
-    message = refused("prepare annotations", bouts, code=4)
-    assert "has no bout that is read, only row without a label (1)" in message
 
 
 def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Path):
@@ -71,9 +57,3 @@ def test_a_damaged_video_is_named_and_its_bouts_are_written(bouts: Path, tmp_pat
     shown = called("prepare annotations", bouts, "--videos", videos, "-o", output)
     assert "its bouts were not checked against its length" in shown.stderr
     assert [each.video for each in read_annotations(output)] == [str(videos / "clip0.mp4")] * 2
-
-
-def test_an_end_that_no_video_has_is_refused(bouts: Path, tmp_path: Path):
-    for end, message in (("1e308", "cannot be read as csv: line 2: "), ("1e14", "needs 0 <= start <= end")):
-        bouts.write_text(f"video,start,end,label\na.mp4,0,{end},walk\n")
-        assert message in refused("prepare annotations", bouts, "-o", tmp_path / "new.csv", code=4)

@@ -10,7 +10,7 @@ import torch
 from foreign import NARROW, saved, tiny
 from hub_cache import CONFIG, transformers_folder
 from safetensors.torch import save_file
-from small_runs import called, json_of, refused, run, small_recipe
+from small_runs import called, json_of, refused, small_recipe
 
 from everest.system.weights import read_weights
 
@@ -129,15 +129,6 @@ def test_a_converted_classifier_selects_tokens_as_its_weights_unless_set(recipe,
     assert "as in the weights: strategy all; recipe tiny has strategy redundancy-robust" in shown
     for override in ("finetune.selection.keep_ratio=0.6", "finetune={selection: {keep_ratio: 0.6}}"):
         assert evaluated("--set", override)[1] != everything[1]
-
-
-def test_weights_of_other_positions_are_refused_until_the_recipe_has_them(recipe: Path, tmp_path: Path):
-    given = saved(tmp_path / "x.pth", tiny("mvd_finetune_base"))
-    out = tmp_path / "mvd.safetensors"
-    convert(given, "--out", out, *HEADS, "--family", "mvd")
-    options = ["--recipe", recipe, "--init", out, "-o", tmp_path / "run"]
-    assert "set model.positions=separable" in refused("finetune", *options, code=6)
-    run("finetune", *options, "--set", "model.positions=separable", "--dry-run")
 
 
 class Intruder:

@@ -210,18 +210,12 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
     return small_recipe(tmp_path, clip_files, NARROW)
 
 
-@pytest.mark.parametrize("container", ["model", "model_state"])
-def test_an_imported_encoder_is_used_by_every_command(container, recipe, tmp_path, clip_files, caplog):
+def test_an_imported_encoder_is_probed_and_fine_tuned(recipe, tmp_path, caplog):
     given, out = tmp_path / "mae_st.pth", tmp_path / "st-mae.safetensors"
     state = st_mae(grid=TokenGrid(t=2, h=6, w=6))  # clips of 4 x 96 x 96
-    torch.save({container: state, "epoch": 1, "cfg": "TRAIN: …"}, given)
+    torch.save({"model_state": state, "epoch": 1, "cfg": "TRAIN: …"}, given)
     run("convert", given, "-o", out, "--partial", "--heads", "3")
     assert read_weights(out).settings["model"]["class_token"] is True
-    features = tmp_path / "features.safetensors"
-    run("extract", clip_files, "-c", out, "-o", features, "-q")
-    assert load_file(features)["features"].shape[1] == 4 * 48
-    if container == "model_state":
-        return
     interpolated = "learned positions are interpolated from clips of 4 x 96 x 96 to 4 x 64 x 64"
     called("probe --probes knn -q", "-c", out, "-r", recipe)
     assert interpolated in caplog.text
@@ -233,4 +227,3 @@ def test_an_imported_encoder_is_used_by_every_command(container, recipe, tmp_pat
     tuned = load_file(tmp_path / "run" / "model.safetensors")
     assert tuned["encoder.position.spatial"].shape == (1, 16, 48)
     assert torch.equal(tuned["encoder.class_token"].round(decimals=4), state["cls_token"].round(decimals=4))
-    run("eval", "-c", tmp_path / "run", "--json", "-q")

@@ -3,12 +3,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
-from foreign import problem_of, tiny, videomae_config
+from foreign import problem_of, tiny
 from hub_cache import CONFIG, cached, transformers_folder
-from small_runs import equal, json_of, logged, run, sets
+from small_runs import equal
 from tiny_models import randomized, save_model
 
 from everest.checkpoints.graph import sample_pixels
@@ -16,7 +15,6 @@ from everest.checkpoints.init import find_init, read_init
 from everest.checkpoints.load import open_model
 from everest.checkpoints.transformers import write_folder
 from everest.config.heads import Head
-from everest.config.model_settings import BACKBONES
 from everest.config.settings import ModelSettings
 from everest.converters.convert import convert
 from everest.converters.foreign_checkpoint import read_foreign
@@ -189,35 +187,3 @@ def test_broken_links_of_a_cache_are_named(folder: Path, name: str):
     if name != "config.json":
         for path in (folder, folder / name):
             assert message in problem_of(find_init, path, output=None, overwrite=False)
-
-
-FEW = ("data.size=32", "data.frames=4", "data.classes=null", "data.num_classes=2", "train.workers=0")
-RUN = ("train.save_every=100", "train.keep_states=1")
-STEPS = ("pretrain.steps=10", "pretrain.warmup_steps=0", "pretrain.batch_size=4", "pretrain.base_lr=6e-3")
-# Eight tokens: with the shares of long clips none would be visible.
-SELECTION = ("pretrain.selection.keep_ratio=0.75", "pretrain.selection.visible_ratio=0.5")
-TUNE = ("finetune.steps=2", "finetune.batch_size=2", "eval.clips=1", "eval.crops=1", "finetune.mixup=0")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["vit-s", "vit-b", "vit-l", "vit-h"])
-def test_weights_of_transformers_are_continued_tuned_and_used(backbone, tmp_path, clip_files):
-    transformers = pytest.importorskip("transformers")
-    size = BACKBONES[backbone]
-    needed = 32 * 12 * size.width**2 * size.depth  # bytes: measured, 32 for each weight of a block
-    if psutil.virtual_memory().available < needed:
-        pytest.skip(f"{backbone} needs {needed / 2**30:.0f} GiB of free memory")
-    config = videomae_config(size, image_size=32, num_frames=4, use_mean_pooling=False)
-    torch.manual_seed(0)
-    transformers.VideoMAEForPreTraining(config).save_pretrained(tmp_path / "videomae")
-    run("convert", tmp_path / "videomae", "-o", tmp_path / "videomae.safetensors")
-    shared = ["--recipe", "custom", "--data", clip_files, "--gpus", "cpu", "-q"]
-    settings = [f"model.backbone={backbone}", *FEW, *RUN, *STEPS, *SELECTION, *TUNE]
-    options = [*shared, *sets(*settings)]
-    run("pretrain", *options, "--init", tmp_path / "videomae.safetensors", "-o", tmp_path / "continued")
-    losses = logged(tmp_path / "continued")
-    assert len(losses) == 10
-    assert sum(losses[-3:]) < sum(losses[:3])
-    run("finetune", *options, "--init", tmp_path / "continued", "-o", tmp_path / "tuned")
-    (predicted,) = json_of("predict", clip_files / "clip0.mp4", "-c", tmp_path / "tuned")
-    assert len(predicted["predictions"]) == 2

@@ -200,19 +200,6 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
     return small_recipe(tmp_path, clip_files, {"width: 24, depth: 2, heads: 2": backbone})
 
 
-def test_every_command_takes_the_folder(folder: Path, recipe: Path, tmp_path: Path, clip_files: Path):
-    out = tmp_path / "f.safetensors"
-    run("extract", clip_files, "-c", folder, "-o", out, "--features", "tokens", "--keep", "0.5", "-q")
-    found = load_file(out)
-    assert found["features"].shape == (4, 15, 16, 48)
-    assert found["token_ids"].shape == (4, 15, 16)
-    document = json_of("probe", "-c", folder, "-r", recipe, "--probes", "knn,linear", "-q")
-    assert document["test"] == 4
-    figures = ["-c", folder, "-o", tmp_path, "--keep", "0.5"]
-    (shown,) = json_of("visualize-mask", clip_files / "clip1.mp4", *figures)
-    assert (len(shown["kept"]), shown["embedding"]) == (16, "checkpoint")
-
-
 def test_a_classifier_starts_from_the_folder_and_keeps_its_places(folder, recipe, tmp_path, clip_files):
     still = ["--set", "finetune.base_lr=1e-30", "--set", "finetune.min_lr=0", "-o", tmp_path / "run", "-q"]
     options = ["finetune", "--recipe", recipe, "--init", folder, *still]

@@ -94,15 +94,6 @@ def test_commands_use_gray_clips_with_and_without_the_recipe(gray_runs, recipe, 
     assert colors.any()
 
 
-@pytest.mark.slow
-def test_an_export_takes_gray_clips(gray_runs: Path, tmp_path: Path):
-    document = json_of("export --to onnx", gray_runs / "finetune", "-o", tmp_path / "model.onnx")
-    assert document["notes"] == [
-        "frames (clips x 1 x 4 x 32 x 32, normalized) to logits, kept",
-        "the frames of a clip are 2 frames of the video apart",
-    ]
-
-
 def test_a_graph_takes_gray_clips_and_transformers_none(gray_runs: Path, tmp_path: Path):
     graph = make_graph(open_model(gray_runs / "finetune"), keep=None)
     assert graph(torch.randn(2, 1, 4, 32, 32))[0].shape == (2, 2)

@@ -13,7 +13,7 @@ from everest.data.views import EvalViews, FinetuneViews, PretrainViews, Validati
 from everest.errors import DataError
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.video.reader import read_frames
+from everest.video.reader import VideoError, read_frames
 from everest.video.writer import write_video
 
 SIZE = (32, 32)
@@ -97,6 +97,8 @@ def test_segment_limits_the_frames(samples):
     frames = native(sample, np.random.default_rng(0), "auto").frames[0]  # (3, 4, 48, 64)
     expected = whole[[10, 12, 15, 17]]  # stretched over all 8: no window fits in
     assert torch.equal(frames, expected.permute(3, 0, 1, 2))
+    with pytest.raises(VideoError, match="frames from 40; there are 32"):
+        frame_span(dataclasses.replace(sample, start_frame=40, end_frame=None))
 
 
 @pytest.fixture

@@ -186,12 +186,3 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
         other = ["--set=data.task=single-label", "--set=data.num_classes=2"]
         text = refused("eval -q -c", run_folder, *other, code=6)
         assert f"trained with data.task {task}, the recipe has single-label" in text
-
-
-def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(mixed_run, clip_files, tmp_path):
-    options = ["--window", 0.5, "-q", "--json", "--plot", tmp_path / "t.png"]
-    (row,) = json.loads(run("timeline", clip_files / "clip0.mp4", "-c", mixed_run, *options))
-    assert list(row["bouts"]) == ["verb", "tags", "score"]
-    assert row["bouts"]["verb"]
-    assert row["bouts"]["score"] == []
-    assert (tmp_path / "t.png").is_file()

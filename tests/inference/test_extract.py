@@ -139,10 +139,12 @@ def test_rows_of_a_file_that_has_changed_are_read_again(autoencoder_run, clip_fi
 
 
 def test_options_that_do_not_go_together_are_named(autoencoder_run: Path, clip_files: Path, tmp_path: Path):
+    (there := tmp_path / "there.npz").write_text("mine")
     for options, message in (
         (["--step", 1, "-o", "f.npz"], "--step: belongs to --window"),
         (["--window", "inf", "-o", "f.npz"], "--window: must be a number of seconds from 0.001 on, not inf"),
         (["--window", 1, "-o", tmp_path / "f.pt"], "give a file that ends in .safetensors or .npz"),
+        (["-o", there], "there.npz: exists; choose another name"),
     ):
         assert message in refused("extract", clip_files, "-c", autoencoder_run, *options, code=2)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]

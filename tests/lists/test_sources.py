@@ -106,14 +106,6 @@ def test_folders_with_other_names_of_splits_replace_the_lists(recipe, tree, tmp_
         assert "videos: 12\n" in shown.stdout
 
 
-def test_class_names_of_a_split_reach_the_checkpoint(recipe: Path, tree: Path, tmp_path: Path):
-    called("prepare", "split", tree, "--shares", "50/25/25")
-    options = ["--recipe", recipe, "--data", tree, "--set", "data.val=val.csv", "--gpus", "cpu"]
-    called("finetune", *options, "--init", "none", "-o", tmp_path / "run")
-    for name in ("model", "best"):
-        assert read_header(tmp_path / "run" / f"{name}.safetensors").classes == ("run fast", "walk")
-
-
 def test_videos_that_a_model_learned_from_are_found_by_file_and_segment(tmp_path: Path, clip_files: Path):
     lines = [f"{clip_files / 'clip0.mp4'},,", f"{clip_files / 'clip1.mp4'},0,1"]
     (tmp_path / "train.csv").write_text("\n".join(["path,start,end", *lines]) + "\n")

@@ -354,15 +354,6 @@ def test_a_measured_loader_replaces_the_assumed_one(clip_files: Path, monkeypatc
     assert loading["step_clips_per_second"] == document["plan"]["step_clips_per_second"]
 
 
-@pytest.mark.parametrize("gpu", GPUS)
-def test_the_sentence_states_hours_memory_and_the_assumption(gpu: str):
-    planned = plan("k400", gpu, videos=10_000, epochs=800)
-    assert f"{planned['hours']:.1f} hours on one {GPUS[gpu].name}" in planned["sentence"]
-    assert f"It fits in memory: {planned['batch']} clips" in planned["sentence"]
-    assert "Assumed: 30% of" in planned["sentence"]
-    assert planned["memory_gib"] <= GPUS[gpu].gib
-
-
 @pytest.mark.slow
 def test_a_run_that_does_not_fit_says_so_with_a_remedy():
     huge = ("model.backbone=vit-h", "data.frames=512")

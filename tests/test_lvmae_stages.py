@@ -152,17 +152,15 @@ def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(trained, cl
         (["pretrain.probe.every=1", "pretrain.probe.list=nope.csv"], 4, "no such list or folder"),
         (["pretrain.views_per_decode=3"], 2, "batch_size 4 does not divide"),
         (["pretrain.probe.every=1", "pretrain.probe.list=train.csv", "data.classes=nope.txt"], 4, "nope.txt"),
+        (None, 6, "its encoder differs from the recipe's"),  # weights of another size
     ],
 )
-def test_mistakes_are_found_before_a_tokenizer_is_trained(clip_files, tmp_path, changes, code, message):
-    shown = refused(*command(clip_files, tmp_path / "run", *changes), code=code)
+def test_mistakes_are_found_before_a_tokenizer_is_trained(
+    autoencoder_run, clip_files, tmp_path, changes, code, message
+):
+    start = [] if changes else ["--init", autoencoder_run]
+    shown = refused(*command(clip_files, tmp_path / "run", *(changes or [])), *start, code=code)
     assert message in shown
-    assert "trained first" not in shown
-    assert not (tmp_path / "run").exists()
-
-
-def test_weights_of_another_size_are_refused_before_the_tokenizer(autoencoder_run, clip_files, tmp_path):
-    shown = refused(*command(clip_files, tmp_path / "run"), "--init", autoencoder_run, code=6)
     assert "trained first" not in shown
     assert not (tmp_path / "run").exists()
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from device_runs import ROOT, Device, Ended, NoDeviceError, built_device, run_command, run_everest
+from device_runs import ROOT, Device, Ended, run_command, run_everest
 from small_runs import sets
 
 from everest.config.recipe import load_recipe
@@ -85,17 +82,3 @@ def test_launches_and_memory_of_vit_b(device: Device):
     spec = make_stage_spec(load_recipe("k400", overrides=settings), "pretrain")
     clip = 3 * spec.frames * spec.size[0] * spec.size[1]  # as bytes; not in the slope
     assert found["bytes_per_clip"] + clip == pytest.approx(training_bytes(spec, 2), rel=0.1)
-
-
-@pytest.mark.parametrize(
-    ("reason", "owner", "name", "value"),
-    [
-        ("needs Linux", sys, "platform", "darwin"),
-        ("needs gcc", shutil, "which", lambda tool: None),
-        ("built without CUDA", torch.version, "cuda", None),
-    ],
-)
-def test_a_machine_that_cannot_have_the_device_is_told_why(monkeypatch, reason, owner, name, value):
-    monkeypatch.setattr(owner, name, value)
-    with pytest.raises(NoDeviceError, match=reason):
-        built_device()

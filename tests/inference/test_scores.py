@@ -6,6 +6,7 @@ import shlex
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from everest.inference.scores import score_timelines
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
 from everest_cli.timeline import list_end_lines
+
+TWO_CLASSES = Classes(heads=(Head(outputs=2),), names=("x", "y"))
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def test_time_without_a_window_is_not_scored(tmp_path: Path):
     outputs = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
     arrays = {"starts": starts, "ends": starts + 10, "outputs": outputs, "borders": borders}
     video = VideoTimeline(video="a", path="a", frames=(0, 40), **arrays)
-    timelines = Timelines(classes=Classes(heads=(Head(outputs=2),), names=("x", "y")), videos=[video])
+    timelines = Timelines(classes=TWO_CLASSES, videos=[video])
     spans = {(0, 15): "x", (15, 30): "y", (30, 40): "x"}
     true = [Bout(video="a", start=start, end=end, label=name) for (start, end), name in spans.items()]
     scores = score_timelines(timelines, timelines.bouts(), {"a": true}, report=lambda _: None)
@@ -88,7 +91,7 @@ def test_bouts_of_a_saved_file_follow_its_rules_and_recordings_without_a_window_
     video = VideoTimeline(video="a", path="a", frames=(0, 40), **arrays)
     empty = {"starts": starts[:0], "ends": starts[:0], "outputs": outputs[:0], "borders": borders[:1]}
     videos = [video, VideoTimeline(video="b", path="b", **empty)]
-    timelines = Timelines(classes=Classes(heads=(Head(outputs=2),), names=("x", "y")), videos=videos)
+    timelines = Timelines(classes=TWO_CLASSES, videos=videos)
     saved = tmp_path / "t.safetensors"
     replace(timelines, rules=BoutRules(smooth=20)).save(saved)
     shown = called("timeline", saved)
@@ -129,13 +132,13 @@ def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_f
     assert json_of(*command, "-c", named)["frames"] == 32
 
 
-def saved_timeline(path: Path, videos: list[Path], seconds: float = 2.0) -> Path:
-    """A saved timeline of videos in which the first of two classes is predicted everywhere."""
-    starts = np.arange(0.0, seconds, 0.5)
-    arrays = {"starts": starts, "ends": starts + 0.5, "outputs": np.float32([[0.9, 0.1]] * len(starts))}
-    borders = np.linspace(0, seconds, 17)
-    timelines = [VideoTimeline(video=str(each), path=str(each), borders=borders, **arrays) for each in videos]
-    Timelines(classes=Classes(heads=(Head(outputs=2),), names=("x", "y")), videos=timelines).save(path)
+def saved_timeline(path: Path, videos: list[Path], **options: Any) -> Path:
+    """A saved timeline of videos of 2 s in which the first of two classes is predicted everywhere."""
+    starts = np.arange(0.0, 2, 0.5)
+    arrays = {"starts": starts, "ends": starts + 0.5, "outputs": np.float32([[0.9, 0.1]] * 4)}
+    arrays["borders"] = np.linspace(0, 2, 17)
+    timelines = [VideoTimeline(video=str(each), path=str(each), **arrays) for each in videos]
+    Timelines(classes=TWO_CLASSES, videos=timelines, **options).save(path)
     return path
 
 
@@ -211,48 +214,59 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     assert {name: part["checked"] for name, part in document["groups"].items()} == {"clip": 5, "clip0": 4}
 
 
-def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
-    timeline, checked = tmp_path / "t.safetensors", tmp_path / "checked.csv"
-    rules = ["--smooth", 0.2, "--truth", tmp_path / "truth.csv"]  # less than a step, so that nothing changes
+def test_a_truth_that_nobody_corrected_and_the_rules_of_a_saved_file_are_named(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
     (tmp_path / "truth.csv").write_text("video,start,end,label,origin\nclip1.mp4,0,1,0,automated\n")
-    shown = called("timeline -c", classifier_run, *videos, "--step", 0.25, "--save", timeline, *rules).stderr
-    assert "warning: --truth has 1 predicted bout that nobody corrected: scores on them are not acc" in shown
-    assert f"probabilities: {timeline} (unsmoothed; remembers --smooth 0.2)" in shown
-    budget = ("budget", "--timeline", timeline)
-    shown = called(*budget, "--draw", 6, "--window", 0.5, "-o", checked).stderr
-    estimated = f"everest budget --timeline {timeline} --checked {checked} --window=0.5"
-    assert f"next: {estimated}\n" in shown
-    draw = ("--draw", 6, "--window", 0.5, "-o", checked, "--overwrite", "--smooth", 0)
-    shown = called(*budget, *draw).stderr
-    assert f"everest budget --timeline {timeline} --smooth 0 --checked {checked} --window=0.5\n" in shown
-    marks = checked.read_text().splitlines()
-    assert marks[0] == "video,start,end,label"
-    assert len(marks) == 7
-    assert "6 windows are not checked" in refused(*budget, "--checked", checked, code=4)
-    checked.write_text(checked.read_text().replace("to check", "checked"))
-    with checked.open("a") as file:
-        for line in marks[1:4]:
-            video, start, end, *_ = line.split(",")
-            file.write(f"{video},{start},{end},0\n")
-    document = json_of(*budget, "--checked", checked)
+    saved, options = tmp_path / "t.safetensors", ["--smooth", 0.2, "--truth", tmp_path / "truth.csv"]
+    shown = called("timeline", clip_files / "clip1.mp4", "-c", classifier_run, "--save", saved, *options)
+    assert "--truth has 1 predicted bout that nobody corrected: scores on them are not acc" in shown.stderr
+    assert f"probabilities: {saved} (unsmoothed; remembers --smooth 0.2)" in shown.stderr
+
+
+@pytest.fixture
+def budget(clip_files: Path, tmp_path: Path) -> list[object]:
+    """A budget of four videos; six of their 16 windows are checked, and the first three have the class x."""
+    videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
+    timeline, checked = saved_timeline(tmp_path / "t.safetensors", videos), tmp_path / "checked.csv"
+    run("budget --timeline", timeline, "--draw", 6, "--window", 0.5, "-o", checked)
+    header, *drawn = checked.read_text().splitlines()
+    bouts = [line.replace("to check", "x") for line in drawn[:3]]
+    checked.write_text("\n".join([header, *drawn, *bouts, ""]))
+    check_all(checked)
+    return ["budget", "--timeline", timeline, "--checked", checked]
+
+
+def test_windows_are_drawn_to_be_checked_with_the_rules_of_the_timeline(clip_files: Path, tmp_path: Path):
+    timeline, checked = tmp_path / "t.safetensors", tmp_path / "checked.csv"
+    saved_timeline(timeline, [clip_files / "clip0.mp4"], rules=BoutRules(smooth=0.2))
+    draw = ("budget --timeline", timeline, "--draw", 2, "--window", 0.5, "-o", checked)
+    for options, rules in (([], ""), (["--overwrite", "--smooth", 0], " --smooth 0")):
+        shown = called(*draw, *options).stderr
+        assert f"everest budget --timeline {timeline}{rules} --checked {checked} --window=0.5\n" in shown
+    assert checked.read_text().startswith("video,start,end,label\n")
+    assert "2 windows are not checked" in refused(*draw[:2], "--checked", checked, code=4)
+    check_all(checked)
+    methods = json_of(*draw[:2], "--checked", checked)["methods"]
+    predicted = f"A model of everest {everest.__version__} predicted all 2.0 s of footage, with "
+    assert f"{predicted}probabilities averaged over 0.2 s. " in methods
+
+
+def test_a_budget_has_estimates_and_says_how_they_were_made(budget: list[object]):
+    document, printed = json_of(*budget), called(*budget)
     assert (document["windows"], document["checked"], document["window"]) == (16, 6, 0.5)
     for entry in document["classes"]:
         low, high = entry["seconds"]["interval"]
         assert 0 <= low <= entry["seconds"]["estimate"] <= high
-    printed = called(*budget, "--checked", checked)
     assert "6 of 16 windows of 0.5 s are checked" in printed.stdout
     assert re.findall("methods: (.*)\n", printed.stdout) == [document["methods"]]
-    seen = "in 6 of 16 windows of 0.5 s, drawn at random and watched by a person, corrected"
-    assert seen in document["methods"]
-    predicted = f"A model of everest {everest.__version__} predicted all 8.0 s of footage, with "
-    assert f"{predicted}probabilities averaged over 0.2 s. " in document["methods"]
-    assert "their seconds need not add up to the 8.0 s of footage" in printed.stderr
-    more = "intervals half as wide need about 6 more windows"
-    assert f"{more}: {estimated} --draw 6 --output more.csv\n" in printed.stderr
-    table, figure = tmp_path / "table.csv", tmp_path / "shares.svg"
-    options = ["--group", r"(clip)\d", "-o", table, "--plot", figure]
-    groups = json_of(*budget, "--checked", checked, *options)["groups"]
+    assert "in 6 of 16 windows of 0.5 s, drawn at random and watched by a person" in document["methods"]
+    assert "intervals half as wide need about 6 more windows: everest budget" in printed.stderr
+
+
+def test_groups_of_recordings_have_rows_and_a_figure(budget: list[object], tmp_path: Path):
+    table, figure, document = tmp_path / "table.csv", tmp_path / "shares.svg", json_of(*budget)
+    groups = json_of(*budget, "--group", r"(clip)\d", "-o", table, "--plot", figure)["groups"]
     assert "share of time" in "".join(figure.read_text().split("<!--"))
     assert groups == {
         "clip": {key: value for key, value in document.items() if key not in ("groups", "methods")}
@@ -261,18 +275,34 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         rows = [*csv.DictReader(file)]
     assert [row["group"] for row in rows] == [""] * (len(rows) // 2) + ["clip"] * (len(rows) // 2)
     assert float(rows[0]["high"]) == document["classes"][0]["seconds"]["interval"][1]
-    of_one = called(*budget, "--checked", checked, "--group", r"(clip\d)")
-    assert f"{checked}: has no column 'group of draw'" in of_one.stderr
-    assert "two or more windows with the label 'checked' are needed" in of_one.stderr
-    typed = tmp_path / "typed.csv"
-    typed.write_text(checked.read_text() + f"{video},90,91,1\n")
-    assert "1 bout in no checked window: not counted" in called(*budget, "--checked", typed).stderr
-    typed.write_text(checked.read_text() + f"{video},{start},{end},chekced\n")
-    misspelled = refused(*budget, "--checked", typed, code=4)
-    assert "typed.csv: the model has no class 'chekced' (1 bout); did you mean 'checked'?" in misspelled
-    more = tmp_path / "more.csv"
-    run(*budget, "--checked", checked, "--draw", 10, "-o", more)
-    rows = [line.split(",") for line in more.read_text().splitlines()[1:]]
+    of_one = called(*budget, "--group", r"(clip\d)").stderr
+    assert f"{budget[-1]}: has no column 'group of draw'" in of_one
+    assert "two or more windows with the label 'checked' are needed" in of_one
+
+
+def test_rows_that_a_budget_cannot_count_are_named(budget: list[object]):
+    checked = Path(str(budget[-1]))
+    before = checked.read_text()
+    video = before.splitlines()[1].split(",")[0]
+    for row, code, message in (
+        (f"{video},90,91,y", 0, "1 bout in no checked window: not counted"),
+        (f"{video},0,1,chekced", 4, "has no class 'chekced' (1 bout); did you mean 'checked'?"),
+        ("other.mp4,0,1,x", 4, "other.mp4; use the names that --draw wrote"),
+    ):
+        checked.write_text(f"{before}{row}\n")
+        assert message in called(*budget, code=code).stderr
+    of_video = ("budget --timeline", video, "--checked", checked)
+    assert "write it again with `everest timeline --save`" in refused(*of_video, code=4)
+
+
+def test_more_windows_are_new_and_are_checked_on_a_page(budget: list[object], tmp_path: Path):
+    checked, more = Path(str(budget[-1])), tmp_path / "more.csv"
+    header, *lines = checked.read_text().splitlines()
+    checked.write_text("\n".join([f"{header},subject", *(f"{line}," for line in lines), f"{lines[-1]},m2"]))
+    run(*budget, "--draw", 10, "-o", more)
+    header, *rows = (line.split(",") for line in more.read_text().splitlines())
+    assert header[-1] == "subject"
+    assert [row[-2:] for row in rows].count(["x", "m2"]) == 1
     windows = [(row[0], *map(float, row[1:3])) for row in rows if row[3] in ("checked", "to check")]
     assert len(set(windows)) == len(windows) == 16
     page = more.with_suffix(".html").read_text()
@@ -281,29 +311,21 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page  # no other script can run
     assert all(f"data-row='{json.dumps(row)}'" in page for row in rows if row[3] == "to check")
-    known = [marks[0].split(","), *(row for row in rows if row[3] != "to check")]
+    known = [header, *(row for row in rows if row[3] != "to check")]
     assert f"data-rows='{json.dumps(known)}'" in page
+
+
+def test_wrong_options_of_a_budget_are_named(budget: list[object], tmp_path: Path):
+    name, option, timeline, *checked = budget
     x = tmp_path / "x.csv"
-    people = tmp_path / "people.csv"
-    lines = [f"{line}{',subject' if line == marks[0] else ','}" for line in checked.read_text().splitlines()]
-    people.write_text("\n".join([*lines, f"{video},{start},{end},0,m2"]) + "\n")
-    run(*budget, "--checked", people, "--draw", 2, "-o", tmp_path / "drawn.csv")
-    drawn = (tmp_path / "drawn.csv").read_text().splitlines()
-    assert drawn[0] == "video,start,end,label,subject"
-    assert sum(line.endswith(",0,m2") for line in drawn) == 1
     for options, message in (
-        (["--checked", more, "--draw", 2, "-o", x], "only 0 windows of 0.5 s left"),
-        (["--checked", checked, "--draw", 2, "--window", 0.7, "-o", x], "windows have 0.5 s; leave it out"),
+        ([*checked, "--draw", 11, "-o", x], "only 10 windows of 0.5 s left"),
+        ([*checked, "--draw", 2, "--window", 0.7, "-o", x], "windows have 0.5 s; leave it out"),
         (["--draw", 99, "--window", 0.5, "-o", x], "only 16 windows of 0.5 s; draw fewer"),
         (["--draw", 5, "-o", x], "only 4 windows of 10 s; draw fewer"),
-        (["--checked", checked, "--group", "subject"], "have only names here; give a pattern"),
-        (["--draw", 2, "-o", x, "--plot", figure], "--plot needs --checked"),
+        ([*checked, "--group", "subject"], "have only names here; give a pattern"),
+        (["--draw", 2, "-o", x, "--plot", tmp_path / "f.svg"], "--plot needs --checked"),
         (["--draw", 2, "--window", 0.5, "-o", timeline], "is an input of this command"),
         ([], "give --draw N"),
     ):
-        assert message in refused(*budget, *options, code=2)
-    with checked.open("a") as file:
-        file.write("other.mp4,0,1,0\n")
-    assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)
-    of_video = ["--timeline", marks[1].split(",")[0], "--checked", checked]
-    assert "write it again with `everest timeline --save`" in refused("budget", *of_video, code=4)
+        assert message in refused(name, option, timeline, *options, code=2)

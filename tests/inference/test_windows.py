@@ -7,10 +7,7 @@ import torch
 from damage import with_hole
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
-from small_runs import called
 from torch import Tensor
-from video_kinds import COUNT, RATE, written
 
 from everest.data.views import EvalViews
 from everest.inference import windows as windows_module
@@ -97,12 +94,3 @@ def test_windows_go_on_after_any_of_them(clip_files: Path, tmp_path: Path, monke
         ]
     assert rows(files[0], [])[3:] == [Unreadable("lost")]
     assert BAD_WINDOW in rows(files[1], [])
-
-
-def test_the_windows_before_and_after_a_damage_have_features(autoencoder_run: Path, tmp_path: Path):
-    file, out = written(tmp_path, "ts", "h264-b", "lost packet at 0.45"), tmp_path / "f.safetensors"
-    result = called("extract", file, "-c", autoencoder_run, "--window", 0.2, "-o", out, code=4)
-    assert f"{file}: damaged: no intact frames from" in result.stderr
-    ends = load_file(out)["ends"].numpy()
-    assert np.all(np.diff(ends) > 0)
-    assert ends[-1] == pytest.approx(COUNT / RATE, abs=0.01)

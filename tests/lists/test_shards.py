@@ -242,16 +242,3 @@ def test_a_run_over_shards_is_the_run_over_the_files(recipe, videos, index, tmp_
         upload(index.parent, f"{bucket}/set")
         run("pretrain", *options, "--data", bucket, "--set", "data.train=set", "-o", tmp_path / "there")
     assert same_run(tmp_path / "there", tmp_path / "files")
-
-
-def test_fine_tuning_and_evaluation_read_shards(recipe: Path, videos: Path, index: Path, tmp_path: Path):
-    found = []
-    for name, source in (("of files", "train.csv"), ("of shards", str(index))):
-        lists = [f"--set=data.{key}={source}" for key in ("train", "val", "test")]
-        options = ["--data", videos, *lists, "--gpus", "cpu", "-q"]
-        run("finetune", "--recipe", recipe, "--init", "none", *options, "-o", tmp_path / name)
-        rows = tmp_path / f"{name}.csv"
-        run("eval", "-c", tmp_path / name, "--predictions", rows, "--gpus", "cpu", "-q")
-        found.append(rows.read_text())
-    assert same_run(tmp_path / "of shards", tmp_path / "of files")
-    assert found[0] == found[1]

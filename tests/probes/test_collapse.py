@@ -12,45 +12,21 @@ STEPS, VIDEOS = 1500, 240
 RUN = {"steps": STEPS, "videos": VIDEOS, "held_out": 64}
 # k-NN, RankMe, feature std, held-out loss and the loss of the mean target, before the first step, after a
 # fifth of the run and at its end: benchmarks/pretraining.md has the settings.
-HEALTHY = {
-    "rendered": (
-        [10.0, 7.69, 0.244, 0.3676, 0.0247],
-        [12.1, 8.60, 0.504, 0.0228, 0.0246],
-        [10.8, 7.59, 0.382, 0.0214, 0.0245],
-    ),
-    "surveillance": (
-        [56.3, 11.24, 0.416, 0.5696, 0.0587],
-        [58.3, 5.63, 0.410, 0.0472, 0.0561],
-        [56.3, 5.09, 0.208, 0.0412, 0.0579],
-    ),
-    "surveillance, normalized targets": (  # nothing is predicted after a fifth; the last row is of step 912
-        [56.3, 11.24, 0.416, 1.2199, 0.9813],
-        [47.9, 9.26, 0.625, 0.9851, 0.9849],
-        [48.6, 7.32, 0.270, 0.9283, 0.9844],
-    ),
+MEASURED = """
+rendered: 10.0 7.69 0.244 0.3676 0.0247 / 12.1 8.60 0.504 0.0228 0.0246 / 10.8 7.59 0.382 0.0214 0.0245
+surveillance: 56.3 11.24 0.416 0.5696 0.0587 / 58.3 5.63 0.410 0.0472 0.0561 / 56.3 5.09 0.208 0.0412 0.0579
+normalized: 56.3 11.24 0.416 1.2199 0.9813 / 47.9 9.26 0.625 0.9851 0.9849 / 48.6 7.32 0.270 0.9283 0.9844
+rendered, base_lr x 100: 10.0 7.69 0.244 0.3676 0.0247 / 11.3 2.53 0.119 0.0267 0.0247
+surveillance, base_lr x 100: 63.2 13.08 0.378 1.2109 0.9905 / 56.9 1.25 0.025 1.0063 0.9860
+targets of other clips: 56.3 11.24 0.416 0.5695 0.0622 / 56.9 3.34 0.167 0.0683 0.0619
+frozen: 56.3 11.24 0.416 0.5696 0.0587 / 56.3 11.24 0.416 0.5696 0.0587
+"""  # of `normalized` targets nothing is predicted after a fifth, and the last row is of step 912
+RUNS = {
+    name: [[float(value) for value in row.split()] for row in rows.split(" / ")]
+    for name, _, rows in (line.partition(": ") for line in MEASURED.strip().splitlines())
 }
-BROKEN = {
-    "rendered, base_lr x 100": (
-        [10.0, 7.69, 0.244, 0.3676, 0.0247],
-        [11.3, 2.53, 0.119, 0.0267, 0.0247],
-        {"held-out loss"},
-    ),
-    "surveillance, base_lr x 100": (
-        [63.2, 13.08, 0.378, 1.2109, 0.9905],
-        [56.9, 1.25, 0.025, 1.0063, 0.9860],
-        {"collapse", "held-out loss"},
-    ),
-    "surveillance, targets of other clips": (
-        [56.3, 11.24, 0.416, 0.5695, 0.0622],
-        [56.9, 3.34, 0.167, 0.0683, 0.0619],
-        {"held-out loss"},
-    ),
-    "surveillance, frozen": (
-        [56.3, 11.24, 0.416, 0.5696, 0.0587],
-        [56.3, 11.24, 0.416, 0.5696, 0.0587],
-        {"held-out loss"},
-    ),
-}
+BROKEN = {name: {"held-out loss"} for name, rows in RUNS.items() if len(rows) == 2}
+BROKEN["surveillance, base_lr x 100"] = {"collapse", "held-out loss"}
 
 
 def row(step: int, values: list[float | None]) -> dict[str, Any]:
@@ -60,16 +36,16 @@ def row(step: int, values: list[float | None]) -> dict[str, Any]:
     return {"step": step, **missing, "probe_chance": 10.0, "probe_seconds": 1.0, **measured}
 
 
-@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("name", RUNS.keys() - BROKEN.keys())
 def test_a_healthy_run_is_not_called_broken(name: str):
-    rows = [row(step, values) for step, values in zip((0, 304, STEPS), HEALTHY[name], strict=True)]
+    rows = [row(step, values) for step, values in zip((0, 304, STEPS), RUNS[name], strict=True)]
     for number in range(1, 4):
         assert find_failure_signs(rows[:number], **RUN) == {}
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_run_is_called_broken_after_a_fifth_of_it_and_once(name: str):
-    first, last, kinds = BROKEN[name]
+    (first, last), kinds = RUNS[name], BROKEN[name]
     rows = [row(0, first), row(304, last)]
     assert find_failure_signs(rows[:1], **RUN) == {}
     assert set(find_new_warnings(rows, **RUN)) == kinds
@@ -102,7 +78,7 @@ def test_a_run_that_predicts_nothing_is_called_broken_at_the_latest_after_half_o
 
 
 def test_nothing_is_called_broken_before_a_fifth_of_the_run():
-    first, last, _ = BROKEN["surveillance, frozen"]
+    first, last = RUNS["frozen"]
     assert find_failure_signs([row(0, first), row(299, last)], **RUN) == {}
     assert find_failure_signs([row(0, first), row(299, last)], **{**RUN, "steps": 10_000}) == {}
     at_end = [row(0, first), row(50, last)]

@@ -194,12 +194,9 @@ def test_paper_prints_every_table():
     [
         ("--keep 0.05", "k400.yaml: pretrain.selection.visible_ratio: 0.1 is more than keep_ratio (0.05)"),
         ("--method videomae --keep 0.2", "--keep: strategy tube has no keep ratio"),
-        ("--frames 15", "data.frames: 15 is no multiple of the tubelet's 2"),
         (f"--frames {10**21}", "data.frames: must be at most"),
-        ("--size 225", "data.size: 225 is no multiple of the tubelet's 16"),
         ("--size 0", "--size 0: give a number of pixels"),
         ("--size 224x", "--size 224x: give a number of pixels, or HEIGHTxWIDTH"),
-        ("--backbone vit-x", "model.backbone: unknown value 'vit-x'; did you mean"),
         ("--backbone vit-b --set model.backbone=vit-x", "model.backbone: unknown value 'vit-x'"),
         ("--method mae", "--method: unknown name 'mae'"),
         ("--recipe k400 --method videomae", "--method and --recipe both choose a recipe"),

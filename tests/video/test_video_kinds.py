@@ -27,6 +27,7 @@ from video_kinds import (
     all_cases,
     flv_part,
     number_of,
+    numbered_frames,
     painted,
     write_case,
     write_with_sound,
@@ -322,8 +323,8 @@ def test_frames_are_right_where_keyframes_are_refreshed_bit_by_bit(tmp_path: Pat
 
 def test_a_second_attempt_without_a_keyframe_surveys_each_packet_once(tmp_path: Path):
     file = tmp_path / "video.ts"
-    frames, options = np.stack([painted(number) for number in range(COUNT)]), {"x264-params": "keyint=1000"}
-    write_frames(file, frames, codec="libx264", rate=RATE, options=options | {"sc_threshold": "0"})
+    options = {"x264-params": "keyint=1000", "sc_threshold": "0"}
+    write_frames(file, numbered_frames(), codec="libx264", rate=RATE, options=options)
     data = file.read_bytes()
     file.write_bytes(data[len(data) // 2 // 188 * 188 :])
     survey = Survey()
@@ -363,10 +364,8 @@ def test_the_text_begins_with_the_first_missing_frame(tmp_path: Path, container:
     [("ogg", "libvpx", {}), ("gif", "gif", {}), ("mxf", "mpeg2video", {}), ("webm", "libvpx", {"live": "1"})],
 )
 def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: str, options: dict[str, str]):
-    frames = np.stack([painted(number) for number in range(COUNT)])
-    pix_fmt = "rgb8" if muxer == "gif" else "yuv420p"
-    file = tmp_path / f"video.{muxer}"
-    write_frames(file, frames, codec=encoder, rate=RATE, pix_fmt=pix_fmt, muxing=options)
+    file, pix_fmt = tmp_path / f"video.{muxer}", "rgb8" if muxer == "gif" else "yuv420p"
+    write_frames(file, numbered_frames(), codec=encoder, rate=RATE, pix_fmt=pix_fmt, muxing=options)
     assert video_damage_text(file) is None
     data = file.read_bytes()
     for share in (0.5, 0.8):

@@ -33,36 +33,22 @@ EAF = """\
         <TIME_SLOT TIME_SLOT_ID="ts5" TIME_VALUE="1801"/>
     </TIME_ORDER>
     <TIER ANNOTATOR="anna" LINGUISTIC_TYPE_REF="default-lt" PARTICIPANT="female" TIER_ID="behavior">
-        <ANNOTATION>
-            <ALIGNABLE_ANNOTATION ANNOTATION_ID="a1" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts2">
-                <ANNOTATION_VALUE>groom &amp; rest</ANNOTATION_VALUE>
-            </ALIGNABLE_ANNOTATION>
-        </ANNOTATION>
+        <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a1" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts2">
+            <ANNOTATION_VALUE>groom &amp; rest</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
     </TIER>
     <TIER LINGUISTIC_TYPE_REF="parts" PARENT_REF="behavior" TIER_ID="parts">
-        <ANNOTATION>
-            <ALIGNABLE_ANNOTATION ANNOTATION_ID="a2" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts3">
-                <ANNOTATION_VALUE>left wing</ANNOTATION_VALUE>
-            </ALIGNABLE_ANNOTATION>
-        </ANNOTATION>
-        <ANNOTATION>
-            <ALIGNABLE_ANNOTATION ANNOTATION_ID="a5" TIME_SLOT_REF1="ts3" TIME_SLOT_REF2="ts2">
-                <ANNOTATION_VALUE>right wing</ANNOTATION_VALUE>
-            </ALIGNABLE_ANNOTATION>
-        </ANNOTATION>
+        <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a2" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts3">
+            <ANNOTATION_VALUE>left wing</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
+        <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a5" TIME_SLOT_REF1="ts3" TIME_SLOT_REF2="ts2">
+            <ANNOTATION_VALUE>right wing</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
     </TIER>
     <TIER LINGUISTIC_TYPE_REF="notes" PARENT_REF="behavior" TIER_ID="notes">
-        <ANNOTATION>
-            <REF_ANNOTATION ANNOTATION_ID="a3" ANNOTATION_REF="a1"><ANNOTATION_VALUE>?</ANNOTATION_VALUE>
-            </REF_ANNOTATION>
-        </ANNOTATION>
+        <ANNOTATION><REF_ANNOTATION ANNOTATION_ID="a3" ANNOTATION_REF="a1">
+            <ANNOTATION_VALUE>?</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION>
     </TIER>
     <TIER ANNOTATOR="curated" LINGUISTIC_TYPE_REF="default-lt" TIER_ID="peck">
-        <ANNOTATION>
-            <ALIGNABLE_ANNOTATION ANNOTATION_ID="a4" TIME_SLOT_REF1="ts4" TIME_SLOT_REF2="ts5">
-                <ANNOTATION_VALUE></ANNOTATION_VALUE>
-            </ALIGNABLE_ANNOTATION>
-        </ANNOTATION>
+        <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a4" TIME_SLOT_REF1="ts4" TIME_SLOT_REF2="ts5">
+            <ANNOTATION_VALUE></ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
     </TIER>
     <LINGUISTIC_TYPE GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="default-lt" TIME_ALIGNABLE="true"/>
     <LINGUISTIC_TYPE CONSTRAINTS="Time_Subdivision" LINGUISTIC_TYPE_ID="parts" TIME_ALIGNABLE="true"/>
@@ -79,41 +65,32 @@ BOMB = """<?xml version="1.0"?>
 OUTSIDE = """<?xml version="1.0"?>
 <!DOCTYPE x [<!ENTITY file SYSTEM "file:///etc/hostname">]><ANNOTATION_DOCUMENT>&file;</ANNOTATION_DOCUMENT>
 """
-# Of EAFv3.0.xsd: the children of each element in their order, and the attributes that it must and may have.
-CHILDREN = {
-    "ANNOTATION_DOCUMENT": ["HEADER", "TIME_ORDER", "TIER", "LINGUISTIC_TYPE", "CONSTRAINT"],
-    "HEADER": ["MEDIA_DESCRIPTOR", "LINKED_FILE_DESCRIPTOR", "PROPERTY"],
-    "TIME_ORDER": ["TIME_SLOT"],
-    "TIER": ["ANNOTATION"],
-    "ANNOTATION": ["ALIGNABLE_ANNOTATION"],
-    "ALIGNABLE_ANNOTATION": ["ANNOTATION_VALUE"],
-}
-SCHEMA_LOCATION = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
-ATTRIBUTES = {
-    "ANNOTATION_DOCUMENT": ({"DATE", "AUTHOR", "VERSION"}, {"FORMAT", SCHEMA_LOCATION}),
-    "HEADER": (set(), {"MEDIA_FILE", "TIME_UNITS"}),
-    "MEDIA_DESCRIPTOR": ({"MEDIA_URL", "MIME_TYPE"}, {"RELATIVE_MEDIA_URL", "TIME_ORIGIN", "EXTRACTED_FROM"}),
-    "PROPERTY": (set(), {"NAME"}),
-    "TIME_ORDER": (set(), set()),
-    "TIME_SLOT": ({"TIME_SLOT_ID"}, {"TIME_VALUE"}),
-    "TIER": (
-        {"TIER_ID", "LINGUISTIC_TYPE_REF"},
-        {"PARTICIPANT", "ANNOTATOR", "DEFAULT_LOCALE", "PARENT_REF"},
-    ),
-    "ANNOTATION": (set(), set()),
-    "ALIGNABLE_ANNOTATION": ({"ANNOTATION_ID", "TIME_SLOT_REF1", "TIME_SLOT_REF2"}, {"SVG_REF", "EXT_REF"}),
-    "ANNOTATION_VALUE": (set(), set()),
-    "LINGUISTIC_TYPE": ({"LINGUISTIC_TYPE_ID"}, {"TIME_ALIGNABLE", "CONSTRAINTS", "GRAPHIC_REFERENCES"}),
-    "CONSTRAINT": ({"STEREOTYPE"}, {"DESCRIPTION"}),
+# Of EAFv3.0.xsd: the attributes that an element must and may have, and its children in their order.
+SCHEMA = """
+ANNOTATION_DOCUMENT: DATE AUTHOR VERSION | FORMAT LOCATION | HEADER TIME_ORDER TIER LINGUISTIC_TYPE CONSTRAINT
+HEADER: | MEDIA_FILE TIME_UNITS | MEDIA_DESCRIPTOR LINKED_FILE_DESCRIPTOR PROPERTY
+MEDIA_DESCRIPTOR: MEDIA_URL MIME_TYPE | RELATIVE_MEDIA_URL TIME_ORIGIN EXTRACTED_FROM |
+PROPERTY: | NAME |
+TIME_ORDER: | | TIME_SLOT
+TIME_SLOT: TIME_SLOT_ID | TIME_VALUE |
+TIER: TIER_ID LINGUISTIC_TYPE_REF | PARTICIPANT ANNOTATOR DEFAULT_LOCALE PARENT_REF | ANNOTATION
+ANNOTATION: | | ALIGNABLE_ANNOTATION
+ALIGNABLE_ANNOTATION: ANNOTATION_ID TIME_SLOT_REF1 TIME_SLOT_REF2 | SVG_REF EXT_REF | ANNOTATION_VALUE
+ANNOTATION_VALUE: | |
+LINGUISTIC_TYPE: LINGUISTIC_TYPE_ID | TIME_ALIGNABLE CONSTRAINTS GRAPHIC_REFERENCES |
+CONSTRAINT: STEREOTYPE | DESCRIPTION |
+""".replace("LOCATION", "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation")
+ELEMENTS = {
+    name: [part.split() for part in parts.split("|")]
+    for name, _, parts in (line.partition(":") for line in SCHEMA.strip().splitlines())
 }
 
 
 def check_schema(root: ElementTree.Element) -> None:
     """Whether a document has the structure of EAFv3.0.xsd, its unique ids and its references."""
     for element in root.iter():
-        required, allowed = ATTRIBUTES[element.tag]
-        assert required <= element.attrib.keys() <= required | allowed, element.tag
-        order = CHILDREN.get(element.tag, [])
+        required, allowed, order = ELEMENTS[element.tag]
+        assert {*required} <= element.attrib.keys() <= {*required, *allowed}, element.tag
         places = [order.index(child.tag) for child in element]
         assert places == sorted(places), element.tag
     datetime.fromisoformat(root.attrib["DATE"])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from small_runs import called, json_of, sets, small_recipe
 from timed_videos import nearest, numbers_shown, write_numbered
@@ -21,7 +20,6 @@ from everest.data.views import EvalViews, FinetuneViews, PretrainViews, Validati
 from everest.lists.sample import Sample
 from everest.system.weights_header import read_header
 from everest.video.reader import VideoError
-from everest.video.source import ShardMember
 
 SIZE = (32, 48)
 RATES = (24, 25, 30, 60, 120)
@@ -101,17 +99,6 @@ def test_the_timeline_of_a_segment_starts_at_its_first_frame_and_stays_inside(fi
     assert shown[:3].tolist() == [5, 7, 7]
     assert shown.min() == 5
     assert shown.max() == 10
-
-
-def test_a_shard_has_the_same_clips(files, tmp_path: Path):
-    path, _ = files["60"]
-    plain = everest.read_clip(path, frames=4, stride=2, size=32, fps=12)
-    view = ValidationViews(frames=4, stride=2, size=(32, 32), sampling="dense", fps=12)
-    rng = np.random.default_rng(0)
-    shard = tmp_path / "videos.tar"
-    shard.write_bytes(b"12345" + path.read_bytes())
-    member = ShardMember(shard, 5, path.stat().st_size, "60.mp4")
-    assert torch.equal(view(Sample(path=str(path), member=member), rng, "auto").frames[0], plain)
 
 
 def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused(files, tmp_path: Path):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
-from small_runs import json_of, run
+from small_runs import run
 
 import everest
 from everest.annotations.bout import Bout
@@ -35,7 +35,6 @@ from everest.lists.classes import Classes
 from everest.methods.grid import patchify
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
-from everest.video.writer import write_video
 from everest_demo.motions import CLASSES
 
 
@@ -166,36 +165,6 @@ def test_the_demo_shows_what_pretraining_is_worth(tmp_path: Path):
     assert (tmp_path / "demo" / "reconstruction.png").is_file()
 
 
-SIDE = 64
-OPTIONS = ["--size", "64", "--frames", "8", "--stride", "1"]
-
-
-def texture(seed: int) -> np.ndarray:
-    """(SIDE, 3 * SIDE, 3) uint8, smooth."""
-    noise = np.random.default_rng(seed).integers(0, 256, (12, 36, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(noise).resize((3 * SIDE, SIDE), Image.Resampling.BICUBIC))
-
-
-def pan() -> torch.Tensor:
-    """(8, SIDE, SIDE, 3) uint8: the camera moves by 3 pixels a frame."""
-    return torch.from_numpy(np.stack([texture(0)[:, 3 * time : 3 * time + SIDE] for time in range(8)]))
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("camera") / "pan.mp4"
-    still = torch.from_numpy(texture(1)[:, :SIDE].copy()).expand(8, -1, -1, -1)  # another scene
-    write_video(path, torch.cat([pan(), still]), 10)
-    return path
-
-
-def test_a_figure_ignores_the_cut_on_request(video: Path, tmp_path: Path):
-    shown = ["visualize-mask", video, *OPTIONS, "--frames", "16", "--overwrite", "-o", tmp_path]
-    (plain,) = json_of(*shown)
-    (aligned,) = json_of(*shown, "--align", "affine", "--cuts", "detect")
-    assert plain["kept_per_slice"][4] > 2 * aligned["kept_per_slice"][4]
-
-
 def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
     clip = torch.rand(1, 1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
     assert everest.select_tokens(clip, align="shift", keep=0.5).visible.shape == (1, 8)
@@ -203,12 +172,6 @@ def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
         everest.select_tokens(clip[0], align="shift")
     with pytest.raises(RecipeError, match="align and cuts need clips of 3 channels here; these have 4"):
         everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
-
-
-def test_stats_tell_how_often_the_camera_moves(video: Path):
-    camera = json_of("prepare stats", video.parent)["camera"]
-    assert 0.3 < camera["moving"] < 0.7
-    assert camera["unexplained"] <= 0.2
 
 
 def predicted(label: str, start: float, end: float) -> PredictedBout:

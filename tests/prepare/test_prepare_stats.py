@@ -35,6 +35,10 @@ def test_the_largest_stride_that_fits_is_reported(clip_files: Path, tmp_path: Pa
     assert "for clips of 8 frames: 1, 16 frames: none, 32 frames: none" in text
 
 
+def test_the_share_of_frames_in_which_the_camera_moves_is_reported(clip_files: Path):
+    assert stats(clip_files)["camera"] == {"moving": pytest.approx(0.9, abs=0.05), "unexplained": 0}
+
+
 def test_hand_computed_means_stds_and_motion_and_the_settings_of_a_recipe(images: Path):
     result = stats(images)
     still, blink = np.array([0.2, 0.4, 0.8]), np.array([0.5, 0.5, 0.5])

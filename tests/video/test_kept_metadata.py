@@ -13,7 +13,6 @@ import pytest
 import torch
 from timed_videos import write_numbered
 
-from everest.video import metadata
 from everest.video.index import CountedIndex
 from everest.video.metadata import VideoMetadata, clear_video_cache, inspect_video, keep_metadata_in
 from everest.video.reader import VideoError
@@ -52,18 +51,6 @@ def test_stored_metadata_equals_that_of_the_file(folder: Path, clip_files: Path,
     keep_metadata_in(None)
     assert_same(first, inspect_video(video))
     assert isinstance(first.index, CountedIndex) == (kind == "avi")
-
-
-def test_metadata_of_long_videos_leave_the_memory_first_used_first(clip_files, monkeypatch):
-    clear_video_cache()
-    paths = [clip_files / f"clip{number}.mp4" for number in range(3)]
-    first = inspect_video(paths[0])
-    monkeypatch.setattr(metadata, "MAX_CACHED_FRAMES", 2 * first.info.num_frames)
-    second = inspect_video(paths[1])
-    assert inspect_video(paths[0]) is first  # the last one used
-    inspect_video(paths[2])
-    assert inspect_video(paths[0]) is first
-    assert inspect_video(paths[1]) is not second
 
 
 def test_a_file_rewritten_with_its_old_size_and_time_is_indexed_again(folder: Path, tmp_path: Path):

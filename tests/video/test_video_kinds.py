@@ -36,7 +36,6 @@ from video_kinds import (
 
 from everest.prepare.check import check_video
 from everest.prepare.encode import EncodeSettings, encode_video
-from everest.video.decoding import Survey, decode_frames
 from everest.video.metadata import clear_video_cache
 from everest.video.reader import (
     VideoError,
@@ -319,17 +318,6 @@ def test_frames_are_right_where_keyframes_are_refreshed_bit_by_bit(tmp_path: Pat
     clip, whole = range(1, 100, 8), read_frames(file, range(100))
     assert np.array_equal(read_frames(file, clip), whole[list(clip)])
     assert np.array_equal(read_frames(file, clip), [read_frames(file, [number])[0] for number in clip])
-
-
-def test_a_second_attempt_without_a_keyframe_surveys_each_packet_once(tmp_path: Path):
-    file = tmp_path / "video.ts"
-    options = {"x264-params": "keyint=1000", "sc_threshold": "0"}
-    write_frames(file, numbered_frames(), codec="libx264", rate=RATE, options=options)
-    data = file.read_bytes()
-    file.write_bytes(data[len(data) // 2 // 188 * 188 :])
-    survey = Survey()
-    assert list(decode_frames(file, survey=survey)) == []
-    assert 0 < len(survey.stamps) < 0.6 * COUNT
 
 
 @pytest.mark.parametrize("zeros", [4096, None])

@@ -259,26 +259,6 @@ def test_whole_numbers_as_keys_are_names():
     assert load_recipe("small", overrides=overrides).finetune.class_weights == {"0": 1, "1": 5}
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ("pretrain visible_ratio=0.4", ".visible_ratio: 0.4 is more than keep_ratio"),
-        ("pretrain visible_ratio=0.3", ": leaves none of 1568 tokens to predict"),
-        ("pretrain visible_ratio=1e-4", ": lets the encoder see none of 1568 tokens"),
-        ("pretrain keep_ratio=1.5", ".keep_ratio: must be at most 1"),
-        ("pretrain strategy=all", ": leaves none of 1568 tokens to predict"),
-        ("pretrain strategy=running-cell mask_ratio=0.004", ": leaves none of 1568 tokens to predict"),
-        ("finetune keep_ratio=1e-4", ": keeps none of 1568 tokens"),
-        ("finetune visible_ratio=0.1", ".visible_ratio: belongs to pre-training"),
-        ("finetune strategy=frame", ".strategy: unknown value 'frame'"),
-    ],
-)
-def test_selections_that_leave_no_tokens_are_errors(settings: str, message: str):
-    stage, *values = settings.split()
-    (problem,) = problems_of("ucf101", *(f"{stage}.selection.{value}" for value in values))
-    assert f"{stage}.selection{message}" in problem
-
-
 # PyYAML loses the line breaks of Unicode beyond \n, which no path or summary holds.
 texts = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20)
 

@@ -52,6 +52,11 @@ BAD_VALUES = [
     ("pretrain.base_lr=0", "must be more than 0.0, not 0"),
     ("pretrain.betas=[0.9, 1]", "must be less than 1.0, not 1"),
     ("pretrain.frame_selection.alpha=0.9", "must be at least 1.0, not 0.9"),
+    ("pretrain.selection.keep_ratio=1.5", "must be at most 1.0, not 1.5"),
+    (
+        "finetune.selection.strategy=frame",
+        "known: all, drawn, frame-difference, redundancy-robust, tube-dropout",
+    ),
     ("pretrain.selection=3", "must be a mapping of keys, not 3"),
     ("pretrain.selection.strategy=tub", "unknown value 'tub'; did you mean 'tube'?"),
     ("pretrain.selection.strategy=null", f"known: {', '.join(sorted(STRATEGIES))}"),
@@ -158,6 +163,7 @@ RANK = "finetune.lora.rank=8"
 DIFFERENCES = "model.input=differences"
 ROTARY = "model.positions=rotary"
 VIEWS = "pretrain.objective=views"
+SELECTION = "pretrain.selection"
 
 
 @pytest.mark.parametrize(
@@ -184,6 +190,13 @@ VIEWS = "pretrain.objective=views"
         (["model.rotary=eva02"], "model.rotary: must be none, dinov3, rope-vit, eva02:N or pe:N"),
         (["model.rotary=dinov3", "model.width=36", "model.heads=6"], "model.heads: 6 heads of 6 channels;"),
         (["model.rotary=dinov3", ROTARY], "model.rotary: turns by places, and so does"),
+        ([f"{SELECTION}.visible_ratio=0.4"], f"{SELECTION}.visible_ratio: 0.4 is more than keep_ratio"),
+        ([f"{SELECTION}.visible_ratio=0.3"], f"{SELECTION}: leaves none of 1568 tokens to predict"),
+        ([f"{SELECTION}.visible_ratio=1e-4"], f"{SELECTION}: lets the encoder see none of 1568 tokens"),
+        ([f"{SELECTION}.strategy=all"], f"{SELECTION}: leaves none of 1568 tokens to predict"),
+        ([f"{SELECTION}={{strategy: running-cell, mask_ratio: 0.004}}"], f"{SELECTION}: leaves none of 1568"),
+        (["finetune.selection.keep_ratio=1e-4"], "finetune.selection: keeps none of 1568 tokens"),
+        (["finetune.selection.visible_ratio=0.1"], "selection.visible_ratio: belongs to pre-training"),
         ([VIEWS, "pretrain.batch_size=3"], "3 clips are not two or more videos of 2 views"),
         ([VIEWS, "pretrain={batch_size: 16, views: {number: 5}}"], "16 clips are not two or more videos"),
         ([VIEWS, "pretrain.selection.strategy=learned-importance"], "pretrain.selection: needs a tokenizer"),

@@ -85,11 +85,6 @@ def painted(number: int) -> NDArray[np.uint8]:
     return frame
 
 
-def numbered_frames(count: int = COUNT) -> NDArray[np.uint8]:
-    """(F, 48, 64, 3)"""
-    return np.stack([painted(number) for number in range(count)])
-
-
 def number_of(frame: NDArray[np.uint8]) -> int | None:
     """The number that an upright frame shows; None if it shows none."""
     if frame.shape[:2] != (HEIGHT, WIDTH):

@@ -27,7 +27,6 @@ from video_kinds import (
     all_cases,
     flv_part,
     number_of,
-    numbered_frames,
     painted,
     write_case,
     write_with_sound,
@@ -352,8 +351,9 @@ def test_the_text_begins_with_the_first_missing_frame(tmp_path: Path, container:
     [("ogg", "libvpx", {}), ("gif", "gif", {}), ("mxf", "mpeg2video", {}), ("webm", "libvpx", {"live": "1"})],
 )
 def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: str, options: dict[str, str]):
+    frames = np.stack([painted(number) for number in range(COUNT)])
     file, pix_fmt = tmp_path / f"video.{muxer}", "rgb8" if muxer == "gif" else "yuv420p"
-    write_frames(file, numbered_frames(), codec=encoder, rate=RATE, pix_fmt=pix_fmt, muxing=options)
+    write_frames(file, frames, codec=encoder, rate=RATE, pix_fmt=pix_fmt, muxing=options)
     assert video_damage_text(file) is None
     data = file.read_bytes()
     for share in (0.5, 0.8):

@@ -63,12 +63,16 @@ class BoutRules:
     smooth: float = 0.0  # seconds; see `smooth`
     min_seconds: float = 0.0  # see `drop_short_runs`
 
-    def check(self, heads: Heads) -> None:
-        """Raise RecipeError for a rule that is out of range, or that fits no head."""
+    def check(self, heads: Heads, *, prefix: str = "") -> None:
+        """Raise RecipeError for a rule that is out of range, or that fits no head.
+
+        Args:
+            prefix: precedes the name of the rule in the message.
+        """
         tasks = {head.task for head in heads}
         for option, value, task in (
-            ("--background", self.background, "single-label"),
-            ("--threshold", self.threshold, MULTI_LABEL),
+            (f"{prefix}background", self.background, "single-label"),
+            (f"{prefix}threshold", self.threshold, MULTI_LABEL),
         ):
             if value is not None and task not in tasks:
                 raise RecipeError(
@@ -76,7 +80,7 @@ class BoutRules:
                 )
             if value is not None and not 0 <= value <= 1:
                 raise RecipeError(f"{option}: must be from 0 to 1, not {value}")
-        for option, seconds in (("--smooth", self.smooth), ("--min-seconds", self.min_seconds)):
+        for option, seconds in ((f"{prefix}smooth", self.smooth), (f"{prefix}min-seconds", self.min_seconds)):
             if not 0 <= seconds < inf:
                 raise RecipeError(f"{option}: must be at least 0 seconds, not {seconds}")
 

@@ -151,8 +151,8 @@ class Timelines:
             rules = validate(_RULES, parse_json(header.get("rules", "{}")))
             try:
                 rules.check(classes.heads)
-            except RecipeError as problem:  # which names an option
-                raise ValueError(str(problem).removeprefix("--")) from problem
+            except RecipeError as problem:
+                raise ValueError(str(problem)) from problem
             videos = []
             for i, recording in enumerate(validate(_RECORDINGS, parse_json(header["videos"]))):
                 arrays: dict[str, Any] = {name: tensors[f"{i}.{name}"].numpy() for name in ARRAY_NAMES}

@@ -1,7 +1,8 @@
 """Errors that a user can cause: one line each, with the exit code that scripts rely on.
 
 Codes: 2 usage or recipe, 3 diverged, 4 data, 5 environment (memory, device, package, disk), 6 checkpoint;
-69 another process of a run or a job of a sweep (everest.system.launch, everest.sweep.run); 128 + n a signal.
+69 the failure of another process of a run, or of a job of a sweep (everest.system.launch, everest.sweep.run);
+128 + n a signal.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class CheckpointError(UserError):
 
 
 def shorten(value: object, *, most: int = MOST_SHOWN) -> str:
-    """A user's value as a message repeats it: in one line, without its middle if over `most` letters."""
+    """A user's value for a message: on one line, without its middle if it has more than `most` letters."""
     text = str(value)
     if len(text) > most:
         text = f"{text[: most // 2]} ... {text[5 - most // 2 :]}"
@@ -66,14 +67,14 @@ def shorten(value: object, *, most: int = MOST_SHOWN) -> str:
 
 
 def one_per_line(problems: Iterable[str]) -> str:
-    """The different problems in their order; the last line counts those after the first `MOST_PROBLEMS`."""
+    """Each problem once, on a line of its own; the last line counts those beyond `MOST_PROBLEMS`."""
     lines = list(dict.fromkeys(problems))
     further = len(lines) - MOST_PROBLEMS
     return "\n".join(lines if further <= 0 else [*lines[:MOST_PROBLEMS], f"and {further} more problems"])
 
 
 def first_names(names: Sequence[object], most: int = 5) -> str:
-    """The first `most` of some names, in a line for a message."""
+    """The first `most` names, joined by commas."""
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
 

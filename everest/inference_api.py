@@ -49,10 +49,10 @@ def predict(
         top: number of classes; None: 5.
         data: the folder that paths in a list are relative to; None: the folder of the list.
         clips, crops: views of a video; None: as in the evaluation of the model's recipe.
-        keep: the ratio of the tokens to encode; None: as trained.
+        keep: the ratio of the tokens to encode; None: as in training.
         batch: videos in one forward pass.
         workers: processes that read videos.
-        precision: auto, fp32, bf16 or fp16; None: as trained.
+        precision: auto, fp32, bf16 or fp16; None: as in training.
         report: receives the progress and notices (everest.system.events).
     Returns:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each video. A multi-label class
@@ -88,10 +88,10 @@ def timeline(
     """Compute the probabilities of windows that slide over videos, as `everest timeline`.
 
     Args:
-        window: seconds; None: as `everest train` chose it, and with its step unless `step` is given; of
+        window: seconds; None: those that `everest train` chose, with its step unless `step` is given, or for
             another model the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
-        batch: windows in one forward pass. For the others see `predict`.
+        batch: windows in one forward pass. For the other arguments see `predict`.
     Returns:
         `videos`, each with `starts` and `ends` in seconds, (W,), and `outputs`, (W, outputs of all heads).
         `bouts(BoutRules(…))` gives the bouts of each video by head, `rows()` the document of `everest
@@ -127,7 +127,7 @@ def extract(
     Args:
         level: `video`, the mean over the views of a video; `views`; or `tokens`. The features of a view are
             the input of a classifier's head; of another model the mean of the tokens and their change.
-        keep: None: all tokens of an autoencoder or of a converted encoder. For the others see `predict`.
+        keep: None: all tokens of an autoencoder or of a converted encoder. For all else see `predict`.
     Raises:
         CheckpointError: the features are not finite.
         DataError: no video can be read, a list cannot be used, or a folder has no video.

@@ -68,7 +68,7 @@ class Head:
 
     @property
     def label_width(self) -> int:
-        """The values of a label in a batch: an index, whether each class is there, or a number."""
+        """The number of values of a label in a batch: one for each multi-label class, else one."""
         return self.outputs if self.task == MULTI_LABEL else 1
 
 
@@ -104,8 +104,8 @@ def head_settings(heads: Heads) -> dict[str, HeadSetting] | None:
 def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None) -> str:
     """The metric that chooses the best weights: `finetune.best`, or that of the task.
 
-    With a class `background`, which most windows of a recording have, it is the mean class accuracy. Of
-    several heads it is whether all are right, or the loss if some do not name a class.
+    With a class `background`, which most windows of a recording have, it is the mean class accuracy. With
+    several heads it is the share of videos that all heads get right, or the loss unless all name a class.
 
     Args:
         names: of the classes, if they are known.

@@ -95,7 +95,7 @@ class MergedRecipe:
     label: str  # the requested recipe
     written: dict[KeyPath, WrittenValue]  # no key is inside another one
     problems: list[str] = field(default_factory=list)
-    # The variants that the values of each layer are written for, by section; of the defaults at -1.
+    # By layer (-1: the defaults) and section: the variant that the values of the layer are written for.
     variants: dict[int, dict[KeyPath, Any]] = field(default_factory=dict)
 
     @property

@@ -49,7 +49,7 @@ BACKBONES: Final[dict[Backbone, BackboneSize]] = {
 
 
 def backbone_of(width: int) -> Backbone:
-    """The backbone of a width; vit-b for a width that none has."""
+    """The backbone with this width; vit-b if no backbone has it."""
     names: list[Backbone] = [name for name, size in BACKBONES.items() if size.width == width]
     return names[0] if names else "vit-b"
 
@@ -83,10 +83,10 @@ class ModelSettings:
     positions: v.Positions = "flat"  # as released
     class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output
     registers: v.CountOrZero = 0  # more such tokens (Darcet et al. 2024), as in DINOv2
-    # Of the encoder, as in image models: places turn queries and keys, in addition to `positions`.
+    # Of the encoder: queries and keys are turned by places, as in image models, in addition to `positions`.
     rotary: v.Rotary = "none"
     norm_before: bool = False  # a LayerNorm before the encoder's blocks, as in CLIP
-    # slice: tokens attend to those of their slice only, with learned tokens of its own, as images do.
+    # slice: a token attends to its slice only, and each slice has its own learned tokens, as in image models.
     attention: v.AttentionScope = "joint"  # of the encoder's blocks; as released
     mlp: v.MlpKind = "plain"  # of the encoder's blocks
     gelu: v.Gelu = "exact"  # of the encoder's blocks, if their MLP is plain

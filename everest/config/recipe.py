@@ -33,7 +33,7 @@ _CLASS_KEYS = (  # the keys that may name a class of another package
     ("pretrain", "target", "kind"),
 )
 
-# A resumed run may have another name, folder of the same videos, way to read them, and saving of states.
+# A resumed run may change its name, the folder of its videos, how they are read, and when states are saved.
 RESUME_MAY_CHANGE: Final = {
     "name",
     "summary",
@@ -44,7 +44,7 @@ RESUME_MAY_CHANGE: Final = {
     "train.keep_states",
 }
 
-# By pydantic's types of errors; {got} is the value, the other names are from pydantic's own context.
+# By pydantic's type of error. {got} is the value; the other names come from the context of the error.
 _MESSAGES = {
     "int_type": "must be an integer, not {got}",
     "float_type": "must be a number, not {got}",
@@ -81,7 +81,7 @@ def load_recipe(
         overrides: `section.key=value` texts, which win over the file.
         imports: import the modules of other packages that the recipe names (everest.methods.external). False:
             for a recipe that no user named, such as the one next to weights.
-        consistent: whether settings that contradict each other are problems.
+        consistent: refuse settings that contradict each other.
     Raises:
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
@@ -96,7 +96,7 @@ def load_recipe(
             except RecipeError as error:
                 problems.append((".".join(key), str(error)))
     if not problems:
-        # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
+        # From JSON, where pydantic's strict mode accepts a list for a tuple, and still refuses true for 1.0.
         values = json.dumps(merged.values)
         recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
     if recipe is not None and consistent:
@@ -121,7 +121,8 @@ def recipe_for_run(
     `data.root` becomes absolute, so that a run does not depend on the folder it was started in.
 
     Args:
-        data: of `data.root`; precision, seed: of the section `train`. They win over `overrides`.
+        data: the value of `data.root`, which wins over `overrides`.
+        precision, seed: the values of these keys of `train`, which win over `overrides`.
         imports: see `load_recipe`.
     Raises:
         RecipeError: see `load_recipe`.
@@ -197,7 +198,7 @@ def make_strategy(name: str, settings: Mapping[str, Any], *, keep: float | None 
 def _validated(
     validate: Callable[[], Settings], section: KeyPath = ()
 ) -> tuple[Settings | None, list[Problem]]:
-    """The settings of a section, by default of a recipe, or None and their problems."""
+    """The settings of a section, or None and their problems; the section () is the whole recipe."""
     try:
         return validate(), []
     except ValidationError as error:
@@ -211,7 +212,7 @@ def _without_problems(settings: Settings | None, problems: list[Problem]) -> Set
 
 
 def _explain(error: ValidationError, section: KeyPath) -> list[Problem]:
-    """The problems that pydantic found in a section of a recipe; the section () is the whole recipe."""
+    """The problems that pydantic found in a section."""
     errors = error.errors(include_url=False)
     with_wrong_entries = {each["loc"][:depth] for each in errors for depth in range(len(each["loc"]))}
     return [
@@ -274,7 +275,7 @@ def _unknown_key(key: KeyPath, variant: str) -> str:
     if name in known:
         tag = ".".join((*section, SECTION_VARIANTS[section].tag))
         return f"has no effect with {tag}={shorten(variant)}; leave it out"
-    inner: dict[str, list[str]] = {}  # of the sections in this one, by their last word
+    inner: dict[str, list[str]] = {}  # keys of the sections in this one, by their last name
     for each in DEFAULTS_BY_KEY:
         if each[:-2] == section:
             inner.setdefault(each[-1], []).append(".".join(each))

@@ -77,10 +77,10 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
         return shipped_recipe(str(name_or_path))
     path = folder / name_or_path
     try:
-        if path.exists() and not path.is_file():  # which may have no end
+        if path.exists() and not path.is_file():  # such as a pipe, which may never end
             raise ValueError("not a file; the recipe of a run is its recipe.yaml")
         text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have, or no UTF-8
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
         reason = "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", error)
         place = shorten(path, most=MOST_SHOWN_OF_PATH)
         raise RecipeError(f"{place}: cannot be read: {reason}") from error

@@ -58,7 +58,7 @@ class ScheduleSettings:
         return False
 
     def frozen_layers(self, depth: int) -> int:
-        """The first layers that need no backward pass: the embedding, then each of `depth` blocks."""
+        """The number of first layers without a backward pass, of the embedding and the `depth` blocks."""
         return 0
 
     def clip_settings(self, fps: float | None) -> ClipSettings | None:
@@ -275,7 +275,7 @@ class FinetuneSettings(TransformerSettings):
 
     @property
     def needs_init(self) -> tuple[str, str] | None:
-        """The setting with which an encoder must have trained weights, and its value for new ones."""
+        """The setting that needs trained weights, and the setting to use without them; None: none does."""
         if self.lora.rank:
             return f"finetune.lora.rank={self.lora.rank}", "finetune.lora.rank=0"
         is_partial = self.freeze not in ("none", "embedding")

@@ -105,7 +105,7 @@ class TokenizerSettings(ScheduleSettings):
     encoder_lr_scale: ClassVar[float] = 1.0
     views_per_decode: ClassVar[int] = 1
     checkpoint: str | None = None  # a trained tokenizer
-    # Of the network; sets the keys of its parts that are None.
+    # The size of the network, which gives the keys below that are None their values.
     size: Annotated[TokenizerSize, v.WITH_HYPHENS] = "lite"
     levels: Levels = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
     stem: tuple[v.Length, v.Length] | None = None

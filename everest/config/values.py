@@ -15,7 +15,7 @@ from everest.methods.external import must_be
 Value = TypeVar("Value")
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
-# Our choice. The header of a file of weights must not ask for more.
+# Our choices, which also bound what the header of a weights file may ask for.
 MOST_LENGTH: Final = 2**16  # frames of a clip, pixels of its sides, channels of a layer
 MOST_BLOCKS: Final = 1000
 MOST_NUMBER: Final = 1e30  # products of a few such numbers are finite

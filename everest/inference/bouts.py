@@ -1,7 +1,7 @@
 """Bouts of predictions: neighboring windows of one class are merged.
 
-Windows may overlap: each gives its class to the times that are nearest to its center. Times between windows
-that are apart belong to no bout.
+Windows may overlap: a time has the class of the window whose center is nearest. The time in a gap between
+windows belongs to no bout.
 
 W windows, F frames, C classes.
 """
@@ -30,7 +30,7 @@ NO_CLASS: Final = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedBout:
-    """A bout that a model found; the ends are excluded."""
+    """A bout that a model found. It does not include `end` and `end_frame`."""
 
     start: float  # seconds
     end: float
@@ -38,7 +38,7 @@ class PredictedBout:
     end_frame: int
     label: str | None  # None: windows of a single-label head without a probable class
     index: int | None  # of the class in its head
-    probability: float  # mean over the windows, of their class, or of the most likely one if they have none
+    probability: float  # mean over the windows: of their class, or without one of the most likely class
 
     @property
     def has_class(self) -> bool:
@@ -85,7 +85,7 @@ class BoutRules:
                 raise RecipeError(f"{option}: must be at least 0 seconds, not {seconds}")
 
     def options(self, saved: BoutRules | None = None) -> str:
-        """The options of a command that replace the saved rules (None: no rules) by these; empty if equal."""
+        """The options with which a command changes the saved rules (None: no rules) into these rules."""
         others = vars(saved or NO_RULES)
         changed = {name: value for name, value in vars(self).items() if value not in (None, others[name])}
         return " ".join(f"--{name.replace('_', '-')} {value:.12g}" for name, value in changed.items())
@@ -180,8 +180,8 @@ def find_bouts(
 def drop_short_runs(windows: WindowSpans, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:
     """Return the classes, (W,), without the runs that are shorter than `seconds`.
 
-    Their windows take the class of the nearest window of a longer run, unless there is a gap between; if
-    there is none, they have no class.
+    Windows of a short run take the class of the nearest window of a longer run, across no gap. Without such
+    a run they have no class.
     """
     new_classes = np.full_like(classes, NO_CLASS)
     centers = windows.spans.mean(axis=1)

@@ -54,7 +54,7 @@ def extract(
         passes: with a `window`, each window of a video has a row.
         overwrite: replace the file, and start again.
     Returns:
-        The unreadable videos, each with the reason; a video that is damaged somewhere has its intact windows.
+        The unreadable videos, each with the reason; of a damaged video, the intact windows have rows.
         None in a process other than the main one.
     """
     make_row = _choose_row(model, level, option="--features")

@@ -133,7 +133,7 @@ def add_rows(
     Args:
         make_row: makes the row of a video from the values of its views.
     Returns:
-        The rows of all, with the results of each video; None in a process other than the main one.
+        The rows of all processes, with the results of each video; None in a process other than the main one.
     """
     units = passes.divide(samples)
     done = sum(len(store.results(unit)) for unit in range(len(units)))
@@ -167,7 +167,7 @@ def add_window_rows(
 ) -> JoinedRows | None:
     """Add the rows of the windows that a store lacks; a unit is a video. See `add_rows`.
 
-    It also keeps the start and the end of each window, in seconds.
+    A row also has the start and the end of its window, in seconds.
 
     Args:
         make_video_tensors: makes further tensors of a video that has a row.

@@ -45,8 +45,8 @@ def encode_clips(module: Transformer, frames: Tensor, keep: float | None) -> Fea
     """Encode normalized clips (B, C, T, H, W) with a transformer.
 
     Args:
-        keep: the ratio of the tokens to encode. None: as a classifier was trained, as the strategy of an
-            encoder chooses, or all tokens of an autoencoder, which would otherwise complete them.
+        keep: the ratio of the tokens to encode. None: a classifier encodes as many as in training, an encoder
+            those that its strategy chooses, and an autoencoder, whose strategy hides tokens, all of them.
     """
     if isinstance(module, SelectingModel):
         ids, tokens = module.encode_kept(frames, keep)

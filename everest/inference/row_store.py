@@ -62,13 +62,13 @@ class JoinedRows(NamedTuple):
     """What all processes have added, in the order of the units."""
 
     results: list[list[Result]]  # of each unit
-    counts: dict[str, list[int]]  # rows of each tensor in each unit; without tensors that have none
+    counts: dict[str, list[int]]  # rows of each tensor in each unit; tensors without rows are left out
 
 
 class RowStore:
     """The rows that this process adds, and those of earlier calls. `open_row_store` makes it.
 
-    The numbers are flushed to the disk before the journal counts them: all rows of a journal are there.
+    Numbers are flushed to the disk before the journal counts them, so that no row of a journal is missing.
     """
 
     def __init__(self, folder: Path, earlier: list[Pass], processes: Processes, stack: ExitStack) -> None:

@@ -115,7 +115,7 @@ def score_timelines(
 def read_truth(
     file: Path, videos: Sequence[str], classes: Classes, whose: BoutFilter, report: Report
 ) -> Bouts:
-    """Read the bouts of --truth by recording; report what is left out, and which of them a model predicted.
+    """Read the bouts of --truth by recording; report what is left out, and which bouts a model predicted.
 
     Annotations that share no class with the model are refused; classes that the model lacks are reported.
     """

@@ -38,7 +38,7 @@ from everest.system.weights_header import read_metadata
 
 TIMELINES_FORMAT: Final = "everest-timelines"
 ARRAY_NAMES: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
-STEP_AS_TRAINED: Final = 0.25  # of a window of everest train; benchmarks/timelines.md
+STEP_AS_TRAINED: Final = 0.25  # share of the window that everest train chose; benchmarks/timelines.md
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,12 +70,12 @@ class Timelines:
 
     classes: Classes
     videos: list[VideoTimeline]
-    rules: BoutRules = NO_RULES  # of its bouts, unless other rules are given
+    rules: BoutRules = NO_RULES  # of the bouts, unless other rules are given
     model: str = ""  # its checkpoint, as a command named it
 
     @property
     def extents(self) -> dict[str, tuple[float, float]]:
-        """Start and end of each recording with windows, in seconds; lists have milliseconds."""
+        """Start and end of each recording with windows, in seconds, rounded to milliseconds as in lists."""
         extents = {video.video: video.extent for video in self.videos if len(video.starts)}
         return {name: (round(start, 3), round(end, 3)) for name, (start, end) in extents.items()}
 
@@ -87,7 +87,7 @@ class Timelines:
         return [f"no window, so no bout, in {count}: {first_names(empty, 10)}"] if empty else []
 
     def bouts(self, rules: BoutRules | None = None) -> list[PredictedBouts]:
-        """Return the bouts of each recording; None: by its own rules."""
+        """Return the bouts of each recording by these rules; None: by the rules of the timelines."""
         rules = rules or self.rules
         rules.check(self.classes.heads)
         heads = self.classes.heads
@@ -178,8 +178,8 @@ def timeline_job(model: OpenedModel, samples: Sequence[Sample], passes: Passes, 
     """Prepare the job that computes timelines of videos or segments, and choose their windows.
 
     Args:
-        passes: without a `window`, windows are as `everest train` chose them, also in their step unless it
-            is given; of other models, they are as long as a clip.
+        passes: without a `window`, the window that `everest train` chose for the model, with its step unless
+            `step` is given; for other models, windows are as long as a clip.
         options: of `LongJob`.
     """
     if passes.window is None and (trained_window := _read_trained_window(model.module.file)) is not None:
@@ -240,12 +240,12 @@ def compute_timelines(job: LongJob) -> Iterator[Timelines | None]:
 
 
 def has_windows(model: OpenedModel) -> bool:
-    """Whether a model has windows of its own: as `everest train` chose them, or the span of a clip."""
+    """Whether a model has a default window: the one that `everest train` chose, or the span of a clip."""
     return model.views.sampling == "dense" or _read_trained_window(model.module.file) is not None
 
 
 def _read_trained_window(weights: Path | None) -> float | None:
-    """The seconds of the windows that `everest train` made for the run of some weights; None: unknown."""
+    """The seconds of the windows of the `everest train` that made some weights; None: unknown."""
     if (file := _find_project(weights)) is None:
         return None
     fix = "restore the file, or give --window"
@@ -255,7 +255,7 @@ def _read_trained_window(weights: Path | None) -> float | None:
 
 
 def read_trained_group(weights: Path) -> str | None:
-    """The --group of `everest train` for the run of some weights; None: none, or unknown."""
+    """The --group of the `everest train` that made some weights; None: there was none, or it is unknown."""
     if (file := _find_project(weights)) is not None:
         with suppress(RecipeError), damage_errors(file, fix="restore the file"):
             return load_json(file, fix="restore the file")["request"]["group"]
@@ -263,7 +263,7 @@ def read_trained_group(weights: Path) -> str | None:
 
 
 def _find_project(weights: Path | None) -> Path | None:
-    """The project file of `everest train` whose run has some weights."""
+    """The project file of the `everest train` that made some weights; None if there is none."""
     run = Path() if weights is None else weights.absolute().parent
     project = run.parent.parent.parent if run.parent.parent.name == FOLDS_FOLDER else run.parent
     file = project / PROJECT_FILE

@@ -148,7 +148,7 @@ def read_window_items(
 
 
 def _damaged_spans(windows: Sequence[Window], is_damaged: Sequence[bool]) -> Iterator[Span]:
-    """Yield the seconds of each run of damaged windows outside intact neighbors; all if none is left."""
+    """Yield the seconds of each run of damaged windows that no intact neighbor covers; all if none remain."""
     for is_run_damaged, run in groupby(range(len(windows)), key=is_damaged.__getitem__):
         indices = list(run)
         if not is_run_damaged:

@@ -25,7 +25,7 @@ from everest.video.pixels import STATISTICS_OF_CHANNELS, PixelStatistics
 
 
 class ClipSpec(ABC):
-    """All that is needed to rebuild a module: frozen settings with the fields below, and others."""
+    """All that is needed to rebuild a model: frozen settings, of which all kinds have the fields below."""
 
     frames: int  # T
     size: tuple[int, int]  # height, width
@@ -39,7 +39,7 @@ class ClipSpec(ABC):
 
     @property
     def only_head(self) -> Head | None:
-        """The head of a classifier with one head, which has no name; None of another model."""
+        """The head of a classifier with one head, which has no name; None for other models."""
         return self.heads[0] if self.heads and not self.heads[0].name else None
 
     @property
@@ -49,7 +49,7 @@ class ClipSpec(ABC):
 
     @property
     def parts(self) -> Mapping[str, ClipSpec]:
-        """The models that it joins, by the prefix of their tensors; of most models only itself."""
+        """The models that it combines, by the prefix of their tensors; most models are their only part."""
         return {"": self}
 
     @property
@@ -80,7 +80,7 @@ class ClipSpec(ABC):
         """Make the model, a `ClipModel`, with new weights, from torch's default generator."""
 
     def without_files(self) -> Self:
-        """The same model for a device on which tensors have no values, where it may read no file."""
+        """The same model, which `build` makes without reading a file, for example on the device `meta`."""
         return self
 
     def dump(self) -> dict[str, Any]:

@@ -30,8 +30,9 @@ def read_model_spec(settings: dict[str, Any], *, source: Path) -> ModelSpec:
     """Read the values that `ModelSpec.dump` returns, from the file `source`."""
     kind = str(settings.get("kind"))
     require_transformer(kind, source=source)
-    by_kind = {"encoder": EncoderSpec, "classifier": ClassifierSpec}
+    # Two specifications have the kind `pretrain`; only ViewSpec has the key `views`.
     of_pretraining = ViewSpec if "views" in settings else AutoencoderSpec
+    by_kind = {"encoder": EncoderSpec, "classifier": ClassifierSpec}
     return by_kind.get(kind, of_pretraining).from_settings(settings, source=source)
 
 

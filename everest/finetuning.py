@@ -17,7 +17,7 @@ from everest.data.crops import erase
 from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
 from everest.engine.health import chance_warning
-from everest.engine.setup import make_training
+from everest.engine.setup import StageInputs, make_training
 from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import RecipeError
@@ -50,15 +50,15 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     spec = classifier_spec(recipe, classes.heads)
     if init_weights is not None:
         spec = init_weights.adapted(spec)
-    training = make_training(
+    inputs = StageInputs(
         recipe=recipe,
         section=settings,
         spec=spec,
         clips=clips,
-        context=context,
         classes=classes.names,
         init_weights=init_weights,
     )
+    training = make_training(inputs, context)
     model = training.trained_model
     assert isinstance(model, VideoClassifier)
     validator = None

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from everest.checkpoints.frozen import build_with_teacher, find_frozen
+from everest.checkpoints.frozen import find_frozen
 from everest.config.settings import Recipe
 from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_event
-from everest.engine.setup import make_training
+from everest.engine.setup import StageInputs, make_training
 from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import DataError
@@ -34,15 +33,9 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     if init_weights is not None:
         spec = init_weights.adapted(spec)
     clips = _clips(recipe, context)
-    training = make_training(
-        recipe=recipe,
-        section=recipe.pretrain,
-        spec=spec,
-        build=partial(build_with_teacher, spec, recipe),
-        clips=clips,
-        context=context,
-        init_weights=init_weights,
-    )
+    section = recipe.pretrain
+    inputs = StageInputs(recipe=recipe, section=section, spec=spec, clips=clips, init_weights=init_weights)
+    training = make_training(inputs, context)
     prober = None
     if recipe.pretrain.probe.every and not context.options.one_batch:
         from everest.probes.during_training import Prober

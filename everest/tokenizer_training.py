@@ -17,7 +17,7 @@ from everest.data.clip_dataset import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
 from everest.engine.network import make_optimizer
-from everest.engine.setup import make_training
+from everest.engine.setup import StageInputs, make_training
 from everest.engine.step import PassLosses, TrainedNetwork
 from everest.engine.training import Step, Training
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
@@ -58,15 +58,15 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
             TrainedNetwork(module=adversary.discriminator, optimizer=optimizer, name="discriminator")
         )
     clips = tokenizer_clips(recipe)
-    training = make_training(
+    inputs = StageInputs(
         recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
         section=settings,
         spec=spec,
         clips=clips,
-        context=context,
         other_networks=others,
         other_clip_bytes=objective.bytes_per_clip(spec, context.bytes_per_value),
     )
+    training = make_training(inputs, context)
     validator = TokenizerValidator(training, recipe, clips)
     return TokenizerTraining(training=training, settings=settings, objective=objective, validator=validator)
 

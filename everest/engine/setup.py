@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from accelerate.utils import gather_object
 from torch import nn
 
+from everest.checkpoints.frozen import build_with_teacher
 from everest.config.settings import Recipe, TrainedSection, TrainSettings
 from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import shared_bytes
@@ -17,7 +19,7 @@ from everest.data.recipe_clips import apply_resize_setting, examine_lengths, fin
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
 from everest.engine.network import make_network, prepare_model
-from everest.engine.stage_plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
+from everest.engine.stage_plan import StageMemory, StagePlan, clips_that_fit, plan_stage, plan_warnings
 from everest.engine.state import TrainState
 from everest.engine.step import TrainedNetwork
 from everest.engine.training import Training
@@ -39,61 +41,37 @@ if TYPE_CHECKING:
 SURELY_TOO_MUCH: Final = 1.25
 
 
-def make_training(
-    *,
-    recipe: Recipe,
-    section: TrainedSection,
-    spec: ModelSpec | TokenizerSpec,
-    build: Callable[[], nn.Module] | None = None,
-    clips: ClipDataset,
-    context: RunContext,
-    classes: tuple[str, ...] | None = None,
-    init_weights: InitWeights | None = None,
-    other_networks: Sequence[TrainedNetwork] = (),
-    other_clip_bytes: int = 0,
-) -> Training:
-    """Check the videos, plan the stage, build its model and optimizer; nothing is written.
+@dataclass(frozen=True, kw_only=True)
+class StageInputs:
+    """The model, the clips and the settings of a stage, from which its training is made."""
 
-    Args:
-        section: the section of the recipe with the settings of this stage.
-        build: makes the new model; None: `spec.build`.
-        classes: the class names of the data; the head of `init_weights` is kept if it has the same names.
-        init_weights: None: the stage starts from scratch.
-        other_networks: networks that learn in the same steps as the model.
-        other_clip_bytes: that a clip takes in a pass outside of the model.
-    """
+    recipe: Recipe
+    section: TrainedSection  # of the recipe, with the settings of the stage
+    spec: ModelSpec | TokenizerSpec
+    clips: ClipDataset
+    classes: tuple[str, ...] | None = None  # of the data; a head of the same classes is kept
+    init_weights: InitWeights | None = None  # None: the stage starts from scratch
+    other_networks: Sequence[TrainedNetwork] = ()  # that learn in the same steps as the model
+    other_clip_bytes: int = 0  # that a clip takes in a pass outside of the model
+
+
+def make_training(inputs: StageInputs, context: RunContext) -> Training:
+    """Check the videos, plan the stage, build its model and optimizer; nothing is written."""
+    recipe, section, spec, clips = inputs.recipe, inputs.section, inputs.spec, inputs.clips
     if context.resumed:
-        _check_inputs(context.run_folder, sample_facts(recipe, clips, classes), spec)
+        _check_inputs(context.run_folder, sample_facts(recipe, clips, inputs.classes), spec)
     else:  # opens some of the videos
         context.notice(*clips.notices, examine_lengths(clips))
-    memory = measure_memory(
-        spec,
-        section,
-        recipe.train,
-        bytes_per_value=context.bytes_per_value,
-        other_networks=other_networks,
-        other_clip_bytes=other_clip_bytes,
-    )
-    plan = plan_stage(
-        section,
-        num_videos=len(clips),
-        processes=context.accelerator.num_processes,
-        largest_micro_batch=_largest_pass(context, recipe.train, memory),
-    )
-    memory_warning = None
-    if context.accelerator.device.type == "cpu":
-        memory_warning = check_host_memory(memory.needed(plan.micro_batch), processes=num_local_processes())
-    networks = [
-        _network(recipe, section, spec, build or spec.build, context, classes, init_weights),
-        *other_networks,
-    ]
+    plan, memory_warning = _plan(inputs, context)
+    network = make_network(_new_model(inputs, context), section, recipe.train, context.accelerator)
+    networks = [network, *inputs.other_networks]
     header = Weights(  # all that later commands need to rebuild the model and read clips
         kind=spec.kind,
         settings=spec.dump(),
-        classes=classes,
+        classes=inputs.classes,
         recipe=recipe.name,
         step=0,
-        origin=init_weights and init_weights.origin,
+        origin=inputs.init_weights and inputs.init_weights.origin,
         clip=section.clip_settings(recipe.data.fps),
     )
     training = Training(
@@ -101,15 +79,50 @@ def make_training(
         recipe=recipe,
         plan=plan,
         clips=apply_resize_setting(clips, recipe.data.resize, context.accelerator.device),
-        model=prepare_model(context.accelerator, networks[0].module, recipe.train),
+        model=prepare_model(context.accelerator, network.module, recipe.train),
         networks=networks,
         state=TrainState(context, networks, header, num_states=recipe.train.keep_states),
     )
     _check_shared_memory(training)
     if not context.options.one_batch:
-        advice = () if context.resumed else plan_warnings(plan, new_weights=init_weights is None)
+        advice = () if context.resumed else plan_warnings(plan, new_weights=inputs.init_weights is None)
         context.warn(*advice, memory_warning)
     return training
+
+
+def _plan(inputs: StageInputs, context: RunContext) -> tuple[StagePlan, str | None]:
+    """Plan the steps and passes of a stage; a warning if its memory on a CPU is scarce."""
+    memory = measure_memory(
+        inputs.spec,
+        inputs.section,
+        inputs.recipe.train,
+        bytes_per_value=context.bytes_per_value,
+        other_networks=inputs.other_networks,
+        other_clip_bytes=inputs.other_clip_bytes,
+    )
+    plan = plan_stage(
+        inputs.section,
+        num_videos=len(inputs.clips),
+        processes=context.accelerator.num_processes,
+        largest_micro_batch=_largest_pass(context, inputs.recipe.train, memory),
+    )
+    if context.accelerator.device.type != "cpu":
+        return plan, None
+    return plan, check_host_memory(memory.needed(plan.micro_batch), processes=num_local_processes())
+
+
+def _new_model(inputs: StageInputs, context: RunContext) -> nn.Module:
+    """Build the model of a stage, with the weights that it starts from."""
+    recipe, spec, init_weights = inputs.recipe, inputs.spec, inputs.init_weights
+    torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
+    model = build_with_teacher(spec, recipe) if isinstance(spec, ModelSpec) else spec.build()
+    if init_weights is not None:
+        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
+
+        load_init(model, spec, init_weights, classes=inputs.classes, notify=context.notice)
+        if not context.resumed:
+            context.notice(init_weights.describe_rate_mismatch(recipe.data.fps))
+    return model
 
 
 def sample_facts(recipe: Recipe, clips: ClipDataset, classes: Sequence[str] | None) -> dict[str, Any]:
@@ -176,27 +189,6 @@ def _largest_pass(context: RunContext, settings: TrainSettings, memory: StageMem
     clips = clips_that_fit(memory, free, on_cpu=accelerator.device.type == "cpu")
     # The same passes in all processes: they exchange gradients, and parts of weights, in each.
     return min(gather_object([clips]))
-
-
-def _network(
-    recipe: Recipe,
-    section: TrainedSection,
-    spec: ModelSpec | TokenizerSpec,
-    build: Callable[[], nn.Module],
-    context: RunContext,
-    classes: tuple[str, ...] | None,
-    init_weights: InitWeights | None,
-) -> TrainedNetwork:
-    """The model on its device, with the weights that it starts from, and its optimizer."""
-    torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
-    model = build()
-    if init_weights is not None:
-        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
-
-        load_init(model, spec, init_weights, classes=classes, notify=context.notice)
-        if not context.resumed:
-            context.notice(init_weights.describe_rate_mismatch(recipe.data.fps))
-    return make_network(model, section, recipe.train, context.accelerator)
 
 
 def _check_shared_memory(training: Training) -> None:

@@ -77,7 +77,7 @@ class Pretraining:
     prober: Prober | None  # None: the run is not probed
 
     def losses(self, batch: Batch, step: Step) -> PassLosses:
-        """The loss of clips on the device, and further metrics."""
+        """The loss and metrics of clips on the device. `batch` has their random numbers: `step` is unused."""
         output = pretraining_output(self.training.model, batch)
         return PassLosses(output.loss, metrics=output.metrics)
 

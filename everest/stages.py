@@ -88,7 +88,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     in this process. Until then no other process can train the run.
     """
     context, is_main = training.context, training.context.accelerator.is_main_process
-    run, tracker_name, tracker = context.run_folder, context.options.tracker, None
+    run, name, tracker = context.run_folder, context.options.tracker, None
     with training_lock(run.path) if is_main else nullcontext():
         try:
             if is_main:
@@ -99,9 +99,10 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             context.report(heading(_summary(training)))
             if context.resumed:
                 training.resume()
-            if is_main and tracker_name is not None:
+            if is_main and name is not None:
                 steps_done = training.steps_done if context.resumed else None
-                tracker = training.step_log.tracker = _start_tracker(tracker_name, run, steps_done=steps_done)
+                tracker = _start_tracker(name, run, steps_done=steps_done)
+                training.step_log.attach(tracker)
             yield
             if is_main:
                 run.finish(training.steps_done)
@@ -117,7 +118,6 @@ def _environment(training: Training) -> dict[str, Any]:
     plan, options, init_file = training.plan, training.context.options, training.context.init_file
     header = training.state.header
     facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
-    facts["checkpoint_steps"] = facts.pop("validation_steps")  # the key in env.json
     facts |= sample_facts(training.recipe, training.clips, header.classes)
     values: dict[str, Any] = {"stage": options.stage, "plan": facts, "one_batch": options.one_batch}
     values["init"] = init_file and init_file.file

@@ -14,7 +14,6 @@ from typing import Any, Final
 from everest.checkpoints.load import (
     AnyModel,
     LoadedModel,
-    Notify,
     Which,
     choose_clip,
     find_recipe_beside,
@@ -39,6 +38,7 @@ from everest.lists.sources import read_source
 from everest.models.base import ClipModel
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipSpec, ModelSpec
+from everest.system.events import Notify
 from everest.system.files import write_text
 from everest.system.processes import warn_on_main
 from everest.system.run_folder import RECIPE_FILE, WEIGHTS_FILE

@@ -10,12 +10,13 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from everest.checkpoints.describe import as_yaml, describe_pixel_mismatch
-from everest.checkpoints.load import Notify, clip_shape, find_weights, fit_tensors, is_timm_name, open_encoder
+from everest.checkpoints.load import clip_shape, find_weights, fit_tensors, is_timm_name, open_encoder
 from everest.converters.foreign_checkpoint import find_everest_file
 from everest.errors import CheckpointError, RecipeError, shorten
 from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderSpec
 from everest.models.spec import read_model_spec
+from everest.system.events import Notify
 from everest.system.files import absolute_keeping_links
 from everest.system.hub import absolute_name
 from everest.system.run_folder import (

@@ -33,6 +33,7 @@ from everest.models.mean import MeanSpec
 from everest.models.positions import interpolated
 from everest.models.spec import Transformer, read_model_spec
 from everest.models.vit import with_tubelet_frames
+from everest.system.events import Notify
 from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_on_main_once
 from everest.system.run_folder import (
@@ -51,7 +52,6 @@ from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer, TokenizerSpe
 # clips: any but a tokenizer; transformer: any with an encoder of tokens
 Kind = Literal["classifier", "clips", "transformer", "tokenizer"]
 AnyModel = ClipModel | AdaptiveTokenizer
-Notify = Callable[[str], None]  # receives a line for the user
 IMAGE_FRAMES: Final = 8  # of a video, for weights of single images; heuristic
 # Heuristic: pixels of the longer side of a frame, for weights of single images. A CPU takes two seconds for 8
 # frames of 224 pixels with a ViT-S, and a third of that for 140.

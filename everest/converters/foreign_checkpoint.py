@@ -9,7 +9,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from torch import Tensor
 from everest.converters.preprocessor import PREPROCESSORS
 from everest.converters.translation import FAMILIES, find_family
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shorten
+from everest.system.events import Notify
 from everest.system.hub import HUB_PREFIX, fetch, read_license
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.text import read_json
@@ -69,7 +70,7 @@ class ForeignCheckpoint:
     notes: tuple[str, ...] = ()
 
 
-def locate_checkpoint(name: str, *, notify: Callable[[str], None]) -> Path:
+def locate_checkpoint(name: str, *, notify: Notify) -> Path:
     """Return the file or folder with this name; one of the hub is fetched, and `notify` gets its license."""
     return fetch(name, notify=notify) if name.startswith(HUB_PREFIX) else Path(name)
 

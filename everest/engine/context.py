@@ -166,7 +166,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
 
 
 def _check_shard(recipe: Recipe, options: RunOptions, accelerator: Accelerator) -> None:
-    """Refuse averaged weights in a sharded run; a tokenizer is not sharded, nor is one process."""
+    """Refuse averaged weights in a sharded run; a tokenizer and a run of one process are never sharded."""
     is_sharded = recipe.train.shard == "full" and accelerator.num_processes > 1
     if is_sharded and recipe.train.ema is not None and options.stage != "train-tokenizer":
         raise RecipeError("train.ema keeps a full copy of the weights: not available with train.shard=full")

@@ -133,7 +133,7 @@ class CollapseWatch:
 
 
 def closing_event(training: Training, *, is_compared: bool) -> dict[str, Any]:
-    """A notice of the last losses of pre-training, next to that of guessing; a warning if little is learned.
+    """A notice that compares the last losses of pre-training with guessing; a warning if little is learned.
 
     Args:
         is_compared: a probe compares the loss with a better reference than the loss of one color.
@@ -165,7 +165,7 @@ def closing_event(training: Training, *, is_compared: bool) -> dict[str, Any]:
 
 
 def chance_warning(training: Training, step: int, settings: FinetuneSettings, heads: Heads) -> str | None:
-    """A warning after a real budget, and at the end of the run, if the last losses are hardly below guessing.
+    """A warning if the last losses are hardly below guessing, after enough steps and at the end of the run.
 
     Equal probabilities have the loss ln(classes) for any targets, also smoothed and mixed ones.
     """
@@ -193,13 +193,14 @@ def chance_warning(training: Training, step: int, settings: FinetuneSettings, he
 def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: float) -> float:
     """The cross-entropy of a model that knows every class: the mean entropy of smoothed and mixed targets.
 
-    With equally frequent classes, a partner has another class for 1 - 1 / num_classes of the clips. Its share
-    is from the Beta distributions of Mixup and CutMix; boxes that the border clips are left out.
+    With equally frequent classes, two mixed clips have different classes with a probability of
+    1 - 1 / num_classes. Their shares have the Beta distributions of Mixup and CutMix; that the border of the
+    frame cuts boxes of CutMix is left out.
     """
     rest = smoothing / num_classes  # the probability of each class that a target does not have
 
     def entropy(share: float) -> float:
-        """Of a target with two classes."""
+        """The entropy of a target with two classes."""
         both = entr(share * (1 - smoothing) + rest) + entr((1 - share) * (1 - smoothing) + rest)
         return float(both + (num_classes - 2) * entr(rest))
 

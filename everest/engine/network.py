@@ -35,7 +35,7 @@ MOST_GRAPHS: Final = 64
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[ParamGroup]:
-    """timm's parameter groups, each with an `lr_scale`. Parameters that need no gradient are in none.
+    """timm's parameter groups of a model without its frozen parameters, each with an `lr_scale`.
 
     Args:
         layer_decay: the `lr_scale` of a layer relative to the next layer's (Bao et al. 2021). The model's
@@ -78,7 +78,7 @@ def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.Ad
 
 
 def make_ema(model: nn.Module, settings: TrainSettings) -> ModelEmaV3 | None:
-    """The average of a model's weights over the steps, if `train.ema` has a decay."""
+    """A copy of a model that averages its weights over the steps; None if `train.ema` is None."""
     if settings.ema is None:
         return None
 
@@ -100,11 +100,11 @@ def make_network(
 
 
 def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSettings) -> nn.Module:
-    """The model as a loop calls it: compiled, in the run's precision, gradients exchanged by processes.
+    """Compile a model, set its precision, and let the processes exchange its gradients.
 
-    It has a graph for each batch size. `train.compile: auto` compiles each block on a GPU, and the functions
-    of everest.system.compute, where Triton is installed: that takes seconds, while a whole model takes
-    minutes.
+    A compiled model has a graph for each batch size. Where Triton is installed, `train.compile: auto`
+    compiles each block on a GPU and the functions of everest.system.compute: that takes seconds, while a
+    whole model takes minutes.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"
     compiled = model
@@ -128,9 +128,10 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
 
 
 def shard(model: nn.Module, accelerator: Accelerator) -> None:
-    """Spread every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
+    """Divide the parameters of each block, and all others, among the processes (FSDP, Zhao et al. 2023).
 
-    In bf16 the blocks gather halved weights. The embedding stays float32: it measures importance.
+    In bf16, the processes gather the weights of blocks in half precision. The embedding stays float32: it
+    measures importance.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None

@@ -1,4 +1,4 @@
-"""When a run is saved or stopped, on which all its processes agree."""
+"""Decides when a run is saved or stopped, equally in all its processes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from everest.system.signals import StopSignal
 
 
 class SaveRequest(NamedTuple):
-    """What a process needs at the end of a step."""
+    """What a process requests at the end of a step."""
 
-    signal: int  # that stops the run; 0: none
-    is_due: bool  # a save, by the clock
+    signal: int  # the signal that stops the run; 0: none
+    is_due: bool  # whether a save is due by the clock
 
 
 NO_REQUEST: Final = SaveRequest(signal=0, is_due=False)
 
 
 class SaveSchedule:
-    """When a run is saved or stopped: as `train.save_every` says, after the last step, and by a signal.
+    """Decides when a run is saved or stopped: by `train.save_every`, after the last step, and by a signal.
 
     Attributes:
-        own_signal: of this process; a context.
-        agreed_signal: that any process received, and all know of; 0: none.
+        own_signal: the signal that this process received; a context manager.
+        agreed_signal: a signal that any process received and all processes know; 0: none.
         is_due: whether the run is saved before its next step.
     """
 
@@ -37,11 +37,11 @@ class SaveSchedule:
         self._saved_at = time.monotonic()
 
     def request(self) -> SaveRequest:
-        """What this process needs."""
+        """The request of this process."""
         return SaveRequest(self.own_signal.received, time.monotonic() - self._saved_at >= self._seconds)
 
     def add(self, request: SaveRequest) -> None:
-        """Add what any process needs, which all learn at the same step."""
+        """Add the requests of all processes, which know them at the same step."""
         self.agreed_signal = self.agreed_signal or request.signal
         self.is_due = self.is_due or request.is_due or bool(request.signal)
 

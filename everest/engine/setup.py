@@ -37,7 +37,7 @@ from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights
 
-# Heuristic: of the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
+# Heuristic: times the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
 SURELY_TOO_MUCH: Final = 1.25
 
 
@@ -159,7 +159,7 @@ def measure_memory(
     other_networks: Sequence[TrainedNetwork] = (),
     other_clip_bytes: int = 0,
 ) -> StageMemory:
-    """Measure the memory of a stage, its clips by a pass without numbers (see `make_training`)."""
+    """Count the memory of a stage; that of a clip is measured in a pass without numbers."""
     weights = count_weights(spec, section)
     state = sum(weights.state_bytes(training=True, bytes_per_value=bytes_per_value).values())
     if settings.ema is not None:
@@ -176,7 +176,7 @@ def measure_memory(
 
 
 def _largest_pass(context: RunContext, settings: TrainSettings, memory: StageMemory) -> int:
-    """The most clips of a pass, by `train.micro_batch` or by the memory that is free; all processes agree."""
+    """The most clips in a pass, by `train.micro_batch` or the free memory; equal in all processes."""
     if settings.micro_batch != "auto":
         return settings.micro_batch
     accelerator = context.accelerator
@@ -192,7 +192,7 @@ def _largest_pass(context: RunContext, settings: TrainSettings, memory: StageMem
 
 
 def _check_shared_memory(training: Training) -> None:
-    """Refuse to start workers without enough shared memory; notice if there are fewer of them for it."""
+    """Refuse to start workers without enough shared memory; show a notice if it allows only some of them."""
     workers = training.workers
     shared = shared_bytes(training.clips, training.order(), workers=workers)
     require_shared_memory(shared * num_local_processes())

@@ -9,7 +9,7 @@ the step, so no generator is saved. A file appears under its name only when it i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,13 +150,13 @@ def _modules(network: TrainedNetwork) -> dict[str, nn.Module]:
 
 
 class TrainState:
-    """The networks of a run and fp16's loss scale, and the files that hold them.
+    """Saves and restores the networks of a run and fp16's loss scale.
 
     All processes must call its methods, at the same step.
 
     Args:
         networks: the run's model first.
-        header: of `model.safetensors`; its tensors and step are added.
+        header: the header of `model.safetensors`; tensors and step are added when it is written.
         num_states: the number of newest states to keep.
     """
 
@@ -166,6 +166,7 @@ class TrainState:
         self._networks = networks
         self._accelerator = context.accelerator
         self._run = context.run_folder
+        self._notify = context.notice
         self.header = header
         self._num_states = num_states
         self._saved_step = 0
@@ -216,7 +217,7 @@ class TrainState:
         settings = {**self.header.settings, **settings}
         replace(self.header, tensors=tensors, step=step, settings=settings).save(path)
 
-    def restore(self, steps: int, *, notify: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:
+    def restore(self, steps: int) -> tuple[int, dict[str, Any] | None]:
         """Load the newest intact state of a run of `steps` steps, if it has one, and drop the rows after it.
 
         Returns:
@@ -226,14 +227,15 @@ class TrainState:
         run = self._run
         step = 0
         last = run.read_environment().plan.finished or steps
-        state = self._newest(notify)
+        state = self._newest()
         if state is not None:
             step = state.step
             for network in self._networks:
                 restore(network, state.tensors, source=str(run.state))
             if self._accelerator.scaler is not None and state.notes["scaler"]:
                 self._accelerator.scaler.load_state_dict(state.notes["scaler"])
-            notify(f"all {last} steps are done" if step == last else f"resuming after step {step} of {steps}")
+            resumes = f"resuming after step {step} of {steps}"
+            self._notify(f"all {last} steps are done" if step == last else resumes)
         elif run.weights.is_file():
             step = read_header(run.weights).step
             if step != last:
@@ -245,7 +247,7 @@ class TrainState:
         if self._accelerator.is_main_process:
             for saved_step, path in states_in(run.state).items():
                 if saved_step > step:  # damaged, and newer: it would push out intact ones
-                    notify(f"{path.name} is kept as {path.replace(path.with_suffix(DAMAGED)).name}")
+                    self._notify(f"{path.name} is kept as {path.replace(path.with_suffix(DAMAGED)).name}")
             run.rewind(step)
         self._accelerator.wait_for_everyone()
         if step == last:
@@ -257,10 +259,10 @@ class TrainState:
                 self.save_weights(run.weights, step, {})
         return step, None if state is None else state.notes
 
-    def _newest(self, notify: Callable[[str], None]) -> SavedState | None:
+    def _newest(self) -> SavedState | None:
         """Read the newest intact state, if there are states. Damaged ones are reported and skipped.
 
-        All processes read the states: one is intact if it is for all of them.
+        A state is intact if all processes can read it.
         """
         folder = self._run.state
         (paths,) = broadcast_object_list([[*states_in(folder).values()]])  # those that the main process sees
@@ -286,7 +288,7 @@ class TrainState:
             if not problems:
                 return state
             reason = str(problems[0]).removeprefix(f"{path}: ")
-            notify(f"{path}: damaged, skipped ({reason})")
+            self._notify(f"{path}: damaged, skipped ({reason})")
             first_problem = first_problem or f" ({path.name}: {reason})"
         if paths:
             raise CheckpointError(

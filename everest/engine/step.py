@@ -38,7 +38,7 @@ class TrainedNetwork:
 
     module: nn.Module  # as built: not yet compiled or wrapped
     optimizer: torch.optim.Optimizer
-    name: str = MODEL_PART  # of its tensors in a state
+    name: str = MODEL_PART  # begins the names of its tensors in a state
     ema: ModelEmaV3 | None = None  # with `train.ema`: averages the weights over the steps
 
     @property
@@ -47,7 +47,7 @@ class TrainedNetwork:
         return self.module if self.ema is None else self.ema.module
 
     def own_name(self, kind: str) -> str:
-        """The name of the network's `kind`, such as `grad_norm`: for the model `kind` itself."""
+        """`kind`, such as `grad_norm`, after the name of the network; for the model `kind` alone."""
         return kind if self.name == MODEL_PART else f"{self.name}_{kind}"
 
 
@@ -55,12 +55,12 @@ class PassLosses(NamedTuple):
     """The losses of one pass, () each, and further scalars to log."""
 
     model: Tensor
-    others: Sequence[Tensor] = ()  # of each other network that is active in the step
+    others: Sequence[Tensor] = ()  # one for each other network that is active in the step
     metrics: Mapping[str, Tensor] = {}  # by name
 
 
 class StepNumbers(NamedTuple):
-    """The numbers of one step of all processes, on the host."""
+    """The numbers of one step, combined over all processes, on the host."""
 
     figures: dict[str, float]  # means, by their names in metrics.jsonl
     any_failed: bool  # whether any process met an unreadable video
@@ -69,10 +69,10 @@ class StepNumbers(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NumbersInFlight:
-    """The numbers of one step of all processes, on their way to the host."""
+    """The numbers of one step on all processes, while they are copied to the host."""
 
     names: list[str]  # of the losses, the metrics and the norms
-    copy: HostCopy  # (processes, values): the named ones, then failed reads and the request
+    copy: HostCopy  # (processes, values): the named values, the failed reads and the request
     losses_finite: Tensor  # () bool on the device: whether all losses are finite
     all_finite: Tensor  # () bool on the device: whether all losses and norms are finite
 
@@ -93,7 +93,7 @@ class StepRecord:
     videos: list[str] = field(default_factory=list)
     waited: float = 0.0  # seconds of waiting for batches
     started: float = field(default_factory=time.monotonic)
-    seconds: float | None = None  # of the step; None: it has not ended
+    seconds: float | None = None  # duration of the step; None: it has not ended
 
     def add(self, losses: PassLosses, *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
@@ -124,8 +124,8 @@ class StepRecord:
 class UpdateGuard:
     """Skips updates whose losses or gradients are not finite, and ends a run that cannot recover.
 
-    The device skips an update without the host (`skips`), which judges the same numbers a step later
-    (`check`): with the policy `stop`, the device therefore skips all updates after the first one.
+    The device decides whether to skip an update (`skips`), and the host judges the same numbers a step later
+    (`check`). With the policy `stop`, the device skips all updates until the host has ended the run.
     """
 
     policy: Literal["stop", "skip"]  # `train.nonfinite`
@@ -175,7 +175,7 @@ class UpdateGuard:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group `lr` times its own scale."""
+    """Set the learning rate of every group to `lr` times the `lr_scale` of the group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 

@@ -38,7 +38,6 @@ class StepLog:
         guard: judges the updates that it has skipped on the device.
         workers: how many processes read videos for each training process.
     Attributes:
-        tracker: in the main process; receives the numbers of further rows, too.
         losses: the last finite losses.
     """
 
@@ -54,7 +53,7 @@ class StepLog:
     ) -> None:
         self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.bad_videos = BadVideos(recipe.data.max_bad)
-        self.tracker: GeneralTracker | None = None
+        self._tracker: GeneralTracker | None = None  # in the main process
         self._context = context
         self._plan = plan
         self._saves = saves
@@ -63,6 +62,10 @@ class StepLog:
         self._waits = WaitWatch()
         self._unread: deque[tuple[StepRecord, NumbersInFlight]] = deque()
         self._new_rows: list[Row] = []  # logged, and not yet returned to the loop
+
+    def attach(self, tracker: GeneralTracker) -> None:
+        """Send the numbers of all further rows to a tracker; the main process calls it."""
+        self._tracker = tracker
 
     def notes(self) -> dict[str, Any]:
         """The counters that a resumed run continues, as plain values."""
@@ -74,12 +77,12 @@ class StepLog:
         self.bad_videos.restore(notes["videos"], self._context.run_folder.read_bad_videos())
 
     def write(self, row: Row) -> None:
-        """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
+        """Append a row to metrics.jsonl in the main process, and send its numbers to the tracker."""
         if self._context.accelerator.is_main_process:
             self._context.run_folder.log_row(row)
-        if self.tracker is not None:
+        if self._tracker is not None:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
-            self.tracker.log(numbers, step=row["step"])
+            self._tracker.log(numbers, step=row["step"])
 
     def add(self, record: StepRecord, numbers: NumbersInFlight, *, all_now: bool) -> list[Row]:
         """Add a step, and log the steps whose numbers have arrived, or with `all_now` all steps.
@@ -138,11 +141,11 @@ class WaitWatch:
     """Sums up how long the first steps wait for videos, except the very first, which starts the workers."""
 
     steps: int = -1
-    waited: float = 0.0  # seconds, as `seconds`
-    seconds: float = 0.0
+    waited: float = 0.0  # seconds of waiting
+    seconds: float = 0.0  # duration of the steps
 
     def add(self, waited: float, seconds: float) -> float | None:
-        """Add a step; once they are all watched, return the share of time spent waiting, if it is large."""
+        """Add a step; after the last watched step, return the share of time spent waiting if it is large."""
         self.steps += 1
         if self.steps == 0 or (self.steps > WATCHED_STEPS and self.seconds >= WATCHED_SECONDS):
             return None

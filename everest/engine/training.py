@@ -6,8 +6,8 @@ for step in training.remaining_steps():
     rows = step.update()
 
 A step is one update of the weights. In a pass, a process computes the forward and the backward pass of one
-micro-batch; a step has as many passes as gradients are accumulated. `steps` is a count, an `index` begins
-at 0. A network is a module that learns, with its optimizer; the model is the first network of a run.
+micro-batch; the passes of a step accumulate their gradients. `steps` is a count, an `index` begins at 0. A
+network is a module that learns, with its optimizer; the model is the first network of a run.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Training:
     plan: StagePlan
     clips: ClipDataset  # as workers read them: the device may resize their crops
     model: nn.Module  # as the loop calls it (everest.engine.network.prepare_model)
-    networks: Sequence[TrainedNetwork]  # the model as built, then all others that learn in the same steps
-    state: TrainState  # their files
+    networks: Sequence[TrainedNetwork]  # first the model, then others that learn in the same steps
+    state: TrainState  # saves and restores the networks
     steps_done: int = 0  # updates done, over all resumes
     last_step: int = field(init=False)  # below `plan.steps` in a run that ends early
-    has_weights: bool = field(init=False, default=True)  # False: of a finished run, whose states are removed
-    workers: int = field(init=False)  # processes that read videos, of each process
+    has_weights: bool = field(init=False, default=True)  # False: a finished run whose states were removed
+    workers: int = field(init=False)  # processes that read videos for each training process
     saves: SaveSchedule = field(init=False)
     guard: UpdateGuard = field(init=False)
     step_log: StepLog = field(init=False)
@@ -85,7 +85,7 @@ class Training:
 
     def resume(self) -> None:
         """Restore the newest state of the run, if it has one. Every process reads it."""
-        self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.context.notice)
+        self.steps_done, notes = self.state.restore(self.plan.steps)
         self.last_step = self.context.run_folder.read_environment().plan.finished or self.plan.steps
         self.has_weights = notes is not None or self.steps_done == 0
         if notes is not None:
@@ -113,7 +113,7 @@ class Training:
         )
 
     def loader(self, step: int = 0) -> ClipLoader:
-        """The clips of `order`, read by workers that start here; several processes stop at a common step."""
+        """Start workers that read the clips of `order`; several training processes stop at a common step."""
         signal, waits = self.saves.own_signal, 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
         return ClipLoader(
             self.clips,
@@ -124,9 +124,9 @@ class Training:
         )
 
     def remaining_steps(self) -> Generator[Step]:
-        """Yield each step that is left, whose update the caller makes.
+        """Yield each step that is left; the caller computes its gradients and updates the weights.
 
-        When the next one is requested, the run is saved if that is due (`train.save_every`, the last step, a
+        When the next step is requested, the run is saved if that is due (`train.save_every`, the last step, a
         signal), and Stopped is raised after a signal to any process. `close` ends the workers and waits until
         all files are written, also after an error in the loop.
         """
@@ -168,7 +168,7 @@ class Training:
         self.state.save(self.steps_done, self.step_log.notes())
 
     def end(self, reason: str) -> None:
-        """End the run before the last step of its plan, unless it has ended here."""
+        """End the run after the steps done so far, which are fewer than planned."""
         if self.has_steps:
             self.last_step = self.steps_done
             self.save()  # if the process was killed before the last weights were written
@@ -176,7 +176,7 @@ class Training:
 
 
 class Step:
-    """An update of the weights by the mean of the gradients of its passes, on all processes.
+    """One update of the weights, by the mean gradient of its passes on all processes.
 
     Random choices follow from the seed, the step, the process and the pass, so that a resumed run is
     identical, and no generator is saved.
@@ -193,7 +193,7 @@ class Step:
         self._accelerator = training.context.accelerator
         self._seed = training.recipe.train.seed
         self._loaded = loaded
-        self._pass = 0  # the current one
+        self._pass = 0  # the index of the current pass
         self._record = StepRecord(index=self.index)
         # A warm-up begins at 0: its first step fills the moments of AdamW and changes no weight.
         for network in training.networks:
@@ -273,7 +273,7 @@ class Stage(Protocol):
     def training(self) -> Training: ...
 
     def losses(self, batch: Batch, step: Step) -> PassLosses:
-        """The losses of clips on the device."""
+        """The losses of clips on the device; random choices about the batch follow from `step`."""
         ...
 
     def train(self) -> None:

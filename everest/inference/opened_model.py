@@ -5,7 +5,6 @@ B clips, C channels, T frames, H W pixels, K encoded tokens, D width, O outputs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +29,7 @@ from everest.models.pooling import mean_and_change
 from everest.models.spec import Transformer
 from everest.system.accelerator import make_accelerator, make_runtime
 from everest.system.compute import Runtime, choose_precision
+from everest.system.events import Notify
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 
 
@@ -78,7 +78,7 @@ class OpenedModel:
         views: tuple[int | None, int | None] = (None, None),
         keep: float | None = None,
         cpu: bool = False,
-        notify: Callable[[str], None] | None = None,
+        notify: Notify | None = None,
     ) -> OpenedModel:
         """Open a checkpoint for a command, and set up this process to compute (`make_accelerator`).
 

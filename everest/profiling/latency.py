@@ -31,6 +31,7 @@ from everest.inference.windows import Unreadable
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
 from everest.system.compute import one_thread
+from everest.system.events import Notify
 from everest.video.metadata import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
@@ -127,7 +128,7 @@ def time_timeline(job: LongJob) -> dict[str, float]:
 
 
 def measure_latency(
-    checkpoint: str, data: Path | None, windows: Passes, *, cpu: bool, notify: Callable[[str], None]
+    checkpoint: str, data: Path | None, windows: Passes, *, cpu: bool, notify: Notify
 ) -> dict[str, Any]:
     """The document of `everest profile --latency --json`: a checkpoint or ONNX file on videos.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+Notify = Callable[[str], None]  # receives a line for the user where no events are reported
 Report = Callable[[dict[str, Any]], None]
 # {"event": "step", ...}: a row of metrics.jsonl with "steps" and "epochs"
 # {"event": "video", "done", "videos"} or {"event": "window", "done", "windows"}: progress

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from everest.errors import CheckpointError, RecipeError
+from everest.system.events import Notify
 from everest.system.files import absolute_keeping_links, write_errors
 from everest.system.processes import warn_on_main
 
@@ -43,7 +43,7 @@ def absolute_name(name: str | Path) -> str:
     return text if file is None else f"{TIMM_PREFIX}{model}={absolute_keeping_links(file)}"
 
 
-def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
+def fetch(name: str, *, notify: Notify = warn_on_main) -> Path:
     """Download the files of `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`; returns their local folder.
 
     If the hub does not answer (no network, HF_HUB_OFFLINE=1), the files come from the local cache in HF_HOME

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -191,58 +192,70 @@ def list_inputs(result: MeasuredTest) -> list[str]:
 
 
 def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
-    """One sentence: whether the model is clearly better than outputs that need no training.
+    """One sentence: whether the model is clearly better than outputs that need no training, or little.
 
-    `--folds` can have `possible_folds`; None: the videos cannot be tested so.
+    Args:
+        possible_folds: that `--folds` may name; None: the videos cannot be tested in folds.
     """
     fix = LABEL_MORE
     if possible_folds is not None:
         fix = f"test on all videos with --folds {possible_folds} and a new --output"
+    is_higher_better = METRICS[result.metric].is_higher_better
+    no_better = operator.le if is_higher_better else operator.ge
     simple, baseline = result.chance, "guessing"
     if result.majority is not None:
         simple, baseline = result.majority, f"always predicting '{result.majority_class}'"
     baseline = f"{baseline} ({value_text(result.metric, simple)})"
     linear = None if result.chosen == IMAGES else result.linear_pixels
-    linear_model = "" if linear is None else f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
-    sign = 1 if METRICS[result.metric].is_higher_better else -1
     if result.majority == 100:
         return f"the test has videos of '{result.majority_class}' only: {fix}"
-    if sign * result.value <= sign * simple:
+    if no_better(result.value, simple):
         return f"no better than {baseline}: {LABEL_MORE}"
     scores = result.timelines
     if scores is not None and scores.frame_accuracy <= scores.majority_accuracy:
         share = f"{scores.majority_accuracy:.1f} %"
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
-    if linear is not None and sign * result.value <= sign * linear:
-        if not result.folds and result.groups < FEW_GROUPS:
-            size = f"{result.videos} tests of {plural(result.groups, 'group')}"
-            return f"no better than {linear_model}, but {size} are too few to tell: {fix}"
-        trained = any(each.name == NETWORK for each in result.candidates)
-        longer = ", or train longer (--set finetune.steps)" if trained else ""
-        ends = result.difference
-        spread = "" if ends is None else f", the difference is {ends[0]:.3g} to {ends[1]:.3g}"
-        return f"no better than {linear_model}{spread}: {LABEL_MORE}{longer}"
+    if linear is not None and no_better(result.value, linear):
+        return _explain_no_gain(result, linear, fix)
     if result.interval is None and result.groups < 2:
         return f"no interval: the test has only one group; {fix}"
     if result.interval is None and (linear is None or result.difference is None):
         return f"no interval: a class has fewer than {FEW_OF_CLASS} videos in the test; {LABEL_MORE}"
-    if result.interval is not None and sign * result.interval[sign < 0] <= sign * simple:
+    if result.interval is not None and no_better(result.interval[0 if is_higher_better else 1], simple):
         return f"the interval includes {baseline}, so the test cannot tell: {fix}"
-    if linear is None:
-        better = f"clearly better than {baseline}"
-        if result.chosen != IMAGES:
-            return better
-        fix = "more labels, or weights to start from (--init), would let a network pay"
-        return f"{better}; {LINEAR_MODEL} was chosen: {fix}"
+    if linear is not None:
+        return _compare_with_linear(result, linear, fix)
+    better = f"clearly better than {baseline}"
+    if result.chosen != IMAGES:
+        return better
+    fix = "more labels, or weights to start from (--init), would let a network pay"
+    return f"{better}; {LINEAR_MODEL} was chosen: {fix}"
+
+
+def _explain_no_gain(result: MeasuredTest, linear: float, fix: str) -> str:
+    """What to do about a model that is no better than a linear one, which has the value `linear`."""
+    problem = f"no better than {LINEAR_MODEL} ({value_text(result.metric, linear)})"
+    if not result.folds and result.groups < FEW_GROUPS:
+        size = f"{result.videos} tests of {plural(result.groups, 'group')}"
+        return f"{problem}, but {size} are too few to tell: {fix}"
+    if result.difference is not None:
+        problem += ", the difference is {:.3g} to {:.3g}".format(*result.difference)
+    trains_network = any(each.name == NETWORK for each in result.candidates)
+    longer = ", or train longer (--set finetune.steps)" if trains_network else ""
+    return f"{problem}: {LABEL_MORE}{longer}"
+
+
+def _compare_with_linear(result: MeasuredTest, linear: float, fix: str) -> str:
+    """Whether a model with a better value than a linear one, `linear`, is clearly better."""
+    linear_model = f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
     if result.groups < FEWEST_TO_COMPARE:
         return f"no clear difference from {linear_model}: only {plural(result.groups, 'group')}; {fix}"
-    ends = result.difference or result.interval
-    assert ends is not None  # above
+    name, ends, equal = "the interval of the difference", result.difference, 0.0
+    if ends is None:  # of a metric that single videos do not have
+        name, ends, equal = "the interval", result.interval, linear
+    assert ends is not None  # see `judge`
     low, high = ends
-    name, value = "the interval of the difference", 0.0
-    if result.difference is None:  # of a metric that single videos do not have
-        name, value = "the interval", linear
     spread = f"{name} is {low:.3g} to {high:.3g}"
-    if low <= value <= high:
+    if low <= equal <= high:
         return f"no clear difference from {linear_model}: {spread}; {fix}"
     return f"clearly better than {linear_model}: {spread}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
+from everest import stages
 from everest.checkpoints.describe import save_classifier
 from everest.checkpoints.init import find_init, read_init
 from everest.config.heads import Head
@@ -33,13 +35,11 @@ from everest.project.candidates import (
     make_network_candidate,
 )
 from everest.project.choice import BestCandidate, choose, compare_inputs
-from everest.project.request import FEATURES_FOLDER, Project
+from everest.project.request import FEATURES_FOLDER, FoldLists, Project
 from everest.project.result import DELIVERED, TestOutputs
 from everest.system.events import Report, heading, notice
-from everest.system.run_folder import FINETUNE_FOLDER, MODEL_FOLDER, RECIPE_FILE
+from everest.system.run_folder import FINETUNE_FOLDER, MODEL_FOLDER, RECIPE_FILE, RunFolder
 from everest.system.text import plural
-
-Finetune = Callable[[Path, Sequence[str]], Path]  # into a run folder, with overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +47,26 @@ class Comparison:
     """The candidates of a project on the lists of its recipe, or of a fold."""
 
     project: Project
-    folder: Path
+    folder: Path  # of the project
     init: str | None  # weights that all candidates with an encoder start from
-    finetune: Finetune
     report: Report
-    forced: str | None  # the candidate to deliver, by --model; None: the best
-    overrides: Sequence[str] = ()  # with the lists of a fold
-    tables: list[FeatureTable] = field(default_factory=list)  # one for all folds, by `reading_features`
+    fold: FoldLists | None = None  # None: the lists of the recipe
+
+    @property
+    def overrides(self) -> list[str]:
+        """The request's overrides of the recipe, and the lists of the fold."""
+        lists = {} if self.fold is None else vars(self.fold)
+        paths = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
+        return [*self.project.request.overrides, *paths]
+
+    @property
+    def forced(self) -> str | None:
+        """The candidate to deliver by --model; None: the best."""
+        return NETWORK if self.project.request.model == NETWORK else None
 
     @cached_property
     def recipe(self) -> Recipe:
-        overrides = [*self.project.request.overrides, *self.overrides]
-        return load_recipe(self.folder / RECIPE_FILE, overrides=overrides)
+        return load_recipe(self.folder / RECIPE_FILE, overrides=self.overrides)
 
     @cached_property
     def classes(self) -> Classes:
@@ -79,43 +87,49 @@ class Comparison:
             listed[key] = read_source(data, key, labeled=True, classes=self.classes).samples
         return listed
 
-    @contextmanager
-    def reading_features(self) -> Iterator[None]:
-        """Have the features of all samples, read once, for the block."""
+    def train_stage(self, stage: Callable[..., Path], output: Path) -> Path:
+        """Run `stages.pretrain` or `stages.finetune` on the lists in a run folder, or resume it there."""
+        return stage(
+            self.folder / RECIPE_FILE,
+            output=output,
+            init=self.init,
+            overrides=self.overrides,
+            overwrite=not RunFolder(output).is_run(),  # a folder without a run may hold a user's files
+            report=self.report,
+        )
+
+    def reading_features(self) -> AbstractContextManager[FeatureTable]:
+        """The features of all samples for a block, and for all folds; see `fill_table`."""
         self.report(heading("features of the linear candidates"))
         samples = {each.video_id: each for listed in self.samples.values() for each in listed}
         folder, all_samples = self.folder / FEATURES_FOLDER, list(samples.values())
-        with fill_table(folder, self.recipe, self.classes, self.init, all_samples, self.report) as table:
-            self.tables.append(table)
-            yield
+        return fill_table(folder, self.recipe, self.classes, self.init, all_samples, self.report)
 
-    def compare(self, folder: Path) -> tuple[Classifier, list[Candidate], BestCandidate]:
+    def compare(self, table: FeatureTable, folder: Path) -> tuple[Classifier, list[Candidate], BestCandidate]:
         """Train the candidates on the training list, choose one by the validation list; returns its model.
 
         Linear candidates also learn from the validation list. `folder` gets the run of the network.
         """
-        (table,) = self.tables
         val = table.readable(self.samples["val"])
         learned = [*table.readable(self.samples["train"]), *val]
         candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if self.project.trains_network and (val or self.forced):
             self.report(heading("fine-tuning"))
-            run = self.finetune(folder / FINETUNE_FOLDER, self.overrides)
+            run = self.train_stage(stages.finetune, folder / FINETUNE_FOLDER)
             candidates.append(make_network_candidate(run, learned, val))
         labels = label_array([sample.labels[0] for sample in learned], self.head)
         groups = [sample.group_or_path for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
         choice = choose(outputs, labels, groups, self.head, forced=self.forced)
-        if not self.overrides:  # of folds, the tests of all count
+        if self.fold is None:  # of folds, the tests of all count
             inputs = compare_inputs(outputs, choice, labels, groups, self.head)
             choice = replace(choice, inputs=inputs)
         return self._model(candidates, choice), candidates, choice
 
     def compare_folds(
-        self, outputs: TestOutputs, chosen_in_folds: Sequence[str]
+        self, table: FeatureTable, outputs: TestOutputs, chosen_in_folds: Sequence[str]
     ) -> tuple[Classifier, BestCandidate]:
         """Choose a candidate by its outputs for the tests of all folds; returns its model of all videos."""
-        (table,) = self.tables
         by_name = {
             name: np.array(rows, np.float32)
             for name, rows in outputs.outputs.items()
@@ -129,7 +143,7 @@ class Comparison:
         candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if NETWORK in choice.members:
             self.report(heading("fine-tuning on all videos"))
-            run = self.finetune(self.folder / FINETUNE_FOLDER, ())
+            run = self.train_stage(stages.finetune, self.folder / FINETUNE_FOLDER)
             candidates.append(make_network_candidate(run, learned, ()))
         model = self._model(candidates, choice)
         if self.forced:

@@ -5,31 +5,33 @@ V test videos, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from everest import inference_api
 from everest.annotations.bout import Bouts
 from everest.config.heads import METRIC_OF_TASK
+from everest.data.clip_dataset import ClipDataset
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
-from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
+from everest.evaluation.page import PAGE
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules
 from everest.inference.opened_model import OpenedModel
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
+from everest.lists.sample import Sample
 from everest.lists.sources import read_source
 from everest.metrics.head_metrics import class_tests, compute_metrics, find_chance
 from everest.metrics.names import METRICS
-from everest.metrics.predictions import write_predictions
+from everest.metrics.predictions import Predictions, write_predictions
 from everest.models.classifier import Classifier
 from everest.prepare.window_labels import read_bouts
 from everest.project.candidates import MEAN, Candidate
@@ -56,8 +58,16 @@ LINEAR_FILE: Final = "linear.csv"  # the predictions of the linear model on smal
 OUTPUTS: Final = "outputs.json"  # of all candidates, for the pooling of folds
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
-Summarize = Callable[[MeasuredTest], Summary]  # the beginning of the page of a test
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the validation recordings
+
+
+class PageData(NamedTuple):
+    """What the page of a test shows below its summary; see `everest.evaluation.page`."""
+
+    results: dict[str, Any]
+    predictions: Predictions
+    classes: Classes
+    clips: ClipDataset
 
 
 def measure_candidates(
@@ -66,8 +76,7 @@ def measure_candidates(
     candidates: Sequence[Candidate],
     choice: BestCandidate,
     folder: Path,
-    summarize: Summarize,
-) -> MeasuredTest:
+) -> tuple[MeasuredTest, PageData]:
     """Evaluate the chosen candidate on the test list, with the others next to it; writes into DIR/report.
 
     The timelines of annotated recordings are measured, too.
@@ -86,21 +95,7 @@ def measure_candidates(
         model, model.spec, model.recipe, runtime, report=report, files=files
     )
     (head,) = model.heads
-    by_video = {each.name: each.predict(samples) for each in candidates}
-    if choice.mean_of:
-        first, second = (by_video[name] for name in choice.mean_of)
-        both = [video for video in first if video in second]
-        by_video[MEAN] = {video: (first[video] + second[video]) / np.float32(2) for video in both}
-    by_video[DELIVERED] = dict(zip(predictions.videos, predictions.outputs.mean(axis=1), strict=True))
-    tested = [sample for sample in samples if all(sample.video_id in rows for rows in by_video.values())]
-    videos = [sample.video_id for sample in tested]
-    outputs = TestOutputs(
-        videos=videos,
-        groups=[sample.group_or_path for sample in tested],
-        labels=[sample.labels[0] for sample in tested],
-        dropped=len(predictions.videos) - len(tested),
-        outputs={name: [rows[video].tolist() for video in videos] for name, rows in by_video.items()},
-    )
+    outputs = _predict_all(candidates, choice, samples, predictions)
     write_document(report_folder / OUTPUTS, asdict(outputs))
     classes = Classes(heads=model.heads, names=model.class_names)
     write_predictions(report_folder / LINEAR_FILE, outputs.predictions(IMAGES, head), classes)
@@ -119,9 +114,28 @@ def measure_candidates(
         report=str(report_folder / PAGE),
         timelines=timelines,
     )
-    clips = evaluation_clips(model.recipe, classes)
-    write_evaluation_page(report_folder, evaluation, predictions, classes, clips, summarize(test))
-    return test
+    return test, PageData(evaluation, predictions, classes, evaluation_clips(model.recipe, classes))
+
+
+def _predict_all(
+    candidates: Sequence[Candidate], choice: BestCandidate, samples: Sequence[Sample], delivered: Predictions
+) -> TestOutputs:
+    """The outputs of all candidates, and of the delivered model, for samples that all can read."""
+    by_video = {each.name: each.predict(samples) for each in candidates}
+    if choice.mean_of:
+        first, second = (by_video[name] for name in choice.mean_of)
+        both = [video for video in first if video in second]
+        by_video[MEAN] = {video: (first[video] + second[video]) / np.float32(2) for video in both}
+    by_video[DELIVERED] = dict(zip(delivered.videos, delivered.outputs.mean(axis=1), strict=True))
+    tested = [sample for sample in samples if all(sample.video_id in rows for rows in by_video.values())]
+    videos = [sample.video_id for sample in tested]
+    return TestOutputs(
+        videos=videos,
+        groups=[sample.group_or_path for sample in tested],
+        labels=[sample.labels[0] for sample in tested],
+        dropped=len(delivered.videos) - len(tested),
+        outputs={name: [rows[video].tolist() for video in videos] for name, rows in by_video.items()},
+    )
 
 
 def measure_outputs(
@@ -192,9 +206,8 @@ def pool_folds(
     choice: BestCandidate,
     outputs: TestOutputs,
     fold_results: Sequence[MeasuredTest],
-    summarize: Summarize,
-) -> MeasuredTest:
-    """The test of all folds together, with the chosen model, which learned from all videos; writes its page.
+) -> tuple[MeasuredTest, PageData]:
+    """The test of all folds together, with the chosen model, which learned from all videos.
 
     Args:
         outputs: see `pool_outputs`.
@@ -235,16 +248,8 @@ def pool_folds(
         for number, result in enumerate(fold_results, start=1)
     }
     tested = replace(model.recipe, data=replace(model.recipe.data, test=model.recipe.data.train))
-    write_pooled_page(
-        report_folder,
-        {"all folds": pooled.dump(), **results},
-        delivered,
-        classes,
-        evaluation_clips(tested, classes),
-        noun="window" if project.request.annotations else "video",
-        summary=summarize(pooled),
-    )
-    return pooled
+    documents = {"all folds": pooled.dump(), **results}
+    return pooled, PageData(documents, delivered, classes, evaluation_clips(tested, classes))
 
 
 def score_recordings(

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -53,10 +53,17 @@ DIFFERENCE_FIXES: Final = {  # see `everest.prepare.check.class_differences`
 FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is more than 5 %
 
 
-def make_plan(
-    request: Request, folder: Path, tested: Sequence[str], report: Report
-) -> tuple[ProjectLists, str, dict[str, Any]]:
-    """Write the lists into `NEW_LISTS`; returns them, the text of a recipe, and the plan of `--json`."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The lists of a project, the recipe for them, and the document of `--dry-run --json`."""
+
+    lists: ProjectLists
+    suggestion: Suggestion
+    document: dict[str, Any]
+
+
+def make_plan(request: Request, folder: Path, tested: Sequence[str], report: Report) -> Plan:
+    """Write the lists into `NEW_LISTS` of a folder, and plan the stages of a project."""
     on_cpu = None if request.latency is None else True
     start = None  # or weights, which are found before the videos are read
     if request.init is not None:
@@ -100,7 +107,7 @@ def make_plan(
         fits = FIT_SECONDS * num_samples * classes.heads[0].outputs
         comparisons = 1 + len(lists.folds)  # the last one chooses the model that learns from all
         seconds = read + comparisons * slow_down() * (CHECK_SECONDS + fits), 0.0
-    plan = _make_document(lists, suggestion, samples, classes, request, seconds, trains_network)
+    document = _make_document(lists, suggestion, samples, classes, request, seconds, trains_network)
     all_samples = tuple(chain.from_iterable(samples.values()))
     differences = differences_by_headers(replace(train, samples=all_samples).by_class)
     warnings = [f"{difference_text(row)}; {DIFFERENCE_FIXES[row['of']]}" for row in differences]
@@ -110,8 +117,9 @@ def make_plan(
         for sample in listed
     }
     warnings = [*check_copies(parts), *check_groups(all_samples), *warnings]
-    plan |= {"warnings": warnings, "lines": [*plan["lines"], *(f"warning: {text}" for text in warnings)]}
-    return replace(lists, warnings=warnings), suggestion.text, plan
+    document |= {"warnings": warnings}
+    document["lines"] += [f"warning: {text}" for text in warnings]
+    return Plan(lists=replace(lists, warnings=warnings), suggestion=suggestion, document=document)
 
 
 def _fit_to_hours(

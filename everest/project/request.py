@@ -7,10 +7,10 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import torch
 from pydantic import InstanceOf, TypeAdapter
@@ -46,7 +46,7 @@ FEATURES_FOLDER: Final = f".features{PART_SUFFIX}"  # of the linear candidates, 
 REPORT: Final = "report"
 WINDOWS: Final = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
-PLANNED: Final = "section"  # in project.json once the lists and the recipe are written
+PLANNED: Final = "planned"  # in project.json once the lists and the recipe are written
 TESTED: Final = "tested"  # in project.json: the test recordings of this project, or of the one it replaces
 BUDGETS: Final = tuple((stage, key) for stage in STAGES for key in ("steps", "epochs"))
 # The choices of every suggested recipe on which it depends whether a key has an effect.
@@ -164,6 +164,19 @@ class ProjectLists:
     subjects: Sequence[str] = ()  # whose bouts are taken together
     warnings: Sequence[str] = ()  # about the videos, for the plan and the verdict
 
+    def renamed(self, folder: Path, name: str) -> Self:
+        """The lists after the folder that they were written into got another name."""
+
+        def rename(path: Any) -> Any:
+            for old in (folder, folder.resolve()):
+                if isinstance(path, str) and Path(path).is_relative_to(old):
+                    return str(old.with_name(name) / Path(path).relative_to(old))
+            return path
+
+        section = {key: rename(value) for key, value in self.section.items()}
+        folds = [FoldLists(**{key: rename(path) for key, path in vars(fold).items()}) for fold in self.folds]
+        return replace(self, section=section, folds=folds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Project(ProjectLists):
@@ -173,6 +186,7 @@ class Project(ProjectLists):
     files: dict[InstanceOf[str], str]  # see `Request.checksums`
     planned_minutes: float
     trains_network: bool = True  # as planned, also if the project is resumed on another machine
+    planned: bool = True
 
 
 def read_project(folder: Path) -> Project:

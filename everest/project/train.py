@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -19,10 +17,11 @@ from everest.annotations.formats import recognize_format
 from everest.config.heads import Task
 from everest.config.settings import Recipe
 from everest.errors import DataError, UserError
-from everest.evaluation.page import PAGE, Summary
+from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
 from everest.models.classifier import Classifier
+from everest.project.candidates import FeatureTable
 from everest.project.comparison import Comparison
-from everest.project.measure import OUTPUTS, measure_candidates, pool_folds, pool_outputs
+from everest.project.measure import OUTPUTS, PageData, measure_candidates, pool_folds, pool_outputs
 from everest.project.project_plan import NEW_LISTS, make_plan
 from everest.project.request import (
     LISTS,
@@ -40,7 +39,7 @@ from everest.project.request import (
     with_warmup,
     write_document,
 )
-from everest.project.result import NETWORK, ClipTime, MeasuredTest, ProjectResult
+from everest.project.result import ClipTime, MeasuredTest, ProjectResult
 from everest.project.verdict import judge, list_results, write_methods
 from everest.suggest.model_size import measure_network_time, measure_reading_ms
 from everest.system.accelerator import restore_process_state
@@ -54,9 +53,9 @@ from everest.system.files import (
 )
 from everest.system.hub import absolute_name
 from everest.system.locks import sole_writer
-from everest.system.run_folder import FOLDS_FOLDER, PROJECT_FILE, RECIPE_FILE, RunFolder
+from everest.system.run_folder import FOLDS_FOLDER, PROJECT_FILE, RECIPE_FILE
 from everest.system.signals import Stopped
-from everest.system.text import json_text, time_text
+from everest.system.text import time_text
 
 
 @restore_process_state()
@@ -138,7 +137,7 @@ def train(
     check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:
         with TemporaryDirectory(prefix="everest-train-") as trial:
-            return make_plan(request, Path(trial), read_tested(folder), report)[2]
+            return make_plan(request, Path(trial), read_tested(folder), report).document
     try:
         with make_folder(folder), sole_writer(folder / PROJECT_FILE):
             resumed = find_project(folder, request, overwrite=overwrite)
@@ -170,25 +169,25 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
     tested = read_tested(folder)
     try:
         checksums = request.checksums()  # before they are read
-        lists, recipe, plan = make_plan(request, folder, tested, report)
+        plan = make_plan(request, folder, tested, report)
         write_document(folder / PROJECT_FILE, {"request": asdict(request), TESTED: tested})
         clear_project(folder)
-        for line in plan["lines"]:
+        for line in plan.document["lines"]:
             report(heading(line))
         for file in filter(Path.is_file, new_lists.rglob("*")):
             path = folder / LISTS / file.relative_to(new_lists)
             path.parent.mkdir(parents=True, exist_ok=True)
             file.replace(path)
+        lists = plan.lists.renamed(new_lists, LISTS)
         project = Project(
             request=request,
             files=checksums,
-            planned_minutes=plan["minutes"],
-            trains_network=plan["trainings"] > 0,
+            planned_minutes=plan.document["minutes"],
+            trains_network=plan.document["trainings"] > 0,
             **vars(lists),
         )
-        document = json_text(asdict(project), indent=2)
-        write_text(folder / RECIPE_FILE, recipe.replace(NEW_LISTS, LISTS))
-        write_text(folder / PROJECT_FILE, document.replace(NEW_LISTS, LISTS) + "\n")
+        write_text(folder / RECIPE_FILE, replace(plan.suggestion, section=lists.section).text)
+        write_document(folder / PROJECT_FILE, asdict(project))
     except UserError:
         if not (folder / RECIPE_FILE).exists():
             clear_project(folder)
@@ -204,55 +203,37 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
         return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
-    init = project.request.init
-
-    def run_stage(stage: Callable[..., Path], output: Path, fold: Sequence[str] = ()) -> Path:
-        return stage(
-            folder / RECIPE_FILE,
-            output=output,
-            init=init,
-            overrides=[*project.request.overrides, *fold],
-            overwrite=not RunFolder(output).is_run(),  # a folder without a run may hold a user's files
-            report=report,
-        )
-
+    comparison = Comparison(project=project, folder=folder, init=project.request.init, report=report)
     if project.request.unlabeled is not None:
         report(heading("pre-training"))
-        init = str(run_stage(stages.pretrain, folder / PRETRAIN))
-    finetune = partial(run_stage, stages.finetune)
-    forced = NETWORK if project.request.model == NETWORK else None
-    comparison = Comparison(
-        project=project, folder=folder, init=init, finetune=finetune, report=report, forced=forced
-    )
-    verdict = partial(judge, possible_folds=project.possible_folds)
-    with comparison.reading_features():
-        fold_results = _train_folds(comparison)
-        pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
-        if fold_results:
-            outputs = pool_outputs(folder, fold_results)
-            model, choice = comparison.compare_folds(outputs, [each.choice for each in fold_results])
-            measure = partial(pool_folds, comparison, model, choice, outputs, fold_results)
+        pretrained = comparison.train_stage(stages.pretrain, folder / PRETRAIN)
+        comparison = replace(comparison, init=str(pretrained))
+    with comparison.reading_features() as table:
+        fold_tests = _train_folds(comparison, table)
+        if fold_tests:
+            outputs = pool_outputs(folder, fold_tests)
+            model, choice = comparison.compare_folds(table, outputs, [each.choice for each in fold_tests])
+            comparison.save(model, folder)
+            test, page = pool_folds(comparison, model, choice, outputs, fold_tests)
         else:
-            model, candidates, choice = comparison.compare(folder)
-            measure = partial(measure_candidates, comparison, model, candidates, choice, folder)
-        comparison.save(model, folder)
-        clip_time = _measure_clip_time(model, comparison, project.request.latency)
+            model, candidates, choice = comparison.compare(table, folder)
+            comparison.save(model, folder)
+            test, page = measure_candidates(comparison, model, candidates, choice, folder)
+        clip_time = _measure_clip_time(model, comparison, table)
         times = [] if clip_time is None else [str(clip_time)]
-
-        def summarize(test: MeasuredTest) -> Summary:
-            methods = f"methods: {write_methods(project, choice, comparison.recipe, test)}"
-            lines = [*list_results(test), verdict(test), *times, methods]
-            return Summary(lines, pages, test.figure, f"Test of {folder.name}", _make_intervals(test))
-
-        test = measure(summarize)
+        judgment = judge(test, possible_folds=project.possible_folds)
+        methods = write_methods(project, choice, comparison.recipe, test)
+        lines = [*list_results(test), judgment, *times, f"methods: {methods}"]
+        links = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_tests, start=1)}
+        _write_page(folder, test, page, lines, links, title=folder.name)
     result = ProjectResult(
         **vars(test),
-        judgment=verdict(test),
+        judgment=judgment,
         minutes=round((monotonic() - started) / 60, 1),
         planned_minutes=project.planned_minutes,
         resumed=resumed,
         clip_time=clip_time,
-        methods=write_methods(project, choice, comparison.recipe, test),
+        methods=methods,
         next=list_next_commands(project.request, test, comparison.recipe, folder),
     )
     write_document(folder / RESULT, result.dump())
@@ -274,16 +255,11 @@ def list_next_commands(request: Request, test: MeasuredTest, recipe: Recipe, fol
     return [shlex.join([*export, "model.onnx"]), shlex.join([*export, "model-int8.onnx", *calibrate])]
 
 
-def _make_intervals(test: MeasuredTest) -> dict[str, Sequence[float] | None]:
-    """The 95 % interval of the recall, or of the average precision, of each class."""
-    return {each.name: each.interval for each in test.behaviors}
-
-
-def _measure_clip_time(model: Classifier, comparison: Comparison, limit: float | None) -> ClipTime | None:
-    """The time of the delivered model for a clip; None without a limit."""
+def _measure_clip_time(model: Classifier, comparison: Comparison, table: FeatureTable) -> ClipTime | None:
+    """The time of the delivered model for a clip; None without --latency."""
+    limit = comparison.project.request.latency
     if limit is None:
         return None
-    (table,) = comparison.tables
     readable = table.readable([sample for listed in comparison.samples.values() for sample in listed])
     return ClipTime(
         network_ms=round(measure_network_time(model).alone_ms, 2),
@@ -292,14 +268,30 @@ def _measure_clip_time(model: Classifier, comparison: Comparison, limit: float |
     )
 
 
-def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
+def _write_page(
+    folder: Path,
+    test: MeasuredTest,
+    page: PageData,
+    lines: Sequence[str],
+    links: Mapping[str, Path],
+    *,
+    title: str,
+) -> None:
+    """Write the page of a test in the folder of a project or of a fold."""
+    # Of each class, the interval of its recall, or of its average precision.
+    intervals = {each.name: each.interval for each in test.behaviors}
+    summary = Summary(lines, links, test.figure, f"Test of {title}", intervals)
+    if test.folds:
+        noun = "video" if test.timelines is None else "window"
+        write_pooled_page(folder / REPORT, *page, noun=noun, summary=summary)
+    else:
+        write_evaluation_page(folder / REPORT, *page, summary)
+
+
+def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTest]:
     """Train and test the candidates of the remaining folds; returns the tests of all."""
     project, folder = comparison.project, comparison.folder
     links = {"The verdict on all folds": folder / REPORT / PAGE}
-
-    def summarize(title: str, test: MeasuredTest) -> Summary:
-        return Summary(list_results(test), links, test.figure, f"Test of {title}", _make_intervals(test))
-
     results = []
     started, done = monotonic(), 0
     for number, lists in enumerate(project.folds, start=1):
@@ -310,12 +302,11 @@ def _train_folds(comparison: Comparison) -> list[MeasuredTest]:
                 seconds = (monotonic() - started) / done * (len(project.folds) + 2 - number)
                 left = f", about {time_text(seconds)} left at the speed so far"
             comparison.report(heading(title + left))
-            overrides = [f"data.{name}={json.dumps(path)}" for name, path in vars(lists).items()]
-            fold = replace(comparison, overrides=overrides)
-            model, candidates, choice = fold.compare(fold_folder)
+            fold = replace(comparison, fold=lists)
+            model, candidates, choice = fold.compare(table, fold_folder)
             fold.save(model, fold_folder)  # for the test of an exported file
-            summarize_fold = partial(summarize, title)
-            test = measure_candidates(fold, model, candidates, choice, fold_folder, summarize_fold)
+            test, page = measure_candidates(fold, model, candidates, choice, fold_folder)
+            _write_page(fold_folder, test, page, list_results(test), links, title=title)
             write_document(fold_folder / RESULT, test.dump())
             done += 1
         results.append(MeasuredTest.read(fold_folder / RESULT, fix="remove it"))

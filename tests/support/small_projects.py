@@ -10,6 +10,7 @@ from everest.video.writer import write_video
 
 STEPS = sets("finetune.steps=3", "finetune.warmup_steps=1", "train.workers=0", "finetune.batch_size=4")
 FEW = [*STEPS, *sets("model.depth=1", "data.size=32")]
+BY_PERSON = ["--group", r"(p\d)_", *FEW]
 RESULT: dict[str, Any] = {
     "metric": "top1",
     "top1": 90.0,

@@ -18,7 +18,7 @@ from everest_cli.options import argument, option, refuse
 from everest_cli.output import Display, print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
-    from everest.suggest.suggestion import SuggestRequest
+    from everest.suggest.folder import SuggestRequest
 
 Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest.suggest.rules.DEVICE_VALUES
 PRETRAIN_FILE: Final = "pretrain.csv"  # used without --pretrain, unless a training list is named
@@ -51,8 +51,8 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
+    from everest.suggest.folder import SuggestRequest, suggest_for_folder
     from everest.suggest.rules import find_device
-    from everest.suggest.suggestion import SuggestRequest, suggest_for_folder
 
     check_new_file(output, overwrite=overwrite)
     here = find_device()

@@ -58,8 +58,8 @@ from everest.system.types import Floats
 from everest.video.reader import video_info
 
 MEAN: Final = "mean"  # the mean of two candidates
-MOST_SIZES: Final = 64  # heuristic: pairs of frame size and rate that are told apart, the most frequent ones
-FEATURE_PASSES: Final = 4  # default: to time; the first one, which is slower, is left out
+MOST_SIZES: Final = 64  # heuristic: the most frequent pairs of frame size and rate are told apart
+FEATURE_PASSES: Final = 4  # default: timed passes; the first is slower and does not count
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU
 
 
@@ -67,7 +67,7 @@ def _choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-Predict = Callable[[Sequence[Sample]], dict[str, NDArray[np.float32]]]  # outputs (C,) of readable ones, by id
+Predict = Callable[[Sequence[Sample]], dict[str, NDArray[np.float32]]]  # outputs (C,) of readable samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +99,10 @@ class FeatureTable:
 
     @property
     def inputs(self) -> list[str]:
-        """The INPUTS that can be told apart; appearance and change only in clips of several frames.
+        """The INPUTS that can be compared in this project.
 
-        Those of an encoder only if each token is of one frame and attends to that frame only.
+        Appearance and change differ only in clips of several frames. An encoder separates them only if each
+        token sees a single frame.
         """
         kinds = {SIZE_RATE} & self.features.keys()
         if "motion" in self.modules:
@@ -122,7 +123,7 @@ class FeatureTable:
         return np.concatenate([parts[part] for part in kept], axis=1)
 
     def model(self, name: str, layer: LinearModel) -> Classifier:
-        """The model of a candidate with a fitted layer. Of several kinds, it is the mean of their logits."""
+        """The model of a candidate with a fitted layer; of several kinds, the mean of their logits."""
         modules = [deepcopy(self.modules[kind]) for kind in LINEAR[name]]  # each with a head of its own
         weight, bias = torch.from_numpy(layer.weight), torch.from_numpy(layer.bias)
         heads = [cast("nn.Linear", module.head) for module in modules]
@@ -143,9 +144,9 @@ def fill_table(
     samples: Sequence[Sample],
     report: Report,
 ) -> Iterator[FeatureTable]:
-    """Read the features of samples.
+    """Read the features of samples, for a block.
 
-    Until the block ends, rows are in the folder, where a killed call goes on.
+    The folder keeps them until the block ends, so that a killed call continues where it was.
     """
     made = {name: kind.make(recipe, classes, init) for name, kind in FEATURES.items()}
     modules = {name: module for name, module in made.items() if module is not None}
@@ -212,7 +213,7 @@ def make_linear_candidates(
 ) -> list[Candidate]:
     """Fit the head of each linear candidate on samples; its outputs are cross-validated over their groups.
 
-    The INPUTS come last.
+    Models of the INPUTS come last.
     """
     labels = label_array([sample.labels[0] for sample in samples], head)
     splits = make_group_splits(labels, [sample.group_or_path for sample in samples], head, seed=seed)

@@ -28,8 +28,8 @@ from everest.project.result import NETWORK, InputTest
 from everest.system.types import Floats
 
 SIMPLE_FIRST: Final = (*LINEAR, NETWORK, MEAN)
-TIE: Final = 0.01  # heuristic: of the lowest loss
-FEWEST_GROUPS: Final = 4  # heuristic: from which on a standard error is one over groups
+TIE: Final = 0.01  # heuristic: losses within this share of the lowest one are equal
+FEWEST_GROUPS: Final = 4  # heuristic: with fewer groups, a standard error is over samples
 FEWEST_TO_COMPARE: Final = 6  # groups; five that agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 
 
@@ -67,8 +67,8 @@ def choose(
     has outputs for the validation list only; it, or its mean with the best of them, is chosen if its loss
     there is lower by a standard error.
 
-    Measured on seven sets of 70 to 280 clips, with and without weights, what this chose was clearly worse
-    than the best single candidate in none of 14 cases. The accuracy on a single validation list chose worse.
+    On seven sets of 70 to 280 clips, with and without weights, the choice was never clearly worse than the
+    best single candidate (14 cases). A choice by the accuracy on a single validation list was worse.
 
     Args:
         outputs: (N, C) of each candidate; nan for samples that it has learned from.
@@ -140,7 +140,7 @@ def _guess(labels: Labels, head: Head) -> Floats:
 def _measure_gain(simple: Floats, other: Floats, labels: Labels, groups: Sequence[str], head: Head) -> float:
     """How much lower the mean loss of the other outputs (N, C) is, less a standard error of that difference.
 
-    On the samples that both have outputs for; the error is over their groups, or over samples of few groups.
+    Only samples with both outputs count. The error is over their groups; if these are few, over the samples.
     Minus infinity if there are fewer than two samples.
     """
     seen = ~np.isnan(simple[:, 0]) & ~np.isnan(other[:, 0])
@@ -174,7 +174,7 @@ def estimate_difference(
 ) -> list[float] | None:
     """The 95 % interval, over groups, of how far the first model is above the second in the metric of a task.
 
-    Of shares it is in points. None if there is no interval.
+    The difference of percentages is in points. None if there is no interval.
 
     Args:
         sign: -1 if less is better, for the gain of the first model.

@@ -80,7 +80,7 @@ class Comparison:
 
     @cached_property
     def samples(self) -> Mapping[str, Sequence[Sample]]:
-        """The samples of the lists that the recipe has; empty of others."""
+        """The samples of each list; empty if the recipe does not name the list."""
         data = self.recipe.data
         listed: dict[str, Sequence[Sample]] = {"train": (), "val": (), "test": ()}
         for key in filter(partial(getattr, data), listed):
@@ -106,7 +106,7 @@ class Comparison:
         return fill_table(folder, self.recipe, self.classes, self.init, all_samples, self.report)
 
     def compare(self, table: FeatureTable, folder: Path) -> tuple[Classifier, list[Candidate], BestCandidate]:
-        """Train the candidates on the training list, choose one by the validation list; returns its model.
+        """Train the candidates on the training list; returns the model of the best by the validation list.
 
         Linear candidates also learn from the validation list. `folder` gets the run of the network.
         """
@@ -121,7 +121,7 @@ class Comparison:
         groups = [sample.group_or_path for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
         choice = choose(outputs, labels, groups, self.head, forced=self.forced)
-        if self.fold is None:  # of folds, the tests of all count
+        if self.fold is None:  # of folds, all tests together are compared
             inputs = compare_inputs(outputs, choice, labels, groups, self.head)
             choice = replace(choice, inputs=inputs)
         return self._model(candidates, choice), candidates, choice

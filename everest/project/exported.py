@@ -113,7 +113,7 @@ def list_precisions(comparison: dict[str, Any]) -> list[str]:
 
 
 def read_project_result(weights: Path) -> ProjectResult | None:
-    """The result of the finished project whose delivered model `weights` are; None: of no such project."""
+    """The result of the project that delivered these weights; None if no finished project did."""
     folder = weights.parent.parent
     has_project = all((folder / name).is_file() for name in (PROJECT_FILE, RESULT))
     if weights.parent.name != MODEL_FOLDER or not has_project:
@@ -136,13 +136,13 @@ def measure_exported_accuracy(
     keep: float | None = None,
     calibrated: Sequence[Sample] = (),
 ) -> ExportedAccuracy | None:
-    """Evaluate an ONNX file on one view of each test video of the project that `weights` are of.
+    """Evaluate an ONNX file on one view of each test video of the project that delivered `weights`.
 
     With folds, the model of the file has learned from all videos: the models of the folds are exported in the
     same way, and each file is tested on the videos of its fold.
 
     Args:
-        precision: of the file, and `keep` its ratio of tokens, see `everest.checkpoints.graph.make_graph`.
+        precision: of the file; see `everest.checkpoints.graph.make_graph`, also for `keep`.
         calibrated: the videos from which the scales of a file in int8 come.
     Returns:
         None if the weights are not the model of a finished project.
@@ -188,7 +188,7 @@ def measure_exported_accuracy(
 def _test_folds(
     models: Sequence[Path], metric: str, precision: GraphPrecision, keep: float | None, report: Report
 ) -> list[list[Predictions]]:
-    """The predictions of a file of each fold's model, and of that model.
+    """The predictions of the exported file of each fold, and of its model before the export.
 
     They are kept in the folder of the fold, so that a repeated call has to test the remaining folds only.
     """
@@ -212,7 +212,7 @@ def _test_folds(
 
 
 def _checksum(weights: Path, precision: GraphPrecision, keep: float | None) -> str:
-    """A hash of what the outputs of an exported model depend on, but for the bytes of the test videos."""
+    """A hash of what the outputs of an exported model depend on, except for the bytes of the test videos."""
     recipe = weights.parent / RECIPE_FILE
     data = load_recipe(recipe).data
     lists = [Path(data.root, name) for name in (data.train, data.test) if name is not None]
@@ -222,7 +222,7 @@ def _checksum(weights: Path, precision: GraphPrecision, keep: float | None) -> s
 
 
 def _test_fold(weights: Path, precision: GraphPrecision, keep: float | None, report: Report) -> TestOutputs:
-    """The outputs of a file of a fold's model, calibrated on its training videos, and of the model."""
+    """The outputs of the exported file of a fold, calibrated on its training videos, and of its model."""
     opened, recipe = open_model(weights, kind="clips"), load_recipe(weights.parent / RECIPE_FILE)
     calibration: list[Tensor] = []
     if precision == "int8":

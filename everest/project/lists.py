@@ -42,7 +42,7 @@ WORDS: Final = (r"^([^\W_]+)", r"([^\W_]+)\.\w+$")  # values of --group: first a
 def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str]) -> ProjectLists:
     """Find the lists of a request, or write them into a folder.
 
-    `tested` are the recordings on which a project was tested that this one replaces.
+    `tested` are the test recordings of the project that this one replaces.
     """
     lists = _read_lists(request) or _make_new_lists(request, folder, report, tested)
     if request.unlabeled is not None:
@@ -59,7 +59,7 @@ def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequen
 
 
 def _read_lists(request: Request) -> ProjectLists | None:
-    """Lists that are divided already; None if the videos have to be divided."""
+    """The user's training and test lists; None if the videos have yet to be divided."""
     source = Path(request.videos)
     if request.annotations or (source.is_dir() and has_class_folders(str(source))):
         return None
@@ -156,9 +156,9 @@ def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
 
 
 def _divide(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:
-    """Lists that have a group or more each; of two groups, none is for validation.
+    """Divide the videos by their groups; two groups give no validation list.
 
-    `tested`, the recordings of an earlier test list, are kept if all of them and others are there.
+    The recordings `tested` of an earlier test list are tested again if all of them, and others, are there.
     """
     share = max(DEFAULT_SHARES["test"], 1 / len(videos.groups))
     shares = {"train": 1 - 2 * share, "val": share, "test": share}
@@ -179,7 +179,7 @@ def _divide(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dic
 
 
 def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None:
-    """Raise DataError for an empty list, and for one class to learn."""
+    """Raise DataError for an empty list, and for a training list of one class."""
     if not all(lists.values()) or len({sample.labels for sample in lists["train"]}) < 2:
         problem = "the rarest class has too few videos or groups to train and test"
         raise DataError(f"{request.videos}: {problem}; add videos of other people or places")
@@ -212,12 +212,12 @@ def _make_windows(
         group_of_path = group_by_subject(labels.bouts)
         samples = [replace(sample, group=group_of_path[sample.path]) for sample in videos.samples]
         videos = replace(videos, samples=samples)
-    # By their names, wherever they are.
+    # By their names, so that the place of their folder does not matter.
     return replace(videos, samples=sorted(videos.samples, key=find_group)), window, labels
 
 
 def group_by_subject(bouts: Bouts) -> dict[str, str]:
-    """The group of each recording: those that share a subject, also through a third recording."""
+    """The group of each recording; recordings that share a subject, also through a third one, are a group."""
     merged: list[tuple[set[str], list[str]]] = []  # subjects, recordings
     for recording, listed in bouts.items():
         subjects, recordings = {bout.subject for bout in listed if bout.subject} or {recording}, [recording]
@@ -294,7 +294,7 @@ def _find_readable_videos(request: Request, report: Report) -> LabeledVideos:
 
 
 def choose_window_seconds(bouts: Iterable[Bout]) -> float:
-    """The length of windows for some bouts: of the median bout of the class with the shortest ones."""
+    """The seconds of a window: about the median bout of the class with the shortest bouts."""
     by_class: dict[str, list[float]] = defaultdict(list)
     for bout in bouts:
         if bout.label not in (BACKGROUND, UNSCORED) and bout.seconds > 0:

@@ -77,7 +77,7 @@ def measure_candidates(
     choice: BestCandidate,
     folder: Path,
 ) -> tuple[MeasuredTest, PageData]:
-    """Evaluate the chosen candidate on the test list, with the others next to it; writes into DIR/report.
+    """Evaluate the chosen candidate on the test list, beside all others; writes into FOLDER/report.
 
     The timelines of annotated recordings are measured, too.
 

@@ -42,7 +42,7 @@ from everest.system.text import plural, time_text
 
 NEW_LISTS: Final = f".{LISTS}{PART_SUFFIX}"  # the folder of lists until the plan is made
 PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
-SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds vary between measurements
+SPARE: Final = 1.2  # heuristic: times the hours that a warning names, because measured speeds vary
 CHECK_SECONDS: Final = 3.0  # estimate: to start a test of the best linear candidate, and to write its page
 FIT_SECONDS: Final = 0.0028  # estimate: to fit all linear candidates, for each sample and class
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
@@ -125,9 +125,9 @@ def make_plan(request: Request, folder: Path, tested: Sequence[str], report: Rep
 def _fit_to_hours(
     hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
 ) -> Suggestion:
-    """The suggestion with so many steps that all training, validations and tests take these hours."""
+    """The suggestion with as many steps as these hours allow, with all validations and tests."""
     budget = 3600 * PLANNED_SHARE * hours
-    # Of the budget, for each stage: what they need, and how often they validate, grows with them.
+    # Parts of the budget for each stage; the time of everything grows with the part.
     thousandths = range(1, 1001)
     fitting = bisect_right(
         thousandths,
@@ -160,9 +160,9 @@ def _check_steps(
 def _estimate_seconds(
     suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
 ) -> tuple[float, float]:
-    """The time of all stages, validations and tests; and that of the validations and tests.
+    """The seconds of all stages, validations and tests, and those of the validations and tests alone.
 
-    The latter is by the speed of fine-tuning, which is slower. `sizes`: the samples of each list.
+    The latter are estimated by the speed of fine-tuning, which is slower. `sizes`: the samples of each list.
     """
     recipe = suggestion.recipe
     times = suggestion.times
@@ -191,9 +191,9 @@ def _make_document(
     seconds: tuple[float, float],
     trains_network: bool,
 ) -> dict[str, Any]:
-    """The plan as `--json` has it, with its lines for people.
+    """The document of `--json`, with the lines for people.
 
-    `samples` are of each list, `seconds` of everything, and of the validations and tests.
+    `samples` has those of each list; for `seconds` see `_estimate_seconds`.
     """
     sizes = {}
     for key, listed in samples.items():
@@ -250,7 +250,7 @@ def _total_text(seconds: tuple[float, float], trainings: int, trains_network: bo
 
 
 def slow_down() -> float:
-    """How many times as long a job takes beside the programs that run now: those in line for each core."""
+    """How much longer a job takes than on an idle machine: the number of programs for each core."""
     return max(1.0, getloadavg()[0] / num_cores())
 
 
@@ -295,7 +295,7 @@ def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[st
 
 
 def check_groups(samples: Sequence[Sample]) -> Iterator[str]:
-    """Warns if no group of several samples has several classes: its class is that of its light or camera."""
+    """Warns if each group of several samples has one class: a model may learn its light or camera."""
     labels: dict[str, list[Label]] = defaultdict(list)
     for sample in samples:
         if class_indices(sample.labels[0]):  # not of numbers, nor of a window without a bout

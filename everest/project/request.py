@@ -49,7 +49,7 @@ LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_clas
 PLANNED: Final = "planned"  # in project.json once the lists and the recipe are written
 TESTED: Final = "tested"  # in project.json: the test recordings of this project, or of the one it replaces
 BUDGETS: Final = tuple((stage, key) for stage in STAGES for key in ("steps", "epochs"))
-# The choices of every suggested recipe on which it depends whether a key has an effect.
+# The choices of every suggested recipe that decide whether a key has an effect.
 SUGGESTED: Final = RecipeFile(
     name="suggested",
     label=RECIPE_FILE,
@@ -82,7 +82,7 @@ class Request:
 
     @property
     def trains_network(self) -> bool:
-        """Whether a network is a candidate: not from weights on a CPU, which takes hours, unless asked."""
+        """Whether a network is a candidate; from weights on a CPU, which takes hours, only if asked for."""
         if self.model != "auto":
             return self.model == "network"
         has_time = self.unlabeled is not None or self.hours is not None or torch.cuda.is_available()
@@ -94,7 +94,7 @@ class Request:
         return BoutFilter(observers=self.observers, subject=self.subject)
 
     def check(self, folder: Path) -> None:
-        """Raise UserError for contradictions, and if `folder` contains an input or is inside of one."""
+        """Raise UserError for contradictions, and if `folder` contains an input or is inside one."""
         inputs = [("", Path(self.videos)), *(("--annotations ", Path(file)) for file in self.annotations)]
         inputs += [("--unlabeled ", Path(self.unlabeled))] if self.unlabeled is not None else []
         for option, path in inputs:
@@ -196,7 +196,7 @@ def read_project(folder: Path) -> Project:
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:
-    """The overrides; a number of steps brings a warm-up of a tenth, which fits it."""
+    """The overrides, with a warm-up of a tenth of the steps where only a number of steps is set."""
     recipe = merge(SUGGESTED, overrides)
     added = []
     for stage in STAGES:
@@ -208,9 +208,9 @@ def with_warmup(overrides: Sequence[str]) -> list[str]:
 
 
 def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project | None:
-    """The project of this request in a folder; None: it is started there, perhaps again.
+    """The project of this request in a folder; None if it has yet to be planned.
 
-    With `overwrite` another project may be there, which will be replaced; other files may not.
+    With `overwrite`, another project in the folder will be replaced; other files are refused.
     """
     path = folder / PROJECT_FILE
     if not path.exists():
@@ -247,7 +247,7 @@ def read_tested(folder: Path) -> list[str]:
 def clear_project(folder: Path) -> None:
     """Remove the results, models, runs and lists of a project; a user's own files and folders stay.
 
-    The next report replaces the last one. The request stays: without it, the folder is no project.
+    The next report replaces the last one. The request stays: it marks the folder as a project.
     """
     folds = list(folder.glob(f"{FOLDS_FOLDER}/[0-9]*"))
     models = [part / MODEL_FOLDER for part in (folder, *folds)]

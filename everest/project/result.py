@@ -113,8 +113,8 @@ class InputTest:
 class MeasuredTest:
     """The test of a model, or of the models of all folds; of classes in percent.
 
-    None stands for what a task or a list does not have. `majority` is of always predicting the most frequent
-    class of the test list, `linear_pixels` of a linear model on small images.
+    None stands for what a task or a list does not have. `majority` is the value of always predicting the most
+    frequent class of the test list, `linear_pixels` that of a linear model on small images.
     """
 
     metric: str  # of the task
@@ -213,7 +213,7 @@ class TestOutputs:
 
     @classmethod
     def joined(cls, parts: Sequence[TestOutputs]) -> TestOutputs:
-        """The outputs of the folds together; of the candidates that all of them have."""
+        """The outputs of all folds together, of the candidates that every fold has."""
         names = [name for name in parts[0].outputs if all(name in part.outputs for part in parts)]
         return cls(
             videos=[video for part in parts for video in part.videos],

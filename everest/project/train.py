@@ -160,7 +160,7 @@ def _format_path(path: str | Path) -> str:
 
 
 def _start(request: Request, folder: Path, report: Report) -> Project:
-    """Make the plan, and write it. After an error, an earlier project is still there, else nothing.
+    """Make the plan and write it; after an error, an earlier project is still there, or nothing.
 
     project.json without a plan marks the folder as ours while the files of an earlier project are removed.
     """
@@ -241,7 +241,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
 
 
 def list_next_commands(request: Request, test: MeasuredTest, recipe: Recipe, folder: Path) -> list[str]:
-    """What to run after `everest train`, for a CPU also in int8; bouts are written as they were read."""
+    """The commands to run next: with --latency exports, else predictions or bouts in the format read."""
     checkpoint = ["--checkpoint", str(folder)]
     if test.timelines is not None:
         of_boris = {recognize_format(Path(file)) for file in request.annotations} <= {"boris", "boris-table"}

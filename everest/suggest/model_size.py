@@ -1,7 +1,7 @@
 """Choose the size of a model by the time that one thread of a CPU needs for a clip.
 
 A pass of the network is measured on this machine, in float32 by PyTorch; `everest profile --latency` measures
-an exported file. Larger models come first: which one is more accurate was not measured.
+an exported file. Larger models come first; whether they are more accurate was not measured.
 """
 
 from __future__ import annotations

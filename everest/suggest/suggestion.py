@@ -160,7 +160,7 @@ def suggest_recipe(
     """Choose the values of a recipe for these data and a device; see `Suggestion`.
 
     Args:
-        start: the weights to start from, of which the clips and the encoder follow; None: from scratch.
+        start: the weights to start from, which determine the clips and the encoder; None: from scratch.
     """
     fitted = ("data.size=", "data.frames=")  # to the suggested tubelets
     data_overrides = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
@@ -183,9 +183,9 @@ def suggest_recipe(
 def with_overrides(
     choices: Sequence[Choice], overrides: Sequence[str]
 ) -> tuple[list[Choice], dict[str, Any]]:
-    """The choices with the values of overrides, and the overridden keys that are not among them.
+    """The choices with the values of overrides, and the overrides of all other keys.
 
-    Nor are those that choose a variant of a section: the other choices are for the suggested one.
+    Among the latter are those that choose another variant of a section than the choices are for.
     """
     layers = [values for _, values in read_overrides(overrides, [])]
     given = {".".join(key): value for values in layers for key, value in values.items()}
@@ -209,7 +209,7 @@ def format_recipe(
 ) -> str:
     """The YAML of a recipe with a comment for each value; `choices` are in the order of its sections.
 
-    `overridden` are values of --set that are not among them; comments name them.
+    Comments name the values of --set that are not among them, `overridden`.
     """
     labels = f"{stats.classes} classes" if stats.classes else "no labels"
     if stats.task == "regression":

@@ -34,7 +34,7 @@ Json = dict[str, Any]  # of a sweep, or a part of it
 
 
 class Spread(NamedTuple):
-    """A mean over seeds. The others are None for a single seed, the interval also if all values are equal."""
+    """A mean over seeds; with a single seed it is the only number. Equal values have no interval."""
 
     mean: float
     std: float | None
@@ -44,7 +44,7 @@ class Spread(NamedTuple):
 def find_spread(values: Sequence[float], *, scale: float | None = None) -> Spread:
     """The mean of one or more values, with the 95 % interval of the mean of a normal distribution.
 
-    `scale` is the size of the numbers that the values were computed from; None: of the values.
+    `scale` is the size of the numbers that the values were computed from; None: that of the values.
     """
     array = np.asarray(values, dtype=np.float64)  # (N,)
     mean = float(array.mean())
@@ -155,7 +155,7 @@ def _select_values(results: Mapping[str, Any], metric: str | None) -> tuple[str,
 
 
 def _average(numbers: Iterable[float | None]) -> float | None:
-    """Of the numbers that are known; None without any."""
+    """The mean of the known numbers; None if there are none."""
     known = [number for number in numbers if number is not None]
     return sum(known) / len(known) if known else None
 

@@ -29,7 +29,7 @@ _TOKEN: Final = re.compile(r"""(?:^|(?<=[,:\s[{]))(?:'(?:[^']|'')*'|"(?:[^"\\]|\
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFile:
-    """The keys of a sweep file. A key without a value is as if it was left out."""
+    """The keys of a sweep file. A key without a value counts as left out."""
 
     __pydantic_config__ = ConfigDict(coerce_numbers_to_str=True)  # the name of an arm may be 0.3
     recipe: str = ""
@@ -91,7 +91,7 @@ def read_request(
     Args:
         source: a shipped recipe's name, or the path of a recipe or of a sweep file.
         overrides: of --set.
-        over: they replace the arms of a file, also the one to compare with.
+        over: options whose combinations replace the arms of a file, and the arm to compare with.
     """
     file = recipe = find_recipe(source)
     label, written = "", SweepFile()

@@ -52,7 +52,7 @@ class JobLauncher:
 
     @property
     def environments(self) -> list[dict[str, str]]:
-        """The variables of each job at once: how many there are, and its GPU, round robin, or its threads."""
+        """The variables of each concurrent job: the number of jobs, and its GPU, in turn, or its threads."""
         if self.parallel == 1:
             return [self.devices.environment]
         common = {JOBS_VARIABLE: str(self.parallel)}
@@ -121,7 +121,7 @@ class _Sweep:
         return document
 
     def _can_start(self, job: Job) -> bool:
-        """Whether its stage before has finished, and no process of an earlier call still saves the run."""
+        """Whether the stage before has finished, and no process of an earlier call still saves the run."""
         if job.needs is not None and job.needs.name not in self.rows:
             return False
         run = self.folder / job.name

@@ -225,7 +225,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         methods = write_methods(project, choice, comparison.recipe, test)
         lines = [*list_results(test), judgment, *times, f"methods: {methods}"]
         links = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_tests, start=1)}
-        _write_page(folder, test, page, lines, links, title=folder.name)
+        _write_page(folder, folder.name, test, page, lines, links)
     result = ProjectResult(
         **vars(test),
         judgment=judgment,
@@ -269,13 +269,7 @@ def _measure_clip_time(model: Classifier, comparison: Comparison, table: Feature
 
 
 def _write_page(
-    folder: Path,
-    test: MeasuredTest,
-    page: PageData,
-    lines: Sequence[str],
-    links: Mapping[str, Path],
-    *,
-    title: str,
+    folder: Path, title: str, test: MeasuredTest, page: PageData, lines: list[str], links: Mapping[str, Path]
 ) -> None:
     """Write the page of a test in the folder of a project or of a fold."""
     # Of each class, the interval of its recall, or of its average precision.
@@ -306,7 +300,7 @@ def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTe
             model, candidates, choice = fold.compare(table, fold_folder)
             fold.save(model, fold_folder)  # for the test of an exported file
             test, page = measure_candidates(fold, model, candidates, choice, fold_folder)
-            _write_page(fold_folder, test, page, list_results(test), links, title=title)
+            _write_page(fold_folder, title, test, page, list_results(test), links)
             write_document(fold_folder / RESULT, test.dump())
             done += 1
         results.append(MeasuredTest.read(fold_folder / RESULT, fix="remove it"))

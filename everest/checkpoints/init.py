@@ -31,7 +31,6 @@ from everest.system.run_folder import (
 from everest.system.text import damage_errors
 from everest.system.weights import Weights, load_tensors, require_matching, state_hash
 from everest.system.weights_header import read_header
-from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
 
 Tensors = dict[str, Tensor]  # by their names in a model
 LAST_NORM: Final = "encoder.norm."  # the norm after the blocks, which not every encoder has
@@ -133,7 +132,7 @@ def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:
 
 def load_init(
     model: nn.Module,
-    spec: ModelSpec | TokenizerSpec,
+    spec: ModelSpec,
     init: InitWeights,
     *,
     classes: tuple[str, ...] | None = None,
@@ -151,7 +150,6 @@ def load_init(
     weights, saved, source = init.weights, init.saved, init.named.file
     if weights is None:
         return
-    assert isinstance(spec, ModelSpec)
     _check_encoder(saved, spec, source=source, notify=notify)
     initial, tensors = model.state_dict(), fit_tensors(weights.tensors, saved, spec, notify=notify)
     loaded = _take_encoder(initial, tensors, init, notify=notify)

@@ -193,9 +193,8 @@ def chance_warning(training: Training, step: int, settings: FinetuneSettings, he
 def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: float) -> float:
     """The cross-entropy of a model that knows every class: the mean entropy of smoothed and mixed targets.
 
-    With equally frequent classes, two mixed clips have different classes with a probability of
-    1 - 1 / num_classes. Their shares have the Beta distributions of Mixup and CutMix; that the border of the
-    frame cuts boxes of CutMix is left out.
+    With equally frequent classes, 1 - 1 / num_classes of the mixed clips have two classes. Shares have the
+    Beta distributions of Mixup and CutMix; that the frame's border cuts boxes of CutMix is left out.
     """
     rest = smoothing / num_classes  # the probability of each class that a target does not have
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import torch
 from accelerate import Accelerator
@@ -20,9 +20,6 @@ from everest.models.block import Block
 from everest.models.partial import choose_trained
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.system.compute import fuse_functions
-
-if TYPE_CHECKING:  # timm takes a second to import
-    from timm.utils.model_ema import ModelEmaV3
 
 # A group of torch.optim: "params", "weight_decay", and "lr_scale", a factor of each step's learning rate.
 ParamGroup = dict[str, Any]
@@ -77,16 +74,6 @@ def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.Ad
     return make_optimizer(groups, betas=section.betas)
 
 
-def make_ema(model: nn.Module, settings: TrainSettings) -> ModelEmaV3 | None:
-    """A copy of a model that averages its weights over the steps; None if `train.ema` is None."""
-    if settings.ema is None:
-        return None
-
-    from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
-
-    return ModelEmaV3(model, decay=settings.ema)
-
-
 def make_network(
     model: nn.Module, section: TrainedSection, settings: TrainSettings, accelerator: Accelerator
 ) -> TrainedNetwork:
@@ -95,7 +82,11 @@ def make_network(
     model.to(accelerator.device)
     if settings.shard != "none" and accelerator.num_processes > 1:
         shard(model, accelerator)
-    ema = make_ema(model, settings)
+    ema = None
+    if settings.ema is not None:
+        from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
+
+        ema = ModelEmaV3(model, decay=settings.ema)
     return TrainedNetwork(module=model, optimizer=stage_optimizer(model, section), ema=ema)
 
 

@@ -115,7 +115,9 @@ def _new_model(inputs: StageInputs, context: RunContext) -> nn.Module:
     """Build the model of a stage, with the weights that it starts from."""
     recipe, spec, init_weights = inputs.recipe, inputs.spec, inputs.init_weights
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
-    model = build_with_teacher(spec, recipe) if isinstance(spec, ModelSpec) else spec.build()
+    if not isinstance(spec, ModelSpec):
+        return spec.build()
+    model = build_with_teacher(spec, recipe)
     if init_weights is not None:
         from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
 

@@ -34,6 +34,10 @@ class RecipeError(UserError):
     exit_code = 2
 
 
+class OptionError(RecipeError):
+    """An option that is not valid. The message begins with its name; a command puts `--` before it."""
+
+
 class DivergedError(UserError):
     """A loss or gradient that is not finite, or collapsed features of a run between views."""
 

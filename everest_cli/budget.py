@@ -127,7 +127,7 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
     if not timelines.extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
     say(*timelines.notices)
-    by_rules = rules.over(timelines.rules, timelines.classes.heads)
+    by_rules = rules.over(timelines.rules)
     predicted = {
         recording.video: [bout.to_bout(video=recording.video) for bout in bouts if bout.has_class]
         for recording, by_head in zip(timelines.videos, timelines.bouts(by_rules), strict=True)

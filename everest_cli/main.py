@@ -21,6 +21,7 @@ from everest.errors import (
     LESS_MEMORY,
     MOST_SHOWN_OF_PATH,
     EnvironmentProblem,
+    OptionError,
     RecipeError,
     UserError,
     shorten,
@@ -92,7 +93,8 @@ class Commands(TyperGroup):
             if isinstance(problem, Stopped):  # all processes together
                 say(str(problem))
             elif not (isinstance(problem, LostPeer) and PARENT_VARIABLE in os.environ):  # it names the peer
-                say(f"error: {shorten_lines(str(problem))}", everywhere=True)
+                prefix = "--" if isinstance(problem, OptionError) else ""
+                say(f"error: {prefix}{shorten_lines(str(problem))}", everywhere=True)
             raise typer.Exit(problem.exit_code) from error
 
 

@@ -23,7 +23,6 @@ from everest_cli.output import exit_if_failed, say
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
-    from everest.config.heads import Heads
     from everest.inference.bouts import BoutRules
     from everest.inference.timelines import Timelines
     from everest.lists.classes import Classes
@@ -46,11 +45,9 @@ class RuleOptions:
         "--min-seconds SECONDS", "Shorter bouts take their neighbor's class [as saved, else 0].", min=0
     )
 
-    def over(self, saved: BoutRules, heads: Heads) -> BoutRules:
-        """The saved rules, changed by the options that were given; they must fit the heads."""
-        rules = replace(saved, **{name: value for name, value in vars(self).items() if value is not None})
-        rules.check(heads, prefix="--")
-        return rules
+    def over(self, saved: BoutRules) -> BoutRules:
+        """The saved rules, changed by the options that were given."""
+        return replace(saved, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +100,8 @@ def timeline(
         source = _read_timelines(videos[0], windows, files, model)
     else:
         source = _predict_timelines(videos, windows, files, model, display.report)
-    bout_rules = rules.over(source.rules, source.classes.heads)
+    bout_rules = rules.over(source.rules)
+    bout_rules.check(source.classes.heads)
     outputs = files.plan_outputs(kind, source.names, source.classes.heads)
     save_option = "--save" if files.save is not None else "saved timeline"  # written beside --output
     paths = {"--output": [*outputs], save_option: [source.save], "--plot": [files.plot]}

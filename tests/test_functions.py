@@ -170,13 +170,13 @@ def test_odd_arguments_are_refused(classifier: VideoClassifier, clip_files: Path
     seconds = r"must be a number of seconds from 0\.001 on, not "
     odd_seconds = (0, -1, 0.0009, float("inf"), float("nan"))
     for function, options, message in (
-        (everest.extract, {"keep": 0.0}, "keep=0: must be more than 0, at most 1, and leave some of 32 t"),
-        (everest.extract, {"keep": 0.001}, r"keep=0\.001: must be more than 0"),
+        (everest.extract, {"keep": 0.0}, "keep 0: must be more than 0, at most 1, and leave some of 32 t"),
+        (everest.extract, {"keep": 0.001}, r"keep 0\.001: must be more than 0"),
         (everest.extract, {"clips": 0}, "clips=0: must be at least 1"),
         (everest.extract, {"batch": 0}, "batch=0: must be at least 1"),
         (everest.extract, {"level": "vide"}, "level: unknown name 'vide'; did you mean 'video'"),
-        *((everest.timeline, {"window": odd}, f"--window: {seconds}") for odd in odd_seconds),
-        *((everest.timeline, {"step": odd}, f"--step: {seconds}") for odd in odd_seconds),
+        *((everest.timeline, {"window": odd}, f"window: {seconds}") for odd in odd_seconds),
+        *((everest.timeline, {"step": odd}, f"step: {seconds}") for odd in odd_seconds),
         (everest.predict, {"top": 0}, "top=0: must be at least 1$"),
         (everest.predict, {"batch": 0}, "batch=0: must be at least 1$"),
         (everest.timeline, {"batch": -1}, "batch=-1: must be at least 1$"),
@@ -201,7 +201,7 @@ def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
     assert same_run(run, tmp_path / "run2")
     called("finetune", *options, "--init", encoder, "-o", run)  # the function's run is finished for it, too
 
-    with pytest.raises(RecipeError, match=r"different settings: --init \(\".*\", now null\)"):
+    with pytest.raises(RecipeError, match=r"different settings: init \(\".*\", now null\)"):
         everest.finetune(recipe, init=None, output=run, seed=3, cpu=True)
     with pytest.raises(RecipeError, match="holds a run, and resume is off"):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)

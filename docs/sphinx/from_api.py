@@ -11,7 +11,10 @@ from typing import Any
 import everest
 from everest import errors
 
-ERRORS = ("UserError", "RecipeError", "DivergedError", "DataError", "EnvironmentProblem", "CheckpointError")
+ERRORS = (
+    *("UserError", "RecipeError", "OptionError", "DivergedError"),
+    *("DataError", "EnvironmentProblem", "CheckpointError"),
+)
 SECTION = re.compile(r"^(Args|Returns|Yields|Raises|Attributes):\n", re.MULTILINE)
 
 

@@ -134,7 +134,7 @@ def _raised(tree: ast.Module, names: Collection[str]) -> Iterator[tuple[str, str
             name, parts = "RecipeError", [key for key in first.keys if key is not None]
         for text in (" ".join(_text(part).split()) for part in parts):
             if any(char.isalpha() for char in text):
-                yield name, text
+                yield name, f"--{text}" if name == "OptionError" else text
 
 
 def _text(node: ast.expr) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import as_yaml, describe_pixel_mismatch
 from everest.checkpoints.load import clip_shape, find_weights, fit_tensors, is_timm_name, open_encoder
 from everest.converters.foreign_checkpoint import find_everest_file
-from everest.errors import CheckpointError, RecipeError, shorten
+from everest.errors import CheckpointError, OptionError, shorten
 from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderSpec
 from everest.models.spec import read_model_spec
@@ -61,7 +61,7 @@ def find_init(
     else:
         path = absolute_keeping_links(find_weights(name))
         if output is not None and output.resolve() in (path.parent, path.resolve().parent):
-            raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
+            raise OptionError(f"output {output}: holds the weights of --init; choose another folder")
         file = str(path)
     return InitFile(name=name, file=file, decoder=decoder)
 

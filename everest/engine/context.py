@@ -21,7 +21,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.config.stage_settings import RunStage
-from everest.errors import EnvironmentProblem, RecipeError, differing, first_names
+from everest.errors import EnvironmentProblem, OptionError, RecipeError, differing, first_names
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, warning
 from everest.system.files import IN_USE_FIX, is_unfinished
@@ -177,7 +177,7 @@ def _is_resumed(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: 
     names: set[str] = set()  # files of a run that has started, or of other programs
     if run.path.exists():
         if not run.path.is_dir():
-            raise RecipeError(f"--output {run.path}: a file is in the way; choose another folder")
+            raise OptionError(f"output {run.path}: a file is in the way; choose another folder")
         refuse_running(run.path)
         names = {file.name for file in run.path.iterdir() if not is_unfinished(file.name)}
         # The tokenizer's run in the folder may be at any step: it is trained first.
@@ -188,7 +188,7 @@ def _is_resumed(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: 
             names.discard(ENVIRONMENT_FILE)
     if not names:
         if options.resume == "only":
-            raise RecipeError(f"--resume {run.path}: there is no run to resume")
+            raise OptionError(f"resume {run.path}: there is no run to resume")
         return False
     if options.overwrite:
         _check_overwrite(run, recipe, options, init_file)
@@ -216,18 +216,18 @@ def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_f
         foreign = [run.path / name for name in RUN_FILES if (run.path / name).exists()]
         lost += [f"{file}, which no run has written" for file in foreign]
     if lost:
-        raise RecipeError(f"--output {run.path}: --overwrite would remove {lost[0]}; choose another folder")
+        raise OptionError(f"output {run.path}: --overwrite would remove {lost[0]}; choose another folder")
 
 
 def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> None:
     """Refuse a folder without a run, and a run with other settings."""
-    folder = f"--output {run.path}"
+    folder = f"output {run.path}"
     if not (run.path / RECIPE_FILE).is_file():
-        raise RecipeError(f"{folder}: is not a run folder; choose another, or use --overwrite")
+        raise OptionError(f"{folder}: is not a run folder; choose another, or use --overwrite")
     if options.resume == "never":
-        raise RecipeError(f"{folder}: holds a run, and resume is off; {IN_USE_FIX}")
+        raise OptionError(f"{folder}: holds a run, and resume is off; {IN_USE_FIX}")
     if not run.has_environment():
-        raise RecipeError(
+        raise OptionError(
             f"{folder}: {ENVIRONMENT_FILE} is missing or not of a run; restore it, or choose another folder"
         )
 
@@ -247,12 +247,12 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
         given.pop(key, None)
 
     environment = run.read_environment()
-    before = {"command": environment.stage, "--overfit-one-batch": environment.one_batch}
-    now = {"command": options.stage, "--overfit-one-batch": options.one_batch}
-    before |= {"--init": environment.init, "--decoder": environment.decoder if init_file else None}
-    now |= {"--init": init_file and init_file.file, "--decoder": init_file and init_file.decoder}
+    before = {"command": environment.stage, "overfit-one-batch": environment.one_batch}
+    now = {"command": options.stage, "overfit-one-batch": options.one_batch}
+    before |= {"init": environment.init, "decoder": environment.decoder if init_file else None}
+    now |= {"init": init_file and init_file.file, "decoder": init_file and init_file.decoder}
     if differences := [*differing(before, now), *differing(saved, given)]:
         shown = first_names(differences, 3)
-        raise RecipeError(
+        raise OptionError(
             f"{folder}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
         )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, Bout
 from everest.config.heads import MULTI_LABEL, Head, Heads
-from everest.errors import RecipeError
+from everest.errors import OptionError
 from everest.system.types import Floats
 from everest.video.reader import frame_range
 from everest.video.times import TIME_TOLERANCE
@@ -63,26 +63,22 @@ class BoutRules:
     smooth: float = 0.0  # seconds; see `smooth`
     min_seconds: float = 0.0  # see `drop_short_runs`
 
-    def check(self, heads: Heads, *, prefix: str = "") -> None:
-        """Raise RecipeError for a rule that is out of range, or that fits no head.
-
-        Args:
-            prefix: precedes the name of the rule in the message.
-        """
+    def check(self, heads: Heads) -> None:
+        """Raise OptionError for a rule that is out of range, or that fits no head."""
         tasks = {head.task for head in heads}
-        for option, value, task in (
-            (f"{prefix}background", self.background, "single-label"),
-            (f"{prefix}threshold", self.threshold, MULTI_LABEL),
+        for name, value, task in (
+            ("background", self.background, "single-label"),
+            ("threshold", self.threshold, MULTI_LABEL),
         ):
             if value is not None and task not in tasks:
-                raise RecipeError(
-                    f"{option}: is only for {task} models; this one is {', '.join(sorted(tasks))}"
+                raise OptionError(
+                    f"{name}: is only for {task} models; this one is {', '.join(sorted(tasks))}"
                 )
             if value is not None and not 0 <= value <= 1:
-                raise RecipeError(f"{option}: must be from 0 to 1, not {value}")
-        for option, seconds in ((f"{prefix}smooth", self.smooth), (f"{prefix}min-seconds", self.min_seconds)):
+                raise OptionError(f"{name}: must be from 0 to 1, not {value}")
+        for name, seconds in (("smooth", self.smooth), ("min-seconds", self.min_seconds)):
             if not 0 <= seconds < inf:
-                raise RecipeError(f"{option}: must be at least 0 seconds, not {seconds}")
+                raise OptionError(f"{name}: must be at least 0 seconds, not {seconds}")
 
     def options(self, saved: BoutRules | None = None) -> str:
         """The options with which a command changes the saved rules (None: no rules) into these rules."""

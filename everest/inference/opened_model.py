@@ -17,7 +17,7 @@ from everest.checkpoints.load import Kind, open_model, wrong_kind
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import evaluation_views
 from everest.data.views import EvalViews
-from everest.errors import CheckpointError, RecipeError
+from everest.errors import CheckpointError, OptionError, RecipeError
 from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.strategies import AllTokens
@@ -94,7 +94,7 @@ class OpenedModel:
             kind=kind,
             frames=None if recipe is None else recipe.data.frames,
             size=None if recipe is None else recipe.data.frame_size,
-            check=lambda spec: check_keep(keep, spec.num_tokens, name="--keep "),
+            check=lambda spec: check_keep(keep, spec.num_tokens),
         )
         assert isinstance(checkpoint.spec, ClipSpec)
         if recipe is None:
@@ -131,7 +131,7 @@ class OpenedModel:
             raise wrong_kind("tokenizer", "transformer", source=type(module).__name__)
         if not isinstance(module, ClipModel):
             raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
-        check_keep(keep, module.spec.num_tokens, name="keep=")
+        check_keep(keep, module.spec.num_tokens)
         compute_precision = choose_precision(precision or module.recipe.train.precision, module.device)
         return cls(
             module=module.eval(),
@@ -220,13 +220,13 @@ def check_counts(**counts: int | None) -> None:
             raise RecipeError(f"{name}={count}: must be at least 1")
 
 
-def check_keep(keep: float | None, num_tokens: int | None, *, name: str) -> None:
-    """Raise RecipeError unless a keep ratio, whose option is `name`, leaves some of the tokens of a clip."""
+def check_keep(keep: float | None, num_tokens: int | None) -> None:
+    """Raise OptionError unless a keep ratio leaves some of the tokens of a clip."""
     if keep is not None and num_tokens is None:
-        raise RecipeError(f"{name}{keep:g}: {NO_TOKENS}; leave it out")
+        raise OptionError(f"keep {keep:g}: {NO_TOKENS}; leave it out")
     if keep is not None and num_tokens is not None and not (0 < keep <= 1 and num_kept(num_tokens, keep)):
-        raise RecipeError(
-            f"{name}{keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
+        raise OptionError(
+            f"keep {keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL
-from everest.errors import RecipeError
+from everest.errors import OptionError
 from everest.inference.jobs import LongJob, add_rows
 from everest.inference.opened_model import OpenedModel, check_counts
 from everest.inference.videos import Passes, ViewTensors
@@ -73,7 +73,7 @@ def check_top(classes: Classes, top: int | None) -> None:
     """Raise RecipeError for a number of classes below 1, or of a model that predicts numbers only."""
     check_counts(top=top)
     if top is not None and all(head.task == "regression" for head in classes.heads):
-        raise RecipeError("--top: this model predicts numbers, not classes; leave it out")
+        raise OptionError("top: this model predicts numbers, not classes; leave it out")
 
 
 def list_predictions(outputs: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor
 
 from everest.annotations.matching import VideoTimes
-from everest.errors import DataError, RecipeError, first_names
+from everest.errors import DataError, OptionError, RecipeError, first_names
 from everest.inference.bouts import NO_RULES, BoutRules, PredictedBouts, WindowSpans, find_bouts
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.opened_model import OpenedModel
@@ -151,7 +151,7 @@ class Timelines:
             rules = validate(_RULES, parse_json(header.get("rules", "{}")))
             try:
                 rules.check(classes.heads)
-            except RecipeError as problem:
+            except OptionError as problem:
                 raise ValueError(str(problem)) from problem
             videos = []
             for i, recording in enumerate(validate(_RECORDINGS, parse_json(header["videos"]))):
@@ -186,7 +186,7 @@ def timeline_job(model: OpenedModel, samples: Sequence[Sample], passes: Passes, 
         passes = replace(passes, window=trained_window, step=passes.step or STEP_AS_TRAINED * trained_window)
         passes.report(heading(f"windows of {trained_window:g} s, as trained, every {passes.step:g} s"))
     if passes.window is None and not has_windows(model):
-        raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
+        raise OptionError("window: the clips of this model span a whole video; set the seconds of a window")
     return LongJob(model, samples, passes, {}, **options)
 
 

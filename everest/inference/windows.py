@@ -21,7 +21,7 @@ from torch import Tensor
 from everest.annotations.matching import VideoTimes
 from everest.data.footage import frame_span, read_footages
 from everest.data.views import EvalViews
-from everest.errors import RecipeError
+from everest.errors import OptionError
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.types import Span
@@ -56,10 +56,10 @@ WindowItem = tuple[Window, Tensor] | Unreadable  # a window with its views (V, C
 
 
 def check_seconds(**options: float | None) -> None:
-    """Raise RecipeError for the length or the step of windows that is below 0.001 seconds or not finite."""
+    """Raise OptionError for the length or the step of windows that is below 0.001 seconds or not finite."""
     for name, seconds in options.items():
         if seconds is not None and not LEAST_SECONDS <= seconds < math.inf:
-            raise RecipeError(f"--{name}: must be a number of seconds from {LEAST_SECONDS} on, not {seconds}")
+            raise OptionError(f"{name}: must be a number of seconds from {LEAST_SECONDS} on, not {seconds}")
 
 
 def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: float | None) -> list[Window]:

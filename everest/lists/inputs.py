@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
-from everest.errors import DataError, RecipeError
+from everest.errors import DataError, OptionError, RecipeError
 from everest.lists.columns import read_rows, refuse_shards
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
@@ -40,12 +40,12 @@ def refuse_same_stems(videos: Sequence[Path]) -> None:
 def find_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
     """The samples of files, folders and lists, whose paths are relative to `root`, else to the list's folder.
 
-    Missing videos are left to the reader of the samples. RecipeError for a `root` without a list, DataError
+    Missing videos are left to the reader of the samples. OptionError for a `root` without a list, DataError
     for an empty folder or a wrong line.
     """
     lists = {path for path in paths if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()}
     if root is not None and not lists:
-        raise RecipeError(f"--data {root}: no list is named whose paths are relative to it; leave it out")
+        raise OptionError(f"data {root}: no list is named whose paths are relative to it; leave it out")
     samples: list[Sample] = []
     for path in paths:
         if path in lists:

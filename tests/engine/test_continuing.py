@@ -80,9 +80,9 @@ def test_videos_may_move_as_a_whole(command, finished, videos: Path):
 
 
 def test_a_run_of_one_batch_is_another_run(command, finished):
-    assert "--overfit-one-batch (false, now true)" in everest(command, "--overfit-one-batch", code=2)
+    assert "overfit-one-batch (false, now true)" in everest(command, "--overfit-one-batch", code=2)
     everest(command, "--overfit-one-batch", "--overwrite")
-    assert "--overfit-one-batch (true, now false)" in everest(command, code=2)
+    assert "overfit-one-batch (true, now false)" in everest(command, code=2)
 
 
 def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(recipe, videos, tmp_path):

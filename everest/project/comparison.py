@@ -35,7 +35,7 @@ from everest.project.candidates import (
     make_network_candidate,
 )
 from everest.project.choice import BestCandidate, choose, compare_inputs
-from everest.project.request import FEATURES_FOLDER, FoldLists, Project
+from everest.project.request import FEATURES_FOLDER, Project
 from everest.project.result import DELIVERED, TestOutputs
 from everest.system.events import Report, heading, notice
 from everest.system.run_folder import FINETUNE_FOLDER, MODEL_FOLDER, RECIPE_FILE, RunFolder
@@ -50,13 +50,12 @@ class Comparison:
     folder: Path  # of the project
     init: str | None  # weights that all candidates with an encoder start from
     report: Report
-    fold: FoldLists | None = None  # None: the lists of the recipe
+    fold: Mapping[str, str] | None = None  # the lists of a fold, by their keys; None: those of the recipe
 
     @property
     def overrides(self) -> list[str]:
         """The request's overrides of the recipe, and the lists of the fold."""
-        lists = {} if self.fold is None else vars(self.fold)
-        paths = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
+        paths = [f"data.{key}={json.dumps(path)}" for key, path in (self.fold or {}).items()]
         return [*self.project.request.overrides, *paths]
 
     @property

@@ -22,7 +22,7 @@ from everest.lists.sources import LIST_FILES
 from everest.prepare.split import COLUMN_PREFIX, DEFAULT_SHARES, LabeledVideos, find_group
 from everest.prepare.window_labels import read_bouts
 from everest.prepare.window_lists import WindowSettings, write_windows
-from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
+from everest.project.request import FEWEST_FOLDS, WINDOWS, ProjectLists, Request
 from everest.suggest.data_section import find_shared_videos, has_class_folders, make_data_section, with_task
 from everest.system.events import Report, heading, notice, warning
 from everest.system.text import plural
@@ -47,7 +47,7 @@ def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequen
     lists = _read_lists(request) or _make_new_lists(request, folder, report, tested)
     if request.unlabeled is not None:
         data = DataSettings(**lists.section)
-        held_out = [name for fold in lists.folds for name in (fold.train, fold.val, fold.test)]
+        held_out = list(chain.from_iterable(fold.values() for fold in lists.folds))
         shared = find_shared_videos(data, "pretrain", [*held_out, *filter(None, (data.val, data.test))])
         if shared:
             problem = (
@@ -105,7 +105,7 @@ def _make_new_lists(request: Request, folder: Path, report: Report, tested: Sequ
     for text in videos.notices:
         report(notice(text))
     lists = {"train": list(videos.samples)}
-    folds: list[FoldLists] = []
+    folds = []
     if request.folds is None:
         lists = _divide(videos, tested if request.annotations else (), report)
     else:  # each has a part of the groups for the test, and the next one for validation
@@ -115,7 +115,7 @@ def _make_new_lists(request: Request, folder: Path, report: Report, tested: Sequ
             val, *others = [*parts[number + 1 :], *parts[:number]]
             fold_lists = {"train": list(chain(*others)), "val": val, "test": test}
             _refuse_few(fold_lists, request)
-            folds.append(FoldLists(**videos.write(fold_lists, folder / f"fold{number + 1}")))
+            folds.append(videos.write(fold_lists, folder / f"fold{number + 1}"))
     _refuse_few(lists, request)
     paths: dict[str, Any] = videos.write(lists, folder)
     section = make_data_section(str(videos.root), **paths, pretrain=request.unlabeled)

@@ -46,7 +46,6 @@ FEATURES_FOLDER: Final = f".features{PART_SUFFIX}"  # of the linear candidates, 
 REPORT: Final = "report"
 WINDOWS: Final = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
-PLANNED: Final = "planned"  # in project.json once the lists and the recipe are written
 TESTED: Final = "tested"  # in project.json: the test recordings of this project, or of the one it replaces
 BUDGETS: Final = tuple((stage, key) for stage in STAGES for key in ("steps", "epochs"))
 # The choices of every suggested recipe that decide whether a key has an effect.
@@ -142,20 +141,11 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldLists:
-    """The paths of the lists of a fold."""
-
-    train: str
-    val: str
-    test: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class ProjectLists:
     """The lists that a project trains and is tested on."""
 
     section: dict[str, Any]  # of the recipe
-    folds: Sequence[FoldLists]
+    folds: Sequence[dict[str, str]]  # the lists of each fold, by their keys
     window: float | None  # seconds, of recordings
     possible_folds: int | None  # that a repetition may name; None: it cannot
     tested: Sequence[str]  # recordings
@@ -174,7 +164,7 @@ class ProjectLists:
             return path
 
         section = {key: rename(value) for key, value in self.section.items()}
-        folds = [FoldLists(**{key: rename(path) for key, path in vars(fold).items()}) for fold in self.folds]
+        folds = [{key: rename(path) for key, path in fold.items()} for fold in self.folds]
         return replace(self, section=section, folds=folds)
 
 
@@ -231,7 +221,7 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
         raise RecipeError(f"--output {folder}: {other}; {IN_USE_FIX}")
     if changed:
         raise RecipeError(f"{changed}: has changed since the project in {folder} began; {IN_USE_FIX}")
-    if PLANNED in document or (folder / RESULT).exists():
+    if "planned" in document or (folder / RESULT).exists():
         return read_project(folder)
     return None
 

@@ -39,7 +39,7 @@ from everest.system.run_folder import FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE, 
 from everest.system.text import plural, time_text
 
 EXPORTED, BEFORE = "exported", "before"  # names of outputs of a fold: of the file, and of its checkpoint
-BARELY_FASTER: Final = 0.9  # heuristic: times the time of fp32, above which int8 is not worth a change
+BARELY_FASTER: Final = 0.9  # heuristic: the share of fp32's time that makes int8 worth a change
 MOST_LOST: Final = 1.0  # heuristic: points, or percent of an error, that int8 may lose
 
 
@@ -50,7 +50,7 @@ class ExportedAccuracy:
     metric: str
     trained: float  # as `everest train` reports it
     trained_views: int  # of a video
-    exported: float | None  # of the file, with `folds` of a file for each; None: equal to `trained`
+    exported: float | None  # of the file, or of a file for each fold; None: equal to `trained`
     interval: list[float] | None  # 95 %, of `exported`
     checkpoint: float | None  # of the same models before the export, on 1 view; None: not measured
     videos: int  # of the test

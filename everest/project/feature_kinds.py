@@ -38,7 +38,7 @@ LINEAR: Final[dict[str, tuple[str, ...]]] = {
 SIZE_RATE: Final = "size-rate"
 # Columns of features, in equal blocks: what appearance alone, change alone, and the size and rate of frames
 # alone reach. They are compared and never delivered.
-INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # kind, blocks, those that are kept
+INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # kind, number of blocks, blocks that are kept
     "image-mean": ("images", 2, (0,)),
     "image-change": ("images", 2, (1,)),
     "frozen-mean": ("frozen", NUM_STATISTICS, (0,)),
@@ -93,9 +93,9 @@ LinearModule = ImageClassifier | VideoClassifier  # has `features`, and a linear
 
 @dataclass(frozen=True)
 class FeatureKind:
-    """Features that are not trained."""
+    """Features that are computed without training."""
 
-    make: Callable[[Recipe, Classes, str | None], LinearModule | None]  # None: not for this project
+    make: Callable[[Recipe, Classes, str | None], LinearModule | None]  # None: the project cannot have it
     description: str  # for a publication; {init} stands for the weights that the project starts from
 
 

@@ -33,9 +33,9 @@ from everest.video.stream import VideoError
 # Heuristic, in seconds. Windows of 1 s were measured (benchmarks/timelines.md).
 SHORTEST_WINDOW: Final = 0.5
 LONGEST_WINDOW: Final = 2.0
-STEP: Final = 0.5  # of a window, from one to the next
+STEP: Final = 0.5  # of a window: from the start of one to the next
 SUGGESTED_FOLDS: Final = 5  # default: each is tested on a fifth of the groups
-SUBJECT: Final = "subject"  # value of --group: recordings that share a subject
+SUBJECT: Final = "subject"  # value of --group: keep recordings of a subject together
 WORDS: Final = (r"^([^\W_]+)", r"([^\W_]+)\.\w+$")  # values of --group: first and last word of a file name
 
 
@@ -108,7 +108,7 @@ def _make_new_lists(request: Request, folder: Path, report: Report, tested: Sequ
     folds = []
     if request.folds is None:
         lists = _divide(videos, tested if request.annotations else (), report)
-    else:  # each has a part of the groups for the test, and the next one for validation
+    else:  # each tests a part of the groups, and validates on the next part
         shares = {str(number): 1 / request.folds for number in range(request.folds)}
         parts = list(videos.split(shares).values())
         for number, test in enumerate(parts):

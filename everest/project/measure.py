@@ -106,7 +106,7 @@ def measure_candidates(
     test = MeasuredTest(
         frames=model.recipe.data.frames,
         warnings=() if project.folds else project.warnings,
-        **measure_outputs(outputs, classes, choice, intervals=not project.folds),  # those of all folds count
+        **measure_outputs(outputs, classes, choice, intervals=not project.folds),  # else of all folds
         value=evaluation[metric],
         interval=find_interval(evaluation, metric),
         majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],

@@ -50,7 +50,7 @@ DIFFERENCE_FIXES: Final = {  # see `everest.prepare.check.class_differences`
     "frame rate": "record all classes alike, or --set data.fps=N with the lowest rate",
     "frame size": "record all classes alike, or shrink all to the smallest by everest prepare encode",
 }
-FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is more than 5 %
+FEWEST_TO_CHOOSE: Final = 20  # default: with fewer validation samples, each is more than 5 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Plan:
 def make_plan(request: Request, folder: Path, tested: Sequence[str], report: Report) -> Plan:
     """Write the lists into `NEW_LISTS` of a folder, and plan the stages of a project."""
     on_cpu = None if request.latency is None else True
-    start = None  # or weights, which are found before the videos are read
+    start = None  # the weights; missing ones are an error before the videos are read
     if request.init is not None:
         start = read_weight_settings(request.init, on_cpu=on_cpu)
     lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)

@@ -144,10 +144,10 @@ class Request:
 class ProjectLists:
     """The lists that a project trains and is tested on."""
 
-    section: dict[str, Any]  # of the recipe
+    section: dict[str, Any]  # `data` of the recipe
     folds: Sequence[dict[str, str]]  # the lists of each fold, by their keys
     window: float | None  # seconds, of recordings
-    possible_folds: int | None  # that a repetition may name; None: it cannot
+    possible_folds: int | None  # the folds that a repetition may ask for; None: it cannot
     tested: Sequence[str]  # recordings
     are_given: bool = False  # the user's own lists
     left_out: Mapping[str, int] = field(default_factory=dict)  # records of the annotations, by reason

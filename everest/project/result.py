@@ -81,7 +81,7 @@ class ClassTest:
     precision: float | None = None
     taken_for: str | None = None  # the class that most of its other videos are taken for
     taken: float | None = None  # their share of its videos
-    worst_group: InstanceOf[str] | None = None  # with most of its videos that are not found
+    worst_group: InstanceOf[str] | None = None  # the group with most of its videos that are not found
     worst: list[int] | None = None  # of that group: its videos that are found, and all
     interval: list[float] | None  # 95 %, of `ap` or `recall`
 

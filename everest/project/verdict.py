@@ -24,7 +24,7 @@ from everest.system.text import plural, time_text
 MOST_NAMES: Final = 3  # of groups and recordings
 MOST_CLASSES: Final = 12  # default: whose numbers are shown
 LINEAR_MODEL: Final = "a linear model on small images"
-MOST_EQUAL: Final = 5.0  # heuristic: points, up to which a model of images is as good
+MOST_EQUAL: Final = 5.0  # heuristic: points; a smaller gain over still images is none
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
 
 

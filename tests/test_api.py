@@ -113,9 +113,7 @@ def test_a_strategy_measures_by_its_own_settings():
     [
         ({"backbone": "vit-bb"}, "backbone: unknown value 'vit-bb'; did you mean 'vit-b'"),
         ({"widht": 24}, "widht: unknown key; did you mean 'width'"),
-        ({"decoder_depth": 0}, "decoder_depth: must be at least 1"),
         ({"heads": 7}, "7 heads do not divide"),
-        ({"size": 100}, "100 is no multiple"),
         ({"frames": 0}, "frames: must be at least 1"),
         ({"kind": "pretrian"}, "kind: unknown name 'pretrian'; did you mean 'pretrain'"),
         ({"selection": RedundancyRobust(keep_ratio=0.05)}, "is more than keep_ratio"),

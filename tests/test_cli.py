@@ -118,8 +118,6 @@ def test_an_output_with_other_files_is_not_changed(recipe: Path, tmp_path: Path)
     assert "is not a run folder" in refused(*command, code=2)
     called(*command, "--overwrite")
     assert (folder / "thesis.txt").read_text() == "precious"
-    other = refused(*command, "--seed", 5, code=2)
-    assert "holds a run with different settings: train.seed (0, now 5)" in other
     assert "holds a run" in refused(*command, "--resume", "never", code=2)
     assert "a file is in the way" in refused(*command[:-1], folder / "thesis.txt", code=2)
     assert "holds no demo" in refused("demo", "-o", folder, code=2)

@@ -11,7 +11,7 @@ from everest.system.compute import one_thread
 from everest.system.events import ignore_event
 from everest.tokenizer.cache import INDEX
 from everest.video.reader import read_frames, video_info
-from everest_demo import events
+from everest_demo import event_pairs
 from everest_demo.event_pairs import event_set
 from everest_demo.lvmae import clips_of, tokens_of
 from everest_demo.motions import CLASSES, DEMO_SET, NUM_FRAMES, render_clips
@@ -104,13 +104,13 @@ def test_the_halves_of_a_clip_distinguish_speeding_up_from_slowing_down():
 
 
 def test_events_come_in_the_order_of_their_class_and_far_apart():
-    classes = np.arange(96) % len(events.CLASSES)
-    clips = events.render_clips(classes, np.random.default_rng(0))
+    classes = np.arange(96) % len(event_pairs.CLASSES)
+    clips = event_pairs.render_clips(classes, np.random.default_rng(0))
     change = _changed(clips)  # (n, 63)
     quiet = change[:, 16:46]
     assert quiet.max() < 0.2 * change.max(axis=1).min() + 0.5
     light = clips.mean(axis=(2, 3, 4))  # (n, F)
-    for number, order in enumerate(events.ORDERS):
+    for number, order in enumerate(event_pairs.ORDERS):
         if "fades" in order:
             mine = light[classes == number].mean(axis=0)
             early, late = mine[20] - mine[:18].min(), mine[20] - mine[46:].min()

@@ -39,15 +39,6 @@ def test_scores_are_in_json_and_in_the_table(classifier_run: Path, clip_files: P
     command = ("timeline", *videos, "-c", classifier_run, *options)
     document = json_of(*command)
     assert len(document["timelines"]) == document["videos"] == 2
-    # Frame by frame, 16 a second, from the bouts in the same document.
-    same = []
-    for row, true in zip(document["timelines"], ("0" * 8 + "1" * 16 + "-" * 8, "1" * 32), strict=True):
-        found = ["-"] * 32
-        for bout in row["bouts"]:
-            for frame in range(bout["start_frame"], bout["end_frame"]):
-                found[frame] = bout["label"]
-        same += [a == b for a, b in zip(found, true, strict=True)]
-    assert document["frame_accuracy"] == pytest.approx(100 * np.mean(same), abs=1e-3)
     assert document["majority_accuracy"] == 75  # 48 of 64 frames are of class 1
     table = run(*command)
     assert "most frequent class     75.0" in table

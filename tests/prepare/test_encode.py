@@ -21,7 +21,7 @@ from everest.lists.reading import read_samples
 from everest.prepare.encode import choose_size
 from everest.video.index import CountedIndex
 from everest.video.metadata import inspect_video
-from everest.video.reader import frame_times, frames_between, read_frames, video_info
+from everest.video.reader import frame_times, read_frames, video_info
 
 SIZES = st.integers(1, 5000)
 
@@ -258,21 +258,10 @@ def test_numbered_images_become_a_video_in_the_order_of_their_numbers(tmp_path: 
     assert video_info(made).num_frames == 12
     grays = read_frames(made, range(12)).float().mean(dim=(1, 2, 3))
     assert (grays - 20 * torch.arange(12)).abs().max() < 6
-    assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 0
-    assert summary(tmp_path / "in" / "film", "-o", tmp_path / "alone")["encoded"] == 1
-    assert video_info(tmp_path / "alone" / "film.mp4").num_frames == 12
+    assert summary(tmp_path / "in" / "film", "-o", tmp_path / "out")["encoded"] == 0  # the same video
     Image.new("RGB", (64, 32)).save(tmp_path / "in" / "film" / "frame7.png")
     (failed,) = summary(tmp_path / "in", "-o", tmp_path / "uneven", code=4)["failed"]
     assert failed["reason"] == "images of different sizes"
-
-
-def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
-    source = shared / "videos" / "odd" / "vfr_made.mp4"
-    (tmp_path / "list.csv").write_text(f"path,label,start,end\n{source},0,1.5,3.25\n")
-    (made,) = summary(tmp_path / "list.csv", "-o", tmp_path / "out")["lists"]
-    (sample,) = read_samples(Path(made), root=tmp_path / "out").samples
-    assert (sample.start, sample.end, sample.labels) == (1.5, 3.25, (0,))
-    assert frames_between(sample.path, 1.5, 3.25) == frames_between(source, 1.5, 3.25)
 
 
 @pytest.mark.slow

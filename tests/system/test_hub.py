@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,6 +7,7 @@ from threading import Thread
 import pytest
 from hub_cache import REVISION, cached, transformers_folder
 from huggingface_hub import constants
+from small_runs import called, run, sets
 
 from everest.errors import CheckpointError
 from everest.system.hub import HubUnreachable, fetch, read_license
@@ -17,36 +15,23 @@ from everest.system.hub import HubUnreachable, fetch, read_license
 NAME = "hf:someone/videomae-tiny"
 
 
-def everest(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in its own process: huggingface_hub reads its environment when it is imported."""
-    place = {"HF_HOME": str(cache), "HF_HUB_CACHE": str(cache / "hub"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})
-    assert ended.returncode == 0, ended.stderr
-    return ended
-
-
-@pytest.mark.slow
-def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(clip_files: Path, tmp_path: Path):
+def test_a_name_of_the_hub_is_a_checkpoint_whose_license_is_stated(recipe, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     folder = transformers_folder(tmp_path / "videomae-tiny")
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [video]\n---\n# A model\n")
     cached(tmp_path / "hub", NAME.removeprefix("hf:"), folder)
-    converted = everest(tmp_path, "convert", NAME, "--out", tmp_path / "out.safetensors", "--json")
+    converted = called("convert", NAME, "--out", tmp_path / "out.safetensors", "--json")
     assert f"{NAME}: license cc-by-nc-4.0, revision {REVISION[:12]}" in converted.stderr
     shown = json.loads(converted.stdout)
     assert (shown["family"], shown["frames"], shown["licence"]) == ("transformers", 4, "cc-by-nc-4.0")
-    assert "family: transformers" in everest(tmp_path, "convert", f"{NAME}@{REVISION}", "--inspect").stdout
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        f'data: {{root: "{clip_files}", num_classes: 400, frames: 4, size: 64, test: train.csv}}\n'
-        "model: {backbone: vit-tiny, tubelet: [2, 16, 16], width: 48, depth: 2, heads: 3}\n"
-        "train: {workers: 0}\nfinetune: {stride: 2}\neval: {clips: 1, crops: 1}\n"
-    )
-    tested = everest(tmp_path, "eval", "-c", NAME, "--recipe", recipe, "--json", "-q", "--gpus", "cpu")
-    assert json.loads(tested.stdout)["videos"] == 4
-    options = ["--recipe", recipe, "--init", NAME, "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"]
-    started = everest(tmp_path, "finetune", *options)
-    assert all("license cc-by-nc-4.0" in ended.stderr for ended in (tested, started))
+    assert "family: transformers" in run("convert", f"{NAME}@{REVISION}", "--inspect")
+    of_weights = ["data.size=64", "data.num_classes=400", "model.tubelet=[2,16,16]", "model.width=48"]
+    settings = ["--recipe", recipe, "-q", *sets(*of_weights, "model.heads=3")]
+    for command in (["eval", "-c", NAME], ["finetune --dry-run", "--init", NAME, "-o", tmp_path / "run"]):
+        caplog.clear()
+        shown = called(*command, *settings).stderr
+        assert "license cc-by-nc-4.0" in shown + caplog.text
 
 
 FILES = {

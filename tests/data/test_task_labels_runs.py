@@ -66,16 +66,6 @@ def test_a_label_with_a_bar_is_noticed(tmp_path, clip_files):
     assert "train.csv: a label with '|' is read as one class; several classes joined by '|' need" in shown
 
 
-@pytest.mark.parametrize("column", ["label.tags", "speed"])
-def test_a_list_without_the_column_of_a_head_is_one_line(tmp_path: Path, clip_files: Path, column: str):
-    write(tmp_path, "train.csv", ["1", "0"], clip_files, header=f"path,{column}")
-    path = recipe(tmp_path, heads="{speed: regression}")
-    missing = "train.csv: the list has no column label.speed"
-    shown = error_of(*finetune(path))
-    assert shown.endswith(f"{missing}, which data.heads names; its columns are path, {column}")
-    assert missing in error_of("prepare check -q", "--recipe", path)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> dict[str, Path]:
     """A run for each task, each in a folder with its lists."""

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,13 +10,11 @@ from timed_videos import numbers_shown, write_numbered
 
 from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import (
-    examine_lengths,
     finetune_clips,
     num_clips,
     pretrain_clips,
     validation_clips,
 )
-from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 
 
@@ -101,12 +98,3 @@ def test_videos_of_which_none_can_be_read_end_the_run_before_it_writes_a_folder(
     assert f"none of the 3 videos examined can be read, first {tmp_path}/" in shown
     assert "not a video file" in shown
     assert not (tmp_path / "run").exists()
-
-
-def test_short_windows_are_called_windows(tmp_path: Path, clip_files: Path):
-    rows = [f"{clip_files}/clip{number}.mp4,0,0.5" for number in range(4)]
-    (tmp_path / "windows.csv").write_text("\n".join(["path,start,end", *rows]))
-    samples = read_unlabeled(tmp_path / "windows.csv", root=tmp_path).samples
-    clips = pretrain_clips(load_recipe("small", overrides=["pretrain.stride=2", f"data.root={clip_files}"]))
-    notice = examine_lengths(replace(clips, samples=samples)) or ""
-    assert notice.startswith("4 of 4 windows (100%) are shorter than a clip")

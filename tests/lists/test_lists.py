@@ -55,6 +55,8 @@ def test_paths_with_spaces_and_commas_are_read_relative_to_root(root, text, name
     assert short(read(root, text), root) == [(name, 1), ("a.mp4", 0)]
     found = read(root, f"{root}/a.mp4 0\nb.mp4 0\n")
     assert [sample.path for sample in found.samples] == [f"{root}/a.mp4", f"{root}/b.mp4"]
+    (root / "lists").mkdir()  # not to the folder of the list
+    assert short(read(root, "a.mp4 0\n", name="lists/train.csv"), root) == [("a.mp4", 0)]
 
 
 def test_class_names_are_labels(root):
@@ -87,7 +89,10 @@ def test_labels_of_several_heads_come_in_the_order_of_the_heads(root):
     assert short(read(root, text, heads=heads), root) == [("a.mp4", 3, 299)]
     with pytest.raises(DataError, match=r":2: label\.verb 97 is out of range: labels count from 0 to 96"):
         read(root, "path label.noun label.verb\na.mp4 1 97\n", heads=heads)
-    with pytest.raises(DataError, match=r"the list has no column label\.verb, which data\.heads names"):
+    missing = (
+        r"the list has no column label\.verb, which data\.heads names; its columns are path, label\.noun"
+    )
+    with pytest.raises(DataError, match=missing):
         read(root, "path label.noun\na.mp4 1\n", heads=heads)
 
 

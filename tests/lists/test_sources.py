@@ -63,23 +63,6 @@ def test_a_folder_that_does_not_exist_is_named_before_its_files(recipe, tmp_path
         assert message == f"error: data.root: {wrong}: no such folder; {fix}\n"
 
 
-def test_a_video_that_is_not_below_the_root_is_named(recipe, tmp_path, clip_files):
-    root, lists = tmp_path / "root", tmp_path / "root" / "lists"
-    shutil.copytree(clip_files, root)
-    lists.mkdir()
-    options = ["--recipe", recipe, "--data", root, "--set", "data.train=lists/some.csv", "--gpus", "cpu"]
-    for rows, problem in (
-        ("clip0.mp4 0\nclip9.mp4 1\n", f":2: no file {root}/clip9.mp4\n"),
-        (
-            "clip9.mp4 1\n",
-            f": none of its videos were found, for example {root}/clip9.mp4; paths are relative to {root}",
-        ),
-    ):
-        (lists / "some.csv").write_text(rows)
-        message = refused("finetune --init none", *options, code=4)
-        assert message.startswith(f"error: {lists}/some.csv{problem}")
-
-
 def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Path, tmp_path: Path):
     root = tmp_path / "root"
     for name in ("train", "validation", "test"):

@@ -1,5 +1,4 @@
 import csv
-import shutil
 from pathlib import Path
 
 import pytest
@@ -44,14 +43,6 @@ def test_classes_that_are_numbers_get_a_file_of_names(windows: list, bouts: Path
     assert "windows_classes.txt: exists" in refused(*windows, "-o", output, code=2)
 
 
-def test_bouts_that_overlap_make_a_list_of_several_classes(windows: list, bouts: Path, tmp_path: Path):
-    bouts.write_text("video,start,end,label\nclip0,0,2,walk\nclip0,0.2,1,run\nclip1,0,1,run\n")
-    found = json_of(*windows, "-o", tmp_path / "w.csv", "-q", "--json")
-    assert (found["task"], found["labels"]) == ("multi-label", {"walk": 2, "run": 2})
-    single = [*windows, "-o", tmp_path / "s.csv", "-q", "--json", "--task", "single-label"]
-    assert json_of(*single)["labels"] == {"walk": 2, "run": 1, "background": 1}
-
-
 @pytest.mark.parametrize(
     ("lines", "options", "code", "message"),
     [
@@ -83,15 +74,6 @@ def test_labels_of_a_person_replace_predicted_ones_of_another_file(windows: list
         *(("clip1", "walk"), ("clip1", "background")),
         *(("clip2", "run"), ("clip2", "background")),
     ]
-
-
-def test_a_damaged_video_is_named_and_left_out(windows: list, clip_files: Path, tmp_path: Path):
-    folder, output = tmp_path / "videos", tmp_path / "windows.csv"
-    shutil.copytree(clip_files, folder)
-    (folder / "clip1.mp4").write_bytes(b"nothing" * 99)
-    shown = called("prepare windows", folder, *windows[2:], "-o", output, code=4)
-    assert "clip1.mp4: not a video file" in shown.stderr
-    assert {row["group"] for row in csv.DictReader(output.read_text().splitlines())} == {"clip0"}
 
 
 def test_outputs_and_options_that_cannot_be_meant_are_refused(windows, clip_files, tmp_path, monkeypatch):

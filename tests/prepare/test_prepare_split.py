@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from prepare_commands import everest, rows_of, split, touch
+from prepare_commands import everest, split, touch
 
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
@@ -234,20 +234,6 @@ def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
     names.write_text("run\njump\n")
     assert "classes.txt: exists" in split(tmp_path, code=2).stderr
     assert not (tmp_path / "train.csv").exists()
-
-
-ODD = ["run/with space.mp4", 'run/quote".mp4', "run/ünï.mp4", "run/a,b.mp4", "run/#1.mp4", "walk/tab\t.mp4"]
-
-
-def test_class_folders_with_odd_names_come_back(tmp_path):
-    touch(tmp_path, *ODD)
-    split(tmp_path, "--shares", "1/1")
-    names = {name for part in ("train", "test") for name, _ in rows_of(tmp_path / f"{part}.csv", tmp_path)}
-    assert names == set(ODD)
-    touch(tmp_path / "bad", "run/two\nlines.mp4")
-    message = split(tmp_path / "bad", code=4).stderr
-    assert r"run/two\nlines.mp4': its name is empty, or has a line break" in message
-    assert not list((tmp_path / "bad").glob("*.csv"))
 
 
 def test_classes_may_have_the_names_of_splits(tmp_path):

@@ -18,14 +18,6 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unlabeled")
-    for number in range(4):
-        moving(folder / f"{number}.mp4", 16 * [(1, 1)], 20 + number)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four recordings of 6 s, and `bouts.csv` next to their folder."""
     folder, rows = tmp_path_factory.mktemp("train") / "recordings", ["video,start,end,label"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_projects import BY_PERSON, FEW, STEPS
+from small_projects import BY_PERSON, FEW, STEPS, moving
 from small_runs import called, json_of, refused, sets
 
 import everest
@@ -99,22 +99,16 @@ def test_groups_of_one_class_and_other_frame_sizes_are_named_from_the_plan_to_th
     assert not any(word in text for word in ("motion", "change") for text in (verdict, *names))
 
 
-@pytest.mark.slow  # from image weights: fast, below
-def test_unlabeled_videos_are_trained_on_first(class_folders: Path, unlabeled: Path, tmp_path: Path):
-    few = [*FEW, *sets("pretrain.steps=2", "pretrain.warmup_steps=1", "pretrain.batch_size=4")]
-    called("train", class_folders, "--unlabeled", unlabeled, "-o", tmp_path / "project", *few)
-    start = json.loads((tmp_path / "project" / "finetune" / "env.json").read_text())["init"]
-    assert start == str(tmp_path / "project" / "pretrain" / "model.safetensors")
-
-
 def test_pretraining_keeps_the_license_of_image_weights_and_a_latency_the_views_of_an_export(
-    class_folders: Path, unlabeled: Path, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    class_folders: Path, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(compute, "BUSY", 0)
     project, name = tmp_path / "project", f"timm:vit_tiny_patch16_224={image_file}"
+    for number in range(4):
+        moving(tmp_path / "unlabeled" / f"{number}.mp4", 16 * [(1, 1)], 20 + number)
     few = [*STEPS, *sets("pretrain.steps=2", "pretrain.batch_size=4", "data.size=32", "data.frames=2")]
-    options = ["--init", name, "--unlabeled", unlabeled, "--model", "network", "--latency", 0.01, *few]
-    shown = called("train", class_folders, "-o", project, *options)
+    options = ["--init", name, "--model", "network", "--latency", 0.01, *few]
+    shown = called("train", class_folders, "--unlabeled", tmp_path / "unlabeled", "-o", project, *options)
     limit = r"more than 0.0075 of 0.01 ms; histograms of motion may take the rest"
     too_slow = rf"warning: vit-tiny, .*, one view: [\d.e+]+ ms .* \({limit}\); omit --init, or name smaller"
     assert re.search(too_slow, shown.stderr)

@@ -71,7 +71,7 @@ def shorten(value: object, *, most: int = MOST_SHOWN) -> str:
 
 
 def one_per_line(problems: Iterable[str]) -> str:
-    """Each problem once, on a line of its own; the last line counts those beyond `MOST_PROBLEMS`."""
+    """Each problem once, one per line; the last line counts those beyond `MOST_PROBLEMS`."""
     lines = list(dict.fromkeys(problems))
     further = len(lines) - MOST_PROBLEMS
     return "\n".join(lines if further <= 0 else [*lines[:MOST_PROBLEMS], f"and {further} more problems"])

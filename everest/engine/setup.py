@@ -23,7 +23,7 @@ from everest.engine.stage_plan import StageMemory, StagePlan, clips_that_fit, pl
 from everest.engine.state import TrainState
 from everest.engine.step import TrainedNetwork
 from everest.engine.training import Training
-from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
+from everest.errors import LESS_MEMORY, EnvironmentProblem, OptionError
 from everest.models.clip_spec import ModelSpec
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.system.files import IN_USE_FIX
@@ -147,8 +147,8 @@ def _check_inputs(run: RunFolder, videos: dict[str, Any], spec: ModelSpec | Toke
             if None not in (saved, current["sha256"]) and saved != current["sha256"]:
                 changed.append(f"{kind} than the current {current[name]}")
     if changed:
-        raise RecipeError(
-            f"--output {run.path}: its run used another {changed[0]}; restore it, or {IN_USE_FIX}"
+        raise OptionError(
+            f"output {run.path}: its run used another {changed[0]}; restore it, or {IN_USE_FIX}"
         )
 
 

@@ -105,7 +105,7 @@ def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None)
     """The metric that chooses the best weights: `finetune.best`, or that of the task.
 
     With a class `background`, which most windows of a recording have, it is the mean class accuracy. With
-    several heads it is the share of videos that all heads get right, or the loss unless all name a class.
+    several heads it is the share of videos that all heads get right, or the loss unless each names a class.
 
     Args:
         names: of the classes, if they are known.

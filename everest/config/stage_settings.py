@@ -58,7 +58,7 @@ class ScheduleSettings:
         return False
 
     def frozen_layers(self, depth: int) -> int:
-        """The number of first layers without a backward pass, of the embedding and the `depth` blocks."""
+        """How many of the first layers need no backward pass: the embedding, then each of `depth` blocks."""
         return 0
 
     def clip_settings(self, fps: float | None) -> ClipSettings | None:

@@ -38,7 +38,7 @@ class PredictedBout:
     end_frame: int
     label: str | None  # None: windows of a single-label head without a probable class
     index: int | None  # of the class in its head
-    probability: float  # mean over the windows: of their class, or without one of the most likely class
+    probability: float  # mean over the windows; without a class, of the most likely class
 
     @property
     def has_class(self) -> bool:

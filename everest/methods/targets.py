@@ -49,7 +49,7 @@ class Target(ABC):
     needs_tokenizer: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False  # `values` take the clips, not the model's input
     # Set by `bound`. They are not settings, and therefore not fields.
-    statistics: ClassVar[PixelStatistics] = IMAGENET
+    pixels: ClassVar[PixelStatistics] = IMAGENET
     frozen: ClassVar[Any] = None  # the tokenizer or teacher that computes values
     kind: str = ""  # its name in a recipe; of another package: its import path
     cache = None  # a setting of the targets that can be stored
@@ -60,10 +60,10 @@ class Target(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # shared with the average of the model's weights
 
-    def bound(self, statistics: PixelStatistics, frozen: object = None) -> Self:
-        """A copy for a model whose clips have these `statistics`, with its frozen tokenizer or teacher."""
+    def bound(self, pixels: PixelStatistics, frozen: object = None) -> Self:
+        """A copy for a model whose clips have these `pixels`, with its frozen tokenizer or teacher."""
         target = copy(self)
-        vars(target).update(statistics=statistics, frozen=frozen)  # attributes of a target cannot be assigned
+        vars(target).update(pixels=pixels, frozen=frozen)  # attributes of a target cannot be assigned
         return target
 
     @property
@@ -125,7 +125,7 @@ class PixelTargets(Target):
 
     def width(self, tubelet: Tubelet) -> int:
         t, p, q = tubelet
-        return (t if self.frames == "all" else 1) * p * q * self.statistics.channels
+        return (t if self.frames == "all" else 1) * p * q * self.pixels.channels
 
     def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
         """The values (B, M, P) in the order (frame, row, column, channel) of the released programs."""
@@ -149,7 +149,7 @@ class PixelTargets(Target):
 
         These have shapes that broadcast; without normalization they are 0 and 1.
         """
-        patches = self.statistics.to_unit_range(gather_patches(frames, ids, tubelet))
+        patches = self.pixels.to_unit_range(gather_patches(frames, ids, tubelet))
         if self.frames == "half":
             # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of
             # the last tubelet.

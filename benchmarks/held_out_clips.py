@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from everest.config.settings import Recipe
-from everest.data.recipe_clips import center_views, clips_of
+from everest.data.recipe_clips import center_views, make_dataset
 from everest.lists.sources import read_source
 
 SETS: Final = ("weizmann10", "interaction6", "surveillance2", "cameramotion8", "tabletennis2", "tennis7")
@@ -55,8 +55,8 @@ class Clips:
                 file.flush()
                 data = replace(self.recipe.data, root=str(self.videos), train=file.name)
                 samples = read_source(data, "train", labeled=False)
-            clips = clips_of(self.recipe, samples, center_views(self.recipe))
-            frames = [clips.read((0, index)).frames[0] for index in range(len(clips))]
+            dataset = make_dataset(self.recipe, samples, center_views(self.recipe))
+            frames = [dataset.read((0, index)).frames[0] for index in range(len(dataset))]
             self._pixels[name] = torch.stack(frames)
         return self._pixels[name]
 

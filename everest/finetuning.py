@@ -14,7 +14,7 @@ from everest.data.augment import mix
 from everest.data.class_balance import class_weights
 from everest.data.clip_dataset import Batch
 from everest.data.crops import erase
-from everest.data.recipe_clips import finetune_clips, validation_clips
+from everest.data.recipe_clips import finetune_dataset, validation_dataset
 from everest.engine.context import RunContext
 from everest.engine.health import chance_warning
 from everest.engine.setup import StageInputs, make_training
@@ -37,16 +37,16 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
             f"{setting} needs trained weights, but the encoder starts from new ones; name a checkpoint with "
             f"--init, or set {other}"
         )
-    clips, classes = finetune_clips(recipe)
-    validation = validation_clips(recipe, classes)
-    context.notice(empty_classes_notice("train", clips.samples, classes))
+    dataset, classes = finetune_dataset(recipe)
+    validation = validation_dataset(recipe, classes)
+    context.notice(empty_classes_notice("train", dataset.samples, classes))
     if validation is not None:
         context.notice(empty_classes_notice("val", validation.samples, classes))
     else:
         context.notice("no best checkpoint and no overfitting check without data.val")
         idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
         context.warn(*(f"finetune.{name}: no effect without data.val" for name in idle))
-    weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
+    weights = class_weights(dataset.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
     if init_weights is not None:
         spec = init_weights.adapted(spec)
@@ -54,7 +54,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         recipe=recipe,
         section=settings,
         spec=spec,
-        clips=clips,
+        dataset=dataset,
         classes=classes.names,
         init_weights=init_weights,
     )

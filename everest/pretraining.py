@@ -11,7 +11,7 @@ from torch import nn
 from everest.checkpoints.frozen import find_frozen
 from everest.config.settings import Recipe
 from everest.data.clip_dataset import Batch, ClipDataset
-from everest.data.recipe_clips import pretrain_clips, pretrain_key
+from everest.data.recipe_clips import pretrain_dataset, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.health import CollapseWatch, closing_event
 from everest.engine.setup import StageInputs, make_training
@@ -32,34 +32,35 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     spec = pretrain_spec(recipe, find_frozen(recipe))
     if init_weights is not None:
         spec = init_weights.adapted(spec)
-    clips = _clips(recipe, context)
-    section = recipe.pretrain
-    inputs = StageInputs(recipe=recipe, section=section, spec=spec, clips=clips, init_weights=init_weights)
+    dataset = _make_dataset(recipe, context)
+    inputs = StageInputs(
+        recipe=recipe, section=recipe.pretrain, spec=spec, dataset=dataset, init_weights=init_weights
+    )
     training = make_training(inputs, context)
     prober = None
     if recipe.pretrain.probe.every and not context.options.one_batch:
         from everest.probes.during_training import Prober
 
-        prober = Prober(training, recipe, spec, clips)
+        prober = Prober(training, recipe, spec, dataset)
     return Pretraining(training=training, prober=prober)
 
 
-def _clips(recipe: Recipe, context: RunContext) -> ClipDataset:
+def _make_dataset(recipe: Recipe, context: RunContext) -> ClipDataset:
     """The videos of pre-training, with their tokens if the recipe has a cache of them."""
-    clips = pretrain_clips(recipe)
-    if recipe.pretrain.objective == "views" and len(clips) < 2:
+    dataset = pretrain_dataset(recipe)
+    if recipe.pretrain.objective == "views" and len(dataset) < 2:
         raise DataError(
             f"data.{pretrain_key(recipe.data)}: one video; pretrain.objective=views compares several: name "
             "more videos with data.pretrain"
         )
     if recipe.pretrain.cache is None:
-        return clips
+        return dataset
 
     from everest.tokenizer.cache import TokenCache
 
-    tokens = TokenCache(recipe, clips)
+    tokens = TokenCache(recipe, dataset)
     context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
-    return replace(clips, tokens=tokens)
+    return replace(dataset, tokens=tokens)
 
 
 def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:

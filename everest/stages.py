@@ -118,7 +118,7 @@ def _environment(training: Training) -> dict[str, Any]:
     plan, options, init_file = training.plan, training.context.options, training.context.init_file
     header = training.state.header
     facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
-    facts |= sample_facts(training.recipe, training.clips, header.classes)
+    facts |= sample_facts(training.recipe, training.dataset, header.classes)
     values: dict[str, Any] = {"stage": options.stage, "plan": facts, "one_batch": options.one_batch}
     values["init"] = init_file and init_file.file
     if init_file is not None:
@@ -158,7 +158,7 @@ def _summary(training: Training) -> str:
     """The first line of a run: its videos, steps, batch, learning rate, parameters and precision."""
     plan = training.plan
     text = (
-        f"{ListSize.of(training.clips.samples)}, {plan.steps} steps over {plan.epochs} epochs; "
+        f"{ListSize.of(training.dataset.samples)}, {plan.steps} steps over {plan.epochs} epochs; "
         f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
         f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
     )

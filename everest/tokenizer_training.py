@@ -25,7 +25,7 @@ from everest.evaluation.tokenizer_validation import TokenizerValidator
 from everest.system.hub import HubUnreachable
 from everest.system.processes import warn_on_main
 from everest.system.weights import load_tensors, require_finite
-from everest.tokenizer.clips import tokenizer_clips
+from everest.tokenizer.clips import tokenizer_dataset
 from everest.tokenizer.loss import (
     ADVERSARY_BETAS,
     ADVERSARY_START,
@@ -57,17 +57,17 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
         others.append(
             TrainedNetwork(module=adversary.discriminator, optimizer=optimizer, name="discriminator")
         )
-    clips = tokenizer_clips(recipe)
+    dataset = tokenizer_dataset(recipe)
     inputs = StageInputs(
         recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
         section=settings,
         spec=spec,
-        clips=clips,
+        dataset=dataset,
         other_networks=others,
         other_clip_bytes=objective.bytes_per_clip(spec, context.bytes_per_value),
     )
     training = make_training(inputs, context)
-    validator = TokenizerValidator(training, recipe, clips)
+    validator = TokenizerValidator(training, recipe, dataset)
     return TokenizerTraining(training=training, settings=settings, objective=objective, validator=validator)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
-from everest.data.recipe_clips import pretrain_clips
+from everest.data.recipe_clips import pretrain_dataset
 from everest.figures.masks import apply_model
 from everest.figures.rows import draw_rows, make_figure_rows, make_mask_title
 from everest.models.mae import MaskedAutoencoder
@@ -44,7 +44,7 @@ def run_demo(folder: Path, *, report: Report) -> DemoResult:
     )
     model = load_model(encoder)
     assert isinstance(model, MaskedAutoencoder)
-    clip = pretrain_clips(recipe).read((0, 0))
+    clip = pretrain_dataset(recipe).read((0, 0))
     mask = apply_model(model, clip.frames[0], noise=clip.noise[0])
     draw_rows(folder / PICTURE, make_figure_rows([mask]), slices=mask.grid.t, title=make_mask_title(mask))
     steps.write_report(_text(recipe, result))

@@ -73,27 +73,27 @@ class StoppedWaiting(Exception):
     """The wait for a batch was given up, because its loader should stop."""
 
 
-def choose_workers(clips: ClipDataset, order: Order, workers: int | Literal["auto"]) -> int:
+def choose_workers(dataset: ClipDataset, order: Order, workers: int | Literal["auto"]) -> int:
     """The number of workers; `auto` is as many as the cores and the free shared memory allow."""
     if workers != "auto":
         return workers
     free_bytes = free_shared_memory()
     processes = num_local_processes()
     for num_workers in range(num_readers(), 0, -1):
-        needed_bytes = shared_bytes(clips, order, workers=num_workers) * processes
+        needed_bytes = shared_bytes(dataset, order, workers=num_workers) * processes
         if free_bytes is None or needed_bytes <= SHARED_MEMORY_SHARE * free_bytes:
             return num_workers
     return 0
 
 
-def shared_bytes(clips: ClipDataset, order: Order, *, workers: int) -> int:
+def shared_bytes(dataset: ClipDataset, order: Order, *, workers: int) -> int:
     """The bytes of shared memory that a loader uses."""
-    division = divide_batches(clips, order, workers=workers)
-    sizes = field_bytes(clips.layout(), num_slots=division.num_slots, batch_size=division.batch_samples)
+    division = divide_batches(dataset, order, workers=workers)
+    sizes = field_bytes(dataset.layout(), num_slots=division.num_slots, batch_size=division.batch_samples)
     return sum(sizes.values()) if workers else 0
 
 
-def divide_batches(clips: ClipDataset, order: Order, *, workers: int) -> BatchDivision:
+def divide_batches(dataset: ClipDataset, order: Order, *, workers: int) -> BatchDivision:
     """Divide batches into chunks of about equal size, and choose how many chunks are read ahead.
 
     While a batch is used, the workers read all of the next one and one more chunk each, and at least two
@@ -102,7 +102,7 @@ def divide_batches(clips: ClipDataset, order: Order, *, workers: int) -> BatchDi
     largest = (
         order.samples_per_micro_batch if isinstance(order, StepSampler) else max(map(len, order), default=1)
     )
-    num_chunks = max(1, math.ceil(largest / max(1, CHUNK_CLIPS // clips.make_views.num_views)))
+    num_chunks = max(1, math.ceil(largest / max(1, CHUNK_CLIPS // dataset.make_views.num_views)))
     chunk_samples = max(1, math.ceil(largest / num_chunks))
     if not workers:
         return BatchDivision(largest, chunk_samples, chunks_ahead=0, num_slots=1)
@@ -112,9 +112,9 @@ def divide_batches(clips: ClipDataset, order: Order, *, workers: int) -> BatchDi
     return BatchDivision(largest, chunk_samples, math.ceil(chunks_ahead / workers), num_slots)
 
 
-def read_batches(clips: ClipDataset, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
+def read_batches(dataset: ClipDataset, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
     """Yield the batches of a `ClipLoader`, whose workers live from the first batch to the last."""
-    with closing(ClipLoader(clips, order, workers=workers, timeout=timeout)) as loader:
+    with closing(ClipLoader(dataset, order, workers=workers, timeout=timeout)) as loader:
         yield from loader
 
 
@@ -133,15 +133,15 @@ class ClipLoader:
 
     def __init__(
         self,
-        clips: ClipDataset,
+        dataset: ClipDataset,
         order: Order,
         *,
         workers: int,
         timeout: float,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        division = divide_batches(clips, order, workers=workers)
-        self._clips = clips
+        division = divide_batches(dataset, order, workers=workers)
+        self._dataset = dataset
         self._timeout = timeout
         self._should_stop = should_stop
         self._num_slots = division.num_slots
@@ -150,9 +150,9 @@ class ClipLoader:
         self._unsent: deque[Chunk] = deque()  # chunks of these batches
         self._copies: list[torch.cuda.Event] = []  # copies of the batch that is used
         size = division.batch_samples
-        self._ring = Ring(clips.layout(), num_slots=division.num_slots, batch_size=size, shared=workers > 0)
+        self._ring = Ring(dataset.layout(), num_slots=division.num_slots, batch_size=size, shared=workers > 0)
         self._workers: Workers[Chunk, list[ClipInfo]] = Workers(
-            partial(read_chunk, clips, self._ring), num_workers=workers, max_ahead=division.chunks_ahead
+            partial(read_chunk, dataset, self._ring), num_workers=workers, max_ahead=division.chunks_ahead
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -164,7 +164,7 @@ class ClipLoader:
             chunks = self._loaded[0]
             infos = [info for chunk in chunks for info in self._wait_for_chunk(chunk)]
             tensors = self._ring.batch(chunks[0].slot, len(infos))
-            regions = self._clips.regions(tensors.pop("regions", None))
+            regions = self._dataset.regions(tensors.pop("regions", None))
             self._copies = []
             yield Batch(
                 **{name: tensors.pop(name) for name in COMMON_TENSORS},
@@ -214,15 +214,15 @@ class ClipLoader:
                 ) from None
 
     def _paths(self, chunks: Iterable[Chunk]) -> str:
-        return ", ".join(self._clips.samples[index].path for chunk in chunks for _, index in chunk.keys)
+        return ", ".join(self._dataset.samples[index].path for chunk in chunks for _, index in chunk.keys)
 
 
-def read_chunk(clips: ClipDataset, ring: Ring, chunk: Chunk) -> list[ClipInfo]:
+def read_chunk(dataset: ClipDataset, ring: Ring, chunk: Chunk) -> list[ClipInfo]:
     """Read the clips of a chunk into its rows of the ring."""
     rows = ring.batch(chunk.slot, chunk.first + len(chunk.keys))  # (rows, …) each
     infos = []
     for row, key in enumerate(chunk.keys, chunk.first):
-        clip = clips.read(key, out=rows["frames"][row])
+        clip = dataset.read(key, out=rows["frames"][row])
         tensors = {"label": clip.label, "noise": clip.noise, "erase": clip.erase, **clip.inputs}
         if clip.regions is not None:
             tensors["regions"] = clip.regions.boxes

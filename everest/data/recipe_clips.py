@@ -60,7 +60,7 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
     return digest.hexdigest()[:16]
 
 
-def pretrain_clips(recipe: Recipe) -> ClipDataset:
+def pretrain_dataset(recipe: Recipe) -> ClipDataset:
     """Unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
     data, section = recipe.data, recipe.pretrain
     alpha, camera = section.frame_selection.alpha, section.camera_motion
@@ -74,7 +74,7 @@ def pretrain_clips(recipe: Recipe) -> ClipDataset:
         crop_area=section.views.crop_area if section.objective == "views" else None,
     )
     samples = read_source(data, pretrain_key(data), labeled=False)
-    return clips_of(recipe, samples, views, num_noise=noise.total, training=True)
+    return make_dataset(recipe, samples, views, num_noise=noise.total, training=True)
 
 
 def pretrain_key(data: DataSettings) -> str:
@@ -82,7 +82,7 @@ def pretrain_key(data: DataSettings) -> str:
     return "pretrain" if data.pretrain else "train"
 
 
-def finetune_clips(recipe: Recipe) -> tuple[ClipDataset, Classes]:
+def finetune_dataset(recipe: Recipe) -> tuple[ClipDataset, Classes]:
     """The labeled clips of `data.train`, and their classes."""
     from everest.data.augment import RandAugment  # here: timm takes a second to import
 
@@ -98,7 +98,7 @@ def finetune_clips(recipe: Recipe) -> tuple[ClipDataset, Classes]:
     )
     samples = read_source(data, "train", labeled=True)
     classes = Classes.of(samples, data)
-    clips = clips_of(
+    dataset = make_dataset(
         recipe,
         samples,
         views,
@@ -108,9 +108,9 @@ def finetune_clips(recipe: Recipe) -> tuple[ClipDataset, Classes]:
         notices=[unused_validation_notice(data)],
     )
     if section.sampler == "shuffle":
-        return clips, classes
-    first_labels = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
-    return replace(clips, sampling_odds=sampling_odds(first_labels, section.sampler)), classes
+        return dataset, classes
+    first_labels = [sample.labels[0] for sample in dataset.samples]  # of several heads, the first is balanced
+    return replace(dataset, sampling_odds=sampling_odds(first_labels, section.sampler)), classes
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
@@ -120,7 +120,7 @@ def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample],
     return train.samples, read_source(recipe.data, "test", labeled=True, classes=classes).samples, classes
 
 
-def validation_clips(recipe: Recipe, classes: Classes) -> ClipDataset | None:
+def validation_dataset(recipe: Recipe, classes: Classes) -> ClipDataset | None:
     """The center view of each video of `data.val`, None if not set; DataError if the metric needs classes."""
     data, section = recipe.data, recipe.finetune
     if data.val is None:
@@ -133,7 +133,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> ClipDataset | None:
             f"data.val: no video has a class, so its {CLASS_METRICS[metric]} cannot select the best weights; "
             "add videos of classes, or set finetune.best=loss"
         )
-    return clips_of(recipe, samples, center_views(recipe), heads=classes.heads)
+    return make_dataset(recipe, samples, center_views(recipe), heads=classes.heads)
 
 
 def center_views(recipe: Recipe) -> ValidationViews:
@@ -141,11 +141,11 @@ def center_views(recipe: Recipe) -> ValidationViews:
     return ValidationViews(**vars(clip_format(recipe, "finetune")))
 
 
-def evaluation_clips(recipe: Recipe, classes: Classes) -> ClipDataset:
+def evaluation_dataset(recipe: Recipe, classes: Classes) -> ClipDataset:
     """The evaluation views of each video of `data.test`."""
     samples = read_source(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
-    return clips_of(recipe, samples, views, heads=classes.heads)
+    return make_dataset(recipe, samples, views, heads=classes.heads)
 
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
@@ -179,7 +179,7 @@ def clip_grid(recipe: Recipe) -> TokenGrid:
     return TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
 
 
-def clips_of(
+def make_dataset(
     recipe: Recipe,
     samples: SampleList,
     views: StageViews,
@@ -189,7 +189,7 @@ def clips_of(
     training: bool = False,
     notices: Sequence[str | None] = (),
 ) -> ClipDataset:
-    """Make the clips of samples. The `notices` follow those about the list.
+    """Make the data set of samples. The `notices` follow those about the list.
 
     In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states, and another
     sample replaces an unreadable one.
@@ -218,13 +218,13 @@ def clips_of(
     )
 
 
-def apply_resize_setting(clips: ClipDataset, resize: str, device: torch.device) -> ClipDataset:
+def apply_resize_setting(dataset: ClipDataset, resize: str, device: torch.device) -> ClipDataset:
     """The same training clips, with crops resized where `data.resize` says; for cached tokens, in workers."""
-    views = clips.make_views
+    views = dataset.make_views
     on_device = resize == "device" or (resize == "auto" and device.type == "cuda")
-    if not on_device or clips.tokens is not None or not isinstance(views, PretrainViews | FinetuneViews):
-        return clips
-    return replace(clips, make_views=replace(views, region=largest_region(views.size)))
+    if not on_device or dataset.tokens is not None or not isinstance(views, PretrainViews | FinetuneViews):
+        return dataset
+    return replace(dataset, make_views=replace(views, region=largest_region(views.size)))
 
 
 def num_clips(sample: Sample) -> int:
@@ -239,19 +239,19 @@ def num_clips(sample: Sample) -> int:
     return max(round(seconds / SECONDS_PER_CLIP), 1)
 
 
-def examine_lengths(clips: ClipDataset) -> str | None:
+def examine_lengths(dataset: ClipDataset) -> str | None:
     """Read the lengths of up to 64 local videos; return a notice if most are shorter than a clip, else None.
 
     Raises:
         DataError: none of them can be read.
     """
-    views = clips.make_views
+    views = dataset.make_views
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
     lengths: list[int] = []
     errors: list[VideoError] = []
     deadline = time.monotonic() + EXAMINATION_SECONDS
-    order = np.random.default_rng(0).permutation(len(clips))
-    examined_samples = [clips.samples[index] for index in order[:MAX_EXAMINED]]
+    order = np.random.default_rng(0).permutation(len(dataset))
+    examined_samples = [dataset.samples[index] for index in order[:MAX_EXAMINED]]
     for sample in examined_samples:
         video = sample.video
         if isinstance(video.shard if isinstance(video, ShardMember) else video, RemotePath):
@@ -262,7 +262,7 @@ def examine_lengths(clips: ClipDataset) -> str | None:
             errors.append(error)  # training names them, if others can be read
         if time.monotonic() > deadline:
             break
-    noun = ListSize.of(clips.samples).noun
+    noun = ListSize.of(dataset.samples).noun
     if errors and len(errors) == len(examined_samples):
         first = f"{errors[0].path}: {errors[0].reason}"
         raise DataError(f"none of the {len(errors)} {noun}s examined can be read, first {first}")

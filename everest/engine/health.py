@@ -141,7 +141,7 @@ def closing_event(training: Training, *, is_compared: bool) -> dict[str, Any]:
     plan, losses, model = training.plan, training.step_log.losses, training.trained_model
     text = f"mean loss of the last {len(losses)} steps: {fmean(losses):.3f}"
     if not isinstance(model, MaskedAutoencoder):
-        videos = min(plan.videos_per_step, len(training.clips))  # another draw of a video is ignored
+        videos = min(plan.videos_per_step, len(training.dataset))  # another draw of a video is ignored
         chance = (plan.views - 1) / max(1, plan.views * videos - 1)
         texts = {
             "view_top1": "{:.0%} of clips retrieve their own video within the batch "

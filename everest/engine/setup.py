@@ -48,7 +48,7 @@ class StageInputs:
     recipe: Recipe
     section: TrainedSection  # of the recipe, with the settings of the stage
     spec: ModelSpec | TokenizerSpec
-    clips: ClipDataset
+    dataset: ClipDataset
     classes: tuple[str, ...] | None = None  # of the data; a head of the same classes is kept
     init_weights: InitWeights | None = None  # None: the stage starts from scratch
     other_networks: Sequence[TrainedNetwork] = ()  # that learn in the same steps as the model
@@ -57,11 +57,11 @@ class StageInputs:
 
 def make_training(inputs: StageInputs, context: RunContext) -> Training:
     """Check the videos, plan the stage, build its model and optimizer; nothing is written."""
-    recipe, section, spec, clips = inputs.recipe, inputs.section, inputs.spec, inputs.clips
+    recipe, section, spec, dataset = inputs.recipe, inputs.section, inputs.spec, inputs.dataset
     if context.resumed:
-        _check_inputs(context.run_folder, sample_facts(recipe, clips, inputs.classes), spec)
+        _check_inputs(context.run_folder, sample_facts(recipe, dataset, inputs.classes), spec)
     else:  # opens some of the videos
-        context.notice(*clips.notices, examine_lengths(clips))
+        context.notice(*dataset.notices, examine_lengths(dataset))
     plan, memory_warning = _plan(inputs, context)
     network = make_network(_new_model(inputs, context), section, recipe.train, context.accelerator)
     networks = [network, *inputs.other_networks]
@@ -78,7 +78,7 @@ def make_training(inputs: StageInputs, context: RunContext) -> Training:
         context=context,
         recipe=recipe,
         plan=plan,
-        clips=apply_resize_setting(clips, recipe.data.resize, context.accelerator.device),
+        dataset=apply_resize_setting(dataset, recipe.data.resize, context.accelerator.device),
         model=prepare_model(context.accelerator, network.module, recipe.train),
         networks=networks,
         state=TrainState(context, networks, header, num_states=recipe.train.keep_states),
@@ -102,7 +102,7 @@ def _plan(inputs: StageInputs, context: RunContext) -> tuple[StagePlan, str | No
     )
     plan = plan_stage(
         inputs.section,
-        num_videos=len(inputs.clips),
+        num_videos=len(inputs.dataset),
         processes=context.accelerator.num_processes,
         largest_micro_batch=_largest_pass(context, inputs.recipe.train, memory),
     )
@@ -127,10 +127,10 @@ def _new_model(inputs: StageInputs, context: RunContext) -> nn.Module:
     return model
 
 
-def sample_facts(recipe: Recipe, clips: ClipDataset, classes: Sequence[str] | None) -> dict[str, Any]:
+def sample_facts(recipe: Recipe, dataset: ClipDataset, classes: Sequence[str] | None) -> dict[str, Any]:
     """The number and the fingerprint of the samples of a stage, as in env.json."""
-    samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
-    return {"videos": len(clips), "samples": samples}
+    samples = fingerprint(dataset.samples, parse_location(recipe.data.root), classes)
+    return {"videos": len(dataset), "samples": samples}
 
 
 def _check_inputs(run: RunFolder, videos: dict[str, Any], spec: ModelSpec | TokenizerSpec) -> None:
@@ -196,7 +196,7 @@ def _largest_pass(context: RunContext, settings: TrainSettings, memory: StageMem
 def _check_shared_memory(training: Training) -> None:
     """Refuse to start workers without enough shared memory; show a notice if it allows only some of them."""
     workers = training.workers
-    shared = shared_bytes(training.clips, training.order(), workers=workers)
+    shared = shared_bytes(training.dataset, training.order(), workers=workers)
     require_shared_memory(shared * num_local_processes())
     if training.recipe.train.workers == "auto" and workers < num_readers():
         few = f"{workers} of {num_readers()} workers, because little shared memory is free"

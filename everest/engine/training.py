@@ -61,7 +61,7 @@ class Training:
     context: RunContext
     recipe: Recipe
     plan: StagePlan
-    clips: ClipDataset  # as workers read them: the device may resize their crops
+    dataset: ClipDataset  # as workers read them: the device may resize their crops
     model: nn.Module  # as the loop calls it (everest.engine.network.prepare_model)
     networks: Sequence[TrainedNetwork]  # first the model, then others that learn in the same steps
     state: TrainState  # saves and restores the networks
@@ -75,7 +75,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.last_step = self.plan.steps
-        self.workers = choose_workers(self.clips, self.order(), self.recipe.train.workers)
+        self.workers = choose_workers(self.dataset, self.order(), self.recipe.train.workers)
         self.saves = SaveSchedule(self.recipe.train, self.plan.steps)
         is_scaled = self.context.accelerator.scaler is not None
         self.guard = UpdateGuard(self.recipe.train.nonfinite, scaled=is_scaled)
@@ -99,7 +99,7 @@ class Training:
     def order(self, step: int = 0) -> StepSampler:
         """The samples from `step` to the last step; they follow from the seed and the step."""
         return StepSampler(
-            num_samples=len(self.clips),
+            num_samples=len(self.dataset),
             samples_per_step=self.plan.videos_per_step,
             num_steps=self.plan.steps,
             samples_per_epoch=self.plan.videos_per_epoch,
@@ -109,14 +109,14 @@ class Training:
             seed=self.recipe.train.seed,
             start_step=step,
             repeat_first=self.context.options.one_batch,
-            odds=self.clips.sampling_odds,
+            odds=self.dataset.sampling_odds,
         )
 
     def loader(self, step: int = 0) -> ClipLoader:
         """Start workers that read the clips of `order`; several training processes stop at a common step."""
         signal, waits = self.saves.own_signal, 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
         return ClipLoader(
-            self.clips,
+            self.dataset,
             self.order(step),
             workers=self.workers,
             timeout=self.recipe.train.data_timeout,

@@ -22,7 +22,7 @@ from everest.config.heads import head_settings
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.clip_dataset import ClipDataset, SampleKey
 from everest.data.loader import choose_workers, copy_to_device, read_batches
-from everest.data.recipe_clips import evaluation_clips
+from everest.data.recipe_clips import evaluation_dataset
 from everest.errors import CheckpointError
 from everest.inference.opened_model import require_finite_outputs
 from everest.lists.classes import Classes
@@ -68,14 +68,14 @@ class EvaluationFiles:
                 refuse_inputs(path, inputs, option=option)
 
     def write(
-        self, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: ClipDataset
+        self, result: dict[str, Any], predictions: Predictions, classes: Classes, dataset: ClipDataset
     ) -> None:
         """Write the page and the predictions; adds the path of the page to `result`."""
         # The slow page first: if it is killed, no file of predictions blocks the next try.
         if self.page is not None:
             from everest.evaluation.page import write_evaluation_page
 
-            result["report"] = str(write_evaluation_page(self.page, result, predictions, classes, clips))
+            result["report"] = str(write_evaluation_page(self.page, result, predictions, classes, dataset))
         if self.predictions is not None:
             write_predictions(self.predictions, predictions, classes)
 
@@ -135,11 +135,11 @@ def evaluate_classifier(
     model.to(runtime.device)
     classes = Classes(heads=model.heads, names=model.class_names)
     source = str(model.file or type(model).__name__)
-    clips = evaluation_clips(recipe, classes)
+    dataset = evaluation_dataset(recipe, classes)
     root = parse_location(recipe.data.root)
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
-    files.refuse_inputs([*lists, *(sample.video for sample in clips.samples)])
-    predictions = evaluate_views(model, clips, runtime, train=recipe.train, report=report)
+    files.refuse_inputs([*lists, *(sample.video for sample in dataset.samples)])
+    predictions = evaluate_views(model, dataset, runtime, train=recipe.train, report=report)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
@@ -161,7 +161,7 @@ def evaluate_classifier(
         "recipe": recipe.name,
     }
     if runtime.is_main:
-        files.write(result, predictions, classes, clips)
+        files.write(result, predictions, classes, dataset)
     return result, predictions
 
 
@@ -176,7 +176,7 @@ class VideoScore(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_views(
-    model: AnyClassifier, clips: ClipDataset, runtime: Runtime, *, train: TrainSettings, report: Report
+    model: AnyClassifier, dataset: ClipDataset, runtime: Runtime, *, train: TrainSettings, report: Report
 ) -> Predictions:
     """Run a classifier over all views of all videos; returns the predictions in the order of the list.
 
@@ -186,14 +186,14 @@ def evaluate_views(
     computes a pass while the host reads the results of the pass before.
     """
     model.eval()
-    per_pass = max(1, 32 // clips.make_views.num_views)  # heuristic: up to 32 clips in a pass
-    passes = [range(first, min(first + per_pass, len(clips))) for first in range(0, len(clips), per_pass)]
+    per_pass = max(1, 32 // dataset.make_views.num_views)  # heuristic: up to 32 clips in a pass
+    passes = [range(first, min(first + per_pass, len(dataset))) for first in range(0, len(dataset), per_pass)]
     rank, processes = runtime.rank, runtime.num_processes
     own = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
     order: list[list[SampleKey]] = [[(0, index) for index in indices] for indices in own]
-    workers = choose_workers(clips, order, train.workers)
-    batches = read_batches(clips, order, workers=workers, timeout=train.data_timeout)
-    size = ListSize.of(clips.samples)
+    workers = choose_workers(dataset, order, train.workers)
+    batches = read_batches(dataset, order, workers=workers, timeout=train.data_timeout)
+    size = ListSize.of(dataset.samples)
     rows: list[VideoScore] = []
 
     def read(numbers: range, videos: list[str], problems: list[str | None], outputs: HostCopy) -> None:
@@ -217,7 +217,7 @@ def evaluate_views(
     by_index = {row.number: row for row in runtime.gather(rows)}
     ordered = [by_index[number] for number in sorted(by_index)]
     readable = [row for row in ordered if row.problem is None]
-    samples = [clips.samples[row.number] for row in readable]
+    samples = [dataset.samples[row.number] for row in readable]
     no_outputs = np.zeros((0, 1, model.num_classes), np.float32)
     return Predictions(
         videos=[row.video for row in readable],

@@ -63,18 +63,18 @@ def write_evaluation_page(
     result: dict[str, Any],
     predictions: Predictions,
     classes: Classes,
-    clips: ClipDataset,
+    dataset: ClipDataset,
     summary: Summary = Summary(),
 ) -> Path:
     """Write the plots and then the page; return the path of the page.
 
     Args:
         result: the document of `everest eval --json`.
-        clips: the evaluated videos; the worst ones are read again for the page.
+        dataset: the evaluated videos; the worst ones are read again for the page.
     """
     (folder / PAGE).unlink(missing_ok=True)  # an old page must not stand beside new plots
-    show_video = partial(_show_video, clips, predictions)
-    noun = ListSize.of(clips.samples).noun
+    show_video = partial(_show_video, dataset, predictions)
+    noun = ListSize.of(dataset.samples).noun
     heads = [
         _draw_head(folder, head, classes.names_of_head(head.head), show_video, noun=noun)
         for head in predictions.by_head().values()
@@ -99,7 +99,7 @@ def write_pooled_page(
     results: Mapping[str, dict[str, Any]],
     predictions: Predictions,
     classes: Classes,
-    clips: ClipDataset,
+    dataset: ClipDataset,
     *,
     noun: str,
     summary: Summary,
@@ -109,11 +109,11 @@ def write_pooled_page(
     Args:
         results: of all models, then of each, by their titles; as of everest.project.
         predictions: of all of them, which have one head.
-        clips: the videos of the test; the worst ones are read again for the page.
+        dataset: the videos of the test; the worst ones are read again for the page.
     """
     pooled = next(iter(results.values()))
     (head,) = predictions.by_head().values()
-    show_video = partial(_show_video, clips, predictions)
+    show_video = partial(_show_video, dataset, predictions)
     metric = pooled["metric"]
     documents = {
         title: {
@@ -141,20 +141,20 @@ def write_pooled_page(
     )
 
 
-def _show_video(clips: ClipDataset, predictions: Predictions, index: int) -> tuple[str, str]:
+def _show_video(dataset: ClipDataset, predictions: Predictions, index: int) -> tuple[str, str]:
     """The name of a video, with its group, and three frames of the middle view as the address of an image."""
-    video, views = predictions.videos[index], clips.make_views
+    video, views = predictions.videos[index], dataset.make_views
     assert isinstance(views, EvalViews)
     middle = views.clips // 2 * views.crops + views.crops // 2  # the middle crop of the middle clip
-    place = next(place for place, sample in enumerate(clips.samples) if sample.video_id == video)
-    view = clips.read((0, place)).frames[middle].movedim(0, -1)  # (T, H, W, C)
+    place = next(place for place, sample in enumerate(dataset.samples) if sample.video_id == video)
+    view = dataset.read((0, place)).frames[middle].movedim(0, -1)  # (T, H, W, C)
     shown = sorted({0, len(view) // 2, len(view) - 1})
     frames = torch.cat([view[time] for time in shown], dim=1)  # (H, 3 W, C)
     image = Image.fromarray(to_rgb(frames).contiguous().numpy())
     buffer = io.BytesIO()
     image.thumbnail((STRIP, STRIP))
     image.save(buffer, format="JPEG", quality=88)
-    group = clips.samples[place].group
+    group = dataset.samples[place].group
     name = video if group is None else f"{video}, group {group}"
     return name, encode_uri("image/jpeg", buffer.getvalue())
 

@@ -20,7 +20,7 @@ from everest.system.files import write_text
 from everest.system.run_folder import REPORT_IMAGE
 from everest.system.text import json_text, load_json, nonfinite_as_null
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
-from everest.tokenizer.clips import held_out_clips, spaced_clips
+from everest.tokenizer.clips import held_out_dataset, spaced_clips
 from everest.tokenizer.recipe_tokenizer import tokenizer_spec
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
 from everest.video.pixels import in_unit_range
@@ -32,11 +32,11 @@ HELD_OUT_LISTS: Final = ("val", "test")  # keys of `data`
 class TokenizerValidator:
     """Measures a run's tokenizer on held-out videos, at some of its validation steps, and at the end."""
 
-    def __init__(self, training: Training, recipe: Recipe, clips: ClipDataset) -> None:
+    def __init__(self, training: Training, recipe: Recipe, dataset: ClipDataset) -> None:
         self._training = training
         self._context = training.context
-        self._training_clips = clips  # resized by workers
-        self._key, self._clips = held_out_clips(recipe)  # _key: of their list in `data`
+        self._training_dataset = dataset  # resized by workers
+        self._key, self._dataset = held_out_dataset(recipe)  # _key: of their list in `data`
         if self._key not in HELD_OUT_LISTS:
             text = "no list in data.val or data.test: the report is of videos that are trained on"
             self._context.notice(text)
@@ -79,7 +79,7 @@ class TokenizerValidator:
 
     def _measure(self, model: AdaptiveTokenizer) -> TokenizerReport:
         training = self._training
-        report = measure_tokenizer(model, self._clips, self.untrained, settings=training.recipe.train)
+        report = measure_tokenizer(model, self._dataset, self.untrained, settings=training.recipe.train)
         for path, reason in report.skipped:
             self._context.notice(f"data.{self._key} skips {path}: {reason}")
         total = len(report.skipped) + report.figures.get("clips", 0)
@@ -109,7 +109,7 @@ class TokenizerValidator:
         assert isinstance(model, AdaptiveTokenizer)
         document = None
         if (model.target_std == 1).all():  # as in new weights
-            set_target_statistics(model, self._training_clips, train=training.recipe.train)
+            set_target_statistics(model, self._training_dataset, train=training.recipe.train)
             replace(weights, tensors=model.state_dict()).save(run.weights)
         elif run.report.is_file():
             try:
@@ -134,14 +134,14 @@ class TokenizerValidator:
 
 
 @torch.inference_mode()
-def set_target_statistics(model: AdaptiveTokenizer, clips: ClipDataset, *, train: TrainSettings) -> None:
+def set_target_statistics(model: AdaptiveTokenizer, dataset: ClipDataset, *, train: TrainSettings) -> None:
     """Set the mean and std of every code dimension, over all tokens of up to `TARGET_CLIPS` training clips.
 
     All tokens count, because each can be a target of the autoencoder. The mean is not 0, because an even
     number of levels is not symmetric.
     """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for batch in spaced_clips(clips, TARGET_CLIPS, settings=train):
+    for batch in spaced_clips(dataset, TARGET_CLIPS, settings=train):
         frames = in_unit_range(batch.frames.flatten(0, 1).to(model.target_mean.device))
         values = model.encode(frames).values.flatten(0, 1).double().cpu()  # (tokens, D)
         count += len(values)

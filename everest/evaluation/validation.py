@@ -31,7 +31,7 @@ class Validator:
     Keeps the weights with the best metric (`finetune.best`), and ends the run by `finetune.patience`.
 
     Args:
-        clips: one center view of each video of data.val.
+        dataset: one center view of each video of data.val.
         class_names: the classes of the only head, if they are known.
     """
 
@@ -39,14 +39,14 @@ class Validator:
         self,
         training: Training,
         model: VideoClassifier,
-        clips: ClipDataset,
+        dataset: ClipDataset,
         settings: FinetuneSettings,
         class_names: Sequence[str] | None,
     ) -> None:
         self._training = training
         self._context = training.context
         self._model = model
-        self._clips = clips
+        self._dataset = dataset
         self._patience = settings.patience
         self._validations = Validations([], best_metric(model.heads, settings.best, class_names))
 
@@ -84,7 +84,7 @@ class Validator:
         step = training.steps_done
         runtime = make_runtime(self._context.accelerator)
         predictions = evaluate_views(
-            self._model, self._clips, runtime, train=training.recipe.train, report=ignore_event
+            self._model, self._dataset, runtime, train=training.recipe.train, report=ignore_event
         )
         training.model.train()
         for path, reason in predictions.skipped:
@@ -137,13 +137,13 @@ class Validator:
         name = validations.metric
         metric = METRICS[name]
         best = validations.best_value
-        labels = [sample.labels for sample in self._clips.samples]
+        labels = [sample.labels for sample in self._dataset.samples]
         chance, majority = (find_chance(key, self._model.heads, labels) for key in (name, "majority_top1"))
         reference = "chance"
         if name == "top1" and majority is not None and chance is not None and majority > chance:
             reference, chance = "most frequent class", majority
         shown = "" if chance is None else f"; {reference} {value_text(name, chance)}"
-        size = ListSize.of(self._clips.samples)
+        size = ListSize.of(self._dataset.samples)
         count = plural(size.num_samples, size.noun)
         text = (
             f"best validation {metric.title} {value_text(name, best)} on {count} "

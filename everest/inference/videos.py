@@ -70,7 +70,7 @@ def compute_over_videos(
         parts: the videos of each pass: some of `Passes.divide`; None: all.
         processes: the number of processes that divide the videos.
     """
-    clips = ClipDataset(
+    dataset = ClipDataset(
         samples,
         make_views=model.views,
         seed=0,
@@ -84,8 +84,8 @@ def compute_over_videos(
     order = [[(0, index) for index in indices] for indices in parts]
     settings = model.recipe.train
     num_videos = sum(map(len, parts))
-    workers = choose_workers(clips, order, settings.workers if passes.workers is None else passes.workers)
-    batches = read_batches(clips, order, workers=min(workers, num_videos), timeout=settings.data_timeout)
+    workers = choose_workers(dataset, order, settings.workers if passes.workers is None else passes.workers)
+    batches = read_batches(dataset, order, workers=min(workers, num_videos), timeout=settings.data_timeout)
     size = ListSize.of(samples)
     num_done = max(size.num_samples - num_videos * processes, 0)
     for indices, batch in zip(parts, batches, strict=True):

@@ -25,7 +25,7 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.loader import choose_workers, copy_to_device, read_batches
 from everest.data.randomness import Purpose, seed_at
-from everest.data.recipe_clips import center_views, clips_of
+from everest.data.recipe_clips import center_views, make_dataset
 from everest.data.views import PretrainViews
 from everest.engine.training import Training
 from everest.errors import DivergedError
@@ -76,7 +76,7 @@ class Prober:
     the same at every probe.
     """
 
-    def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec, clips: ClipDataset) -> None:
+    def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec, dataset: ClipDataset) -> None:
         settings = recipe.pretrain.probe
         plan = training.plan
         self.rows: list[Row] = []  # of the probes so far, over all resumes
@@ -85,26 +85,25 @@ class Prober:
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec  # of the model, to build a copy of a sharded one that is not
         self._steps = plan_probes(plan.steps, every=settings.every, validation_steps=plan.validation_steps)
-        known = clips  # of the training, resized by workers
         self._held_out: ClipDataset | None = None  # some of data.val, with masks as training draws them
         if recipe.data.val is not None:
-            views = known.make_views
+            views = dataset.make_views  # of the training, resized by workers
             assert isinstance(views, PretrainViews)
             views = views if views.are_compared else replace(views, views_per_decode=1)
             listed = read_source(recipe.data, "val", labeled=False)
-            known = clips_of(recipe, listed, views, num_noise=known.num_noise)
-            self._held_out = replace(known, samples=choose_evenly(known.samples, MOST_HELD_OUT))
+            dataset = make_dataset(recipe, listed, views, num_noise=dataset.num_noise)
+            self._held_out = replace(dataset, samples=choose_evenly(dataset.samples, MOST_HELD_OUT))
         self._classes: Classes | None = None  # of `pretrain.probe.list`
         if settings.list is None:
-            samples = choose_evenly(list(dict.fromkeys(known.samples)), MOST_VIDEOS)
+            samples = choose_evenly(list(dict.fromkeys(dataset.samples)), MOST_VIDEOS)
             listed = SampleList(samples=samples, class_names=None)
         else:
             data = replace(recipe.data, train=settings.list)
             listed = read_source(data, "train", labeled=True)
             self._classes = Classes.of(listed, data)
-        self._clips = clips_of(recipe, listed, center_views(recipe))
+        self._dataset = make_dataset(recipe, listed, center_views(recipe))
         num_held_out = 0 if self._held_out is None else len(self._held_out)
-        self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
+        self._sizes = {"steps": plan.steps, "videos": len(self._dataset), "held_out": num_held_out}
         self.watches_loss = num_held_out >= FEWEST_HELD_OUT  # whether one that does not fall is reported
 
     def resume(self) -> None:
@@ -131,7 +130,7 @@ class Prober:
             "epoch": training.plan.epoch(max(step - 1, 0)),
             "epochs": training.plan.epochs,
             "steps": training.plan.steps,
-            "rank_most": min(MOST_VIDEOS, len(self._clips), self._spec.model.backbone_size.width),
+            "rank_most": min(MOST_VIDEOS, len(self._dataset), self._spec.model.backbone_size.width),
             "first": rows[0],
         }
         self._context.report({**event, **row})
@@ -155,7 +154,7 @@ class Prober:
                 frames = model.pixels.normalize(batch.frames.flatten(0, 1))
                 return encode_clips(model, frames, None).pooled.float().cpu().numpy()
 
-            encoded = self._run_passes(self._clips, pooled)
+            encoded = self._run_passes(self._dataset, pooled)
             loss, mean_loss = self._held_out_losses(model)
         features = np.concatenate([part.value for part in encoded])  # (N, 4D)
         if not np.isfinite(features).all():
@@ -163,7 +162,7 @@ class Prober:
                 f"step {training.steps_done}: the features of the probe are not finite; lower base_lr or set "
                 "train.clip_grad"
             )
-        samples = [self._clips.samples[place] for part in encoded for place in part.videos]
+        samples = [self._dataset.samples[place] for part in encoded for place in part.videos]
 
         def measures() -> Row:
             """Of the readable videos; None without labels, or where a probe is impossible."""
@@ -217,17 +216,17 @@ class Prober:
         of_passes, counts = zip(*gather_object(losses), strict=True)
         return float(mean_loss), float(np.average(of_passes, weights=counts))
 
-    def _run_passes(self, clips: ClipDataset, compute: Callable[[Batch], Any]) -> list[_PassResult]:
+    def _run_passes(self, dataset: ClipDataset, compute: Callable[[Batch], Any]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
         accelerator, settings = self._context.accelerator, self._training.recipe.train
-        firsts = range(0, len(clips), VIDEOS_PER_PASS)
-        passes = [range(first, min(first + VIDEOS_PER_PASS, len(clips))) for first in firsts]
+        firsts = range(0, len(dataset), VIDEOS_PER_PASS)
+        passes = [range(first, min(first + VIDEOS_PER_PASS, len(dataset))) for first in firsts]
         numbers = range(len(passes))[accelerator.process_index :: accelerator.num_processes]
         results: list[_PassResult] = []
         if numbers:
             order = [[(0, place) for place in passes[number]] for number in numbers]
-            workers = min(choose_workers(clips, order, settings.workers), len(order) - 1)
-            loaded = read_batches(clips, order, workers=workers, timeout=settings.data_timeout)
+            workers = min(choose_workers(dataset, order, settings.workers), len(order) - 1)
+            loaded = read_batches(dataset, order, workers=workers, timeout=settings.data_timeout)
             for number, batch in zip(numbers, loaded, strict=True):
                 rows = [row for row, failed in enumerate(batch.failed_reads) if not failed]
                 value = None
@@ -240,7 +239,7 @@ class Prober:
         skipped = [reason for part in results for reason in part.failed]
         for path, reason in skipped:
             self._context.warn_once(f"probe {path}", f"the probe skips {path}: {reason}")
-        refuse_too_many(skipped, requested=len(clips), max_bad=self._training.recipe.data.max_bad)
+        refuse_too_many(skipped, requested=len(dataset), max_bad=self._training.recipe.data.max_bad)
         return [part for part in results if part.videos]
 
     @contextmanager

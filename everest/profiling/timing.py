@@ -20,7 +20,7 @@ from everest.config.stage_settings import STAGES, StageName
 from everest.data.clip_dataset import ClipDataset, StepSampler
 from everest.data.frames import find_sampling
 from everest.data.loader import choose_workers, copy_to_device, divide_batches, read_batches
-from everest.data.recipe_clips import apply_resize_setting, finetune_clips, pretrain_clips
+from everest.data.recipe_clips import apply_resize_setting, finetune_dataset, pretrain_dataset
 from everest.engine.network import prepare_model
 from everest.engine.step import set_lr
 from everest.engine.training import PlainTraining, Stage, Step
@@ -60,7 +60,7 @@ def time_stages(
     if with_loader:
         loading = STAGES if recipe.data.train else ("pretrain",)
     for stage in loading:  # missing videos are reported before anything is measured
-        open_stage_clips(recipe, stage)
+        open_stage_dataset(recipe, stage)
     stages: dict[ProfiledStage, dict[str, Any]] = {}
     for stage in PROFILED_STAGES:
         stages[stage] = {"measured": time_steps(recipe, stage, batch=batch, cpu=cpu)}
@@ -153,7 +153,7 @@ def try_step(stage: Stage) -> dict[str, Any]:
     _, seconds = _time_calls(last_pass, 2, device)
     return {
         "loss": losses[0],
-        "videos": len(training.clips),
+        "videos": len(training.dataset),
         "steps": plan.steps,
         "batch_size": plan.batch_size,
         "micro_batch": plan.micro_batch,
@@ -180,9 +180,9 @@ def _time_calls(work: Callable[[], object], times: int, device: torch.device) ->
     return seconds
 
 
-def open_stage_clips(recipe: Recipe, stage: StageName) -> ClipDataset:
+def open_stage_dataset(recipe: Recipe, stage: StageName) -> ClipDataset:
     """Return the clips of a training stage; DataError if the videos cannot be found."""
-    return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
+    return pretrain_dataset(recipe) if stage == "pretrain" else finetune_dataset(recipe)[0]
 
 
 def time_loader(
@@ -198,23 +198,23 @@ def time_loader(
         cpu: the step runs on the CPU even if there is a GPU, so crops are not resized on the GPU.
     """
     device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
-    clips = apply_resize_setting(open_stage_clips(recipe, stage), recipe.data.resize, device)
-    views = clips.make_views.num_views
+    dataset = apply_resize_setting(open_stage_dataset(recipe, stage), recipe.data.resize, device)
+    views = dataset.make_views.num_views
     samples = max(1, batch // views)
     order = StepSampler(
-        num_samples=len(clips),
+        num_samples=len(dataset),
         samples_per_step=samples,
         num_steps=1_000_000,  # more than fit into the time
-        samples_per_epoch=len(clips),
+        samples_per_epoch=len(dataset),
         seed=recipe.train.seed,
-        odds=clips.sampling_odds,
+        odds=dataset.sampling_odds,
     )
-    workers = choose_workers(clips, order, recipe.train.workers)
-    with closing(read_batches(clips, order, workers=workers, timeout=recipe.train.data_timeout)) as loaded:
-        for _ in range(divide_batches(clips, order, workers=workers).num_slots):
+    workers = choose_workers(dataset, order, recipe.train.workers)
+    with closing(read_batches(dataset, order, workers=workers, timeout=recipe.train.data_timeout)) as loaded:
+        for _ in range(divide_batches(dataset, order, workers=workers).num_slots):
             next(loaded)  # batches that are read ahead would distort the rate
         speed = _measure_call_rate(lambda _: next(loaded), LOADER_SECONDS) * samples * views
-    alone = measure_reading_speed(clips)
+    alone = measure_reading_speed(dataset)
     data_wait = max(0.0, 1 - speed / step_clips_per_second)
     return {
         "workers": workers,
@@ -222,11 +222,11 @@ def time_loader(
         "clips_per_second_of_one_process": alone,
         "step_clips_per_second": step_clips_per_second,
         "data_wait": data_wait,  # share of a step's time
-        "changes": _suggest_loading_changes(clips, workers, alone) if data_wait else {},
+        "changes": _suggest_loading_changes(dataset, workers, alone) if data_wait else {},
     }
 
 
-def _suggest_loading_changes(clips: ClipDataset, workers: int, clips_per_second: float) -> dict[str, float]:
+def _suggest_loading_changes(dataset: ClipDataset, workers: int, clips_per_second: float) -> dict[str, float]:
     """Changes that make the loader faster, with the expected factor of each; the largest factor first.
 
     Several clips from one decode are not suggested, because they cost accuracy (docs/performance.md).
@@ -234,17 +234,17 @@ def _suggest_loading_changes(clips: ClipDataset, workers: int, clips_per_second:
     Args:
         clips_per_second: the speed of this process alone.
     """
-    views = clips.make_views
+    views = dataset.make_views
 
     def decode(number: int) -> None:
         # The time until an unreadable video fails counts: training loses it as well.
         with suppress(VideoError):
-            reader = views.make_reader(clips.samples[number % len(clips)], clips.decoder)
+            reader = views.make_reader(dataset.samples[number % len(dataset)], dataset.decoder)
             views.decode(reader, find_sampling(views.sampling).center)
 
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
     is_slow = False
-    for sample in clips.samples[:CODECS_EXAMINED]:
+    for sample in dataset.samples[:CODECS_EXAMINED]:
         with suppress(VideoError):  # training replaces an unreadable video, so its codec decides nothing
             is_slow = is_slow or not is_fast_to_read(sample.video)
     if is_slow:
@@ -256,11 +256,11 @@ def _suggest_loading_changes(clips: ClipDataset, workers: int, clips_per_second:
     return dict(sorted(stated.items(), key=lambda item: -item[1]))
 
 
-def measure_reading_speed(clips: ClipDataset) -> float:
+def measure_reading_speed(dataset: ClipDataset) -> float:
     """Return the clips per second that this process reads alone."""
-    clips.read((0, 0))  # opens and indexes the file
-    samples = _measure_call_rate(lambda epoch: clips.read((epoch, epoch % len(clips))), READING_SECONDS)
-    return samples * clips.make_views.num_views
+    dataset.read((0, 0))  # opens and indexes the file
+    samples = _measure_call_rate(lambda epoch: dataset.read((epoch, epoch % len(dataset))), READING_SECONDS)
+    return samples * dataset.make_views.num_views
 
 
 def _measure_call_rate(work: Callable[[int], object], seconds: float) -> float:

@@ -50,7 +50,7 @@ from everest.probes.linear import (
     fit_linear,
     make_group_splits,
 )
-from everest.profiling.timing import measure_reading_speed, open_stage_clips
+from everest.profiling.timing import measure_reading_speed, open_stage_dataset
 from everest.project.feature_kinds import FEATURES, INPUTS, LINEAR, SIZE_RATE, LinearModule
 from everest.project.result import NETWORK
 from everest.system.events import Report
@@ -205,7 +205,7 @@ def measure_clip_seconds(recipe: Recipe, classes: Classes) -> float:
             for module in modules:
                 module.features(clips).cpu()
             seconds.append(time.monotonic() - started)
-    return mean(seconds[1:]) + 1 / measure_reading_speed(open_stage_clips(recipe, "finetune"))
+    return mean(seconds[1:]) + 1 / measure_reading_speed(open_stage_dataset(recipe, "finetune"))
 
 
 def make_linear_candidates(

@@ -17,7 +17,7 @@ from everest import inference_api
 from everest.annotations.bout import Bouts
 from everest.config.heads import METRIC_OF_TASK
 from everest.data.clip_dataset import ClipDataset
-from everest.data.recipe_clips import evaluation_clips
+from everest.data.recipe_clips import evaluation_dataset
 from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.evaluation.page import PAGE
@@ -67,7 +67,7 @@ class PageData(NamedTuple):
     results: dict[str, Any]
     predictions: Predictions
     classes: Classes
-    clips: ClipDataset
+    dataset: ClipDataset
 
 
 def measure_candidates(
@@ -114,7 +114,7 @@ def measure_candidates(
         report=str(report_folder / PAGE),
         timelines=timelines,
     )
-    return test, PageData(evaluation, predictions, classes, evaluation_clips(model.recipe, classes))
+    return test, PageData(evaluation, predictions, classes, evaluation_dataset(model.recipe, classes))
 
 
 def _predict_all(
@@ -249,7 +249,7 @@ def pool_folds(
     }
     tested = replace(model.recipe, data=replace(model.recipe.data, test=model.recipe.data.train))
     documents = {"all folds": pooled.dump(), **results}
-    return pooled, PageData(documents, delivered, classes, evaluation_clips(tested, classes))
+    return pooled, PageData(documents, delivered, classes, evaluation_dataset(tested, classes))
 
 
 def score_recordings(

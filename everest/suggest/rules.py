@@ -23,7 +23,7 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import StageName
 from everest.data.footage import read_footage
-from everest.data.recipe_clips import finetune_clips, pretrain_clips
+from everest.data.recipe_clips import finetune_dataset, pretrain_dataset
 from everest.engine.stage_plan import PEAK_LR, steps_between_validations
 from everest.errors import DataError
 from everest.lists.labels import class_imbalance, count_classes
@@ -107,8 +107,8 @@ class DataStats:
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataStats:
     """Count the training videos, windows, groups and classes, and read the length and size of some videos."""
     recipe = Recipe(name="suggest", data=data)
-    clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
-    pretrain_samples = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
+    dataset, known = finetune_dataset(recipe) if labeled else (pretrain_dataset(recipe), None)
+    pretrain_samples = pretrain_dataset(recipe).samples if labeled and data.pretrain else ()
     root = parse_location(data.root)
     held_out: dict[str, int] = {}  # samples
     for key in ("val", "test") if labeled else ("val",):  # a typo in a label would show after hours
@@ -116,11 +116,11 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataStats:
         if name is not None and join_location(root, name).exists():
             listed = read_source(data, key, labeled=labeled, classes=known, skip_missing=True)
             held_out[key] = len(listed.samples)
-    frames, height, width = _median_size(clips.samples, data.fps)
+    frames, height, width = _median_size(dataset.samples, data.fps)
     # Of the first label, which a sampler balances.
-    counts = count_classes(sample.labels[0] for sample in clips.samples) if labeled else {}
+    counts = count_classes(sample.labels[0] for sample in dataset.samples) if labeled else {}
     return DataStats(
-        train=ListSize.of(clips.samples),
+        train=ListSize.of(dataset.samples),
         pretrain=ListSize.of(pretrain_samples) if pretrain_samples else None,
         classes=sum(head.outputs for head in known.heads if head.task != "regression") if known else 0,
         class_names=(known.names if known else None) or (),

@@ -16,7 +16,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import StageName
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
-from everest.profiling.timing import measure_reading_speed, open_stage_clips, time_steps
+from everest.profiling.timing import measure_reading_speed, open_stage_dataset, time_steps
 from everest.suggest.rules import (
     DEVICE_VALUES,
     Choice,
@@ -136,7 +136,7 @@ class Suggestion:
             batch = 16 if self.start is None else 2  # public weights are larger than what a CPU trains
             timed = time_steps(self.recipe, stage, batch=batch if on_cpu else None, cpu=on_cpu)
             step = timed["clips_per_second"]
-            read = measure_reading_speed(open_stage_clips(self.recipe, stage)) * num_cores()
+            read = measure_reading_speed(open_stage_dataset(self.recipe, stage)) * num_cores()
             # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
             speeds[stage] = 1 / (1 / step + 1 / read) if on_cpu else min(step, read)
         return replace(self, speeds=speeds)

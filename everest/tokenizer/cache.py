@@ -36,7 +36,7 @@ from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import choose_workers, read_batches
-from everest.data.recipe_clips import clip_grid, fingerprint, pretrain_clips
+from everest.data.recipe_clips import clip_grid, fingerprint, pretrain_dataset
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import Sample
@@ -135,14 +135,14 @@ class TokenIndex:
 _INDEX: Final = TypeAdapter(TokenIndex)
 
 
-def clip_facts(recipe: Recipe, clips: ClipDataset) -> dict[str, Any]:
+def clip_facts(recipe: Recipe, dataset: ClipDataset) -> dict[str, Any]:
     """The values that determine the pixels of pre-training clips: JSON values under the keys of a recipe."""
-    views = clips.make_views
+    views = dataset.make_views
     assert isinstance(views, PretrainViews)
     return {
         "data.fps": views.fps,
         "data.channels": recipe.data.channels,
-        "train.seed": clips.seed,
+        "train.seed": dataset.seed,
         "data.frames": views.frames,
         "data.size": list(views.size),
         "model.tubelet": list(recipe.model.tubelet),
@@ -150,7 +150,7 @@ def clip_facts(recipe: Recipe, clips: ClipDataset) -> dict[str, Any]:
         "pretrain.sampling": views.sampling,
         "pretrain.flip": views.flip,
         "pretrain.views_per_decode": views.views_per_decode,
-        "list of videos": fingerprint(clips.samples, parse_location(recipe.data.root), None),
+        "list of videos": fingerprint(dataset.samples, parse_location(recipe.data.root), None),
     }
 
 
@@ -168,13 +168,13 @@ class TokenCache:
     The clips of pre-training read it (everest.data.clip_dataset.ClipTokens).
     """
 
-    def __init__(self, recipe: Recipe, clips: ClipDataset) -> None:
+    def __init__(self, recipe: Recipe, dataset: ClipDataset) -> None:
         section = recipe.pretrain
         assert section.objective == "pixels", "only targets are stored"
         self.folder = Path(section.target.cache or "")
         self.index = TokenIndex.read(self.folder)
         grid = clip_grid(recipe)
-        requested = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
+        requested = {"videos": len(dataset), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, dataset)}
         differences = differing(self.index.clip_values(), requested)
         if differences:
             shown = first_names(differences, MOST_DIFFERENCES)
@@ -191,7 +191,7 @@ class TokenCache:
                 "the same everest prepare tokens again to make them"
             )
         self.variants = self.index.variants
-        self._samples = clips.samples
+        self._samples = dataset.samples
         # The recipe's checks have refused `soft`. Targets of pixels need no values.
         self._space = section.target.space if isinstance(section.target, TokenTargets) else None
         self._needs_ranks = section.selection.needs_tokenizer
@@ -251,8 +251,8 @@ def write_tokens(
             "tokenizer.checkpoint=RUN names it"
         )
     tokenizer = use.load().to(accelerator.device)
-    clips = replace(pretrain_clips(recipe), replace_bad=False)
-    inputs = [Path(use.path), *(sample.video for sample in clips.samples)]
+    dataset = replace(pretrain_dataset(recipe), replace_bad=False)
+    inputs = [Path(use.path), *(sample.video for sample in dataset.samples)]
     refuse_inputs(output, inputs, fix="choose a folder of its own")
     check_new_folder(output, overwrite=overwrite, is_output=lambda name: name == INDEX)
     with sole_writer(output / INDEX):
@@ -264,14 +264,14 @@ def write_tokens(
             tokenizer=use,
             mean=tuple(tokenizer.target_mean.tolist()),
             std=tuple(tokenizer.target_std.tolist()),
-            videos=len(clips),
+            videos=len(dataset),
             variants=variants,
             grid=(grid.t, grid.h, grid.w),
-            clips=clip_facts(recipe, clips),
+            clips=clip_facts(recipe, dataset),
             precision=accelerator.mixed_precision,
         ).save(output)
-        encode = partial(_encode, clips, tokenizer, accelerator, recipe.train, batch=batch)
-        kept, bad = _write_parts(index, output, clips.samples, encode, recipe.data.max_bad, report)
+        encode = partial(_encode, dataset, tokenizer, accelerator, recipe.train, batch=batch)
+        kept, bad = _write_parts(index, output, dataset.samples, encode, recipe.data.max_bad, report)
         if bad:
             write_table(output / BAD_VIDEOS_FILE, [BAD_COLUMNS, *bad.items()])
     parts = index.parts()
@@ -314,7 +314,7 @@ def _write_parts(
 
 @torch.inference_mode()
 def _encode(
-    clips: ClipDataset,
+    dataset: ClipDataset,
     tokenizer: AdaptiveTokenizer,
     accelerator: Accelerator,
     settings: TrainSettings,
@@ -325,10 +325,10 @@ def _encode(
     """The tensors of a part, and the reason of each unreadable sample, whose rows are meaningless."""
     samples = [(part.variant, number) for number in part.samples]
     order = [samples[first : first + batch] for first in range(0, len(samples), batch)]
-    workers = min(choose_workers(clips, order, settings.workers), len(order))
+    workers = min(choose_workers(dataset, order, settings.workers), len(order))
     rows: dict[str, list[NDArray[Any]]] = {"codes": [], "ranks": []}  # (B, V, N) each
     failed: list[list[tuple[str, str]]] = []  # of each sample the path and reason of what cannot be read
-    for clip in read_batches(clips, order, workers=workers, timeout=settings.data_timeout):
+    for clip in read_batches(dataset, order, workers=workers, timeout=settings.data_timeout):
         failed += clip.failed_reads
         frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)
         try:

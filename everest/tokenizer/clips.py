@@ -9,7 +9,7 @@ from typing import Final
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.loader import choose_workers, read_batches
-from everest.data.recipe_clips import clip_format, clips_of, pretrain_key
+from everest.data.recipe_clips import clip_format, make_dataset, pretrain_key
 from everest.data.views import ClipFormat, PretrainViews, ValidationViews
 from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
@@ -19,12 +19,12 @@ from everest.tokenizer.recipe_tokenizer import tokenizer_settings
 MEASURED_BATCH: Final = 8  # heuristic: clips that are measured together
 
 
-def tokenizer_clips(recipe: Recipe) -> ClipDataset:
+def tokenizer_dataset(recipe: Recipe) -> ClipDataset:
     """The videos of pre-training: random windows, with the stride, crops and flips of pre-training."""
     flip = recipe.data.flip if recipe.pretrain.flip is None else recipe.pretrain.flip
     views = PretrainViews(**vars(window_format(recipe)), flip=flip, views_per_decode=1)
     samples = read_source(recipe.data, pretrain_key(recipe.data), labeled=False)
-    return clips_of(recipe, samples, views, training=True)
+    return make_dataset(recipe, samples, views, training=True)
 
 
 def window_format(recipe: Recipe) -> ClipFormat:
@@ -33,14 +33,14 @@ def window_format(recipe: Recipe) -> ClipFormat:
     return replace(clip, frames=tokenizer_settings(recipe).frames, sampling="dense")
 
 
-def held_out_clips(recipe: Recipe) -> tuple[str, ClipDataset]:
+def held_out_dataset(recipe: Recipe) -> tuple[str, ClipDataset]:
     """The list for validating a tokenizer, and the middle window of each of its videos, always the same.
 
     The list is `data.val`, otherwise `data.test` if the file exists. Without either it is the training list,
     so that a folder of videos is enough.
 
     Returns:
-        The key of the list in `data`, and the clips.
+        The key of the list in `data`, and the data set.
     """
     data = recipe.data
     key = pretrain_key(data)
@@ -49,18 +49,18 @@ def held_out_clips(recipe: Recipe) -> tuple[str, ClipDataset]:
     elif data.test is not None and join_location(parse_location(data.root), data.test).exists():
         key = "test"
     views = ValidationViews(**vars(window_format(recipe)))
-    return key, clips_of(recipe, read_source(data, key, labeled=False), views)
+    return key, make_dataset(recipe, read_source(data, key, labeled=False), views)
 
 
-def spaced_clips(clips: ClipDataset, most: int, *, settings: TrainSettings) -> Iterator[Batch]:
+def spaced_clips(dataset: ClipDataset, most: int, *, settings: TrainSettings) -> Iterator[Batch]:
     """Yield batches of up to `most` clips in all, evenly spaced in the list, as in the first epoch.
 
     Spaced, because a list may be in the order of its classes.
     """
-    keys = [(0, place) for place in choose_evenly(range(len(clips)), most)]
+    keys = [(0, place) for place in choose_evenly(range(len(dataset)), most)]
     order = [keys[first : first + MEASURED_BATCH] for first in range(0, len(keys), MEASURED_BATCH)]
-    workers = choose_workers(clips, order, settings.workers)
-    yield from read_batches(clips, order, workers=workers, timeout=settings.data_timeout)
+    workers = choose_workers(dataset, order, settings.workers)
+    yield from read_batches(dataset, order, workers=workers, timeout=settings.data_timeout)
 
 
 def tokenizer_depends_on(key: str, recipe: Recipe) -> bool:

@@ -60,7 +60,7 @@ class TokenizerReport:
 
 @torch.inference_mode()
 def measure_tokenizer(
-    model: AdaptiveTokenizer, clips: ClipDataset, untrained: TokenScorer, *, settings: TrainSettings
+    model: AdaptiveTokenizer, dataset: ClipDataset, untrained: TokenScorer, *, settings: TrainSettings
 ) -> TokenizerReport:
     """Measure a tokenizer on up to `MOST_CLIPS` clips of one window each, from the whole list, in float32.
 
@@ -71,7 +71,7 @@ def measure_tokenizer(
     measured: dict[str, list[Tensor]] = defaultdict(list)  # of all clips, on the CPU
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
-    for clip in spaced_clips(clips, MOST_CLIPS, settings=settings):
+    for clip in spaced_clips(dataset, MOST_CLIPS, settings=settings):
         skipped += [failed[0] for failed in clip.failed_reads if failed]
         readable = [row for row, failed in enumerate(clip.failed_reads) if not failed]
         if not readable:

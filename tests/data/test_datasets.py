@@ -35,7 +35,7 @@ def samples(clip_files):
     return found.samples
 
 
-def clips_of(samples, make_views=PRETRAIN, **options):
+def dataset(samples, make_views=PRETRAIN, **options):
     settings = {"seed": 0, "num_noise": 5, "decoder": "auto", "replace_bad": True} | options
     settings.setdefault("heads", (Head(outputs=2),))
     return ClipDataset(samples, make_views=make_views, **settings)
@@ -49,31 +49,31 @@ def same(one, other):
 
 @pytest.mark.parametrize("maker", ALL)
 def test_clip_follows_from_seed_epoch_and_index(samples, maker):
-    assert same(clips_of(samples, maker, seed=7).read((2, 1)), clips_of(samples, maker, seed=7).read((2, 1)))
+    assert same(dataset(samples, maker, seed=7).read((2, 1)), dataset(samples, maker, seed=7).read((2, 1)))
 
 
 @pytest.mark.parametrize("maker", [PRETRAIN, FINETUNE])
 @pytest.mark.parametrize(("seed", "place"), [(8, (2, 1)), (7, (3, 1)), (7, (2, 2))])
 def test_training_clip_changes_with_seed_epoch_and_index(samples, maker, seed, place):
-    one = clips_of(samples[:1] * 4, maker, seed=7).read((2, 1))
-    other = clips_of(samples[:1] * 4, maker, seed=seed).read(place)
+    one = dataset(samples[:1] * 4, maker, seed=7).read((2, 1))
+    other = dataset(samples[:1] * 4, maker, seed=seed).read(place)
     assert not torch.equal(one.frames, other.frames)
     assert not torch.equal(one.noise, other.noise)
 
 
 def test_views_of_one_decode_are_other_crops_of_the_same_frames_with_noise_of_their_own(samples):
-    clip = clips_of(samples, ALL[1]).read((0, 0))
+    clip = dataset(samples, ALL[1]).read((0, 0))
     first, second, third = clip.frames
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
     assert len(clip.noise.unique()) == clip.noise.numel()
     unlabeled = [dataclasses.replace(samples[0], labels=())]
-    assert clips_of(unlabeled).read((0, 0)).label.tolist() == [-1]
+    assert dataset(unlabeled).read((0, 0)).label.tolist() == [-1]
 
 
 @pytest.mark.parametrize("maker", [VALIDATION, TEST])
 def test_evaluated_frames_do_not_depend_on_seed_or_epoch(samples, maker):
-    one, other = clips_of(samples, maker, seed=1).read((0, 1)), clips_of(samples, maker, seed=2).read((5, 1))
+    one, other = dataset(samples, maker, seed=1).read((0, 1)), dataset(samples, maker, seed=2).read((5, 1))
     assert torch.equal(one.frames, other.frames)
 
 
@@ -109,12 +109,12 @@ def broken(tmp_path):
 
 def test_broken_video_is_replaced_by_the_same_other_one_every_time(samples, broken):
     mixed = [broken, *samples[:3]]
-    clip = clips_of(mixed).read((3, 0))
+    clip = dataset(mixed).read((3, 0))
     assert clip.failed_reads[0] == (broken.path, "not a video file")
     assert clip.video_id in {sample.path for sample in samples[:3]}
-    assert same(clip, clips_of(mixed).read((3, 0)))
-    assert torch.equal(clip.noise, clips_of(samples[:1] * 4).read((3, 0)).noise)  # that of its place
-    replacements = {clips_of(mixed).read((epoch, 0)).video_id for epoch in range(20)}
+    assert same(clip, dataset(mixed).read((3, 0)))
+    assert torch.equal(clip.noise, dataset(samples[:1] * 4).read((3, 0)).noise)  # that of its place
+    replacements = {dataset(mixed).read((epoch, 0)).video_id for epoch in range(20)}
     assert len(replacements) > 1
 
 
@@ -122,11 +122,11 @@ def test_broken_video_is_replaced_by_the_same_other_one_every_time(samples, brok
 def test_only_broken_videos_end_in_an_error_that_reaches_the_loop(broken, workers):
     words = rf"^{MAX_TRIES} draws in a row gave unreadable videos \(1 of 2\), first .*broken\.mp4: not a vid"
     with pytest.raises(DataError, match=words):
-        list(read_batches(clips_of([broken, broken]), [[(0, 0)]], workers=workers, timeout=60))
+        list(read_batches(dataset([broken, broken]), [[(0, 0)]], workers=workers, timeout=60))
 
 
 def test_in_evaluation_broken_videos_are_zeros_and_named(samples, broken):
-    clip = clips_of([broken, *samples], TEST, replace_bad=False).read((0, 0))
+    clip = dataset([broken, *samples], TEST, replace_bad=False).read((0, 0))
     assert clip.frames.shape == (6, 3, 4, 32, 32)
     assert not clip.frames.any()
     assert clip.failed_reads == [(broken.path, "not a video file")]

@@ -9,7 +9,7 @@ import everest
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
-from everest.data.recipe_clips import finetune_clips
+from everest.data.recipe_clips import finetune_dataset
 from everest.lists.classes import Classes, empty_classes_notice
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
@@ -71,9 +71,9 @@ def test_other_heads_are_refused_and_classes_without_a_clip_are_listed_for_each(
     message = refused("eval", "-c", heads_run, "--set", "data.heads={verb: 2, noun: 4}", code=6)
     assert "trained with data.heads {'verb': 2, 'noun': 3}, the recipe has {'verb': 2, 'noun': 4}" in message
     data = DataSettings(root=str(heads_run.parent), heads={"verb": 3, "noun": 4})
-    clips, classes = finetune_clips(Recipe(name="here", data=data))
+    dataset, classes = finetune_dataset(Recipe(name="here", data=data))
     assert classes == Classes(heads=named_heads({"verb": 3, "noun": 4}))
-    notice = empty_classes_notice("train", clips.samples, classes)
+    notice = empty_classes_notice("train", dataset.samples, classes)
     assert notice == "data.train has no video of 2 of 7 classes: 'verb 2', 'noun 3'"
 
 

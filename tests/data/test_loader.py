@@ -63,7 +63,7 @@ class Drawn:
         return SampleViews(frames, torch.from_numpy(rng.integers(0, 9, (self.num_views, 4))))
 
 
-def clips_of(views: Drawn, videos: int = 9, **options: object) -> ClipDataset:
+def make_dataset(views: Drawn, videos: int = 9, **options: object) -> ClipDataset:
     samples = [Sample(path="damaged" if i == 0 else f"{i}.mp4", labels=(i, i + 1)) for i in range(videos)]
     heads = named_heads({"verb": 100, "noun": 100})
     fixed = {"seed": 3, "num_noise": 7, "decoder": "auto", "replace_bad": True, "heads": heads}
@@ -89,12 +89,12 @@ def equals(batch: Batch, clips: Sequence[LoadedSample]) -> bool:
     )
 
 
-def loaded_equal(clips: ClipDataset, order, *, workers: int, pause=0.0) -> list[bool]:
+def loaded_equal(dataset: ClipDataset, order, *, workers: int, pause=0.0) -> list[bool]:
     """Whether each batch equals its clips, after a pause in which the workers read ahead."""
     equal = []
-    for keys, batch in zip(order, read_batches(clips, order, workers=workers, timeout=60), strict=True):
+    for keys, batch in zip(order, read_batches(dataset, order, workers=workers, timeout=60), strict=True):
         time.sleep(pause)
-        equal.append(equals(batch, [clips.read(key) for key in keys]))
+        equal.append(equals(batch, [dataset.read(key) for key in keys]))
     return equal
 
 
@@ -106,19 +106,19 @@ def loaded_equal(clips: ClipDataset, order, *, workers: int, pause=0.0) -> list[
     st.booleans(),
 )
 def test_batches_of_any_lengths_equal_their_clips_for_any_number_of_workers(lengths, workers, views, replace):
-    clips = clips_of(Drawn(num_views=views), replace_bad=replace)
-    assert loaded_equal(clips, keys_of(lengths), workers=workers) == [True] * len(lengths)
+    dataset = make_dataset(Drawn(num_views=views), replace_bad=replace)
+    assert loaded_equal(dataset, keys_of(lengths), workers=workers) == [True] * len(lengths)
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 3), (16, 2), (40, 1), (40, 3)])
 def test_a_slot_is_not_written_while_its_batch_is_in_use(batch: int, workers: int):
-    equal = loaded_equal(clips_of(Drawn()), keys_of([batch] * 12), workers=workers, pause=0.05)
+    equal = loaded_equal(make_dataset(Drawn()), keys_of([batch] * 12), workers=workers, pause=0.05)
     assert equal == [True] * 12  # the pause is time enough to write every free slot
 
 
 def test_batches_that_do_not_fit_into_shared_memory_are_an_error_of_the_machine():
     with pytest.raises(EnvironmentProblem, match="the batches of the workers need"):
-        list(read_batches(clips_of(Drawn(num_views=2**40)), [[(0, 0)] * 512], workers=1, timeout=60))
+        list(read_batches(make_dataset(Drawn(num_views=2**40)), [[(0, 0)] * 512], workers=1, timeout=60))
 
 
 def readers() -> set[BaseProcess]:
@@ -171,25 +171,25 @@ def test_workers_end_soon_after_a_killed_program(delay: float):
 
 
 def test_a_decoder_that_crashes_is_reported_with_the_videos_of_its_group():
-    clips = clips_of(Drawn(num_views=1), samples=[Sample(path=name) for name in ("a", "crash", "c")])
+    dataset = make_dataset(Drawn(num_views=1), samples=[Sample(path=name) for name in ("a", "crash", "c")])
     order = [[(0, 0)], [(0, 1)], [(0, 2)]]
     with pytest.raises(DataError, match=r"crashed \(SIGSEGV\) while it read one of: crash; remove the file"):
-        list(read_batches(clips, order, workers=1, timeout=60))
+        list(read_batches(dataset, order, workers=1, timeout=60))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_slot_is_not_written_before_its_copy_to_a_gpu_is_complete(workers: int):
     device = torch.device("cuda")
-    clips, order = clips_of(Drawn(num_views=4, size=(112, 112))), keys_of([16] * 8)
+    dataset, order = make_dataset(Drawn(num_views=4, size=(112, 112))), keys_of([16] * 8)
     busy = torch.randn(4096, 4096, device=device)
     copied = []
-    for batch in read_batches(clips, order, workers=workers, timeout=60):
+    for batch in read_batches(dataset, order, workers=workers, timeout=60):
         assert batch.frames.is_pinned()
         for _ in range(20):  # the copy is queued after these
             busy = busy @ busy
         copied.append(copy_to_device(batch, device))
     assert not batch.frames.is_pinned()
     for keys, batch in zip(order, copied, strict=True):
-        expected = torch.stack([clips.read(key).frames for key in keys])
+        expected = torch.stack([dataset.read(key).frames for key in keys])
         assert torch.equal(batch.frames.cpu(), expected)

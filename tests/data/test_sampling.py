@@ -16,7 +16,7 @@ from everest.config.stage_settings import FinetuneSettings
 from everest.data.class_balance import sampling_odds
 from everest.data.clip_dataset import StepSampler
 from everest.data.randomness import Purpose, generator_at
-from everest.data.recipe_clips import finetune_clips, pretrain_clips, validation_clips
+from everest.data.recipe_clips import finetune_dataset, pretrain_dataset, validation_dataset
 
 KINDS = ("balanced", "sqrt")
 CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=20)
@@ -116,20 +116,20 @@ def unequal(tmp_path) -> Recipe:
 
 
 def test_the_sampler_of_a_recipe_weighs_the_training_videos_only(unequal):
-    assert finetune_clips(unequal)[0].sampling_odds is None
+    assert finetune_dataset(unequal)[0].sampling_odds is None
     balanced = replace(unequal, finetune=FinetuneSettings(sampler="balanced"))
-    clips, classes = finetune_clips(balanced)
-    assert clips.sampling_odds.tolist() == [1 / 3, 1 / 3, 1, 1 / 3]
-    assert validation_clips(balanced, classes).sampling_odds is None
-    assert pretrain_clips(balanced).sampling_odds is None
+    dataset, classes = finetune_dataset(balanced)
+    assert dataset.sampling_odds.tolist() == [1 / 3, 1 / 3, 1, 1 / 3]
+    assert validation_dataset(balanced, classes).sampling_odds is None
+    assert pretrain_dataset(balanced).sampling_odds is None
 
 
 def test_the_first_of_several_heads_is_balanced(unequal, tmp_path):
     rows = "path,label.verb,label.noun\na.mp4,0,1\nb.mp4,1,1\nc.mp4,1,0\n"
     (tmp_path / "train.csv").write_text(rows)
     heads = replace(unequal.data, num_classes=None, heads={"noun": 2, "verb": 2}, val=None)
-    clips, _ = finetune_clips(Recipe(name="x", data=heads, finetune=FinetuneSettings(sampler="sqrt")))
-    assert clips.sampling_odds.tolist() == [2**-0.5, 2**-0.5, 1]
+    dataset, _ = finetune_dataset(Recipe(name="x", data=heads, finetune=FinetuneSettings(sampler="sqrt")))
+    assert dataset.sampling_odds.tolist() == [2**-0.5, 2**-0.5, 1]
 
 
 COMMAND = ["finetune", "--init", "none", "-q"]

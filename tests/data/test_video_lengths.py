@@ -10,10 +10,10 @@ from timed_videos import numbers_shown, write_numbered
 
 from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import (
-    finetune_clips,
+    finetune_dataset,
     num_clips,
-    pretrain_clips,
-    validation_clips,
+    pretrain_dataset,
+    validation_dataset,
 )
 from everest.lists.sample import Sample
 
@@ -42,27 +42,27 @@ def test_ten_seconds_of_video_are_a_clip(recording: Path, tmp_path: Path):
     cases += [({"start_frame": 0, "end_frame": 64}, 2), ({"start": 20.0}, 1)]
     assert [num_clips(Sample(path=path, **span)) for span, _ in cases] == [clips for _, clips in cases]
     assert num_clips(Sample(path=str(tmp_path / "missing.mp4"))) == 1
-    first, second = pretrain_clips(small(recording)).samples
+    first, second = pretrain_dataset(small(recording)).samples
     for each, expected in (("auto", (first, first, second)), (2, (first, first, second, second))):
-        assert pretrain_clips(small(recording, f"data.clips_per_video={each}")).samples == expected
+        assert pretrain_dataset(small(recording, f"data.clips_per_video={each}")).samples == expected
 
 
 def test_each_clip_of_a_video_is_at_another_place_in_each_epoch(recording: Path):
-    clips = pretrain_clips(small(recording, "data.clips_per_video=3"))
-    assert len(clips) == 6
-    assert clips.notices == ("data.clips_per_video: 2 videos, 6 clips an epoch",)
-    places = {numbers_shown(clips.read((epoch, i)).frames[0])[0] for epoch in range(3) for i in range(3)}
+    dataset = pretrain_dataset(small(recording, "data.clips_per_video=3"))
+    assert len(dataset) == 6
+    assert dataset.notices == ("data.clips_per_video: 2 videos, 6 clips an epoch",)
+    places = {numbers_shown(dataset.read((epoch, i)).frames[0])[0] for epoch in range(3) for i in range(3)}
     assert len(places) >= 7  # of nine draws among about ninety places
-    again = pretrain_clips(small(recording, "data.clips_per_video=3"))
-    assert torch.equal(again.read((2, 1)).frames, clips.read((2, 1)).frames)
+    again = pretrain_dataset(small(recording, "data.clips_per_video=3"))
+    assert torch.equal(again.read((2, 1)).frames, dataset.read((2, 1)).frames)
 
 
 def test_only_training_repeats_videos(recording: Path):
     recipe = small(recording, "data.clips_per_video=4", "data.val=train.csv", "finetune.sampler=balanced")
-    clips, classes = finetune_clips(recipe)
-    validation = validation_clips(recipe, classes)
-    assert (len(clips), len(validation), classes.heads[0].outputs) == (8, 2, 2)
-    assert np.allclose(clips.sampling_odds, 1 / 4)
+    dataset, classes = finetune_dataset(recipe)
+    validation = validation_dataset(recipe, classes)
+    assert (len(dataset), len(validation), classes.heads[0].outputs) == (8, 2, 2)
+    assert np.allclose(dataset.sampling_odds, 1 / 4)
 
 
 def test_views_are_not_compared_with_the_same_video(recording: Path, tmp_path: Path):

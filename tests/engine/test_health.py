@@ -96,8 +96,8 @@ class Asleep(Blank):
 def loader_of(views: Blank, order: list[list[tuple[int, int]]], **options: int) -> Iterator[Any]:
     """The batches of 40 videos in an order of epochs and numbers."""
     samples = [Sample(path=f"/videos/{i}.mp4") for i in range(40)]
-    clips = ClipDataset(samples, make_views=views, seed=0, num_noise=1, decoder="auto", replace_bad=True)
-    return read_batches(clips, order, **options)
+    dataset = ClipDataset(samples, make_views=views, seed=0, num_noise=1, decoder="auto", replace_bad=True)
+    return read_batches(dataset, order, **options)
 
 
 def test_a_worker_that_hangs_is_reported_with_its_videos_and_does_not_outlive_the_run():

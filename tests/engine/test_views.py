@@ -8,7 +8,7 @@ from torch import Tensor
 
 from everest import load_model
 from everest.config.recipe import load_recipe
-from everest.data.recipe_clips import pretrain_clips
+from everest.data.recipe_clips import pretrain_dataset
 from everest.engine import health
 from everest.engine.health import COLLAPSED_STEPS, CollapseWatch
 from everest.errors import DivergedError
@@ -91,7 +91,7 @@ def test_probes_measure_a_run_while_it_trains(views_run: Path):
 def test_each_view_has_its_own_window_and_crop_and_the_mirror_of_its_video(recipe: Path):
     settings = ("pretrain.views.number=4", "pretrain.batch_size=8", "pretrain.flip=false")
     loaded = load_recipe(str(recipe), overrides=["pretrain.objective=views", *settings])
-    clip = pretrain_clips(loaded).read((0, 2))
+    clip = pretrain_dataset(loaded).read((0, 2))
     assert clip.frames.shape == (4, 3, 4, 32, 32)
     assert len({view.numpy().tobytes() for view in clip.frames}) == 4
     assert clip.inputs["videos"].tolist() == [2] * 4

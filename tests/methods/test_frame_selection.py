@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 
 from everest.checkpoints.frozen import find_frozen
 from everest.config.recipe import load_recipe
-from everest.data.recipe_clips import pretrain_clips
+from everest.data.recipe_clips import pretrain_dataset
 from everest.methods.grid import NoiseLayout, TokenGrid, num_candidates
 from everest.methods.selection import draw_slices, kept_per_slice
 from everest.methods.strategies import RedundancyRobust
@@ -111,4 +111,4 @@ def test_the_numbers_are_those_of_tokens_then_slices_then_the_camera():
 def test_the_loader_draws_the_numbers_that_the_model_splits(recipe: Path, override: str):
     loaded = load_recipe(recipe, overrides=[f"pretrain.{override}"])
     model = pretrain_spec(loaded, find_frozen(loaded)).build()
-    assert pretrain_clips(loaded).num_noise == model.noise_layout.total  # pyright: ignore
+    assert pretrain_dataset(loaded).num_noise == model.noise_layout.total  # pyright: ignore

@@ -11,7 +11,7 @@ from processes import kill_when, stop_after
 from small_runs import called, metrics, same_run, sets
 
 from everest.config.recipe import load_recipe
-from everest.data.recipe_clips import pretrain_clips
+from everest.data.recipe_clips import pretrain_dataset
 from everest.errors import CheckpointError
 from everest.system.weights import Weights
 from everest.tokenizer.cache import INDEX, TokenCache
@@ -79,11 +79,11 @@ def from_cache(folder: Path) -> str:
 
 
 def opened(recipe: Path, cache: Path, *values: str):
-    """The clips of a run with the cache, and its recipe."""
+    """The data set of a run with the cache, and its recipe."""
     settings = load_recipe(recipe, overrides=[from_cache(cache), *values])
-    clips = pretrain_clips(settings)
-    clips.tokens = TokenCache(settings, clips)
-    return clips, settings
+    dataset = pretrain_dataset(settings)
+    dataset.tokens = TokenCache(settings, dataset)
+    return dataset, settings
 
 
 def parts(folder: Path) -> dict[str, bytes]:
@@ -114,14 +114,14 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
 
 
 def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
-    clips, settings = opened(recipe, cache)
-    plain = pretrain_clips(settings)
+    dataset, settings = opened(recipe, cache)
+    plain = pretrain_dataset(settings)
     for epoch in range(6):
-        clip, first = clips.read((epoch, 2)), clips.read((epoch % 3, 2))
+        clip, first = dataset.read((epoch, 2)), dataset.read((epoch % 3, 2))
         assert torch.equal(clip.frames, plain.read((epoch % 3, 2)).frames)
         assert torch.equal(clip.noise, plain.read((epoch, 2)).noise)
         assert all(torch.equal(clip.inputs[name], first.inputs[name]) for name in ("importance", "values"))
-    frames = [clips.read((epoch, 2)).frames for epoch in range(3)]
+    frames = [dataset.read((epoch, 2)).frames for epoch in range(3)]
     assert not any(torch.equal(one, other) for one, other in pairwise(frames))
 
 

@@ -45,13 +45,13 @@ def test_a_run_leaves_its_weights_to_the_bit_a_report_and_a_picture(trained: Pat
 def test_targets_are_measured_on_all_tokens_of_the_training_set(recipe: Path, trained: Path, tmp_path: Path):
     training = set_up(recipe, tmp_path / "run").training
     model = load_model(trained)
-    clips = torch.cat([training.clips.read((0, i)).frames for i in range(4)]).float() / 255
+    clips = torch.cat([training.dataset.read((0, i)).frames for i in range(4)]).float() / 255
     with torch.no_grad():
         values = model.encode(clips).values.flatten(0, 1)
     assert torch.allclose(model.target_mean, values.mean(dim=0), atol=1e-5)
     assert torch.allclose(model.target_std, values.std(dim=0, unbiased=False), atol=1e-5)
     again = model.target_std.clone()
-    set_target_statistics(model, training.clips, train=training.recipe.train)
+    set_target_statistics(model, training.dataset, train=training.recipe.train)
     assert torch.equal(again, model.target_std)
 
 

@@ -46,7 +46,7 @@ def _enhance(level: float) -> float:
     return max(0.1, 1 + 0.9 * level)  # 1 leaves the image unchanged
 
 
-# In the order of the indices that are drawn.
+# RandAugment draws indices into this table: the order matters.
 OPERATIONS: Final = {
     "AutoContrast": Operation(lambda _: None),
     "Equalize": Operation(lambda _: None),
@@ -61,7 +61,7 @@ OPERATIONS: Final = {
     "SharpnessIncreasing": Operation(_enhance, signed=True),
     "ShearX": Operation(lambda level: 0.3 * level, signed=True),
     "ShearY": Operation(lambda level: 0.3 * level, signed=True),
-    "TranslateXRel": Operation(lambda level: 0.45 * level, signed=True),  # fraction of the width
+    "TranslateXRel": Operation(lambda level: 0.45 * level, signed=True),  # fraction of the frame's width
     "TranslateYRel": Operation(lambda level: 0.45 * level, signed=True),
 }
 
@@ -72,7 +72,7 @@ class RandAugment:
 
     magnitude: float  # 0 to 10
     std: float  # standard deviation of the magnitude
-    ops: int  # operations of a clip
+    ops: int  # number of operations per clip
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, Argument]]:
         """Draw the names and arguments of the operations to apply."""
@@ -119,8 +119,8 @@ def mix(
 
     Args:
         frames: (B, C, T, H, W) float.
-        targets: (B, outputs) of all heads, which are mixed in the same way.
-        mixup, cutmix: alpha of the Beta distribution of the clip's own share; 0 is off.
+        targets: (B, outputs), the targets of all heads, mixed in the same way.
+        mixup, cutmix: alpha of the Beta distribution of a clip's own share; 0 turns it off.
     Returns:
         The mixed clips and targets, of the same shapes.
     """
@@ -132,7 +132,7 @@ def mix(
         partners = frames[..., *box.slices].flip(0)
         frames = frames.clone()
         frames[..., *box.slices] = partners
-        share = 1 - box.height * box.width / (height * width)  # of the clip itself, not its partner
+        share = 1 - box.height * box.width / (height * width)  # share of the clip itself, not of its partner
     else:
         share = rng.beta(mixup, mixup)
         frames = frames * share + frames.flip(0) * (1 - share)

@@ -15,12 +15,12 @@ class BadVideos:
     """Counts the unreadable videos of a run, over all processes and resumes."""
 
     max_bad: float  # the largest share of the requested samples that may be unreadable (`data.max_bad`)
-    num_samples: int = 0  # samples
-    num_bad: int = 0  # samples: a broken video counts each time it is requested
-    reasons: dict[str, str] = field(default_factory=dict)  # reasons by path
+    num_samples: int = 0  # samples requested
+    num_bad: int = 0  # unreadable samples; a broken video counts each time it is requested
+    reasons: dict[str, str] = field(default_factory=dict)  # why each video is unreadable, by its path
 
     def add(self, *, num_samples: int, failed_reads: Iterable[Sequence[tuple[str, str]]]) -> list[str]:
-        """Count a step; return the lines to show. `failed_reads`: the (path, reason) pairs of each sample."""
+        """Count a step; return the lines to show. `failed_reads` has (path, reason) pairs per sample."""
         self.num_samples += num_samples
         lines = []
         for reads in failed_reads:
@@ -32,7 +32,7 @@ class BadVideos:
         return lines
 
     def check(self, *, any_failed: bool) -> None:
-        """Raise DataError if the last step exceeded the limit; a fixed run can be resumed."""
+        """Raise DataError if the last step exceeded the limit; after a repair, the run can be resumed."""
         if any_failed and self.num_bad >= MIN_BAD_SAMPLES and self.num_bad > self.max_bad * self.num_samples:
             first = "; ".join(f"{path} ({reason})" for path, reason in list(self.reasons.items())[:3])
             raise DataError(
@@ -52,7 +52,7 @@ class BadVideos:
 
 
 def refuse_too_many(skipped: Sequence[tuple[str, str]], *, requested: int, max_bad: float) -> None:
-    """Raise DataError if the `skipped` videos, (path, reason) each, are more than a share `max_bad`."""
+    """Raise DataError if the (path, reason) pairs `skipped` exceed the share `max_bad` of `requested`."""
     if len(skipped) == requested or (len(skipped) >= MIN_BAD_SAMPLES and len(skipped) > max_bad * requested):
         path, reason = skipped[0]
         raise DataError(

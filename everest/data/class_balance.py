@@ -20,7 +20,7 @@ POWERS: Final = {"balanced": 1.0, "sqrt": 0.5}
 
 
 def sampling_odds(labels: Sequence[Hashable], sampler: Literal["balanced", "sqrt"]) -> NDArray[np.float64]:
-    """Relative sampling odds of the samples, (samples,), for `StepSampler`.
+    """The relative odds (samples,) with which `StepSampler` draws each sample.
 
     Args:
         labels: the class of each sample, or the tuple of its classes. A sample of several classes has the
@@ -35,7 +35,7 @@ def sampling_odds(labels: Sequence[Hashable], sampler: Literal["balanced", "sqrt
     return np.array([max(odds[name] for name in names) for names in classes], dtype=np.float64)
 
 
-# Heuristic: the largest weight of a positive video of a multi-label class. A class of one in a thousand
+# Heuristic: the largest weight of a positive video of a multi-label class. A class with one in a thousand
 # videos would have 999, and its few positives would dominate the loss.
 MAX_CLASS_WEIGHT: Final = 100.0
 

@@ -31,7 +31,7 @@ from everest.lists.sample import Sample
 from everest.video.reader import VideoError
 
 MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
-SampleKey = tuple[int, int]  # (pass over the samples, index of the sample); with odds, each is a pass
+SampleKey = tuple[int, int]  # (pass over the samples, index of the sample); with odds, each draw is a pass
 FailedReads = list[tuple[str, str]]  # path and reason of every video that was tried and could not be read
 
 
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     erase: Tensor  # (B, V, 4) int64
     failed_reads: list[FailedReads]
     inputs: dict[str, Tensor]  # (B, V, …) each
-    copies: list[torch.cuda.Event]  # after each copy to a GPU that may be under way
+    copies: list[torch.cuda.Event]  # recorded after each copy to a GPU that may be under way
     regions: Regions | None = None
 
 
@@ -69,13 +69,13 @@ class ClipTokens(Protocol):
     def variants(self) -> int: ...
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:
-        """The (V, …) tensors of the sample (epoch `variant`, `index`)."""
+        """The (V, …) tensors of the sample `index` in the epoch `variant`."""
         ...
 
 
 @dataclass(eq=False)
 class ClipDataset:
-    """A data set of samples, each of which gives other clips in each epoch."""
+    """A data set of samples; each sample gives different clips in each epoch."""
 
     samples: Sequence[Sample]
     _: KW_ONLY
@@ -83,20 +83,20 @@ class ClipDataset:
     seed: int
     num_noise: int  # M
     decoder: str
-    # Replace an unreadable sample by another, random one (training); else its frames are zeros (evaluation).
+    # Replace an unreadable sample by another, random one (training), or fill it with zeros (evaluation).
     replace_bad: bool
-    # For the first epochs; later epochs repeat these clips with other random numbers.
+    # Tokens of the clips of the first epochs; later epochs repeat these clips with other random numbers.
     tokens: ClipTokens | None = None
-    heads: Heads = ()  # one per label of a sample; empty: the clips have no labels
+    heads: Heads = ()  # one head per label of a sample; empty: the clips have no labels
     notices: tuple[str, ...] = ()  # lines about the videos to show when a run starts
-    sampling_odds: NDArray[np.float64] | None = None  # (samples,) for `StepSampler.odds`
+    sampling_odds: NDArray[np.float64] | None = None  # (samples,), the `odds` of a `StepSampler`
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @property
     def compares_videos(self) -> bool:
-        """Whether the model needs to know which clips are of the same video."""
+        """Whether the model needs to know which clips come from the same video."""
         return isinstance(self.make_views, PretrainViews) and self.make_views.are_compared
 
     def layout(self) -> Layout:
@@ -121,7 +121,7 @@ class ClipDataset:
         return layout  # no sample is readable: nothing will be written
 
     def regions(self, boxes: Tensor | None) -> Regions | None:
-        """The regions of clips, if the device resizes them."""
+        """The regions of clips, or None if the device does not resize them."""
         views = self.make_views
         return None if boxes is None else Regions(boxes, views.size, views.antialias)
 
@@ -191,8 +191,8 @@ class StepSampler:
 
     num_samples: int
     samples_per_step: int  # samples per step, over all processes and micro-batches
-    num_steps: int  # steps in all
-    samples_per_epoch: int  # fewer than `num_samples` leave some out, others in each epoch; more repeat some
+    num_steps: int  # steps of the run
+    samples_per_epoch: int  # below `num_samples`, each epoch leaves out other samples; above, some repeat
     seed: int
     start_step: int = 0  # steps already done
     accumulation: int = 1
@@ -228,11 +228,11 @@ class StepSampler:
     def _keys(self, step: int) -> Iterator[SampleKey]:
         """Yield the samples of `step` and all later steps, without end."""
         first_epoch, skipped = divmod(step * self.samples_per_step, self.samples_per_epoch)
-        num_passes = math.ceil(self.samples_per_epoch / self.num_samples)  # over the samples, in an epoch
+        num_passes = math.ceil(self.samples_per_epoch / self.num_samples)  # passes over the samples per epoch
         for epoch in count(first_epoch):
             rng = generator_at(self.seed, Purpose.ORDER, epoch)
             position = np.arange(self.samples_per_epoch)
-            # A video that occurs several times in an epoch gives another clip each time.
+            # A video that occurs several times in an epoch gives a different clip each time.
             if self.odds is None:
                 passes = epoch * num_passes + position // self.num_samples
                 indices = np.resize(rng.permutation(self.num_samples), self.samples_per_epoch)

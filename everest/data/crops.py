@@ -8,8 +8,8 @@ The training device can also resize and flip: then worker processes copy the box
 a region. Boxes, flips and random numbers are the same as in a worker. The bytes are equal up to rounding:
 both resize the width first, and round it to bytes.
 
-B batch, V views, C channels, T frames, H W pixels, R S pixels of a region in memory. A clip is (T, H, W, C)
-as decoded and (C, T, H, W) as a model's input.
+B batch, V views, C channels, T frames, H W pixels, R S pixels of a region in memory. A decoded clip
+is (T, H, W, C), the input of a model (C, T, H, W).
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ CROP_AREA = (0.08, 1.0)  # fine-tuning crop, fraction of the frame; Szegedy et a
 CROP_RATIO = (0.75, 1.3333)  # fine-tuning crop, width / height
 ERASED_AREA = (0.02, 1 / 3)  # random erasing, Zhong et al. 2017, with timm's bounds
 ERASED_RATIO = (0.3, 1 / 0.3)
-MAX_ATTEMPTS = 10  # to draw a random box that fits
-CLIPS_AT_ONCE: Final = 32  # clips, our choice: 0.6 GB of values of 16 frames and 224 pixels
-REGION_RATIO: Final = (8, 7)  # a region may be as much larger than a clip: 256 pixels for 224
+MAX_ATTEMPTS = 10  # attempts to draw a random box that fits
+CLIPS_AT_ONCE: Final = 32  # clips resized at once, our choice: 0.6 GB of values for 16 frames at 224 pixels
+REGION_RATIO: Final = (8, 7)  # largest region side / clip side: 256 pixels for 224
 
 
 class Box(NamedTuple):
@@ -81,13 +81,13 @@ def multi_scale_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box
 
 
 def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
-    """The largest box of the target's shape at all scales, and slightly distorted versions."""
+    """The sizes of the largest box of the target's shape at all scales, and slightly distorted versions."""
     if target[0] * frame[1] >= target[1] * frame[0]:  # the frame is wider
         largest = frame[0], max(frame[0] * target[1] // target[0], 1)
     else:
         largest = max(frame[1] * target[0] // target[1], 1), frame[1]
     scaled = ([max(int(side * scale), 1) for scale in CROP_SCALES] for side in largest)
-    # Only inwards: the released program leaves a frame that is a little smaller than the target.
+    # Sides only shrink: the released program leaves a frame that is a little smaller than the target.
     heights, widths = (
         [wanted if abs(length - wanted) < SNAP_PIXELS and wanted <= side else length for length in lengths]
         for lengths, side, wanted in zip(scaled, largest, target, strict=True)
@@ -148,7 +148,7 @@ def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
 
 
 def center_box(frame: Size, target: Size) -> Box:
-    """The box in the middle of a frame; half pixels are rounded to even, as released."""
+    """The box in the middle of a frame; half pixels are rounded to even, as in the released programs."""
     return Box(round((frame[0] - target[0]) / 2), round((frame[1] - target[1]) / 2), *target)
 
 
@@ -183,9 +183,9 @@ def erase(frames: Tensor, boxes: Tensor, *, generator: torch.Generator | None = 
     """Fill one box of every clip with noise, drawn for every frame and value (Zhong et al. 2017).
 
     Args:
-        frames: (B, C, T, H, W) float, normalized; so the noise is standard normal.
+        frames: (B, C, T, H, W) float, normalized: the noise is standard normal.
         boxes: (B, 4) int64 top, left, height, width; a height of 0 erases nothing.
-        generator: on the device of the frames.
+        generator: a generator on the device of the frames.
     """
     top, left, height, width = (side.view(-1, 1) for side in boxes.unbind(1))  # (B, 1) each
     y = torch.arange(frames.size(-2), device=frames.device)
@@ -205,7 +205,7 @@ class Regions(NamedTuple):
 
 
 def largest_region(size: Size) -> Size:
-    """The memory (R, S) for regions of clips of a size; larger boxes are resized before."""
+    """The memory (R, S) for the regions of clips of a size; larger boxes are resized while loading."""
     height, width = (-(-side * REGION_RATIO[0] // REGION_RATIO[1]) for side in size)
     return height, width
 
@@ -238,7 +238,7 @@ def resize_regions(frames: Tensor, regions: Regions, *, precise: bool = True) ->
 
 
 def _resize_weights(lengths: Tensor, target_length: int, region_length: int, *, antialias: bool) -> Tensor:
-    """The share of each pixel of a region's side in each pixel of the clip's: (N, T, R) float32.
+    """The weight of each pixel of a region's side in each pixel of the clip's side: (N, T, R) float32.
 
     T is `target_length`, R `region_length`; the first `lengths` (N,) pixels of the side belong to the region.
     """

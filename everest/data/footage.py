@@ -1,4 +1,4 @@
-"""The frames of a sample to choose from: all of a video or segment, or those at `data.fps`.
+"""The frames of a sample to choose from: all frames of a video or segment, or frames at `data.fps`.
 
 F frames of the file, J frames to choose from, T frames of a clip. At `data.fps`, frame j is the one that the
 file shows nearest to the time j / fps after the first frame. A variable frame rate is followed.
@@ -26,7 +26,7 @@ FrameSpan = tuple[int, int]  # index of the first frame, number of frames
 class FrameTimes:
     """When the frames of a video are shown."""
 
-    seconds: NDArray[np.float64]  # (F,) from the first frame
+    seconds: NDArray[np.float64]  # (F,) seconds after the first frame
     end: float  # seconds: when the last frame ends
 
     @classmethod
@@ -45,17 +45,17 @@ class FrameTimes:
 class Footage:
     """A video or segment: J frames to choose from, and their numbers in the file."""
 
-    first: int  # frame of the file
-    length: int  # frames of the file
-    frame_ids: NDArray[np.int64] | None = None  # (J,) ascending, of the file at `data.fps`; None: each frame
+    first: int  # number of the first frame in the file
+    length: int  # number of frames in the file
+    frame_ids: NDArray[np.int64] | None = None  # (J,) ascending frame numbers in the file; None: every frame
 
     @property
     def num_frames(self) -> int:
-        """J."""
+        """The number J of frames to choose from."""
         return self.length if self.frame_ids is None else self.frame_ids.size
 
     def file_ids(self, ids: FrameIds) -> FrameIds:
-        """The numbers in the file of the frames `ids`, each from 0 to J - 1."""
+        """The numbers in the file of the frames `ids`, which count from 0 to J - 1."""
         return self.first + ids if self.frame_ids is None else self.frame_ids[ids]
 
 
@@ -65,7 +65,7 @@ def read_footage(sample: Sample, fps: float | None) -> Footage:
 
 
 def read_footages(video: Video, spans: Sequence[FrameSpan], fps: float | None) -> list[Footage]:
-    """The footage of parts of a video; at `fps`, times start with the part, which has one frame at least."""
+    """The footage of parts of a video; at `fps`, each part starts at time 0 and has at least one frame."""
     if fps is None:
         return [Footage(first, length) for first, length in spans]
     times = FrameTimes.of(video)
@@ -75,7 +75,7 @@ def read_footages(video: Video, spans: Sequence[FrameSpan], fps: float | None) -
         seconds = times.seconds[first:after] - times.seconds[first]
         end = (times.seconds[after] if after < times.seconds.size else times.end) - times.seconds[first]
         num_frames = max(int((end + TIME_TOLERANCE) * fps + 0.5), 1)  # J, rounded as containers round times
-        midpoints = (seconds[1:] + seconds[:-1]) / 2  # there, the earlier frame is taken
+        midpoints = (seconds[1:] + seconds[:-1]) / 2  # at a midpoint, the earlier frame is taken
         frame_ids = first + np.searchsorted(midpoints, np.arange(num_frames) / fps - TIME_TOLERANCE)
         footages.append(Footage(first, length, frame_ids))
     return footages

@@ -20,7 +20,7 @@ FrameIds = NDArray[np.int64]  # (T,)
 
 
 def pretrain_window(length: int, frames: int, stride: int, rng: np.random.Generator) -> FrameIds:
-    """Every `stride`-th frame of a random window. As released, it never reaches a video's last frame."""
+    """Every `stride`-th frame of a random window, which never reaches a video's last frame (as released)."""
     spare = max(length - frames * stride, 0)
     start = int(rng.integers(0, spare + 1)) if spare else 0
     last = max((length - 2 - start) // stride, 0)
@@ -39,7 +39,7 @@ def _spread_window(length: int, frames: int, stride: int, start: int) -> FrameId
     if length > window:
         ids = np.linspace(start, start + window, num=frames)
         last = start + window - 1
-    else:  # all of a short video at about `stride`, then its last frame repeatedly
+    else:  # all of a short video at about `stride`, then its last frame repeated
         ids = np.linspace(0, length, num=length // stride)
         ids = np.pad(ids, (0, frames - ids.size), constant_values=length)
         last = length - 1
@@ -47,7 +47,7 @@ def _spread_window(length: int, frames: int, stride: int, start: int) -> FrameId
 
 
 def view_windows(length: int, frames: int, stride: int, clips: int) -> list[FrameIds]:
-    """`clips` windows for evaluation, evenly from the first to the last; a single one is in the middle."""
+    """`clips` evaluation windows, evenly from the first to the last; a single window is in the middle."""
     ids = np.arange(0, length, stride)
     ids = np.pad(ids, (0, max(frames - ids.size, 0)), mode="edge")
     spare = ids.size - frames
@@ -59,14 +59,15 @@ def segment_frames(length: int, frames: int, rng: np.random.Generator) -> FrameI
     """A random frame of each of `frames` equal parts; only the first frame if the video is shorter."""
     part = length // frames
     if part == 0:
-        return np.zeros(frames, dtype=np.int64)  # as released: its frames are not spread
+        return np.zeros(frames, dtype=np.int64)  # as released: the frames of a short video are not spread
     return part * np.arange(frames) + rng.integers(0, part, size=frames)
 
 
 def segment_views(length: int, frames: int, clips: int) -> list[FrameIds]:
     """One frame of each of `frames` equal parts; later clips take later frames of each part.
 
-    Two clips take the starts and the middles of the parts, as released; a single one takes the middles.
+    Two clips take the starts and the middles of the parts, as in the released programs; a single clip takes
+    the middles.
     """
     part = length / frames
     phases = [0.5] if clips == 1 else [clip / clips for clip in range(clips)]
@@ -76,8 +77,8 @@ def segment_views(length: int, frames: int, clips: int) -> list[FrameIds]:
 def spread_frames(length: int, frames: int, phase: float) -> FrameIds:
     """A frame of each of `frames` equal parts, all at the same fraction `phase` in [0, 1) of their part.
 
-    For long clips that cover an entire video (our choice: LVMAE does not specify it); the frames of a shorter
-    video are repeated evenly.
+    It is for long clips that cover an entire video (our choice: LVMAE does not specify it). The frames of a
+    shorter video are repeated evenly.
     """
     return ((np.arange(frames) + phase) * length / frames).astype(np.int64)
 
@@ -85,7 +86,7 @@ def spread_frames(length: int, frames: int, phase: float) -> FrameIds:
 def part_of(total: int, numerator: int, denominator: int) -> int:
     """`total * numerator / denominator`, truncated to an integer.
 
-    In floating point and in this order, as released: 49 steps of 1/49 make 48.
+    It computes in floating point and in this order, as the released programs do: 49 steps of 1/49 make 48.
     """
     return int(numerator * (total / denominator))
 
@@ -104,19 +105,19 @@ SAMPLINGS = {
     "dense": Sampling(
         pretrain=pretrain_window,
         finetune=finetune_window,
-        # In the middle; our choice for validation: the released programs draw it at random.
+        # The window in the middle; our choice for validation: the released programs draw it at random.
         center=lambda length, frames, stride: _spread_window(
             length, frames, stride, (length - frames * stride) // 2
         ),
         views=view_windows,
     ),
-    "segment": Sampling(  # spans the entire video: no stride
+    "segment": Sampling(  # the parts span the entire video: no stride
         pretrain=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         finetune=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         center=lambda length, frames, _: segment_views(length, frames, clips=1)[0],
         views=lambda length, frames, _, clips: segment_views(length, frames, clips),
     ),
-    "spread": Sampling(  # spans the entire video, evenly: no stride
+    "spread": Sampling(  # frames spread evenly over the entire video: no stride
         pretrain=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
         finetune=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
         center=lambda length, frames, _: spread_frames(length, frames, 0.5),
@@ -128,7 +129,7 @@ SAMPLINGS = {
 
 
 def find_sampling(name: str) -> Sampling:
-    """An entry of `SAMPLINGS`; an unknown name is a RecipeError that lists them."""
+    """The entry `name` of `SAMPLINGS`; an unknown name is a RecipeError that lists the known ones."""
     if name not in SAMPLINGS:
         raise unknown_name("sampling", name, SAMPLINGS)
     return SAMPLINGS[name]

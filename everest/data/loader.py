@@ -3,7 +3,7 @@
 A batch of a loader is valid until the next one is requested: its slot is then written again. A consumer that
 keeps tensors for longer clones them. The loader waits for copies by `copy_to_device`; a consumer that copies
 by other asynchronous means waits itself. A batch is divided into chunks, so that several workers read
-one; the ring has as many slots as the chunks that are read ahead need.
+one batch; the ring has as many slots as the chunks that are read ahead need.
 
 Why not torch.utils.data.DataLoader: for the same clips, workers and order (persistent workers, two batches
 ahead) it takes 1.5 times the CPU time of a clip with four views of a video and 1.1 times with one (AMD EPYC,
@@ -32,22 +32,22 @@ from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_s
 from everest.errors import DataError
 from everest.system.processes import num_local_processes, num_readers
 
-STOP_SECONDS: Final = 0.25  # heuristic: from one check whether to stop to the next, while waiting for a batch
-SHARED_MEMORY_SHARE: Final = 0.5  # heuristic: of what is free; a validation during a run also needs some
-COMMON_TENSORS: Final = ("frames", "label", "noise", "erase")  # of every batch; models may have more inputs
-CHUNK_CLIPS: Final = 16  # heuristic: clips, views included, of a chunk, which has at least one sample
-# Heuristic: chunks that wait for one worker. Their descriptions must fit into the buffer of a connection.
+STOP_SECONDS: Final = 0.25  # heuristic: time between two checks whether to stop, while waiting for a batch
+SHARED_MEMORY_SHARE: Final = 0.5  # heuristic: share of the free memory; validation also needs some
+COMMON_TENSORS: Final = ("frames", "label", "noise", "erase")  # in every batch; models may have more inputs
+CHUNK_CLIPS: Final = 16  # heuristic: clips per chunk, views included; a chunk has at least one sample
+# Heuristic: chunks that may wait for one worker; their descriptions must fit into a connection's buffer.
 MAX_CHUNKS_AHEAD: Final = 16
 
 Order = StepSampler | Sequence[list[SampleKey]]
-ClipInfo = tuple[str, FailedReads]  # `video_id` and `failed` of a clip; its tensors are in the ring
+ClipInfo = tuple[str, FailedReads]  # `video_id` and `failed_reads` of a sample; its tensors are in the ring
 
 
 class Chunk(NamedTuple):
     """Samples of a batch that a worker reads at once, and where it writes them."""
 
-    task_id: int  # among all chunks of a loader
-    slot: int  # its slot of the ring
+    task_id: int  # number of the chunk among all chunks of a loader
+    slot: int  # slot of the ring that it is written to
     first: int  # row of the first sample in the slot
     keys: Sequence[SampleKey]
 
@@ -55,10 +55,10 @@ class Chunk(NamedTuple):
 class BatchDivision(NamedTuple):
     """How batches are divided into chunks."""
 
-    batch_samples: int  # of the largest batch
-    chunk_samples: int  # at most
-    chunks_ahead: int  # for one worker, not yet taken; 0 without workers
-    num_slots: int  # of the ring
+    batch_samples: int  # samples of the largest batch
+    chunk_samples: int  # samples of a chunk, at most
+    chunks_ahead: int  # chunks per worker that are not yet taken; 0 without workers
+    num_slots: int  # slots of the ring
 
     def chunks(self, batches: Iterable[Sequence[SampleKey]]) -> Iterator[list[Chunk]]:
         """Yield the chunks of each batch."""
@@ -96,8 +96,8 @@ def shared_bytes(dataset: ClipDataset, order: Order, *, workers: int) -> int:
 def divide_batches(dataset: ClipDataset, order: Order, *, workers: int) -> BatchDivision:
     """Divide batches into chunks of about equal size, and choose how many chunks are read ahead.
 
-    While a batch is used, the workers read all of the next one and one more chunk each, and at least two
-    chunks each. With fewer, a worker would wait for the step; with more, the ring would be larger.
+    While a batch is used, the workers read the next batch and one more chunk each, and at least two chunks
+    each. With fewer, a worker would wait for the step; with more, the ring would be larger.
     """
     largest = (
         order.samples_per_micro_batch if isinstance(order, StepSampler) else max(map(len, order), default=1)
@@ -146,9 +146,9 @@ class ClipLoader:
         self._should_stop = should_stop
         self._num_slots = division.num_slots
         self._upcoming = division.chunks(order)
-        self._loaded: deque[list[Chunk]] = deque()  # batches that occupy a slot
-        self._unsent: deque[Chunk] = deque()  # chunks of these batches
-        self._copies: list[torch.cuda.Event] = []  # copies of the batch that is used
+        self._loaded: deque[list[Chunk]] = deque()  # batches that occupy a slot, each as its chunks
+        self._unsent: deque[Chunk] = deque()  # chunks of these batches that no worker has
+        self._copies: list[torch.cuda.Event] = []  # copies of the batch in use
         size = division.batch_samples
         self._ring = Ring(dataset.layout(), num_slots=division.num_slots, batch_size=size, shared=workers > 0)
         self._workers: Workers[Chunk, list[ClipInfo]] = Workers(
@@ -185,7 +185,7 @@ class ClipLoader:
         self._ring.unpin()
 
     def _send(self) -> None:
-        """Send chunks to the workers that can take more, of as many batches as there are slots."""
+        """Send chunks to the workers that can take more. Each slot of the ring holds one batch at most."""
         while len(self._loaded) < self._num_slots and (chunks := next(self._upcoming, None)):
             self._loaded.append(chunks)
             self._unsent.extend(chunks)

@@ -22,7 +22,7 @@ class Purpose(IntEnum):
     STEP = 4  # torch's global generator (dropout, SIGReg's directions), by step, process and pass
     BATCH = 5  # mixup, cutmix and erasing, by step, process and pass
     ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step
-    DISCRIMINATOR = 7  # its initial weights
+    DISCRIMINATOR = 7  # initial weights of the discriminator
     PROBE = 8  # torch's global generator in a probe
     DROP_PATH = 9  # which clips of a step leave out a branch, by step
 

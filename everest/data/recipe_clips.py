@@ -44,10 +44,10 @@ from everest.video.source import ShardMember
 from everest.video.stream import VideoError
 
 CLASS_METRICS: Final = {"map": "mean average precision", "macro_f1": "macro F1"}  # need a video with a class
-SECONDS_PER_CLIP: Final = 10.0  # for clips_per_video: auto; the length of Kinetics' videos
-MAX_EXAMINED: Final = 64  # heuristic: videos whose length is read before a run
-EXAMINATION_SECONDS: Final = 3.0  # heuristic: limit for that; some formats must be decoded to be counted
-MAX_VIEWS: Final = 512  # heuristic: 1.2 GB of bytes for clips of 16 frames and 224 pixels
+SECONDS_PER_CLIP: Final = 10.0  # seconds per clip for clips_per_video: auto; the length of Kinetics' videos
+MAX_EXAMINED: Final = 64  # heuristic: number of videos whose length is read before a run
+EXAMINATION_SECONDS: Final = 3.0  # heuristic: time limit for reading them; some formats must be decoded
+MAX_VIEWS: Final = 512  # heuristic: views of a video; 1.2 GB for clips of 16 frames and 224 pixels
 
 
 def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence[str] | None) -> str:
@@ -84,7 +84,7 @@ def pretrain_key(data: DataSettings) -> str:
 
 def finetune_dataset(recipe: Recipe) -> tuple[ClipDataset, Classes]:
     """The labeled clips of `data.train`, and their classes."""
-    from everest.data.augment import RandAugment  # here: timm takes a second to import
+    from everest.data.augment import RandAugment  # imported here: timm takes a second to import
 
     data, section = recipe.data, recipe.finetune
     settings = section.rand_augment
@@ -109,7 +109,7 @@ def finetune_dataset(recipe: Recipe) -> tuple[ClipDataset, Classes]:
     )
     if section.sampler == "shuffle":
         return dataset, classes
-    first_labels = [sample.labels[0] for sample in dataset.samples]  # of several heads, the first is balanced
+    first_labels = [sample.labels[0] for sample in dataset.samples]  # only the first head is balanced
     return replace(dataset, sampling_odds=sampling_odds(first_labels, section.sampler)), classes
 
 
@@ -121,7 +121,7 @@ def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample],
 
 
 def validation_dataset(recipe: Recipe, classes: Classes) -> ClipDataset | None:
-    """The center view of each video of `data.val`, None if not set; DataError if the metric needs classes."""
+    """The center view of each video of `data.val`, if set; DataError if the metric needs classes."""
     data, section = recipe.data, recipe.finetune
     if data.val is None:
         return None
@@ -195,7 +195,7 @@ def make_dataset(
     sample replaces an unreadable one.
     """
     data = recipe.data
-    # Here, because every stage and probe makes its clips before it opens a video.
+    # Called here, because every stage and probe makes its clips before it opens a video.
     keep_metadata_in_cache()
     distinct_samples = list({sample.video_id: sample for sample in samples.samples}.values())
     epoch_samples = samples.samples
@@ -219,7 +219,7 @@ def make_dataset(
 
 
 def apply_resize_setting(dataset: ClipDataset, resize: str, device: torch.device) -> ClipDataset:
-    """The same training clips, with crops resized where `data.resize` says; for cached tokens, in workers."""
+    """The same training clips, resized where `data.resize` says; with cached tokens, in the workers."""
     views = dataset.make_views
     on_device = resize == "device" or (resize == "auto" and device.type == "cuda")
     if not on_device or dataset.tokens is not None or not isinstance(views, PretrainViews | FinetuneViews):
@@ -228,13 +228,13 @@ def apply_resize_setting(dataset: ClipDataset, resize: str, device: torch.device
 
 
 def num_clips(sample: Sample) -> int:
-    """The clips of a sample in an epoch: one per 10 seconds; one if it is unreadable or has no frame rate."""
+    """Clips of a sample per epoch: one per 10 seconds; one if it is unreadable or has no frame rate."""
     try:
         if sample.start is not None and sample.end is not None:
             seconds = sample.end - sample.start
         else:
             seconds = frame_span(sample)[1] / (video_info(sample.video).fps or float("inf"))
-    except VideoError:  # reported when it is read
+    except VideoError:  # reported when the video is read
         return 1
     return max(round(seconds / SECONDS_PER_CLIP), 1)
 
@@ -246,7 +246,7 @@ def examine_lengths(dataset: ClipDataset) -> str | None:
         DataError: none of them can be read.
     """
     views = dataset.make_views
-    stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
+    stride = views.stride if views.sampling == "dense" else 1  # other samplings span any video
     lengths: list[int] = []
     errors: list[VideoError] = []
     deadline = time.monotonic() + EXAMINATION_SECONDS
@@ -259,7 +259,7 @@ def examine_lengths(dataset: ClipDataset) -> str | None:
         try:
             lengths.append(read_footage(sample, views.fps).num_frames)
         except VideoError as error:
-            errors.append(error)  # training names them, if others can be read
+            errors.append(error)  # if other videos can be read, training names the unreadable ones
         if time.monotonic() > deadline:
             break
     noun = ListSize.of(dataset.samples).noun

@@ -42,7 +42,7 @@ from everest.video.reader import frames_in_order, read_frames, video_info
 if TYPE_CHECKING:
     from everest.data.augment import RandAugment
 
-# Heuristic: bytes of frames above which evaluation resizes each frame before it decodes the next.
+# Heuristic: above this many bytes of frames, evaluation resizes each frame before it decodes the next.
 MAX_BYTES_AT_ONCE: Final = 2**28
 
 Out = Tensor | None  # (V, C, T, H, W) uint8
@@ -78,10 +78,10 @@ class ClipFormat:
     frames: int
     stride: int  # frames from one sampled frame to the next; without effect unless `sampling` is dense
     size: tuple[int, int]  # height, width
-    sampling: str = "dense"  # or segment, spread: the key `finetune.sampling` of a recipe
-    fps: float | None = None  # frames per second that the stride counts; None: the file's
-    mean: tuple[float, ...] = IMAGENET_MEAN  # mean of RGB values in [0, 1]; one number: of luma
-    std: tuple[float, ...] = IMAGENET_STD  # their standard deviation
+    sampling: str = "dense"  # dense, segment or spread, as the key `finetune.sampling` of a recipe
+    fps: float | None = None  # frames per second that the stride counts; None: the file's rate
+    mean: tuple[float, ...] = IMAGENET_MEAN  # mean of the RGB values in [0, 1]; one number: the mean of luma
+    std: tuple[float, ...] = IMAGENET_STD  # standard deviation of the same values
 
     def __post_init__(self) -> None:
         for name, value in (("frames", self.frames), ("stride", self.stride), ("size", min(self.size))):
@@ -107,11 +107,11 @@ class StageViews(ClipFormat, ABC):
     """Makes the views of samples for one stage."""
 
     antialias: ClassVar[bool] = False  # whether crops are resized with a filter, see `resize`
-    region: Size | None = None  # (R, S) of regions that the device resizes; None: they are resized here
+    region: Size | None = None  # (R, S) of the regions that the device resizes; None: crops are resized here
 
     @property
     def num_views(self) -> int:
-        """V."""
+        """The number V of views."""
         return 1
 
     @property
@@ -131,7 +131,7 @@ class StageViews(ClipFormat, ABC):
 
         Args:
             rng: draws in the order frames, augmentation, crop, flip, erasing.
-            out: the memory for them, (V, C, T, H, W) uint8 or, of regions, (V, T, R, S, C); None: new memory.
+            out: memory for the views, (V, C, T, H, W) uint8, or (V, T, R, S, C) for regions; None: new.
         """
 
     def make_reader(self, sample: Sample, decoder: str) -> FrameReader:
@@ -162,7 +162,7 @@ class StageViews(ClipFormat, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainViews(StageViews):
-    """Pre-training: a random window, then crop and flip, `views_per_decode` times from the same frames.
+    """Pre-training views: a random window, cropped and flipped `views_per_decode` times from the same frames.
 
     The released pre-training never flips; Table 7 of the EVEREST paper does.
     """
@@ -171,7 +171,7 @@ class PretrainViews(StageViews):
     flip: bool
     views_per_decode: int
     are_compared: bool = False  # each view has its own window, and all views are flipped or none
-    crop_area: tuple[float, float] | None = None  # fractions of the frame; None: a multi-scale crop
+    crop_area: tuple[float, float] | None = None  # bounds, fractions of the frame; None: a multi-scale crop
 
     @property
     def num_views(self) -> int:
@@ -202,7 +202,7 @@ class PretrainViews(StageViews):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneViews(StageViews):
-    """Fine-tuning: random window, RandAugment on uncropped frames, random resized crop, flip, erasing box."""
+    """Fine-tuning views: random window, RandAugment, random resized crop, flip and box to erase."""
 
     flip: bool
     crop_area: tuple[float, float]  # smallest and largest fraction of the frame
@@ -221,7 +221,7 @@ class FinetuneViews(StageViews):
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationViews(StageViews):
-    """Validation: the center of the video's middle; deterministic, unlike the released programs."""
+    """Validation view: the center crop of the middle window; deterministic, unlike the released programs."""
 
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         clip = self.decode(reader, find_sampling(self.sampling).center)
@@ -232,7 +232,7 @@ class ValidationViews(StageViews):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalViews(StageViews):
-    """Evaluation: `clips` windows x `crops` boxes, ordered by clip. A frame is decoded and resized once."""
+    """Evaluation views: `clips` windows x `crops` boxes, ordered by clip; each frame is decoded once."""
 
     clips: int
     crops: int
@@ -261,7 +261,7 @@ class EvalViews(StageViews):
     def resize_frames(self, frames: Tensor) -> Tensor:
         """Resize decoded (F, H, W, C) uint8 frames to (C, F, H', W') that cover the views."""
         video = resize(frames, covering_size(_frame_size(frames), self.size), antialias=False)
-        return video.contiguous()  # once instead of once per view
+        return video.contiguous()  # made contiguous once instead of once per view
 
     def cut_views(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
         """Cut the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""

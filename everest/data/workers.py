@@ -32,7 +32,7 @@ from everest.errors import EnvironmentProblem, UserError
 from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory, start_process
 from everest.system.signals import STOP_SIGNALS, signal_name
 
-KILL_SECONDS: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
+KILL_SECONDS: Final = 5.0  # wait for a killed process; milliseconds, unless the kernel is out of memory
 ORPHAN_SECONDS: Final = 5.0  # heuristic: how long a worker without a task may outlive a killed program
 
 Task = TypeVar("Task")
@@ -53,10 +53,10 @@ class Workers(Generic[Task, Result]):
     def __init__(self, work: Callable[[Task], Result], *, num_workers: int, max_ahead: int) -> None:
         self._work = work
         self._max_ahead = max_ahead
-        self._tasks: dict[int, Task] = {}  # tasks that are not yet sent, by number
-        self._results: dict[int, Result | Exception] = {}  # results that are not yet taken, by number
+        self._tasks: dict[int, Task] = {}  # without processes: tasks that `take` will run, by number
+        self._results: dict[int, Result | Exception] = {}  # results not yet taken, by task number
         self._processes: dict[Connection, BaseProcess] = {}
-        self._under_way: dict[Connection, list[int]] = {}  # the numbers of its tasks, in order
+        self._under_way: dict[Connection, list[int]] = {}  # the task numbers of each worker, in order
         atexit.register(self.kill)  # a worker that hangs in a decoder would keep this process from ending
         for _ in range(num_workers):
             connection, child_end = multiprocessing.Pipe()
@@ -64,7 +64,7 @@ class Workers(Generic[Task, Result]):
                 target=_run_tasks, args=(child_end, work), daemon=True, name="everest reader"
             )
             start_process(process)
-            child_end.close()  # or its end would not be noticed
+            child_end.close()  # while this end is open here, the worker's death is not noticed
             self._processes[connection] = process
             self._under_way[connection] = []
 
@@ -115,7 +115,7 @@ class Workers(Generic[Task, Result]):
         process.join(KILL_SECONDS)
         code = process.exitcode
         name = signal_name(code)
-        if name == "SIGBUS":  # written beyond the free memory
+        if name == "SIGBUS":  # the worker wrote beyond the free memory
             return no_shared_memory()
         if code in (None, 0) or name in ("SIGKILL", "SIGTERM"):
             return EnvironmentProblem(
@@ -137,12 +137,12 @@ class Workers(Generic[Task, Result]):
 
 
 def _run_tasks(connection: Connection, work: Callable[[Any], Any]) -> None:
-    """Run tasks until the connection closes, on one thread: the workers are the parallelism."""
+    """Run tasks on one thread until the connection closes: the workers already run in parallel."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # Processes that the program forks later keep its sentinel from being ready, while they live.
+    # While processes that the program forked later live, the program's sentinel does not become ready.
     is_child = multiprocessing.get_start_method() != "forkserver"
-    for signal_number in STOP_SIGNALS:  # left to the process that trains
+    for signal_number in STOP_SIGNALS:  # the process that trains handles these signals
         signal.signal(signal_number, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_freed_memory(READER_KEPT_BYTES)
@@ -158,9 +158,9 @@ def _run_tasks(connection: Connection, work: Callable[[Any], Any]) -> None:
                 result = work(task)
             except UserError as error:
                 result = error
-            except Exception as error:  # a bug: raised again where the result is taken
+            except Exception as error:  # a bug: `take` raises it again
                 result = error
-                if type(error).__module__ != "builtins":  # perhaps it cannot be sent
+                if type(error).__module__ != "builtins":  # the connection may be unable to send it
                     result = RuntimeError(f"{type(error).__name__}: {error}")
                 result.add_note(f"in a process that reads videos:\n{traceback.format_exc()}")
             connection.send((task_id, result))
@@ -192,7 +192,7 @@ def require_shared_memory(needed: int) -> None:
         raise no_shared_memory(needed=needed)
 
 
-ALIGNMENT: Final = 64  # bytes; a cache line, and more than any number needs
+ALIGNMENT: Final = 64  # bytes of a cache line; more than any number needs
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type of each tensor of a sample
 
 
@@ -222,11 +222,11 @@ class Ring:
             if 0 <= resource.getrlimit(resource.RLIMIT_FSIZE)[0] < self.memory.numel():
                 raise EnvironmentProblem(f"{error}: raise `ulimit -f`, or set train.workers=0") from error
             raise no_shared_memory(needed=self.memory.numel()) from error
-        self._tensors: dict[str, Tensor] = {}  # (R, B, …) each
+        self._tensors: dict[str, Tensor] = {}  # each (R, B, …)
         self._is_pinned = False
         for name, part in zip(layout, self.memory.split([*sizes.values()]), strict=True):
             shape, dtype = layout[name]
-            values = part.view(dtype)[: math.prod((num_slots, batch_size, *shape))]  # without the rest
+            values = part.view(dtype)[: math.prod((num_slots, batch_size, *shape))]  # without the padding
             self._tensors[name] = values.view(num_slots, batch_size, *shape)
 
     def batch(self, slot: int, num_samples: int) -> dict[str, Tensor]:

@@ -48,10 +48,10 @@ from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS, PixelStatistics
 from everest.video.reader import video_info
 
-FALLBACK_RECIPE: Final = "ucf101"  # without a recipe: its views, and its stride unless the weights have one
-# Also set where they are the default, because the base of a recipe may set them: None is the backbone's own.
+FALLBACK_RECIPE: Final = "ucf101"  # gives the views, and the stride if weights without a recipe state none
+# These keys are set even at their default, because a base recipe may set them; None: the backbone's value.
 ALWAYS_SET: Final = ("backbone", "width", "depth", "heads", "mlp_width", "tubelet", "positions", "input")
-MOST_TIMED: Final = 20  # default: videos for the length of a training clip
+MOST_TIMED: Final = 20  # default: maximum number of videos whose length is measured
 DECODER_SETTINGS: Final = ("decoder_depth", "decoder_width", "decoder_heads")
 
 
@@ -78,10 +78,10 @@ def save_classifier(
 ) -> Path:
     """Write a classifier and its recipe to a folder that every command takes as --checkpoint.
 
-    Equal content has equal bytes. The weights come last: a folder with weights is complete.
+    Equal content gives equal bytes. The weights are written last, so a folder with weights is complete.
 
     Args:
-        origin: describes the weights that it was made from (everest.checkpoints.init.InitWeights).
+        origin: describes the weights that the classifier started from (everest.checkpoints.init.InitWeights).
     Returns:
         The file of the weights.
     """
@@ -95,7 +95,7 @@ def save_classifier(
         clip=recipe.finetune.clip_settings(recipe.data.fps),
         tensors=module.state_dict(),
     )
-    (folder / WEIGHTS_FILE).unlink(missing_ok=True)  # it would be next to another recipe
+    (folder / WEIGHTS_FILE).unlink(missing_ok=True)  # old weights must not lie next to a new recipe
     write_text(folder / RECIPE_FILE, dump_recipe(recipe))
     weights.save(folder / WEIGHTS_FILE)
     return folder / WEIGHTS_FILE
@@ -109,7 +109,7 @@ def find_training_clip(opened: LoadedModel) -> ClipFormat | None:
 
 
 def measure_training_seconds(opened: LoadedModel) -> float | None:
-    """The median length of the training videos of a classifier; None: without its recipe or its videos."""
+    """The median length of a classifier's training videos; None if its recipe or videos are missing."""
     path = find_recipe_beside(opened.file)
     if path is None or opened.weights.kind != "classifier":
         return None
@@ -162,9 +162,9 @@ def describe_sampling(*, stride: int, sampling: str, fps: float | None) -> str:
 def recover_recipe(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
     """Return the recipe of a model's run, with the clip size of the weights.
 
-    Without a recipe next to the weights, it has the stride that they were trained with, if their header
-    states it, and the views of the recipe `ucf101`; for image weights one view, the center of the frames, as
-    their clips span the video.
+    Without a recipe next to the weights, the stride is that of their training, if their header states it,
+    and the views are those of the recipe `ucf101`. Image weights get one view, the center of the frames,
+    because their clips span the video.
 
     Args:
         notify: receives a notice when `ucf101` is used.
@@ -231,17 +231,17 @@ class WeightSettings:
 
     name: str  # as given: a run, a file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE
     weights: Weights
-    spec: ModelSpec  # of the model whose weights were saved
-    values: Mapping[str, Any]  # by the keys of a recipe, such as data.size
+    spec: ModelSpec  # the spec of the model whose weights were saved
+    values: Mapping[str, Any]  # values by recipe key, such as data.size
 
     @property
     def overrides(self) -> list[str]:
-        """The same as `section.key=value` texts."""
+        """The settings as `section.key=value` texts."""
         return [f"{key}={as_yaml(value)}" for key, value in self.values.items()]
 
     @property
     def is_image(self) -> bool:
-        """Whether the weights are of single images."""
+        """Whether the weights were trained on single images."""
         return is_image_encoder(self.spec)
 
     @property
@@ -256,11 +256,11 @@ class WeightSettings:
 def read_weight_settings(checkpoint: str, *, on_cpu: bool | None = None) -> WeightSettings:
     """Read weights, and derive the clips and the encoder of a recipe from them.
 
-    Weights of single images take a frame of the video as a time slice; frames that are larger than
-    `everest.checkpoints.load.MOST_SIDE` become smaller.
+    For image weights, each frame of the video is a time slice; frames that are larger than
+    `everest.checkpoints.load.MOST_SIDE` are made smaller.
 
     Args:
-        on_cpu: whether the model will run on a CPU; None: as on this machine.
+        on_cpu: whether the model will run on a CPU; None: if this machine has no GPU.
     Raises:
         CheckpointError: no such weights, or a damaged or foreign file.
         RecipeError: a name that timm does not have.

@@ -44,18 +44,18 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def with_tokenizer(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with the tokenizer in this file."""
+    """Return the recipe with its tokenizer replaced by the one at `path`."""
     return replace(recipe, tokenizer=replace(tokenizer_settings(recipe), checkpoint=str(path.resolve())))
 
 
 def find_frozen(recipe: Recipe) -> FrozenNetworks:
     """Find the tokenizer and the teacher of a recipe.
 
-    With a cache, its index describes the tokenizer that made it.
+    If the recipe has a token cache, the tokenizer is read from the index of the cache.
     """
     section, tokenizer = recipe.pretrain, None
     if section.needs_tokenizer and section.cache is not None:
-        from everest.tokenizer.cache import TokenIndex  # here: most runs have no cache
+        from everest.tokenizer.cache import TokenIndex  # imported here: most runs have no cache
 
         checkpoint = tokenizer_settings(recipe).checkpoint
         tokenizer = TokenIndex.read(Path(section.cache)).tokenizer
@@ -83,11 +83,11 @@ def build_with_teacher(spec: ModelSpec, recipe: Recipe) -> Transformer:
 class FrozenEncoder(nn.Module):
     """A frozen encoder that maps clips of a model to the features of the model's tokens.
 
-    Frames are resized so that its patches give the model's token grid. If it was trained on shorter clips,
-    such as an image model on single images, a clip is divided into windows of as many slices, if possible.
+    Frames are resized so that the encoder's patches give the model's token grid. If the encoder was trained
+    on shorter clips, such as single images, clips are divided into windows of that many slices, if possible.
 
     Args:
-        pixels: of the model's clips.
+        pixels: the pixel statistics of the model's clips.
     """
 
     def __init__(self, encoder: VideoEncoder, pixels: PixelStatistics) -> None:
@@ -105,7 +105,7 @@ class FrozenEncoder(nn.Module):
             encoder.to(frames.device)
         t, p, q = encoder.encoder.patch_embed.tubelet
         clips = self.pixels.to_unit_range(frames)
-        clips = clips.expand(-1, encoder.pixels.channels, -1, -1, -1)  # luma for a teacher of colors
+        clips = clips.expand(-1, encoder.pixels.channels, -1, -1, -1)  # luma, for a teacher of color images
         if clips.shape[-2:] != (grid.h * p, grid.w * q):
             images = clips.transpose(1, 2).flatten(0, 1)  # (B * T, C, H, W)
             images = F.interpolate(images, (grid.h * p, grid.w * q), mode="bilinear", antialias=True)

@@ -39,31 +39,31 @@ if TYPE_CHECKING:
 INPUT: Final = "frames"
 KEPT_IDS: Final = "kept"
 INSTALL_FIX: Final = "run `pip install 'everest-video[export]'`"
-GraphPrecision = Literal["fp32", "int8"]  # of the encoder's blocks; all else is float32
-# Heuristic: numbers whose mean is more stds away from 0 are compared in parts of that mean (rounding).
+GraphPrecision = Literal["fp32", "int8"]  # precision of the encoder's blocks; all else is float32
+# Heuristic: a number whose mean is more stds away from 0 is compared relative to that mean (rounding).
 MEAN_IN_STDS: Final = 500.0
 
 
 class Graph(nn.Module):
     """Normalized clips (B, C, T, H, W) to outputs (B, outputs) and the ids (B, K) of the encoded tokens.
 
-    Without a selection of tokens, or with those of several models, there are no ids.
+    Without a selection of tokens, or with several models, the graph has no ids.
 
-    An encoder has features. A classifier's head of classes has logits, its head of numbers has an output in
+    The outputs of an encoder are features; those of a classifier are the logits of its classes, or numbers in
     the unit of the labels.
 
     Args:
-        spec: of the model that is exported.
-        precision: of the file; the graph itself is float32.
+        spec: the spec of the exported model.
+        precision: the precision of the file; the graph itself is float32.
     Attributes:
-        outputs: their names.
-        unit: (outputs,) or (1,): outputs are divided by it before they are compared.
-        head_widths: the outputs of each head; of features their width.
-        metadata: of the file; JSON unless a value is a string. `make_graph` fills it.
+        outputs: the names of the outputs.
+        unit: (outputs,) or (1,): outputs are divided by this unit before they are compared.
+        head_widths: the number of outputs of each head; for an encoder, the width of its features.
+        metadata: the metadata of the file; JSON unless a value is a string. `make_graph` fills it.
     """
 
-    std: Tensor  # (outputs,) 1 for a class; of an encoder (1,), as `mean`
-    mean: Tensor  # (outputs,) 0 for a class
+    std: Tensor  # (outputs,) 1 for a class; (1,) for an encoder
+    mean: Tensor  # (outputs,) 0 for a class; (1,) for an encoder
 
     def __init__(self, model: ClipModel, spec: ClipSpec, precision: GraphPrecision) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
     """Make a model ready for export. With `keep`, the selection of `opened` itself changes.
 
     Args:
-        keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
+        keep: the share of tokens that a classifier or an encoder encodes; None: as in training.
         precision: see `Graph`.
     """
     spec, model = opened.spec, opened.model
@@ -105,7 +105,7 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         assert isinstance(spec, ModelSpec)
         if keep is not None:
             raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
-        with torch.device("meta"):  # without the decoder: it encodes all tokens, as `extract` does
+        with torch.device("meta"):  # drops the decoder; the encoder encodes all tokens, as in `extract`
             encoder = VideoEncoder(replace(spec, selection=AllTokens()))
         encoder.encoder, model = model.encoder, encoder
     elif keep is not None and not isinstance(spec, ModelSpec):
@@ -121,7 +121,7 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
             raise RecipeError(f"--keep {keep:g}: {error}") from error
         model.strategy = spec.selection
     graph, weights, clip = Graph(model, spec, precision).eval(), opened.weights, find_training_clip(opened)
-    heads = []  # what they predict, the mean and std of numbers, and what was chosen on data.val
+    heads = []  # what each head predicts, the mean and std of numbers, and choices made on data.val
     for head in spec.heads:
         head_metadata: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
         if head.task == "regression":
@@ -129,7 +129,7 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         elif head.task == MULTI_LABEL:
             head_metadata["thresholds"] = list(head.thresholds)
         heads.append(head_metadata)
-    sampled = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null: not stated
+    sampled = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null if not stated
     sampled["seconds"] = measure_training_seconds(opened)
     layout = f"batch, {'RGB' if spec.channels == 3 else 'luma'}, frames, height, width"
     metadata: dict[str, Any] = {  # for other programs, and for `ExportedClassifier`
@@ -151,9 +151,9 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
 def sample_pixels(spec: ClipSpec, batch: int) -> Tensor:
     """Return (batch, C, T, H, W) uint8 noise, the same at every call, on which exports are compared.
 
-    Every token has its own strength. With uniform noise all tokens would be equally important up to rounding
-    errors, in which two libraries differ. Half of the positions, drawn for each clip, are still: they repeat
-    the first slice. Tokens there are equally important, so the first ones in token order have to be kept.
+    The strength of the noise varies by token. With uniform noise all tokens would be equally important up to
+    rounding errors, which differ between libraries. Half of the positions, drawn for each clip, are still:
+    they repeat the first slice. Their tokens are equally important, so the first in token order must be kept.
     """
     generator = torch.Generator().manual_seed(batch)
     grid = max(spec.encoded, key=lambda grid: grid.num_tokens, default=TokenGrid(t=spec.frames, h=4, w=4))
@@ -171,10 +171,10 @@ class ExportedClassifier(nn.Module):
     """An exported classifier, which takes clips of bytes as a `Classifier` does.
 
     Attributes:
-        spec: of the model that was exported, with the token selection of the file.
-        clip: the clips that it takes; the stride is 1 if the file does not state it.
+        spec: the spec of the exported model, with the token selection of the file.
+        clip: the format of its clips; the stride is 1 if the file does not state it.
         knows_stride: whether the file states the stride of its clips.
-        precision: of the network: fp32 or int8.
+        precision: the precision of the network, fp32 or int8.
     """
 
     def __init__(self, file: Path, session: InferenceSession, metadata: dict[str, str]) -> None:
@@ -206,7 +206,7 @@ class ExportedClassifier(nn.Module):
         return torch.from_numpy(self._session.run(None, {INPUT: clips.numpy()})[0])
 
     def outputs(self, logits: Tensor) -> Tensor:
-        """Convert logits (..., outputs) to float32 probabilities; numbers are in their unit already."""
+        """Convert logits (..., outputs) to float32 probabilities; numbers already have their unit."""
         return outputs_of(logits, tuple(replace(head, mean=0.0, std=1.0) for head in self.heads))
 
 
@@ -218,11 +218,11 @@ def open_exported(file: Path) -> ExportedClassifier:
         raise EnvironmentProblem(f"{file}: needs onnxruntime; {INSTALL_FIX}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 3  # errors only
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        if not type(error).__module__.startswith("onnxruntime"):  # its errors have no base of their own
+        if not type(error).__module__.startswith("onnxruntime"):  # onnxruntime's errors share no base class
             raise
         reason = shorten(str(error).strip().split("\n")[0])
         raise CheckpointError(f"{file}: onnxruntime cannot read it ({reason})") from error

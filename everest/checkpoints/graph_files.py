@@ -1,4 +1,4 @@
-"""The graph of a model as an ONNX file, written only if it computes the same.
+"""Writes the graph of a model as an ONNX file, if the file computes the same as the model.
 
 B clips of a batch, C channels, T frames, H W pixels.
 """
@@ -26,32 +26,32 @@ from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.files import atomic_file
 from everest.system.text import plural
 
-TOLERANCE: Final = 1e-4  # heuristic: of logits and features in float32; above it no file is written
-ROUNDING: Final = 1e-6  # heuristic: share of the largest output, where this is more than TOLERANCE
-MOST_PRECISION_LOSS: Final = 0.5  # heuristic: of the outputs' std; above it, they hardly follow the model's
-COMPARED_BATCHES: Final = (1, 3)  # not the traced size, to find a size that is fixed in the graph
+TOLERANCE: Final = 1e-4  # heuristic: maximum float32 difference of outputs; above it no file is written
+ROUNDING: Final = 1e-6  # heuristic: tolerance as a share of the largest output, if above TOLERANCE
+MOST_PRECISION_LOSS: Final = 0.5  # heuristic: share of the outputs' std; above it the file is of no use
+COMPARED_BATCHES: Final = (1, 3)  # differ from the traced size, to detect a fixed batch size
 TRACED_BATCH: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
-MOST_GIGABYTES: Final = 2.13  # of weights: protobuf ends at 2**31 bytes; the rest is for the graph
+MOST_GIGABYTES: Final = 2.13  # maximum for weights: protobuf ends at 2**31 bytes; the rest is for the graph
 
-RunFile = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
+RunFile = Callable[[Tensor], Sequence[Tensor]]  # maps normalized clips to the outputs of a file
 
 
 class Difference(NamedTuple):
-    """The distance of the outputs of a written file from the model's."""
+    """The difference between the outputs of a written file and of its model."""
 
-    largest: float  # of a logit or feature; of a number in units of its standard deviation
-    relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
-    num_changed: int | None  # clips that get another class; None: other outputs than classes
+    largest: float  # maximum over logits or features; numbers in units of their std
+    relative: float  # RMS error as a share of the outputs' std over the clips, for the worst head
+    num_changed: int | None  # clips whose class changes; None: outputs are not classes
 
 
 def write_onnx(
     path: Path, graph: Graph, *, clips: Int8Clips | None = None, report: Report = ignore_event
 ) -> dict[str, Any]:
-    """Write an .onnx file, and return the facts about it, of `everest export --json`.
+    """Write an .onnx file and return its facts for `everest export --json`.
 
     Args:
-        clips: for int8, on which it is compared with the model; None: the file is compared on noise.
+        clips: for int8, the clips on which file and model are compared; None: they are compared on noise.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -83,7 +83,7 @@ def write_onnx(
 
 
 def write_test_file(file: Path, graph: Graph, calibration: Sequence[Tensor], report: Report) -> None:
-    """Write an .onnx file whose outputs will be tested, so that they are not compared with the model's.
+    """Write an .onnx file without comparing its outputs with the model's, as a test will follow.
 
     Args:
         calibration: clips as in `Int8Clips`; empty: the file is in fp32.
@@ -96,7 +96,7 @@ def write_test_file(file: Path, graph: Graph, calibration: Sequence[Tensor], rep
 
 
 def _measure_file(file: Path, spec: ClipSpec, report: Report = ignore_event) -> dict[str, Any]:
-    """The bytes of a file and its milliseconds for a clip on one thread; warns of a busy CPU."""
+    """Measure the bytes of a file and its milliseconds per clip on one thread; warn of a busy CPU."""
     clip, run = spec.pixels.normalize(sample_pixels(spec, 1)), _open_runner(file, threads=1)
     network_time = time_passes(lambda: run(clip))
     for text in network_time.warnings:
@@ -129,9 +129,9 @@ def compare(
 
     Args:
         run: computes the outputs of the file for normalized clips.
-        subject: of the message.
-        calibration: of a file in int8 at least two clips, on which it is compared. A file in float32 is
-            compared on `sample_pixels`.
+        subject: the subject of the error message.
+        calibration: at least two clips, on which an int8 file is compared. A float32 file is compared on
+            `sample_pixels`.
     """
     spec = graph.spec
     noise = (spec.pixels.normalize(sample_pixels(spec, batch)) for batch in COMPARED_BATCHES)
@@ -141,8 +141,8 @@ def compare(
         [torch.cat(parts) for parts in zip(*pairs, strict=True)] for pairs in results
     )
     errors = (outputs - expected) / graph.unit  # (B, outputs)
-    magnitude = float((expected / graph.unit).abs().max())  # thousands, of a steep linear model
-    # Each output around its own mean: the means of numbers, such as years, are far from each other.
+    magnitude = float((expected / graph.unit).abs().max())  # may be thousands for a steep linear model
+    # Each output is centered at its mean: the means of numbers, such as years, are far apart.
     centered = (expected - expected.mean(dim=0)) / graph.unit
     heads = zip(*(part.split(graph.head_widths, dim=1) for part in (errors, centered)), strict=True)
     relative = torch.stack([error.norm() / values.norm().clamp(min=1e-12) for error, values in heads])
@@ -174,7 +174,7 @@ def _export_program(graph: Graph) -> Any:
     op: Any = onnxscript.opset20
 
     def stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-        # torch 2.15 does not translate a stable sort. TopK is one: it takes the first of equal values.
+        # torch 2.15 does not translate a stable sort. TopK is stable: it takes the first of equal values.
         length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
         return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
 
@@ -185,7 +185,7 @@ def _export_program(graph: Graph) -> Any:
         dynamo=True,
         input_names=[INPUT],
         output_names=list(graph.outputs),
-        dynamic_shapes={INPUT: {0: "batch"}},  # its name
+        dynamic_shapes={INPUT: {0: "batch"}},  # the name of the dynamic dimension
         custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
         verbose=False,
     )
@@ -195,7 +195,7 @@ def _export_program(graph: Graph) -> Any:
 
 
 def _open_runner(file: Path, *, threads: int = 0) -> RunFile:
-    """Return the function that runs an ONNX file, on a number of threads (0: one for each core)."""
+    """Return a function that runs an ONNX file on `threads` threads (0: one per core)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

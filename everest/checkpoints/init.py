@@ -32,11 +32,11 @@ from everest.system.text import damage_errors
 from everest.system.weights import Weights, load_tensors, require_matching, state_hash
 from everest.system.weights_header import read_header
 
-Tensors = dict[str, Tensor]  # by their names in a model
-LAST_NORM: Final = "encoder.norm."  # the norm after the blocks, which not every encoder has
+Tensors = dict[str, Tensor]  # by parameter name
+LAST_NORM: Final = "encoder.norm."  # the norm after the blocks; some encoders lack it
 DECODER_TENSORS: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
-# Settings of an encoder that must be those of its weights. `attention` may differ: both kinds use the same
-# weights, and joint attention relates slices that image weights see apart.
+# Encoder settings that must equal those of the weights. `attention` may differ: both kinds use the same
+# weights, and joint attention relates slices that image weights see separately.
 ENCODER_SETTINGS: Final = (
     *("class_token", "registers", "rotary", "norm_before", "mlp", "gelu", "input", "embedding_layers"),
 )
@@ -48,8 +48,8 @@ def find_init(
     """Find the weights of --init.
 
     Args:
-        output: the run folder. Unless its run is overwritten, that run keeps the weights that it started
-            from, even if these have been moved since.
+        output: the run folder. A run that is resumed keeps the weights that it started from, even if they
+            have been moved since.
     """
     name = absolute_name(name)
     run = None if output is None or overwrite else RunFolder(output)
@@ -71,12 +71,12 @@ class InitWeights:
     """The weights that a run starts from."""
 
     named: InitFile
-    origin: dict[str, Any]  # describes them, for the header of the run's weights and for env.json
-    saved: ModelSpec  # of the model whose weights were saved
-    weights: Weights | None  # None for a run that has a state, which holds all tensors
+    origin: dict[str, Any]  # describes the weights, for env.json and the header of the run's weights
+    saved: ModelSpec  # the spec of the model whose weights were saved
+    weights: Weights | None  # None if the run has a saved state, which holds all tensors
 
     def notice(self) -> str:
-        """A notice with the name and the step of the weights, and the steps of their run."""
+        """Return a notice with the name and step of the weights, and the number of steps of their run."""
         file, name, step = Path(self.named.file), Path(self.named.name), self.origin.get("step")
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
         run = RunFolder(file.parent)
@@ -88,7 +88,7 @@ class InitWeights:
         return f"weights: encoder of {label}{progress}"
 
     def describe_rate_mismatch(self, fps: float | None) -> str | None:
-        """A notice if the weights were trained at another frame rate than `fps`, or None."""
+        """Return a notice if the weights were trained at a frame rate other than `fps`, else None."""
         trained_fps = (self.origin.get("clip") or {"fps": fps}).get("fps")
         if trained_fps == fps:
             return None
@@ -96,14 +96,14 @@ class InitWeights:
         return f"the weights were trained on {rate} of a video; use --set data.fps={as_yaml(trained_fps)}"
 
     def adapted(self, spec: ModelSpec) -> ModelSpec:
-        """The spec of a new model with the properties of the weights that it must share."""
+        """Return the spec of a new model with the properties that it must share with the weights."""
         spec = spec.with_positions_of(self.saved.trained_grid)
         keeps_norms = spec.kind == "pretrain" and self.saved.kind != "classifier"
         return replace(spec, norms=self.saved.norms) if keeps_norms else spec
 
 
 def check_init(init: InitFile, *, resumed: RunFolder | None) -> None:
-    """Check the weights of `init` before a run: everest's by their header, foreign ones by reading them."""
+    """Check the weights of `init` before a run; only the header of everest weights is read."""
     file = find_everest_file(Path(init.file))
     if file is None or (resumed is not None and resumed.state.is_dir()):
         read_init(init, resumed=resumed)
@@ -124,7 +124,7 @@ def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:
     origin |= {"settings": weights.settings, "clip": weights.clip}
     parent = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
     if parent is not None and parent.get("file") in (init.file, str(Path(init.file).parent)):
-        origin = {**parent, **origin, "step": None, "origin": None}  # of another program
+        origin = {**parent, **origin, "step": None, "origin": None}  # converted: no step or origin
     else:
         origin["origin"] = parent
     return InitWeights(named=init, origin=origin, saved=saved, weights=weights)
@@ -140,11 +140,11 @@ def load_init(
 ) -> None:
     """Load the weights into the new model of a stage; parts that they lack or that do not fit start fresh.
 
-    The clip may be longer or larger than in training: positions are computed, or learned ones are
-    interpolated. Tubelets of a multiple or a part of the frames are possible.
+    The clip may be longer or larger than in training: positions are computed, or interpolated if learned.
+    The frames per tubelet may be a multiple or a fraction of those in the weights.
 
     Args:
-        classes: the class names of the run's data; None: they have no names.
+        classes: the class names of the run's data; None: classes have no names.
         notify: receives notices of the parts that are kept or start fresh.
     """
     weights, saved, source = init.weights, init.saved, init.named.file
@@ -170,8 +170,8 @@ def load_init(
 
 
 def _take_encoder(initial: Tensors, tensors: Tensors, init: InitWeights, *, notify: Notify) -> Tensors:
-    """The saved tensors of the encoder; CheckpointError if they do not fit the `initial` ones."""
-    # Only the weights, or only the model, may have the norm after the blocks.
+    """Return the saved tensors of the encoder; CheckpointError if they do not fit the `initial` tensors."""
+    # The norm after the blocks may be in the weights only, or in the model only.
     norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(LAST_NORM)}
     expected, loaded = (
         {name: x for name, x in each.items() if name.startswith("encoder.") and name not in norm}
@@ -184,7 +184,7 @@ def _take_encoder(initial: Tensors, tensors: Tensors, init: InitWeights, *, noti
 
 
 def _check_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify) -> None:
-    """Refuse weights of another encoder; other normalization of pixels is only a notice."""
+    """Refuse weights of a different encoder; if only the pixel statistics differ, send a notice."""
     if saved.pixels != spec.pixels:
         mismatch = f"{source}: {describe_pixel_mismatch(saved.pixels, spec.pixels)}"
         if saved.channels != spec.channels:
@@ -194,15 +194,15 @@ def _check_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: No
         raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
 
 
-# A part of a model beside its encoder: its title, the prefixes of its tensors, and why it cannot be kept.
-# None: it can, unless its size differs.
+# A part of a model beside its encoder: its title, the prefixes of its tensors, and the reason why it cannot
+# be kept. Without a reason (None), it is kept unless its size differs.
 Part = tuple[str, tuple[str, ...], str | None]
 
 
 def _take_part(
     part: Part, initial: Tensors, tensors: Tensors, init: InitWeights, *, notify: Notify
 ) -> Tensors:
-    """The saved tensors of a part; none if it starts fresh. CheckpointError if it must not."""
+    """Return the saved tensors of a part, none if it starts fresh; CheckpointError if it must be kept."""
     title, prefixes, problem = part
     names, saved = ({name for name in each if name.startswith(prefixes)} for each in (initial, tensors))
     if not saved:
@@ -223,7 +223,7 @@ def _classifier_parts(init: InitWeights, spec: ModelSpec, classes: tuple[str, ..
     """Yield the parts of a classifier that may be kept."""
     saved, problem = init.saved, None
     if saved.kind != "classifier":
-        if spec.model.pooling in ("first", "mean-change"):  # they norm tokens; `mean` norms an average
+        if spec.model.pooling in ("first", "mean-change"):  # these normalize tokens, `mean` their average
             yield "the last norm", ("norm.",), None
         return
     if saved.model.pooling != spec.model.pooling:
@@ -263,14 +263,14 @@ def _pretraining_parts(init: InitWeights, spec: ModelSpec) -> Iterator[Part]:
 
 
 def _identify_targets(spec: AutoencoderSpec) -> tuple[object, ...]:
-    """What a decoder predicts: the target without its paths, and the hash of its teacher or tokenizer."""
+    """Return what a decoder predicts: the target without paths, and the hash of its teacher or tokenizer."""
     network = spec.tokenizer if spec.target.needs_tokenizer else spec.teacher
     settings = {key: value for key, value in vars(spec.target).items() if key not in ("cache", "teacher")}
     return type(spec.target), settings, network and network.sha256
 
 
 def compare_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
-    """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
+    """Yield the settings that a recipe needs to match the encoder of `saved`, in the form of --set."""
     needed, given = saved.model, spec.model
     sizes = [(s.width, s.depth, s.heads, s.mlp) for s in (needed.backbone_size, given.backbone_size)]
     keys = ENCODER_SETTINGS

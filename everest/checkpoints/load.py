@@ -49,14 +49,14 @@ from everest.system.weights import PICKLE_SUFFIXES, Weights, load_tensors, read_
 from everest.system.weights_header import open_safetensors, read_header, require_transformer
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer, TokenizerSpec
 
-# clips: any but a tokenizer; transformer: any with an encoder of tokens
+# clips: any model but a tokenizer; transformer: any model with a token encoder
 Kind = Literal["classifier", "clips", "transformer", "tokenizer"]
 AnyModel = ClipModel | AdaptiveTokenizer
-IMAGE_FRAMES: Final = 8  # of a video, for weights of single images; heuristic
-# Heuristic: pixels of the longer side of a frame, for weights of single images. A CPU takes two seconds for 8
-# frames of 224 pixels with a ViT-S, and a third of that for 140.
+IMAGE_FRAMES: Final = 8  # heuristic: frames per video for weights of single images
+# Heuristic: maximum pixels of a frame's longer side for weights of single images. With a ViT-S, a CPU takes
+# two seconds for 8 frames of 224 pixels, and a third of that for frames of 140 pixels.
 MOST_SIDE: Final = {"cpu": 144, "gpu": 224}
-ONNX_SUFFIX: Final = ".onnx"  # of exported files, which everest.checkpoints.graph opens
+ONNX_SUFFIX: Final = ".onnx"  # suffix of exported files, which everest.checkpoints.graph opens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +65,18 @@ class LoadedModel:
 
     file: Path
     weights: Weights
-    spec: ClipSpec | TokenizerSpec  # of `module`: the saved one with the requested clip and selection
+    spec: ClipSpec | TokenizerSpec  # spec of `module`: the saved spec with the requested clip and selection
     module: AnyModel  # in eval mode, on the CPU
 
     @property
     def model(self) -> ClipModel:
-        """The module of any checkpoint but a tokenizer's."""
+        """The module of a checkpoint of any kind but a tokenizer."""
         assert not isinstance(self.module, AdaptiveTokenizer)
         return self.module
 
     @property
     def transformer(self) -> Transformer:
-        """The module of a checkpoint with an encoder of tokens; CheckpointError if it has none."""
+        """The module of a checkpoint with a token encoder; CheckpointError if it has none."""
         if isinstance(self.module, Transformer):
             return self.module
         raise wrong_kind(self.weights.settings["kind"], "transformer", source=self.file)
@@ -85,12 +85,12 @@ class LoadedModel:
 def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False) -> Path:
     """Return the safetensors file of a run folder, a folder of `everest train`, a file or hf:OWNER/NAME.
 
-    The license of a checkpoint of the hub is shown. A name of timm stays as it is.
+    The license of a checkpoint from the hub is shown. A timm:NAME is returned unchanged.
 
     Args:
-        which: of a run folder, or of the network of a folder of `everest train`; None: the best on
-            `data.val` if there are any, else the newest, or the model that `everest train` has chosen.
-        quiet: do not state which of the two were chosen.
+        which: the weights of a run folder, or of the network of an `everest train` folder; None: the best
+            on `data.val` if there are any, else the newest, or the model that `everest train` chose.
+        quiet: do not report which weights were chosen.
     """
     if is_timm_name(checkpoint):
         return Path(checkpoint)
@@ -124,12 +124,12 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
 
 
 def is_timm_name(checkpoint: str | Path) -> bool:
-    """Whether this is the name of an image model, timm:NAME or timm:NAME=FILE."""
+    """Whether `checkpoint` names an image model: timm:NAME or timm:NAME=FILE."""
     return str(checkpoint).startswith(TIMM_PREFIX)
 
 
 def find_recipe_beside(file: Path) -> Path | None:
-    """The recipe of the run that wrote the weights `file`; None if there is none next to them."""
+    """Return the recipe of the run that wrote the weights `file`; None if there is none next to the file."""
     recipe = file.parent / RECIPE_FILE
     return recipe if not is_timm_name(file) and recipe.is_file() else None
 
@@ -144,9 +144,9 @@ def find_run_weights(file: Path) -> list[Path]:
 
 
 def open_weights(path: Path) -> Weights:
-    """Read what `find_weights` returned; checkpoints of transformers and of timm are converted."""
+    """Read the path that `find_weights` returned; convert checkpoints of transformers and timm."""
     if is_timm_name(path):
-        from everest.converters.timm_images import open_image_weights  # here: timm takes a second to import
+        from everest.converters.timm_images import open_image_weights  # imported here: timm takes a second
 
         return open_image_weights(str(path))
     if path.suffix == ONNX_SUFFIX:
@@ -160,7 +160,7 @@ def open_weights(path: Path) -> Weights:
         return converted.weights
     with open_safetensors(path) as file:
         has_patches = IMAGE_EMBEDDING in file.keys()  # noqa: SIM118
-        if has_patches and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4:  # (D, 3, p, q): of images
+        if has_patches and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4:  # (D, 3, p, q): images
             raise image_weights_error(path)
     return read_weights(path)
 
@@ -184,10 +184,11 @@ def open_model(
     """Rebuild the module of a checkpoint.
 
     Args:
-        kind: the only kind that is accepted; None: any.
-        frames, size, selection: clip and token selection of a model on clips; None: as saved, but the clip of
-            image weights as in `choose_clip`.
-        check: raises if the spec of a model on clips does not suit the caller; called before it is built.
+        kind: the only kind of model that is accepted; None: any kind.
+        frames, size, selection: clip and token selection of a model on clips; None: the saved values, but
+            for image weights the clip of `choose_clip`.
+        check: raises if the spec of a model on clips does not suit the caller; called before the model is
+            built.
     """
     file = find_weights(checkpoint, which=which)
     weights = open_weights(file)
@@ -212,15 +213,15 @@ def open_model(
 
 
 def is_image_encoder(spec: ClipSpec) -> bool:
-    """Whether the weights are of an encoder of single images, of another program."""
+    """Whether the spec is that of another program's encoder of single images."""
     return isinstance(spec, EncoderSpec) and spec.frames == 1
 
 
 def choose_clip(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[int, int]]:
-    """The frames and the (height, width) of clips: as trained, or `IMAGE_FRAMES` for image weights.
+    """Return the frames and (height, width) of clips: as in training, or `IMAGE_FRAMES` for image weights.
 
     Args:
-        on_cpu: whether a CPU will compute, which takes smaller frames; None: as on this machine.
+        on_cpu: whether the model will run on a CPU, with smaller frames; None: if this machine has no GPU.
     """
     if not (isinstance(spec, ModelSpec) and is_image_encoder(spec)):
         return spec.frames, spec.size
@@ -233,7 +234,7 @@ def choose_clip(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tup
 
 
 def read_clip_spec(settings: dict[str, Any], *, source: Path) -> ClipSpec:
-    """Read the settings of any model on clips, by the kind that they state."""
+    """Read the settings of a model on clips, whose kind they state."""
     spec_type = {"images": ImageSpec, "mean": MeanSpec}.get(str(settings.get("kind")))
     return (read_model_spec if spec_type is None else spec_type.from_settings)(settings, source=source)
 
@@ -241,7 +242,7 @@ def read_clip_spec(settings: dict[str, Any], *, source: Path) -> ClipSpec:
 def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:
     """Return the module of `spec` with the tensors of `weights`, in eval mode.
 
-    Learned positions are interpolated if `spec` has another clip than the weights.
+    Learned positions are interpolated if the clip of `spec` differs from that of the weights.
     """
     tensors, empty_spec = weights.tensors, spec
     if isinstance(spec, ClipSpec):
@@ -252,9 +253,9 @@ def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Pat
                 own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
                 fitted = fit_tensors(own, saved_part, part, notify=warn_on_main)
                 tensors = tensors | {f"{prefix}{name}": x for name, x in fitted.items()}
-    with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
+    with torch.device("meta"):  # wrong sizes are refused before they take memory
         require_matching(empty_spec.build().state_dict(), tensors, source=str(source))
-    with torch.random.fork_rng(devices=[]):  # the first weights, which those of the file replace
+    with torch.random.fork_rng(devices=[]):  # the file replaces these initial weights
         module = spec.build()
     load_tensors(module, tensors, source=str(source))
     return module.eval()
@@ -263,7 +264,7 @@ def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Pat
 def fit_tensors(
     tensors: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec, *, notify: Notify
 ) -> dict[str, Tensor]:
-    """The tensors of `saved` for the clips and tubelets of `spec`: learned positions, and the embedding."""
+    """Fit the tensors of `saved` (learned positions, embedding) to the clips and tubelets of `spec`."""
     if saved.model.positions == "learned-separable" and saved.grid != spec.grid:
         notify(f"learned positions are interpolated from clips of {clip_shape(saved)} to {clip_shape(spec)}")
         tensors = interpolated(tensors, saved.grid, spec.grid)
@@ -277,12 +278,12 @@ def fit_tensors(
 
 
 def clip_shape(spec: ClipSpec) -> str:
-    """Frames, height and width of a model's clips, for messages."""
+    """Format the frames, height and width of a model's clips for messages."""
     return f"{spec.frames} x {spec.size[0]} x {spec.size[1]}"
 
 
 def wrong_kind(saved: str, kind: Kind, *, source: str | Path) -> CheckpointError:
-    """The error for a model of kind `saved` where one of `kind` is needed; it names the command to run."""
+    """Return the error for a model of kind `saved` where `kind` is needed; it names the command to run."""
     require_transformer(saved, source=source)
     article, command = ("an", "train VIDEOS") if saved == "encoder" else ("a", "finetune")
     fix = f"fine-tune it first: everest {command} --init CHECKPOINT"

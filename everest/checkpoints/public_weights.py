@@ -35,18 +35,18 @@ class PublicWeights:
     page: str | None = None
     frames: int = 16
     size: int = 224
-    first_for: str | None = None  # the job that these weights are the first to try for
-    tested: str | None = None  # with real weights, and how; None: with random ones of the same shapes only
+    first_for: str | None = None  # the task for which these weights are the first to try
+    tested: str | None = None  # how the real weights were tested; None: only random weights were
     settings: Annotated[list[str], Field(alias="set")] = field(default_factory=list)
 
     @property
     def source(self) -> str:
-        """The option of the commands: a name that is downloaded, or the result of `convert`."""
+        """The value of a command's option: a name that is downloaded, or the result of `convert`."""
         return self.name if self.page is None else "converted.safetensors"
 
     @property
     def commands(self) -> list[str]:
-        """Commands to begin with."""
+        """The commands to start with."""
         partial = " --partial" if self.gives == "encoder" else ""
         convert = [f"everest convert {self.name} --output {self.source}{partial}"] if self.page else []
         start = [*convert, f"everest train VIDEOS --init {self.source}"]
@@ -59,16 +59,16 @@ class PublicWeights:
 
 
 def read_public_weights() -> list[PublicWeights]:
-    """The weights that were published for video models."""
+    """Read the table of public weights."""
     return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 
 
 def find_cached_weights() -> list[PublicWeights]:
-    """The weights of the table that the local cache of the hub has; nothing is downloaded."""
+    """Return the weights of the table that are in the local cache of the hub; nothing is downloaded."""
     from huggingface_hub import constants
 
     cached = []
-    for weights in read_public_weights():  # the owner of timm's models is `timm`
+    for weights in read_public_weights():  # timm's models have the owner `timm` on the hub
         repository = weights.name.removeprefix(HUB_PREFIX).replace(TIMM_PREFIX, "timm/")
         folder = f"models--{repository.replace('/', '--')}"
         if any(Path(constants.HF_HUB_CACHE).glob(f"{folder}/snapshots/*/*")):
@@ -77,7 +77,7 @@ def find_cached_weights() -> list[PublicWeights]:
 
 
 def find_public_weights(name: str) -> PublicWeights:
-    """The entry with a name, which may be written without its prefix or owner."""
+    """Return the entry with a name, which may omit the prefix or the owner."""
     for weights in read_public_weights():
         short_name = weights.name.partition(":")[2]
         if name and name in (weights.name, short_name, short_name.rpartition("/")[2]):

@@ -1,4 +1,4 @@
-"""Graphs in int8: the clips that calibrate them, and their products in integers."""
+"""Quantizes graphs to int8: reads calibration clips and converts matrix products to integers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.text import plural
 from everest.video.reader import VideoError
 
-LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
+LEAST_CLIPS: Final = 2  # minimum number of calibration clips, so that outputs vary
 MOST_CALIBRATION: Final = 32  # heuristic: scales from 100 clips were not better (ViT-Ti, four robots)
-MOST_COMPARED: Final = 100  # heuristic: further clips, which do not calibrate
-# Heuristic: the range of a product's input in units of its root mean square; one of 256 steps is then a
-# quarter of it. One of 48 products is above in ViT-Ti (173; the next 33) and in DINOv2 ViT-S (82; 47).
+MOST_COMPARED: Final = 100  # heuristic: maximum number of further clips, which do not calibrate
+# Heuristic: maximum range of a product's input, in units of its root mean square (RMS); one of 256 steps is
+# then a quarter of the RMS. One of 48 products exceeds it in ViT-Ti (173; next 33) and DINOv2 ViT-S (82; 47).
 MOST_INPUT_RANGE: Final = 64.0
 
 
@@ -36,12 +36,12 @@ class Int8Clips(NamedTuple):
     """Typical clips (1, C, T, H, W) uint8, on which a file in int8 is compared with the model."""
 
     calibration: list[Tensor]  # the scales of activations come from these
-    held_out: list[Tensor]  # only compared
-    samples: list[Sample]  # of the calibration
+    held_out: list[Tensor]  # compared only, not used for calibration
+    samples: list[Sample]  # the samples of the calibration clips
 
 
 def _is_run_list(data: DataSettings, source: Path) -> bool:
-    """Whether a list is beside, or below, the training list of a run whose lists are not in `data.root`."""
+    """Whether `source` is beside or below the training list of a run whose lists are outside `data.root`."""
     if data.train is None or source.suffix.lower() not in LIST_SUFFIXES:
         return False
     lists = Path(data.root, data.train).parent.resolve()
@@ -51,11 +51,11 @@ def _is_run_list(data: DataSettings, source: Path) -> bool:
 def read_int8_clips(
     opened: LoadedModel, source: Path, report: Report, *, most_held_out: int = MOST_COMPARED
 ) -> Int8Clips:
-    """Read the middle of videos that are evenly spread over a source.
+    """Read the middle clip of videos that are evenly spread over a source.
 
     Args:
-        source: a list or a folder. Paths in a list of the run are relative to the run's `data.root`.
-        report: receives which videos are unreadable.
+        source: a list or a folder of videos. Paths in a list of the run are relative to its `data.root`.
+        report: receives the names of unreadable videos.
     """
     if not source.exists():
         raise DataError(f"--calibrate {source}: no such list or folder")
@@ -97,21 +97,20 @@ def report_clips(clips: Iterable[Tensor], num_clips: int, report: Report) -> Ite
 def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_event) -> tuple[int, int]:
     """Quantize a float32 graph in its file; the scales of activations come from `batches`.
 
-    Only the products of encoded tokens with weights change. The nodes of importance, selection and
-    embedding stay as they are, so the file keeps the tokens of the float32 graph. The head stays float32, and
-    so do the products of attention, which take longer in integers: both factors change with every clip.
+    Only products of encoded tokens with weights become integers. Importance, selection and embedding are
+    unchanged, so the file keeps the same tokens as the float32 graph. The head stays float32, and so do the
+    products of attention, which are slower in integers: both factors change with every clip.
 
     Returns:
-        The number of products in integers, and of those that stay float32 because a few values of their
-        input are much larger than the others, which integers would round away (Dettmers et al. 2022,
-        LLM.int8()).
+        The number of products in integers, and the number that stay float32 because a few input values are
+        so large that integers would round the other values away (Dettmers et al. 2022, LLM.int8()).
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     model = onnx.load(file)
-    add_pre_process_metadata(model)  # torch has inferred all shapes; without it there is a warning
+    add_pre_process_metadata(model)  # avoids a warning; torch has already inferred all shapes
     initializers = {tensor.name for tensor in model.graph.initializer}
     selection_nodes = {node.name for node in find_upstream_nodes(model, KEPT_IDS)}
     product_inputs = {
@@ -127,7 +126,7 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
     if not products:  # with an empty list, onnxruntime would quantize all nodes
         return 0, len(product_inputs)
     sources = {product_inputs[name] for name in products}
-    one_batch = iter([{INPUT: batches[0].numpy()}])  # onnxruntime needs one; the ranges are of all
+    one_batch = iter([{INPUT: batches[0].numpy()}])  # onnxruntime needs a batch; the ranges cover all batches
     reader: Any = SimpleNamespace(get_next=partial(next, one_batch, None))
     quantize_static(
         model,
@@ -149,7 +148,7 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
 def _measure_ranges(
     model: Any, names: Collection[str], batches: Iterable[Tensor]
 ) -> tuple[dict[str, dict[str, np.float32]], dict[str, float]]:
-    """The ranges of tensors of an ONNX model over equal batches, also in units of their root mean square."""
+    """Measure tensor ranges of an ONNX model over equal batches, also in units of the root mean square."""
     import onnx
     import onnxruntime
     from onnx.helper import make_node, make_tensor_value_info
@@ -168,7 +167,7 @@ def _measure_ranges(
     rows = [session.run(None, {INPUT: clips.numpy()}) for clips in batches]
     values = np.array(rows, np.float64).reshape(len(rows), len(names), 3)
     low, high, squares = values[..., 0].min(axis=0), values[..., 1].max(axis=0), values[..., 2].mean(axis=0)
-    ratios = (high - low) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 of inputs all 0
+    ratios = (high - low) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 if all inputs are 0
     ends = zip(low.astype(np.float32), high.astype(np.float32), strict=True)
     ranges = [{"rmin": first, "rmax": last} for first, last in ends]
     return dict(zip(names, ranges, strict=True)), dict(zip(names, ratios.tolist(), strict=True))

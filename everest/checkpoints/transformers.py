@@ -1,6 +1,6 @@
-"""A model as a folder of transformers: VideoMAEForVideoClassification or VideoMAEForPreTraining.
+"""Writes a model as a folder of transformers: VideoMAEForVideoClassification or VideoMAEForPreTraining.
 
-It is written without transformers, under the names that `everest.converters.translation` reads.
+The library transformers is not needed. Tensor names are those that `everest.converters.translation` reads.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from everest.system.weights import Weights, write_tensors
 from everest.video.pixels import IMAGENET
 
 CARD: Final = "README.md"
-BIASED_LAYERS: Final = (  # modules of a layer with a weight and a bias
+BIASED_LAYERS: Final = (  # modules of a layer that have a weight and a bias
     *("attention.attention.query", "attention.attention.value", "attention.output.dense"),
     *("intermediate.dense", "output.dense", "layernorm_before", "layernorm_after"),
 )
@@ -54,14 +54,14 @@ BIASED_LAYERS: Final = (  # modules of a layer with a weight and a bias
 def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) -> dict[str, Any]:
     """Write a model as a folder of transformers; config.json comes last, so a folder with it is complete.
 
-    The weights are converted back before they are written. A converted model computes as transformers does,
-    so a user of transformers sees the same difference.
+    As a check, the weights are converted back before they are written. A converted model computes as
+    transformers does, so a user of transformers sees the same difference.
 
     Args:
-        card: the text of its README.md; None: it has none.
+        card: the text of README.md; None: no README.md is written.
     Returns:
         `{"written", "difference", "notes"}`: the files, the largest difference between the outputs of the
-        model and of the written weights, and where transformers computes something else.
+        model and of the written weights, and the settings where transformers computes something else.
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ClipSpec)
@@ -73,7 +73,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
         raise CheckpointError(f"{opened.file}: {problem}; use --to onnx")
     tensors: dict[str, Tensor] = {}
     for our_name, names in FAMILIES["transformers"].translate(list(_list_names(spec))).sources.items():
-        parts = weights.tensors[our_name].chunk(len(names))  # query, key and value are one matrix here
+        parts = weights.tensors[our_name].chunk(len(names))  # everest joins query, key and value
         tensors |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
     config, processing = _make_config(weights, spec), preprocessor(spec)
     foreign = ForeignCheckpoint(path=opened.file, tensors=tensors, config=config, preprocessor=processing)
@@ -93,7 +93,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
     texts = {} if card is None else {CARD: card}
     for name, values in ((PREPROCESSOR_FILE, processing), (CONFIG_FILE, config)):
         texts[name] = json.dumps(values, indent=2) + "\n"
-    (folder / CONFIG_FILE).unlink(missing_ok=True)  # written last; it must not be next to other weights
+    (folder / CONFIG_FILE).unlink(missing_ok=True)  # written last; not next to other weights
     write_tensors(folder / WEIGHTS_FILE, tensors, metadata={"format": "pt"})
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -103,7 +103,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
 
 @torch.inference_mode()
 def _compute_outputs(module: AnyModel, spec: ModelSpec) -> Tensor:
-    """Logits from all tokens, or predictions of every second token from the tokens between."""
+    """Compute logits from all tokens, or predict every second token from the tokens in between."""
     clips = spec.pixels.normalize(sample_pixels(spec, 1))
     if isinstance(module, VideoClassifier):
         return module(clips, keep=1)
@@ -112,7 +112,7 @@ def _compute_outputs(module: AnyModel, spec: ModelSpec) -> Tensor:
 
 
 def _make_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
-    """The content of config.json."""
+    """Return the content of config.json."""
     size, (height, width) = spec.model.backbone_size, spec.size
     shared = {
         "model_type": "videomae",
@@ -145,7 +145,7 @@ def _make_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
     return {
         **shared,
         "architectures": ["VideoMAEForPreTraining"],
-        "use_mean_pooling": not spec.norms.after_encoder,  # with it transformers has no norm there
+        "use_mean_pooling": not spec.norms.after_encoder,  # with mean pooling, transformers has no norm there
         "decoder_num_hidden_layers": spec.model.decoder_depth,
         "decoder_hidden_size": size.decoder_width,
         "decoder_num_attention_heads": size.decoder_heads,
@@ -171,7 +171,7 @@ def _find_obstacles(spec: ModelSpec) -> Iterator[str]:
         "data.task=regression": spec.only_head is not None and spec.only_head.task == "regression",
         "data.heads": bool(spec.heads) and spec.only_head is None,
     }
-    if isinstance(target, PixelTargets) and target.kind == "pixels":  # no subclass
+    if isinstance(target, PixelTargets) and target.kind == "pixels":  # excludes subclasses
         obstacles["pretrain.target.frames=half"] = target.frames == "half"
     elif target is not None:
         obstacles[f"pretrain.target.kind={target.kind}"] = True
@@ -179,7 +179,7 @@ def _find_obstacles(spec: ModelSpec) -> Iterator[str]:
 
 
 def _note_differences(spec: ModelSpec) -> Iterator[str]:
-    """Yield where transformers computes something else with the same weights."""
+    """Yield notes on where transformers computes something else with the same weights."""
     if isinstance(spec, AutoencoderSpec):
         yield f"transformers selects no tokens: pass the mask of {spec.selection.strategy} as bool_masked_pos"
         if spec.pixels != IMAGENET:

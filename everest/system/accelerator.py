@@ -30,15 +30,16 @@ T = TypeVar("T")
 # The other processes wait in a collective while the main one evaluates a tokenizer, measures its targets or
 # writes a checkpoint. NCCL gives up after 10 minutes by default, and gloo after 30. Our choice.
 COLLECTIVE_TIMEOUT: Final = timedelta(hours=2)
-# A process that is done waits for the longest recordings of the others. One that dies ends the wait at once.
+# A finished process waits while other processes read their longest recordings. If one of them dies, the
+# wait ends at once.
 LONGEST_WAIT: Final = timedelta(days=30)
 
 
 def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
-    """Set up the process group and the precisions (also of float32 products) of commands and stages.
+    """Set up the process group, the precision and float32 products for a command or stage.
 
-    On a CPU, the memory that a step frees is kept for the next. Library calls that only compute use a
-    `Runtime`, which changes nothing in the process.
+    On a CPU, the memory that a step frees is kept for the next step. Library calls that only compute use a
+    `Runtime`, which leaves the process unchanged.
 
     Args:
         precision: see `choose_precision`.
@@ -60,15 +61,15 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         cpu=cpu or (is_launched() and not torch.cuda.is_available()),
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
-            # No static_graph: torch refuses it for steps of several passes, and it only saves a search that
-            # is off.
+            # No static_graph: torch refuses it for steps of several passes, and it only saves the search for
+            # unused parameters, which is off.
             DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
         ],
     )
 
 
 def make_runtime(accelerator: Accelerator) -> Runtime:
-    """The `Runtime` for what a command or a stage computes without training."""
+    """Return the `Runtime` with which a command or a stage computes without training."""
     precision = accelerator.mixed_precision
     return Runtime(
         device=accelerator.device,
@@ -86,7 +87,7 @@ def _close_processes() -> None:
 
 
 def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
-    """Let the main process decide for all: the decision depends on the clock or on files."""
+    """Let the main process decide for all processes: the decision depends on the clock or on files."""
     (value,) = broadcast_object_list([decide() if accelerator.is_main_process else None])
     assert value is not None
     return value
@@ -94,11 +95,11 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Processes:
-    """The processes of a launcher that divide the work of a command: they exchange small objects only."""
+    """The processes of a launcher that share the work of a command and exchange small objects only."""
 
     rank: int = 0
     num_processes: int = 1
-    group: Any = None  # of torch.distributed; None: this is the only one
+    group: Any = None  # group of torch.distributed; None: this is the only process
 
     @property
     def is_main(self) -> bool:
@@ -106,7 +107,7 @@ class Processes:
         return self.rank == 0
 
     def decide(self, decide: Callable[[], T]) -> T:
-        """Let the main process decide for all, by what it finds on the disk."""
+        """Let the main process decide for all processes, by the files that it finds."""
         values = [decide() if self.is_main else None]
         if self.group is not None:
             dist.broadcast_object_list(values, group=self.group)
@@ -114,7 +115,7 @@ class Processes:
         return value  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
-        """Wait for all; returns the values by rank in the main process, and none in the others."""
+        """Wait for all processes; return their values by rank in the main process, else an empty list."""
         if self.group is None:
             return [value]
         values: list[Any] | None = [None] * self.num_processes if self.is_main else None
@@ -126,25 +127,25 @@ ALONE: Final = Processes()
 
 
 def join_processes(runtime: Runtime) -> Processes:
-    """The processes of a command, each of which must call it."""
+    """Return the processes of a command. Each process must call this function."""
     if runtime.num_processes == 1:
         return ALONE
-    # A separate group: waiting in that of NCCL, which training uses, needs a GPU.
+    # A separate group, because waiting in the NCCL group of training needs a GPU.
     group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
     return Processes(rank=runtime.rank, num_processes=runtime.num_processes, group=group)
 
 
 @contextmanager
 def restore_process_state() -> Iterator[None]:
-    """Restore at the end of the block, also after an error, what a stage changes in this process.
+    """Restore the process state that a stage changes, at the end of the block, also after an error.
 
-    That is the random generators, the precision of float32 products, the number of threads, the start method
-    of processes, warning filters, the environment, settings of torch's compiler, and the state that all
-    Accelerators of a process share (else the caller's would report the precision and device of the stage).
-    Not restored: the process group of several processes, glibc's limit for freed memory, and the OpenMP
-    variables that scikit-learn sets for the life of a process (KMP_…).
+    The state is the random generators, the precision of float32 products, the number of threads, the start
+    method of processes, warning filters, the environment, settings of torch's compiler, and the state that
+    all Accelerators of a process share (else the caller's Accelerator would report the stage's precision and
+    device). Not restored are the process group of several processes, glibc's limit for freed memory, and
+    the OpenMP variables that scikit-learn sets for the life of a process (KMP_…).
     """
-    from torch._dynamo import config as dynamo_config  # here: it imports the compiler, as any optimizer does
+    from torch._dynamo import config as dynamo_config  # imports the compiler, as any optimizer does
 
     def refill(mapping: Any, saved: dict[str, Any]) -> None:
         for key in [key for key in mapping if key not in saved and not key.startswith("KMP_")]:
@@ -158,13 +159,13 @@ def restore_process_state() -> Iterator[None]:
         budget, limit = functorch_config.activation_memory_budget, dynamo_config.recompile_limit
         stack.enter_context(functorch_config.patch(activation_memory_budget=budget))
         stack.enter_context(dynamo_config.patch(recompile_limit=limit))
-        start_method = multiprocessing.get_start_method(allow_none=True)  # None: may be chosen later
+        start_method = multiprocessing.get_start_method(allow_none=True)  # None: not chosen yet
         stack.callback(multiprocessing.set_start_method, start_method, force=True)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
-        # torch has two settings of float32 products. The older one, for all devices, cannot be read after the
-        # newer one, for each device, has been used. It is restored first.
+        # torch has two settings of float32 products. The older setting, for all devices, cannot be read after
+        # the newer setting, for each device, has been used. So the older setting is restored first.
         for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)):
             if (value := getattr(backend, "fp32_precision", None)) is not None:
                 stack.callback(setattr, backend, "fp32_precision", value)

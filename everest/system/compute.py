@@ -25,23 +25,23 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
-PART_VALUES: Final = 2**21  # one clip of 16 x 224 x 224 pixels, whose floats fit the cache of a CPU
-BF16_CAPABILITY: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
-MOST_PASSES: Final = 30  # default: timed passes at most
-TIMED_SECONDS: Final = 3.0  # default: of passes, after which timing ends
+PART_VALUES: Final = 2**21  # values of a clip of 16 x 224 x 224 pixels, which fit the cache of a CPU
+BF16_CAPABILITY: Final = 8  # compute capability of Ampere; Volta and Turing have units for fp16 only
+MOST_PASSES: Final = 30  # default: maximum number of timed passes
+TIMED_SECONDS: Final = 3.0  # default: seconds of passes after which timing ends
 FAR_FACTOR: Final = 4.0  # heuristic: multiple of the limit from which one pass is enough
-BUSY: Final = 1.25  # heuristic: clock time / CPU time from which other programs slow the network down
+BUSY: Final = 1.25  # heuristic: clock time / CPU time above which other programs slow the network down
 
 
 class NetworkTime(NamedTuple):
-    """The milliseconds of a model for one clip, on one thread of the CPU."""
+    """The milliseconds that a model takes for one clip, on one thread of the CPU."""
 
-    alone_ms: float  # the thread's own time in the fastest pass: other programs hardly change it
-    clock_ms: float  # by the clock, the median: longer if other programs use the CPU
+    alone_ms: float  # CPU time of the thread in the fastest pass: other programs hardly change it
+    clock_ms: float  # median clock time of the passes: longer if other programs use the CPU
 
     @property
     def warnings(self) -> list[str]:
-        """A line if other programs use the CPU."""
+        """Return a line of text if other programs use the CPU."""
         is_busy = self.clock_ms > BUSY * self.alone_ms
         return [f"other programs use the CPU, so a clip takes {self.clock_ms:.0f} ms now"] * is_busy
 
@@ -71,7 +71,7 @@ def one_thread() -> Iterator[None]:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether a device is a GPU with units for bfloat16; older ones only emulate it, and slowly."""
+    """Whether a device is a GPU with units for bfloat16; older GPUs only emulate it, slowly."""
     if device.type != "cuda":
         return False
     return torch.version.hip is not None or torch.cuda.get_device_properties(device).major >= BF16_CAPABILITY
@@ -97,11 +97,11 @@ def choose_precision(precision: str, device: torch.device) -> Precision:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a model computes, without training; nothing of the process is set for it."""
+    """The device and precision of a model outside training; it leaves the process unchanged."""
 
     device: torch.device
     precision: Precision
-    rank: int = 0  # of this process among those that divide the work
+    rank: int = 0  # rank of this process among the processes that share the work
     num_processes: int = 1
 
     @property
@@ -115,7 +115,7 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=half, enabled=half is not None)
 
     def gather(self, rows: list[T]) -> list[T]:
-        """The rows of all processes, each of which must call it, in the order of their ranks."""
+        """Return the rows of all processes by rank. Each process must call this method."""
         if self.num_processes == 1:
             return rows
         parts: list[list[T]] = [[] for _ in range(self.num_processes)]
@@ -123,7 +123,7 @@ class Runtime:
         return [row for part in parts for row in part]
 
 
-_fused: dict[Callable[..., Any], Callable[..., Any]] = {}  # what runs on a GPU for each fusable function
+_fused: dict[Callable[..., Any], Callable[..., Any]] = {}  # fusable function: the function that runs on a GPU
 
 
 def fusable(function: Callable[Concatenate[Tensor, P], T]) -> Callable[Concatenate[Tensor, P], T]:
@@ -141,7 +141,7 @@ def fusable(function: Callable[Concatenate[Tensor, P], T]) -> Callable[Concatena
 def fuse_functions() -> None:
     """Compile all fusable functions when they are next called with a tensor on a GPU, in this process.
 
-    There is a graph for each shape of the arguments, as for the blocks of a model.
+    Each shape of the arguments gets a graph, as for the blocks of a model.
     """
     for function, current in _fused.items():
         if current is function:
@@ -149,7 +149,7 @@ def fuse_functions() -> None:
 
 
 def is_eager_on_cpu(tensor: Tensor) -> bool:
-    """Whether the values of a tensor can be looked at without a wait and without a break in a graph.
+    """Whether the values of a tensor can be read without waiting and without breaking a graph.
 
     A subclass, such as a fake tensor, may have no values.
     """
@@ -157,10 +157,10 @@ def is_eager_on_cpu(tensor: Tensor) -> bool:
 
 
 def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`function(*tensors)`, which treats each row of the first dimension (B, ...) alone.
+    """Compute `function(*tensors)`, where rows of the first dimension (B, ...) are independent.
 
-    On a CPU it gets few rows at a time, so that what it writes in between stays in the cache, and its memory
-    is not new for each operation. Other devices and graphs, which fuse operations, get all rows at once.
+    On a CPU the function gets a few rows at a time, so that intermediate values stay in the cache and memory
+    is reused. Other devices and graphs, which fuse operations, get all rows at once.
     """
     first = tensors[0]
     if not is_eager_on_cpu(first):
@@ -175,7 +175,7 @@ class HostCopy:
     """Tensors on their way to the host; in pinned memory if they come from a GPU.
 
     Args:
-        keep: copy tensors of the host, too, so that later changes do not reach the copy.
+        keep: also copy tensors that are on the host, so that later changes do not reach the copy.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], *, keep: bool = False) -> None:
@@ -193,16 +193,16 @@ class HostCopy:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes alive at the same time of the tensors made in its context; `peak` is the most.
+    """Counts the bytes of live tensors that were made in its context; `peak` is the maximum.
 
-    Earlier tensors, such as weights, are not counted, nor are tensors computed from them alone, such as
+    Earlier tensors, such as weights, are not counted. Neither are tensors computed only from them, such as
     copies in lower precision.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._sizes: dict[int, int] = {}  # of the storages alive now; 0: not counted
+        self._sizes: dict[int, int] = {}  # bytes of each live storage; 0: not counted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -224,13 +224,13 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: int, with_grad: bool) -> int:
-    """The most bytes alive in a forward pass, without the model's weights.
+    """Return the peak bytes of live tensors in a forward pass, without the model's weights.
 
     Args:
         model: on the meta device; its weights become fake tensors.
         run: makes the inputs and calls the model; the tensors that it returns stay alive.
         bytes_per_value: 4: float32; 2: autocast, which keeps float32 where it needs it.
-        with_grad: whether to keep what the backward pass needs.
+        with_grad: whether to keep the tensors that the backward pass needs.
     """
     half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bytes_per_value == 2)
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-Notify = Callable[[str], None]  # receives a line for the user where no events are reported
+Notify = Callable[[str], None]  # receives a line for the user, in functions that report no events
 Report = Callable[[dict[str, Any]], None]
 # {"event": "step", ...}: a row of metrics.jsonl with "steps" and "epochs"
 # {"event": "video", "done", "videos"} or {"event": "window", "done", "windows"}: progress
@@ -13,9 +13,9 @@ Report = Callable[[dict[str, Any]], None]
 #   "chance", "majority", "metric", "best", "best_step"
 # {"event": "probe", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "rank_most", and the row of
 #   the first probe, "first"
-# {"event": "notice", "text"}: a line of text that matters without the progress
+# {"event": "notice", "text"}: a line of text that is shown even if progress is hidden
 # {"event": "warning", "text"}: a line about a problem, which is shown after "warning: "
-# {"event": "heading", "text"}: a line about what is planned or begins
+# {"event": "heading", "text"}: a line about work that is planned or begins
 
 
 def notice(text: str) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def warning(text: str) -> dict[str, Any]:
 
 
 def heading(text: str) -> dict[str, Any]:
-    """The event of a line about what is planned or begins, which `--quiet` hides."""
+    """The event of a line about work that is planned or begins; `--quiet` hides it."""
     return {"event": "heading", "text": text}
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from everest.errors import DataError, EnvironmentProblem, RecipeError, shorten
 
 PART_SUFFIX: Final = ".part"  # suffix of hidden files that are being written
-IN_USE_FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
+IN_USE_FIX: Final = "choose another folder, or use --overwrite"  # advice if an output folder is in use
 LOCK_SUFFIX: Final = ".lock"  # suffix of hidden files of everest.system.locks
 
 
@@ -47,26 +47,26 @@ def atomic_file(path: Path) -> Iterator[Path]:
             _flush(path.parent)
     finally:
         with suppress(OSError):  # an earlier error is the one to report
-            temporary.unlink(missing_ok=True)  # gone already after a success
+            temporary.unlink(missing_ok=True)  # after a success, the file is already renamed
 
 
 @contextmanager
 def make_folder(path: Path) -> Iterator[None]:
-    """Make a folder and its parents for the block; those that are still empty afterwards are removed."""
+    """Make a folder and its parents for the block; folders that are empty afterwards are removed."""
     new_folders = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        with suppress(OSError):  # it holds files, as after a success
+        with suppress(OSError):  # the folder holds files, as after a success
             for folder in new_folders:
                 folder.rmdir()
 
 
 def _flush(path: Path) -> None:
     """Write a file, or the entries of a folder, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # only a writer can flush there
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # a flush may need write access
     try:
         os.fsync(descriptor)
     finally:
@@ -74,7 +74,7 @@ def _flush(path: Path) -> None:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file name is one that `atomic_file` or a lock leaves when the process is killed."""
+    """Whether a file name is that of a leftover of `atomic_file` or a lock after a kill."""
     return name.startswith(".") and name.endswith((PART_SUFFIX, LOCK_SUFFIX))
 
 
@@ -83,7 +83,7 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise EnvironmentProblem(f"cannot write {path}: it is a folder")
     with write_errors(path):
-        folder = next(folder for folder in path.parents if os.path.lexists(folder))  # a dangling link, too
+        folder = next(folder for folder in path.parents if os.path.lexists(folder))  # also a dangling link
         # Not at `path`: a process killed here would leave an empty file that looks like a result.
         with path.open("a") if path.exists() else TemporaryFile(dir=folder):
             pass

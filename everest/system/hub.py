@@ -13,7 +13,7 @@ from everest.system.processes import warn_on_main
 
 HUB_PREFIX: Final = "hf:"
 TIMM_PREFIX: Final = "timm:"  # an image model from the hub, or from a file: timm:NAME=FILE
-PREFIXES: Final = (HUB_PREFIX, TIMM_PREFIX)  # of checkpoints that are not files
+PREFIXES: Final = (HUB_PREFIX, TIMM_PREFIX)  # prefixes of checkpoints that are not files
 _SAFE_FILES: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
 _PICKLED_FILES: Final = [*_SAFE_FILES, "*.bin", "*.pth", "*.pt"]  # if there is no safetensors file
 # Heuristic. huggingface_hub waits without limit, where a firewall drops the packets to the hub.
@@ -25,7 +25,7 @@ class HubUnreachable(CheckpointError):
 
 
 def split_timm(name: str) -> tuple[str, Path | None]:
-    """The model and the file of `timm:NAME` or `timm:NAME=FILE`."""
+    """Split `timm:NAME` or `timm:NAME=FILE` into the model and the file."""
     model, equals, file = name.removeprefix(TIMM_PREFIX).partition("=")
     if equals and not file:
         raise RecipeError(f"{name}: name the file of the weights after '='")
@@ -33,7 +33,7 @@ def split_timm(name: str) -> tuple[str, Path | None]:
 
 
 def absolute_name(name: str | Path) -> str:
-    """The name of a checkpoint with any path in it made absolute."""
+    """Return the name of a checkpoint with its path, if any, made absolute."""
     text = str(name)
     if not text:
         raise RecipeError("no weights are named; give a run folder, a file, hf:OWNER/NAME or timm:NAME")
@@ -59,7 +59,7 @@ def fetch(name: str, *, notify: Notify = warn_on_main) -> Path:
     except ValueError as error:
         raise CheckpointError(f"{name}: not a name of a repository; write {HUB_PREFIX}OWNER/NAME") from error
     download = partial(snapshot_download, repository, revision=revision or None)
-    refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)  # or gated, a subclass
+    refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)  # also gated repositories
     cause = None
     try:
         try:  # the hub also shows a gated repository
@@ -77,7 +77,7 @@ def fetch(name: str, *, notify: Notify = warn_on_main) -> Path:
             f"{name}: the hub refuses it ({_first_line(error)}); check the name and the revision, or "
             f"accept its terms at https://huggingface.co/{repository} and run `hf auth login`"
         ) from error
-    except Exception as error:  # whichever HTTP library this version of the hub's client uses
+    except Exception as error:  # the HTTP library depends on the version of the hub's client
         if cause:
             raise HubUnreachable(
                 f"hf:{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does "
@@ -103,7 +103,7 @@ def read_license(folder: Path) -> str | None:
 
     try:
         card = metadata_load(folder / "README.md") or {}
-    except Exception:  # no README, or one whose front matter cannot be parsed: neither may stop a download
+    except Exception:  # a missing or malformed README must not stop a download
         return None
     name = card.get("license")
     if name == "other":

@@ -15,13 +15,13 @@ from everest.system.files import write_errors
 from everest.system.locks import sole_writer
 from everest.system.text import damage_errors, parse_json
 
-SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
+SYNC_SECONDS: Final = 1.0  # seconds of work that a power failure may cost
 
 Entry = TypeVar("Entry")
 
 
 class Journal(Generic[Entry]):
-    """Entries, and a file with one JSON value per line; made by `open_journal`.
+    """Entries that are saved to a file with one JSON value per line; made by `open_journal`.
 
     Append JSON values, or dataclasses of JSON values, to `entries`; `save` writes the new ones.
     """
@@ -30,8 +30,8 @@ class Journal(Generic[Entry]):
         self.entries = entries
         self._path = path
         self._file = file
-        self._num_saved = len(entries)  # in the file
-        self._size = size  # bytes
+        self._num_saved = len(entries)  # number of entries in the file
+        self._size = size  # bytes of the file
         self._sync_time = 0.0
 
     @property
@@ -40,11 +40,11 @@ class Journal(Generic[Entry]):
         return time.monotonic() - self._sync_time > SYNC_SECONDS
 
     def save(self) -> None:
-        """Write the new entries, which then only a power failure can lose; flush them if that is due."""
+        """Write the new entries, and flush them if that is due; only a power failure can then lose them."""
         new = self.entries[self._num_saved :]
         lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in new)
         with write_errors(self._path):
-            self._file.truncate(self._size)  # a part that an interrupted call has written
+            self._file.truncate(self._size)  # removes a partial write of an interrupted call
             write_all(self._file, lines)
             if self.is_due:
                 os.fsync(self._file.fileno())
@@ -53,7 +53,7 @@ class Journal(Generic[Entry]):
         self._num_saved += len(new)
 
     def remove(self) -> None:
-        """Close and remove the file. The lock stays until the block ends."""
+        """Close and remove the file. The lock is held until the block ends."""
         self._file.close()
         self._path.unlink(missing_ok=True)
 
@@ -62,7 +62,7 @@ class Journal(Generic[Entry]):
 def open_journal(
     path: Path, *, make_entry: Callable[[Any], Entry], fix: str, restart: bool = False
 ) -> Iterator[Journal[Entry]]:
-    """Open or create a journal; removes an incomplete last line, which a kill leaves.
+    """Open or create a journal; remove an incomplete last line, which a killed process leaves.
 
     Args:
         make_entry: makes an entry from its JSON value.
@@ -85,7 +85,7 @@ def open_journal(
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:
-    """Write all bytes to an unbuffered file, whose `write` may write only a part."""
+    """Write all bytes to an unbuffered file, whose `write` may write only some of them."""
     remaining = memoryview(data)
     while remaining:
         remaining = remaining[file.write(remaining) :]

@@ -32,10 +32,10 @@ class LostPeer(UserError):
 
 
 def find_lost_peer(error: BaseException) -> LostPeer | None:
-    """A LostPeer if an error of torch comes from the end of another process of the run, else None.
+    """Return a LostPeer if another process of the run has ended and so caused an error of torch, else None.
 
-    NCCL and the store have errors of their own. Gloo raises a bare RuntimeError, as any computation does; but
-    on a broken connection the next collective fails at once, and on an intact one it waits for the others.
+    NCCL and the store have specific errors. Gloo raises a plain RuntimeError, as any computation does; but on
+    a broken connection the next collective fails at once, and on an intact connection it waits.
     """
     import torch.distributed as dist
 
@@ -60,7 +60,7 @@ class Devices:
     """The devices that --gpus and --processes select on this machine."""
 
     type: str  # cuda, mps or cpu
-    num_processes: int = 1  # one for each GPU
+    num_processes: int = 1  # one process for each GPU
 
     @property
     def environment(self) -> dict[str, str]:
@@ -94,19 +94,19 @@ def read_devices(gpus: str, num_processes: int | None) -> Devices:
 
 
 def visible_gpus(indices: Sequence[int]) -> dict[str, str]:
-    """The variable that restricts a process to these GPUs, numbered among those visible to this one."""
+    """The variable that restricts a process to GPUs, by their indices among this process's visible GPUs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else None  # numbers, or names such as GPU-8932f937
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in indices)}
 
 
 def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
-    """Run `command` once per process; returns the exit code of the run, and errors still to be shown.
+    """Run `command` once per process; return the run's exit code and the errors not shown yet.
 
-    The first process has this one's terminal. The error output of the others is held back, and returned only
-    if one of them fails by itself, so that an error appears once. Signals are forwarded.
+    The first process gets this process's terminal. The error output of the others is held back, and returned
+    only if one of them fails by itself, so that an error appears once. Signals are forwarded.
     """
-    with socket.socket() as probe:  # for a free port
+    with socket.socket() as probe:  # finds a free port
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     num_processes = str(devices.num_processes)
@@ -134,12 +134,12 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
     if failed_rank is None:
         return 0, ""
     code = workers[failed_rank].returncode
-    if code == LostPeer.exit_code:  # of all that failed, and none has shown it
+    if code == LostPeer.exit_code:  # all failed because of a peer, so none has shown an error
         return code, LOST
     if code >= 0:
         return code, errors
     if signals.received and -code in STOP_SIGNALS:
-        return 128 - code, NOT_SAVED  # before a first save, or by a second signal
+        return 128 - code, NOT_SAVED  # killed before the first save, or by a second signal
     name = signal_name(code)
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""
     error = f"error: process {failed_rank} of the run was killed by {name}{hint}"
@@ -147,10 +147,10 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
 
 
 def _wait_for_workers(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
-    """Wait for all; after a failure, stop the others. Returns the rank that failed first, or None.
+    """Wait for all workers; after a failure, stop the others. Return the rank that failed first, or None.
 
-    A process that lost another one counts only after all have ended: the other's error comes first. If the
-    main process ends with the same code, it is rank 0, which has shown the error.
+    A process that lost a peer counts only after all have ended, because the peer's error comes first. If the
+    main process ends with the same code, the rank is 0, as this process has shown the error.
     """
     failed_rank: int | None = None
     deadline = math.inf

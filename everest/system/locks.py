@@ -14,7 +14,7 @@ from everest.system.files import LOCK_SUFFIX, write_errors
 
 TRAINING_LOCK: Final = "training"  # the process that trains a run locks this name in its folder
 TRAINING_MESSAGE: Final = "--output {}: another process trains it now; wait for it, or stop it first"
-WAIT_SECONDS: Final = 1.0  # heuristic: `is_running` holds a lock for a moment
+WAIT_SECONDS: Final = 1.0  # heuristic: longer than `is_running` holds the lock
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def is_running(run: Path) -> bool:
     with suppress(FileNotFoundError), lock_file.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:  # of another kind: a file system without flock, which cannot tell
+        except OSError as error:  # such as a file system without flock, where the state is unknown
             return isinstance(error, BlockingIOError)
     return False
 

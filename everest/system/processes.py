@@ -23,27 +23,27 @@ from typing import Final
 from everest.errors import EnvironmentProblem, shorten
 
 LAUNCHER_VARIABLES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
-CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds a period, or max
-JOBS_VARIABLE: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
-# Heuristic: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
+CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds per period, or max
+JOBS_VARIABLE: Final = "EVEREST_JOBS"  # set by a sweep for its jobs: the number that run at once
+# Heuristic: about as many cores read the 2,850 clips/s that a GPU processes with a ViT-B.
 MAX_READERS: Final = 48
-READER_BYTES: Final = 2**29  # heuristic: memory of a reader, its share of the batches included
-GROUPS_FOLDER: Final = Path("/sys/fs/cgroup")  # version 2, of Linux: containers, jobs of Slurm
+READER_BYTES: Final = 2**29  # heuristic: memory of a reader, including its share of the batches
+GROUPS_FOLDER: Final = Path("/sys/fs/cgroup")  # Linux control groups, version 2: containers, Slurm jobs
 PROCESS_GROUPS_FILE: Final = Path("/proc/self/cgroup")
-# Lines of memory.stat: memory that the system frees when it is needed.
+# Lines of memory.stat with memory that the system frees when needed.
 FREEABLE_PATTERN: Final = "^(?:inactive_file|active_file|slab_reclaimable) ([0-9]+)$"
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
-_LARGEST_KEPT: Final = 2**25  # bytes, glibc's limit: larger blocks are always returned to the system
-READER_KEPT_BYTES: Final = 2**27  # bytes that a process which reads clips keeps
-# Bytes that a process which trains keeps: the largest limit. Without a limit it would keep all memory.
+_LARGEST_KEPT: Final = 2**25  # bytes; glibc always returns larger blocks to the system
+READER_KEPT_BYTES: Final = 2**27  # bytes that a reader process keeps
+# Bytes that a training process keeps: the largest limit. Without a limit it would keep all memory.
 TRAINER_KEPT_BYTES: Final = 2**31 - 1
 
 
 def is_launched() -> bool:
     """Whether a launcher has started this process as one of several."""
-    # torch takes LOCAL_RANK=-1 for no rank.
+    # torch treats LOCAL_RANK=-1 as no rank.
     names = [name for name in LAUNCHER_VARIABLES if os.environ.get(name, "-1") != "-1"]
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(names):
         return False
@@ -66,14 +66,14 @@ def is_main() -> bool:
 
 
 def warn_on_main(text: str) -> None:
-    """Show the user a line, once over all processes."""
+    """Show the user a line, in the main process only."""
     if is_main():
         logging.getLogger("everest").warning("%s", text)
 
 
 @cache
 def warn_on_main_once(text: str) -> None:
-    """`warn_on_main`, but not again in this process."""
+    """Call `warn_on_main` once per text in this process."""
     warn_on_main(text)
 
 
@@ -91,7 +91,7 @@ def start_process(process: BaseProcess) -> None:
 
 def adopt_slurm(environment: MutableMapping[str, str]) -> None:
     """Give the environment of a task of `srun` the variables that torch.distributed and Accelerate read."""
-    # The variables of the step, not of the job: an sbatch script has the job's, and is one process.
+    # Variables of the step, not of the job: an sbatch script has the job's variables, but is one process.
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in environment or int(tasks) < 2 or not environment.keys() >= {"SLURM_PROCID", "SLURM_LOCALID"}:
         return
@@ -107,21 +107,21 @@ def adopt_slurm(environment: MutableMapping[str, str]) -> None:
 
 
 def num_cores() -> int:
-    """The number of cores that this process and others of its run may use together."""
+    """The number of cores that the processes of a run on this machine may use together."""
     # macOS assigns no cores to a process.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # no container, or no limit
+    with suppress(OSError, ValueError):  # not in a container, or without a limit
         quota, period = CPU_QUOTA_FILE.read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
     return cores
 
 
 def num_readers() -> int:
-    """The reader processes of each training process, if the recipe does not set them."""
+    """The number of reader processes per training process, if the recipe does not set it."""
     num_trainers = num_local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine
-    num_fitting = host_memory() // READER_BYTES // num_trainers  # what is free changes from run to run
+    num_fitting = host_memory() // READER_BYTES // num_trainers  # free memory would change from run to run
     cores = num_cores() // num_trainers
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # a task has these cores for itself
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # a task does not share its cores
         cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores))
     return max(1, min(cores, num_fitting, MAX_READERS))
 
@@ -130,28 +130,28 @@ def free_host_memory(*, with_swap: bool = False) -> int:
     """The bytes that this process can still use, within the limits of its container and Slurm job.
 
     Args:
-        with_swap: add the free swap space; the system ends processes only when that is full, too.
+        with_swap: add the free swap space; the system ends processes only when swap is full as well.
     """
-    import psutil  # here: `everest doctor` starts even if this package is broken
+    import psutil  # imported here: `everest doctor` starts even if psutil is broken
 
     free = min([psutil.virtual_memory().available, *(limit - used for limit, used in _memory_limits())])
     return max(0, free) + (psutil.swap_memory().free if with_swap else 0)
 
 
 def host_memory() -> int:
-    """The bytes that this process and all others of its container may use together."""
+    """The bytes that all processes of this container may use together."""
     import psutil
 
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _memory_limits())])
 
 
 def _memory_limits() -> Iterator[tuple[int, int]]:
-    """The limit and the use, in bytes, of each control group around this process that has a limit."""
+    """Yield the limit and usage in bytes of each control group of this process that has a limit."""
     groups = PROCESS_GROUPS_FILE.read_text(errors="surrogateescape") if PROCESS_GROUPS_FILE.is_file() else ""
     match = re.search("^0::/?(.*)$", groups, re.MULTILINE)
     if match is None:
         return
-    group = GROUPS_FOLDER / match[1]  # where the container sees its own groups only, the top
+    group = GROUPS_FOLDER / match[1]  # if the container sees only its own groups, the top group
     for folder in (group, *group.parents):
         with suppress(OSError, ValueError):  # the group is not visible here, or its limit is "max"
             limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
@@ -160,7 +160,7 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
 
 
 def keep_freed_memory(max_bytes: int) -> None:
-    """Let this process keep the memory of a clip or a step for the next one, which needs the same amount.
+    """Let this process keep the freed memory of a clip or step for the next, which needs the same amount.
 
     By default glibc returns blocks of this size to the system at once. Getting new pages takes a sixth of the
     time of a clip (AMD EPYC) and 2 to 7 % of a step (Intel Xeon; see benchmarks/performance.md). Other

@@ -35,21 +35,21 @@ BEST_FILE: Final = "best.safetensors"
 BAD_VIDEOS_FILE: Final = "bad_videos.csv"
 BAD_COLUMNS: Final = ("path", "reason")
 NONFINITE_FILE: Final = "nonfinite.json"  # the last step with a non-finite loss or gradient, and its videos
-REPORT_FILE: Final = "report.json"  # of a tokenizer: its quality on held-out videos
+REPORT_FILE: Final = "report.json"  # quality of a tokenizer on held-out videos
 REPORT_IMAGE: Final = "report.png"
 STATE_FOLDER: Final = "state"
 _REPORTS: Final = (REPORT_FILE, REPORT_IMAGE)
 RESULT_FILES: Final = (METRICS_FILE, WEIGHTS_FILE, BEST_FILE, BAD_VIDEOS_FILE, NONFINITE_FILE, *_REPORTS)
 RUN_FILES: Final = (RECIPE_FILE, *RESULT_FILES, ENVIRONMENT_FILE)  # replaced by a new run
-PROJECT_FILE: Final = "project.json"  # of everest train, whose folder holds runs
+PROJECT_FILE: Final = "project.json"  # in a folder of everest train, which holds runs
 MODEL_FOLDER: Final = "model"  # in a folder of everest train: the classifier that it delivers
 FINETUNE_FOLDER: Final = "finetune"  # in a folder of everest train: the run of the network
 FOLDS_FOLDER: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
 TOKENIZER_FOLDER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
-PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # with versions
+PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # recorded packages
 RESTORE_FIX: Final = "restore the file, or start over with --overwrite"
 
-Row = dict[str, Any]  # of metrics.jsonl
+Row = dict[str, Any]  # a row of metrics.jsonl
 DecoderStart = Literal["keep", "fresh"]  # the option --decoder
 Which = Literal["newest", "best"]  # the option --which: weights of a run folder
 
@@ -59,7 +59,7 @@ class InitFile:
     """The weights that the option --init names.
 
     Args:
-        name: as the user wrote it, with an absolute path.
+        name: the name that the user wrote, with its path made absolute.
         file: the weights file.
         decoder: the option --decoder; None: keep the decoder if it fits.
     """
@@ -74,17 +74,17 @@ class RunPlan:
     """The values of a run's plan that later commands read from env.json."""
 
     videos: int
-    samples: str  # their fingerprint
+    samples: str  # fingerprint of the samples
     processes: int
-    micro_batch: int  # clips a pass of one process
-    batch_size: int  # clips a step
+    micro_batch: int  # clips per pass of one process
+    batch_size: int  # clips per step
     steps: int
-    finished: int | None = None  # the last step of a run that has nothing left to do
+    finished: int | None = None  # the last step of a finished run
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnvironment:
-    """The values of env.json that later commands read; all others describe the machine."""
+    """The values of env.json that later commands read; its other values describe the machine."""
 
     stage: str  # pretrain, finetune or train-tokenizer
     plan: RunPlan
@@ -92,7 +92,7 @@ class RunEnvironment:
     init: str | None = None  # the weights that the run starts from
     init_name: str | None = None  # the option --init, as an absolute path
     decoder: DecoderStart | None = None  # the option --decoder
-    origin: dict[str, Any] | None = None  # describes the weights, and what they started from in turn
+    origin: dict[str, Any] | None = None  # describes the initial weights and their own origin
     tracker: dict[str, str] | None = None  # the `name` of the last tracker, and the `id` of its run
 
 
@@ -100,7 +100,7 @@ _ENVIRONMENT: Final = TypeAdapter(RunEnvironment)
 
 
 def tokenizer_file(run: Path) -> Path:
-    """The file of the tokenizer that a run of LVMAE trains itself."""
+    """The file of the tokenizer that an LVMAE run trains as its first stage."""
     return run / TOKENIZER_FOLDER / WEIGHTS_FILE
 
 
@@ -124,11 +124,11 @@ class RunFolder:
         return (self.path / RECIPE_FILE).is_file() and (self.path / ENVIRONMENT_FILE).is_file()
 
     def start(self, recipe_text: str, values: Mapping[str, Any]) -> None:
-        """Clear the folder, then write env.json with these values, and the recipe that makes it a run.
+        """Clear the folder, write env.json with these values, then the recipe, which makes the folder a run.
 
-        env.json also has versions, devices, commit and command line: all that is needed to repeat a run.
+        env.json also holds versions, devices, commit and command line: everything needed to repeat a run.
         """
-        import torch  # here, because listing runs needs no torch
+        import torch  # imported here, because listing runs needs no torch
 
         self.clear()
         versions = dict.fromkeys(PACKAGES, "not installed")
@@ -137,7 +137,7 @@ class RunFolder:
                 versions[package] = importlib.metadata.version(package)
         commit = None
         checkout = Path(__file__).parents[2]
-        if (checkout / ".git").exists():  # else the package is installed, or was copied
+        if (checkout / ".git").exists():  # else the package was installed or copied
             git: Any = {"args": ["git", "-C", str(checkout), "rev-parse", "HEAD"], "timeout": 10}
             with suppress(OSError, subprocess.SubprocessError):
                 commit = subprocess.check_output(**git, stderr=subprocess.DEVNULL, text=True).strip()
@@ -156,8 +156,8 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of an earlier run; any other file in the folder stays.
 
-        The recipe goes first, and the environment stays: after a kill at any moment, the folder is no run,
-        but its files are known to be a run's.
+        The recipe is removed first, and the environment stays. So after a kill at any moment the folder is
+        not a run, but its files are still recognized as files of a run.
         """
         for name in RUN_FILES[:-1]:
             (self.path / name).unlink(missing_ok=True)
@@ -185,7 +185,7 @@ class RunFolder:
         return False
 
     def finish(self, step: int) -> None:
-        """Note that the run has nothing left to do after `step` updates."""
+        """Record that the run is finished after `step` updates."""
         self.save_value("plan", {**self._read_values()["plan"], "finished": step})
 
     def save_value(self, key: str, value: Any) -> None:
@@ -199,7 +199,7 @@ class RunFolder:
             file.write(json_text(nonfinite_as_null(row)) + "\n")
 
     def read_metrics(self) -> tuple[list[Row], list[str]]:
-        """The rows of metrics.jsonl, and a message for each line that is not a row.
+        """Return the rows of metrics.jsonl, and a message for each line that is not a row.
 
         An incomplete last line, which a run may be writing, is ignored.
         """
@@ -217,7 +217,7 @@ class RunFolder:
         return rows, problems
 
     def rows(self) -> list[Row]:
-        """The complete rows of metrics.jsonl; lines that a kill or a power cut has damaged are skipped."""
+        """Return the complete rows of metrics.jsonl; lines damaged by a kill or a power cut are skipped."""
         return self.read_metrics()[0]
 
     def rewind(self, step: int) -> None:
@@ -230,7 +230,7 @@ class RunFolder:
         write_table(self.path / BAD_VIDEOS_FILE, [BAD_COLUMNS, *sorted(reasons.items())])
 
     def read_bad_videos(self) -> dict[str, str]:
-        """The reason per path in bad_videos.csv; empty if every video could be read."""
+        """Return the reason for each path in bad_videos.csv; empty if every video could be read."""
         path = self.path / BAD_VIDEOS_FILE
         if not path.is_file():
             return {}

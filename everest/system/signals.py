@@ -18,8 +18,8 @@ from everest.system.processes import is_main
 STOP_NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 STOP_SIGNALS: Final = tuple(getattr(signal, name) for name in STOP_NAMES if hasattr(signal, name))
 PARENT_VARIABLE: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
-PARENT_SECONDS: Final = 0.25  # heuristic: between two looks at the parent
-GRACE_SECONDS: Final = 10.0  # heuristic: for processes to exit by themselves after one has failed
+PARENT_SECONDS: Final = 0.25  # heuristic: seconds between two checks of the parent
+GRACE_SECONDS: Final = 10.0  # heuristic: seconds for processes to exit by themselves after a failure
 _stopping: Final = threading.Event()  # set by a signal that this process has recorded or forwarded
 
 
@@ -35,19 +35,19 @@ class Stopped(UserError):
 class StopSignal:
     """Records a stop signal in a block, so that the current step can end; a second signal acts at once.
 
-    Only the main thread receives signals: in any other, such as a notebook's, this does nothing.
+    Only the main thread receives signals; in any other thread, such as a notebook's, this does nothing.
     """
 
     def __init__(self) -> None:
         self.received = 0  # the last signal; 0: none
         self._at = 0.0
-        self._outer: dict[int, Any] = {}  # the handlers outside of the block
+        self._outer: dict[int, Any] = {}  # signal handlers from before the block
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._outer = {signalnum: signal.getsignal(signalnum) for signalnum in STOP_SIGNALS}
         for signalnum, outer in self._outer.items():
-            # Unless nohup has set it to outlive the terminal.
+            # nohup ignores SIGHUP, so that the run outlives the terminal.
             if signal.Signals(signalnum).name != "SIGHUP" or outer != signal.SIG_IGN:
                 signal.signal(signalnum, self._handle)
         return self
@@ -58,7 +58,7 @@ class StopSignal:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the signal."""
+        """Seconds since the signal was received."""
         return time.monotonic() - self._at
 
     def _handle(self, signalnum: int, frame: FrameType | None) -> None:
@@ -66,7 +66,7 @@ class StopSignal:
         _stopping.set()
         signal.signal(signalnum, self._outer[signalnum])
         if is_main() and os.isatty(2):
-            # Not by print, which may be what the signal has interrupted.
+            # Not with print: the signal may have interrupted a print.
             name = signal.Signals(signalnum).name
             os.write(2, f"\n{name}: saving after this step; a second one ends without saving\n".encode())
 
@@ -80,7 +80,7 @@ class SignalForwarder(StopSignal):
         self._signaled: set[int] = set()  # ids of processes that have received a signal
 
     def __exit__(self, *exception: object) -> None:
-        for process in self._processes:  # those that still run after an error of this process
+        for process in self._processes:  # processes that still run after an error of this process
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         for process in self._processes:
@@ -92,10 +92,10 @@ class SignalForwarder(StopSignal):
         super().__exit__(*exception)
 
     def start(self, command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
-        """Start a process that ends with this one and gets signals that arrive during its start.
+        """Start a process that ends with this process and gets signals that arrive during its start.
 
         Args:
-            options: of subprocess.Popen.
+            options: options of subprocess.Popen.
         """
         environment = {**env, PARENT_VARIABLE: str(os.getpid())}
         process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
@@ -113,15 +113,15 @@ class SignalForwarder(StopSignal):
 
 
 def signal_name(code: int | None) -> str | None:
-    """The name of the signal by which a process ended, from its exit code; None if it ended otherwise."""
-    names = {each.value: each.name for each in signal.Signals}  # but most of those for real time
+    """Return the name of the signal that ended a process with this exit code; None if no signal did."""
+    names = {each.value: each.name for each in signal.Signals}  # most real-time signals have no name
     return names.get(-code, f"signal {-code}") if code is not None and code < 0 else None
 
 
 def end_with_parent() -> None:
-    """Send this process a SIGTERM when the process in PARENT_VARIABLE is gone, so that a run is saved.
+    """Send this process a SIGTERM when the process in PARENT_VARIABLE has ended, so that a run is saved.
 
-    Not after another stop signal: a second one would end the process without saving.
+    None is sent after another stop signal: a second signal would end the process without saving.
     """
 
     def watch(parent: int) -> None:

@@ -68,7 +68,7 @@ class RemotePath:
         return self / ".."
 
     def resolve(self) -> RemotePath:
-        """Itself: URLs are absolute, and storages have no links."""
+        """Return the path itself: URLs are absolute, and storages have no links."""
         return self
 
     absolute = resolve
@@ -111,7 +111,7 @@ class RemotePath:
 
     @lru_cache(maxsize=32768)  # noqa: B019 the kept paths are small
     def version(self) -> tuple[int, str]:
-        """Size in bytes (-1 if unknown) and a text that changes with the file, as of the first call."""
+        """Size in bytes (-1 if unknown) and a text that changes with the file; kept from the first call."""
         with self._filesystem() as (storage, path):
             info = storage.info(path)
         size = info.get("size")
@@ -120,7 +120,7 @@ class RemotePath:
 
     @contextmanager
     def _filesystem(self) -> Iterator[tuple[AbstractFileSystem, str]]:
-        """The storage and the path in it; translates the errors of storages."""
+        """Yield the storage and the path in it; translate the errors of storages."""
         from fsspec.core import url_to_fs
         from fsspec.registry import known_implementations, registry
 
@@ -134,7 +134,7 @@ class RemotePath:
             s3 = 'needs the package s3fs: pip install "everest-video[remote]"'
             fix = s3 if self.url.startswith("s3") else f"{error}, by pip"
             raise EnvironmentProblem(f"{self.url}: {fix}") from error
-        except Exception as error:  # every storage has errors of its own
+        except Exception as error:  # each storage has different errors
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             is_known = self.url.partition("://")[0] in {*known_implementations, *registry}
             fix = _ACCESS_FIX if is_known else _PROTOCOL_FIX
@@ -145,7 +145,7 @@ Location = Path | RemotePath
 
 
 def parse_location(text: str | Path) -> Location:
-    """The file or folder that a path or URL names. `file://` is this machine."""
+    """Return the file or folder that a path or URL names. `file://` is this machine."""
     text = str(text)
     if text.startswith(LOCAL_PREFIX):
         return Path(text.removeprefix(LOCAL_PREFIX))

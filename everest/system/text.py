@@ -1,4 +1,4 @@
-"""Texts for messages, JSON, and errors for damaged files that everest wrote."""
+"""Text for messages, strict JSON, and errors for damaged files that everest wrote."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from everest.errors import CheckpointError, RecipeError, UserError, shorten
 from everest.system.storage import Location
 
 Value = TypeVar("Value")
-MAX_REASON_LENGTH: Final = 200  # letters, in a message
-# What reading a value of another type, or one that is missing, may raise.
+MAX_REASON_LENGTH: Final = 200  # maximum number of characters of a reason in a message
+# Errors that a missing value or a value of the wrong type may raise when it is read.
 MALFORMED_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
 
 
@@ -30,7 +30,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """A time in the unit that fits it: `45 s`, `20 min`, `2.5 h`."""
+    """Format a time in a suitable unit: `45 s`, `20 min`, `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -42,7 +42,7 @@ def is_unicode(text: str) -> bool:
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:
-    """A JSON document; a number that is not finite is a fault of the caller (ValueError)."""
+    """Format a JSON document; ValueError if a number is not finite, which is a fault of the caller."""
     return json.dumps(document, indent=indent, allow_nan=False)
 
 
@@ -51,7 +51,7 @@ class NoNumber(ValueError):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON document; ValueError if it is damaged, nested too deeply or not finite."""
+    """Parse a JSON document; ValueError if it is damaged, nested too deeply or has a number not finite."""
     try:
         return json.loads(text, parse_constant=_parse_finite, parse_float=_parse_finite)
     except RecursionError:
@@ -59,7 +59,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; OSError if it cannot be read, ValueError as by `parse_json` or of a pipe."""
+    """Read a JSON file; OSError if it cannot be read, ValueError if it is a pipe or `parse_json` fails."""
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")
     return parse_json(path.read_text(encoding="utf-8-sig"))  # Windows programs write a byte order mark
@@ -76,7 +76,7 @@ def _parse_finite(text: str) -> float:
 
 
 def nonfinite_as_null(value: Any) -> Any:
-    """A document of measured numbers, with None for each number that is not finite."""
+    """Return a document of measurements with each number that is not finite replaced by None."""
     return to_jsonable_python(value, inf_nan_mode="null")
 
 
@@ -95,7 +95,7 @@ def validate(adapter: TypeAdapter[Value], value: Any) -> Value:
 def damage_errors(path: Location, *, fix: str, error: type[UserError] = RecipeError) -> Iterator[None]:
     """Raise `error` for anything that fails while a file that everest wrote is read and understood.
 
-    Its values are not checked one by one: only damage or an edit by hand makes them wrong.
+    The values are not checked one by one: only damage or an edit by hand can make them wrong.
     """
     try:
         yield
@@ -103,13 +103,13 @@ def damage_errors(path: Location, *, fix: str, error: type[UserError] = RecipeEr
         raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     except (*MALFORMED_ERRORS, CheckpointError) as problem:
         if isinstance(problem, CheckpointError) and not str(problem).startswith(f"{path}: "):
-            raise  # of another file
+            raise  # it is about another file
         reason = f"no {problem}" if isinstance(problem, KeyError) else str(problem)
         reason = shorten(reason.removeprefix(f"{path}: "), most=MAX_REASON_LENGTH)
         raise error(f"{path}: damaged ({reason}); {fix}") from problem
 
 
 def load_json(path: Path, *, fix: str) -> dict[str, Any]:
-    """The JSON object in a file that everest wrote."""
+    """Read the JSON object in a file that everest wrote."""
     with damage_errors(path, fix=fix):
         return {**read_json(path)}

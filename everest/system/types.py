@@ -8,4 +8,4 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]  # float32 or float64; the comment beside it has the shape
-Span = tuple[float, float]  # begin and end in seconds from the first frame; inf: no end known
+Span = tuple[float, float]  # begin and end in seconds from the first frame; inf: unknown end

@@ -33,15 +33,15 @@ DTYPE_NAMES: Final = {
     **{getattr(torch, f"int{bits}"): f"I{bits}" for bits in (8, 16, 32, 64)},
     **{getattr(torch, f"uint{bits}"): f"U{bits}" for bits in (8, 16, 32, 64)},
 }
-PICKLE_SUFFIXES: Final = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
-ALIGNMENT: Final = 8  # bytes: the header ends with spaces, so that tensors can be mapped into memory
+PICKLE_SUFFIXES: Final = (".pth", ".pt", ".bin", ".ckpt")  # suffixes of files that torch.save writes
+ALIGNMENT: Final = 8  # bytes; the header is padded with spaces, so that tensors can be mapped into memory
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically: the same names, tensors and texts give the same bytes.
 
-    Tensors are written from their own memory. One that is not contiguous or not on the CPU is copied while it
-    is written.
+    Tensors are written without a copy. Only a tensor that is not contiguous or not on the CPU is copied
+    while it is written.
     """
     # The widest types first, so that every tensor is aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
@@ -77,13 +77,13 @@ class Weights(WeightsHeader):
 
 
 def read_weights(path: Path) -> Weights:
-    """Read what `Weights.save` wrote."""
+    """Read a file that `Weights.save` wrote."""
     header = read_header(path)
     return Weights(**vars(header), tensors=read_tensors(path))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file by their names."""
+    """Read all tensors of a safetensors file, by name."""
     with open_safetensors(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     require_finite(tensors, source=path)
@@ -91,7 +91,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def require_finite(tensors: Mapping[str, Tensor], *, source: Path) -> None:
-    """Raise CheckpointError, which names the first such tensor, if values of `source` are not finite float32.
+    """Raise CheckpointError, which names the first bad tensor, unless all values are finite in float32.
 
     A model with one NaN computes NaN for every clip, and an argmax of NaN is a class like any other.
     """
@@ -99,7 +99,7 @@ def require_finite(tensors: Mapping[str, Tensor], *, source: Path) -> None:
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         values = tensor.float()
-        if torch.stack(values.aminmax()).isfinite().all():  # a NaN is both; ten times faster than isfinite
+        if torch.stack(values.aminmax()).isfinite().all():  # a NaN makes both NaN; 10x faster than isfinite
             continue
         count = int((~values.isfinite()).sum())
         noun = "value that is no finite number" if count == 1 else "values that are no finite numbers"
@@ -121,7 +121,7 @@ def read_spec(adapter: TypeAdapter[Spec], settings: dict[str, Any], *, source: P
 
 
 def state_hash(tensors: Mapping[str, Tensor]) -> str:
-    """A digest of the names, types, shapes and every bit, independent of the order of the tensors."""
+    """Return a digest of the names, types, shapes and bits of tensors, independent of their order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -170,7 +170,7 @@ def gather_tensor(tensor: Tensor) -> Tensor:
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:
-    """A copy of `value` on the device of `like`, and sharded in the same way."""
+    """Return a copy of `value` on the device of `like`, sharded in the same way."""
     value = value.to(like.device, copy=True)
     if isinstance(like, DTensor) and value.dim() == like.dim():
         return distribute_tensor(value, like.device_mesh, like.placements)

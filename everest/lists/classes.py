@@ -15,7 +15,7 @@ from everest.lists.labels import class_indices, label_column
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 
-# Heuristic: limits of a number of classes that is inferred from the highest label, which may have gaps below.
+# Heuristic: limits of a class count that is inferred from the highest label, because labels may have gaps.
 MAX_INFERRED_CLASSES: Final = 100
 MAX_CLASSES_PER_USED: Final = 10
 # Heuristic: the least standard deviation of numbers relative to their mean; float32 resolves 6e-8 of it.
@@ -26,12 +26,12 @@ MIN_RELATIVE_STD: Final = 1e-5
 class Classes:
     """The heads of a model, and the names of its classes."""
 
-    heads: Heads  # at least one
-    names: tuple[str, ...] | None = None  # of the classes of a single head; None if only indices are known
+    heads: Heads  # at least one head
+    names: tuple[str, ...] | None = None  # class names of a single head; None if only indices are known
 
     @classmethod
     def of(cls, samples: SampleList, data: DataSettings) -> Classes:
-        """The heads for a training set; numbers are standardized by their mean and std in it.
+        """The heads for a training set; regression labels are standardized by their mean and std in the set.
 
         The number of classes is `data.num_classes`, else the number of names, else one more than the highest
         label. DataError for fewer than two classes, far more than have a sample, or numbers that are equal.
@@ -57,7 +57,7 @@ class Classes:
 
     @property
     def num_outputs(self) -> int:
-        """The outputs of all heads."""
+        """The number of outputs of all heads together."""
         return sum(head.outputs for head in self.heads)
 
     def name(self, label: int) -> str:
@@ -87,7 +87,7 @@ def _standardize(head: Head, samples: SampleList, head_index: int) -> Head:
 
 
 def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:
-    """A line about the classes without a sample in the list `data.KEY`; None if all have one."""
+    """A line about the classes without a sample in the list `data.KEY`; None if every class has one."""
     empty: list[str] = []
     for i, head in enumerate(classes.heads):
         used = {label for sample in samples for label in class_indices(sample.labels[i])}

@@ -3,13 +3,14 @@
 A line is `path label`, separated by a tab, a comma or a space; paths with spaces are quoted if a space
 separates. The text is UTF-8.
 
-A header is optional. It names the columns of `COLUMNS`, a column `label.NAME` for each of several heads, and
-others, which are ignored. In a sheet of another program, the columns of paths and classes are found by their
+A header is optional. It names the columns of `COLUMNS` and a column `label.NAME` for each of several heads;
+other columns are ignored. In a sheet of another program, the columns of paths and classes are found by their
 usual names. Semicolons may also separate a list that has a header.
 
 Shards are tar files of WebDataset's layout with videos. The index of a list `train.csv`, `train.index.json`,
 is next to them. It has a row for every line of the list, with the same columns and in the same order, so that
-a run over shards samples the clips of a run over the files, and the tar file and the bytes of each video.
+a run over shards samples the same clips as a run over the files. A row also names the tar file and the bytes
+of its video.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
 GROUP_COLUMN: Final = "group"
 COLUMNS: Final = ("path", "label", *SEGMENT_COLUMNS, GROUP_COLUMN)
 HEAD_PREFIX: Final = "label."
-MIN_SIMILARITY: Final = 0.8  # heuristic: of two names of which one may be a misspelling of the other
-# Heuristic: names of a column of paths, or of classes, in sheets; without spaces, in lower case.
+MIN_SIMILARITY: Final = 0.8  # heuristic: similarity from which a name may be a misspelling of another
+# Heuristic: how sheets name their columns of paths and of classes, in lower case and without spaces.
 PATH_NAMES: Final = frozenset(
     {"file", "filename", "file_name", "filepath", "file_path", "full_path", "movie", "movie_path"}
     | {f"{what}{part}" for what in ("video", "clip") for part in ("", "_file", "_name", "_path", "path")}
@@ -41,12 +42,13 @@ PATH_NAMES: Final = frozenset(
 CLASS_NAMES: Final = frozenset(
     {"class", "class_name", "classname", "category", "action", "activity", "behavior", "behaviour"}
 )
-# With the characters to strip from a line (None: all white space): a tab at its end may end an empty cell.
+# Each separator has the characters to strip from a line (None: all white space): the tab at the end of a
+# line may end an empty cell.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
-_SHEET_SEPARATOR: Final = (";", " ")  # only for a list with a header: sheets with decimal commas
+_SHEET_SEPARATOR: Final = (";", " ")  # for sheets with decimal commas; only if the list has a header
 INDEX_SUFFIX: Final = ".index.json"
 INDEX_HEADER: Final = {"format": "everest-shards", "version": 1}  # how the index of shards begins
-# The keys of a sample for its shard, first byte and size; all other keys are columns.
+# The keys for the shard, first byte and size of a sample's video; all other keys are columns.
 _MEMBER_KEYS: Final = ("tar", "offset", "size")
 _SHARDS_FIX: Final = "copy it again, or make the shards again with --overwrite"
 
@@ -56,15 +58,15 @@ class ListRow:
     """A line of a list."""
 
     where: str  # file:line, for messages
-    values: dict[str, str]  # by column, without empty values
+    values: dict[str, str]  # nonempty values by column
     text: str  # the line as written
     member: ShardMember | None = None  # the video, if it is in a shard
-    header: Header | None = None  # of the list
+    header: Header | None = None  # header of the list
 
 
 @dataclass(frozen=True, slots=True)
 class SheetColumns:
-    """Columns of a sheet that a user chooses, as written in it; None finds them by their names."""
+    """Columns of a sheet that a user chooses, as the sheet spells them; None finds a column by its name."""
 
     classes: str | None = None
     groups: str | None = None
@@ -79,7 +81,7 @@ BY_NAME: Final = SheetColumns()
 
 
 def read_list(source: Location) -> list[ListRow] | None:
-    """The rows of a list, or of the index of shards; None for a folder. DataError if they are damaged."""
+    """The rows of a list, or of the index of shards; None for a folder. DataError for a damaged file."""
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{not_found_text(source)}; set data.root (in most commands: --data DIR)")
@@ -88,7 +90,7 @@ def read_list(source: Location) -> list[ListRow] | None:
 
 
 def read_rows(file: Location, sheet: SheetColumns = BY_NAME) -> list[ListRow]:
-    """Read the rows of a list; DataError for an empty list, or one whose lines have different fields."""
+    """Read the rows of a list; DataError if the list is empty or its lines have different fields."""
     lines = read_lines(file)
     if not lines:
         raise DataError(f"{file}: the list is empty; it needs a line `path label` for every video")
@@ -121,7 +123,7 @@ def read_rows(file: Location, sheet: SheetColumns = BY_NAME) -> list[ListRow]:
 
 
 def read_lines(file: Location) -> list[tuple[int, str]]:
-    """The nonblank lines of a text with their numbers from 1; DataError if it is not UTF-8, or a video."""
+    """The nonblank lines of a text file, numbered from 1; DataError if it is a video or not UTF-8."""
     refuse_video(file)
     with as_data_error(file):
         content = file.read_bytes()
@@ -142,7 +144,7 @@ def quote(line: str) -> str:
 
 
 def _split_into_fields(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
-    """The fields of all lines, divided by a separator that gives each line equally many, at least 2."""
+    """The fields of all lines, divided by a separator that gives each line the same number, at least 2."""
     separators: Sequence[tuple[str, str | None]] = _SEPARATORS
     if ";" in lines[0][1]:
         (names,) = _parse(file, lines[:1], *_SHEET_SEPARATOR)
@@ -159,7 +161,7 @@ def _split_into_fields(file: Location, lines: Sequence[tuple[int, str]]) -> list
 def _parse(
     file: Location, lines: Sequence[tuple[int, str]], separator: str, ends: str | None
 ) -> list[list[str]]:
-    """The fields of lines; `ends` are the characters to remove from both ends of a line."""
+    """Divide lines into fields; `ends` are the characters to remove from both ends of a line."""
     rows = []
     for line_number, line in lines:
         try:
@@ -182,7 +184,7 @@ class Header:
     """The columns of a list."""
 
     where: str  # file:line, for messages
-    # As written: key of `ListRow.values` (of COLUMNS, `label.NAME`, else as written).
+    # From a column's spelling to its key in `ListRow.values`: of COLUMNS, `label.NAME`, or the same spelling.
     columns: Mapping[str, str]
 
     @property
@@ -191,7 +193,7 @@ class Header:
         return any(map(_is_label_column, self.columns.values()))
 
     def notice(self) -> str | None:
-        """A line about renamed and ignored columns of a sheet; None if all are everest's."""
+        """A line about renamed and ignored columns of a sheet; None if all have everest's names."""
         changes = [
             f"{name} from the column '{column}'"
             for column, name in self.columns.items()
@@ -240,7 +242,7 @@ def find_header(where: str, rows: Sequence[Sequence[str]], sheet: SheetColumns) 
     columns = _find_roles(names, sheet)
     if "path" not in columns.values() or len(set(columns.values())) < len(names):
         raise DataError(f"{where}: the header needs the column 'path', and every column once")
-    # Numbers in a column that resembles an absent time: whole videos would be read in place of segments.
+    # A column of numbers resembles an absent time column: ignoring it would read whole videos, not segments.
     absent = [column for column in SEGMENT_COLUMNS if column not in columns.values()]
     prefixes = tuple(f"{column}_" for column in ("start", "end") if column in absent)
     for index, name in enumerate(columns.values()):
@@ -258,12 +260,12 @@ def find_header(where: str, rows: Sequence[Sequence[str]], sheet: SheetColumns) 
 
 
 def _find_roles(names: Sequence[str], sheet: SheetColumns) -> dict[str, str]:
-    """The role of each column: one of `COLUMNS`, as chosen or by its name; others keep their name."""
+    """The role of each column: one of `COLUMNS`, chosen or found by name; other columns keep their name."""
     roles: dict[str, str] = {}
     has_groups = names.count(GROUP_COLUMN) or sum(_normalize(name) == GROUP_COLUMN for name in names) > 1
     for name in names:
         role = _normalize(name)
-        is_ignored = role == GROUP_COLUMN != name and has_groups  # only the one of exactly this name counts
+        is_ignored = role == GROUP_COLUMN != name and has_groups  # the column of exactly this name counts
         roles[name] = role if role in COLUMNS and not is_ignored else name
         if roles[name] in sheet.by_role:
             roles[name] = f"{role} (not used)"
@@ -286,7 +288,7 @@ def _normalize(field: str) -> str:
 
 
 def parse_number(text: str) -> float | None:
-    """The number that a text is, as `float` reads it; None if it is not a number."""
+    """The value of a text that is a number, as `float` reads it; else None."""
     try:
         return float(text)
     except ValueError:
@@ -294,7 +296,7 @@ def parse_number(text: str) -> float | None:
 
 
 def find_index(source: Location) -> Location | None:
-    """The index that a path names: itself, or the only one in a folder, or None; DataError for several."""
+    """The index at a path: the path itself, the only index in a folder, or None; DataError for several."""
     if source.name.endswith(INDEX_SUFFIX):
         return source
     if not source.is_dir():
@@ -335,7 +337,7 @@ def read_index(file: Location) -> list[ListRow]:
                 problem = f"{size} bytes"
             except OSError as error:
                 size, problem = None, error.strerror or "cannot be read"
-            if size not in (expected, -1):  # -1: the storage does not report it
+            if size not in (expected, -1):  # -1: the storage does not report the size
                 raise DataError(
                     f"{folder / name}: {problem} where {file} expects {expected} bytes; {_SHARDS_FIX}"
                 )

@@ -38,7 +38,7 @@ def refuse_same_stems(videos: Sequence[Path]) -> None:
 
 
 def find_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
-    """The samples of files, folders and lists, whose paths are relative to `root`, else to the list's folder.
+    """The samples of files, folders and lists; paths in a list are relative to `root`, else to its folder.
 
     Missing videos are left to the reader of the samples. OptionError for a `root` without a list, DataError
     for an empty folder or a wrong line.
@@ -69,9 +69,9 @@ class VideoTable:
     """The videos of a list or folder, with all their columns."""
 
     location: Location
-    root: Location  # that its paths are relative to
+    root: Location  # the folder that its paths are relative to
     is_list: bool
-    rows: tuple[dict[str, str], ...]  # by column of everest.lists.columns; `path` as written
+    rows: tuple[dict[str, str], ...]  # values by column of everest.lists.columns; `path` as written
 
     @property
     def stem(self) -> str:
@@ -82,7 +82,7 @@ class VideoTable:
         return join_location(self.root, path).absolute()
 
     def rows_by_path(self) -> dict[str, list[dict[str, str]]]:
-        """Each path once, in the order of the list, with its rows: several for segments of one video."""
+        """The rows of each path, in the order of the list; a video with several segments has several rows."""
         rows: dict[str, list[dict[str, str]]] = {}
         for row in self.rows:
             rows.setdefault(row["path"], []).append(row)
@@ -92,7 +92,7 @@ class VideoTable:
 def read_tables(sources: Sequence[str], root: str | None) -> Iterator[VideoTable]:
     """Read the lists, folders or URLs that a user names, with paths relative to the folder `root`.
 
-    None takes the folder of a list, a folder itself, or the parent of each of several folders.
+    A `root` of None is the folder of a list, a folder itself, or the parent of each of several folders.
     DataError for missing videos, wrong lines, shards, and a folder that is not inside `root`.
     """
     for source in sources:
@@ -105,7 +105,7 @@ def read_tables(sources: Sequence[str], root: str | None) -> Iterator[VideoTable
         if location.is_dir():
             location = location.resolve()
             folder = folder.resolve()
-        # Also checks that the videos are there.
+        # Reading the samples also checks that the videos exist.
         samples = read_unlabeled(location, root=folder).samples
         is_list = location.is_file()
         rows = [row.values for row in read_rows(location)] if is_list else []

@@ -16,11 +16,11 @@ from everest.errors import DataError, did_you_mean, shorten
 from everest.lists.columns import HEAD_PREFIX, ListRow, parse_number, quote, read_lines
 from everest.system.storage import Location
 
-# The index of a class; the indices of all classes of a video, ascending; or a number.
+# The index of a class, the ascending indices of all classes of a video, or a number to predict.
 Label = int | tuple[int, ...] | float
 
-LARGEST_LABEL: Final = 1e15  # heuristic: of a regression label; float32 also holds its square
-JOINED_BY: Final = "|"  # the classes of a multi-label cell
+LARGEST_LABEL: Final = 1e15  # heuristic: largest regression label; float32 also holds its square
+JOINED_BY: Final = "|"  # joins the classes of a multi-label cell
 NEEDS_REGRESSION: Final = "labels that are numbers need data.task regression (--task regression)"
 NEEDS_MULTI_LABEL: Final = (
     f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
@@ -35,14 +35,14 @@ LINE_FORMAT: Final = (
 class LabelRules:
     """The rules by which the labels of rows are read."""
 
-    heads: Heads  # one for each label; the only one has no name; 0 outputs: any number of classes
-    class_names: tuple[str, ...] = ()  # of the only head, in the order of their indices
-    is_fixed: bool = False  # whether a trained model fixes task and classes
+    heads: Heads  # one head per label; a single head has no name; 0 outputs: any number of classes
+    class_names: tuple[str, ...] = ()  # class names of a single head, in the order of their indices
+    is_fixed: bool = False  # whether a trained model fixes the task and the classes
 
     def read(self, row: ListRow) -> tuple[Label, ...]:
         """The labels of a row, from the column `label.NAME` of each head or from the column `label`.
 
-        A label that is a class name selects that class; any other integer is an index. If one of the names
+        A label that is a class name selects that class; any other integer is an index. If a class name
         is an integer, labels are read as names only. `|` joins several classes; an empty cell has none.
         ValueError for a missing or wrong label.
         """
@@ -62,7 +62,7 @@ class LabelRules:
             elif head.task == "regression":
                 number = parse_number(text)
                 is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
-                if number is None or not is_plain or not abs(number) <= LARGEST_LABEL:  # or not a number
+                if number is None or not is_plain or not abs(number) <= LARGEST_LABEL:  # also refuses NaN
                     fix = f"write numbers like 1.5, none beyond {LARGEST_LABEL:g}"
                     raise ValueError(f"{column} '{shorten(text)}' is not a number; {fix}")
                 labels.append(number)
@@ -110,7 +110,7 @@ def class_indices(label: Label) -> tuple[int, ...]:
 def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
     """The labels of a sample as values of a tensor: `Head.label_width` values for each head.
 
-    A class index, 1 or 0 for each class of a multi-label head, or a standardized number.
+    The values are a class index, 1 or 0 for each class of a multi-label head, or a standardized number.
     """
     values: list[float] = []
     for label, head in zip(labels, heads, strict=False):
@@ -127,7 +127,7 @@ def label_column(head: Head) -> str:
 
 
 def read_class_names(file: Location) -> tuple[str, ...]:
-    """Read class names, one per line in the order of their indices; DataError for none, or one twice."""
+    """Read class names, one per line in the order of their indices; DataError for no or repeated names."""
     line_of: dict[str, int] = {}
     for number, line in read_lines(file):
         name = line.strip()
@@ -167,7 +167,7 @@ def infer_task(rows: Iterable[ListRow], *, column: str = "label", names: Collect
     if any(JOINED_BY in text for text in texts):
         return MULTI_LABEL
     if not names and all(map(is_number_like, texts)):
-        numbers = [parse_number(text) or 0.0 for text in texts]  # none in ½
+        numbers = [parse_number(text) or 0.0 for text in texts]  # no value: ½ is not read
         # `nan` and `inf` have no fraction.
         if not all(number.is_integer() for number in numbers if isfinite(number)):
             return "regression"
@@ -175,12 +175,12 @@ def infer_task(rows: Iterable[ListRow], *, column: str = "label", names: Collect
 
 
 def task_notice(source: object, task: Task) -> str | None:
-    """A line about a task inferred from the labels; None for single classes."""
+    """A line about a task inferred from the labels; None for the single-label task."""
     return f"{source}: {_TASK_NOTICES[task]}" if task in _TASK_NOTICES else None
 
 
 def count_classes(labels: Iterable[Label]) -> Counter[int]:
-    """Count the videos of each class that has any; a video counts for each of its classes."""
+    """Count the videos of each class that has a video; a video counts for each of its classes."""
     return Counter(index for label in labels for index in class_indices(label))
 
 
@@ -191,7 +191,7 @@ def class_imbalance(counts: Collection[int]) -> float:
 
 
 def number_statistics(labels: Iterable[Label]) -> dict[str, float] | None:
-    """Mean, std, median, min and max of numbers; None if there are none."""
+    """Mean, std, median, min and max of the labels that are numbers; None if no label is a number."""
     numbers = np.array([label for label in labels if isinstance(label, float)])
     if not len(numbers):
         return None

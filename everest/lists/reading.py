@@ -50,8 +50,8 @@ class SampleList:
 
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...] | None  # None: only the indices of the classes are known
-    heads: Heads = ()  # one for each label of a sample; the only one has no name
-    notices: tuple[str, ...] = ()  # lines such as one about ignored columns, or the task of the labels
+    heads: Heads = ()  # one head per label of a sample; a single head has no name
+    notices: tuple[str, ...] = ()  # lines for the user, such as the ignored columns or the task of the labels
 
     @property
     def task(self) -> Task:
@@ -60,7 +60,7 @@ class SampleList:
 
     @property
     def by_class(self) -> dict[str, list[Sample]]:
-        """The samples of each class of the first label that has any, in the order of the classes."""
+        """The samples of each nonempty class of the first label, in the order of the classes."""
         by_index: dict[int, list[Sample]] = {}
         for sample in self.samples:
             for index in class_indices(sample.labels[0]) if sample.labels else ():
@@ -82,9 +82,9 @@ def read_samples(
 
     Args:
         root: the folder that paths in a list are relative to.
-        class_names: in the order of their indices; None: the names used in the source, sorted.
-        heads: one per column `label.NAME`, or one without a name, whose `outputs` of 0 take any number of
-            classes; empty: one class per video.
+        class_names: names in the order of their indices; None: the names used in the source, sorted.
+        heads: one per column `label.NAME`, or a single head without a name; `outputs` of 0 allow any number
+            of classes; empty: one class per video.
         is_fixed: whether a trained model fixes the classes, so that names used in the source may not define
             them: the sorted names of a test set need not be in the order that the head was trained with.
         skip_missing: ignore missing videos, unless all of them are missing.
@@ -116,7 +116,7 @@ def read_labeled(
     Args:
         class_names, skip_missing: see `read_samples`.
         task: None infers it from the labels.
-        heads: from another list, which also fixes the classes; empty infers them from columns `label.NAME`.
+        heads: heads of another list, which also fix the classes; empty infers them from columns `label.NAME`.
     Raises:
         DataError, RecipeError: as `read_samples`; an option that has no effect on this source.
     """
@@ -170,7 +170,7 @@ def _make_sample_list(
     *,
     skip_missing: bool,
 ) -> SampleList:
-    """The samples of a list's rows, or of a folder (rows of None); without rules, they have no labels."""
+    """The samples of a list's rows, or of a folder if `rows` is None; without rules, they have no labels."""
     notices: list[str | None] = []
     if rows is not None:
         rules = rules and _complete_rules(source, rows, rules)
@@ -203,16 +203,16 @@ def _complete_rules(source: Location, rows: Sequence[ListRow], rules: LabelRules
     if header and (problem := header.missing_classes_problem(source)):
         raise DataError(problem)
     first, names = rules.heads[0], rules.class_names
-    if first.name or first.task == "regression":  # several heads have no names
+    if first.name or first.task == "regression":  # named heads have no class names
         names = ()
-    elif not names:  # those that the list uses, unless its labels are numbers
+    elif not names:  # the names that the list uses, unless its labels are numbers
         used = {row.values["label"] for row in rows if "label" in row.values}
         if first.task == MULTI_LABEL:
             used = {part.strip() for label in used for part in label.split(JOINED_BY)} - {""}
         if not any(map(is_integer, used)):
             names = tuple(sorted(label for label in used if not is_number_like(label)))
     rules = _with_class_names(source, names, rules)
-    # A model that is not trained on the list may find no video with a class in it.
+    # A list on which a model is not trained may have no video with a class.
     for head in rules.heads:
         is_empty = not any(label_column(head) in row.values for row in rows)
         if head.task == MULTI_LABEL and is_empty and not rules.is_fixed:
@@ -251,7 +251,7 @@ def _samples_of_class_folders(folder: Location, rules: LabelRules) -> tuple[tupl
 
 
 def refuse_split_folders(folder: Location) -> None:
-    """Raise DataError if a folder has subfolders named train, val or test, which are no classes."""
+    """Raise DataError if a folder has subfolders named train, val or test, which are not classes."""
     splits = split_folders(folder)
     if splits:
         names = sorted(splits.values())
@@ -284,10 +284,10 @@ def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRule
 def _samples_of_list(
     file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, skip_missing: bool
 ) -> tuple[Sample, ...]:
-    """The samples of a list; DataError for wrong rows, two classes of a video or segment, missing videos."""
+    """The samples of a list; DataError for wrong rows, missing videos, or two classes of one sample."""
     listed: list[tuple[ListRow, Sample]] = []
     problems: list[str] = []
-    first_rows: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its class
+    first_rows: dict[str, tuple[object, ListRow]] = {}  # class and first row of each video or segment
     for row in rows:
         try:
             sample = read_sample(row, root, rules.read(row) if rules else ())
@@ -319,9 +319,9 @@ def _samples_of_list(
 
 
 def _absent_videos(paths: Collection[str]) -> dict[str, str]:
-    """The paths without a video, and why."""
+    """The paths without a video, each with the reason."""
 
-    @cache  # lists each folder of a storage once
+    @cache  # each folder of a storage is listed once
     def children(folder: RemotePath) -> set[RemotePath]:
         try:
             return set(folder.iterdir())
@@ -334,7 +334,7 @@ def _absent_videos(paths: Collection[str]) -> dict[str, str]:
         try:
             exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
             reason = f"no file {path}"
-        except OSError as error:  # a name that is too long, a folder that may not be entered
+        except OSError as error:  # for example a name that is too long, or a folder without permission
             exists, reason = False, f"cannot look for {path}: {error.strerror}"
         if not exists:
             absent[path] = reason

@@ -31,10 +31,10 @@ _SEGMENT: Final = re.compile(
 class Sample:
     """A video, or a segment of one, and its labels."""
 
-    path: str  # absolute, or a URL; of a video in a shard, the path that it had
+    path: str  # absolute path or URL; for a video in a shard, its original path
     member: ShardMember | None = None  # the bytes of the video, if it is in a shard
-    labels: tuple[Label, ...] = ()  # one per head; empty if there are none
-    start: float | None = None  # seconds
+    labels: tuple[Label, ...] = ()  # one label per head; empty if there are none
+    start: float | None = None  # start of the segment in seconds
     end: float | None = None
     start_frame: int | None = None
     end_frame: int | None = None  # the first frame after the segment
@@ -61,7 +61,7 @@ class Sample:
 
     @property
     def group_or_path(self) -> str:
-        """The group, else the path: samples of one source look alike, such as the segments of a file."""
+        """The group, else the path: samples of one source, such as segments of a file, look alike."""
         return self.path if self.group is None else self.group
 
     @classmethod
@@ -88,12 +88,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListSize:
-    """The size of a list: only its groups are independent, because windows of a recording look alike."""
+    """The size of a list. Only its groups are independent: windows of a recording look alike."""
 
     num_samples: int  # videos or windows
-    num_videos: int  # files that they are read from
+    num_videos: int  # files that the samples are read from
     num_groups: int  # people, animals or recordings; without names of groups, the videos
-    are_windows: bool = False  # parts of videos
+    are_windows: bool = False  # whether the samples are parts of videos
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> ListSize:

@@ -25,7 +25,7 @@ from everest.lists.sample import Sample
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, can_be_list, not_found_text, split_folders, videos_under
 
-LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # of `everest prepare`
+LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # written by `everest prepare`
 
 
 def read_source(
@@ -40,26 +40,26 @@ def read_source(
 
     Args:
         labeled: False ignores labels (pre-training).
-        classes: those of the training set, for the labels of another set; None for the training set.
+        classes: the classes of the training set, to read the labels of another set; None for training.
         skip_missing: ignore missing videos, unless all of them are missing.
     Raises:
         DataError, RecipeError: as `find_source` and `read_samples`; class names that the model does not have.
     """
-    location, notice = find_source(data, key, labeled=labeled)  # first: else class names would be missed
+    location, notice = find_source(data, key, labeled=labeled)  # first: report a missing list before names
     notices = () if notice is None else (notice,)
     root = parse_location(data.root)
     if not labeled:
         samples = read_unlabeled(location, root=root, skip_missing=skip_missing)
         return replace(samples, notices=(*notices, *samples.notices))
     trained_names = classes.names if classes else None
-    names = None  # in the file `data.classes`
+    names = None  # class names in the file `data.classes`
     if data.classes is not None:
         path = join_location(root, data.classes)
         with as_data_error(path):
             exists = path.is_file()
         if exists:
             names = read_class_names(path)
-        elif not trained_names:  # else the test set may be elsewhere, without this file
+        elif not trained_names:  # with a trained model, the test set may be elsewhere, without this file
             raise DataError(f"data.classes: {not_found_text(path, 'file of class names')}")
     if trained_names and names not in (None, trained_names):
         raise DataError(
@@ -81,7 +81,7 @@ def read_source(
 def seen_in(data: DataSettings, key: str, samples: Iterable[Sample]) -> list[Sample]:
     """The samples that overlap a segment of the same file in the list `key` of `data`, such as `train`.
 
-    None are found if that list is remote or cannot be read: a warning is not worth an error.
+    The result is empty if that list is remote or cannot be read: a warning is not worth an error.
     """
     listed: dict[tuple[Path, bool], list[tuple[float, float]]] = {}  # segments, in frames or seconds
     with suppress(DataError, RecipeError):
@@ -101,7 +101,7 @@ def seen_in(data: DataSettings, key: str, samples: Iterable[Sample]) -> list[Sam
 
 
 def _spans(sample: Sample) -> list[tuple[tuple[Path, bool], tuple[float, float]]]:
-    """The segment of a sample by its file and unit (True: frames, False: seconds); a whole file has both."""
+    """A sample's segment by file and unit (True: frames, False: seconds); an entire file has both units."""
     file = Path(sample.path).resolve()
     in_frames = (file, True), (sample.start_frame or 0, sample.end_frame or math.inf)
     in_seconds = (file, False), (sample.start or 0, sample.end or math.inf)
@@ -121,7 +121,7 @@ def find_list(root: Location, key: str, *, labeled: bool) -> str | None:
 
 
 def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Location, str | None]:
-    """The list or folder that `data.KEY` names, or one in its place and a line that says so.
+    """The list or folder that `data.KEY` names, or a replacement and a line that names it.
 
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder is read as by `find_list`. Without
     labels, and if the recipe sets no classes, all videos below `data.root` are read. RecipeError if
@@ -165,6 +165,6 @@ def unused_validation_notice(data: DataSettings) -> str | None:
         return None
     root = parse_location(data.root)
     name = None
-    with suppress(DataError), as_data_error(root):  # a folder that no one asked for need not be readable
+    with suppress(DataError), as_data_error(root):  # this folder need not be readable
         name = find_list(root, "val", labeled=True)
     return name and f"{root / name}: not used; --set data.val={name} selects the best weights on it"

@@ -15,7 +15,7 @@ from everest.lists.labels import JOINED_BY, class_indices, is_integer
 from everest.lists.sample import Sample
 from everest.system.files import refuse_inputs, write_text
 
-CLASSES_FILE: Final = "classes.txt"  # names of classes, for data.classes
+CLASSES_FILE: Final = "classes.txt"  # file of class names, for data.classes
 ELSEWHERE_FIX: Final = "write elsewhere by --output DIR"
 
 
@@ -43,8 +43,8 @@ def write_list(
     """Write a header and a line per sample, atomically; paths below `root` are written relative to it.
 
     Args:
-        class_names: written instead of the indices of the classes.
-        head_names: names of the labels if a sample has several.
+        class_names: names to write instead of class indices.
+        head_names: names of the heads if a sample has several labels.
     """
     refuse_unlistable(samples)
     columns = ["path"]
@@ -63,11 +63,11 @@ def write_list(
         times = [getattr(sample, name) for name in segment_columns]
         path = Path(sample.path)
         text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
-        if text[0] == "#" or text[0].isspace():  # it would be read as a comment, or without its space
+        if text[0] == "#" or text[0].isspace():  # the path would be read as a comment, or without its space
             text = f"./{text}"
         cells = [text, *labels, *("" if time is None else _format_number(time) for time in times)]
         rows.append([*cells, sample.group or ""] if has_groups else cells)
-    # Quoted where needed, so that a reader finds the same fields whichever separator it tries first.
+    # Fields are quoted where needed: a reader finds the same fields whichever separator it tries first.
     quoted = [
         ['"' + field.replace('"', '""') + '"' if re.search('[ ,\t"]', field) else field for field in row]
         for row in rows

@@ -1,4 +1,4 @@
-"""The header of a weights file, which describes the tensors; read without torch and without the tensors."""
+"""The header of a weights file, which describes its tensors; reading it needs neither torch nor tensors."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired
 
 from pydantic import Field, TypeAdapter, with_config
 from safetensors import SafetensorError, safe_open
-from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
+from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict on Python 3.11
 
 from everest.errors import CheckpointError, EnvironmentProblem, shorten
 from everest.system.text import json_text, parse_json, validate
 
 FORMAT: Final = "everest"
 HEADER_VERSION: Final = 1
-JSON_KEYS: Final = ("settings", "classes", "step", "origin", "clip")  # whose texts are JSON
+JSON_KEYS: Final = ("settings", "classes", "step", "origin", "clip")  # keys whose texts are JSON
 
 
 TransformerKind = Literal["pretrain", "classifier", "encoder"]
 
 
 class ModelKind(NamedTuple):
-    """A kind of models, by the `kind` in their settings."""
+    """What a `kind` in the settings of a model means."""
 
     header_kind: str  # the kind in the header
-    without_encoder: str | None = None  # what it is, for messages, if it has no encoder of tokens
+    without_encoder: str | None = None  # its name in messages, if it has no token encoder
 
 
 KINDS: Final = {
@@ -62,16 +62,16 @@ class WeightsHeader:
     """The header of a `model.safetensors`: all that is needed to rebuild the module around its tensors."""
 
     kind: TransformerKind | Literal["tokenizer"]
-    settings: dict[str, Any]  # of a ClipSpec (everest.models.clip_spec), or a TokenizerSpec
+    settings: dict[str, Any]  # fields of a ClipSpec (everest.models.clip_spec) or TokenizerSpec
     classes: tuple[str, ...] | None
-    recipe: str  # its name
+    recipe: str  # name of the recipe
     step: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-    # The weights that these started from. Converted ones: family, file, license, names fresh and left out.
+    # The weights that training started from. If converted: family, file, license, fresh and omitted names.
     origin: dict[str, Any] | None = None
-    clip: ClipSettings | None = None  # None: not known
+    clip: ClipSettings | None = None  # None: unknown
 
     def metadata(self) -> dict[str, str]:
-        """The texts that a safetensors file stores. Each is readable by itself, for other programs."""
+        """The texts that a safetensors file stores. Other programs can read each text by itself."""
         texts = {"format": FORMAT, "version": str(HEADER_VERSION), "kind": self.kind, "recipe": self.recipe}
         values = {key: getattr(self, key) for key in JSON_KEYS}
         parsed = {key: json_text(v) for key, v in values.items() if v is not None or key == "classes"}
@@ -82,7 +82,7 @@ _HEADER: Final = TypeAdapter(WeightsHeader)
 
 
 def read_header(path: Path) -> WeightsHeader:
-    """Read what `WeightsHeader.metadata` gave."""
+    """Read the header that `WeightsHeader.metadata` describes."""
     texts = read_metadata(path)
     if texts.get("format") != FORMAT:
         raise CheckpointError(
@@ -106,7 +106,7 @@ def read_header(path: Path) -> WeightsHeader:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts in the header of any safetensors file; errors as of `open_safetensors`."""
+    """Read the texts in the header of any safetensors file; raises the errors of `open_safetensors`."""
     with open_safetensors(path) as file:
         return file.metadata() or {}
 

@@ -1,4 +1,4 @@
-"""The adaptive tokenizer of LVMAE: codes for every token of a clip, and scores of how much each is needed.
+"""The adaptive tokenizer of LVMAE: it computes a code and an importance score for every token of a clip.
 
 Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3: encoder, mask, quantizer,
 decoder, in this order, trained together with the scorer that provides the mask.
@@ -26,7 +26,7 @@ from everest.methods.grid import TokenGrid, num_kept
 from everest.system.weights import read_spec
 from everest.tokenizer.layers import FSQ, TokenScorer, make_decoder, make_encoder, soft_topk_mask
 
-# Heuristic: the most values of a chunk in the encoder's first layer, unless a single window has more.
+# Heuristic: maximum number of values of a chunk in the encoder's first layer; a window is never divided.
 CHUNK_VALUES: Final = 2**23
 
 
@@ -39,9 +39,9 @@ class TokenizerSpec:
     config: TokenizerConfig
     window: int  # frames that are encoded together
     size: tuple[Length, Length]  # height, width of the training clips; other sizes work as well
-    keep: float  # ratio of the ranked tokens of a window that a clip is rebuilt from in training
-    select: TopKGradient = "straight-through"  # how gradients pass their selection (`soft_topk_mask`)
-    temperature: float = 0.5  # of the selection
+    keep: float  # share of a window's ranked tokens from which training rebuilds a clip
+    select: TopKGradient = "straight-through"  # how gradients pass the selection (`soft_topk_mask`)
+    temperature: float = 0.5  # temperature of the selection
     checkpointing: bool = False  # recompute activations in the backward pass
 
     def dump(self) -> dict[str, Any]:
@@ -53,21 +53,21 @@ class TokenizerSpec:
         """Read the values that `dump` returns, from the file `source`."""
         spec = read_spec(_SPEC, settings, source=source)
         selection = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
-        section = {**asdict(spec.config), "frames": spec.window, **selection}  # of a recipe
+        section = {**asdict(spec.config), "frames": spec.window, **selection}  # section of a recipe
         problem = next(read_spec(_SETTINGS, section, source=source).problems(), None)
         if problem is not None:
             raise CheckpointError(f"{source}: its settings do not describe a tokenizer: {': '.join(problem)}")
         return spec
 
     def build(self) -> AdaptiveTokenizer:
-        """Make the module with new weights, from torch's default generator."""
+        """Make the module with new weights, drawn from torch's default generator."""
         return AdaptiveTokenizer(self)
 
 
 class TokenizerOutput(NamedTuple):
     """Codes and scores of all tokens of the clips, in the order of token ids."""
 
-    latent: Tensor  # (B, N, D) float32: before the quantizer; `quantizer.bound` maps it to the values' range
+    latent: Tensor  # (B, N, D) float32 before the quantizer; `quantizer.bound` maps it to the values' range
     values: Tensor  # (B, N, D) float32 in [-1, 1]: quantized
     codes: Tensor  # (B, N) int64
     scores: Tensor  # (B, t, h, w) float32: a higher score means a token is needed more
@@ -85,14 +85,14 @@ class TokenizerReconstruction(NamedTuple):
 class AdaptiveTokenizer(nn.Module):
     """Splits clips into windows and encodes each window separately. The scorer compares across windows.
 
-    Clips are float (B, 3, T, H, W) in [0, 1], T a multiple of the window, H and W of the tubelet; methods
-    raise the ValueError of `grid` for others.
+    Clips are float (B, 3, T, H, W) in [0, 1]. T is a multiple of the window, H and W of the tubelet; for
+    other clips, methods raise the ValueError of `grid`.
 
-    A window has at least two slices, because all tokens of its first one are kept.
+    A window has at least two slices, because all tokens of its first slice are kept.
     """
 
-    target_mean: Tensor  # (D,) of the values over the training set, set at the end of training
-    target_std: Tensor  # (D,)
+    target_mean: Tensor  # (D,) mean of the values over the training set, set at the end of training
+    target_std: Tensor  # (D,) std of the values over the training set
 
     def __init__(self, spec: TokenizerSpec) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class AdaptiveTokenizer(nn.Module):
         self.spec = spec
         self.tubelet = config.tubelet
         self.window = spec.window
-        self.slices = spec.window // config.stride[0]  # of a window
+        self.slices = spec.window // config.stride[0]  # slices per window
         self.encoder = make_encoder(config, checkpointing=spec.checkpointing)
         self.quantizer = FSQ(config.levels)
         self.decoder = make_decoder(config, checkpointing=spec.checkpointing)
@@ -126,7 +126,7 @@ class AdaptiveTokenizer(nn.Module):
         return clip if scale == 1.0 else F.interpolate(clip, scale_factor=(1.0, scale, scale), mode="area")
 
     def encode(self, clip: Tensor) -> TokenizerOutput:
-        """Compute codes and scores of all tokens, see `latent` and `scores`."""
+        """Compute the codes and scores of all tokens; see `latent` and `scores`."""
         latent = self.latent(clip)  # (B, N, D)
         values, codes = self.quantizer(latent)
         return TokenizerOutput(latent, values, codes, self.scores(clip))
@@ -144,18 +144,18 @@ class AdaptiveTokenizer(nn.Module):
         return self.scorer.distances(self._in_chunks(self.scorer.features, clip))
 
     def windows_at_once(self, clip: Tensor) -> int:
-        """How many windows of the clips (B, C, T, H, W) are coded together."""
+        """Return the number of windows of clips (B, C, T, H, W) that are encoded together."""
         config = self.spec.config
         channels = config.channels * config.multipliers[0]
         values = channels * prod(config.stem_grid(self.window, (clip.size(3), clip.size(4))))
         return max(1, CHUNK_VALUES // values)
 
     def clips_at_once(self, clip: Tensor) -> int:
-        """How many of the clips (B, C, T, H, W) are coded together: 1 if each is coded in parts."""
+        """Return how many clips (B, C, T, H, W) are encoded together; 1 if a clip is encoded in parts."""
         return max(1, self.windows_at_once(clip) * self.window // clip.size(2))
 
     def _in_chunks(self, module: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
-        """Scale the windows of clips (B, 3, T, H, W), apply `module` to a chunk at a time and join."""
+        """Scale the windows of clips (B, 3, T, H, W), apply `module` chunk by chunk, and join the results."""
         self.grid(clip)
         chunks = _split(clip, self.window).split(self.windows_at_once(clip))
         return _join(torch.cat([module(self.scaled(chunk)) for chunk in chunks]), len(clip))
@@ -163,13 +163,13 @@ class AdaptiveTokenizer(nn.Module):
     def select_tokens(
         self, scores: Tensor, *, keep: float, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Select the tokens that a clip is rebuilt from, by scores (B, t, h, w): a mask of 0 and 1.
+        """Select the tokens from which a clip is rebuilt, by scores (B, t, h, w): a mask of 0 and 1.
 
-        All tokens of a window's first slice are kept (LVMAE §4.1), and the ratio `keep` of its other tokens,
-        highest scores first.
+        All tokens of a window's first slice are kept (LVMAE §4.1), and a share `keep` of its other tokens,
+        those with the highest scores.
 
         Args:
-            generator: for the order of equal scores. None: the order depends on the shape only.
+            generator: draws the order of equal scores. None: the order depends on the shape only.
         """
         if generator is None:
             generator = torch.Generator(scores.device).manual_seed(0)
@@ -186,9 +186,9 @@ class AdaptiveTokenizer(nn.Module):
         """Rebuild clips from some of their tokens: (B, 3, T, H, W) in the scaled size.
 
         Args:
-            keep: ratio of the ranked tokens (all slices of a window but the first) that are kept, highest
-                scores first. None: as in training; 1 keeps all.
-            mask: (B, t, h, w) of 0 and 1, replaces the tokenizer's selection.
+            keep: share of the ranked tokens (all slices of a window but the first) that are kept, highest
+                scores first. None: the share of training; 1 keeps all tokens.
+            mask: (B, t, h, w) of 0 and 1; it replaces the tokenizer's selection.
         """
         self.grid(clip)
         frames = self.scaled(clip)

@@ -4,8 +4,8 @@ A cache is a folder with `index.json`, which is written first, and a safetensors
 clips of up to `PART_SAMPLES` samples in one variant. Variant v of a sample is the clip that epoch v of the
 run would draw: the same frames, crop and flip. A part has R samples:
 
-    codes  (R, V, N) unsigned, of FSQ
-    ranks  (R, V, N) unsigned, of the scores of a view: 0 for the lowest score, equal ranks for equal scores
+    codes  (R, V, N) unsigned: FSQ codes
+    ranks  (R, V, N) unsigned: ranks of the scores in a view; 0 is the lowest, equal scores have equal ranks
 
 A selection needs only the ranks of scores, which are exact in 16 bits; float16 scores would create ties.
 `problems` in the header of a part lists the samples that could not be read; their rows have no meaning.
@@ -58,9 +58,9 @@ from everest.video.reader import VideoError
 
 INDEX: Final = "index.json"
 PART_FILES: Final = "variant*.safetensors"
-PART_SAMPLES: Final = 256  # heuristic: the most work that a kill can cost
+PART_SAMPLES: Final = 256  # heuristic: samples whose work a kill can cost at most
 MOST_VARIANTS: Final = 10_000  # the names of parts have four digits for the variant
-MOST_DIFFERENCES: Final = 3  # in a message
+MOST_DIFFERENCES: Final = 3  # maximum number of differences in a message
 
 
 class CachePart(NamedTuple):
@@ -82,14 +82,14 @@ class TokenIndex:
     format: Literal["everest-tokens"] = "everest-tokens"
     version: Literal[1] = 1
     tokenizer: TokenizerUse
-    # Of the values of each code dimension over the tokenizer's training set; float32 holds standardized ones.
+    # Mean and std of each code dimension over the tokenizer's training set; standardized values fit float32.
     mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...]
     std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
     videos: PositiveInt
     variants: Annotated[int, Field(ge=1, le=MOST_VARIANTS)]
     grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # slices, rows, columns
     clips: dict[str, Any]  # the values that determine the pixels (`clip_facts`)
-    precision: str  # in which the tokenizer was run
+    precision: str  # precision in which the tokenizer ran
 
     def parts(self) -> list[CachePart]:
         """All parts in the order in which they are written."""
@@ -102,7 +102,7 @@ class TokenIndex:
         return CachePart(variant, range(first, min(first + PART_SAMPLES, self.videos)))
 
     def save(self, folder: Path) -> TokenIndex:
-        """Write the index, or add its variants to the existing one; RecipeError if that has other tokens."""
+        """Write the index, or add its variants to the existing index; RecipeError if their tokens differ."""
         index = self
         if (folder / INDEX).is_file():
             saved = TokenIndex.read(folder)
@@ -128,7 +128,7 @@ class TokenIndex:
             return validate(_INDEX, read_json(path))
 
     def clip_values(self) -> dict[str, Any]:
-        """The values in which a run's clips must agree."""
+        """The values that must equal those of a run's clips."""
         return {"videos": self.videos, "grid": list(self.grid), **self.clips}
 
 
@@ -156,16 +156,16 @@ def clip_facts(recipe: Recipe, dataset: ClipDataset) -> dict[str, Any]:
 
 @contextmanager
 def open_part(part: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Open a part; yields its file, and the reason of each unreadable sample by its number."""
+    """Open a part; yield its file, and the reason for each unreadable sample, by sample number."""
     fix = "remove it and run the same everest prepare tokens again"
     with damage_errors(part, fix=fix, error=CheckpointError), open_safetensors(part) as file:
         yield file, parse_json(file.metadata()["problems"])
 
 
 class TokenCache:
-    """The cache `pretrain.target.cache` of a recipe; CheckpointError if it has the tokens of other clips.
+    """The cache `pretrain.target.cache` of a recipe; CheckpointError if its tokens belong to other clips.
 
-    The clips of pre-training read it (everest.data.clip_dataset.ClipTokens).
+    The pre-training data set reads it (everest.data.clip_dataset.ClipTokens).
     """
 
     def __init__(self, recipe: Recipe, dataset: ClipDataset) -> None:
@@ -192,18 +192,18 @@ class TokenCache:
             )
         self.variants = self.index.variants
         self._samples = dataset.samples
-        # The recipe's checks have refused `soft`. Targets of pixels need no values.
+        # The checks of the recipe have refused `soft`. Pixel targets need no values.
         self._space = section.target.space if isinstance(section.target, TokenTargets) else None
         self._needs_ranks = section.selection.needs_tokenizer
         self._quantizer = FSQ(self.index.tokenizer.settings.config.levels)
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:
-        """Read the model's further inputs for the clip of sample `index` in epoch `variant`.
+        """Read the model's additional inputs for the clip of sample `index` in epoch `variant`.
 
         Returns:
             `importance`: (V, N) float32, the rank of each token's score, if the selection needs it.
-            `values`: as TokenTargets.values, (V, N, D): standardized values in float32, or with space `codes`
-            the int64 levels. Missing if the targets are pixels.
+            `values`: (V, N, D) as TokenTargets.values: standardized values in float32, or int64 levels with
+            space `codes`. Absent if the targets are pixels.
         """
         part = self.index.part_of(variant, index)
         path, row = self.folder / part.name, index - part.samples.start
@@ -235,13 +235,13 @@ def write_tokens(
     """Write the tokens of all pre-training clips of a recipe; parts that an earlier call finished are kept.
 
     Args:
-        variants: clips of each video; missing variants are added to a folder, surplus ones are kept.
-        batch: clips in one forward pass.
-        overwrite: start again, whatever `output` has.
+        variants: clips per video; missing variants are added to a folder, surplus variants are kept.
+        batch: clips per forward pass.
+        overwrite: start again, whatever `output` holds.
         cpu: do not use other devices.
     Returns:
-        `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`; `kept` counts parts of an earlier
-        call.
+        `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`; `kept` counts the parts that
+        earlier calls wrote.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     use = tokenizer_use(recipe)
@@ -289,7 +289,7 @@ def _write_parts(
     max_bad: float,
     report: Report,
 ) -> tuple[int, dict[str, str]]:
-    """Write the missing parts; return the number of kept parts, and the reason of each unreadable video."""
+    """Write the missing parts; return the number of kept parts, and the reason for each unreadable video."""
     finished, missing = list[CachePart](), list[CachePart]()
     for part in index.parts():
         (finished if (output / part.name).is_file() else missing).append(part)
@@ -297,7 +297,7 @@ def _write_parts(
     for part in finished:
         with open_part(output / part.name) as (_, problems):
             bad += [(samples[int(number)].path, reason) for number, reason in problems.items()]
-    done = sum(len(part.samples) for part in finished)  # clips
+    done = sum(len(part.samples) for part in finished)  # number of finished clips
     for part in missing:
         tensors, problems = encode(part)
         for number, reason in problems.items():
@@ -305,7 +305,7 @@ def _write_parts(
             bad.append((path, reason))
             report(notice(f"cannot read {path}: {reason}; left out"))
         done += len(part.samples)
-        # A part with too many unreadable samples is not written, so that it is tried again.
+        # A part with too many unreadable samples is not written, so that a later call tries it again.
         refuse_too_many(bad, requested=done, max_bad=max_bad)
         write_tensors(output / part.name, tensors, metadata={"problems": json.dumps(problems)})
         report({"event": "video", "done": done, "videos": index.videos * index.variants})
@@ -322,12 +322,12 @@ def _encode(
     *,
     batch: int,
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
-    """The tensors of a part, and the reason of each unreadable sample, whose rows are meaningless."""
+    """Return the tensors of a part, and the reason for each unreadable sample, whose rows are meaningless."""
     samples = [(part.variant, number) for number in part.samples]
     order = [samples[first : first + batch] for first in range(0, len(samples), batch)]
     workers = min(choose_workers(dataset, order, settings.workers), len(order))
     rows: dict[str, list[NDArray[Any]]] = {"codes": [], "ranks": []}  # (B, V, N) each
-    failed: list[list[tuple[str, str]]] = []  # of each sample the path and reason of what cannot be read
+    failed: list[list[tuple[str, str]]] = []  # per sample: paths that cannot be read, with reasons
     for clip in read_batches(dataset, order, workers=workers, timeout=settings.data_timeout):
         failed += clip.failed_reads
         frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)

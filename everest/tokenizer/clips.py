@@ -1,4 +1,4 @@
-"""The clips for training and validating a tokenizer, one window of frames of each video, and its settings."""
+"""The clips for training and validating a tokenizer (one window per video), and its settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.recipe_tokenizer import tokenizer_settings
 
-MEASURED_BATCH: Final = 8  # heuristic: clips that are measured together
+MEASURED_BATCH: Final = 8  # heuristic: clips per batch when measuring
 
 
 def tokenizer_dataset(recipe: Recipe) -> ClipDataset:
@@ -28,16 +28,16 @@ def tokenizer_dataset(recipe: Recipe) -> ClipDataset:
 
 
 def window_format(recipe: Recipe) -> ClipFormat:
-    """The windows of a tokenizer."""
+    """Return the clip format of a tokenizer's windows."""
     clip = clip_format(recipe, "pretrain")
     return replace(clip, frames=tokenizer_settings(recipe).frames, sampling="dense")
 
 
 def held_out_dataset(recipe: Recipe) -> tuple[str, ClipDataset]:
-    """The list for validating a tokenizer, and the middle window of each of its videos, always the same.
+    """Return the list for validating a tokenizer, and the middle window of each of its videos.
 
-    The list is `data.val`, otherwise `data.test` if the file exists. Without either it is the training list,
-    so that a folder of videos is enough.
+    The list is `data.val`, otherwise `data.test` if the file exists, otherwise the training list, so that a
+    folder of videos is enough.
 
     Returns:
         The key of the list in `data`, and the data set.
@@ -53,9 +53,9 @@ def held_out_dataset(recipe: Recipe) -> tuple[str, ClipDataset]:
 
 
 def spaced_clips(dataset: ClipDataset, most: int, *, settings: TrainSettings) -> Iterator[Batch]:
-    """Yield batches of up to `most` clips in all, evenly spaced in the list, as in the first epoch.
+    """Yield batches of at most `most` clips in all, evenly spaced in the list, as drawn in the first epoch.
 
-    Spaced, because a list may be in the order of its classes.
+    Clips are spaced because a list may be sorted by class.
     """
     keys = [(0, place) for place in choose_evenly(range(len(dataset)), most)]
     order = [keys[first : first + MEASURED_BATCH] for first in range(0, len(keys), MEASURED_BATCH)]
@@ -64,9 +64,9 @@ def spaced_clips(dataset: ClipDataset, most: int, *, settings: TrainSettings) ->
 
 
 def tokenizer_depends_on(key: str, recipe: Recipe) -> bool:
-    """Whether the tokenizer depends on a setting, section.key: runs that differ in others can share one.
+    """Whether the tokenizer depends on the setting `key`; if not, runs that differ in `key` can share it.
 
-    Its clips have its own number of frames, values in [0, 1], and no labels.
+    The tokenizer's clips have their own number of frames, values in [0, 1], and no labels.
     """
     data, section = recipe.data, recipe.pretrain
     unread = {"data.frames", "data.mean", "data.std", "train.ema", "train.shard"}

@@ -24,12 +24,12 @@ from torch.utils.checkpoint import checkpoint
 from everest.config.tokenizer_settings import TokenizerConfig, TopKGradient
 from everest.system.compute import full_precision
 
-NORM_GROUPS: Final = 32  # of GroupNorm, if they divide the channels
+NORM_GROUPS: Final = 32  # groups of GroupNorm, if their number divides the channels
 # The bound is a little beyond the outermost levels, so that every level can be reached.
 RANGE_MARGIN: Final = 1e-3  # relative to the range of the levels
-MOST_MARGIN: Final = 0.25  # in levels: from 0.5, a level outside of the range would be reached
+MOST_MARGIN: Final = 0.25  # in levels; at 0.5, a level outside the range would be reached
 ROOT_FLOOR: Final = 1e-6  # added under a root, whose gradient at 0 (equal frames or scores) is not finite
-NOISE_SAMPLES: Final = 32  # of noise, for `perturbed`
+NOISE_SAMPLES: Final = 32  # number of noise samples for `perturbed`
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -41,7 +41,7 @@ def _conv(channels: int, out_channels: int) -> nn.Conv3d:
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU and convolution, twice, and a shortcut."""
+    """A residual block: norm, SiLU and convolution, twice, with a shortcut."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class ConvStack(nn.Module):
 
 
 def make_encoder(config: TokenizerConfig, *, checkpointing: bool) -> ConvStack:
-    """The encoder of pixels (B, 3, T, H, W) in [0, 1] to one latent vector per token: (B, D, t, h, w)."""
+    """Make the encoder, from pixels (B, 3, T, H, W) in [0, 1] to a vector per token (B, D, t, h, w)."""
     widths = [config.channels * multiplier for multiplier in config.multipliers]
     time, space = config.stem
     patchify = nn.Conv3d(3, widths[0], kernel_size=(time, space, space), stride=(time, space, space))
@@ -103,7 +103,7 @@ def make_encoder(config: TokenizerConfig, *, checkpointing: bool) -> ConvStack:
 
 
 def make_decoder(config: TokenizerConfig, *, checkpointing: bool) -> ConvStack:
-    """The decoder of values of tokens (B, D, t, h, w) to pixels (B, 3, T, H, W), in [0, 1] once trained.
+    """Make the decoder, from token values (B, D, t, h, w) to pixels (B, 3, T, H, W), in [0, 1] once trained.
 
     A token that was left out is rebuilt from other tokens, mainly from the same position in the first frames,
     so the convolutions must reach that far in time.
@@ -115,7 +115,7 @@ def make_decoder(config: TokenizerConfig, *, checkpointing: bool) -> ConvStack:
         pairwise([widths[0], *widths]), (*reversed(config.time_down), None), strict=True
     ):
         stages.append(_stage(*pair, config.decoder_blocks))
-        if doubles_time is not None:  # repeats each value at 2 x 2 positions, and with time in two frames
+        if doubles_time is not None:  # repeats a value at 2 x 2 positions (in 2 frames, if time doubles)
             repeat = nn.Upsample(scale_factor=(2.0 if doubles_time else 1.0, 2.0, 2.0), mode="nearest")
             stages[-1].append(nn.Sequential(OrderedDict(repeat=repeat, conv=_conv(pair[1], pair[1]))))
     time, space = config.stem
@@ -135,11 +135,11 @@ class FSQ(nn.Module):
         levels: the number of levels of each dimension.
     """
 
-    reach: Tensor  # (D,) of the tanh to either side
-    offset: Tensor  # (D,)
-    steps: Tensor  # (D,) levels between 0 and -1
+    reach: Tensor  # (D,) amplitude of the tanh
+    offset: Tensor  # (D,) offset of the levels: 1/2 for even numbers of levels, else 0
+    steps: Tensor  # (D,) number of levels between 0 and -1
     counts: Tensor  # (D,) int64: `levels`
-    weights: Tensor  # (D,) int64: factor of a dimension's level in the code
+    weights: Tensor  # (D,) int64: factor by which a dimension's level enters the code
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
@@ -195,13 +195,13 @@ class TokenScorer(nn.Module):
 
     Args:
         stride: frames, and pixels per side, of a token.
-        channels: of the two convolutions (LVMAE §3.3); all sizes are our choice.
+        channels: output channels of the two convolutions (LVMAE §3.3); all sizes are our choice.
     """
 
     def __init__(self, stride: tuple[int, int], channels: tuple[int, int]) -> None:
         super().__init__()
         time, space = stride
-        # About the root of the token's side, so that both convolutions have similar strides.
+        # About the square root of the token's side, so that both convolutions have similar strides.
         first = next(side for side in range(1, space + 1) if space % side == 0 and side * side >= space)
         second = space // first
         self.first = nn.Conv3d(3, channels[0], (time, 2 * first - 1, 2 * first - 1), (time, first, first))
@@ -218,7 +218,7 @@ class TokenScorer(nn.Module):
         return self.distances(self.features(frames))
 
     def distances(self, features: Tensor) -> Tensor:
-        """Scores (B, t, h, w) in float32 of `features`; the first slice copies the scores of the second."""
+        """Compute scores (B, t, h, w) float32 of `features`; the first slice copies the second's scores."""
         with full_precision(features.device):
             moved = features.diff(dim=2).square().sum(dim=1)  # (B, t - 1, h, w)
             scores = (moved + ROOT_FLOOR).sqrt()
@@ -255,8 +255,8 @@ def soft_topk_mask(
         scores: (B, N) float32.
         gradient: `straight-through` uses the gradient of a sigmoid around the threshold; `perturbed` the
             gradient of the mean selection under noise (Berthet et al. 2020).
-        temperature: of the sigmoid; the standard deviation of the noise.
-        generator: for the order of ties and for the noise; on the scores' device.
+        temperature: temperature of the sigmoid, or standard deviation of the noise.
+        generator: draws the order of ties and the noise; on the scores' device.
     Returns:
         (B, N) float32 mask of 0 and 1, with exactly `k` ones per row.
     """

@@ -1,15 +1,15 @@
-"""The loss of a tokenizer: rebuilt pixels and, where their weights are not 0, two terms of MAGVIT's.
+"""The loss of a tokenizer: the error of rebuilt pixels, and two terms of MAGVIT if their weights are not 0.
 
-As in MAGVIT's public code (Yu et al. 2023) these are an adversarial and a perceptual term. The adversary is a
-discriminator that learns to distinguish rebuilt clips from real ones, with the non-saturating loss, R1 on the
+As in MAGVIT's public code (Yu et al. 2023), these are an adversarial and a perceptual term. The adversary is
+a discriminator that learns to distinguish rebuilt from real clips, with the non-saturating loss, R1 on the
 real clips of every pass (Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018), and
 Adam. The perceptual term is the mean squared difference between the logits of an ImageNet network on rebuilt
 and on real frames: a ResNet-50, with frames in the size that it was trained on.
 
 The discriminator is StyleGAN's (Karras et al., Analyzing and Improving the Image Quality of StyleGAN, 2020)
 in 3-D, with the layers of MAGVIT's public code in their order. Our choices: the strided first convolution,
-which makes it as small as its tokenizer, the widths, the size at which halving ends, and StyleGAN's blur
-instead of that code's plain means.
+which makes the discriminator as small as its tokenizer, the widths, the size at which halving ends, and
+StyleGAN's blur instead of the plain means in MAGVIT's code.
 
 B batch, C channels, T frames, H W pixels.
 """
@@ -36,25 +36,25 @@ from everest.tokenizer.adaptive_tokenizer import TokenizerReconstruction, Tokeni
 from everest.tokenizer.recipe_tokenizer import tokenizer_settings
 from everest.video.pixels import IMAGENET
 
-LEAST_PLACES: Final = 4  # heuristic: the least height and width, in places, of a discriminator's last layer
-ADVERSARY_START: Final = 0.2  # heuristic: of the steps; before them the tokenizer learns to rebuild at all
+LEAST_PLACES: Final = 4  # heuristic: minimum height and width, in places, of a discriminator's last layer
+ADVERSARY_START: Final = 0.2  # heuristic: share of the steps in which the tokenizer first learns to rebuild
 ADVERSARY_BETAS: Final = (0.0, 0.99)  # MAGVIT
-LEAKY_SLOPE: Final = 0.2  # of the leaky ReLU, below 0: MAGVIT
-MOST_WIDTH: Final = 4  # heuristic: times the tokenizer's first width; channels double up to it
+LEAKY_SLOPE: Final = 0.2  # slope of the leaky ReLU below 0: MAGVIT
+MOST_WIDTH: Final = 4  # heuristic: maximum width as a multiple of the tokenizer's first width
 BLUR_KERNEL: Final = (1, 3, 3, 1)  # StyleGAN
 
 IMAGE_SIDE: Final = 224  # pixels
-# Heuristic: of a clip, drawn again in every pass. On average their mean is that of all frames; all sixteen
-# would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
+# Heuristic: frames drawn from a clip in every pass. On average, their mean is that of all frames; all sixteen
+# frames would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
 PERCEPTUAL_FRAMES: Final = 4
-# Clips kept in memory in a pass: the tokenizer's loss 1, the rebuilt clip 1, the real one 3 (R1).
+# Clips kept in memory in a pass: 1 for the tokenizer's loss, 1 rebuilt clip, and 3 for the real clip (R1).
 DISCRIMINATOR_PASSES: Final = 5
 
 
 class BlurredHalving(nn.Module):
-    """Blurs and keeps every second value along height and width, with `time` also along time."""
+    """Blurs, then keeps every second value along height and width, and along time if `time`."""
 
-    kernel: Tensor  # (1, 1, kt, 4, 4), its sum 1
+    kernel: Tensor  # (1, 1, kt, 4, 4) with sum 1
 
     def __init__(self, *, time: bool) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class BlurredHalving(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two convolutions with a halving between them, and a shortcut that is halved as well."""
+    """Two convolutions with a halving in between, and a shortcut that is also halved."""
 
     def __init__(self, channels: int, out_channels: int, *, time: bool) -> None:
         super().__init__()
@@ -93,8 +93,8 @@ class Discriminator(nn.Module):
     """Maps clips (B, 3, T, H, W) in [0, 1] to logits (B,), which are higher for clips taken as real.
 
     Args:
-        config: of the tokenizer that rebuilds the clips.
-        frames: T.
+        config: settings of the tokenizer that rebuilds the clips.
+        frames: number of frames T.
         size: height and width of the clips before the tokenizer scales them.
     """
 
@@ -124,7 +124,7 @@ class Discriminator(nn.Module):
         layers += [nn.Conv3d(width, width, kernel_size=3, padding=1), nn.LeakyReLU(LEAKY_SLOPE), nn.Flatten()]
         layers += [nn.Linear(width * prod(grid), width), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(width, 1)]
         self.layers = nn.Sequential(*layers)
-        for module in self.modules():  # initial weights as MAGVIT's
+        for module in self.modules():  # initial weights of MAGVIT
             if isinstance(module, nn.Conv3d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
@@ -135,11 +135,11 @@ class Discriminator(nn.Module):
 
 
 class DiscriminatorLosses(NamedTuple):
-    """The scalars of one pass."""
+    """The scalar losses of the discriminator in one pass."""
 
-    total: Tensor  # the loss of the discriminator
-    logistic: Tensor  # low if it distinguishes real and rebuilt clips
-    r1: Tensor  # without its weight
+    total: Tensor  # the total loss of the discriminator
+    logistic: Tensor  # low if the discriminator distinguishes real and rebuilt clips
+    r1: Tensor  # the R1 penalty without its weight
 
 
 class Adversary:
@@ -148,8 +148,8 @@ class Adversary:
     Everything is computed in float32, whatever `train.precision` is: R1 learns from second derivatives.
 
     Args:
-        r1_weight: of the penalty.
-        lr_scale: its learning rate over the tokenizer's, in every step.
+        r1_weight: weight of the R1 penalty.
+        lr_scale: ratio of the discriminator's learning rate to the tokenizer's, in every step.
     """
 
     def __init__(self, discriminator: nn.Module, *, r1_weight: float, lr_scale: float = 1.0) -> None:
@@ -158,7 +158,7 @@ class Adversary:
         self.group = {"params": list(discriminator.parameters()), "weight_decay": 0.0, "lr_scale": lr_scale}
 
     def generator_loss(self, rebuilt: Tensor) -> Tensor:
-        """Scalar: low if rebuilt clips pass for real ones. The discriminator gets no gradient from it."""
+        """Return a scalar, low if rebuilt clips pass for real; the discriminator gets no gradient from it."""
         self.discriminator.requires_grad_(False)
         try:
             with torch.autocast(rebuilt.device.type, enabled=False):
@@ -167,9 +167,9 @@ class Adversary:
             self.discriminator.requires_grad_(True)
 
     def discriminator_losses(self, real: Tensor, rebuilt: Tensor) -> DiscriminatorLosses:
-        """The losses of the discriminator; neither real nor rebuilt clips get a gradient."""
+        """Compute the losses of the discriminator; neither real nor rebuilt clips get a gradient."""
         real = real.detach().float().requires_grad_()
-        # Autocast would also reach the operations of a gradient's own graph.
+        # Autocast would also affect the operations in the graph of a gradient.
         with torch.autocast(real.device.type, enabled=False):
             on_real, on_rebuilt = map(self.discriminator, (real, rebuilt.detach().float()))  # (B,)
             logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
@@ -181,10 +181,10 @@ class Adversary:
 def perceptual_distance(
     network: nn.Module, rebuilt: Tensor, real: Tensor, rng: np.random.Generator
 ) -> Tensor:
-    """Scalar float32: the distance of clips (B, 3, T, H, W) in [0, 1], on frames that `rng` draws.
+    """Return a float32 scalar: the distance of clips (B, 3, T, H, W) in [0, 1], on frames that `rng` draws.
 
     Args:
-        network: frozen, from frames (N, 3, H, W) to logits.
+        network: a frozen network, from frames (N, 3, H, W) to logits.
     """
     number = min(PERCEPTUAL_FRAMES, real.size(2))
     ids = np.sort(rng.choice(real.size(2), size=number, replace=False))
@@ -199,7 +199,7 @@ def perceptual_distance(
 
 
 def _bytes_of_pass(network: nn.Module, shape: tuple[int, ...], bytes_per_value: int) -> int:
-    """Measure the bytes that a pass of an input takes, on a copy without numbers."""
+    """Measure the bytes that a pass of an input takes, on a copy of the network on the meta device."""
     tensors = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
     copy = deepcopy(network, tensors | {id(b): b.to("meta") for b in network.buffers()})
     options = {"bytes_per_value": bytes_per_value, "with_grad": True}
@@ -207,25 +207,25 @@ def _bytes_of_pass(network: nn.Module, shape: tuple[int, ...], bytes_per_value: 
 
 
 class TokenizerLosses(NamedTuple):
-    """The scalars of one pass."""
+    """The scalar losses of one pass."""
 
     tokenizer: Tensor
-    discriminator: Tensor | None  # None: it is not active
-    parts: dict[str, Tensor]  # the terms without their weights; empty if there is one term only
+    discriminator: Tensor | None  # None: the adversary is not active
+    parts: dict[str, Tensor]  # the terms without their weights; empty if there is only one term
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenizerObjective:
-    """The terms with their weights; one with weight 0 is None."""
+    """The terms of the loss with their weights; a term with weight 0 is None."""
 
     weights: TokenizerLossSettings
-    perceptual: nn.Module | None = None  # frozen, see `perceptual_distance`
+    perceptual: nn.Module | None = None  # frozen network, see `perceptual_distance`
     adversary: Adversary | None = None
 
     def __call__(
         self, out: TokenizerReconstruction, *, adversarial: bool, rng: np.random.Generator
     ) -> TokenizerLosses:
-        """The losses of a pass.
+        """Compute the losses of a pass.
 
         Args:
             adversarial: whether the adversary is active in this step.
@@ -246,7 +246,7 @@ class TokenizerObjective:
         return TokenizerLosses(loss + self.weights.gan * parts["generator"], total, parts)
 
     def bytes_per_clip(self, spec: TokenizerSpec, bytes_per_value: int) -> int:
-        """Estimate the bytes that a pass keeps of a clip in the terms' networks, outside of the tokenizer."""
+        """Estimate the bytes per clip that a pass keeps in the networks of the terms, not the tokenizer."""
         total = 0
         if self.adversary is not None:
             shape = (1, 3, spec.window, *spec.config.scaled(spec.size))
@@ -261,7 +261,7 @@ class TokenizerObjective:
 def tokenizer_objective(
     recipe: Recipe, spec: TokenizerSpec, device: torch.device, *, load: Callable[[str | None], nn.Module]
 ) -> TokenizerObjective:
-    """Build the terms of a recipe, on the device.
+    """Build the terms of a recipe's loss on a device.
 
     Args:
         load: returns the perceptual network for `perceptual_weights`.

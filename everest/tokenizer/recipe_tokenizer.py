@@ -1,4 +1,4 @@
-"""The tokenizer of a recipe: a new one, or the trained one that a model uses.
+"""The tokenizer of a recipe: a new tokenizer, or the trained tokenizer that a model uses.
 
 Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
 
@@ -58,12 +58,12 @@ class TokenizerUse:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     settings: TokenizerSpec
-    path: str | None = None  # None: an untrained tokenizer, enough to compute costs
-    sha256: str | None = None  # of its weights
+    path: str | None = None  # None: an untrained tokenizer, which is enough to compute costs
+    sha256: str | None = None  # hash of the tokenizer's weights
 
     def load(self) -> AdaptiveTokenizer:
         """Load the tokenizer in eval mode, with new weights if `path` is None."""
-        with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the tokenizer
+        with torch.random.fork_rng(devices=[]):  # the model's initial weights must not depend on it
             tokenizer = self.settings.build().eval()
         if self.path is None:
             return tokenizer
@@ -97,12 +97,12 @@ def tokenizer_use(recipe: Recipe) -> TokenizerUse:
 
 
 class FrozenTokenizer:
-    """A trained tokenizer that a model uses. It is not among the model's weights, never trained or copied.
+    """A trained tokenizer that a model uses. It is not part of the model's weights, nor trained or copied.
 
     Args:
         load: called when the tokenizer is first needed; clips from a token cache never need it.
-        levels: of its code dimensions.
-        pixels: of the model's clips. The tokenizer takes frames in [0, 1].
+        levels: number of levels of each code dimension.
+        pixels: pixel statistics of the model's clips. The tokenizer itself takes frames in [0, 1].
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class FrozenTokenizer:
         return self._load().eval().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTokenizer:
-        return self  # shared with the average of the model's weights
+        return self  # the model's weight average shares it
 
     def on(self, device: torch.device) -> AdaptiveTokenizer:
         """The tokenizer, moved to the device of the clips."""
@@ -143,17 +143,17 @@ class FrozenTokenizer:
         """Encode clips (B, C, T, H, W), bytes or normalized: (B, N, D) float32, before the quantizer."""
         return self._in_parts(self.on(frames.device).latent, frames)
 
-    # A graph would repeat the tokenizer for every part of a batch. `torch.compiler.disable` is the same, but
-    # imports the compiler at once, which takes a second.
+    # A graph would repeat the tokenizer for every part of a batch. `torch.compiler.disable` does the same but
+    # imports the compiler immediately, which takes a second.
     @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     def _in_parts(self, code: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-        """Apply `code` to the pixels in [0, 1] of a few clips at a time; all at once take much memory."""
+        """Apply `code` to the pixels in [0, 1] of a few clips at a time, which saves memory."""
         parts = frames.split(self.tokenizer.clips_at_once(frames))
         return torch.cat([code(self.pixels.to_unit_range(part)) for part in parts])
 
     @torch.no_grad()
     def values(self, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
-        """The targets (B, M, D) of the tokens `ids` (B, M): float32; for `codes` int64 levels."""
+        """Compute the targets (B, M, D) of the tokens `ids` (B, M): float32, or int64 levels for `codes`."""
         tokenizer = self.on(frames.device)
         latent = self.latent(frames)  # (B, N, D)
         values, codes = tokenizer.quantizer(latent)

@@ -1,9 +1,9 @@
-"""The report on a tokenizer: how well it rebuilds clips it was not trained on, and whether it has collapsed.
+"""The report on a tokenizer: how well it rebuilds held-out clips, and whether it has collapsed.
 
 A tokenizer whose scorer ignores the content can rebuild clips as well as any other, so the pixel error alone
 is not enough: the kept tokens must be examined as well (see docs/lvmae.md).
 
-n clips, N ranked tokens of each (of all slices but the first), K kept ones, T frames, H W pixels, t h w the
+n clips, N ranked tokens per clip (all slices but the first), K kept tokens, T frames, H W pixels, t h w the
 grid of tokens.
 """
 
@@ -27,20 +27,20 @@ from everest.tokenizer.clips import spaced_clips
 from everest.tokenizer.layers import FSQ, TokenScorer, top_k
 from everest.video.pixels import in_unit_range
 
-MOST_CLIPS: Final = 256  # heuristic: enough for every figure
+MOST_CLIPS: Final = 256  # heuristic: maximum number of clips; enough for every figure
 TOP_SHARE: Final = 0.1  # heuristic: share of the tokens that are compared with the change of pixels
-NUM_EXAMPLES: Final = 2  # clips in the figure
-TINY_CHANGE: Final = 1e-12  # makes a ratio of changes 1 if nothing changes at all
+NUM_EXAMPLES: Final = 2  # number of clips in the figure
+TINY_CHANGE: Final = 1e-12  # makes a ratio of changes 1 if nothing changes
 
-# Limits for a scorer that ignores the content. Our choice, from a prototype.
-MOST_IN_A_SLICE: Final = 2.0  # times an even share
+# Limits beyond which a scorer ignores the content. Our choice, from a prototype.
+MOST_IN_A_SLICE: Final = 2.0  # multiple of an even share of the kept tokens
 MOST_OVERLAP: Final = 1.5  # times the overlap of a ranking by frame difference
 LEAST_CHANGE: Final = 0.5  # times the change of a ranking by frame difference
-LEAST_PERPLEXITY: Final = 0.25  # of the highest possible perplexity
+LEAST_PERPLEXITY: Final = 0.25  # share of the highest possible perplexity
 
 
 class Example(NamedTuple):
-    """A clip for a figure, in the scaled size in which the tokenizer works."""
+    """A clip for a figure, in the scaled size that the tokenizer works in."""
 
     video: str
     frames: Tensor  # (3, T, H, W) in [0, 1]
@@ -55,20 +55,20 @@ class TokenizerReport:
 
     figures: dict[str, Any]
     examples: list[Example]
-    skipped: list[tuple[str, str]]  # path and reason
+    skipped: list[tuple[str, str]]  # path and reason of each skipped video
 
 
 @torch.inference_mode()
 def measure_tokenizer(
     model: AdaptiveTokenizer, dataset: ClipDataset, untrained: TokenScorer, *, settings: TrainSettings
 ) -> TokenizerReport:
-    """Measure a tokenizer on up to `MOST_CLIPS` clips of one window each, from the whole list, in float32.
+    """Measure a tokenizer in float32 on at most `MOST_CLIPS` clips of one window, spread over the list.
 
     Args:
         untrained: the scorer before training, which already detects motion well.
     """
     model.eval()
-    measured: dict[str, list[Tensor]] = defaultdict(list)  # of all clips, on the CPU
+    measured: dict[str, list[Tensor]] = defaultdict(list)  # values of all clips, on the CPU
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
     for clip in spaced_clips(dataset, MOST_CLIPS, settings=settings):
@@ -83,12 +83,12 @@ def measure_tokenizer(
         noise = torch.rand(mask.shape, generator=generator, device=frames.device)
         masks = (mask, model.select_tokens(noise, keep=model.spec.keep), torch.ones_like(mask))
         rebuilt = [model.reconstruct(frames, mask=mask) for mask in masks]
-        # By their number, which is known: a boolean index would wait for the device.
+        # topk needs only the known number of codes; a boolean index would wait for the device.
         num_codes = mask[0, 0].numel() + num_kept(mask[0, 1:].numel(), model.spec.keep)
         ids = mask.flatten(1).topk(num_codes).indices.sort().values  # (n, K)
         batch = {
-            "own": psnr(rebuilt[0], scaled),  # (n,) in dB, from the tokens that the tokenizer selects
-            "random": psnr(rebuilt[1], scaled),  # from as many random tokens
+            "own": psnr(rebuilt[0], scaled),  # (n,) in dB, rebuilt from the selected tokens
+            "random": psnr(rebuilt[1], scaled),  # (n,) in dB, rebuilt from as many random tokens
             "all": psnr(rebuilt[2], scaled),
             "kept": _ranked_tokens(mask).bool(),  # (n, N)
             "scores": _ranked_tokens(output.scores),
@@ -110,22 +110,22 @@ def measure_tokenizer(
 
 
 def _change_of_pixels(frames: Tensor, grid: Sequence[int]) -> Tensor:
-    """The mean absolute difference (n, *grid) of each token's pixels from the frame before."""
+    """Return the mean absolute difference (n, *grid) of each token's pixels from the previous frame."""
     tubelet = [length // tokens for length, tokens in zip(frames.shape[2:], grid, strict=True)]
     changes = F.pad(frames.diff(dim=2).abs().mean(dim=1), (0, 0, 0, 0, 1, 0))  # (n, T, H, W), first 0
     return F.avg_pool3d(changes.unsqueeze(1), tubelet).squeeze(1)
 
 
 def _ranked_tokens(by_token: Tensor) -> Tensor:
-    """Remove the first slice, of which all tokens are kept: (n, t, h, w) to (n, N)."""
+    """Remove the first slice, whose tokens are all kept: (n, t, h, w) to (n, N)."""
     return by_token[:, 1:].flatten(1)
 
 
 def figures_of(clips: dict[str, Tensor], *, slices: int, quantizer: FSQ) -> dict[str, Any]:
-    """The figures of the values that `measure_tokenizer` has measured on all clips.
+    """Compute the figures of a report from the values that `measure_tokenizer` measured on all clips.
 
     Args:
-        slices: that are ranked.
+        slices: number of slices that are ranked.
     """
     kept, change = clips["kept"], clips["change"]  # (n, N) each
     rankings = {"scorer": clips["scores"], "untrained": clips["untrained"], "frame_difference": change}
@@ -136,7 +136,7 @@ def figures_of(clips: dict[str, Tensor], *, slices: int, quantizer: FSQ) -> dict
     perplexity = torch.special.entr(codes / codes.sum()).sum().exp().item()
 
     def ratio(scores: Tensor) -> float:
-        """The mean change of the highest tokens over that of all; at random 1."""
+        """Return the mean change of the highest-scored tokens over that of all tokens; 1 if random."""
         top = change[highest(scores, TOP_SHARE)]
         return ((top.mean() + TINY_CHANGE) / (change.mean() + TINY_CHANGE)).item()
 
@@ -209,14 +209,14 @@ def psnr(rebuilt: Tensor, frames: Tensor) -> Tensor:
 
 
 def highest(scores: Tensor, share: float) -> Tensor:
-    """Mask (n, N) of the given share of each row with the highest scores; at least one token."""
+    """Return a mask (n, N) of the given share of each row with the highest scores, at least one token."""
     generator = torch.Generator(scores.device).manual_seed(0)
     ids = top_k(scores, max(1, int(share * scores.size(1))), generator)
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, ids, True)
 
 
 def rank_correlation(scores_a: Tensor, scores_b: Tensor) -> float:
-    """Spearman's correlation of two scores (n, N) of the tokens of a clip, averaged over clips."""
+    """Spearman's correlation of two scores (n, N) of a clip's tokens, averaged over clips."""
     ranks = (torch.from_numpy(rankdata(scores.numpy(), axis=1)) for scores in (scores_a, scores_b))
     first, second = (rank - rank.mean(dim=1, keepdim=True) for rank in ranks)
     norms = first.norm(dim=1) * second.norm(dim=1)

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from everest.config.heads import Head
 from everest.config.settings import Recipe
+from everest.engine.plain_training import PlainTraining
 from everest.engine.stage_plan import cosine_lr
 from everest.engine.step import NumbersInFlight, set_lr
-from everest.engine.training import PlainTraining
 from everest.inference.opened_model import encode_clips
 from everest.models.base import PretrainingModel
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss

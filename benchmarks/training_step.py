@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from everest.config.recipe import load_recipe
 from everest.data.clip_dataset import Batch
+from everest.engine.plain_training import PlainTraining
 from everest.engine.step import set_lr
-from everest.engine.training import PlainTraining
 from everest.models.clip_spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import make_stage_spec

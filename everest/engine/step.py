@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from everest.data.clip_dataset import FailedReads
 from everest.engine.context import RunContext
-from everest.engine.saving import SaveRequest
+from everest.engine.saving import NO_REQUEST, SaveRequest
 from everest.errors import DivergedError
 from everest.system.compute import HostCopy
 from everest.system.files import write_text
@@ -178,6 +178,25 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every group to `lr` times the `lr_scale` of the group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+def update_networks(
+    accelerator: Accelerator,
+    networks: Sequence[TrainedNetwork],
+    record: StepRecord,
+    guard: UpdateGuard,
+    *,
+    clip_grad: float | None,
+    request: SaveRequest = NO_REQUEST,
+) -> NumbersInFlight:
+    """Clip the gradients, send the numbers of the step, and update the weights of all networks.
+
+    The numbers, of all processes, decide on the device whether the update is skipped.
+    """
+    norms = clip_gradients(accelerator, networks, clip_grad)
+    numbers = record.send(accelerator, norms, request=request)
+    step_optimizers(accelerator, networks, skipped=guard.skips(numbers))
+    return numbers
 
 
 def clip_gradients(

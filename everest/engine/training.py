@@ -13,7 +13,7 @@ network is a module that learns, with its optimizer; the model is the first netw
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from signal import Signals
@@ -21,17 +21,15 @@ from typing import Final, Never, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from everest.config.settings import Recipe, TrainedSection, TrainSettings
+from everest.config.settings import Recipe
 from everest.data.clip_dataset import Batch, ClipDataset, StepSampler
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
-from everest.engine.network import make_network, prepare_model
-from everest.engine.saving import NO_REQUEST, SaveSchedule
+from everest.engine.saving import SaveSchedule
 from everest.engine.stage_plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step import (
@@ -40,9 +38,8 @@ from everest.engine.step import (
     StepRecord,
     TrainedNetwork,
     UpdateGuard,
-    clip_gradients,
     set_lr,
-    step_optimizers,
+    update_networks,
 )
 from everest.engine.step_log import StepLog
 from everest.models.block import DroppedPaths
@@ -244,15 +241,12 @@ class Step:
             (loss / passes).backward()
 
     def update_weights(self) -> NumbersInFlight:
-        """Update the weights of all networks, without logging the step.
-
-        The numbers of the step, of all processes, decide on the device whether the update is skipped.
-        """
-        training, accelerator = self._training, self._accelerator
-        norms = clip_gradients(accelerator, training.networks, training.recipe.train.clip_grad)
-        numbers = self._record.send(accelerator, norms, request=training.saves.request())
-        step_optimizers(accelerator, training.networks, skipped=training.guard.skips(numbers))
-        return numbers
+        """Update the weights of all networks, without logging the step."""
+        training, accelerator, record = self._training, self._accelerator, self._record
+        clip_grad, request = training.recipe.train.clip_grad, training.saves.request()
+        return update_networks(
+            accelerator, training.networks, record, training.guard, clip_grad=clip_grad, request=request
+        )
 
     def update(self, *, wait: bool = False) -> list[Row]:
         """Update the weights, and log the steps whose numbers have arrived; returns the new rows.
@@ -279,29 +273,3 @@ class Stage(Protocol):
     def train(self) -> None:
         """Train to the end of the plan."""
         ...
-
-
-class PlainTraining:
-    """Trains a model without a run, in steps of one pass: for measurements.
-
-    Attributes:
-        model: as the caller computes its loss: compiled, in the precision of `accelerator`.
-    """
-
-    def __init__(
-        self, accelerator: Accelerator, model: nn.Module, section: TrainedSection, settings: TrainSettings
-    ) -> None:
-        self.network = make_network(model, section, settings, accelerator)
-        self.model = prepare_model(accelerator, model, settings)
-        self._accelerator, self._clip_grad = accelerator, settings.clip_grad
-        self._guard = UpdateGuard(settings.nonfinite, scaled=accelerator.scaler is not None)
-
-    def step(self, loss: Tensor, metrics: Mapping[str, Tensor] = {}) -> NumbersInFlight:
-        """Compute the gradient of a loss, and update the weights."""
-        record = StepRecord(index=0)
-        record.add(PassLosses(loss, metrics=metrics), passes=1)
-        self._accelerator.backward(loss)
-        norms = clip_gradients(self._accelerator, [self.network], self._clip_grad)
-        numbers = record.send(self._accelerator, norms, request=NO_REQUEST)
-        step_optimizers(self._accelerator, [self.network], skipped=self._guard.skips(numbers))
-        return numbers

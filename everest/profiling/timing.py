@@ -22,8 +22,9 @@ from everest.data.frames import find_sampling
 from everest.data.loader import choose_workers, copy_to_device, divide_batches, read_batches
 from everest.data.recipe_clips import apply_resize_setting, finetune_dataset, pretrain_dataset
 from everest.engine.network import prepare_model
+from everest.engine.plain_training import PlainTraining
 from everest.engine.step import set_lr
-from everest.engine.training import PlainTraining, Stage, Step
+from everest.engine.training import Stage, Step
 from everest.errors import EnvironmentProblem
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.clip_spec import ModelSpec

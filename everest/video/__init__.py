@@ -1,1 +1,1 @@
-"""Exactly the requested frames of a video file."""
+"""Reads exactly the requested frames of a video file."""

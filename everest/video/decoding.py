@@ -1,4 +1,4 @@
-"""Decoding: the frames of a file in display order, from a known keyframe on and past all damage.
+"""Decodes the frames of a file in display order, from a known keyframe on and past all damage.
 
 Decoders conceal missing data: a frame that refers to a damaged one looks valid, but is not the recorded one.
 Everything from the damage to the next keyframe is therefore left out, and counted as lost.
@@ -22,25 +22,25 @@ from everest.video.source import Video, open_bytes
 from everest.video.stream import MOTION_JPEG, decoder_errors, decoder_options, open_stream, read_packets
 from everest.video.truncation import is_truncated, pes_state
 
-# Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
+# The decoders of these codecs apply `skip_frame` per packet; AV1's also drops frames that it had started.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
-# Where they break off, it is not known which frames are missing among those that the decoder still holds.
+# Where a file of these formats breaks off, frames may be missing among those that the decoder still holds.
 UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "mpeg", "h264", "hevc", "m4v", "mpegvideo"})
 MAX_HELD_FRAMES: Final = 16  # frames that a decoder holds back
 MAX_OUTPUTS: Final = 2**8  # frames that one packet pushes out; the end of a file pushes out up to 32
-MAX_SEEK_PACKETS: Final = 4000  # from where a seek ended to the keyframe
-# A picture that ends early is decoded from what follows it in the memory: it differs with these bytes.
+MAX_SEEK_PACKETS: Final = 4000  # packets from where a seek ended to the keyframe
+# A picture that ends early is decoded from the bytes that follow it in memory: it differs with these.
 PICTURE_ENDINGS: Final = (b"", b"\xff" * 64, b"\x55" * 64)
-MAX_REPEATED_PACKETS: Final = 1000  # heuristic: packets since a keyframe that are decoded to check the last
+MAX_REPEATED_PACKETS: Final = 1000  # heuristic: packets since a keyframe, decoded to check the last one
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A keyframe at which decoding can begin."""
 
-    seek: int  # time in the stream's units, or byte
-    packet: int = 0  # its number in the file
-    mark: int | None = None  # of its content and time or byte; None: begin wherever the seek ends
+    seek: int  # where to seek: time in the stream's units, or byte
+    packet: int = 0  # number of the keyframe's packet in the file
+    mark: int | None = None  # of the packet's content and its time or byte; None: begin where the seek ends
 
 
 class DecodedFrame(NamedTuple):
@@ -54,15 +54,15 @@ class LostPackets(NamedTuple):
     """Packets that cannot be decoded."""
 
     frames_before: int
-    num_packets: int  # 0: known by the times of the frames only
+    num_packets: int  # 0: only the times of the frames show the loss
 
 
 class Skips(NamedTuple):
     """The frames that a reader does not need, by their time stamps."""
 
-    unwanted: Collection[int] = ()  # may be skipped if no other frame refers to them
-    droppable: Collection[int] = ()  # can always be skipped
-    last: int | None = None  # of the frame whose packet is the last to be read
+    unwanted: Collection[int] = ()  # frames to skip if no other frame refers to them
+    droppable: Collection[int] = ()  # frames that can always be skipped
+    last: int | None = None  # time stamp of the frame whose packet is the last to be read
 
 
 @dataclass(slots=True)
@@ -70,9 +70,9 @@ class Survey:
     """What decoding shows about a file besides its frames; `decode_frames` fills it."""
 
     keys: list[Entry] = field(default_factory=list)  # keyframes
-    stamps: list[int | None] = field(default_factory=list)  # of the packets, as decoded
-    lost: list[LostPackets] = field(default_factory=list)  # what cannot be decoded
-    num_frames: int = 0  # decoded
+    stamps: list[int | None] = field(default_factory=list)  # time stamps of the packets, in decode order
+    lost: list[LostPackets] = field(default_factory=list)  # packets that cannot be decoded
+    num_frames: int = 0  # frames decoded
 
 
 class CheckedPacket(NamedTuple):
@@ -88,9 +88,9 @@ class CheckedPacket(NamedTuple):
 class _Recovery:
     """Skips packets up to a keyframe, at the start and after damage."""
 
-    survey: Survey  # receives what is lost
+    survey: Survey  # receives the lost packets
     awaits_key: bool
-    is_broken: bool = False  # by damage
+    is_broken: bool = False  # whether damage stopped the decoding
     num_lost: int = 0  # packets since the damage
 
     def skip_to_key(self, packet: Packet, *, is_damaged: bool) -> bool:
@@ -104,7 +104,7 @@ class _Recovery:
         return self.awaits_key
 
     def add_lost(self) -> None:
-        """Add the lost packets to the survey, after the frames up to now."""
+        """Add the lost packets to the survey, as packets after the frames decoded until now."""
         self.survey.lost.append(LostPackets(self.survey.num_frames, self.num_lost))
         self.num_lost = 0
         self.is_broken = False
@@ -121,7 +121,7 @@ def decode_frames(
     """Decode frames in display order from an entry, or from the start; none if the entry is not reached.
 
     Args:
-        survey: is filled.
+        survey: receives what decoding shows about the file.
         starts_anywhere: begin at any packet, not at the first keyframe.
     """
     skips = skips or Skips()
@@ -150,7 +150,7 @@ def decode_frames(
                 ends_early = is_end_of_file and is_truncated(path)
             if is_timed:
                 frames += held
-            elif ends_early:  # what the decoder still held may have gaps
+            elif ends_early:  # the frames that the decoder still held may have gaps
                 recovery.num_lost += len(frames)
                 frames = []
             else:
@@ -165,7 +165,7 @@ def decode_frames(
                 recovery.is_broken = recovery.awaits_key = True
     if recovery.num_lost:
         recovery.add_lost()
-    elif recovery.awaits_key and not recovery.is_broken:  # there is no keyframe
+    elif recovery.awaits_key and not recovery.is_broken:  # the file has no keyframe
         survey.stamps.clear()
         yield from decode_frames(path, survey=survey, starts_anywhere=True)
 
@@ -178,7 +178,7 @@ def _decode(
     Args:
         is_final: no packet that belongs to this one follows.
     Returns:
-        The frames, those that the decoder held when it ended, and whether the packet is damaged.
+        The frames, the frames that the decoder still held at the end, and whether the packet is damaged.
     """
     frames: list[VideoFrame] = []
     held: list[VideoFrame] = []
@@ -188,7 +188,7 @@ def _decode(
         except InvalidDataError:
             is_damaged = True
     intact = list(takewhile(_is_intact, frames))
-    if len(intact) < len(frames):  # what the decoder still holds may refer to the damaged frame
+    if len(intact) < len(frames):  # frames that the decoder still holds may refer to the damaged one
         is_damaged = True
     elif is_damaged or is_final:
         held = list(takewhile(_is_intact, codec.decode(None)))
@@ -227,7 +227,7 @@ def check_packets(
     """Yield the packets from an entry, or from the start; none if the entry is not reached."""
     packets = read_packets(path, container, stream)
     is_ts = container.format.name == "mpegts"
-    is_bare = container.format.name in SKIPPING_CODECS  # no size or time tells where the last packet ends
+    is_bare = container.format.name in SKIPPING_CODECS  # no size or time states where the last packet ends
     since_key: list[Packet] = []
     if entry is not None:
         with decoder_errors(path):
@@ -258,7 +258,7 @@ def check_packets(
 
 
 def _is_complete(path: Video, codec: VideoCodecContext, since_key: Sequence[Packet]) -> bool:
-    """Whether the picture of the last packet ends within it: its pixels do not depend on what follows.
+    """Whether the last packet has all of its picture: the pixels do not depend on the bytes that follow.
 
     By chance, the first bytes of a small picture may form one that repeats another: with 64 x 48 pixels,
     2 of 540 truncated after 6 to 15 bytes showed a frame twice (46 without this check), none of 1,432 others.
@@ -296,6 +296,6 @@ def _entry_at(container: InputContainer, packet: Packet, number: int) -> Entry:
         return Entry(packet.pos, number, zlib.crc32(repr(packet.pos).encode(), content))
     time = packet.dts if packet.dts is not None else packet.pts or 0
     if container.format.name == "mpeg":
-        return Entry(time - 90_000, number, content)  # of 1/90000 s; its seeks often end too late
+        return Entry(time - 90_000, number, content)  # in 1/90000 s; seeks to it often end too late
     time_and_byte = repr((packet.pts, packet.pos)).encode()
     return Entry(time, number, zlib.crc32(time_and_byte, content))

@@ -23,7 +23,7 @@ from everest.system.signals import signal_name
 Result = TypeVar("Result")
 
 # Not fork: a copy of a process with threads may wait for a lock forever. A server imports the modules once.
-_HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+_HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # Windows has none
 _CONTEXT = multiprocessing.get_context("forkserver") if _HAS_SERVER else multiprocessing.get_context("spawn")
 
 
@@ -41,7 +41,7 @@ def map_in_processes(
 
     Args:
         work: a function of a module, or a partial of one; its exceptions are raised here.
-        timeout: seconds for an item.
+        timeout: limit of seconds per item.
     """
     module_function = work.func if isinstance(work, partial) else work
     if _HAS_SERVER:
@@ -76,7 +76,7 @@ def collect_in_processes(
     workers: int,
     timeout: float,
 ) -> tuple[dict[str, Result], dict[str, str]]:
-    """`map_in_processes` all videos; returns the results, and why others have none, both by video."""
+    """`map_in_processes` for videos; returns the results and the reasons for missing results, by video."""
     results: dict[str, Result] = {}
     reasons: dict[str, str] = {}
     for video, result in map_in_processes(work, videos, workers=workers, timeout=timeout):
@@ -100,7 +100,7 @@ class _Worker(Generic[Result]):
         self._work, self._timeout = work, timeout
 
     def start(self, item: str) -> _Worker[Result]:
-        """Work on an item in this process, or in another one if it has died; returns its worker."""
+        """Work on an item in this process, or in a new one if this one has died; returns its worker."""
         self._item = item
         try:
             self.connection.send(item)
@@ -118,7 +118,7 @@ class _Worker(Generic[Result]):
             code = self._process.exitcode
             name = signal_name(code)
             reason = f"the decoder ended with code {code}"
-            if name == "SIGALRM":  # of the timer
+            if name == "SIGALRM":  # the signal of the timer
                 reason = f"not decoded within {self._timeout:g} s"
             elif name is not None:
                 hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""

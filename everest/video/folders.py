@@ -20,7 +20,7 @@ VIDEO_SUFFIXES: Final = frozenset(
     | {".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
     | {".ts", ".vob", ".webm", ".wmv", ".y4m"}
 )
-# The first bytes of MP4, Matroska, AVI, FLV, ASF and Ogg files and MPEG streams; no text begins so.
+# The first bytes of MP4, Matroska, AVI, FLV, ASF and Ogg files and MPEG streams; no text begins with them.
 _VIDEO_HEAD: Final = re.compile(
     rb"\0...(?:ftyp|moov|mdat|wide|free|skip)|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|0&\xb2u|G@[\0\x11]"
     rb"|\0\0\0?\x01|OggS\0",
@@ -35,7 +35,7 @@ SPLITS: Final = {
 _MACOS_FOLDER: Final = "__MACOSX"  # macOS adds it to the archives that it packs
 _NUMBER: Final = re.compile("[0-9]+")
 
-AnyPath = TypeVar("AnyPath", Path, Location)  # folders of this machine contain files of this machine
+AnyPath = TypeVar("AnyPath", Path, Location)  # what a local folder contains is local
 
 
 @contextmanager
@@ -76,12 +76,12 @@ def subfolders(folder: Location) -> list[str]:
 
 
 def video_name(video: Location) -> str:
-    """The name of a video without its suffix; a folder of images such as `mouse.day1` has none."""
+    """The name of a video without its suffix; a folder of images such as `mouse.day1` has no suffix."""
     return video.stem if video.suffix.lower() in VIDEO_SUFFIXES else video.name
 
 
 def videos_under(folder: AnyPath) -> Iterator[AnyPath]:
-    """Video files and folders of images, at any depth, in the order of their names."""
+    """Yield video files and folders of images, at any depth, in the order of their names."""
     return _walk(folder, {folder.resolve()})
 
 
@@ -104,7 +104,7 @@ def class_folder_notices(folder: Location) -> list[str]:
     counts = Counter(inner for name in classes for inner in subfolders(folder / name))
     shared = sorted(inner for inner, count in counts.items() if 2 * count > len(classes) > 1)
     folders = (folder / name / inner for name in classes for inner in shared)
-    # A folder of images is a video itself.
+    # Such a folder of images is itself a video, not a class.
     if len(shared) > 1 and any(next(videos_under(path), path) != path for path in folders if path.is_dir()):
         found = f"takes its folders {first_names(classes)} as classes, which have {first_names(shared)}"
         advice = "if these are the classes, list the clips in a table: path,class,group"
@@ -119,7 +119,7 @@ def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
     training has class folders. A class may be called `test`. DataError for two folders of one list.
 
     Args:
-        labeled: False: a folder for training needs no class folders.
+        labeled: if False, a folder for training needs no class folders.
     """
     names = subfolders(root)
     splits = [(SPLITS[name.lower()], name) for name in names if name.lower() in SPLITS]
@@ -141,7 +141,7 @@ def can_be_list(folder: Location, *, labeled: bool) -> bool:
         return False
     if not labeled:
         return True
-    # A folder of images is a video itself, and has none in it.
+    # A folder of images is itself a video and contains none.
     inner = (folder / name for name in subfolders(folder))
     return any(video != path for path in inner for video in videos_under(path))
 
@@ -149,7 +149,7 @@ def can_be_list(folder: Location, *, labeled: bool) -> bool:
 def images_in(folder: AnyPath) -> Sequence[AnyPath]:
     """The images in a folder, sorted by name; numbers in the names count as numbers."""
 
-    def with_length(number: re.Match[str]) -> str:  # the order of the texts is then that of the numbers
+    def with_length(number: re.Match[str]) -> str:  # sorted as texts, numbers are then in order
         digits = number[0].lstrip("0")
         return f"{len(digits):04d}{digits}"
 
@@ -164,7 +164,7 @@ def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:
         folders = {path for path in children if path.is_dir()}
     videos = {path for path in children if path.suffix.lower() in VIDEO_SUFFIXES} - folders
     if not folders and not videos and any(path.suffix.lower() in IMAGE_SUFFIXES for path in children):
-        yield folder  # next to videos or folders, an image is a thumbnail or a poster
+        yield folder  # next to videos or folders, images are thumbnails or posters
     for path in children:
         if path in videos:
             yield path

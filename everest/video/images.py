@@ -19,8 +19,8 @@ from everest.video.source import ShardMember, Video, decoder_input
 from everest.video.stream import VideoError, check_frame_size, decoder_errors
 
 NO_SECONDS: Final = "a folder of images has no seconds; make a video of it by everest prepare encode"
-IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # with any suffix
-EXIF_ORIENTATIONS: Final = {  # by the value of the tag
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # read with any suffix
+EXIF_ORIENTATIONS: Final = {  # orientation by the value of the EXIF tag
     2: Orientation(mirrored=True),
     3: Orientation(mirrored=True, flipped=True),
     4: Orientation(flipped=True),
@@ -34,7 +34,7 @@ EXIF_ORIENTATIONS: Final = {  # by the value of the tag
 def image_folder(path: Video) -> Location | None:
     """The folder if a video is a folder of images; None for a file.
 
-    A video suffix is enough to know: the storage gets no request.
+    A path with a video suffix is a file: the storage is not asked.
     """
     is_remote_file = isinstance(path, RemotePath) and path.suffix.lower() in VIDEO_SUFFIXES
     if isinstance(path, ShardMember) or is_remote_file:
@@ -43,7 +43,7 @@ def image_folder(path: Video) -> Location | None:
 
 
 def video_files(path: Video) -> Sequence[Video]:
-    """The file of a video, or the images of its folder."""
+    """The files of a video: the video itself, or the images of its folder."""
     folder = image_folder(path)
     return [path] if folder is None else images_in(folder)
 
@@ -52,7 +52,7 @@ def image_frames(folder: Location) -> Sequence[Location]:
     """The images that are the frames of a video, in their order.
 
     Raises:
-        VideoError: there are none.
+        VideoError: the folder has no images.
     """
     images = images_in(folder)
     if not images:
@@ -63,7 +63,7 @@ def image_frames(folder: Location) -> Sequence[Location]:
 def read_image(file: Location) -> np.ndarray:
     """Read an image of a folder of images: (H, W, 3) uint8 RGB, rotated and mirrored by its EXIF data.
 
-    Of 16-bit pixels, the upper 8 bits are kept.
+    Pixels of 16 bits keep their upper 8 bits.
 
     Raises:
         VideoError: the image is damaged, too large, an animation, not a regular file, or has 32-bit pixels.
@@ -72,15 +72,15 @@ def read_image(file: Location) -> np.ndarray:
     if isinstance(file, Path) and file.exists() and not file.is_file():  # reading a named pipe would wait
         raise VideoError(folder, f"{file.name}: not a regular file")
     with decoder_errors(folder, f"{file.name}: cannot be read"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, before decoding
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below, before decoding
         with Image.open(decoder_input(file), formats=IMAGE_FORMATS) as image:
             check_frame_size(folder, (image.height, image.width), f"{file.name}: an image")
-            is_animated = getattr(image, "is_animated", False) and image.format != "MPO"  # the main photo
-            if is_animated or image.mode in ("I", "F"):  # the range of 32 bits is not known
+            is_animated = getattr(image, "is_animated", False) and image.format != "MPO"  # MPO: main photo
+            if is_animated or image.mode in ("I", "F"):  # the range of values of 32 bits is unknown
                 problem = "an animation, or pixels of 32 bits; save it as an image of 8 bits"
                 raise VideoError(folder, f"{file.name}: {problem}")
             tag = None
-            with suppress(SyntaxError, struct.error):  # EXIF data are damaged: as stored
+            with suppress(SyntaxError, struct.error):  # with damaged EXIF data, the image stays as stored
                 tag = image.getexif().get(ExifTags.Base.Orientation)
             orientation = EXIF_ORIENTATIONS.get(tag or 1, Orientation())
             if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255

@@ -5,8 +5,8 @@ F frames, K keyframes. There are two kinds of index.
 Most files of ISO media and Matroska state in each packet when its frame is shown. Their index is made from
 the packets, without decoding: frame number n has the n-th time stamp in rising order.
 
-All other files are decoded once, from the start, and their frames counted. So are those whose time stamps
-are missing, repeated, or in an order that their decoder cannot have: the decoder's order is the right one. A
+All other files are decoded once, from the start, to count their frames. So are files whose time stamps are
+missing, repeated, or in an order that the decoder cannot produce: the decoder's order is right. A
 counted frame is found by the packet that pushes it out of the decoder. A reader may begin at a keyframe that
 a seek was seen to reach, with the same images put out by the same packets from there on.
 
@@ -41,10 +41,10 @@ from everest.video.source import Video
 from everest.video.stream import VideoError, read_packets
 from everest.video.times import RepairedTimes, numbers_among_lost, repair_times
 
-STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
-COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
-MAX_INTERVAL_RATIO: Final = 1.6  # heuristic: an interval and the median, either way; 3:2 pull-down has 1.5
-FRAMES_COMPARED: Final = 4  # after each entry
+STAMPED_FORMATS: Final = ("mov", "matroska")  # first parts of FFmpeg's names of the formats
+COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of VP8's hidden reference frames show nothing
+MAX_INTERVAL_RATIO: Final = 1.6  # heuristic: an interval / the median, or the reverse; 3:2 pull-down has 1.5
+FRAMES_COMPARED: Final = 4  # frames compared after each entry
 MIN_ENTRY_DISTANCE: Final = 10  # packets from one entry to the next: nearer ones save no time
 MAX_FAILED_ENTRIES: Final = 3  # entries; if none of them is reached, a format cannot seek
 
@@ -52,8 +52,8 @@ MAX_FAILED_ENTRIES: Final = 3  # entries; if none of them is reached, a format c
 class UnitTypes(NamedTuple):
     """How to read the units (NAL) of which a packet of H.264 or HEVC consists."""
 
-    length_at: int  # the byte of the codec's header that states the bytes of a unit's length
-    shift: int  # of the type in a unit's first byte
+    length_at: int  # position of the byte in the codec's header that states the size of a length field
+    shift: int  # shift of the type in a unit's first byte
     mask: int
     pictures: range  # types
     restarts: range  # types of pictures that end all references to earlier ones
@@ -69,12 +69,12 @@ class StampedPacket(NamedTuple):
     """A packet that shows a frame."""
 
     time: int  # when it is shown, in the stream's units
-    seek: int  # where to seek for it
+    seek: int  # time to seek to
     is_key: bool
     duration: int = 0  # how long it is shown; 0: not stated
     restarts: bool = True  # no frame shown after this keyframe refers to one before it
-    offset: int = -1  # of its bytes in the file; -1: not known
-    size: int = 0  # bytes
+    offset: int = -1  # first byte in the file; -1: not known
+    size: int = 0  # size in bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,11 +83,11 @@ class StampedIndex:
 
     times: np.ndarray  # (F,) int64 rising: when frames are shown, in the stream's units
     key_times: np.ndarray  # (K,) int64 rising
-    key_seeks: np.ndarray  # (K,) int64, where to seek for them
+    key_seeks: np.ndarray  # (K,) int64, times to seek to for the keyframes
     # (F,) int64, position of each frame in decode order; empty if GOPs may be open.
     order: np.ndarray
     last_duration: int  # how long the last frame is shown; 0: not known
-    # (F,) int64 each, in bytes: where the image of each frame is, see `decode_images`; usually empty.
+    # Each (F,) int64, in bytes: where the image of each frame is, see `decode_images`; usually empty.
     offsets: np.ndarray
     sizes: np.ndarray
 
@@ -99,9 +99,9 @@ class StampedIndex:
             are_images: each packet is an independent image.
         """
         keys = sorted(packet for packet in packets if packet.is_key)
-        times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded
+        times = np.array([packet.time for packet in packets], dtype=np.int64)  # in decode order
         display_order = np.argsort(times)
-        # Closed: from the first on, every frame is shown after the keyframe that it follows in decode order.
+        # GOPs are closed if every frame is shown after the keyframe that it follows in decode order.
         has_closed_gops = True
         last_key = np.inf
         for packet in packets:
@@ -125,25 +125,25 @@ class StampedIndex:
         """Divide the numbers of `wanted` frames (rising) at keyframes to which a reader can seek.
 
         Returns:
-            Each part with the entry from which to decode it; None is the start of the file.
+            The parts, each with the entry from which to decode it; an entry of None is the start of the file.
         """
-        keys = np.searchsorted(self.key_times, self.times[wanted], side="right") - 1  # -1: before the first
+        keys = np.searchsorted(self.key_times, self.times[wanted], side="right") - 1  # -1: before all keys
         return [
             (Entry(int(self.key_seeks[key])) if key > 0 else None, part)
             for key, part in _divide_at_jumps(keys, wanted)
         ]
 
     def skips(self, wanted: list[int]) -> Skips:
-        """The frames that reading the `wanted` ones (rising) may skip.
+        """The frames that a reader of the `wanted` frames (rising) may skip.
 
         A frame that is decoded after all wanted frames of its GOP is droppable: none of them refers to it. If
         GOPs may be open, no frame is known to be droppable.
         """
-        # Only those that a reader may meet: of the GOPs from the first wanted frame to the last, and of one
-        # GOP at each side. A clip of a file of many hours then does not cost work for all its frames.
+        # Only frames that a reader may meet count: from the GOP before the first wanted frame to one GOP
+        # after the last. A clip from a file of many hours then costs no work for all frames of the file.
         keys = self.key_times
         wanted_ends = self.times[[wanted[0], wanted[-1]]]
-        first, last = np.searchsorted(keys, wanted_ends, side="right").tolist()  # GOP + 1
+        first, last = np.searchsorted(keys, wanted_ends, side="right").tolist()  # number of the GOP, plus 1
         first_nearby = int(np.searchsorted(self.times, keys[first - 2])) if first > 1 else 0
         end = int(np.searchsorted(self.times, keys[last + 1])) if last + 1 < keys.size else len(self)
         nearby = slice(first_nearby, end)
@@ -167,7 +167,7 @@ class CountedIndex:
 
     outputs: np.ndarray  # (F,) int64 rising, see `DecodedFrame`
     times: np.ndarray  # (F,) int64 rising; empty if the file does not store when frames are shown
-    entry_frames: np.ndarray  # (E,) int64 rising: the first frame that is right after each entry
+    entry_frames: np.ndarray  # (E,) int64 rising: the first correct frame after each entry
     entry_seeks: np.ndarray  # (E,) int64
     entry_packets: np.ndarray  # (E,) int64
     entry_marks: np.ndarray  # (E,) int64
@@ -243,14 +243,14 @@ def read_stamped_packets(
 
 
 def _restarts(codec: VideoCodecContext, packet: Packet) -> bool:
-    """Whether no frame that is shown after a keyframe refers to one before it; False if that is not known."""
+    """Whether frames shown after a keyframe never refer to frames before it; False if that is not known."""
     types = UNIT_TYPES.get(codec.name)
     if types is None:
         return True
     header = codec.extradata or b""
     data = memoryview(packet)
     offset = 0
-    if len(header) <= types.length_at or header[0] != 1:  # units without lengths
+    if len(header) <= types.length_at or header[0] != 1:  # the units have no lengths
         return False
     length_bytes = (header[types.length_at] & 3) + 1
     while offset + length_bytes < len(data):
@@ -274,9 +274,9 @@ def _is_possible_order(times: np.ndarray, delay: int) -> bool:
         return False
     if delay == 0:
         return True
-    if np.all(np.diff(times) > 0):  # times of decoding, or a decoder that is only said to hold back frames
+    if np.all(np.diff(times) > 0):  # decode times, or a decoder that only claims to hold back frames
         return False
-    # A stamp in a wrong place is not noticed by its order; but it leaves an interval of double length.
+    # The order does not reveal a stamp in the wrong place, but it leaves an interval of double length.
     return bool(np.all(np.abs(np.log(intervals / np.median(intervals))) < np.log(MAX_INTERVAL_RATIO)))
 
 
@@ -286,16 +286,16 @@ def count_frames(
     """Decode a file to count its frames, and find the entries that work.
 
     Args:
-        frame_interval: from one frame to the next in the stream's units, by the stated rate.
+        frame_interval: time from one frame to the next in the stream's units, by the stated rate.
         are_decode_times: the file stores times of decoding only.
     Returns:
-        The index, what cannot be decoded, and the times with what was repaired of them.
+        The index, the packets that cannot be decoded, and the times with their repairs.
     """
     survey = Survey()
     outputs: list[int] = []
     stamps: list[int | None] = []
     entries: list[Entry] = []  # keyframes that are not near each other
-    checksums: dict[int, int] = {}  # of the frames after each entry, by their outputs
+    checksums: dict[int, int] = {}  # checksums of the frames after each entry, by output number
     last_duration = compared_until = 0
     with closing(decode_frames(path, survey=survey)) as decoded:
         for frame, output in decoded:
@@ -324,7 +324,7 @@ def count_frames(
 def _find_entries(
     path: Video, entries: Sequence[Entry], outputs: list[int], checksums: dict[int, int]
 ) -> list[tuple[int, Entry]]:
-    """The entries that give the same images at the same outputs, each with the number of its first frame."""
+    """The entries from which decoding gives the same images, each with the number of its first frame."""
     reachable: list[tuple[int, Entry]] = []
     failed = 0
     for entry in entries:

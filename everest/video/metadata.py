@@ -1,9 +1,9 @@
 """Metadata needed to read a video file: number and size of frames, index, orientation, damage.
 
-It is kept in memory and on the disk, so that a process need not read the packets of each file again. On
-the disk, there is one small file for each video, named by a hash of its path, size, times and inode (in a
-storage: URL, size and version). A changed video has another name. Files are renamed into place when they are
-complete, and a damaged one counts as missing.
+Metadata is kept in memory and on disk, so that a process need not read the packets of each file again. On
+disk, there is one small file for each video, named by a hash of the video's path, size, times and inode (in
+a storage: URL, size and version). A changed video gets another name. Files are renamed into place when they
+are complete, and a damaged file counts as missing.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from everest.video.source import ShardMember, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, MOTION_JPEG, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
-MATRIX_SIDE_DATA: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
-MIN_SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
+MATRIX_SIDE_DATA: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers; a to d have 16 binary places
+MIN_SLANT: Final = 0.02  # sine of the slant: our choice, about 1 degree
 METADATA_VERSION: Final = 12  # raise it with every change of the metadata or of how it is found
 STORED_DTYPE: Final = np.dtype("<i8")
-MAX_CACHED_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
+MAX_CACHED_FRAMES: Final = 2**23  # heuristic: frames of all files in memory, 16 bytes each
 SLANTED_NOTICE: Final = "is rotated by an angle that is no multiple of 90 degrees; the nearest is used"
 
 
@@ -58,12 +58,12 @@ class Orientation(NamedTuple):
     flipped: bool = False  # exchange top and bottom
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """(H, W, C) as stored to (H', W', C) as shown, without a copy."""
+        """Turn stored pixels (H, W, C) into pixels as shown (H', W', C), without a copy."""
         upright = pixels.transpose(1, 0, 2) if self.transposed else pixels
         return upright[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
 
     def apply_to_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) as stored to (H', W') as shown, or the reverse."""
+        """Turn the stored size (H, W) into the size as shown (H', W'), or the reverse."""
         return (size[1], size[0]) if self.transposed else size
 
 
@@ -74,7 +74,7 @@ def read_orientation(frame: VideoFrame) -> tuple[Orientation, bool]:
         return Orientation(), False
     a, b, _, c, d, *_ = (value / 2**16 for value in struct.unpack("=9i", bytes(data)))
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
-    x, y = (c, b) if transposed else (a, d)  # what the new x and y are multiples of
+    x, y = (c, b) if transposed else (a, d)  # the new x and y are multiples of these
     others = (a, d) if transposed else (b, c)
     is_slanted = max(map(abs, others)) > MIN_SLANT * max(abs(x), abs(y))
     return Orientation(transposed, x < 0, y < 0), is_slanted
@@ -85,7 +85,7 @@ class VideoInfo:
     """The number, size and rate of a video's frames."""
 
     num_frames: int
-    height: int  # as shown, after rotation
+    height: int  # height as shown, after rotation
     width: int
     fps: float | None  # None: a folder of images
 
@@ -97,23 +97,23 @@ class VideoMetadata:
     info: VideoInfo
     index: FrameIndex
     orientation: Orientation
-    second: float  # in units of the time stamps
+    second: float  # one second in units of the time stamps
     decord_is_exact: bool
-    missing: tuple[Span, ...]  # that cannot be shown
-    notices: tuple[str, ...]  # what was repaired
+    missing: tuple[Span, ...]  # parts that cannot be shown
+    notices: tuple[str, ...]  # what was repaired to read the file
 
 
 def read_metadata(path: Video) -> VideoMetadata:
-    """Read a file's packets, and decode its first frame, or all if needed; VideoError if none can be."""
+    """Read a file's packets and decode its first frame, or all if needed; VideoError without frames."""
     with open_stream(path) as (container, stream):
         packets, is_trusted = read_stamped_packets(path, container, stream)
         stated = StatedTimes.of(path, container, stream, len(packets))
         with decoder_errors(path):
             codec = stream.codec_context
             is_sized = codec.width > 0
-            # Other formats state where a header before the image is.
+            # Other formats state the position of a header before the image.
             may_be_images = codec.name == MOTION_JPEG and container.format.name.startswith("mov")
-            # decord 0.6 may read wrong pixels of 4:4:4 and AV1, and the wrong stream of several.
+            # decord 0.6 may read wrong pixels of 4:4:4 and AV1, or the wrong one of several streams.
             has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
             is_av1 = codec.codec.name in ("av1", "libdav1d")
             can_use_decord = has_plain_pixels and not is_av1 and len(container.streams.video) == 1
@@ -127,7 +127,7 @@ def read_metadata(path: Video) -> VideoMetadata:
         orientation, is_slanted = read_orientation(first_frame)
     notices = [SLANTED_NOTICE] * is_slanted
     if first_frame.pts is not None and not survey.lost:
-        # No player shows frames that refer to others before the file.
+        # Players do not show frames that refer to frames from before the file.
         packets = [packet for packet in packets if packet.time >= first_frame.pts]
     stamped = _make_stamped_index(path, packets, first_frame, may_be_images=may_be_images)
     if stamped is not None and is_trusted:
@@ -164,11 +164,11 @@ def read_metadata(path: Video) -> VideoMetadata:
 def _make_stamped_index(
     path: Video, packets: Sequence[StampedPacket], first_frame: VideoFrame, *, may_be_images: bool
 ) -> StampedIndex | None:
-    """The index of packets whose first shown frame is given; None if there are none."""
+    """The index of packets whose first shown frame is `first_frame`; None without packets."""
     if not packets:
         return None
     are_images = False
-    if may_be_images:  # not if they are interlaced, for example: judged by the first one by time
+    if may_be_images:  # judged by the first image shown: interlaced ones differ, for example
         (image,) = decode_images(path, [(max(0, min(packets).offset), min(packets).size)])
         with decoder_errors(path):
             are_images = image is not None and np.array_equal(to_rgb(image), to_rgb(first_frame))
@@ -176,23 +176,23 @@ def _make_stamped_index(
 
 
 def to_rgb(frame: VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8, as stored.
+    """The pixels of a frame as stored: (H, W, 3) uint8.
 
-    By one thread: a frame ends its threads when it is freed, and a process forked before would wait forever.
+    One thread converts: a frame ends its threads when freed; a process forked before would wait forever.
     """
     return frame.to_ndarray(format="rgb24", threads=1)
 
 
-VideoKey = tuple[Video, int, str]  # a video, and its version: a rewritten file has another one
+VideoKey = tuple[Video, int, str]  # a video and its version, which changes when the file is rewritten
 
 
 @dataclass(slots=True)
 class _MetadataCache:
     """The metadata that this process keeps."""
 
-    folder: Path | None = None  # on the disk
-    recent: dict[VideoKey, VideoMetadata] = field(default_factory=dict)  # the last one used stands last
-    num_frames: int = 0  # of all recent files
+    folder: Path | None = None  # folder on the disk; None: memory only
+    recent: dict[VideoKey, VideoMetadata] = field(default_factory=dict)  # the last entry was used last
+    num_frames: int = 0  # frames of all recent files
 
 
 _cache = _MetadataCache()
@@ -205,7 +205,7 @@ def keep_metadata_in(folder: Path | None) -> None:
 
 def keep_metadata_in_cache() -> None:
     """Keep the metadata of video files in the cache folder from now on: EVEREST_CACHE, else the user's."""
-    with suppress(RuntimeError):  # a user without a home
+    with suppress(RuntimeError):  # the user has no home folder
         usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         keep_metadata_in(Path(os.environ.get("EVEREST_CACHE") or usual / "everest") / "indexes")
 
@@ -225,7 +225,7 @@ def inspect_video(path: Video) -> VideoMetadata:
             _cache.recent[key] = metadata
             return metadata
         _, _, version = key
-        if _cache.folder is None or isinstance(path, ShardMember) or not version:  # a storage may state none
+        if _cache.folder is None or isinstance(path, ShardMember) or not version:  # a storage may have none
             metadata = read_metadata(path)
         else:
             metadata = _metadata_from_disk(path, _cache.folder)
@@ -244,16 +244,16 @@ def _metadata_from_disk(path: Path | RemotePath, folder: Path) -> VideoMetadata:
     if isinstance(absolute, RemotePath):
         version: tuple[int | str, ...] = absolute.version()
     else:
-        status = absolute.stat()  # the second time cannot be set
+        status = absolute.stat()  # programs cannot set the second time
         version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
     identity = repr((METADATA_VERSION, av.__version__, str(absolute), *version))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
     file = folder / digest[:2] / digest[2:]
-    with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
+    with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged file
         return _unpack(zlib.decompress(file.read_bytes()))
     metadata = read_metadata(path)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with suppress(OSError):  # without space or permission, it is read again next time
+    with suppress(OSError):  # without space or permission, the video is read again next time
         temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(zlib.compress(_pack(metadata), level=1))
@@ -264,7 +264,7 @@ def _metadata_from_disk(path: Path | RemotePath, folder: Path) -> VideoMetadata:
 
 
 def _pack(metadata: VideoMetadata) -> bytes:
-    """Encode metadata as a line of JSON and the differences of each index array (a tenth of the space)."""
+    """Encode metadata as a line of JSON and the differences in each index array (a tenth of the space)."""
     index = {name: getattr(metadata.index, name) for name in metadata.index.__slots__}
     arrays = {name: value for name, value in index.items() if isinstance(value, np.ndarray)}
     header = {name: getattr(metadata, name) for name in metadata.__slots__} | {
@@ -278,7 +278,7 @@ def _pack(metadata: VideoMetadata) -> bytes:
 
 
 def _unpack(packed: bytes) -> VideoMetadata:
-    """Undo `_pack`."""
+    """Decode the output of `_pack`."""
     header, _, deltas = packed.partition(b"\n")
     values = json.loads(header)
     index, lengths = values.pop("index"), values.pop("lengths")

@@ -22,7 +22,7 @@ from everest.video.stream import DEFAULT_RATE, decoder_errors, open_stream, read
 from everest.video.times import TIME_TOLERANCE
 from everest.video.truncation import is_truncated
 
-DURATION_PATTERN: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
+DURATION_PATTERN: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # Matroska's hours, minutes, seconds
 # Heuristic: how much of the stated duration may be missing from an intact file, in seconds and as a share.
 TOLERATED_SECONDS: Final = 1.0
 TOLERATED_SHARE: Final = 0.1
@@ -33,9 +33,9 @@ class StatedTimes:
     """What a file states about the times of its video."""
 
     fps: float
-    second: float  # in units of the time stamps
-    end: float = -inf  # of the video, in seconds after time 0; -inf: not stated
-    end_may_be_audio: bool = False  # the end may be that of the sound
+    second: float  # one second in units of the time stamps
+    end: float = -inf  # end of the video in seconds after time 0; -inf: not stated
+    end_may_be_audio: bool = False  # the stated end may be the end of the sound
     is_end_reliable: bool = True  # an intact file lasts until the end
     may_go_on: bool = False  # a truncated file may have gone on after the end
     hides_truncation: bool = False  # in a truncated file, the end is an estimate; packets may be incomplete
@@ -51,7 +51,7 @@ class StatedTimes:
             match container.format.name.partition(",")[0]:
                 case "mov":
                     end = float((stream.duration or 0) * (stream.time_base or 0)) or -inf
-                    # In fragments, it is that of the fragments that were found.
+                    # In a fragmented file, this is the end of the fragments that were found.
                     end = end if stream.frames >= count else -inf
                     return times(end=end, is_end_reliable=False, may_go_on=True)
                 case "avi":
@@ -66,8 +66,8 @@ class StatedTimes:
                     if stated is not None:
                         hours, minutes, seconds = map(float, stated.groups())
                         return times(end=hours * 3600 + minutes * 60 + seconds)
-                    return times(end=end_of_file if len(container.streams) == 1 else -inf)  # or the sound's
-                case _:  # transport streams and others state no end
+                    return times(end=end_of_file if len(container.streams) == 1 else -inf)  # or sound
+                case _:  # transport streams and other formats state no end
                     return times()
 
     def missing(
@@ -83,10 +83,10 @@ class StatedTimes:
         """Yield the parts of a video that cannot be shown, inside it and at its end.
 
         Args:
-            seconds: when its frames are shown, (F,), from the first one.
-            start: seconds after time 0 at which the first one is shown.
+            seconds: (F,) times at which the frames are shown, after the first frame.
+            start: time of the first frame in seconds after time 0.
             frame_duration: seconds that a frame is shown.
-            lost: what cannot be decoded.
+            lost: the packets that cannot be decoded.
             breaks_off: the last packets cannot be decoded, even if none are in `lost`.
         """
         for frames, packets in lost:
@@ -133,7 +133,7 @@ def _lasts_as_stated_without_video(path: Video) -> bool:
 
 
 def damage_text(missing: Iterable[Span], *, within: Span = (-inf, inf)) -> str | None:
-    """A sentence about the seconds that are missing; None if none are.
+    """A sentence about the missing seconds; None if no seconds are missing.
 
     Args:
         within: the part of the video to describe.

@@ -33,12 +33,12 @@ from everest.video.truncation import is_truncated
 class PacketSizes:
     """The packets of a video in the order of display."""
 
-    seconds: NDArray[np.float64]  # (P,) when each is shown, from the first frame
-    sizes: NDArray[np.int64]  # (P,) bytes
+    seconds: NDArray[np.float64]  # (P,) when each packet is shown, in seconds after the first frame
+    sizes: NDArray[np.int64]  # (P,) sizes in bytes
     # (P,) 0: keyframe; 1: refers to earlier frames only; 2: is decoded after a frame that is shown later
     picture_types: NDArray[np.int8]
-    end: float  # seconds: when the last frame ends
-    missing: tuple[Span, ...]  # without intact packets
+    end: float  # when the last frame ends, in seconds
+    missing: tuple[Span, ...]  # parts without intact packets
 
 
 class _Packet(NamedTuple):
@@ -51,7 +51,7 @@ class _Packet(NamedTuple):
 
 
 def packet_sizes(path: Video) -> PacketSizes:
-    """Read the packets of a file; after damage, from the next keyframe on. VideoError if none has a time."""
+    """Read the packets of a file; after damage, from the next keyframe on. VideoError without a time."""
     if image_folder(path) is not None:
         raise VideoError(path, NO_SECONDS)
     with open_stream(path) as (container, stream):
@@ -85,7 +85,7 @@ def _read(
     """Read the packets up to the end, or up to an error after some of them.
 
     Returns:
-        The intact packets, the times without any between them, and whether there are none at the end.
+        The intact packets, the (start, end) times of gaps between them, and whether the end is missing.
     """
     usual_duration = round(1 / (stated_rate(stream) * float(stream.time_base or 1)))
     packets: list[_Packet] = []

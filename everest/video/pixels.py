@@ -15,12 +15,12 @@ from torch import Tensor
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # RGB, as in the released programs of all five methods
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 MIN_STD: Final = 1e-6  # heuristic: float32 can divide by it
-MAX_STD: Final = 1e6  # heuristic; of values in [0, 1] it is at most 0.5
+MAX_STD: Final = 1e6  # heuristic; the std of values in [0, 1] is at most 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelStatistics:
-    """Mean and std of the pixels of each channel, of values in [0, 1]. Models take frames normalized by them.
+    """Mean and std of each channel of pixels in [0, 1]. Models take frames normalized by these statistics.
 
     Raises:
         ValueError: there are not as many stds as means, or a value is out of its range.
@@ -39,15 +39,15 @@ class PixelStatistics:
 
     @property
     def channels(self) -> int:
-        """C."""
+        """The number C of channels."""
         return len(self.mean)
 
     def normalize(self, clip: Tensor) -> Tensor:
         """Normalize a clip: (..., C, T, H, W) uint8 to float32.
 
         Raises:
-            TypeError: not a tensor, for example a NumPy array.
-            ValueError: a type other than uint8, for example frames that are normalized already, or another
+            TypeError: the clip is not a tensor, for example a NumPy array.
+            ValueError: the clip is not uint8, for example because it is normalized already, or has another
                 number of channels.
         """
         if not isinstance(clip, Tensor):
@@ -62,7 +62,7 @@ class PixelStatistics:
         return in_unit_range(clip).sub_(_per_channel(self.mean, clip)).div_(_per_channel(self.std, clip))
 
     def normalized(self, frames: Tensor) -> Tensor:
-        """`normalize` clips or tubelets (..., C, t, p, q) of bytes; return normalized ones as they are."""
+        """`normalize` clips or tubelets (..., C, t, p, q) of bytes; return normalized frames unchanged."""
         return self.normalize(frames) if frames.dtype == torch.uint8 else frames
 
     def normalize_unit_range(self, frames: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ IMAGENET: Final = PixelStatistics(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 # Heuristic: ImageNet's values with the weights of luma (ITU-R 601), rounded. For the std, this assumes
 # that the colors vary together.
 IMAGENET_LUMA: Final = PixelStatistics(mean=(0.459,), std=(0.226,))
-STATISTICS_OF_CHANNELS: Final = {3: IMAGENET, 1: IMAGENET_LUMA}  # by the number of channels
+STATISTICS_OF_CHANNELS: Final = {3: IMAGENET, 1: IMAGENET_LUMA}  # statistics by number of channels
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ F frames, H height, W width, C channels. A video is a file, or a folder of image
 It is given as a path, a URL that fsspec reads, or a member of a shard. Frames are chosen by number, also if
 the frame rate varies; `frames_between` converts seconds to numbers.
 
-everest.video.index explains how a frame is found. PyAV reads every file and is always installed; with decord,
-files are refused of which it may return wrong frames.
+everest.video.index explains how a frame is found. PyAV reads every file and is always installed; decord
+refuses files of which it may return wrong frames.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from everest.video.source import Video, as_video, decoder_input
 from everest.video.stream import VideoError, as_video_error, decoder_errors
 from everest.video.times import TIME_TOLERANCE
 
-DECODERS: Final = ("auto", "decord")  # auto: PyAV
+DECODERS: Final = ("auto", "decord")  # auto is PyAV
 
-ToPixels = Callable[[VideoFrame], np.ndarray]  # of a frame (H, W, 3) uint8, RGB
+ToPixels = Callable[[VideoFrame], np.ndarray]  # returns a frame as (H, W, 3) uint8 RGB
 
 
 class TimedFrame(NamedTuple):
@@ -47,7 +47,7 @@ class TimedFrame(NamedTuple):
 
     pixels: np.ndarray  # (H, W, 3) uint8, RGB
     time: int  # in units of `time_base`
-    time_base: Fraction  # seconds
+    time_base: Fraction  # seconds per unit
 
 
 def video_info(path: str | Video) -> VideoInfo:
@@ -70,7 +70,7 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto",
     """Read the frames numbered `ids`, in this order and with repetitions, rotated and mirrored as tagged.
 
     Args:
-        decoder: `auto` is PyAV; with `decord`, files are refused of which it may return wrong frames.
+        decoder: `auto` is PyAV; `decord` refuses files of which it may return wrong frames.
         channels: 1 returns the luma of the colors, see `luma`.
     Returns:
         (F, H, W, C) uint8: RGB, or luma.
@@ -102,8 +102,7 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
     Returns:
         (H, W, C) uint8 each, equal to the output of `read_frames`.
     Raises:
-        VideoError: on reaching a frame that is damaged, or an image of another size, or if a frame does not
-            exist.
+        VideoError: a frame does not exist; on reaching it: it is damaged, or an image of another size.
     """
     path = as_video(path)
     wanted = [int(i) for i in ids]
@@ -114,11 +113,11 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
 
 
 def intact_frames(path: Video, wanted: list[int], *, channels: int = 3) -> Iterator[Tensor | None]:
-    """As `frames_in_order`, with None for a damaged frame."""
+    """Yield frames as `frames_in_order` does, with None for a damaged frame."""
     _check_request(path, wanted, channels)
     with as_video_error(path):
         for _, pixels in _read_in_order(path, wanted, channels):
-            # Writable, for torch.
+            # torch needs a writable array.
             yield None if pixels is None else torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
 
 
@@ -145,7 +144,7 @@ def _read_in_order(
 
 
 def _read_pyav(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
-    """As `_read_in_order`, in colors, by PyAV; Motion JPEG is read in place if it is known where."""
+    """As `_read_in_order`, in colors, by PyAV; Motion JPEG is read in place if its positions are known."""
     metadata = inspect_video(path)
     index = metadata.index
     to_pixels = _pixel_converter(path, metadata)
@@ -163,21 +162,21 @@ def _read_pyav(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray
 def _read_demuxed(
     path: Video, index: FrameIndex, to_pixels: ToPixels, wanted: list[int]
 ) -> Iterator[tuple[int, np.ndarray | None]]:
-    """As `_read_pyav`, from the packets of all frames that the wanted ones refer to."""
+    """As `_read_pyav`, from the packets of all frames to which the wanted frames refer."""
     for entry, part in index.plan_seeks(wanted):
         num_done = 0
-        # Again from the start: a seek may end after its target, or after a frame to which the target refers.
-        # After some keyframes, frames refer to earlier ones; there no frame may be skipped.
+        # The second pass starts anew: a seek may end after its target, or after a frame that this needs.
+        # After some keyframes, frames refer to earlier ones: then no frame may be skipped.
         for seek_entry, may_skip in ((entry, True), (None, False)):
             remaining = part[num_done:]
-            # An output that is counted depends on all packets before it.
+            # With a counted index, an output number depends on all packets before it.
             skips = index.skips(remaining) if may_skip and isinstance(index, StampedIndex) else None
             with closing(decode_frames(path, seek_entry, skips=skips)) as decoded:
                 for frame_number, frame in islice(pick_frames(index, decoded, remaining), len(remaining)):
                     position = bisect_left(part, frame_number)
-                    if position < num_done:  # a damaged file's late frame: already given as missing
+                    if position < num_done:  # a late frame of a damaged file, already yielded as None
                         continue
-                    if position > num_done and may_skip:  # perhaps not missing
+                    if position > num_done and may_skip:  # the second pass may find them
                         break
                     yield from ((missing, None) for missing in part[num_done:position])
                     yield frame_number, to_pixels(frame)
@@ -209,8 +208,8 @@ def _pixel_converter(
     interpolation: Interpolation | None = None,
 ) -> ToPixels:
     """Return a function that turns decoded frames into upright pixels of a size (None: the video's)."""
-    scaler = VideoReformatter()  # one for many frames: making its tables costs as much as using them
-    # Always a size: a stream may change its frame size, a clip must not.
+    scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
+    # The size is always set: a stream may change its frame size, a clip must not.
     height, width = metadata.orientation.apply_to_size(size or (metadata.info.height, metadata.info.width))
 
     def to_pixels(frame: VideoFrame) -> np.ndarray:
@@ -222,7 +221,7 @@ def _pixel_converter(
 
 
 def _check_request(path: Video, wanted: list[int], channels: int) -> None:
-    """Raise an error for no frame, for one that does not exist, or for a wrong number of channels."""
+    """Raise an error if no frame is wanted, a frame does not exist, or the number of channels is wrong."""
     assert all(frame_number < next_number for frame_number, next_number in pairwise(wanted))
     if channels not in (1, 3):
         raise RecipeError(f"channels: {channels}; frames have 3 (colors) or 1 (luma)")
@@ -245,7 +244,7 @@ def resized_frames(
 
     Args:
         rate: frames per second if the video has no display times.
-        lost: receives what cannot be decoded.
+        lost: receives the packets that cannot be decoded.
     """
     folder = image_folder(path)
     if folder is not None:
@@ -270,7 +269,7 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
     """The time at which each frame is shown: (F,) seconds from the first frame.
 
     Raises:
-        VideoError: a folder of images, which has no times.
+        VideoError: the video is a folder of images, which has no times.
     """
     path = as_video(path)
     if image_folder(path):
@@ -285,7 +284,7 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
 def video_damage_text(
     path: str | Video, skipped: Iterable[Span] = (), *, within: Span = (-inf, inf)
 ) -> str | None:
-    """A sentence about the known damage of a video, in seconds from its first frame; None without any.
+    """A sentence about the known damage of a video, in seconds from its first frame; None without damage.
 
     Args:
         skipped: further parts that turned out to be damaged.
@@ -297,7 +296,7 @@ def video_damage_text(
 
 
 def repair_notices(path: str | Video) -> list[str]:
-    """Sentences about what was repaired to read a video."""
+    """Sentences about the repairs that were needed to read a video."""
     path = as_video(path)
     return [] if image_folder(path) else [f"{path}: {text}" for text in inspect_video(path).notices]
 
@@ -314,7 +313,7 @@ def is_fast_to_read(path: str | Video) -> bool:
 def frames_between(path: str | Video, start: float | None, end: float | None) -> tuple[int, int]:
     """The number of the first frame shown at or after `start` seconds, and of the first at or after `end`.
 
-    `None` is the start or the end of the video.
+    A `start` of None is the start of the video, an `end` of None its end.
 
     Raises:
         VideoError: no frame is shown in between, or the video has no times.

@@ -1,8 +1,8 @@
 """The source of a video: a local file, a file of a storage, or a member of a shard.
 
-Decoders read local files in place. Of a large file of a storage they read the parts that they need, and the
-last parts stay in memory. Any other video is loaded completely, and the last one stays in memory: a clip
-requests the frames of a video right after the number of its frames.
+Decoders read local files in place. In a large file of a storage, they read the parts that they need, and the
+last parts stay in memory. Any other video is loaded completely, and the last video stays in memory: a clip
+requests the frames of a video right after their number.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from everest.system.storage import Location, RemotePath, parse_location
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-MAX_LOADED_BYTES: Final = 2**25  # bytes; a larger file of a storage is read in parts
-PART_BYTES: Final = 2**21  # bytes of one request
+MAX_LOADED_BYTES: Final = 2**25  # bytes; larger files of a storage are read in parts
+PART_BYTES: Final = 2**21  # bytes per request
 PARTS_IN_MEMORY: Final = 32  # parts that stay in memory
 
 
@@ -30,7 +30,7 @@ class ShardMember:
     shard: Location
     offset: int
     size: int
-    name: str  # of the original file
+    name: str  # name of the original file
 
     def __str__(self) -> str:
         return f"{self.shard}#{self.name}"

@@ -23,12 +23,12 @@ from everest.video.truncation import MATROSKA_MARK
 # FFmpeg's names of formats that are read alone, and the marks in their first bytes: ISO media (mp4, mov),
 # Matroska and WebM, AVI.
 KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, MATROSKA_MARK), ("avi", 8, b"AVI "))
-HEAD_BYTES: Final = 21  # that show the format
-WEBP_ANIMATION: Final = 2  # flag in the last of these bytes of a WebP
+HEAD_BYTES: Final = 21  # bytes that show the format
+WEBP_ANIMATION: Final = 2  # flag in the last of these bytes of a WebP file
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; heuristic
 DEFAULT_RATE: Final = 25  # frames per second, where a file states none: our choice
 MOTION_JPEG: Final = "mjpeg"  # the codec whose packets are independent images
-# FFmpeg has one error for both.
+# FFmpeg reports both causes as one error.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
 # FFmpeg's formats whose files name other files, addresses or devices.
 REFERRING_FORMATS: Final = frozenset(
@@ -46,7 +46,7 @@ class VideoError(DataError):
     """A video that cannot be read, and the reason."""
 
     def __init__(self, path: str | Video, reason: str) -> None:
-        super().__init__(path, reason)  # both, so that the error can be pickled out of a loader's worker
+        super().__init__(path, reason)  # with both, the error can be pickled in a loader's worker
         self.path = str(path)
         self.reason = reason
 
@@ -67,7 +67,7 @@ def as_video_error(path: Video) -> Iterator[None]:
 def decoder_errors(
     path: str | Video, problem: str = "cannot be read", *, details: bool = True
 ) -> Iterator[None]:
-    """Turn any error of a decoder into a VideoError. Only for calls of decoders.
+    """Turn any error of a decoder into a VideoError. It is only for calls of decoders.
 
     For damaged files, decoders raise errors of every kind: UnicodeDecodeError, SyntaxError, MemoryError, ….
 
@@ -95,7 +95,7 @@ def check_frame_size(path: str | Video, size: tuple[int, int], frame: str = "fra
 
 
 def open_container(path: Video) -> InputContainer:
-    """Open a local file or bytes in memory, not what it refers to; VideoError if it is not a video file."""
+    """Open a local file or bytes in memory, but no file they refer to; VideoError for any other file."""
     with decoder_errors(path):
         with open_bytes(path) as file:
             head = file.read(HEAD_BYTES)
@@ -111,7 +111,7 @@ def open_container(path: Video) -> InputContainer:
             return av.open(decoder_input(path), "r", format=known, options=options, metadata_errors="replace")
         except (InvalidDataError, ArgumentError) as error:
             reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
-            if isinstance(error, ArgumentError):  # for a format that is not in the list
+            if isinstance(error, ArgumentError):  # the format is not in the list
                 reason = "not a video file, or a playlist of other files, which are to be named instead"
             raise VideoError(path, reason) from error
 
@@ -140,7 +140,7 @@ def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def stated_rate(stream: VideoStream) -> float:
-    """Frames per second, as the file states them."""
+    """The frames per second that the file states."""
     return float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
 
 
@@ -151,7 +151,7 @@ def read_packets(path: Video, container: InputContainer, *streams: Stream) -> It
         with decoder_errors(path):
             try:
                 packet = next(demuxed, None)
-            except IndexError:  # of PyAV 18 after the last packet, if a damaged end seems to begin a stream
+            except IndexError:  # PyAV 18 after the last packet, if a damaged end seems to begin a stream
                 packet = None
         if packet is None:
             return

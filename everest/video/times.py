@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 RESTART_FRAMES: Final = 8  # frames on each side that show that times start again: our choice
 STAMPS_COMPARED: Final = 8 * RESTART_FRAMES  # stamps on each side of one that does not rise: our choice
-MAX_REPLACED_SHARE: Final = 0.25  # heuristic: of the stamps; with more, a file has none that mean anything
+MAX_REPLACED_SHARE: Final = 0.25  # heuristic: share of the stamps; above it, the stamps mean nothing
 TIME_TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 RATE_TOLERANCE: Final = 0.02  # heuristic: containers round times, and writers round rates
 
@@ -20,10 +20,10 @@ Stamps = NDArray[np.int64]
 class RepairedTimes(NamedTuple):
     """Rising times of frames, and how the stamps of the file were repaired."""
 
-    times: Stamps  # (F,); empty: not known
+    times: Stamps  # (F,); empty if the times are not known
     num_replaced: int  # frames whose time was missing or wrong
     restarts: list[int]  # frames at which the stamps start again
-    are_stored: bool  # all are the stamps of the file, in their order
+    are_stored: bool  # whether all times are the file's stamps, in their order
 
     def notices(self) -> list[str]:
         """Sentences for the user about the repairs."""
@@ -48,16 +48,16 @@ def repair_times(
     *,
     are_decode_times: bool = False,
 ) -> RepairedTimes:
-    """Make time stamps rise, and keep all that can be right.
+    """Make time stamps rise, and keep every stamp that can be right.
 
     A single stamp that repeats another or is out of order is replaced by the middle of its neighbors. Where
     the stamps start again, as where two recordings are joined, they go on after the last one.
 
     Args:
-        stamps: of the frames, in display order.
-        packet_stamps: of the packets, in decode order. If these fall less often, they are times of decoding,
-            which have the right values in the wrong order.
-        are_decode_times: the stamps are known to be times of decoding.
+        stamps: time stamps of the frames, in display order.
+        packet_stamps: time stamps of the packets, in decode order. If these fall less often, the stamps are
+            decode times, which have the right values in the wrong order.
+        are_decode_times: the stamps are known to be decode times.
         lost: frames after which packets were lost, and how many.
     """
     stamped = np.array([frame for frame, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
@@ -82,11 +82,11 @@ def repair_times(
     times, known = times[kept], stamped[kept]
     numbers = np.arange(len(stamps))
     all_times = np.interp(numbers, known, times.astype(np.float64))
-    earlier, later = numbers < known[0], numbers > known[-1]  # the usual gap apart at both ends
+    earlier, later = numbers < known[0], numbers > known[-1]  # at both ends, times are the usual gap apart
     all_times[earlier] = times[0] + usual_gap * (numbers[earlier] - known[0])
     all_times[later] = times[-1] + usual_gap * (numbers[later] - known[-1])
     rounded = all_times.round().astype(np.int64)
-    rounded[known] = times  # large ones were rounded above
+    rounded[known] = times  # undo the rounding of large times
     return RepairedTimes(rounded, replaced, stamped[restarts].tolist(), not (are_decode_times or replaced))
 
 
@@ -102,11 +102,11 @@ def _choose_rising(times: Stamps, frames: Stamps, usual_gap: float) -> tuple[Sta
     """Choose the times that can be right.
 
     Args:
-        times: (N,) of N frames that have one.
-        frames: (N,) their numbers.
-        usual_gap: from one frame to the next.
+        times: (N,) times of the N frames that have one.
+        frames: (N,) numbers of these frames.
+        usual_gap: usual time from one frame to the next.
     Returns:
-        The times, continued where they start again; the positions of those that rise, and of the restarts.
+        The times, continued where they start again; the positions of the rising times and of the restarts.
     """
     times = times.copy()
     kept: list[int] = []
@@ -117,7 +117,7 @@ def _choose_rising(times: Stamps, frames: Stamps, usual_gap: float) -> tuple[Sta
             last = kept[-1]
             later = times[position : position + STAMPS_COMPARED]
             rises = np.flatnonzero(later > times[last])
-            # Either the frames from here on are wrong, or those up to here.
+            # Either the frames from here on are wrong, or the frames up to here.
             wrong_from_here = int(rises[0]) if rises.size else later.size
             wrong_up_to_here = int(np.sum(times[kept[-STAMPS_COMPARED:]] >= times[position]))
             is_rest = not rises.size and position + later.size == times.size

@@ -7,19 +7,19 @@ from typing import BinaryIO, Final
 
 from everest.video.source import Video, open_bytes, video_version
 
-HEAD_BYTES_SEARCHED: Final = 4096  # for the marks of a format
+HEAD_BYTES_SEARCHED: Final = 4096  # bytes searched for the mark of a format
 MATROSKA_MARK: Final = b"\x1aE\xdf\xa3"
-ASF_MARK: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # of the object with the file's size
+ASF_MARK: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # mark of the object with the file's size
 MXF_MARK: Final = bytes.fromhex("060e2b34020501010d0102010102")
-OGG_PAGE: Final = 65_307  # bytes, at most
-MEDIA_BOXES: Final = (b"mdat", b"moof")  # of ISO media: with frames
+OGG_PAGE: Final = 65_307  # largest page in bytes
+MEDIA_BOXES: Final = (b"mdat", b"moof")  # boxes of ISO media that hold frames
 TS_PACKET: Final = 188  # bytes
-TS_SPACINGS: Final = (TS_PACKET, 192, 204)  # plain, with a clock before each packet, with parity after it
+TS_SPACINGS: Final = (TS_PACKET, 192, 204)  # plain; with a clock before each packet; with parity after it
 TS_SYNC: Final = 0x47
 
 
 def is_truncated(path: Video) -> bool:
-    """Whether a file ends early: of ISO media, Matroska, AVI, ASF, FLV, TS, Ogg, GIF, MXF; else False."""
+    """Whether a file of ISO media, Matroska, AVI, ASF, FLV, TS, Ogg, GIF or MXF ends early; else False."""
     size = video_version(path)[0]
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES_SEARCHED)
@@ -27,25 +27,25 @@ def is_truncated(path: Video) -> bool:
             return _is_truncated_iso_media(file, size)
         if head.startswith(MATROSKA_MARK):
             return _is_truncated_matroska(file, size)
-        if head.startswith(b"FLV"):  # each part, and so the file, ends with the size of the part
+        if head.startswith(b"FLV"):  # each part, and so the file, ends with the part's size
             stated = int.from_bytes(_read(file, size - 4, 4))
             return stated != int.from_bytes(_read(file, size - 4 - stated + 1, 3)) + 11
-        if head.startswith(b"OggS"):  # the last page is incomplete, or not marked as the last of its stream
+        if head.startswith(b"OggS"):  # truncated: the last page is incomplete, or not marked as last
             page = _read(file, size - OGG_PAGE, OGG_PAGE).rpartition(b"OggS")[2]
             is_last = int.from_bytes(page[1:2]) & 4
             num_segments = int.from_bytes(page[22:23])
             return not is_last or len(page) < 23 + num_segments + sum(page[23 : 23 + num_segments])
-        if head.startswith(b"GIF8"):  # the mark of the end is missing
+        if head.startswith(b"GIF8"):  # truncated: the end mark is missing
             return not _read(file, size - OGG_PAGE, OGG_PAGE).rstrip(b"\0").endswith(b";")
         layout = _find_ts_packets(head)
-        if layout is not None:  # the last packet is incomplete, and not zeros that follow the end
+        if layout is not None:  # truncated: the last packet is incomplete and not zeros after the end
             first, spacing = layout
             remainder = (size - first) % spacing
             return 0 < remainder < TS_PACKET and _read(file, size - remainder, 1)[0] == TS_SYNC
-    # Other formats state their size in bytes, or a part of it.
+    # The other formats state their size in bytes, or the size of a part.
     if head.startswith(b"RIFF"):
         return 8 + int.from_bytes(head[4:8], "little") > size
-    if head.startswith(MXF_MARK):  # where its footer begins, after a length of 1 to 128 bytes
+    if head.startswith(MXF_MARK):  # the start of the footer, after a length field of 1 to 128 bytes
         length = int.from_bytes(head[16:17])
         offset = 41 + (length & 127 if length & 128 else 0)
         return max(offset + 8, int.from_bytes(head[offset : offset + 8]) + 1) > size
@@ -54,7 +54,7 @@ def is_truncated(path: Video) -> bool:
 
 
 def _is_truncated_iso_media(file: BinaryIO, size: int) -> bool:
-    """The last box is incomplete and has frames, or the boxes of a fragmented file break off."""
+    """Whether the last box is incomplete and has frames, or the boxes of a fragmented file break off."""
     offset = 0
     is_fragmented = False
     while offset < size:
@@ -62,7 +62,7 @@ def _is_truncated_iso_media(file: BinaryIO, size: int) -> bool:
         length, box_type = int.from_bytes(header[:4]), header[4:8]
         if length == 1:
             length = int.from_bytes(header[8:16])
-        if length == 0 and box_type == b"mdat":  # up to the end of the file
+        if length == 0 and box_type == b"mdat":  # this box ends with the file
             return False
         if length < 8 or offset + length > size:
             return is_fragmented or (length >= 8 and box_type in MEDIA_BOXES)
@@ -72,13 +72,13 @@ def _is_truncated_iso_media(file: BinaryIO, size: int) -> bool:
 
 
 def _is_truncated_matroska(file: BinaryIO, size: int) -> bool:
-    """The last element is incomplete. An element of unknown length is entered."""
+    """Whether the last element is incomplete. An element of unknown length is searched."""
     offset = 0
     while offset < size:
         header = _read(file, offset, 12)
         name_bytes = 9 - header[0].bit_length()
         length_bytes = 9 - header[name_bytes].bit_length() if name_bytes < len(header) else 9
-        if name_bytes > 4 or length_bytes > 8:  # no element
+        if name_bytes > 4 or length_bytes > 8:  # not an element
             return False
         unknown = (1 << 7 * length_bytes) - 1
         length = int.from_bytes(header[name_bytes : name_bytes + length_bytes]) & unknown
@@ -87,11 +87,11 @@ def _is_truncated_matroska(file: BinaryIO, size: int) -> bool:
 
 
 def _find_ts_packets(head: bytes) -> tuple[int, int] | None:
-    """Where the first complete packet of a transport stream begins, and the bytes from one to the next."""
+    """The first byte of a transport stream's first complete packet, and the bytes from packet to packet."""
     for spacing in TS_SPACINGS:
         for first in range(spacing):
             syncs = head[first::spacing]
-            if len(syncs) > 1 and set(syncs) == {TS_SYNC}:  # one byte may be any file's
+            if len(syncs) > 1 and set(syncs) == {TS_SYNC}:  # any file may have one such byte
                 return first, spacing
     return None
 

@@ -34,7 +34,7 @@ class H264:
 class Mjpeg:
     """Motion JPEG: an image per frame, full range, chroma of half the resolution."""
 
-    quality: int  # libjpeg's, 1 to 95
+    quality: int  # libjpeg's quality, 1 to 95
 
 
 Codec = H264 | Mjpeg

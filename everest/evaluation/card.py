@@ -50,7 +50,7 @@ def model_card(
     Args:
         evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
         file: the name of the exported file next to the card.
-        tested: lines about the accuracy, without an evaluation.
+        tested: lines about the accuracy, used if there is no evaluation.
         speed: lines about the time for a clip.
     """
     spec, weights = opened.spec, opened.weights
@@ -97,7 +97,7 @@ def _model_lines(opened: LoadedModel, spec: ClipSpec) -> Iterator[str]:
     parameters = sum(parameter.numel() for parameter in opened.model.parameters())
     height, width = spec.size
     trained = f" of step {opened.weights.step}, recipe `{opened.weights.recipe}`"
-    yield f"- {opened.weights.kind}{trained if opened.weights.step else ''}"  # step 0: solved for, or a mean
+    yield f"- {opened.weights.kind}{trained if opened.weights.step else ''}"  # step 0: solved or averaged
     yield f"- {spec.title}"
     yield f"- {parameters:,} parameters, {total_macs(spec) / 1e9:.2f} GMACs for a clip"
     for part in spec.parts.values():
@@ -134,7 +134,7 @@ def accuracy_lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"| {views_text(document)} | value | 95 % interval | chance |"
     yield "|---|---|---|---|"
     for cells in metric_rows(document):
-        escaped = [cell.replace("|", r"\|") for cell in cells]  # the name of a head
+        escaped = [cell.replace("|", r"\|") for cell in cells]  # a head's name may contain it
         yield f"| {' | '.join(escaped)} |"
     groups = f" of {document['groups']} groups" if document["groups"] < document["videos"] else ""
     yield ""

@@ -50,7 +50,7 @@ class EvaluationFiles:
     predictions: Path | None = None  # CSV, one row per video
     page: Path | None = None  # folder for a page with figures
     overwrite: bool = False  # replace existing files
-    options: tuple[str, str] = ("--predictions", "--report")  # the caller's names of both, for messages
+    options: tuple[str, str] = ("--predictions", "--report")  # the caller's options for both, for messages
 
     def check(self, weights: Path | None) -> None:
         """Check that the files can be written, before an evaluation that may take hours."""
@@ -62,7 +62,7 @@ class EvaluationFiles:
             check_new_folder(self.page, option=page_option, overwrite=self.overwrite)
 
     def refuse_inputs(self, inputs: Iterable[object]) -> None:
-        """Raise RecipeError if a file to write is one of the inputs, or a folder that has one."""
+        """Raise RecipeError if an output is one of the inputs, or a folder that contains an input."""
         for option, path in zip(self.options, (self.predictions, self.page), strict=True):
             if path is not None:
                 refuse_inputs(path, inputs, option=option)
@@ -70,8 +70,8 @@ class EvaluationFiles:
     def write(
         self, result: dict[str, Any], predictions: Predictions, classes: Classes, dataset: ClipDataset
     ) -> None:
-        """Write the page and the predictions; adds the path of the page to `result`."""
-        # The slow page first: if it is killed, no file of predictions blocks the next try.
+        """Write the page and the predictions; add the path of the page to `result`."""
+        # The slow page comes first: after a kill, no file of predictions blocks the next attempt.
         if self.page is not None:
             from everest.evaluation.page import write_evaluation_page
 
@@ -91,11 +91,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate the classifier of a checkpoint, or of an ONNX file of `export`, on the recipe's `data.test`.
 
-    The recipe sets the clips and the token selection; it is the run's recipe unless another is given. An ONNX
-    file has its own selection.
+    The recipe sets the clips and the token selection; it is usually the recipe of the run. An ONNX file keeps
+    the selection that it was exported with.
 
     Args:
-        saved_selection: use the token selection that is stored in the weights, not that of the recipe.
+        saved_selection: use the token selection stored in the weights instead of the recipe's.
     Returns:
         The document of `everest eval --json`: accuracies and how they were measured.
     """
@@ -127,9 +127,9 @@ def evaluate_classifier(
     report: Report,
     files: EvaluationFiles,
 ) -> tuple[dict[str, Any], Predictions]:
-    """Evaluate an open classifier on the recipe's `data.test`; returns the document and the predictions.
+    """Evaluate an open classifier on the recipe's `data.test`; return the document and the predictions.
 
-    Clips and classes of the recipe must fit the model, whose `spec` gives the cost of a view; see `evaluate`.
+    The recipe's clips and classes must fit the model. The cost of a view follows from `spec`; see `evaluate`.
     """
     start_time = time.monotonic()
     model.to(runtime.device)
@@ -168,9 +168,9 @@ def evaluate_classifier(
 class VideoScore(NamedTuple):
     """The result of one video in one process."""
 
-    number: int  # its place in the list
+    number: int  # place of the video in the list
     video: str
-    problem: str | None  # why the video is unreadable
+    problem: str | None  # why the video is unreadable; None if it is readable
     outputs: NDArray[np.float32]  # (views, outputs); meaningless if there is a problem
 
 
@@ -178,12 +178,12 @@ class VideoScore(NamedTuple):
 def evaluate_views(
     model: AnyClassifier, dataset: ClipDataset, runtime: Runtime, *, train: TrainSettings, report: Report
 ) -> Predictions:
-    """Run a classifier over all views of all videos; returns the predictions in the order of the list.
+    """Run a classifier over all views of all videos; return the predictions in the order of the list.
 
-    Videos are divided into the same passes whatever the number of processes, so the predictions are equal to
-    the bit. All processes run the same number of passes, as a sharded model needs; a video that several
-    processes evaluated counts once. Unreadable videos are not replaced but listed in `skipped`. A GPU
-    computes a pass while the host reads the results of the pass before.
+    The division of videos into passes does not depend on the number of processes, so the predictions are
+    equal to the bit. All processes run the same number of passes, as a sharded model needs; a video that
+    several processes evaluated counts once. Unreadable videos are not replaced but listed in `skipped`. A GPU
+    computes a pass while the host reads the results of the previous pass.
     """
     model.eval()
     per_pass = max(1, 32 // dataset.make_views.num_views)  # heuristic: up to 32 clips in a pass
@@ -197,7 +197,7 @@ def evaluate_views(
     rows: list[VideoScore] = []
 
     def read(numbers: range, videos: list[str], problems: list[str | None], outputs: HostCopy) -> None:
-        """Keep the results of a pass; `outputs` has (videos, views, outputs)."""
+        """Keep the results of a pass; `outputs` has the shape (videos, views, outputs)."""
         parts = zip(numbers, videos, problems, outputs.read()["outputs"].numpy(), strict=True)
         rows.extend(VideoScore(*video) for video in parts)
 
@@ -234,7 +234,7 @@ def open_classifier(
 ) -> tuple[AnyClassifier, ClipSpec, Recipe]:
     """Open a classifier for the clips of a recipe; see `evaluate`.
 
-    Returns the classifier, its spec, and the recipe with the pixels and the selection of the classifier.
+    Returns the classifier, its spec, and the recipe with the classifier's pixel statistics and selection.
     """
     data = recipe.data
     recipe_selection = recipe.finetune.selection
@@ -255,7 +255,7 @@ def open_classifier(
         spec, model = checkpoint.spec, checkpoint.module
         assert isinstance(spec, ClipSpec)
         assert isinstance(model, Classifier)
-    saved = spec.selection if isinstance(spec, ModelSpec) else None  # else it has no meaning
+    saved = spec.selection if isinstance(spec, ModelSpec) else None  # None for other kinds of models
     if saved is not None and recipe_selection.at_evaluation() != saved.at_evaluation():
         have, wanted = (
             ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
@@ -278,7 +278,7 @@ def open_classifier(
 
 
 def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier:
-    """Open an ONNX file that takes the clips of a recipe; report another stride."""
+    """Open an ONNX file that takes the clips of a recipe; report if their strides differ."""
     model = open_exported(file)
     _check_recipe(recipe, model.spec, source=file)
     data = recipe.data
@@ -298,7 +298,7 @@ def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier
 
 
 def _check_recipe(recipe: Recipe, spec: ClipSpec, *, source: Path) -> None:
-    """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
+    """Raise CheckpointError if the tubelets, heads or classes of classifier and recipe differ."""
     data = recipe.data
     head = spec.only_head
     pairs: dict[str, tuple[Any, Any]] = {}
@@ -310,5 +310,5 @@ def _check_recipe(recipe: Recipe, spec: ClipSpec, *, source: Path) -> None:
         pairs["data.task"] = (head.task, data.task)
         pairs["data.num_classes"] = (head.outputs, data.num_classes or head.outputs)
     for key, (saved, wanted) in pairs.items():
-        if saved != wanted or (key == "data.heads" and list(saved) != list(wanted)):  # in their order
+        if saved != wanted or (key == "data.heads" and list(saved) != list(wanted)):  # order counts
             raise CheckpointError(f"{source}: trained with {key} {saved}, the recipe has {wanted}")

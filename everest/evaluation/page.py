@@ -1,6 +1,6 @@
-"""The page of an evaluation: a folder with one HTML file that loads no other file, and its plots as files.
+"""The page of an evaluation: a folder with a self-contained HTML file, and its plots as separate files.
 
-The plots are the confusions of classes, and predicted by true numbers.
+The plots show confusions between classes, or predicted against true numbers.
 
 V videos, C classes; C channels, T frames, H W pixels of clips.
 """
@@ -38,24 +38,24 @@ from everest.metrics.predictions import HeadPredictions, Predictions
 from everest.system.text import plural
 
 PAGE: Final = "index.html"
-PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # with a head's name, and .png
-STRIP: Final = 480  # pixels, the width of a video's three frames
-MISTAKES: Final = 12  # shown per head
-LONGEST_NAME: Final = 32  # letters
-MOST_NUMBERED: Final = 30  # classes up to which each cell of the matrix shows its count
+PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # stems of file names
+STRIP: Final = 480  # pixels: width of the strip of a video's three frames
+MISTAKES: Final = 12  # number of mistakes shown per head
+LONGEST_NAME: Final = 32  # maximum number of letters
+MOST_NUMBERED: Final = 30  # maximum number of classes for which matrix cells show counts
 
-Names = Sequence[str]  # of videos or classes
+Names = Sequence[str]  # names of videos or classes
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The beginning of a page, below its title."""
+    """The introduction of a page, below its title."""
 
     lines: Sequence[str] = ()
-    links: Mapping[str, Path] = field(default_factory=dict)  # other pages by their texts
-    figure: str | None = None  # a PNG of timelines
-    title: str | None = None  # of the page; None: by the checkpoint
-    intervals: Mapping[str, Sequence[float] | None] = field(default_factory=dict)  # of the classes
+    links: Mapping[str, Path] = field(default_factory=dict)  # links to other pages, by link text
+    figure: str | None = None  # path of a PNG of timelines
+    title: str | None = None  # title of the page; None: made from the checkpoint
+    intervals: Mapping[str, Sequence[float] | None] = field(default_factory=dict)  # intervals of the classes
 
 
 def write_evaluation_page(
@@ -66,7 +66,7 @@ def write_evaluation_page(
     dataset: ClipDataset,
     summary: Summary = Summary(),
 ) -> Path:
-    """Write the plots and then the page; return the path of the page.
+    """Write the plots, then the page; return the path of the page.
 
     Args:
         result: the document of `everest eval --json`.
@@ -104,11 +104,11 @@ def write_pooled_page(
     noun: str,
     summary: Summary,
 ) -> Path:
-    """Write the page of several models that share a test, with their outputs together; return its path.
+    """Write the page of several models with the same test, with their outputs joined; return its path.
 
     Args:
-        results: of all models, then of each, by their titles; as of everest.project.
-        predictions: of all of them, which have one head.
+        results: results of all models together, then of each model, by title; see everest.project.
+        predictions: joined predictions of all models, which have one head.
         dataset: the videos of the test; the worst ones are read again for the page.
     """
     pooled = next(iter(results.values()))
@@ -142,7 +142,7 @@ def write_pooled_page(
 
 
 def _show_video(dataset: ClipDataset, predictions: Predictions, index: int) -> tuple[str, str]:
-    """The name of a video, with its group, and three frames of the middle view as the address of an image."""
+    """Return a video's name with its group, and three frames of its middle view as a data URL."""
     video, views = predictions.videos[index], dataset.make_views
     assert isinstance(views, EvalViews)
     middle = views.clips // 2 * views.crops + views.crops // 2  # the middle crop of the middle clip
@@ -162,7 +162,7 @@ def _show_video(dataset: ClipDataset, predictions: Predictions, index: int) -> t
 def _write_page(
     folder: Path, *, num_videos: int, num_groups: int, noun: str, summary: Summary, **values: Any
 ) -> Path:
-    """Write a page by its template."""
+    """Fill the page template and write the page."""
     unit_of_draws = f"groups of {noun}s" if num_groups < num_videos else f"{noun}s"
     constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "most_numbered": MOST_NUMBERED}
     values |= {"longest_name": LONGEST_NAME, "percent_text": percent_text, **constants}
@@ -197,7 +197,7 @@ def _draw_head(
         draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64), noun=noun)
         plot_values["plot"] = encode_uri("image/png", plot.read_bytes())
     elif task in PLOTS:
-        counts = np.zeros((len(names), len(names)), dtype=np.int64)  # of true and predicted classes
+        counts = np.zeros((len(names), len(names)), dtype=np.int64)  # counts by true and predicted class
         np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
         draw_confusion(plot, counts, names, noun=noun)
         support = counts.sum(axis=1)  # (C,)
@@ -216,7 +216,7 @@ def _draw_head(
 
 
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
-    """Number, label and output of some wrong videos, the largest error or the highest loss first."""
+    """Return number, label and output of the worst videos, by descending error or loss."""
     means = head.means.astype(np.float64)  # (V, C)
     if head.task == "regression":
         errors = np.abs(means[:, 0] - head.labels)  # (V,)
@@ -236,14 +236,14 @@ def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, st
 
 
 def shorten_names(names: Names) -> list[str]:
-    """Return names for an axis. If one is long, all begin with a number, and long ones lose their middle."""
+    """Return names for an axis. If any is long, all are numbered, and long names lose their middle."""
     if all(len(name) <= LONGEST_NAME for name in names):
         return list(names)
     return [f"{number} {shorten(name, LONGEST_NAME - 5)}" for number, name in enumerate(names)]
 
 
 def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun: str) -> None:
-    """Write a PNG of (C, C) videos or windows by true and predicted class, shaded by the true class's share.
+    """Write a PNG of (C, C) counts of videos or windows by true and predicted class, shaded by row share.
 
     With few classes every cell shows its count; with many the image grows so that each name is readable.
     """
@@ -254,7 +254,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun:
     axis_names = [escape_dollars(name) for name in shorten_names(names)]
     with saved_figure(path, (side + 0.5, side), points=10, framed=True) as figure:
         panel = figure.subplots()
-        shade = PowerNorm(0.5, vmin=0, vmax=1)  # a few videos among many are visible, too
+        shade = PowerNorm(0.5, vmin=0, vmax=1)  # also shows a few videos among many
         image = panel.imshow(shares, cmap="Blues", norm=shade, interpolation="nearest")
         panel.set_xticks(range(len(names)), axis_names, rotation=90, fontsize=points)
         panel.set_yticks(range(len(names)), axis_names, fontsize=points)
@@ -275,7 +275,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun:
 def draw_scatter(
     path: Path, labels: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]], *, noun: str
 ) -> None:
-    """Write a PNG of one or more finite predicted and true values (V,), and the line of equal values."""
+    """Write a PNG of predicted against true values (V,), finite and at least one, with the diagonal."""
     values = np.concatenate([labels, predicted]).astype(np.float64)  # (2 V,)
     low, high = float(values.min()), float(values.max())
     margin = 0.05 * (high - low) or 1.0

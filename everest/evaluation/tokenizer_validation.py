@@ -30,19 +30,19 @@ HELD_OUT_LISTS: Final = ("val", "test")  # keys of `data`
 
 
 class TokenizerValidator:
-    """Measures a run's tokenizer on held-out videos, at some of its validation steps, and at the end."""
+    """Measures a run's tokenizer on held-out videos at some validation steps and at the end."""
 
     def __init__(self, training: Training, recipe: Recipe, dataset: ClipDataset) -> None:
         self._training = training
         self._context = training.context
-        self._training_dataset = dataset  # resized by workers
-        self._key, self._dataset = held_out_dataset(recipe)  # _key: of their list in `data`
+        self._training_dataset = dataset  # workers resize its frames
+        self._key, self._dataset = held_out_dataset(recipe)  # _key: key of the held-out list in `data`
         if self._key not in HELD_OUT_LISTS:
             text = "no list in data.val or data.test: the report is of videos that are trained on"
             self._context.notice(text)
         with torch.random.fork_rng():
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
-            # The scorer with the weights that training starts from, for comparison.
+            # The scorer with its initial weights, for comparison.
             self.untrained = tokenizer_spec(recipe).build().scorer.to(self._context.accelerator.device)
 
     def resume(self) -> None:
@@ -55,7 +55,7 @@ class TokenizerValidator:
     def validate_if_due(self) -> None:
         """Validate the current weights at some of the validation steps, but not after the last step."""
         if self._is_due():
-            self._training.save()  # first: a validation may take long, and may fail
+            self._training.save()  # saved first: a validation may take long, and may fail
             self._validate()
 
     def _is_due(self) -> bool:
@@ -108,7 +108,7 @@ class TokenizerValidator:
         model = opened.module.to(self._context.accelerator.device)
         assert isinstance(model, AdaptiveTokenizer)
         document = None
-        if (model.target_std == 1).all():  # as in new weights
+        if (model.target_std == 1).all():  # the value of new weights
             set_target_statistics(model, self._training_dataset, train=training.recipe.train)
             replace(weights, tensors=model.state_dict()).save(run.weights)
         elif run.report.is_file():
@@ -149,5 +149,5 @@ def set_target_statistics(model: AdaptiveTokenizer, dataset: ClipDataset, *, tra
         squares = squares + values.square().sum(dim=0)
     mean = total / count
     model.target_mean.copy_(mean)
-    # The least variance keeps targets finite if a code dimension has collapsed.
+    # The minimum variance keeps targets finite if a code dimension has collapsed.
     model.target_std.copy_((squares / count - mean.square()).clamp(min=1e-6).sqrt())

@@ -26,13 +26,13 @@ from everest.system.text import damage_errors, plural
 
 
 class Validator:
-    """Validates the model of a fine-tuning run when that is due; each process has one.
+    """Validates the model of a fine-tuning run at its validation steps; each process has a Validator.
 
-    Keeps the weights with the best metric (`finetune.best`), and ends the run by `finetune.patience`.
+    It keeps the weights with the best metric (`finetune.best`), and ends the run by `finetune.patience`.
 
     Args:
         dataset: one center view of each video of data.val.
-        class_names: the classes of the only head, if they are known.
+        class_names: the classes of a single head, if they are known.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Validator:
         self._end_early()
 
     def validate_if_due(self, rows: Iterable[Row]) -> None:
-        """Add new rows of metrics.jsonl, and validate the model if that is due."""
+        """Add new rows of metrics.jsonl, and validate the model if a validation is due."""
         for row in rows:
             self._validations.add(row)
         if self._training.plan.is_validated(self._training.steps_done):
-            self._training.save()  # first: a validation may take long, and may fail
+            self._training.save()  # saved first: a validation may take long, and may fail
             self._validate()
             self._end_early()
 
@@ -103,7 +103,7 @@ class Validator:
             row |= {f"val_{name}_{key}": values[key] for key in METRIC_OF_TASK.values() if key in values}
         row |= {f"val_{name}": metrics[name] for name in LOGGED_METRICS if metrics.get(name) is not None}
         row["val_loss"] = mean_loss(predictions)
-        if validations.add(row):  # before it is logged: a row without its weights could not be repaired
+        if validations.add(row):  # kept before the log: a row without weights cannot be repaired
             heads = []
             for predicted in predictions.by_head().values():
                 head = predicted.head
@@ -129,7 +129,7 @@ class Validator:
         self._context.warn_once("overfitting", validations.overfitting_warning())
 
     def summary(self) -> str | None:
-        """The best metric, its weights, and what to try, as text; None without a best validation."""
+        """Describe the best metric, its weights, and what to try; None without a best validation."""
         training = self._training
         validations = self._validations
         if validations.best is None:
@@ -152,7 +152,7 @@ class Validator:
         )
         if best is None or chance is None:
             return text
-        # Heuristic: little is learned in the first tenth of the way from chance to a perfect metric.
+        # Heuristic: a model in the first tenth of the way from chance to a perfect metric has learned little.
         limit = chance + 0.1 * ((100 if metric.is_percent else 0) - chance)
         if (best < limit) if metric.is_percent else (best > limit):
             text += ". That is hardly better than chance: check the labels, or try more steps"

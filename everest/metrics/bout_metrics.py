@@ -1,13 +1,12 @@
-"""The agreement of predicted bouts with the bouts of a person, as the field defines it.
+"""The agreement of predicted bouts with a person's bouts, by the metrics of the field.
 
 Temporal segmentation: frame accuracy, edit score and F1@k of Lea et al. 2017 (Temporal Convolutional Networks
 for Action Segmentation and Detection), computed as in the released program of MS-TCN (Farha and Gall 2019).
 Temporal detection: mAP at a temporal intersection over union (tIoU), as in the program of ActivityNet (Caba
 Heilbron et al. 2015), which is also used for THUMOS14.
 
-Frames without a bout, and bouts of the class `background`, are background: its frames count in the frame
-accuracy, and nowhere else. Classes may overlap. Every share is in percent; None where there is nothing to
-measure.
+Frames without a bout, and bouts of the class `background`, are background. Background frames count only in
+the frame accuracy. Classes may overlap. Every share is in percent, or None if there is nothing to measure.
 
 F frames, C classes, P predicted and T true segments.
 """
@@ -26,8 +25,8 @@ from everest.annotations.bout import BACKGROUND, Bout
 from everest.metrics.intervals import bootstrap
 from everest.system.types import Floats
 
-F1_OVERLAPS: Final = (0.10, 0.25, 0.50)  # of F1@k
-MAP_TIOU: Final = 0.5  # of mAP
+F1_OVERLAPS: Final = (0.10, 0.25, 0.50)  # overlaps of F1@k
+MAP_TIOU: Final = 0.5  # tIoU of mAP
 TIOU_ROUNDING: Final = 1e-9  # 0.1 s has no exact binary form
 
 
@@ -39,12 +38,12 @@ class Stretch:
     end: float  # seconds: when the last frame ends
     labeled: Sequence[Bout]
     predicted: Sequence[Bout]
-    scores: Sequence[float]  # of each predicted bout; the most certain ones count first in mAP
+    scores: Sequence[float]  # score of each predicted bout; mAP ranks bouts by it
     group: str = ""  # recordings of one group, such as an animal, are not independent
 
 
 class Segment(NamedTuple):
-    """A longest run of frames that have a class."""
+    """A maximal run of frames that have a class."""
 
     first: int
     end: int  # excluded
@@ -52,19 +51,19 @@ class Segment(NamedTuple):
 
 
 def f1_score(right: int, total: int) -> float | None:
-    """F1 in percent, of `right` predictions and the `total` of true and predicted ones; None if that is 0."""
+    """F1 in percent: `right` predictions, `total` true plus predicted items; None if `total` is 0."""
     return _percent(2 * right / total) if total else None
 
 
 def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
-    """Return all metrics of some stretches.
+    """Compute all metrics over some stretches.
 
     Returns:
-        `frame_accuracy`, its 95 % `frame_interval` over groups (None: there is one), `mean_class_accuracy`
-        (of the frames of each class, background is one), `majority_accuracy` (of always predicting the most
-        frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`, `map@0.5`, the number of `frames`, and of each of
-        the `classes` its `name`, `f1` (of its frames), `ap@0.5`, and `truth` and `predicted`, each with
-        `bouts` (their number) and `seconds`.
+        `frame_accuracy`, its 95 % `frame_interval` over groups (None if there is only one),
+        `mean_class_accuracy` (over the frames of each class, including background), `majority_accuracy` (of
+        always predicting the most frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`, `map@0.5`, the number
+        of `frames`, and for each of the `classes` its `name`, `f1` (of its frames), `ap@0.5`, and `truth` and
+        `predicted`, each with `bouts` (their number) and `seconds`.
     """
     true_bouts = [bout for stretch in stretches for bout in stretch.labeled]
     predicted_bouts = [bout for stretch in stretches for bout in stretch.predicted]
@@ -108,7 +107,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
 
 
 def _accuracy_interval(stretches: Sequence[Stretch], is_right: NDArray[np.bool_]) -> list[float] | None:
-    """The 95 % interval of the frame accuracy, in percent, over groups; None of a single one."""
+    """The 95 % interval of the frame accuracy, in percent, over groups; None for a single group."""
     groups = [stretch.group for stretch in stretches]
     if len(set(groups)) == 1:
         return None
@@ -122,10 +121,10 @@ def _accuracy_interval(stretches: Sequence[Stretch], is_right: NDArray[np.bool_]
 def frame_classes(stretch: Stretch, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:
     """Return whether each frame has each class, (F, C). Times of bouts are rounded to the nearest frame.
 
-    Files of annotations have milliseconds, which are not exactly the times of frames. A point event has none.
+    Annotation files have milliseconds, which are not exactly frame times. A point event has no frames.
     """
     next_times = np.append(stretch.times[1:], stretch.end)
-    borders = (stretch.times + next_times) / 2  # (F,): up to them a frame is nearest
+    borders = (stretch.times + next_times) / 2  # (F,) times up to which a frame is the nearest
     classes = np.zeros((len(borders), len(names)), dtype=np.bool_)
     column = {name: index for index, name in enumerate(names)}
     for bout in bouts:
@@ -136,7 +135,7 @@ def frame_classes(stretch: Stretch, bouts: Sequence[Bout], names: Sequence[str])
 
 
 def find_segments(frames: NDArray[np.bool_]) -> list[Segment]:
-    """Return the segments of (F, C) classes by their start, then by their class."""
+    """Return the segments of frames (F, C), sorted by start, then by class."""
     edges = np.diff(np.pad(frames, ((1, 1), (0, 0))).astype(np.int8), axis=0)  # (F + 1, C)
     segments = []
     for index, column in enumerate(edges.T):
@@ -146,22 +145,22 @@ def find_segments(frames: NDArray[np.bool_]) -> list[Segment]:
 
 
 def edit_score(labeled: Sequence[Segment], predicted: Sequence[Segment]) -> float:
-    """Return 1 - d / n for the Levenshtein distance d of the classes of segments, n of the longer sequence.
+    """Return 1 - d / n: d is the Levenshtein distance of the classes, n the length of the longer sequence.
 
-    It measures the order of the segments, whatever their times are. Two empty sequences have 1 (our choice).
+    It measures the order of segments, regardless of their times. Two empty sequences score 1 (our choice).
     """
-    row = np.arange(len(labeled) + 1)  # distances of the first predicted segments from beginnings
+    row = np.arange(len(labeled) + 1)  # distances from the prefixes of `labeled`
     classes = np.array([segment.label for segment in labeled])
     for i, segment in enumerate(predicted, start=1):
         changed = row[:-1] + (classes != segment.label)
         best = np.append(i, np.minimum(changed, row[1:] + 1))
-        # Insertions: each value is at most one more than the one before it.
+        # Insertions: each value exceeds the previous value by at most one.
         row = np.minimum.accumulate(best - np.arange(len(best))) + np.arange(len(best))
     return 1 - row[-1] / max(len(labeled), len(predicted), 1)
 
 
 def count_right(labeled: Sequence[Segment], predicted: Sequence[Segment], overlap: float) -> int:
-    """Count the right segments for F1@k of one video.
+    """Count the correct predicted segments of a video, for F1@k.
 
     A predicted segment is right if the segment of its class that it overlaps most has an intersection over
     union of at least `overlap`, and no earlier prediction has matched it; as in MS-TCN.
@@ -181,12 +180,12 @@ def count_right(labeled: Sequence[Segment], predicted: Sequence[Segment], overla
 def bout_average_precision(stretches: Sequence[Stretch], name: str, *, tiou: float) -> float | None:
     """Return the average precision of a class, in percent; None without a true bout.
 
-    From the most certain prediction on, each takes the true bout of the largest tIoU that is free, if that is
-    at least `tiou`. The precision is interpolated: at each recall it is the highest of that or more recall.
+    In order of falling certainty, each prediction takes the free true bout with the largest tIoU, if that is
+    at least `tiou`. The precision at a recall is interpolated: the highest at this or any higher recall.
     Point events have no tIoU, and are left out.
     """
-    ranked: list[tuple[float, int, Floats]] = []  # score, place of the stretch, (T,) tIoU with its true bouts
-    free: list[NDArray[np.bool_]] = []  # (T,) of each stretch
+    ranked: list[tuple[float, int, Floats]] = []  # score, index of the stretch, (T,) tIoU with true bouts
+    free: list[NDArray[np.bool_]] = []  # (T,) per stretch: true bouts not taken yet
     for i, stretch in enumerate(stretches):
         spans = [(x.start, x.end) for x in stretch.labeled if x.label == name and x.seconds > 0]
         starts, ends = np.array(spans).reshape(-1, 2).T

@@ -1,9 +1,9 @@
-"""The metrics of an evaluation: of one head for each task, of all heads, and of chance.
+"""The metrics of an evaluation: for a head of each task, for all heads, and at chance level.
 
-A metric is a function of the bootstrap counts of the videos, so that its value and its resamples have one
-definition. It equals that of scikit-learn and scipy for the videos repeated by their counts. Metrics of
-classes are shares; `chances`, `compute_metrics` and `per_class` give percent. Errors of numbers are in the
-unit of the labels.
+A metric is a function of the bootstrap counts of the videos, so that its value and its resamples share one
+definition. It equals the metric of scikit-learn or scipy for videos repeated by their counts. Class metrics
+are shares; `chances`, `compute_metrics` and `per_class` return percent. Errors of numbers are in the unit of
+the labels.
 
 V videos, C classes.
 """
@@ -25,18 +25,18 @@ from everest.metrics.names import CLASS_MEANS, METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions, in_top, label_array
 from everest.system.types import Floats
 
-# Heuristic: with fewer videos of a class than this, their number varies much between resamples, and many
-# resamples have none of them. Means over classes then have no interval.
+# Heuristic: if a class has fewer videos than this, their number varies much between resamples, and many
+# resamples have none. Means over classes then have no interval.
 FEW_OF_CLASS: Final = 5
 
 MetricValues = dict[str, Any]
 
 
 def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
-    """Return the shares of a single-label head.
+    """Return the metric function of a single-label head; its values are shares.
 
-    top1, top5: of the mean probability over a video's views. clip_top1: of single views.
-    mean_class_accuracy, macro_f1: over the classes that occur; nan if a resample lacks one of them.
+    top1, top5: accuracy of the mean probability over a video's views. clip_top1: accuracy of single views.
+    mean_class_accuracy, macro_f1: means over the classes that occur; nan if a resample lacks one of them.
     """
     labels = predictions.labels
     _, views, classes = predictions.outputs.shape
@@ -63,10 +63,10 @@ def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
 
 
 def multi_label_metrics(predictions: HeadPredictions) -> MetricFunction:
-    """Return the shares of a multi-label head.
+    """Return the metric function of a multi-label head; its values are shares.
 
-    map: mean average precision. micro_f1, macro_f1, exact_match: of the classes above their thresholds. map
-    and macro_f1 are over the classes that occur; nan if a resample lacks one of them.
+    map: mean average precision. micro_f1, macro_f1, exact_match: for the classes above their thresholds. map
+    and macro_f1 are means over the classes that occur; nan if a resample lacks one of them.
     """
     occurring = predictions.labels.any(axis=0)  # (C,)
     exact = (predictions.labels == predictions.is_predicted).all(axis=1)  # (V,)
@@ -89,9 +89,10 @@ def multi_label_metrics(predictions: HeadPredictions) -> MetricFunction:
 
 
 def regression_metrics(predictions: HeadPredictions) -> MetricFunction:
-    """Return the errors of a head of numbers, in the unit of the labels.
+    """Return the metric function of a head of numbers; errors are in the unit of the labels.
 
-    r2: the share of the variance. spearman: the correlation of the ranks. Both are nan if a side is constant.
+    r2: share of the variance explained. spearman: rank correlation. Both are nan if labels or predictions are
+    constant.
     """
     labels, predicted = predictions.labels, predictions.means[:, 0].astype(np.float64)  # (V,)
 
@@ -120,11 +121,11 @@ HEAD_METRICS: Final[dict[str, Callable[[HeadPredictions], MetricFunction]]] = {
 def average_precisions(
     labels: NDArray[np.bool_], scores: NDArray[np.floating]
 ) -> Callable[[VideoCounts], Floats]:
-    """A function from counts to average precisions (C,), by labels and scores (V, C); nan: no video."""
+    """Return a function from counts to average precision (C,) for labels and scores (V, C); nan: no video."""
     order = np.argsort(-scores, axis=0, kind="stable")  # (V, C)
     ranked = np.take_along_axis(scores, order, 0)
     positive = np.take_along_axis(labels, order, 0)
-    # Videos of equal scores are above a threshold together: the last of them has their precision.
+    # Videos with equal scores pass a threshold together, so the precision of the last one counts for all.
     ends = np.ones_like(positive)
     ends[:-1] = ranked[1:] != ranked[:-1]
     places = np.where(ends, np.arange(len(scores))[:, None], len(scores))
@@ -142,11 +143,11 @@ def average_precisions(
 
 
 def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, float | None]:
-    """Return the values of a model that has learned nothing about these videos, in the units of the metrics.
+    """Return the metrics of a model that has learned nothing about these videos, in their usual units.
 
-    majority_top1: of always predicting the most frequent class. chance_top1, chance_top5: of guessing; of
-    several heads, that all are right. chance_map: of a random order. chance_mae: of the best constant output,
-    the median of the labels. A video has a label per head.
+    majority_top1: always predicting the most frequent class. chance_top1, chance_top5: guessing; with several
+    heads, all must be right. chance_map: a random order. chance_mae: the best constant output, which is the
+    median of the labels. Each video has a label per head.
     """
     if len(heads) != 1:
         return {"chance_top1": _round(1 / math.prod(head.outputs for head in heads), is_share=True)}
@@ -155,13 +156,13 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
     if head.task == "regression":
         return {"chance_mae": _round(np.abs(truth - np.median(truth)).mean(), is_share=False)}
     if head.task == MULTI_LABEL:
-        # Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
+        # If a class has p of V videos, the k-th place has a positive video with probability p / V, and then
         # 1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above
-        # p / V, much for few positive videos: 26 % for one of twelve.
+        # p / V, far above it for few positive videos: 26 % for one of twelve.
         videos = len(truth)
-        positive = truth.sum(axis=0)[truth.any(axis=0)]  # of each class that occurs
+        positive = truth.sum(axis=0)[truth.any(axis=0)]  # videos of each class that occurs
         harmonic = (1 / np.arange(1, videos + 1)).sum()
-        others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
+        others = (positive - 1) / max(videos - 1, 1)  # share of positives among the other videos
         precisions = (harmonic + others * (videos - harmonic)) / videos
         shares = {"chance_map": float(precisions.mean()) if len(positive) else 0.0}
     else:
@@ -174,26 +175,26 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
 
 
 def find_chance(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
-    """The value of a metric of METRICS in `chances`; None if it has none."""
+    """Return the chance level of a metric of METRICS from `chances`; None if it has none."""
     return chances(heads, labels).get(METRICS[metric].chance or metric)
 
 
 def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bool_]) -> list[float]:
-    """Return the threshold of each class with the highest F1; scores from it on are positive.
+    """Return for each class the threshold with the highest F1; scores at or above it are positive.
 
-    The candidates are the middle between 0 and the lowest score of the class, and the middles between
-    neighboring scores; of equal F1 the nearest to 0.5 is chosen. A class without a positive video keeps 0.5.
-    The threshold of a class with few positive videos depends on these videos.
+    The candidates are the midpoint between 0 and the lowest score of the class, and the midpoints between
+    neighboring scores; at equal F1, the one nearest to 0.5 is chosen. A class without a positive video keeps
+    0.5. With few positive videos, the threshold depends on these videos.
 
     Args:
-        probabilities: (V, C), of videos that the model was not trained on.
+        probabilities: (V, C) for videos that the model was not trained on.
         labels: (V, C) whether a video has a class.
     """
     thresholds = [DEFAULT_THRESHOLD] * labels.shape[1]
     for index in np.flatnonzero(labels.any(axis=0)):
         positive = labels[:, index].astype(np.float64)  # (V,)
         scores, positions = np.unique(probabilities[:, index].astype(np.float64), return_inverse=True)
-        # Of the videos with this score or a higher one.
+        # Counts over the videos with this or a higher score.
         predicted, right = (
             np.bincount(positions, weights=counted)[::-1].cumsum()[::-1]
             for counted in (np.ones_like(positive), positive)
@@ -201,20 +202,20 @@ def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bo
         f1 = 2 * right / (predicted + positive.sum())
         lower = np.concatenate([[0.0], scores[:-1]])
         midpoints = (lower + scores) / 2
-        midpoints = np.where(midpoints > lower, midpoints, scores)  # no float is between two neighboring ones
+        midpoints = np.where(midpoints > lower, midpoints, scores)  # between adjacent floats there is none
         best = midpoints[f1 == f1.max()]
         thresholds[index] = float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
     return thresholds
 
 
 def compute_metrics(predictions: Predictions, *, intervals: bool = False) -> MetricValues:
-    """Return the metrics over the readable videos.
+    """Compute the metrics over the readable videos.
 
-    The metrics of several heads are under `heads`, by name; if all are single-label, `action_top1` counts
-    the videos with all of them right.
+    The metrics of several heads are under `heads`, by name; if all heads are single-label, `action_top1` is
+    the share of videos whose heads are all right.
 
     Args:
-        intervals: adds `intervals`, the 95 % interval (low, high) of each metric, by its name.
+        intervals: add `intervals`, the 95 % interval (low, high) of each metric, by name.
     """
     by_head = predictions.by_head()
     groups = (predictions.groups or range(len(predictions.videos))) if intervals else None
@@ -243,7 +244,7 @@ def compute_metrics(predictions: Predictions, *, intervals: bool = False) -> Met
 def _with_intervals(
     metrics: MetricFunction, videos: int, groups: Sequence[Hashable] | None, is_share: bool = True
 ) -> MetricValues:
-    """Metrics of videos as JSON values, with their intervals if there are groups of the videos."""
+    """Return metrics as JSON values, with intervals if the groups of the videos are given."""
     result: MetricValues = {name: _round(x, is_share) for name, x in metrics(np.ones(videos)).items()}
     if groups is not None:
         ends = bootstrap(metrics, groups, shares=is_share)
@@ -252,14 +253,14 @@ def _with_intervals(
 
 
 def _round(value: float, is_share: bool) -> float | None:
-    """Percent with four digits after the point, or a number with six digits; None instead of nan."""
+    """Round a share to percent with four decimals, or a number to six digits; None instead of nan."""
     if math.isnan(value):
         return None
     return round(100 * float(value), 4) if is_share else float(f"{value:.6g}")
 
 
 def mean_loss(predictions: Predictions) -> float:
-    """The loss of the mean output of a video, over all videos and heads, without smoothing or weights."""
+    """The loss of a video's mean output, averaged over videos and heads, without smoothing or weights."""
     losses = []
     for part in predictions.by_head().values():
         means, labels = part.means, part.labels
@@ -278,8 +279,8 @@ def mean_loss(predictions: Predictions) -> float:
 def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[MetricValues]:
     """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
 
-    Precision is 0 of a class that is never predicted. `ap`, the average precision, is None of a class without
-    a video. Of several classes per video also the `threshold`, the least probability of a predicted class.
+    Precision is 0 for a class that is never predicted. `ap`, the average precision, is None for a class
+    without a video. Multi-label heads also have `threshold`, the minimum probability of a predicted class.
     """
     labels, chosen = predictions.class_flags()  # (V, C) each
     videos, predicted, right = labels.sum(axis=0), chosen.sum(axis=0), (labels & chosen).sum(axis=0)  # (C,)
@@ -303,11 +304,11 @@ def class_tests(
 ) -> list[MetricValues]:
     """Return how well each class that occurs is found, in percent: `name`, `prevalence`, value, `interval`.
 
-    Of videos with one class, the value is `recall`, with `precision` beside it, and `taken_for`, the class
-    that most of the others are taken for, with its share `taken`; if groups have several videos of the class,
-    also `worst_group`, where most are not found, and `worst`, the videos that are found there and all. Of
-    videos with several classes, it is `ap`, the average precision, which is about the prevalence if the
-    outputs are random. The 95 % interval is over groups; None without groups, and of a class with fewer than
+    With one class per video, the value is `recall`, next to `precision`, and `taken_for`, the class that most
+    missed videos are taken for, with its share `taken`; if groups have several videos of the class, also
+    `worst_group`, the group with the most misses, and `worst`, its numbers of found and of all videos. With
+    several classes per video, the value is `ap`, the average precision, which is about the prevalence if the
+    outputs are random. The 95 % interval is over groups; None without groups, or for a class with fewer than
     `FEW_OF_CLASS` videos.
     """
     labels, chosen = predictions.class_flags()  # (V, C) each
@@ -318,16 +319,16 @@ def class_tests(
         ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
     rows = []
     for index, row in enumerate(per_class(predictions, names)):
-        name, videos = row["name"], np.flatnonzero(labels[:, index])  # of the class
+        name, videos = row["name"], np.flatnonzero(labels[:, index])  # videos of the class
         if not len(videos):
             continue
         measured = {key: row[key] for key in (("ap",) if is_multi else ("recall", "precision"))}
-        taken = chosen[videos].sum(axis=0)  # (C,) of its videos, by what they are taken for
+        taken = chosen[videos].sum(axis=0)  # (C,) videos of the class by predicted class
         taken[index] = 0
         if not is_multi and taken.any():
             measured["taken_for"] = names[int(taken.argmax())]
             measured["taken"] = _round(taken.max() / len(videos), is_share=True)
-        hits_of: dict[Hashable, list[bool]] = {}  # of each group
+        hits_of: dict[Hashable, list[bool]] = {}  # found or missed, per group
         if groups is not None and not is_multi:
             for video in videos.tolist():
                 hits_of.setdefault(groups[video], []).append(bool(chosen[video, index]))
@@ -338,10 +339,10 @@ def class_tests(
         interval = None
         if groups is not None and len(videos) >= FEW_OF_CLASS:
             groups_of_videos = [groups[video] for video in videos.tolist()]
-            if not is_multi:  # a recall is about the videos of the class, in their groups
+            if not is_multi:  # a recall covers only groups with the class
                 hits = chosen[videos, index].astype(np.float64)
                 (ends[name],) = bootstrap(_mean_metric(hits), groups_of_videos).values()
-            elif ends[name][1] == 1:  # a perfect one has the bound of the groups with the class
+            elif ends[name][1] == 1:  # a perfect ap gets the bound of the groups with the class
                 ends[name] = min(ends[name][0], TAIL_SHARE ** (1 / len(set(groups_of_videos)))), 1.0
             interval = [_round(end, is_share=True) for end in ends[name]]
         rows.append(

@@ -1,14 +1,14 @@
 """95 % intervals of metrics: the percentile bootstrap over videos (Efron and Tibshirani 1993, chapter 13).
 
-Groups of videos that look alike are drawn with replacement, all videos of a group together, and all views of
-a video (Davison and Hinkley 1997, section 3.8). Without groups, each video is drawn on its own.
+Groups of videos that look alike are drawn with replacement, with all their videos and views (Davison and
+Hinkley 1997, section 3.8). Without groups, each video is drawn separately.
 
-The bootstrap of few groups is too narrow, so that its ends are moved away from the value: by the factor
-sqrt(G / (G - 1)) that it lacks, and by the ratio of the quantiles of the t and the normal distribution.
+With few groups the bootstrap interval is too narrow, so its ends are moved away from the value: by the
+missing factor sqrt(G / (G - 1)), and by the ratio of the quantiles of the t and the normal distribution.
 
-An interval is about these weights, and about other groups like these. It does not contain the differences
-between training runs, mistakes in the labels, or videos from elsewhere. It is too narrow if groups depend on
-each other, as the recordings of one person do.
+An interval holds for these weights and for other groups like these. It does not cover differences between
+training runs, mistakes in the labels, or videos from elsewhere. It is too narrow if groups depend on each
+other, as the recordings of one person do.
 
 V videos, G groups.
 """
@@ -27,10 +27,10 @@ from everest.metrics.names import CLASS_MEANS
 
 NUM_RESAMPLES: Final = 2000
 BOOTSTRAP_SEED: Final = 0  # the same videos have the same interval
-TAIL_SHARE: Final = 0.025  # of the resamples, on either side of an interval
+TAIL_SHARE: Final = 0.025  # share of the resamples beyond either end of an interval
 # Heuristic: with fewer groups, intervals are wider than those of the bootstrap. In simulated sets, 90 to 93 %
-# of them contained the mean with 4 groups (of the bootstrap 77 to 80 %), 92 to 93 % with 6 (84 to 87 %), and
-# 93 to 94 % with 8 (87 to 89 %). With 10 groups, 88 to 91 % of the bootstrap's did.
+# of our intervals contained the mean with 4 groups (bootstrap: 77 to 80 %), 92 to 93 % with 6 (84 to 87 %),
+# and 93 to 94 % with 8 (87 to 89 %). With 10 groups, 88 to 91 % of the bootstrap intervals did.
 FEW_GROUPS: Final = 10
 LIMITS: Final = {"mae": (0, math.inf), "rmse": (0, math.inf), "r2": (-math.inf, 1), "spearman": (-1, 1)}
 
@@ -49,15 +49,15 @@ def bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each metric; nan if no resample has a value.
 
-    Resamples without a value of a metric are left out of its interval. A share that is the same in all, as
-    that of ten right videos of ten, has the exact bound of the binomial distribution (Clopper and Pearson
-    1934): 69 to 100 %. As videos of a group may all be alike, it counts groups. A mean over classes has it at
-    0 and 100 % only: one output for all videos always has the same mean class accuracy. Of few groups, ends
-    are moved away from the value (see above), up to the limits of the metric.
+    Resamples without a value of a metric are left out of its interval. A share that is equal in all
+    resamples, such as ten right videos of ten, gets the exact bound of the binomial distribution (Clopper and
+    Pearson 1934): 69 to 100 %. The bound counts groups, as all videos of a group may be alike. A mean over
+    classes gets it at 0 and 100 % only: one output for all videos always has the same mean class accuracy.
+    With few groups, the ends are moved away from the value (see above), up to the limits of the metric.
 
     Args:
-        groups: of each video, (V,).
-        shares: whether the metrics are from 0 to 1.
+        groups: the group of each video, (V,).
+        shares: whether the metrics range from 0 to 1.
     """
     group_indices = {group: index for index, group in enumerate(dict.fromkeys(groups))}
     group_ids = np.array([group_indices[group] for group in groups])  # (V,)
@@ -88,6 +88,6 @@ def bootstrap(
 
 
 def _widening(groups: int) -> float:
-    """How many times as far from the value the ends of an interval of a few groups are."""
+    """The factor by which the ends of an interval move away from the value, with few groups."""
     quantiles = t.ppf(1 - TAIL_SHARE, groups - 1) / norm.ppf(1 - TAIL_SHARE)
     return math.sqrt(groups / (groups - 1)) * float(quantiles)

@@ -1,4 +1,4 @@
-"""The metrics of an evaluation, by name, and as text. Needs no torch, which takes a second to import."""
+"""The metrics of an evaluation, by name and as text. Does not import torch, which takes a second."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from everest.system.text import plural
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """How a metric is shown, and compared."""
+    """How a metric is shown and compared."""
 
     title: str
-    chance: str | None = None  # the name of its value for a model that has learned nothing
+    chance: str | None = None  # name of its chance level
     is_percent: bool = True
-    is_higher_better: bool = True  # whether more is better
-    short: str | None = None  # of the title, for a line with many metrics
+    is_higher_better: bool = True  # whether higher values are better
+    short: str | None = None  # short title for a line with many metrics
 
 
-# By their names in the document of `everest eval --json`.
+# Metrics by their names in the document of `everest eval --json`.
 METRICS: Final[dict[str, Metric]] = {
     "top1": Metric(title="top-1", chance="chance_top1"),
     "majority_top1": Metric(title="always the most frequent class"),
@@ -38,10 +38,10 @@ METRICS: Final[dict[str, Metric]] = {
     "spearman": Metric(title="rank correlation (Spearman)", is_percent=False),
     "loss": Metric(title="loss", is_percent=False, is_higher_better=False),
 }
-# The names of the values of chance.
+# The names of the chance levels.
 CHANCE_NAMES: Final = tuple(dict.fromkeys(metric.chance for metric in METRICS.values() if metric.chance))
 CLASS_MEANS: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
-# In metrics.jsonl.
+# Metrics that metrics.jsonl may have.
 LOGGED_METRICS: Final = (
     *("top1", "top5", "mean_class_accuracy", "macro_f1", "map", "micro_f1"),
     *("mae", "rmse", "r2", "spearman"),
@@ -49,14 +49,14 @@ LOGGED_METRICS: Final = (
 
 
 def find_metric(name: str) -> Metric | None:
-    """The metric of METRICS that a name means; of data.val also `val_HEAD_METRIC`."""
+    """Return the metric of METRICS for a name, which may also be `val_HEAD_METRIC`."""
     suffix = name.rpartition(".")[2]
     names = [metric for metric in METRICS if suffix == metric or suffix.endswith(f"_{metric}")]
     return METRICS[max(names, key=len)] if names else None
 
 
 def value_text(name: str, value: float | None) -> str:
-    """A value with its unit."""
+    """Format a value with its unit."""
     if value is None:
         return "none"
     metric = find_metric(name)
@@ -64,14 +64,14 @@ def value_text(name: str, value: float | None) -> str:
 
 
 def percent_text(value: float) -> str:
-    """A percentage with one decimal; with two near 0 and 100, so that 99.98 is not read as 100."""
+    """Format a percentage with one decimal; near 0 and 100 with two, so that 99.98 is not read as 100."""
     return f"{value:.2f} %" if 0 < value < 1 or 99 < value < 100 else f"{value:.1f} %"
 
 
 def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Yield title, value, 95 % interval and chance of the metrics of `everest eval --json`, head by head.
 
-    A metric that says little is left out: one that every model reaches, and top-5 of up to nine classes.
+    Uninformative metrics are left out: a metric that every model reaches, and top-5 of up to nine classes.
     """
     for name, head_result in result.get("heads", {}).items():
         yield from metric_rows(head_result, name)
@@ -91,7 +91,7 @@ def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, s
 
 
 def views_text(result: dict[str, Any], noun: str = "video") -> str:
-    """The views of a video, or another unit, that the metrics of `everest eval --json` are from."""
+    """Describe the views per video, or other unit, behind the metrics of `everest eval --json`."""
     views = result["views"]
     return f"views of a {noun}: {plural(views['clips'], 'clip')} x {plural(views['crops'], 'crop')}"
 

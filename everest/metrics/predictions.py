@@ -1,6 +1,6 @@
-"""The outputs of a classifier for the videos of a list, next to their labels, and as a file.
+"""The outputs of a classifier for the videos of a list, with their labels, and as a file.
 
-A head answers one question about a video, such as its verb or its noun. Most classifiers have one head,
+A head predicts one property of a video, such as its verb or its noun. Most classifiers have one head,
 without a name.
 """
 
@@ -26,7 +26,7 @@ class HeadPredictions:
     """The outputs of one head. V videos, C outputs."""
 
     head: Head
-    # (V,) int64 classes; (V, C) bool, whether a video has each of several classes; or (V,) float64 numbers
+    # (V,) int64 classes, (V, C) bool flags of a multi-label head, or (V,) float64 numbers
     labels: NDArray[Any]
     outputs: NDArray[np.float32]  # (V, views, C): probabilities, or numbers
 
@@ -57,15 +57,15 @@ class Predictions:
     """The outputs of a classifier, in the order of the list."""
 
     videos: list[str]
-    labels: Sequence[tuple[Label, ...]]  # of each video, one per head
+    labels: Sequence[tuple[Label, ...]]  # labels of each video, one per head
     outputs: NDArray[np.float32]  # (videos, views, outputs of all heads)
     skipped: list[tuple[str, str]]  # path and reason of unreadable videos
     heads: Heads
-    groups: Sequence[str] = field(default=())  # the source of each video; empty: each is its own
+    groups: Sequence[str] = field(default=())  # source of each video; empty: each video is a separate source
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
-        """The predictions of several models for different videos."""
+        """Join the predictions of several models for different videos."""
         return cls(
             videos=[video for part in parts for video in part.videos],
             labels=[labels for part in parts for labels in part.labels],
@@ -87,7 +87,7 @@ class Predictions:
 
 
 def label_array(labels: Sequence[Label], head: Head) -> NDArray[Any]:
-    """The labels of V videos for one head; see `HeadPredictions.labels`."""
+    """Return the labels of V videos for one head as an array; see `HeadPredictions.labels`."""
     if head.task != MULTI_LABEL:
         return np.array(labels, dtype=np.float64 if head.task == "regression" else np.int64)
     array = np.zeros((len(labels), head.outputs), dtype=np.bool_)
@@ -109,10 +109,10 @@ def refuse_too_many_skipped(predictions: Predictions, max_bad: float) -> None:
 
 
 def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:
-    """Write a CSV row per video; the columns of each of several heads end in its name.
+    """Write a CSV row per video; with several heads, the columns of a head end in its name.
 
-    A single-label head has `label`, `predicted`, `probability` and `correct`; a multi-label head the same
-    without a probability, and `probability.CLASS` of each class; a number `label`, `predicted` and `error`.
+    A single-label head has `label`, `predicted`, `probability` and `correct`. A multi-label head has the same
+    but `probability.CLASS` for each class. A head of numbers has `label`, `predicted` and `error`.
     """
     columns: list[tuple[str, Sequence[str]]] = [("video", predictions.videos)]
     for name, part in predictions.by_head().items():

@@ -1,12 +1,12 @@
 """Time budgets: seconds and number of bouts per class, with intervals from windows that a person checked.
 
-The footage is divided into windows of equal length, some of which are drawn at random and checked. The bouts
-of a person in these count as they are, and the windows that are left are estimated. The prediction-powered
-estimate (Angelopoulos et al. 2023, arXiv 2301.09633) is the model's total in the windows that are left, plus
-their number times the mean error of the model in the checked ones. As the model's total is known, only this
-mean varies. The draw is without replacement from these recordings (the difference estimator of survey
-sampling, Särndal et al. 1992, section 6.3), so that the intervals are about these recordings, however alike
-the windows of one recording are.
+The footage is divided into windows of equal length, some of which are drawn at random and checked. In checked
+windows the person's bouts count; the unchecked windows are estimated. The prediction-powered estimate
+(Angelopoulos et al. 2023, arXiv 2301.09633) is the model's total in the unchecked windows, plus their number
+times the model's mean error in the checked windows. As the model's total is known, only this mean varies.
+Windows are drawn without replacement from these recordings (the difference estimator of survey sampling,
+Särndal et al. 1992, section 6.3), so the intervals hold for these recordings, however alike the windows of a
+recording are.
 
 Windows may also be drawn in each of several strata (groups of recordings, such as animals), whose estimates
 and variances are added (Särndal et al. 1992, section 3.7).
@@ -38,11 +38,11 @@ from everest.errors import DataError, RecipeError
 from everest.metrics.intervals import TAIL_SHARE
 from everest.system.types import Floats
 
-TIME_ROUNDING: Final = 0.002  # seconds that times in files may differ
-WINDOW_SECONDS: Final = 10.0  # default, heuristic
-SHORTEST_WINDOW: Final = 1.0  # seconds; heuristic: a person can see what happens
-DRAWN_FIRST: Final = 30  # default: windows that a person checks before the first time budget
-MOST_WINDOWS: Final = 10_000_000  # windows; heuristic: 1.1 GB
+TIME_ROUNDING: Final = 0.002  # seconds by which times in files may differ
+WINDOW_SECONDS: Final = 10.0  # default window length, heuristic
+SHORTEST_WINDOW: Final = 1.0  # seconds; heuristic: long enough to see what happens
+DRAWN_FIRST: Final = 30  # default: number of windows to check before the first time budget
+MOST_WINDOWS: Final = 10_000_000  # heuristic: so many windows take 1.1 GB
 
 Extents = Mapping[str, tuple[float, float]]  # start and end of each recording, in seconds
 
@@ -56,9 +56,9 @@ class FootageWindow(NamedTuple):
 
 
 def divide_footage(extents: Extents, seconds: float) -> list[FootageWindow]:
-    """Divide recordings into windows; the last one of each has half to one and a half times the length.
+    """Divide recordings into windows; the last window of each has half to one and a half times the length.
 
-    A recording of less than half a window is a window.
+    A recording shorter than half a window is one window.
     """
     if not 0 < seconds < math.inf:
         raise RecipeError(f"--window {seconds:g}: must be a positive number of seconds")
@@ -76,13 +76,13 @@ def divide_footage(extents: Extents, seconds: float) -> list[FootageWindow]:
 
 
 def choose_window_seconds(extents: Extents, num_windows: int) -> float:
-    """Seconds of a window, 10 at most, so that the footage has three for each that will be drawn."""
+    """Return the seconds of a window, at most 10, so that the footage has three windows per drawn window."""
     total = sum(end - start for start, end in extents.values())
     return min(WINDOW_SECONDS, float(f"{total / (3 * num_windows):.1g}"))
 
 
 def choose_first_draw(extents: Extents) -> tuple[int, float]:
-    """The number of windows to check first, and their seconds; fewer and shorter in short footage."""
+    """Return the number of windows to check first, and their seconds; both are smaller in short footage."""
     total = sum(end - start for start, end in extents.values())
     num_windows = max(2, min(DRAWN_FIRST, int(total / (3 * SHORTEST_WINDOW))))
     shortest = min(SHORTEST_WINDOW, total / num_windows)
@@ -90,7 +90,7 @@ def choose_first_draw(extents: Extents) -> tuple[int, float]:
 
 
 def windows_for_half(windows: int, checked: int) -> int:
-    """The number of checked windows with which intervals are about half as wide as with `checked`."""
+    """Return the number of checked windows that makes intervals about half as wide as `checked` does."""
     return math.ceil(4 * checked * windows / (windows + 3 * checked))
 
 
@@ -105,8 +105,8 @@ def draw_windows(
 ) -> list[FootageWindow]:
     """Divide recordings into windows, and draw some that were not checked or drawn before.
 
-    Each is equally likely, and drawn once; they are in the order of the footage. With `strata`, `number`
-    windows are drawn in each of these groups of recordings, or all that are left there.
+    Windows are equally likely, drawn without replacement, and returned in the order of the footage. With
+    `strata`, `number` windows are drawn in each of these groups of recordings, or all that are left there.
     """
     windows = divide_footage(extents, seconds)
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
@@ -117,7 +117,7 @@ def draw_windows(
         if not marks and (shorter := choose_window_seconds(extents, number)) >= SHORTEST_WINDOW:
             fix = f"use --window {shorter:g}, which gives {len(divide_footage(extents, shorter))}"
         raise RecipeError(f"--draw {number}: only {len(remaining)} windows of {seconds:g} s{unused}; {fix}")
-    # With one seed, a second draw would choose the neighbors of the first one's windows.
+    # With the same seed, a second draw would choose neighbors of the windows of the first draw.
     generator = np.random.default_rng([seed, len(drawn)])
     pools = [[i for i, window in enumerate(remaining) if window.video in videos] for videos in strata]
     indices = [
@@ -138,17 +138,17 @@ def total_interval(
     least_total: float = 0.0,
     most_unchecked: float = math.inf,
 ) -> dict[str, Any]:
-    """Return the estimate of a total over all windows, and its 95 % interval.
+    """Estimate a total over all windows, and its 95 % interval.
 
-    Rare errors may be in no checked window. Two further windows, with the largest possible error in either
-    direction, therefore count in the variance, as Agresti and Coull (1998) add outcomes for shares.
-    Impossible totals are cut off: less than a person saw, or more than the unchecked windows can hold.
+    Checked windows may miss rare errors. Therefore two further windows, with the largest possible error in
+    either direction, count in the variance, as Agresti and Coull (1998) add outcomes for shares. Impossible
+    totals are cut off: less than the person saw, or more than the unchecked windows can hold.
 
     Args:
-        labeled, predicted: in each checked window, (N,).
-        naive: the model's total.
-        windows: W, or those of each stratum, (S,).
-        strata: of each checked window, (N,); None: there is one.
+        labeled, predicted: totals of the person and of the model in each checked window, (N,).
+        naive: the model's total over all windows.
+        windows: the number of windows W, or per stratum, (S,).
+        strata: the stratum of each checked window, (N,); None: there is only one stratum.
         largest_error: the largest possible error of a window.
         least_total: the least possible total of all windows.
         most_unchecked: the largest possible total of the unchecked windows.
@@ -156,15 +156,15 @@ def total_interval(
     errors = labeled - predicted  # (N,)
     seen = float(labeled.sum())
     counts = np.atleast_1d(windows)  # (S,)
-    estimate, variance = naive - float(predicted.sum()), 0.0  # of the sum over the windows that are left
+    estimate, variance = naive - float(predicted.sum()), 0.0  # of the sum over the unchecked windows
     for stratum, total in enumerate(counts):
         stratum_errors = errors if strata is None else errors[strata == stratum]
         num_checked = len(stratum_errors)
         num_left = total - num_checked
         estimate += num_left * float(stratum_errors.mean())
-        num_added = 2 * num_checked / len(errors)  # the two further windows, divided among the strata
+        num_added = 2 * num_checked / len(errors)  # the two further windows, shared among the strata
         squares = float(((stratum_errors - stratum_errors.mean()) ** 2).sum()) + num_added * largest_error**2
-        # Of a sum over the windows that are left, by a mean of the others: 0 if none is left.
+        # Variance of a sum over unchecked windows, from the mean of checked windows; 0 if all are checked.
         variance += squares / (num_checked - 1 + num_added) * num_left * total / num_checked
     half = float(t.ppf(1 - TAIL_SHARE, len(errors) - len(counts) + 2)) * math.sqrt(variance)
     sums_left = estimate - half, estimate, estimate + half
@@ -177,7 +177,7 @@ def total_interval(
 def window_length(extents: Extents, checked: Bouts, window: float | None = None) -> float:
     """Return the length in seconds of the windows that were drawn, with which `window` must agree.
 
-    The last window of a recording may have another length, and is ignored. Lists have times in milliseconds.
+    The last window of a recording may differ in length and is ignored. Lists have times in milliseconds.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
     if not marks:
@@ -207,24 +207,24 @@ def compute_time_budget(
     classes: Sequence[str] = (),
     strata: Sequence[Collection[str]] = (),
 ) -> dict[str, Any]:
-    """Return seconds and number of bouts of each class in the footage.
+    """Estimate the seconds and the number of bouts of each class in the footage.
 
     A recording in which the person saw a class has at least one bout of it.
 
     Args:
         predicted: the bouts of the model.
-        checked: the checked windows, as bouts with the label `checked`, and the bouts of a person in them. A
-            bout counts in the window in which it starts. One that starts exactly with a window counts as one
-            that goes back before it, unless the person saw that it does not: the recording starts there, or
-            the window before was checked, too, and has no bout of the class at its end.
-        classes: of the model, which neither it nor the person may have found.
-        strata: the groups of recordings in which the windows were drawn; empty: in all together.
+        checked: the checked windows, as bouts with the label `checked`, and the person's bouts in them. A
+            bout counts in the window in which it starts. A bout that starts exactly with a window is assumed
+            to start earlier, unless the person saw that it does not: the recording starts there, or the
+            previous window was also checked and has no bout of the class at its end.
+        classes: the model's classes; some may occur neither in its bouts nor in the person's.
+        strata: the groups of recordings in which windows were drawn; empty: in all recordings together.
     Returns:
-        `footage` in seconds, `windows`, `checked`, the `window` in seconds, `unused`, the bouts of the person
-        that are in no checked window, and of each of the `classes` its `name`, and `seconds` and `bouts`:
-        `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.
+        `footage` in seconds, `windows`, `checked`, the `window` in seconds, `unused` (the number of the
+        person's bouts outside all checked windows), and for each of the `classes` its `name`, `seconds` and
+        `bouts`, both with `naive` (the model's), `checked` (the person's), `estimate` and `interval`.
     """
-    # Rows of two draws may describe the same bout.
+    # Rows from two draws may describe the same bout.
     checked = group_by_video(merge_overlaps(bout for video in checked.values() for bout in video))
     windows, sampled, length = _find_checked_windows(extents, checked, window)
     stratum_of = {video: stratum for stratum, videos in enumerate(strata) for video in videos}
@@ -238,7 +238,7 @@ def compute_time_budget(
     longest = max(length, *(end - start for _, start, end in windows))
     lengths = np.array([end - start for _, start, end in sampled])  # (N,)
     unchecked = sum(end - start for _, start, end in windows) - float(lengths.sum())  # seconds
-    # Of each checked window, whether the person also knows what was just before it.
+    # Whether the person knows what happened just before each checked window.
     known_starts = {(video, round(begin, 3)) for video, (begin, _) in extents.items()}
     known_starts |= {(part.video, round(part.end, 3)) for part in sampled}
     is_known = [(part.video, round(part.start, 3)) in known_starts for part in sampled]
@@ -249,7 +249,7 @@ def compute_time_budget(
         guessed = np.array([_amounts_in(part, None, predicted, name) for part in sampled]).T  # (2, N)
         bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
         videos_seen = {part.video for part, seconds in zip(sampled, labeled[0], strict=True) if seconds}
-        overlaps = (labeled[0] > lengths + TIME_ROUNDING).any()  # of bouts of a class, as of two animals
+        overlaps = (labeled[0] > lengths + TIME_ROUNDING).any()  # bouts of a class overlap: two animals
         naive = sum(bout.seconds for bout in bouts)
         most = math.inf if overlaps else unchecked
         limits: dict[str, Any] = {"largest_error": longest, "most_unchecked": most}
@@ -269,7 +269,7 @@ def compute_time_budget(
 
 
 def _count_unused(sampled: Sequence[FootageWindow], checked: Bouts) -> int:
-    """The number of bouts of the person that are in no checked window."""
+    """Count the person's bouts that are outside all checked windows."""
     num_unused = 0
     for bout in (bout for video in checked.values() for bout in video):
         parts = [part for part in sampled if part.video == bout.video]
@@ -281,9 +281,9 @@ def _count_unused(sampled: Sequence[FootageWindow], checked: Bouts) -> int:
 def _find_checked_windows(
     extents: Extents, checked: Bouts, window: float | None
 ) -> tuple[list[FootageWindow], list[FootageWindow], float]:
-    """All windows of the footage, those that a person has checked, and their length in seconds.
+    """Return all windows of the footage, the checked windows, and their length in seconds.
 
-    DataError unless two or more are checked, and no drawn one is left.
+    Raises DataError unless two or more windows are checked, and all drawn windows are.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
     if left := sum(bout.label == DRAWN for video in checked.values() for bout in video):
@@ -312,7 +312,7 @@ def _require_two_windows(count: int, where: str = "") -> None:
 def _find_marked_windows(
     marks: Sequence[Bout], windows: Sequence[FootageWindow], extents: Extents, length: float
 ) -> list[FootageWindow]:
-    """The windows of checked or drawn marks, each once."""
+    """Return the windows that the marks `checked` or `drawn` cover, each once."""
 
     def key(part: Bout | FootageWindow) -> tuple[str, int]:
         return part.video, round((part.start - extents[part.video][0]) / length)
@@ -331,17 +331,17 @@ def _find_marked_windows(
 
 
 def _amounts_in(window: FootageWindow, is_known: bool | None, bouts: Bouts, name: str) -> tuple[float, int]:
-    """The seconds of a class in a window, and the number of its bouts that start there.
+    """Return the seconds of a class in a window, and the number of its bouts that start there.
 
-    Those of a person may be clipped at the start of the window: unless it `is_known` what was before, a bout
-    that starts there may have begun earlier.
+    A person's bouts may be clipped at the start of the window: a bout that starts there may have begun
+    earlier.
 
     Args:
-        is_known: None for the bouts of a model, which are never clipped.
+        is_known: whether the person knows what was before; None for a model's bouts, which are never clipped.
     """
-    inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # each once
+    inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # no repeats
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)
-    goes_on = any(abs(bout.end - window.start) <= TIME_ROUNDING for bout in inside)  # from the window before
+    goes_on = any(abs(bout.end - window.start) <= TIME_ROUNDING for bout in inside)  # from the one before
     is_clipped = is_known is not None and (goes_on or not is_known)
     earliest = window.start + TIME_ROUNDING if is_clipped else window.start
     return seconds, sum(earliest <= bout.start < window.end for bout in inside)

@@ -1,9 +1,9 @@
-"""Classifiers of features: k-NN, and attention over tokens; and what nearest videos share.
+"""Classifiers on features (k-NN, attention over tokens), and measures of what nearest videos share.
 
 The classifiers take features (N, D) of the training videos, their labels and the features (M, D) of the test
 videos, and return outputs (M, C).
 
-N training videos, M test videos, or of a gallery, K tokens per video or neighbors, D width, C outputs.
+N training or query videos, M test or gallery videos, K tokens per video or neighbors, D width, C outputs.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from everest.lists.sample import Sample
 from everest.models.classifier import outputs_of, soft_targets, supervised_loss
 from everest.system.types import Floats
 
-Labels = NDArray[Any]  # (N,) classes, (N, C) whether a video has a class, or (N,) numbers, by the task
+Labels = NDArray[Any]  # by task: (N,) classes, (N, C) flags of classes, or (N,) numbers
 
 NEIGHBORS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently the best of 10, 20, 100, 200
 TEMPERATURE: Final = 0.07  # DINO, appendix F.1
 RETRIEVED_VIDEOS: Final = 10  # heuristic: videos that a search shows
-SIMILARITY_ROWS: Final = 1024  # of the similarities at once; heuristic: 80 MB for 10,000 videos
+SIMILARITY_ROWS: Final = 1024  # rows of similarities at a time; heuristic: 80 MB for 10,000 videos
 
 ATTENTIVE_EPOCHS: Final = 20  # V-JEPA
-ATTENTIVE_STEPS: Final = 300  # heuristic: a small set gets more epochs
+ATTENTIVE_STEPS: Final = 300  # heuristic: minimum steps, so a small set gets more epochs
 ATTENTIVE_BATCH: Final = 64  # heuristic; V-JEPA: 256
-ATTENTIVE_LR: Final = 1e-3  # V-JEPA, at the peak
+ATTENTIVE_LR: Final = 1e-3  # V-JEPA, peak learning rate
 ATTENTIVE_WARMUP: Final = 0.1  # heuristic: share of the steps
 ATTENTIVE_WEIGHT_DECAY: Final = 0.01  # V-JEPA
 
@@ -50,7 +50,7 @@ class LabeledFeatures(NamedTuple):
 
     @classmethod
     def of(cls, features: Floats, samples: Sequence[Sample], position: int = 0) -> LabeledFeatures:
-        """The features of samples with their labels of the head at `position`."""
+        """Join the features of samples with their labels for the head at `position`."""
         labels = np.array([sample.labels[position] for sample in samples], dtype=np.int64)
         return cls(features, labels, sources=np.array([sample.group_or_path for sample in samples]))
 
@@ -58,19 +58,19 @@ class LabeledFeatures(NamedTuple):
 def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head) -> Floats:
     """Let the nearest training videos vote, by cosine, with weight exp(similarity / temperature) as in DINO.
 
-    Of several classes and of numbers the output is the weighted mean of their labels.
+    For multi-label heads and numbers, the output is the weighted mean of the labels.
     """
     gallery = LabeledFeatures(features, labels, sources=np.zeros(len(features)))
-    queries = LabeledFeatures(test, np.zeros(len(test)), sources=np.ones(len(test)))  # all of another source
+    queries = LabeledFeatures(test, np.zeros(len(test)), sources=np.ones(len(test)))  # a separate source
     nearest, cosines = _find_nearest(queries, gallery, NEIGHBORS)
     return _vote(labels, nearest, cosines, head).astype(np.float32)
 
 
 def measure_knn_accuracy(labeled: LabeledFeatures, num_classes: int) -> float | None:
-    """The accuracy in percent of k-NN for each video, as `everest probe` votes.
+    """Measure the accuracy of k-NN in percent over all videos, with the votes of `everest probe`.
 
-    A video of the same source does not vote. A video without any voter counts as wrong. None if no class has
-    videos of two sources: every output would be wrong.
+    Videos of the same source do not vote. A video without a voter counts as wrong. None if no class has
+    videos of two sources, as every output would be wrong.
     """
     if not _has_match(labeled, labeled).any():
         return None
@@ -81,10 +81,10 @@ def measure_knn_accuracy(labeled: LabeledFeatures, num_classes: int) -> float | 
 
 
 def _vote(labels: Labels, nearest: NDArray[np.int64], cosines: NDArray[Any], head: Head) -> NDArray[Any]:
-    """The means (N, C) of the labels of the nearest videos (N, K), by their cosines (N, K); 0 without any."""
+    """Average the labels of the nearest videos (N, K) by their cosines (N, K): (N, C); 0 without any."""
     if head.task == "single-label":
         labels = np.eye(head.outputs)[labels]  # (M, C)
-    weights = np.exp(cosines / TEMPERATURE)[..., None]  # (N, K, 1); 0 of the same source
+    weights = np.exp(cosines / TEMPERATURE)[..., None]  # (N, K, 1); 0 for the same source
     sums = (weights * labels.reshape(len(labels), -1)[nearest]).sum(axis=1)  # (N, C)
     totals = weights.sum(axis=1)  # (N, 1)
     return np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
@@ -93,9 +93,9 @@ def _vote(labels: Labels, nearest: NDArray[np.int64], cosines: NDArray[Any], hea
 def measure_precision(
     queries: LabeledFeatures, gallery: LabeledFeatures, *, count: int = RETRIEVED_VIDEOS
 ) -> float | None:
-    """The percentage of the `count` nearest videos of other sources that have the class of a video.
+    """Measure the percentage of the `count` nearest videos of other sources that share a video's class.
 
-    It is the mean over the queries that have a video of their class and another source; None without any.
+    It is the mean over queries with a gallery video of their class from another source; None without any.
     """
     has_match = _has_match(queries, gallery)
     if not has_match.any():
@@ -110,7 +110,7 @@ def compare_sources(labeled: LabeledFeatures) -> tuple[float, float] | None:
     """Two percentages: how often the nearest video from another source has the same class, and how often the
     nearest video of another class has the same source.
 
-    None unless a source has videos of several classes, and a class of several sources.
+    None unless a source has videos of several classes, and a class has videos of several sources.
     """
     swapped = LabeledFeatures(labeled.features, labels=labeled.sources, sources=labeled.labels)
     by_class, by_group = (measure_precision(each, each, count=1) for each in (labeled, swapped))
@@ -118,7 +118,7 @@ def compare_sources(labeled: LabeledFeatures) -> tuple[float, float] | None:
 
 
 def _has_match(queries: LabeledFeatures, gallery: LabeledFeatures) -> NDArray[np.bool_]:
-    """Whether (N,) the gallery has a video of a query's class and another source."""
+    """Return (N,) whether the gallery has a video of a query's class from another source."""
     sources = {label: set(gallery.sources[gallery.labels == label]) for label in np.unique(queries.labels)}
     pairs = zip(queries.labels, queries.sources, strict=True)
     return np.array([len(sources[label]) > (source in sources[label]) for label, source in pairs])
@@ -127,11 +127,11 @@ def _has_match(queries: LabeledFeatures, gallery: LabeledFeatures) -> NDArray[np
 def _find_nearest(
     queries: LabeledFeatures, gallery: LabeledFeatures, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source."""
+    """Return the most similar gallery videos (N, K) and their cosines (N, K), -inf for the same source."""
     units, gallery_units = (
         np.asarray(normalize(part.features.astype(np.float64))) for part in (queries, gallery)
     )
-    # Numbers are compared faster than names.
+    # Comparing numbers is faster than comparing names.
     _, source_ids = np.unique(np.concatenate([queries.sources, gallery.sources]), return_inverse=True)
     query_sources, gallery_sources = np.split(source_ids, [len(units)])
     nearest, cosines = [], []
@@ -150,10 +150,10 @@ def attentive(
     """Train attention with a learned query, and a linear head, on tokens (Bardes et al. 2024).
 
     Args:
-        tokens, test: (N, K, D) and (M, K, D), perhaps memory-mapped.
-        head: of numbers with their mean and std; it names the loss.
-        heads: of the attention; the encoder's.
-        seed: of the first weights and of the order of the videos.
+        tokens, test: (N, K, D) and (M, K, D); both may be memory-mapped.
+        head: determines the loss; a head of numbers has their mean and std.
+        heads: number of attention heads, as in the encoder.
+        seed: seeds the initial weights and the order of the videos.
     """
     values = labels if head.task == MULTI_LABEL else labels[:, None]  # (N, L)
     if head.task == "regression":

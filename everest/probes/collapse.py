@@ -1,8 +1,8 @@
 """Detects a broken pre-training run from its probes, by measures that need no labels.
 
-The measures are of RankMe (Garrido et al. 2023) and SimSiam (Chen & He 2021). The rows are those of
-metrics.jsonl that probes have written, the oldest first. The first one is of the encoder before the first
-step. benchmarks/pretraining.md has the measurements behind the thresholds.
+The measures come from RankMe (Garrido et al. 2023) and SimSiam (Chen & He 2021). The rows are those that
+probes wrote to metrics.jsonl, the oldest first. The first row measures the encoder before the first step.
+benchmarks/pretraining.md has the measurements behind the thresholds.
 
 N videos, D width.
 """
@@ -21,27 +21,27 @@ from everest.engine.stage_plan import FEWEST_STEPS
 from everest.system.run_folder import Row
 
 RANKME_EPSILON: Final = 1e-7  # RankMe, eq. 1: added to each share
-MOST_VIDEOS: Final = 256  # heuristic: without labels, RankMe of more videos is hardly larger
-MOST_HELD_OUT: Final = 64  # heuristic: of data.val, whose loss is measured
+MOST_VIDEOS: Final = 256  # heuristic: videos without labels; RankMe of more videos is hardly larger
+MOST_HELD_OUT: Final = 64  # heuristic: videos of data.val whose loss is measured
 PROBE_TITLES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
-CHECKED_FROM: Final = 0.2  # heuristic: of the steps of a run; before, no run is called broken
+CHECKED_FROM: Final = 0.2  # heuristic: share of a run's steps before which it is not called broken
 LEAST_STD: Final = 0.2  # heuristic: a smaller share of the first feature std is a collapse
-LEAST_RANK: Final = 0.2  # heuristic: so is a smaller share of the first RankMe
-# Heuristic: RankMe is at least 1, for equal features. Healthy runs end above 5, a broken one at 1.25.
+LEAST_RANK: Final = 0.2  # heuristic: a smaller share of the first RankMe is a collapse
+# Heuristic: RankMe is at least 1, for equal features. Healthy runs end above 5; a broken run ended at 1.25.
 SAME_RANK: Final = 1.5
-NEAR_MEAN: Final = 0.99  # heuristic: of the loss of predicting the mean, which a model falls below
-LEAST_FALL: Final = 0.05  # heuristic: of the first held-out loss
+NEAR_MEAN: Final = 0.99  # heuristic: a healthy loss is below this share of that of predicting the mean
+LEAST_FALL: Final = 0.05  # heuristic: minimum fall as a share of the first held-out loss
 # Heuristic. A healthy run on normalized targets may be near the loss of the mean for a third of its steps.
-# RankMe is then still above 0.7 times the first one; in most broken runs, it is below 0.35 times that.
-PATIENT_UNTIL: Final = 0.5  # of the steps of a run
-PATIENT_RANK: Final = 0.5  # of the first RankMe
-FEWEST_HELD_OUT: Final = 16  # heuristic: the mean target of fewer videos is close to that of each
+# Its RankMe is then still above 0.7 times the first RankMe; in most broken runs, it is below 0.35 times that.
+PATIENT_UNTIL: Final = 0.5  # share of a run's steps
+PATIENT_RANK: Final = 0.5  # share of the first RankMe
+FEWEST_HELD_OUT: Final = 16  # heuristic: the mean target of fewer videos is close to each of their targets
 
 
 def rank_me(features: NDArray[np.floating]) -> float:
     """The exponential of the entropy of the normalized singular values (RankMe, eq. 1).
 
-    It is between 1 and min(N, D). Features that are all zero have rank 1.
+    The rank is between 1 and min(N, D). Features that are all zero have rank 1.
     """
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)  # (min(N, D),)
     if not values.any():
@@ -53,21 +53,21 @@ def rank_me(features: NDArray[np.floating]) -> float:
 def feature_std(features: NDArray[np.floating]) -> float:
     """The mean over channels of the std of unit features, times sqrt(D) (SimSiam, section 4.1).
 
-    It is 0 if all features point the same way, and 1 if they are spread uniformly over all directions.
+    The result is 0 if all features have the same direction, and 1 if directions are spread uniformly.
     """
     units = np.asarray(normalize(features.astype(np.float64)))  # (N, D)
     return float(units.std(axis=0).mean() * np.sqrt(features.shape[1]))
 
 
 def select_probe_rows(rows: Iterable[Row]) -> list[Row]:
-    """The rows of metrics.jsonl that probes have written."""
+    """Select the rows of metrics.jsonl that probes have written."""
     return [row for row in rows if "rank_me" in row]
 
 
 def plan_probes(steps: int, *, every: int, validation_steps: int) -> list[int]:
-    """The steps after which a run of `steps` steps is probed.
+    """Return the steps after which a run of `steps` steps is probed.
 
-    Before the first, after the last, at each `every`-th validation, and at the first one that can notice a
+    These are step 0, the last step, each `every`-th validation, and the first validation that can notice a
     broken run.
     """
     first_checked = math.ceil(_find_first_checked(steps) / validation_steps) * validation_steps
@@ -80,18 +80,18 @@ def _find_first_checked(steps: int) -> float:
 
 
 def find_new_warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
-    """The warnings of the last probe that no probe before it gave, by their kind."""
+    """Return the warnings of the last probe that no earlier probe gave, by kind."""
     sizes = {"steps": steps, "videos": videos, "held_out": held_out}
     earlier = {kind for number in range(1, len(rows)) for kind in find_failure_signs(rows[:number], **sizes)}
     return {kind: text for kind, text in find_failure_signs(rows, **sizes).items() if kind not in earlier}
 
 
 def find_failure_signs(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
-    """The signs of a broken run in the last probe, by their kind; none early in the run.
+    """Return the signs of a broken run in the last probe, by kind; none early in the run.
 
     Args:
-        steps: of the run.
-        videos, held_out: how many have their features measured, and how many their loss.
+        steps: number of steps of the run.
+        videos, held_out: number of videos whose features, or whose loss, are measured.
     """
     first, last = rows[0], rows[-1]
     if last["step"] < _find_first_checked(steps):
@@ -105,7 +105,7 @@ def find_failure_signs(rows: Sequence[Row], *, steps: int, videos: int, held_out
     if not has_std or last["rank_me"] < LEAST_RANK * first["rank_me"]:
         std = f"the feature std {first['feature_std']:.3g} and {last['feature_std']:.3g}"
         signs["collapse"] = f"the features have collapsed: {ranks}, {std}; lower base_lr or warm up longer"
-    elif last["rank_me"] < SAME_RANK and videos > 1 and not may_wait:  # perhaps from the beginning
+    elif last["rank_me"] < SAME_RANK and videos > 1 and not may_wait:  # also if it began so
         signs["same features"] = (
             f"the features of all videos are nearly the same: {ranks}; unless the videos are, try another "
             "base_lr or more steps"
@@ -113,7 +113,7 @@ def find_failure_signs(rows: Sequence[Row], *, steps: int, videos: int, held_out
     start, loss = first["heldout_loss"], last["heldout_loss"]
     mean = last["heldout_mean_loss"]
     if held_out >= FEWEST_HELD_OUT and start is not None and loss is not None:
-        # Weights that had learned before may have been as good as the mean before the first step.
+        # Pre-trained weights may be as good as the mean before the first step.
         is_below_mean = mean is not None and loss <= NEAR_MEAN * mean
         has_fallen = loss <= (1 - LEAST_FALL) * start
         if not is_below_mean and not (has_fallen and (mean is None or may_wait)):

@@ -1,10 +1,10 @@
-"""Probes while pre-training runs: measures of the encoder's features, and the loss on held-out videos.
+"""Probes during pre-training: measures of the encoder's features, and the loss on held-out videos.
 
-A probe does not change the training: it uses no random generator of the run, and restores the model. All
-processes share the videos, in passes of the same videos on any number of processes, and the main process
+A probe does not change the training: it uses no random generator of the run, and restores the model. The
+processes share the videos, in passes that do not depend on the number of processes, and the main process
 computes the measures.
 
-R videos of a pass, N videos, D width.
+R videos per pass, N videos, D width.
 """
 
 from __future__ import annotations
@@ -56,44 +56,44 @@ from everest.system.run_folder import Row
 from everest.system.types import Floats
 from everest.system.weights import gather_tensor
 
-VIDEOS_PER_PASS: Final = 16  # heuristic: videos of a forward pass; all of their tokens are encoded
-LABELED_VALUES: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # of labeled videos
+VIDEOS_PER_PASS: Final = 16  # heuristic: videos per forward pass; all of their tokens are encoded
+LABELED_VALUES: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # need labels
 
 
 class _PassResult(NamedTuple):
-    """The result of a pass of one process."""
+    """The result of one pass in one process."""
 
     number: int
-    videos: list[int]  # the readable ones, by their place in the list
-    value: Any  # of the readable videos; None without any
-    failed: list[tuple[str, str]]  # path and reason of the others
+    videos: list[int]  # indices of the readable videos in the list
+    value: Any  # computed from the readable videos; None without any
+    failed: list[tuple[str, str]]  # path and reason of each unreadable video
 
 
 class Prober:
-    """Probes the model of a pre-training run as `pretrain.probe` states; each process has one.
+    """Probes the model of a pre-training run as `pretrain.probe` states; each process has a Prober.
 
-    The videos are those of `pretrain.probe.list`, else some of data.val, else some of those for training, and
-    the same at every probe.
+    The videos are those of `pretrain.probe.list`, else some of data.val, else some of the training videos.
+    They are the same at every probe.
     """
 
     def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec, dataset: ClipDataset) -> None:
         settings = recipe.pretrain.probe
         plan = training.plan
-        self.rows: list[Row] = []  # of the probes so far, over all resumes
+        self.rows: list[Row] = []  # rows of all probes so far, including earlier parts of a resumed run
         self._training = training
         self._context = training.context
-        self._metric = settings.metric  # knn, or linear for both probes
-        self._spec = spec  # of the model, to build a copy of a sharded one that is not
+        self._metric = settings.metric  # "knn", or "linear" for both probes
+        self._spec = spec  # builds an unsharded copy of a sharded model
         self._steps = plan_probes(plan.steps, every=settings.every, validation_steps=plan.validation_steps)
-        self._held_out: ClipDataset | None = None  # some of data.val, with masks as training draws them
+        self._held_out: ClipDataset | None = None  # some of data.val, with masks as in training
         if recipe.data.val is not None:
-            views = dataset.make_views  # of the training, resized by workers
+            views = dataset.make_views  # views as in training; workers resize them
             assert isinstance(views, PretrainViews)
             views = views if views.are_compared else replace(views, views_per_decode=1)
             listed = read_source(recipe.data, "val", labeled=False)
             dataset = make_dataset(recipe, listed, views, num_noise=dataset.num_noise)
             self._held_out = replace(dataset, samples=choose_evenly(dataset.samples, MOST_HELD_OUT))
-        self._classes: Classes | None = None  # of `pretrain.probe.list`
+        self._classes: Classes | None = None  # classes of `pretrain.probe.list`
         if settings.list is None:
             samples = choose_evenly(list(dict.fromkeys(dataset.samples)), MOST_VIDEOS)
             listed = SampleList(samples=samples, class_names=None)
@@ -104,16 +104,16 @@ class Prober:
         self._dataset = make_dataset(recipe, listed, center_views(recipe))
         num_held_out = 0 if self._held_out is None else len(self._held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self._dataset), "held_out": num_held_out}
-        self.watches_loss = num_held_out >= FEWEST_HELD_OUT  # whether one that does not fall is reported
+        self.watches_loss = num_held_out >= FEWEST_HELD_OUT  # whether a loss that does not fall is reported
 
     def resume(self) -> None:
-        """Remember the probes that a resumed run has logged, and make the one that it was stopped before."""
+        """Read the probes that a resumed run has logged, and make a probe that is missing."""
         context = self._context
         self.rows = decide_on_main(context.accelerator, lambda: select_probe_rows(context.run_folder.rows()))
         self.probe_if_due()
 
     def probe_if_due(self) -> None:
-        """Probe the model after the last update, if it is due and was not done before the run was resumed."""
+        """Probe the model after the latest update, if a probe is due and not logged yet."""
         training = self._training
         step = training.steps_done
         rows = self.rows
@@ -121,7 +121,7 @@ class Prober:
         if not is_due or any(row["step"] == step for row in rows):
             return
         if step:
-            training.save()  # first: a probe may take long, and may fail
+            training.save()  # saved first: a probe may take long, and may fail
         row: Row = {"step": step, **self._measured_row()}
         training.step_log.write(row)
         rows.append(row)
@@ -135,7 +135,7 @@ class Prober:
         }
         self._context.report({**event, **row})
         warnings = find_new_warnings(rows, **self._sizes)
-        # Nothing is predicted between views, so the loss may still fall.
+        # The model predicts nothing between views, so the loss may still fall.
         ends = step < training.plan.steps and isinstance(training.trained_model, ViewModel)
         collapse = warnings.pop("collapse", None) if ends else None
         for warning in warnings.values():
@@ -144,13 +144,13 @@ class Prober:
             raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")
 
     def _measured_row(self) -> Row:
-        """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
+        """Compute the values of a row of metrics.jsonl. All processes must call this at the same step."""
         training = self._training
         started = time.monotonic()
         with self._evaluation_mode() as model:
 
             def pooled(batch: Batch) -> Floats:
-                """The mean of all encoded tokens and their change over time: (R, 4D)."""
+                """Pool all encoded tokens to their mean and change over time: (R, 4D)."""
                 frames = model.pixels.normalize(batch.frames.flatten(0, 1))
                 return encode_clips(model, frames, None).pooled.float().cpu().numpy()
 
@@ -165,8 +165,8 @@ class Prober:
         samples = [self._dataset.samples[place] for part in encoded for place in part.videos]
 
         def measures() -> Row:
-            """Of the readable videos; None without labels, or where a probe is impossible."""
-            # The measures of collapse are of the mean: its spread is what their thresholds were found for.
+            """Measure the readable videos; a value is None without labels, or if a probe is impossible."""
+            # The thresholds for a collapse were found for the spread of mean features, so these are measured.
             spread = list(choose_evenly(range(len(features)), MOST_VIDEOS))
             spread_features = features[spread, : self._spec.model.backbone_size.width]
             row: Row = dict.fromkeys(LABELED_VALUES)
@@ -186,21 +186,21 @@ class Prober:
         return row | {"probe_seconds": round(time.monotonic() - started, 3)}
 
     def _held_out_losses(self, model: PretrainingModel) -> tuple[float | None, float | None]:
-        """The loss of pre-training, and that of predicting the mean of all targets; None without any.
+        """Return the pre-training loss, and the loss of predicting the mean of all targets; None without any.
 
-        Each process keeps its own targets, which may need gigabytes.
+        Each process keeps only the targets of its passes, as they may take gigabytes.
         """
-        targets: list[Tensor] = []  # (M, P) of the M tokens of each pass of this process
+        targets: list[Tensor] = []  # (M, P) targets of the M tokens of each pass of this process
 
         def loss(batch: Batch) -> float:
             out = model(batch.frames.flatten(0, 1), noise=batch.noise.flatten(0, 1))
-            if isinstance(out, AutoencoderOutput) and out.prediction.shape == out.target.shape:  # no classes
+            if isinstance(out, AutoencoderOutput) and out.prediction.shape == out.target.shape:  # not classes
                 targets.append(out.target[out.selection.scored()].float().cpu())
             return out.loss.item()
 
         passes = [] if self._held_out is None else self._run_passes(self._held_out, loss)
         if isinstance(model, ViewModel):
-            passes = [part for part in passes if len(part.videos) > 1]  # one video is compared with no other
+            passes = [part for part in passes if len(part.videos) > 1]  # a single video is compared with none
         if not passes:
             return None, None
         mean_loss = np.average([part.value for part in passes], weights=[len(part.videos) for part in passes])
@@ -217,7 +217,7 @@ class Prober:
         return float(mean_loss), float(np.average(of_passes, weights=counts))
 
     def _run_passes(self, dataset: ClipDataset, compute: Callable[[Batch], Any]) -> list[_PassResult]:
-        """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
+        """Compute the passes of a list, shared among the processes; each gets all results, in order."""
         accelerator, settings = self._context.accelerator, self._training.recipe.train
         firsts = range(0, len(dataset), VIDEOS_PER_PASS)
         passes = [range(first, min(first + VIDEOS_PER_PASS, len(dataset))) for first in firsts]
@@ -244,24 +244,24 @@ class Prober:
 
     @contextmanager
     def _evaluation_mode(self) -> Iterator[PretrainingModel]:
-        """The trained model, not sharded, in evaluation mode; restores the modes afterwards."""
+        """Yield the trained model, not sharded, in evaluation mode; restore the modes afterwards."""
         training = self._training
         trained = training.trained_model
         device = self._context.accelerator.device
         modes = {module: module.training for module in trained.modules()}
-        # Compiled blocks would be compiled again for other numbers of tokens.
+        # Compiled blocks would be compiled again for each other number of tokens.
         eager = torch.compiler.set_stance("force_eager") if training.recipe.train.compile else nullcontext()
         fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
         with fork, torch.no_grad(), self._context.accelerator.autocast(), eager:
             torch.manual_seed(seed_at(training.recipe.train.seed, Purpose.PROBE))
             model = trained
-            if training.recipe.train.shard == "full":  # whose parts cannot run alone
+            if training.recipe.train.shard == "full":  # shards cannot run alone
                 tensors = {name: gather_tensor(tensor) for name, tensor in trained.state_dict().items()}
                 model = self._spec.build()
                 model.load_state_dict(merged(trained, tensors))
                 model.to(device)
                 if isinstance(model, MaskedAutoencoder) and isinstance(trained, MaskedAutoencoder):
-                    model.targets = trained.targets  # a teacher is not among the tensors
+                    model.targets = trained.targets  # the tensors do not include a teacher
             assert isinstance(model, PretrainingModel)
             try:
                 yield model.eval()

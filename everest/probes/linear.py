@@ -1,4 +1,4 @@
-"""Linear models of features: logistic regression, and ridge regression of numbers.
+"""Linear models on features: logistic regression for classes, ridge regression for numbers.
 
 N training videos, M test videos, D width, C outputs.
 """
@@ -24,29 +24,29 @@ from everest.system.types import Floats
 
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn's C = 1 / weight decay
 VIDEOS_PER_HELD_OUT: Final = 5  # heuristic: one in five videos of each class selects the strength
-DEFAULT_STRENGTH: Final = 1.0  # sklearn's
-MOST_ITERATIONS: Final = 2000  # of L-BFGS
+DEFAULT_STRENGTH: Final = 1.0  # the default of sklearn
+MOST_ITERATIONS: Final = 2000  # iterations of L-BFGS
 ABSENT_CLASS_LOGIT: Final = -1000.0  # logit of a class without a training video
-LEAST_PROBABILITY: Final = 1e-6  # heuristic: a single sure mistake does not decide
-FOLDS: Final = 5  # heuristic
+LEAST_PROBABILITY: Final = 1e-6  # heuristic: limits the loss of a single confident mistake
+FOLDS: Final = 5  # heuristic: maximum number of folds
 
 
 class LinearModel(NamedTuple):
-    """A linear layer of features, as sklearn fitted it on standardized ones."""
+    """A linear layer for raw features, which sklearn fitted on standardized features."""
 
     weight: NDArray[np.float64]  # (C, D)
     bias: NDArray[np.float64]  # (C,)
 
     def outputs(self, features: Floats, head: Head) -> Floats:
-        """The probabilities or numbers (M, C) of features (M, D)."""
+        """Compute the probabilities or numbers (M, C) for features (M, D)."""
         logits = torch.from_numpy(features.astype(np.float64) @ self.weight.T + self.bias)
         return outputs_of(logits, (head,)).numpy()
 
 
 def fit_linear(features: Floats, labels: Labels, head: Head, *, strength: float) -> LinearModel:
-    """Fit logistic regression, or ridge regression of numbers, of standardized features.
+    """Fit logistic regression, or ridge regression for numbers, on standardized features.
 
-    A class without a training video, or of a multi-label head with all of them, has a constant output.
+    A class without a training video has a constant output, as has a multi-label class that all videos have.
 
     Args:
         strength: sklearn's C, 1 / weight decay.
@@ -57,7 +57,7 @@ def fit_linear(features: Floats, labels: Labels, head: Head, *, strength: float)
     standardized = (values - mean) / std  # (N, D)
     logistic = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of the strongest models on few videos
+        warnings.simplefilter("ignore", ConvergenceWarning)  # weak decay on few videos does not converge
         if head.task == "regression":
             ridge = Ridge(alpha=1 / strength).fit(standardized, (labels - head.mean) / head.std)
             weight, bias = ridge.coef_[None], np.array([ridge.intercept_])
@@ -71,7 +71,7 @@ def fit_linear(features: Floats, labels: Labels, head: Head, *, strength: float)
 
 
 def _fit_flags(logistic: LogisticRegression, x: Floats, flags: Labels) -> tuple[Floats, float]:
-    """The weight (D,) and the bias of a class of a multi-label head, which videos (N, D) have or not."""
+    """Fit the weight (D,) and bias of a multi-label class, whose `flags` say which videos (N, D) have it."""
     if flags.all() or not flags.any():
         return np.zeros(x.shape[1]), -ABSENT_CLASS_LOGIT if flags.all() else ABSENT_CLASS_LOGIT
     logistic.fit(x, flags)
@@ -81,30 +81,30 @@ def _fit_flags(logistic: LogisticRegression, x: Floats, flags: Labels) -> tuple[
 def _fit_classes(
     logistic: LogisticRegression, x: Floats, labels: Labels, num_classes: int
 ) -> tuple[Floats, Floats]:
-    """The weights (C, D) and biases (C,) of classes, of which each video (N, D) has one."""
+    """Fit the weights (C, D) and biases (C,) of classes, of which each video (N, D) has exactly one."""
     weight, bias = np.zeros((num_classes, x.shape[1])), np.full(num_classes, ABSENT_CLASS_LOGIT)
     classes = np.unique(labels)
     bias[classes] = 0.0
     if len(classes) > 1:
         logistic.fit(x, labels)
-        rows = classes[1:] if len(classes) == 2 else classes  # of two, sklearn has the logit of the second
+        rows = classes[1:] if len(classes) == 2 else classes  # of two, sklearn has only the second logit
         weight[rows], bias[rows] = logistic.coef_, np.asarray(logistic.intercept_)
     return weight, bias
 
 
-Split = tuple[NDArray[np.int64], NDArray[np.int64]]  # the rows to fit on, and those to predict
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]  # the rows to fit on, and the rows to predict
 
 
 def cross_predict(
     features: Floats, labels: Labels, head: Head, splits: Sequence[Split], *, strengths: Sequence[float]
 ) -> tuple[float, Floats]:
-    """The strength whose models have the smallest loss on the rows that they did not see, and its outputs.
+    """Find the strength with the smallest loss on held-out rows, and its outputs.
 
     The loss is the mean cross-entropy or squared error: unlike an accuracy, it differs for every strength.
     The smallest of equally good strengths is returned.
 
     Returns:
-        The strength, and the outputs (N, C) for all rows; nan for those that no split predicts.
+        The strength, and the outputs (N, C) for all rows; nan for rows that no split predicts.
     """
     lowest_loss, best_strength, best_outputs = math.inf, strengths[0], np.zeros(0, np.float32)
     for strength in strengths:
@@ -120,7 +120,7 @@ def cross_predict(
 
 
 def compute_losses(outputs: Floats, labels: Labels, head: Head) -> NDArray[np.float64]:
-    """The cross-entropy, in nats, or squared error of each video (N,), of outputs (N, C)."""
+    """Compute the cross-entropy in nats, or the squared error, of each video (N,) from outputs (N, C)."""
     values = outputs.astype(np.float64)
     if head.task == "regression":
         return ((values[:, 0] - labels) / head.std) ** 2
@@ -131,17 +131,17 @@ def compute_losses(outputs: Floats, labels: Labels, head: Head) -> NDArray[np.fl
 
 
 def make_group_splits(labels: Labels, sources: Sequence[str], head: Head, *, seed: int) -> list[Split]:
-    """Up to five splits that divide no source; the samples are divided if there is only one.
+    """Make up to five splits that divide no source; a single source is divided by samples.
 
-    Empty if no class has two samples.
-    Of single labels each part has its share of each class, as far as the sources allow.
+    There are none if no class has two samples.
+    With single labels, each part has its share of each class, as far as the sources allow.
     """
     _, groups = np.unique(np.asarray(sources), return_inverse=True)
     if groups.max() == 0:
         groups = np.arange(len(groups))
     folds = min(FOLDS, int(groups.max()) + 1)
     is_stratified = head.task == "single-label"
-    if is_stratified:  # which sklearn asks for
+    if is_stratified:  # sklearn requires this for stratified folds
         folds = min(folds, int(np.bincount(labels).max()))
     if folds < 2:
         return []
@@ -149,14 +149,14 @@ def make_group_splits(labels: Labels, sources: Sequence[str], head: Head, *, see
         StratifiedGroupKFold(folds, shuffle=True, random_state=seed) if is_stratified else GroupKFold(folds)
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer videos than folds
+        warnings.simplefilter("ignore", UserWarning)  # warns of classes with fewer videos than folds
         return list(splitter.split(np.zeros(len(labels)), labels, groups))
 
 
 def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: int) -> Floats:
     """Fit a linear model with the strength that is best on a held-out part, then on all training videos.
 
-    Where a part cannot be held out, or does not leave two classes, the strength is sklearn's default.
+    If no part can be held out, or less than two classes remain, the strength is sklearn's default.
 
     Args:
         seed: chooses the held-out part.
@@ -176,7 +176,7 @@ def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: 
 
 
 def choose_held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Return (N,): a fifth of each class, at least one video, and none of a class with a single video."""
+    """Choose (N,) a fifth of each class, at least one video; none of a class with a single video."""
     rng = np.random.default_rng(seed)
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
@@ -187,9 +187,9 @@ def choose_held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
 
 
 def cross_validate(labeled: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
-    """The accuracy in percent of logistic regression, in up to five folds that divide no source.
+    """Measure the accuracy of logistic regression in percent, in up to five folds that divide no source.
 
-    None if a class has a single source, or the videos for fitting have one class.
+    None if a class has a single source, or if the videos for fitting have a single class.
     """
     features, labels, sources = labeled
     folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))

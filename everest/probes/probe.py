@@ -1,8 +1,8 @@
-"""Probes: how well simple classifiers of a frozen encoder's features work on a labeled set of videos.
+"""Probes: how well simple classifiers on a frozen encoder's features work on a labeled set of videos.
 
-The same classifiers of the features of baselines show what the encoder adds.
+The same classifiers on the features of baselines show what the encoder adds.
 
-N videos, K encoded tokens of a clip, D width; B clips, C channels, T frames, H W pixels, P places of
+N videos, K encoded tokens per clip, D width; B clips, C channels, T frames, H W pixels, P places of
 an image.
 """
 
@@ -47,16 +47,16 @@ from everest.probes.linear import linear
 from everest.system.events import Report, notice, warning
 from everest.system.types import Floats
 
-ATTENTIVE: Final = "attentive"  # the probe of tokens; the others are of pooled features
-METRICS_OF_TASK: Final = {  # the first has a chance level
+ATTENTIVE: Final = "attentive"  # the probe on tokens; the other probes use pooled features
+METRICS_OF_TASK: Final = {  # the first metric has a chance level
     "single-label": ("top1", "top5", "mean_class_accuracy"),
     MULTI_LABEL: ("map", "micro_f1", "macro_f1"),
     "regression": ("mae", "rmse", "r2", "spearman"),
 }
 DIFFERENCE_SIDE: Final = 32  # heuristic: rows and columns of a difference image
-# Of features, labels, test features and a head: the outputs of everest.probes.classifiers.
+# From features, labels, test features and a head to outputs (everest.probes.classifiers).
 ClassifierFunction = Callable[[Floats, Labels, Floats, Head], Floats]
-FeatureFunction = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) uint8: (B, D)
+FeatureFunction = Callable[[Tensor], Tensor]  # from clips (B, C, T, H, W) uint8 to features (B, D)
 
 PROBES: Final[dict[str, Callable[[OpenedModel], ClassifierFunction]]] = {
     "knn": lambda model: nearest_neighbors,
@@ -71,7 +71,7 @@ PROBES: Final[dict[str, Callable[[OpenedModel], ClassifierFunction]]] = {
 
 
 def make_random_encoder(model: OpenedModel) -> FeatureFunction:
-    """The features of a model of the same shape with new weights, which take their seed from the recipe."""
+    """Return the features of a model of the same shape with new weights, seeded by the recipe."""
     with torch.random.fork_rng(devices=[]):  # it is built on the CPU
         torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
         module: ClipModel = model.module.spec.without_files().build()
@@ -90,7 +90,7 @@ class EncodedSet(NamedTuple):
     """The readable videos of a list."""
 
     samples: list[Sample]
-    # `pooled` (N, D), and those of each baseline (N, …); perhaps `tokens` (N, K, D), memory-mapped
+    # `pooled` (N, D), the features of each baseline (N, …), and maybe `tokens` (N, K, D), memory-mapped
     features: dict[str, Floats]
     num_skipped: int
 
@@ -104,9 +104,9 @@ def encode_set(
     batch: int,
     report: Report,
 ) -> EncodedSet:
-    """Encode the only view of every video, without augmentation, also by the baselines.
+    """Encode one view of every video, without augmentation, by the encoder and the baselines.
 
-    The folder holds the rows as long as the set is used; `batch` videos are in a forward pass.
+    The folder holds the rows while the set is used; a forward pass has `batch` videos.
     """
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
 
@@ -119,7 +119,7 @@ def encode_set(
 
     with open_row_store(folder, {}) as store:
         joined = add_rows(store, model, samples, compute, row_of, Passes(batch=batch, report=report))
-        assert joined is not None  # this is the only process
+        assert joined is not None  # there is only one process
         problems = [result.reason if result else None for (result,) in joined.results]
         skipped = [(sample.video_id, text) for sample, text in zip(samples, problems, strict=True) if text]
         refuse_too_many(skipped, requested=len(samples), max_bad=model.recipe.data.max_bad)
@@ -130,15 +130,15 @@ def encode_set(
 
 
 def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Report) -> dict[str, Any]:
-    """Evaluate an encoder by `PROBES` of these names on its recipe's labeled `data.train` and `data.test`.
+    """Evaluate an encoder by the named `PROBES` on its recipe's labeled `data.train` and `data.test`.
 
     Returns:
-        `probes` with the metrics of each probe (METRICS_OF_TASK), `baselines` with the same of k-NN and the
-        linear probe for each baseline, and `chance` of the first metric. A single-label head has `majority`
-        (always answering the most frequent class of the test set) and `retrieval`: `precision@10`, the share
-        of the class among the ten nearest training videos of other groups, the same of the `baselines`, and
-        `by_class` and `by_group` (`compare_sources`). Metrics of classes are in percent. Several heads have
-        these under `heads`, by name.
+        `probes` with the metrics of each probe (METRICS_OF_TASK), `baselines` with those of k-NN and the
+        linear probe for each baseline, and `chance` for the first metric. A single-label head has `majority`
+        (always predicting the most frequent class of the test set) and `retrieval`: `precision@10`, the share
+        of the class among the ten nearest training videos of other groups, the same for the `baselines`, and
+        `by_class` and `by_group` (`compare_sources`). Class metrics are in percent. Several heads have these
+        under `heads`, by name.
     """
     started = time.monotonic()
     for name in names:
@@ -146,7 +146,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
             raise unknown_name("--probes", name, PROBES)
     classifiers = {name: PROBES[name](model) for name in names}
     train_samples, test_samples, classes = labeled_samples(model.recipe)
-    for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
+    for position, head in enumerate(classes.heads):  # checked before the slow encoding
         _read_training_labels(train_samples, position, head)
     known = {name for sample in train_samples for name in (sample.video_id, sample.group_or_path)}
     shared = [sample.path for sample in test_samples if known & {sample.video_id, sample.group_or_path}]
@@ -179,7 +179,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
 
 
 def _read_training_labels(samples: Sequence[Sample], position: int, head: Head) -> Labels:
-    """The labels of a head; raises DataError if there is nothing to learn."""
+    """Read the labels of a head; raise DataError if there is nothing to learn."""
     labels = label_array([sample.labels[position] for sample in samples], head)
     place = f"data.train: head {head.name}" if head.name else "data.train"
     if len(np.unique(labels, axis=0)) < 2:
@@ -203,7 +203,7 @@ def _probe_head(
     shown = METRICS_OF_TASK[head.task]
 
     def evaluate(name: str, kind: str) -> dict[str, Any]:
-        """The metrics of a probe of one kind of features."""
+        """Compute the metrics of a probe on one kind of features."""
         outputs = classifiers[name](train.features[kind], labels, test.features[kind], head)
         one_view = outputs[:, None]  # (videos, views, outputs)
         tested = Predictions(videos=videos, labels=test_labels, outputs=one_view, skipped=[], heads=heads)

@@ -37,12 +37,12 @@ def write_index(
     """Recognize the data set in a folder; write its lists, `classes.txt`, and problems to `index_report.csv`.
 
     Args:
-        annotations: the folder of the annotations, if it is not inside `folder`.
+        annotations: the folder of the annotations if they are not inside `folder`.
         split: the number of the official split, if there are several.
     Returns:
         The document of `everest prepare index --json`; in `data`, the keys of a recipe for the lists.
     Raises:
-        DataError, RecipeError: no layout or several ones, no video, or a list that exists.
+        DataError, RecipeError: no layout or several layouts, no video, or a list that exists.
     """
     for path in (folder, annotations or folder):
         if not path.is_dir():
@@ -51,11 +51,11 @@ def write_index(
     videos = list(videos_under(root := folder.absolute()))
     annotated, class_names = READERS[layout.name](sources)
     matched, missing = find_videos(annotated, videos, layout, folder)
-    # Without any label, lists are for pre-training only, which their names show.
+    # Lists without any label serve pre-training only, which their names show.
     has_labels = {name: any(sample.labels for sample in samples) for name, samples in matched.items()}
     lists = {name if has_labels[name] else name + UNLABELED: part for name, part in matched.items() if part}
     used = {sample.path for samples in lists.values() for sample in samples}
-    unused_videos = [video for video in videos if str(video) not in used]  # in no list
+    unused_videos = [video for video in videos if str(video) not in used]  # videos that are in no list
     problems = [
         *(("missing", name, video) for name, video in missing),
         *(("extra", "", os.path.relpath(video, root)) for video in unused_videos),
@@ -143,7 +143,7 @@ def find_videos(
 ) -> tuple[Mapping[str, Sequence[Sample]], list[tuple[str, str]]]:
     """Find the file of each annotated sample by its name, at any depth of a folder and with any suffix.
 
-    Among files of one name, the one that lies in most of the sample's folders is taken.
+    Among files of one name, the file that lies in most of the sample's folders is taken.
 
     Returns:
         The samples that have a file, and the list and preferred file name of each sample without one.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from everest.system.types import Floats
 
 NO_CLASS: Final = -1  # the class of samples without one
-NO_LIST: Final = -1  # a group that is in no list yet
-ROUNDING: Final = 1e-14  # of squared numbers of samples: a move or a swap that gains less gains nothing
+NO_LIST: Final = -1  # the list of a group that is in no list yet
+ROUNDING: Final = 1e-14  # relative to squared sample counts: a smaller gain of a move or a swap is none
 
 Ints = NDArray[np.int64]
 
@@ -28,13 +28,13 @@ def assign_to_lists(
 
     Large groups are placed first, each where it leaves the least squared distance from the shares. Then
     single groups are moved, and pairs change places, as long as that helps. A class of at least S groups that
-    is missing in a list counts more than any distance. If every group has one class, that is always avoided;
-    with several, an assignment that avoids it may not exist or not be found.
+    is missing in a list counts more than any distance. With one class per group, no such class is missing;
+    with several classes, an assignment without missing classes may not exist or not be found.
 
     Args:
         groups: the samples of each group.
-        labels: the classes of each sample, one at least.
-        shares: (S,) of the lists, which add up to one.
+        labels: the classes of each sample, at least one per sample.
+        shares: (S,) shares of the lists, which add up to one.
     """
     assignment = _Assignment(groups, labels, shares)
     order = rng.permutation(len(groups))
@@ -62,40 +62,40 @@ class _Assignment:
         in_rows = np.concatenate([group_of_label * rows + classes, group_of * rows + rows - 1])
         entries, self._counts = np.unique(in_rows, return_counts=True)  # (E,)
         self._rows = entries % rows
-        self._starts = np.searchsorted(entries, rows * np.arange(len(groups) + 1))  # (G + 1,) of each group
-        # (C + 1, S) samples that each list should have and does not.
+        self._starts = np.searchsorted(entries, rows * np.arange(len(groups) + 1))  # (G + 1,) first entry
+        # (C + 1, S) number of samples that each list still lacks.
         self._deficits = np.bincount(self._rows, self._counts)[:, None] * shares
-        self._num_groups = np.zeros(self._deficits.shape, dtype=np.int64)  # groups that are there
-        self._is_needed = np.bincount(self._rows) >= len(shares)  # in each list
+        self._num_groups = np.zeros(self._deficits.shape, dtype=np.int64)  # groups in each list
+        self._is_needed = np.bincount(self._rows) >= len(shares)  # classes needed in each list
         self._is_needed[-1] = False
-        # The cost of a missing class: more than any move changes the distance. Only differences of missing
-        # classes are multiplied by it, so that moves that change none of them are compared exactly.
+        # The cost of a missing class exceeds any change of distance by a move. Only differences of missing
+        # classes are multiplied by it, so that moves without such differences are compared exactly.
         self._missing_cost = 4.0 * len(shares) * float((self._deficits.sum(axis=1) ** 2).sum())
-        self._min_gain = max(1e-9, ROUNDING * len(labels) ** 2)  # of a move or a swap
+        self._min_gain = max(1e-9, ROUNDING * len(labels) ** 2)  # least gain of a move or a swap
         self.list_of_group = np.full(len(groups), NO_LIST)  # (G,)
 
     def place_group(self, group: int) -> None:
-        """Put a group that is in no list where it leaves the least distance."""
+        """Put a group that is in no list into the list where it leaves the least distance."""
         rows, counts = self._entries_of(group)
-        # (lacking - counts)^2 - lacking^2, summed over its entries
+        # (lacking - counts)^2 - lacking^2, summed over the group's entries
         costs = (counts[:, None] * (counts[:, None] - 2 * self._deficits[rows])).sum(axis=0)
         self._put(group, int(costs.argmin()))
 
     def move_groups(self, order: Ints) -> bool:
-        """Move each group to another list if that helps; returns whether any moved."""
+        """Move each group to another list if that helps; returns whether any group moved."""
         costs, _, _ = self._changes(0, len(self.list_of_group))
         has_moved = False
         for group in order[costs[order].min(axis=1) < -self._min_gain]:
-            (cost,), _, _ = self._changes(group, group + 1)  # after the moves before it
+            (cost,), _, _ = self._changes(group, group + 1)  # computed after the earlier moves
             if cost.min() < -self._min_gain:
                 self._put(group, int(cost.argmin()))
                 has_moved = True
         return has_moved
 
     def swap_groups(self) -> bool:
-        """Let groups of two lists change places while that helps; returns whether any did.
+        """Let groups of two lists change places while that helps; returns whether any groups did.
 
-        Most often, each of two classes has one sample too many where the other lacks one.
+        Most often, each of two classes has one sample too many in the list where the other class lacks one.
         """
         has_swapped = False
         for here, there in itertools.permutations(range(self._deficits.shape[1]), 2):
@@ -103,7 +103,7 @@ class _Assignment:
                 saved = self._deficits.copy(), self._num_groups.copy(), self.list_of_group.copy()
                 distance = 0.0
                 missing = 0
-                for source, target in ((here, there), (there, here)):  # the cheapest group of each
+                for source, target in ((here, there), (there, here)):  # the cheapest group of each list
                     costs, changes, lost_classes = self._changes(0, len(self.list_of_group))
                     group = int(np.where(self.list_of_group == source, costs[:, target], np.inf).argmin())
                     distance += float(changes[group, target])
@@ -121,7 +121,7 @@ class _Assignment:
         return self._rows[entries], self._counts[entries]
 
     def _changes(self, start: int, end: int) -> tuple[Floats, Floats, Ints]:
-        """The costs of moving groups to lists, and the changes of distance and missing classes, (G, S) each.
+        """The costs (G, S) of moving groups to lists, and the changes (G, S) of distance and missing classes.
 
         The distance is positive for the list that a group is in.
         """
@@ -138,7 +138,7 @@ class _Assignment:
         return distance + self._missing_cost * lost, distance, lost
 
     def _put(self, group: int, target: int) -> None:
-        """Move a group from its list, if it is in one, to another."""
+        """Move a group from its list, if it has one, to another list."""
         rows, counts = self._entries_of(group)
         for list_id, sign in ((int(self.list_of_group[group]), 1), (target, -1)):
             if list_id != NO_LIST:

@@ -1,7 +1,7 @@
 """Checks a data set before a run: decodes every video, and reports damage, lengths, classes, duplicates.
 
-Classes that were recorded differently are reported as well: a model may learn the camera. A journal keeps the
-result of each file, so that a check that was killed can be resumed.
+Differences in how the classes were recorded are reported as well: a model may learn the camera. A journal
+keeps the result of each file, so that a check that was killed can be resumed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import VideoError, as_video_error
 
 JOURNAL_FILE: Final = "checked_videos.jsonl"
-RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is hardly learned, and named
-MAX_MEDIAN_RATIO: Final = 1.25  # heuristic: of the medians of two classes that were recorded alike
-MIN_APART_RATIO: Final = 1.02  # heuristic: of medians, if all values lie apart; 29.97 and 30 are one rate
-MOST_HEADERS: Final = 240  # heuristic: videos of all classes whose headers are compared, seconds
-MIN_COMPARED: Final = 5  # heuristic: videos of a class that is compared with others
+RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is reported, as it is hardly learned
+MAX_MEDIAN_RATIO: Final = 1.25  # heuristic: between the medians of two classes that were recorded alike
+MIN_APART_RATIO: Final = 1.02  # heuristic: the same if all values lie apart; 29.97 and 30 are one rate
+MOST_HEADERS: Final = 240  # heuristic: videos of all classes whose headers are compared, which takes seconds
+MIN_COMPARED: Final = 5  # heuristic: least number of videos of a class that is compared with others
 _digest = partial(hashlib.blake2b, digest_size=16)
 
 
@@ -47,15 +47,15 @@ class CheckedFile:
     """The result of decoding a video. Its fields are the keys of `checked_videos.jsonl`."""
 
     path: str
-    size: int = 0  # bytes; with `version`, identifies the version of the file
+    size: int = 0  # bytes; size and `version` identify the version of the file
     version: str = ""  # see everest.video.source.video_version
     frames: int = 0
-    height: int = 0  # of a frame as shown
+    height: int = 0  # height of a frame as shown
     width: int = 0
     fps: float | None = None  # None: a folder of images, or no video
     seconds: float | None = None  # until the last frame ends; None: a folder of images, or no video
-    content: str | None = None  # hash of the bytes
-    reason: str | None = None  # why it cannot be used
+    content: str | None = None  # hash of the file's bytes
+    reason: str | None = None  # why the video cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
 
 
@@ -70,7 +70,7 @@ def check_video(path: str) -> CheckedFile:
     # The images of a folder can change while its size and time stay. A storage may state no version.
     result = CheckedFile(path=path, size=size, version=version, lasting=folder is None and bool(version))
     try:
-        info = video_info(video)  # names what is no video
+        info = video_info(video)  # the error names a file that is not a video
         result = replace(result, height=info.height, width=info.width, fps=info.fps)
         if folder is not None:
             return replace(result, frames=info.num_frames, content=_decode_images(folder))
@@ -104,7 +104,7 @@ def _decode_images(folder: Location) -> str:
 
 
 def describe_damage(video: Video, *, frames: int, lost: Sequence[LostPackets]) -> str | None:
-    """Describe the damage of a file that was decoded completely, to `frames` frames; None without damage."""
+    """Describe the damage of a file of which all `frames` frames were decoded; None without damage."""
     damage = video_damage_text(video)
     expected = video_info(video).num_frames
     if damage is None and frames < expected:
@@ -115,7 +115,7 @@ def describe_damage(video: Video, *, frames: int, lost: Sequence[LostPackets]) -
 
 
 def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
-    """Minimum, median and maximum; None for no values."""
+    """Minimum, median and maximum; None without values."""
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 
 
@@ -132,17 +132,17 @@ def check_lists(
     """Decode all videos and compare the results with the lists.
 
     Args:
-        lists: by name; the first is the one that models are trained on.
+        lists: the lists by name; models are trained on the first.
         unlabeled_lists: see `find_duplicates`.
         journal: keeps the results; files that it has are not decoded again.
         restart: discard the results in the journal.
         workers: processes that decode.
-        timeout: seconds for a video.
+        timeout: limit of seconds per video.
     Returns:
         The document of `everest prepare check --json`, the same after an interruption. `leaks` counts the
         duplicates in several lists: a model would be evaluated on training videos.
     """
-    keep_metadata_in_cache()  # segments are looked up in what the workers found
+    keep_metadata_in_cache()  # segments are looked up in the metadata that the workers read
     samples = [sample for data in lists.values() for sample in data.samples]
     for sample in samples:
         if sample.member is not None:
@@ -189,7 +189,7 @@ def _check_files(
         checked = {file.path: file for file in journal.entries}
         for file in (checked[path] for path in paths if path in checked):
             with suppress(OSError):
-                is_complete = file.width > 0 or file.reason is not None  # a file of an earlier version is not
+                is_complete = file.width > 0 or file.reason is not None  # not in an earlier version
                 version = video_version(parse_location(file.path))
                 if file.lasting and is_complete and version == (file.size, file.version):
                     results[file.path] = file
@@ -232,9 +232,9 @@ def class_differences(
 ) -> list[dict[str, Any]]:
     """Find properties in which the videos of the classes differ, so that a model may learn the camera.
 
-    A frame rate or length differs if the medians of two classes do by more than MAX_MEDIAN_RATIO, or if all
-    values of a class are above or below those of the others; a frame size, if most videos of the classes do.
-    Classes with fewer than MIN_COMPARED good videos are left out.
+    A frame rate or length differs if the medians of two classes differ by more than MAX_MEDIAN_RATIO, or if
+    all values of a class are above or below all other values. A frame size differs if most videos of the
+    classes differ in size. Classes with fewer than MIN_COMPARED good videos are left out.
 
     Returns:
         For each property that differs, its name `of`, its `unit`, and by class its minimum, median and
@@ -264,7 +264,7 @@ def class_differences(
 
 
 def difference_text(difference: Mapping[str, Any]) -> str:
-    """A difference in words: the classes of the lowest and highest median, or those of each frame size."""
+    """A difference in words: the classes with the lowest and highest median, or the classes of each size."""
     classes, unit = difference["classes"], difference["unit"]
     if difference["of"] == "frame size":
         by_size: dict[str, list[str]] = {}
@@ -299,7 +299,7 @@ def differences_by_headers(by_class: Mapping[str, Sequence[Sample]]) -> list[dic
 
 
 def _length(sample: Sample, file: CheckedFile) -> float:
-    """The length of a video or segment; 0 if the segment is outside of its video, or if that has no times."""
+    """The length of a video or segment; 0 if the segment is outside its video, or the video has no times."""
     if file.seconds is None or file.fps is None:
         return 0.0
     start = sample.start or (sample.start_frame or 0) / file.fps
@@ -308,7 +308,7 @@ def _length(sample: Sample, file: CheckedFile) -> float:
 
 
 def _are_different(values: Sequence[Sequence[float]]) -> bool:
-    """Whether the rising values of one class lie apart from all others, or the medians are far apart."""
+    """Whether the rising values of one class lie apart from all others, or two medians are far apart."""
     if len(values) < 2:
         return False
     medians = [median(numbers) for numbers in values]

@@ -1,8 +1,8 @@
 """Re-encodes videos so that training reads them faster: small frames, close keyframes.
 
-H height, W width. The frames are upright, and the same as everest.video.reader counts. Their times are the
-source's, starting at 0, so that a segment in frames or seconds means the same in both. Finished files are
-kept: a file records how it was made, and appears under its name only when it is complete.
+H height, W width. The frames are upright, and the same that everest.video.reader counts. Their times are the
+source's times from 0 on, so that a segment in frames or seconds means the same in both files. Finished files
+are kept: a file records how it was made, and appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from everest.video.source import Video, video_version
 from everest.video.stream import DEFAULT_RATE, VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
 
-SETTINGS_PREFIX: Final = ".encode-"  # prefix of hidden files whose names hold the settings
+SETTINGS_PREFIX: Final = ".encode-"  # prefix of hidden files; their names hold the settings
 FPS_OF_IMAGES: Final = DEFAULT_RATE
-MAX_DENOMINATOR: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
+MAX_DENOMINATOR: Final = 1001  # of a frame rate: 30000/1001 is the most uneven rate in use
 MAKER: Final = "everest prepare encode"
 
 
@@ -54,7 +54,7 @@ class EncodedFile:
     """A file that was encoded."""
 
     path: Path
-    is_new: bool  # False: encoded by an earlier call
+    is_new: bool  # False: an earlier call encoded it
     source_bytes: int
     bytes: int
 
@@ -101,8 +101,8 @@ def _plan_targets(
     """The target of each video: the same path below `output` as below its root, with the suffix .mp4.
 
     Raises:
-        RecipeError: two targets or lists would be one file, or `output` would replace a source, other files,
-            or videos with other settings.
+        RecipeError: two targets or lists would be the same file, or `output` would replace a source, other
+            files, or videos with other settings.
     """
     targets: dict[str, Path] = {}
     sources: dict[Path, str] = {}
@@ -179,10 +179,10 @@ def encode_video(
         size = sum(number for number, _ in versions)
         version = max((text for _, text in versions), default="")
         source_facts = {"source_bytes": size, "version": version, "source": source_hash}
-        origin = {"by": MAKER, **asdict(settings), **source_facts}  # kept in the file
+        origin = {"by": MAKER, **asdict(settings), **source_facts}  # stored in the file
         is_new = overwrite or not target.exists()
         if not is_new:
-            saved: dict[str, Any] = {}  # the origin in the file; not all comments are JSON objects
+            saved: dict[str, Any] = {}  # the origin in the file; other comments are not JSON objects
             with suppress(ValueError, TypeError):
                 saved = {**json.loads(read_comment(target))}
             changed = {name for name, value in origin.items() if saved.get(name) != value}
@@ -200,14 +200,14 @@ def encode_video(
 
 
 def choose_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(H, W) with the shorter side at most `short_side`; both even, as yuv420p needs, and 2 at least."""
+    """(H, W) with a shorter side of at most `short_side`; both are even, as yuv420p needs, and at least 2."""
     shorter = min(height, width)
     target = min(short_side, shorter)
     return (max(height * target // shorter // 2 * 2, 2), max(width * target // shorter // 2 * 2, 2))
 
 
 def _write(video: Video, part: Path, settings: EncodeSettings, origin: dict[str, Any]) -> None:
-    """Encode all frames, and decode the result to check that none is missing."""
+    """Encode all frames, and decode the result to check that no frame is missing."""
     info = video_info(video)
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(MAX_DENOMINATOR)
     size = choose_size(info.height, info.width, settings.short_side)

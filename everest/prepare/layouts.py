@@ -24,22 +24,22 @@ Sources = Mapping[str, Sequence[Path]]  # the annotation files by role
 
 
 class VideoRef(NamedTuple):
-    """A file that may hold a sample: all of it, or the segment from start to end."""
+    """A file that may hold a sample: the sample is the entire file, or the segment from start to end."""
 
-    name: str  # without the suffix
+    name: str  # file name without the suffix
     start: float | None = None  # seconds
     end: float | None = None
     start_frame: int | None = None
-    end_frame: int | None = None  # the first that is not part of it
+    end_frame: int | None = None  # the first frame after the segment
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedSample:
     """A sample as annotations name it."""
 
-    refs: tuple[VideoRef, ...]  # in order of preference; the first that has a file is taken
-    labels: tuple[int, ...] = ()  # one per head; empty if they are secret
-    folders: frozenset[str] = frozenset()  # likely folders of its file, to choose among files of one name
+    refs: tuple[VideoRef, ...]  # in order of preference; the first reference with a file is taken
+    labels: tuple[int, ...] = ()  # one label per head; empty if the labels are secret
+    folders: frozenset[str] = frozenset()  # likely folders of the file, to choose among files of one name
 
 
 # The samples of each list (train, val, test), and the names of the classes in the order of their labels.
@@ -79,7 +79,7 @@ def require_one_file(files: Sequence[Path]) -> Path:
 
 
 def read_list_entries(sources: Sources) -> Iterator[tuple[str, str, Any]]:
-    """Yield the name of the list, the place and the entry of all `entries` of the lists that have a file."""
+    """Yield the list's name, the place and the entry of each of the `entries` of lists that have a file."""
     files = {name: require_one_file(sources[name]) for name in LIST_FILES if sources.get(name)}
     for name, file in files.items():
         for position, entry in read_entries(file):
@@ -107,7 +107,7 @@ def read_entries(file: Path) -> list[tuple[str, Any]]:
                 rows = list(csv.DictReader(text))
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{file}: not a table separated by commas ({error})") from error
-        # A row that is too short has None in the last columns.
+        # In the last columns of a row that is too short, the cells are None.
         rows = [{name: cell for name, cell in row.items() if cell is not None} for row in rows]
     else:
         document = read_document(file)
@@ -151,7 +151,7 @@ _SPLITS: Final = {"train": "train", "validate": "val", "validation": "val", "val
 def _read_ucf101(sources: Sources) -> Annotations:
     """`classInd.txt` has `number name` from 1, the lists `Class/file.avi number`, test lists no number.
 
-    The class is therefore taken from the folder.
+    The class is therefore taken from the folder of a file.
     """
     classes = require_one_file(sources["classes"])
     label_of = {}
@@ -198,7 +198,7 @@ def _read_ssv2(sources: Sources) -> Annotations:
         label_of = {str(name): int(label) for name, label in dict(document).items()}
     names = order_by_label(label_of, classes)
     answers = require_one_file(sources["answers"]) if sources["answers"] and sources["test"] else None
-    label_of_id = {}  # of test videos
+    label_of_id = {}  # labels of test videos by their ids
     for number, line in read_lines(answers) if answers else ():
         (fields,) = csv.reader([line.strip()], delimiter=";")
         if len(fields) != 2 or fields[1] not in label_of:
@@ -222,7 +222,7 @@ def _read_kinetics(sources: Sources) -> Annotations:
 
     A file is named ID_000010_000020 by its seconds, or ID if the ID belongs to one sample only.
     """
-    rows: dict[str, list[tuple[str, dict[str, str]]]] = {}  # of each split, with their places
+    rows: dict[str, list[tuple[str, dict[str, str]]]] = {}  # rows of each split, with their places
     files: dict[str, list[Path]] = {}
     for file in sources["tables"]:
         for place, row in read_entries(file):
@@ -264,7 +264,7 @@ def _read_oscc(sources: Sources) -> Annotations:
     for role, place, record in read_list_entries(sources):
         with entry_errors(place):
             refs = [VideoRef(str(record["unique_id"]))]
-            if record.get("clip_uid"):  # test records have none
+            if record.get("clip_uid"):  # test records have no clip
                 start, end = float(record["clip_start_sec"]), float(record["clip_end_sec"])
                 refs.append(VideoRef(str(record["clip_uid"]), start=start, end=end))
             start, end = float(record["parent_start_sec"]), float(record["parent_end_sec"])

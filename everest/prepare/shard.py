@@ -32,16 +32,16 @@ from everest.video.folders import VIDEO_SUFFIXES, as_data_error
 from everest.video.images import image_folder
 from everest.video.source import video_bytes, video_version
 
-PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that exists while shards are written
+PLAN_SUFFIX: Final = ".plan.json"  # suffix of a hidden file that exists while shards are written
 
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
     """A video and its shard member."""
 
-    key: str  # WebDataset's name of the sample: a number, as dots and some letters are not allowed
+    key: str  # WebDataset's name of the sample: a number, as WebDataset forbids dots and some letters
     member: str  # the key with the suffix of the video
-    path: str  # as in the list
+    path: str  # path as written in the list
     video: Location
     size: int
     rows: tuple[dict[str, str], ...]
@@ -56,20 +56,20 @@ class ShardPlan:
     index: Path
     progress: Path  # exists while shards are written
     shards: tuple[tuple[ShardEntry, ...], ...]
-    fingerprint: str  # of the lines, the versions of the videos and the limits
+    fingerprint: str  # hash of the lines, the versions of the videos and the limits
 
     def tar(self, index: int) -> Path:
         """The file of a shard."""
         return self.folder / f"{self.stem}-{index:06d}.tar"
 
     def find_existing(self) -> list[Path]:
-        """The existing shards of a list of this name, by this plan or another."""
+        """The existing shards of a list of this name, written by this plan or another."""
         return sorted(self.folder.glob(f"{escape(self.stem)}-{'[0-9]' * 6}.tar"))
 
     def read_saved_fingerprint(self) -> str | None:
-        """The fingerprint of the plan that an earlier call finished or started; None without one."""
+        """The fingerprint of the plan that an earlier call finished or started; None without such a plan."""
         for file in (self.index, self.progress):
-            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # or an incomplete file
+            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # missing or incomplete file
                 return parse_json(file.read_bytes())["plan"]
         return None
 
@@ -172,7 +172,7 @@ def _write_shard(entries: Sequence[ShardEntry], file: Path) -> None:
             document = lines[0] if len(lines) == 1 else {"path": entry.path, "segments": lines}
             members = {entry.member: data, f"{entry.key}.json": json.dumps(document).encode()}
             for name, content in sorted(members.items()):
-                info = tarfile.TarInfo(name)  # neither time nor owner
+                info = tarfile.TarInfo(name)  # its header has neither time nor owner
                 info.size = len(content)
                 tar.addfile(info, BytesIO(content))
 

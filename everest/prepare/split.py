@@ -1,7 +1,7 @@
-"""Divides a data set into lists by whole groups, each class in the same shares, reproducible by seed.
+"""Divides a data set into lists of whole groups, each class in the same shares, reproducibly by seed.
 
 Clips of one recording, person or scene look alike. If some of them are in training and others in a test set,
-the test measures memory; so a group stays in one list, which everest.prepare.assignment chooses.
+the test measures memory. So a group stays in one list, which everest.prepare.assignment chooses.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NUMBER_BINS: Final = 10  # heuristic: bins of numbers, each of which is divided 
 GROUP_BY_FOLDER: Final = "folder"
 PATH_PREFIX: Final = "path:"
 COLUMN_PREFIX: Final = "column:"
-DEFAULT_SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough for tests in small sets
+DEFAULT_SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough to test on small sets
 UNGROUPED_NOTICE: Final = (
     "without --group, clips of one recording, person or scene may be in several lists, and the test would "
     r"reward memorizing them. If files are named like anna_03.mp4, --group '^([^\W_]+)' keeps all videos of "
@@ -54,8 +54,8 @@ class LabeledVideos:
 
     source: Path
     root: Path  # folder that the paths in lists are relative to
-    samples: Sequence[Sample]  # with their groups, where these are known
-    class_names: Sequence[str]  # empty if labels are indices or numbers
+    samples: Sequence[Sample]  # samples, with their groups where known
+    class_names: Sequence[str]  # class names; empty if labels are indices or numbers
     head_names: Sequence[str]
     task: Task
     notices: Sequence[str]
@@ -76,7 +76,7 @@ class LabeledVideos:
         Args:
             group: `--group` of `everest prepare split`: as `set_groups`, or `column:NAME` for a column of a
                 list; None: its column `group`, if it has one.
-            class_column: of a sheet; None finds it by its name.
+            class_column: the column of a sheet that holds the classes; None finds it by its name.
             classes: the file of class names.
         Raises:
             DataError, RecipeError: as `read_labeled` and `set_groups`; a sample without a group or with two.
@@ -117,7 +117,7 @@ class LabeledVideos:
 
     @property
     def groups(self) -> set[str]:
-        """The groups of the samples; a video without one forms a group."""
+        """The groups of the samples; a video without a group forms one."""
         return set(map(find_group, self.samples))
 
     def split(self, shares: Mapping[str, float] = DEFAULT_SHARES, seed: int = 0) -> dict[str, list[Sample]]:
@@ -135,7 +135,7 @@ class LabeledVideos:
         written = list(paths.values())
         class_file = folder / CLASSES_FILE
         names = self.class_names
-        has_classes = False  # whether `everest prepare index` wrote them
+        has_classes = False  # whether the file already has these names, as after `prepare index`
         with suppress(DataError):
             has_classes = bool(names) and read_class_names(class_file) == tuple(names)
         if names and not has_classes:
@@ -195,7 +195,7 @@ def set_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Samp
 
 
 def find_group(sample: Sample) -> str:
-    """The group of a sample; without one, its file with links resolved."""
+    """The group of a sample; without a group, the path of its file with links resolved."""
     if sample.group is not None:
         return sample.group
     return os.path.realpath(sample.video) if isinstance(sample.video, Path) else sample.path
@@ -219,7 +219,8 @@ def split_samples(
     """Assign whole groups to lists, so that each list has its share of all samples and of every class.
 
     A sample counts for each of its classes. Multi-label samples without a class count as a class of their
-    own, and numbers count by their bin. Of several labels, the first is balanced. Samples keep their order.
+    own, and numbers count by their bin. If samples have several labels, the first is balanced. Samples keep
+    their order.
     """
     by_group: dict[str, list[int]] = {}
     for list_index, sample in enumerate(samples):
@@ -228,7 +229,7 @@ def split_samples(
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
     classes = [class_indices(label) or (NO_CLASS,) for label in labels]
     if all(isinstance(label, float) for label in labels):
-        # So few bins that the smallest list can have a group of each, with the same share of the numbers.
+        # The bins are so few that the smallest list can have a group of each. They share the numbers evenly.
         bins = max(1, min(NUMBER_BINS, int(len(members) * min(shares.values()))))
         edges = np.unique(np.quantile(labels, np.arange(1, bins) / bins))  # equal numbers are in one bin
         classes = [(int(index),) for index in np.searchsorted(edges, labels, side="right")]

@@ -28,11 +28,11 @@ from everest.video.pixels import IMAGENET
 from everest.video.reader import read_frames, video_info
 from everest.video.stream import VideoError
 
-SECONDS_PER_VIDEO: Final = 1800  # seconds for a video; one that takes longer is unreadable
-PLACES_PER_VIDEO: Final = 8  # heuristic: pairs of frames that are measured
+SECONDS_PER_VIDEO: Final = 1800  # time limit per video; a video that takes longer is unreadable
+PLACES_PER_VIDEO: Final = 8  # heuristic: measured pairs of frames per video
 CAMERA_SIDE: Final = 160  # pixels of the longer side of the frames in which camera motion is measured
 CLIP_LENGTHS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
-SHORT_SHARE: Final = 0.05  # heuristic: share of the videos that may be shorter than a clip of this stride
+SHORT_SHARE: Final = 0.05  # heuristic: share of videos that may be too short for the reported stride
 MOTION_DEFINITION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
 
 
@@ -44,7 +44,7 @@ class VideoMeasures:
     square: Floats  # (3,) mean of the squares
     motion: float  # mean absolute difference of neighboring gray frames, in [0, 1]
     moving: float  # share of pairs between which the camera moves
-    unexplained: float  # share with a large change of another cause: a scene change, a fast object
+    unexplained: float  # share of pairs with a large change of another cause: a scene change, a fast object
     frames: int
     seconds: float | None  # None: a folder of images
 
@@ -84,14 +84,14 @@ def measure_video(path: str) -> VideoMeasures | Failure:
 def compute_stats(
     data: SampleList, *, max_videos: int | None, workers: int, report: Report
 ) -> dict[str, Any]:
-    """Measure videos, all with equal weight; VideoError if none can be read.
+    """Measure videos, all with equal weight; VideoError if no video can be read.
 
     Args:
-        max_videos: limit for the videos of each class, sampled at random, always the same; None takes all.
+        max_videos: limit for the videos of each class, a random but fixed sample; None takes all.
     Returns:
         The document of `everest prepare stats --json`.
     """
-    keep_metadata_in_cache()  # segments are looked up in what the workers found
+    keep_metadata_in_cache()  # segments are looked up in the metadata that the workers read
     samples, by_class = data.samples, data.by_class
     chosen = samples
     if max_videos is not None:
@@ -109,12 +109,12 @@ def compute_stats(
     videos = [measures[path] for path in paths if path in measures]
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
-    lengths: list[int] = []  # in frames
+    lengths: list[int] = []  # lengths of the samples in frames
     for sample in (sample for sample in samples if sample.path in measures):
-        lengths.append(0)  # of a segment outside of its video
+        lengths.append(0)  # the length of a segment outside its video
         with suppress(VideoError):
             lengths[-1] = frame_span(sample)[1] if sample.is_segment else measures[sample.path].frames
-    length = sorted(lengths)[int(SHORT_SHARE * len(lengths) + 1e-9)]  # nearly all videos have as many frames
+    length = sorted(lengths)[int(SHORT_SHARE * len(lengths) + 1e-9)]  # nearly all videos have these frames
     classes = []
     for name, group in by_class.items():
         motions = [measures[sample.path].motion for sample in group if sample.path in measures]

@@ -2,8 +2,8 @@
 
 A class is a label of a window if its bouts cover at least half of the window, or if at least half of one of
 its bouts is in the window. A point event labels the window in which it is. Windows without a class are
-background. If bouts of two classes overlap anywhere, a window has all its classes, else the one with the most
-seconds in it.
+background. If bouts of two classes overlap anywhere, a window has all its classes, else only the class with
+the most seconds in it.
 
 W windows.
 """
@@ -66,10 +66,10 @@ def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassS
     starts, ends = np.array(windows, np.float64).reshape(-1, 2).T
     order = starts.argsort()
     starts, ends = starts[order], ends[order]  # (W,)
-    last_ends = np.maximum.accumulate(ends)  # of overlapping windows, a later one may end earlier
+    last_ends = np.maximum.accumulate(ends)  # a later one of two overlapping windows may end earlier
 
     def inside(start: float, end: float) -> tuple[slice, NDArray[np.float64]]:
-        """The windows near a span, and the seconds of it in each; negative outside of a window."""
+        """The windows near a span, and the seconds of the span in each; negative outside a window."""
         near = slice(last_ends.searchsorted(start, "right"), starts.searchsorted(end, "right"))
         return near, np.minimum(ends[near], end) - np.maximum(starts[near], start)
 
@@ -80,7 +80,7 @@ def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassS
             near, held = inside(*span)
             seconds[near] += held.clip(min=0)
         has_label = seconds >= LABEL_SHARE * (ends - starts) - TIME_TOLERANCE
-        for bout in label_bouts:  # a point is in the window that it starts, not in the one that it ends
+        for bout in label_bouts:  # a point at the border of two windows is in the later one
             near, held = inside(bout.start, bout.end)
             is_enough = held >= LABEL_SHARE * bout.seconds - TIME_TOLERANCE
             has_label[near] |= is_enough & (bout.start < ends[near])
@@ -97,19 +97,19 @@ def label_samples(
     Args:
         samples: segments of videos in seconds. Leave out those that touch unscored time first
             (`unscored_spans`).
-        bouts: by `Sample.path`.
-        task: single-label gives a window the class with the most seconds in it, and background if it has
-            none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
+        bouts: the bouts by `Sample.path`.
+        task: single-label gives a window the class with the most seconds in it, and background without a
+            class; multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
     Returns:
         The samples with their labels, the names of the classes, and the task.
     """
-    spans_of: dict[str, list[Span]] = defaultdict(list)  # of the windows of each video
+    spans_of: dict[str, list[Span]] = defaultdict(list)  # the windows of each video
     for sample in samples:
         spans_of[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
     window_labels: dict[str, Iterator[ClassSeconds]] = {}
     has_overlap = False
     for path, spans in spans_of.items():
-        # A bout of the background states that nothing happens.
+        # A background bout states that nothing happens.
         class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
         window_labels[path] = iter(label_windows(spans, class_bouts))
         has_overlap = has_overlap or _do_classes_overlap(class_bouts)
@@ -123,7 +123,7 @@ def label_samples(
             )
     task = task or (MULTI_LABEL if has_overlap else "single-label")
     if task != MULTI_LABEL:
-        # Of equal seconds, the first name.
+        # Among classes with equal seconds, the first name wins.
         chosen = [max(seconds_of, key=seconds_of.__getitem__, default=BACKGROUND) for seconds_of in labels]
         names = sorted(set(chosen))
         indices = [(names.index(name),) for name in chosen]
@@ -135,7 +135,7 @@ def label_samples(
 
 def _do_classes_overlap(bouts: Sequence[Bout]) -> bool:
     """Whether bouts of two classes overlap in a video; touching bouts do not."""
-    ends: dict[str, float] = {}  # of the bouts of each class
+    ends: dict[str, float] = {}  # latest end of the bouts of each class
     for bout in sorted(bouts, key=lambda bout: bout.start):
         if any(end > bout.start + TIME_TOLERANCE for label, end in ends.items() if label != bout.label):
             return True

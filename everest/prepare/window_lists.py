@@ -1,9 +1,10 @@
 """Lists of windows of long videos (`prepare windows`), with their classes if there are bouts.
 
-A window is a sample: a video with a start and an end in seconds. If only some are listed, they are spread
-evenly, or chosen where much happens, by the sizes of packets; nothing is decoded. The activity of a packet is
-its size relative to the running median of its kind, so that slow changes, such as light or another scene, do
-not count. Keyframes are left out: their sizes show the image, not the motion. The definition is our choice.
+A window is a sample: a video with a start and an end in seconds. If only some windows are listed, they are
+spread evenly, or chosen where much happens, by the sizes of packets; nothing is decoded. The activity of a
+packet is its size relative to the running median of its kind, so that slow changes, such as light or another
+scene, do not count. Keyframes are left out: their sizes show the image, not the motion. The definition is
+our choice.
 
 R recordings, N windows of a recording, in the order of time, a step apart. P packets.
 """
@@ -39,19 +40,19 @@ from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.stream import VideoError
 from everest.video.times import TIME_TOLERANCE
 
-PROBLEM_EFFECTS: Final = {  # by the kind of problem that a video has
+PROBLEM_EFFECTS: Final = {  # effect of each kind of problem of a video
     "failed": "no windows",
     "damaged": "no windows there",
     "unranked": "its windows are spread evenly",
 }
 
-# All our choice.
-EVEN_SPACING: Final = 4  # by activity, one in this many windows is spread evenly, active or not
-MAX_SHARE_FACTOR: Final = 2  # a recording has at most this many times its even share by activity
-MEDIAN_SECONDS: Final = 600.0  # that a running median covers
+# These values are our choice.
+EVEN_SPACING: Final = 4  # with selection by activity, one in this many windows is spread evenly
+MAX_SHARE_FACTOR: Final = 2  # by activity, a recording gets at most this many times its even share
+MEDIAN_SECONDS: Final = 600.0  # seconds that a running median covers
 PACKET_OVERHEAD: Final = 64  # bytes added to each packet, so that ratios of nearly empty ones stay small
 BLOCK_SECONDS: Final = 10.0  # length of the blocks whose bytes are compared to find a constant bitrate
-CONSTANT_VARIATION: Final = 0.05  # std / mean of the bytes per block; below, the bitrate is constant
+CONSTANT_VARIATION: Final = 0.05  # std / mean of the bytes per block; below this, the bitrate is constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class WindowSettings:
     """Which windows are listed."""
 
     seconds: float
-    step: float  # seconds from a window to the next
+    step: float  # seconds from the start of a window to the next
     by: Literal["uniform", "activity"] = "uniform"
     count: int | None = None  # windows to list; None: all
     seed: int = 0
@@ -78,9 +79,9 @@ class VideoWindows:
 
     sample: Sample
     windows: NDArray[np.float64]  # (N, 2) seconds
-    scores: NDArray[np.float64] | None  # (N,) activity; None if it is not wanted or not known
-    num_unscored: int  # further windows, which touch time that no one has labeled
-    end: float | None  # of the video in seconds; None for a segment or a damaged video
+    scores: NDArray[np.float64] | None  # (N,) activity; None if not requested or not known
+    num_unscored: int  # number of further windows, which touch time that no one has labeled
+    end: float | None  # end of the video in seconds; None for a segment or a damaged video
 
 
 def write_windows(
@@ -96,8 +97,8 @@ def write_windows(
     """Choose windows of videos or segments; write their list, return the JSON of `everest prepare windows`.
 
     Args:
-        bouts: label the windows, by absolute paths (see `read_bouts`); videos without a bout are left out, as
-            perhaps no one has looked at them. None: windows have no labels.
+        bouts: bouts by absolute paths (see `read_bouts`), which label the windows. Videos without a bout are
+            left out: perhaps no one has looked at them. None: windows have no labels.
         task: see `label_samples`.
     Raises:
         DataError, RecipeError: no readable video or no scored window; an `out` that exists.
@@ -128,7 +129,7 @@ def write_windows(
     document: dict[str, Any] = {
         "by": settings.by,
         "windows": len(windows),
-        # Overlaps are counted twice.
+        # Time in overlaps of windows counts twice.
         "hours": sum((window.end or 0) - (window.start or 0) for window in windows) / 3600,
         "videos": len({window.path for window in windows}),
         **problems,
@@ -144,7 +145,7 @@ def write_windows(
 def _find_windows(
     samples: Sequence[Sample], settings: WindowSettings, bouts: Bouts, report: Report
 ) -> tuple[list[VideoWindows], dict[str, list[dict[str, str]]]]:
-    """The windows of each readable video, and path and reason of the videos with each kind of problem."""
+    """The windows of each readable video; and by kind of problem, paths and reasons of the other videos."""
     videos: list[VideoWindows] = []
     problems: dict[str, list[dict[str, str]]] = {name: [] for name in PROBLEM_EFFECTS}
     read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
@@ -215,7 +216,7 @@ def _windows_of(
 
 
 def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray[np.bool_]:
-    """Whether each window, (N, 2) seconds, overlaps none of the spans: (N,)."""
+    """Whether each of the windows (N, 2), in seconds, overlaps none of the spans: (N,)."""
     outside = np.ones(len(windows), np.bool_)
     for start, end in spans:
         outside &= (windows[:, 1] <= start + TIME_TOLERANCE) | (windows[:, 0] >= end - TIME_TOLERANCE)
@@ -233,18 +234,18 @@ def choose_windows(
     """Choose `count` windows, or all if there are fewer.
 
     Args:
-        lengths: (R,) N of each recording.
+        lengths: (R,) number N of windows of each recording.
         scores: (N,) activity of the windows of each recording; None for a recording spreads its windows
-            evenly, None for all spreads all windows evenly.
-        min_distance: steps between two windows that do not overlap. By activity, windows overlap only if
-            there are not enough others, and then by as little as possible.
+            evenly, None instead of a list spreads all windows evenly.
+        min_distance: steps between two windows that do not overlap. If chosen by activity, windows overlap
+            only if there are not enough others, and then by as little as possible.
     Returns:
         The ascending numbers of the chosen windows of each recording.
     """
     rng = np.random.default_rng(seed)
     total = sum(lengths)
     count = min(count, total)
-    # At equal distances from a random first one, over all recordings in a row: each gets its even share.
+    # Numbers at equal distances over all recordings in a row, from a random first one: even shares.
     even_ids = ((np.arange(count) + rng.random()) * total / count).astype(np.int64)  # (count,)
     if scores is None:
         return [np.flatnonzero(is_chosen) for is_chosen in _mark_windows(even_ids, lengths)]
@@ -276,7 +277,7 @@ def choose_windows(
 
 
 def _mark_windows(indices: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
-    """Flags (N,) of each of R recordings for the windows at `indices`, which count over all recordings."""
+    """Flags (N,) for each of R recordings that mark the windows `indices`, counted over all recordings."""
     flags = np.zeros(sum(lengths), dtype=bool)
     flags[indices] = True
     return np.split(flags, np.cumsum(lengths)[:-1])
@@ -286,7 +287,7 @@ def no_activity_reason(packets: PacketSizes) -> str | None:
     """The reason why packet sizes do not show activity; None if they do."""
     if not (packets.picture_types > 0).any():
         return "every frame is a keyframe"
-    num_blocks = int(packets.end / BLOCK_SECONDS)  # the incomplete last one is left out
+    num_blocks = int(packets.end / BLOCK_SECONDS)  # the incomplete last block is left out
     if num_blocks < 3:
         return None
     block_ids = (packets.seconds / BLOCK_SECONDS).astype(np.int64)
@@ -298,13 +299,13 @@ def no_activity_reason(packets: PacketSizes) -> str | None:
 
 
 def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
-    """The mean activity of the packets in each window, about 1 if it is as usual.
+    """The mean activity of the packets in each window; usual activity is about 1.
 
     Args:
-        starts: (N,) seconds.
+        starts: (N,) starts of the windows in seconds.
         seconds: the length of a window.
     Returns:
-        (N,); 0 for a window without a packet other than keyframes.
+        (N,) activity; 0 for a window that has only keyframes or no packets.
     """
     activity = np.zeros(len(packets.sizes))  # (P,)
     for picture_type in (1, 2):

@@ -1,7 +1,7 @@
-"""BORIS: the events and media of an observation, which make bouts, and projects, one JSON file, `.boris`.
+"""BORIS: makes bouts of the events and media of an observation; reads and writes projects (`.boris`, JSON).
 
 An event is a press of a key; two make a state and one a point. Times run on over the queued media of an
-observation: a time after the end of the first file is in the second. They contain the time offset of the
+observation: a time after the end of the first file is in the second. Times include the time offset of the
 observation. Tables of BORIS have the same events: everest.annotations.boris_table.
 
 Source: projects saved by BORIS 7 to 9 (github.com/olivierfriard/BORIS, tests/files, and issue 468 on the
@@ -39,7 +39,7 @@ BLANK: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # the em
 POINT: Final = "Point event"
 STATE: Final = "State event"
 EVENT_FIELDS: Final = ("time", "subject", "behavior", "modifiers", "comment")  # versions add further fields
-END_LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
+END_LEEWAY: Final = 1.0  # seconds allowed after the media end: lengths are rounded, and players stop late
 FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
 NO_FOCAL_SUBJECT: Final = "No focal subject"
 OBSERVER_KEYS: Final = ("observer", "coder", "rater", "annotator", "scorer", "observer name")
@@ -49,12 +49,12 @@ class Event(NamedTuple):
     """A coded event."""
 
     time: float
-    end: float | None  # None: of a state, which another event starts or stops
+    end: float | None  # None: the event starts or stops a state
     behavior: str
     subject: str
     modifiers: str = ""
     comment: str = ""
-    status: str = ""  # START or STOP of a state; empty: starts and stops alternate
+    status: str = ""  # START or STOP for a state; empty: starts and stops alternate
 
 
 class Observation(NamedTuple):
@@ -62,14 +62,14 @@ class Observation(NamedTuple):
 
     where: str  # file and name of the observation, for messages
     observer: str
-    media: Sequence[str]  # queued
-    borders: Sequence[float]  # of the media; see `media_borders`
-    offset: float  # seconds that are part of the times of the events
-    sets_time: bool = True  # whether it is the first player, whose time the events have
+    media: Sequence[str]  # the queued files
+    borders: Sequence[float]  # borders of the media; see `media_borders`
+    offset: float  # seconds that the times of the events include
+    sets_time: bool = True  # whether this is the first player, whose time the events have
 
 
 def choose_player(players: Mapping[str, Sequence[str]], videos: VideoFinder, left_out: LeftOut) -> str:
-    """The key of the first player that shows videos of the user, else of the first; others are left out."""
+    """The key of the first player with a video of the user, else of the first player; others are left out."""
     keys = sorted(players)
     player = next((key for key in keys if any(map(videos.find, players[key]))), keys[0])
     if len(keys) > 1:
@@ -78,7 +78,7 @@ def choose_player(players: Mapping[str, Sequence[str]], videos: VideoFinder, lef
 
 
 def find_observer(variables: Mapping[str, object]) -> str:
-    """The observer that an independent variable names, such as `Observer`; empty if none does."""
+    """The observer that an independent variable such as `Observer` names; empty without such a variable."""
     normalized = {name.strip().casefold(): value for name, value in variables.items()}
     return next((str(normalized[key]).strip() for key in OBSERVER_KEYS if normalized.get(key)), "")
 
@@ -89,7 +89,7 @@ def media_borders(
     """When each of the queued media begins, and the end of the last, which is infinite if it is not known.
 
     Args:
-        lengths: seconds of the media; None: not stated.
+        lengths: lengths of the media in seconds; None: not stated.
         where: file and name of the observation, for messages.
     """
     seconds = [
@@ -107,7 +107,7 @@ def media_borders(
 
 def make_bouts(events: Sequence[Event], observation: Observation, left_out: LeftOut) -> Iterator[Bout]:
     """Yield a bout for each state or point in each media file that was shown during it."""
-    for event in events:  # bouts have no modifiers, and no comments but an origin
+    for event in events:  # bouts have no modifiers, and no comments except an origin
         if not {*event.modifiers.split("|")} <= {"", "None", "NA"}:
             left_out["modifier of an event"] += 1
         if event.comment.strip() not in ("", "NA", *ORIGINS):
@@ -115,7 +115,7 @@ def make_bouts(events: Sequence[Event], observation: Observation, left_out: Left
     borders, offset = observation.borders, observation.offset
     for event, stop in _pair_events(events, observation.where):
         start, end = event.time - offset, stop - offset
-        if not observation.sets_time:  # these media may begin later, and end sooner
+        if not observation.sets_time:  # the media of this player may begin later, and end sooner
             start, end = max(start, 0.0), min(end, borders[-1])
             if not start <= end:
                 left_out["bout outside the media of the player"] += 1
@@ -147,7 +147,7 @@ def _pair_events(events: Sequence[Event], where: str) -> Iterator[tuple[Event, f
             yield running.pop(key), event.time
         elif key not in running and event.status != "STOP":
             running[key] = event
-        else:  # a stop without a start, or a second start
+        else:  # the event is a stop without a start, or a second start
             running = {key: event}
             break
     for event in running.values():
@@ -159,8 +159,8 @@ def _pair_events(events: Sequence[Event], where: str) -> Iterator[tuple[Event, f
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> list[Bout]:
     """Read the bouts of all observations of a project, and the time outside their intervals.
 
-    Time that no observation of an observer includes is unscored for this observer. Of several players, the
-    first that shows videos of the user counts.
+    Time that no observation of an observer includes is unscored for this observer. If there are several
+    players, the first that shows videos of the user counts.
     """
     try:
         document = read_json(path)
@@ -171,12 +171,12 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         with record_errors(f"behavior {key} of the ethogram"):
             types[behavior["code"]] = behavior["type"]
     bouts: list[Bout] = []
-    observed: dict[tuple[str, str], list[Span]] = defaultdict(list)  # by media file and observer
-    ends: dict[str, float] = {}  # of files whose length is stated
+    observed: dict[tuple[str, str], list[Span]] = defaultdict(list)  # spans by media file and observer
+    ends: dict[str, float] = {}  # lengths of the files for which the project states one
     for name, values in document["observations"].items():
         where = f"{path}, observation '{shorten(name)}'"
         with record_errors(f"observation '{shorten(name)}'"):
-            if values.get("type") == "IMAGES":  # has no times
+            if values.get("type") == "IMAGES":  # images have no times
                 left_out["observation of images"] += 1
                 continue
             info = values.get("media_info") or {}
@@ -195,7 +195,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         if not events:
             left_out[NO_EVENT] += 1
         borders = [0.0] * len(media)
-        if events or start or end:  # else the lengths of the media are not needed
+        if events or start or end:  # otherwise, the lengths of the media are not needed
             borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
         for file, border in zip(media, borders, strict=False):
             media_start = border + delay if start or end else 0.0  # an end of 0 is the end of the media
@@ -210,7 +210,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 
 
 def _read_events(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> list[Event]:
-    """The coded events of an observation; ValueError names those that cannot be read.
+    """The coded events of an observation; ValueError names the events that cannot be read.
 
     Whether an event is a point or begins a state follows from its behavior alone.
     """
@@ -240,7 +240,7 @@ def _read_events(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> lis
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
-    """A project with one observation for each video, and a behavior for each class, also without bouts."""
+    """A project with an observation for each video and a behavior for each class, even without bouts."""
     all_bouts = [bout for video_bouts in bouts.values() for bout in video_bouts]
     labels = {bout.label for bout in all_bouts}
     points = labels - {bout.label for bout in all_bouts if bout.seconds}

@@ -32,21 +32,21 @@ from everest.annotations.records import LeftOut, line_errors, read_number, read_
 from everest.errors import DataError, shorten
 
 ID: Final = "Observation id"
-START: Final = "Start (s)"  # of aggregated events
+START: Final = "Start (s)"  # column of aggregated events
 STOP: Final = "Stop (s)"
 OFFSET: Final = "Time offset (s)"
 SOURCE: Final = "Source"  # `player #1:a.mp4;b.mp4|player #2:c.mp4`
 LENGTHS: Final = "Media duration (s)"  # `12.000;10.000|22.000`
-PLAYER_PREFIX: Final = "Player #"  # all play at the same time, such as several cameras
-MEDIA_COLUMNS: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
-UNPAIRED: Final = "UNPAIRED"  # the times of a state that is never stopped
+PLAYER_PREFIX: Final = "Player #"  # all players play at the same time, such as several cameras
+MEDIA_COLUMNS: Final = ("Media file name", "Media file path", "Media file")  # version 8, 9; 7
+UNPAIRED: Final = "UNPAIRED"  # in place of the times of a state that is never stopped
 NO_NAMES: Final = frozenset({"", "NA", "Not found"})
-# These columns are before the variables of the user, all others after them; a variable may have any name.
+# These columns precede the variables of the user, other columns follow; a variable may have any name.
 LEADING_COLUMNS: Final = (ID, SOURCE, LENGTHS, OFFSET, "Media file path", "Media file")
 STATUSES: Final = ("START", "STOP", "POINT")
 NAMED_PLAYER: Final = re.compile(r"\A\s*(player #\d+):", re.IGNORECASE)
 
-Cells = dict[str, str]  # of a row, by the names of the columns
+Cells = dict[str, str]  # the cells of a row by the names of the columns
 
 
 class Row(NamedTuple):
@@ -77,7 +77,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     for key, value in info:
         if key.startswith(PLAYER_PREFIX):
             players[key].append(value)
-    column_ids = {name: column_id for column_id, name in enumerate(header)}  # of equal names, the last
+    column_ids = {name: column_id for column_id, name in enumerate(header)}  # the last of equal names counts
     column_ids |= {name: header.index(name) for name in LEADING_COLUMNS if name in header}
     column = next((title for title in MEDIA_COLUMNS if title in column_ids), "")
     rows_by_observation: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
@@ -94,7 +94,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         rows.sort(key=lambda row: row.event.time)
         where = f"{path}, observation '{shorten(name or rows[0].file)}'"
         media_of: Mapping[str, Sequence[str]] = players
-        if SOURCE in rows[0].cells and source:  # players without a name have ""
+        if SOURCE in rows[0].cells and source:  # the key of players without a name is ""
             named_media = map(NAMED_PLAYER.split, source.split("|"))
             media_of = {"".join(player): media.split(";") for *player, media in named_media}
         for observation, events in _divide_rows(rows, media_of, videos, left_out, name=name, where=where):
@@ -112,7 +112,7 @@ def _divide_rows(
 ) -> Iterator[tuple[Observation, list[Event]]]:
     """Yield the recordings of one observation, or of a file without one, each with its events.
 
-    The media are those of the stated player, otherwise those that the rows name.
+    The media are those of the stated player, otherwise the files that the rows name.
     """
     cells, events = rows[0].cells, [row.event for row in rows]
     lengths_of = dict(zip(players, cells.get(LENGTHS, "").split("|"), strict=False))
@@ -128,7 +128,7 @@ def _divide_rows(
     lengths = lengths if len(lengths) == len(media) else [None] * len(media)
     borders = media_borders(media, lengths, videos, where=where)
     offset = _parse_number(cells.get(OFFSET, "")) or 0.0
-    # If the media follow each other, a row's file may not be played at its time.
+    # If the media are played one after the other, the file of a row may not be playing at the row's time.
     spans = dict(zip(media, pairwise([*borders[:-1], math.inf]), strict=True))
     wrong = None
     for row in rows:
@@ -150,7 +150,7 @@ def _divide_rows(
 
 
 def _find_name(cells: Cells, column: str) -> str:
-    """The name in a cell; empty if there is none."""
+    """The name in a cell; empty if the cell has none."""
     text = cells.get(column, "")
     return "" if text in NO_NAMES else text
 
@@ -182,7 +182,7 @@ def _make_event(cells: Cells) -> Event:
 
 
 def _parse_number(text: str) -> float | None:
-    """A number of a cell, or None if it has none, such as `NA`."""
+    """The number in a cell, or None if the cell has no number, such as `NA`."""
     try:
         return read_number(text)
     except ValueError:

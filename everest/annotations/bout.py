@@ -17,14 +17,14 @@ from everest.config.heads import BACKGROUND as BACKGROUND
 from everest.errors import shorten
 from everest.system.types import Span
 
-Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person
+Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, corrected by a person
 ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time
 DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` draws
-CHECKED: Final = "checked"  # the label that a person replaces it with
+CHECKED: Final = "checked"  # the label by which a person replaces DRAWN
 MARKS: Final = (UNSCORED, DRAWN, CHECKED)  # labels that are not classes
-POINT_MS: Final = 1  # length of a point event in subtitles and ELAN, which have no bout of 0
-LATEST_TIME: Final = 1e7  # seconds, 115 days; heuristic: a later time is an error of the file
+POINT_MS: Final = 1  # milliseconds of a point event in subtitles and ELAN, which have no bouts of length 0
+LATEST_TIME: Final = 1e7  # seconds (115 days); heuristic: a later time is an error of the file
 
 
 def read_origin(text: object, default: Origin = "manual") -> Origin:
@@ -36,7 +36,7 @@ def read_origin(text: object, default: Origin = "manual") -> Origin:
 class Bout:
     """A labeled span of a video, in seconds from its first frame; the end is excluded.
 
-    A point event, such as BORIS's POINT, has its end at its start.
+    A point event, such as BORIS's POINT, ends at its start.
     """
 
     video: str  # as the annotation file writes it
@@ -44,8 +44,8 @@ class Bout:
     end: float
     label: str
     origin: Origin = "manual"
-    subject: str = ""  # who does it, where a file states it
-    observer: str = field(default="", compare=False)  # who coded it, where a file states it
+    subject: str = ""  # who shows the behavior, if the file states it
+    observer: str = field(default="", compare=False)  # who coded the bout, if the file states it
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= LATEST_TIME:
@@ -59,7 +59,7 @@ class Bout:
         return self.end - self.start
 
 
-Bouts = Mapping[str, Sequence[Bout]]  # by video
+Bouts = Mapping[str, Sequence[Bout]]  # bouts by video
 
 
 def to_milliseconds(bout: Bout) -> tuple[int, int]:
@@ -74,7 +74,7 @@ def from_milliseconds(start: int, end: int) -> tuple[float, float]:
 
 
 def group_by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
-    """The bouts of each video, ordered by start, end and label; the videos in their first order."""
+    """The bouts of each video, ordered by start, end and label; videos in the order of first appearance."""
     bouts_by_video: dict[str, list[Bout]] = defaultdict(list)
     for bout in bouts:
         bouts_by_video[bout.video].append(bout)
@@ -92,10 +92,10 @@ def group_by_label(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
 def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:
     """Merge overlapping bouts that differ only in their times; bouts that only touch stay apart.
 
-    Ordered by start, end and label in each video.
+    The bouts of each video are ordered by start, end and label.
     """
     merged: list[Bout] = []
-    last: dict[tuple[str, ...], int] = {}  # the place in `merged` of the last bout of a kind
+    last: dict[tuple[str, ...], int] = {}  # position in `merged` of the last bout with a key
     for bout in (bout for video_bouts in group_by_video(bouts).values() for bout in video_bouts):
         key = bout.video, bout.label, bout.subject, bout.origin
         index = last.get(key)

@@ -1,8 +1,8 @@
 """The labels of videos: bouts of the chosen observers and subjects in annotation files.
 
-Bouts of two people who coded the same are never added up. A coding is what one observer scored of a video in
-one file. Two codings complement each other if they share no class of a subject, or no time from first to
-last bout, and equal ones are copies. Other pairs are rival opinions, of which the user must choose one.
+Bouts of two people who coded the same time are never added up. A coding is what one observer scored of a
+video in one file. Two codings complement each other if they share no class of a subject, or no time from
+first to last bout. Equal codings are copies. Other pairs are rival opinions: the user must choose one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from everest.errors import DataError, first_names, shorten
 from everest.system.text import plural
 from everest.system.types import Span
 
-NO_SUBJECT: Final = "no subject"  # chooses the bouts that name none
+NO_SUBJECT: Final = "no subject"  # chooses the bouts without a subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,13 @@ class Coding:
     """The bouts of one video by one observer in one file."""
 
     file: Path
-    video: str  # as the file writes it
-    observer: str  # empty: the file names none
+    video: str  # name as the file writes it
+    observer: str  # empty: the file names no observer
     bouts: Sequence[Bout]
 
     @property
     def names(self) -> tuple[str, str]:
-        """How messages and `--observer` may name it: by the observer, or by the file."""
+        """How messages and `--observer` may name the coding: by the observer, or by the file."""
         return self.observer or self.file.stem, self.file.stem
 
     @property
@@ -68,7 +68,7 @@ class Coding:
 class BoutFilter:
     """The options --observer and --subject: names, perhaps with the wildcards * and ?."""
 
-    observers: Sequence[str] = ()  # who counts where several coded a video; empty: none is chosen
+    observers: Sequence[str] = ()  # the observers that count if several coded a video; empty: no choice
     subject: str | None = None  # None: the bouts of all subjects, together
 
     def is_chosen(self, coding: Coding) -> bool:
@@ -76,7 +76,7 @@ class BoutFilter:
         return any(fnmatchcase(name, observer) for name in coding.names for observer in self.observers)
 
     def choose_codings(self, video: str, codings: Sequence[Coding]) -> list[Coding]:
-        """The codings of a video that count; DataError if none is chosen, or two are opinions on the same."""
+        """The codings of a video that count; DataError if no coding is chosen, or two codings are rivals."""
         names = different_names(codings)
         if len(names) > 1 and self.observers:
             codings = [coding for coding in codings if self.is_chosen(coding)]
@@ -110,7 +110,7 @@ ANYONE: Final = BoutFilter()
 class VideoAnnotations:
     """What annotation files state about videos."""
 
-    bouts: dict[str, list[Bout]]  # by the path of a user's video; without videos, by the name in the file
+    bouts: dict[str, list[Bout]]  # by path of the user's video; without videos, by the name in the file
     unmatched: Sequence[str]  # annotated names without a video of the user
     left_out: LeftOut  # the records that are not read
     merged_subjects: Sequence[str]  # the subjects whose bouts are taken together
@@ -119,7 +119,7 @@ class VideoAnnotations:
 
     @property
     def uncorrected_text(self) -> str | None:
-        """The number of predicted bouts that nobody corrected, in words; None if there are none."""
+        """The number of predicted bouts that nobody corrected, in words; None without such bouts."""
         number = sum(bout.origin == "automated" for bouts in self.bouts.values() for bout in bouts)
         return f"{plural(number, 'predicted bout')} that nobody corrected" if number else None
 
@@ -146,10 +146,10 @@ def read_video_annotations(
     fps: float | None = None,
     keep_windows: bool = False,
 ) -> VideoAnnotations:
-    """Read the bouts of some videos from annotation files; without videos, of all that the files name.
+    """Read the bouts of some videos from annotation files; without `videos`, of all videos in the files.
 
-    For each video: what a model predicted gives way to what a person coded, `people` choose among the codings
-    of several people, and the chosen codings are joined.
+    For each video, what a person coded replaces what a model predicted, `people` choose among the codings of
+    several people, and the chosen codings are joined.
     """
     paths = {Path(video): video for video in videos}
     finder = VideoFinder(paths)
@@ -197,7 +197,7 @@ def read_video_annotations(
 
 
 def _without_predicted(codings: Sequence[Coding]) -> Sequence[Coding]:
-    """The codings of a video from files in which a person coded it; all codings if there is no such file."""
+    """The codings of a video from files in which a person coded it; all codings without such a file."""
     files = {coding.file for coding in codings if not coding.is_predicted}
     return [coding for coding in codings if coding.file in files] or codings
 
@@ -210,7 +210,7 @@ def _join_bouts(video: str, codings: Sequence[Coding]) -> list[Bout]:
 
 
 def different_names(codings: Iterable[Coding]) -> list[str]:
-    """The names of codings: of their observers, or of their files if all are of one observer."""
+    """The names of codings: the observers, or the files if all codings have one observer."""
     by_observer, by_file = (
         sorted(set(names)) for names in zip(*(each.names for each in codings), strict=True)
     )
@@ -218,7 +218,7 @@ def different_names(codings: Iterable[Coding]) -> list[str]:
 
 
 def _divide_into_codings(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
-    """The codings in a file; unscored time without an observer applies to all of them."""
+    """The codings in a file; unscored time without an observer applies to all codings."""
     codings = []
     for video, video_bouts in group_by_video(bouts).items():
         named = [bout for bout in video_bouts if bout.label not in MARKS or bout.observer] or video_bouts
@@ -229,7 +229,7 @@ def _divide_into_codings(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
 
 
 def _contested_label(first: Coding, second: Coding) -> str | None:
-    """A class in which two codings differ where both were coded; None if there is none."""
+    """A class in which two codings differ where both were coded; None if no class differs."""
     # Files that name no observer may hold parts of one annotation: only bouts that overlap contradict.
     are_parts = not (first.observer or second.observer)
     shared_spans = _overlap(_coded_spans(first), _coded_spans(second))
@@ -239,7 +239,7 @@ def _contested_label(first: Coding, second: Coding) -> str | None:
         bouts_of_label = [[bout for bout in bouts if bout.label == label] for bouts in scored]
         if are_parts:
             shared_spans = _overlap(*map(covered_spans, bouts_of_label))
-        # A bout without a subject may be of any subject.
+        # A bout without a subject may belong to any subject.
         has_subjects = all(bout.subject for bouts in bouts_of_label for bout in bouts)
         times = [
             {
@@ -256,7 +256,7 @@ def _contested_label(first: Coding, second: Coding) -> str | None:
 
 
 def _coded_spans(coding: Coding) -> list[Span]:
-    """The time from the first to the last bout, less what is unscored."""
+    """The time from the first to the last bout, without unscored time."""
     scored = coding.scored_bouts
     first = min((bout.start for bout in scored), default=0.0)
     last = max((bout.end for bout in scored), default=0.0)

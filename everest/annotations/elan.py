@@ -2,7 +2,7 @@
 
 The class of a bout is the text of its annotation, else the name of the tier; its subject is the tier's
 participant, its origin or observer the tier's annotator. A tier below another is read like any other if its
-annotations have times; those that refer to another annotation have none, describe it, and are left out.
+annotations have times. Annotations that refer to another annotation have no times and are left out.
 
 Source: the schema EAFv3.0.xsd (mpi.nl/tools/elan).
 """
@@ -40,7 +40,7 @@ _SCHEMA: Final = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLo
 
 
 class _NoDocumentType(ElementTree.TreeBuilder):
-    """Refuses a document type: it may define entities that fill the memory, and ELAN writes none."""
+    """Refuses a document type, which may define entities that fill the memory; ELAN writes none."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError("it has a document type (DOCTYPE), which ELAN does not write")
@@ -49,7 +49,7 @@ class _NoDocumentType(ElementTree.TreeBuilder):
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read the bouts of all tiers whose annotations have times.
 
-    Their video is the first media file that is one of the user's videos; other cameras show the same.
+    Their video is the first media file that is one of the user's videos: other cameras show the same scene.
     """
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))
@@ -60,7 +60,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     units = root.find("HEADER[@TIME_UNITS]")
     if units is not None and units.attrib["TIME_UNITS"] != TIME_UNIT:
         raise ValueError(f"its times are {units.attrib['TIME_UNITS']}, and not {TIME_UNIT}; save it by ELAN")
-    media: list[tuple[str, int]] = []  # with its own time in milliseconds at the time 0 of ELAN
+    media: list[tuple[str, int]] = []  # each file with its own time, in milliseconds, at ELAN's time 0
     for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
         with record_errors("a media file"):
             urls = [url for key in URL_KEYS if (url := descriptor.get(key, "").strip())]
@@ -84,7 +84,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         yield from bouts
     for file, is_known in zip(media, is_of_user, strict=True):
         if has_bouts and file is not shown_media:
-            # Further videos of the user get no bouts, and are named; if none is the user's, all are named.
+            # Further videos of the user get no bouts, and are named; if no file is the user's, all are named.
             name = f"media file {shorten(file[0])}" if is_known == any(is_of_user) else "other media file"
             left_out[name] += 1
 
@@ -92,7 +92,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 def _read_bouts(
     tier: ElementTree.Element, slots: Mapping[str, str | None], video: str, offset: int, left_out: LeftOut
 ) -> Iterator[Bout]:
-    """Yield the bouts of a tier in a video, which has the milliseconds `offset` at the time 0 of ELAN.
+    """Yield the bouts of a tier in a video, which is at `offset` milliseconds at ELAN's time 0.
 
     Borders between the parts of a subdivision that were never moved have no time: ELAN divides the time
     between the neighboring borders evenly.
@@ -103,7 +103,7 @@ def _read_bouts(
     starts = {start for start, _ in pairs}
     for index, ((_, end), (start, after)) in enumerate(pairwise(pairs), start=1):
         if not times.keys() & {end, start} and end not in starts:
-            pairs[index] = end, after  # the parts have a slot each at their border
+            pairs[index] = end, after  # each of the parts has its own slot at their border
     next_border = dict(pairs)
     for first in [start for start, end in pairs if start in times and end not in times]:
         chain = [first, next_border[first]]
@@ -139,8 +139,8 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
         spans = tiers[bout.label, bout.subject, bout.origin]
         start, end = to_milliseconds(bout)
         if spans:
-            start = max(start, spans[-1][1])  # a point event, which lasts 1 ms here, may touch
-        if start < end:  # not so for a second point event in the same millisecond
+            start = max(start, spans[-1][1])  # a point event, which lasts 1 ms here, may overlap
+        if start < end:  # false for a second point event in the same millisecond
             spans.append((start, end))
     date = datetime.now(UTC).isoformat(timespec="seconds")
     root = ElementTree.Element(ROOT, {"AUTHOR": "everest", "DATE": date, "FORMAT": "3.0", "VERSION": "3.0"})

@@ -1,7 +1,8 @@
 """Annotation files: recognize their kind, read and write them.
 
-A file names videos as its program wrote them; everest.annotations.matching finds the user's videos by them.
-Plain tables of bouts (csv, tsv) are here: `video,start,end,label`, optionally `origin,subject,observer`.
+A file names videos as its program wrote them; everest.annotations.matching finds the user's videos by these
+names. This module reads and writes plain tables of bouts (csv, tsv) itself: `video,start,end,label`,
+optionally `origin,subject,observer`.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from everest.system.text import read_json
 from everest.system.types import Span
 from everest.video.folders import as_data_error, refuse_video
 
-TABLE_COLUMNS: Final = ("video", "start", "end", "label")  # of a table of bouts
-LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
+TABLE_COLUMNS: Final = ("video", "start", "end", "label")  # columns of a table of bouts
+LINES_SEARCHED: Final = 100  # lines to search for the header; BORIS 7 begins with lines about the observation
 
 Read = Callable[[Path, "float | None", VideoFinder, LeftOut], Iterable[Bout]]
 Write = Callable[[Bouts, Mapping[str, VideoTimes], Sequence[str]], str]
@@ -48,9 +49,9 @@ class Format:
     """How a kind of file is recognized, read and written."""
 
     read: Read
-    write: Write | None = None  # bouts and times by video, and all classes; None: it cannot be written
-    ending: str = ""  # recognizes the kind; also of the files in a folder
-    keys: Sequence[set[str]] = ()  # recognize JSON (of a list, the first item) with all keys of a set
+    write: Write | None = None  # takes bouts and times by video, and all classes; None: not writable
+    ending: str = ""  # recognizes the kind; files in a folder also get it
+    keys: Sequence[set[str]] = ()  # recognize JSON that has all keys of a set (in a list, its first item)
     is_header: IsHeader | None = None  # recognizes the header of a table
     is_of_one_video: bool = False
 
@@ -120,7 +121,7 @@ def read_annotations(
     """Read the bouts of an annotation file.
 
     Args:
-        fps: frames per second of files that count frames; None: as the file states, or as the video has.
+        fps: frames per second of files that count frames; None: the rate stated in the file, or the video's.
         videos: the user's videos, for files that name several media, or leave out the times of frames or the
             lengths of videos.
         keep_windows: return the windows of `everest budget --draw` as bouts, labeled `checked` or `to check`.
@@ -136,7 +137,7 @@ def read_annotations(
         try:
             format_name = recognize_format(path)
             bouts = list(FORMATS[format_name].read(path, fps, videos or VideoFinder(), file_left_out))
-            for bout in bouts:  # JSON may hold anything
+            for bout in bouts:  # values in JSON may have any type
                 if not all(isinstance(text, str) and text.strip() for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
             bouts = [replace(bout, label=bout.label.strip()) for bout in bouts]
@@ -150,7 +151,7 @@ def read_annotations(
     if keep_windows:
         return bouts
     kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
-    checked: dict[tuple[str, str], list[Span]] = {}  # of the sampled windows, by video and observer
+    checked: dict[tuple[str, str], list[Span]] = {}  # spans of the checked windows by video and observer
     for window in (bout for bout in bouts if bout.label in (CHECKED, DRAWN)):
         spans = checked.setdefault((window.video, window.observer), [])
         spans += [(window.start, window.end)] if window.label == CHECKED else []
@@ -213,10 +214,10 @@ def write_annotations(
     Args:
         path: a file, or a folder for several videos if a file of this kind has only one.
         format_name: csv, boris, elan, srt or vtt.
-        times: frame times by the name of the video; these videos are written even without bouts.
-        classes: to be listed even without bouts, by kinds that name classes.
+        times: frame times by name of the video; these videos are written even without bouts.
+        classes: the classes that kinds of files with class names list even without bouts.
     Returns:
-        The files.
+        The paths of the files.
     """
     times = times or {}
     write = FORMATS[format_name].write
@@ -228,6 +229,6 @@ def write_annotations(
             raise DataError(f"{shorten(bout.video)}: {text} is no line of text")
     files = plan_files(path, grouped, format_name)
     texts = [write({name: grouped[name] for name in names}, times, classes) for names in files.values()]
-    for file, text in zip(files, texts, strict=True):  # none is written if a label is refused
+    for file, text in zip(files, texts, strict=True):  # no file is written if a label is refused
         write_text(file, text)
     return list(files)

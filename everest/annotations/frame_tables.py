@@ -1,10 +1,10 @@
-"""Frame tables, csv: a row for each frame and a column of 0 and 1 for each class; one file for each video.
+"""Frame tables (csv): a row for each frame and a column of 0 and 1 for each class; one file per video.
 
 DeepEthogram writes `VIDEO_labels.csv` with a column without a name, `background` and the classes. No one has
 labeled a frame whose row is missing, or has -1, nan or an empty cell. SimBA's tables have hundreds of columns
 of poses and features before the classes, and a column `Probability_CLASS` next to each class that a model
-found. Features may be 0 or 1, too: `project_config.ini` in a folder above names the classes, else they are
-the last columns of 0 and 1 that are not features of SimBA.
+found. Features may also be 0 or 1: `project_config.ini` in a folder above names the classes, otherwise the
+classes are the last columns of 0 and 1 that are not features of SimBA.
 
 Source: simba/roi_tools/ROI_feature_analyzer.py and the settings of a project of SimBA.
 
@@ -30,25 +30,25 @@ from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.annotations.records import LeftOut, line_errors, read_table
 from everest.errors import DataError, first_names, shorten
 
-LABELS_SUFFIX: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
+LABELS_SUFFIX: Final = "_labels"  # DeepEthogram's endings of file names: for labels, for predictions
 PREDICTIONS_SUFFIX: Final = "_predictions"
 FRAME_COLUMNS: Final = ("", "frame", "frames")  # names of the column of the frame numbers
 PROBABILITY: Final = "Probability_"
 POSE_ENDS: Final = ("_x", "_y", "_p")
 COUNTS_PREFIX: Final = "low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
-# Features about drawn regions, of 0 and 1: `Cage Animal_1 Nose in zone`, `Cage_Animal_1_facing`.
+# Features of 0 and 1 about drawn regions: `Cage Animal_1 Nose in zone`, `Cage_Animal_1_facing`.
 # R writes a point for a blank.
 REGION_FEATURE: Final = re.compile(r"((^|[\s_.-])in[\s_.-]?zone|[\s_.-]facing)([\s_.-]|$)", re.IGNORECASE)
 DISTANCE_FEATURE: Final = re.compile(r"[\s_.-](distance|cumulative)([\s_.-]|$)", re.IGNORECASE)
-CONFIG: Final = "project_config.ini"  # of SimBA, three folders above its tables
+CONFIG: Final = "project_config.ini"  # SimBA's file, three folders above its tables
 CONFIG_SECTION: Final = "SML settings"
 CLASS_KEY: Final = "target_name_"
 UNSCORED_CODE: Final = -1
-OTHER_CODE: Final = -2  # any other cell, such as a feature
+OTHER_CODE: Final = -2  # code of any other cell, such as a feature
 UNSCORED_CELLS: Final = ("-1", "-1.0", "", "nan", "NaN", "NA")
 CELL_CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1} | dict.fromkeys(UNSCORED_CELLS, UNSCORED_CODE)
-MOST_FRAMES: Final = 20_000_000  # heuristic: 9 days at 25 frames a second; a table of them fits in memory
-END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
+MOST_FRAMES: Final = 20_000_000  # heuristic: 9 days at 25 frames a second; such a table fits in memory
+END_FRAMES: Final = 2  # frames by which programs and the decoder differ at the end
 MOST_DIFFERENT: Final = 0.01  # heuristic: the share of frames by which table and video may differ in length
 
 
@@ -66,7 +66,7 @@ def _is_simba(header: Sequence[str]) -> bool:
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read each run of ones of a class, and each run of unlabeled frames, as a bout.
 
-    Frames are timed by the frame rate if it is given, otherwise by the frames of the video.
+    Frames get their times from the frame rate `fps`, or, without it, from the video.
     """
     columns_left_out = LeftOut()
     flags_by_class, is_predicted = _read_table(path, columns_left_out)
@@ -86,27 +86,27 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         )
     spans: list[tuple[str, float, float]] = []
     for label, flags in flags_by_class.items():
-        changes = np.flatnonzero(np.diff(flags, prepend=False, append=False))  # starts and ends in turn
+        changes = np.flatnonzero(np.diff(flags, prepend=False, append=False))  # starts and ends, alternating
         borders = times.borders[np.minimum(changes, times.num_frames)].tolist()
         spans += [(label, *span) for span in zip(borders[::2], borders[1::2], strict=True)]
     last = float(times.borders[min(num_frames, times.num_frames)])
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
-        spans.append((UNSCORED, last, video_times.seconds))  # the frames of the video that the table lacks
+        spans.append((UNSCORED, last, video_times.seconds))  # frames that the table lacks
     origin: Origin = "automated" if is_predicted or path.stem.endswith(PREDICTIONS_SUFFIX) else "manual"
     for label, start, end in spans:
         if start < end:
             yield Bout(video=video, start=start, end=end, label=label, origin=origin)
-    if spans:  # a video without a bout has been read nonetheless
+    if spans:  # a video without a bout has also been read
         left_out.update(columns_left_out)
 
 
 def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.bool_]], bool]:
-    """Read flags (F,) of each class and, last, of `unscored`; and whether a model predicted the classes.
+    """Read the flags (F,) of each class and of `unscored`, and whether a model predicted the classes.
 
-    Columns of equal names are merged.
+    The flags of `unscored` are last. Columns of equal names are merged.
     """
     _, header, rows = read_table(path, is_header)
-    row_codes: list[NDArray[np.int8]] = []  # (columns,) each
+    row_codes: list[NDArray[np.int8]] = []  # each (columns,)
     first_cells: list[str] = []
     for line_number, cells in rows:
         with line_errors(line_number, cells, header):
@@ -117,14 +117,14 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
         raise ValueError("it has no row of a frame")
     codes = np.stack(row_codes)
     columns = _find_class_columns(path, header, codes, left_out)
-    frames = np.arange(len(codes))  # of each row
-    with suppress(ValueError):  # by the first cells, if these are numbers that rise
+    frames = np.arange(len(codes))  # frame number of each row
+    with suppress(ValueError):  # the first cells are the frame numbers if they are rising numbers
         counts = np.array(first_cells, np.float64)
-        counts -= counts[0] == 1  # numbers from 1 on
+        counts -= counts[0] == 1  # frame numbers may start at 1
         is_rising = (np.diff(counts) >= 1).all() and (counts == counts.round()).all()
         if is_rising and 0 <= counts[0] <= counts[-1] < MOST_FRAMES:
             frames = counts.astype(np.int64)
-    values = np.full((frames[-1] + 1, len(columns)), UNSCORED_CODE, np.int8)  # (F, C), with the background
+    values = np.full((frames[-1] + 1, len(columns)), UNSCORED_CODE, np.int8)  # (F, C), with background
     values[frames] = codes[:, columns]
     unscored = (values == UNSCORED_CODE).any(axis=1)
     flags_by_class: dict[str, NDArray[np.bool_]] = {}
@@ -138,7 +138,7 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
 def _find_class_columns(
     path: Path, header: Sequence[str], codes: NDArray[np.int8], left_out: LeftOut
 ) -> list[int]:
-    """The columns of classes in codes (rows, columns); ValueError if there is none."""
+    """The columns of the `codes` (rows, columns) that are classes; ValueError if there are none."""
     column_ids = [column for column, name in enumerate(header) if name not in FRAME_COLUMNS]
     is_binary = (codes != OTHER_CODE).all(axis=0).tolist()
     is_simba = _is_simba(header)
@@ -158,7 +158,7 @@ def _find_class_columns(
     if stated:
         classes = [column for column in classes if header[column] in stated]
     elif is_simba:
-        is_feature = [  # one that may be after all others
+        is_feature = [  # features that may come last
             name.lower().startswith(COUNTS_PREFIX)
             or REGION_FEATURE.search(name) is not None
             or (DISTANCE_FEATURE.search(name) is not None and not binary)
@@ -166,7 +166,7 @@ def _find_class_columns(
         ]
         ends = dropwhile(is_feature.__getitem__, reversed(column_ids))
         classes = list(takewhile(lambda column: is_binary[column] and not is_feature[column], ends))[::-1]
-    elif others and BACKGROUND in header:  # DeepEthogram has columns of classes only
+    elif others and BACKGROUND in header:  # DeepEthogram's columns are all classes
         names = first_names([header[column] for column in others])
         raise ValueError(f"columns with other values than 0, 1 and -1: {names}")
     if not any(header[column] != BACKGROUND for column in classes):
@@ -179,7 +179,7 @@ def _find_class_columns(
         is_expected = name.lower().endswith(POSE_ENDS) or name.lower().startswith(COUNTS_PREFIX)
         is_expected = is_expected or name.startswith(PROBABILITY) or name in stated
         if column in classes or is_expected or (is_simba and not is_binary[column]):
-            continue  # features of a table of SimBA are not records, unless they may be classes
+            continue  # SimBA's features are not records, unless they may be classes
         problem = "column that is no class" if is_binary[column] else "column of other values than 0 and 1"
         problem = "column of a region" if is_simba and REGION_FEATURE.search(name) else problem
         left_out[f"{problem} '{shorten(name)}'"] += 1

@@ -1,8 +1,8 @@
 """JSON of Label Studio, and ActivityNet's, which THUMOS and programs for temporal detection use too.
 
-Label Studio, JSON and JSON-MIN, has frames of a timeline (`TimelineLabels`), from 1, the last included. They
+Label Studio (JSON and JSON-MIN) has frames of a timeline (`TimelineLabels`), from 1, the last included. They
 are counted at the rate of the labeling interface (`frameRate`, 24 by default), which may differ from the rate
-of the file. `Labels` on the sound of a video are in seconds, as are lists of objects with a video, a
+of the file. `Labels` on the sound of a video are in seconds. So are lists of objects with a video, a
 label, a start and an end (CreateML). Other regions, such as boxes and texts, are left out.
 ActivityNet has segments in seconds: a `database` of annotated videos, or `results` of a model; a video is
 named by an id.
@@ -26,23 +26,24 @@ from everest.system.text import read_json
 from everest.video.folders import VIDEO_SUFFIXES
 
 VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
-BOUT_FIELDS: Final = ("start", "end", "label")  # the fields of an object that is a bout itself
-TASK_KEYS: Final = {"annotations", "predictions", "data"}  # JSON-MIN has none of them
+BOUT_FIELDS: Final = ("start", "end", "label")  # the fields of an object that is a bout
+TASK_KEYS: Final = {"annotations", "predictions", "data"}  # JSON-MIN has none of these keys
 # Fields of a JSON-MIN task that are not annotations.
 TASK_FIELDS: Final = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "fps")
-BOX_KEY: Final = "sequence"  # the key frames of a box that moves
+BOX_KEY: Final = "sequence"  # the field with the key frames of a moving box
 # Fields that name the kind of a region without a type.
 REGION_TYPES: Final = ("timelinelabels", "labels", "choices", "text", "rating", "number", "ranges")
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
-# What one annotator, or a model, marked in a task: the annotator, the regions, and whether a model did.
+# What an annotator or a model marked in a task: the annotator, the regions, and whether it was a model.
 LabeledRegions = tuple[str, Sequence[Mapping[str, Any]], bool]
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read the bouts of all tasks of Label Studio.
 
-    The last annotation of each annotator that is not canceled counts; if any is marked as ground truth, only
-    those do. A task without annotations has the bouts of its last prediction, with the origin `automated`.
+    The last annotation of each annotator that is not canceled counts. If annotations are marked as ground
+    truth, only these count. A task without annotations has the bouts of its last prediction, with the origin
+    `automated`.
     """
     document = read_json(path)
     for i, task in enumerate(document if isinstance(document, list) else [document], start=1):
@@ -83,13 +84,13 @@ def _find_video(task: Mapping[str, Any]) -> str:
 def _read_spans(
     region: Mapping[str, Any], task: Mapping[str, Any], fps: float | None, left_out: LeftOut
 ) -> list[tuple[float, float, str]]:
-    """The starts and ends in seconds and the classes of a region of time; other regions are left out."""
+    """The starts and ends in seconds, and the classes, of a region of time; other regions are left out."""
     value = region.get("value", region)
     region_type = region.get("type") or next((key for key in REGION_TYPES if key in value), "unknown")
     labels = value.get("timelinelabels") or value.get("labels") or []
     if not isinstance(labels, list):
         raise ValueError(f"{shorten(str(region_type))} is no list of classes")
-    # Regions of a text have characters for times, and state the text; `choices` and texts describe a region.
+    # Regions of a text have characters as times, and state the text; `choices` and texts describe a region.
     is_of_text = bool({"text", "startOffset"} & value.keys())
     is_in_seconds = "labels" in value and not is_of_text and bool({"start", "end"} & value.keys())
     if BOX_KEY in value or not ("ranges" in value or is_in_seconds):
@@ -114,7 +115,7 @@ def _read_spans(
 
 
 def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[LabeledRegions]:
-    """Yield the regions of each annotator of a task, or of its last prediction."""
+    """Yield the regions of each annotator of a task, or the regions of its last prediction."""
     if not task.keys() & TASK_KEYS:  # JSON-MIN: regions are lists next to the video, or the object is a bout
         fields = {
             key: values if isinstance(values, list) else [values]
@@ -135,7 +136,7 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
     annotations = task.get("annotations") or []
     complete = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     valid = [annotation for annotation in complete if annotation.get("ground_truth")] or complete
-    last: dict[str, Mapping[str, Any]] = {}  # by annotator: an e-mail address, a number, or nothing
+    last: dict[str, Mapping[str, Any]] = {}  # by annotator, which is an e-mail address, a number, or nothing
     for annotation in valid:
         who = annotation.get("completed_by")
         who = (who.get("email") or who.get("id")) if isinstance(who, dict) else who
@@ -158,7 +159,7 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
 
 
 def read_activitynet(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
-    """Read the annotations of ActivityNet's database, or the results of a model, which are automated.
+    """Read ActivityNet's annotations, or the results of a model (origin `automated`).
 
     Videos without annotations, such as those of the test set, are left out.
     """

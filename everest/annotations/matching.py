@@ -1,4 +1,4 @@
-"""The user's videos: found by the names that annotation files give them, and the times of their frames.
+"""Finds the user's videos by the names that annotation files give them, and the times of their frames.
 
 Programs write absolute paths of another computer, Windows paths, URLs, names without a folder or an ending,
 and names with a prefix: Label Studio adds eight characters to an uploaded file, ActivityNet's files begin
@@ -29,16 +29,16 @@ from everest.video.reader import frame_times, video_info
 from everest.video.source import Video
 from everest.video.stream import VideoError
 
-END_SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
+END_SLACK: Final = 1.0  # seconds after the end of a video; a bout that ends later is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
-_LOCAL_FILES: Final = "?d="  # of Label Studio: /data/local-files/?d=folder/video.mp4
+_LOCAL_FILES: Final = "?d="  # Label Studio writes /data/local-files/?d=folder/video.mp4
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class VideoTimes:
     """The borders between the frames of a video, and its mean frame rate."""
 
-    borders: Floats  # (F + 1,) seconds: the start of each frame, and the end of the last
+    borders: Floats  # (F + 1,) seconds: the start of each frame, and the end of the last frame
     fps: float
 
     @classmethod
@@ -83,16 +83,16 @@ class VideoFinder:
                 self._by_key[key].append(video)
 
     def find(self, name: str) -> Path | None:
-        """The video of a name in an annotation file; None if there is none.
+        """The user's video for a name in an annotation file; None if no video matches.
 
-        The file name decides: as it is, else in lower case, else without ending, else without a prefix. Of
-        several videos it is the one with the most equal folders.
+        The file name decides: as it is, else in lower case, else without ending, else without a prefix. If
+        several videos match, the video with the most equal folders is chosen.
         """
         text = name.rpartition(_LOCAL_FILES)[2]
         if "://" in name or _LOCAL_FILES in name:
             text = unquote(text.partition("?")[0])
         *folders, last = text.replace("\\", "/").split("/")
-        shared: dict[Path, int] = {}  # the folders at the end that are equal
+        shared: dict[Path, int] = {}  # number of equal folders at the end of the path
         for video in next((self._by_key[key] for key in _matching_keys(last) if key in self._by_key), []):
             pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
             shared[video] = len([*takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)])
@@ -103,7 +103,7 @@ class VideoFinder:
         return best[0] if best else None
 
     def times(self, name: str) -> VideoTimes | None:
-        """The times of the video of a name; None if no video matches."""
+        """The times of the user's video for a name; None if no video matches."""
         video = self.find(name)
         return None if video is None else self._times_of(video)
 
@@ -133,7 +133,7 @@ def check_lengths(bouts_by_video: Bouts) -> tuple[dict[str, list[Bout]], dict[st
 
     Returns:
         The bouts, with unscored time that ends with the video; the times of the videos that can be read; and
-        notices about the others, and about bouts after the end.
+        notices about videos that cannot be read and about bouts after the end.
     """
     times: dict[str, VideoTimes] = {}
     clipped: dict[str, list[Bout]] = {}

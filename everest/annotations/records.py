@@ -1,4 +1,4 @@
-"""Records of a file: a reader reads each one, counts it as left out, or names it in an error.
+"""Records of a file: a reader reads each record, counts it as left out, or names it in an error.
 
 A record is an entry of a document, or a row of a table, whose separator and header are found here.
 """
@@ -17,12 +17,12 @@ from typing import Any, Final
 from everest.errors import first_names
 
 LeftOut = Counter[str]  # the number of records that are not read, by reason
-IsHeader = Callable[[Sequence[str]], bool]  # whether cells are the header of a kind of table
+IsHeader = Callable[[Sequence[str]], bool]  # tells if cells are the header of a kind of table
 Row = tuple[int, list[str]]  # the number of a line, from 1, and its cells
 
-MOST_REASONS: Final = 6  # in a line
-NO_EVENT: Final = "observation without an event"  # a valid record
-ERROR_REASONS: Final = (  # of errors by their type; other errors state theirs
+MOST_REASONS: Final = 6  # reasons in one line
+NO_EVENT: Final = "observation without an event"  # the reason of a valid record
+ERROR_REASONS: Final = (  # reasons by type of error; other errors state their reason
     (UnicodeDecodeError, "it is no text in UTF-8; save it in this encoding"),
     (JSONDecodeError, "damaged JSON: {}"),
     (KeyError, "{} is missing"),
@@ -30,7 +30,7 @@ ERROR_REASONS: Final = (  # of errors by their type; other errors state theirs
     ((TypeError, AttributeError, IndexError), "unexpected structure; export the file again"),
 )
 READING_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
-SEPARATORS: Final = "\t;,"  # a comma may be in a cell, too
+SEPARATORS: Final = "\t;,"  # the comma is last: it may also be in a cell
 
 
 def error_reason(error: Exception) -> str:
@@ -41,7 +41,7 @@ def error_reason(error: Exception) -> str:
 
 @contextmanager
 def record_errors(name: str) -> Iterator[None]:
-    """Prefix errors of the block about the content of a record with its name."""
+    """Prefix errors in the block about the content of a record with the record's name."""
     try:
         yield
     except READING_ERRORS as error:
@@ -50,9 +50,9 @@ def record_errors(name: str) -> Iterator[None]:
 
 @contextmanager
 def line_errors(line_number: int, cells: Sequence[str] = (), header: Sequence[str] = ()) -> Iterator[None]:
-    """Prefix errors of the block with the line; refuse cells that do not fit a header.
+    """Prefix errors in the block with the line number; refuse cells that do not fit a header.
 
-    Further cells may follow if they are empty.
+    Further empty cells may follow.
     """
     with record_errors(f"line {line_number}"):
         if len(cells) < len(header) or any(cells[len(header) :]):
@@ -62,13 +62,13 @@ def line_errors(line_number: int, cells: Sequence[str] = (), header: Sequence[st
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
-    """The records of each reason, in a line: `region of the kind choices (2), row without a label (1)`."""
+    """The number of records by reason, in text: `region of the kind choices (2), row without a label (1)`."""
     reasons = [f"{reason} ({count})" for reason, count in sorted(left_out.items())]
     return first_names(reasons, MOST_REASONS)
 
 
 def left_out_rows(left_out: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The number of records of each reason, for JSON."""
+    """The number of records by reason, for JSON."""
     return [{"reason": reason, "count": count} for reason, count in sorted(left_out.items())]
 
 
@@ -96,12 +96,12 @@ def _read_rows(path: Path, is_header: IsHeader) -> Iterator[Row]:
 
 
 def split_cells(line: str, separator: str) -> list[str]:
-    """The cells of a line; csv.Error if it is not part of a table."""
+    """The cells of a line; csv.Error if the line is not part of a table."""
     return next(csv.reader([line], delimiter=separator), [])
 
 
 def read_number(text: str) -> float:
-    """The finite number of a cell; ValueError if it has none."""
+    """The finite number in a cell; ValueError if the cell has none."""
     try:
         number = float(text)
     except ValueError:

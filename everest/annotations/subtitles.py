@@ -1,6 +1,6 @@
-"""Subtitles: SubRip, `.srt`, and WebVTT, `.vtt`; a line of a cue is the class of a bout.
+"""Subtitles: SubRip (`.srt`) and WebVTT (`.vtt`); a line of a cue is the class of a bout.
 
-They have no field for the origin and the subject of a bout.
+Subtitles have no field for the origin and the subject of a bout.
 
 Source: w3.org/TR/webvtt1.
 """
@@ -23,14 +23,14 @@ from everest.errors import DataError, shorten
 
 _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
 _TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
-_TIME_LINE: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also damaged times
+_TIME_LINE: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also matches damaged times
 _NO_CUE: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")  # how other blocks of WebVTT begin
-UNITS_MS: Final = (3_600_000, 60_000, 1000, 1)  # of an hour, a minute, a second and a millisecond
+UNITS_MS: Final = (3_600_000, 60_000, 1000, 1)  # ms per hour, minute, second and millisecond
 _TAG: Final = re.compile(r"</?[^>]*>")
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
-    """Read a bout for each line of each cue; the video has the name of the file."""
+    """Read a bout for each line of each cue; the video is named like the file."""
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     is_vtt = lines[0].startswith("WEBVTT")
     for is_empty, block in groupby(enumerate(lines, start=1), key=lambda row: not row[1].strip()):
@@ -40,7 +40,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         is_cue = not (is_vtt and rows[0][1].startswith(_NO_CUE))
         is_head = is_vtt and rows[0][0] == 1
         if is_head:
-            rows = rows[1:]  # after the line WEBVTT
+            rows = rows[1:]  # skip the line WEBVTT
         # A number or a name may precede the times.
         index = next((index for index, (_, line) in enumerate(rows[:2]) if "-->" in line), -1)
         labels = rows[index + 1 :]

@@ -36,9 +36,9 @@ AXIS_LABELS: Final[dict[AxisName, str]] = {
     "hours": "hours of training steps",
     "gflops": "GMACs of forward passes, without a frozen teacher (the papers' GFLOPs)",
 }
-SMOOTHING_DIVISOR: Final = 50  # heuristic: the mean is over a 50th of a run's steps on either side
-SPIKE_QUANTILE: Final = 0.9  # heuristic: of the losses; sets the scale if the largest is a spike
-TITLE_STYLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
+SMOOTHING_DIVISOR: Final = 50  # heuristic: the mean covers a 50th of a run's steps on either side
+SPIKE_QUANTILE: Final = 0.9  # heuristic: quantile of the losses that sets the scale if the largest is a spike
+TITLE_STYLE: Any = {"fontsize": "small", "loc": "left"}  # style of the title of a panel
 # The names of losses in metrics.jsonl, with their markers and their names in the legend.
 LOSSES: Final = {
     "loss": ("", "training, mean of nearby steps"),
@@ -50,7 +50,7 @@ LOGGED_EACH_STEP: Final = ("loss", "view_top1")
 
 
 class Curve(NamedTuple):
-    """Points in the order they were logged, float64; NaN is a gap in the line."""
+    """Points in the order of logging, float64; NaN is a gap in the line."""
 
     x: NDArray[np.float64]  # (R,)
     y: NDArray[np.float64]  # (R,)
@@ -61,16 +61,16 @@ class RunCurves:
     """The curves of one run."""
 
     name: str
-    curves: Mapping[str, Curve]  # by the names of their values in metrics.jsonl; only those with values
-    metric: str | None = None  # of everest.metrics.names, that chooses the best weights; None: the loss
-    # Percent of videos whose labels a guess gets right; None before weights are saved, or for other metrics.
+    curves: Mapping[str, Curve]  # by name in metrics.jsonl; only curves with values
+    metric: str | None = None  # selects the best weights (everest.metrics.names); None: the loss
+    # Percent of videos that a guess gets right; None before weights are saved, or for metrics without chance.
     chance: float | None = None
-    probe: str | None = None  # the name of the linear probe if there is one, else of k-NN
-    probe_chance: float | None = None  # percent, of the most frequent class
+    probe: str | None = None  # name of the linear probe if there is one, else of k-NN
+    probe_chance: float | None = None  # percent of videos with the most frequent class
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
-    """Read the curves of several runs, each once, named by their folders."""
+    """Read the curves of several runs, each run once, named by their folders."""
     distinct_runs = list({run.resolve(): run for run in runs}.values())
     names = [run.resolve().name for run in distinct_runs]
     if len(set(names)) < len(names):
@@ -89,7 +89,7 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
         raise RecipeError(f"{run}: no step in {METRICS_FILE} yet; there is nothing to draw")
     positions = _make_x_values(run, environment, steps, x)
     x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
-    x_of_step[0] = 0.0  # of the probe before the first step
+    x_of_step[0] = 0.0  # for the probe before the first step
     known = [row for row in rows if row["step"] in x_of_step]
     validations = [row for row in known if any(key.startswith("val_") for key in row)]
     probes = select_probe_rows(known)
@@ -146,7 +146,7 @@ def _read_transformer_spec(run: Path) -> ModelSpec | None:
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return running means (R,) of the finite values, over a 50th of the values on either side.
+    """Return the running means (R,) of the finite values, each over a 50th of the values on either side.
 
     The window is symmetric and shrinks at both ends: early losses fall so fast that a wider window would
     hide it.
@@ -180,7 +180,7 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
             _draw_panel(panel, name, runs, styles)
         panels[-1].set_xlabel(AXIS_LABELS[x])
         labels = [escape_dollars(shorten(run.name)) for run in runs]
-        columns = max(1, 150 // (max(map(len, labels)) + 8))  # letters in a row; 8: the line before a name
+        columns = max(1, 150 // (max(map(len, labels)) + 8))  # letters in a row; 8 for the line before a name
         lines = [Line2D([], [], **style) for style in styles]
         figure.legend(lines, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure
@@ -200,15 +200,15 @@ def _draw_panel(
             if key in LOGGED_EACH_STEP:
                 panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
                 panel.plot(curve.x, smooth(curve.y), marker=marker, **style)
-            elif key in LOSSES:  # thinner than the training loss
+            elif key in LOSSES:  # with a line thinner than the training loss
                 panel.plot(*curve, marker=LOSSES[key][0], **{**style, "linewidth": 1})
             else:
                 panel.plot(*curve, marker=marker, **style)
     panel.grid(alpha=0.3)
     panel.margins(x=0.01)
     if name == "loss":
-        # From 0, or the lowest loss below, to the highest that is not a spike. A model before its first step
-        # does not count: its losses may be far above.
+        # The panel goes from 0, or the lowest loss below 0, to the highest loss that is not a spike. A model
+        # before its first step does not count: its losses may be far above.
         lows, highs = [0.0], [0.0]
         entries: list[Line2D] = []
         for key, (marker, label) in LOSSES.items():

@@ -34,24 +34,24 @@ from everest.video.reader import read_frames, video_info
 class SelectionOptions:
     """The options of `select-frames`."""
 
-    keep: float = 0.3  # ratio of the kept tokens of all candidates
-    frames: int = 16  # of the clip
-    stride: int | None = None  # of candidates in the middle, at most; None spreads them over the video
+    keep: float = 0.3  # share of kept tokens among the tokens of all candidates
+    frames: int = 16  # frames of the clip
+    stride: int | None = None  # largest stride of the candidates, in the middle; None spreads them out
     alpha: float = 1.5  # candidates per selected frame
-    size: int = 224  # pixels of the shorter side, without a checkpoint
+    size: int = 224  # pixels of the shorter side; a checkpoint has its own size
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSelection:
-    """The candidates of one video, and those that were sampled for a clip."""
+    """The candidates of one video, and the candidates that were sampled for a clip."""
 
     video: Path
     options: SelectionOptions
     frames_total: int
     numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
     frames: Tensor  # (S * p, H, W, 3) uint8, the candidates; gray if the model takes luma
-    counts: Tensor  # (S,) kept tokens
+    counts: Tensor  # (S,) number of kept tokens per candidate
     sampled: Tensor  # (t,) candidate numbers, ascending
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class FrameSelection:
             "alpha": self.options.alpha,
             "candidate_pairs": [list(pair) for pair in self.numbers],
             "counts": counts,
-            # Of each candidate in the first draw: c_i / sum of c (EVEREST §4.2).
+            # The probability of each candidate in the first draw: c_i / sum of c (EVEREST §4.2).
             "probabilities": [round(count / total, 6) for count in counts],
             "selected_pairs": [list(pair) for pair in selected],
             "frames": [number for pair in selected for number in pair],
@@ -79,7 +79,7 @@ def select_video_frames(
     """Draw the frames of a clip from `alpha` times as many candidates of a video.
 
     Args:
-        checkpoint: its embedding measures change, at its frame rate and size; None: raw pixels do.
+        checkpoint: its embedding measures change, at its frame rate and size; None: raw pixels measure it.
     """
     model = None if checkpoint is None else checkpoint.transformer
     clip = None if checkpoint is None else find_training_clip(checkpoint)
@@ -143,7 +143,7 @@ def draw_selection(path: Path, selection: FrameSelection) -> None:
             panel.set_title(name, fontsize=SMALL_POINTS, color=COLORS[0] if number in sampled else "#666666")
         counts = figure.add_subplot(grid[rows, :])
         counts.bar(range(num_pairs), selection.counts.numpy(), color=colors)
-        step = -(-num_pairs // 24)  # as many names fit under the bars
+        step = -(-num_pairs // 24)  # 24 names fit under the bars
         counts.set_xticks(range(0, num_pairs, step), names[::step], fontsize=SMALL_POINTS)
         counts.set(xlabel="frames of the pair, counted from 0 in the video", ylabel="kept tokens")
         title = f"{selection.video.name}: {len(sampled)} of {num_pairs} candidate pairs are drawn (blue)"

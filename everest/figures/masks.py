@@ -40,7 +40,7 @@ from everest.video.folders import video_name
 from everest.video.metadata import VideoInfo
 from everest.video.reader import video_info
 
-PIXEL_TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
+PIXEL_TUBELET: Final = (2, 16, 16)  # tubelet for raw pixels, without a model
 DEFAULT_STRATEGY: Final = "redundancy-robust"
 COMPARED_STRATEGIES: Final = ("random", "tube", "running-cell", DEFAULT_STRATEGY)  # EVEREST Figure 8
 COMPARED_SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
@@ -56,11 +56,11 @@ def apply_strategies(
     input_kind: ModelInput = "frames",
     seed: int,
 ) -> list[ClipMask]:
-    """Apply strategies, given with their titles, to a clip (C, T, H, W) uint8.
+    """Apply strategies, each given with its title, to a clip (C, T, H, W) uint8.
 
     Args:
         model: an autoencoder also predicts; None: raw pixels measure change.
-        input_kind: the input without a model; a model has its own.
+        input_kind: the kind of input without a model; a model has its own kind.
     """
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = embed.pixels.normalize(clip)[None]  # (1, C, T, H, W)
@@ -79,7 +79,7 @@ def apply_strategies(
             name = strategy.strategy
             raise RecipeError(f"--keep: {name} keeps none of the tokens that are seen; keep more")
         predicted = None
-        # Features have no pixels.
+        # Predicted features have no pixels to show.
         if (
             num_targets
             and isinstance(model, MaskedAutoencoder)
@@ -145,7 +145,7 @@ def _to_frames(clip: Tensor) -> Tensor:
 
 
 def find_embedding(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
-    """What measures the change of tokens: a model, or raw pixels."""
+    """The embedding that measures the change of tokens: a model's, or raw pixels."""
     if isinstance(model, TokenModel):
         return model.embedding
     return RawPixels(PIXEL_TUBELET if model is None else model.tubelet)
@@ -154,7 +154,7 @@ def find_embedding(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
 def scale_size(
     model: AnyModel | None, size: int | tuple[int, int], video: VideoInfo, *, multiples: tuple[int, int]
 ) -> tuple[int, int]:
-    """Height and width of frames: a transformer's, otherwise those of `size`, in whole `multiples`."""
+    """Height and width of frames: a transformer's, otherwise `size`, in multiples of `multiples`."""
     if isinstance(model, TokenModel):
         encoder = model.encoder
         _, p, q = encoder.patch_embed.tubelet
@@ -172,10 +172,10 @@ class MaskClip:
     """The clip of a video that masks are drawn on; a transformer has its own frames, size and input."""
 
     frames: int = 16  # T
-    stride: int = 4  # in frames of the video, or in frames at `fps`
+    stride: int = 4  # frames of the video, or frames at `fps`
     size: int | tuple[int, int] = 224  # pixels of the shorter side, or height and width
     fps: float | None = None
-    sampling: str = "dense"  # of the frames (everest.data.frames.SAMPLINGS)
+    sampling: str = "dense"  # how frames are sampled (everest.data.frames.SAMPLINGS)
     input_kind: ModelInput = "frames"
 
 
@@ -186,7 +186,7 @@ class MaskRequest:
     strategies: Sequence[tuple[str, Strategy]]
     clip: MaskClip
     model: AnyModel | None  # None: raw pixels
-    embed: Embedding  # measures change
+    embed: Embedding  # the embedding that measures change
 
     def draw(
         self, video: Path, folder: Path, *, read: Sequence[Path], overwrite: bool, seed: int
@@ -195,7 +195,7 @@ class MaskRequest:
 
         Args:
             read: the inputs of the command, which no figure may replace.
-            seed: of random selections.
+            seed: seed of random selections.
         """
         path = folder / f"{video_name(video)}-mask.png"
         refuse_inputs(path, read)
@@ -244,11 +244,11 @@ def request_masks(
     """Turn the options of `visualize-mask` into strategies and clips.
 
     Args:
-        opened, recipe: have their own clips and strategy, which the other options change.
+        opened, recipe: a model and a recipe have their own clips and strategy; the other options change them.
         ratios: keep ratios, one row each; none: the strategy's own.
         compare: draw the common strategies or, for a tokenizer, other scores next to its own.
-        settings: of the strategy, by their names in a recipe.
-        given_clip: the frames, stride and size that are given, by their names.
+        settings: settings of the strategy, by their names in a recipe.
+        given_clip: the given ones of frames, stride and size, by name.
     """
     if opened is not None and recipe is not None:
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
@@ -268,7 +268,7 @@ def request_masks(
         raise RecipeError("--compare takes one --keep, and no --strategy, --align or --cuts")
     clip = replace(default_clip, **given_clip)
     if "stride" in given_clip:
-        clip = replace(clip, sampling="dense")  # the others have no stride
+        clip = replace(clip, sampling="dense")  # the other samplings have no stride
     rows: list[tuple[str, Strategy]] = []
     if isinstance(scores, LearnedImportance):
         for ratio in ratios or [scores.keep_ratio]:
@@ -320,7 +320,7 @@ def _make_strategies(
     settings: Mapping[str, Any],
     compare: bool,
 ) -> list[Strategy]:
-    """The given strategy at each keep ratio; with `compare`, the common ones, the last one at that ratio.
+    """The given strategy at each keep ratio; with `compare`, common strategies, the last one at that ratio.
 
     The default is the strategy of the checkpoint or recipe, if it accepts the ratios and settings.
     """
@@ -339,5 +339,5 @@ def _with_ratio(strategy: Strategy, ratio: float) -> Strategy:
     """The strategy with this keep ratio; at most a third of the kept tokens is visible, as in recipes."""
     if not isinstance(strategy, TopK):
         return strategy.keeping(ratio)
-    third = float(Decimal(str(ratio)) / 3)  # of the number as written: 0.1 of 0.3, not slightly less
+    third = float(Decimal(str(ratio)) / 3)  # a third of the decimal number: 0.1 for 0.3, not slightly less
     return replace(strategy, keep_ratio=ratio, visible_ratio=min(strategy.visible_ratio or ratio, third))

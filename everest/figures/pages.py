@@ -21,11 +21,11 @@ from everest.system.files import write_text
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, video_info
 from everest.video.writer import H264, write_timed_frames
 
-CLIP_FPS: Final = 12.0  # heuristic: of a clip on a page, at most
+CLIP_FPS: Final = 12.0  # heuristic: largest frame rate of a clip on a page
 
 
 def encode_uri(kind: str, content: bytes) -> str:
-    """Encode a file of a MIME type, for embedding in a page."""
+    """Encode the content of a file of the MIME type `kind` as a data URI, to embed it in a page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -21,10 +21,10 @@ from everest.methods.importance import NO_CHANGE
 from everest.methods.selection import Strategy
 from everest.tokenizer.report import Example
 
-HIDDEN_GRAY: Final = 0.55  # of tokens that are not shown: neither black nor white, which videos contain
-ROW_LENGTH: Final = 8  # frames in a row, at most
-HEAT: Final = "cividis"  # also readable without color vision and in gray
-SMALL_POINTS: Final = 8  # points, of explanations
+HIDDEN_GRAY: Final = 0.55  # gray of hidden tokens: neither black nor white, which videos contain
+ROW_LENGTH: Final = 8  # most frames in a row
+HEAT: Final = "cividis"  # color map that is also readable without color vision and in gray
+SMALL_POINTS: Final = 8  # font size of explanations, in points
 
 
 class FigureRow(NamedTuple):
@@ -45,9 +45,9 @@ class ClipMask:
     grid: TokenGrid
     kept: Tensor  # (K,) ids of the encoded or predicted tokens, ascending
     visible: Tensor  # (K_vis,) ids of the encoded tokens, ascending
-    importance: Tensor | None  # (N,) float32; None for strategies that measure nothing
+    importance: Tensor | None  # (N,) float32; None if the strategy measures nothing
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
-    predicted: Tensor | None = None  # like frames: visible tokens unchanged, targets as a model predicts them
+    predicted: Tensor | None = None  # like `frames`, but the targets are predicted by a model
 
     @property
     def hides_some(self) -> bool:
@@ -55,7 +55,7 @@ class ClipMask:
         return 0 < len(self.visible) < len(self.kept)
 
     def pixels_of(self, tokens: Tensor) -> Tensor:
-        """The frames (T, H, W, 3) with `tokens` (K,) as they are and all others gray."""
+        """The frames (T, H, W, 3) with `tokens` (K,) unchanged and all other tokens gray."""
         is_shown = torch.zeros(self.grid.num_tokens)
         is_shown[tokens] = 1
         return gray_out_others(self.frames, is_shown.view(self.grid.t, self.grid.h, self.grid.w))
@@ -74,7 +74,7 @@ class ClipMask:
 
 
 def gray_out_others(frames: Tensor, mask: Tensor) -> Tensor:
-    """Frames (T, H, W, 3) with the tokens of a mask (t, h, w) of 0 and 1 as they are, and all others gray."""
+    """Frames (T, H, W, 3) with the tokens unchanged where a mask (t, h, w) is 1, and gray where it is 0."""
     shown = spread_over_pixels(mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
     return frames * shown + HIDDEN_GRAY * (1 - shown)
 
@@ -87,7 +87,7 @@ def spread_over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def to_rgb(frames: Tensor) -> Tensor:
-    """Frames (..., 3) as they are; gray ones (..., 1) with three equal channels."""
+    """Frames (..., 3) unchanged; gray frames (..., 1) with three equal channels."""
     return frames.expand(*frames.shape[:-1], 3)
 
 
@@ -111,14 +111,14 @@ def make_mask_title(mask: ClipMask) -> str:
 def make_figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
     """Return the rows of a figure of one clip: all images of a single mask, or one row per mask.
 
-    The last rows show the importance that the strategies measure; those that measure the same share a row.
+    The last rows show the importance that the strategies measure; equal importance shares a row.
     """
     first = masks[0]
     total = first.grid.num_tokens
     rows = [FigureRow("original", first.frames)]
     if len(masks) == 1:
         kept, visible = len(first.kept), len(first.visible)
-        if kept < total or not first.hides_some:  # else the row would be equal to the frames
+        if kept < total or not first.hides_some:  # else the row equals the frames
             rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), format_share(kept, total)))
         if first.hides_some:
             seen = first.pixels_of(first.visible)
@@ -127,7 +127,7 @@ def make_figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
             rows.append(FigureRow("predicted", first.predicted, format_share(kept - visible, total)))
     else:
         for mask in masks:
-            is_mask = mask.hides_some and mask.importance is None  # a random mask: what the encoder sees
+            is_mask = mask.hides_some and mask.importance is None  # a random mask: show what the encoder sees
             verb, tokens = ("shows", mask.visible) if is_mask else ("keeps", mask.kept)
             note = f"{verb} {format_share(len(tokens), total)}"
             rows.append(FigureRow(mask.title, mask.pixels_of(tokens), note))
@@ -136,7 +136,7 @@ def make_figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
         if mask.importance is None or any(torch.equal(mask.importance, known) for known in drawn):
             continue
         drawn.append(mask.importance)
-        lowest = NO_CHANGE.get(getattr(mask.strategy, "distance", ""), 0.0)  # of a token that did not change
+        lowest = NO_CHANGE.get(getattr(mask.strategy, "distance", ""), 0.0)  # if a token does not change
         highest = float(mask.importance.max())
         scale = Normalize(lowest, highest if highest > lowest else lowest + 1)
         by_token = mask.importance.view(mask.grid.t, mask.grid.h, mask.grid.w)
@@ -150,12 +150,12 @@ def draw_rows(
 ) -> None:
     """Draw a figure with a line for each row and a column for the first frame of each of up to 8 slices.
 
-    Gray tokens are dropped or hidden. The columns have the `numbers` of T frames in the video, else from 0.
+    Gray tokens are dropped or hidden. Columns have the `numbers` of the T frames in the video, or start at 0.
     """
     length, height, width = rows[0].frames.shape[:3]
     numbers = numbers or range(length)
     step = length // slices
-    columns = range(0, slices, -(-slices // ROW_LENGTH))  # slices
+    columns = range(0, slices, -(-slices // ROW_LENGTH))  # slices that get a column
     column = min(1.3 * max(width / height, 0.75), 1.6)  # inches: eight columns fit on a screen
     size = (column * len(columns) + 2.6, column * height / width * len(rows) + 1)
     with saved_figure(path, size, points=10, framed=True, layout="compressed") as figure:

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from everest.errors import RecipeError
 from everest.system.files import atomic_file, check_new_file
 
-# Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
+# Colors of Okabe and Ito (2008), distinct to color-blind readers; without yellow, which is faint on white.
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LIGHT_GRAY: Final = "#BBBBBB"  # of what matters less
+LIGHT_GRAY: Final = "#BBBBBB"  # for what matters less
 FIGURE_SUFFIXES: Final = (".png", ".pdf", ".svg")
 DASHES: Final = ("-", "--", ":", "-.")  # line styles: the next one when all colors are used
 # Fonts of common systems with Chinese, Japanese or Korean letters, which matplotlib's own font lacks.
@@ -37,7 +37,7 @@ def is_own_figure(path: Path) -> bool:
 
 
 def check_figure_path(path: Path, *, option: str, overwrite: bool) -> None:
-    """Check that a figure can be written to the file of an option; --overwrite replaces one that exists."""
+    """Check that a figure can be written to the file of an option; --overwrite replaces an existing file."""
     if path.suffix.lower() not in FIGURE_SUFFIXES:
         raise RecipeError(f"{option} {path}: end the name of the figure in {', '.join(FIGURE_SUFFIXES)}")
     if path.is_dir():
@@ -61,8 +61,8 @@ def saved_figure(
     Letters that matplotlib's font lacks are drawn with an installed font, otherwise as boxes with a warning.
 
     Args:
-        size: inches, width and height.
-        points: of letters.
+        size: width and height in inches.
+        points: font size in points.
         framed: draw lines at the top and right of panels.
         tight: fit the image to its content; otherwise it has `size`.
     """

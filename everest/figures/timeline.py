@@ -25,20 +25,20 @@ from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.system.text import plural
 
-# The colors of all figures but black, which is for a person, and the most different ones that are not gray or
-# faint.
+# The colors of all figures except black, which is for a person's bouts, and further colors that differ most
+# and are neither gray nor faint.
 CLASS_COLORS: Final = (
     *COLORS[:-1],
     *("#A6D854", "#8C6D31", "#F0027F", "#6A3D9A", "#843C39", "#FFBB78", "#A1D99B"),
     *("#FF9896", "#2CA02C", "#E41A1C", "#7B4173", "#9E9AC8", "#17BECF", "#637939"),
 )
-MOST_PANELS: Final = 24  # heuristic: the first ones; the figure counts the others
+MOST_PANELS: Final = 24  # heuristic: only the first panels are drawn; the figure counts the others
 MOST_LANES: Final = 20  # heuristic: the classes with most seconds in all panels; the figure counts the others
-MOST_NAMED: Final = 6  # classes without a lane
+MOST_NAMED: Final = 6  # classes without a lane that the figure names
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
-MOST_SCALES: Final = 4.0  # heuristic: times the shortest recording, up to which all have one time scale
-LANE_GAP: Final = 0.15  # of a lane, between its bars and the next
-MOST_COLUMNS: Final = 4  # heuristic: of the panels of a time budget
+MOST_SCALES: Final = 4.0  # heuristic: longest / shortest recording up to which all share a time scale
+LANE_GAP: Final = 0.15  # share of a lane between its bars and the next lane
+MOST_COLUMNS: Final = 4  # heuristic: columns of panels of a time budget
 
 Panel = tuple[VideoTimeline, Head, Sequence[PredictedBout], Sequence[Bout]]
 
@@ -46,7 +46,7 @@ Panel = tuple[VideoTimeline, Head, Sequence[PredictedBout], Sequence[Bout]]
 def draw_timelines(
     path: Path, timelines: Timelines, bouts: Sequence[PredictedBouts], labeled: Mapping[str, Sequence[Bout]]
 ) -> Figure:
-    """Draw a figure 1500 pixels wide, with a panel for each head of each recording that has a window.
+    """Draw a figure, 1500 pixels wide, with a panel for each head of each recording that has a window.
 
     The bouts are those of `Timelines.bouts`; `labeled` are a person's, by the path of a recording.
     """
@@ -63,7 +63,7 @@ def draw_timelines(
     seconds_by_class = _sum_class_seconds(shown_panels)
     ends = [end - start for start, end in (recording.extent for recording, *_ in shown_panels)]
     is_one_scale = max(ends) <= MOST_SCALES * min(ends)
-    heights = [  # inches: of the title and the seconds, and of a curve or lanes
+    heights = [  # inches for the title and the seconds, and for a curve or lanes
         0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), MOST_LANES))
         for (_, head, *_), lanes in zip(shown_panels, seconds_by_class, strict=True)
     ]
@@ -108,7 +108,7 @@ def _find_absent_classes(timelines: Timelines, seconds_by_class: Sequence[Mappin
 
 def _sum_class_seconds(panels: Sequence[Panel]) -> list[dict[str, list[float]]]:
     """The predicted and true seconds of each class in each panel, in the order of the lanes."""
-    seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true, of each panel
+    seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true seconds of each panel
     totals: Counter[str] = Counter()  # seconds of each class in all panels
     occurring: dict[str, set[str]] = defaultdict(set)  # the classes in the panels of each head
     for _, head, predicted, of_person in panels:
@@ -137,8 +137,8 @@ def _draw_lanes(
     names: Sequence[str],
 ) -> None:
     """Draw a lane per class, the first on top; a class has the same color in all figures of a model."""
-    share = 0.3 if labeled else 0.0  # of a lane, for the bars of a person
-    full = 1 - LANE_GAP - share  # of a lane, the height of a probability of 1
+    share = 0.3 if labeled else 0.0  # share of a lane for the bars of a person
+    full = 1 - LANE_GAP - share  # height of a probability of 1, as a share of a lane
     texts = []
     colors = dict(zip([name for name in names if name != BACKGROUND], cycle(CLASS_COLORS), strict=False))
     for lane, name in enumerate(list(seconds)[:MOST_LANES]):
@@ -199,7 +199,7 @@ def draw_budget(path: Path, document: Mapping[str, Any]) -> Figure:
                 panel.barh(place, share, xerr=spread, color=COLORS[place > 0], alpha=0.7, capsize=3)
             panel.set_title(escape_dollars(shorten(name, 30)), loc="left", fontsize=11)
             panel.set_yticks(range(len(parts)), [escape_dollars(shorten(each, 30)) for each in parts])
-            panel.tick_params(labelbottom=True)  # also above a place without a panel
+            panel.tick_params(labelbottom=True)  # also for a panel above an empty place
             panel.grid(alpha=0.3, axis="x")
         panels[0].invert_yaxis()
         for panel in panels[len(classes) :]:

@@ -1,1 +1,1 @@
-"""More like this: the clips that are nearest to an example."""
+"""Finds the clips that are most similar to an example."""

@@ -1,9 +1,9 @@
-"""Exact nearest neighbors of a query among rows of features, by cosine similarity, and their page.
+"""Exact nearest neighbors of a query among rows of features, by cosine similarity; writes a page of them.
 
-Rows are the features that `everest extract` writes, divided by their norms. A query is rows of the file, or
-a video that is encoded for it. By features of a public ViT-Ti, 78 % of the five nearest clips of other
-recordings show the action of the query, by chance 34 % (109 clips of mice of four actions; 95 % interval of
-the difference: 35 to 53 points).
+Rows are the features that `everest extract` writes, divided by their norms. A query is rows of the file,
+or rows of a video that is encoded for it. With features of a public ViT-Ti, 78 % of the five nearest clips
+from other recordings show the action of the query; by chance, 34 % do (109 clips of mice, four actions; 95 %
+interval of the difference: 35 to 53 points).
 
 N rows of the file, V names of videos, Q vectors of a query, D width.
 """
@@ -34,34 +34,34 @@ from everest.system.text import damage_errors, parse_json
 from everest.system.types import Floats
 from everest.system.weights_header import open_safetensors
 
-MOMENT_SIGN: Final = "@"  # between a video and a moment
-NAME_ROUNDING: Final = 0.001  # seconds: names of rows have milliseconds
+MOMENT_SIGN: Final = "@"  # separates a video from a moment
+NAME_ROUNDING: Final = 0.001  # seconds; times in names of rows are rounded to milliseconds
 FEATURE_SUFFIX: Final = ".safetensors"
 EXTRACT_FIX: Final = "write it with everest extract VIDEOS --checkpoint C --features video"
 
-HEADER_KEYS: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # JSON texts
+HEADER_KEYS: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # of JSON texts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureFile:
-    """The rows of a file, each of a video, of a segment or of a window."""
+    """The rows of a file; each row belongs to a video, a segment or a window."""
 
     path: Path
     videos: list[str]  # V names, each a `video_id` of everest.lists.sample.Sample
-    files: list[str]  # V: the file that each name is of, or is a segment of
-    encoding: dict[str, Any]  # everest.inference.jobs.encoding_of
-    window: float | None = None  # seconds
+    files: list[str]  # V files: the video file to which each name belongs
+    encoding: dict[str, Any]  # see everest.inference.jobs.encoding_of
+    window: float | None = None  # length of a window in seconds
     step: float | None = None
-    clips: int | None = None  # views and keep ratio, as OpenedModel.open takes them
+    clips: int | None = None  # clips, crops and keep ratio, as OpenedModel.open takes them
     crops: int | None = None
     keep: float | None = None
-    video_ids: NDArray[np.int64]  # (N,) numbers of names
-    units: Floats  # (N, D)
-    starts: NDArray[np.float64] | None  # (N,) seconds of windows
+    video_ids: NDArray[np.int64]  # (N,) index into `videos`
+    units: Floats  # (N, D) features divided by their norms
+    starts: NDArray[np.float64] | None  # (N,) start of each window in seconds
     ends: NDArray[np.float64] | None
 
     def rows_of(self, name: str) -> NDArray[np.int64]:
-        """The rows of a name; else of the video file that it names, however the path is written."""
+        """The rows with a name, else the rows of the video file at this path, however the path is written."""
         numbers = [number for number, video in enumerate(self.videos) if video == name]
         return np.flatnonzero(np.isin(self.video_ids, numbers)) if numbers else self.rows_of_file(name)
 
@@ -86,7 +86,7 @@ class FeatureFile:
 
     @cached_property
     def _spans(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Start and end (N,) of each row, in seconds; or in frames, and whether they are that (N,)."""
+        """The start and end (N,) of each row in seconds or frames, and whether they count frames (N,)."""
         if self.starts is not None and self.ends is not None:
             return self.starts, self.ends, np.zeros(self.starts.shape, bool)
         samples = [Sample.from_video_id(name) for name in self.videos]
@@ -109,14 +109,14 @@ def _normalized_path(path: str) -> str:
 
 
 def unit_rows(features: NDArray[Any]) -> Floats:
-    """Features (N, D) divided by their norms; rows of zeros stay."""
+    """Features (N, D) divided by their norms; rows of zeros stay zero."""
     rows = features.astype(np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 def read_feature_file(path: Path) -> FeatureFile:
-    """Read a `.safetensors` file of `everest extract --features video`; DataError if it is none."""
+    """Read a `.safetensors` file of `everest extract --features video`; DataError for any other file."""
     if path.suffix.lower() != FEATURE_SUFFIX or not path.is_file():
         problem = f"not a {FEATURE_SUFFIX} file of features" if path.exists() else "no such file"
         raise DataError(f"{path}: {problem}; {EXTRACT_FIX} --output F{FEATURE_SUFFIX}")
@@ -141,31 +141,31 @@ def read_feature_file(path: Path) -> FeatureFile:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Query:
-    """Windows or a video to find similar ones of."""
+    """The windows or video for which similar rows are searched."""
 
-    name: str  # as the user gave it
-    sample: Sample  # what it shows
-    vectors: Floats  # (Q, D) unit rows: of its windows, or of the one video
-    rows: tuple[int, ...] = ()  # of the file; empty: of another video
+    name: str  # name as the user gave it
+    sample: Sample  # the video, segment or window that the query shows
+    vectors: Floats  # (Q, D) unit rows of the query's windows, or of its video
+    rows: tuple[int, ...] = ()  # rows in the file; empty if the video is not in the file
 
 
 def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query:
     """Find a query among the rows, or encode it: `VIDEO`, or `VIDEO@SECONDS` for a moment.
 
     A moment of a video in the file is the window that starts then, else the window whose middle is nearest.
-    A whole video is compared by all of its windows.
+    A video without a moment is compared by all of its windows.
 
     Args:
-        model: for videos that are not in the file; None: there is none.
+        model: encodes videos that are not in the file; None: no model.
     Raises:
-        DataError, RecipeError: no such row, readable video or moment; a `model` that is missing or another.
+        DataError, RecipeError: no such row, readable video or moment; a `model` that is missing or differs.
     """
     name = text
     moment = None
     rows = file.rows_of(text)
     video, _, seconds = text.rpartition(MOMENT_SIGN)
     if video and not rows.size and not Path(text).exists():
-        with suppress(ValueError):  # not a moment
+        with suppress(ValueError):  # the text is not a moment
             moment = float(seconds)
             name = video
             rows = file.rows_of(name)
@@ -196,7 +196,7 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
 
 
 def _encode(text: str, video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> Query:
-    """Encode a video that is not in the file: in windows like those of the file, or the one at a moment."""
+    """Encode a video that is not in the file: in windows like the file's, or only the window at a moment."""
     spans: list[tuple[float, float]] = []
     if moment is not None:
         end = FrameTimes.of(video.video).end
@@ -227,10 +227,10 @@ class Neighbor(NamedTuple):
 
 
 def nearest(file: FeatureFile, query: Query, *, top: int) -> list[Neighbor]:
-    """Find up to `top` rows in the order of their similarity; equal ones in the order of the file.
+    """Find up to `top` rows in the order of their similarity; equally similar rows in the order of the file.
 
-    Rows of the video that the query is from are left out. Of windows of one video that overlap, only the most
-    similar one is returned. RecipeError for features of another width.
+    Rows of the query's own video are left out. Of overlapping windows of one video, only the most similar
+    window is returned. RecipeError for features of another width.
     """
     if query.vectors.shape[1] != file.units.shape[1]:
         raise RecipeError(
@@ -250,7 +250,7 @@ def nearest(file: FeatureFile, query: Query, *, top: int) -> list[Neighbor]:
 
 
 def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[str, Any]:
-    """A query with its neighbors, as `everest search --json`."""
+    """A query with its neighbors, as in the output of `everest search --json`."""
     rows = []
     for rank, neighbor in enumerate(neighbors, start=1):
         sample = file.sample(neighbor.row)
@@ -262,7 +262,7 @@ def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[
 
 def write_results(page: Path, file: FeatureFile, results: Sequence[tuple[Query, Sequence[Neighbor]]]) -> None:
     """Write a page of queries, each with its neighbors among the rows of a file, as playing clips."""
-    from everest.figures.pages import make_card, write_page  # here: a search without a page draws nothing
+    from everest.figures.pages import make_card, write_page  # here: only a search with a page draws
 
     cards = [
         {

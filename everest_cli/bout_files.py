@@ -29,14 +29,14 @@ KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
 
 
 def choose_kind(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
-    """The kind of the file of --output, by --to or its ending; None without --output."""
+    """Choose the kind of the --output file, by --to or the file's ending; None without --output."""
     if output is None:
         if to is not None:
             raise RecipeError(f"--to {to}: needs --output, the file to write")
         return None
     by_ending = KINDS_BY_ENDING.get(output.suffix.lower())
     kind = to or by_ending
-    # A project of BORIS is JSON.
+    # A BORIS project is a JSON file.
     if by_ending not in (None, kind) and (kind, by_ending) != ("boris", "json"):
         raise RecipeError(f"--output {output}: its ending says {by_ending}, but --to says {kind}; change one")
     if kind not in kinds:
@@ -47,7 +47,7 @@ def choose_kind(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineFiles:
-    """The files to write."""
+    """The options that name the files to write."""
 
     save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output].")
     output: Path | None = o.OUTPUT_FILE
@@ -57,7 +57,7 @@ class TimelineFiles:
 
     @property
     def saved(self) -> Path | None:
-        """The file of the probabilities, by default beside --output, which may be a folder of subtitles."""
+        """The file of the probabilities; by default it is beside --output, which may be a folder."""
         saved, output = self.save, self.output
         if saved is None and output is not None:
             stem = output.stem if output.suffix.lower() in KINDS_BY_ENDING else output.resolve().name
@@ -70,7 +70,7 @@ class TimelineFiles:
     def plan_outputs(
         self, kind: str | None, names: Iterable[str], heads: Heads
     ) -> Mapping[Path, Sequence[str]]:
-        """The files of --output, each with the paths of its videos; annotations need a head of classes."""
+        """Return the --output files with the paths of their videos; annotations need a head of classes."""
         from everest.annotations.formats import plan_files
 
         if self.output is None or kind is None:
@@ -84,7 +84,7 @@ class TimelineFiles:
 def check_outputs(
     outputs: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
 ) -> None:
-    """Refuse an output that exists, that is an input, or that two options name."""
+    """Refuse an output that exists, is an input, or is named by two options."""
     from everest.figures.style import check_figure_path
 
     options: dict[Path, str] = {}  # the option that names each file

@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from everest.annotations.codings import BoutFilter
     from everest.metrics.time_budget import Extents, FootageWindow
 
-PAGE_SUFFIX: Final = ".html"  # of the drawn windows, beside their list
-GROUP_COLUMN: Final = "group of draw"  # column of the list: the --group of --draw
+PAGE_SUFFIX: Final = ".html"  # suffix of the page of drawn windows, beside their list
+GROUP_COLUMN: Final = "group of draw"  # column of the list that holds the --group of --draw
 
 
 class Recordings(NamedTuple):
     """The recordings of a saved timeline that have windows."""
 
     extents: Extents
-    predicted: Mapping[str, list[Bout]]  # by recording
+    predicted: Mapping[str, list[Bout]]  # bouts by recording
     classes: Sequence[str]
-    smooth: float  # seconds over which its probabilities are averaged
-    command: Sequence[str]  # that estimates their budget; a list of checked windows is missing
+    smooth: float  # seconds over which the probabilities are averaged
+    command: Sequence[str]  # estimates the budget, once a list of checked windows is added
 
     def command_with(self, checked: Path, whose: o.WhoseOptions, window: float, group: str | None) -> str:
-        """The command with a list of checked windows, and the options that have a value.
+        """Return the command with a list of checked windows, and the options that have a value.
 
         Args:
-            window: seconds, which a list does not show if all its windows end with their recordings.
+            window: length in seconds, which a list does not show if all its windows end with a recording.
         """
         given = [f"--observer={name}" for name in whose.observer or ()]
         options = {"subject": whose.subject, "window": f"{window:.12g}", "group": group}
@@ -142,7 +142,7 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
 def _read_checked(
     file: Path, footage: Recordings, whose: BoutFilter, group: str | None
 ) -> tuple[Bouts, str | None]:
-    """The checked bouts of each recording, and the --group they were drawn with; None: all together."""
+    """Read the checked bouts of each recording, and the --group of the draw; None: all recordings."""
     from everest.annotations.codings import read_video_annotations
     from everest.annotations.formats import is_header
     from everest.annotations.records import read_table
@@ -157,7 +157,7 @@ def _read_checked(
     if labels.uncorrected_text:
         say(f"warning: {file} has {labels.uncorrected_text}, which count as what a person saw")
     drawn_by = None
-    with suppress(ValueError):  # bouts in a file of another kind
+    with suppress(ValueError):  # the file is of another kind
         _, header, rows = read_table(file, is_header)
         found = (dict(zip(header, cells, strict=False)).get(GROUP_COLUMN) for _, cells in rows)
         drawn_by = next(filter(None, found), None)
@@ -175,12 +175,12 @@ def _estimate(
     groups: Mapping[str, Sequence[str]],
     drawn_by: str | None,
 ) -> dict[str, Any]:
-    """The document of --json: estimates of all recordings and of each group, and how they were made."""
+    """Return the document of --json: estimates for all recordings and each group, and the methods."""
     from everest import __version__
     from everest.metrics.time_budget import compute_time_budget
 
     estimate = partial(compute_time_budget, classes=footage.classes)
-    parts: list[Mapping[str, Any]] = [footage.extents, footage.predicted, labeled]  # each by recording
+    parts: list[Mapping[str, Any]] = [footage.extents, footage.predicted, labeled]  # each maps recordings
     document = estimate(*parts, window=window, strata=[*groups.values()] if drawn_by else [])
     if groups:
         document["groups"] = {}
@@ -193,7 +193,7 @@ def _estimate(
     windows = f"{document['checked']} of {document['windows']} windows of {document['window']:g} s"
     averaged = f", with probabilities averaged over {footage.smooth:g} s" if footage.smooth else ""
     stratified = " in each group of recordings" if drawn_by else ""
-    document["methods"] = (  # for a publication
+    document["methods"] = (  # text for a publication
         "The seconds and bouts of each class were estimated by prediction-powered inference (arXiv "
         f"2301.09633), with 95 % intervals of the t distribution. A model of everest {__version__} predicted "
         f"all {document['footage']:.1f} s of footage{averaged}. Its mean error in {windows}, drawn at random"
@@ -205,7 +205,7 @@ def _estimate(
 
 
 def _make_table(document: Mapping[str, Any]) -> Iterator[Sequence[str]]:
-    """The rows of a CSV with all estimates; `group` is empty for all recordings together."""
+    """Yield the rows of a CSV with all estimates; `group` is empty for all recordings together."""
     yield "group", "class", "amount", "model", "checked", "estimate", "low", "high"
     for name, part in {"": document, **document.get("groups", {})}.items():
         for entry in part["classes"]:
@@ -216,7 +216,7 @@ def _make_table(document: Mapping[str, Any]) -> Iterator[Sequence[str]]:
 
 
 def _print_budget(document: Mapping[str, Any]) -> None:
-    """A line for the seconds and for the bouts of each class, of all recordings and of each group."""
+    """Print a line for the seconds and the bouts of each class, for all recordings and each group."""
     for name, part in (None, document), *document.get("groups", {}).items():
         title = "" if name is None else f"\n{name}\n"
         typer.echo(
@@ -233,7 +233,7 @@ def _print_budget(document: Mapping[str, Any]) -> None:
 
 
 def _list_notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
-    """What the estimates are about, and how many windows halve the intervals."""
+    """Yield notes on the scope of the estimates, and on how many windows halve the intervals."""
     from everest.metrics.time_budget import windows_for_half
 
     if document["unused"]:
@@ -263,7 +263,7 @@ def _write_windows(
     group: str | None,
     whose: o.WhoseOptions,
 ) -> None:
-    """Write a list of the checked rows and of newly drawn windows, and a page on which a person checks them.
+    """Write a list of the checked rows and the newly drawn windows, and a page for checking the windows.
 
     The list keeps the --group, which the estimates need.
     """

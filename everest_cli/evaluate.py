@@ -19,7 +19,7 @@ from everest_cli import options as o
 from everest_cli.options import argument, name_program, option, run_in_each_process
 from everest_cli.output import Display, print_json, print_table, say
 
-RUN_COMMAND = "run"  # the command of any other first word
+RUN_COMMAND = "run"  # the command for any other first word
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
     weights, recipe = run.find()
     changed = {key[:2] for _, values in read_overrides(run.overrides or (), []) for key in values}
     selects = ("finetune", "selection") in changed
-    if weights.suffix == ONNX_SUFFIX:  # which cannot follow these options
+    if weights.suffix == ONNX_SUFFIX:  # an ONNX file cannot follow these options
         given = {
             "--set finetune.selection": selects,
             "--set train.precision": ("train", "precision") in changed,
@@ -105,7 +105,7 @@ def probe(
     if run.as_json:
         print_json(result)
         return
-    tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}  # heads of one task share a table
+    tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}  # heads with the same task share a table
     by_head = result.get("heads", {"": result})
     for head, measured in by_head.items():
         rows = dict(measured["probes"])
@@ -125,7 +125,7 @@ def probe(
 
 
 def describe_nearest(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield what the nearest videos have in common, of `everest probe`; "": the only head."""
+    """Yield what the nearest videos in `everest probe` have in common; a single head has the name ""."""
     for head, result in by_head.items():
         start, retrieval = f"{head}: " if head else "", result.get("retrieval")
         if retrieval is None:
@@ -140,7 +140,7 @@ def describe_nearest(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
 
 
 class SweepGroup(TyperGroup):
-    """Takes `report` as a subcommand, and anything else as the recipe of a sweep."""
+    """A group that takes `report` as a subcommand, and any other word as the recipe of a sweep."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         if not args or args[0] not in self.commands:
@@ -149,7 +149,7 @@ class SweepGroup(TyperGroup):
 
 
 class SweepCommand(TyperCommand):
-    """Shows its usage without the name of the subcommand."""
+    """A command that shows its usage without the name of the subcommand."""
 
     def format_usage(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         assert ctx.parent is not None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from everest.checkpoints.quantization import Int8Clips
     from everest.project.exported import ExportedAccuracy
 
-CAMERA_PROGRAM: Final = "classify.py"  # classifies a camera by an exported file
+CAMERA_PROGRAM: Final = "classify.py"  # classifies a camera's video with an exported file
 NEXT_COMMANDS: Final = {
     "next": "next",
     "camera": "read a camera or a file, with numpy, onnxruntime and av only",
@@ -46,7 +46,7 @@ class ExportOptions:
 
     @property
     def card_file(self) -> Path:
-        """The model card of an ONNX file."""
+        """The path of the model card of an ONNX file."""
         return self.out.with_name(f"{self.out.name}.CARD.md")
 
     def check(self) -> None:
@@ -98,7 +98,7 @@ def export(
             time = None if result is None else result.clip_time
             limit = "" if time is None else f"; train --latency {time.limit_ms:g}"
             document = _export_onnx(checkpoint, opened, options, evaluation, tested, limit, display.report)
-    if options.calibrate is None:  # else a note compares them
+    if options.calibrate is None:  # otherwise a note compares the outputs
         on = "partly still clips of noise"
         say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
@@ -149,7 +149,7 @@ def _export_onnx(
     if recipe is not None:
         document |= _list_next_commands(checkpoint, options, recipe)
         program = out.with_name(CAMERA_PROGRAM)
-        if options.overwrite or not program.exists():  # it may be the user's own
+        if options.overwrite or not program.exists():  # it may be a file of the user
             text = (shipped_folder("examples") / CAMERA_PROGRAM).read_text(encoding="utf-8")
             write_text(program, text)
             document["written"].append(str(program))
@@ -166,15 +166,15 @@ def _write_tested_file(
     has_accuracy: bool,
     report: Report,
 ) -> tuple[dict[str, Any], str, ExportedAccuracy | None]:
-    """Write an ONNX file, which has its name only after its test; returns facts, its speed and accuracy."""
+    """Write an ONNX file, which gets its name only after its test; return facts, speed and accuracy."""
     from everest.checkpoints.graph_files import write_onnx
     from everest.project.exported import measure_exported_accuracy
 
     accuracy = None
-    # A folder, not a file as of `atomic_file`: the suffix .onnx tells the test what it opens.
+    # A folder instead of `atomic_file`, because the test recognizes the file by its suffix .onnx.
     folder = options.out.with_name(f".untested-{options.out.name}")
     with write_errors(options.out):
-        shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed command
         folder.mkdir(parents=True)
     try:
         file = folder / options.out.name
@@ -192,7 +192,7 @@ def _write_tested_file(
                     keep=options.keep,
                     calibrated=[] if clips is None else clips.samples,
                 )
-            except UserError as error:  # such as videos that have moved; the file is written
+            except UserError as error:  # such as moved videos; the file is still written
                 report(notice(f"accuracy not measured: {error}"))
         if accuracy is not None:
             report(notice(str(accuracy)))
@@ -203,14 +203,14 @@ def _write_tested_file(
 
 
 def _list_next_commands(checkpoint: str, options: ExportOptions, recipe: Path) -> dict[str, str]:
-    """The commands of NEXT_COMMANDS; the test is on new videos if the run has no test list."""
+    """Return the commands of NEXT_COMMANDS; the test needs new videos if the run has no test list."""
     from everest.config.recipe import load_recipe
 
     data = load_recipe(recipe).data
     file, program = str(options.out), str(options.out.with_name(CAMERA_PROGRAM))
     command = ["everest", "eval", "--checkpoint", file, "--recipe", str(recipe)]
     command += ["--set", "eval.clips=1", "--set", "eval.crops=1"]
-    if data.test is None:  # new videos, in a folder of each class or in a list
+    if data.test is None:  # new videos, in class folders or a list
         source = "." if data.heads is None and data.task == "single-label" else "test.csv"
         command += ["--data", "NEW_CLIPS", "--set", f"data.test={source}"]
     commands = {"next": shlex.join(command)}

@@ -17,7 +17,7 @@ from everest_cli.options import argument, option, read_shares, refuse
 from everest_cli.output import exit_if_failed, print_json, print_table, say
 
 Read = TypeVar("Read")
-AGE_UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
+AGE_UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # units of ages, in seconds
 
 
 def runs(
@@ -52,7 +52,7 @@ def runs(
         age = f"{run.age_seconds // seconds} {unit}"
         rows.append((run.path, run.command or "-", run.recipe or "-", run.state, step, loss, best, age))
     columns = [
-        Column("run", overflow="fold"),  # complete, even on two lines
+        Column("run", overflow="fold"),  # never shortened, even if it takes two lines
         "command",
         "recipe",
         "state",
@@ -210,7 +210,7 @@ def visualize_mask(
 
 
 def _read_each(videos: Sequence[Path], read: Callable[[Path], Read]) -> Iterator[tuple[Path, Read]]:
-    """Yield each video with what is read of it; the error of a damaged one goes to stderr."""
+    """Yield each video with the result of `read`; the error of a damaged video goes to stderr."""
     for video in videos:
         try:
             result = read(video)

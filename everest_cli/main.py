@@ -47,8 +47,8 @@ from everest_cli.options import grouped, option
 from everest_cli.output import say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
-MOST_LINE_LENGTH = 1000  # letters of an error
-PYDANTIC_WORDS = {  # of pydantic's words about an option
+MOST_LINE_LENGTH = 1000  # maximum number of letters in a line of an error
+PYDANTIC_WORDS = {  # replacements for pydantic's words about an option
     "Value error, ": "",
     ", unable to parse string as an integer": "",
     ", unable to parse string as a number": "",
@@ -60,7 +60,7 @@ ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GP
 
 
 class Commands(TyperGroup):
-    """Lists commands by subject, and prints a user's error as one message."""
+    """The group of all commands: lists them by subject, and prints a user's error as one message."""
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         widest = max(map(len, self.commands))
@@ -74,10 +74,10 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        if isinstance(sys.stdout, io.TextIOWrapper):  # not so in notebooks: escape what it cannot encode
+        if isinstance(sys.stdout, io.TextIOWrapper):  # not in notebooks: escape unencodable characters
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            with suppress(OSError):  # a folder that is gone
+            with suppress(OSError):  # the folder is gone
                 if not is_unicode(here := str(Path.cwd())):
                     raise RecipeError(f"the working directory {here!r} is not UTF-8; rename it")
             return super().invoke(ctx)
@@ -90,16 +90,16 @@ class Commands(TyperGroup):
                 raise
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            if isinstance(problem, Stopped):  # all processes together
+            if isinstance(problem, Stopped):  # shown once for all processes
                 say(str(problem))
-            elif not (isinstance(problem, LostPeer) and PARENT_VARIABLE in os.environ):  # it names the peer
+            elif not (isinstance(problem, LostPeer) and PARENT_VARIABLE in os.environ):  # the peer is named
                 prefix = "--" if isinstance(problem, OptionError) else ""
                 say(f"error: {prefix}{shorten_lines(str(problem))}", everywhere=True)
             raise typer.Exit(problem.exit_code) from error
 
 
 def shorten_lines(message: str) -> str:
-    """A message without the middle of its longest words and lines, which repeat a value of the user."""
+    """Shorten the longest words and lines of a message in the middle; they repeat a user's value."""
 
     def short(text: str, most: int) -> str:
         return shorten(text, most=most) if len(text) > most else text
@@ -125,11 +125,11 @@ def as_user_error(error: Exception) -> UserError | None:
     import torch
 
     text = str(error)
-    # Besides torch.OutOfMemoryError, only the texts tell: "out of memory" of a driver and of MPS, "can't
-    # allocate memory" of the CPU's allocator.
+    # Besides torch.OutOfMemoryError, only the text shows it: "out of memory" from a driver or MPS, "can't
+    # allocate memory" from the CPU's allocator.
     if isinstance(error, torch.OutOfMemoryError) or re.search("out of memory|can't allocate memory", text):
         return EnvironmentProblem(f"out of memory ({text.splitlines()[0]}); {LESS_MEMORY}")
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):  # no public names
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):  # they have no public names
         why = " ".join(text.split("\n\n")[0].split())
         return EnvironmentProblem(
             f"train.compile: torch cannot compile the model ({why}); remove its cache "
@@ -140,7 +140,7 @@ def as_user_error(error: Exception) -> UserError | None:
 
 
 def _usage(command: TyperCommand, context: typer.Context) -> list[str]:
-    """The words of a command: its arguments and required options, then `[OPTIONS]`."""
+    """Return the words of a command's usage: its arguments and required options, then `[OPTIONS]`."""
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.required and each not in arguments]
     return [
@@ -151,7 +151,7 @@ def _usage(command: TyperCommand, context: typer.Context) -> list[str]:
 
 
 def _print_usage_error(error: Any, file: object = None) -> None:
-    """Print a wrong or missing word of a command as any other error."""
+    """Print an error about a wrong or missing word of a command like any other error."""
     message = error.format_message()
     for words, plain in PYDANTIC_WORDS.items():
         message = message.replace(words, plain)
@@ -163,7 +163,7 @@ def _print_usage_error(error: Any, file: object = None) -> None:
 setattr(TyperCommand, "collect_usage_pieces", _usage)  # noqa: B010
 # The class of all usage errors, which typer does not export.
 setattr(typer.BadParameter.__base__, "show", _print_usage_error)  # noqa: B010
-# An argument's name says what it is; help needs no types of Python beside it.
+# The name of an argument says what it is; help does not need its Python type.
 setattr(TyperArgument, "display_type_rich", lambda self, ctx: None)  # noqa: B010
 
 app = typer.Typer(
@@ -178,7 +178,7 @@ app = typer.Typer(
         "token_normalize_func": lambda name: "output" if name == "out" else name,
     },
 )
-# By subject, each with the line that `everest --help` shows: up to 59 characters, so that it fits 80 columns.
+# Commands by subject, with the line that `everest --help` shows: up to 59 characters, to fit 80 columns.
 GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Train": {
         "train": (stages.train, "Train and test a model of your videos: start here."),
@@ -244,11 +244,11 @@ def everest(
 
 
 def main() -> None:
-    """The `everest` program: run the command of `sys.argv`; raises SystemExit, or the error of a bug."""
+    """The `everest` program: run the command in `sys.argv`; raise SystemExit, or an error for a bug."""
     gc.set_threshold(GARBAGE_AFTER)
     end_with_parent()
     adopt_slurm(os.environ)
-    if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name that newer releases of torch prefer
+    if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name in newer releases of torch
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR)
     try:
         app()

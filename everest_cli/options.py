@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 def option(names: str, help: str, default: Any = None, **settings: Any) -> Any:
-    """An option by its names and the word for its value in help, such as `--output -o DIR`.
+    """Declare an option by its names and the word for its value in help, such as `--output -o DIR`.
 
     Args:
-        default: ... if it is required.
-        settings: of `typer.Option`.
+        default: the default value; ... if the option is required.
+        settings: settings of `typer.Option`.
     """
     words = names.split()
     flags = [word for word in words if word.startswith("-")]
@@ -41,7 +41,7 @@ def option(names: str, help: str, default: Any = None, **settings: Any) -> Any:
 
 
 def argument(metavar: str, help: str, default: Any = ..., **settings: Any) -> Any:
-    """An argument by its word in help."""
+    """Declare an argument by its word in help."""
     return typer.Argument(default, metavar=metavar, help=help, **settings)
 
 
@@ -64,7 +64,7 @@ def refuse(problems: Mapping[str, object]) -> None:
 
 
 def find_root(source: Path, data: Path | None) -> Path:
-    """The folder that the paths of a list are relative to: --data, else the source or its folder."""
+    """Return the folder to which the paths of a list are relative: --data, else the source or its folder."""
     return data or (source if source.is_dir() else source.parent)
 
 
@@ -92,11 +92,11 @@ OBSERVER = option(
 SUBJECT = option("--subject NAME", "Only the bouts of this subject, such as an animal; * is any text.")
 FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
 
-# Heuristic: far above what is useful; torch and PyAV refuse larger numbers with errors of their own.
-MOST_CLIPS = 10**6  # in a forward pass
-MOST_LENGTH = 2**16  # frames of a clip, pixels of a side
+# Heuristic: far above useful values; torch and PyAV refuse larger numbers with obscure errors.
+MOST_CLIPS = 10**6  # maximum number of clips in a forward pass
+MOST_LENGTH = 2**16  # maximum number of frames of a clip, or of pixels of a side
 
-ANY_VIDEOS = "custom"  # recipe of weights without their own; clips and model follow from the weights
+ANY_VIDEOS = "custom"  # recipe for weights that have none; clips and model follow from the weights
 
 # The model.
 CHECKPOINT_HELP = "Run folder, .safetensors file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE."
@@ -152,7 +152,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def is_on_cpu(gpus: str) -> bool:
-    """Choose the device of a command that uses one by --gpus; returns whether it is the CPU."""
+    """Choose the device of a command that uses only one, by --gpus; return whether it is the CPU."""
     if gpus in ("auto", "cpu"):
         return gpus == "cpu"
     devices = read_devices(gpus, None)
@@ -175,7 +175,7 @@ def read_shares(text: str) -> tuple[float, ...]:
 
 
 def read_numbers(option: str, text: str, pattern: str, *, fix: str) -> list[int]:
-    """Parse the numbers in the value of an option, which has to match the whole pattern."""
+    """Parse the numbers in the value of an option, which must match the whole pattern."""
     if not re.fullmatch(pattern, text, re.ASCII):
         raise RecipeError(f"{option} {shorten(text)}: give {fix}")
     return [int(number) for number in re.findall(r"\d+", text)]
@@ -199,13 +199,13 @@ def read_views(text: str | None) -> tuple[int | None, int | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class WhoseOptions:
-    """Whose bouts of annotations count."""
+    """The options that choose whose bouts in annotations count."""
 
     observer: list[str] | None = OBSERVER
     subject: str | None = SUBJECT
 
     def read(self, annotations: object, *, option: str) -> BoutFilter:
-        """The choice; RecipeError if one is made without the annotations, which `option` names."""
+        """Return the choice; RecipeError if it is made without annotations, which `option` names."""
         from everest.annotations.codings import BoutFilter
 
         is_given = self.observer or self.subject
@@ -234,7 +234,7 @@ class ModelOptions:
 
     @property
     def changed(self) -> list[str]:
-        """The options that were given and change the outputs."""
+        """The given options that change the outputs."""
         return [
             f"--{name}"
             for name, value in vars(self).items()
@@ -242,11 +242,11 @@ class ModelOptions:
         ]
 
     def display(self) -> Display:
-        """Shows the progress of the main process."""
+        """A display of the progress, in the main process only."""
         return Display(quiet=self.quiet or not is_main())
 
     def open(self, views: tuple[int | None, int | None]) -> OpenedModel:
-        """Open the model, in a process for each device; see `OpenedModel.open`."""
+        """Open the model in one process per device; see `OpenedModel.open`."""
         from everest.checkpoints.load import find_weights
         from everest.config.recipe import recipe_for_run
         from everest.inference.opened_model import OpenedModel
@@ -300,12 +300,12 @@ class LabeledListOptions:
 
 
 def run_in_each_process(gpus: str, processes: int | None, *, check: Callable[[], None] | None = None) -> bool:
-    """Go on in this process, if the run has only one; otherwise run this command in one for each device.
+    """Continue in this process if one is enough; otherwise run this command in one process per device.
 
     Args:
-        check: called before processes start; in a single process, the run itself finds what it would.
+        check: called before processes start; in a single process, the run itself finds the same problems.
     Returns:
-        Whether the CPU computes. If processes were started, the command ends with their code.
+        Whether the CPU computes. If processes were started, the command ends with their exit code.
     """
     if is_launched():
         return gpus == "cpu"

@@ -20,20 +20,20 @@ from everest.system.text import json_text
 if TYPE_CHECKING:
     from rich.table import Column
 
-PIPE_WIDTH = 1000  # of a table without a terminal: a row stays on one line
-LINE_INTERVAL = 10.0  # between two progress lines without a terminal
+PIPE_WIDTH = 1000  # width of a table without a terminal, so that a row stays on one line
+LINE_INTERVAL = 10.0  # seconds between two progress lines without a terminal
 
 
 def say(*texts: str, everywhere: bool = False) -> None:
-    """Print lines on stderr; of several processes only the first one does, unless `everywhere`."""
-    if texts and (everywhere or is_main()):  # torchrun and Slurm show the output of all
+    """Print lines on stderr, in the first process only, unless `everywhere`."""
+    if texts and (everywhere or is_main()):  # torchrun and Slurm show all processes
         with _even_unread():
             typer.echo("\n".join(texts), err=True)
 
 
 @contextmanager
 def _even_unread() -> Iterator[None]:
-    """Ignore a closed terminal, an ended pipe or a full disk behind stderr."""
+    """Ignore errors from a closed terminal, an ended pipe or a full disk behind stderr."""
     try:
         yield
     except OSError as error:
@@ -45,7 +45,7 @@ def _even_unread() -> Iterator[None]:
 
 
 def exit_if_failed(failed: object) -> None:
-    """End with the code of damaged videos if there are any; all that can be done without them is done."""
+    """If any video failed, exit with the code for damaged videos; all other work is done by then."""
     if failed:
         raise typer.Exit(DataError.exit_code)
 
@@ -56,7 +56,7 @@ def print_json(document: Any) -> None:
 
 
 def print_result(document: Any, text: object, *, as_json: bool) -> None:
-    """Print the result of a command on stdout: a JSON document, or a text in its place."""
+    """Print the result of a command on stdout: a JSON document, or a text instead of it."""
     if as_json:
         print_json(document)
     else:
@@ -71,7 +71,7 @@ def print_table(
     Brackets are printed as they are: paths and settings contain them.
 
     Args:
-        options: of rich's `Table`.
+        options: options of rich's `Table`.
     """
     from rich.console import Console
     from rich.table import Column, Table
@@ -86,7 +86,7 @@ def print_table(
 
 
 def format_validation(event: dict[str, Any]) -> str:
-    """Training and validation in one line; the metric that chooses the best weights comes first."""
+    """Format training and validation in one line; the metric that chooses the best weights comes first."""
     from everest.metrics.names import METRICS, find_metric, value_text
 
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
@@ -99,7 +99,7 @@ def format_validation(event: dict[str, Any]) -> str:
         notes[chosen].append(f"chance {value_text(chosen, chance)}")
     notes[chosen].append(f"best {value_text(chosen, event['best'])} at step {event['best_step']}")
     shown = []
-    for name, texts in notes.items():  # `val_METRIC`, or `val_HEAD_METRIC` of one of several heads
+    for name, texts in notes.items():  # `val_METRIC`, or with several heads `val_HEAD_METRIC`
         metric = find_metric(name)
         assert metric is not None
         key = next(key for key, each in METRICS.items() if each is metric)
@@ -114,7 +114,7 @@ def _format_step(event: dict[str, Any]) -> str:
 
 
 def format_probe(event: dict[str, Any]) -> str:
-    """The measures of a probe in one line, with the accuracies of the first one."""
+    """Format the measures of a probe in one line, with the accuracies of the first probe."""
     parts = [_format_accuracy(event, key, title) for key, title in (("knn", "k-NN"), ("linear", "linear"))]
     if any(parts):
         parts.append(f"chance {event['probe_chance']:.1f} %")
@@ -129,7 +129,7 @@ def format_probe(event: dict[str, Any]) -> str:
 
 
 def _format_accuracy(event: dict[str, Any], key: str, title: str) -> str | None:
-    """A probe with its first value; None if it is not measured."""
+    """Format a value of a probe next to its first value; None if it is not measured."""
     value = event[f"probe_{key}"]
     if value is None:
         return None
@@ -143,7 +143,7 @@ class Display:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._said_at = -LINE_INTERVAL
-        self._began = (0.0, 0)  # time and steps done at the start of a stage, or when it was resumed
+        self._began = (0.0, 0)  # time and finished steps when the stage started or resumed
         self._done = 0
         self._progress: Any = None
 
@@ -153,7 +153,7 @@ class Display:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
             from rich.table import Column
 
-            # Last and truncated: on a narrow terminal, the bar and the remaining time are shown in full.
+            # Last and truncated, so that a narrow terminal shows the bar and the remaining time in full.
             truncated = Column(no_wrap=True, overflow="ellipsis", ratio=1)
             description = TextColumn("{task.description}", markup=False, table_column=truncated)
             columns = (BarColumn(bar_width=20), TextColumn("ETA"), TimeRemainingColumn(), description)
@@ -168,7 +168,7 @@ class Display:
                 self._progress.stop()
 
     def report(self, event: dict[str, Any]) -> None:
-        """Show one event; the loops call this."""
+        """Show one event; loops call this method."""
         match event["event"]:
             case "step":
                 loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"

@@ -18,7 +18,7 @@ from everest_cli.options import argument, option, read_views
 from everest_cli.output import exit_if_failed, print_json, say
 
 PredictionFormat = Literal["table", "json", "csv"]
-Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
+Rows = list[dict[str, Any]]  # rows of everest.inference.predictions
 COLUMNS: Final = (
     *("video", "head", "rank", "label", "index"),
     *("probability", "present", "threshold", "value", "error"),
@@ -46,7 +46,7 @@ def predict(
     if as_json and kind not in (None, "json"):
         raise RecipeError(f"--json and --format {kind}: choose one")
     opened = model.open(read_views(views))
-    check_top(opened.classes, top)  # also refuses an autoencoder, before the videos are listed
+    check_top(opened.classes, top)  # also refuses an autoencoder before videos are listed
     samples = find_samples(videos, root=model.data)
     if output is not None:
         refuse_inputs(output, [*model.inputs, *videos])
@@ -69,7 +69,7 @@ def predict(
 
 
 def format_table(rows: Rows) -> str:
-    """The classes of a video below each other.
+    """Format a table with a line per class of each video.
 
     Multi-label classes are marked as present, or with the threshold that they do not reach.
     """
@@ -90,7 +90,7 @@ def format_table(rows: Rows) -> str:
 
 
 def format_csv(rows: Rows) -> str:
-    """A line per predicted class, number or unreadable video; columns that are always empty are left out."""
+    """Format a line per predicted class, number or unreadable video; columns that stay empty are dropped."""
     lines: list[dict[str, Any]] = []
     for row in rows:
         for head, rank, each in _list_predictions(row):
@@ -108,7 +108,7 @@ def format_csv(rows: Rows) -> str:
 
 
 def _list_predictions(row: dict[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield each prediction of a video after its head and rank; the name of the only head is empty."""
+    """Yield head, rank and values of each prediction of a video; the name of a single head is empty."""
     for head, predictions in row.get("heads", {"": row.get("predictions", [])}).items():
         yield from ((head, rank, each) for rank, each in enumerate(predictions, start=1))
 

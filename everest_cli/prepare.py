@@ -1,4 +1,4 @@
-"""`everest prepare`: the commands that make a data set usable; here those that read whole videos."""
+"""`everest prepare`: commands that make a data set usable; this file has those that read whole videos."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from everest.lists.reading import SampleList
 
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, faster files.", no_args_is_help=True)
-MOST_BYTES: Final = 10**9  # of the videos of a shard
-MOST_SECONDS: Final = 10**6  # heuristic: of work on a video; system calls refuse times above 1e9
+MOST_BYTES: Final = 10**9  # maximum size of a shard's videos
+MOST_SECONDS: Final = 10**6  # heuristic: maximum for one video; system calls refuse times above 1e9
 PATHS_ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
-MOST_PROBLEMS: Final = 20  # problems of each kind on the screen
+MOST_PROBLEMS: Final = 20  # maximum number of problems of each kind that are printed
 
 
 def check(
@@ -60,7 +60,7 @@ def check(
     say(*(notice for samples in lists.values() for notice in samples.notices))
     folder = output or Path()
     journal, bad_videos = folder / JOURNAL_FILE, folder / BAD_VIDEOS_FILE
-    # Before hours of work: check that the output can be written.
+    # Check that the output can be written, before hours of work.
     refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), inputs=paths)
     try:
         check_writable(bad_videos)
@@ -116,7 +116,7 @@ def _read_lists(
     )
     lists: dict[str, SampleList] = {}
     if recipe is None:
-        known: dict[str, Any] = {"task": task}  # from the first list
+        known: dict[str, Any] = {"task": task}  # values found in the first list
         for source in sources:
             listed = read_labeled(source, root=find_root(source, data), **known, skip_missing=True)
             if not lists:
@@ -129,7 +129,7 @@ def _read_lists(
     root, paths = local_path(section.root), []
     for key in ("train", "val", "test", "pretrain"):
         path = getattr(section, key)
-        if path is None or path in paths:  # data.test may be data.val
+        if path is None or path in paths:  # data.test may equal data.val
             continue
         paths.append(path)
         lists[key] = read_source(section, key, labeled=key != "pretrain", classes=classes, skip_missing=True)
@@ -206,8 +206,8 @@ def encode(
     for name, value in of_other.items():
         if value is not None:
             raise RecipeError(f"{name}: has no effect with --codec {codec}; leave it out")
-    # The defaults of both codecs have about the same PSNR: on ten real clips 39.9 and 39.2 dB, of luma 41.4
-    # and 41.7.
+    # The defaults of both codecs have about the same PSNR: on ten real clips 39.9 and 39.2 dB, for luma 41.4
+    # and 41.7 dB.
     encoder = {
         "h264": H264(gop=gop or 12, crf=18 if crf is None else crf),
         "mjpeg": Mjpeg(quality=quality or 90),
@@ -306,7 +306,7 @@ def tokens(
     print_result(document, output, as_json=as_json)
 
 
-# In the order of help.
+# Commands in the order of help.
 for name, command, line in (
     ("index", prepare_lists.index, "Write lists from the annotations of a data set."),
     ("annotations", prepare_lists.convert_annotations, "Convert annotations of times; label windows."),

@@ -24,9 +24,9 @@ from everest_cli.output import Display, exit_if_failed, print_json, print_result
 if TYPE_CHECKING:
     from everest.lists.sample import Sample
 
-STATISTICS_DIGITS: Final = 4  # heuristic, of a mean and std: a fortieth of a level of a byte
+STATISTICS_DIGITS: Final = 4  # heuristic: digits of mean and std, a fortieth of a byte level
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
-MOST_NAMES: Final = 20  # heuristic: groups that a line names
+MOST_NAMES: Final = 20  # heuristic: maximum number of groups that a line names
 
 
 def index(
@@ -111,7 +111,7 @@ def split(
 
 
 def _print_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Print the size, groups and missing classes of each list; returns the values of --json."""
+    """Print the size, groups and missing classes of each list; return the values of --json."""
     from everest.lists.labels import count_classes, number_statistics
     from everest.lists.sample import ListSize
 
@@ -328,7 +328,7 @@ def convert_annotations(
 
 
 def _describe_bouts(document: dict[str, Any]) -> Iterator[str]:
-    """A line for the bouts of each class, and for what is not scored."""
+    """Yield a line for the bouts of each class, and for the time that is not scored."""
     yield f"{plural(document['videos'], 'video')}, {plural(document['bouts'], 'bout')}"
     for name, counts in document["classes"].items():
         yield f"  {name}: {plural(counts['bouts'], 'bout')}, {counts['seconds']:.1f} s"

@@ -84,7 +84,7 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu h100 --gpus 4
     """
     options.check()
-    if options.checkpoint is not None:  # the time of a trained model
+    if options.checkpoint is not None:  # time of a trained model
         from everest.inference.videos import Passes
         from everest.profiling.latency import measure_latency
 
@@ -128,7 +128,7 @@ def _make_document(options: ProfileOptions) -> dict[str, Any]:
         document["compare"] = [{"method": name, **profile(load(source))} for name, source in METHODS.items()]
     stages = document["stages"]
     with_loader = data is not None and gpu is None
-    if options.measure or with_loader:  # on this device
+    if options.measure or with_loader:  # measured on this device
         on_cpu = is_on_cpu("auto" if options.plans_gpus else options.gpus)
         for stage, result in time_stages(recipe, batch=batch, with_loader=with_loader, cpu=on_cpu).items():
             stages[stage] |= result
@@ -137,7 +137,7 @@ def _make_document(options: ProfileOptions) -> dict[str, Any]:
         place: dict[str, Any] = {"gpus": count, "codec": options.codec}
         run = {"videos": options.videos, "epochs": options.epochs, **place}
         document["plan"] = plan_run(recipe, gpu, **run)
-        if data is not None:  # against the step of the planned GPUs, not of this machine
+        if data is not None:  # compared with the step on the planned GPUs, not on this machine
             speed = document["plan"]["step_clips_per_second"]
             clips = batch or DEFAULT_BATCH["cuda"]
             loading = time_loader(recipe, "pretrain", batch=clips, step_clips_per_second=speed)
@@ -184,7 +184,7 @@ def _format_loader(loader: Mapping[str, Any]) -> str:
     return f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers{waits}"
 
 
-# The rows of the table by their keys in the document of --json: the name, and the text of a value.
+# Table rows by key in the document of --json: the name of a row, and how to format its value.
 TABLE_ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "gmacs": ("GMACs forward (the papers' GFLOPs)", "{:.2f}".format),
     "gflops": ("GFLOPs forward (2 x GMACs)", "{:.2f}".format),
@@ -225,7 +225,7 @@ def _print_profile(document: Mapping[str, Any]) -> None:
             typer.echo(document[plan]["sentence"])
     columns = ("method", "stage", "GMACs", "GFLOPs", "everest / it")
     columns += ("parameters", "activations of a clip", "tokens")
-    rows = []  # one for each method and stage, with the first method's GMACs over its own
+    rows = []  # a row per method and stage, with the ratio of the first method's GMACs to this method's
     for method in document["compare"]:
         for name, stage in method["stages"].items():
             cells = {key: text_of(stage[key]) for key, (_, text_of) in TABLE_ROWS.items() if key in stage}

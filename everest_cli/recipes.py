@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from everest.suggest.folder import SuggestRequest
 
 Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest.suggest.rules.DEVICE_VALUES
-PRETRAIN_FILE: Final = "pretrain.csv"  # used without --pretrain, unless a training list is named
-TEMPLATES: Final = ("custom", "small")  # recipes for any videos
+PRETRAIN_FILE: Final = "pretrain.csv"  # read if neither --pretrain nor a training list is given
+TEMPLATES: Final = ("custom", "small")  # recipes that fit any videos
 
 app = typer.Typer(help="Recipes: list, show, copy, suggest.", no_args_is_help=True)
 
@@ -90,7 +90,7 @@ def suggest(
 
 
 def _list_next_commands(request: SuggestRequest, *, has_test: bool) -> list[str]:
-    """The commands that train by a suggested recipe, and evaluate the model."""
+    """Return the commands that train with a suggested recipe and evaluate the model."""
     run, file = f"runs/{shlex.quote(request.output.stem)}", shlex.quote(str(request.output))
     start = "none" if request.init is None else shlex.quote(request.init)
     commands = []

@@ -57,7 +57,7 @@ def _train(
     init: str | None = "none",
     decoder: DecoderStart | None = None,
 ) -> Path | None:
-    """Train a stage in each process; prints and returns the run folder, None for a dry run."""
+    """Train a stage in each process; print and return the run folder, or None for a dry run."""
     from everest.config.recipe import dump_recipe, recipe_for_run
 
     resumes_folder = options.resume not in ("auto", "never")
@@ -78,7 +78,7 @@ def _train(
     on_cpu = run_in_each_process(options.gpus, options.processes, check=check)
 
     from everest.engine.context import RunOptions
-    from everest.stages import run_stage  # here: in the processes that train
+    from everest.stages import run_stage  # imported here, in the processes that train
 
     run_options = RunOptions(
         stage=stage,
@@ -103,12 +103,12 @@ def _train(
 
 
 def _check_init(init: str, folder: Path | None, *, overwrite: bool) -> None:
-    """Check the weights of --init before processes start; files of everest by their header."""
+    """Check the weights of --init before processes start; of everest's files only the header is read."""
     from everest.checkpoints.init import check_init, find_init
     from everest.system.run_folder import RunFolder
 
     resumed = None if folder is None or overwrite else RunFolder(folder)
-    logging.disable(logging.WARNING)  # the main process shows what is chosen
+    logging.disable(logging.WARNING)  # the main process reports the chosen weights
     try:
         check_init(find_init(init, output=folder, overwrite=overwrite), resumed=resumed)
     finally:

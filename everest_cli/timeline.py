@@ -1,4 +1,4 @@
-"""`everest timeline`: classes over time, as bouts, files, scores and figures; options of all bouts."""
+"""`everest timeline`: classes over time, as bouts, files, scores and figures; options for bouts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """The options that turn probabilities of windows into bouts; by default as in the saved file."""
+    """The options that turn window probabilities into bouts; the default is the rules in the saved file."""
 
     background: float | None = option(
         "--background P", "Report no class where even the most probable is below P."
@@ -46,13 +46,13 @@ class RuleOptions:
     )
 
     def over(self, saved: BoutRules) -> BoutRules:
-        """The saved rules, changed by the options that were given."""
+        """Return the saved rules, changed by the given options."""
         return replace(saved, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineModel(o.ModelOptions):
-    """The model; saved timelines do not need it."""
+    """The options of the model, which saved timelines do not need."""
 
     checkpoint: str = option(
         "--checkpoint -c C", f"{o.CHECKPOINT_HELP} Not with a saved file.", "", show_default=False
@@ -61,7 +61,7 @@ class TimelineModel(o.ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class WindowOptions:
-    """The sliding window."""
+    """The options of the sliding window."""
 
     window: float | None = option(
         "--window SECONDS", "Length of a window [as trained by everest train, else a clip's span].", min=0.001
@@ -103,12 +103,12 @@ def timeline(
     bout_rules = rules.over(source.rules)
     bout_rules.check(source.classes.heads)
     outputs = files.plan_outputs(kind, source.names, source.classes.heads)
-    save_option = "--save" if files.save is not None else "saved timeline"  # written beside --output
+    save_option = "--save" if files.save is not None else "saved timeline"  # it is written beside --output
     paths = {"--output": [*outputs], save_option: [source.save], "--plot": [files.plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
     check_outputs(paths, inputs, overwrite=files.overwrite or source.may_replace)
     with display:
-        # Before anything is computed.
+        # Read before anything is computed.
         labeled = read_truth(truth, source.names, source.classes, people, display.report) if truth else None
         for text in source.errors:
             display.report(notice(text))
@@ -147,8 +147,8 @@ def _write_results(
     """Score and draw timelines, and write the files of --output.
 
     Returns:
-        The rows of `Timelines.to_rows` (none where only annotations are written), the scores, the document
-        of --json, and the files of --output.
+        The rows of `Timelines.to_rows` (none if only annotations are written), the scores, the document of
+        --json, and the files of --output.
     """
     from everest.inference.scores import score_timelines, write_bouts
 
@@ -173,10 +173,10 @@ def _write_results(
 def list_end_lines(
     timelines: Timelines, save: Path | None, plot: Path | None, group: str | None = None
 ) -> Iterator[str]:
-    """The names of the saved file and of the figure, and the command that draws windows to check.
+    """Yield the names of the saved file and the figure, and the command that draws windows to check.
 
     Args:
-        group: with which the model was trained; windows are drawn in each group if two or more fit in each.
+        group: the --group of training; windows are drawn per group if each can get two.
     """
     from everest.metrics.time_budget import choose_first_draw
 
@@ -189,7 +189,7 @@ def list_end_lines(
     if save is not None and len(heads) == 1 and heads[0].task != "regression":
         options = ["--timeline", str(save), "--output", str(save.with_name("checked.csv"))]
         number, seconds = choose_first_draw(timelines.extents)
-        with suppress(UserError):  # the pattern does not fit these names
+        with suppress(UserError):  # the pattern does not match these names
             num_groups = len(group_recordings(group, timelines.extents)) if group else 1
             if 1 < num_groups <= number // 2:
                 options += ["--group", str(group)]
@@ -198,7 +198,7 @@ def list_end_lines(
 
 
 def group_recordings(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
-    """The recordings of each group, by a value of --group."""
+    """Return the recordings of each group, for a value of --group."""
     from everest.lists.sample import Sample
     from everest.prepare.split import COLUMN_PREFIX, set_groups
     from everest.project.lists import SUBJECT
@@ -214,25 +214,25 @@ def group_recordings(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
 
 
 class TimelineSource(NamedTuple):
-    """Timelines, saved or to be computed, with what is known before any is computed."""
+    """Saved or future timelines, with the facts that are known before any timeline is computed."""
 
     classes: Classes
     names: Sequence[str]  # paths of the videos
-    inputs: Sequence[object]  # files that are read, besides files that options name
-    timelines: AbstractContextManager[Timelines | None]  # None in all processes but the main one
-    rules: BoutRules  # of a saved file, else none
-    errors: Sequence[str] = ()  # of videos that could not be read
-    save: Path | None = None  # the file to write the probabilities to
+    inputs: Sequence[object]  # files that are read, besides the files that options name
+    timelines: AbstractContextManager[Timelines | None]  # None except in the main process
+    rules: BoutRules  # rules of a saved file, else no rules
+    errors: Sequence[str] = ()  # errors of unreadable videos
+    save: Path | None = None  # file for the probabilities
     may_replace: bool = False  # see `LongJob`
-    group: str | None = None  # with which `everest train` divided the recordings
+    group: str | None = None  # --group by which `everest train` divided the recordings
 
 
 def _read_timelines(
     file: Path, windows: WindowOptions, files: TimelineFiles, model: TimelineModel
 ) -> TimelineSource:
-    """Saved timelines; videos that could not be read are reported again.
+    """Read saved timelines; report their unreadable videos again.
 
-    Refuses options that have no effect on saved timelines.
+    Options that have no effect on saved timelines are refused.
     """
     from everest.inference.timelines import Timelines
 
@@ -254,7 +254,7 @@ def _predict_timelines(
     model: TimelineModel,
     report: Report,
 ) -> TimelineSource:
-    """Timelines that a model will compute."""
+    """Prepare timelines that a model will compute."""
     from everest.checkpoints.load import find_run_weights
     from everest.inference.bouts import NO_RULES
     from everest.inference.timelines import compute_timelines, read_trained_group, timeline_job
@@ -266,7 +266,7 @@ def _predict_timelines(
     if not model.checkpoint:
         raise RecipeError("--checkpoint: missing; name a model, or give a saved timeline instead of videos")
     opened = model.open((1, 1))
-    classes = opened.classes  # also refuses an autoencoder, before the videos are listed
+    classes = opened.classes  # also refuses an autoencoder before videos are listed
     samples = find_samples(videos, root=model.data)
     if known := seen_in(opened.recipe.data, "train", samples):
         names = first_names([Path(sample.path).name for sample in known])
@@ -291,7 +291,7 @@ def _predict_timelines(
 
 
 def format_bouts(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of recordings, with a line for each bout, or for each window with predicted numbers."""
+    """Format a table of recordings, with a line per bout, or per window if numbers are predicted."""
     lines: list[str] = []
     for row in rows:
         lines.append(row["video"])
@@ -315,7 +315,7 @@ def format_bouts(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:
-    """The metrics of timelines in percent, and a line per class."""
+    """Format the metrics of timelines in percent, with a line per class."""
     titles = {"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"}
     titles |= {"edit": "edit score", "f1@10": "F1@10", "f1@25": "F1@25", "f1@50": "F1@50"}
     titles |= {"map@0.5": "mAP@0.5"}

@@ -23,7 +23,7 @@ LIST_NOTES = (
     "Tested with random weights of the same names and shapes, three small image encoders with real ones. "
     "Further image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
 )
-MOST_NAMES: Final = 20  # of classes that a report lists
+MOST_NAMES: Final = 20  # maximum number of class names that a report lists
 FATES: Final = {
     "missing": "not in the file, starting fresh",
     "unexpected": "left out, not part of the model",
@@ -103,7 +103,7 @@ class ConvertOptions:
 
     @property
     def hints(self) -> Hints:
-        """What the user knows about a checkpoint of another program."""
+        """The settings that the user knows about a checkpoint of another program."""
         from everest.converters.recognition import Hints
 
         counts: list[int] = []
@@ -145,7 +145,7 @@ def convert(
 
     path = locate_checkpoint(checkpoint, notify=say)
     if out is not None:
-        files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
+        files = path.iterdir() if path.is_dir() else ()  # a transformers checkpoint may have several files
         refuse_inputs(out, [*find_run_weights(path), *files, options.classes])
     is_timm = is_timm_name(checkpoint)
     hints_given = (options.family, options.frames, options.size, options.heads, options.classes)
@@ -177,7 +177,7 @@ def convert(
 
 
 def _list_lines(document: dict[str, Any]) -> Iterator[str]:
-    """Yield a line per known property; long lists of names by group."""
+    """Yield a line per known property; long lists of names are grouped."""
     from everest.converters.convert import group_names
 
     for name, value in document.items():
@@ -192,7 +192,7 @@ def _list_lines(document: dict[str, Any]) -> Iterator[str]:
             yield f"classes: {first_names(value, MOST_NAMES)}"
         elif name == "origin":
             files = []
-            while value:  # the file, what it started from, and so on
+            while value:  # the file, the weights it started from, and so on
                 license_name = f" (license {value['licence']})" if value.get("licence") else ""
                 files.append(f"{value.get('file') or value.get('family', 'unknown')}{license_name}")
                 value = value.get("origin")

@@ -1,4 +1,4 @@
-"""Recognizes a foreign checkpoint and converts it: checked weights under everest's names."""
+"""Recognizes a foreign checkpoint and converts it to checked weights under everest's names."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from everest.system.files import absolute_keeping_links
 from everest.system.weights import Weights, require_finite
 
 MOST_LISTED: Final = 4  # names that a message lists one by one
-FRESH_SEED: Final = 0  # of the tensors that a checkpoint lacks, with --partial
-# Where the programs have their encoder: under its name, or at the top. Some add a class token and learned
-# positions to its tokens.
+FRESH_SEED: Final = 0  # seed of the tensors that a checkpoint lacks, with --partial
+# Names of the encoder's tensors, under the encoder's name or at the top level. Some programs add a class
+# token and learned positions.
 ENCODER_NAME: Final = re.compile(
     r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\."
     r"|(cls_token|pos_embed_(spatial|temporal|class))$"
 )
-OPTIONAL_BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # of queries, keys that are turned, and values
+OPTIONAL_BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # biases of queries, rotated keys, and values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +37,20 @@ class Identity:
     metadata: ForeignMetadata
     spec: ModelSpec
     classes: tuple[str, ...] | None
-    zero: frozenset[str]  # our biases that the file's model does without, which is the same as zeros
-    missing: tuple[str, ...]  # our tensors that the file lacks, or has in another shape
+    zero: frozenset[str]  # our biases that the file's model lacks, which equals zeros
+    missing: tuple[str, ...]  # our tensors that the file lacks, or has in a different shape
     unexpected: tuple[str, ...]  # foreign tensors without a place in our model
-    stride: int | None  # of the clips that it was trained on, if the file states it
+    stride: int | None  # stride of the training clips, if the file states it
     notes: tuple[str, ...]
 
 
 def identify(foreign: ForeignCheckpoint, hints: Hints) -> Identity:
-    """Recognize a checkpoint by its names and shapes; of its weights only a position table is read."""
+    """Recognize a checkpoint by its names and shapes; the only weights read are a position table."""
     metadata = recognize(foreign, hints)
     spec = derive_model_spec(metadata)
     with torch.device("meta"):
         our_shapes = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
-    zero = set()  # biases of stacks that have none of them (transformers: qv_bias false)
+    zero = set()  # biases of stacks without any (transformers: qv_bias false)
     for stack in ("encoder.", "decoder."):
         biases = {key for key in our_shapes if key.startswith(stack) and key.endswith(OPTIONAL_BIASES)}
         if any(key.startswith(stack) for key in metadata.shapes) and biases.isdisjoint(metadata.shapes):
@@ -79,7 +79,7 @@ def identify(foreign: ForeignCheckpoint, hints: Hints) -> Identity:
 
 
 def _read_class_names(metadata: ForeignMetadata, spec: ModelSpec) -> tuple[str, ...] | None:
-    """Return transformers' names of the classes, unless they are its placeholders."""
+    """Return the class names that transformers stores, unless they are placeholders."""
     names = metadata.stored.get("id2label")
     if spec.num_classes is None or names is None:
         return None
@@ -96,7 +96,7 @@ def _read_class_names(metadata: ForeignMetadata, spec: ModelSpec) -> tuple[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """Our weights, converted from another program's, and what these were."""
+    """The converted weights, and the identity of the foreign checkpoint."""
 
     weights: Weights
     identity: Identity
@@ -108,8 +108,8 @@ def convert(
     """Map a checkpoint to our model.
 
     Args:
-        partial: take the tensors that fit; missing ones start fresh and unexpected ones are left out, unless
-            they are part of the encoder.
+        partial: take the tensors that fit; missing tensors start fresh and unexpected tensors are left out,
+            unless they are part of the encoder.
         classes: names of a classifier's classes, instead of those in the checkpoint.
     """
     identity = identify(foreign, hints)
@@ -121,7 +121,7 @@ def convert(
         if metadata.family.left_out and len(of_encoder) < len(unexpected):
             gaps += f" ({metadata.family.left_out})"
         fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
-        if of_encoder:  # once for a tensor that all blocks have
+        if of_encoder:  # names a tensor of all blocks once
             parts = sorted({shorten(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
             named = first_names(parts, MOST_LISTED)
             fix = f"its encoder would compute other features without {named}; take another checkpoint"
@@ -173,7 +173,7 @@ def _convert_tensors(identity: Identity) -> dict[str, Tensor]:
 
 
 def group_names(names: Collection[str]) -> list[str]:
-    """Return a few names as they are, and many as counts of the modules that they belong to."""
+    """Return a few names unchanged; many names become counts per module."""
     if len(names) <= MOST_LISTED:
         return [shorten(name) for name in sorted(names)]
     counts = sorted(Counter(name.partition(".")[0] for name in names).items())

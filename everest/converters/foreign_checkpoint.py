@@ -29,9 +29,9 @@ from everest.system.weights_header import FORMAT, open_safetensors, read_metadat
 
 CONFIG_FILE: Final = "config.json"
 MULTI_LABEL_PROBLEM: Final = "multi_label_classification"  # problem_type of transformers
-FRAME_SAMPLE_RATE: Final = "frame_sample_rate"  # the stride, as examples of transformers call it
+FRAME_SAMPLE_RATE: Final = "frame_sample_rate"  # name of the stride in examples of transformers
 PICKLED_WEIGHTS: Final = "pytorch_model.bin"
-WEIGHT_FILES: Final = (WEIGHTS_FILE, PICKLED_WEIGHTS)  # of transformers, the safe one first
+WEIGHT_FILES: Final = (WEIGHTS_FILE, PICKLED_WEIGHTS)  # files of transformers, the safe format first
 WEIGHT_SUFFIXES: Final = (".safetensors", *PICKLE_SUFFIXES)
 DEEPSPEED_WEIGHTS: Final = "mp_rank_00_model_states.pt"
 # Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
@@ -39,7 +39,7 @@ DEEPSPEED_WEIGHTS: Final = "mp_rank_00_model_states.pt"
 WEIGHT_KEYS: Final = ("model", "module", "state_dict", "model_state_dict", "model_state")
 # Prefixes of the names: DDP, torch.compile, model hubs, mmaction, MME's two trainers.
 NAME_PREFIXES = ("module.", "_orig_mod.", "encoder_q.encoder.model.", "encoder.model.", "model.", "backbone.")
-IMAGE_EMBEDDING: Final = "patch_embed.proj.weight"  # of an image model
+IMAGE_EMBEDDING: Final = "patch_embed.proj.weight"  # name in an image model
 EMBEDDINGS: Final = (IMAGE_EMBEDDING, "patch_embeddings.projection.weight")
 # Released programs save their command line and optimizer with the weights: a Namespace with paths, and
 # learning rates that are numpy scalars.
@@ -47,7 +47,7 @@ HARMLESS_CLASSES: Final = (
     "argparse.Namespace",
     *(
         f"{module}.{name}"
-        for module in ("pathlib", "pathlib._local")  # the second of Python 3.13
+        for module in ("pathlib", "pathlib._local")  # pathlib._local: Python 3.13
         for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
     ),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -59,19 +59,19 @@ HARMLESS_CLASSES: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignCheckpoint:
-    """A checkpoint of another program. The names have no prefixes of wrappers around the model."""
+    """A checkpoint of another program. Its names have no prefixes of wrappers around the model."""
 
     path: Path
     tensors: Mapping[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)  # transformers' config.json
     preprocessor: dict[str, Any] = field(default_factory=dict)  # transformers' preprocessor_config.json
     args: dict[str, Any] = field(default_factory=dict)  # the command line that a released program saved
-    licence: str | None = None  # of the README next to it
+    licence: str | None = None  # license in the README next to the checkpoint
     notes: tuple[str, ...] = ()
 
 
 def locate_checkpoint(name: str, *, notify: Notify) -> Path:
-    """Return the file or folder with this name; one of the hub is fetched, and `notify` gets its license."""
+    """Return the file or folder of a checkpoint; if it is on the hub, fetch it and notify of its license."""
     return fetch(name, notify=notify) if name.startswith(HUB_PREFIX) else Path(name)
 
 
@@ -87,7 +87,7 @@ def find_everest_file(path: Path) -> Path | None:
 
 
 def image_weights_error(path: Path) -> CheckpointError:
-    """The error for a file of an image model that is named without its model."""
+    """Return the error for a file of an image model that is given without the name of the model."""
     return CheckpointError(f"{path}: weights of an image model; name them timm:NAME={path}, NAME as in timm")
 
 
@@ -120,7 +120,7 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
     tensors = strip_wrappers(stored)
     family = FAMILIES.get(find_family(tensors) or "")
     contents: dict[str, dict[str, Any]] = {}
-    if family is not None and family.eps is not None:  # else the files next to it may be of another one
+    if family is not None and family.eps is not None:  # else nearby files may belong to another model
         preprocessor = next((name for name in PREPROCESSORS if (folder / name).is_file()), PREPROCESSORS[0])
         for key, json_file in (("config", folder / CONFIG_FILE), ("preprocessor", folder / preprocessor)):
             if not json_file.is_file():
@@ -156,7 +156,7 @@ def _read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]
 
 
 class IgnoredObject:
-    """Replaces an object of the training program: it holds the state and runs no code of it."""
+    """A stand-in for an object of the training program, which holds the object's state and runs no code."""
 
     def __init__(self, *state: Any) -> None:
         self.state: Any = state
@@ -173,11 +173,11 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
     ignored: list[Any] = [(IgnoredObject, name) for name in HARMLESS_CLASSES]
     try:
         with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the format; a file that it does not understand is an error
+            warnings.simplefilter("ignore")  # warnings about the format; unreadable files raise
             is_zip = zipfile.is_zipfile(file)
             content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:  # a damaged pickle can end in nearly any error
-        if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the content
+    except Exception as error:  # a damaged pickle can raise nearly any error
+        if isinstance(error, OSError) and error.filename is not None:  # the disk failed, not the content
             raise
         problem = "not a checkpoint that torch wrote, or a damaged one; download or copy it again"
         if isinstance(error, pickle.UnpicklingError) and (code := re.search(r"GLOBAL ([\w.]+)", str(error))):
@@ -212,7 +212,7 @@ def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
 
 
 def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under names without the prefixes of DDP, compilers and hubs."""
+    """Remove the prefixes of DDP, compilers and hubs from the names of tensors."""
     renamed = dict(tensors)
     while embeddings := [name for name in renamed if name.endswith(EMBEDDINGS)]:
         embedding = min(embeddings, key=len)
@@ -220,7 +220,7 @@ def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if prefix is None:
             break
         shorter = {name.removeprefix(prefix): tensor for name, tensor in renamed.items()}
-        if len(shorter) < len(renamed):  # two would become one
+        if len(shorter) < len(renamed):  # two names would become one
             break
         renamed = shorter
     return renamed

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, TypeAdapter, with_config
-from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
+from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict on Python 3.11
 
 from everest.errors import shorten
 from everest.models.clip_spec import ModelSpec
@@ -15,10 +15,10 @@ from everest.system.text import validate
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics
 
 PREPROCESSOR_FILE: Final = "preprocessor_config.json"
-PREPROCESSORS: Final = ("video_preprocessor_config.json", PREPROCESSOR_FILE)  # the first one is read
-BILINEAR: Final = 2  # PIL's number, which transformers writes
+PREPROCESSORS: Final = ("video_preprocessor_config.json", PREPROCESSOR_FILE)  # the first that exists is read
+BILINEAR: Final = 2  # PIL's number for bilinear, which transformers writes
 BYTE_MAX: Final = 255  # the largest value of a pixel before it is rescaled
-ROUNDING: Final = 1e-5  # relative; files may have 1 / 255 with few digits
+ROUNDING: Final = 1e-5  # relative tolerance; files may store 1 / 255 with few digits
 
 
 def preprocessor(spec: ModelSpec) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class PreprocessorSettings(TypedDict, total=False):
 def read_pixel_statistics(content: Mapping[str, Any]) -> PixelStatistics:
     """Return the mean and std by which a preprocessor normalizes frames, for pixels in [0, 1].
 
-    It computes (byte * rescale_factor - mean) / std. Without a preprocessor they are ImageNet's.
+    A preprocessor computes (byte * rescale_factor - mean) / std. Without one, the values are ImageNet's.
     """
     unused = [] if content.get("do_rescale", True) else ["rescale_factor"]
     unused += [] if content.get("do_normalize", True) else ["image_mean", "image_std"]
@@ -78,7 +78,7 @@ def read_pixel_statistics(content: Mapping[str, Any]) -> PixelStatistics:
 
 
 def compare_preprocessor(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[str]:
-    """Yield where a preprocessor prepares other frames than everest for clips of `size` (height, width)."""
+    """Yield where the frames of a preprocessor differ from everest's, for clips of `size` (height, width)."""
     if not content:
         return
     is_normalized = content.get("do_normalize") is not False

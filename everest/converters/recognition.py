@@ -9,7 +9,7 @@ from math import isqrt
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BeforeValidator, Field, TypeAdapter, with_config
-from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
+from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict on Python 3.11
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.config.model_settings import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
@@ -30,10 +30,10 @@ from everest.models.vit import Architecture, Norms
 from everest.system.text import validate
 from everest.system.weights_header import TransformerKind
 
-V_JEPA_CONFIG: Final = {"model_type": "vjepa2", "rope_theta": ROTARY_BASE, "use_rope": True}  # where stated
-LAST_NORM_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
-COMPUTED_POSITIONS: Final[tuple[Positions, ...]] = ("separable", "flat")  # a table is compared in this order
-TABLE_TOLERANCE: Final = 1e-3  # stored tables may be in half precision; learned ones differ by more
+V_JEPA_CONFIG: Final = {"model_type": "vjepa2", "rope_theta": ROTARY_BASE, "use_rope": True}  # if stated
+LAST_NORM_EPS: Final = 1e-5  # eps of the last norm in transformers' VideoMAE
+COMPUTED_POSITIONS: Final[tuple[Positions, ...]] = ("separable", "flat")  # order of comparison with a table
+TABLE_TOLERANCE: Final = 1e-3  # tables may be stored in half precision; learned tables differ by more
 EMBEDDING_WEIGHT: Final = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 CLASS_TOKEN: Final = "encoder.class_token"
 FIRST_MLP_WEIGHT: Final = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
@@ -42,17 +42,17 @@ CLIP_FIX: Final = "set --frames and --size of its training"
 
 @dataclass(frozen=True, kw_only=True)
 class Hints:
-    """Settings from the user that a file may not contain; None: as in the file, or as released."""
+    """Settings from the user that a file may lack; None: the value in the file, or of the released model."""
 
-    family: str | None = None  # of everest.converters.translation.ALIASES
+    family: str | None = None  # a name in everest.converters.translation.ALIASES
     frames: int | None = None
-    size: int | tuple[int, int] | None = None  # (height, width) of one that is not square
+    size: int | tuple[int, int] | None = None  # side, or (height, width)
     heads: int | None = None
     decoder_heads: int | None = None
 
 
 def _pair(value: object) -> object:
-    """(height, width) of a size, which may be the side of a square."""
+    """Return (height, width) of a size, which may be the side of a square."""
     return tuple(value) if isinstance(value, list | tuple) else (value, value)
 
 
@@ -62,7 +62,7 @@ Label = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 @with_config(extra="allow", strict=True)
 class StoredSettings(TypedDict, total=False):
-    """What is used of transformers' config.json or of a saved command line; other keys may be there."""
+    """The keys that are used of transformers' config.json or a saved command line; other keys are ignored."""
 
     num_frames: Count
     frames_per_clip: Count
@@ -85,16 +85,16 @@ class ForeignMetadata:
 
     foreign: ForeignCheckpoint
     hints: Hints
-    family: Family  # of its parameters
-    program: str  # of FAMILIES or, among those with the same names, of ALIASES
-    positions: Positions  # of the program, where the file stores no table
+    family: Family  # the family of its parameter names
+    program: str  # a key of FAMILIES or, if programs share parameter names, of ALIASES
+    positions: Positions  # the program's positions, if the file stores no table
     translation: Translation
-    shapes: Mapping[str, tuple[int, ...]]  # by our names; () of parts that cannot be stacked
-    stored: dict[str, Any]  # config.json or the saved command line, with the hints; see `StoredSettings`
+    shapes: Mapping[str, tuple[int, ...]]  # shapes by our names; () if the parts cannot be stacked
+    stored: dict[str, Any]  # config.json or saved command line, updated by the hints (`StoredSettings`)
 
     @property
     def kind(self) -> TransformerKind:
-        """The kind of everest's model (everest.system.weights_header)."""
+        """The kind of the converted model (everest.system.weights_header)."""
         if "head.weight" in self.shapes:
             return "classifier"
         return "pretrain" if self.depth("decoder") else "encoder"
@@ -114,7 +114,7 @@ class ForeignMetadata:
 
 
 def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignMetadata:
-    """Find the program of a checkpoint and our names of its tensors; check the settings stored with it."""
+    """Find the program of a checkpoint and our names for its tensors; check the settings stored with it."""
     names = foreign.tensors.keys()
     family_name = find_family(names)
     if family_name is None:
@@ -140,7 +140,7 @@ def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignMetadata:
     hinted |= {"num_attention_heads": hints.heads, "decoder_num_attention_heads": hints.decoder_heads}
     settings = (*(foreign.args | foreign.config).items(), *hinted.items())
     stored = {key: value for key, value in settings if value is not None}
-    if "head.weight" not in shapes:  # names of classes of another model
+    if "head.weight" not in shapes:  # the class names belong to another model
         stored.pop("id2label", None)
     try:
         stored = {**validate(TypeAdapter(StoredSettings), stored)}
@@ -160,7 +160,7 @@ def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignMetadata:
 
 
 def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
-    """Return the model that the parameters of the checkpoint fit; CheckpointError: none computes the same."""
+    """Return the spec of the model that computes the same as the checkpoint; CheckpointError if none does."""
     embedding = metadata.shapes.get(EMBEDDING_WEIGHT, ())
     if len(embedding) == 4 and metadata.family is FAMILIES["videomae"]:
         raise image_weights_error(metadata.foreign.path)
@@ -182,7 +182,7 @@ def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
         config, hints = metadata.foreign.config, metadata.hints
         options = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
         missing = [option for option, value in options.items() if value is None]
-        if not config and missing:  # no shape shows them
+        if not config and missing:  # shapes do not show these settings
             needed = " and ".join(missing)
             raise metadata.error(f"no config.json next to it, which has its clip and heads; set {needed}")
         for name, value in config.items():
@@ -194,14 +194,14 @@ def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
         raise metadata.error("it classifies without a class token, by a mean that leaves out the first token")
     tubelet = (embedding[2], embedding[3], embedding[4])
     frames, size, grid = _derive_clip(metadata, tubelet)
-    try:  # without a preprocessor ImageNet's, as in all released programs
+    try:  # without a preprocessor: ImageNet's values, as in all released programs
         pixels = read_pixel_statistics(metadata.foreign.preprocessor)
     except ValueError as error:
         raise metadata.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
     norms, eps = Norms(), metadata.stored.get("layer_norm_eps", metadata.family.eps)
     if metadata.program == "vjepa2":
         norms = Norms(eps=eps, last_eps=eps)
-    elif metadata.family.eps is not None:  # VideoMAE: no norm after the encoder where tokens are averaged
+    elif metadata.family.eps is not None:  # VideoMAE: with averaged tokens, no norm after the encoder
         after_encoder = metadata.kind == "classifier" or "encoder.norm.weight" in metadata.shapes
         norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=LAST_NORM_EPS)
     model = _derive_settings(metadata, tubelet, grid)
@@ -214,7 +214,7 @@ def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
 
 
 def _derive_clip(metadata: ForeignMetadata, tubelet: Tubelet) -> tuple[int, tuple[int, int], TokenGrid]:
-    """Return the frames, (height, width) and tokens of a clip: of the user, of the file, or as released."""
+    """Return frames, (height, width) and tokens of a clip: from the user, the file, or the released model."""
     (frames_key, size_key), (released_frames, released_side) = metadata.family.clip_keys, metadata.family.clip
     learned = (metadata.shapes.get(f"encoder.{name}", ()) for name in (TEMPORAL, SPATIAL))  # (1, N, D)
     slices, places = (shape[1] if len(shape) == 3 else None for shape in learned)
@@ -236,15 +236,15 @@ def _derive_clip(metadata: ForeignMetadata, tubelet: Tubelet) -> tuple[int, tupl
 
 
 def _derive_settings(metadata: ForeignMetadata, tubelet: Tubelet, grid: TokenGrid) -> ModelSettings:
-    """Return the sizes, and our position table that equals the stored one; else the program's."""
+    """Return the sizes, and the positions whose table equals the stored table; else the program's."""
     width, decoder_depth = metadata.shapes[EMBEDDING_WEIGHT][0], metadata.depth("decoder")
     sizes = {"width": width, "depth": metadata.depth("encoder"), "heads": _derive_heads(metadata, width)}
     if decoder_depth:
         default = (BACKBONES[backbone_of(width)].decoder_width,)
         width = metadata.shapes.get("decoder.norm.weight", default)[0]
         sizes |= {"decoder_width": width, "decoder_heads": _derive_heads(metadata, width, "decoder_")}
-    # The norm of a classifier comes after the average, or before the first token is taken; ST-MAE's one norm
-    # comes after the average.
+    # The norm of a classifier comes after the average, or before the first token is taken; ST-MAE's single
+    # norm comes after the average.
     norm = metadata.translation.sources.get("norm.weight", ("fc_norm.weight",))[0]
     return ModelSettings(
         **backbone_settings(**sizes, mlp=metadata.shapes.get(FIRST_MLP_WEIGHT, (None,))[0]),
@@ -257,7 +257,7 @@ def _derive_settings(metadata: ForeignMetadata, tubelet: Tubelet, grid: TokenGri
 
 
 def _derive_heads(metadata: ForeignMetadata, width: int, stack: Literal["", "decoder_"] = "") -> int:
-    """Return the attention heads of a stack, which no shape shows: the user's, the file's, or as released."""
+    """Return the attention heads of a stack, which no shape shows: from user, file, or released model."""
     heads = metadata.stored.get(f"{stack}num_attention_heads")
     for size in BACKBONES.values():
         if getattr(size, f"{stack}width") == width:
@@ -288,9 +288,9 @@ def _derive_positions(metadata: ForeignMetadata, grid: TokenGrid) -> Positions:
 
 
 def _derive_spec(metadata: ForeignMetadata, architecture: Architecture) -> ModelSpec:
-    """Return the spec of the checkpoint's stage: its settings as saved, else as released."""
+    """Return the spec of the checkpoint's stage, by its saved settings, else those of the released model."""
     stored, left = metadata.stored, {}
-    for name in ("mcm_ratio", "mask_ratio"):  # shares of tokens removed
+    for name in ("mcm_ratio", "mask_ratio"):  # shares of tokens that are removed
         share = stored.get(name)
         if isinstance(share, float) and 0 < share < 1:
             left[name] = round(1 - share, 6)
@@ -298,7 +298,7 @@ def _derive_spec(metadata: ForeignMetadata, architecture: Architecture) -> Model
     if metadata.kind == "classifier":
         outputs, problem = metadata.shapes["head.weight"][0], stored.get("problem_type")
         head = Head(task=MULTI_LABEL if problem == MULTI_LABEL_PROBLEM else "single-label", outputs=outputs)
-        # Without a type, a single output is a number, as in transformers.
+        # Without a problem type, a single output is a number, as in transformers.
         if problem == "regression" or (problem is None and outputs == 1):
             head = Head(task="regression", outputs=outputs)
         everest = RedundancyRobust(keep_ratio=kept or 0.6, visible_ratio=None)

@@ -1,7 +1,7 @@
-"""Image models of timm, `timm:NAME`, as encoders of single frames.
+"""Converts image models of timm, `timm:NAME`, to encoders of single frames.
 
 The encoder is a ViT with the parts of CLIP, SigLIP, DINOv2, DINOv3, EVA-02 and PE (docs/starting.md). A run
-that starts from it inflates its embedding over time.
+that starts from it inflates the embedding over time.
 
 D width, E channels of a head, F width of the MLP, P prefix tokens, p q rows and columns of a patch.
 """
@@ -49,9 +49,9 @@ ARCHITECTURES: Final = (VisionTransformer, VisionTransformerDistilled, Eva)
 GELU_KINDS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
 # Modules of a block that have the same names in everest. Not all models have a norm in their MLP.
 SAME_NAMES: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
-# Of a classifier, or of pre-training: an encoder has none of these.
+# Prefixes of a classifier's or of pre-training's tensors, which an encoder does not have.
 HEAD_PREFIXES: Final = ("head.", "head_dist.", "mask_token")
-FRAMES_OF_IMAGES: Final[ClipSettings] = {"stride": 1, "sampling": "spread"}  # over a video; our choice
+FRAMES_OF_IMAGES: Final[ClipSettings] = {"stride": 1, "sampling": "spread"}  # over the video; our choice
 # Names of LayerScale, which multiplies the outputs of a module.
 SCALE_NAMES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}
 
@@ -59,7 +59,7 @@ SCALE_NAMES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.ga
 def open_image_weights(name: str) -> Weights:
     """Read the weights of `timm:NAME`, from the hub or its cache, as an encoder of single frames.
 
-    Those of `timm:NAME=FILE` are read from a file with timm's names.
+    The weights of `timm:NAME=FILE` are read from a file with timm's names.
     """
     model_name, file = split_timm(name)
     config = _find_config(model_name, source=name, needs_weights=file is None)
@@ -70,7 +70,7 @@ def open_image_weights(name: str) -> Weights:
         file = _fetch_weights(config, source=name)
         licence = read_license(file.parent) or licence
         warn_on_main_once(f"{name}: license {licence or 'not stated'}, revision {file.parent.name[:12]}")
-        # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
+        # timm below 1.0.31 keeps the custom_load of the model's entry, and reads the file as .npz.
         overlay = {"file": str(file), "custom_load": False}
         model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
     else:
@@ -90,7 +90,7 @@ def open_image_weights(name: str) -> Weights:
 
 
 def _find_config(model_name: str, *, source: str, needs_weights: bool) -> PretrainedCfg:
-    """timm's metadata of a model's weights; RecipeError without them, or if they must be on the hub."""
+    """Return timm's metadata of weights; RecipeError if none exist, or none on the hub if needed."""
     if not timm.is_model(model_name):
         names = [name for name in timm.list_pretrained() if model_name and name.startswith(model_name)]
         similar = f"; it has {first_names(names)}" if names else did_you_mean(model_name, timm.list_models())
@@ -106,7 +106,7 @@ def _find_config(model_name: str, *, source: str, needs_weights: bool) -> Pretra
 
 
 def _fetch_weights(config: PretrainedCfg, *, source: str) -> Path:
-    """The file of a model's weights, from the hub or its cache."""
+    """Return the file of a model's weights, from the hub or its cache."""
     try:
         folder = fetch(f"{HUB}{config.hf_hub_id}", notify=lambda text: None)  # the caller states the license
     except HubUnreachable as error:
@@ -131,7 +131,7 @@ def require_supported(model: nn.Module, *, source: str) -> ImageModel:
 
 
 def find_unsupported_parts(model: nn.Module) -> Iterator[str]:
-    """Yield the parts of an image model that an encoder of everest does not have; of blocks repeatedly."""
+    """Yield the parts of an image model that everest's encoder lacks; parts of blocks may be repeated."""
     if type(model) not in ARCHITECTURES:
         yield f"the architecture {type(model).__name__}"
         return
@@ -170,7 +170,7 @@ def find_unsupported_parts(model: nn.Module) -> Iterator[str]:
 
 
 def find_mlp_kind(mlp: nn.Module) -> MlpKind | None:
-    """The kind of an MLP of timm; None: everest has no such MLP."""
+    """Return the kind of an MLP of timm; None if everest has no such MLP."""
     if type(mlp) is Mlp:
         return "plain" if type(mlp.act) in GELU_KINDS and isinstance(mlp.norm, nn.Identity) else None
     gated = type(mlp) is SwiGLU or (isinstance(mlp, GluMlp) and type(mlp) is GluMlp and not mlp.gate_last)
@@ -182,7 +182,7 @@ def find_mlp_kind(mlp: nn.Module) -> MlpKind | None:
 
 
 def find_rotary(model: ImageModel) -> Rotary | None:
-    """The setting `model.rotary` of an image model; None: everest has no such positions."""
+    """Return the setting `model.rotary` of an image model; None if everest has no such positions."""
     rope = getattr(model, "rope", None)
     if rope is None:
         return "none"
@@ -192,7 +192,7 @@ def find_rotary(model: ImageModel) -> Rotary | None:
         return "dinov3" if is_default and not rope.grid_offset else None
     if not isinstance(rope, RotaryEmbeddingCat) or rope.in_pixels:
         return None
-    extent, first = set(rope.ref_feat_shape or ()), rope.grid_offset  # of a square
+    extent, first = set(rope.ref_feat_shape or ()), rope.grid_offset  # for a square
     if rope.temperature == LOWER_ROTARY_BASE and not extent and not first:
         return "rope-vit"
     if rope.temperature != ROTARY_BASE or len(extent) != 1 or first not in (0, 1):
@@ -210,11 +210,11 @@ def convert_image_model(
 ) -> Weights:
     """Convert an image model of timm to an encoder of single frames.
 
-    LayerScale becomes part of the matrices before it. The normalization of the model's pixels becomes part of
-    its embedding, which then expects ImageNet's. A key bias has an effect only where keys are turned.
+    LayerScale is merged into the matrices before it. The normalization of the model's pixels is merged into
+    the embedding, which then expects ImageNet's normalization. A key bias matters only if keys are rotated.
 
     Args:
-        mean, std: of the pixels that the model was trained on.
+        mean, std: statistics of the pixels that the model was trained on.
     """
     plain = require_supported(model, source=source)
     norm = plain.norm if isinstance(plain.norm, nn.LayerNorm) else plain.fc_norm
@@ -222,7 +222,7 @@ def convert_image_model(
     rows, columns = (n * side for n, side in zip(embed.grid_size, embed.patch_size, strict=True))
     spec = EncoderSpec(
         frames=1,
-        size=(rows, columns),  # timm leaves out pixels that fill no patch
+        size=(rows, columns),  # timm drops pixels that do not fill a patch
         model=_derive_settings(plain, block),
         selection=AllTokens(),
         norms=Norms(after_encoder=isinstance(norm, nn.LayerNorm), eps=cast(nn.LayerNorm, block.norm1).eps),
@@ -279,14 +279,14 @@ def _derive_settings(model: ImageModel, block: Block) -> ModelSettings:
 
 
 def _convert_positions(model: ImageModel) -> dict[str, Tensor]:
-    """The positions of places, and the learned tokens; there is one slice, whose position is zero.
+    """Return the positions of places, and the learned tokens; the position of the only slice is zero.
 
-    Registers, and DeiT's distillation token, get their position added: here they have none. Of a model
-    whose positions are rotary only, all positions are zero.
+    The positions of registers and of DeiT's distillation token are added to these tokens, as everest has no
+    such positions. If a model has only rotary positions, all learned positions are zero.
     """
     token, prefix, positions = model.cls_token, model.num_prefix_tokens, model.pos_embed  # (1, [P +] h*w, D)
     weight = model.patch_embed.proj.weight
-    added = weight.new_zeros(1, prefix, model.embed_dim)  # to the tokens before the places
+    added = weight.new_zeros(1, prefix, model.embed_dim)  # added to the tokens before the places
     places = weight.new_zeros(1, model.patch_embed.num_patches, model.embed_dim)
     if isinstance(positions, Tensor) and model.no_embed_class:
         places = positions
@@ -310,11 +310,11 @@ def _convert_block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator
         biases = [_get_bias(tensors, f"attn.{letter}_proj") for letter in "qkv"]
     biases = [tensors.get(f"attn.{letter}_bias", bias) for letter, bias in zip("qkv", biases, strict=True)]
     if find_rotary(model) != "none":
-        # `RotaryPositions` turns channels 2i and 2i + 1 of a head as a point, DINOv3 i and i + E / 2; PE
-        # has the columns before the rows. The scores of queries and keys do not change.
+        # `RotaryPositions` rotates channels 2i and 2i + 1 of a head as a point, DINOv3 i and i + E / 2; PE
+        # has columns before rows. Reordering does not change the scores of queries and keys.
         attention = cast(Attention, cast(Block, model.blocks[0]).attn)
         by_columns = cast(RotaryEmbeddingCat, getattr(model, "rope", None)).grid_indexing == "xy"
-        for parts, number in product((weights, biases), (0, 1)):  # of queries and keys
+        for parts, number in product((weights, biases), (0, 1)):  # queries and keys
             by_head = parts[number].unflatten(0, (attention.num_heads, -1))  # (heads, E, ...)
             if getattr(attention, "rotate_half", False):
                 by_head = by_head.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
@@ -325,7 +325,7 @@ def _convert_block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator
     yield "attn.qkv.weight", torch.cat(weights)
     yield "attn.q_bias", biases[0]
     yield "attn.v_bias", biases[2]
-    first = ("mlp.fc1",) if "mlp.fc1.weight" in tensors else ("mlp.fc1_g", "mlp.fc1_x")  # of gate and value
+    first = ("mlp.fc1",) if "mlp.fc1.weight" in tensors else ("mlp.fc1_g", "mlp.fc1_x")  # gate and value
     yield "mlp.fc1.weight", torch.cat([tensors[f"{name}.weight"] for name in first])
     yield "mlp.fc1.bias", torch.cat([_get_bias(tensors, name) for name in first])
     for module in SAME_NAMES:
@@ -338,6 +338,6 @@ def _convert_block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator
 
 
 def _get_bias(tensors: Mapping[str, Tensor], module: str) -> Tensor:
-    """The bias of a layer; zeros if it has none."""
+    """Return the bias of a layer; zeros if it has none."""
     weight = tensors[f"{module}.weight"]
     return tensors.get(f"{module}.bias", weight.new_zeros(weight.size(0)))

@@ -1,6 +1,6 @@
-"""The programs whose checkpoints everest reads: our names of their parameters, and their released values.
+"""The programs whose checkpoints everest reads: our names for their parameters, and their released values.
 
-The names are those of released weights. To add a program, write its rules and add it to `FAMILIES`.
+The rules are for the names in released weights. To add a program, write its rules and add it to `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from everest.models.positions import SPATIAL, TEMPORAL
 NO_EFFECT: Final = "without effect on our model"
 POSITION_TABLES: Final = ("pos_embed", "encoder.pos_embed")  # stored by the programs, computed by everest
 
-# Patterns of foreign names, and our name of their matches, or NO_EFFECT. The first rule that matches counts.
-# Matrices of queries, keys and values are stacked: |q, |k and |v of one name.
+# Patterns of foreign names, and our name for their matches, or NO_EFFECT. The first matching rule counts.
+# Matrices of queries, keys and values, marked |q, |k and |v after one name, are stacked.
 Rules = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Translation:
-    """The fate of each foreign tensor."""
+    """Where each foreign tensor goes."""
 
-    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)  # our name to the foreign ones: q, k, v
-    without_effect: list[str] = field(default_factory=list)  # on our model
-    unexpected: list[str] = field(default_factory=list)  # our model has no place for these
+    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)  # our name: foreign names, q, k, v
+    without_effect: list[str] = field(default_factory=list)  # tensors without effect on our model
+    unexpected: list[str] = field(default_factory=list)  # tensors without a place in our model
     table: str | None = None  # a stored position table of the encoder
 
 
@@ -37,21 +37,21 @@ class Family:
     """Checkpoints with the same parameter names."""
 
     title: str
-    marker: str  # a pattern of names that only its checkpoints have, or those of families before it
+    marker: str  # a pattern of names that only this family and earlier families have
     rules: Callable[[Collection[str]], Rules]
-    positions: Positions = "flat"  # where the file stores no table
-    kind: Literal["pretrain", "encoder"] = "pretrain"  # of our weights, if the checkpoint has no classifier
+    positions: Positions = "flat"  # positions if the file stores no table
+    kind: Literal["pretrain", "encoder"] = "pretrain"  # kind of our weights, unless it is a classifier
     clip: tuple[int, int] = (16, 224)  # frames and pixels of the released weights
-    clip_keys: tuple[str, str] = ("num_frames", "input_size")  # of the two in the stored settings
-    # Of transformers' norms if config.json states none; None: files of transformers do not describe these.
+    clip_keys: tuple[str, str] = ("num_frames", "input_size")  # keys of both in the stored settings
+    # Eps of transformers' norms if config.json states none; None: no files of transformers describe them.
     eps: float | None = None
     left_out: str | None = None  # why tensors have no place in our model
 
     def translate(self, names: Collection[str]) -> Translation:
-        """Find the fate of each tensor by its name."""
+        """Find where each tensor goes, by its name."""
         translation = Translation(table=next((name for name in POSITION_TABLES if name in names), None))
         rules = self.rules(names)
-        parts: dict[str, dict[str, str]] = defaultdict(dict)  # our name: "" or q, k, v: the foreign name
+        parts: dict[str, dict[str, str]] = defaultdict(dict)  # our name: {"" or q, k, v: foreign name}
         for name in names:
             target = _rename(name, rules)
             our_name, _, matrix = (target or "").partition("|")
@@ -59,7 +59,7 @@ class Family:
                 translation.without_effect.append(name)
             elif target is not None and matrix not in parts[our_name] and name != translation.table:
                 parts[our_name][matrix] = name
-            elif name != translation.table:  # no place, or a second name for one of our tensors
+            elif name != translation.table:  # no place in our model, or a second name for one of its tensors
                 translation.unexpected.append(name)
         for our_name, foreign in parts.items():
             if "" in foreign:
@@ -71,7 +71,7 @@ class Family:
 
 
 def _rename(name: str, rules: Rules) -> str | None:
-    """The target of the first rule that matches a name; None if none does."""
+    """Return the target of the first rule that matches a name; None if no rule matches."""
     matches = ((re.fullmatch(pattern, name), target) for pattern, target in rules)
     return next((match.expand(target) for match, target in matches if match), None)
 
@@ -103,13 +103,13 @@ _FIRST_TOKEN: Rules = [(r"norm\.(.+)", r"norm.\1")]  # the norm of a classifier 
 
 
 def translate_name(official: str, kind: Literal["pretrain", "classifier"]) -> str:
-    """Return our name of a parameter in the released programs of EVEREST and VideoMAE."""
+    """Return our name for a parameter of the released programs of EVEREST and VideoMAE."""
     rules = _PRETRAINING if kind == "pretrain" else _CLASSIFIER + _FIRST_TOKEN
     return _rename(official, rules) or official
 
 
 def _released_rules(names: Collection[str]) -> Rules:
-    """The encoder is under `encoder.` or, in classifiers, at the top."""
+    """Return the rules for an encoder under `encoder.` or, in classifiers, at the top level."""
     if _any_starts(names, "encoder."):
         return _NO_EFFECT_RULES + _PRETRAINING
     if not _any_starts(names, "head.", "fc."):
@@ -127,7 +127,7 @@ _ST_MAE: Rules = [
     (r"(blocks\.\d+\.attn)\.([qv])\.bias", r"encoder.\1.\2_bias"),
     (r"(blocks\.\d+\.attn)\.([qkv])\.weight", r"encoder.\1.qkv.weight|\2"),
     (r"head\.projection\.(weight|bias)", r"head.\1"),  # PySlowFast, which trained the released models
-]  # its decoder has parts that ours lacks
+]  # the decoder of ST-MAE has parts that ours lacks
 
 
 # --- VideoMAE and V-JEPA 2 of transformers: separate queries, keys and values
@@ -135,7 +135,7 @@ _ST_MAE: Rules = [
 _LAYER: Final = r"(?:videomae\.)?(encoder|decoder)\.(?:decoder_layers|layer)\.(\d+)\."
 _BLOCK: Final = r"\1.blocks.\2."
 _VIDEOMAE: Rules = [
-    # Older versions keep the biases outside of the matrices' modules, as q_bias and v_bias.
+    # Older versions keep the biases outside the modules of the matrices, as q_bias and v_bias.
     (rf"{_LAYER}attention\.attention\.(key\.bias|k_bias)", NO_EFFECT),
     (rf"{_LAYER}attention\.attention\.([qv])(uery\.|alue\.|_)bias", rf"{_BLOCK}attn.\3_bias"),
     (rf"{_LAYER}attention\.attention\.([qkv])(uery|ey|alue)\.weight", rf"{_BLOCK}attn.qkv.weight|\3"),
@@ -152,7 +152,7 @@ _VIDEOMAE: Rules = [
 
 
 def _transformers_rules(names: Collection[str]) -> Rules:
-    """The classifier has one of two norms."""
+    """Return the rules for a classifier with either of two norms."""
     norm = "norm" if _any_starts(names, "classifier.") else "encoder.norm"
     last: Rules = [(r"(?:videomae\.)?layernorm\.(.+)", rf"{norm}.\1")]
     return _VIDEOMAE + ([] if "fc_norm.weight" in names else last)
@@ -161,8 +161,8 @@ def _transformers_rules(names: Collection[str]) -> Rules:
 _V_JEPA_LAYER: Final = r"(?:vjepa2\.)?encoder\.layer\.(\d+)\."
 _V_JEPA_BLOCK: Final = r"encoder.blocks.\1."
 _V_JEPA: Rules = [
-    (r"(vjepa2\.)?predictor\..+", NO_EFFECT),  # of the features of hidden tokens, in pre-training
-    # A key bias has an effect: keys are turned after it is added.
+    (r"(vjepa2\.)?predictor\..+", NO_EFFECT),  # predicts features of hidden tokens in pre-training
+    # A key bias has an effect, because keys are rotated after it is added.
     (rf"{_V_JEPA_LAYER}attention\.([qkv])(uery|ey|alue)\.bias", rf"{_V_JEPA_BLOCK}attn.\2_bias"),
     (rf"{_V_JEPA_LAYER}attention\.([qkv])(uery|ey|alue)\.weight", rf"{_V_JEPA_BLOCK}attn.qkv.weight|\2"),
     (rf"{_V_JEPA_LAYER}attention\.(proj\.(weight|bias))", rf"{_V_JEPA_BLOCK}attn.\2"),
@@ -172,7 +172,7 @@ _V_JEPA: Rules = [
 ]
 
 
-FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
+FAMILIES: Final = {  # the first family that recognizes a checkpoint is used
     "transformers": Family(
         title="VideoMAE of the transformers library",
         marker=r".*patch_embeddings\.projection\.weight",
@@ -203,11 +203,11 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
         rules=_released_rules,
     ),
 }
-# Programs with the names of `videomae`, for users who know where their file is from.
+# Programs that share the names of `videomae`, for users who know the origin of their file.
 ALIASES: Final[dict[str, Positions]] = {
     "everest": "flat",
     "videomae": "flat",
     "videomae-v2": "flat",
     "mme": "flat",
-    "mvd": "separable",  # its classifier builds the table that its pre-training stores
+    "mvd": "separable",  # MVD's classifier builds the table that its pre-training stores
 }

@@ -1,6 +1,6 @@
 """`everest doctor`: checks of packages, devices, decoders, memory and disk.
 
-Nothing heavy is imported before its own check: a broken package is a result, not a crash.
+Each heavy package is first imported by its check, so a broken package is a result, not a crash.
 F frames, H W pixels.
 """
 
@@ -33,17 +33,17 @@ class CheckResult:
     """The result of one check."""
 
     name: str
-    state: State  # absent: optional and not there; warning: works, but problems are likely; broken: needed
+    state: State  # absent: not needed; warning: works, but problems are likely; broken: needed
     found: str
     fix: str | None = None  # the remedy; None if the check passed
 
 
 def run_checks() -> list[CheckResult]:
-    """Run all checks. A check that cannot run at all is a result, too."""
+    """Run all checks. A check that cannot run also gives a result."""
     results: list[CheckResult] = []
     for check in (check_packages, check_devices, check_decoders, check_storage):
         try:
-            results.extend(check())  # what it found before an error stays
+            results.extend(check())  # results from before an error are kept
         except Exception as error:  # whatever a broken package raises
             name, fix = check.__name__.removeprefix("check_"), "run `pip install --force-reinstall .`"
             results.append(CheckResult(name, "broken", first_line(error), fix))
@@ -51,7 +51,7 @@ def run_checks() -> list[CheckResult]:
 
 
 def summarize_results(results: Sequence[CheckResult]) -> str:
-    """The results of all checks in a sentence: whether everest works, on which device, and where to start."""
+    """Summarize all checks in a sentence: whether everest works, on which device, and where to start."""
     broken, warned = (
         [each.name for each in results if each.state == state] for state in ("broken", "warning")
     )
@@ -66,13 +66,13 @@ def summarize_results(results: Sequence[CheckResult]) -> str:
 
 
 def first_line(error: Exception | str) -> str:
-    """The first line of an error's message, which may be pages long."""
+    """Return the first line of an error's message, which may be pages long."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
 
 
 def _judge(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State = "warning") -> CheckResult:
-    """A result with its fix unless it `is_ok`."""
+    """Make a result, with the fix unless `is_ok`."""
     return CheckResult(name, "ok", found) if is_ok else CheckResult(name, otherwise, found, fix)
 
 
@@ -83,7 +83,7 @@ def check_packages() -> Iterator[CheckResult]:
         try:
             yield CheckResult(name, "ok", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            what = "." if name == "everest-video" else name  # it is installed from its folder
+            what = "." if name == "everest-video" else name  # everest is installed from its folder
             yield CheckResult(name, "broken", "not installed", f"run `pip install {what}`")
 
 
@@ -93,7 +93,7 @@ def check_devices() -> Iterator[CheckResult]:
     free = free_host_memory()
     found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield _judge("memory", found, free >= 2 * GIB, fix)  # heuristic: a small model's run
+    yield _judge("memory", found, free >= 2 * GIB, fix)  # heuristic: memory for training a small model
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
@@ -110,7 +110,7 @@ def check_devices() -> Iterator[CheckResult]:
 
     from everest.system.compute import computes_bf16
 
-    with warnings.catch_warnings(record=True) as caught:  # the reason why CUDA does not start
+    with warnings.catch_warnings(record=True) as caught:  # the reason if CUDA does not start
         warnings.simplefilter("always")
         num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(num_gpus):
@@ -139,7 +139,7 @@ def check_devices() -> Iterator[CheckResult]:
 
 
 def check_decoders() -> Iterator[CheckResult]:
-    """Check FFmpeg, and decode a rendered file by every back-end."""
+    """Check FFmpeg, and decode a rendered file with every back-end."""
     reinstall = "run `pip install --force-reinstall av`"
     try:
         import av
@@ -165,7 +165,7 @@ def check_decoders() -> Iterator[CheckResult]:
             try:
                 decoded = read_frames(path, FRAME_IDS, decoder=name)  # (F, H, W, 3)
                 difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
-                if difference > 4:  # levels, by compression; another frame differs by far more
+                if difference > 4:  # levels that compression changes; a wrong frame differs far more
                     problem = f"returns other frames (difference {difference:.1f})"
             except EnvironmentProblem as error:
                 yield CheckResult(title, "absent", first_line(error), "data.decoder: auto does without")
@@ -179,16 +179,16 @@ def check_decoders() -> Iterator[CheckResult]:
 
 
 def check_storage() -> Iterator[CheckResult]:
-    """Check the disk of the working folder, and the shared memory, by which workers hand over clips."""
+    """Check the disk of the working folder, and the shared memory, which workers use to hand over clips."""
     here = Path.cwd()
     free = shutil.disk_usage(here).free
     found = f"{free / GIB:.1f} GiB free at {here}"
-    is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # heuristic: states of a ViT-B run, twice
+    is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # heuristic: two states of a ViT-B run
     yield _judge("disk", found, is_ok, "free some space, or name an --output that can be written")
 
     from everest.data.workers import SHARED_MEMORY_FIX, free_shared_memory
 
     shared = free_shared_memory()
     if shared is not None:
-        # Heuristic: the clips of a run on one GPU. A container of Docker has 64 MB.
+        # Heuristic: enough for the clips of a run on one GPU. A Docker container has 64 MB.
         yield _judge("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, SHARED_MEMORY_FIX)

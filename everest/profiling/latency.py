@@ -36,8 +36,8 @@ from everest.video.metadata import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
-WARMUP_VIDEOS: Final = 5  # default: videos before the first that counts
-TIMED_SECONDS: Final = 5.0  # default: how long windows are timed
+WARMUP_VIDEOS: Final = 5  # default: number of videos before timing begins
+TIMED_SECONDS: Final = 5.0  # default: seconds for which windows are timed
 
 
 def time_latency(
@@ -48,20 +48,20 @@ def time_latency(
 ) -> dict[str, float | int]:
     """Time one view of each video, one after another, in this process.
 
-    The index of a file is read again each time, as for a new file; its bytes are in the system's cache.
+    The index of a file is read again each time, as for a new file; the file is in the system's cache.
 
     Args:
-        outputs: of clips (B, C, T, H, W) uint8, as the host can read them.
+        outputs: computes outputs of clips (B, C, T, H, W) uint8 that the host can read.
         views: one clip and one crop of a video.
-        samples: the videos, timed in turns.
-        network_timer: of the seconds of `network_ms`; on a GPU the clock, as its time is not the thread's.
+        samples: the videos, which are timed in turn.
+        network_timer: measures the seconds of `network_ms`; on a GPU the clock, as the thread only waits.
     Returns:
-        `p50_ms` and `p95_ms` from a file to its outputs, and the medians of its parts, which need not add up
+        `p50_ms` and `p95_ms` from a file to its outputs, and the medians of the parts, which need not add up
         to p50: `decode_ms`, `transform_ms` (resize and crop), `network_clock_ms`; `network_ms` of the fastest
-        pass, in the thread's own time as in `everest train` and `export`; the number of `videos`
+        pass, in CPU time of the thread as in `everest train` and `export`; the number of `videos`
         `measured`; `threads`.
     """
-    count = min(max(len(samples), 30), 200)  # default; fewer videos are repeated
+    count = min(max(len(samples), 30), 200)  # default limits; fewer videos are repeated
     rows, alone = [], []
     for repeat in range(WARMUP_VIDEOS + count):
         sample = samples[(repeat - WARMUP_VIDEOS) % len(samples)]
@@ -92,12 +92,12 @@ def time_latency(
 
 
 def _limit_threads() -> AbstractContextManager[None]:
-    """One thread, as `everest train --latency` promises, unless the user sets OMP_NUM_THREADS."""
+    """Limit to one thread, as `everest train --latency` promises, unless the user sets OMP_NUM_THREADS."""
     return nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread()
 
 
 def time_timeline(job: LongJob) -> dict[str, float]:
-    """Time the windows of a timeline over its videos in turns, in this process.
+    """Time the windows of a timeline over its videos in turn, in this process.
 
     Returns:
         `window` and `step` in seconds, `batch` (windows in a forward pass), and `hours_per_hour`: hours of
@@ -105,7 +105,7 @@ def time_timeline(job: LongJob) -> dict[str, float]:
     Raises:
         DataError: no window could be read within TIMED_SECONDS.
     """
-    lengths: list[float] = []  # seconds, of intact windows
+    lengths: list[float] = []  # seconds per intact window
     samples = cycle(job.samples)
     started = time.perf_counter()
     elapsed = 0.0
@@ -130,13 +130,13 @@ def time_timeline(job: LongJob) -> dict[str, float]:
 def measure_latency(
     checkpoint: str, data: Path | None, windows: Passes, *, cpu: bool, notify: Notify
 ) -> dict[str, Any]:
-    """The document of `everest profile --latency --json`: a checkpoint or ONNX file on videos.
+    """Time a checkpoint or ONNX file on videos; return the document of `everest profile --latency --json`.
 
-    A video is timed on one thread of the CPU, or on OMP_NUM_THREADS; a timeline on all threads.
+    A video is timed on one CPU thread, or on OMP_NUM_THREADS threads; a timeline on all threads.
 
     Args:
         data: the videos; None: a rendered video.
-        windows: of the timeline, which is timed for classifiers only.
+        windows: the windows of the timeline, which is timed for classifiers only.
     """
     file, model = find_weights(checkpoint), None
     if file.suffix == ONNX_SUFFIX:

@@ -1,8 +1,8 @@
-"""The hours and the memory of a training run on another GPU, without measuring anything on it.
+"""Estimates hours and memory of a training run on another GPU, without measuring anything on that GPU.
 
-A planned run is arithmetic: FLOPs of the model over a share of the GPU's peak, and seconds of the loader. The
-speeds are those of a machine with an H100 and 16 cores (benchmarks/performance.md). ViT-B with 15 workers had
-371 clips/s there (planned: 390) with one view of a decoded video, and 923 (planned: 999) with four views.
+A plan is arithmetic: FLOPs of the model over a share of the GPU's peak, and seconds of the loader. The speeds
+were measured on a machine with an H100 and 16 cores (benchmarks/performance.md). There, ViT-B with 15 workers
+had 371 clips/s (planned: 390) with one view per decoded video, and 923 (planned: 999) with four views.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from everest.models.cost import count_frozen_macs
 from everest.profiling.profile import VALUE_BYTES, StageCost, choose_precision
 
 GIB: Final = 2**30
-FORWARD_AND_BACKWARD: Final = 3  # a backward pass computes about twice what the forward pass does
-MEMORY_USED: Final = 0.9  # heuristic: share of the memory; estimates do not cover everything
+FORWARD_AND_BACKWARD: Final = 3  # FLOPs in forward passes: a backward pass takes about two
+MEMORY_USED: Final = 0.9  # heuristic: share of the memory, as estimates do not cover everything
 NARROW_WIDTH: Final = 768  # width of ViT-B, below which a step waits for the launches of its kernels
-# Shares of the peak in compiled steps on an H100: of ViT-B with 128 to 1,024 clips, and of ViT-S.
-# The share of float32 is an estimate: products are slower, and everything else is not.
+# Shares of the peak in compiled steps on an H100: ViT-B with 128 to 1,024 clips, and ViT-S.
+# The float32 share is an estimate: only products are slower.
 PEAK_SHARE: Final = 0.3
 NARROW_PEAK_SHARE: Final = 0.13
 FP32_PEAK_SHARE: Final = 0.4
-PASS_SECONDS: Final = 0.006  # seconds of a pass besides its FLOPs, by the same steps
-USUAL_WORKERS: Final = 8  # default: cores for one GPU, if the recipe leaves the number of workers open
-# Milliseconds of a worker while all cores read: a clip of 16 frames of H.264, 320 x 240, keyframes every 12
-# (alone, it takes 31 ms); a further view of a decoded video; handing a clip over to the training process.
+PASS_SECONDS: Final = 0.006  # seconds of a pass besides its FLOPs, from the same measurement
+USUAL_WORKERS: Final = 8  # default: cores per GPU, if the recipe does not set the number of workers
+# Milliseconds of a worker while all cores read: decoding a clip of 16 frames (H.264, 320 x 240, a keyframe
+# every 12; 31 ms alone), an additional view of a decoded video, and handing a clip to the training process.
 DECODE_MS: Final = 38.4
-MJPEG_MS: Final = 11.7  # the same of Motion JPEG
+MJPEG_MS: Final = 11.7  # the same for Motion JPEG
 VIEW_MS: Final = 7.1
 HAND_OVER_MS: Final = 0.1
 DECODED_FRAMES: Final = 16
@@ -40,7 +40,7 @@ DECODED_FRAMES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU by its data sheet. Peaks are dense, with sums in float32."""
+    """A GPU as in its data sheet. Peaks are without sparsity, with sums in float32."""
 
     name: str
     half_tflops: float  # 10^12 operations per second in bf16, or in fp16 without bf16
@@ -48,7 +48,7 @@ class Gpu:
     gib: float  # memory that the driver reports
 
 
-GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architecture, and of the T4
+GPUS: Final = {  # NVIDIA's data sheets of the SXM versions, the Ada architecture and the T4
     "h100": Gpu("H100", half_tflops=989, fp32_tflops=67, gib=79),
     "h200": Gpu("H200", half_tflops=989, fp32_tflops=67, gib=139),
     "a100": Gpu("A100 (80 GB)", half_tflops=312, fp32_tflops=19.5, gib=79),
@@ -68,16 +68,17 @@ def plan_run(
     codec: Literal["h264", "mjpeg"] = "h264",
     loader: float | None = None,
 ) -> dict[str, Any]:
-    """Estimate the training of a stage of a recipe on GPUs, `gpu` of `GPUS` in any case of letters.
+    """Estimate the training of a stage of a recipe on GPUs.
 
     Args:
-        epochs: None takes the recipe's.
-        gpus: number of GPUs of one machine.
-        loader: clips per second of the machine's loader, if it was measured.
+        gpu: a name in `GPUS`, in upper or lower case.
+        epochs: number of epochs; None: as in the recipe.
+        gpus: number of GPUs, in one machine.
+        loader: clips per second of the machine's loader, if measured.
     Returns:
         The values of `"plan"` in `everest profile --json`: `hours` of the run, None if it does not fit;
-        `batch`, clips in one pass; `limit`, `step` or `loader`, and the hours of both alone, `step_hours` and
-        `loader_hours`; `step_clips_per_second` of all GPUs; `memory_gib`; `sentence`.
+        `batch`, clips per pass; `limit`, `step` or `loader`, and the hours that each would take alone,
+        `step_hours` and `loader_hours`; `step_clips_per_second` of all GPUs; `memory_gib`; `sentence`.
     Raises:
         RecipeError: the GPU is unknown, or the batch does not divide over the GPUs.
     """
@@ -90,7 +91,7 @@ def plan_run(
     state_bytes = sum(cost.model_state.values())
     clip_bytes = cost.activation_bytes_per_clip
     largest = max(0, int(gpu_model.gib * GIB * MEMORY_USED) - state_bytes) // clip_bytes
-    views = section.views_per_decode  # clips that stay together in a pass
+    views = section.views_per_decode  # number of clips that stay together in a pass
     plan = plan_stage(section, num_videos=videos, processes=gpus, largest_micro_batch=max(largest, views))
     fits = largest >= plan.micro_batch
     step_seconds, loader_seconds, assumed = _estimate_times(recipe, cost, plan, gpu_model, codec, loader)
@@ -116,7 +117,7 @@ def plan_run(
 
 
 def _write_sentence(run: str, plan: Mapping[str, Any], gpu: Gpu) -> str:
-    """The numbers of a plan in words; `run` is its subject."""
+    """Describe the numbers of a plan in a sentence, whose subject is `run`."""
     several = plan["gpus"] > 1
     place = f"{plan['gpus'] if several else 'one'} {gpu.name}"
     need = f"{plan['memory_gib']:.1f} of {gpu.gib:g} GiB"
@@ -141,12 +142,12 @@ def _format_hours(hours: float) -> str:
 def _estimate_times(
     recipe: Recipe, cost: StageCost, plan: StagePlan, gpu: Gpu, codec: str, measured: float | None
 ) -> tuple[float, float, str]:
-    """The seconds of all steps on GPUs that never wait, those of reading all clips, and what is assumed."""
+    """Estimate the seconds of all steps without waiting and of reading all clips, and name the assumption."""
     share = NARROW_PEAK_SHARE if recipe.model.backbone_size.width < NARROW_WIDTH else PEAK_SHARE
     peak = gpu.half_tflops
     if choose_precision(recipe) == "fp32":
         share, peak = FP32_PEAK_SHARE, gpu.fp32_tflops
-    passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
+    passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # checkpointing repeats the forward pass
     clip_flops = 2 * (passes * cost.macs.total + (count_frozen_macs(cost.spec) or 0))
     clips, gpus = plan.steps * plan.batch_size, plan.processes
     seconds = clips // gpus * clip_flops / (peak * 1e12 * share)  # seconds of one GPU

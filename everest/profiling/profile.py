@@ -1,4 +1,4 @@
-"""The cost of a recipe's stages: tokens, multiply-accumulates, parameters, memory; the paper's tables."""
+"""The cost of a recipe's stages (tokens, multiply-accumulates, parameters, memory); the paper's tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from everest.models.spec import classifier_spec, pretrain_spec
 
 ProfiledStage = StageName | Literal["eval"]
 PROFILED_STAGES: Final[tuple[ProfiledStage, ...]] = (*STAGES, "eval")
-# A method is the shipped recipe that has its selection, target and decoder; the schedule is the same.
+# Each method is a shipped recipe with its selection, target and decoder; the schedule is the same.
 METHODS: Final = {
     "everest": "k400",
     "videomae": "videomae-k400",
@@ -47,7 +47,7 @@ DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number o
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 PAPER_TABLES: Final = Path(__file__).with_name("paper_tables.yaml")
 PAPER_GPUS: Final = 8  # the paper's memory figures are sums over the GPUs of its machine
-SOFTMAX_COPIES: Final = 2.5  # tensors of tokens x tokens x heads that unfused attention saves
+SOFTMAX_COPIES: Final = 2.5  # number of (tokens x tokens x heads) tensors that unfused attention saves
 TABLE_SUBJECTS: Final = {  # the subject of each of the paper's tables
     1: "cost of pre-training and fine-tuning by backbone",
     3: "memory of pre-training by batch size",
@@ -61,14 +61,14 @@ TABLE_SUBJECTS: Final = {  # the subject of each of the paper's tables
 
 
 class StageCost:
-    """The cost of one stage per clip; of `eval` per video, in which every view is a clip.
+    """The cost of one stage per clip, or for `eval` per video, where every view is a clip.
 
     Args:
-        value_bytes: bytes of a value that is saved for the backward pass, by precision.
+        value_bytes: bytes of a value that is saved for the backward pass; depends on the precision.
     Attributes:
         settings: the section of a stage that trains; None for `eval`.
-        views: clips and crops of `eval`.
-        model_state: bytes for any number of clips.
+        views: number of views in `eval`.
+        model_state: bytes that do not depend on the number of clips.
     """
 
     def __init__(self, recipe: Recipe, stage: ProfiledStage, *, value_bytes: int) -> None:
@@ -123,7 +123,7 @@ class StageCost:
 
 
 def make_stage_spec(recipe: Recipe, stage: ProfiledStage) -> ModelSpec:
-    """Return the module that a stage trains or evaluates; several heads become one with all their outputs."""
+    """Return the spec of the model of a stage; several heads are merged into one with all their outputs."""
     if stage == "pretrain":
         return pretrain_spec(recipe, find_frozen(recipe))
     data = recipe.data
@@ -152,9 +152,9 @@ def recipe_with_changes(
     keep: float | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
-    """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens."""
+    """Load a recipe with the given values; `keep` applies to strategies that rank tokens."""
     strategy_name = merge(find_recipe(name), overrides).at((*SELECTION_KEY, "strategy")).value
-    if is_import_path(strategy_name):  # of another package: known when it is loaded
+    if is_import_path(strategy_name):  # another package: known once it is loaded
         ranks = isinstance(load_recipe(name, overrides=overrides).pretrain.selection, RANKING_STRATEGIES)
     else:
         ranks = issubclass(STRATEGIES.get(str(strategy_name), object), RANKING_STRATEGIES)
@@ -169,7 +169,7 @@ def recipe_with_changes(
 
 
 def profile(recipe: Recipe) -> dict[str, Any]:
-    """Compute the cost of all stages, in the form that `everest profile --json` prints."""
+    """Compute the cost of all stages; return the document of `everest profile --json`."""
     precision = choose_precision(recipe)
     costs = {
         stage: StageCost(recipe, stage, value_bytes=VALUE_BYTES[precision]).dump()
@@ -188,13 +188,13 @@ def profile(recipe: Recipe) -> dict[str, Any]:
 
 @cache
 def estimate_cost(recipe: str, stage: ProfiledStage, overrides: tuple[str, ...]) -> StageCost:
-    """The cost of a stage of a shipped recipe with overrides, in bf16."""
+    """Estimate the cost of a stage of a shipped recipe with overrides, in bf16."""
     return StageCost(load_recipe(recipe, overrides=overrides), stage, value_bytes=VALUE_BYTES["bf16"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperFigure:
-    """A printed figure, and what computes it: a row of paper_tables.yaml, which describes the keys."""
+    """A printed figure and how to compute it: a row of paper_tables.yaml, which explains the keys."""
 
     table: int
     what: str
@@ -207,7 +207,7 @@ class PaperFigure:
     def dump(self) -> dict[str, Any]:
         """Return the values of `everest profile --paper --json`; `ours` is None if it must be measured.
 
-        GB (10^9 bytes) are estimated for all GPUs, in bf16 with attention that is not fused, as the paper's.
+        GB (10^9 bytes) are estimated as in the paper: over all GPUs, in bf16 with unfused attention.
         """
         ours = None
         if self.of is not None and self.unit != "GB":
@@ -238,6 +238,6 @@ def count_softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
 
 
 def compute_paper_figures() -> list[PaperFigure]:
-    """Every cost figure of Tables 1, 3, 4, 5, 10, 11, 12 and 15."""
+    """Compute every cost figure of Tables 1, 3, 4, 5, 10, 11, 12 and 15."""
     rows = read_yaml(PAPER_TABLES.read_text("utf-8"), str(PAPER_TABLES))
     return TypeAdapter(list[PaperFigure]).validate_python(rows)

@@ -1,4 +1,4 @@
-"""Measures steps on random pixels on this machine (time, peak memory), and whether the loader keeps up."""
+"""Measures time and peak memory of steps on random pixels, and whether the loader keeps up."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from everest.system.processes import num_readers
 from everest.video.reader import is_fast_to_read
 from everest.video.stream import VideoError
 
-WARMUP_STEPS: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
+WARMUP_STEPS: Final = 2  # untimed steps, which allocate, choose kernels and compile
 TIMED_STEPS: Final = 5
-DEFAULT_BATCH: Final = {"cuda": 32, "mps": 4}  # default, unless the user gives a batch; 1 on a CPU
+DEFAULT_BATCH: Final = {"cuda": 32, "mps": 4}  # default batch by device; 1 on a CPU
 
-LOADER_SECONDS: Final = 10.0  # default: how long the loader is timed
-READING_SECONDS: Final = 2.0  # default: how long reading in this process is timed
-CODECS_EXAMINED: Final = 16  # default: videos whose codec is read
-# How much faster the frames of a clip are decoded from Motion JPEG than from H.264 with a keyframe every 12
-# frames: 16 of 61 frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
+LOADER_SECONDS: Final = 10.0  # default: seconds for which the loader is timed
+READING_SECONDS: Final = 2.0  # default: seconds for which reading in this process is timed
+CODECS_EXAMINED: Final = 16  # default: number of videos whose codec is read
+# Speedup of decoding a clip from Motion JPEG instead of H.264 with a keyframe every 12 frames: 16 of 61
+# frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
 MJPEG_GAIN: Final = 3.2
 
 
@@ -52,10 +52,10 @@ def time_stages(
     """Measure the steps of all stages.
 
     Args:
-        with_loader: also measure the loaders of the stages that have videos.
+        with_loader: also measure the loader of each stage that has videos.
 
     Returns:
-        For each stage `measured`, see `time_steps`, and perhaps `loading`, see `time_loader`.
+        For each stage, `measured` (see `time_steps`) and, if measured, `loading` (see `time_loader`).
     """
     loading: tuple[StageName, ...] = ()
     if with_loader:
@@ -78,12 +78,12 @@ def time_steps(
 ) -> dict[str, Any]:
     """Measure steps on the first available device, or with `cpu` on the CPU.
 
-    A step of `pretrain` and `finetune` is a forward pass, a backward pass and an update of new weights; a
-    step of `eval` is a forward pass. It has `batch` clips, by default as many as in DEFAULT_BATCH.
+    A step of `pretrain` and `finetune` is a forward pass, a backward pass and an update, on new weights; a
+    step of `eval` is a forward pass. A step has `batch` clips, by default as many as in DEFAULT_BATCH.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     spec, device = make_stage_spec(recipe, stage), accelerator.device
-    multiple = 2 * spec.compared_views if spec.compared_views > 1 else 1  # two videos, at least
+    multiple = 2 * spec.compared_views if spec.compared_views > 1 else 1  # at least two videos
     clips = multiple * math.ceil((batch or DEFAULT_BATCH.get(device.type, 1)) / multiple)
     torch.manual_seed(recipe.train.seed)
     try:
@@ -109,7 +109,7 @@ def time_steps(
 def _make_step(
     recipe: Recipe, stage: ProfiledStage, spec: ModelSpec, accelerator: Accelerator, *, clips: int
 ) -> Callable[[], object]:
-    """Make a function that computes a step of a new model, always on the same random clips."""
+    """Make a function that computes a step of a new model, each time on the same random clips."""
     settings, device = training_settings(recipe, stage), accelerator.device
     model = build_with_teacher(spec, recipe).to(device).train(settings is not None)
     shape = (clips, spec.channels, spec.candidate_frames, *spec.size)
@@ -117,7 +117,7 @@ def _make_step(
     if settings is None:
         return torch.no_grad()(partial(prepare_model(accelerator, model, recipe.train), frames))
     training = PlainTraining(accelerator, model, settings, recipe.train)
-    set_lr(training.network.optimizer, 1e-6)  # not 0: the weights change as in training
+    set_lr(training.network.optimizer, 1e-6)  # not 0, so that weights change as in training
     if not isinstance(model, VideoClassifier):
         return lambda: training.step(training.model(frames).loss)
     heads, noise = model.heads, torch.rand(clips, spec.grid.num_tokens, device=device)
@@ -142,7 +142,7 @@ def try_step(stage: Stage) -> dict[str, Any]:
     loaded = time.perf_counter()
     losses: list[float] = []
 
-    def last_pass() -> None:  # in which processes exchange gradients
+    def last_pass() -> None:  # processes exchange gradients in this pass
         step = Step(training, repeat(batch))
         for number, clips in enumerate(step.batches(), start=1):
             if number == plan.accumulation:
@@ -170,7 +170,7 @@ def try_step(stage: Stage) -> dict[str, Any]:
 
 
 def _time_calls(work: Callable[[], object], times: int, device: torch.device) -> list[float]:
-    """The seconds of each call, the device's work included."""
+    """Return the seconds of each call, including the work of the device."""
     seconds = []
     for _ in range(times):
         began = time.perf_counter()
@@ -182,7 +182,7 @@ def _time_calls(work: Callable[[], object], times: int, device: torch.device) ->
 
 
 def open_stage_dataset(recipe: Recipe, stage: StageName) -> ClipDataset:
-    """Return the clips of a training stage; DataError if the videos cannot be found."""
+    """Open the data set of a training stage; DataError if the videos cannot be found."""
     return pretrain_dataset(recipe) if stage == "pretrain" else finetune_dataset(recipe)[0]
 
 
@@ -191,10 +191,10 @@ def time_loader(
 ) -> dict[str, Any]:
     """Measure the speed of a stage's loader and of one process, and whether the step waits for the loader.
 
-    Loader and step are measured one after the other; in training, they share the CPU if the step runs on it.
+    Loader and step are measured separately; in training, they share the CPU if the step runs on it.
 
     Args:
-        batch: clips in a step.
+        batch: clips per step.
         step_clips_per_second: the speed of the step alone.
         cpu: the step runs on the CPU even if there is a GPU, so crops are not resized on the GPU.
     """
@@ -205,7 +205,7 @@ def time_loader(
     order = StepSampler(
         num_samples=len(dataset),
         samples_per_step=samples,
-        num_steps=1_000_000,  # more than fit into the time
+        num_steps=1_000_000,  # more steps than fit into the time
         samples_per_epoch=len(dataset),
         seed=recipe.train.seed,
         odds=dataset.sampling_odds,
@@ -222,13 +222,13 @@ def time_loader(
         "clips_per_second": speed,
         "clips_per_second_of_one_process": alone,
         "step_clips_per_second": step_clips_per_second,
-        "data_wait": data_wait,  # share of a step's time
+        "data_wait": data_wait,  # share of the time of a step
         "changes": _suggest_loading_changes(dataset, workers, alone) if data_wait else {},
     }
 
 
 def _suggest_loading_changes(dataset: ClipDataset, workers: int, clips_per_second: float) -> dict[str, float]:
-    """Changes that make the loader faster, with the expected factor of each; the largest factor first.
+    """Suggest changes that make the loader faster, with the expected factor of each; largest factor first.
 
     Several clips from one decode are not suggested, because they cost accuracy (docs/performance.md).
 
@@ -238,7 +238,7 @@ def _suggest_loading_changes(dataset: ClipDataset, workers: int, clips_per_secon
     views = dataset.make_views
 
     def decode(number: int) -> None:
-        # The time until an unreadable video fails counts: training loses it as well.
+        # The time until an unreadable video fails counts, because training loses it as well.
         with suppress(VideoError):
             reader = views.make_reader(dataset.samples[number % len(dataset)], dataset.decoder)
             views.decode(reader, find_sampling(views.sampling).center)
@@ -246,7 +246,7 @@ def _suggest_loading_changes(dataset: ClipDataset, workers: int, clips_per_secon
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
     is_slow = False
     for sample in dataset.samples[:CODECS_EXAMINED]:
-        with suppress(VideoError):  # training replaces an unreadable video, so its codec decides nothing
+        with suppress(VideoError):  # training replaces unreadable videos, so their codec is irrelevant
             is_slow = is_slow or not is_fast_to_read(sample.video)
     if is_slow:
         seconds = views.num_views / clips_per_second  # per sample
@@ -265,7 +265,7 @@ def measure_reading_speed(dataset: ClipDataset) -> float:
 
 
 def _measure_call_rate(work: Callable[[int], object], seconds: float) -> float:
-    """The calls per second of `work`, over the calls that begin within `seconds`."""
+    """Return the calls per second of `work`, over the calls that begin within `seconds`."""
     began = time.perf_counter()
     calls = 0
     spent = 0.0

@@ -21,10 +21,12 @@ from typing import Final, Never, Protocol
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
+from everest.data.bad_videos import BadVideos
 from everest.data.clip_dataset import Batch, ClipDataset, StepSampler
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
@@ -41,7 +43,7 @@ from everest.engine.step import (
     set_lr,
     update_networks,
 )
-from everest.engine.step_log import StepLog
+from everest.engine.step_log import StepLog, WaitWatch
 from everest.models.block import DroppedPaths
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped
@@ -68,6 +70,8 @@ class Training:
     workers: int = field(init=False)  # processes that read videos for each training process
     saves: SaveSchedule = field(init=False)
     guard: UpdateGuard = field(init=False)
+    bad_videos: BadVideos = field(init=False)
+    waits: WaitWatch = field(init=False)
     step_log: StepLog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,9 +80,9 @@ class Training:
         self.saves = SaveSchedule(self.recipe.train, self.plan.steps)
         is_scaled = self.context.accelerator.scaler is not None
         self.guard = UpdateGuard(self.recipe.train.nonfinite, scaled=is_scaled)
-        self.step_log = StepLog(
-            self.context, self.recipe, self.plan, self.saves, self.guard, workers=self.workers
-        )
+        self.bad_videos = BadVideos(self.recipe.data.max_bad)
+        self.waits = WaitWatch(self.workers)
+        self.step_log = StepLog(self.context, self.plan)
 
     def resume(self) -> None:
         """Restore the newest state of the run, if it has one. Every process reads it."""
@@ -86,7 +90,8 @@ class Training:
         self.last_step = self.context.run_folder.read_environment().plan.finished or self.plan.steps
         self.has_weights = notes is not None or self.steps_done == 0
         if notes is not None:
-            self.step_log.restore(notes)
+            self.guard.skipped = notes["skipped"]
+            self.bad_videos.restore(notes["videos"], self.context.run_folder.read_bad_videos())
 
     @property
     def trained_model(self) -> nn.Module:
@@ -160,9 +165,28 @@ class Training:
 
     def save(self) -> None:
         """Log all steps, and write the newest weights and a state; all processes must call it."""
-        self.step_log.read()
+        self.log_steps()
         self.saves.restart()
-        self.state.save(self.steps_done, self.step_log.notes())
+        notes = {"videos": self.bad_videos.counts(), "skipped": self.guard.skipped}
+        self.state.save(self.steps_done, notes)
+
+    def log_steps(self, *, but: int = 0) -> None:
+        """Log the steps that are done, except the last `but`, and act on their numbers.
+
+        All processes read the same numbers at the same step, so they act alike: they save or stop when one
+        requests it, and the run ends if it diverged (`UpdateGuard`) or if too many videos are unreadable.
+        """
+        context = self.context
+        for record, (figures, any_failed, request) in self.step_log.finished(but=but):
+            self.saves.add(request)
+            self.guard.check(record, figures, context, steps=self.plan.steps)
+            self.step_log.log(record, figures)
+            failed = list(gather_object(record.failed)) if any_failed else []
+            num_samples = self.plan.videos_per_step
+            context.notice(*self.bad_videos.add(num_samples=num_samples, failed_reads=failed))
+            if failed and context.accelerator.is_main_process:
+                context.run_folder.write_bad_videos(self.bad_videos.reasons)
+            self.bad_videos.check(any_failed=any_failed)
 
     def end(self, reason: str) -> None:
         """End the run after the steps done so far, which are fewer than planned."""
@@ -254,10 +278,16 @@ class Step:
         On a GPU the numbers of a step are read while the next one is computed, so that it never waits for the
         host. Where the run is saved, or with `wait`, all are read.
         """
-        training, numbers = self._training, self.update_weights()
+        training, record, numbers = self._training, self._record, self.update_weights()
         training.steps_done += 1
         training.saves.reach(training.steps_done)
-        return training.step_log.add(self._record, numbers, all_now=wait)
+        training.step_log.add(record, numbers)
+        training.log_steps(but=1 if training.context.overlaps and not wait else 0)
+        if training.saves.is_due:
+            training.log_steps()
+        record.seconds = time.monotonic() - record.started  # its row may be written later
+        training.context.warn(training.waits.add(record.waited, record.seconds))
+        return training.step_log.take_rows()
 
 
 class Stage(Protocol):

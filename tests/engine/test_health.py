@@ -112,11 +112,11 @@ def test_a_worker_that_hangs_is_reported_with_its_videos_and_does_not_outlive_th
 
 
 def test_waiting_for_videos_is_reported_once_after_a_minute():
-    for waited, reported in ((0.5, [0.75]), (1.5, [])):
-        watch = WaitWatch()
-        shares = [watch.add(2 - waited, 2.0) for _ in range(100)]
-        assert [share for share in shares if share is not None] == reported
-        assert shares[:30] == [None] * 30
+    for waited, reported in ((0.5, ["75% of their time"]), (1.5, [])):
+        watch = WaitWatch(workers=2)
+        warnings = [watch.add(2 - waited, 2.0) for _ in range(100)]
+        assert [re.findall(r"\d+% of their time", text)[0] for text in filter(None, warnings)] == reported
+        assert warnings[:30] == [None] * 30
 
 
 LONG = sets("pretrain.epochs=60", "train.workers=1", "train.data_timeout=30")

@@ -1,4 +1,4 @@
-"""Runs a training stage in its run folder, with its tracker and tokenizer, for commands and notebooks.
+"""Runs a training stage in its run folder, with its tracker, for commands and notebooks.
 
 docs/architecture.md follows a run from its command to the first update.
 """
@@ -8,39 +8,29 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
-from accelerate.utils.memory import clear_device_cache
 
-from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
-from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run
+from everest.config.recipe import dump_recipe, recipe_for_run
 from everest.config.settings import Recipe
 from everest.config.stage_settings import StageName
 from everest.config.yaml import read_yaml
 from everest.engine.context import RunContext, RunOptions, run_context
 from everest.engine.setup import sample_facts
 from everest.engine.training import Stage, Training
-from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, unknown_name
+from everest.errors import LESS_MEMORY, EnvironmentProblem, unknown_name
 from everest.lists.sample import ListSize
 from everest.pretraining import set_up_pretraining
-from everest.system.accelerator import decide_on_main, make_accelerator, restore_process_state
-from everest.system.events import Report, heading, ignore_event, notice
+from everest.pretraining_tokenizer import with_frozen_networks
+from everest.system.accelerator import restore_process_state
+from everest.system.events import Report, heading, ignore_event
 from everest.system.locks import training_lock
-from everest.system.run_folder import (
-    RECIPE_FILE,
-    TOKENIZER_FOLDER,
-    DecoderStart,
-    RunFolder,
-    is_tokenizer_file,
-    tokenizer_file,
-)
-from everest.system.signals import Stopped
-from everest.tokenizer.recipe_tokenizer import tokenizer_settings
+from everest.system.run_folder import RECIPE_FILE, DecoderStart, RunFolder
 
 
 def run_stage(
@@ -55,7 +45,8 @@ def run_stage(
     """
     has_frozen = recipe.tokenizer is not None or recipe.pretrain.teacher is not None
     if options.stage == "pretrain" and has_frozen:
-        recipe, options = _with_frozen_networks(recipe, options, report, is_trial=trial is not None)
+        train = run_stage if trial is None else None
+        recipe, options = with_frozen_networks(recipe, options, report, train=train)
     with run_context(options, recipe, report) as context:
         stage = _set_up(recipe, context)
         if trial is not None:
@@ -170,67 +161,6 @@ def _summary(training: Training) -> str:
         text += f"; trains {trained:,} of {total:,} parameters"
     precision = training.context.accelerator.mixed_precision.replace("no", "fp32")
     return f"{text}; {precision}; {training.workers} workers for each process"
-
-
-def _with_frozen_networks(
-    recipe: Recipe, options: RunOptions, report: Report, *, is_trial: bool
-) -> tuple[Recipe, RunOptions]:
-    """The recipe with the files of its teacher and its tokenizer, which is trained now if need be.
-
-    Returns:
-        The recipe, and the options with the run folder that has the recipe's own tokenizer.
-    """
-    if recipe.pretrain.needs_tokenizer:
-        named = tokenizer_settings(recipe).checkpoint
-        if named is None and recipe.pretrain.cache is None and not is_trial:
-            return _train_tokenizer(recipe, options, report)
-        own_file = tokenizer_file(options.folder(recipe.name))
-        is_missing = named is None or (is_tokenizer_file(named) and not Path(named).exists())
-        if is_missing and own_file.is_file():
-            recipe = with_tokenizer(recipe, own_file)
-    return with_absolute_paths(recipe), options
-
-
-def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tuple[Recipe, RunOptions]:
-    """Train the tokenizer in the run folder; see `_with_frozen_networks`."""
-    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
-    output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
-    options = replace(options, output=output)
-    run, overwrite = RunFolder(output / TOKENIZER_FOLDER), options.overwrite
-    users = decide_on_main(accelerator, lambda: _users(output)) if overwrite else []
-    if users:
-        text = f"{run.path} is kept, because {users[0]} uses it"
-        report(notice(f"{text}; for another tokenizer, choose another --output"))
-    with_own = with_tokenizer(recipe, tokenizer_file(output))
-    is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
-    if overwrite or not is_finished:
-        # Hours of training come before pre-training: its problems are found now, with an untrained tokenizer.
-        with run_context(options, with_own, ignore_event) as context:
-            set_up_pretraining(recipe, context)
-        del context  # it holds the model
-        clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory
-    if overwrite and accelerator.is_main_process:
-        RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
-    report(notice(f"the recipe names no tokenizer: {run.path} is trained first, or its training is resumed"))
-    start = {"init": None, "decoder": None, "resume": "auto", "overwrite": overwrite and not users}
-    own_options = replace(options, stage="train-tokenizer", output=run.path, **start)
-    try:
-        run_stage(recipe, own_options, report)
-    except Stopped as stopped:
-        text = f"stopped in the tokenizer's stage; the same command with --output {output} resumes it"
-        raise Stopped(stopped.signal, text) from stopped
-    return with_own, options
-
-
-def _users(output: Path) -> list[Path]:
-    """The runs next to `output` whose recipes name its tokenizer."""
-    own, users = str(tokenizer_file(output).resolve()), []
-    for file in sorted(output.resolve().parent.glob(f"*/{RECIPE_FILE}")):
-        with suppress(RecipeError):  # a damaged recipe: its run cannot be resumed
-            tokenizer = load_recipe(file, imports=False).tokenizer
-            if file.parent != output.resolve() and tokenizer is not None and tokenizer.checkpoint == own:
-                users.append(file.parent)
-    return users
 
 
 class StageOptions(TypedDict, total=False):

@@ -42,6 +42,7 @@ SUBJECTS = {
     "Training, stopping and resuming": (
         "everest/engine",
         "everest/pretraining.py",
+        "everest/pretraining_tokenizer.py",
         "everest/finetuning.py",
         "everest/tokenizer_training.py",
         "everest/stages.py",

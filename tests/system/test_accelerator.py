@@ -8,7 +8,9 @@ from everest.system.launch import Devices, LostPeer, run_processes
 START = """
 import os, sys, torch, torch.distributed as dist
 from everest.errors import DataError
-from everest.stages import RunOptions, load_recipe, make_accelerator, run_context
+from everest.config.recipe import load_recipe
+from everest.engine.context import RunOptions, run_context
+from everest.system.accelerator import make_accelerator
 from everest.system.launch import LostPeer
 from everest_cli.main import as_user_error
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)

@@ -38,7 +38,7 @@ OFFSET: Final = "Time offset (s)"
 SOURCE: Final = "Source"  # `player #1:a.mp4;b.mp4|player #2:c.mp4`
 LENGTHS: Final = "Media duration (s)"  # `12.000;10.000|22.000`
 PLAYER_PREFIX: Final = "Player #"  # all players play at the same time, such as several cameras
-MEDIA_COLUMNS: Final = ("Media file name", "Media file path", "Media file")  # version 8, 9; 7
+MEDIA_COLUMNS: Final = ("Media file name", "Media file path", "Media file")  # names in versions 8, 9 and 7
 UNPAIRED: Final = "UNPAIRED"  # in place of the times of a state that is never stopped
 NO_NAMES: Final = frozenset({"", "NA", "Not found"})
 # These columns precede the variables of the user, other columns follow; a variable may have any name.

@@ -39,7 +39,7 @@ class Bout:
     A point event, such as BORIS's POINT, ends at its start.
     """
 
-    video: str  # as the annotation file writes it
+    video: str  # name as the annotation file writes it
     start: float
     end: float
     label: str

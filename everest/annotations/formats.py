@@ -215,7 +215,7 @@ def write_annotations(
         path: a file, or a folder for several videos if a file of this kind has only one.
         format_name: csv, boris, elan, srt or vtt.
         times: frame times by name of the video; these videos are written even without bouts.
-        classes: the classes that kinds of files with class names list even without bouts.
+        classes: the classes to list even without bouts, in kinds of files that name classes.
     Returns:
         The paths of the files.
     """

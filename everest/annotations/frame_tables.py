@@ -158,7 +158,7 @@ def _find_class_columns(
     if stated:
         classes = [column for column in classes if header[column] in stated]
     elif is_simba:
-        is_feature = [  # features that may come last
+        is_feature = [  # whether each column is a feature, which may come last
             name.lower().startswith(COUNTS_PREFIX)
             or REGION_FEATURE.search(name) is not None
             or (DISTANCE_FEATURE.search(name) is not None and not binary)

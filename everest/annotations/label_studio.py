@@ -161,7 +161,7 @@ def _regions_of_annotators(task: Mapping[str, Any], left_out: LeftOut) -> Iterat
 def read_activitynet(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read ActivityNet's annotations, or the results of a model (origin `automated`).
 
-    Videos without annotations, such as those of the test set, are left out.
+    Videos without annotations, such as the videos of the test set, are left out.
     """
     document = read_json(path)
     is_database = "database" in document

@@ -17,7 +17,7 @@ from typing import Any, Final
 from everest.errors import first_names
 
 LeftOut = Counter[str]  # the number of records that are not read, by reason
-IsHeader = Callable[[Sequence[str]], bool]  # tells if cells are the header of a kind of table
+IsHeader = Callable[[Sequence[str]], bool]  # whether cells are the header of a kind of table
 Row = tuple[int, list[str]]  # the number of a line, from 1, and its cells
 
 MOST_REASONS: Final = 6  # reasons in one line

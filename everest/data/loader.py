@@ -259,7 +259,7 @@ def copy_to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 class DeviceCopy:
-    """Copies batches to the device on a stream of its own, so that the next is copied during a step."""
+    """Copies batches to the device on a stream of its own, so that the next batch is copied during a step."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

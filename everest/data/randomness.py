@@ -28,7 +28,7 @@ class Purpose(IntEnum):
 
 
 def generator_at(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:
-    """The generator of a position, independent of those of all other positions."""
+    """The generator of a position, independent of the generators of all other positions."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(purpose), *position)))
 
 

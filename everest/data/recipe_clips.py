@@ -189,7 +189,7 @@ def make_dataset(
     training: bool = False,
     notices: Sequence[str | None] = (),
 ) -> ClipDataset:
-    """Make the data set of samples. The `notices` follow those about the list.
+    """Make the data set of samples. The `notices` follow the notices about the list.
 
     In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states, and another
     sample replaces an unreadable one.

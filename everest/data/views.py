@@ -131,7 +131,7 @@ class StageViews(ClipFormat, ABC):
 
         Args:
             rng: draws in the order frames, augmentation, crop, flip, erasing.
-            out: memory for the views, (V, C, T, H, W) uint8, or (V, T, R, S, C) for regions; None: new.
+            out: memory for the views: (V, C, T, H, W) uint8, regions (V, T, R, S, C); None: new memory.
         """
 
     def make_reader(self, sample: Sample, decoder: str) -> FrameReader:
@@ -144,7 +144,7 @@ class StageViews(ClipFormat, ABC):
         return reader.read(reader.footage.file_ids(ids))
 
     def _resize(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> SampleViews:
-        """Resize crops (T, h, w, C) and flip those marked True, or leave both to the device."""
+        """Resize crops (T, h, w, C) and flip crops marked True, or leave both to the device."""
         if self.region is None:
             views = [resize(region, self.size, antialias=self.antialias).numpy() for region, _ in crops]
             directions = [-1 if is_flipped else 1 for _, is_flipped in crops]

@@ -63,7 +63,7 @@ class RunCurves:
     name: str
     curves: Mapping[str, Curve]  # by name in metrics.jsonl; only curves with values
     metric: str | None = None  # selects the best weights (everest.metrics.names); None: the loss
-    # Percent of videos that a guess gets right; None before weights are saved, or for metrics without chance.
+    # Percent of videos that a guess gets right; None before weights are saved, or for other metrics.
     chance: float | None = None
     probe: str | None = None  # name of the linear probe if there is one, else of k-NN
     probe_chance: float | None = None  # percent of videos with the most frequent class

@@ -154,7 +154,7 @@ def find_embedding(model: TokenModel | AdaptiveTokenizer | None) -> Embedding:
 def scale_size(
     model: AnyModel | None, size: int | tuple[int, int], video: VideoInfo, *, multiples: tuple[int, int]
 ) -> tuple[int, int]:
-    """Height and width of frames: a transformer's, otherwise `size`, in multiples of `multiples`."""
+    """Height and width of frames: a transformer's, otherwise from `size`, rounded to `multiples`."""
     if isinstance(model, TokenModel):
         encoder = model.encoder
         _, p, q = encoder.patch_embed.tubelet
@@ -248,7 +248,7 @@ def request_masks(
         ratios: keep ratios, one row each; none: the strategy's own.
         compare: draw the common strategies or, for a tokenizer, other scores next to its own.
         settings: settings of the strategy, by their names in a recipe.
-        given_clip: the given ones of frames, stride and size, by name.
+        given_clip: the values of frames, stride and size that the user gave, by name.
     """
     if opened is not None and recipe is not None:
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")

@@ -47,7 +47,7 @@ class ClipMask:
     visible: Tensor  # (K_vis,) ids of the encoded tokens, ascending
     importance: Tensor | None  # (N,) float32; None if the strategy measures nothing
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
-    predicted: Tensor | None = None  # like `frames`, but the targets are predicted by a model
+    predicted: Tensor | None = None  # `frames` with the targets as a model predicts them
 
     @property
     def hides_some(self) -> bool:
@@ -136,7 +136,7 @@ def make_figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
         if mask.importance is None or any(torch.equal(mask.importance, known) for known in drawn):
             continue
         drawn.append(mask.importance)
-        lowest = NO_CHANGE.get(getattr(mask.strategy, "distance", ""), 0.0)  # if a token does not change
+        lowest = NO_CHANGE.get(getattr(mask.strategy, "distance", ""), 0.0)  # without any change
         highest = float(mask.importance.max())
         scale = Normalize(lowest, highest if highest > lowest else lowest + 1)
         by_token = mask.importance.view(mask.grid.t, mask.grid.h, mask.grid.w)

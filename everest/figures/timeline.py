@@ -48,7 +48,7 @@ def draw_timelines(
 ) -> Figure:
     """Draw a figure, 1500 pixels wide, with a panel for each head of each recording that has a window.
 
-    The bouts are those of `Timelines.bouts`; `labeled` are a person's, by the path of a recording.
+    The bouts come from `Timelines.bouts`; `labeled` are the bouts of a person, by the path of a recording.
     """
     heads = timelines.classes.heads
     panels = [
@@ -181,7 +181,7 @@ def _draw_bars(
 def draw_budget(path: Path, document: Mapping[str, Any]) -> Figure:
     """Draw a panel for each class of a `time_budget`; its bars have their 95 % intervals.
 
-    The first bar is of all recordings, the others are of the `groups` of the document.
+    The first bar shows all recordings, the other bars the `groups` of the document.
     """
     parts = {"all recordings": document, **document.get("groups", {})}
     classes = [entry["name"] for entry in document["classes"]]

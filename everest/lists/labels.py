@@ -167,7 +167,7 @@ def infer_task(rows: Iterable[ListRow], *, column: str = "label", names: Collect
     if any(JOINED_BY in text for text in texts):
         return MULTI_LABEL
     if not names and all(map(is_number_like, texts)):
-        numbers = [parse_number(text) or 0.0 for text in texts]  # no value: ½ is not read
+        numbers = [parse_number(text) or 0.0 for text in texts]  # parse_number refuses ½
         # `nan` and `inf` have no fraction.
         if not all(number.is_integer() for number in numbers if isfinite(number)):
             return "regression"

@@ -16,7 +16,7 @@ from everest.system.types import Floats
 
 NO_CLASS: Final = -1  # the class of samples without one
 NO_LIST: Final = -1  # the list of a group that is in no list yet
-ROUNDING: Final = 1e-14  # relative to squared sample counts: a smaller gain of a move or a swap is none
+ROUNDING: Final = 1e-14  # a gain below this, relative to the squared number of samples, is a rounding error
 
 Ints = NDArray[np.int64]
 
@@ -62,7 +62,7 @@ class _Assignment:
         in_rows = np.concatenate([group_of_label * rows + classes, group_of * rows + rows - 1])
         entries, self._counts = np.unique(in_rows, return_counts=True)  # (E,)
         self._rows = entries % rows
-        self._starts = np.searchsorted(entries, rows * np.arange(len(groups) + 1))  # (G + 1,) first entry
+        self._starts = np.searchsorted(entries, rows * np.arange(len(groups) + 1))  # (G + 1,) first entries
         # (C + 1, S) number of samples that each list still lacks.
         self._deficits = np.bincount(self._rows, self._counts)[:, None] * shares
         self._num_groups = np.zeros(self._deficits.shape, dtype=np.int64)  # groups in each list

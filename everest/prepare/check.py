@@ -35,8 +35,8 @@ from everest.video.stream import VideoError, as_video_error
 
 JOURNAL_FILE: Final = "checked_videos.jsonl"
 RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is reported, as it is hardly learned
-MAX_MEDIAN_RATIO: Final = 1.25  # heuristic: between the medians of two classes that were recorded alike
-MIN_APART_RATIO: Final = 1.02  # heuristic: the same if all values lie apart; 29.97 and 30 are one rate
+MAX_MEDIAN_RATIO: Final = 1.25  # heuristic: ratio of the medians of two classes that were recorded alike
+MIN_APART_RATIO: Final = 1.02  # heuristic: this ratio if all values lie apart; 29.97 and 30 are one rate
 MOST_HEADERS: Final = 240  # heuristic: videos of all classes whose headers are compared, which takes seconds
 MIN_COMPARED: Final = 5  # heuristic: least number of videos of a class that is compared with others
 _digest = partial(hashlib.blake2b, digest_size=16)
@@ -189,7 +189,7 @@ def _check_files(
         checked = {file.path: file for file in journal.entries}
         for file in (checked[path] for path in paths if path in checked):
             with suppress(OSError):
-                is_complete = file.width > 0 or file.reason is not None  # not in an earlier version
+                is_complete = file.width > 0 or file.reason is not None  # earlier versions wrote neither
                 version = video_version(parse_location(file.path))
                 if file.lasting and is_complete and version == (file.size, file.version):
                     results[file.path] = file
@@ -233,8 +233,8 @@ def class_differences(
     """Find properties in which the videos of the classes differ, so that a model may learn the camera.
 
     A frame rate or length differs if the medians of two classes differ by more than MAX_MEDIAN_RATIO, or if
-    all values of a class are above or below all other values. A frame size differs if most videos of the
-    classes differ in size. Classes with fewer than MIN_COMPARED good videos are left out.
+    all values of a class are above or below all other values. A frame size differs if the sizes of most
+    videos differ between classes. Classes with fewer than MIN_COMPARED good videos are left out.
 
     Returns:
         For each property that differs, its name `of`, its `unit`, and by class its minimum, median and

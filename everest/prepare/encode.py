@@ -1,8 +1,8 @@
 """Re-encodes videos so that training reads them faster: small frames, close keyframes.
 
 H height, W width. The frames are upright, and the same that everest.video.reader counts. Their times are the
-source's times from 0 on, so that a segment in frames or seconds means the same in both files. Finished files
-are kept: a file records how it was made, and appears under its name only when it is complete.
+source's, shifted to start at 0, so that a segment in frames or seconds means the same in both files. Finished
+files are kept: a file records how it was made, and appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from everest.video.writer import Codec, read_comment, write_timed_frames
 
 SETTINGS_PREFIX: Final = ".encode-"  # prefix of hidden files; their names hold the settings
 FPS_OF_IMAGES: Final = DEFAULT_RATE
-MAX_DENOMINATOR: Final = 1001  # of a frame rate: 30000/1001 is the most uneven rate in use
+MAX_DENOMINATOR: Final = 1001  # largest denominator of a rate: 30000/1001 is the most uneven in use
 MAKER: Final = "everest prepare encode"
 
 
@@ -182,7 +182,7 @@ def encode_video(
         origin = {"by": MAKER, **asdict(settings), **source_facts}  # stored in the file
         is_new = overwrite or not target.exists()
         if not is_new:
-            saved: dict[str, Any] = {}  # the origin in the file; other comments are not JSON objects
+            saved: dict[str, Any] = {}  # the origin in the file; other comments may not be JSON objects
             with suppress(ValueError, TypeError):
                 saved = {**json.loads(read_comment(target))}
             changed = {name for name, value in origin.items() if saved.get(name) != value}

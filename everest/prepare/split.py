@@ -229,7 +229,7 @@ def split_samples(
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
     classes = [class_indices(label) or (NO_CLASS,) for label in labels]
     if all(isinstance(label, float) for label in labels):
-        # The bins are so few that the smallest list can have a group of each. They share the numbers evenly.
+        # So few bins that the smallest list can have a group of each; each bin has the same share of numbers.
         bins = max(1, min(NUMBER_BINS, int(len(members) * min(shares.values()))))
         edges = np.unique(np.quantile(labels, np.arange(1, bins) / bins))  # equal numbers are in one bin
         classes = [(int(index),) for index in np.searchsorted(edges, labels, side="right")]

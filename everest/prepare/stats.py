@@ -114,7 +114,7 @@ def compute_stats(
         lengths.append(0)  # the length of a segment outside its video
         with suppress(VideoError):
             lengths[-1] = frame_span(sample)[1] if sample.is_segment else measures[sample.path].frames
-    length = sorted(lengths)[int(SHORT_SHARE * len(lengths) + 1e-9)]  # nearly all videos have these frames
+    length = sorted(lengths)[int(SHORT_SHARE * len(lengths) + 1e-9)]  # nearly all videos are this long
     classes = []
     for name, group in by_class.items():
         motions = [measures[sample.path].motion for sample in group if sample.path in measures]

@@ -95,11 +95,11 @@ def label_samples(
     """Label windows with the classes of the bouts in them; DataError for a name that no list can hold.
 
     Args:
-        samples: segments of videos in seconds. Leave out those that touch unscored time first
+        samples: segments of videos in seconds. Leave out segments that touch unscored time first
             (`unscored_spans`).
         bouts: the bouts by `Sample.path`.
-        task: single-label gives a window the class with the most seconds in it, and background without a
-            class; multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
+        task: single-label gives a window the class with the most seconds in it, and background if there is
+            none; multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
     Returns:
         The samples with their labels, the names of the classes, and the task.
     """

@@ -50,7 +50,7 @@ PROBLEM_EFFECTS: Final = {  # effect of each kind of problem of a video
 EVEN_SPACING: Final = 4  # with selection by activity, one in this many windows is spread evenly
 MAX_SHARE_FACTOR: Final = 2  # by activity, a recording gets at most this many times its even share
 MEDIAN_SECONDS: Final = 600.0  # seconds that a running median covers
-PACKET_OVERHEAD: Final = 64  # bytes added to each packet, so that ratios of nearly empty ones stay small
+PACKET_OVERHEAD: Final = 64  # bytes added to each packet, so that ratios of nearly empty packets stay small
 BLOCK_SECONDS: Final = 10.0  # length of the blocks whose bytes are compared to find a constant bitrate
 CONSTANT_VARIATION: Final = 0.05  # std / mean of the bytes per block; below this, the bitrate is constant
 
@@ -75,7 +75,7 @@ class WindowSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VideoWindows:
-    """All windows of a video or segment from which the listed ones are chosen."""
+    """All windows of a video or segment, from which the listed windows are chosen."""
 
     sample: Sample
     windows: NDArray[np.float64]  # (N, 2) seconds
@@ -245,7 +245,7 @@ def choose_windows(
     rng = np.random.default_rng(seed)
     total = sum(lengths)
     count = min(count, total)
-    # Numbers at equal distances over all recordings in a row, from a random first one: even shares.
+    # Equal distances from a random first number, over all recordings in a row: each gets an even share.
     even_ids = ((np.arange(count) + rng.random()) * total / count).astype(np.int64)  # (count,)
     if scores is None:
         return [np.flatnonzero(is_chosen) for is_chosen in _mark_windows(even_ids, lengths)]

@@ -39,7 +39,7 @@ NAME_ROUNDING: Final = 0.001  # seconds; times in names of rows are rounded to m
 FEATURE_SUFFIX: Final = ".safetensors"
 EXTRACT_FIX: Final = "write it with everest extract VIDEOS --checkpoint C --features video"
 
-HEADER_KEYS: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # of JSON texts
+HEADER_KEYS: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # keys of JSON texts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -24,7 +24,7 @@ from everest.video.truncation import is_truncated, pes_state
 
 # The decoders of these codecs apply `skip_frame` per packet; AV1's also drops frames that it had started.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
-# Where a file of these formats breaks off, frames may be missing among those that the decoder still holds.
+# Where a file of these formats breaks off, unknown frames are missing among those that the decoder holds.
 UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "mpeg", "h264", "hevc", "m4v", "mpegvideo"})
 MAX_HELD_FRAMES: Final = 16  # frames that a decoder holds back
 MAX_OUTPUTS: Final = 2**8  # frames that one packet pushes out; the end of a file pushes out up to 32
@@ -40,7 +40,7 @@ class Entry:
 
     seek: int  # where to seek: time in the stream's units, or byte
     packet: int = 0  # number of the keyframe's packet in the file
-    mark: int | None = None  # of the packet's content and its time or byte; None: begin where the seek ends
+    mark: int | None = None  # made of the packet's content and time or byte; None: begin where the seek ends
 
 
 class DecodedFrame(NamedTuple):

@@ -45,7 +45,7 @@ STAMPED_FORMATS: Final = ("mov", "matroska")  # first parts of FFmpeg's names of
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of VP8's hidden reference frames show nothing
 MAX_INTERVAL_RATIO: Final = 1.6  # heuristic: an interval / the median, or the reverse; 3:2 pull-down has 1.5
 FRAMES_COMPARED: Final = 4  # frames compared after each entry
-MIN_ENTRY_DISTANCE: Final = 10  # packets from one entry to the next: nearer ones save no time
+MIN_ENTRY_DISTANCE: Final = 10  # packets from one entry to the next: nearer entries save no time
 MAX_FAILED_ENTRIES: Final = 3  # entries; if none of them is reached, a format cannot seek
 
 
@@ -56,7 +56,7 @@ class UnitTypes(NamedTuple):
     shift: int  # shift of the type in a unit's first byte
     mask: int
     pictures: range  # types
-    restarts: range  # types of pictures that end all references to earlier ones
+    restarts: range  # types of pictures that end all references to earlier pictures
 
 
 UNIT_TYPES: Final = {
@@ -101,7 +101,7 @@ class StampedIndex:
         keys = sorted(packet for packet in packets if packet.is_key)
         times = np.array([packet.time for packet in packets], dtype=np.int64)  # in decode order
         display_order = np.argsort(times)
-        # GOPs are closed if every frame is shown after the keyframe that it follows in decode order.
+        # GOPs are closed if every frame, from the first on, is shown after the last keyframe decoded before.
         has_closed_gops = True
         last_key = np.inf
         for packet in packets:

@@ -168,7 +168,7 @@ def _make_stamped_index(
     if not packets:
         return None
     are_images = False
-    if may_be_images:  # judged by the first image shown: interlaced ones differ, for example
+    if may_be_images:  # tested on the first image shown: interlaced images fail, for example
         (image,) = decode_images(path, [(max(0, min(packets).offset), min(packets).size)])
         with decoder_errors(path):
             are_images = image is not None and np.array_equal(to_rgb(image), to_rgb(first_frame))

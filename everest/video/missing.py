@@ -66,7 +66,7 @@ class StatedTimes:
                     if stated is not None:
                         hours, minutes, seconds = map(float, stated.groups())
                         return times(end=hours * 3600 + minutes * 60 + seconds)
-                    return times(end=end_of_file if len(container.streams) == 1 else -inf)  # or sound
+                    return times(end=end_of_file if len(container.streams) == 1 else -inf)  # may be sound
                 case _:  # transport streams and other formats state no end
                     return times()
 
@@ -114,7 +114,7 @@ class StatedTimes:
 
 def _end_before_gap(seconds: NDArray[np.float64], frame_duration: float) -> float:
     """The end of the last frame before a gap near the end of frames shown at `seconds` (F,)."""
-    # Frames that the decoder still held may be shown after missing ones.
+    # Frames that the decoder still held may be shown after missing frames.
     held = range(max(seconds.size - MAX_HELD_FRAMES, 0), seconds.size - 1)
     last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * frame_duration), seconds.size - 1)
     return float(seconds[last]) + frame_duration

@@ -46,7 +46,7 @@ class TimedFrame(NamedTuple):
     """A frame and the time at which it is shown."""
 
     pixels: np.ndarray  # (H, W, 3) uint8, RGB
-    time: int  # in units of `time_base`
+    time: int  # time in units of `time_base`
     time_base: Fraction  # seconds per unit
 
 
@@ -102,7 +102,7 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
     Returns:
         (H, W, C) uint8 each, equal to the output of `read_frames`.
     Raises:
-        VideoError: a frame does not exist; on reaching it: it is damaged, or an image of another size.
+        VideoError: a frame does not exist, or (on reaching it) is damaged or an image of another size.
     """
     path = as_video(path)
     wanted = [int(i) for i in ids]

@@ -2,7 +2,7 @@
 
 Decoders read local files in place. In a large file of a storage, they read the parts that they need, and the
 last parts stay in memory. Any other video is loaded completely, and the last video stays in memory: a clip
-requests the frames of a video right after their number.
+requests the frames of a video right after asking for their number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`everest train` and `demo`, all steps in one; `pretrain`, `finetune` and `train-tokenizer`, each step."""
+"""`everest train` and `demo` run all steps; `pretrain`, `finetune` and `train-tokenizer` run a step each."""
 
 from __future__ import annotations
 

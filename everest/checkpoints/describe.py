@@ -59,7 +59,7 @@ def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyMode
     """Return the model of a checkpoint, of any kind, in eval mode on the CPU; it knows its clips and classes.
 
     Raises:
-        CheckpointError: no such checkpoint, or a damaged or foreign one.
+        CheckpointError: the checkpoint is missing, damaged or foreign.
         RecipeError: the recipe next to the weights is damaged.
     """
     opened = open_model(checkpoint, which=which)
@@ -221,7 +221,7 @@ def describe_pixel_mismatch(saved: PixelStatistics, requested: PixelStatistics) 
 
 
 def as_yaml(value: object) -> str:
-    """A setting as --set takes it."""
+    """Format the value of a setting for --set."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
@@ -229,7 +229,7 @@ def as_yaml(value: object) -> str:
 class WeightSettings:
     """What weights say about the recipe of a model that starts from them."""
 
-    name: str  # as given: a run, a file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE
+    name: str  # the name as given: a run, a file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE
     weights: Weights
     spec: ModelSpec  # the spec of the model whose weights were saved
     values: Mapping[str, Any]  # values by recipe key, such as data.size
@@ -262,7 +262,7 @@ def read_weight_settings(checkpoint: str, *, on_cpu: bool | None = None) -> Weig
     Args:
         on_cpu: whether the model will run on a CPU; None: if this machine has no GPU.
     Raises:
-        CheckpointError: no such weights, or a damaged or foreign file.
+        CheckpointError: the weights are missing, damaged or foreign.
         RecipeError: a name that timm does not have.
     """
     weights, spec = open_encoder(checkpoint)

@@ -80,7 +80,7 @@ class Graph(nn.Module):
         output_heads = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
         self.register_buffer("std", torch.tensor([head.std for head in output_heads]), persistent=False)
         self.register_buffer("mean", torch.tensor([head.mean for head in output_heads]), persistent=False)
-        # A float32 number has 7 digits: two programs may round the last one of the mean differently.
+        # A float32 number has 7 digits: two programs may round the last digit of the mean differently.
         self.unit = torch.maximum(self.std, self.mean.abs() / MEAN_IN_STDS)
         self.metadata: dict[str, str] = {}
 

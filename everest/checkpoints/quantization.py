@@ -88,7 +88,7 @@ def read_int8_clips(
 
 
 def report_clips(clips: Iterable[Tensor], num_clips: int, report: Report) -> Iterator[Tensor]:
-    """Yield `num_clips` clips; report each one when it is used."""
+    """Yield `num_clips` clips; report each clip when it is used."""
     for num_done, clip in enumerate(clips, start=1):
         yield clip
         report({"event": "video", "done": num_done, "videos": num_clips})

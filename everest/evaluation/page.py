@@ -70,7 +70,7 @@ def write_evaluation_page(
 
     Args:
         result: the document of `everest eval --json`.
-        dataset: the evaluated videos; the worst ones are read again for the page.
+        dataset: the evaluated videos; the worst videos are read again for the page.
     """
     (folder / PAGE).unlink(missing_ok=True)  # an old page must not stand beside new plots
     show_video = partial(_show_video, dataset, predictions)
@@ -109,7 +109,7 @@ def write_pooled_page(
     Args:
         results: results of all models together, then of each model, by title; see everest.project.
         predictions: joined predictions of all models, which have one head.
-        dataset: the videos of the test; the worst ones are read again for the page.
+        dataset: the test videos; the worst videos are read again for the page.
     """
     pooled = next(iter(results.values()))
     (head,) = predictions.by_head().values()

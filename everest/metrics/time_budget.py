@@ -156,7 +156,7 @@ def total_interval(
     errors = labeled - predicted  # (N,)
     seen = float(labeled.sum())
     counts = np.atleast_1d(windows)  # (S,)
-    estimate, variance = naive - float(predicted.sum()), 0.0  # of the sum over the unchecked windows
+    estimate, variance = naive - float(predicted.sum()), 0.0  # values for the sum over unchecked windows
     for stratum, total in enumerate(counts):
         stratum_errors = errors if strata is None else errors[strata == stratum]
         num_checked = len(stratum_errors)

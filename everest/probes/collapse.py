@@ -29,7 +29,7 @@ LEAST_STD: Final = 0.2  # heuristic: a smaller share of the first feature std is
 LEAST_RANK: Final = 0.2  # heuristic: a smaller share of the first RankMe is a collapse
 # Heuristic: RankMe is at least 1, for equal features. Healthy runs end above 5; a broken run ended at 1.25.
 SAME_RANK: Final = 1.5
-NEAR_MEAN: Final = 0.99  # heuristic: a healthy loss is below this share of that of predicting the mean
+NEAR_MEAN: Final = 0.99  # heuristic: a healthy loss is below this share of the loss of the mean target
 LEAST_FALL: Final = 0.05  # heuristic: minimum fall as a share of the first held-out loss
 # Heuristic. A healthy run on normalized targets may be near the loss of the mean for a third of its steps.
 # Its RankMe is then still above 0.7 times the first RankMe; in most broken runs, it is below 0.35 times that.

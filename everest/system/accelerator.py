@@ -27,7 +27,7 @@ from everest.system.processes import TRAINER_KEPT_BYTES, adopt_slurm, is_launche
 
 T = TypeVar("T")
 
-# The other processes wait in a collective while the main one evaluates a tokenizer, measures its targets or
+# Other processes wait in a collective while the main process evaluates a tokenizer, measures its targets or
 # writes a checkpoint. NCCL gives up after 10 minutes by default, and gloo after 30. Our choice.
 COLLECTIVE_TIMEOUT: Final = timedelta(hours=2)
 # A finished process waits while other processes read their longest recordings. If one of them dies, the
@@ -81,7 +81,7 @@ def make_runtime(accelerator: Accelerator) -> Runtime:
 
 @atexit.register
 def _close_processes() -> None:
-    """Close the connections to the other processes: gloo might abort a process that exits with open ones."""
+    """Close the connections to the other processes: gloo may abort a process that exits with them open."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -61,7 +61,7 @@ def time_passes(run: Callable[[], object], *, limit: float = math.inf) -> Networ
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread of the CPU in the block: a small step is slower on two."""
+    """Limit PyTorch to one CPU thread in the block: small steps are slower on two threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

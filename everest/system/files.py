@@ -100,7 +100,7 @@ def absolute_keeping_links(path: Path) -> Path:
 def refuse_inputs(
     output: Path, inputs: Iterable[object], *, option: str = "--output", fix: str = "choose another name"
 ) -> None:
-    """Refuse an output that is an input of the command, or a folder that contains one.
+    """Refuse an output that is an input of the command, or a folder that contains an input.
 
     Args:
         inputs: files and folders; values other than local paths are ignored.

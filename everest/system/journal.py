@@ -23,7 +23,7 @@ Entry = TypeVar("Entry")
 class Journal(Generic[Entry]):
     """Entries that are saved to a file with one JSON value per line; made by `open_journal`.
 
-    Append JSON values, or dataclasses of JSON values, to `entries`; `save` writes the new ones.
+    Append JSON values, or dataclasses of JSON values, to `entries`; `save` writes new entries.
     """
 
     def __init__(self, path: Path, file: IO[bytes], entries: list[Entry], size: int) -> None:

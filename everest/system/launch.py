@@ -26,7 +26,7 @@ NOT_SAVED: Final = "stopped without saving; the same command resumes from the la
 
 
 class LostPeer(UserError):
-    """Another process of the run has ended, so this one ends."""
+    """Another process of the run has ended, so this process ends."""
 
     exit_code = 69
 
@@ -64,7 +64,7 @@ class Devices:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variable that restricts a process to these GPUs, the first visible ones."""
+        """The variable that restricts a process to the selected GPUs, the first of the visible GPUs."""
         return visible_gpus(range(self.num_processes)) if self.type == "cuda" else {}
 
 

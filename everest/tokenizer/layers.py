@@ -249,7 +249,7 @@ def soft_topk_mask(
     """Select the `k` highest scores of each row, with a gradient to the scores.
 
     LVMAE does not specify its differentiable top-k, so both kinds are our choice. Scores are standardized per
-    clip first: their scale drifts in training, which would change the effect of the temperature.
+    clip first, because their scale drifts in training and would change the effect of the temperature.
 
     Args:
         scores: (B, N) float32.

@@ -146,10 +146,11 @@ def measure_importance(
     importance = strategy.importance(frames, embed)
     size = frames.size(3), frames.size(4)
     grid = TokenGrid.of_clip(frames=frames.size(2), size=size, tubelet=embed.tubelet)
-    if importance is not None and importance.shape[1:] != (grid.num_tokens,):
+    shape = (frames.size(0), grid.num_tokens)
+    if importance is not None and importance.shape != shape:
         raise RecipeError(
-            f"{strategy.strategy}: its importance has the shape {tuple(importance.shape)}, not (clips, "
-            f"{grid.num_tokens}): one number for each token"
+            f"{strategy.strategy}: its importance has the shape {tuple(importance.shape)}, not {shape}: one "
+            "number for each token"
         )
     return importance
 

@@ -101,7 +101,13 @@ class Target(ABC):
 
 
 def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-    """The mean over all values (B, M, P) of the tokens that are `scored` (B, M), float32; 0 without any."""
+    """The mean over all values (B, M, P) of the tokens that are `scored` (B, M), float32; 0 without any.
+
+    Raises:
+        ValueError: a token has more or fewer values than predictions.
+    """
+    if values.shape != prediction.shape:
+        raise ValueError(f"values: {values.size(-1)} for a token, but {prediction.size(-1)} are predicted")
     return mean_of_scored((prediction.float() - values).square().mean(dim=-1), scored)
 
 

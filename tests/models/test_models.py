@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import everest
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
+from everest.errors import RecipeError
 from everest.methods.grid import NoiseLayout, TokenSelection
 from everest.methods.selection import Drawn
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
@@ -153,6 +154,7 @@ def test_clips_that_are_no_batch_of_frames_are_refused(kind, clips, message):
         ({"importance": torch.rand(2, 5)}, r"importance: expected shape \(2, 64\), got \(2, 5\)"),
         ({"importance": torch.rand(1, 64)}, r"importance: expected shape \(2, 64\), got \(1, 64\)"),
         ({"values": torch.rand(2, 65, 384)}, r"values: expected shape \(2, 64, P\), got \(2, 65, 384\)"),
+        ({"values": torch.rand(2, 64, 1)}, "values: 1 for a token, but 384 are predicted"),
         ({"values": torch.rand(2, 64)}, r"values: expected shape \(2, 64, P\), got \(2, 64\)"),
     ],
 )
@@ -160,6 +162,13 @@ def test_an_autoencoder_refuses_inputs_of_other_clips_or_tokens(strategy, given,
     model, clips = tiny("pretrain", selection=strategy), torch.randn(2, 3, 8, 32, 32)
     with pytest.raises(ValueError, match=message):
         model(clips, **given)
+
+
+def test_a_strategy_must_give_importance_to_each_clip(monkeypatch):
+    model = tiny("pretrain", selection=RedundancyRobust())
+    monkeypatch.setattr(RedundancyRobust, "importance", lambda *_: torch.zeros(1, 64))
+    with pytest.raises(RecipeError, match=r"shape \(1, 64\), not \(2, 64\)"):
+        model(torch.randn(2, 3, 8, 32, 32))
 
 
 @pytest.mark.parametrize("noise", [torch.rand(2, 64), torch.rand(1, 63), torch.rand(64)])

@@ -116,7 +116,7 @@ class TokenModel(ClipModel):
         importance: Tensor | None = None,
         strategy: Strategy | None = None,
     ) -> TokenSelection:
-        """Select tokens of the encoder's input `x` (B, C, T, H, W). Shapes are not checked.
+        """Select tokens of the encoder's input `x` (B, C, T, H, W).
 
         Args:
             noise: (B, at least N) uniform in [0, 1); None if the choice does not depend on it.
@@ -126,6 +126,7 @@ class TokenModel(ClipModel):
         strategy, grid = strategy or self.strategy, self.encoder.grid
         if noise is None:
             noise = torch.zeros(x.size(0), grid.num_tokens, device=x.device)
+        check_inputs(grid, x.size(0), noise=noise, importance=importance)
         if importance is None and strategy.uses_importance:
             importance = measure_importance(strategy, x, self.embedding, self.scorer)
         return strategy(grid, importance=importance, noise=noise[:, : grid.num_tokens])
@@ -167,6 +168,7 @@ class PretrainingModel(TokenModel):
         Args:
             noise: (B, at least N) uniform in [0, 1).
         """
+        self.encoder.check(frames)
         x = self.to_input(frames)
         return self.encoder(x, self.select_tokens(x, noise).visible).mean(dim=1)
 
@@ -214,7 +216,6 @@ class SelectingModel(TokenModel):
                 its target has no effect and may be empty, (B, 0).
         """
         self.encoder.check(frames)
-        check_inputs(self.encoder.grid, frames.size(0), noise=noise)
         x = self.to_input(frames)
         if selection is None:
             strategy = self.strategy

@@ -16,7 +16,6 @@ from torch import Tensor, distributed, nn
 
 from everest.config.stage_settings import ContrastSettings, SigregSettings, ViewsSection, ViewsSettings
 from everest.config.values import settings
-from everest.methods.grid import check_inputs
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.clip_spec import PretrainSpec
 from everest.models.vit import init_linear_layers
@@ -84,8 +83,6 @@ class ViewModel(PretrainingModel):
         views = self.settings.number
         if frames.size(0) % views:
             raise ValueError(f"{frames.size(0)} clips are no whole videos of {views} views")
-        self.encoder.check(frames)
-        check_inputs(self.encoder.grid, frames.size(0), noise=noise)
         noise = self.new_noise(frames) if noise is None else noise
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views

@@ -45,9 +45,9 @@ from view_labels import RESULTS as OF_LABELS
 from view_labels import kept_table, labels_table
 
 from everest.figures.style import COLORS
-from everest.sweep.report import draw_report, make_report, make_report_table
 from everest.system.files import atomic_file
 from everest_demo.event_pairs import event_set
+from everest_workflows.sweep.report import draw_report, make_report, make_report_table
 
 HERE: Final = Path(__file__).resolve().parent
 RESULTS: Final = HERE / "evidence" / "results"

@@ -12,7 +12,7 @@ from measuring import difference_text, markdown
 from run_evidence import CLIPS, LABELED, SHAKEN
 
 from everest.config.yaml import read_yaml
-from everest.sweep.report import compare_pairs, find_spread, make_report
+from everest_workflows.sweep.report import compare_pairs, find_spread, make_report
 
 RANDOM, DIFFERENCES = "random encoder", "difference image"
 BASELINES: Final = (RANDOM, DIFFERENCES)

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.sweep.report import PairedDifference
 from everest.video.reader import read_frames
+from everest_workflows.sweep.report import PairedDifference
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "performance.md"

@@ -28,11 +28,11 @@ import torch
 from measuring import HERE, everest, machine, write_results
 from timelines import PARTS, score
 
-from everest.annotations.bout import Bout
-from everest.annotations.formats import read_annotations, write_annotations
-from everest.inference.timelines import Timelines
 from everest.video.reader import read_frames, video_info
 from everest.video.writer import write_video
+from everest_workflows.annotations.bout import Bout
+from everest_workflows.annotations.formats import read_annotations, write_annotations
+from everest_workflows.recordings.timelines import Timelines
 
 RECORDINGS, RECORDING_FOLDS = 10, 5
 INIT: Final = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"

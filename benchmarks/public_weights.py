@@ -24,10 +24,10 @@ from everest.config.recipe_files import find_recipe
 from everest.inference.opened_model import OpenedModel
 from everest.models.classifier import VideoClassifier
 from everest.probes.probe import probe
-from everest.sweep.report import compare_pairs, find_spread
 from everest.system.events import ignore_event
 from everest.system.files import write_text
 from everest.system.text import read_json
+from everest_workflows.sweep.report import compare_pairs, find_spread
 
 SCRATCH: Final = "from scratch"
 DIFFERENCES: Final = "difference image"

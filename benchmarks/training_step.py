@@ -2,8 +2,8 @@
 
     python benchmarks/training_step.py RECIPE --set train.compile=false
 
-Prints launches, copies and memory of a step as JSON, on a device that computes nothing (tests/fake_cuda) and
-runs without compilation.
+Prints launches, copies and memory of a step as JSON, on a device that computes nothing
+(tests/everest/fake_cuda) and runs without compilation.
 """
 
 from __future__ import annotations

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from everest.inference_api import evaluate as evaluate
     from everest.inference_api import extract as extract
     from everest.inference_api import predict as predict
-    from everest.inference_api import timeline as timeline
     from everest.methods import strategies as strategies
     from everest.methods import targets as targets
     from everest.methods.grid import TokenSelection as TokenSelection
-    from everest.project.train import train as train
     from everest.stages import finetune as finetune
     from everest.stages import pretrain as pretrain
     from everest.video.pixels import normalize as normalize
     from everest.video.reader import read_frames as read_frames
+    from everest_workflows.project.train import train as train
+    from everest_workflows.recordings.api import timeline as timeline
 
 _NAMES = {
     "everest.api": ("create_model", "read_clip", "select_tokens"),
@@ -38,13 +38,14 @@ _NAMES = {
     "everest.config.recipe": ("load_recipe",),
     "everest.data": ("augment", "crops"),
     "everest.engine.network": ("parameter_groups",),
-    "everest.inference_api": ("evaluate", "extract", "predict", "timeline"),
+    "everest.inference_api": ("evaluate", "extract", "predict"),
     "everest.methods": ("strategies", "targets"),
     "everest.methods.grid": ("TokenSelection",),
-    "everest.project.train": ("train",),
     "everest.stages": ("finetune", "pretrain"),
     "everest.video.pixels": ("normalize",),
     "everest.video.reader": ("read_frames",),
+    "everest_workflows.project.train": ("train",),
+    "everest_workflows.recordings.api": ("timeline",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll] (all imported above)

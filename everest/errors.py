@@ -1,7 +1,7 @@
 """Errors that a user can cause: one line each, with the exit code that scripts rely on.
 
 Codes: 2 usage or recipe, 3 diverged, 4 data, 5 environment (memory, device, package, disk), 6 checkpoint;
-69 the failure of another process of a run, or of a job of a sweep (everest.system.launch, everest.sweep.run);
+69 the failure of another process of a run (everest.system.launch), or of one of several jobs;
 128 + n a signal.
 """
 

@@ -1,4 +1,4 @@
-"""Predict, timeline, extract and evaluate as functions for notebooks, with the results of the commands.
+"""Predict, extract and evaluate as functions for notebooks, with the results of the commands.
 
 A model is one of `everest.load_model` or `everest.create_model`. It computes on the device where it is,
 and is left in evaluation mode. Nothing else of the process changes: float32 products have the precision
@@ -16,7 +16,6 @@ from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.inference.features import VideoFeatures, compute_features
 from everest.inference.opened_model import OpenedModel
 from everest.inference.predictions import open_predictions
-from everest.inference.timelines import Timelines, compute_timelines, timeline_job
 from everest.inference.videos import Passes
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
@@ -66,46 +65,9 @@ def predict(
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     passes = Passes(batch=batch, workers=workers, report=report)
-    with open_predictions(opened, _samples(videos, data), passes, top=top) as rows:
+    with open_predictions(opened, samples_of(videos, data), passes, top=top) as rows:
         assert rows is not None  # this is the only process
         return rows
-
-
-def timeline(
-    model: Classifier,
-    videos: Videos,
-    *,
-    window: float | None = None,
-    step: float | None = None,
-    data: str | Path | None = None,
-    clips: int = 1,
-    crops: int = 1,
-    keep: float | None = None,
-    batch: int = 1,
-    precision: str | None = None,
-    report: Report = ignore_event,
-) -> Timelines:
-    """Compute the probabilities of windows that slide over videos, as `everest timeline`.
-
-    Args:
-        window: seconds; None: those that `everest train` chose, with its step unless `step` is given, or for
-            another model the length of a clip at the model's stride.
-        step: seconds from the start of one window to the start of the next; None: `window`.
-        batch: windows in one forward pass. For the other arguments see `predict`.
-    Returns:
-        `videos`, each with `starts` and `ends` in seconds, (W,), and `outputs`, (W, outputs of all heads).
-        `bouts(BoutRules(…))` gives the bouts of each video by head, `rows()` the document of `everest
-        timeline --json`, and `save(path)` writes a file that `Timelines.load` reads. A video that is
-        unreadable, or damaged at some frame, has `error`.
-    Raises:
-        CheckpointError, DataError, RecipeError: see `predict`; or a clip spans the whole video, so there is
-            no default window; or `window` or `step` is below 0.001 or not finite.
-    """
-    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    passes = Passes(batch=batch, window=window, step=step, report=report)
-    with compute_timelines(timeline_job(opened, _samples(videos, data), passes)) as timelines:
-        assert timelines is not None  # this is the only process
-        return timelines
 
 
 def extract(
@@ -135,7 +97,7 @@ def extract(
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     passes = Passes(batch=batch, workers=workers, report=report)
-    return compute_features(opened, _samples(videos, data), passes, level=level)
+    return compute_features(opened, samples_of(videos, data), passes, level=level)
 
 
 def evaluate(
@@ -188,6 +150,6 @@ def evaluate(
     return evaluate_classifier(model, model.spec, recipe, opened.runtime, report=report, files=files)[0]
 
 
-def _samples(videos: Videos, data: str | Path | None) -> list[Sample]:
+def samples_of(videos: Videos, data: str | Path | None) -> list[Sample]:
     paths = [videos] if isinstance(videos, str | Path) else videos
     return find_samples([Path(path) for path in paths], root=None if data is None else Path(data))

@@ -71,7 +71,7 @@ class TimelineFiles:
         self, kind: str | None, names: Iterable[str], heads: Heads
     ) -> Mapping[Path, Sequence[str]]:
         """Return the --output files with the paths of their videos; annotations need a head of classes."""
-        from everest.annotations.formats import plan_files
+        from everest_workflows.annotations.formats import plan_files
 
         if self.output is None or kind is None:
             return {}

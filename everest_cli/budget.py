@@ -22,9 +22,9 @@ from everest_cli.output import print_json, say
 from everest_cli.timeline import RuleOptions, group_recordings
 
 if TYPE_CHECKING:
-    from everest.annotations.bout import Bout, Bouts
-    from everest.annotations.codings import BoutFilter
-    from everest.metrics.time_budget import Extents, FootageWindow
+    from everest_workflows.annotations.bout import Bout, Bouts
+    from everest_workflows.annotations.codings import BoutFilter
+    from everest_workflows.recordings.time_budget import Extents, FootageWindow
 
 PAGE_SUFFIX: Final = ".html"  # suffix of the page of drawn windows, beside their list
 GROUP_COLUMN: Final = "group of draw"  # column of the list that holds the --group of --draw
@@ -75,7 +75,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest.metrics.time_budget import draw_windows, window_length
+    from everest_workflows.recordings.time_budget import draw_windows, window_length
 
     refuse(
         {
@@ -108,7 +108,7 @@ def budget(
     if output is not None:
         write_table(output, _make_table(document))
     if plot is not None:
-        from everest.figures.timeline import draw_budget
+        from everest_workflows.recordings.timeline_figure import draw_budget
 
         draw_budget(plot, document)
     (print_json if as_json else _print_budget)(document)
@@ -119,8 +119,8 @@ def budget(
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
     """Read a saved timeline; its bouts follow from the saved rules and the options."""
-    from everest.inference.scores import check_one_head
-    from everest.inference.timelines import Timelines
+    from everest_workflows.recordings.scores import check_one_head
+    from everest_workflows.recordings.timelines import Timelines
 
     timelines = Timelines.load(timeline)
     check_one_head(timelines.classes.heads, option="--timeline")
@@ -143,10 +143,10 @@ def _read_checked(
     file: Path, footage: Recordings, whose: BoutFilter, group: str | None
 ) -> tuple[Bouts, str | None]:
     """Read the checked bouts of each recording, and the --group of the draw; None: all recordings."""
-    from everest.annotations.codings import read_video_annotations
-    from everest.annotations.formats import is_header
-    from everest.annotations.records import read_table
-    from everest.inference.scores import refuse_unknown_classes
+    from everest_workflows.annotations.codings import read_video_annotations
+    from everest_workflows.annotations.formats import is_header
+    from everest_workflows.annotations.records import read_table
+    from everest_workflows.recordings.scores import refuse_unknown_classes
 
     labels = read_video_annotations([file], footage.extents, people=whose, keep_windows=True)
     if labels.unmatched:
@@ -177,7 +177,7 @@ def _estimate(
 ) -> dict[str, Any]:
     """Return the document of --json: estimates for all recordings and each group, and the methods."""
     from everest import __version__
-    from everest.metrics.time_budget import compute_time_budget
+    from everest_workflows.recordings.time_budget import compute_time_budget
 
     estimate = partial(compute_time_budget, classes=footage.classes)
     parts: list[Mapping[str, Any]] = [footage.extents, footage.predicted, labeled]  # each maps recordings
@@ -234,7 +234,7 @@ def _print_budget(document: Mapping[str, Any]) -> None:
 
 def _list_notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
     """Yield notes on the scope of the estimates, and on how many windows halve the intervals."""
-    from everest.metrics.time_budget import windows_for_half
+    from everest_workflows.recordings.time_budget import windows_for_half
 
     if document["unused"]:
         yield f"{plural(document['unused'], 'bout')} in no checked window: not counted"
@@ -267,10 +267,10 @@ def _write_windows(
 
     The list keeps the --group, which the estimates need.
     """
-    from everest.annotations.bout import BACKGROUND, DRAWN
-    from everest.annotations.formats import TABLE_COLUMNS
     from everest.figures.pages import make_card, write_page
     from everest.lists.sample import Sample
+    from everest_workflows.annotations.bout import BACKGROUND, DRAWN
+    from everest_workflows.annotations.formats import TABLE_COLUMNS
 
     chosen = {"subject": whose.subject or "", "observer": next(iter(whose.observer or ()), "")}
     known = [

@@ -183,13 +183,13 @@ def sweep(
 
     The same command resumes. `everest sweep report DIR` compares the arms.
     """
-    from everest.sweep.request import read_request
+    from everest_workflows.sweep.request import read_request
 
     changes = {"overrides": overrides or (), "over": over or ()}
     request = read_request(recipe, **changes, seeds=seeds, stages=stages, init=init)
 
-    from everest.sweep.run import JOB_FAILED, JobLauncher, check_folder, run_sweep
-    from everest.sweep.sweep_plan import plan_sweep
+    from everest_workflows.sweep.run import JOB_FAILED, JobLauncher, check_folder, run_sweep
+    from everest_workflows.sweep.sweep_plan import plan_sweep
 
     plan = plan_sweep(request, data=data)
     check_folder(output)
@@ -225,9 +225,9 @@ def report(
 
     Example: everest sweep report runs/steps
     """
-    from everest.sweep.report import draw_report, list_report_notes, make_report, make_report_table
-    from everest.sweep.results import RESULTS_FILE, RESULTS_FIX, read_results
     from everest.system.text import damage_errors
+    from everest_workflows.sweep.report import draw_report, list_report_notes, make_report, make_report_table
+    from everest_workflows.sweep.results import RESULTS_FILE, RESULTS_FIX, read_results
 
     with damage_errors(folder / RESULTS_FILE, fix=RESULTS_FIX):
         document = make_report(read_results(folder), metric=metric, against=against)

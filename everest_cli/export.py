@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from everest.checkpoints.graph import Graph
     from everest.checkpoints.load import LoadedModel
     from everest.checkpoints.quantization import Int8Clips
-    from everest.project.exported import ExportedAccuracy
+    from everest_workflows.project.exported import ExportedAccuracy
 
 CAMERA_PROGRAM: Final = "classify.py"  # classifies a camera's video with an exported file
 NEXT_COMMANDS: Final = {
@@ -82,7 +82,7 @@ def export(
     from everest.checkpoints.load import find_run_weights, find_weights, open_model
     from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
-    from everest.project.exported import list_precisions, make_card_lines, read_project_result
+    from everest_workflows.project.exported import list_precisions, make_card_lines, read_project_result
 
     weights = find_weights(checkpoint, which=options.which)
     refuse_inputs(options.out, find_run_weights(weights))
@@ -124,7 +124,7 @@ def _export_onnx(
     from everest.checkpoints.quantization import read_int8_clips
     from everest.config.recipe_files import shipped_folder
     from everest.evaluation.card import model_card
-    from everest.project.exported import compare_precisions
+    from everest_workflows.project.exported import compare_precisions
 
     out, card_file = options.out, options.card_file
     clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, report)
@@ -168,7 +168,7 @@ def _write_tested_file(
 ) -> tuple[dict[str, Any], str, ExportedAccuracy | None]:
     """Write an ONNX file, which gets its name only after its test; return facts, speed and accuracy."""
     from everest.checkpoints.graph_files import write_onnx
-    from everest.project.exported import measure_exported_accuracy
+    from everest_workflows.project.exported import measure_exported_accuracy
 
     accuracy = None
     # A folder instead of `atomic_file`, because the test recognizes the file by its suffix .onnx.

@@ -22,9 +22,9 @@ from everest.system.run_folder import Which
 from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
-    from everest.annotations.codings import BoutFilter
     from everest.config.settings import Recipe
     from everest.inference.opened_model import OpenedModel
+    from everest_workflows.annotations.codings import BoutFilter
 
 
 def option(names: str, help: str, default: Any = None, **settings: Any) -> Any:
@@ -206,7 +206,7 @@ class WhoseOptions:
 
     def read(self, annotations: object, *, option: str) -> BoutFilter:
         """Return the choice; RecipeError if it is made without annotations, which `option` names."""
-        from everest.annotations.codings import BoutFilter
+        from everest_workflows.annotations.codings import BoutFilter
 
         is_given = self.observer or self.subject
         refuse({f"--observer and --subject need {option}": is_given and not annotations})

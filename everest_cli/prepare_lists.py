@@ -219,10 +219,10 @@ def windows(
 
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
-    from everest.annotations.records import left_out_rows
     from everest.lists.inputs import find_samples
-    from everest.prepare.window_labels import read_bouts
-    from everest.prepare.window_lists import WindowSettings, write_windows
+    from everest_workflows.annotations.records import left_out_rows
+    from everest_workflows.recordings.window_labels import read_bouts
+    from everest_workflows.recordings.window_lists import WindowSettings, write_windows
 
     refuse(
         {
@@ -287,12 +287,12 @@ def convert_annotations(
     """
     kind = choose_kind(output, to, get_args(AnnotationKind))
 
-    from everest.annotations.bout import LATEST_TIME, UNSCORED, group_by_label, group_by_video
-    from everest.annotations.codings import read_video_annotations
-    from everest.annotations.formats import plan_files, write_annotations
-    from everest.annotations.matching import check_lengths
-    from everest.annotations.records import left_out_rows
     from everest.lists.inputs import find_videos
+    from everest_workflows.annotations.bout import LATEST_TIME, UNSCORED, group_by_label, group_by_video
+    from everest_workflows.annotations.codings import read_video_annotations
+    from everest_workflows.annotations.formats import plan_files, write_annotations
+    from everest_workflows.annotations.matching import check_lengths
+    from everest_workflows.annotations.records import left_out_rows
 
     paths = list(map(str, find_videos(videos or [])))
     labels = read_video_annotations(files, paths, people=whose.read(files, option="FILE"), fps=fps)

@@ -87,10 +87,17 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
     if options.checkpoint is not None:  # time of a trained model
         from everest.inference.videos import Passes
         from everest.profiling.latency import measure_latency
+        from everest_workflows.recordings.speed import time_windows
 
         windows = Passes(window=options.window, step=options.step, batch=options.batch or 1)
         on_cpu = is_on_cpu(options.gpus)
-        document = measure_latency(options.checkpoint, options.data, windows, cpu=on_cpu, notify=say)
+        document = measure_latency(
+            options.checkpoint,
+            options.data,
+            cpu=on_cpu,
+            notify=say,
+            time_windows=partial(time_windows, windows=windows),
+        )
         (print_json if as_json else _print_latency)(document)
     elif options.paper:  # the paper's tables
         from everest.profiling.profile import compute_paper_figures

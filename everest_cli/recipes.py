@@ -18,9 +18,9 @@ from everest_cli.options import argument, option, refuse
 from everest_cli.output import Display, print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
-    from everest.suggest.folder import SuggestRequest
+    from everest_workflows.suggest.folder import SuggestRequest
 
-Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest.suggest.rules.DEVICE_VALUES
+Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest_workflows.suggest.rules.DEVICE_VALUES
 PRETRAIN_FILE: Final = "pretrain.csv"  # read if neither --pretrain nor a training list is given
 TEMPLATES: Final = ("custom", "small")  # recipes that fit any videos
 
@@ -51,8 +51,8 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
-    from everest.suggest.folder import SuggestRequest, suggest_for_folder
-    from everest.suggest.rules import find_device
+    from everest_workflows.suggest.folder import SuggestRequest, suggest_for_folder
+    from everest_workflows.suggest.rules import find_device
 
     check_new_file(output, overwrite=overwrite)
     here = find_device()
@@ -130,13 +130,13 @@ def show(
     --set changes the settings that --resolved prints. All problems are listed.
     """
     from everest.config.recipe_files import find_recipe
-    from everest.sweep.request import is_sweep, read_request
+    from everest_workflows.sweep.request import is_sweep, read_request
 
     file = find_recipe(name)
     if is_sweep(file):
         from everest.config.recipe import recipe_values
         from everest.config.yaml import write_yaml
-        from everest.sweep.sweep_plan import resolve_arms
+        from everest_workflows.sweep.sweep_plan import resolve_arms
 
         arms = resolve_arms(read_request(name, overrides=overrides or ()), data=None)
         text = write_yaml({arm: recipe_values(recipe) for arm, recipe in arms.items()})

@@ -222,9 +222,9 @@ def train(
     if len(videos) > 1:
         raise RecipeError("VIDEOS: several folders or lists; list the clips in one table: path,class,group")
 
-    from everest.project.result import ProjectResult
-    from everest.project.train import train as train_project
-    from everest.project.verdict import list_verdict
+    from everest_workflows.project.result import ProjectResult
+    from everest_workflows.project.train import train as train_project
+    from everest_workflows.project.verdict import list_verdict
 
     lists: dict[str, Any] = {"observers": options.observers or (), "overrides": options.overrides or ()}
     with Display(quiet=quiet) as display:

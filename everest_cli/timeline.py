@@ -22,10 +22,10 @@ from everest_cli.options import argument, option
 from everest_cli.output import exit_if_failed, say
 
 if TYPE_CHECKING:
-    from everest.annotations.bout import Bouts
-    from everest.inference.bouts import BoutRules
-    from everest.inference.timelines import Timelines
     from everest.lists.classes import Classes
+    from everest_workflows.annotations.bout import Bouts
+    from everest_workflows.recordings.bouts import BoutRules
+    from everest_workflows.recordings.timelines import Timelines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.inference.scores import read_truth
+    from everest_workflows.recordings.scores import read_truth
 
     people = whose.read(truth, option="--truth")
     kind = choose_kind(files.output, files.to, get_args(FileKind))
@@ -150,12 +150,12 @@ def _write_results(
         The rows of `Timelines.to_rows` (none if only annotations are written), the scores, the document of
         --json, and the files of --output.
     """
-    from everest.inference.scores import score_timelines, write_bouts
+    from everest_workflows.recordings.scores import score_timelines, write_bouts
 
     bouts = timelines.bouts()
     scores = None if labeled is None else score_timelines(timelines, bouts, labeled, report=report)
     if plot is not None and timelines.extents:
-        from everest.figures.timeline import draw_timelines
+        from everest_workflows.recordings.timeline_figure import draw_timelines
 
         draw_timelines(plot, timelines, bouts, labeled or {})
     rows = timelines.to_rows(bouts) if as_json or kind in (None, "json") else []
@@ -178,7 +178,7 @@ def list_end_lines(
     Args:
         group: the --group of training; windows are drawn per group if each can get two.
     """
-    from everest.metrics.time_budget import choose_first_draw
+    from everest_workflows.recordings.time_budget import choose_first_draw
 
     if save is not None:
         rules = timelines.rules.options()
@@ -201,7 +201,7 @@ def group_recordings(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
     """Return the recordings of each group, for a value of --group."""
     from everest.lists.sample import Sample
     from everest.prepare.split import COLUMN_PREFIX, set_groups
-    from everest.project.lists import SUBJECT
+    from everest_workflows.project.lists import SUBJECT
 
     if group == SUBJECT or group.startswith(COLUMN_PREFIX):
         raise RecipeError(
@@ -234,7 +234,7 @@ def _read_timelines(
 
     Options that have no effect on saved timelines are refused.
     """
-    from everest.inference.timelines import Timelines
+    from everest_workflows.recordings.timelines import Timelines
 
     options = {"--window": windows.window, "--step": windows.step, "--save": files.save}
     given = [*(name for name, value in options.items() if value), *model.changed]
@@ -256,11 +256,11 @@ def _predict_timelines(
 ) -> TimelineSource:
     """Prepare timelines that a model will compute."""
     from everest.checkpoints.load import find_run_weights
-    from everest.inference.bouts import NO_RULES
-    from everest.inference.timelines import compute_timelines, read_trained_group, timeline_job
     from everest.inference.videos import Passes
     from everest.lists.inputs import find_samples
     from everest.lists.sources import seen_in
+    from everest_workflows.recordings.bouts import NO_RULES
+    from everest_workflows.recordings.timelines import compute_timelines, read_trained_group, timeline_job
 
     save = files.saved
     if not model.checkpoint:

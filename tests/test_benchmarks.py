@@ -19,8 +19,8 @@ from gpu_real import ARMS, IMAGE, MINIATURE
 from steps import Case, clips_for, gflop, our_pass, without_numbers
 from training_step import TrainingStep
 
-from everest.project.result import MeasuredTest
-from everest.project.verdict import list_results
+from everest_workflows.project.result import MeasuredTest
+from everest_workflows.project.verdict import list_results
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = ROOT.parent / "shared" / "videos"

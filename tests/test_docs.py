@@ -21,9 +21,9 @@ from everest.config.recipe import load_recipe
 from everest.methods.strategies import STRATEGIES
 from everest.models.spec import pretrain_spec
 from everest.profiling import timing
-from everest.suggest import suggestion
 from everest.system.weights import Weights
 from everest.video.writer import write_video
+from everest_workflows.suggest import suggestion
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -165,7 +165,7 @@ def desk(videos, tmp_path, clip_files, image_file, monkeypatch) -> Path:
 
 
 def run(arguments: list[str]) -> None:
-    if arguments[0] == "demo":  # minutes; tests/demo runs it on fewer videos
+    if arguments[0] == "demo":  # minutes; tests/everest/demo runs it on fewer videos
         return
     if arguments[0] in (*STAGES, "train") or arguments[:2] == TOKENS:
         small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL

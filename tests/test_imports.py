@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the bottom to the top. A file imports its own package and packages to the left of it; "root" is the
-# files of everest/ itself: the training loops and the library's face.
-PACKAGES = (
-    *("errors", "system", "video", "methods", "config", "lists", "annotations", "data", "metrics"),
-    *("tokenizer", "models", "converters", "checkpoints", "engine", "inference", "probes", "figures"),
-    *("search", "evaluation", "profiling", "prepare", "suggest", "sweep", "root", "project", "demo"),
-    "cli",
+# The packages of the two houses, from the bottom to the top. A file imports its own package and packages
+# to the left of it; "root" is the files of everest/ itself: the training loops and the library's face.
+TOOLKIT = (
+    *("errors", "system", "video", "methods", "config", "lists", "data", "metrics", "tokenizer", "models"),
+    *("converters", "checkpoints", "engine", "inference", "probes", "figures", "search", "evaluation"),
+    *("profiling", "prepare", "root"),
 )
+WORKFLOWS = ("annotations", "recordings", "suggest", "sweep", "project")
+PACKAGES = (*TOOLKIT, *WORKFLOWS, "demo", "cli")
 TOP_PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}
 DECODERS = {"av", "decord"}
 
@@ -26,7 +27,11 @@ DECODERS = {"av", "decord"}
 @cache
 def modules() -> dict[str, Path]:
     """Every module of the packages, by its name."""
-    paths = [path for top in ("everest", *TOP_PACKAGES) for path in sorted((ROOT / top).rglob("*.py"))]
+    paths = [
+        path
+        for top in ("everest", "everest_workflows", *TOP_PACKAGES)
+        for path in sorted((ROOT / top).rglob("*.py"))
+    ]
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for path in paths
@@ -38,7 +43,9 @@ def package_of(module: str) -> str:
     top, *rest = module.split(".")
     if top in TOP_PACKAGES:
         return TOP_PACKAGES[top]
-    return rest[0] if rest and rest[0] in PACKAGES else "root"
+    if top == "everest_workflows":
+        return rest[0] if rest else "annotations"
+    return rest[0] if rest and rest[0] in TOOLKIT else "root"
 
 
 @cache
@@ -60,10 +67,13 @@ def imports(path: Path) -> set[str]:
 
 def test_every_file_is_in_a_known_package_and_each_is_shipped():
     folders = {path.parent.name for path in (ROOT / "everest").rglob("*.py")} - {"everest", "recipes"}
-    assert folders == set(PACKAGES) - {"errors", "root", "demo", "cli"}
+    assert folders == set(TOOLKIT) - {"errors", "root"}
+    workflows = {path.parent.name for path in (ROOT / "everest_workflows").rglob("*/*.py")}
+    assert workflows == set(WORKFLOWS)
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = {f"everest.{package}" for package in (*folders, "examples", "recipes")}
-    assert set(setup["packages"]) == {"everest", *packages, *TOP_PACKAGES}
+    packages |= {f"everest_workflows.{package}" for package in workflows}
+    assert set(setup["packages"]) == {"everest", "everest_workflows", *packages, *TOP_PACKAGES}
 
 
 def test_packages_import_downward_only():
@@ -74,9 +84,20 @@ def test_packages_import_downward_only():
         if name != "everest"  # its names are loaded when they are first used
         for used in sorted(imports(path) & known.keys())
         if PACKAGES.index(package_of(used)) > PACKAGES.index(package_of(name))
-        and used not in ("everest", "everest_cli")
+        and used not in ("everest", "everest_workflows", "everest_cli")
     ]
     assert upward == []
+
+
+def test_the_toolkit_imports_nothing_of_the_workflows():
+    crossing = [
+        f"{name} imports {used}"
+        for name, path in modules().items()
+        if name.split(".")[0] == "everest" and name != "everest"  # the front door loads both houses lazily
+        for used in sorted(imports(path))
+        if used.split(".")[0] == "everest_workflows"
+    ]
+    assert crossing == []
 
 
 def test_no_import_goes_in_a_circle():
@@ -147,7 +168,7 @@ import accelerate, psutil, torch  # which have versions of their own for Windows
 for name in ("fcntl", "grp", "pty", "pwd", "resource", "termios"):
     sys.modules[name] = None
 del signal.SIGUSR1, signal.SIGHUP, os.sched_getaffinity
-for package in map(importlib.import_module, ("everest", "everest_cli", "everest_demo")):
+for package in map(importlib.import_module, ("everest", "everest_workflows", "everest_cli", "everest_demo")):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)

@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 BY_SHARED_NUMBERS = ("st-mae's last frame", "norm before the mean")
 # By the test file that notices and the file that is changed: name: as it stands => as it must not be
 TABLE = """
-tests/test_parity.py
+tests/everest/test_parity.py
   everest/methods/grid.py
     count rounds up: return int(num_tokens * => return round(num_tokens *
-tests/methods/test_tokens.py
+tests/everest/methods/test_tokens.py
   everest/methods/grid.py
     count in floats: int(num_tokens * Fraction(str(ratio))) => int(num_tokens * (1 - (1 - ratio)))
-tests/test_parity.py
+tests/everest/test_parity.py
   everest/methods/importance.py
     first slice zero: first if copy else => first if not copy else
   everest/methods/selection.py
@@ -32,11 +32,11 @@ tests/test_parity.py
     one token more: num_kept(grid.num_tokens, self.keep => 1 + num_kept(grid.num_tokens, self.keep
     most of the noise: noise.gather(1, kept).arg => (-noise).gather(1, kept).arg
     visible predicted too: ascending(shuffled[:, num_visible:]) => ascending(shuffled)
-tests/methods/test_selection.py
+tests/everest/methods/test_selection.py
   everest/methods/strategies.py
     tube counts visible: grid.per_slice - num_kept(grid.per_slice, => num_kept(grid.per_slice, 1 -
     cells stand still: column - move * turn - phase => column - phase
-tests/test_parity.py
+tests/everest/test_parity.py
   everest/methods/targets.py
     biased deviation: math.sqrt(num_values - 1) => math.sqrt(num_values)
     1e-6 to the variance: std + 1e-6 => (std**2 + 1e-6).sqrt()
@@ -51,16 +51,16 @@ tests/test_parity.py
     norm before the mean: self.norm(tokens.mean(dim=1)) => self.norm(tokens).mean(dim=1)
   everest/engine/stage_plan.py
     peak once: max(warmup - 1, 1) => warmup
-tests/engine/test_plan.py
+tests/everest/engine/test_plan.py
   everest/engine/network.py
     decay of the mask token: "mask_token" => "mask"
   everest/models/base.py
     embedding in the last layer: "stem": r"encoder => "stem": r"decoder
-tests/data/test_frames.py
+tests/everest/data/test_frames.py
   everest/data/frames.py
     last frame reachable: (length - 2 - start) => (length - 1 - start)
     window open at its end: start + window, num=frames) => start + window, num=frames, endpoint=False)
-tests/methods/test_frame_selection.py
+tests/everest/methods/test_frame_selection.py
   everest/methods/selection.py
     frames by their share alone: .log() / counts => .log() * counts
     frames not in order: order[:, :num].sort(dim=1).values => order[:, :num]

@@ -16,7 +16,7 @@ from everest import errors
 from everest.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("everest", "everest_cli", "everest_demo")
+FOLDERS = ("everest", "everest_workflows", "everest_cli", "everest_demo")
 # The file of a message decides under which heading the page lists it. A folder that raises and is not here is
 # an error, so that no message is left out.
 SUBJECTS = {
@@ -24,13 +24,14 @@ SUBJECTS = {
         "everest_cli",
         "everest/config",
         "everest/methods",
-        "everest/suggest",
+        "everest_workflows/suggest",
         "everest/errors.py",
     ),
     "Lists, labels, folders and annotations": (
         "everest/lists",
         "everest/prepare",
-        "everest/annotations",
+        "everest_workflows/annotations",
+        "everest_workflows/recordings",
     ),
     "Videos and clips": ("everest/video", "everest/data"),
     "Weights and checkpoints": (
@@ -46,8 +47,8 @@ SUBJECTS = {
         "everest/finetuning.py",
         "everest/tokenizer_training.py",
         "everest/stages.py",
-        "everest/sweep",
-        "everest/project",
+        "everest_workflows/sweep",
+        "everest_workflows/project",
         "everest_demo",
     ),
     "Evaluation, prediction, features and search": (

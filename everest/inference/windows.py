@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.annotations.matching import VideoTimes
 from everest.data.footage import frame_span, read_footages
 from everest.data.views import EvalViews
 from everest.errors import OptionError
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.types import Span
+from everest.video.frame_borders import VideoTimes
 from everest.video.reader import VideoError, frame_range, intact_frames, repair_notices, video_damage_text
 from everest.video.source import Video
 from everest.video.times import TIME_TOLERANCE

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain, cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -22,12 +21,7 @@ from everest.checkpoints.graph import open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, find_weights
 from everest.data.footage import read_footage
 from everest.data.views import EvalViews
-from everest.errors import DataError
-from everest.inference.jobs import LongJob
 from everest.inference.opened_model import OpenedModel
-from everest.inference.timelines import has_windows, timeline_job
-from everest.inference.videos import Passes, compute_over_windows
-from everest.inference.windows import Unreadable
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
 from everest.system.compute import one_thread
@@ -96,39 +90,13 @@ def _limit_threads() -> AbstractContextManager[None]:
     return nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread()
 
 
-def time_timeline(job: LongJob) -> dict[str, float]:
-    """Time the windows of a timeline over its videos in turn, in this process.
-
-    Returns:
-        `window` and `step` in seconds, `batch` (windows in a forward pass), and `hours_per_hour`: hours of
-        long recordings that an hour covers, with a window at each step.
-    Raises:
-        DataError: no window could be read within TIMED_SECONDS.
-    """
-    lengths: list[float] = []  # seconds per intact window
-    samples = cycle(job.samples)
-    started = time.perf_counter()
-    elapsed = 0.0
-    while elapsed <= TIMED_SECONDS:
-        clear_video_cache()
-        computed = compute_over_windows(job.model, next(samples), job.model.outputs, job.passes)
-        for item in chain.from_iterable(computed):
-            if not isinstance(item, Unreadable):
-                lengths.append(item[0].end - item[0].start)
-            if time.perf_counter() - started > TIMED_SECONDS:
-                break
-        elapsed = time.perf_counter() - started
-    if not lengths:
-        raise DataError(
-            f"{job.samples[0].path}: no intact window within {TIMED_SECONDS:g} s; try another --data"
-        )
-    step = job.passes.step or max(lengths)
-    hours = len(lengths) * step / elapsed
-    return {"window": max(lengths), "step": step, "batch": job.passes.batch, "hours_per_hour": hours}
-
-
 def measure_latency(
-    checkpoint: str, data: Path | None, windows: Passes, *, cpu: bool, notify: Notify
+    checkpoint: str,
+    data: Path | None,
+    *,
+    cpu: bool,
+    notify: Notify,
+    time_windows: Callable[[OpenedModel, Sequence[Sample]], dict[str, float] | None] | None = None,
 ) -> dict[str, Any]:
     """Time a checkpoint or ONNX file on videos; return the document of `everest profile --latency --json`.
 
@@ -136,7 +104,7 @@ def measure_latency(
 
     Args:
         data: the videos; None: a rendered video.
-        windows: the windows of the timeline, which is timed for classifiers only.
+        time_windows: times the windows of a classifier over long recordings.
     """
     file, model = find_weights(checkpoint), None
     if file.suffix == ONNX_SUFFIX:
@@ -165,7 +133,7 @@ def measure_latency(
             timer = time.thread_time if device == "cpu" else time.perf_counter
             latency = time_latency(outputs, views, samples, timer)
         timeline = None
-        if model is not None and model.module.classes and (windows.window or has_windows(model)):
-            timeline = time_timeline(timeline_job(model, samples, windows))
+        if time_windows is not None and model is not None and model.module.classes:
+            timeline = time_windows(model, samples)
     header = {"checkpoint": str(file), "precision": precision, "device": device}
     return {**header, "data": None if data is None else str(data), "latency": latency, "timeline": timeline}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from everest.annotations.bout import Bout
-from everest.annotations.matching import VideoTimes
+from everest.video.frame_borders import VideoTimes
+from everest_workflows.annotations.bout import Bout
 
 
 def frame_span(times: VideoTimes, bout: Bout) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The definitions of timeline metrics as plain loops, to compare everest.metrics.bout_metrics with.
+"""The definitions of timeline metrics as plain loops, to compare recordings.bout_metrics with.
 
 A line is a name for each frame, "-" where there is no class.
 """

@@ -1,0 +1,1 @@
+"""What people do with the toolkit: train projects, sweeps, recordings with annotations."""

@@ -1,0 +1,177 @@
+"""ELAN, `.eaf`: XML with times in milliseconds and tiers of annotations that do not overlap.
+
+The class of a bout is the text of its annotation, else the name of the tier; its subject is the tier's
+participant, its origin or observer the tier's annotator. A tier below another is read like any other if its
+annotations have times. Annotations that refer to another annotation have no times and are left out.
+
+Source: the schema EAFv3.0.xsd (mpi.nl/tools/elan).
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree
+from xml.etree.ElementTree import SubElement
+
+from everest.errors import shorten
+from everest.video.frame_borders import VideoTimes
+from everest_workflows.annotations.bout import (
+    ORIGINS,
+    Bout,
+    Bouts,
+    from_milliseconds,
+    merge_overlaps,
+    read_origin,
+    to_milliseconds,
+)
+from everest_workflows.annotations.matching import VideoFinder
+from everest_workflows.annotations.records import LeftOut, record_errors
+
+ROOT: Final = "ANNOTATION_DOCUMENT"
+TIME_UNIT: Final = "milliseconds"
+URL_KEYS: Final = ("MEDIA_URL", "RELATIVE_MEDIA_URL")
+TIER_TYPE: Final = "default-lt"
+_SCHEMA: Final = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
+
+
+class _NoDocumentType(ElementTree.TreeBuilder):
+    """Refuses a document type, which may define entities that fill the memory; ELAN writes none."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it has a document type (DOCTYPE), which ELAN does not write")
+
+
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
+    """Read the bouts of all tiers whose annotations have times.
+
+    Their video is the first media file that is one of the user's videos: other cameras show the same scene.
+    """
+    try:
+        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not XML: {error}") from error
+    if root.tag != ROOT:
+        raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
+    units = root.find("HEADER[@TIME_UNITS]")
+    if units is not None and units.attrib["TIME_UNITS"] != TIME_UNIT:
+        raise ValueError(f"its times are {units.attrib['TIME_UNITS']}, and not {TIME_UNIT}; save it by ELAN")
+    media: list[tuple[str, int]] = []  # each file with its own time, in milliseconds, at ELAN's time 0
+    for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
+        with record_errors("a media file"):
+            urls = [url for key in URL_KEYS if (url := descriptor.get(key, "").strip())]
+            if urls:
+                url = next(filter(videos.find, urls), urls[0])
+                media.append((url, int(descriptor.get("TIME_ORIGIN") or 0)))
+    # Audio files come last.
+    media.sort(key=lambda file: (mimetypes.guess_type(file[0])[0] or "").startswith("audio/"))
+    media = media or [(path.stem, 0)]
+    is_of_user = [videos.find(name) is not None for name, _ in media]
+    shown_media = media[is_of_user.index(True) if any(is_of_user) else 0]
+    slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
+    has_bouts = False
+    for tier in root.iterfind("TIER"):
+        name = shorten(tier.attrib["TIER_ID"])
+        if referring := len(list(tier.iter("REF_ANNOTATION"))):
+            left_out[f"annotation without times of the tier '{name}'"] += referring
+        with record_errors(f"tier '{name}'"):
+            bouts = list(_read_bouts(tier, slots, *shown_media, left_out))
+        has_bouts = has_bouts or bool(bouts)
+        yield from bouts
+    for file, is_known in zip(media, is_of_user, strict=True):
+        if has_bouts and file is not shown_media:
+            # Further videos of the user get no bouts, and are named; if no file is the user's, all are named.
+            name = f"media file {shorten(file[0])}" if is_known == any(is_of_user) else "other media file"
+            left_out[name] += 1
+
+
+def _read_bouts(
+    tier: ElementTree.Element, slots: Mapping[str, str | None], video: str, offset: int, left_out: LeftOut
+) -> Iterator[Bout]:
+    """Yield the bouts of a tier in a video, which is at `offset` milliseconds at ELAN's time 0.
+
+    Borders between the parts of a subdivision that were never moved have no time: ELAN divides the time
+    between the neighboring borders evenly.
+    """
+    annotations = list(tier.iter("ALIGNABLE_ANNOTATION"))
+    pairs = [(each.attrib["TIME_SLOT_REF1"], each.attrib["TIME_SLOT_REF2"]) for each in annotations]
+    times = {slot: int(time) for pair in pairs for slot in pair if (time := slots[slot])}
+    starts = {start for start, _ in pairs}
+    for index, ((_, end), (start, after)) in enumerate(pairwise(pairs), start=1):
+        if not times.keys() & {end, start} and end not in starts:
+            pairs[index] = end, after  # each of the parts has its own slot at their border
+    next_border = dict(pairs)
+    for first in [start for start, end in pairs if start in times and end not in times]:
+        chain = [first, next_border[first]]
+        while chain[-1] not in times and chain[-1] in next_border and len(chain) <= len(pairs):
+            chain.append(next_border[chain[-1]])
+        if chain[-1] in times:
+            start_time, length, parts = times[first], times[chain[-1]] - times[first], len(chain) - 1
+            times |= {slot: start_time + length * index // parts for index, slot in enumerate(chain)}
+    annotator = tier.get("ANNOTATOR", "").strip()
+    person = {"subject": tier.get("PARTICIPANT", ""), "observer": "" if annotator in ORIGINS else annotator}
+    for pair, annotation in zip(pairs, annotations, strict=True):
+        if not times.keys() >= {*pair}:
+            raise ValueError(f"the annotation {annotation.get('ANNOTATION_ID')} has no time")
+        start_time, end_time = (times[slot] + offset for slot in pair)
+        if start_time < 0 and end_time <= 0:
+            left_out["annotation before the first frame"] += 1
+            continue
+        start, end = from_milliseconds(max(start_time, 0), end_time)
+        label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
+        yield Bout(video=video, start=start, end=end, label=label, origin=read_origin(annotator), **person)
+
+
+def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
+    """The document of one video: a tier for each class, subject and origin. Overlapping bouts are merged.
+
+    Classes without bouts have an empty tier.
+    """
+    ((video, video_bouts),) = bouts.items()
+    labels = {bout.label for bout in video_bouts}
+    tiers: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)  # spans in milliseconds
+    tiers |= {(name, "", "automated"): [] for name in classes if name not in labels}
+    for bout in merge_overlaps(video_bouts):
+        spans = tiers[bout.label, bout.subject, bout.origin]
+        start, end = to_milliseconds(bout)
+        if spans:
+            start = max(start, spans[-1][1])  # a point event, which lasts 1 ms here, may overlap
+        if start < end:  # false for a second point event in the same millisecond
+            spans.append((start, end))
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    root = ElementTree.Element(ROOT, {"AUTHOR": "everest", "DATE": date, "FORMAT": "3.0", "VERSION": "3.0"})
+    root.set(_SCHEMA, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
+    header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS=TIME_UNIT)
+    url = Path(video).absolute().as_uri() if Path(video).exists() else video
+    mime = mimetypes.guess_type(video)[0] or "video/mp4"
+    SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=url, MIME_TYPE=mime)
+    last_id = SubElement(header, "PROPERTY", NAME="lastUsedAnnotationId")
+    last_id.text = str(sum(map(len, tiers.values())))
+    order = SubElement(root, "TIME_ORDER")
+    tier_names: set[str] = set()
+    slots: list[tuple[int, str]] = []  # two for each annotation: ELAN moves all annotations that share a slot
+    for (label, subject, origin), spans in sorted(tiers.items()):
+        name = " ".join([label, *([f"@{subject}"] if subject else []), f"({origin})"])
+        while name in tier_names:  # a label may look like another label with its subject
+            name += " 2"
+        tier_names.add(name)
+        tier = SubElement(root, "TIER", LINGUISTIC_TYPE_REF=TIER_TYPE, TIER_ID=name, ANNOTATOR=origin)
+        if subject:
+            tier.set("PARTICIPANT", subject)
+        for span in spans:
+            first, last = f"ts{len(slots) + 1}", f"ts{len(slots) + 2}"
+            slots += zip(span, (first, last), strict=True)
+            ids = {"ANNOTATION_ID": f"a{len(slots) // 2}", "TIME_SLOT_REF1": first, "TIME_SLOT_REF2": last}
+            annotation = SubElement(SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION", ids)
+            SubElement(annotation, "ANNOTATION_VALUE").text = label
+    for time, name in sorted(slots, key=lambda slot: slot[0]):
+        SubElement(order, "TIME_SLOT", TIME_SLOT_ID=name, TIME_VALUE=str(time))
+    attributes = {"GRAPHIC_REFERENCES": "false", "LINGUISTIC_TYPE_ID": TIER_TYPE, "TIME_ALIGNABLE": "true"}
+    SubElement(root, "LINGUISTIC_TYPE", attributes)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -1,0 +1,178 @@
+"""The comparison of a project's candidates on its lists, or on folds, and the model that is delivered."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from everest import stages
+from everest.checkpoints.describe import save_classifier
+from everest.checkpoints.init import find_init, read_init
+from everest.config.heads import Head
+from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
+from everest.lists.classes import Classes
+from everest.lists.sample import Sample
+from everest.lists.sources import read_source
+from everest.metrics.predictions import label_array
+from everest.models.classifier import Classifier
+from everest.models.clip_spec import ModelSpec
+from everest.models.mean import MeanClassifier
+from everest.system.events import Report, heading, notice
+from everest.system.run_folder import FINETUNE_FOLDER, MODEL_FOLDER, RECIPE_FILE, RunFolder
+from everest.system.text import plural
+from everest_workflows.project.candidates import (
+    MEAN,
+    NETWORK,
+    Candidate,
+    FeatureTable,
+    fill_table,
+    make_linear_candidates,
+    make_network_candidate,
+)
+from everest_workflows.project.choice import BestCandidate, choose, compare_inputs
+from everest_workflows.project.request import FEATURES_FOLDER, Project
+from everest_workflows.project.result import DELIVERED, TestOutputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The candidates of a project on the lists of its recipe, or of a fold."""
+
+    project: Project
+    folder: Path  # of the project
+    init: str | None  # weights that all candidates with an encoder start from
+    report: Report
+    fold: Mapping[str, str] | None = None  # the lists of a fold, by their keys; None: those of the recipe
+
+    @property
+    def overrides(self) -> list[str]:
+        """The request's overrides of the recipe, and the lists of the fold."""
+        paths = [f"data.{key}={json.dumps(path)}" for key, path in (self.fold or {}).items()]
+        return [*self.project.request.overrides, *paths]
+
+    @property
+    def forced(self) -> str | None:
+        """The candidate to deliver by --model; None: the best."""
+        return NETWORK if self.project.request.model == NETWORK else None
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.folder / RECIPE_FILE, overrides=self.overrides)
+
+    @cached_property
+    def classes(self) -> Classes:
+        data = self.recipe.data
+        return Classes.of(read_source(data, "train", labeled=True), data)
+
+    @property
+    def head(self) -> Head:
+        (head,) = self.classes.heads
+        return head
+
+    @cached_property
+    def samples(self) -> Mapping[str, Sequence[Sample]]:
+        """The samples of each list; empty if the recipe does not name the list."""
+        data = self.recipe.data
+        listed: dict[str, Sequence[Sample]] = {"train": (), "val": (), "test": ()}
+        for key in filter(partial(getattr, data), listed):
+            listed[key] = read_source(data, key, labeled=True, classes=self.classes).samples
+        return listed
+
+    def train_stage(self, stage: Callable[..., Path], output: Path) -> Path:
+        """Run `stages.pretrain` or `stages.finetune` on the lists in a run folder, or resume it there."""
+        return stage(
+            self.folder / RECIPE_FILE,
+            output=output,
+            init=self.init,
+            overrides=self.overrides,
+            overwrite=not RunFolder(output).is_run(),  # a folder without a run may hold a user's files
+            report=self.report,
+        )
+
+    def reading_features(self) -> AbstractContextManager[FeatureTable]:
+        """The features of all samples for a block, and for all folds; see `fill_table`."""
+        self.report(heading("features of the linear candidates"))
+        samples = {each.video_id: each for listed in self.samples.values() for each in listed}
+        folder, all_samples = self.folder / FEATURES_FOLDER, list(samples.values())
+        return fill_table(folder, self.recipe, self.classes, self.init, all_samples, self.report)
+
+    def compare(self, table: FeatureTable, folder: Path) -> tuple[Classifier, list[Candidate], BestCandidate]:
+        """Train the candidates on the training list; returns the model of the best by the validation list.
+
+        Linear candidates also learn from the validation list. `folder` gets the run of the network.
+        """
+        val = table.readable(self.samples["val"])
+        learned = [*table.readable(self.samples["train"]), *val]
+        candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
+        if self.project.trains_network and (val or self.forced):
+            self.report(heading("fine-tuning"))
+            run = self.train_stage(stages.finetune, folder / FINETUNE_FOLDER)
+            candidates.append(make_network_candidate(run, learned, val))
+        labels = label_array([sample.labels[0] for sample in learned], self.head)
+        groups = [sample.group_or_path for sample in learned]
+        outputs = {each.name: each.outputs for each in candidates}
+        choice = choose(outputs, labels, groups, self.head, forced=self.forced)
+        if self.fold is None:  # of folds, all tests together are compared
+            inputs = compare_inputs(outputs, choice, labels, groups, self.head)
+            choice = replace(choice, inputs=inputs)
+        return self._model(candidates, choice), candidates, choice
+
+    def compare_folds(
+        self, table: FeatureTable, outputs: TestOutputs, chosen_in_folds: Sequence[str]
+    ) -> tuple[Classifier, BestCandidate]:
+        """Choose a candidate by its outputs for the tests of all folds; returns its model of all videos."""
+        by_name = {
+            name: np.array(rows, np.float32)
+            for name, rows in outputs.outputs.items()
+            if name not in (MEAN, DELIVERED)
+        }
+        (part,) = outputs.predictions(DELIVERED, self.head).by_head().values()
+        choice = choose(by_name, part.labels, outputs.groups, self.head, forced=self.forced)
+        inputs = compare_inputs(by_name, choice, part.labels, outputs.groups, self.head)
+        choice = replace(choice, inputs=inputs)
+        learned = table.readable(self.samples["train"])
+        candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
+        if NETWORK in choice.members:
+            self.report(heading("fine-tuning on all videos"))
+            run = self.train_stage(stages.finetune, self.folder / FINETUNE_FOLDER)
+            candidates.append(make_network_candidate(run, learned, ()))
+        model = self._model(candidates, choice)
+        if self.forced:
+            return model, choice
+        times = Counter(chosen_in_folds).items()
+        choices = ", ".join(f"{name} {plural(number, 'time')}" for name, number in times)
+        reason = f"lowest loss over all folds (the test is of each fold's own choice: {choices})"
+        return model, replace(choice, reason=reason)
+
+    def save(self, model: Classifier, folder: Path) -> None:
+        """Write the chosen model, its recipe, and what all its encoders started from, to FOLDER/model.
+
+        `folder` is of the project, or of the fold.
+        """
+        origin = None
+        if self.init is not None and any(isinstance(part, ModelSpec) for part in model.spec.parts.values()):
+            origin = read_init(find_init(self.init, output=None, overwrite=False), resumed=None).origin
+        names = model.class_names
+        model.file = save_classifier(
+            folder / MODEL_FOLDER, model, model.recipe, class_names=names, origin=origin
+        )
+
+    def _model(self, candidates: Sequence[Candidate], choice: BestCandidate) -> Classifier:
+        """The model of the chosen candidate, which knows the recipe with the views that it was made for."""
+        self.report(notice(f"best candidate by validation: {choice.name} ({choice.explanation})"))
+        members = [each for each in candidates if each.name in choice.members]
+        modules = [each.make() for each in members if each.make is not None]
+        model = modules[0] if len(modules) == 1 else MeanClassifier.of(modules)
+        recipe = self.recipe
+        if not any(each.reads_views for each in members):
+            recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
+        model.recipe, model.class_names = recipe, self.classes.names
+        return model.eval()

@@ -1,0 +1,318 @@
+"""The test of a project: the delivered model and the other candidates, timelines, all folds, an export.
+
+V test videos, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from everest.config.heads import METRIC_OF_TASK
+from everest.data.clip_dataset import ClipDataset
+from everest.data.recipe_clips import evaluation_dataset
+from everest.errors import DataError
+from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
+from everest.evaluation.page import PAGE
+from everest.inference.opened_model import OpenedModel
+from everest.lists.classes import Classes
+from everest.lists.sample import Sample
+from everest.lists.sources import read_source
+from everest.metrics.head_metrics import class_tests, compute_metrics, find_chance
+from everest.metrics.names import METRICS
+from everest.metrics.predictions import Predictions, write_predictions
+from everest.models.classifier import Classifier
+from everest.system.events import Report, heading, ignore_event
+from everest.system.files import IN_USE_FIX
+from everest.system.run_folder import FOLDS_FOLDER
+from everest_workflows.annotations.bout import Bouts
+from everest_workflows.project.candidates import MEAN, Candidate
+from everest_workflows.project.choice import BestCandidate, estimate_difference
+from everest_workflows.project.comparison import Comparison
+from everest_workflows.project.feature_kinds import IMAGES
+from everest_workflows.project.request import REPORT, Project, write_document
+from everest_workflows.project.result import (
+    DELIVERED,
+    F1_KEY,
+    NETWORK,
+    CandidateTest,
+    ClassTest,
+    MeasuredTest,
+    TestOutputs,
+    TimelineScores,
+)
+from everest_workflows.recordings.api import timeline
+from everest_workflows.recordings.bouts import BoutRules
+from everest_workflows.recordings.scores import score_timelines
+from everest_workflows.recordings.timeline_figure import draw_timelines
+from everest_workflows.recordings.timelines import STEP_AS_TRAINED, Timelines
+from everest_workflows.recordings.window_labels import read_bouts
+
+PREDICTIONS: Final = "predictions.csv"
+LINEAR_FILE: Final = "linear.csv"  # the predictions of the linear model on small images
+OUTPUTS: Final = "outputs.json"  # of all candidates, for the pooling of folds
+TIMELINE: Final = "timeline.safetensors"
+FIGURE: Final = "timeline.png"
+SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the validation recordings
+
+
+class PageData(NamedTuple):
+    """What the page of a test shows below its summary; see `everest.evaluation.page`."""
+
+    results: dict[str, Any]
+    predictions: Predictions
+    classes: Classes
+    dataset: ClipDataset
+
+
+def measure_candidates(
+    comparison: Comparison,
+    model: Classifier,
+    candidates: Sequence[Candidate],
+    choice: BestCandidate,
+    folder: Path,
+) -> tuple[MeasuredTest, PageData]:
+    """Evaluate the chosen candidate on the test list, beside all others; writes into FOLDER/report.
+
+    The timelines of annotated recordings are measured, too.
+
+    Args:
+        comparison: on the lists of the project, or of a fold.
+        model: of the chosen candidate.
+        folder: of the project, or of the fold.
+    """
+    project, report, samples = comparison.project, comparison.report, comparison.samples["test"]
+    report_folder = folder / REPORT
+    report(heading(f"test of the best candidate, {choice.name}"))
+    files = EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True)
+    runtime = OpenedModel.of(model).runtime
+    evaluation, predictions = evaluate_classifier(
+        model, model.spec, model.recipe, runtime, report=report, files=files
+    )
+    (head,) = model.heads
+    outputs = _predict_all(candidates, choice, samples, predictions)
+    write_document(report_folder / OUTPUTS, asdict(outputs))
+    classes = Classes(heads=model.heads, names=model.class_names)
+    write_predictions(report_folder / LINEAR_FILE, outputs.predictions(IMAGES, head), classes)
+    frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
+    may_smooth = choice.members == (NETWORK,)  # linear candidates have learned from the validation list
+    timelines = score_recordings(comparison, model, report_folder, may_choose=may_smooth)
+    metric = METRIC_OF_TASK[head.task]
+    test = MeasuredTest(
+        frames=model.recipe.data.frames,
+        warnings=() if project.folds else project.warnings,
+        **measure_outputs(outputs, classes, choice, intervals=not project.folds),  # else of all folds
+        value=evaluation[metric],
+        interval=find_interval(evaluation, metric),
+        majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],
+        **{key: evaluation[key] for key in ("videos", "groups", "skipped", "checkpoint")},
+        report=str(report_folder / PAGE),
+        timelines=timelines,
+    )
+    return test, PageData(evaluation, predictions, classes, evaluation_dataset(model.recipe, classes))
+
+
+def _predict_all(
+    candidates: Sequence[Candidate], choice: BestCandidate, samples: Sequence[Sample], delivered: Predictions
+) -> TestOutputs:
+    """The outputs of all candidates, and of the delivered model, for samples that all can read."""
+    by_video = {each.name: each.predict(samples) for each in candidates}
+    if choice.mean_of:
+        first, second = (by_video[name] for name in choice.mean_of)
+        both = [video for video in first if video in second]
+        by_video[MEAN] = {video: (first[video] + second[video]) / np.float32(2) for video in both}
+    by_video[DELIVERED] = dict(zip(delivered.videos, delivered.outputs.mean(axis=1), strict=True))
+    tested = [sample for sample in samples if all(sample.video_id in rows for rows in by_video.values())]
+    videos = [sample.video_id for sample in tested]
+    return TestOutputs(
+        videos=videos,
+        groups=[sample.group_or_path for sample in tested],
+        labels=[sample.labels[0] for sample in tested],
+        dropped=len(delivered.videos) - len(tested),
+        outputs={name: [rows[video].tolist() for video in videos] for name, rows in by_video.items()},
+    )
+
+
+def measure_outputs(
+    outputs: TestOutputs, classes: Classes, choice: BestCandidate, *, intervals: bool = True
+) -> dict[str, Any]:
+    """The fields of a MeasuredTest that follow from the outputs of all candidates, with their intervals."""
+    (head,) = classes.heads
+    metric = METRIC_OF_TASK[head.task]
+    names = [name for name in outputs.outputs if name != DELIVERED]
+    several = intervals and len(set(outputs.groups)) > 1
+    tests = {}
+    for name in names:
+        values = compute_metrics(outputs.predictions(name, head), intervals=several)
+        tests[name] = CandidateTest(
+            name=name,
+            metric=metric,
+            validation=choice.validation.get(name),
+            test=values[metric],
+            interval=find_interval(values, metric),
+        )
+    delivered = outputs.predictions(DELIVERED, head)
+    difference = None
+    if IMAGES in tests and several and METRICS[metric].chance:
+        model, images = (outputs.predictions(name, head).by_head()[""] for name in (DELIVERED, IMAGES))
+        difference = estimate_difference(model, images, outputs.groups)
+    behaviors = []
+    if head.task != "regression":
+        groups = outputs.groups if several else None
+        rows = class_tests(delivered.by_head()[""], classes.names_of_head(head), groups)
+        behaviors = [ClassTest(**row) for row in rows]
+    return {
+        "metric": metric,
+        "chance": find_chance(metric, (head,), delivered.labels),
+        "majority": find_chance("majority_top1", (head,), delivered.labels),
+        "linear_pixels": tests[IMAGES].test if IMAGES in tests else None,
+        "difference": difference,
+        "candidates": list(tests.values()),
+        "behaviors": behaviors,
+        "chosen": choice.name,
+        "members": list(choice.members),
+        "reason": choice.explanation,
+        "inputs": list(choice.inputs),
+    }
+
+
+def find_interval(values: Mapping[str, Any], metric: str) -> list[float] | None:
+    """The interval of a metric among the values of `compute_metrics`; None if it has none."""
+    interval = values.get("intervals", {}).get(metric)
+    return None if interval is None or None in interval else interval
+
+
+def pool_outputs(folder: Path, fold_results: Sequence[MeasuredTest]) -> TestOutputs:
+    """The outputs of the candidates of all folds for their test videos."""
+    parts = [TestOutputs.read(path / OUTPUTS) for path in _list_fold_reports(folder, fold_results)]
+    outputs = TestOutputs.joined(parts)
+    if len(outputs.videos) + outputs.dropped != sum(result.videos for result in fold_results):
+        raise DataError(f"{FOLDS_FOLDER}: predictions of videos are missing; {IN_USE_FIX}")
+    return outputs
+
+
+def _list_fold_reports(folder: Path, fold_results: Sequence[MeasuredTest]) -> list[Path]:
+    return [folder / FOLDS_FOLDER / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
+
+
+def pool_folds(
+    comparison: Comparison,
+    model: Classifier,
+    choice: BestCandidate,
+    outputs: TestOutputs,
+    fold_results: Sequence[MeasuredTest],
+) -> tuple[MeasuredTest, PageData]:
+    """The test of all folds together, with the chosen model, which learned from all videos.
+
+    Args:
+        outputs: see `pool_outputs`.
+    """
+    project, folder = comparison.project, comparison.folder
+    (head,) = model.heads
+    classes = Classes(heads=model.heads, names=model.class_names)
+    report_folder = folder / REPORT
+    timelines = None
+    if project.request.annotations:  # each smoothed as in its fold
+        saved = [Timelines.load(path / TIMELINE) for path in _list_fold_reports(folder, fold_results)]
+        timelines = _score(saved, comparison, report_folder)
+    delivered = outputs.predictions(DELIVERED, head)
+    metrics = compute_metrics(delivered, intervals=True)
+    metric = METRIC_OF_TASK[head.task]
+    frequent = None
+    if head.task == "single-label":
+        (part,) = delivered.by_head().values()
+        frequent = classes.name(int(np.bincount(part.labels).argmax()))
+    pooled = MeasuredTest(
+        frames=model.recipe.data.frames,
+        warnings=project.warnings,
+        **measure_outputs(outputs, classes, choice),
+        value=metrics[metric],
+        interval=find_interval(metrics, metric),
+        majority_class=frequent,
+        videos=len(outputs.videos),
+        groups=len(set(outputs.groups)),
+        skipped=sum(result.skipped for result in fold_results),
+        report=str(report_folder / PAGE),
+        checkpoint=str(model.file),
+        timelines=timelines,
+        folds=fold_results,
+    )
+    # Without their intervals: a fold has few groups.
+    results = {
+        f"fold {number}": result.dump() | {"interval": None}
+        for number, result in enumerate(fold_results, start=1)
+    }
+    tested = replace(model.recipe, data=replace(model.recipe.data, test=model.recipe.data.train))
+    documents = {"all folds": pooled.dump(), **results}
+    return pooled, PageData(documents, delivered, classes, evaluation_dataset(tested, classes))
+
+
+def score_recordings(
+    comparison: Comparison, model: Classifier, report_folder: Path, *, may_choose: bool
+) -> TimelineScores | None:
+    """Predict the recordings of the test list, and score them; writes their timelines and a figure.
+
+    None if the project has no recordings.
+
+    Args:
+        may_choose: choose how much to smooth on the validation list, from which the model has not learned.
+    """
+    project, report = comparison.project, comparison.report
+    window = project.window
+    if window is None:
+        return None
+    smooth = window
+    if model.recipe.data.val is not None and may_choose:
+        report(heading("timelines of the validation recordings, to choose how much to smooth"))
+        validated = _predict_timelines(model, "val", window, report)
+        labeled = read_labeled_bouts(validated, project)
+        accuracies = {}
+        for seconds in (window * windows for windows in SMOOTHED):
+            bouts = validated.bouts(BoutRules(smooth=seconds))
+            scores = score_timelines(validated, bouts, labeled, report=ignore_event)
+            accuracies[seconds] = scores["frame_accuracy"]
+        smooth = max(accuracies, key=accuracies.__getitem__)
+    report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
+    timelines = replace(_predict_timelines(model, "test", window, report), rules=BoutRules(smooth=smooth))
+    timelines.save(report_folder / TIMELINE)
+    scores = _score([timelines], comparison, report_folder)
+    return replace(scores, timeline=str(report_folder / TIMELINE))
+
+
+def _score(parts: Sequence[Timelines], comparison: Comparison, report_folder: Path) -> TimelineScores:
+    """The scores of the bouts of timelines, each by its own rules; draws their figure."""
+    recordings = [each for part in parts for each in zip(part.videos, part.bouts(), strict=True)]
+    recordings.sort(key=lambda each: each[0].video)  # folds have another order
+    timelines = replace(parts[0], videos=[video for video, _ in recordings])
+    bouts = [video_bouts for _, video_bouts in recordings]
+    labeled = read_labeled_bouts(timelines, comparison.project)
+    groups = {each.path: each.group_or_path for samples in comparison.samples.values() for each in samples}
+    scores = score_timelines(timelines, bouts, labeled, report=comparison.report, groups=groups)
+    draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
+    return TimelineScores(
+        **{key: scores[key] for key in ("frame_accuracy", "frame_interval")},
+        **{key: scores[key] for key in ("majority_accuracy", "mean_class_accuracy")},
+        f1=scores[F1_KEY],
+        recordings=[recording.video for recording in timelines.videos],
+        figure=str(report_folder / FIGURE),
+        smooth=median(part.rules.smooth for part in parts),
+    )
+
+
+def read_labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
+    """The bouts of a person for each recording, by its path."""
+    annotations = list(map(Path, project.request.annotations))
+    paths = [video.path for video in timelines.videos]
+    return read_bouts(annotations, paths, ignore_event, whose=project.request.whose).bouts
+
+
+def _predict_timelines(model: Classifier, key: str, window: float, report: Report) -> Timelines:
+    """The timelines of the recordings of a list."""
+    samples = read_source(model.recipe.data, key, labeled=False).samples
+    paths = list(dict.fromkeys(sample.path for sample in samples))
+    return timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, report=report)

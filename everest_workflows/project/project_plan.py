@@ -1,0 +1,348 @@
+"""The plan of a project: its lists, a recipe for this machine, and how long all of it takes."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from psutil import getloadavg
+
+from everest.checkpoints.describe import read_weight_settings
+from everest.checkpoints.public_weights import find_cached_weights
+from everest.engine.stage_plan import FEWEST_STEPS, steps_between_validations
+from everest.errors import first_names
+from everest.lists.classes import Classes
+from everest.lists.labels import Label, class_indices
+from everest.lists.sample import ListSize, Sample
+from everest.lists.sources import read_source
+from everest.prepare.check import difference_text, differences_by_headers
+from everest.system.compute import NetworkTime
+from everest.system.events import Report, warning
+from everest.system.files import PART_SUFFIX
+from everest.system.processes import num_cores
+from everest.system.run_folder import RECIPE_FILE
+from everest.system.text import plural, time_text
+from everest_workflows.annotations.bout import BACKGROUND, UNSCORED
+from everest_workflows.annotations.records import left_out_rows, left_out_text
+from everest_workflows.project.candidates import measure_clip_seconds
+from everest_workflows.project.lists import STEP, check_copies, make_lists
+from everest_workflows.project.request import LISTS, ProjectLists, Request
+from everest_workflows.project.result import NETWORK
+from everest_workflows.project.verdict import MOST_CLASSES, MOST_NAMES
+from everest_workflows.recordings.timelines import STEP_AS_TRAINED
+from everest_workflows.suggest.model_size import NETWORK_SHARE, fit_latency
+from everest_workflows.suggest.rules import find_device
+from everest_workflows.suggest.suggestion import StageTime, Suggestion, suggest_recipe
+
+NEW_LISTS: Final = f".{LISTS}{PART_SUFFIX}"  # the folder of lists until the plan is made
+PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
+SPARE: Final = 1.2  # heuristic: times the hours that a warning names, because measured speeds vary
+CHECK_SECONDS: Final = 3.0  # estimate: to start a test of the best linear candidate, and to write its page
+FIT_SECONDS: Final = 0.0028  # estimate: to fit all linear candidates, for each sample and class
+START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
+DIFFERENCE_FIXES: Final = {  # see `everest.prepare.check.class_differences`
+    "frame rate": "record all classes alike, or --set data.fps=N with the lowest rate",
+    "frame size": "record all classes alike, or shrink all to the smallest by everest prepare encode",
+}
+FEWEST_TO_CHOOSE: Final = 20  # default: with fewer validation samples, each is more than 5 %
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The lists of a project, the recipe for them, and the document of `--dry-run --json`."""
+
+    lists: ProjectLists
+    suggestion: Suggestion
+    document: dict[str, Any]
+
+
+def make_plan(request: Request, folder: Path, tested: Sequence[str], report: Report) -> Plan:
+    """Write the lists into `NEW_LISTS` of a folder, and plan the stages of a project."""
+    on_cpu = None if request.latency is None else True
+    start = None  # the weights; missing ones are an error before the videos are read
+    if request.init is not None:
+        start = read_weight_settings(request.init, on_cpu=on_cpu)
+    lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)
+    suggestion = suggest_recipe(
+        lists.section,
+        find_device(),
+        purpose="scratch" if request.unlabeled is None else "finetune",
+        output=folder / RECIPE_FILE,
+        overrides=request.overrides,
+        start=start,
+    )
+    if request.latency is not None:
+        suggestion = fit_latency(suggestion, request.latency)
+    data = suggestion.recipe.data
+    train = read_source(data, "train", labeled=True)
+    classes = Classes.of(train, data)
+    samples = {"train": train.samples}
+    for key in ("val", "test"):
+        if getattr(data, key) is not None:
+            samples[key] = read_source(data, key, labeled=True, classes=classes).samples
+    sizes = {key: len(listed) for key, listed in samples.items()}
+    trains_network = request.trains_network
+    if trains_network or request.unlabeled is not None:
+        suggestion = suggestion.timed()
+        if request.hours is not None:
+            planned = suggestion.times
+            suggestion = _fit_to_hours(request.hours, suggestion, sizes, lists)
+            for problem, fix in _check_steps(request, suggestion, planned, sizes, lists):
+                trains_network = request.model == NETWORK or request.unlabeled is not None
+                result = "a model hardly learns" if trains_network else "no network is trained"
+                report(warning(f"{problem}, so {result}; {fix}"))
+    if trains_network or request.unlabeled is not None:
+        seconds = _estimate_seconds(suggestion, sizes, lists)
+    else:
+        num_samples = sum(sizes.values())
+        num_tested = num_samples if lists.folds else sizes.get("test", 0)
+        num_read = num_samples + num_tested  # for their features, then for the tests
+        read = num_read * measure_clip_seconds(suggestion.recipe, classes)
+        fits = FIT_SECONDS * num_samples * classes.heads[0].outputs
+        comparisons = 1 + len(lists.folds)  # the last one chooses the model that learns from all
+        seconds = read + comparisons * slow_down() * (CHECK_SECONDS + fits), 0.0
+    document = _make_document(lists, suggestion, samples, classes, request, seconds, trains_network)
+    all_samples = tuple(chain.from_iterable(samples.values()))
+    differences = differences_by_headers(replace(train, samples=all_samples).by_class)
+    warnings = [f"{difference_text(row)}; {DIFFERENCE_FIXES[row['of']]}" for row in differences]
+    parts = {
+        sample.path: name if lists.are_given else sample.group_or_path
+        for name, listed in samples.items()
+        for sample in listed
+    }
+    warnings = [*check_copies(parts), *check_groups(all_samples), *warnings]
+    document |= {"warnings": warnings}
+    document["lines"] += [f"warning: {text}" for text in warnings]
+    return Plan(lists=replace(lists, warnings=warnings), suggestion=suggestion, document=document)
+
+
+def _fit_to_hours(
+    hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
+) -> Suggestion:
+    """The suggestion with as many steps as these hours allow, with all validations and tests."""
+    budget = 3600 * PLANNED_SHARE * hours
+    # Parts of the budget for each stage; the time of everything grows with the part.
+    thousandths = range(1, 1001)
+    fitting = bisect_right(
+        thousandths,
+        budget,
+        key=lambda part: _estimate_seconds(suggestion.within(part / 1000 * budget), sizes, lists)[0],
+    )
+    return suggestion.within(fitting / 1000 * budget)
+
+
+def _check_steps(
+    request: Request,
+    suggestion: Suggestion,
+    planned: Sequence[StageTime],
+    sizes: Mapping[str, int],
+    lists: ProjectLists,
+) -> Iterator[tuple[str, str]]:
+    """Yields each stage that --hours leaves too few steps for, and the hours that it needs.
+
+    `planned` are the stages without --hours, which may have few steps by themselves.
+    """
+    for time, planned_time in zip(suggestion.times, planned, strict=True):
+        fewest = min(FEWEST_STEPS, planned_time.steps)
+        if time.steps < fewest and time.clips_per_second is not None:
+            needed = suggestion.within(fewest * time.batch_size / time.clips_per_second)
+            enough = SPARE * _estimate_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
+            problem = f"--hours {request.hours:g} leaves {plural(time.steps, 'step')} for {time.stage}"
+            yield problem, f"give --hours {math.ceil(100 * enough) / 100:g} for the {fewest} that it needs"
+
+
+def _estimate_seconds(
+    suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
+) -> tuple[float, float]:
+    """The seconds of all stages, validations and tests, and those of the validations and tests alone.
+
+    The latter are estimated by the speed of fine-tuning, which is slower. `sizes`: the samples of each list.
+    """
+    recipe = suggestion.recipe
+    times = suggestion.times
+    time = times[-1]
+    folds = len(lists.folds)
+    seconds = sum(stage.seconds or 0 for stage in times) + folds * (time.seconds or 0)
+    between = steps_between_validations(time.steps, sizes["train"], time.batch_size)
+    validations = recipe.finetune.epochs or math.ceil(time.steps / between)
+    # Of folds, each sample is once in a validation list and once in a test list.
+    val, test = (sizes["train"] if folds else sizes.get(key, 0) for key in ("val", "test"))
+    compared = 2 * sum(sizes.values())  # features of all, and the network's outputs for the center views
+    clips = validations * val + recipe.eval.clips * recipe.eval.crops * test + compared
+    if lists.window is not None:  # timelines have more windows than lists
+        clips += round(STEP / STEP_AS_TRAINED) * (val + test)
+    starts = (validations * (val > 0) + 1) * max(folds, 1)
+    checks = slow_down() * START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
+    return seconds + checks, checks
+
+
+def _make_document(
+    lists: ProjectLists,
+    suggestion: Suggestion,
+    samples: Mapping[str, Sequence[Sample]],
+    classes: Classes,
+    request: Request,
+    seconds: tuple[float, float],
+    trains_network: bool,
+) -> dict[str, Any]:
+    """The document of `--json`, with the lines for people.
+
+    `samples` has those of each list; for `seconds` see `_estimate_seconds`.
+    """
+    sizes = {}
+    for key, listed in samples.items():
+        groups = sorted({sample.group for sample in listed if sample.group is not None})
+        names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMES else ""
+        sizes[key] = f"{ListSize.of(listed)}{names}"
+    all_samples = list(chain.from_iterable(samples.values()))
+    counts, lines = describe_samples(all_samples, classes, windows=lists.window is not None)
+    trainings = 1 + len(lists.folds) if trains_network else 0
+    times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
+    if lists.are_given:
+        data = suggestion.recipe.data
+        names = ", ".join(getattr(data, key) for key in samples)
+        lines.append(f"divided by the lists in {data.root}: {names}")
+    if lists.folds:
+        lines.append(f"{len(lists.folds)} folds: each group is tested once, by a model that has not seen it")
+    if lists.left_out:
+        lines.append(f"left out of the annotations: {left_out_text(lists.left_out)}")
+    if lists.subjects:
+        names = first_names(lists.subjects, MOST_NAMES)
+        lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
+    if trains_network:
+        lines += _check_network(lists, all_samples, len(samples.get("val", ())))
+    else:
+        is_asked = request.model == "linear" or request.hours is not None
+        more = "" if is_asked else "; --hours 1 also fine-tunes a network, in about an hour"
+        lines.append(f"candidates: linear models only{more}")
+    time = suggestion.network_time if request.trains_network or request.init is not None else None
+    lines += [*_describe_model(suggestion, time), *map(str, times)]
+    lines.append(_total_text(seconds, trainings, trains_network))
+    return {
+        "lists": sizes,
+        "classes": counts,
+        "window": lists.window,
+        "network_ms": None if time is None else time.alone_ms,
+        "init": None if suggestion.start is None else suggestion.start.name,
+        "left_out": left_out_rows(lists.left_out),
+        "stages": [time._asdict() for time in times],
+        "trainings": trainings,
+        "minutes": round(seconds[0] / 60, 1),
+        "lines": [*(f"{key}: {size}" for key, size in sizes.items()), *lines],
+    }
+
+
+def _total_text(seconds: tuple[float, float], trainings: int, trains_network: bool) -> str:
+    """The time of everything, and how busy the machine was when its speed was measured."""
+    total = f"all training: about {time_text(seconds[0])}"
+    total += f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
+    checks = f", including {time_text(seconds[1])} for validations and tests"
+    total += checks if trains_network else " to compute features, and to fit and test linear models"
+    load = f"{getloadavg()[0]:.1f} on {plural(num_cores(), 'core')}"
+    idle = ", and less on an idle machine" if slow_down() > 1 else ""
+    return f"{total}; under the present load of {load}{idle}"
+
+
+def slow_down() -> float:
+    """How much longer a job takes than on an idle machine: the number of programs for each core."""
+    return max(1.0, getloadavg()[0] / num_cores())
+
+
+def _check_network(lists: ProjectLists, samples: Sequence[Sample], validation: int) -> Iterator[str]:
+    """Warns if a network is compared on few samples; `validation` is the size of their list without folds."""
+    chosen_on = len(samples) // len(lists.folds) if lists.folds else validation
+    if not chosen_on:
+        yield "warning: no validation list to compare a network on; --model network trains one"
+    elif chosen_on < FEWEST_TO_CHOOSE:
+        each = " in each fold" if lists.folds else ""
+        size = plural(chosen_on, ListSize.of(samples).noun)
+        yield f"warning: a network is compared on only {size}{each}"
+
+
+def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[str]:
+    """The size of a timed network, whether it is fast enough, and the weights to start from."""
+    data = suggestion.recipe.data
+    height, width = data.frame_size
+    clip = f"{plural(data.frames, 'frame')} of {height} x {width} pixels"
+    lines = []
+    if time is not None and suggestion.latency is not None:
+        aim, larger = NETWORK_SHARE * suggestion.latency, ""
+        if suggestion.larger_ms is not None:
+            larger = f"; the next larger size needs {suggestion.larger_ms:.0f} ms"
+        comparison = "at most" if time.alone_ms <= aim else "more than"
+        rest = f"histograms of {'motion' if data.frames > 1 else 'edges'} may take the rest"
+        limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms; {rest}{larger}"
+        speed = f"{time.alone_ms:.3g} ms a clip by PyTorch on one CPU thread ({limit})"
+        text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
+        fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
+        lines.append(text if suggestion.is_fast else f"warning: {text}; {fix}")
+        plan = "plan on an idle machine if the size of the model matters"
+        lines += [f"{busy}; {plan}" for busy in time.warnings]
+    if suggestion.start is not None:
+        over = " spread over the video" if suggestion.start.is_image and data.frames > 1 else ""
+        lines.append(f"starts from {suggestion.start.title}, {clip}{over}")
+    elif cached := find_cached_weights():
+        cached.sort(key=lambda weights: weights.first_for is None)
+        named = ", ".join(f"{weights.name} ({weights.license})" for weights in cached[:MOST_NAMES])
+        lines.append(f"weights found: {named}; try --init {cached[0].name}")
+    return lines
+
+
+def check_groups(samples: Sequence[Sample]) -> Iterator[str]:
+    """Warns if each group of several samples has one class: a model may learn its light or camera."""
+    labels: dict[str, list[Label]] = defaultdict(list)
+    for sample in samples:
+        if class_indices(sample.labels[0]):  # not of numbers, nor of a window without a bout
+            labels[sample.group_or_path].append(sample.labels[0])
+    several = [listed for listed in labels.values() if len(listed) > 1]
+    if several and all(len(set(listed)) == 1 for listed in several):
+        problem = "every group has clips of one class only, so a model may learn the light, camera or place"
+        yield f"{problem} of groups, and the test cannot tell; film several classes in each group"
+
+
+def describe_samples(
+    samples: Sequence[Sample], classes: Classes, *, windows: bool
+) -> tuple[dict[str, int], list[str]]:
+    """The number of samples of each class, and lines about classes, groups and time without a bout.
+
+    `windows`: whether the samples are from annotated recordings.
+    """
+    groups = sorted({sample.group for sample in samples if sample.group is not None})
+    lines = [f"{plural(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"] if groups else []
+    if classes.heads[0].task == "regression":
+        return {}, lines
+    counts = dict.fromkeys(classes.names_of_head(classes.heads[0]), 0)
+    sources_of: dict[str, set[str]] = defaultdict(set)  # of each class
+    behaviors: dict[str, set[str]] = defaultdict(set)  # of each recording
+    without = 0
+    for sample in samples:
+        names = {classes.name(index) for index in class_indices(sample.labels[0])}
+        for name in names:
+            counts[name] += 1
+            sources_of[name].add(sample.group_or_path)
+        behaviors[sample.group_or_path] |= names - {BACKGROUND}
+        without += not names - {BACKGROUND}
+    groups_of = {
+        name: f" ({plural(len(sources), 'group')})" for name, sources in sources_of.items() if groups
+    }
+    sizes = [f"{name} {number}{groups_of.get(name, '')}" for name, number in counts.items()]
+    lines = [f"{plural(len(sizes), 'class')}: {first_names(sizes, MOST_CLASSES)}", *lines]
+    if windows and without:
+        fate = f"class '{BACKGROUND}'" if BACKGROUND in counts else "no class"
+        fix = f"label time that nobody watched '{UNSCORED}'"
+        lines.append(f"{without} of {plural(len(samples), 'window')} have no bout ({fate}); {fix}")
+    if rare := [name for name, sources in sources_of.items() if len(sources) == 1]:
+        unit = "group" if groups else "recording" if windows else "video"
+        problem = f"{first_names(rare, MOST_NAMES)} can be learned or tested, not both"
+        lines.append(f"warning: {problem}: all from one {unit}; add {unit}s with it, or merge classes")
+    single = sorted(recording for recording, names in behaviors.items() if len(names) == 1)
+    if windows and single:
+        problem = f"only one behavior is annotated in {first_names(single, MOST_NAMES)}"
+        lines.append(f"warning: {problem}; time with any other counts as time without behavior")
+    return counts, lines

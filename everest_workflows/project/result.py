@@ -1,0 +1,236 @@
+"""The documents of a test: result.json, and the outputs for the test videos from which folds are pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from pydantic import InstanceOf, TypeAdapter
+
+from everest.config.heads import Head
+from everest.metrics.predictions import Predictions
+from everest.system.files import IN_USE_FIX
+from everest.system.text import damage_errors, load_json, validate
+
+F1_KEY: Final = "f1@50"  # in documents
+NETWORK: Final = "network"  # the name of the fine-tuned candidate
+DELIVERED: Final = "delivered"  # the outputs of the model that was chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineScores:
+    """The timelines of the test recordings beside the bouts of a person, in percent."""
+
+    frame_accuracy: float
+    frame_interval: list[float] | None = None  # 95 %, over groups
+    majority_accuracy: float
+    mean_class_accuracy: float
+    f1: float | None  # of bouts that overlap by half
+    recordings: list[InstanceOf[str]]
+    figure: InstanceOf[str]  # a file
+    smooth: float  # seconds over which probabilities are averaged; the median of several folds
+    timeline: InstanceOf[str] | None = None  # a file; None: of several folds
+
+    def dump(self) -> dict[str, Any]:
+        document = {F1_KEY if name == "f1" else name: value for name, value in vars(self).items()}
+        if self.timeline is None:
+            del document["timeline"]
+        return document
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTime:
+    """The milliseconds of one view of a video on one thread of a CPU, in float32 by PyTorch."""
+
+    network_ms: float
+    reading_ms: float  # to decode its frames from a file and resize them
+    limit_ms: float  # of --latency, for the network
+
+    def __str__(self) -> str:
+        fits = f"within the limit of {self.limit_ms:g}"
+        if self.network_ms > self.limit_ms:
+            fits = f"above the limit of {self.limit_ms:g}: export int8, or train with a lower --latency"
+        return (
+            f"a clip on one CPU thread: {self.network_ms:.3g} ms in the network by PyTorch ({fits}), "
+            f"and {self.reading_ms:.3g} ms to read it from a file"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateTest:
+    """How good a candidate is, in the metric of the task."""
+
+    name: str
+    metric: str
+    validation: float | None  # on videos that no candidate has learned from; of folds their mean
+    test: float | None  # of the center views; None: it was not made for all folds
+    interval: list[float] | None  # 95 %, of the test
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTest:
+    """How well a model finds a class, in percent."""
+
+    name: str
+    prevalence: float  # of the test videos or windows
+    ap: float | None = None  # average precision, if videos have several classes
+    recall: float | None = None  # if they have one
+    precision: float | None = None
+    taken_for: str | None = None  # the class that most of its other videos are taken for
+    taken: float | None = None  # their share of its videos
+    worst_group: InstanceOf[str] | None = None  # the group with most of its videos that are not found
+    worst: list[int] | None = None  # of that group: its videos that are found, and all
+    interval: list[float] | None  # 95 %, of `ap` or `recall`
+
+    def line(self, unit: str) -> str:
+        """The class in a line; `unit`: what it is found in, such as `windows`."""
+        spread = ""
+        if self.interval is not None:
+            spread = f" (95 % interval: {self.interval[0]:.3g} to {self.interval[1]:.3g})"
+        if self.worst_group is not None and self.worst is not None:
+            found, videos = self.worst
+            spread += f", worst {Path(self.worst_group).name} ({found} of {videos})"
+        share = f"present in {self.prevalence:.1f} % of the {unit}"
+        if self.ap is not None:
+            return f"{self.name}: average precision {self.ap:.1f} %{spread}, {share}"
+        right = f"{self.precision:.1f} % of its predictions right"
+        mistaken = "" if self.taken is None else f", {self.taken:.1f} % taken for {self.taken_for}"
+        return f"{self.name}: {self.recall:.1f} % found{spread}{mistaken}, {right}, {share}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputTest:
+    """How far the delivered model is above a linear model of one input, on validation videos."""
+
+    name: str  # of everest_workflows.project.feature_kinds.INPUTS
+    gain: list[float]  # 95 % interval over groups, in the metric of the task
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTest:
+    """The test of a model, or of the models of all folds; of classes in percent.
+
+    None stands for what a task or a list does not have. `majority` is the value of always predicting the most
+    frequent class of the test list, `linear_pixels` that of a linear model on small images.
+    """
+
+    metric: str  # of the task
+    value: float
+    interval: list[float] | None  # 95 %
+    chance: float
+    majority: float | None
+    majority_class: str | None
+    linear_pixels: float | None
+    difference: list[float] | None  # 95 % interval of the difference from the linear model
+    videos: int
+    groups: int
+    skipped: int
+    report: InstanceOf[str]  # path of the page
+    checkpoint: InstanceOf[str]
+    candidates: list[CandidateTest] = field(default_factory=list)
+    chosen: str = NETWORK  # the name of the candidate that is delivered
+    members: list[str] = field(default_factory=list)  # the candidates that it consists of
+    reason: str = "no other was compared"
+    behaviors: list[ClassTest] = field(default_factory=list)  # the classes
+    inputs: list[InputTest] = field(default_factory=list)
+    frames: int | None = None  # of a clip
+    warnings: Sequence[str] = ()  # about the videos; not of a single fold
+    timelines: TimelineScores | None = None  # of recordings
+    folds: Sequence[MeasuredTest] = ()
+
+    @property
+    def choice(self) -> str:
+        """The name of the delivered candidate, and the members of a mean."""
+        return f"{self.chosen} of {' and '.join(self.members)}" if len(self.members) > 1 else self.chosen
+
+    @property
+    def figure(self) -> str | None:
+        """The file of the figure of timelines."""
+        return None if self.timelines is None else self.timelines.figure
+
+    @classmethod
+    def read(cls, path: Path, *, fix: str) -> Self:
+        """The test in a result.json; RecipeError if it is damaged."""
+        with damage_errors(path, fix=fix):
+            return cls.of(load_json(path, fix=fix))
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """The test that a document describes; ValueError or LookupError if it is damaged."""
+        values = {**document, "value": document[document["metric"]], "timelines": None}
+        if "frame_accuracy" in document:
+            values["timelines"] = {**document, "f1": document[F1_KEY]}
+        values["folds"] = [MeasuredTest.of(fold) for fold in document.get("folds", ())]
+        return validate(TypeAdapter(cls), values)
+
+    def dump(self) -> dict[str, Any]:
+        """The document of result.json."""
+        document = {self.metric: self.value, **vars(self)}
+        for name in ("value", "timelines", "folds"):
+            del document[name]
+        if self.timelines is not None:
+            document |= self.timelines.dump()
+        for name in ("candidates", "inputs", "behaviors"):
+            document[name] = list(map(asdict, document[name]))
+        if self.folds:
+            document["folds"] = [fold.dump() for fold in self.folds]
+        return document
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectResult(MeasuredTest):
+    """The test of a project, and what to do next."""
+
+    judgment: str
+    minutes: float
+    planned_minutes: float
+    resumed: bool
+    clip_time: ClipTime | None = None  # with --latency
+    methods: str = ""  # what was done, for a publication
+    next: list[InstanceOf[str]]  # commands
+
+    def dump(self) -> dict[str, Any]:
+        return super().dump() | {"clip_time": self.clip_time and asdict(self.clip_time)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestOutputs:
+    """The outputs of every candidate for the test videos of one head, and of the model that is delivered."""
+
+    videos: list[InstanceOf[str]]
+    groups: list[InstanceOf[str]]
+    labels: list[Any]  # an index, the indices of several classes, or a number
+    outputs: dict[str, list[list[float]]]  # by the name of a candidate, or DELIVERED: a row for each video
+    dropped: int = 0  # further videos, which not every candidate could read
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        with damage_errors(path, fix=IN_USE_FIX):
+            return validate(TypeAdapter(cls), load_json(path, fix=IN_USE_FIX))
+
+    @classmethod
+    def joined(cls, parts: Sequence[TestOutputs]) -> TestOutputs:
+        """The outputs of all folds together, of the candidates that every fold has."""
+        names = [name for name in parts[0].outputs if all(name in part.outputs for part in parts)]
+        return cls(
+            videos=[video for part in parts for video in part.videos],
+            groups=[group for part in parts for group in part.groups],
+            labels=[label for part in parts for label in part.labels],
+            outputs={name: [row for part in parts for row in part.outputs[name]] for name in names},
+            dropped=sum(part.dropped for part in parts),
+        )
+
+    def predictions(self, name: str, head: Head) -> Predictions:
+        """The outputs of a candidate, beside the labels."""
+        labels = [(tuple(label) if isinstance(label, list) else label,) for label in self.labels]
+        return Predictions(
+            videos=self.videos,
+            labels=labels,
+            outputs=np.array(self.outputs[name], dtype=np.float32)[:, None],  # (V, 1, C)
+            skipped=[],
+            heads=(head,),
+            groups=self.groups,
+        )

@@ -1,0 +1,307 @@
+"""`everest train`: plan, pre-training, fine-tuning and the test of one project."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+from everest import stages
+from everest.config.heads import Task
+from everest.config.settings import Recipe
+from everest.errors import DataError, UserError
+from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
+from everest.models.classifier import Classifier
+from everest.system.accelerator import restore_process_state
+from everest.system.events import Report, heading, ignore_event, notice
+from everest.system.files import (
+    IN_USE_FIX,
+    absolute_keeping_links,
+    check_new_folder,
+    make_folder,
+    write_text,
+)
+from everest.system.hub import absolute_name
+from everest.system.locks import sole_writer
+from everest.system.run_folder import FOLDS_FOLDER, PROJECT_FILE, RECIPE_FILE
+from everest.system.signals import Stopped
+from everest.system.text import time_text
+from everest_workflows.annotations.formats import recognize_format
+from everest_workflows.project.candidates import FeatureTable
+from everest_workflows.project.comparison import Comparison
+from everest_workflows.project.measure import OUTPUTS, PageData, measure_candidates, pool_folds, pool_outputs
+from everest_workflows.project.project_plan import NEW_LISTS, make_plan
+from everest_workflows.project.request import (
+    LISTS,
+    PRETRAIN,
+    REPORT,
+    RESULT,
+    TESTED,
+    ModelChoice,
+    Project,
+    Request,
+    clear_project,
+    find_project,
+    read_project,
+    read_tested,
+    with_warmup,
+    write_document,
+)
+from everest_workflows.project.result import ClipTime, MeasuredTest, ProjectResult
+from everest_workflows.project.verdict import judge, list_results, write_methods
+from everest_workflows.suggest.model_size import measure_network_time, measure_reading_ms
+
+
+@restore_process_state()
+def train(
+    videos: str | Path,
+    *,
+    annotations: str | Path | Sequence[str | Path] | None = None,
+    observers: Sequence[str] = (),
+    subject: str | None = None,
+    unlabeled: str | Path | None = None,
+    init: str | Path | None = None,
+    output: str | Path | None = None,
+    group: str | None = None,
+    task: Task | None = None,
+    folds: int | None = None,
+    hours: float | None = None,
+    model: ModelChoice = "auto",
+    latency: float | None = None,
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: Report = ignore_event,
+) -> dict[str, Any]:
+    """Train and test a model of your videos in one folder, as `everest train`.
+
+    A call that was stopped or killed goes on where it was when it is repeated.
+
+    Args:
+        videos: a folder with a folder of videos for each class, a folder of the lists train.csv, val.csv and
+            test.csv, a list, or with `annotations` a folder of recordings.
+        annotations: bouts in the recordings, in a file or files of any kind that `everest prepare
+            annotations` reads; predictions give way to the bouts of a person.
+        observers: whose bouts count where several people coded a recording; `*` stands for any text.
+        subject: only the bouts of this subject, such as an animal; None: of all.
+        unlabeled: a folder or list of videos to pre-train on first.
+        init: the weights to start from, as of `everest.finetune`; clips and encoder follow from them. None or
+            "none": from scratch.
+        output: the folder of the project; None: `runs/train/NAME`.
+        group: what keeps videos in one list, as `everest prepare split --group`, or `subject`: recordings
+            that share a subject of the annotations; None: the column `group` of a list, the recording of a
+            window, else each video alone.
+        task: single-label, multi-label or regression; None: as the labels show.
+        folds: divide the groups into this many parts, and test on each in turn; the model that is delivered
+            learns from all videos.
+        hours: the time that training, validations and tests may take together, by the speed measured here.
+        model: what to deliver: the best candidate by validation (auto), the network, or a linear model.
+        latency: the most milliseconds that the network may need for a clip on one thread of a CPU, by which
+            the size of the model is chosen, here measured; the test has one view of each video.
+        overrides: `section.key=value` texts, which win over the suggested recipe.
+        overwrite: replace the project in `output`.
+        dry_run: only make the plan, and write nothing.
+        report: receives the progress and notices (everest.system.events).
+    Returns:
+        The document of `everest train --json`, with `dry_run` the plan.
+    Raises:
+        UserError: the videos, the labels or the environment do not allow it; see everest.errors.
+    """
+    files = [annotations] if isinstance(annotations, str | Path) else annotations or ()
+    request = Request(
+        videos=_format_path(videos),
+        annotations=sorted(set(map(_format_path, files))),
+        observers=sorted(observers),
+        subject=subject,
+        unlabeled=None if unlabeled is None else _format_path(unlabeled),
+        init=None if init in (None, "none") else absolute_name(init),
+        group=group,
+        task=task,
+        folds=folds,
+        hours=hours,
+        model=model,
+        latency=latency,
+        overrides=with_warmup(overrides),
+    )
+    started = monotonic()
+    videos = Path(request.videos)
+    name = videos.stem if videos.is_file() else videos.absolute().name
+    folder = Path(output or Path("runs", "train", name)).absolute()
+    request.check(folder)
+    check_new_folder(folder, overwrite=True)  # only whether it can be written
+    if dry_run:
+        with TemporaryDirectory(prefix="everest-train-") as trial:
+            return make_plan(request, Path(trial), read_tested(folder), report).document
+    try:
+        with make_folder(folder), sole_writer(folder / PROJECT_FILE):
+            resumed = find_project(folder, request, overwrite=overwrite)
+            project = resumed or _start(request, folder, report)
+            try:
+                result = _train(project, folder, report, started=started, resumed=resumed is not None)
+                return result.dump()
+            except DataError as error:  # the lists and the run keep the videos that were there at the start
+                raise DataError(f"{error}; repair the videos, then repeat with --overwrite") from error
+            except KeyboardInterrupt as interrupt:  # between two stages
+                raise Stopped(signal.SIGINT, "interrupted") from interrupt
+    except Stopped as stopped:  # whose message names the folder of a stage
+        name = signal.Signals(stopped.signal).name
+        raise Stopped(stopped.signal, f"{name}: saved in {folder}; the same command resumes") from stopped
+
+
+def _format_path(path: str | Path) -> str:
+    """An absolute path, the same from wherever it is named; a link keeps its name."""
+    return str(absolute_keeping_links(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
+
+
+def _start(request: Request, folder: Path, report: Report) -> Project:
+    """Make the plan and write it; after an error, an earlier project is still there, or nothing.
+
+    project.json without a plan marks the folder as ours while the files of an earlier project are removed.
+    """
+    new_lists = folder / NEW_LISTS
+    shutil.rmtree(new_lists, ignore_errors=True)  # of a killed call
+    tested = read_tested(folder)
+    try:
+        checksums = request.checksums()  # before they are read
+        plan = make_plan(request, folder, tested, report)
+        write_document(folder / PROJECT_FILE, {"request": asdict(request), TESTED: tested})
+        clear_project(folder)
+        for line in plan.document["lines"]:
+            report(heading(line))
+        for file in filter(Path.is_file, new_lists.rglob("*")):
+            path = folder / LISTS / file.relative_to(new_lists)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(path)
+        lists = plan.lists.renamed(new_lists, LISTS)
+        project = Project(
+            request=request,
+            files=checksums,
+            planned_minutes=plan.document["minutes"],
+            trains_network=plan.document["trainings"] > 0,
+            **vars(lists),
+        )
+        write_text(folder / RECIPE_FILE, replace(plan.suggestion, section=lists.section).text)
+        write_document(folder / PROJECT_FILE, asdict(project))
+    except UserError:
+        if not (folder / RECIPE_FILE).exists():
+            clear_project(folder)
+            (folder / PROJECT_FILE).unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(new_lists, ignore_errors=True)
+    return read_project(folder)
+
+
+def _train(project: Project, folder: Path, report: Report, *, started: float, resumed: bool) -> ProjectResult:
+    """Run the stages of a project; each resumes its own run. This call `started` at a time of `monotonic`."""
+    if (folder / RESULT).exists():
+        report(notice(f"{folder}: already finished; use --overwrite to train again"))
+        return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
+    comparison = Comparison(project=project, folder=folder, init=project.request.init, report=report)
+    if project.request.unlabeled is not None:
+        report(heading("pre-training"))
+        pretrained = comparison.train_stage(stages.pretrain, folder / PRETRAIN)
+        comparison = replace(comparison, init=str(pretrained))
+    with comparison.reading_features() as table:
+        fold_tests = _train_folds(comparison, table)
+        if fold_tests:
+            outputs = pool_outputs(folder, fold_tests)
+            model, choice = comparison.compare_folds(table, outputs, [each.choice for each in fold_tests])
+            comparison.save(model, folder)
+            test, page = pool_folds(comparison, model, choice, outputs, fold_tests)
+        else:
+            model, candidates, choice = comparison.compare(table, folder)
+            comparison.save(model, folder)
+            test, page = measure_candidates(comparison, model, candidates, choice, folder)
+        clip_time = _measure_clip_time(model, comparison, table)
+        times = [] if clip_time is None else [str(clip_time)]
+        judgment = judge(test, possible_folds=project.possible_folds)
+        methods = write_methods(project, choice, comparison.recipe, test)
+        lines = [*list_results(test), judgment, *times, f"methods: {methods}"]
+        links = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_tests, start=1)}
+        _write_page(folder, folder.name, test, page, lines, links)
+    result = ProjectResult(
+        **vars(test),
+        judgment=judgment,
+        minutes=round((monotonic() - started) / 60, 1),
+        planned_minutes=project.planned_minutes,
+        resumed=resumed,
+        clip_time=clip_time,
+        methods=methods,
+        next=list_next_commands(project.request, test, comparison.recipe, folder),
+    )
+    write_document(folder / RESULT, result.dump())
+    return result
+
+
+def list_next_commands(request: Request, test: MeasuredTest, recipe: Recipe, folder: Path) -> list[str]:
+    """The commands to run next: with --latency exports, else predictions or bouts in the format read."""
+    checkpoint = ["--checkpoint", str(folder)]
+    if test.timelines is not None:
+        of_boris = {recognize_format(Path(file)) for file in request.annotations} <= {"boris", "boris-table"}
+        bouts = "bouts.boris" if of_boris else "bouts.csv"
+        rules = ["--smooth", f"{test.timelines.smooth:g}", "--output", bouts]
+        return [shlex.join(["everest", "timeline", "VIDEO", *checkpoint, *rules])]
+    if request.latency is None:
+        return [shlex.join(["everest", "predict", "VIDEO", *checkpoint])]
+    export = ["everest", "export", str(folder), "--to", "onnx", "--output"]
+    calibrate = ["--precision", "int8", "--calibrate", str(Path(recipe.data.root, recipe.data.train or ""))]
+    return [shlex.join([*export, "model.onnx"]), shlex.join([*export, "model-int8.onnx", *calibrate])]
+
+
+def _measure_clip_time(model: Classifier, comparison: Comparison, table: FeatureTable) -> ClipTime | None:
+    """The time of the delivered model for a clip; None without --latency."""
+    limit = comparison.project.request.latency
+    if limit is None:
+        return None
+    readable = table.readable([sample for listed in comparison.samples.values() for sample in listed])
+    return ClipTime(
+        network_ms=round(measure_network_time(model).alone_ms, 2),
+        reading_ms=round(measure_reading_ms(model.clip, readable), 2),
+        limit_ms=limit,
+    )
+
+
+def _write_page(
+    folder: Path, title: str, test: MeasuredTest, page: PageData, lines: list[str], links: Mapping[str, Path]
+) -> None:
+    """Write the page of a test in the folder of a project or of a fold."""
+    # Of each class, the interval of its recall, or of its average precision.
+    intervals = {each.name: each.interval for each in test.behaviors}
+    summary = Summary(lines, links, test.figure, f"Test of {title}", intervals)
+    if test.folds:
+        noun = "video" if test.timelines is None else "window"
+        write_pooled_page(folder / REPORT, *page, noun=noun, summary=summary)
+    else:
+        write_evaluation_page(folder / REPORT, *page, summary)
+
+
+def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTest]:
+    """Train and test the candidates of the remaining folds; returns the tests of all."""
+    project, folder = comparison.project, comparison.folder
+    links = {"The verdict on all folds": folder / REPORT / PAGE}
+    results = []
+    started, done = monotonic(), 0
+    for number, lists in enumerate(project.folds, start=1):
+        fold_folder = folder / FOLDS_FOLDER / str(number)
+        if not (fold_folder / RESULT).exists() or not (fold_folder / REPORT / OUTPUTS).exists():
+            title, left = f"fold {number} of {len(project.folds)}", ""
+            if done:  # the model of all videos takes as long as a fold
+                seconds = (monotonic() - started) / done * (len(project.folds) + 2 - number)
+                left = f", about {time_text(seconds)} left at the speed so far"
+            comparison.report(heading(title + left))
+            fold = replace(comparison, fold=lists)
+            model, candidates, choice = fold.compare(table, fold_folder)
+            fold.save(model, fold_folder)  # for the test of an exported file
+            test, page = measure_candidates(fold, model, candidates, choice, fold_folder)
+            _write_page(fold_folder, title, test, page, list_results(test), links)
+            write_document(fold_folder / RESULT, test.dump())
+            done += 1
+        results.append(MeasuredTest.read(fold_folder / RESULT, fix="remove it"))
+    return results

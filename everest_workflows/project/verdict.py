@@ -1,0 +1,261 @@
+"""Lines for people: how good the model is, and what to do next."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from everest.config.settings import Recipe
+from everest.errors import first_names
+from everest.metrics.head_metrics import FEW_OF_CLASS
+from everest.metrics.intervals import FEW_GROUPS
+from everest.metrics.names import METRICS, value_text
+from everest.system.text import plural, time_text
+from everest_workflows.project.choice import FEWEST_TO_COMPARE, BestCandidate
+from everest_workflows.project.feature_kinds import FEATURES, IMAGES, INPUTS, LINEAR, SIZE_RATE
+from everest_workflows.project.lists import STEP
+from everest_workflows.project.request import Project
+from everest_workflows.project.result import NETWORK, InputTest, MeasuredTest, ProjectResult
+
+MOST_NAMES: Final = 3  # of groups and recordings
+MOST_CLASSES: Final = 12  # default: whose numbers are shown
+LINEAR_MODEL: Final = "a linear model on small images"
+MOST_EQUAL: Final = 5.0  # heuristic: points; a smaller gain over still images is none
+LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
+
+
+def list_verdict(result: ProjectResult) -> list[str]:
+    """The lines of `everest train`."""
+    since = " since it resumed" if result.resumed else ""
+    took = f"took {time_text(60 * result.minutes)}{since} (planned {time_text(60 * result.planned_minutes)})"
+    times = [] if result.clip_time is None else [str(result.clip_time)]
+    lines = [*list_results(result), result.judgment, *times, took, f"page: {result.report}"]
+    if result.figure is not None:
+        lines.append(f"picture: {result.figure}")
+    lines.append(f"methods: {result.methods}")
+    titles = ("next", "or in int8, often in half the time (docs/export.md)")
+    commands = [f"{title}: {command}" for title, command in zip(titles, result.next, strict=False)]
+    return [*lines, f"weights: {result.checkpoint}", *commands]
+
+
+def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
+    """What was done and how good it is, in sentences for a publication."""
+    init = "the encoder pre-trained here" if project.request.unlabeled else project.request.init
+    features = {name: kind.description.format(init=init) for name, kind in FEATURES.items()}
+    if recipe.data.frames == 1:
+        features["images"] = "an image of 16 x 16 pixels"
+    members = [
+        "a linear model of " + " and ".join(features[kind] for kind in LINEAR[name])
+        if name in LINEAR
+        else "a fine-tuned network"
+        for name in choice.members
+    ]
+    model = f"the mean of {' and of '.join(members)}" if len(members) > 1 else members[0]
+    unit = "video" if project.window is None else "window"
+    units = "Videos"
+    if project.window is not None:
+        units = f"Windows of {project.window:g} s every {STEP * project.window:g} s"
+    num_compared = sum(each.name not in INPUTS for each in test.candidates)
+    chosen = "" if num_compared < 2 else f", the best of {num_compared} candidates on held-out {unit}s"
+    size, groups = plural(test.videos, unit), plural(test.groups, "group")
+    tested = f"On {size} of {groups} held out of training and choice"
+    if test.folds:
+        again = ", each of which chose and trained its model on the other groups" if chosen else ""
+        tested = f"In {len(test.folds)} folds over {groups} ({size}){again}"
+    metric = METRICS[test.metric].title
+    sentences = [
+        f"{units} ({plural(recipe.data.frames, 'frame')}) were classified by {model}{chosen}",
+        f"{tested}, {metric} was {value_text(test.metric, test.value)}{format_interval(test.interval)}",
+        f"Baselines: {', '.join(_list_baselines(test))}{_compare_with_images(test)}",
+    ]
+    if (scores := test.timelines) is not None:
+        averaged = (
+            f"With probabilities averaged over {scores.smooth:g} s" if scores.smooth else "In timelines"
+        )
+        right = f"{scores.frame_accuracy:.1f} % of the frames were right"
+        sentences.append(f"{averaged}, {right}{format_interval(scores.frame_interval)}")
+    if test.interval is not None:
+        few = ", widened by the t distribution for few groups" if test.groups < FEW_GROUPS else ""
+        sentences.append(f"Intervals are bootstrapped over {plural(test.groups, 'group')}{few}")
+    return f"{'. '.join(sentences)}. Software: everest {version('everest-video')}."
+
+
+def list_results(result: MeasuredTest) -> list[str]:
+    """The lines about a test: the metric, the baselines, and the timelines of recordings."""
+    unit = "video" if result.timelines is None else "window"
+    size = plural(result.videos, f"test {unit}")
+    size += f" of {plural(result.groups, 'group')}" if result.groups < result.videos else ""
+    value = partial(value_text, result.metric)
+    lines = [
+        f"{METRICS[result.metric].title} {value(result.value)}{format_interval(result.interval)} on {size}"
+    ]
+    if result.interval is not None:
+        note = "" if result.groups >= FEW_GROUPS else f"; wide, because {result.groups} groups are few"
+        if any(100 in (each.recall, each.ap) for each in result.behaviors):
+            note += "; wider for a class without a mistake, where it is that of the binomial distribution"
+        limit = (
+            "how far values vary over groups like these, not over other kinds of animals, places or cameras"
+        )
+        lines.append(f"intervals: {limit}{note}")
+    lines += [
+        f"compare: {', '.join(_list_baselines(result))}",
+        *(f"warning: {text}" for text in result.warnings),
+        f"delivered: {result.chosen}, {result.reason}",
+    ]
+    # The mean of a fold may have other members than that of all videos.
+    unseen = {each.name: each.test if result.folds else each.validation for each in result.candidates}
+    if candidates := [
+        f"{name} {value(number)}"
+        for name, number in unseen.items()
+        if number is not None and name not in INPUTS  # see `list_inputs`
+    ]:
+        limit = "the best of several looks too good to publish"
+        chosen = "chosen by loss, not by these values; " if "loss" in result.reason else ""
+        lines.append(f"candidates on groups that they had not seen: {', '.join(candidates)}; {chosen}{limit}")
+    lines += [behavior.line(f"{unit}s") for behavior in result.behaviors[:MOST_CLASSES]]
+    if len(result.behaviors) > MOST_CLASSES:
+        lines.append(f"{len(result.behaviors) - MOST_CLASSES} further classes: see `behaviors` of --json")
+    lines += list_inputs(result)
+    if (scores := result.timelines) is not None:
+        recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
+        correct = f"{scores.frame_accuracy:.1f} %{format_interval(scores.frame_interval)}"
+        correct += f", most frequent class {scores.majority_accuracy:.1f} %"
+        means = f"class mean {scores.mean_class_accuracy:.1f} %"
+        means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
+        lines.append(f"timelines of {recordings}: frames correct {correct}, {means}")
+    return lines
+
+
+def _list_baselines(result: MeasuredTest) -> list[str]:
+    """The values that need no training, or little."""
+    value = partial(value_text, result.metric)
+    baselines = {
+        "chance": result.chance,
+        f"always '{result.majority_class}'": result.majority,
+        "frame size and rate alone": next(
+            (each.test for each in result.candidates if each.name == SIZE_RATE), None
+        ),
+        LINEAR_MODEL: result.linear_pixels,
+    }
+    lines = [f"{title} {value(number)}" for title, number in baselines.items() if number is not None]
+    if result.linear_pixels is not None and result.frames is not None:  # its value depends on their number
+        lines[-1] += f" (of the same {plural(result.frames, 'frame')})"
+    return lines
+
+
+def _compare_with_images(result: MeasuredTest) -> str:
+    """Whether the model is clearly better than small images, as a clause; empty without an interval."""
+    if result.difference is None or result.chosen == IMAGES:
+        return ""
+    low, high = result.difference
+    clearly = "clearly" if low > 0 and result.groups >= FEWEST_TO_COMPARE else "not clearly"
+    gain = f"95 % interval of the gain: {low:.3g} to {high:.3g}"
+    return f"; the model was {clearly} better than small images ({gain})"
+
+
+def format_interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else " (95 % interval: {:.3g} to {:.3g})".format(*interval)
+
+
+def list_inputs(result: MeasuredTest) -> list[str]:
+    """What appearance alone and change alone reach, and whether one of them is enough; see INPUTS."""
+    metric = METRICS[result.metric]
+    values = {each.name: each.validation for each in result.candidates}
+    best: dict[str, tuple[float, InputTest]] = {}  # of each input, on features of images or of an encoder
+    for test in result.inputs:
+        value, kind = values.get(test.name), test.name.partition("-")[2]
+        if value is not None and (kind not in best or (value > best[kind][0]) == metric.is_higher_better):
+            best[kind] = value, test
+    if not {"mean", "change"} <= set(best):
+        return []
+    texts = {
+        kind: f"{value_text(result.metric, value)} ({test.name})" for kind, (value, test) in best.items()
+    }
+    (low, high), (lost, most_lost) = best["mean"][1].gain, best["change"][1].gain
+    unit = " points" if metric.is_percent else ""
+    gain = f"motion adds {low:.3g} to {high:.3g}{unit}"
+    if low > 0:
+        verdict = f"the model needs motion: {gain}"
+    elif high <= MOST_EQUAL and metric.is_percent:
+        weights = "" if "frozen-mean" in values else "image weights (--init) with "
+        verdict = f"still images are enough, so try {weights}--set data.frames=1: {gain}"
+    else:
+        verdict = f"still images may be enough: {gain}; label more groups to tell"
+    if lost > 0:
+        setting = " (model.input: differences)" if NETWORK in values else ""
+        verdict += f"; change alone{setting} loses {lost:.3g} to {most_lost:.3g}{unit}"
+    return [f"motion: still images alone reach {texts['mean']}, change alone {texts['change']}; {verdict}"]
+
+
+def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
+    """One sentence: whether the model is clearly better than outputs that need no training, or little.
+
+    Args:
+        possible_folds: that `--folds` may name; None: the videos cannot be tested in folds.
+    """
+    fix = LABEL_MORE
+    if possible_folds is not None:
+        fix = f"test on all videos with --folds {possible_folds} and a new --output"
+    is_higher_better = METRICS[result.metric].is_higher_better
+    no_better = operator.le if is_higher_better else operator.ge
+    simple, baseline = result.chance, "guessing"
+    if result.majority is not None:
+        simple, baseline = result.majority, f"always predicting '{result.majority_class}'"
+    baseline = f"{baseline} ({value_text(result.metric, simple)})"
+    linear = None if result.chosen == IMAGES else result.linear_pixels
+    if result.majority == 100:
+        return f"the test has videos of '{result.majority_class}' only: {fix}"
+    if no_better(result.value, simple):
+        return f"no better than {baseline}: {LABEL_MORE}"
+    scores = result.timelines
+    if scores is not None and scores.frame_accuracy <= scores.majority_accuracy:
+        share = f"{scores.majority_accuracy:.1f} %"
+        return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
+    if linear is not None and no_better(result.value, linear):
+        return _explain_no_gain(result, linear, fix)
+    if result.interval is None and result.groups < 2:
+        return f"no interval: the test has only one group; {fix}"
+    if result.interval is None and (linear is None or result.difference is None):
+        return f"no interval: a class has fewer than {FEW_OF_CLASS} videos in the test; {LABEL_MORE}"
+    if result.interval is not None and no_better(result.interval[0 if is_higher_better else 1], simple):
+        return f"the interval includes {baseline}, so the test cannot tell: {fix}"
+    if linear is not None:
+        return _compare_with_linear(result, linear, fix)
+    better = f"clearly better than {baseline}"
+    if result.chosen != IMAGES:
+        return better
+    fix = "more labels, or weights to start from (--init), would let a network pay"
+    return f"{better}; {LINEAR_MODEL} was chosen: {fix}"
+
+
+def _explain_no_gain(result: MeasuredTest, linear: float, fix: str) -> str:
+    """What to do about a model that is no better than a linear one, which has the value `linear`."""
+    problem = f"no better than {LINEAR_MODEL} ({value_text(result.metric, linear)})"
+    if not result.folds and result.groups < FEW_GROUPS:
+        size = f"{result.videos} tests of {plural(result.groups, 'group')}"
+        return f"{problem}, but {size} are too few to tell: {fix}"
+    if result.difference is not None:
+        problem += ", the difference is {:.3g} to {:.3g}".format(*result.difference)
+    trains_network = any(each.name == NETWORK for each in result.candidates)
+    longer = ", or train longer (--set finetune.steps)" if trains_network else ""
+    return f"{problem}: {LABEL_MORE}{longer}"
+
+
+def _compare_with_linear(result: MeasuredTest, linear: float, fix: str) -> str:
+    """Whether a model with a better value than a linear one, `linear`, is clearly better."""
+    linear_model = f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
+    if result.groups < FEWEST_TO_COMPARE:
+        return f"no clear difference from {linear_model}: only {plural(result.groups, 'group')}; {fix}"
+    name, ends, equal = "the interval of the difference", result.difference, 0.0
+    if ends is None:  # of a metric that single videos do not have
+        name, ends, equal = "the interval", result.interval, linear
+    assert ends is not None  # see `judge`
+    low, high = ends
+    spread = f"{name} is {low:.3g} to {high:.3g}"
+    if low <= equal <= high:
+        return f"no clear difference from {linear_model}: {spread}; {fix}"
+    return f"clearly better than {linear_model}: {spread}"

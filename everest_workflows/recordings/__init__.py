@@ -1,0 +1,1 @@
+"""Recordings: windows, timelines, bouts, their scores and figures, and time budgets."""

@@ -1,0 +1,320 @@
+"""Lists of windows of long videos (`prepare windows`), with their classes if there are bouts.
+
+A window is a sample: a video with a start and an end in seconds. If only some windows are listed, they are
+spread evenly, or chosen where much happens, by the sizes of packets; nothing is decoded. The activity of a
+packet is its size relative to the running median of its kind, so that slow changes, such as light or another
+scene, do not count. Keyframes are left out: their sizes show the image, not the motion. The definition is
+our choice.
+
+R recordings, N windows of a recording, in the order of time, a step apart. P packets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import inf
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import median_filter
+
+from everest.config.heads import Task
+from everest.errors import DataError, RecipeError
+from everest.inference.windows import check_seconds
+from everest.lists.sample import Sample
+from everest.lists.writing import refuse_unlistable, write_list
+from everest.system.events import Report, notice
+from everest.system.files import check_new_file
+from everest.system.storage import parse_location
+from everest.system.text import plural
+from everest.system.types import Span
+from everest.video.missing import damage_text
+from everest.video.packet_sizes import PacketSizes, packet_sizes
+from everest.video.stream import VideoError
+from everest.video.times import TIME_TOLERANCE
+from everest_workflows.annotations.bout import Bout, Bouts, unscored_spans
+from everest_workflows.annotations.matching import late_bout_notices
+from everest_workflows.recordings.window_labels import write_labeled
+
+PROBLEM_EFFECTS: Final = {  # effect of each kind of problem of a video
+    "failed": "no windows",
+    "damaged": "no windows there",
+    "unranked": "its windows are spread evenly",
+}
+
+# These values are our choice.
+EVEN_SPACING: Final = 4  # with selection by activity, one in this many windows is spread evenly
+MAX_SHARE_FACTOR: Final = 2  # by activity, a recording gets at most this many times its even share
+MEDIAN_SECONDS: Final = 600.0  # seconds that a running median covers
+PACKET_OVERHEAD: Final = 64  # bytes added to each packet, so that ratios of nearly empty packets stay small
+BLOCK_SECONDS: Final = 10.0  # length of the blocks whose bytes are compared to find a constant bitrate
+CONSTANT_VARIATION: Final = 0.05  # std / mean of the bytes per block; below this, the bitrate is constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowSettings:
+    """Which windows are listed."""
+
+    seconds: float
+    step: float  # seconds from the start of a window to the next
+    by: Literal["uniform", "activity"] = "uniform"
+    count: int | None = None  # windows to list; None: all
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seconds(seconds=self.seconds, step=self.step)
+        if self.by == "activity" and self.count is None:
+            raise RecipeError("--by activity chooses among windows; state how many by --hours H or --count N")
+        if self.count == 0:
+            raise RecipeError("--hours is less than one window; use more hours or fewer --seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VideoWindows:
+    """All windows of a video or segment, from which the listed windows are chosen."""
+
+    sample: Sample
+    windows: NDArray[np.float64]  # (N, 2) seconds
+    scores: NDArray[np.float64] | None  # (N,) activity; None if not requested or not known
+    num_unscored: int  # number of further windows, which touch time that no one has labeled
+    end: float | None  # end of the video in seconds; None for a segment or a damaged video
+
+
+def write_windows(
+    samples: Sequence[Sample],
+    out: Path,
+    settings: WindowSettings,
+    *,
+    bouts: Bouts | None = None,
+    task: Task | None = None,
+    overwrite: bool,
+    report: Report,
+) -> dict[str, Any]:
+    """Choose windows of videos or segments; write their list, return the JSON of `everest prepare windows`.
+
+    Args:
+        bouts: bouts by absolute paths (see `read_bouts`), which label the windows. Videos without a bout are
+            left out: perhaps no one has looked at them. None: windows have no labels.
+        task: see `label_samples`.
+    Raises:
+        DataError, RecipeError: no readable video or no scored window; an `out` that exists.
+    """
+    if task == "regression":
+        raise RecipeError("--task regression: bouts have classes; use single-label or multi-label")
+    check_new_file(out, overwrite=overwrite)
+    samples = [replace(sample, path=str(parse_location(sample.path).absolute())) for sample in samples]
+    refuse_unlistable(samples)
+    if bouts is not None:
+        samples = [sample for sample in samples if sample.path in bouts]
+    videos, problems = _find_windows(samples, settings, bouts or {}, report)
+    lengths = [len(video.windows) for video in videos]
+    chosen = choose_windows(
+        lengths,
+        [video.scores for video in videos] if settings.by == "activity" else None,
+        count=sum(lengths) if settings.count is None else settings.count,
+        min_distance=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
+        seed=settings.seed,
+    )
+    windows = [
+        video.sample.with_seconds(start, end)
+        for video, indices in zip(videos, chosen, strict=True)
+        for start, end in video.windows[indices].tolist()
+    ]
+    if settings.count is not None and len(windows) < settings.count:
+        report(notice(f"{plural(len(windows), 'window')} of {settings.count} requested"))
+    document: dict[str, Any] = {
+        "by": settings.by,
+        "windows": len(windows),
+        # Time in overlaps of windows counts twice.
+        "hours": sum((window.end or 0) - (window.start or 0) for window in windows) / 3600,
+        "videos": len({window.path for window in windows}),
+        **problems,
+        "list": str(out),
+    }
+    if bouts is None:
+        write_list(out, windows, root=out.parent.absolute())
+        return document
+    labels = write_labeled(out, windows, bouts, task=task, overwrite=overwrite)
+    return document | labels | {"unscored": sum(video.num_unscored for video in videos)}
+
+
+def _find_windows(
+    samples: Sequence[Sample], settings: WindowSettings, bouts: Bouts, report: Report
+) -> tuple[list[VideoWindows], dict[str, list[dict[str, str]]]]:
+    """The windows of each readable video; and by kind of problem, paths and reasons of the other videos."""
+    videos: list[VideoWindows] = []
+    problems: dict[str, list[dict[str, str]]] = {name: [] for name in PROBLEM_EFFECTS}
+    read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
+    for num_done, sample in enumerate(samples, start=1):
+        try:
+            video, reasons = _windows_of(sample, read(sample.video), settings, bouts.get(sample.path, ()))
+            videos.append(video)
+        except (VideoError, OSError) as error:
+            reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
+            reasons = {"failed": reason}
+        for problem, reason in reasons.items():
+            problems[problem].append({"path": sample.path, "reason": reason})
+            report(notice(f"{sample.path}: {reason}; {PROBLEM_EFFECTS[problem]}"))
+        report({"event": "video", "done": num_done, "videos": len(samples)})
+    if not videos:
+        path, reason = problems["failed"][0].values()
+        raise DataError(f"none of {plural(len(samples), 'video')} can be read, first {path}: {reason}")
+    ends = {video.sample.path: video.end for video in videos if video.end is not None}
+    for text in late_bout_notices(bouts, ends):
+        report(notice(text))
+    total = sum(len(video.windows) for video in videos)
+    unscored = sum(video.num_unscored for video in videos)
+    if not total:
+        raise DataError(f"all {plural(unscored, 'window')} touch time that no one has labeled (unscored)")
+    if unscored:
+        report(notice(f"left out, touch unscored time: {unscored} of {plural(total + unscored, 'window')}"))
+    return videos, problems
+
+
+def _windows_of(
+    sample: Sample, packets: PacketSizes, settings: WindowSettings, bouts: Sequence[Bout]
+) -> tuple[VideoWindows, dict[str, str]]:
+    """The windows of a sample, and its problems by kind; a video shorter than a window has one window."""
+    start = sample.start or 0.0
+    end = packets.end if sample.end is None else min(sample.end, packets.end)
+    times = np.append(packets.seconds, packets.end)
+    if sample.start_frame is not None:
+        start = float(times[min(sample.start_frame, len(times) - 1)])
+    if sample.end_frame is not None:
+        end = float(times[min(sample.end_frame, len(times) - 1)])
+    if start >= end - TIME_TOLERANCE:
+        raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {packets.end:g} s")
+    count = max(int((end - start - settings.seconds + TIME_TOLERANCE) // settings.step) + 1, 1)
+    starts = (start + settings.step * np.arange(count, dtype=np.float64)).round(6)
+    missing = [(gap_start, min(gap_end, end)) for gap_start, gap_end in packets.missing if gap_start < end]
+    windows = np.stack([starts, np.minimum(starts + settings.seconds, end).round(6)], axis=1)
+    is_intact = _are_outside(windows, missing)
+    is_open = sample.end is None and sample.end_frame is None
+    damage = damage_text(packets.missing, within=(start or -inf, inf if is_open else end))
+    if not is_intact.any():
+        raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
+    problems = {} if damage is None else {"damaged": damage}
+    is_listed = is_intact & _are_outside(windows, unscored_spans(bouts))
+    scores = None
+    if settings.by == "activity":
+        if (reason := no_activity_reason(packets)) is None:
+            scores = window_activity(packets, starts[is_listed], settings.seconds)
+        else:
+            problems["unranked"] = reason
+    video = VideoWindows(
+        sample=sample,
+        windows=windows[is_listed],
+        scores=scores,
+        num_unscored=int((is_intact & ~is_listed).sum()),
+        end=end if damage is None and not sample.is_segment else None,
+    )
+    return video, problems
+
+
+def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray[np.bool_]:
+    """Whether each of the windows (N, 2), in seconds, overlaps none of the spans: (N,)."""
+    outside = np.ones(len(windows), np.bool_)
+    for start, end in spans:
+        outside &= (windows[:, 1] <= start + TIME_TOLERANCE) | (windows[:, 0] >= end - TIME_TOLERANCE)
+    return outside
+
+
+def choose_windows(
+    lengths: Sequence[int],
+    scores: Sequence[NDArray[np.float64] | None] | None,
+    *,
+    count: int,
+    min_distance: int,
+    seed: int,
+) -> list[NDArray[np.int64]]:
+    """Choose `count` windows, or all if there are fewer.
+
+    Args:
+        lengths: (R,) number N of windows of each recording.
+        scores: (N,) activity of the windows of each recording; None for a recording spreads its windows
+            evenly, None instead of a list spreads all windows evenly.
+        min_distance: steps between two windows that do not overlap. If chosen by activity, windows overlap
+            only if there are not enough others, and then by as little as possible.
+    Returns:
+        The ascending numbers of the chosen windows of each recording.
+    """
+    rng = np.random.default_rng(seed)
+    total = sum(lengths)
+    count = min(count, total)
+    # Equal distances from a random first number, over all recordings in a row: each gets an even share.
+    even_ids = ((np.arange(count) + rng.random()) * total / count).astype(np.int64)  # (count,)
+    if scores is None:
+        return [np.flatnonzero(is_chosen) for is_chosen in _mark_windows(even_ids, lengths)]
+    is_spread = _mark_windows(even_ids[rng.integers(EVEN_SPACING) :: EVEN_SPACING], lengths)
+    chosen = [
+        share if score is None else least
+        for score, share, least in zip(scores, _mark_windows(even_ids, lengths), is_spread, strict=True)
+    ]
+    limits = [int(np.ceil(MAX_SHARE_FACTOR * count * n / total)) for n in lengths]
+    counts = [int(is_chosen.sum()) for is_chosen in chosen]
+    missing = count - sum(counts)
+    ranked = sorted(
+        (-value, row, index)
+        for row, score in enumerate(scores)
+        if score is not None
+        for index, value in enumerate(score.tolist())
+    )
+    while min_distance > 0 and missing > 0:
+        for _, row, index in ranked:
+            nearby = chosen[row][max(index - min_distance + 1, 0) : index + min_distance]
+            if counts[row] < limits[row] and not nearby.any():
+                chosen[row][index] = True
+                counts[row] += 1
+                missing -= 1
+            if missing <= 0:
+                break
+        min_distance //= 2
+    return [np.flatnonzero(is_chosen) for is_chosen in chosen]
+
+
+def _mark_windows(indices: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
+    """Flags (N,) for each of R recordings that mark the windows `indices`, counted over all recordings."""
+    flags = np.zeros(sum(lengths), dtype=bool)
+    flags[indices] = True
+    return np.split(flags, np.cumsum(lengths)[:-1])
+
+
+def no_activity_reason(packets: PacketSizes) -> str | None:
+    """The reason why packet sizes do not show activity; None if they do."""
+    if not (packets.picture_types > 0).any():
+        return "every frame is a keyframe"
+    num_blocks = int(packets.end / BLOCK_SECONDS)  # the incomplete last block is left out
+    if num_blocks < 3:
+        return None
+    block_ids = (packets.seconds / BLOCK_SECONDS).astype(np.int64)
+    sums = np.bincount(block_ids, weights=packets.sizes)[:num_blocks]
+    variation = float(sums.std() / sums.mean())
+    if variation < CONSTANT_VARIATION:
+        return f"its bitrate is constant (it varies by {variation:.1%} between {BLOCK_SECONDS:.0f}-s blocks)"
+    return None
+
+
+def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
+    """The mean activity of the packets in each window; usual activity is about 1.
+
+    Args:
+        starts: (N,) starts of the windows in seconds.
+        seconds: the length of a window.
+    Returns:
+        (N,) activity; 0 for a window that has only keyframes or no packets.
+    """
+    activity = np.zeros(len(packets.sizes))  # (P,)
+    for picture_type in (1, 2):
+        of_type = np.flatnonzero(packets.picture_types == picture_type)
+        if of_type.size:
+            sizes = packets.sizes[of_type] + PACKET_OVERHEAD
+            width = max(min(round(MEDIAN_SECONDS * of_type.size / packets.end), of_type.size), 1)
+            activity[of_type] = sizes / median_filter(sizes, size=width, mode="nearest")
+    sums = np.concatenate([[0.0], np.cumsum(activity)])
+    counts = np.concatenate([[0], np.cumsum(packets.picture_types > 0)])
+    first, last = (np.searchsorted(packets.seconds, times) for times in (starts, starts + seconds))
+    return (sums[last] - sums[first]) / np.maximum(counts[last] - counts[first], 1)

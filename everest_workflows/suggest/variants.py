@@ -1,0 +1,188 @@
+"""Variants of a suggested recipe: as in the EVEREST paper, from given weights, or for a latency on a CPU.
+
+The paper's recipe is for pre-training on many videos and a GPU, and each value names its table. Small sets of
+real clips gained more from pre-training between views (suggest.rules); the paper's gains are of large
+sets. The threshold, and the epochs for sets of another size, are our choice.
+
+Clips and encoder follow from the weights that a recipe starts from, and little is trained. These rules are
+our choice, and not yet measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from everest.checkpoints.describe import WeightSettings
+from everest.config.stage_settings import StageName
+from everest.engine.stage_plan import MOST_VALIDATIONS
+from everest.system.text import plural
+from everest_workflows.suggest.rules import (
+    CLIP_FRAMES,
+    DEVICE_VALUES,
+    GROUPS_FOR_DIFFERENCES,
+    MOST_PROBES,
+    Choice,
+    DataStats,
+    choose_frame_size,
+    choose_values,
+)
+
+PAPER_BASE: Final = "k400"  # recipe
+PAPER_BASE_LINE: Final = (
+    f"{PAPER_BASE} # tables and sections: EVEREST paper (ICML 2024); "
+    f"other values: everest recipes show {PAPER_BASE}"
+)
+FEWEST_PAPER_VIDEOS: Final = 100_000  # heuristic: the smaller of the paper's large sets, SSv2, has 169,000
+PAPER_EPOCHS: Final = 200  # Table 7, of Kinetics-400
+PAPER_VIDEOS: Final = 240_000  # about as many are in the training list of Kinetics-400
+PAPER_WARMUP_EPOCHS: Final = 40  # Table 7
+PAPER_WARMUP_SHARE: Final = PAPER_WARMUP_EPOCHS / PAPER_EPOCHS
+PAPER_BATCH: Final = 1024  # Table 7
+PAPER_BASE_LR: Final = {"vit-s": 1.5e-4, "vit-b": 3e-4}  # Table 7
+PAPER_TUNED_EPOCHS: Final = {"vit-s": 75, "vit-b": 35}  # Table 8
+PAPER_TUNED_WARMUP_EPOCHS: Final = 5  # Table 8
+PAPER_TUNED_BATCH: Final = 384  # Table 8
+VALUES_OF_LABELS: Final = ("data.flip", "finetune.label_smoothing", "finetune.sampler")
+PAPER_STRIDES: Final = (4, 2, 1)  # Table 7: 4 for Kinetics-400, 2 for the shorter videos of SSv2 and HMDB51
+RECIPE_SECTIONS: Final = ("data", "model", "pretrain", "finetune", "eval")  # in their order in a recipe
+TUNED_BLOCKS: Final = 2  # the last ones, on a CPU
+TUNED_EPOCHS: Final = 20  # at most, of fine-tuning
+FEWEST_TUNED_STEPS: Final = 100
+LAYER_DECAY: Final = 0.75  # as in the papers
+LORA_RANK: Final = 8
+TUNED_PEAK_LR: Final = 3e-4  # trained weights need smaller steps than new ones
+ADAPTER_PEAK_LR: Final = 1e-3
+
+
+def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mapping[str, int]) -> list[Choice]:
+    """The values in the order of the sections; all others are those of `PAPER_BASE`."""
+    backbone, size = DEVICE_VALUES[device_name].backbone, stats.pretrain or stats.train
+    samples, num_frames = size.num_samples, min(stats.frames, stats.pretrain_frames or stats.frames)
+    epochs = max(1, round(PAPER_EPOCHS * PAPER_VIDEOS / samples))
+    stride = next((stride for stride in PAPER_STRIDES if stride * CLIP_FRAMES <= num_frames), 1)
+    clips = f"as many clips as {PAPER_EPOCHS} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of Kinetics-400"
+    fifth = f"a fifth, as in Table 7 ({PAPER_WARMUP_EPOCHS} of {PAPER_EPOCHS})"
+    schedule = [
+        Choice("pretrain.epochs", epochs, clips),
+        Choice("pretrain.warmup_epochs", round(epochs * PAPER_WARMUP_SHARE), fifth),
+    ]
+    planned, validations = epochs * samples // PAPER_BATCH, epochs
+    short = _limit_steps("pretrain", most_steps, planned, PAPER_WARMUP_SHARE)
+    if short:
+        schedule, validations = short, MOST_VALIDATIONS
+    tuned_epochs = PAPER_TUNED_EPOCHS[backbone]
+    planned = tuned_epochs * stats.train.num_samples // PAPER_TUNED_BATCH
+    tuning = _limit_steps("finetune", most_steps, planned, PAPER_TUNED_WARMUP_EPOCHS / tuned_epochs)
+    by_labels = {
+        choice.key: choice
+        for choice in choose_values(stats, device_name, purpose="finetune", most_steps={})
+        if choice.key in VALUES_OF_LABELS
+    }
+    flip_reason = "Table 7; false, as for SSv2, if left and right differ in meaning"
+    flip = by_labels.pop("data.flip", Choice("data.flip", True, flip_reason))
+    gpu = f"fits a GPU of {device_name.removesuffix('GB')} GB; the paper has ViT-S, -B and -L"
+    frames = f"Table 7: 4, or 2 for short videos; the median has {num_frames:g} frames"
+    ratios = "EVEREST's: rho_pre (Table 7), rho_pre x rho_post (Section 4.1)"
+    selection = {"strategy": "redundancy-robust", "keep_ratio": 0.3, "visible_ratio": 0.1}
+    probe = {"every": -(-validations // MOST_PROBES)}
+    return [
+        Choice("data.num_classes", None, "as many as the labels have"),
+        Choice("data.frames", CLIP_FRAMES, "Table 1"),
+        Choice("data.size", 224, "Table 1"),
+        flip,
+        Choice("model.backbone", backbone, gpu),
+        Choice("model.input", "frames", "Section 4.1: RGB frames"),
+        Choice("pretrain.stride", stride, frames),
+        *schedule,
+        Choice("pretrain.batch_size", PAPER_BATCH, "Table 7"),
+        Choice("pretrain.base_lr", PAPER_BASE_LR[backbone], f"Table 7, {backbone}"),
+        Choice("pretrain.objective", "pixels", "Section 4.1: the decoder predicts pixels"),
+        Choice("pretrain.selection", selection, ratios),
+        Choice("pretrain.probe", probe, f"our choice: about {MOST_PROBES} probes"),
+        Choice("finetune.stride", stride, "as in pre-training"),
+        *tuning,
+        *by_labels.values(),
+    ]
+
+
+def _limit_steps(
+    stage: StageName, most_steps: Mapping[str, int], planned: int, warmup_share: float
+) -> list[Choice]:
+    """The steps of a stage that has no time for its planned steps; empty if it has."""
+    most = most_steps.get(stage, planned)
+    if most >= planned:
+        return []
+    steps = max(1, most)
+    return [
+        Choice(f"{stage}.steps", steps, f"in the time of --hours; the paper's epochs need {planned}"),
+        Choice(f"{stage}.warmup_steps", int(steps * warmup_share), f"{warmup_share:.0%}, as in the paper"),
+    ]
+
+
+def with_weights(
+    choices: Sequence[Choice],
+    stats: DataStats,
+    device_name: str,
+    start: WeightSettings,
+    *,
+    frames: int | None,
+) -> list[Choice]:
+    """The choices of `choose_values` for a model that starts from weights.
+
+    `frames` are of a clip of image weights, chosen for a time on a CPU; None: as usual.
+    """
+    fixed = [Choice(key, value, "as in the weights") for key, value in start.values.items()]
+    if frames is not None:
+        fixed.append(Choice("data.frames", frames, "the most that --latency allows, at least 2"))
+    if start.is_image:
+        height, width = start.values["data.size"]
+        size = choose_frame_size(stats, (height + width) / 2, start.values["model.tubelet"])
+        fixed.append(Choice("data.size", size, f"about {height} x {width} pixels, in whole patches"))
+        fixed.append(Choice("pretrain.camera_motion", 0.0, "image weights see each frame by itself"))
+    merged = {choice.key: choice for choice in choices if not choice.key.startswith("model.")}
+    merged |= {choice.key: choice for choice in fixed}
+    if "finetune.steps" in merged:  # what is trained of the weights, how long, and how fast
+        batch, labeled = DEVICE_VALUES[device_name].batch, stats.train
+        by_epochs = max(FEWEST_TUNED_STEPS, math.ceil(TUNED_EPOCHS * labeled.num_samples / batch))
+        steps = min(merged["finetune.steps"].value, by_epochs)
+        steps_reason = "in the planned time"
+        if steps == by_epochs:
+            size_text = plural(labeled.num_samples, labeled.noun)
+            steps_reason = f"{TUNED_EPOCHS} epochs of {size_text}, as weights learn fast"
+        depth, peak = start.spec.model.backbone_size.depth, TUNED_PEAK_LR
+        trained = []
+        if device_name == "cpu" and depth > TUNED_BLOCKS:
+            reason = f"a CPU trains the last {TUNED_BLOCKS} blocks only"
+            trained = [Choice("finetune.freeze", f"first:{depth - TUNED_BLOCKS}", reason)]
+        elif labeled.num_groups <= GROUPS_FOR_DIFFERENCES:
+            trained = [Choice("finetune.lora", {"rank": LORA_RANK}, f"adapters; few labels: {labeled}")]
+            peak = ADAPTER_PEAK_LR
+        rate = round(peak * 256 / batch, 6)
+        all_tokens, tokens_reason = {"strategy": "all"}, "image weights see whole frames"
+        tuned = [
+            Choice("finetune.steps", steps, steps_reason),
+            Choice("finetune.warmup_steps", steps // 10, "a tenth"),
+            Choice("finetune.base_lr", rate, f"a peak of {peak:g}, for trained weights"),
+            Choice("finetune.layer_decay", LAYER_DECAY, "early layers of the weights change least"),
+            Choice("finetune.selection", all_tokens, tokens_reason, applies=start.is_image),
+            *trained,
+        ]
+        merged |= {choice.key: choice for choice in tuned if choice.applies}
+    return sorted(merged.values(), key=lambda choice: RECIPE_SECTIONS.index(choice.key.partition(".")[0]))
+
+
+def reduce_for_latency(choices: Sequence[Choice], limit: float, *, fits: bool) -> list[Choice]:
+    """The choices for a model that has at most `limit` ms for a clip on one thread of a CPU.
+
+    `fits`: whether the size was measured to be fast enough.
+    """
+    size = "the largest that was measured to need at most"
+    size = size if fits else "the smallest, measured to need more than"
+    changes = {
+        "model.backbone": {"reason": f"{size} {limit:g} ms a clip on a CPU"},
+        "eval.clips": {"value": 1, "reason": "an exported file sees one view of a video"},
+        "eval.crops": {"value": 1, "reason": "the center"},
+    }
+    return [choice._replace(**changes.get(choice.key, {})) for choice in choices]

@@ -1,0 +1,153 @@
+"""The numbers of every arm and seed, read from the finished jobs of a sweep, and the file `results.json`.
+
+The name of a metric is that of `everest eval --json`, after `HEAD.` if there are several heads. Metrics of
+probes have `probe.NAME.` before it, metrics of data.val `val_`; `pretrain_loss` is the mean of the last steps
+of a pre-training. The first metric of a job is the one that it is judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from everest.config.heads import BACKGROUND, BACKGROUND_METRIC
+from everest.config.stage_settings import STAGES, StageName
+from everest.engine.health import Validations
+from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summarize
+from everest.errors import RecipeError
+from everest.metrics.names import CHANCE_NAMES, METRICS, Metric, find_metric
+from everest.models.cost import count_frozen_macs, count_macs
+from everest.models.spec import read_model_spec
+from everest.system.run_folder import WEIGHTS_FILE
+from everest.system.text import MALFORMED_ERRORS, damage_errors, load_json, nonfinite_as_null, read_json
+from everest.system.weights_header import read_header
+from everest_workflows.sweep.sweep_plan import Job, SweepPlan
+
+RESULTS_FILE: Final = "results.json"
+RESULTS_FIX: Final = "repeat the command of the sweep"
+VALIDATION_PREFIX: Final = "val_"
+# The first one that an arm has judges it.
+STAGES_BY_PRIORITY: Final = ("eval", "probe", "finetune", "pretrain")
+Metrics = dict[str, float | None]
+
+
+class JobNumbers(NamedTuple):
+    """The numbers of a finished job."""
+
+    metrics: Metrics
+    gmacs: float  # of the forward passes of all its steps; 0 of an evaluation
+    hours: float
+
+
+def read_job(job: Job, folder: Path) -> JobNumbers | None:
+    """The numbers of a job; None if its run is not finished, or its evaluation has no result."""
+    if job.stage not in STAGES:
+        with suppress(OSError, *MALFORMED_ERRORS):  # missing or damaged
+            return JobNumbers(_read_evaluation_metrics(read_json(job.file(folder, "json"))), 0.0, 0.0)
+        return None
+    run = folder / job.name
+    if not run.is_dir() or summarize(run).state != "finished":
+        return None
+    spec = read_model_spec(read_header(run / WEIGHTS_FILE).settings, source=run / WEIGHTS_FILE)
+    macs = count_macs(spec).total + (count_frozen_macs(spec) or 0)  # of a clip
+    environment, rows = read_run(run)
+    with damage_errors(run, fix="remove it"):
+        batch = environment.plan.batch_size
+        steps = [row for row in rows if "loss" in row]
+        metrics = read_run_metrics(job.stage, run, rows)
+        gmacs = steps[-1]["step"] * batch * macs / 1e9
+        return JobNumbers(metrics, gmacs, hours_of_steps(steps, batch)[-1])
+
+
+def _read_evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics:
+    """The metrics of an evaluation, or of every probe, for each head."""
+    names = [*METRICS, *CHANCE_NAMES]
+    if any(row["name"] == BACKGROUND for row in document.get("per_class") or ()):
+        names.insert(0, BACKGROUND_METRIC)
+    metrics = {f"{place}{name}": document[name] for name in names if name in document}
+    probes = document.get("probes", {})
+    for probe in sorted(probes, key=lambda probe: probe != "linear"):  # it judges an encoder
+        first, *_ = (METRICS[name] for name in METRICS if name in probes[probe])  # `chance` is of this one
+        values = {**probes[probe], first.chance: document["chance"]}
+        if "majority" in document:
+            values["majority_top1"] = document["majority"]
+        metrics |= {f"{place}probe.{probe}.{name}": values[name] for name in names if name in values}
+    for head, of_head in document.get("heads", {}).items():
+        metrics |= _read_evaluation_metrics(of_head, f"{head}.")
+    return metrics
+
+
+def read_run_metrics(stage: StageName, run: Path, rows: list[dict[str, Any]]) -> Metrics:
+    """The last losses in the rows of a pre-training; of a fine-tuning, the validation of the best weights."""
+    if stage == "pretrain":
+        losses = [row["loss"] for row in rows if row.get("loss") is not None][-50:]  # heuristic
+        return {"pretrain_loss": sum(losses) / len(losses)} if losses else {}
+    chosen_by = metric_of_run(run, rows)
+    if chosen_by is None:
+        return {}  # without data.val
+    best = Validations(rows, chosen_by).best or {}
+    names = sorted(best, key=lambda name: (name != f"{VALIDATION_PREFIX}{chosen_by}", name))
+    return {name: best[name] for name in names if name.startswith(VALIDATION_PREFIX)}
+
+
+def split_metric(name: str) -> tuple[str, Metric | None]:
+    """What a name has before its metric, such as `HEAD.` or `probe.linear.`, and the metric."""
+    metric = find_metric(name)
+    known = next((key for key in METRICS if METRICS[key] is metric), "")
+    return name.removesuffix(known), metric
+
+
+def make_metric_title(name: str) -> str:
+    """A name as tables and figures show it: `top-1`, `verb top-1`, `probe linear top-1`."""
+    place, metric = split_metric(name)
+    place = place.replace(".", " ").replace("_", " ").strip()
+    return f"{place} {metric.title}".strip() if metric is not None else place
+
+
+def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[str, str]) -> dict[str, Any]:
+    """The document of `results.json`, from finished jobs and the errors of failed ones by their names."""
+    jobs = plan.jobs()
+    request = plan.request
+    arms = []
+    for arm in plan.arms:
+        seeds = []
+        for seed, planned in arm.jobs.items():
+            done = {job.stage: rows[job.name] for job in planned if job.name in rows}
+            metrics: Metrics = {}
+            for stage in STAGES_BY_PRIORITY:
+                metrics |= done[stage].metrics if stage in done else {}
+            row = {"seed": seed, "finished": len(done) == len(planned)}
+            row["gmacs"] = sum(part.gmacs for part in done.values())
+            row["hours"] = sum(part.hours for part in done.values())
+            seeds.append({**row, "metrics": metrics, "jobs": [job.name for job in planned]})
+        about = {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "init": arm.init}
+        arms.append({**about, "seeds": seeds})
+    # The first metric that was measured: where all jobs have finished, if possible of the arm `against`.
+    tested = [(arm["arm"], row) for arm in arms for row in arm["seeds"]]
+    tested.sort(key=lambda pair: (not pair[1]["finished"], pair[0] != request.against))
+    measured = (name for _, row in tested for name, value in row["metrics"].items() if value is not None)
+    document = {
+        "recipe": request.recipe.name,
+        "summary": request.summary,
+        "stages": list(request.stages),
+        "seeds": list(request.seeds),
+        "against": request.against,
+        "metric": next(measured, None),
+        "jobs": {"all": len(jobs), "finished": len(rows)},
+        "arms": arms,
+        "failures": [
+            {"arms": plan.users(job), "seed": job.seed, "job": name, "error": failures[name]}
+            for name, job in jobs.items()
+            if name in failures
+        ],
+    }
+    return nonfinite_as_null(document)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read `results.json`."""
+    if not (folder / RESULTS_FILE).exists():
+        raise RecipeError(f"{folder}: no {RESULTS_FILE}; name the folder of `everest sweep`")
+    return load_json(folder / RESULTS_FILE, fix=RESULTS_FIX)

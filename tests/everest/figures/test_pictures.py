@@ -1,0 +1,296 @@
+import warnings
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from PIL import Image
+from small_runs import run
+
+import everest
+from everest.config.heads import Head
+from everest.config.recipe import make_strategy
+from everest.errors import DataError, RecipeError
+from everest.figures.masks import apply_model, apply_strategies
+from everest.figures.rows import (
+    HIDDEN_GRAY,
+    ROW_LENGTH,
+    ClipMask,
+    draw_rows,
+    make_figure_rows,
+    make_mask_title,
+)
+from everest.lists.classes import Classes
+from everest.methods.grid import patchify
+from everest.methods.importance import RawPixels
+from everest.methods.strategies import RedundancyRobust
+from everest_demo.motions import CLASSES
+from everest_workflows.annotations.bout import Bout
+from everest_workflows.recordings.bouts import PredictedBout
+from everest_workflows.recordings.timeline_figure import MOST_LANES, MOST_PANELS, draw_budget, draw_timelines
+from everest_workflows.recordings.timelines import Timelines, VideoTimeline
+
+
+@pytest.fixture(scope="module")
+def rows(clip_files: Path):
+    clip = everest.read_clip(clip_files / "clip0.mp4", frames=8, stride=2, size=32)
+    torch.manual_seed(0)
+    model = everest.create_model("vit-tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8), depth=1)
+    noise = torch.rand(64)
+    chosen = model(everest.normalize(clip)[None], noise=noise[None]).selection
+    return clip, chosen, apply_model(model, clip, noise=noise)
+
+
+def patches_of(frames: torch.Tensor) -> torch.Tensor:
+    """(T, H, W, 3) frames as (N, values)."""
+    return patchify(frames.movedim(-1, 0)[None], (2, 8, 8))[0].flatten(1)
+
+
+def test_rows_show_the_tokens_they_are_named_after(rows):
+    clip, chosen, shown = rows
+    true = patches_of(clip.movedim(0, -1) / 255)
+    visible, target = chosen.visible[0], chosen.target[0]
+    left_out = torch.ones(64, dtype=torch.bool)
+    left_out[torch.cat([visible, target])] = False
+    original, kept, seen, predicted, importance = make_figure_rows([shown])
+    assert [row.label for row in (kept, seen, predicted)] == ["kept tokens", "visible tokens", "predicted"]
+    torch.testing.assert_close(patches_of(original.frames), true, atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(kept.frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(seen.frames)[visible], true[visible], atol=1e-6, rtol=0)
+    for row in (kept, seen, predicted):
+        assert (patches_of(row.frames)[left_out] == HIDDEN_GRAY).all()
+    assert (patches_of(seen.frames)[target] == HIDDEN_GRAY).all()
+    assert (patches_of(predicted.frames)[target] != HIDDEN_GRAY).any(dim=1).all()
+    heat = importance.frames  # of each pixel's token
+    assert heat.shape == (8, 32, 32)
+    assert torch.equal(heat[::2, ::8, ::8].flatten(), shown.importance)
+    blocks = heat[0].unfold(0, 8, 8).unfold(1, 8, 8).flatten(0, 1)
+    assert all((block == block[0, 0]).all() for block in blocks)
+
+
+def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows, monkeypatch):
+    clip, _, _ = rows
+    strategy = RedundancyRobust(keep_ratio=0.5)
+    (view,) = apply_strategies(clip, [("", strategy)], model=None, embed=RawPixels((2, 8, 8)), seed=0)
+    before, now = (everest.normalize(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
+    change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
+    torch.testing.assert_close(view.importance[16:32], change)
+    assert view.predicted is None
+    monkeypatch.setattr(RedundancyRobust, "importance", lambda *_: torch.zeros(1, 7))
+    with pytest.raises(RecipeError, match="one number for each token"):
+        views_of("redundancy-robust")
+
+
+def views_of(*strategies: str, size: tuple[int, int] = (48, 64), frames: int = 8) -> list[ClipMask]:
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randint(0, 256, (3, frames, *size), generator=generator).to(torch.uint8)
+    strategies = [(name, make_strategy(name, {})) for name in strategies]
+    return apply_strategies(clip, strategies, model=None, embed=RawPixels((2, 8, 8)), seed=0)
+
+
+def test_the_counts_are_the_numbers_of_tokens():
+    (view,) = views_of("redundancy-robust")
+    assert (len(view.kept), len(view.visible), view.grid.num_tokens) == (57, 19, 192)
+    kept, seen = "29.7 % = 57 of 192", "9.9 % = 19 of 192"
+    assert make_mask_title(view) == f"redundancy-robust keeps {kept} tokens; {seen} are visible"
+    assert [row.note for row in make_figure_rows([view])[1:3]] == [kept, seen]
+    assert [row.label for row in make_figure_rows(views_of("tube"))] == ["original", "visible tokens"]
+    several = views_of("redundancy-robust", "tube", "frame-difference")
+    _, robust, tube, _, first, second = make_figure_rows(several)
+    assert (robust.note, tube.note) == (f"keeps {kept}", "shows 10.4 % = 20 of 192")
+    for row, view in ((first, several[0]), (second, several[-1])):
+        assert torch.equal(row.frames[::2, ::8, ::8].flatten(), view.importance)
+    # Keep ratios share one measure, so one row.
+    assert len(make_figure_rows(views_of("redundancy-robust", "redundancy-robust"))) == 4
+
+
+@pytest.fixture
+def figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Receives the figures that are drawn."""
+    drawn: list[Figure] = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *args, **kw: (drawn.append(f), savefig(f, *args, **kw)))
+    return drawn
+
+
+SEVERAL = ("redundancy-robust", "tube", "running-cell")
+
+
+@pytest.mark.parametrize("size", [(48, 64), (96, 32), (32, 128)])
+@pytest.mark.parametrize(
+    ("frames", "strategies"),
+    [
+        *((4, SEVERAL[:1]), (32, SEVERAL)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((4, SEVERAL), (32, SEVERAL[:1]))),
+    ],
+)
+def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames, strategies):
+    views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
+    title = f"a name of a video that is rather long, as many are.mp4\n{make_mask_title(views[0])}"
+    slices = views[0].grid.t
+    draw_rows(tmp_path / "figure.png", make_figure_rows(views), slices=slices, title=title, numbers=numbers)
+    (drawn,) = figure
+    FigureCanvasAgg(drawn).draw()
+    texts = [text for text in drawn.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [text.get_window_extent() for text in texts]
+    boxes += [panel.get_window_extent() for panel in drawn.axes if panel.images]
+    overlaps = [
+        (one, other)
+        for one, other in combinations(boxes, 2)
+        if min(one.x1, other.x1) - max(one.x0, other.x0) > 1
+        and min(one.y1, other.y1) - max(one.y0, other.y0) > 1
+    ]
+    assert overlaps == []
+    titles = [panel.get_title() for panel in drawn.axes if panel.get_title()]
+    second = 100 + 3 * frames // len(titles)
+    assert titles[:2] == ["frames 100, 103", f"frames {second}, {second + 3}"]
+    assert len(titles) == min(frames // 2, ROW_LENGTH)
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_pretraining_is_worth(tmp_path: Path):
+    shown = run("demo -q", "-o", tmp_path / "demo")
+    lines = [line.split("|") for line in shown.splitlines() if line.endswith("% |")]
+    pretrained, scratch, chance = (float(line[2].split()[0]) for line in lines)
+    assert chance == 100 / len(CLASSES)
+    assert pretrained > 3 * chance
+    assert pretrained > scratch + 15
+    assert (tmp_path / "demo" / "reconstruction.png").is_file()
+
+
+def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
+    clip = torch.rand(1, 1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert everest.select_tokens(clip, align="shift", keep=0.5).visible.shape == (1, 8)
+    with pytest.raises(ValueError, match="expected clips"):
+        everest.select_tokens(clip[0], align="shift")
+    with pytest.raises(RecipeError, match="align and cuts need clips of 3 channels here; these have 4"):
+        everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
+
+
+def predicted(label: str, start: float, end: float) -> PredictedBout:
+    frames = {"start_frame": 0, "end_frame": 0}
+    return PredictedBout(start=start, end=end, label=label, index=0, probability=0.5, **frames)
+
+
+def timelines(*heads: Head, seconds: int, names: tuple[str, ...], videos: int = 1) -> Timelines:
+    """Recordings with a window a second, and random outputs."""
+    outputs = np.random.default_rng(0).dirichlet(np.ones(sum(head.outputs for head in heads)), seconds)
+    starts = np.arange(seconds, dtype=np.float64)
+    each = [
+        VideoTimeline(
+            video=f"${number}.mp4",
+            path=f"${number}.mp4",
+            frames=(0, seconds),
+            starts=starts,
+            ends=starts + 1,
+            outputs=outputs.astype(np.float32),
+            borders=np.arange(seconds + 1, dtype=np.float64),
+        )
+        for number in range(videos)
+    ]
+    return Timelines(classes=Classes(heads=heads, names=names), videos=each)
+
+
+@pytest.mark.parametrize("videos", [1, pytest.param(MOST_PANELS + 2, marks=pytest.mark.slow)])
+def test_each_recording_has_a_panel_and_no_label_is_cut(tmp_path: Path, videos: int):
+    names = tuple(f"$class_{i}" for i in range(25))
+    drawn = timelines(Head(outputs=25), seconds=400, names=names, videos=videos)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, if there is no place for the bars
+        figure = draw_timelines(tmp_path / "t.png", drawn, drawn.bouts(), {})
+    with Image.open(tmp_path / "t.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
+    assert len(figure.axes) == min(videos, MOST_PANELS)
+    assert ("2 other panels not shown" in figure.get_supxlabel()) == (videos > MOST_PANELS)
+    for panel in figure.axes:
+        assert len(panel.get_yticklabels()) == MOST_LANES
+        assert "5 other classes not shown" in panel.get_title(loc="left")
+
+
+def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
+    drawn = timelines(Head(outputs=3), seconds=10, names=("background", "run", "sit"))
+    spans = {"background": (0, 5), "run": (5, 9), "sit": (9, 10)}
+    bouts = [predicted(name, start, end) for name, (start, end) in spans.items()]
+    truth = [Bout(video="a", start=6, end=10, label="run"), Bout(video="a", start=0, end=1, label="unscored")]
+    figure = draw_timelines(tmp_path / "t.png", drawn, [{"": bouts}], {"$0.mp4": truth})
+    (panel,) = figure.axes
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels == ["run  4.0 s, true 4.0 s", "sit  1.0 s, true 0.0 s", "background"]
+    FigureCanvasAgg(figure).draw()
+    tops = [tick.get_window_extent().y1 for tick in panel.get_yticklabels()]
+    assert all(above > below for above, below in pairwise(tops))
+    (lanes,) = draw_timelines(tmp_path / "sums.png", drawn, [{"": bouts}], {}).axes
+    assert [label.get_text() for label in lanes.get_yticklabels()] == ["run", "sit", "background"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (panel,) = draw_timelines(tmp_path / "none.png", drawn, [{"": []}], {}).axes  # without a bout
+    assert [text.get_text() for text in panel.texts] == ["no class is present"]
+    of_run = draw_timelines(tmp_path / "run.png", drawn, [{"": bouts[1:2]}], {}).get_supxlabel()
+    assert of_run.endswith("full at 100 %.  Never predicted: sit.")
+    drawn = timelines(Head(outputs=2), seconds=0, names=("run", "sit"))
+    with pytest.raises(DataError, match=r"^no recording has a window"):
+        draw_timelines(tmp_path / "windows.png", drawn, [{"": []}], {})
+
+
+def test_twenty_classes_have_their_own_color_which_is_that_of_every_recording(tmp_path: Path):
+    names = ("background", *(f"class {number}" for number in range(20)))
+    drawn = timelines(Head(outputs=21), seconds=21, names=names, videos=2)
+    rows = [predicted(name, second, second + 1) for second, name in enumerate(names)]
+    truth = [Bout(video="a", start=0, end=1, label="class 3")]
+    bouts = [{"": rows[1:]}, {"": rows[::-1]}]  # the order of lanes follows the bouts
+    figure = draw_timelines(tmp_path / "t.png", drawn, bouts, {"$0.mp4": truth})
+    colors = []
+    for panel in figure.axes:
+        lanes = [label.get_text().split("  ")[0] for label in panel.get_yticklabels()]
+        of_lane = {}
+        for bars in panel.collections:
+            if (paths := bars.get_paths()) and bars.get_alpha() == 1:
+                top = paths[0].vertices[:, 1].max()
+                of_lane.setdefault(lanes[int(-top)], tuple(bars.get_facecolor()[0]))
+        colors.append(of_lane)
+    shared = colors[0].keys() & colors[1].keys()
+    assert len(shared) >= 18
+    assert all(colors[0][name] == colors[1][name] for name in shared)
+    of_classes = {name: color for each in colors for name, color in each.items() if name != "background"}
+    assert len(set(of_classes.values())) == len(of_classes) == 20
+    assert (0, 0, 0, 1) not in of_classes.values()  # black is for a person
+
+
+def test_heads_of_every_task_have_a_panel(tmp_path: Path):
+    tags = Head(name="tags", task="multi-label", outputs=3)
+    heads = Head(name="verb", outputs=2), tags, Head(name="_$", task="regression", outputs=1)
+    drawn = timelines(*heads, seconds=5, names=("a", "b", "c"))
+    figure = draw_timelines(tmp_path / "t.png", drawn, drawn.bouts(), {})
+    assert [panel.get_title(loc="left") for panel in figure.axes] == [
+        *(rf"\$0.mp4, {name}" for name in ("verb", "tags", r"_\$"))
+    ]
+    (curve,) = figure.axes[2].lines
+    assert np.array_equal(curve.get_ydata(), drawn.videos[0].outputs[:, 5])
+
+
+def test_a_budget_has_a_panel_for_each_class_with_a_bar_and_an_interval_for_each_group(tmp_path: Path):
+    def part(footage: float, *rows: tuple[float, float, float]) -> dict[str, Any]:
+        classes = [
+            {"name": name, "seconds": {"estimate": middle, "interval": [low, high]}}
+            for name, (middle, low, high) in zip("ab", rows, strict=True)
+        ]
+        return {"footage": footage, "classes": classes}
+
+    groups = {"m1": part(50.0, (20, 10, 25), (5, 0, 10)), "m2": part(150.0, (30, 15, 60), (0, 0, 15))}
+    document = part(200.0, (50, 40, 60), (10, 0, 30)) | {"groups": groups}
+    panels = draw_budget(tmp_path / "shares.png", document).axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["a", "b"]
+    widths = [[bar.get_width() for bar in panel.patches if isinstance(bar, Rectangle)] for panel in panels]
+    assert widths == [[25, 40, 20], [5, 10, 0]]
+    names = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert names == ["all recordings", "m1", "m2"]
+    first = next(line for line in panels[0].collections if isinstance(line, LineCollection))
+    assert first.get_segments()[0][:, 0].tolist() == [20, 30]

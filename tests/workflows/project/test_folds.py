@@ -1,0 +1,144 @@
+"""A project with folds: each group is tested once, and the delivered model learns from all videos."""
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_projects import FEW
+from small_runs import called, json_of
+from typer.testing import CliRunner, Result
+
+from everest.config.recipe import load_recipe
+from everest.lists.reading import read_samples
+from everest.system.events import ignore_event
+from everest_cli.main import app
+from everest_workflows.project import exported as exported_accuracy
+from everest_workflows.project.exported import measure_exported_accuracy
+
+
+@pytest.fixture(scope="session")
+def command(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """Train in four folds on recordings that are annotated in two files, with one bout in both."""
+    folder = tmp_path_factory.mktemp("folds")
+    header, *bouts = recordings.with_name("bouts.csv").read_text().splitlines(keepends=True)
+    annotations = []
+    for number in range(2):
+        (folder / f"{number}.csv").write_text("".join([header, bouts[0], *bouts[1 + number :: 2]]))
+        annotations += ["--annotations", folder / f"{number}.csv"]
+    return "train", recordings, *annotations, "-o", folder / "project", "--folds", 4, *FEW
+
+
+@pytest.fixture(scope="session")
+def result(command: tuple[object, ...]) -> dict[str, Any]:
+    return json_of(*command)
+
+
+@pytest.fixture(scope="session")
+def output(result: dict[str, Any]) -> Path:
+    return Path(result["checkpoint"]).parents[1]
+
+
+def export_int8(project: Path, file: Path) -> list[object]:
+    """Export a project in int8, with its training list for calibration."""
+    calibrated = ["--precision", "int8", "--calibrate", project / "lists" / "train.csv"]
+    return ["export", project, "--to", "onnx", *calibrated, "--json", "-o", file]
+
+
+@pytest.fixture(scope="session")
+def int8(output: Path) -> Result:
+    return called(*export_int8(output, output.with_name("int8.onnx")), "-q")
+
+
+def test_folds_test_every_group_once(result):
+    assert len(result["folds"]) == result["groups"] == 4
+    assert result["videos"] == sum(fold["videos"] for fold in result["folds"]) == 44
+    mean = sum(fold["top1"] * fold["videos"] for fold in result["folds"]) / 44
+    assert result["top1"] == pytest.approx(mean, abs=1e-3)
+    for value, key in ((mean, "interval"), (mean - result["linear_pixels"], "difference")):
+        assert result[key][0] <= value <= result[key][1]
+    frames = sum(fold["frame_accuracy"] for fold in result["folds"]) / 4  # of recordings of equal length
+    assert result["frame_accuracy"] == pytest.approx(frames, abs=1e-3)
+    assert {each["name"] for each in result["candidates"]} >= {"image-mean", "image-change"}
+
+
+def test_the_delivered_model_learns_from_all_videos(result, output):
+    data = load_recipe(output / "recipe.yaml").data
+    assert len(read_samples(Path(str(data.train)), root=Path(data.root)).samples) == 44
+    assert (data.val, data.test) == (None, None)
+    assert result["checkpoint"] == str(output / "model" / "model.safetensors")
+
+
+def test_the_pages_of_the_folds_and_of_all_lead_to_each_other(result, output):
+    page, of_fold = (Path(each["report"]) for each in (result, result["folds"][1]))
+    text, text_of_fold = page.read_text(), of_fold.read_text()
+    assert page == output / "report" / "index.html"
+    assert (page.parent / re.findall('href="([^"]*)">fold 2<', text)[0]).samefile(of_fold)
+    assert (of_fold.parent / re.findall('href="([^"]*)">The verdict', text_of_fold)[0]).samefile(page)
+    title = "<h1>Test of fold 2 of 4</h1>"
+    assert f"{title}\n<p>top-1 {result['folds'][1]['top1']:.1f} % on" in text_of_fold
+
+
+def test_the_page_shows_all_folds_together(result):
+    page = Path(result["report"]).read_text()
+    assert f"<p>{result['judgment']}</p>" in unescape(page)
+    assert "<h1>Test of project, all folds together</h1>" in page
+    assert "95 % interval of the recall" in page
+    num_wrong = round(44 * (1 - result["top1"] / 100))
+    assert page.count('<figure class="mistake">') == min(num_wrong, 12) > 0
+    assert re.search(r'class="path">/.*r\d\.mp4', page)
+    assert "windows</th><td>44, from 4 groups" in page
+    assert not re.search(r">[^<]*videos", page.replace("label videos of more groups", ""))
+
+
+def test_an_exported_file_has_the_accuracy_of_all_folds(result, output, tmp_path):
+    accuracy = measure_exported_accuracy(Path("none.onnx"), Path(result["checkpoint"]), ignore_event)
+    assert (accuracy.trained, accuracy.exported) == (result["top1"], None)
+    assert "has learned from all videos" in str(accuracy)
+    exported = json_of("export", output, "--to", "onnx", "-o", tmp_path / "line.onnx")
+    assert exported["clip"]["seconds"] > 0
+    assert exported["next"].endswith("--data NEW_CLIPS --set data.test=.")
+    card = (tmp_path / "line.onnx.CARD.md").read_text()
+    assert f"top-1 {result['top1']:.1f} %" in card
+    assert "in 4 folds; this model has learned from all videos" in card
+
+
+def test_an_export_in_int8_is_tested_by_a_file_of_each_fold(result, output, int8):
+    accuracy, shown = json.loads(int8.stdout)["accuracy"], int8.stderr
+    assert (accuracy["trained"], accuracy["videos"], accuracy["folds"]) == (result["top1"], 44, 4)
+    assert accuracy["exported"] == pytest.approx(result["top1"], abs=1e-3)  # images have nothing to quantize
+    assert accuracy["checkpoint"] == accuracy["exported"]
+    assert "in 4 folds), of a file for each fold, exported in the same way, " in shown
+    assert re.search(r"on 1 view; the same models before the export [\d.]+ % \(\+0 points\)", shown)
+    assert "window 1" not in shown
+    assert len(re.findall(r"fold \d of 4: top-1 int8 [\d.]+ %, before [\d.]+ %", shown)) == 4
+    assert len(re.findall(r"about [\d.]+ (s|min) left", shown)) == 3
+    assert re.search(r"^top-1 on 44 videos +([\d.]+ %) +\1$", shown, flags=re.M)
+    assert "take fp32: int8 is not clearly faster" in shown
+    assert "- take fp32" in output.with_name("int8.onnx.CARD.md").read_text()
+
+
+def test_an_interrupted_export_goes_on_with_the_remaining_folds(output, int8, tmp_path, monkeypatch):
+    (of_third,) = (output / "folds" / "3" / "report").glob("export-*.json")
+    of_third.unlink()
+    again = export_int8(output, tmp_path / "again.onnx")
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(exported_accuracy, "_test_fold", interrupted)
+        CliRunner().invoke(app, [str(word) for word in again])
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(("again", "."))]
+    shown = called(*again)
+    assert re.findall(r"fold (\d) of 4: export and test", shown.stderr) == ["3"]
+    assert json.loads(shown.stdout)["accuracy"] == json.loads(int8.stdout)["accuracy"]
+
+
+def test_finished_folds_stay_when_the_call_is_repeated(command, result, output):
+    page = Path(result["report"])
+    text = page.read_text()
+    (output / "result.json").unlink()
+    assert (json_of(*command)["folds"], page.read_text()) == (result["folds"], text)

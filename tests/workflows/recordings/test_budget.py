@@ -1,0 +1,246 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from everest.errors import DataError, RecipeError
+from everest_workflows.annotations.bout import CHECKED, DRAWN, UNSCORED, Bout, group_by_video
+from everest_workflows.recordings.time_budget import (
+    choose_first_draw,
+    choose_window_seconds,
+    compute_time_budget,
+    divide_footage,
+    draw_windows,
+    total_interval,
+    windows_for_half,
+)
+
+LENGTH = 10.0
+
+
+def bout(video: str, start: float, end: float, label: str = "a") -> Bout:
+    return Bout(video=video, start=start, end=end, label=label)
+
+
+def test_windows_cover_the_footage():
+    extents = {"x": (0.0, 25.0), "y": (5.0, 15.0)}
+    windows = divide_footage(extents, LENGTH)
+    assert [(one.video, one.start, one.end) for one in windows] == [
+        ("x", 0, 10), ("x", 10, 20), ("x", 20, 25), ("y", 5, 15),
+    ]  # fmt: skip
+    drawn = draw_windows(extents, {}, LENGTH, 3)
+    assert len(set(drawn) & set(windows)) == 3
+    assert draw_windows(extents, {}, LENGTH, 3) == drawn
+
+
+def test_a_budget_computed_by_hand():
+    extents = {"x": (0.0, 40.0)}
+    predicted = group_by_video([bout("x", 2, 6), bout("x", 22, 24)])
+    # The person saw 5 s in the first window, and 1 s in the third, of a bout that may have begun before it.
+    checked = group_by_video(
+        [
+            *(bout("x", 0, 10, CHECKED), bout("x", 20, 30, CHECKED), bout("x", 2, 7), bout("x", 20, 21)),
+            *(bout("x", 2, 7), bout("x", 50, 60)),  # a repeated row, and one after the end of the footage
+        ]
+    )
+    document = compute_time_budget(extents, predicted, checked)
+    assert (document["windows"], document["checked"], document["window"]) == (4, 2, 10)
+    assert document["unused"] == 1
+    (entry,) = document["classes"]
+    # Seconds: 5 + 1 seen, none predicted elsewhere, errors 5 - 4 and 1 - 2. Bouts: 1 seen, errors 0 and -1.
+    assert (entry["seconds"]["naive"], entry["seconds"]["estimate"]) == (6, 6)
+    assert (entry["bouts"]["naive"], entry["bouts"]["estimate"]) == (2, 1)
+    low, high = entry["bouts"]["interval"]
+    assert low == entry["bouts"]["checked"] == 1 <= high
+    assert entry["seconds"]["interval"] == [6, 26]  # the 20 s left can hold no more
+
+
+def test_bouts_at_the_border_of_two_checked_windows_count_once_and_where_they_are_seen_to_begin():
+    extents = {"x": (0.0, 30.0), "y": (0.0, 10.0)}
+    windows = [bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED), bout("x", 20, 30, CHECKED)]
+    windows.append(bout("y", 0, 10, CHECKED))
+
+    def bouts_seen(*bouts: Bout) -> dict[str, float]:
+        document = compute_time_budget(extents, {}, group_by_video([*windows, *bouts]))
+        return {each["name"]: each["bouts"]["estimate"] for each in document["classes"]}
+
+    parts = [bout("x", 0, 10), bout("x", 10, 20, "b"), bout("x", 20, 30), bout("y", 0, 10, "b")]
+    assert bouts_seen(*parts) == {"a": 2, "b": 2}
+    assert bouts_seen(bout("x", 5, 10), bout("x", 10, 20), bout("x", 20, 25)) == {"a": 1}  # one in three rows
+    assert bouts_seen(bout("x", 5, 25)) == {"a": 1}
+
+
+def test_a_class_that_nobody_found_has_an_upper_bound_and_one_seen_has_a_bout_in_each_recording():
+    extents = {"x": (0.0, 40.0), "y": (0.0, 40.0)}
+    windows = [bout("x", 10, 20, CHECKED), bout("y", 10, 20, CHECKED), bout("y", 30, 40, CHECKED)]
+    whole = [bout("x", 10, 20), bout("y", 10, 20), bout("y", 30, 40)]  # which may have begun before
+    document = compute_time_budget(extents, {}, group_by_video([*windows, *whole]), classes=["a", "b"])
+    seen, absent = document["classes"]
+    assert (seen["bouts"]["checked"], seen["bouts"]["estimate"]) == (0, 2)
+    assert seen["bouts"]["interval"][0] == 2
+    assert absent["name"] == "b"
+    assert (absent["seconds"]["estimate"], absent["seconds"]["interval"][0]) == (0, 0)
+    assert absent["seconds"]["interval"][1] > 5
+
+
+def test_rows_of_two_draws_that_describe_one_bout_count_once():
+    extents = {"x": (0.0, 40.0)}
+    windows = [bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED)]
+    once = compute_time_budget(extents, {}, group_by_video([*windows, bout("x", 8, 12)]))
+    twice = compute_time_budget(
+        extents, {}, group_by_video([*windows, bout("x", 8, 12), bout("x", 10, 11.9)])
+    )
+    assert once == twice
+    assert once["classes"][0]["seconds"]["checked"] == 4
+
+
+def test_a_checked_window_with_unscored_time_is_refused():
+    windows = [bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED), bout("x", 30, 40, UNSCORED)]
+    extents = {"x": (0.0, 40.0)}
+    assert compute_time_budget(extents, {}, group_by_video(windows), classes=["a"])["checked"] == 2
+    with pytest.raises(DataError, match="x, 10 to 20 s: is 'checked' and partly 'unscored'; score it, or"):
+        compute_time_budget(extents, {}, group_by_video([*windows, bout("x", 19, 25, UNSCORED)]))
+
+
+def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt():
+    truth, predicted = np.array([5.0, 0.0, 4.5]), np.array([4.0, 2.0, 4.0])
+    result = total_interval(truth, predicted, naive=10.0, windows=3, largest_error=LENGTH)
+    assert result == {"naive": 10.0, "checked": 9.5, "estimate": 9.5, "interval": [9.5, 9.5]}
+    truth, predicted = np.array([8.1, 0.0, 0.0]), np.array([9.0, 6.0, 7.0])
+    result = total_interval(truth, predicted, naive=60.0, windows=100, largest_error=LENGTH)
+    assert result["interval"][0] == result["checked"] == 8.1 <= result["estimate"]
+
+
+def test_windows_of_an_earlier_draw_are_not_drawn_again():
+    extents = {"x": (0.0, 45.0)}
+    marks = group_by_video([bout("x", 10, 20, CHECKED), bout("x", 40, 45, DRAWN), bout("x", 12, 13)])
+    assert [window.start for window in draw_windows(extents, marks, LENGTH, 3)] == [0, 20, 30]
+    with pytest.raises(RecipeError, match="--draw 4: only 3 windows of 10 s left; draw fewer"):
+        draw_windows(extents, marks, LENGTH, 4)
+    with pytest.raises(RecipeError, match="only 5 windows of 10 s; use --window 3, which gives 15"):
+        draw_windows({"x": (0.0, 46.0)}, {}, LENGTH, 6)
+
+
+def test_the_rest_of_a_recording_joins_its_last_window_if_it_is_shorter_than_half():
+    extents = {"x": (0.0, 20.2), "y": (0.0, 0.2), "z": (5.0, 20.0)}
+    windows = divide_footage(extents, LENGTH)
+    assert [(one.video, one.start, one.end) for one in windows] == [
+        *(("x", 0, 10), ("x", 10, 20.2), ("y", 0, 0.2), ("z", 5, 15), ("z", 15, 20))
+    ]
+    checked = group_by_video([bout(*one, CHECKED) for one in windows])
+    assert compute_time_budget(extents, {}, checked)["window"] == LENGTH
+
+
+def test_strata_are_weighed_by_their_windows():
+    extents = {"x": (0.0, 40.0), "y": (0.0, 400.0)}
+    strata = [["x"], ["y"]]
+    drawn = draw_windows(extents, {}, LENGTH, 2, strata=strata)
+    assert [one.video for one in drawn] == ["x", "x", "y", "y"]
+    seen = group_by_video(
+        [*(bout(*one, CHECKED) for one in drawn), *(bout(*one) for one in drawn if one.video == "x")]
+    )
+    (entry,) = compute_time_budget(extents, {}, seen, strata=strata)["classes"]
+    assert entry["seconds"]["estimate"] == 40
+    few = {"x": seen["x"], "y": seen["y"][:1]}
+    with pytest.raises(DataError, match="needed in each group, not 1"):
+        compute_time_budget(extents, {}, few, strata=strata)
+
+
+def test_a_second_draw_does_not_choose_the_neighbors_of_the_first():
+    extents = {"x": (0.0, 10_000.0)}
+    first = draw_windows(extents, {}, LENGTH, 10)
+    second = draw_windows(extents, group_by_video([bout(*one, CHECKED) for one in first]), LENGTH, 10)
+    near = [min(abs(one.start - other.start) for other in first) <= 2 * LENGTH for one in second]
+    assert sum(near) < 5
+
+
+def test_the_advice_on_windows_to_draw():
+    assert choose_window_seconds({"x": (0.0, 36000.0)}, 30) == 10
+    assert choose_window_seconds({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
+    for seconds, advice in ((36000.0, (30, 10)), (40.0, (13, 1)), (20.7, (6, 1)), (0.7, (2, 0.35))):
+        assert choose_first_draw({"x": (0.0, seconds)}) == advice
+        assert len(draw_windows({"x": (0.0, seconds)}, {}, advice[1], advice[0])) == advice[0]
+    for windows, checked in ((90, 30), (100_000, 30), (4, 4)):
+        half = windows_for_half(windows, checked)
+        ratio = (windows - half) / half * checked / max(windows - checked, 1)
+        assert ratio == pytest.approx(0.25, rel=0.05) or half == windows
+
+
+def test_windows_of_another_draw_are_refused():
+    extents = {"x": (0.0, 40.0)}
+    with pytest.raises(DataError, match="keep windows as --draw wrote them"):
+        compute_time_budget(
+            extents, {}, group_by_video([bout("x", 0, 10, CHECKED), bout("x", 15, 25, CHECKED)])
+        )
+    with pytest.raises(DataError, match="the label 'checked' are needed, not 0"):
+        compute_time_budget(extents, {}, {})
+    with pytest.raises(DataError, match="the label 'checked' are needed, not 1"):
+        compute_time_budget(
+            extents, {}, group_by_video([bout("x", 10, 20, CHECKED), bout("x", 10, 20.001, CHECKED)])
+        )
+    last = group_by_video([bout("x", 30, 40, CHECKED), bout("y", 0, 7, CHECKED)])  # whole, or shorter
+    with pytest.raises(RecipeError, match="--window: give the length"):
+        compute_time_budget(extents | {"y": (0.0, 7.0)}, {}, last)
+    assert compute_time_budget(extents | {"y": (0.0, 7.0)}, {}, last, window=10.0)["windows"] == 5
+
+
+@pytest.mark.parametrize(
+    ("end", "seconds", "error"), [(1e308, 10, DataError), (9, np.nan, RecipeError), (9, np.inf, RecipeError)]
+)
+def test_windows_that_cannot_be_counted_are_refused(end: float, seconds: float, error: type[Exception]):
+    with pytest.raises(error, match=r"more than 10000000 windows|must be a positive number"):
+        divide_footage({"x": (0, end)}, seconds)
+
+
+def simulated(rng: np.random.Generator, share: float) -> tuple[Any, Any, Any]:
+    """Twenty recordings of 600 s, each with its own rate of bouts and its own rate of errors of the model."""
+    extents, truth, predicted = {}, [], []
+    for number in range(20):
+        video = f"v{number}"
+        extents[video] = (0.0, 600.0)
+        activity, quality = rng.gamma(1.0, share), rng.beta(6, 2)
+        at = rng.exponential(5 / activity)
+        while at < 595:
+            end = min(at + rng.uniform(1, 9), 600.0)
+            truth.append(bout(video, at, end))
+            if rng.random() < quality:
+                first = min(max(0.0, at + rng.normal(0, 0.7)), end - 0.1)
+                predicted.append(bout(video, first, max(first + 0.1, min(600.0, end + rng.normal(0, 0.7)))))
+            at = end + rng.exponential(5 / activity)
+        for start in rng.uniform(0, 590, rng.poisson(3 * (1 - quality) * 5)):
+            predicted.append(bout(video, start, start + rng.uniform(1, 5)))
+    return extents, group_by_video(truth), group_by_video(predicted)
+
+
+def coverage(share: float, number: int, repeats: int) -> dict[str, float]:
+    """How often the intervals of seconds and bouts contain the true totals."""
+    hits = {"seconds": 0, "bouts": 0}
+    for seed in range(repeats):
+        extents, truth, predicted = simulated(np.random.default_rng(seed), share)
+        of_all = [one for video in truth.values() for one in video]
+        totals = {"seconds": sum(one.seconds for one in of_all), "bouts": len(of_all)}
+        drawn = draw_windows(extents, {}, LENGTH, number, seed=seed + 10_000)
+        checked = [bout(*one, CHECKED) for one in drawn]
+        for one in drawn:
+            inside = [b for b in truth.get(one.video, ()) if b.start < one.end and b.end > one.start]
+            checked += inside  # whole bouts, as a person would write them
+        found = {video: list(dict.fromkeys(of)) for video, of in group_by_video(checked).items()}
+        (entry,) = compute_time_budget(extents, predicted, found)["classes"]
+        for key, total in totals.items():
+            low, high = entry[key]["interval"]
+            hits[key] += low - 1e-6 <= total <= high + 1e-6
+    return {key: count / repeats for key, count in hits.items()}
+
+
+def test_intervals_contain_the_totals_in_simulated_footage():
+    found = coverage(0.5, 60, 60)
+    assert min(found.values()) >= 0.87  # 95 % of 60: at most 4 standard errors below
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.5, 0.03])
+@pytest.mark.parametrize("number", [30, 120, 480, 960])
+def test_the_coverage_is_95_percent_or_more(share: float, number: int):
+    """Of 1200 windows, 2.5, 10, 40 and 80 % are checked (benchmarks/timelines.md)."""
+    found = coverage(share, number, 400)
+    assert min(found.values()) >= 0.92

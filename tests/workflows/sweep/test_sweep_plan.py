@@ -1,0 +1,242 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from small_runs import small_recipe
+from tiny_models import save_model, tiny
+
+from everest.config.settings import Recipe
+from everest.errors import CheckpointError, DataError, RecipeError, UserError
+from everest_workflows.sweep.request import parse_arms, read_request, read_seeds, read_stages, split_values
+from everest_workflows.sweep.results import JobNumbers, collect
+from everest_workflows.sweep.sweep_plan import PlannedArm, SweepPlan, plan_sweep
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    return small_recipe(tmp_path, clip_files)
+
+
+def planned(recipe: Path, *, data: str | None = None, **options) -> SweepPlan:
+    return plan_sweep(read_request(str(recipe), **options), data=data)
+
+
+def recover_recipe(arm: PlannedArm) -> Recipe:
+    return next(iter(arm.jobs.values()))[0].recipe
+
+
+def counts(plan: SweepPlan) -> dict[str, int]:
+    stages = [job.stage for job in plan.jobs().values()]
+    return {stage: stages.count(stage) for stage in dict.fromkeys(stages)}
+
+
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        ("finetune.base_lr=0.1,0.2,0.3", {"pretrain": 2, "finetune": 6, "eval": 6}),
+        ("eval.clips=1,2", {"pretrain": 2, "finetune": 2, "eval": 4}),
+        ("pretrain.base_lr=0.1,0.2", {"pretrain": 4, "finetune": 4, "eval": 4}),
+        ("model.depth=1,2", {"pretrain": 4, "finetune": 4, "eval": 4}),
+        ("train.ema=null,0.9", {"pretrain": 4, "finetune": 4, "eval": 4}),
+        ("data.test=train.csv,clip0.mp4", {"pretrain": 2, "finetune": 2, "eval": 4}),
+        ("data.val=null,train.csv", {"pretrain": 2, "finetune": 4, "eval": 4}),
+        ("data.pretrain=null,train.csv", {"pretrain": 4, "finetune": 4, "eval": 4}),
+    ],
+)
+def test_arms_share_the_stages_whose_settings_are_equal(recipe: Path, over: str, expected: dict[str, int]):
+    assert counts(planned(recipe, over=[over], seeds="2")) == expected
+
+
+def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: Path):
+    own = shutil.copytree(clip_files, tmp_path / "影片 \U0001f600")
+    plan = planned(recipe, over=[f"data.root={clip_files},{own}"], data=str(own))
+    assert [recover_recipe(arm).data.root for arm in plan.arms] == [str(clip_files), str(own)]
+    assert recover_recipe(planned(recipe, data=str(own)).arms[0]).data.root == str(own)
+
+
+def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe, tmp_path, clip_files):
+    other = shutil.copytree(clip_files, tmp_path / "other")
+    assert planned(recipe, data=str(other)).jobs().keys() == planned(recipe).jobs().keys()
+    with_comma = shutil.copytree(other, tmp_path / "a, b")
+    both = planned(recipe, over=[f"data.root={clip_files},'{with_comma}'"])
+    assert counts(both) == {"pretrain": 2, "finetune": 2, "eval": 2}
+
+
+def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: Path):
+    path = tmp_path / "scratch.yaml"
+    path.write_text(
+        "recipe: tiny.yaml\nset: {model.depth: 1}\nseeds: [4]\nstages: 'pretrain,finetune'\nagainst: b\n"
+        "arms:\n  a: {finetune.rand_augment: null}\n  b: {}\n  c: {stages: [finetune]}\n"
+    )
+    plan = planned(path)
+    assert (plan.request.recipe.name, plan.request.seeds, plan.request.against) == ("tiny", (4,), "b")
+    both = ("pretrain", "finetune")
+    assert {arm.name: arm.stages for arm in plan.arms} == {"a": both, "b": both, "c": ("finetune",)}
+    assert counts(plan) == {"pretrain": 1, "finetune": 3}
+    assert [recover_recipe(arm).finetune.rand_augment is None for arm in plan.arms] == [True, False, False]
+    assert {recover_recipe(arm).model.depth for arm in plan.arms} == {1}
+    widths = planned(path, over=["model.width=24,48"]).arms
+    assert [arm.name for arm in widths] == ["width=24", "width=48"]
+    assert planned(path, over=["model.width=24,48"]).request.against == "width=24"
+    assert recover_recipe(planned(path, seeds="2", overrides=["model.depth=3"]).arms[0]).model.depth == 3
+    path.write_text("recipe: tiny.yaml\ninit:\nsummary:\nagainst: 0.3\narms: {b: {}, '0.3': {eval.clips: 1}}")
+    request = planned(path).request
+    assert (request.against, request.init, request.summary) == ("0.3", "none", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recipe: tiny.yaml\narmz: {}", r"armz: unknown key; did you mean 'arms'\?"),
+        ("arms: {a: {}}", "recipe: "),
+        ("recipe: gone.yaml\narms: {a: {}}", "recipe: .*gone.yaml: cannot be read"),
+        ("recipe: tiny.yaml\narms: {a: 5}", "arms: a: give settings in one line"),
+        ("recipe: tiny.yaml\nsummary: [a]", "summary: must be text"),
+        ("recipe: tiny.yaml\narms: {'': {}}", "arms: give visible names"),
+        ("recipe: tiny.yaml\narms: []", "arms: give visible names"),
+        ("recipe: tiny.yaml\narms: {a: {depth: 5, b: 1, c: 1}}", "arms: a: give settings in one line"),
+        ("recipe: tiny.yaml\nset: {model: {depth: 1}}", "set: give settings in one line"),
+        ("recipe: tiny.yaml\nseeds: many", "seeds: give a number of seeds"),
+        ("recipe: tiny.yaml\nagainst: b\narms: {a: {}}", "against: unknown name 'b'; known: a"),
+        ("recipe: tiny.yaml\nstages: [eval]", "stages: .*eval needs finetune"),
+        ("recipe: tiny.yaml\narms: {a: {model.depht: 1}}", r"wrong\.yaml: a: model.depht: unknown key"),
+    ],
+)
+def test_a_wrong_sweep_file_is_refused_in_a_line(recipe: Path, tmp_path: Path, text: str, message: str):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as refusal:
+        planned(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_file_of_any_stage_is_noticed_before_any_job(recipe: Path):
+    with pytest.raises(DataError, match=r"^train=gone.csv: data.train: .*gone.csv: no such list or folder"):
+        planned(recipe, over=["data.train=gone.csv"])
+    with pytest.raises(DataError, match=r"^val=gone.csv: data.val: .*gone.csv: no such list or folder"):
+        planned(recipe, over=["data.val=train.csv,gone.csv"])
+    for setting in ("data.classes=gone.txt", "pretrain.probe.list=gone.csv"):
+        key, file = setting.split("=")
+        with pytest.raises(DataError, match=rf"{key}: .*{file}: no such list or folder; \w+ reads it"):
+            planned(recipe, overrides=["pretrain.probe.every=1", setting])
+    with pytest.raises(CheckpointError, match="gone: no such checkpoint"):
+        planned(recipe, overrides=["pretrain.target={kind: features, teacher: gone}"])
+
+
+def test_arms_that_run_the_same_jobs_are_refused(recipe: Path):
+    for over, options in (
+        ("train.workers=0,1", {"stages": "pretrain,finetune,eval"}),
+        ("finetune.steps=5,9", {"stages": "pretrain"}),
+        ("finetune.selection.keep_ratio=0.3,0.30", {"stages": "finetune"}),
+    ):
+        with pytest.raises(RecipeError, match=r"have the same jobs: none of the stages"):
+            planned(recipe, over=[over], **options)
+
+
+@pytest.mark.parametrize(
+    ("arm", "problem"),
+    [
+        ("{pretrain.stepps: 4}", "lost: pretrain.stepps: unknown key"),
+        ("{data.train: cllips.csv}", "lost: .*cllips.csv: no such list or folder"),
+        ("{init: nowhere.safetensors}", "lost: .*nowhere.safetensors"),
+    ],
+)
+def test_problems_of_an_arm_name_the_file(recipe: Path, arm: str, problem: str):
+    file = recipe.with_name("sweep.yaml")
+    file.write_text(f"recipe: {recipe.name}\narms: {{here: {{}}, lost: {arm}}}\n")
+    with pytest.raises(UserError, match=rf"^{file}: {problem}"):
+        planned(file)
+
+
+def test_each_seed_can_start_from_a_run_of_its_own(recipe: Path, tmp_path: Path):
+    for seed in (0, 1):
+        save_model(tmp_path / f"run{seed}.safetensors", tiny("pretrain").spec)
+    named = str(tmp_path / "run{seed}.safetensors")
+    (arm,) = planned(recipe, seeds="2", stages="finetune", init=named).arms
+    starts = [job.init for jobs in arm.jobs.values() for job in jobs]
+    assert (arm.init, starts) == (named, [named.format(seed=seed) for seed in (0, 1)])
+    with pytest.raises(CheckpointError, match="run2"):
+        planned(recipe, seeds="3", stages="finetune", init=named)
+
+
+def test_an_arm_that_hides_tokens_for_an_objective_that_predicts_none_is_refused(recipe: Path):
+    views = ["pretrain.objective=views", "pretrain.selection={strategy: drawn, visible_ratio: null}"]
+    tube = ["pretrain.selection={strategy: tube, mask_ratio: 0.75}", "pretrain.objective=views"]
+    with pytest.raises(RecipeError, match="tube hides tokens, and pretrain"):
+        planned(recipe, over=tube, overrides=views)
+    keep = ["pretrain.selection.keep_ratio=0.25,0.5"]
+    assert len(planned(recipe, over=keep, overrides=views).arms) == 2
+    assert len(planned(recipe, over=tube[:1]).arms) == 1
+
+
+def test_the_sweep_file_of_the_benchmarks_is_planned(clip_files: Path, tmp_path: Path):
+    shutil.copytree(clip_files, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "classes.txt").write_text("\n".join("abcdef"))
+    for name in ("test", "pretrain"):
+        shutil.copy(clip_files / "train.csv", tmp_path / f"{name}.csv")
+    file = Path(__file__).resolve().parents[3] / "benchmarks" / "evidence" / "lvmae.yaml"
+    plan = planned(file, data=str(tmp_path))
+    # Each of eight arms but one has a pre-training of its own.
+    assert counts(plan) == {"pretrain": 21, "finetune": 24, "eval": 24}
+
+
+def test_arms_are_compared_by_a_measured_metric_also_if_the_first_has_failed(recipe: Path):
+    plan = planned(recipe, over=["finetune.base_lr=1e30,0.01"], stages="finetune")
+    measured = JobNumbers({"map": None, "top1": 60.0, "chance_top1": 50.0}, 0.0, 0.0)
+    assert collect(plan, {list(plan.jobs())[1]: measured}, {})["metric"] == "top1"
+
+
+def test_arms_are_all_combinations_and_are_named_by_what_differs():
+    keep, rate = "pretrain.selection.keep_ratio", "finetune.base_lr"
+    arms = parse_arms([f"{keep}=0.3,0.5", f"{rate}=1e-3,2e-3"])
+    assert [(arm.name, arm.overrides) for arm in arms] == [
+        (f"keep_ratio={one}, base_lr={other}", {keep: one, rate: other})
+        for one in ("0.3", "0.5")
+        for other in ("1e-3", "2e-3")
+    ]
+    # Keys with the same last part get longer names.
+    ratios = (f"{keep}=0.3", "finetune.selection.keep_ratio=0.6")
+    for keys in (ratios, ("pretrain.steps=9", "finetune.steps=8")):
+        assert [arm.name for arm in parse_arms(list(keys))] == [", ".join(keys)]
+
+
+def test_values_are_divided_outside_brackets_and_quotes():
+    for text, values in (
+        ("0.3, 0.5", ["0.3", "0.5"]),
+        ("[2, 8, 8],[4, 8, 8]", ["[2, 8, 8]", "[4, 8, 8]"]),
+        ("{a: 1, b: 2},null", ["{a: 1, b: 2}", "null"]),
+        ("'a,b.csv', c.csv", ["'a,b.csv'", "c.csv"]),
+        ('"a,\\",b",c', ['"a,\\",b"', "c"]),
+        ("'it''s, here','d]'", ["'it''s, here'", "'d]'"]),
+        ("[x, 'a],b'],{c: \"d}\"}", ["[x, 'a],b']", '{c: "d}"}']),
+        ("it's,mine's", ["it's", "mine's"]),  # no quotes for YAML either
+        ("'a,b", ["'a", "b"]),
+    ):
+        assert split_values(text) == values
+
+
+def test_seeds_are_a_number_or_a_list_and_others_are_refused_in_a_line():
+    several = {"3": (0, 1, 2), 2: (0, 1), "3,7,11": (3, 7, 11), "7,": (7,), "1": (0,)}
+    for value, seeds in (*several.items(), ([4, 0], (4, 0))):
+        assert read_seeds(value, "--seeds") == seeds
+    wrong = ("0", "-1", "", ",", "a", "1,1", "1.5", 0, True, [], [True], ["x"], None, "1001", {}, "9" * 99)
+    for value in wrong:
+        with pytest.raises(RecipeError, match=r"^--seeds: give a number of seeds from 1 to 1000, or .*11$"):
+            read_seeds(value, "--seeds")
+
+
+def test_stages_are_read_in_their_order_and_others_are_refused():
+    every = "pretrain,finetune,eval,probe"
+    for value, stages in ((every, every.split(",")), ("pretrain", ["pretrain"]), (["finetune", "eval"],) * 2):
+        assert list(read_stages(value, "--stages")) == stages
+    for value, message in (
+        ("finetune,pretrain", "in the order pretrain, finetune, eval, probe"),
+        ("pretrain,pretrain", "give each stage once"),
+        ("eval", "eval needs finetune"),
+        ("finetune,eval,probe", "probe needs pretrain"),
+        ("pretrian", "did you mean 'pretrain'"),
+        ([], "give each stage once"),
+        (5, "unknown name '5'"),
+    ):
+        with pytest.raises(RecipeError, match=rf"^--stages: .*{message}"):
+            read_stages(value, "--stages")

@@ -35,7 +35,7 @@ def timeline(
         batch: windows in one forward pass. For the other arguments see `predict`.
     Returns:
         `videos`, each with `starts` and `ends` in seconds, (W,), and `outputs`, (W, outputs of all heads).
-        `bouts(BoutRules(…))` gives the bouts of each video by head, `rows()` the document of `everest
+        `bouts(BoutRules(…))` gives the bouts of each video by head, `to_rows()` the document of `everest
         timeline --json`, and `save(path)` writes a file that `Timelines.load` reads. A video that is
         unreadable, or damaged at some frame, has `error`.
     Raises:

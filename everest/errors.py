@@ -20,6 +20,7 @@ LESS_MEMORY: Final = (
     "try a smaller train.micro_batch (between views pretrain.batch_size), train.checkpointing=true or "
     "train.precision=bf16, or smaller clips"
 )
+SMALLER_UPDATES: Final = "lower base_lr or set train.clip_grad"  # what to try if a run diverges
 
 
 class UserError(Exception):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from everest.config.heads import Heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import mix
@@ -18,13 +22,18 @@ from everest.data.recipe_clips import finetune_dataset, validation_dataset
 from everest.engine.context import RunContext
 from everest.engine.health import chance_warning
 from everest.engine.setup import StageInputs, make_training
+from everest.engine.stage_plan import FEWEST_STEPS
 from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import RecipeError
 from everest.evaluation.validation import Validator
 from everest.lists.classes import empty_classes_notice
+from everest.lists.labels import label_values
+from everest.lists.sample import Sample, choose_evenly
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec
+
+GUESSED_SAMPLES: Final = 10_000  # whose labels give the loss of guessing; more would fill the memory
 
 
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
@@ -46,7 +55,11 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         context.notice("no best checkpoint and no overfitting check without data.val")
         idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
         context.warn(*(f"finetune.{name}: no effect without data.val" for name in idle))
-    weights = class_weights(dataset.samples, classes.heads, settings.class_weights, classes.names)
+    by_class = class_weights(dataset.samples, classes.heads, settings.class_weights, classes.names)
+    weights = [None if by_head is None else torch.from_numpy(by_head) for by_head in by_class]
+    guessing_loss = loss_of_guessing(
+        dataset.samples, classes.heads, weights, smoothing=settings.label_smoothing
+    )
     spec = classifier_spec(recipe, classes.heads)
     if init_weights is not None:
         spec = init_weights.adapted(spec)
@@ -63,11 +76,27 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     assert isinstance(model, VideoClassifier)
     validator = None
     if validation is not None:
-        validator = Validator(training, model, validation, settings, classes.names)
-    tensors = [w if w is None else torch.from_numpy(w).to(context.accelerator.device) for w in weights]
+        validator = Validator(
+            training, model, validation, settings, classes.names, guessing_loss=guessing_loss
+        )
     return Finetuning(
-        training=training, settings=settings, model=model, validator=validator, class_weights=tensors
+        training=training,
+        settings=settings,
+        model=model,
+        validator=validator,
+        class_weights=[w if w is None else w.to(context.accelerator.device) for w in weights],
+        guessing_loss=guessing_loss,
     )
+
+
+def loss_of_guessing(
+    samples: Sequence[Sample], heads: Heads, weights: Sequence[Tensor | None], *, smoothing: float
+) -> float:
+    """The mean loss of outputs that are all 0: equal probabilities, and the mean of the numbers."""
+    chosen = choose_evenly(samples, GUESSED_SAMPLES)
+    labels = torch.tensor([label_values(sample.labels, heads) for sample in chosen])  # (N, L)
+    targets = soft_targets(labels, heads, smoothing=smoothing)
+    return supervised_loss(torch.zeros_like(targets), targets, heads, weights).item()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +108,7 @@ class Finetuning:
     model: VideoClassifier  # the module that is evaluated
     validator: Validator | None  # None: no data.val
     class_weights: list[Tensor | None]  # weights (classes,) for each head, on the device
+    guessing_loss: float  # the mean training loss of equal probabilities, and of the mean of numbers
 
     def losses(self, batch: Batch, step: Step) -> PassLosses:
         """The loss of clips on the device, after erasing, mixup and cutmix."""
@@ -101,11 +131,26 @@ class Finetuning:
                 for batch in step.batches():
                     step.backward(self.losses(batch, step))
                 rows = step.update(wait=validator is not None and training.plan.is_validated(step.index + 1))
-                for row in rows:
-                    warning = chance_warning(training, row["step"], self.settings, self.model.heads)
-                    training.context.warn_once("chance", warning)
+                # After enough steps, by the losses up to this one, and at the end.
+                if any(row["step"] == training.plan.warmup_steps + FEWEST_STEPS for row in rows):
+                    self._warn_of_chance(ends=False)
                 if validator is not None:
                     validator.validate_if_due(rows)
+        self._warn_of_chance(ends=True)
         best = None if validator is None else validator.summary()
         fix = "name a list of videos in data.val to keep the best weights instead of the last"
         training.context.notice(best or f"finished after step {training.steps_done}; {fix}")
+
+    def _warn_of_chance(self, *, ends: bool) -> None:
+        """Show once that the last losses are above that of guessing, or near it."""
+        training, losses = self.training, self.training.step_log.losses
+        if losses:
+            warning = chance_warning(
+                training.plan,
+                fmean(losses),
+                self.settings,
+                self.model.heads,
+                guess=self.guessing_loss,
+                ends=ends,
+            )
+            training.context.warn_once("chance", warning)

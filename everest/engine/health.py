@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
@@ -12,9 +11,9 @@ from scipy.stats import beta
 
 from everest.config.heads import Heads
 from everest.config.stage_settings import FinetuneSettings
-from everest.engine.stage_plan import FEWEST_STEPS, learning_rate_advice
+from everest.engine.stage_plan import USUAL_LR, StagePlan, learning_rate_advice
 from everest.engine.step_log import RECENT_LOSSES
-from everest.errors import DivergedError
+from everest.errors import SMALLER_UPDATES, DivergedError
 from everest.metrics.names import METRICS
 from everest.models.mae import MaskedAutoencoder
 from everest.system.events import notice, warning
@@ -31,6 +30,7 @@ NEAR_MEAN_COLOR: Final = 0.95  # above this share of the one-color loss, little 
 # only a loss that has hardly moved is reported, at the end also one of a model that underfits.
 STILL_GUESSING: Final = 0.03
 UNDERFITS: Final = 0.2
+RISEN: Final = 1.1  # a mean training loss above this times that of guessing has risen: the run diverged
 MEAN_VALIDATIONS: Final = 5  # overfitting is judged by the mean losses of so many validations
 LOSS_RISE: Final = 1.2  # overfitting: the validation loss is above this times its lowest,
 LOSS_FALL: Final = 0.95  # and the training loss is below this times its value at that time
@@ -82,10 +82,11 @@ class Validations:
             self.best = row
         return is_best
 
-    def overfitting_warning(self) -> str | None:
+    def overfitting_warning(self, guessing_loss: float) -> str | None:
         """A warning if the validation loss stays far above its lowest while the training loss falls.
 
-        Both are means of the last validations: the loss of few videos jumps from one to the next.
+        Both are means of the last validations: the loss of few videos jumps from one to the next. A training
+        loss above that of guessing has learned nothing: it may fall from the peak of a run that diverged.
         """
         losses = [row["val_loss"] for row in self.rows]
         lowest = losses.index(min(losses)) if losses else 0
@@ -94,7 +95,9 @@ class Validations:
             return None
         train_loss = self.train_losses[lowest]
         risen, fallen = fmean(losses[-MEAN_VALIDATIONS:]), fmean(trained)
-        if train_loss is None or fallen >= LOSS_FALL * train_loss or risen <= LOSS_RISE * losses[lowest]:
+        if train_loss is None or fallen >= min(LOSS_FALL * train_loss, guessing_loss):
+            return None
+        if risen <= LOSS_RISE * losses[lowest]:
             return None
         return (
             f"overfitting: since step {self.rows[lowest]['step']}, the validation loss rose from "
@@ -158,35 +161,55 @@ def closing_event(training: Training, *, is_compared: bool) -> dict[str, Any]:
     if guess is None or model.camera_weight:
         return notice(text)
     text += f"; predicting each tubelet's mean color gives about {guess:g}"
+    if has_diverged(fmean(losses), guess):
+        return warning(f"{text}: the loss rose above it, so the run diverged; {SMALLER_UPDATES}")
     if fmean(losses) <= NEAR_MEAN_COLOR * guess or is_compared:
         return notice(text)
     advice = learning_rate_advice(plan, new_weights=training.state.header.origin is None)
     return warning(f"{text}: little is learned; {advice or 'try more steps or another base_lr'}")
 
 
-def chance_warning(training: Training, step: int, settings: FinetuneSettings, heads: Heads) -> str | None:
-    """A warning if the last losses are hardly below guessing, after enough steps and at the end of the run.
+def has_diverged(loss: float, guessing_loss: float) -> bool:
+    """Whether a mean training loss has risen above that of guessing, so that smaller updates help."""
+    return loss > RISEN * guessing_loss
+
+
+def chance_warning(
+    plan: StagePlan,
+    loss: float,
+    settings: FinetuneSettings,
+    heads: Heads,
+    *,
+    guess: float,
+    ends: bool,
+) -> str | None:
+    """A warning if a loss is above that of guessing, or hardly below; the advice follows from the direction.
 
     Equal probabilities have the loss ln(classes) for any targets, also smoothed and mixed ones.
+
+    Args:
+        loss: the mean of the last training losses.
+        guess: the loss of outputs that are all 0 (`everest.finetuning.loss_of_guessing`).
+        ends: whether the run is at its end.
     """
-    plan, losses = training.plan, training.step_log.losses
-    is_guessable = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)
-    budget = min(plan.steps, plan.warmup_steps + FEWEST_STEPS)
-    if step not in (budget, plan.steps) or not is_guessable or not losses:
+    sizes = [head.outputs for head in heads]
+    is_plain = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)
+    logarithms = " and ".join(f"ln({size})" for size in sizes)
+    logarithms = f"{'the mean of ' if len(sizes) > 1 else ''}{logarithms} = " if is_plain else ""
+    guessing = f"that of guessing, {logarithms}{guess:.2f}"
+    if has_diverged(loss, guess):
+        return f"the loss, {loss:.3g}, rose above {guessing}: the run diverged; {SMALLER_UPDATES}"
+    if not is_plain:
         return None
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
-    sizes = [head.outputs for head in heads]
-    chance = fmean(map(math.log, sizes))  # the loss is the mean over the heads
     lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
-    share = UNDERFITS if step == plan.steps else STILL_GUESSING
-    if fmean(losses) < chance - share * (chance - lowest):
+    if loss < guess - (UNDERFITS if ends else STILL_GUESSING) * (guess - lowest):
         return None
-    logarithms = " and ".join(f"ln({size})" for size in sizes)
     fewer = "lower finetune.mixup and finetune.cutmix, " if any(mixing.values()) else ""
+    rate = "lower" if plan.peak_lr > USUAL_LR[1] else "higher"
     return (
-        f"the loss, {fmean(losses):.2f}, is still near that of guessing, "
-        f"{'the mean of ' if len(sizes) > 1 else ''}{logarithms} = {chance:.2f}. Check that the labels "
-        f"belong to the videos; try {fewer}more steps or a higher base_lr"
+        f"the loss, {loss:.2f}, is still near {guessing}. Check that the labels "
+        f"belong to the videos; try {fewer}more steps or a {rate} base_lr"
     )
 
 

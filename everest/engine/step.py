@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from everest.data.clip_dataset import FailedReads
 from everest.engine.context import RunContext
 from everest.engine.saving import NO_REQUEST, SaveRequest
-from everest.errors import DivergedError
+from everest.errors import SMALLER_UPDATES, DivergedError
 from everest.system.compute import HostCopy
 from everest.system.files import write_text
 from everest.system.run_folder import NONFINITE_FILE
@@ -170,7 +170,7 @@ class UpdateGuard:
             write_text(file, json_text({"step": step, **as_text, "videos": sorted(videos)}, indent=2))
         where = f"see {file} for its videos"
         if verdict == "stop" or none_applied:
-            raise DivergedError(f"step {step}: {text}; {where}; lower base_lr or set train.clip_grad")
+            raise DivergedError(f"step {step}: {text}; {where}; {SMALLER_UPDATES}")
         context.notice(f"step {step} skipped: {text}; {where}")
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from statistics import fmean
 
 import numpy as np
 
 from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, best_metric
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.clip_dataset import ClipDataset
-from everest.engine.health import Validations
+from everest.engine.health import Validations, has_diverged
 from everest.engine.training import Training
-from everest.errors import DivergedError
+from everest.errors import SMALLER_UPDATES, DivergedError
 from everest.evaluation.evaluation import evaluate_views
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import choose_thresholds, compute_metrics, find_chance, mean_loss
@@ -33,6 +34,7 @@ class Validator:
     Args:
         dataset: one center view of each video of data.val.
         class_names: the classes of a single head, if they are known.
+        guessing_loss: the training loss of guessing.
     """
 
     def __init__(
@@ -42,12 +44,15 @@ class Validator:
         dataset: ClipDataset,
         settings: FinetuneSettings,
         class_names: Sequence[str] | None,
+        *,
+        guessing_loss: float,
     ) -> None:
         self._training = training
         self._context = training.context
         self._model = model
         self._dataset = dataset
         self._patience = settings.patience
+        self._guessing_loss = guessing_loss
         self._validations = Validations([], best_metric(model.heads, settings.best, class_names))
 
     def resume(self) -> None:
@@ -92,8 +97,7 @@ class Validator:
         refuse_too_many_skipped(predictions, training.recipe.data.max_bad)
         if not np.isfinite(predictions.outputs).all():
             raise DivergedError(
-                f"step {step}: the outputs for the validation videos are not finite; lower base_lr or set "
-                "train.clip_grad"
+                f"step {step}: the outputs for the validation videos are not finite; {SMALLER_UPDATES}"
             )
         row: Row = {"step": step}
         metrics = compute_metrics(predictions)
@@ -126,7 +130,7 @@ class Validator:
             "best_step": (validations.best or row)["step"],
         }
         self._context.report({**event, **row})
-        self._context.warn_once("overfitting", validations.overfitting_warning())
+        self._context.warn_once("overfitting", validations.overfitting_warning(self._guessing_loss))
 
     def summary(self) -> str | None:
         """Describe the best metric, its weights, and what to try; None without a best validation."""
@@ -155,5 +159,8 @@ class Validator:
         # Heuristic: a model in the first tenth of the way from chance to a perfect metric has learned little.
         limit = chance + 0.1 * ((100 if metric.is_percent else 0) - chance)
         if (best < limit) if metric.is_percent else (best > limit):
-            text += ". That is hardly better than chance: check the labels, or try more steps"
+            losses = training.step_log.losses
+            diverged = bool(losses) and has_diverged(fmean(losses), self._guessing_loss)
+            advice = SMALLER_UPDATES if diverged else "check the labels, or try more steps"
+            text += f". That is hardly better than chance: {advice}"
         return text

@@ -17,6 +17,7 @@ import pytest
 import torch
 from processes import wait_for_rows
 from small_runs import called, run, same_run, sets, weights
+from task_runs import task_recipe
 from torch import Tensor
 
 from everest.data.clip_dataset import ClipDataset
@@ -48,6 +49,32 @@ def test_a_mixing_run_that_learns_nothing_warns_unless_classes_are_weighted(reci
     shown = called(*command, *sets(*still)).stderr
     assert ("still near that of guessing, ln(2) = 0.69" in shown) == (not weighted)
     assert ("try lower finetune.mixup" in shown) == (not weighted)
+
+
+@pytest.mark.parametrize("labels", ["classes", "weighted", "tags", "scores", "heads"])
+def test_a_run_whose_loss_rises_above_guessing_is_told_to_make_smaller_updates(
+    recipe, clip_files, tmp_path, labels
+):
+    if labels in ("tags", "scores", "heads"):
+        recipe = task_recipe(tmp_path, clip_files, labels)
+    wild = ["base_lr=50", "epochs=20", "mixup=0", "cutmix=0", "drop_path=0"]
+    wild += ["class_weights=balanced"] if labels == "weighted" else []
+    settings = sets(*(f"finetune.{setting}" for setting in wild))
+    shown = called("finetune", "--init", "none", "--recipe", recipe, "-o", tmp_path / "run", *settings).stderr
+    (warning,) = re.findall(r"the loss, \S+, rose above that of guessing, .*", shown)
+    assert warning.endswith("the run diverged; lower base_lr or set train.clip_grad")
+    assert ("= 0.69:" in warning) == (labels == "classes")
+    assert "the mean of ln(2) and ln(3) = 0.90:" in warning or labels != "heads"
+    assert "still near" not in shown
+    assert "overfitting:" not in shown
+    assert "more steps" not in shown
+
+
+def test_a_pre_training_whose_loss_rises_above_one_color_is_told_to_make_smaller_updates(recipe, tmp_path):
+    wild = sets("pretrain.base_lr=50", "pretrain.epochs=20")
+    shown = called("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *wild).stderr
+    assert "gives about 1: the loss rose above it, so the run diverged; lower base_lr or set" in shown
+    assert "little is learned;" not in shown
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])

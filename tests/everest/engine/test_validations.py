@@ -1,3 +1,4 @@
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,14 @@ def test_the_best_is_the_first_of_the_highest_accuracy_with_the_lowest_loss(resu
         ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.9)] * 4], False),  # not yet five validations
         ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.6)] * 4, (0.5, 2.2)], False),  # a single high one
         ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.4)] * 5], False),
+        ([(500.0, 400.0), (90.0, 1.5), *[(30.0, 1.9)] * 5], False),  # falls from a peak: it diverged
     ],
 )
 def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(losses, warns):
     rows = []
     for step, (train, val) in enumerate(losses, start=1):
         rows += [{"step": step, "loss": train}, validation(step, 50.0, val)]
-    warning = by_top1(rows).overfitting_warning()
+    warning = by_top1(rows).overfitting_warning(math.log(4))
     assert (warning is not None) == warns
     if warning:
         assert warning.startswith("overfitting: since step 2, the validation loss rose from 1.5 to 1.9, and ")

@@ -201,7 +201,7 @@ def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
     assert same_run(run, tmp_path / "run2")
     called("finetune", *options, "--init", encoder, "-o", run)  # the function's run is finished for it, too
 
-    with pytest.raises(RecipeError, match=r"different settings: init \(\".*\", now null\)"):
+    with pytest.raises(RecipeError, match=r"different settings: --init \(\".*\", now null\)"):
         everest.finetune(recipe, init=None, output=run, seed=3, cpu=True)
     with pytest.raises(RecipeError, match="holds a run, and resume is off"):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)

@@ -33,13 +33,15 @@ _CLASS_KEYS = (  # the keys that may name a class of another package
     ("pretrain", "target", "kind"),
 )
 
-# A resumed run may change its name, the folder of its videos, how they are read, and when states are saved.
+# A resumed run may change its name, the folder of its videos, how they are read, when states are saved, and
+# whether blocks are recomputed, which changes no number.
 RESUME_MAY_CHANGE: Final = {
     "name",
     "summary",
     "data.root",
     "train.workers",
     "train.data_timeout",
+    "train.checkpointing",
     "train.save_every",
     "train.keep_states",
 }

@@ -233,7 +233,7 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
 
     saved = flat_values(recipe_values(load_recipe(run.path / RECIPE_FILE, imports=False)))
     given = flat_values(recipe_values(recipe))
-    may_change = set(RESUME_MAY_CHANGE)
+    may_change = {*RESUME_MAY_CHANGE, "train.micro_batch"}  # the plan refuses passes of another size
     if options.stage == "train-tokenizer":
         may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: its hash is compared with that in the weights when it is read.
@@ -247,10 +247,10 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
         given.pop(key, None)
 
     environment = run.read_environment()
-    before = {"command": environment.stage, "overfit-one-batch": environment.one_batch}
-    now = {"command": options.stage, "overfit-one-batch": options.one_batch}
-    before |= {"init": environment.init, "decoder": environment.decoder if init_file else None}
-    now |= {"init": init_file and init_file.file, "decoder": init_file and init_file.decoder}
+    before = {"command": environment.stage, "--overfit-one-batch": environment.one_batch}
+    now = {"command": options.stage, "--overfit-one-batch": options.one_batch}
+    before |= {"--init": environment.init, "--decoder": environment.decoder if init_file else None}
+    now |= {"--init": init_file and init_file.file, "--decoder": init_file and init_file.decoder}
     if differences := [*differing(before, now), *differing(saved, given)]:
         shown = first_names(differences, 3)
         raise OptionError(

@@ -106,9 +106,23 @@ def _plan(inputs: StageInputs, context: RunContext) -> tuple[StagePlan, str | No
         processes=context.accelerator.num_processes,
         largest_micro_batch=_largest_pass(context, inputs.recipe.train, memory),
     )
+    if context.resumed:
+        _check_passes(context, plan)
     if context.accelerator.device.type != "cpu":
         return plan, None
     return plan, check_host_memory(memory.needed(plan.micro_batch), processes=num_local_processes())
+
+
+def _check_passes(context: RunContext, plan: StagePlan) -> None:
+    """Refuse to resume a run with passes of another size, which would sum its gradients in another order."""
+    run, saved = context.run_folder, context.run_folder.read_environment().plan
+    if saved.processes == plan.processes and saved.micro_batch != plan.micro_batch:
+        raise OptionError(
+            f"output {run.path}: its passes have {saved.micro_batch} clips, now {plan.micro_batch}, which "
+            f"would change its numbers; set train.micro_batch={saved.micro_batch}, with "
+            "train.checkpointing=true if memory is short, or begin a new run with "
+            f"--init {run.path} and another --output"
+        )
 
 
 def _new_model(inputs: StageInputs, context: RunContext) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from everest.errors import RecipeError
+from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.files import LOCK_SUFFIX, write_errors
 
 TRAINING_LOCK: Final = "training"  # the process that trains a run locks this name in its folder
 TRAINING_MESSAGE: Final = "--output {}: another process trains it now; wait for it, or stop it first"
+NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # such as NFS without its lock service
 WAIT_SECONDS: Final = 1.0  # heuristic: longer than `is_running` holds the lock
 
 
@@ -30,10 +33,18 @@ def sole_writer(path: Path, *, message: str | None = None) -> Iterator[None]:
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire()
+            with warnings.catch_warnings():
+                # Where flock is missing (ENOSYS), filelock takes a file with the id of its process instead.
+                warnings.filterwarnings("ignore", "flock not supported", UserWarning)
+                lock.acquire()
         except Timeout as error:
             default = f"{path.parent}: another process writes there now; wait for it to end"
             raise RecipeError(message or default) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            text = f"cannot write in {path.parent}: its file system has no locks; use a local disk"
+            raise EnvironmentProblem(text) from error
     try:
         yield
     finally:

@@ -210,7 +210,7 @@ def test_a_run_resumes_without_the_weights_that_it_started_from(first, pretrain,
     other = refused(*command, "-o", tmp_path / "other", code=6)
     assert "no such checkpoint" in other
     message = refused(*command, "--decoder", "fresh", "-o", killed, code=2)
-    assert "different settings: decoder (null, now " in message
+    assert "different settings: --decoder (null, now " in message
     run(*command, "-o", killed)
     assert equal(weights(killed), weights(tmp_path / "whole"))
     headers = [read_header(path / "model.safetensors") for path in (killed, tmp_path / "whole")]

@@ -7,7 +7,7 @@ import torch
 from processes import TWO, everest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_runs import called, contents, equal, refused, same_run, weights
+from small_runs import called, contents, equal, refused, same_run, sets, weights
 from torch import Tensor
 
 from everest.engine.state import _checksum
@@ -126,6 +126,16 @@ def test_two_processes_agree_on_the_state(tmp_path: Path, recipe: Path, shard: s
         path.write_bytes(b"")
     shown = everest(*command, "-o", parts, code=6).stderr
     assert shown.count("all saved states are damaged") == 1
+
+
+def test_a_run_resumes_with_less_memory_to_the_same_weights(run, command, autoencoder_run):
+    (run / "state" / f"{LAST}.safetensors").unlink()
+    (run / "model.safetensors").unlink()
+    shown = refused(*command, "--set", "train.micro_batch=4", code=2)
+    assert f"--output {run}: its passes have 2 clips, now 4, which would" in shown
+    assert "set train.micro_batch=2, with train.checkpointing=true if memory is short, or" in shown
+    called(*command, *sets("train.micro_batch=auto", "train.checkpointing=true"))
+    assert same_run(run, autoencoder_run)
 
 
 def test_another_command_is_reported(run, command):

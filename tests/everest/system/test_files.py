@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import math
 import os
 import signal
@@ -13,9 +14,10 @@ import pytest
 from processes import wait_for_rows
 from pydantic import TypeAdapter
 
-from everest.errors import DataError, EnvironmentProblem
+from everest.errors import DataError, EnvironmentProblem, RecipeError
 from everest.system import files
 from everest.system.files import atomic_file
+from everest.system.locks import training_lock
 from everest.system.run_folder import RunFolder
 from everest.system.text import parse_json, validate
 
@@ -42,6 +44,24 @@ def test_an_error_while_writing_keeps_the_earlier_file(tmp_path, error, raised, 
     with pytest.raises(raised, match=message):
         write()
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file.txt", "before")]
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_or_a_file_is_the_lock(tmp_path, monkeypatch, error):
+    def flock(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if error != errno.ENOSYS:
+        with pytest.raises(EnvironmentProblem, match=r"its file system has no locks; use a local disk$"):
+            training_lock(tmp_path / "run").__enter__()
+        return
+    with (
+        training_lock(tmp_path),
+        pytest.raises(RecipeError, match="another process trains it now"),
+    ):
+        training_lock(tmp_path).__enter__()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path: Path):

@@ -170,8 +170,13 @@ def test_odd_arguments_are_refused(classifier: VideoClassifier, clip_files: Path
     seconds = r"must be a number of seconds from 0\.001 on, not "
     odd_seconds = (0, -1, 0.0009, float("inf"), float("nan"))
     for function, options, message in (
-        (everest.extract, {"keep": 0.0}, "keep 0: must be more than 0, at most 1, and leave some of 32 t"),
-        (everest.extract, {"keep": 0.001}, r"keep 0\.001: must be more than 0"),
+        (everest.extract, {"keep": "0.5"}, "keep '0.5': must be a number above 0 and at most 1, which"),
+        (
+            everest.extract,
+            {"keep": 0.0},
+            "keep 0.0: must be a number above 0 and at most 1, which leaves some of",
+        ),
+        (everest.extract, {"keep": 0.001}, r"keep 0\.001: must be a number above 0"),
         (everest.extract, {"clips": 0}, "clips=0: must be at least 1"),
         (everest.extract, {"batch": 0}, "batch=0: must be at least 1"),
         (everest.extract, {"level": "vide"}, "level: unknown name 'vide'; did you mean 'video'"),

@@ -19,7 +19,7 @@ from everest.data.recipe_clips import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, OptionError, RecipeError
 from everest.lists.classes import Classes
-from everest.methods.grid import num_kept
+from everest.methods.grid import is_keep_ratio, num_kept
 from everest.methods.strategies import AllTokens
 from everest.models.base import ClipModel, SelectingModel
 from everest.models.classifier import Classifier, VideoEncoder
@@ -223,10 +223,14 @@ def check_counts(**counts: int | None) -> None:
 def check_keep(keep: float | None, num_tokens: int | None) -> None:
     """Raise OptionError unless a keep ratio leaves some of the tokens of a clip."""
     if keep is not None and num_tokens is None:
-        raise OptionError(f"keep {keep:g}: {NO_TOKENS}; leave it out")
-    if keep is not None and num_tokens is not None and not (0 < keep <= 1 and num_kept(num_tokens, keep)):
+        raise OptionError(f"keep {keep}: {NO_TOKENS}; leave it out")
+    if (
+        keep is not None
+        and num_tokens is not None
+        and not (is_keep_ratio(keep) and num_kept(num_tokens, keep))
+    ):
         raise OptionError(
-            f"keep {keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
+            f"keep {keep!r}: must be a number above 0 and at most 1, which leaves some of {num_tokens} tokens"
         )
 
 

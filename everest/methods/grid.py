@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 from typing import Final, NamedTuple, Self
 
 import torch
@@ -30,6 +31,11 @@ class TokenGrid:
     @classmethod
     def of_clip(cls, *, frames: int, size: tuple[int, int], tubelet: tuple[int, int, int]) -> TokenGrid:
         """The grid of a clip of `frames` frames of `size` (height, width) pixels."""
+        if not (
+            isinstance(tubelet, tuple | list)
+            and [isinstance(side, int) and side > 0 for side in tubelet] == [True] * 3
+        ):
+            raise RecipeError(f"tubelet {tubelet}: must be three whole numbers from 1: frames, height, width")
         for what, length, step in zip(("frames", "height", "width"), (frames, *size), tubelet, strict=True):
             if length < step or length % step:
                 raise RecipeError(f"a clip's {what} ({length}) must be a multiple of the tubelet's ({step})")
@@ -174,6 +180,11 @@ def check_inputs(
         raise ValueError(f"importance: expected shape ({b}, {n}), got {tuple(importance.shape)}")
     if values is not None and (values.dim() != 3 or values.shape[:2] != (b, n)):
         raise ValueError(f"values: expected shape ({b}, {n}, P), got {tuple(values.shape)}")
+
+
+def is_keep_ratio(value: object) -> bool:
+    """Whether a value is a number above 0 and at most 1."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1
 
 
 def num_kept(num_tokens: int, ratio: float) -> int:

@@ -31,7 +31,7 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.alignment import Align
 from everest.methods.external import is_import_path, name_by_class
-from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.grid import TokenGrid, TokenSelection, is_keep_ratio, num_kept
 from everest.methods.importance import (
     Cuts,
     DistanceName,
@@ -94,8 +94,8 @@ class Strategy(ABC):
 
     def keeping(self, share: float) -> Strategy:
         """The same strategy, encoding a `share` of all tokens, of all places or of all slices."""
-        if not 0 < share <= 1:
-            raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share}")
+        if not is_keep_ratio(share):
+            raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share!r}")
         if self.share_setting not in vars(self):
             raise RecipeError(
                 f"{self.strategy} has no share of tokens to change; define its method `keeping`"
@@ -134,7 +134,10 @@ def measure_importance(
         None if the strategy computes none.
     Raises:
         RecipeError: a strategy of another package returned another shape, or there is no scorer.
+        ValueError: the clips have another number of channels than the embedding.
     """
+    if frames.size(1) != embed.pixels.channels:
+        raise ValueError(f"expected clips of {embed.pixels.channels} channels, got {tuple(frames.shape)}")
     if strategy.needs_tokenizer:
         if scorer is None:
             raise RecipeError(

@@ -99,6 +99,34 @@ def test_keep_must_be_a_share_that_leaves_a_token(strategy):
         everest.select_tokens(WIDE[..., :32, :32], keep=0.01, tubelet=(2, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"keep": "0.5"}, ValueError, "is more than 0 and at most 1, not '0.5'"),
+        ({"keep": True}, ValueError, "is more than 0 and at most 1, not True"),
+        ({"tubelet": (0, 8, 8)}, RecipeError, r"tubelet \(0, 8, 8\): must be three whole numbers from 1"),
+        ({"tubelet": (2, 8)}, RecipeError, r"tubelet \(2, 8\): must be three whole numbers from 1"),
+        ({"tubelet": 8}, RecipeError, "tubelet 8: must be three whole numbers from 1"),
+        ({"tubelet": (2, 8.5, 8)}, RecipeError, r"tubelet \(2, 8.5, 8\): must be three whole"),
+    ],
+)
+def test_wrong_arguments_of_a_selection_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        everest.select_tokens(WIDE, **options)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_clips_of_other_channels_than_the_model_are_named(channels, dtype):
+    model = everest.create_model("vit-tiny", kind="encoder", frames=4, size=32, tubelet=(2, 8, 8))
+    clips = torch.zeros(1, channels, 4, 32, 32, dtype=dtype)
+    calls = [model, model.features, lambda x: everest.select_tokens(x, model=model)]
+    calls += [] if channels == 1 else [everest.select_tokens]
+    for call in calls:
+        with pytest.raises(ValueError, match=rf"expected clips of .*3.*got .*\(1, {channels}, 4, 32, 32\)"):
+            call(clips)
+
+
 def test_a_strategy_measures_by_its_own_settings():
     x = torch.rand(1, 3, 6, 32, 32)
     chosen = everest.select_tokens(x, keep=0.25, distance="l1", first_slice="zero", tubelet=(2, 8, 8))

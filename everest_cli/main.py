@@ -178,15 +178,22 @@ app = typer.Typer(
         "token_normalize_func": lambda name: "output" if name == "out" else name,
     },
 )
-# Commands by subject, with the line that `everest --help` shows: up to 59 characters, to fit 80 columns.
+# The commands of most users, then the others by subject, with the line that `everest --help` shows: up to 59
+# characters, to fit 80 columns.
 GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
-    "Train": {
-        "train": (stages.train, "Train and test a model of your videos: start here."),
-        "demo": (stages.demo, "Try everything on rendered videos, without a download."),
-        "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
+    "Start here": {
+        "train": (stages.train, "Train and test a model of your videos."),
         "pretrain": (stages.pretrain, "Train an encoder on unlabeled videos."),
         "finetune": (stages.finetune, "Train a classifier from a pre-trained encoder."),
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),
+        "predict": (predict.predict, "Predict classes or numbers of videos."),
+        "timeline": (timeline.timeline, "Predict classes over time; bouts, scores, files, figures."),
+        "visualize-mask": (look.visualize_mask, "Draw kept, visible and predicted tokens of videos."),
+        "profile": (profile.profile, "Estimate cost, memory and hours before a run."),
+    },
+    "Train": {
+        "demo": (stages.demo, "Try everything on rendered videos, without a download."),
+        "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
         "probe": (evaluate.probe, "Evaluate a frozen encoder: k-NN, linear and others."),
         "sweep": (evaluate.app, "Compare settings over seeds, with intervals."),
         "train-tokenizer": (stages.train_tokenizer, "Train LVMAE's tokenizer."),
@@ -194,14 +201,10 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Look": {
         "runs": (look.runs, "List runs with their progress."),
         "plot": (look.plot, "Draw the curves of runs."),
-        "visualize-mask": (look.visualize_mask, "Draw kept, visible and predicted tokens of videos."),
         "select-frames": (look.select_frames, "Find the frames of a video that change most."),
-        "profile": (profile.profile, "Estimate cost, memory and hours before a run."),
         "doctor": (look.doctor, "Check this machine; print a fix for each problem."),
     },
     "Use": {
-        "predict": (predict.predict, "Predict classes or numbers of videos."),
-        "timeline": (timeline.timeline, "Predict classes over time; bouts, scores, files, figures."),
         "budget": (budget.budget, "Estimate time and bouts of each class, with intervals."),
         "extract": (predict.extract, "Write features of videos or windows to a file."),
         "search": (predict.search, "Find videos and moments similar to an example."),

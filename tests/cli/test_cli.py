@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from everest_cli.main import app, as_user_error
 
 COMMANDS = [  # in the order of help
-    *("train", "demo", "recipes", "pretrain", "finetune", "eval", "probe", "sweep", "train-tokenizer"),
-    *("runs", "plot", "visualize-mask", "select-frames", "profile", "doctor"),
-    *("predict", "timeline", "budget", "extract", "search", "export", "convert", "weights", "prepare"),
+    *("train", "pretrain", "finetune", "eval", "predict", "timeline", "visualize-mask", "profile"),
+    *("demo", "recipes", "probe", "sweep", "train-tokenizer", "runs", "plot", "select-frames", "doctor"),
+    *("budget", "extract", "search", "export", "convert", "weights", "prepare"),
 ]
 HEAVY = {"torch", "numpy", "yaml", "rich", "av"}
 HELP = f"""
@@ -57,9 +57,9 @@ def help_in_80_columns(*words: str) -> list[str]:
 
 def test_help_fits_80_columns_and_lists_every_command_under_a_subject():
     lines = help_in_80_columns()
-    subjects = ["Train:", "Look:", "Use:", "Data:"]
+    subjects = ["Start here:", "Train:", "Look:", "Use:", "Data:"]
     assert [line for line in lines if line in subjects] == subjects
-    listed = lines[lines.index("Train:") :]
+    listed = lines[lines.index("Start here:") :]
     assert [line.split()[0] for line in listed if line.startswith("  ")] == COMMANDS
     assert not [line for line in listed + help_in_80_columns("prepare")[1:] if line.endswith("...")]  # cut
     commands = get_command(app).commands

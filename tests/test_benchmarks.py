@@ -8,105 +8,47 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gpu_page
-import gpu_real_page
-import measuring
 import public_weights
 import pytest
 import torch
-from gpu_cases import GFLOP
-from gpu_real import ARMS, IMAGE, MINIATURE
+from gpu_first import GFLOP
 from steps import Case, clips_for, gflop, our_pass, without_numbers
-from training_step import TrainingStep
 
 from everest_workflows.project.result import MeasuredTest
 from everest_workflows.project.verdict import list_results
 
 ROOT = Path(__file__).resolve().parents[1]
-VIDEOS = ROOT.parent / "shared" / "videos"
-RESULTS = sorted((ROOT / "benchmarks" / "results" / "gpu_real").glob("*.jsonl"))
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not (VIDEOS / "lips").is_dir():
-        pytest.skip(f"no real clips in {VIDEOS}")
-    folder = tmp_path_factory.mktemp("clips")
-    run = [sys.executable, ROOT / "benchmarks" / "gpu_clips.py", VIDEOS, folder]
-    subprocess.run(run, check=True)
-    return folder
-
-
-def check_rows(path: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+def test_the_first_minutes_of_a_gpu_run_on_a_cpu(tmp_path: Path):
+    only = "machine,ceilings,same,step everest-s,step plain-everest-b,step views-b"
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_first.py"), "--cpu", "--only", only]
+    environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, env=environment)
+    rows = [json.loads(line) for line in (tmp_path / "gpu_first.jsonl").read_text().splitlines()]
     assert [row for row in rows if "error" in row] == []
-    pretrained = [(row["arm"], row["part"]) for row in rows if "part" in row]
-    trained = {name: arm for name, arm in ARMS.items() if arm.trials}
-    assert pretrained == [
-        (name, part) for name, arm in trained.items() for part in (*["trial"] * len(arm.trials), "run")
+    assert [row["gradient_error"] for row in rows if row["item"] == "same as the CPU"] == [0, 0, 0]
+    cases = [row["case"] for row in rows if "case" in row]
+    assert cases == ["everest-s", "views-b", "plain-everest-b", "everest-s", "views-b"]
+    table = (tmp_path / "gpu_first.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in table[2:7]] == [f"| {case}" for case in cases]
+
+
+@pytest.mark.slow
+def test_the_loader_and_training_runs_of_a_gpu_run_on_a_cpu(tmp_path: Path):
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "gpu_first.py"),
+        "--cpu",
+        "--only",
+        "videos,loader,run",
     ]
-    jobs = [(row["arm"], row["labels"], row["steps"]) for row in rows if row["item"] == "job"]
-    tuned = [(arm, labels, MINIATURE.steps[labels or 0]) for arm in ARMS for labels in (2, None)]
-    assert sorted(jobs, key=str) == sorted([*tuned, *((arm, None, 0) for arm in [*ARMS, IMAGE])], key=str)
-    return rows
-
-
-def test_a_measured_step_changes_the_weights():
-    step = TrainingStep("small", ["data.size=32", "model.width=32", "train.compile=false"])
-    before = [weight.clone() for weight in step.model.parameters()]
-    assert step.run(step.clips(2, random=True)).isfinite()
-    assert not all(map(torch.equal, before, step.model.parameters()))
-
-
-@pytest.mark.slow
-def test_the_miniature_writes_its_rows_and_a_page(clips: Path, tmp_path: Path):
-    script = ROOT / "benchmarks" / "gpu_real.py"
-    environment = {"OUT": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    run = [sys.executable, str(script), str(clips), "--miniature", "--seed", "4"]
-    subprocess.run(run, check=True, env=environment)
-    rows = check_rows(tmp_path / "gpu_real.jsonl")
-    for row in (row for row in rows if row.get("part") == "run"):
-        trials = [each for each in rows if each.get("part") == "trial" and each["arm"] == row["arm"]]
-        best = min(trials, key=lambda each: each["losses"][-1])
-        assert (row["batch"], row["base_lr"]) == (best["batch"], best["base_lr"])
-        assert {each["first_loss"] for each in trials if each["batch"] == row["batch"]} == {row["first_loss"]}
-        assert row["seconds"] >= MINIATURE.seconds
-    (shares,) = [row["shares"] for row in rows if row["item"] == "draws"]
-    assert shares.keys() == {"interaction", "unlabeled"}
-    assert sum(shares.values()) == pytest.approx(1)
-    (tested,) = [row for row in rows if row["item"] == "tested"]
-    counts = f"{len(tested['labels'])} ({len(set(tested['groups']))}; 1)"  # clips (groups; seeds)
-    text = gpu_real_page.page(gpu_real_page.Calls([tmp_path / "gpu_real.jsonl"]))
-    assert f"| interaction6 | {counts} |" in text
-    assert "Too few for a claim" in text
-
-
-@pytest.mark.slow
-def test_the_feed_of_a_gpu_is_measured_in_miniature(tmp_path: Path):
-    video = VIDEOS / "odd" / "mae_demo_853x480.avi"
-    if not video.is_file():
-        pytest.skip(f"no {video}")
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_feed.py"), str(video), "--seconds", "0.2"]
-    environment = {"OUT": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    subprocess.run([*command, "--processes", "2"], check=True, env=environment)
-    rows = [json.loads(line) for line in (tmp_path / "gpu_feed.jsonl").read_text().splitlines()]
-    rates = {row["item"]: row["clips_per_second"] for row in rows if "processes" in row}
-    assert rates.keys() == {"jpeg 2", "h264 2"}
-    assert min(rates.values()) > 0
-
-
-def test_the_page_is_what_the_committed_rows_give():
-    assert gpu_real_page.PAGE.exists() == bool(RESULTS)
-    if RESULTS:
-        assert gpu_real_page.PAGE.read_text() == gpu_real_page.page(gpu_real_page.Calls(RESULTS))
-
-
-def test_the_tables_of_the_page_are_what_the_results_give():
-    page = measuring.PAGE.read_text()
-    rows = json.loads((ROOT / "benchmarks" / "results" / "gpu_page.json").read_text())["rows"]
-    tables = [make(rows) for make in gpu_page.TABLES]
-    assert all(table and table in page for table in tables)
-    assert [make([]) for make in gpu_page.TABLES[1:]] == [""] * (len(tables) - 1)  # nothing was measured
+    environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, env=environment)
+    rows = [json.loads(line) for line in (tmp_path / "gpu_first.jsonl").read_text().splitlines()]
+    assert [row for row in rows if "error" in row] == []
+    assert all(row["clips_per_second"] > 0 for row in rows if "views" in row)
+    assert [row["code"] for row in rows if "run" in row] == [0, 0]
 
 
 @pytest.mark.parametrize(("recipe", "backbone"), [("k400", "vit-b"), ("videomae-k400", "vit-s")])

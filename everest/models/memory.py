@@ -2,7 +2,7 @@
 
 Clips are measured in a pass without numbers, so that no layer has to be described here, and no run tries
 batches until one fits. Without the clip of the next pass, this gives 99 to 101 % of the bytes of a clip on an
-H100 in bf16 (benchmarks/results/gpu_page.json) for EVEREST and views, 89 to 95 % for VideoMAE and 123 % with
+H100 in bf16 (benchmarks/performance.md) for EVEREST and views, 89 to 95 % for VideoMAE and 123 % with
 checkpointing, in 2 seconds.
 
 B clips of a pass, C channels, T frames, H W pixels, N tokens, M target tokens, D dimensions of a code, P

@@ -247,10 +247,6 @@ def test_a_frozen_tokenizer_is_counted_separately():
     assert "tokenizer_gmacs" not in estimate_cost("k400", "pretrain", ()).dump()
 
 
-RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
-MEASURED = json.loads((RESULTS / "gpu_page.json").read_text())["rows"]
-
-
 def plan(recipe: str, gpu: str, *overrides: str, videos: int = 100, epochs: int = 1, **options: Any) -> dict:
     read = load_recipe(recipe, overrides=overrides)
     return plan_run(read, gpu, videos=videos, epochs=epochs, **options)
@@ -302,31 +298,6 @@ def test_the_loader_limits_a_fast_gpu_and_frame_selection_decodes_more_frames():
     assert other["hours"] / one["hours"] == pytest.approx(1.5)
     assert "limited by reading videos" in one["sentence"]
     assert one["limit"] == "loader"
-
-
-@pytest.mark.parametrize(
-    ("item", "views", "tolerance"),
-    [("loader 15 workers", 1, 0.01), ("loader 15 workers", 4, 0.01), ("run", 1, 0.06), ("run", 4, 0.09)],
-)
-def test_a_plan_comes_near_what_was_measured_on_the_h100(item: str, views: int, tolerance: float):
-    plural = "s" if views > 1 else ""
-    name = f"run {views}_view{plural}" if item == "run" else f"{item}, {views} views"
-    (measured,) = (row["clips_per_second"] for row in MEASURED if row["item"] == name)
-    overrides = (f"pretrain.views_per_decode={views}", "pretrain.batch_size=256", "train.workers=15")
-    planned = plan("k400", "h100", *overrides, videos=25_600, epochs=8)
-    assert planned["limit"] == "loader"
-    assert 8 * 25_600 * views / planned["hours"] / 3600 == pytest.approx(measured, rel=tolerance)
-
-
-@pytest.mark.parametrize("clips", [128, 256, 1024])
-def test_a_step_of_a_plan_takes_as_long_as_measured_on_the_h100(clips: int):
-    (measured,) = (
-        row["ms"] for row in MEASURED if row["item"] == "step blocks-everest-b" and row["batch"] == clips
-    )
-    batch = f"pretrain.batch_size={clips}"
-    planned = plan("k400", "h100", batch, videos=clips, epochs=1000, loader=1e9)
-    assert planned["limit"] == "step"
-    assert 3600 * planned["hours"] == pytest.approx(measured, rel=0.03)
 
 
 def test_several_gpus_divide_the_steps_and_have_workers_each():

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from everest.config.yaml import read_yaml
 from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shorten, unknown_name
+from everest.system.moved_folder import moved
 
 SUFFIXES: Final = (".yaml", ".yml")
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
@@ -35,13 +36,13 @@ class RecipeFile:
         return str(self.values().get("summary", ""))
 
     def values(self) -> dict[str, Any]:
-        """The document, which must be a mapping; an empty file sets nothing."""
+        """The document, which must be a mapping; an empty file sets nothing. See `moved` for its paths."""
         document = copy.deepcopy(_read_once(self.text, self.label))
         if document is None:
             return {}
         if not isinstance(document, dict):
             raise RecipeError(f"{self.label}: a recipe is a mapping of sections such as 'data:', this is not")
-        return document
+        return document if self.folder is None else moved(document, self.folder)
 
 
 def shipped_folder(name: Literal["recipes", "examples"]) -> Traversable:

@@ -18,6 +18,8 @@ from pydantic import TypeAdapter
 
 from everest.errors import DataError, RecipeError, shorten
 from everest.system.files import PART_SUFFIX, write_errors, write_table, write_text
+from everest.system.moved_folder import PROJECT_FILE as PROJECT_FILE
+from everest.system.moved_folder import moved
 from everest.system.text import (
     damage_errors,
     json_text,
@@ -41,7 +43,6 @@ STATE_FOLDER: Final = "state"
 _REPORTS: Final = (REPORT_FILE, REPORT_IMAGE)
 RESULT_FILES: Final = (METRICS_FILE, WEIGHTS_FILE, BEST_FILE, BAD_VIDEOS_FILE, NONFINITE_FILE, *_REPORTS)
 RUN_FILES: Final = (RECIPE_FILE, *RESULT_FILES, ENVIRONMENT_FILE)  # replaced by a new run
-PROJECT_FILE: Final = "project.json"  # in a folder of everest train, which holds runs
 MODEL_FOLDER: Final = "model"  # in a folder of everest train: the classifier that it delivers
 FINETUNE_FOLDER: Final = "finetune"  # in a folder of everest train: the run of the network
 FOLDS_FOLDER: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
@@ -173,7 +174,7 @@ class RunFolder:
     def read_environment(self) -> RunEnvironment:
         """The values of env.json; RecipeError if the file is missing or damaged."""
         with damage_errors(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
-            return validate(_ENVIRONMENT, self._read_values())
+            return validate(_ENVIRONMENT, moved(self._read_values(), self.path))
 
     def _read_values(self) -> dict[str, Any]:
         return load_json(self.path / ENVIRONMENT_FILE, fix=RESTORE_FIX)

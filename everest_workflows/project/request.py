@@ -7,10 +7,10 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import InstanceOf, TypeAdapter
@@ -24,6 +24,7 @@ from everest.errors import DataError, RecipeError, UserError, differing
 from everest.lists.sources import LIST_FILES
 from everest.system.files import IN_USE_FIX, PART_SUFFIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_running
+from everest.system.moved_folder import FOLDERS_KEY, moved
 from everest.system.run_folder import (
     ENVIRONMENT_FILE,
     FINETUNE_FOLDER,
@@ -154,19 +155,6 @@ class ProjectLists:
     subjects: Sequence[str] = ()  # whose bouts are taken together
     warnings: Sequence[str] = ()  # about the videos, for the plan and the verdict
 
-    def renamed(self, folder: Path, name: str) -> Self:
-        """The lists after the folder that they were written into got another name."""
-
-        def rename(path: Any) -> Any:
-            for old in (folder, folder.resolve()):
-                if isinstance(path, str) and Path(path).is_relative_to(old):
-                    return str(old.with_name(name) / Path(path).relative_to(old))
-            return path
-
-        section = {key: rename(value) for key, value in self.section.items()}
-        folds = [{key: rename(path) for key, path in fold.items()} for fold in self.folds]
-        return replace(self, section=section, folds=folds)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Project(ProjectLists):
@@ -174,6 +162,7 @@ class Project(ProjectLists):
 
     request: Request
     files: dict[InstanceOf[str], str]  # see `Request.checksums`
+    folders: list[InstanceOf[str]] = field(default_factory=list)  # see `everest.system.moved_folder`
     planned_minutes: float
     trains_network: bool = True  # as planned, also if the project is resumed on another machine
     planned: bool = True
@@ -182,7 +171,9 @@ class Project(ProjectLists):
 def read_project(folder: Path) -> Project:
     """The project in a folder; RecipeError if its document is damaged."""
     with damage_errors(folder / PROJECT_FILE, fix=IN_USE_FIX):
-        return validate(TypeAdapter(Project), load_json(folder / PROJECT_FILE, fix=IN_USE_FIX))
+        document = load_json(folder / PROJECT_FILE, fix=IN_USE_FIX)
+        folders = {FOLDERS_KEY: document.get(FOLDERS_KEY, [])}
+        return validate(TypeAdapter(Project), moved(document, folder) | folders)
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from pydantic import InstanceOf, TypeAdapter
 from everest.config.heads import Head
 from everest.metrics.predictions import Predictions
 from everest.system.files import IN_USE_FIX
+from everest.system.moved_folder import moved
 from everest.system.text import damage_errors, load_json, validate
 
 F1_KEY: Final = "f1@50"  # in documents
@@ -28,6 +29,9 @@ class TimelineScores:
     frame_interval: list[float] | None = None  # 95 %, over groups
     majority_accuracy: float
     mean_class_accuracy: float
+    too_short: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds of the classes that the mean leaves out
     f1: float | None  # of bouts that overlap by half
     recordings: list[InstanceOf[str]]
     figure: InstanceOf[str]  # a file
@@ -155,7 +159,7 @@ class MeasuredTest:
     def read(cls, path: Path, *, fix: str) -> Self:
         """The test in a result.json; RecipeError if it is damaged."""
         with damage_errors(path, fix=fix):
-            return cls.of(load_json(path, fix=fix))
+            return cls.of(moved(load_json(path, fix=fix), path.parent))
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:

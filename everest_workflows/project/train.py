@@ -29,6 +29,7 @@ from everest.system.files import (
 )
 from everest.system.hub import absolute_name
 from everest.system.locks import sole_writer
+from everest.system.moved_folder import move_files, moved
 from everest.system.run_folder import FOLDS_FOLDER, PROJECT_FILE, RECIPE_FILE
 from everest.system.signals import Stopped
 from everest.system.text import time_text
@@ -159,6 +160,11 @@ def _format_path(path: str | Path) -> str:
     return str(absolute_keeping_links(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
 
+def _name_folder(folder: Path) -> list[str]:
+    """The names that paths in the files of a project may have for its folder."""
+    return [*dict.fromkeys(map(str, (folder, folder.resolve())))]
+
+
 def _start(request: Request, folder: Path, report: Report) -> Project:
     """Make the plan and write it; after an error, an earlier project is still there, or nothing.
 
@@ -174,19 +180,16 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
         clear_project(folder)
         for line in plan.document["lines"]:
             report(heading(line))
-        for file in filter(Path.is_file, new_lists.rglob("*")):
-            path = folder / LISTS / file.relative_to(new_lists)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(path)
-        lists = plan.lists.renamed(new_lists, LISTS)
+        lists = move_files(new_lists, folder / LISTS, vars(plan.lists))
         project = Project(
             request=request,
             files=checksums,
             planned_minutes=plan.document["minutes"],
             trains_network=plan.document["trainings"] > 0,
-            **vars(lists),
+            folders=_name_folder(folder),
+            **lists,
         )
-        write_text(folder / RECIPE_FILE, replace(plan.suggestion, section=lists.section).text)
+        write_text(folder / RECIPE_FILE, replace(plan.suggestion, section=lists["section"]).text)
         write_document(folder / PROJECT_FILE, asdict(project))
     except UserError:
         if not (folder / RECIPE_FILE).exists():
@@ -202,7 +205,11 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
     """Run the stages of a project; each resumes its own run. This call `started` at a time of `monotonic`."""
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
-        return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
+        result = ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
+        return replace(result, next=[shlex.join(moved(shlex.split(each), folder)) for each in result.next])
+    if not set(names := _name_folder(folder)) <= set(project.folders):  # it was moved
+        project = replace(project, folders=[*project.folders, *names])
+        write_document(folder / PROJECT_FILE, asdict(project))
     comparison = Comparison(project=project, folder=folder, init=project.request.init, report=report)
     if project.request.unlabeled is not None:
         report(heading("pre-training"))

@@ -18,6 +18,7 @@ from everest.lists.writing import CLASSES_FILE
 from everest.prepare.split import LabeledVideos
 from everest.system.events import Report, notice, warning
 from everest.system.files import make_folder, write_text
+from everest.system.moved_folder import move_files
 from everest.system.storage import parse_location
 from everest.system.text import plural
 from everest_workflows.suggest.data_section import (
@@ -79,18 +80,13 @@ def suggest_for_folder(request: SuggestRequest, report: Report) -> tuple[Suggest
         suggestion = suggestion.timed() if request.measured else suggestion
         if request.hours is not None:
             suggestion = suggestion.within(3600 * request.hours)
-    lines = []
-    if videos is not None:
-        for name in (*LIST_FILES.values(), CLASSES_FILE):  # of an earlier recipe
-            (folder / name).unlink(missing_ok=True)
-        videos.write(parts, folder)
-        sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
-        lines = [*videos.notices, *sizes, f"lists: {folder}"]
-    written = {
-        key: value.replace(trial, str(folder)) if isinstance(value, str) else value
-        for key, value in section.items()
-    }
-    suggestion = replace(suggestion, section=written)
+        lines = []
+        if videos is not None:
+            for name in (*LIST_FILES.values(), CLASSES_FILE):  # of an earlier recipe
+                (folder / name).unlink(missing_ok=True)
+            suggestion = replace(suggestion, section=move_files(Path(trial), folder, section))
+            sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
+            lines = [*videos.notices, *sizes, f"lists: {folder}"]
     write_text(request.output, suggestion.text)
     missing = [name for name in ("val", "test") if section.get(name) is None]
     if missing and not request.unlabeled:

@@ -14,12 +14,12 @@ from small_runs import called, json_of, refused
 
 from everest.config.recipe import load_recipe
 from everest.lists.reading import read_samples
-from everest.lists.sources import LIST_FILES
+from everest.lists.sources import LIST_FILES, seen_in
 from everest.metrics.names import METRICS
-from everest.prepare import window_labels
 from everest_workflows.annotations.bout import Bout
 from everest_workflows.project.lists import check_animals, group_by_subject
 from everest_workflows.project.request import Request
+from everest_workflows.recordings import window_labels
 from everest_workflows.recordings.timelines import Timelines
 
 
@@ -67,6 +67,15 @@ def test_annotated_recordings_give_timelines(recordings: Path, project: Path, re
     assert json.loads((project / "project.json").read_text())["tested"] == [Path(video.path).stem]
     rows = json_of("timeline", video.path, "-c", project)
     assert [each["windows"] for each in rows] == [each["windows"] for each in saved.to_rows()]
+
+
+def test_recordings_of_a_moved_project_are_found_in_its_lists(project: Path, tmp_path: Path):
+    copy = shutil.copytree(project, tmp_path / "copy")
+    data = load_recipe(copy / "model" / "recipe.yaml").data
+    assert Path(data.root) == copy / "lists"
+    assert Path(str(data.train)) == copy / "lists" / "train.csv"
+    listed = read_samples(copy / "lists" / "train.csv", root=copy / "lists").samples
+    assert len(seen_in(data, "train", listed)) == len(listed) > 0  # as `timeline` asks
 
 
 def test_the_methods_and_the_page_are_about_windows(result: dict[str, Any]):

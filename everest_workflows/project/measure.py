@@ -296,7 +296,7 @@ def _score(parts: Sequence[Timelines], comparison: Comparison, report_folder: Pa
     draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
     return TimelineScores(
         **{key: scores[key] for key in ("frame_accuracy", "frame_interval")},
-        **{key: scores[key] for key in ("majority_accuracy", "mean_class_accuracy")},
+        **{key: scores[key] for key in ("majority_accuracy", "mean_class_accuracy", "too_short")},
         f1=scores[F1_KEY],
         recordings=[recording.video for recording in timelines.videos],
         figure=str(report_folder / FIGURE),

@@ -125,6 +125,8 @@ def list_results(result: MeasuredTest) -> list[str]:
         correct = f"{scores.frame_accuracy:.1f} %{format_interval(scores.frame_interval)}"
         correct += f", most frequent class {scores.majority_accuracy:.1f} %"
         means = f"class mean {scores.mean_class_accuracy:.1f} %"
+        if short := ", ".join(f"'{name}', {seconds:g} s" for name, seconds in scores.too_short.items()):
+            means += f" (without {short} of truth)"
         means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
         lines.append(f"timelines of {recordings}: frames correct {correct}, {means}")
     return lines

@@ -27,6 +27,7 @@ from everest_workflows.annotations.bout import BACKGROUND, Bout
 
 F1_OVERLAPS: Final = (0.10, 0.25, 0.50)  # overlaps of F1@k
 MAP_TIOU: Final = 0.5  # tIoU of mAP
+MIN_SECONDS: Final = 2.0  # heuristic: of a class in the mean; frames at the ends of recordings are no class
 TIOU_ROUNDING: Final = 1e-9  # 0.1 s has no exact binary form
 
 
@@ -60,10 +61,11 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
 
     Returns:
         `frame_accuracy`, its 95 % `frame_interval` over groups (None if there is only one),
-        `mean_class_accuracy` (over the frames of each class, including background), `majority_accuracy` (of
-        always predicting the most frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`, `map@0.5`, the number
-        of `frames`, and for each of the `classes` its `name`, `f1` (of its frames), `ap@0.5`, and `truth` and
-        `predicted`, each with `bouts` (their number) and `seconds`.
+        `mean_class_accuracy` (over the frames of each class, including background), `too_short` (the seconds
+        of the classes with less than `MIN_SECONDS` of truth, which this mean leaves out), `majority_accuracy`
+        (of always predicting the most frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`, `map@0.5`, the
+        number of `frames`, and for each of the `classes` its `name`, `f1` (of its frames), `ap@0.5`, and
+        `truth` and `predicted`, each with `bouts` (their number) and `seconds`.
     """
     true_bouts = [bout for stretch in stretches for bout in stretch.labeled]
     predicted_bouts = [bout for stretch in stretches for bout in stretch.predicted]
@@ -78,7 +80,13 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     num_true, num_predicted = true_frames.sum(axis=0), predicted_frames.sum(axis=0)  # (C + 1,)
     num_agreed = (true_frames & predicted_frames).sum(axis=0)  # (C + 1,)
     is_right = (true_frames == predicted_frames).all(axis=1)  # (F,)
-    occurs = num_true > 0
+    lengths = np.concatenate([np.diff(stretch.times, append=stretch.end) for stretch in stretches])  # (F,)
+    true_seconds = (lengths @ true_frames).round(3)  # (C + 1,)
+    is_short = (num_true > 0) & (true_seconds < MIN_SECONDS)
+    if is_short.sum() == (num_true > 0).sum():  # all footage is short
+        is_short[:] = False
+    is_counted = (num_true > 0) & ~is_short
+    all_names = [*names, BACKGROUND]
     num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
     num_segments = sum(len(part) for pair in segments for part in pair)
     counts = {overlap: sum(count_right(*pair, overlap) for pair in segments) for overlap in F1_OVERLAPS}
@@ -87,7 +95,8 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     return {
         "frame_accuracy": _percent(is_right.mean()),
         "frame_interval": _accuracy_interval(stretches, is_right),
-        "mean_class_accuracy": _percent((num_agreed[occurs] / num_true[occurs]).mean()),
+        "mean_class_accuracy": _percent((num_agreed[is_counted] / num_true[is_counted]).mean()),
+        "too_short": {all_names[i]: float(true_seconds[i]) for i in np.flatnonzero(is_short)},
         "majority_accuracy": _percent(num_most_frequent / len(true_frames)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
         **{f"f1@{100 * overlap:.0f}": f1_score(count, num_segments) for overlap, count in counts.items()},

@@ -76,6 +76,16 @@ def test_metrics_computed_by_hand():
     assert b["predicted"] == {"bouts": 2, "seconds": 1.0}
 
 
+def test_a_class_with_little_truth_is_left_out_of_the_mean_and_named():
+    truth = {"walk": [(0, 40)], "rear": [(40, 80)]}
+    case = video(truth, {"walk": [(0, 40)], "rear": [(44, 86)]}, frames=86)  # the last 0.6 s are background
+    scores = timeline_metrics([case])
+    assert scores["mean_class_accuracy"] == 95  # of 100 and 90 %; with the background it was 63 %
+    assert scores["too_short"] == {"background": 0.6}
+    longer = timeline_metrics([video(truth, {"walk": [(0, 40)], "rear": [(40, 80)]}, frames=100)])
+    assert (longer["mean_class_accuracy"], longer["too_short"]) == (100, {})  # 2 s of background
+
+
 def test_the_more_certain_prediction_takes_the_bout():
     truth, predicted = {"a": [(0, 10), (20, 30)]}, {"a": [(0, 10), (0, 9), (20, 30)]}
     # Ranks: right, wrong (taken), right: 1 and 2 / 3, of two bouts.

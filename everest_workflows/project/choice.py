@@ -188,7 +188,10 @@ def estimate_difference(
         return {"": scale * (above - below)}
 
     ends = bootstrap(difference, groups, shares=False)[""]
-    return None if any(map(np.isnan, ends)) else [round(end, 4) for end in ends]
+    if any(map(np.isnan, ends)):
+        return None
+    limit = 100 if METRICS[metric].is_percent else math.inf
+    return [round(min(max(end, -limit), limit), 4) for end in ends]
 
 
 def compare_inputs(

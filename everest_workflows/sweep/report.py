@@ -9,6 +9,7 @@ N seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -41,10 +42,16 @@ class Spread(NamedTuple):
     interval: tuple[float, float] | None  # 95 %, of Student's t
 
 
-def find_spread(values: Sequence[float], *, scale: float | None = None) -> Spread:
+def find_spread(
+    values: Sequence[float],
+    *,
+    scale: float | None = None,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Spread:
     """The mean of one or more values, with the 95 % interval of the mean of a normal distribution.
 
-    `scale` is the size of the numbers that the values were computed from; None: that of the values.
+    `scale` is the size of the numbers that the values were computed from; None: that of the values. The
+    interval stays within the `limits`.
     """
     array = np.asarray(values, dtype=np.float64)  # (N,)
     mean = float(array.mean())
@@ -54,7 +61,7 @@ def find_spread(values: Sequence[float], *, scale: float | None = None) -> Sprea
     if std <= RELATIVE_ROUNDING * (float(np.abs(array).max()) if scale is None else scale):
         return Spread(mean, std, None)
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1)) * std / len(array) ** 0.5
-    return Spread(mean, std, (mean - reach, mean + reach))
+    return Spread(mean, std, (max(limits[0], mean - reach), min(limits[1], mean + reach)))
 
 
 class PairedDifference(NamedTuple):
@@ -68,14 +75,19 @@ class PairedDifference(NamedTuple):
     p: float | None  # of the paired t-test; None without an interval
 
 
-def compare_pairs(values: dict[int, float], reference: dict[int, float]) -> PairedDifference | None:
-    """Compare two arms by their values at the seeds that both have; None if there is no such seed."""
+def compare_pairs(
+    values: dict[int, float], reference: dict[int, float], *, limit: float = math.inf
+) -> PairedDifference | None:
+    """Compare two arms by their values at the seeds that both have; None if there is no such seed.
+
+    The interval stays within -limit and limit.
+    """
     seeds = [seed for seed in values if seed in reference]
     if not seeds:
         return None
     differences = [values[seed] - reference[seed] for seed in seeds]
     largest = max(abs(value) for arm in (values, reference) for value in arm.values())
-    mean, std, interval = find_spread(differences, scale=largest)
+    mean, std, interval = find_spread(differences, scale=largest, limits=(-limit, limit))
     p = None
     if std is not None and interval is not None:
         p = 2 * float(stats.t.sf(abs(mean) / (std / len(seeds) ** 0.5), len(seeds) - 1))
@@ -98,12 +110,16 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     place, kind = split_metric(name)
     changed = (key for arm in results["arms"] for key in arm["overrides"])
     comparable = name != "pretrain_loss" or not any(key.startswith(PREDICTION_KEYS) for key in changed)
+    is_percent = kind is not None and kind.is_percent
+    limit, limits = (100.0, (0.0, 100.0)) if is_percent else (math.inf, (-math.inf, math.inf))
+    no_spread = dict.fromkeys(Spread._fields)
     rows = []
     for arm in results["arms"]:
         of_arm = values[arm["arm"]]
         measured = [row for row in arm["seeds"] if row["seed"] in of_arm]
         is_compared = arm["arm"] != reference and comparable
-        difference = compare_pairs(of_arm, values[reference]) if is_compared else None
+        difference = compare_pairs(of_arm, values[reference], limit=limit) if is_compared else None
+        spread = find_spread(list(of_arm.values()), limits=limits)._asdict() if of_arm else no_spread
 
         # The values that need no learning are measured next to the metric: HEAD.top1, HEAD.majority_top1.
         chance = None if kind is None or kind.chance is None else f"{place}{kind.chance}"
@@ -115,7 +131,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
                 "init": arm.get("init", FROM_SCRATCH),
                 "seeds": list(of_arm),
                 "values": list(of_arm.values()),
-                **(find_spread(list(of_arm.values()))._asdict() if of_arm else dict.fromkeys(Spread._fields)),
+                **spread,
                 "chance": _average(row["metrics"].get(chance) for row in measured),
                 "majority": _average(row["metrics"].get(majority) for row in measured),
                 "difference": None if difference is None else difference._asdict(),
@@ -127,7 +143,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
         **{key: results[key] for key in ("recipe", "summary", "stages")},
         "metric": name,
         "title": make_metric_title(name),
-        "percent": kind is not None and kind.is_percent,
+        "percent": is_percent,
         "higher_is_better": kind is None or kind.is_higher_better,
         "comparable": comparable,
         "against": reference,

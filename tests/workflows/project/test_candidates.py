@@ -14,6 +14,7 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.config.recipe import load_recipe
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
+from everest.metrics.predictions import HeadPredictions
 from everest.probes.linear import STRENGTHS, compute_losses, cross_predict, fit_linear, make_group_splits
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.weights import read_weights
@@ -25,7 +26,7 @@ from everest_workflows.project.candidates import (
     make_network_candidate,
     measure_clip_seconds,
 )
-from everest_workflows.project.choice import BestCandidate, choose, compare_inputs
+from everest_workflows.project.choice import BestCandidate, choose, compare_inputs, estimate_difference
 from everest_workflows.project.feature_kinds import (
     FEATURES,
     FROZEN,
@@ -109,6 +110,15 @@ def test_an_input_is_compared_with_the_model_and_never_delivered():
     assert compare_inputs(outputs, choice, LABELS, ["a", "b"] * 20, HEAD) == []  # no evidence
     guessing = choose({**outputs, IMAGES: sure(0.1)}, LABELS, GROUPS, HEAD, forced=None)
     assert compare_inputs({**outputs, IMAGES: sure(0.1)}, guessing, LABELS, GROUPS, HEAD) == []
+
+
+def test_a_gain_in_few_groups_is_at_most_100_points():
+    def part(outputs: np.ndarray) -> HeadPredictions:
+        return HeadPredictions(head=HEAD, labels=LABELS[:3], outputs=outputs[:3, None])
+
+    right, wrong = np.eye(2, dtype=np.float32)[LABELS], np.eye(2, dtype=np.float32)[1 - LABELS]
+    wrong[0] = right[0]
+    assert estimate_difference(part(right), part(wrong), GROUPS[:12:4]) == [-100, 100]
 
 
 def test_errors_of_numbers_are_gained_when_they_fall():

@@ -72,6 +72,14 @@ def test_the_document_has_the_statistics_unrounded():
     assert turned[0]["difference"]["values"] == [-1.0, -3.0, -1.0]
 
 
+def test_intervals_of_percentages_stay_within_what_is_possible():
+    rows = make_report(results({"a": {0: 3.0, 1: 40.0}, "b": {0: 99.0, 1: 60.0}}))["arms"]
+    assert [tuple(row["interval"]) for row in rows] == [(0, 100), (0, 100)]
+    assert rows[1]["difference"]["interval"] == (-100, 100)
+    errors = make_report(results({"a": {0: 3.0, 1: 40.0}}, metric="mae"))["arms"]
+    assert errors[0]["interval"][0] < 0 < 100 < errors[0]["interval"][1]
+
+
 def test_losses_of_arms_that_predict_different_tokens_are_not_compared():
     losses = results(BOTH, metric="pretrain_loss")
     assert make_report(losses)["arms"][1]["difference"]

@@ -26,6 +26,9 @@ def evaluate(
     run: o.LabeledListOptions,
     predictions: Path | None = option("--predictions F", "Write a CSV file with a row per video."),
     report: Path | None = option("--report DIR", "Write a page with figures to this folder."),
+    group: str | None = option(
+        "--group folder|REGEX", "Intervals over groups by folder or file name, as in training [the list's]."
+    ),
     overwrite: bool = o.OVERWRITE_FILES,
     gpus: str = o.GPUS,
     processes: int | None = o.PROCESSES,
@@ -71,6 +74,7 @@ def evaluate(
             report=display.report,
             files=files,
             saved_selection=not (selects or (weights.parent / RECIPE_FILE).is_file()),
+            group=group,
         )
     accelerator.end_training()
     if is_main() and run.as_json:

@@ -147,7 +147,7 @@ def _export_onnx(
     card = model_card(of_file, evaluation=evaluation, file=out.name, tested=tested, speed=[f"- {speed}"])
     write_text(card_file, card)
     if recipe is not None:
-        document |= _list_next_commands(checkpoint, options, recipe)
+        document |= _list_next_commands(checkpoint, opened.file, options, recipe)
         program = out.with_name(CAMERA_PROGRAM)
         if options.overwrite or not program.exists():  # it may be a file of the user
             text = (shipped_folder("examples") / CAMERA_PROGRAM).read_text(encoding="utf-8")
@@ -202,17 +202,25 @@ def _write_tested_file(
     return metadata, speed, accuracy
 
 
-def _list_next_commands(checkpoint: str, options: ExportOptions, recipe: Path) -> dict[str, str]:
+def _list_next_commands(
+    checkpoint: str, weights: Path, options: ExportOptions, recipe: Path
+) -> dict[str, str]:
     """Return the commands of NEXT_COMMANDS; the test needs new videos if the run has no test list."""
     from everest.config.recipe import load_recipe
+    from everest.lists.groups import COLUMN_PREFIX
+    from everest_workflows.project.lists import SUBJECT
+    from everest_workflows.recordings.timelines import read_trained_group
 
     data = load_recipe(recipe).data
     file, program = str(options.out), str(options.out.with_name(CAMERA_PROGRAM))
     command = ["everest", "eval", "--checkpoint", file, "--recipe", str(recipe)]
     command += ["--set", "eval.clips=1", "--set", "eval.crops=1"]
-    if data.test is None:  # new videos, in class folders or a list
-        source = "." if data.heads is None and data.task == "single-label" else "test.csv"
+    if data.test is None:  # new videos, in class folders or a list, which may have a column of groups
+        group = read_trained_group(weights) or ""
+        in_list = group == SUBJECT or group.startswith(COLUMN_PREFIX)
+        source = "." if data.heads is None and data.task == "single-label" and not in_list else "test.csv"
         command += ["--data", "NEW_CLIPS", "--set", f"data.test={source}"]
+        command += ["--group", group] if group and not in_list else []
     commands = {"next": shlex.join(command)}
     commands["camera"] = shlex.join(["python", program, file, "0"])
     if options.precision == "fp32":

@@ -199,8 +199,8 @@ def list_end_lines(
 
 def group_recordings(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
     """Return the recordings of each group, for a value of --group."""
+    from everest.lists.groups import COLUMN_PREFIX, set_groups
     from everest.lists.sample import Sample
-    from everest.prepare.split import COLUMN_PREFIX, set_groups
     from everest_workflows.project.lists import SUBJECT
 
     if group == SUBJECT or group.startswith(COLUMN_PREFIX):

@@ -26,6 +26,7 @@ from everest.data.recipe_clips import evaluation_dataset
 from everest.errors import CheckpointError
 from everest.inference.opened_model import require_finite_outputs
 from everest.lists.classes import Classes
+from everest.lists.groups import set_groups
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import seen_in
 from everest.metrics.head_metrics import compute_metrics, per_class
@@ -88,6 +89,7 @@ def evaluate(
     report: Report,
     files: EvaluationFiles,
     saved_selection: bool = False,
+    group: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate the classifier of a checkpoint, or of an ONNX file of `export`, on the recipe's `data.test`.
 
@@ -96,6 +98,7 @@ def evaluate(
 
     Args:
         saved_selection: use the token selection stored in the weights instead of the recipe's.
+        group: the groups of the videos, as of `everest.lists.groups.set_groups`; None: those of the list.
     Returns:
         The document of `everest eval --json`: accuracies and how they were measured.
     """
@@ -104,7 +107,8 @@ def evaluate(
     model, spec, recipe = open_classifier(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
-    result, predictions = evaluate_classifier(model, spec, recipe, runtime, report=report, files=files)
+    options: dict[str, Any] = {"report": report, "files": files, "group": group}
+    result, predictions = evaluate_classifier(model, spec, recipe, runtime, **options)
     if learned := seen_in(recipe.data, "train", map(Sample.from_video_id, predictions.videos)):
         share = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
         report(warning(f"{share}; accuracy on videos that the model learned from is too high"))
@@ -126,6 +130,7 @@ def evaluate_classifier(
     *,
     report: Report,
     files: EvaluationFiles,
+    group: str | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluate an open classifier on the recipe's `data.test`; return the document and the predictions.
 
@@ -137,6 +142,8 @@ def evaluate_classifier(
     source = str(model.file or type(model).__name__)
     dataset = evaluation_dataset(recipe, classes)
     root = parse_location(recipe.data.root)
+    if group is not None:
+        dataset = replace(dataset, samples=set_groups(dataset.samples, group, root=Path(recipe.data.root)))
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
     files.refuse_inputs([*lists, *(sample.video for sample in dataset.samples)])
     predictions = evaluate_views(model, dataset, runtime, train=recipe.train, report=report)

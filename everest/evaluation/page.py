@@ -269,7 +269,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun:
             panel.tick_params(labeltop=True, labelright=True)  # names on all sides of a large image
         bar = figure.colorbar(image, ax=panel, fraction=0.03, ticks=[0, 0.05, 0.2, 0.5, 1])
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
-        bar.set_label("share of the true class")
+        bar.set_label("share of the true class (square-root color scale)")
 
 
 def draw_scatter(

@@ -7,11 +7,9 @@ the test measures memory. So a group stays in one list, which everest.prepare.as
 from __future__ import annotations
 
 import itertools
-import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +18,7 @@ import numpy as np
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
 from everest.lists.columns import SheetColumns
+from everest.lists.groups import COLUMN_PREFIX, find_group, set_groups
 from everest.lists.labels import class_indices, is_number_like, read_class_names
 from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
@@ -33,13 +32,9 @@ from everest.lists.writing import (
     write_list,
 )
 from everest.prepare.assignment import NO_CLASS, assign_to_lists
-from everest.system.text import plural
 
 LIST_NAMES: Final = tuple(LIST_FILES)
 NUMBER_BINS: Final = 10  # heuristic: bins of numbers, each of which is divided like a class
-GROUP_BY_FOLDER: Final = "folder"
-PATH_PREFIX: Final = "path:"
-COLUMN_PREFIX: Final = "column:"
 DEFAULT_SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough to test on small sets
 UNGROUPED_NOTICE: Final = (
     "without --group, clips of one recording, person or scene may be in several lists, and the test would "
@@ -154,51 +149,6 @@ class LabeledVideos:
         if class_file in written:
             write_lines(class_file, names)
         return {name: str(path) for name, path in paths.items()}
-
-
-def set_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
-    """Set the groups of samples from their paths relative to `root`, as `--group` says.
-
-    `folder` takes the folder, `path:REGEX` (or an expression with a `/`) a part of the path, any other
-    expression a part of the file name. RecipeError without one pair of parentheses, DataError for a path that
-    does not match.
-    """
-    expression = text.removeprefix(PATH_PREFIX)
-    searches_path = text.startswith(PATH_PREFIX) or "/" in text
-    try:
-        num_groups = re.compile(expression).groups
-        problem = f"has {plural(num_groups, 'pair')} of parentheses, not 1"
-    except re.error as error:
-        num_groups = None
-        problem = f"not a regular expression: {error}"
-    if text != GROUP_BY_FOLDER and num_groups != 1:
-        raise RecipeError(
-            f"--group {text}: {problem}; give '{GROUP_BY_FOLDER}', '{COLUMN_PREFIX}NAME', or a "
-            "regular expression with one pair of parentheses around the name of the group, as in _g(\\d+)_"
-        )
-    grouped = []
-    for sample in samples:
-        path = Path(sample.path)
-        path = path.relative_to(root) if path.is_relative_to(root) else path
-        group = path.parent.as_posix()
-        if text != GROUP_BY_FOLDER:
-            match = re.search(expression, path.as_posix() if searches_path else path.name)
-            if match is None or not match[1]:
-                raise DataError(
-                    f"{path}: --group {text} does not match; put what names the group in parentheses, as in "
-                    "'^([^\\W_]+)' for the first word of a file name, '_(g\\d+)_' for g18 in a_g18_2.mp4, or "
-                    f"'{PATH_PREFIX}REGEX' for the path"
-                )
-            group = match[1]
-        grouped.append(replace(sample, group=group.strip()))
-    return grouped
-
-
-def find_group(sample: Sample) -> str:
-    """The group of a sample; without a group, the path of its file with links resolved."""
-    if sample.group is not None:
-        return sample.group
-    return os.path.realpath(sample.video) if isinstance(sample.video, Path) else sample.path
 
 
 def read_shares(text: str) -> dict[str, float]:

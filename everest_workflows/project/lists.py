@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError, first_names
+from everest.lists.groups import COLUMN_PREFIX, find_group
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
-from everest.prepare.split import COLUMN_PREFIX, DEFAULT_SHARES, LabeledVideos, find_group
+from everest.prepare.split import DEFAULT_SHARES, LabeledVideos
 from everest.system.events import Report, heading, notice, warning
 from everest.system.text import plural
 from everest.video.folders import split_folders, videos_under

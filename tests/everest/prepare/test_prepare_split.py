@@ -7,9 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prepare_commands import everest, split, touch
 
+from everest.lists.groups import set_groups
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.prepare.split import read_shares, set_groups, split_samples
+from everest.prepare.split import read_shares, split_samples
 from everest_workflows.suggest.data_section import make_data_section
 
 

@@ -28,7 +28,8 @@ def command(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     for number in range(2):
         (folder / f"{number}.csv").write_text("".join([header, bouts[0], *bouts[1 + number :: 2]]))
         annotations += ["--annotations", folder / f"{number}.csv"]
-    return "train", recordings, *annotations, "-o", folder / "project", "--folds", 4, *FEW
+    options = ["-o", folder / "project", "--folds", 4, "--group", r"(r\d)", *FEW]
+    return "train", recordings, *annotations, *options
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +100,7 @@ def test_an_exported_file_has_the_accuracy_of_all_folds(result, output, tmp_path
     assert "has learned from all videos" in str(accuracy)
     exported = json_of("export", output, "--to", "onnx", "-o", tmp_path / "line.onnx")
     assert exported["clip"]["seconds"] > 0
-    assert exported["next"].endswith("--data NEW_CLIPS --set data.test=.")
+    assert exported["next"].endswith(r"--data NEW_CLIPS --set data.test=. --group '(r\d)'")
     card = (tmp_path / "line.onnx.CARD.md").read_text()
     assert f"top-1 {result['top1']:.1f} %" in card
     assert "in 4 folds; this model has learned from all videos" in card

@@ -51,6 +51,12 @@ def test_each_person_is_in_one_list(class_folders: Path, trained: Path):
     assert sum(map(len, listed)) == 16
 
 
+def test_an_evaluation_of_class_folders_has_the_groups_of_training(class_folders: Path, trained: Path):
+    command = ["eval", "--checkpoint", trained, "--data", class_folders, *sets("data.test=.")]
+    assert json_of(*command)["groups"] == 16
+    assert json_of(*command, "--group", r"(p\d)_")["groups"] == 4
+
+
 def test_only_the_folder_of_the_new_lists_is_renamed(class_folders: Path, trained: Path):
     data = load_recipe(trained / "recipe.yaml").data
     assert (data.root, data.train) == (str(class_folders), str(trained / "lists" / "train.csv"))

@@ -29,7 +29,7 @@ import torch
 from everest.data.clip_dataset import Batch, ClipDataset, FailedReads, SampleKey, StepSampler
 from everest.data.crops import resize_regions
 from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
-from everest.errors import DataError
+from everest.errors import DataError, EnvironmentProblem
 from everest.system.processes import num_local_processes, num_readers
 
 STOP_SECONDS: Final = 0.25  # heuristic: time between two checks whether to stop, while waiting for a batch
@@ -84,6 +84,28 @@ def choose_workers(dataset: ClipDataset, order: Order, workers: int | Literal["a
         if free_bytes is None or needed_bytes <= SHARED_MEMORY_SHARE * free_bytes:
             return num_workers
     return 0
+
+
+def read_with_fewer(
+    dataset: ClipDataset, order: Order, *, workers: int | Literal["auto"], timeout: float
+) -> Generator[Batch]:
+    """Yield batches like `read_batches`, with fewer workers, or none, if shared memory is short.
+
+    For commands that read each video once: they need not be as fast as training.
+    """
+    number = min(choose_workers(dataset, order, workers), sum(map(len, order)))
+    free = free_shared_memory()
+    while number and free is not None:
+        needed = shared_bytes(dataset, order, workers=number) * num_local_processes()
+        if needed <= SHARED_MEMORY_SHARE * free:
+            break
+        number -= 1
+    try:
+        loader = ClipLoader(dataset, order, workers=number, timeout=timeout)
+    except EnvironmentProblem:  # a limit of the size of files, or another program was faster
+        loader = ClipLoader(dataset, order, workers=0, timeout=timeout)
+    with closing(loader):
+        yield from loader
 
 
 def shared_bytes(dataset: ClipDataset, order: Order, *, workers: int) -> int:

@@ -21,7 +21,7 @@ from everest.checkpoints.load import ONNX_SUFFIX, find_run_weights, open_model
 from everest.config.heads import head_settings
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.clip_dataset import ClipDataset, SampleKey
-from everest.data.loader import choose_workers, copy_to_device, read_batches
+from everest.data.loader import copy_to_device, read_with_fewer
 from everest.data.recipe_clips import evaluation_dataset
 from everest.errors import CheckpointError
 from everest.inference.opened_model import require_finite_outputs
@@ -198,8 +198,7 @@ def evaluate_views(
     rank, processes = runtime.rank, runtime.num_processes
     own = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
     order: list[list[SampleKey]] = [[(0, index) for index in indices] for indices in own]
-    workers = choose_workers(dataset, order, train.workers)
-    batches = read_batches(dataset, order, workers=workers, timeout=train.data_timeout)
+    batches = read_with_fewer(dataset, order, workers=train.workers, timeout=train.data_timeout)
     size = ListSize.of(dataset.samples)
     rows: list[VideoScore] = []
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from everest.data.clip_dataset import ClipDataset
-from everest.data.loader import STOP_SECONDS, choose_workers, read_batches
+from everest.data.loader import STOP_SECONDS, read_with_fewer
 from everest.errors import DataError
 from everest.inference.opened_model import OpenedModel, check_counts
 from everest.inference.windows import Unreadable, Window, WindowItem, check_seconds, read_window_items
@@ -84,8 +84,8 @@ def compute_over_videos(
     order = [[(0, index) for index in indices] for indices in parts]
     settings = model.recipe.train
     num_videos = sum(map(len, parts))
-    workers = choose_workers(dataset, order, settings.workers if passes.workers is None else passes.workers)
-    batches = read_batches(dataset, order, workers=min(workers, num_videos), timeout=settings.data_timeout)
+    workers = settings.workers if passes.workers is None else passes.workers
+    batches = read_with_fewer(dataset, order, workers=workers, timeout=settings.data_timeout)
     size = ListSize.of(samples)
     num_done = max(size.num_samples - num_videos * processes, 0)
     for indices, batch in zip(parts, batches, strict=True):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from small_runs import small_recipe
+from small_runs import called, sets, small_recipe
 from torch import Tensor
 
 from everest.methods.alignment import previous_frames
@@ -213,6 +213,26 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(command, recipe, tm
     if "--dry-run" in command:
         assert with_shared(5, *arguments, "-q", "--set", "train.workers=0").returncode == 0
         assert with_shared(64, *arguments, "-q").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", ["shared memory", "size of files"])
+def test_a_model_is_used_with_the_workers_that_fit(limit, recipe, clip_files: Path, tmp_path: Path):
+    """The recipe asks for 24 MB of batches, and these commands have no option for fewer."""
+    run = tmp_path / "run"
+    called("finetune", "-r", recipe, "--init", "none", "-o", run, "-q", *sets("train.workers=2"))
+    where = ["-c", run, "--gpus", "cpu", "-q"]
+    for name, *words in (
+        ("predict", clip_files, *where, "-o", tmp_path / "rows.csv"),
+        ("extract", clip_files, *where, "-o", tmp_path / "features.npz"),
+        ("eval", *where),
+    ):
+        if limit == "shared memory":
+            ended = with_shared(5, "-m", "everest_cli", name, *words)
+        else:
+            limited = ["sh", "-c", 'ulimit -f 2000; exec "$@"', "sh", sys.executable, "-m", "everest_cli"]
+            ended = subprocess.run([*limited, name, *map(str, words)], capture_output=True, text=True)
+        assert (ended.returncode, "memory" in ended.stderr) == (0, False), ended.stderr
 
 
 @pytest.mark.slow

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from small_runs import called, json_of, same_run
 
 import everest
-from everest.data.views import ValidationViews
+from everest.data.views import EvalViews
 from everest.errors import CheckpointError, DataError, RecipeError
+from everest.inference.opened_model import encode_clips
 from everest.lists.sample import Sample
 from everest.models.classifier import VideoClassifier
 
@@ -45,7 +47,7 @@ def test_a_model_knows_its_clips_and_classes(classifier: VideoClassifier, clip_f
     assert clip.std == (0.229, 0.224, 0.225)
     video = clip_files / "clip0.mp4"
     x = classifier.transform(video)
-    views = ValidationViews(frames=4, stride=2, size=(32, 32), sampling="dense")
+    views = EvalViews(frames=4, stride=2, size=(32, 32), clips=1, crops=1)
     expected = views(Sample(path=str(video)), np.random.default_rng(0), "auto").frames
     assert torch.equal(x, everest.normalize(expected))
     assert torch.equal(everest.normalize(everest.read_clip(video, like=classifier))[None], x)
@@ -61,6 +63,23 @@ def test_an_autoencoder_knows_the_clips_of_pre_training(autoencoder_run: Path, c
     model = everest.load_model(autoencoder_run)
     assert (model.clip.frames, model.clip.stride, model.classes) == (4, 2, ())
     assert model(model.transform(clip_files / "clip0.mp4")).loss > 0
+
+
+@pytest.mark.parametrize("run", ["autoencoder_run", "classifier_run"])
+def test_a_model_reads_the_pixels_of_extract(run: str, clip_files, tmp_path, request):
+    folder = Path(shutil.copytree(request.getfixturevalue(run), tmp_path / "run"))
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["pretrain"]["stride"], recipe["finetune"]["stride"] = 1, 3
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    model, video = everest.load_model(folder), clip_files / "clip3.mp4"
+    written = tmp_path / "tokens.safetensors"
+    called("extract", video, "-c", folder, "--views", "1x1", "--features", "tokens", "-o", written)
+    x, tensors = model.transform(video), load_file(written)
+    with torch.inference_mode():
+        encoded = encode_clips(model, x, None)
+    assert torch.equal(tensors["token_ids"][0], encoded.ids)
+    assert torch.equal(tensors["features"][0], encoded.tokens)
+    assert torch.equal(everest.normalize(everest.read_clip(video, like=model))[None], x)
 
 
 def test_weights_without_a_recipe_know_their_stride(classifier_run, clip_files, tmp_path, caplog):

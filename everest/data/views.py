@@ -96,8 +96,9 @@ class ClipFormat:
         return len(self.mean)
 
     def read(self, video: str | Path | Sample) -> Tensor:
-        """Read the middle of a video or sample, center-cropped: (C, T, H, W) uint8."""
-        center = ValidationViews(**{key.name: getattr(self, key.name) for key in fields(ClipFormat)})
+        """Read the middle of a video or sample as evaluation does with one view: (C, T, H, W) uint8."""
+        clip = {key.name: getattr(self, key.name) for key in fields(ClipFormat)}
+        center = EvalViews(**clip, clips=1, crops=1)
         sample = video if isinstance(video, Sample) else Sample(path=str(video))
         return center(sample, np.random.default_rng(0), "auto").frames[0]  # nothing is drawn
 

@@ -60,13 +60,13 @@ class ClipModel(nn.Module):
 
     @property
     def clip(self) -> ClipFormat:
-        """The clips that the model was trained on; `transform` reads one."""
+        """The clips that evaluation, `everest.extract` and `transform` read: as the recipe fine-tunes."""
         from everest.data.recipe_clips import clip_format  # a model alone reads no videos
 
-        return clip_format(self.recipe, self.stage)
+        return clip_format(self.recipe, "finetune")
 
     def transform(self, video: str | Path) -> Tensor:
-        """Read the middle of a video as an input of the model.
+        """Read the middle of a video as an input of the model: the view of `everest eval --views 1x1`.
 
         Returns:
             (1, C, T, H, W) float32, normalized, on the device of the model.

@@ -84,7 +84,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             say("interrupted")
             raise typer.Exit(130) from None
-        except (UserError, OSError, MemoryError, RuntimeError) as error:
+        except Exception as error:
             problem = as_user_error(error)
             if problem is None:
                 raise
@@ -119,8 +119,10 @@ def as_user_error(error: Exception) -> UserError | None:
             return EnvironmentProblem(f"the output cannot be written: {error.strerror}")
         case MemoryError():
             return EnvironmentProblem("out of memory; try a smaller train.micro_batch or smaller clips")
+    external = sys.modules.get("everest.methods.external")  # not loaded: no code of a user was imported
+    own_error = None if external is None else external.find_own_error(error)
     if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
-        return None
+        return own_error
 
     import torch
 
@@ -136,7 +138,7 @@ def as_user_error(error: Exception) -> UserError | None:
             "(TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among the temporary files), or set "
             "train.compile=false"
         )
-    return find_lost_peer(error)
+    return own_error or find_lost_peer(error)
 
 
 def _usage(command: TyperCommand, context: typer.Context) -> list[str]:

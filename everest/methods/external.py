@@ -27,6 +27,7 @@ _PATH: Final = re.compile(rf"{_NAME}(?:\.{_NAME})*:{_NAME}")
 NOT_A_CLASS: Final = "import_path"  # the type of pydantic's error for a path that names no such class
 
 Base = TypeVar("Base")
+_imported: Final[set[str]] = set()  # the top-level packages of modules that a user has named
 
 
 def is_import_path(name: object) -> TypeGuard[str]:
@@ -54,6 +55,7 @@ def import_named(path: str) -> None:
 
 def import_code(module: str) -> None:
     """Import a module that a user names."""
+    _imported.add(module.partition(".")[0])
     try:
         import_module(module)
     except Exception as error:  # the code of a module may raise anything
@@ -63,6 +65,22 @@ def import_code(module: str) -> None:
             advice = "; install it, or put its folder on PYTHONPATH"
         reason = f"{type(error).__name__}: {shorten(error)}"
         raise RecipeError(f"importing '{module}' fails: {reason}{advice}") from error
+
+
+def find_own_error(error: Exception) -> RecipeError | None:
+    """An error that the code of an imported package has caused, in one line; None for any other error."""
+    own = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in _imported - {"everest"}
+    ]
+    if not own:
+        return None
+    text = " ".join(str(error).split())
+    advice = ""
+    if "meta" in text:
+        advice = "; everest also calls it on tensors without values (device 'meta'), to count its tokens"
+    return RecipeError(f"{own[-1]}: {type(error).__name__}: {shorten(text, most=300)}{advice}")
 
 
 def named_class(path: str, base: type[Base]) -> type[Base]:

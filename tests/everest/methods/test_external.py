@@ -60,6 +60,20 @@ class Plain(Middle):
     other_ratio: float = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counting(Middle):
+    def __call__(self, grid, *, importance, noise):
+        if noise.sum().item() < 0:
+            raise AssertionError
+        return super().__call__(grid, importance=importance, noise=noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrong(Middle):
+    def __call__(self, grid, *, importance, noise):
+        return super().__call__(grid, importance=importance, noise=noise[(), 99])
+
+
 class Bare(Middle):
     extra: float = 0.5
 
@@ -157,6 +171,27 @@ def test_it_trains_and_its_checkpoints_load_if_the_module_is_imported(package, r
     out = autoencoder(autoencoder.transform(video))
     assert out.target.shape == (1, 12, 3)
     assert out.selection.visible.size(1) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "reason"),
+    [
+        (
+            "Counting",
+            "noise.sum().item()",
+            r"RuntimeError: .*without values .*, to count its tokens",
+        ),
+        ("Wrong", "noise[(), 99]", "IndexError: .*"),
+    ],
+)
+def test_an_error_in_its_code_is_one_line_with_its_place(package, recipe, tmp_path, name, wrong, reason):
+    path = f"{package}.methods"
+    file = tmp_path / "site" / package / "methods.py"
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if wrong in text)
+    options = ["-r", recipe, "-o", tmp_path / "run", "-q", *strategy("pretrain", f"{path}:{name}")]
+    shown = in_new_process("pretrain", *options, "--gpus", "cpu", code=2).stderr
+    assert re.fullmatch(rf"error: {re.escape(str(file))}:{line}: {reason}\n", shown)
+    assert "Traceback" in in_new_process("--debug", "pretrain", *options, "--gpus", "cpu", code=2).stderr
 
 
 def test_weights_import_nothing(package: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,7 +18,6 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
@@ -254,8 +253,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun:
     axis_names = [escape_dollars(name) for name in shorten_names(names)]
     with saved_figure(path, (side + 0.5, side), points=10, framed=True) as figure:
         panel = figure.subplots()
-        shade = PowerNorm(0.5, vmin=0, vmax=1)  # also shows a few videos among many
-        image = panel.imshow(shares, cmap="Blues", norm=shade, interpolation="nearest")
+        image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         panel.set_xticks(range(len(names)), axis_names, rotation=90, fontsize=points)
         panel.set_yticks(range(len(names)), axis_names, fontsize=points)
         panel.set(xlabel="predicted class", ylabel="true class")
@@ -267,7 +265,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun:
                 panel.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
         else:
             panel.tick_params(labeltop=True, labelright=True)  # names on all sides of a large image
-        bar = figure.colorbar(image, ax=panel, fraction=0.03, ticks=[0, 0.05, 0.2, 0.5, 1])
+        bar = figure.colorbar(image, ax=panel, fraction=0.03)
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
         bar.set_label("share of the true class (square-root color scale)")
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from math import inf
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from everest.metrics.names import CLASS_MEANS
+from everest.metrics.names import CLASS_MEANS, find_metric
 
 NUM_RESAMPLES: Final = 2000
 BOOTSTRAP_SEED: Final = 0  # fixed, so that equal videos give equal intervals
@@ -32,7 +33,7 @@ TAIL_SHARE: Final = 0.025  # share of the resamples beyond either end of an inte
 # of our intervals contained the mean with 4 groups (bootstrap: 77 to 80 %), 92 to 93 % with 6 (84 to 87 %),
 # and 93 to 94 % with 8 (87 to 89 %). With 10 groups, 88 to 91 % of the bootstrap intervals did.
 FEW_GROUPS: Final = 10
-LIMITS: Final = {"mae": (0, math.inf), "rmse": (0, math.inf), "r2": (-math.inf, 1), "spearman": (-1, 1)}
+LIMITS: Final = {"mae": (0, inf), "rmse": (0, inf), "r2": (-inf, 1), "spearman": (-1, 1)}
 
 VideoCounts = NDArray[np.float64]  # (V,) how often each video is in a resample
 MetricFunction = Callable[
@@ -81,10 +82,25 @@ def bootstrap(
             ends = np.quantile(values, [TAIL_SHARE, 1 - TAIL_SHARE])
             if 1 < len(group_indices) < FEW_GROUPS:
                 ends = measured[name] + _widening(len(group_indices)) * (ends - measured[name])
-                lowest, highest = (0.0, 1.0) if shares else LIMITS.get(name, (-math.inf, math.inf))
+                lowest, highest = (0.0, 1.0) if shares else LIMITS.get(name, (-inf, inf))
                 ends = np.clip(ends, lowest, highest)
             intervals[name] = (float(ends[0]), float(ends[1]))
     return intervals
+
+
+def limit_interval(
+    metric: str, ends: tuple[float, float], *, is_difference: bool = False
+) -> tuple[float, float]:
+    """Cut an interval of a metric, in the unit in which it is shown, to values that the metric can have.
+
+    A percentage is from 0 to 100, and the difference of two from -100 to 100.
+    """
+    found = find_metric(metric)
+    limits = (0.0, 100.0) if found is not None and found.is_percent else LIMITS.get(metric, (-inf, inf))
+    if is_difference:
+        limits = (limits[0] - limits[1], limits[1] - limits[0])
+    lowest, highest = limits
+    return min(max(ends[0], lowest), highest), min(max(ends[1], lowest), highest)
 
 
 def _widening(groups: int) -> float:

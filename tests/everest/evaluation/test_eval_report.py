@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from PIL import Image
 from processes import everest as everest_process
 from small_runs import called, json_of, refused, run, sets, small_recipe
@@ -35,6 +36,13 @@ def test_a_confusion_matrix_grows_with_its_classes_and_no_label_is_cut(tmp_path:
         assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255  # all around is white
         assert min(pixels.shape) > 10 * count  # pixels for each name
         assert pixels.shape[1] > 300 + 9 * count
+
+
+def test_the_shade_of_a_confusion_is_proportional_to_its_share(tmp_path: Path):
+    draw_confusion(tmp_path / "m.png", np.array([[1, 3], [0, 4]]), ["run", "sit"], noun="video")
+    with Image.open(tmp_path / "m.png") as picture:
+        _, shades = zip(*sorted(picture.convert("RGB").getcolors(2**20))[-6:], strict=True)
+    assert {tuple(color) for color in colormaps["Blues"]([0.25, 0.75], bytes=True)[:, :3]} <= set(shades)
 
 
 def test_the_page_and_the_predictions_file_agree(classifier_run: Path, tmp_path: Path):

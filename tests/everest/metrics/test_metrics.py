@@ -22,7 +22,7 @@ from everest.metrics.head_metrics import (
     mean_loss,
     per_class,
 )
-from everest.metrics.intervals import MetricFunction, bootstrap
+from everest.metrics.intervals import MetricFunction, bootstrap, limit_interval
 from everest.metrics.names import value_text
 from everest.metrics.predictions import HeadPredictions, Predictions
 
@@ -377,3 +377,23 @@ def test_means_over_classes_have_no_interval_if_a_class_has_few_videos():
     assert found["macro_f1"] == found["mean_class_accuracy"] == [None, None]
     assert None not in found["top1"]
     assert None not in intervals(20)["macro_f1"]  # one class that occurs
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_difference", "expected"),
+    [
+        ("top1", False, (0, 50)),
+        ("top1", True, (-7, 50)),
+        ("verb.top1", False, (0, 50)),
+        ("mae", False, (0, 50)),
+        ("mae", True, (-7, 50)),
+        ("r2", False, (-7, 1)),
+        ("spearman", True, (-2, 2)),
+    ],
+)
+def test_an_interval_has_only_values_that_the_metric_can_have(metric, is_difference, expected):
+    assert limit_interval(metric, (-7, 50), is_difference=is_difference) == expected
+
+
+def test_a_gain_is_at_most_a_hundred_points():
+    assert limit_interval("macro_f1", (-156.3, 213), is_difference=True) == (-100, 100)

@@ -23,7 +23,7 @@ class Project(nn.Module):
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            features = self.encoder(clips)  # (B, 2D): mean of the tokens, and their change over time
+            features = self.encoder(clips)  # (B, 4D), see everest.models.pooling.mean_and_change
         return self.head(features), self.sure(features).sigmoid()
 
 

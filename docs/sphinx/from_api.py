@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -86,7 +87,7 @@ def _text(value: Any) -> str:
     lead, *sections = SECTION.split(inspect.getdoc(value) or "")
     parts = [lead.strip()]
     for title, body in zip(sections[::2], sections[1::2], strict=True):
-        body = inspect.cleandoc(body)
+        body = textwrap.dedent(body).strip()
         if title == "Returns":
             parts.append(f"*Returns:* {body}")
             continue

@@ -77,13 +77,16 @@ def check(
             restart=overwrite,
         )
     bad = [(row["path"], row["reason"]) for row in document["bad"]]
-    write_table(bad_videos, [BAD_COLUMNS, *bad])
-    document |= {"written": [str(bad_videos)]}
+    if bad:
+        write_table(bad_videos, [BAD_COLUMNS, *bad])
+    else:
+        bad_videos.unlink(missing_ok=True)  # of an earlier check
+    document |= {"written": [str(bad_videos)] if bad else []}
     if as_json:
         print_json(document)
     else:
         _print_check(document)
-        typer.echo(f"written: {bad_videos}; progress: {journal}")
+        typer.echo(f"written: {bad_videos}; progress: {journal}" if bad else f"progress: {journal}")
     exit_if_failed(bad or document["leaks"])  # copies within one list are only reported
 
 

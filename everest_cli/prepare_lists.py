@@ -92,7 +92,8 @@ def split(
     )
     lists = videos.split(parts, seed=seed)
     folder = output or root
-    written = list(videos.write(lists, folder, overwrite=overwrite).values())
+    is_elsewhere = folder.resolve() != root.resolve()  # only full paths are found from there
+    written = list(videos.write(lists, folder, overwrite=overwrite, full_paths=is_elsewhere).values())
     say(*videos.notices)
     document = {
         "seed": seed,
@@ -102,11 +103,6 @@ def split(
         "task": videos.task,
     }
     say(f"lists: {folder}")
-    if folder.resolve() != root.resolve():
-        say(
-            f"their paths are relative to {root}: name it with --data; for everest train, which has no "
-            "--data, write the lists there (without --output), and name their train.csv"
-        )
     print_result(document, "\n".join(document["written"]), as_json=as_json)
 
 

@@ -241,7 +241,8 @@ def find_header(where: str, rows: Sequence[Sequence[str]], sheet: SheetColumns) 
         raise RecipeError(f"--group column:{sheet.groups}: holds the labels in {where}; name another column")
     columns = _find_roles(names, sheet)
     if "path" not in columns.values() or len(set(columns.values())) < len(names):
-        raise DataError(f"{where}: the header needs the column 'path', and every column once")
+        fix = "; `everest prepare index FOLDER` makes lists of Kinetics" if "youtube_id" in names else ""
+        raise DataError(f"{where}: the header needs the column 'path', and every column once{fix}")
     # A column of numbers resembles an absent time column: ignoring it would read whole videos, not segments.
     absent = [column for column in SEGMENT_COLUMNS if column not in columns.values()]
     prefixes = tuple(f"{column}_" for column in ("start", "end") if column in absent)

@@ -6,6 +6,7 @@ labels, any folder of videos will do. A folder of images counts as a video.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -309,13 +310,29 @@ def _samples_of_list(
     files = [(row, sample) for row, sample in listed if sample.member is None]
     absent = _absent_videos({sample.path for _, sample in files})
     if absent and all(sample.path in absent for _, sample in files):
+        first = files[0][1].path
         raise DataError(
-            f"{file}: none of its videos were found, for example {files[0][1].path}; paths are relative to "
-            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
+            f"{file}: none of its videos were found, for example {first}; {_explain_missing(files, root)}"
         )
     if not skip_missing:
         _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in files if sample.path in absent])
     return tuple(sample for _, sample in listed)
+
+
+def _explain_missing(files: Sequence[tuple[ListRow, Sample]], root: Location) -> str:
+    """Why no video of a list is found, and what to change."""
+    for row, sample in files[:2]:  # the first line may be a header that names no known column
+        if row.header is None and ";" in row.text:
+            return f"{row.where}: separate path and label by a comma or a tab, not by a semicolon"
+        if "\\" in row.values["path"]:
+            return f"{row.where}: write the path with / instead of \\"
+        path = Path(sample.path)
+        if similar := next(path.parent.glob(f"{glob.escape(path.name)}.*"), None):
+            return f"{row.where}: the path has no ending; write {similar.name}"
+    return (
+        f"paths are relative to {root}; move the list into the folder of its videos, or use --data DIR in "
+        "commands that have it"
+    )
 
 
 def _absent_videos(paths: Collection[str]) -> dict[str, str]:

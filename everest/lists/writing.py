@@ -36,13 +36,14 @@ def write_list(
     file: Path,
     samples: Sequence[Sample],
     *,
-    root: Path,
+    root: Path | None,
     class_names: Sequence[str] = (),
     head_names: Sequence[str] = (),
 ) -> None:
-    """Write a header and a line per sample, atomically; paths below `root` are written relative to it.
+    """Write a header and a line per sample, atomically.
 
     Args:
+        root: paths below it are written relative to it; None writes full paths.
         class_names: names to write instead of class indices.
         head_names: names of the heads if a sample has several labels.
     """
@@ -62,7 +63,7 @@ def write_list(
         ]
         times = [getattr(sample, name) for name in segment_columns]
         path = Path(sample.path)
-        text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
+        text = str(path.relative_to(root)) if root and path.is_relative_to(root) else sample.path
         if text[0] == "#" or text[0].isspace():  # the path would be read as a comment, or without its space
             text = f"./{text}"
         cells = [text, *labels, *("" if time is None else _format_number(time) for time in times)]

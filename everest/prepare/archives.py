@@ -28,6 +28,7 @@ from everest.video.folders import as_data_error, video_name, videos_under
 
 INDEX_REPORT: Final = "index_report.csv"
 UNLABELED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
+FLAT: Final = Layout(name="videos", title="videos", expects="", needs={})  # a folder without annotations
 _SUFFIXES: Final = (".txt", ".csv", ".json")
 
 
@@ -35,6 +36,8 @@ def write_index(
     folder: Path, output: Path, *, annotations: Path | None, split: int, overwrite: bool
 ) -> dict[str, Any]:
     """Recognize the data set in a folder; write its lists, `classes.txt`, and problems to `index_report.csv`.
+
+    Videos without annotations, all in one folder, make a list for pre-training.
 
     Args:
         annotations: the folder of the annotations if they are not inside `folder`.
@@ -47,10 +50,18 @@ def write_index(
     for path in (folder, annotations or folder):
         if not path.is_dir():
             raise DataError(f"{path}: no such folder")
-    layout, sources = find_layout(annotations or folder, split=split)
     videos = list(videos_under(root := folder.absolute()))
-    annotated, class_names = READERS[layout.name](sources)
-    matched, missing = find_videos(annotated, videos, layout, folder)
+    found = find_layout(annotations or folder, split=split)
+    missing: list[tuple[str, str]] = []
+    if found is not None:
+        layout, sources = found
+        annotated, class_names = READERS[layout.name](sources)
+        matched, missing = find_videos(annotated, videos, layout, folder)
+    elif annotations is None and videos and len({video.parent for video in videos}) == 1:
+        layout, sources, class_names = FLAT, {}, ()
+        matched = {"train": [Sample(path=str(video)) for video in videos]}
+    else:
+        raise _no_layout(annotations or folder)
     # Lists without any label serve pre-training only, which their names show.
     has_labels = {name: any(sample.labels for sample in samples) for name, samples in matched.items()}
     lists = {name if has_labels[name] else name + UNLABELED: part for name, part in matched.items() if part}
@@ -67,7 +78,9 @@ def write_index(
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
     names = names_to_write(class_names)
     for file, samples in zip(written, lists.values(), strict=False):
-        write_list(file, samples, root=root, class_names=names, head_names=list(layout.heads))
+        # Only full paths are found from another folder and from `data.root`.
+        near = root if output.resolve() == root.resolve() else None
+        write_list(file, samples, root=near, class_names=names, head_names=list(layout.heads))
     if problems:
         write_table(output / INDEX_REPORT, [("problem", "list", "video"), *problems])
     if class_names:
@@ -103,8 +116,11 @@ def _data_section(
     return data | dict(layout.settings)
 
 
-def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
-    """The layout of the annotations below a folder, and their files; UCF101 and HMDB51 have three splits."""
+def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources] | None:
+    """The layout of the annotations below a folder, and their files; None if there are no annotations.
+
+    UCF101 and HMDB51 have three splits.
+    """
     files: list[Path] = []  # texts, tables and JSON documents at any depth, sorted by name
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
@@ -124,13 +140,16 @@ def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
         raise RecipeError(
             f"{folder}: annotations of {names} are below it; name the folder of one by --annotations"
         )
-    if not matches:
-        expected = "\n".join(f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values())
-        raise DataError(
-            f"{folder}: none of the known layouts is below it:\n{expected}\n"
-            f"class folders need no annotations: `everest prepare split {shlex.quote(str(folder))}`"
-        )
-    return matches[0]
+    return matches[0] if matches else None
+
+
+def _no_layout(folder: Path) -> DataError:
+    """The error for a folder without known annotations."""
+    expected = "\n".join(f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values())
+    return DataError(
+        f"{folder}: none of the known layouts is below it:\n{expected}\n"
+        f"class folders need no annotations: `everest prepare split {shlex.quote(str(folder))}`"
+    )
 
 
 def _read_columns(table: Path) -> list[str]:

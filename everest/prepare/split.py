@@ -120,11 +120,19 @@ class LabeledVideos:
         return split_samples(self.samples, shares, seed=seed)
 
     def write(
-        self, lists: Mapping[str, Sequence[Sample]], folder: Path, *, overwrite: bool = True
+        self,
+        lists: Mapping[str, Sequence[Sample]],
+        folder: Path,
+        *,
+        overwrite: bool = True,
+        full_paths: bool = False,
     ) -> dict[str, str]:
         """Write the lists that have a sample, and `classes.txt`; returns the path of each list.
 
         A `classes.txt` that has these names already is kept. RecipeError for a list that may not be replaced.
+
+        Args:
+            full_paths: write no path relative to `root`.
         """
         paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
         written = list(paths.values())
@@ -144,8 +152,9 @@ class LabeledVideos:
         refuse_unlistable(sample for samples in lists.values() for sample in samples)
         # If a name is a decimal, labels are indices: they would be read as numbers.
         class_names = names_to_write(names) if any(map(is_number_like, names)) else names
+        root = None if full_paths else self.root
         for name, path in paths.items():
-            write_list(path, lists[name], root=self.root, class_names=class_names, head_names=self.head_names)
+            write_list(path, lists[name], root=root, class_names=class_names, head_names=self.head_names)
         if class_file in written:
             write_lines(class_file, names)
         return {name: str(path) for name, path in paths.items()}

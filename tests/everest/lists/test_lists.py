@@ -189,6 +189,22 @@ def test_what_is_no_list_is_named_with_the_fix(root):
             read_samples(root / "list.csv", root=root)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1;Swiping Left\n2;Swiping Right\n", r":1: separate path and label by a comma or a tab, not by"),
+        ("path,label\nleft\\x.mp4,0\n", r":2: write the path with / instead of \\"),
+        ("video_name,tag\na,left\nb,right\n", r":2: the path has no ending; write a\.mp4"),
+        ("no/a.mp4 0\nno/b.mp4 1\n", "paths are relative to .*; move the list into the folder of its videos"),
+        ("label,youtube_id,split\nx,y,train\n", "`everest prepare index FOLDER` makes lists of Kinetics"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("labeled", [True, False])
+def test_the_reason_why_no_video_is_found_is_named(root, text, message, labeled):
+    with pytest.raises(DataError, match=message):
+        read(root, text, labeled=labeled)
+
+
 @pytest.fixture
 def folder(tmp_path):
     hidden = (".hidden/d.mp4", "jump/.e.mp4")

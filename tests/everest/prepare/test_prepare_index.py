@@ -106,7 +106,10 @@ def test_annotations_can_be_elsewhere(archive, tmp_path_factory):
     told = json.loads(shown.stdout)
     assert told["layout"] == name
     heads = told["data"].get("heads")
-    assert {stem: rows_of(out / f"{stem}.csv", root, heads) for stem in told["lists"]} == ROWS[name]
+    for place in (root, out):  # `data.root`, and the folder of the list
+        for stem, rows in ROWS[name].items():
+            found = rows_of(out / f"{stem}.csv", place, heads)
+            assert [(path.removeprefix(f"{root}/"), *row) for path, *row in found] == rows
     assert (root / told["data"]["train"]).resolve() == out / "train.csv"
     assert not list(root.glob("*.csv"))
 
@@ -150,6 +153,15 @@ def test_a_folder_without_a_layout_gets_an_error_with_what_is_expected(tmp_path)
     assert f"class folders need no annotations: `everest prepare split {tmp_path}`" in message
     for layout in LAYOUTS.values():
         assert f"  {layout.name}: {layout.expects}" in message
+
+
+def test_videos_in_one_folder_make_a_list_for_pre_training(tmp_path):
+    touch(tmp_path, "b.mp4", "a.avi")
+    told = json.loads(index(tmp_path, "--json").stdout)
+    assert (told["layout"], told["lists"]) == ("videos", {"train-unlabelled": 2})
+    assert told["data"]["pretrain"] == "train-unlabelled.csv"
+    assert (tmp_path / "train-unlabelled.csv").read_text() == "path\na.avi\nb.mp4\n"
+    assert "none of the known layouts" in index(tmp_path, "--annotations", tmp_path, code=4).stderr
 
 
 def test_two_data_sets_or_annotations_in_one_folder_are_not_mixed(tmp_path):

@@ -46,30 +46,31 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
     return json.dumps(document, indent=indent, allow_nan=False)
 
 
-class NoNumber(ValueError):
-    """A number of a document is `NaN` or infinite."""
+def parse_json(text: str | bytes, *, nan: bool = False) -> Any:
+    """Parse a JSON document; ValueError if it is damaged, nested too deeply or has a number not finite.
 
-
-def parse_json(text: str | bytes) -> Any:
-    """Parse a JSON document; ValueError if it is damaged, nested too deeply or has a number not finite."""
+    With `nan`, the numbers `NaN` and `Infinity` of other programs are accepted.
+    """
     try:
-        return json.loads(text, parse_constant=_parse_finite, parse_float=_parse_finite)
+        parse_constant = float if nan else _parse_finite
+        return json.loads(text, parse_constant=parse_constant, parse_float=_parse_finite)
     except RecursionError:
         raise ValueError("values nested too deeply") from None
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, nan: bool = False) -> Any:
     """Read a JSON file; OSError if it cannot be read, ValueError if it is a pipe or `parse_json` fails."""
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")
-    return parse_json(path.read_text(encoding="utf-8-sig"))  # Windows programs write a byte order mark
+    text = path.read_text(encoding="utf-8-sig")  # Windows programs write a byte order mark
+    return parse_json(text, nan=nan)
 
 
 def _parse_finite(text: str) -> float:
     """Parse a finite number; refuses `NaN` and `Infinity`, which Python's JSON reader accepts."""
     number = float(text)
     if text.endswith(("NaN", "Infinity")):
-        raise NoNumber(f"{text} is no JSON value")
+        raise ValueError(f"{text} is no JSON value")
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is too large for a number")
     return number

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from everest.errors import DataError, first_names, shorten
-from everest.system.text import NoNumber, json_text, read_json
+from everest.system.text import json_text, read_json
 from everest.system.types import Span
 from everest.video.frame_borders import VideoTimes
+from everest.video.times import TIME_TOLERANCE
 from everest_workflows.annotations.bout import (
     LATEST_TIME,
     ORIGINS,
@@ -42,6 +43,7 @@ STATE: Final = "State event"
 EVENT_FIELDS: Final = ("time", "subject", "behavior", "modifiers", "comment")  # versions add further fields
 END_LEEWAY: Final = 1.0  # seconds allowed after the media end: lengths are rounded, and players stop late
 FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
+OUTSIDE: Final = "bout outside the media of the player"
 NO_FOCAL_SUBJECT: Final = "No focal subject"
 OBSERVER_KEYS: Final = ("observer", "coder", "rater", "annotator", "scorer", "observer name")
 
@@ -61,12 +63,13 @@ class Event(NamedTuple):
 class Observation(NamedTuple):
     """An observation, as the player with the user's videos shows it."""
 
-    where: str  # file and name of the observation, for messages
+    where: str  # name of the observation, for messages
     observer: str
     media: Sequence[str]  # the queued files
     borders: Sequence[float]  # borders of the media; see `media_borders`
     offset: float  # seconds that the times of the events include
     sets_time: bool = True  # whether this is the first player, whose time the events have
+    is_alone: bool = True  # whether no other player may show what is outside of these media
 
 
 def choose_player(players: Mapping[str, Sequence[str]], videos: VideoFinder, left_out: LeftOut) -> str:
@@ -84,22 +87,18 @@ def find_observer(variables: Mapping[str, object]) -> str:
     return next((str(normalized[key]).strip() for key in OBSERVER_KEYS if normalized.get(key)), "")
 
 
-def media_borders(
-    media: Sequence[str], lengths: Sequence[float | None], videos: VideoFinder, *, where: str
-) -> list[float]:
+def media_borders(media: Sequence[str], lengths: Sequence[float | None], videos: VideoFinder) -> list[float]:
     """When each of the queued media begins, and the end of the last, which is infinite if it is not known.
 
-    Args:
-        lengths: lengths of the media in seconds; None: not stated.
-        where: file and name of the observation, for messages.
+    `lengths` are in seconds; None: not stated.
     """
     seconds = [
         times.seconds if length is None and (times := videos.times(name)) is not None else length
         for name, length in zip(media, lengths, strict=True)
     ]
     if None in seconds[:-1]:
-        raise DataError(
-            f"{where}: has {len(media)} queued media, and times run on over them, but the length of "
+        raise ValueError(
+            f"has {len(media)} queued media, and times run on over them, but the length of "
             f"{shorten(media[seconds.index(None)])} is not in the file; name the folder of the videos "
             "(--videos), or use the .boris project"
         )
@@ -114,18 +113,22 @@ def make_bouts(events: Sequence[Event], observation: Observation, left_out: Left
         if event.comment.strip() not in ("", "NA", *ORIGINS):
             left_out["comment of an event"] += 1
     borders, offset = observation.borders, observation.offset
-    for event, stop in _pair_events(events, observation.where):
+    for event, stop in _pair_events(events, observation, left_out):
         start, end = event.time - offset, stop - offset
-        if not observation.sets_time:  # the media of this player may begin later, and end sooner
-            start, end = max(start, 0.0), min(end, borders[-1])
+        is_inside = 0 <= start <= end <= borders[-1] + END_LEEWAY
+        if not (observation.sets_time and is_inside) and not observation.is_alone:
+            # The media of this player may begin later or end sooner than those of another player.
+            whole, start, end = end - start, max(start, 0.0), min(end, borders[-1])
             if not start <= end:
-                left_out["bout outside the media of the player"] += 1
+                left_out[OUTSIDE] += 1
                 continue
-        if not 0 <= start <= end or end > borders[-1] + END_LEEWAY:
+            if end - start < whole - TIME_TOLERANCE:
+                left_out[f"part of a {OUTSIDE}"] += 1
+        elif not is_inside:
             less_offset = f" less the time offset of {offset:g} s" if offset else ""
             text = f"'{shorten(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset}"
-            raise DataError(
-                f"{observation.where}: {text} is outside of its media, which have {borders[-1]:.3f} s; "
+            raise ValueError(
+                f"{text} is outside of its media, which have {borders[-1]:.3f} s; "
                 "check the observation in BORIS"
             )
         subject = "" if event.subject == NO_FOCAL_SUBJECT else event.subject
@@ -137,9 +140,12 @@ def make_bouts(events: Sequence[Event], observation: Observation, left_out: Left
                 yield Bout(video=name, start=first - lower, end=last - lower, origin=origin, **who)
 
 
-def _pair_events(events: Sequence[Event], where: str) -> Iterator[tuple[Event, float]]:
+def _pair_events(
+    events: Sequence[Event], observation: Observation, left_out: LeftOut
+) -> Iterator[tuple[Event, float]]:
     """Yield the first event of each state and point, and the time of its end."""
     running: dict[tuple[str, str, str], Event] = {}
+    unpaired: list[Event] = []
     for event in sorted(events, key=lambda event: event.time):
         key = event.subject, event.behavior, event.modifiers
         if event.end is not None:
@@ -149,12 +155,13 @@ def _pair_events(events: Sequence[Event], where: str) -> Iterator[tuple[Event, f
         elif key not in running and event.status != "STOP":
             running[key] = event
         else:  # the event is a stop without a start, or a second start
-            running = {key: event}
-            break
-    for event in running.values():
-        edge, other_edge = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
-        problem = f"'{shorten(event.behavior)}' is {edge} at {event.time:.3f} s and not {other_edge}"
-        raise DataError(f"{where}: {problem}; {FIX_UNPAIRED}")
+            unpaired.append(event)
+    for event in [*unpaired, *running.values()]:
+        with left_out.reading(observation.where, observation.media, observation.observer) as record:
+            record.subject = "" if event.subject == NO_FOCAL_SUBJECT else event.subject
+            edge, other_edge = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
+            problem = f"'{shorten(event.behavior)}' is {edge} at {event.time:.3f} s and not {other_edge}"
+            raise ValueError(f"{problem}; {FIX_UNPAIRED}")
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> list[Bout]:
@@ -163,51 +170,54 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     Time that no observation of an observer includes is unscored for this observer. If there are several
     players, the first that shows videos of the user counts.
     """
-    try:
-        document = read_json(path)
-    except NoNumber as error:
-        raise ValueError(f"{error}; an event has no time: correct or delete it in BORIS") from error
-    types = {}
-    for key, behavior in document["behaviors_conf"].items():
-        with record_errors(f"behavior {key} of the ethogram"):
-            types[behavior["code"]] = behavior["type"]
+    document = read_json(path, nan=True)  # the time of an event of an image is NaN
+    types = {str(each["code"]): str(each.get("type")) for each in document["behaviors_conf"].values()}
     bouts: list[Bout] = []
     observed: dict[tuple[str, str], list[Span]] = defaultdict(list)  # spans by media file and observer
     ends: dict[str, float] = {}  # lengths of the files for which the project states one
     for name, values in document["observations"].items():
-        where = f"{path}, observation '{shorten(name)}'"
-        with record_errors(f"observation '{shorten(name)}'"):
+        where = f"observation '{shorten(name)}'"
+        with left_out.reading(where) as record:
             if values.get("type") == "IMAGES":  # images have no times
                 left_out["observation of images"] += 1
                 continue
-            info = values.get("media_info") or {}
-            lengths = info.get("length") or {}
-            ends |= lengths
             # Live observations have no file, and an empty list instead of a table of players.
             players = {key: media for key, media in dict(values.get("file") or {}).items() if media}
             players = players or {"1": [name]}
             player = choose_player(players, videos, left_out)
             media, sets_time = players[player], player == min(players)
-            delay = 0.0 if sets_time else float((info.get("offset") or {}).get(player) or 0)
-            offset = float(values.get("time offset") or 0)
-            events = _read_events(values["events"], types)
             observer = find_observer(values.get("independent_variables") or {}) or name
-            start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
-        if not events:
-            left_out[NO_EVENT] += 1
-        borders = [0.0] * len(media)
-        if events or start or end:  # otherwise, the lengths of the media are not needed
-            borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
-        for file, border in zip(media, borders, strict=False):
-            media_start = border + delay if start or end else 0.0  # an end of 0 is the end of the media
-            span = max(start - media_start, 0.0), min((end or math.inf) - media_start, LATEST_TIME)
-            observed[file, observer if events else ""].append(span)
-        observation = Observation(where, observer, media, borders, offset + delay, sets_time)
-        bouts += make_bouts(events, observation, left_out)
+            record.videos, record.observer = media, observer
+            info = values.get("media_info") or {}
+            lengths = {file: _finite(length) for file, length in (info.get("length") or {}).items()}
+            ends |= lengths
+            delay = 0.0 if sets_time else _finite((info.get("offset") or {}).get(player) or 0)
+            offset = _finite(values.get("time offset") or 0)
+            events = _read_events(values["events"], types)
+            start, end = (_finite(time or 0) for time in values.get("observation time interval") or (0, 0))
+            if not events:
+                left_out[NO_EVENT] += 1
+            borders = [0.0] * len(media)
+            if events or start or end:  # otherwise, the lengths of the media are not needed
+                borders = media_borders(media, [lengths.get(file) for file in media], videos)
+            for file, border in zip(media, borders, strict=False):
+                media_start = border + delay if start or end else 0.0  # an end of 0 is the end of the media
+                span = max(start - media_start, 0.0), min((end or math.inf) - media_start, LATEST_TIME)
+                observed[file, observer if events else ""].append(span)
+            is_alone = len(players) == 1
+            observation = Observation(where, observer, media, borders, offset + delay, sets_time, is_alone)
+            bouts += make_bouts(events, observation, left_out)
     for file, observer in dict.fromkeys((bout.video, bout.observer) for bout in bouts):
         scored = [*observed[file, observer], *observed[file, ""]]
         bouts += unscored_bouts(file, scored, ends.get(file) or LATEST_TIME, observer=observer)
     return bouts
+
+
+def _finite(value: Any) -> float:
+    """A time or length of a project, which may be NaN."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError("a time or length of its media is not a number; correct it in BORIS")
+    return number
 
 
 def _read_events(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> list[Event]:
@@ -222,7 +232,7 @@ def _read_events(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> lis
             if len(row) < len(EVENT_FIELDS):
                 raise ValueError(f"has {len(row)} of the fields {', '.join(EVENT_FIELDS)}")
             time, subject, behavior, modifiers, comment = row[: len(EVENT_FIELDS)]
-            if time is None:
+            if time is None or math.isnan(float(time)):
                 raise ValueError("has no time; correct or delete it in BORIS")
             if behavior not in types:
                 undefined[behavior] = None

@@ -12,14 +12,15 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from everest.errors import DataError, shorten
+from everest.errors import shorten
 from everest_workflows.annotations.boris import (
     END_LEEWAY,
     FIX_UNPAIRED,
+    NO_FOCAL_SUBJECT,
     Event,
     Observation,
     choose_player,
@@ -84,21 +85,34 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     for line_number, fields in table_rows:
         with line_errors(line_number, fields, header):
             cells = shared_cells | {name: fields[column_id].strip() for name, column_id in column_ids.items()}
-            row = Row(cells, _make_event(cells), _find_name(cells, column))
-            name = _find_name(cells, ID)
-            if not (row.file or name):
+            name, file, observer = _find_name(cells, ID), _find_name(cells, column), find_observer(cells)
+            if not (file or name):
                 raise ValueError("it names neither an observation nor a media file")
-            media = _find_name(cells, SOURCE) or ("" if name else row.file)
-            rows_by_observation[name, media, find_observer(cells)].append(row)
-    for (name, source, observer), rows in rows_by_observation.items():
+        media = [*chain(*_media_by_player(cells, players).values())] or [file or name]
+        with left_out.reading(f"line {line_number}", media, observer or name) as record:
+            record.subject = cells.get("Subject", "").removeprefix(NO_FOCAL_SUBJECT)
+            row = Row(cells, _make_event(cells), file)
+            source = _find_name(cells, SOURCE) or ("" if name else file)
+            rows_by_observation[name, source, observer].append(row)
+    for (name, _, observer), rows in rows_by_observation.items():
         rows.sort(key=lambda row: row.event.time)
-        where = f"{path}, observation '{shorten(name or rows[0].file)}'"
-        media_of: Mapping[str, Sequence[str]] = players
-        if SOURCE in rows[0].cells and source:  # the key of players without a name is ""
-            named_media = map(NAMED_PLAYER.split, source.split("|"))
-            media_of = {"".join(player): media.split(";") for *player, media in named_media}
-        for observation, events in _divide_rows(rows, media_of, videos, left_out, name=name, where=where):
-            yield from make_bouts(events, observation._replace(observer=observer or name), left_out)
+        by_player = _media_by_player(rows[0].cells, players)
+        files = dict.fromkeys(row.file for row in rows if row.file)
+        media = [*chain(*by_player.values())] or [*files] or [name]
+        where = f"observation '{shorten(name or rows[0].file)}'"
+        with left_out.reading(where, media, observer or name):
+            parts = _divide_rows(rows, by_player, videos, left_out, name=name, where=where)
+            for observation, events in parts:
+                yield from make_bouts(events, observation._replace(observer=observer or name), left_out)
+
+
+def _media_by_player(cells: Cells, players: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The named media of each player: of the column Source, else those stated above the table."""
+    stated = dict(players)
+    if source := _find_name(cells, SOURCE):  # the key of players without a name is ""
+        named_media = map(NAMED_PLAYER.split, source.split("|"))
+        stated = {"".join(player): media.split(";") for *player, media in named_media}
+    return {key: [name for name in media if name not in NO_NAMES] for key, media in stated.items()}
 
 
 def _divide_rows(
@@ -116,17 +130,14 @@ def _divide_rows(
     """
     cells, events = rows[0].cells, [row.event for row in rows]
     lengths_of = dict(zip(players, cells.get(LENGTHS, "").split("|"), strict=False))
-    media_by_player = {
-        key: kept for key, media in players.items() if (kept := [m for m in media if m not in NO_NAMES])
-    }
     row_files = list(dict.fromkeys(row.file for row in rows if row.file))
     media, player, first = row_files or [name], "", ""
-    if media_by_player:
-        player, first = choose_player(media_by_player, videos, left_out), min(media_by_player)
-        media = media_by_player[player]
+    if players := {key: named for key, named in players.items() if named}:
+        player, first = choose_player(players, videos, left_out), min(players)
+        media = players[player]
     lengths = [_parse_number(text) for text in lengths_of.get(player, cells.get(LENGTHS, "")).split(";")]
     lengths = lengths if len(lengths) == len(media) else [None] * len(media)
-    borders = media_borders(media, lengths, videos, where=where)
+    borders = media_borders(media, lengths, videos)
     offset = _parse_number(cells.get(OFFSET, "")) or 0.0
     # If the media are played one after the other, the file of a row may not be playing at the row's time.
     spans = dict(zip(media, pairwise([*borders[:-1], math.inf]), strict=True))
@@ -136,15 +147,16 @@ def _divide_rows(
         if not start - END_LEEWAY <= row.event.time - offset <= end + END_LEEWAY:
             wrong = wrong or row
     if wrong is None:
-        yield Observation(where, "", media, borders, offset, sets_time=player == first), events
+        is_alone = len(players) <= 1
+        yield Observation(where, "", media, borders, offset, player == first, is_alone), events
         return
-    if media_by_player or not all(row.file for row in rows):
-        raise DataError(
-            f"{where}: at {wrong.event.time:g} s an event names {shorten(wrong.file)}, which its queue of "
+    if players or not all(row.file for row in rows):
+        raise ValueError(
+            f"at {wrong.event.time:g} s an event names {shorten(wrong.file)}, which its queue of "
             "media does not show then; remove the column Source, or use the .boris project"
         )
     for file in media:
-        borders = media_borders([file], [None], videos, where=where)
+        borders = media_borders([file], [None], videos)
         events = [row.event for row in rows if row.file == file]
         yield Observation(where, "", [file], borders, offset), events
 

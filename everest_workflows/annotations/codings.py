@@ -11,9 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from everest.errors import DataError, first_names, shorten
 from everest.system.text import plural
@@ -30,7 +31,7 @@ from everest_workflows.annotations.bout import (
 )
 from everest_workflows.annotations.formats import read_annotations
 from everest_workflows.annotations.matching import VideoFinder
-from everest_workflows.annotations.records import LeftOut, left_out_text
+from everest_workflows.annotations.records import LeftOut, Unread, left_out_text
 
 NO_SUBJECT: Final = "no subject"  # chooses the bouts without a subject
 
@@ -75,6 +76,16 @@ class BoutFilter:
         """Whether --observer names the coding."""
         return any(fnmatchcase(name, observer) for name in coding.names for observer in self.observers)
 
+    def is_needed(self, file: Path, record: Unread) -> bool:
+        """Whether a record of a file that cannot be read may be of a chosen observer and subject."""
+        coding = Coding(file=file, video="", observer=record.observer, bouts=())
+        is_subject = None in (self.subject, record.subject) or self.is_of_subject(record.subject or "")
+        return is_subject and (not self.observers or self.is_chosen(coding))
+
+    def is_of_subject(self, subject: str) -> bool:
+        """Whether --subject names the subject of a bout."""
+        return self.subject is None or fnmatchcase(subject or NO_SUBJECT, self.subject)
+
     def choose_codings(self, video: str, codings: Sequence[Coding]) -> list[Coding]:
         """The codings of a video that count; DataError if no coding is chosen, or two codings are rivals."""
         names = different_names(codings)
@@ -98,8 +109,7 @@ class BoutFilter:
         """The bouts of the subject, unscored time and checked windows; empty if there is no such bout."""
         if self.subject is None:
             return list(bouts)
-        subject = self.subject
-        kept = [b for b in bouts if b.label in MARKS or fnmatchcase(b.subject or NO_SUBJECT, subject)]
+        kept = [bout for bout in bouts if bout.label in MARKS or self.is_of_subject(bout.subject)]
         return kept if any(bout.label not in MARKS for bout in kept) else []
 
 
@@ -113,7 +123,7 @@ class VideoAnnotations:
     bouts: dict[str, list[Bout]]  # by path of the user's video; without videos, by the name in the file
     unmatched: Sequence[str]  # annotated names without a video of the user
     left_out: LeftOut  # the records that are not read
-    merged_subjects: Sequence[str]  # the subjects whose bouts are taken together
+    merged_subjects: Sequence[str]  # the subjects of a video whose bouts are taken together
     joined_observers: Sequence[str]  # the observers whose codings are joined
     predicted_videos: Sequence[str]  # the videos whose predicted bouts are left out
 
@@ -156,11 +166,14 @@ def read_video_annotations(
     left_out = LeftOut()
     codings: list[Coding] = []
     for file in files:
-        bouts = read_annotations(file, fps=fps, videos=finder, keep_windows=keep_windows, left_out=left_out)
+        options: Any = {"fps": fps, "videos": finder, "keep_windows": keep_windows, "left_out": left_out}
+        bouts = read_annotations(file, is_chosen=partial(people.is_needed, file), **options)
+        left_out.update(["file without a bout"] if not bouts and len(files) > 1 else [])
         codings += _divide_into_codings(file, bouts)
     names = ", ".join(map(str, files))
     codings_by_video: dict[str, list[Coding]] = defaultdict(list)
-    unmatched: dict[str, None] = {}
+    unread = [name for record in left_out.unread for name in record.videos]
+    unmatched = dict.fromkeys(name for name in unread if paths and finder.find(name) is None)
     for coding in codings:
         if (path := finder.find(coding.video)) is None and paths:
             unmatched[coding.video] = None
@@ -180,9 +193,12 @@ def read_video_annotations(
     several = [codings for codings in chosen.values() if len(codings) > 1]
     joined = dict.fromkeys(name for codings in several for name in different_names(codings))
     all_bouts = {video: _join_bouts(video, codings) for video, codings in chosen.items()}
-    subjects = sorted(
-        {b.subject or NO_SUBJECT for bouts in all_bouts.values() for b in bouts if b.label not in MARKS}
-    )
+    subjects_of = {
+        video: {bout.subject or NO_SUBJECT for bout in bouts if bout.label not in MARKS}
+        for video, bouts in all_bouts.items()
+    }
+    subjects = sorted(set().union(*subjects_of.values()))
+    together = set[str]().union(*(each for each in subjects_of.values() if len(each) > 1))
     bouts_of = {video: kept for video, bouts in all_bouts.items() if (kept := people.choose_bouts(bouts))}
     if not bouts_of:
         raise DataError(f"--subject {people.subject}: not in {names}, which has {first_names(subjects, 10)}")
@@ -190,7 +206,7 @@ def read_video_annotations(
         bouts=bouts_of,
         unmatched=list(unmatched),
         left_out=left_out,
-        merged_subjects=subjects if people.subject is None and len(subjects) > 1 else [],
+        merged_subjects=sorted(together) if people.subject is None else [],
         joined_observers=list(joined) if len(joined) > 1 else (),
         predicted_videos=[video for video in chosen if by_people[video] != codings_by_video[video]],
     )

@@ -2,7 +2,8 @@
 
 The class of a bout is the text of its annotation, else the name of the tier; its subject is the tier's
 participant, its origin or observer the tier's annotator. A tier below another is read like any other if its
-annotations have times. Annotations that refer to another annotation have no times and are left out.
+annotations have times. Annotations of the kind Symbolic_Association have the times of the annotation that
+they refer to. Those of a Symbolic_Subdivision have no times and are left out.
 
 Source: the schema EAFv3.0.xsd (mpi.nl/tools/elan).
 """
@@ -12,10 +13,11 @@ from __future__ import annotations
 import mimetypes
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from xml.etree import ElementTree
 from xml.etree.ElementTree import SubElement
 
@@ -30,13 +32,19 @@ from everest_workflows.annotations.bout import (
     read_origin,
     to_milliseconds,
 )
-from everest_workflows.annotations.matching import VideoFinder
-from everest_workflows.annotations.records import LeftOut, record_errors
+from everest_workflows.annotations.matching import VideoFinder, is_sound
+from everest_workflows.annotations.records import LeftOut, Unread, record_errors
 
 ROOT: Final = "ANNOTATION_DOCUMENT"
 TIME_UNIT: Final = "milliseconds"
+REFERENCE: Final = "REF_ANNOTATION"  # an annotation that refers to another one
+ASSOCIATION: Final = "Symbolic_Association"
+MOST_LEVELS: Final = 9  # heuristic: of annotations that refer to each other
+# All values of a tier that states when the behavior in its name happens.
+HAPPENS: Final = frozenset({"yes", "y", "true", "1", "x", "+"})
 URL_KEYS: Final = ("MEDIA_URL", "RELATIVE_MEDIA_URL")
 TIER_TYPE: Final = "default-lt"
+Milliseconds = tuple[int, int]  # start and end
 _SCHEMA: Final = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
 
 
@@ -58,9 +66,6 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         raise ValueError(f"not XML: {error}") from error
     if root.tag != ROOT:
         raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
-    units = root.find("HEADER[@TIME_UNITS]")
-    if units is not None and units.attrib["TIME_UNITS"] != TIME_UNIT:
-        raise ValueError(f"its times are {units.attrib['TIME_UNITS']}, and not {TIME_UNIT}; save it by ELAN")
     media: list[tuple[str, int]] = []  # each file with its own time, in milliseconds, at ELAN's time 0
     for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
         with record_errors("a media file"):
@@ -68,37 +73,84 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             if urls:
                 url = next(filter(videos.find, urls), urls[0])
                 media.append((url, int(descriptor.get("TIME_ORIGIN") or 0)))
-    # Audio files come last.
-    media.sort(key=lambda file: (mimetypes.guess_type(file[0])[0] or "").startswith("audio/"))
+    media.sort(key=lambda file: is_sound(file[0]))
     media = media or [(path.stem, 0)]
-    is_of_user = [videos.find(name) is not None for name, _ in media]
-    shown_media = media[is_of_user.index(True) if any(is_of_user) else 0]
-    slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
-    has_bouts = False
-    for tier in root.iterfind("TIER"):
-        name = shorten(tier.attrib["TIER_ID"])
-        if referring := len(list(tier.iter("REF_ANNOTATION"))):
-            left_out[f"annotation without times of the tier '{name}'"] += referring
-        with record_errors(f"tier '{name}'"):
-            bouts = list(_read_bouts(tier, slots, *shown_media, left_out))
-        has_bouts = has_bouts or bool(bouts)
-        yield from bouts
-    for file, is_known in zip(media, is_of_user, strict=True):
-        if has_bouts and file is not shown_media:
+    found = [videos.find(name) for name, _ in media]
+    shown = next((index for index, video in enumerate(found) if video is not None), 0)
+    bouts: list[Bout] = []
+    with left_out.reading("", [media[shown][0]]):
+        units = root.find("HEADER[@TIME_UNITS]")
+        if units is not None and (unit := units.attrib["TIME_UNITS"]) != TIME_UNIT:
+            raise ValueError(f"its times are {unit}, and not {TIME_UNIT}; save it by ELAN")
+        bouts += _read_bouts(root, *media[shown], left_out)
+    yield from bouts
+    for index, (name, _) in enumerate(media):
+        if bouts and index != shown:
             # Further videos of the user get no bouts, and are named; if no file is the user's, all are named.
-            name = f"media file {shorten(file[0])}" if is_known == any(is_of_user) else "other media file"
-            left_out[name] += 1
+            is_further = found[shown] is None or found[index] not in (None, found[shown])
+            left_out[f"media file {shorten(name)}" if is_further else "other media file"] += 1
 
 
-def _read_bouts(
-    tier: ElementTree.Element, slots: Mapping[str, str | None], video: str, offset: int, left_out: LeftOut
-) -> Iterator[Bout]:
-    """Yield the bouts of a tier in a video, which is at `offset` milliseconds at ELAN's time 0.
+def _read_bouts(root: ElementTree.Element, video: str, offset: int, left_out: LeftOut) -> Iterator[Bout]:
+    """Yield the bouts of all tiers in a video, which is at `offset` milliseconds at ELAN's time 0."""
+    slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
+    kinds = {kind.get("LINGUISTIC_TYPE_ID"): kind.get("CONSTRAINTS") for kind in root.iter("LINGUISTIC_TYPE")}
+    aligned: dict[ElementTree.Element, list[tuple[ElementTree.Element, Milliseconds]]] = {}  # by tier
+    parents: dict[str | None, str | None] = {}  # of each annotation that has the times of another one
+    for tier in root.iterfind("TIER"):
+        with _reading_tier(tier, video, left_out):
+            annotations = list(tier.iter("ALIGNABLE_ANNOTATION"))
+            aligned[tier] = list(zip(annotations, _align(annotations, slots), strict=True))
+        if kinds.get(tier.get("LINGUISTIC_TYPE_REF")) == ASSOCIATION:
+            referring = tier.iter(REFERENCE)
+            parents |= {each.get("ANNOTATION_ID"): each.get("ANNOTATION_REF") for each in referring}
+    spans = {each.get("ANNOTATION_ID"): span for pairs in aligned.values() for each, span in pairs}
+    for tier, pairs in aligned.items():
+        name = tier.attrib["TIER_ID"]
+        for annotation in tier.iter(REFERENCE):
+            key = annotation.get("ANNOTATION_ID")
+            for _ in range(MOST_LEVELS):
+                key = parents.get(key, key)
+            if key in spans and _text(annotation):
+                pairs.append((annotation, spans[key]))
+            else:
+                what = "text" if key in spans else "times"
+                left_out[f"annotation without {what} of the tier '{shorten(name)}'"] += 1
+        texts = [_text(annotation) for annotation, _ in pairs]
+        is_mark = len(set(texts)) == 1 and texts[0].casefold() in HAPPENS
+        with _reading_tier(tier, video, left_out) as record:
+            person: Any = {"subject": record.subject, "observer": record.observer}
+            person["origin"] = read_origin(tier.get("ANNOTATOR", "").strip())
+            for (_, span), text in zip(pairs, texts, strict=True):
+                first, last = span[0] + offset, span[1] + offset
+                if first < 0 and last <= 0:
+                    left_out["annotation before the first frame"] += 1
+                    continue
+                start, end = from_milliseconds(max(first, 0), last)
+                label = name if is_mark else text or name
+                yield Bout(video=video, start=start, end=end, label=label, **person)
+
+
+def _text(annotation: ElementTree.Element) -> str:
+    return (annotation.findtext("ANNOTATION_VALUE") or "").strip()
+
+
+@contextmanager
+def _reading_tier(tier: ElementTree.Element, video: str, left_out: LeftOut) -> Iterator[Unread]:
+    """Keep an error about a tier, with its annotator and participant."""
+    annotator = tier.get("ANNOTATOR", "").strip()
+    name = f"tier '{shorten(tier.attrib['TIER_ID'])}'"
+    with left_out.reading(name, [video], "" if annotator in ORIGINS else annotator) as record:
+        record.subject = tier.get("PARTICIPANT", "")
+        yield record
+
+
+def _align(annotations: Sequence[ElementTree.Element], slots: Mapping[str, str | None]) -> list[Milliseconds]:
+    """The start and end in milliseconds of each annotation of a tier.
 
     Borders between the parts of a subdivision that were never moved have no time: ELAN divides the time
     between the neighboring borders evenly.
     """
-    annotations = list(tier.iter("ALIGNABLE_ANNOTATION"))
     pairs = [(each.attrib["TIME_SLOT_REF1"], each.attrib["TIME_SLOT_REF2"]) for each in annotations]
     times = {slot: int(time) for pair in pairs for slot in pair if (time := slots[slot])}
     starts = {start for start, _ in pairs}
@@ -113,18 +165,10 @@ def _read_bouts(
         if chain[-1] in times:
             start_time, length, parts = times[first], times[chain[-1]] - times[first], len(chain) - 1
             times |= {slot: start_time + length * index // parts for index, slot in enumerate(chain)}
-    annotator = tier.get("ANNOTATOR", "").strip()
-    person = {"subject": tier.get("PARTICIPANT", ""), "observer": "" if annotator in ORIGINS else annotator}
     for pair, annotation in zip(pairs, annotations, strict=True):
         if not times.keys() >= {*pair}:
             raise ValueError(f"the annotation {annotation.get('ANNOTATION_ID')} has no time")
-        start_time, end_time = (times[slot] + offset for slot in pair)
-        if start_time < 0 and end_time <= 0:
-            left_out["annotation before the first frame"] += 1
-            continue
-        start, end = from_milliseconds(max(start_time, 0), end_time)
-        label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
-        yield Bout(video=video, start=start, end=end, label=label, origin=read_origin(annotator), **person)
+    return [(times[start], times[end]) for start, end in pairs]
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

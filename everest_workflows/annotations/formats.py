@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from everest.errors import DataError, shorten
+from everest.errors import DataError, first_names, shorten
 from everest.system.files import write_text
 from everest.system.text import read_json
 from everest.system.types import Span
@@ -38,6 +38,7 @@ from everest_workflows.annotations.records import (
     SEPARATORS,
     IsHeader,
     LeftOut,
+    Unread,
     error_reason,
     left_out_text,
     line_errors,
@@ -47,6 +48,11 @@ from everest_workflows.annotations.records import (
 )
 
 TABLE_COLUMNS: Final = ("video", "start", "end", "label")  # columns of a table of bouts
+BINARY_STARTS: Final = {  # first bytes of files that are not text
+    b"PK": "it is a spreadsheet or an archive; export it as csv or tsv, or unpack it",
+    b"\xd0\xcf": "it is a spreadsheet; export it as csv or tsv",
+    b"\x1f\x8b": "it is compressed; unpack it first",
+}
 LINES_SEARCHED: Final = 100  # lines to search for the header; BORIS 7 begins with lines about the observation
 
 Read = Callable[[Path, "float | None", VideoFinder, LeftOut], Iterable[Bout]]
@@ -77,18 +83,20 @@ def _read_table(path: Path, fps: float | None, videos: VideoFinder, left_out: Le
     for line_number, cells in rows:
         with line_errors(line_number, cells, names):
             row = dict(zip(names, map(str.strip, cells), strict=False))
+        observer, media = row.get("observer", ""), [row["video"]] if row["video"] else []
+        with left_out.reading(f"line {line_number}", media, observer) as record:
+            record.subject = row.get("subject", "")
             if not row["label"]:
                 left_out["row without a label"] += 1
                 continue
-            if not row["video"]:
+            if not media:
                 raise ValueError("it names no video")
             origin = row.get("origin") or "manual"
             if origin not in ORIGINS:
                 raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
             start, end = read_number(row["start"]), read_number(row["end"])
-            person = {name: row[name] for name in ("subject", "observer") if name in row}
-            bout = Bout(video=row["video"], start=start, end=end, label=row["label"], origin=origin, **person)
-        yield bout
+            person: Any = {"origin": origin, "subject": record.subject, "observer": observer}
+            yield Bout(video=row["video"], start=start, end=end, label=row["label"], **person)
 
 
 def _write_table(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
@@ -126,6 +134,7 @@ def read_annotations(
     videos: VideoFinder | None = None,
     keep_windows: bool = False,
     left_out: LeftOut | None = None,
+    is_chosen: Callable[[Unread], bool] = lambda record: True,
 ) -> list[Bout]:
     """Read the bouts of an annotation file.
 
@@ -136,27 +145,35 @@ def read_annotations(
         keep_windows: return the windows of `everest budget --draw` as bouts, labeled `checked` or `to check`.
             Otherwise, the time outside checked windows is unscored.
         left_out: receives the number of records that are not read, by reason.
+        is_chosen: whether a record that cannot be read is of a chosen observer and subject.
     Raises:
-        DataError: a record cannot be read (the message names it), or no record has a bout.
+        DataError: a chosen record of one of `videos` (without `videos`, of any video) cannot be read (the
+            message names it), or no record has a bout.
     """
-    file_left_out = LeftOut()
+    videos, file_left_out = videos or VideoFinder(), LeftOut()
     with as_data_error(path):
         refuse_video(path, expected="a file of annotations")
         format_name = "annotations"
         try:
             format_name = recognize_format(path)
-            bouts = list(FORMATS[format_name].read(path, fps, videos or VideoFinder(), file_left_out))
+            bouts = list(FORMATS[format_name].read(path, fps, videos, file_left_out))
             for bout in bouts:  # values in JSON may have any type
                 if not all(isinstance(text, str) and text.strip() for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
             bouts = [replace(bout, label=bout.label.strip()) for bout in bouts]
+            for record in file_left_out.unread:
+                is_of_user = not (videos.videos and record.videos) or any(map(videos.find, record.videos))
+                if is_of_user and is_chosen(record):
+                    raise ValueError(record.reason)
+                file_left_out[f"not needed, and cannot be read: {record.reason}"] += 1
         except (*READING_ERRORS, csv.Error) as error:
             reason = shorten(error_reason(error), most=300)
             raise DataError(f"{path}: cannot be read as {format_name}: {reason}") from error
-    if not bouts and file_left_out.keys() - {NO_EVENT}:
+    if not (bouts or file_left_out.unread) and file_left_out.keys() - {NO_EVENT}:
         raise DataError(f"{path}: has no bout that is read, only {left_out_text(file_left_out)}")
     if left_out is not None:
         left_out.update(file_left_out)
+        left_out.unread += file_left_out.unread
     if keep_windows:
         return bouts
     kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
@@ -174,23 +191,34 @@ def recognize_format(path: Path) -> str:
     for name, file_format in FORMATS.items():
         if path.suffix and path.suffix.lower() == file_format.ending:
             return name
+    with path.open("rb") as file:
+        if (problem := BINARY_STARTS.get(file.read(2))) is not None:
+            raise ValueError(problem)
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = list(islice(file, LINES_SEARCHED))
+    needs = f"a csv table needs the columns {','.join(TABLE_COLUMNS)}"
     if "".join(lines[:1]).lstrip().startswith(("{", "[")):
-        document = read_json(path)
+        document = read_json(path, nan=True)
         first = document[0] if isinstance(document, list) and document else document
         for name, file_format in FORMATS.items():
             if isinstance(first, dict) and any(first.keys() >= keys for keys in file_format.keys):
                 return name
-        lines = []  # JSON is not a table
+        values = first.values() if isinstance(first, dict) else ()
+        if any(isinstance(value, dict) and "annotations" in value for value in values):
+            return "activitynet"  # without the key `database`
+        keys = shorten(first_names(list(map(str, first)))) if isinstance(first, dict) else ""
+        needs += f"; this is JSON with {keys or 'no keys'}"
+    elif headers := [split_cells(lines[0], separator) for separator in SEPARATORS] if lines else []:
+        names = [cell.strip().lower() for cell in max(headers, key=len)]
+        missing = [name for name in TABLE_COLUMNS if name not in names]
+        needs += f"; its header lacks {', '.join(missing)} (it has {shorten(first_names(names, 10))})"
+        if "youtube_id" in names:
+            needs = "for a list of Kinetics, use `everest prepare index`"
     for cells in (split_cells(line, separator) for line in lines for separator in SEPARATORS):
         for name, file_format in FORMATS.items():
             if file_format.is_header and file_format.is_header(cells):
                 return name
-    raise DataError(
-        f"{path}: not annotations of a known kind ({', '.join(FORMATS)}); a csv table needs the columns "
-        "video,start,end,label"
-    )
+    raise DataError(f"{path}: not annotations of a known kind ({', '.join(FORMATS)}); {needs}")
 
 
 def plan_files(path: Path, videos: Iterable[str], format_name: str) -> dict[Path, list[str]]:

@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.errors import DataError, first_names, shorten
+from everest.errors import first_names, shorten
 from everest.video.frame_borders import VideoTimes
 from everest_workflows.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
 from everest_workflows.annotations.matching import VideoFinder
@@ -69,21 +69,29 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 
     Frames get their times from the frame rate `fps`, or, without it, from the video.
     """
+    video = path.stem.removesuffix(LABELS_SUFFIX).removesuffix(PREDICTIONS_SUFFIX)
+    with left_out.reading("", [video]):
+        yield from _read_bouts(path, video, fps, videos, left_out)
+
+
+def _read_bouts(
+    path: Path, video: str, fps: float | None, videos: VideoFinder, left_out: LeftOut
+) -> Iterator[Bout]:
+    """Yield the bouts of a table."""
     columns_left_out = LeftOut()
     flags_by_class, is_predicted = _read_table(path, columns_left_out)
     num_frames = len(flags_by_class[UNSCORED])
-    video = path.stem.removesuffix(LABELS_SUFFIX).removesuffix(PREDICTIONS_SUFFIX)
     video_times = videos.times(video)
     times = video_times if fps is None else VideoTimes.from_rate(fps, num_frames)
     if times is None:
-        raise DataError(
-            f"{path}: its rows are frames, and their times are not known; set --fps, or name the folder "
+        raise ValueError(
+            f"its rows are frames, and their times are not known; set --fps, or name the folder "
             f"of the video {video} (--videos)"
         )
     if abs(times.num_frames - num_frames) > max(END_FRAMES, MOST_DIFFERENT * num_frames):
         fix = " If its last frames are not labeled, set --fps" if num_frames < times.num_frames else ""
-        raise DataError(
-            f"{path}: has {num_frames} frames, and the video {times.num_frames}; is it of another video?{fix}"
+        raise ValueError(
+            f"has {num_frames} frames, and the video {times.num_frames}; is it of another video?{fix}"
         )
     spans: list[tuple[str, float, float]] = []
     for label, flags in flags_by_class.items():

@@ -22,7 +22,7 @@ from everest.errors import first_names, shorten
 from everest.system.text import read_json
 from everest.video.folders import VIDEO_SUFFIXES
 from everest_workflows.annotations.bout import Bout, Origin, read_origin
-from everest_workflows.annotations.matching import VideoFinder
+from everest_workflows.annotations.matching import SOUND_SUFFIXES, VideoFinder
 from everest_workflows.annotations.records import LeftOut, record_errors
 
 VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
@@ -47,11 +47,14 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     """
     document = read_json(path)
     for i, task in enumerate(document if isinstance(document, list) else [document], start=1):
-        with record_errors(f"task {task.get('id', i) if isinstance(task, dict) else i}"):
+        name = f"task {task.get('id', i) if isinstance(task, dict) else i}"
+        annotators: list[LabeledRegions] = []
+        with left_out.reading(name) as record:
             if "bouts" in task:
                 problem = "JSON of `everest timeline`, which is not read; write csv, boris or elan by --to"
                 raise ValueError(problem)
-            annotators = list(_regions_of_annotators(task, left_out))
+            record.videos = _video_names(task)[:1]
+            annotators += _regions_of_annotators(task, left_out)
             if not any(regions for _, regions, _ in annotators):
                 reason = "task without a region"
                 known = {*TASK_FIELDS, *VIDEO_KEYS}
@@ -61,24 +64,29 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
                 elif others and not task.keys() & TASK_KEYS:
                     reason = f"task with {shorten(first_names(others))} only"
                 left_out[reason] += 1
-            for observer, regions, is_predicted in annotators:
+        for observer, regions, is_predicted in annotators:
+            with left_out.reading(name, record.videos, observer):
                 for region_index, region in enumerate(regions, start=1):
                     with record_errors(f"region {region.get('id') or region_index}"):
                         region_origin = "prediction" if is_predicted else region.get("origin", "")
                         person: Any = {"origin": _ORIGINS.get(region_origin, "manual"), "observer": observer}
                         for start, end, label in _read_spans(region, task, fps, left_out):
-                            yield Bout(video=_find_video(task), start=start, end=end, label=label, **person)
+                            if not record.videos:
+                                keys = shorten(first_names(list(map(str, task.get("data", task)))))
+                                raise ValueError(f"the task names no video: name it data.video, not {keys}")
+                            video = record.videos[0]
+                            yield Bout(video=video, start=start, end=end, label=label, **person)
 
 
-def _find_video(task: Mapping[str, Any]) -> str:
-    """The name of the video of a task."""
+def _video_names(task: Mapping[str, Any]) -> list[str]:
+    """The names of videos in the data of a task, the surest first; sounds last."""
     data = task.get("data", task)
-    texts = [(key.lower(), text) for key, text in data.items() if isinstance(text, str)]
+    items = data.items() if isinstance(data, dict) else ()
+    texts = [(key.lower(), text) for key, text in items if isinstance(text, str)]
     names = [text for key, text in texts if key in VIDEO_KEYS]
-    names += [text for _, text in texts if Path(text.partition("?")[0]).suffix.lower() in VIDEO_SUFFIXES]
-    if not names:
-        raise ValueError("the task names no video (data.video)")
-    return names[0]
+    for suffixes in (VIDEO_SUFFIXES, SOUND_SUFFIXES):
+        names += [text for _, text in texts if Path(text.partition("?")[0]).suffix.lower() in suffixes]
+    return names
 
 
 def _read_spans(
@@ -164,16 +172,16 @@ def read_activitynet(path: Path, fps: float | None, videos: VideoFinder, left_ou
     Videos without annotations, such as the videos of the test set, are left out.
     """
     document = read_json(path)
-    is_database = "database" in document
-    for video, content in document["database" if is_database else "results"].items():
-        with record_errors(f"video '{shorten(video)}'"):
+    is_database = "results" not in document
+    # Files of annotated videos may lack the key `database`.
+    contents = document.get("database", document) if is_database else document["results"]
+    for video, content in contents.items():
+        with left_out.reading(f"video '{shorten(video)}'", [video]):
             entries = content.get("annotations") if is_database else content
             if not entries:
                 subset = content.get("subset", "") if is_database else ""
                 left_out[" ".join(filter(None, ["video without annotations", subset and f"({subset})"]))] += 1
-        for entry in entries or ():
-            with record_errors(f"video '{shorten(video)}'"):
+            for entry in entries or ():
                 start, end = float(entry["segment"][0]), float(entry["segment"][1])
                 origin = read_origin(entry.get("origin"), "manual" if is_database else "automated")
-                bout = Bout(video=video, start=start, end=end, label=entry["label"], origin=origin)
-            yield bout
+                yield Bout(video=video, start=start, end=end, label=entry["label"], origin=origin)

@@ -1,8 +1,8 @@
 """Finds the user's videos by the names that annotation files give them, and the times of their frames.
 
 Programs write absolute paths of another computer, Windows paths, URLs, names without a folder or an ending,
-and names with a prefix: Label Studio adds eight characters to an uploaded file, ActivityNet's files begin
-with `v_` and its annotations do not.
+and names with a prefix: Label Studio adds eight characters to an uploaded file, and replaces its blanks;
+ActivityNet's files begin with `v_` and its annotations do not. ELAN may name only the sound of a video.
 
 F frames.
 """
@@ -26,15 +26,25 @@ from everest.video.stream import VideoError
 from everest_workflows.annotations.bout import LATEST_TIME, UNSCORED, Bout, Bouts
 
 END_SLACK: Final = 1.0  # seconds after the end of a video; a bout that ends later is reported
+SOUND_SUFFIXES: Final = frozenset(
+    {".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".m4b", ".mka", ".mp2", ".mp3"}
+    | {".oga", ".ogg", ".opus", ".ra", ".snd", ".w64", ".wav", ".wave", ".weba", ".wma"}
+)
+_REMOVED: Final = re.compile(r"[^-\w.]")  # from the name of a file that is uploaded to Label Studio
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
 _LOCAL_FILES: Final = "?d="  # Label Studio writes /data/local-files/?d=folder/video.mp4
 
 
 def stem(name: str) -> str:
-    """A name without its folder and the ending of a video; other endings are part of the name."""
+    """A name without its folder and the ending of a video or sound; other endings are part of the name."""
     name = name.replace("\\", "/").rpartition("/")[2]
     suffix = Path(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
+    return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES | SOUND_SUFFIXES else name
+
+
+def is_sound(name: str) -> bool:
+    """Whether a name has the ending of a sound."""
+    return Path(name).suffix.lower() in SOUND_SUFFIXES
 
 
 class VideoFinder:
@@ -51,8 +61,8 @@ class VideoFinder:
     def find(self, name: str) -> Path | None:
         """The user's video for a name in an annotation file; None if no video matches.
 
-        The file name decides: as it is, else in lower case, else without ending, else without a prefix. If
-        several videos match, the video with the most equal folders is chosen.
+        The file name decides: as it is, else in lower case, else without ending, else without a prefix, else
+        as an upload changes it. If several videos match, the video with the most equal folders is chosen.
         """
         text = name.rpartition(_LOCAL_FILES)[2]
         if "://" in name or _LOCAL_FILES in name:
@@ -64,8 +74,8 @@ class VideoFinder:
             shared[video] = len([*takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)])
         best = [video for video, count in shared.items() if count == max(shared.values())]
         if len(best) > 1:
-            names = f"{best[0]} or {best[1]}; name one of the folders"
-            raise DataError(f"the annotated video {shorten(name)} may be {names}")
+            fix = "give only one of them" if best[0].parent == best[1].parent else "name one of the folders"
+            raise DataError(f"the annotated video {shorten(name)} may be {best[0]} or {best[1]}; {fix}")
         return best[0] if best else None
 
     def times(self, name: str) -> VideoTimes | None:
@@ -77,7 +87,9 @@ class VideoFinder:
 def _matching_keys(name: str) -> list[tuple[int, str]]:
     """The forms of a file name to compare, the surest first."""
     plain_stem = stem(name).casefold()
-    return list(enumerate([name, name.casefold(), plain_stem, _PREFIX.sub("", plain_stem)]))
+    plain_name = _PREFIX.sub("", plain_stem)
+    uploaded = _REMOVED.sub("", plain_name.strip().replace(" ", "_"))
+    return list(enumerate([name, name.casefold(), plain_stem, plain_name, uploaded]))
 
 
 def late_bout_notices(bouts_by_video: Bouts, ends: Mapping[str, float]) -> list[str]:

@@ -1,6 +1,7 @@
-"""Records of a file: a reader reads each record, counts it as left out, or names it in an error.
+"""Records of a file: a reader reads each record, counts it as left out, or keeps why it cannot be read.
 
-A record is an entry of a document, or a row of a table, whose separator and header are found here.
+A record is an entry of a document, or a row of a table, whose separator and header are found here. A record
+that cannot be read is an error only if it may concern the chosen videos and people.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import first_names
 
-LeftOut = Counter[str]  # the number of records that are not read, by reason
 IsHeader = Callable[[Sequence[str]], bool]  # whether cells are the header of a kind of table
 Row = tuple[int, list[str]]  # the number of a line, from 1, and its cells
 
@@ -31,6 +32,34 @@ ERROR_REASONS: Final = (  # reasons by type of error; other errors state their r
 )
 READING_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 SEPARATORS: Final = "\t;,"  # the comma is last: it may also be in a cell
+
+
+@dataclass(slots=True, kw_only=True)
+class Unread:
+    """A record that cannot be read, with what is known of it; a reader adds what it learns."""
+
+    videos: Sequence[str] = ()  # names in the file; empty: it may be of any video
+    observer: str = ""
+    subject: str | None = None  # None: it may be of any subject
+    reason: str = ""
+
+
+class LeftOut(Counter[str]):
+    """The number of records that are not read, by reason; and the records that cannot be read."""
+
+    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
+        super().__init__(counts or {})
+        self.unread: list[Unread] = []
+
+    @contextmanager
+    def reading(self, name: str, videos: Sequence[str] = (), observer: str = "") -> Iterator[Unread]:
+        """Keep an error in the block about the content of a record, and skip the rest of the record."""
+        record = Unread(videos=videos, observer=observer)
+        try:
+            yield record
+        except READING_ERRORS as error:
+            record.reason = ": ".join(filter(None, [name, error_reason(error)]))
+            self.unread.append(record)
 
 
 def error_reason(error: Exception) -> str:

@@ -182,9 +182,15 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
         ([0.5, "", "groom", "", ""], "'groom' is started at 0.500 s and not stopped; fix it in BORIS"),
         ([9, "", "peck", "", ""], "'peck' from 9.000 to 9.000 s is outside of its media, which have 4.0"),
         ({"time offset": 60.0}, "'groom' from -59.500 to -59.000 s less the time offset of 60 s is outside"),
-        (["nan", "", "peck", "", ""], "'day 1': 'peck' from nan to nan s is outside of its media"),
+        (
+            ["nan", "", "peck", "", ""],
+            "event 1: has no time; correct or delete",
+        ),
         ([None, "", "peck", "", ""], "'day 1': event 1: has no time; correct or delete it in BORIS"),
-        ([float("nan"), "", "peck", "", "", "NA"], "an event has no time: correct or delete it in BORIS"),
+        (
+            [float("nan"), "", "peck", "", "", "NA"],
+            "'day 1': event 1: has no time; correct or delete it in BORIS",
+        ),
         ([10**400, "", "peck", "", ""], "observation 'day 1': event 1: a number is too large"),
         (["x", "", "peck", "", ""], "observation 'day 1': event 1: could not convert"),
         ([1.0, "", "peck"], "event 1: has 3 of the fields time, subject, behavior, modifiers, comment"),
@@ -399,3 +405,21 @@ def test_rows_without_a_queue_are_of_their_files(tmp_path, clip_files, separator
     labels = read_video_annotations([written(tmp_path, "\n".join(lines))], list(map(str, videos)))
     found = [(Path(bout.video).name, bout.start, bout.end) for each in labels.bouts.values() for bout in each]
     assert sorted(found) == ROWS
+
+
+def test_bouts_that_only_another_player_shows_are_left_out(tmp_path: Path):
+    events = [[at, "", "groom", "", ""] for at in (1.0, 4.0, 8.0, 12.0, 14.0, 15.0)]
+    info = {"length": {"cam1.mp4": 10.0, "cam2.mp4": 20.0}, "offset": {"1": 0.0, "2": 2.0}}
+    media = {"1": ["cam1.mp4"], "2": ["cam2.mp4"]}
+    file = written(tmp_path, json.dumps(project(file=media, events=events, media_info=info)), "cages.boris")
+    for name, expected, counted in (
+        ("cam1.mp4", [(1, 4), (8, 10)], {"bout outside": 1, "part of a bout outside": 1}),
+        ("cam2.mp4", [(0, 2), (6, 10), (12, 13)], {"part of a bout outside": 1}),
+    ):
+        labels = read_video_annotations([file], [name])
+        assert [(bout.start, bout.end) for bout in labels.bouts[name]] == expected
+        counted = {f"{reason} the media of the player": count for reason, count in counted.items()}
+        assert labels.left_out == counted | {"media file of another player": 1}
+    alone = project(file={"1": ["cam1.mp4"]}, events=events, media_info=info)
+    with pytest.raises(DataError, match="outside of its media, which have 10"):
+        read_annotations(written(tmp_path, json.dumps(alone), "cages.boris"))

@@ -7,6 +7,7 @@ import pytest
 
 from everest.errors import DataError
 from everest_workflows.annotations.bout import Bout
+from everest_workflows.annotations.codings import read_video_annotations
 from everest_workflows.annotations.formats import read_annotations, recognize_format, write_annotations
 from everest_workflows.annotations.matching import VideoFinder
 from everest_workflows.annotations.records import LeftOut
@@ -123,10 +124,10 @@ def test_all_annotations_with_times_are_bouts(tmp_path: Path, origin: str, later
         Bout(video=video, start=0.5 + later, end=1.25 + later, label="groom & rest", subject="female"),
         Bout(video=video, start=0.5 + later, end=0.875 + later, label="left wing"),
         Bout(video=video, start=0.875 + later, end=1.25 + later, label="right wing"),
+        Bout(video=video, start=0.5 + later, end=1.25 + later, label="?"),  # the times of its parent
         Bout(video=video, start=1.8 + later, end=1.8 + later, label="peck", origin="curated"),
     ]
     assert left_out == {
-        "annotation without times of the tier 'notes'": 1,
         "media file ./side.mp4": 1,
         "media file file:///D:/my%20videos/cage1.wav": 1,
     }
@@ -143,12 +144,12 @@ def test_the_media_file_that_is_the_users_video_counts(tmp_path: Path):
 
     names, bouts, left_out = read("side.mp4")  # begins 0.9 s after the time 0 of ELAN
     assert names == {"./side.mp4"}
-    assert bouts == [(0, 0.35, "groom & rest"), (0, 0.35, "right wing"), (0.9, 0.9, "peck")]
+    assert bouts == [(0, 0.35, label) for label in ("groom & rest", "right wing", "?")] + [(0.9, 0.9, "peck")]
     assert left_out["annotation before the first frame"] == 1
     assert left_out["other media file"] == 2
     names, bouts, left_out = read("cage1.mp4", "side.mp4")
     assert names == {"file:///D:/my%20videos/cage1.mp4"}
-    assert len(bouts) == 4
+    assert len(bouts) == 5
     assert left_out["media file ./side.mp4"] == left_out["other media file"] == 1
 
 
@@ -206,3 +207,45 @@ def test_a_written_file_follows_the_schema(tmp_path: Path, clip_files: Path):
         ("peck @female", "", "automated", 0.0, 1.0),
         ("peck", "female", "automated", 0.0, 1.0),
     }
+
+
+CHILD = EAF.replace("{origin}", "").replace("anna", "").replace("curated", "")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "labels", "left_out"),
+    [
+        (">?<", "> <", {"groom & rest"}, {"annotation without text of the tier 'notes'": 1}),
+        (
+            'CONSTRAINTS="Symbolic_Association"',
+            'CONSTRAINTS="Symbolic_Subdivision"',
+            {"groom & rest"},
+            {"annotation without times of the tier 'notes'": 1},
+        ),
+        # A tier that only says yes is named by its behavior; a tier with yes and no is not.
+        (">?<", ">Yes<", {"groom & rest", "notes"}, {}),
+        (">left wing<", ">yes<", {"groom & rest", "?"}, {}),
+    ],
+)
+def test_an_associated_annotation_has_the_times_of_its_parent(tmp_path, before, after, labels, left_out):
+    file, counted = tmp_path / "cage1.eaf", LeftOut()
+    assert before in CHILD
+    file.write_text(CHILD.replace(before, after))
+    bouts = read_annotations(file, left_out=counted)
+    assert {bout.label for bout in bouts if (bout.start, bout.end) == (0.5, 1.25)} == labels
+    first_part = after[1:-1] if "left" in before else "left wing"
+    assert {bout.label for bout in bouts if bout.end == 0.875} == {first_part}
+    assert {reason: count for reason, count in counted.items() if "media" not in reason} == left_out
+
+
+def test_a_file_that_names_only_the_sound_is_of_the_video(tmp_path: Path):
+    file = tmp_path / "talk.eaf"
+    for ending in ("wav", "WAV", "mp3", "m4a", "flac"):
+        file.write_text(PLAIN.replace("cage1.mp4", f"cage1.{ending}").replace("side.mp4", f"side.{ending}"))
+        labels = read_video_annotations([file], ["rec/cage1.mp4", "rec/other.mp4"])
+        assert len(labels.bouts["rec/cage1.mp4"]) == 5
+        assert labels.left_out == {"other media file": 2}
+    with pytest.raises(DataError, match=r"cage1\.wav may be a/cage1\.avi or a/cage1\.mp4; give only one"):
+        read_video_annotations([file], ["a/cage1.avi", "a/cage1.mp4"])
+    with pytest.raises(DataError, match=r"it names file:///D:/my%20videos/cage1\.wav; the videos are x\.mp4"):
+        read_video_annotations([file], ["x.mp4"])

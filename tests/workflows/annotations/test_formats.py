@@ -101,6 +101,7 @@ EXPORTS: list[tuple[str, Any, str, float | None, list[Bout]]] = [
     ("tasks.json", LABEL_STUDIO, "label-studio", 16, UPLOADS),
     ("min.json", [MINIMAL], "label-studio", 16, [bout(0.25, 0.5, "groom")]),
     ("net.json", ACTIVITYNET, "activitynet", None, [cage(0.25, 0.5, "groom")]),
+    ("net.json", ACTIVITYNET["database"], "activitynet", None, [cage(0.25, 0.5, "groom")]),
     ("results.json", RESULTS, "activitynet", None, [cage(0.25, 0.5, "groom", "automated")]),
     ("cage1_labels.csv", DEEPETHOGRAM, "frames", 16, [*FRAMES_OF_TWO, cage(3 / 16, 4 / 16, "unscored")]),
     ("cage1.csv", SIMBA, "frames", 16, FRAMES_OF_TWO),
@@ -252,7 +253,21 @@ def of_segment(segment: list) -> dict:
         ("a.csv", f"{HEADER}\na.mp4,0,1e308,run\n", "line 2: "),
         ("a.csv", f"{HEADER}\na.mp4,0,1e14,run\n", "needs 0 <= start <= end"),
         ("a.json", {"images": []}, "not annotations of a known kind (csv, boris, boris-table, "),
+        ("a.json", {"images": [], "x": 1}, "video,start,end,label; this is JSON with images, x"),
         ("a.csv", "path,label\na.mp4,1\n", "a csv table needs the columns video,start,end,label"),
+        ("a.csv", "video,type,id,start,end\n", "its header lacks label (it has video, type, id, start, end)"),
+        (
+            "a.csv",
+            "file;no;from;to;type\n",
+            "lacks video, start, end, label (it has file, no, from, to, type)",
+        ),
+        ("a.csv", "label,youtube_id,time_start\n", "for a list of Kinetics, use `everest prepare index`"),
+        ("a.csv", "", "a csv table needs the columns video,start,end,label"),
+        (
+            "a.json",
+            [{"data": {"clip": "x", "n": 1}, "annotations": [{"result": [{"value": SOUND}]}]}],
+            "not clip, n",
+        ),
         ("a.json", "[1, 2", "a.json: cannot be read as annotations: damaged JSON: Expecting ',' delimiter"),
         ("a.csv", f"{HEADER}\na.mp4,1\n", "line 2: it has 2 fields, and the header 4"),
         ("a.csv", f"{HEADER}\na.mp4,x,2,run\n", "line 2: 'x' is no number"),
@@ -334,6 +349,14 @@ def test_missing_files_and_other_encodings_are_named(tmp_path: Path):
         (tmp_path / name).write_bytes(b"\xff\xfe\x00video")
         with pytest.raises(DataError, match=rf"{name}: .*it is no text in UTF-8"):
             read_annotations(tmp_path / name)
+    for start, message in (
+        (b"PK\3\4", "it is a spreadsheet or an archive; export it as csv or tsv"),
+        (b"\xd0\xcf\x11", "it is a spreadsheet; export it as csv or tsv"),
+        (b"\x1f\x8b\b", "it is compressed; unpack it first"),
+    ):
+        (tmp_path / "a.xlsx").write_bytes(start)
+        with pytest.raises(DataError, match=f"a.xlsx: cannot be read as annotations: {message}"):
+            read_annotations(tmp_path / "a.xlsx")
     os.mkfifo(tmp_path / "pipe.csv")
     for path in (tmp_path, tmp_path / "pipe.csv"):
         with pytest.raises(DataError, match="expected a file of annotations, not a folder"):

@@ -25,6 +25,9 @@ VIDEOS = VideoFinder(Path("/data") / name for name in NAMES)
         ("http://host/data/local-files/?d=monday/cage%202.mp4", "/data/monday/Cage 2.MP4"),
         ("/data/local-files/?d=monday/Cage%202.MP4", "/data/monday/Cage 2.MP4"),
         ("abc123", "/data/v_abc123.mp4"),
+        ("/data/upload/1/0a1b2c3d-cage_2.MP4", "/data/monday/Cage 2.MP4"),  # blanks are replaced
+        ("tuesday/cage1.wav", "/data/tuesday/cage1.mp4"),  # the sound of the video
+        ("file:///D:/monday/cage%202.M4A", "/data/monday/Cage 2.MP4"),
         ("cage3.mp4", None),
         ("cage", None),
         ("", None),

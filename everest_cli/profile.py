@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from everest.errors import RecipeError, unknown_name
+from everest.errors import EnvironmentProblem, RecipeError, unknown_name
 from everest_cli import options as o
 from everest_cli.options import is_on_cpu, option, read_size, refuse
 from everest_cli.output import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from everest.config.settings import Recipe
 
 MB, GB = 1e6, 1e9
 
@@ -29,47 +32,44 @@ class ProfileOptions:
     frames: int | None = option("--frames N", "Frames of a clip.")
     size: str | None = option("--size N|HxW", "Side, or height x width of a frame.")
     keep: float | None = option("--keep X", "Keep ratio in pre-training (rho_pre).")
-    data: Path | None = option("--data DIR", "Videos to measure the loader on, or for --latency.")
+    data: Path | None = option("--data DIR", "Videos whose reading is timed, or for --latency.")
     checkpoint: str | None = option("--checkpoint -c C", "Checkpoint or ONNX file, for --latency.")
     latency: bool = option("--latency", "Time a trained model: a video file, and a timeline.", False)
     window: float | None = option("--window SECONDS", "Window of the timeline, for --latency.", min=0.001)
     step: float | None = option("--step SECONDS", "Step of the timeline, for --latency.", min=0.001)
     overrides: list[str] | None = o.OVERRIDES
     compare: bool = option("--compare", "Compare all methods.", False)
-    paper: bool = option("--paper", "Print the paper's cost tables beside everest's values.", False)
     measure: bool = option("--measure", "Time real steps on this device.", False)
     batch: int | None = option(
-        "--batch N", "Clips per step, for --measure; windows, for --latency.", min=1, max=o.MOST_CLIPS
+        "--batch N", "Clips of a timed step; windows, for --latency.", min=1, max=o.MOST_CLIPS
     )
-    videos: int | None = option("--videos N", "Plan a pre-training run on N videos.", min=1)
-    labeled: int | None = option("--labeled N", "Plan fine-tuning on N labeled videos, too.", min=1)
-    epochs: int | None = option("--epochs E", "Epochs of the planned pre-training [the recipe's].", min=1)
-    codec: Literal["h264", "mjpeg"] = option("--codec", "Codec of the videos of the planned run.", "h264")
-    gpu: str | None = option("--gpu G", "GPU of the planned run: h100, h200, a100, 4090, t4.")
-    gpus: str = option("--gpus auto|N|cpu|mps", "Device to measure on, or N GPUs to plan for.", "auto")
+    videos: int | None = option("--videos N", "Hours of a pre-training on N videos, by timed steps.", min=1)
+    labeled: int | None = option("--labeled N", "Also the hours of fine-tuning on N videos.", min=1)
+    epochs: int | None = option("--epochs E", "Epochs of that pre-training [the recipe's].", min=1)
+    gpus: str = option("--gpus auto|N|cpu|mps", "Device to measure on; with --videos N such GPUs.", "auto")
 
     @property
-    def plans_gpus(self) -> bool:
-        """Whether --gpus is the number of GPUs to plan for, not a device to measure on."""
-        return self.gpu is not None and self.gpus.isdecimal() and int(self.gpus) > 0
+    def num_gpus(self) -> int:
+        """The number of GPUs that a planned run is divided among."""
+        return int(self.gpus) if self.videos and self.gpus.isdecimal() and int(self.gpus) else 1
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether steps are timed on this machine."""
+        return self.measure or self.data is not None or self.videos is not None
 
     def check(self) -> None:
         """Raise RecipeError for options that do not fit together."""
-        measures = self.measure or self.data or self.latency
-        plans = self.gpu is not None
+        measures = self.is_measured or self.latency
         refuse(
             {
                 "--latency and --checkpoint: give both or neither": (self.checkpoint is None) == self.latency,
                 "--method and --recipe both choose a recipe; use one of them": self.method and self.recipe,
-                "--videos, --labeled and --epochs need --gpu, the GPU of the planned run": not plans
-                and (self.videos or self.labeled or self.epochs),
-                "--gpu plans a run: add --videos N, the number of training videos": self.gpu
-                and self.videos is None,
+                "--labeled and --epochs need --videos N, the number of training videos": self.videos is None
+                and (self.labeled or self.epochs),
                 "--window and --step need --latency": not self.latency and (self.window or self.step),
-                "--batch needs --measure, --data or --latency": self.batch and not measures,
-                "--gpus needs --measure, --data or --latency, or is a number from 1 beside --gpu": (
-                    self.gpus != "auto" and not (measures or self.plans_gpus)
-                ),
+                "--batch needs --measure, --data, --videos or --latency": self.batch and not measures,
+                "--gpus needs --measure, --data, --videos or --latency": self.gpus != "auto" and not measures,
             }
         )
 
@@ -77,11 +77,11 @@ class ProfileOptions:
 def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 
-    With --videos and --gpu, also the hours and the memory of a run on that GPU, in words. With
-    --checkpoint and --latency, only the time of a trained model: for a video, on one CPU thread unless
-    OMP_NUM_THREADS is set, and for 100 hours of recordings.
+    With --videos, also the hours of a run: steps, and with --data reading, are timed on this machine and
+    multiplied. With --checkpoint and --latency, only the time of a trained model: for a video, on one CPU
+    thread unless OMP_NUM_THREADS is set, and for 100 hours of recordings.
 
-    Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu h100 --gpus 4
+    Example: everest profile --backbone vit-s --videos 2000 --epochs 100
     """
     options.check()
     if options.checkpoint is not None:  # time of a trained model
@@ -90,19 +90,14 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
         from everest_workflows.recordings.speed import time_windows
 
         windows = Passes(window=options.window, step=options.step, batch=options.batch or 1)
-        on_cpu = is_on_cpu(options.gpus)
         document = measure_latency(
             options.checkpoint,
             options.data,
-            cpu=on_cpu,
+            cpu=is_on_cpu(options.gpus),
             notify=say,
             time_windows=partial(time_windows, windows=windows),
         )
         (print_json if as_json else _print_latency)(document)
-    elif options.paper:  # the paper's tables
-        from everest.profiling.profile import compute_paper_figures
-
-        (print_json if as_json else _print_paper)([figure.dump() for figure in compute_paper_figures()])
     else:
         (print_json if as_json else _print_profile)(_make_document(options))
 
@@ -110,11 +105,9 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
 def _make_document(options: ProfileOptions) -> dict[str, Any]:
     """The document of --json: the cost of a recipe and of all methods, measurements, and the plan."""
     from everest.checkpoints.frozen import with_absolute_paths
-    from everest.profiling.other_gpu import plan_run
     from everest.profiling.profile import METHODS, RANKING_STRATEGIES, profile, recipe_with_changes
-    from everest.profiling.timing import DEFAULT_BATCH, time_loader, time_stages
 
-    data, gpu, batch = options.data, options.gpu, options.batch
+    data = options.data
     data_root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     load = partial(
         recipe_with_changes,
@@ -133,29 +126,39 @@ def _make_document(options: ProfileOptions) -> dict[str, Any]:
     document: dict[str, Any] = {**profile(recipe), "compare": []}
     if options.compare:
         document["compare"] = [{"method": name, **profile(load(source))} for name, source in METHODS.items()]
-    stages = document["stages"]
-    with_loader = data is not None and gpu is None
-    if options.measure or with_loader:  # measured on this device
-        on_cpu = is_on_cpu("auto" if options.plans_gpus else options.gpus)
-        for stage, result in time_stages(recipe, batch=batch, with_loader=with_loader, cpu=on_cpu).items():
-            stages[stage] |= result
-    if gpu is not None and options.videos is not None:
-        count = int(options.gpus) if options.plans_gpus else 1
-        place: dict[str, Any] = {"gpus": count, "codec": options.codec}
-        run = {"videos": options.videos, "epochs": options.epochs, **place}
-        document["plan"] = plan_run(recipe, gpu, **run)
-        if data is not None:  # compared with the step on the planned GPUs, not on this machine
-            speed = document["plan"]["step_clips_per_second"]
-            clips = batch or DEFAULT_BATCH["cuda"]
-            loading = time_loader(recipe, "pretrain", batch=clips, step_clips_per_second=speed)
-            stages["pretrain"]["loading"] = loading
-            document["plan"] = plan_run(recipe, gpu, **run, loader=loading["clips_per_second"])
-            place["loader"] = loading["clips_per_second"]
-        if options.labeled is not None:
-            document["finetune_plan"] = plan_run(
-                recipe, gpu, stage="finetune", videos=options.labeled, **place
-            )
+    if options.is_measured:
+        _measure(recipe, options, document)
     return document
+
+
+def _measure(recipe: Recipe, options: ProfileOptions, document: dict[str, Any]) -> None:
+    """Add the measured speed of the stages to a document, and the plans that multiply it."""
+    import torch
+
+    from everest.profiling.profile import PROFILED_STAGES
+    from everest.profiling.timing import measure_stage, open_stage_dataset, plan_run
+
+    gpus, reads = options.num_gpus, options.data is not None
+    if gpus > 1 and not torch.cuda.is_available():
+        raise EnvironmentProblem(f"--gpus {gpus}: no GPU here to measure; plan on a machine with one")
+    on_cpu = is_on_cpu("auto" if gpus > 1 else options.gpus)
+    stages = PROFILED_STAGES
+    if options.videos is not None:
+        stages = ("pretrain", "finetune") if options.labeled else ("pretrain",)
+    has_labels = recipe.data.train is not None
+    for stage in stages if reads else ():  # missing videos are reported before anything is measured
+        if stage == "pretrain" or (stage == "finetune" and has_labels):
+            open_stage_dataset(recipe, stage)
+    for stage in stages:
+        stage_reads = reads and (stage == "pretrain" or has_labels)
+        speed = measure_stage(recipe, stage, batch=options.batch, cpu=on_cpu, reads=stage_reads)
+        document["stages"][stage]["measured"] = speed.dump()
+        if options.videos is not None and stage == "pretrain":
+            run = {"videos": options.videos, "epochs": options.epochs, "gpus": gpus}
+            document["plan"] = plan_run(recipe, stage, speed, **run)
+        elif options.labeled is not None and stage == "finetune":
+            run = {"videos": options.labeled, "gpus": gpus}
+            document["finetune_plan"] = plan_run(recipe, stage, speed, **run)
 
 
 def _print_latency(document: Mapping[str, Any]) -> None:
@@ -179,16 +182,14 @@ def _print_latency(document: Mapping[str, Any]) -> None:
         )
 
 
-def _format_step(step: Mapping[str, Any]) -> str:
-    return (
-        f"{step['step_seconds']['median']:.3f} s for {step['batch']} clips: {step['clips_per_second']:.2f} "
-        f"clips/s, peak {step['peak_memory_bytes'] / GB:.2f} GB ({step['device']}, {step['precision']})"
+def _format_speed(speed: Mapping[str, Any]) -> str:
+    text = (
+        f"{speed['step_seconds']:.3f} s for {speed['batch']} clips: {speed['clips_per_second']:.2f} "
+        f"clips/s, peak {speed['peak_memory_bytes'] / GB:.2f} GB ({speed['device']}, {speed['precision']})"
     )
-
-
-def _format_loader(loader: Mapping[str, Any]) -> str:
-    waits = f"; the step waits for it {loader['data_wait']:.0%} of its time" if loader["data_wait"] else ""
-    return f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers{waits}"
+    if speed["read_seconds"] is None:
+        return text
+    return f"{text}; reading {speed['read_clips_per_second']:.1f} clips/s"
 
 
 # Table rows by key in the document of --json: the name of a row, and how to format its value.
@@ -203,8 +204,7 @@ TABLE_ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "tokens": ("tokens", lambda counts: ", ".join(f"{count} {name}" for name, count in counts.items())),
     "activation_bytes_per_clip": ("activations of a clip, estimate", lambda size: f"{size / MB:.1f} MB"),
     "model_state_bytes": ("weights, gradients, moments", lambda size: f"{size / GB:.2f} GB"),
-    "measured": ("measured step", _format_step),
-    "loading": ("measured loader", _format_loader),
+    "measured": ("measured step", _format_speed),
 }
 
 
@@ -220,13 +220,9 @@ def _print_profile(document: Mapping[str, Any]) -> None:
             rows.append([name, *("-" if value is None else text_of(value) for value in values)])
     print_table(["", *document["stages"]], rows, title=title, box=None)
     for name, stage in document["stages"].items():
-        if "loading" in stage:
-            loader, limit = stage["loading"], "step is the limit"
-            speeds = [f"{loader[key]:.0f} clips/s" for key in ("clips_per_second", "step_clips_per_second")]
-            if loader["data_wait"]:
-                changes = [f"{change} (x{factor:.1f})" for change, factor in loader["changes"].items()]
-                limit = f"loader is the limit; what helps most: {', then '.join(changes) or 'more cores'}"
-            typer.echo(f"{name}: loader {speeds[0]}, step {speeds[1]}: the {limit}")
+        if stage.get("measured", {}).get("data_wait", 0) > 0.1:
+            wait = f"{stage['measured']['data_wait']:.0%} of the time of {name} is reading"
+            typer.echo(f"{wait}; more train.workers or `everest prepare encode --codec mjpeg` may help")
     for plan in ("plan", "finetune_plan"):
         if plan in document:
             typer.echo(document[plan]["sentence"])
@@ -241,23 +237,3 @@ def _print_profile(document: Mapping[str, Any]) -> None:
             rows.append((method["method"], name, cells["gmacs"], cells["gflops"], ratio, *rest))
     if rows:
         print_table(columns, rows, title="\nMethods", box=None)
-
-
-def _print_paper(figures: Sequence[Mapping[str, Any]]) -> None:
-    """Print the paper's figures next to everest's."""
-    from everest.profiling.profile import TABLE_SUBJECTS
-
-    columns = ("quantity", "unit", "paper", "everest", "difference", "note")
-    for number, subject in TABLE_SUBJECTS.items():
-        rows = []
-        for figure in (figure for figure in figures if figure["table"] == number):
-            computed, difference = "needs GPU", ""
-            if figure["ours"] is not None:
-                computed, difference = figure["rounded"], f"{figure['deviation_percent']:+.2f} %"
-            quantity = (figure["what"], figure["unit"], figure["paper"])
-            rows.append((*quantity, computed, difference, figure["note"]))
-        print_table(columns, rows, title=f"Table {number}: {subject}", box=None)
-    typer.echo(
-        "difference: before rounding, in percent of the paper's. GMACs are what the papers print as GFLOPs.\n"
-        "Memory is estimated, of 8 GPUs in bf16 with attention that is not fused; the paper measured it."
-    )

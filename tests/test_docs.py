@@ -120,7 +120,6 @@ def desk(videos, tmp_path, clip_files, image_file, monkeypatch) -> Path:
     (tmp_path / "timm").mkdir()
     shutil.copy(image_file, tmp_path / "timm" / "model.safetensors")
     cached(tmp_path / "hub", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", tmp_path / "timm")
-    monkeypatch.setattr(timing, "LOADER_SECONDS", 0.2)
     monkeypatch.setattr(timing, "READING_SECONDS", 0.1)
     monkeypatch.setattr(suggestion, "FEWEST_PAPER_VIDEOS", 4)  # docs/large.md
     for name, folder in DATA_SETS.items():

@@ -1,14 +1,11 @@
-"""The cost of a recipe's stages (tokens, multiply-accumulates, parameters, memory); the paper's tables."""
+"""The cost of a recipe's stages: tokens, multiply-accumulates, parameters and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
-from pathlib import Path
+from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any, Final, Literal
-
-from pydantic import TypeAdapter
 
 from everest.checkpoints.frozen import find_frozen
 from everest.config.heads import Head, named_heads
@@ -23,13 +20,11 @@ from everest.config.stage_settings import (
     PretrainSettings,
     StageName,
 )
-from everest.config.yaml import read_yaml
 from everest.methods.external import is_import_path
 from everest.methods.selection import TopK
 from everest.methods.strategies import STRATEGIES, LearnedImportance
 from everest.models.clip_spec import ModelSpec
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
-from everest.models.mae import AutoencoderSpec
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
 from everest.models.spec import classifier_spec, pretrain_spec
 
@@ -45,19 +40,6 @@ METHODS: Final = {
 RANKING_STRATEGIES: Final = (TopK, LearnedImportance)  # strategies whose keep ratio `--keep` sets
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
-PAPER_TABLES: Final = Path(__file__).with_name("paper_tables.yaml")
-PAPER_GPUS: Final = 8  # the paper's memory figures are sums over the GPUs of its machine
-SOFTMAX_COPIES: Final = 2.5  # number of (tokens x tokens x heads) tensors that unfused attention saves
-TABLE_SUBJECTS: Final = {  # the subject of each of the paper's tables
-    1: "cost of pre-training and fine-tuning by backbone",
-    3: "memory of pre-training by batch size",
-    4: "time and memory of pre-training by method",
-    5: "cost and memory of fine-tuning with and without EVEREST",
-    10: "cost by the share of tokens kept (EVEREST) or masked (VideoMAE, ST-MAE), ViT-B",
-    11: "cost of fine-tuning by backbone",
-    12: "cost by the number of frames",
-    15: "size, memory and cost by the number of convolutions in the embedding",
-}
 
 
 class StageCost:
@@ -184,60 +166,3 @@ def profile(recipe: Recipe) -> dict[str, Any]:
         "checkpointing": recipe.train.checkpointing,
         "stages": costs,
     }
-
-
-@cache
-def estimate_cost(recipe: str, stage: ProfiledStage, overrides: tuple[str, ...]) -> StageCost:
-    """Estimate the cost of a stage of a shipped recipe with overrides, in bf16."""
-    return StageCost(load_recipe(recipe, overrides=overrides), stage, value_bytes=VALUE_BYTES["bf16"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaperFigure:
-    """A printed figure and how to compute it: a row of paper_tables.yaml, which explains the keys."""
-
-    table: int
-    what: str
-    printed: str
-    unit: Literal["GMACs", "M parameters", "GB", "time"] = "GMACs"
-    of: tuple[str, ProfiledStage, tuple[str, ...]] | None = None  # recipe, stage and overrides
-    batch: int | None = None
-    note: str = ""
-
-    def dump(self) -> dict[str, Any]:
-        """Return the values of `everest profile --paper --json`; `ours` is None if it must be measured.
-
-        GB (10^9 bytes) are estimated as in the paper: over all GPUs, in bf16 with unfused attention.
-        """
-        ours = None
-        if self.of is not None and self.unit != "GB":
-            cost = estimate_cost(*self.of)
-            ours = cost.gmacs if self.unit == "GMACs" else cost.parameters / 1e6
-        elif self.of is not None and self.batch is not None:
-            cost = estimate_cost(*self.of)
-            clip = cost.activation_bytes_per_clip + count_softmax_bytes(cost.spec, VALUE_BYTES["bf16"])
-            ours = (PAPER_GPUS * sum(cost.model_state.values()) + self.batch * clip) / 1e9
-        row: dict[str, Any] = {"table": self.table, "what": self.what, "unit": self.unit}
-        row |= {"paper": self.printed, "ours": ours, "note": self.note}
-        if ours is not None:
-            decimals = len(self.printed.partition(".")[2])
-            row["rounded"] = f"{ours:.{decimals}f}"
-            row["deviation_percent"] = 100 * (ours / float(self.printed) - 1)
-        return row
-
-
-def count_softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
-    """Estimate the bytes that unfused attention saves in addition: tokens x tokens per head and block."""
-    tokens = count_tokens(spec)
-    size = spec.model.backbone_size
-    encoded = spec.model.class_token + spec.model.registers + tokens.visible
-    squares = size.depth * size.heads * encoded**2
-    if isinstance(spec, AutoencoderSpec):
-        squares += spec.model.decoder_depth * size.decoder_heads * (tokens.visible + tokens.target) ** 2
-    return int(SOFTMAX_COPIES * bytes_per_value * squares)
-
-
-def compute_paper_figures() -> list[PaperFigure]:
-    """Compute every cost figure of Tables 1, 3, 4, 5, 10, 11, 12 and 15."""
-    rows = read_yaml(PAPER_TABLES.read_text("utf-8"), str(PAPER_TABLES))
-    return TypeAdapter(list[PaperFigure]).validate_python(rows)

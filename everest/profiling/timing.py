@@ -1,86 +1,98 @@
-"""Measures time and peak memory of steps on random pixels, and whether the loader keeps up."""
+"""The speed of a recipe on this machine: seconds of a step and of reading a clip, both measured here.
+
+Every estimate of run time multiplies these two numbers: `everest profile`, `--dry-run` and the plan of
+`everest train`. Nothing is estimated for a device that is not here.
+"""
 
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import repeat
-from typing import Any, Final
+from itertools import count, repeat
+from statistics import mean, median
+from typing import Any, Final, Literal
 
 import torch
 from accelerate import Accelerator
 
 from everest.checkpoints.frozen import build_with_teacher
 from everest.config.settings import Recipe
-from everest.config.stage_settings import STAGES, StageName
-from everest.data.clip_dataset import ClipDataset, StepSampler
-from everest.data.frames import find_sampling
-from everest.data.loader import choose_workers, copy_to_device, divide_batches, read_batches
-from everest.data.recipe_clips import apply_resize_setting, finetune_dataset, pretrain_dataset
+from everest.config.stage_settings import StageName
+from everest.data.clip_dataset import Batch, ClipDataset
+from everest.data.loader import copy_to_device
+from everest.data.recipe_clips import finetune_dataset, pretrain_dataset
 from everest.engine.network import prepare_model
 from everest.engine.plain_training import PlainTraining
+from everest.engine.stage_plan import plan_stage
 from everest.engine.step import set_lr
 from everest.engine.training import Stage, Step
 from everest.errors import EnvironmentProblem
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.clip_spec import ModelSpec
-from everest.profiling.profile import PROFILED_STAGES, ProfiledStage, make_stage_spec, training_settings
+from everest.profiling.profile import ProfiledStage, make_stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
-from everest.system.processes import num_readers
-from everest.video.reader import is_fast_to_read
-from everest.video.stream import VideoError
+from everest.system.compute import time_calls
+from everest.system.processes import num_cores
+from everest.system.text import time_text
 
 WARMUP_STEPS: Final = 2  # untimed steps, which allocate, choose kernels and compile
 TIMED_STEPS: Final = 5
 DEFAULT_BATCH: Final = {"cuda": 32, "mps": 4}  # default batch by device; 1 on a CPU
-
-LOADER_SECONDS: Final = 10.0  # default: seconds for which the loader is timed
-READING_SECONDS: Final = 2.0  # default: seconds for which reading in this process is timed
-CODECS_EXAMINED: Final = 16  # default: number of videos whose codec is read
-# Speedup of decoding a clip from Motion JPEG instead of H.264 with a keyframe every 12 frames: 16 of 61
-# frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
-MJPEG_GAIN: Final = 3.2
+READING_SECONDS: Final = 2.0  # default: seconds for which reading is timed
 
 
-def time_stages(
-    recipe: Recipe, *, batch: int | None, with_loader: bool, cpu: bool
-) -> dict[ProfiledStage, dict[str, Any]]:
-    """Measure the steps of all stages.
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """The measured seconds of a step and of reading a clip.
 
-    Args:
-        with_loader: also measure the loader of each stage that has videos.
-
-    Returns:
-        For each stage, `measured` (see `time_steps`) and, if measured, `loading` (see `time_loader`).
+    Attributes:
+        batch: clips of a step.
+        read_seconds: seconds per clip with all readers at work; None: reading was not measured.
     """
-    loading: tuple[StageName, ...] = ()
-    if with_loader:
-        loading = STAGES if recipe.data.train else ("pretrain",)
-    for stage in loading:  # missing videos are reported before anything is measured
-        open_stage_dataset(recipe, stage)
-    stages: dict[ProfiledStage, dict[str, Any]] = {}
-    for stage in PROFILED_STAGES:
-        stages[stage] = {"measured": time_steps(recipe, stage, batch=batch, cpu=cpu)}
-    for stage in loading:
-        step = stages[stage]["measured"]
-        stages[stage]["loading"] = time_loader(
-            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
-        )
-    return stages
+
+    device: str
+    precision: str
+    batch: int
+    step_seconds: float
+    peak_memory_bytes: int
+    read_seconds: float | None = None
+
+    def split_seconds(self, clips: float, *, gpus: int = 1) -> tuple[float, float]:
+        """Return the seconds of all steps, divided among the GPUs, and of reading all clips."""
+        return clips * self.step_seconds / self.batch / gpus, clips * (self.read_seconds or 0.0)
+
+    def seconds(self, clips: float, *, gpus: int = 1) -> float:
+        """Return the time for some clips: steps and reading share the cores of a CPU, not those of a GPU."""
+        steps, reading = self.split_seconds(clips, gpus=gpus)
+        return steps + reading if self.device == "cpu" else max(steps, reading)
+
+    def dump(self) -> dict[str, Any]:
+        """Return the values of `everest profile --json`; `data_wait` is the share of time without steps."""
+        values = {**vars(self), "clips_per_second": self.batch / self.step_seconds}
+        if self.read_seconds is not None:
+            steps, _ = self.split_seconds(1)
+            values |= {"read_clips_per_second": 1 / self.read_seconds}
+            values |= {"data_wait": 1 - steps / self.seconds(1)}
+        return values
 
 
-def time_steps(
-    recipe: Recipe, stage: ProfiledStage, *, batch: int | None = None, cpu: bool = False
-) -> dict[str, Any]:
-    """Measure steps on the first available device, or with `cpu` on the CPU.
+def measure_stage(
+    recipe: Recipe, stage: ProfiledStage, *, batch: int | None = None, cpu: bool = False, reads: bool = False
+) -> Speed:
+    """Measure the steps of a stage on random pixels, and the reading of its videos, on this machine.
 
     A step of `pretrain` and `finetune` is a forward pass, a backward pass and an update, on new weights; a
-    step of `eval` is a forward pass. A step has `batch` clips, by default as many as in DEFAULT_BATCH.
+    step of `eval` is a forward pass.
+
+    Args:
+        batch: clips of a step; None: as many as in DEFAULT_BATCH.
+        cpu: measure on the CPU even if there is a GPU.
+        reads: also measure reading; DataError if the videos cannot be found.
     """
+    dataset = open_stage_dataset(recipe, stage) if reads and stage != "eval" else None
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     spec, device = make_stage_spec(recipe, stage), accelerator.device
     multiple = 2 * spec.compared_views if spec.compared_views > 1 else 1  # at least two videos
@@ -88,22 +100,21 @@ def time_steps(
     torch.manual_seed(recipe.train.seed)
     try:
         step = _make_step(recipe, stage, spec, accelerator, clips=clips)
-        _time_calls(step, WARMUP_STEPS, device)
+        time_calls(step, most=WARMUP_STEPS, device=device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        timed = _time_calls(step, TIMED_STEPS, device)
+        _, seconds = time_calls(step, most=TIMED_STEPS, device=device)
     except torch.OutOfMemoryError as error:
         problem = f"out of memory with {clips} clips of {stage}"
         raise EnvironmentProblem(f"{problem}; try a smaller --batch") from error
-    median = statistics.median(timed)
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
-        "batch": clips,
-        "step_seconds": {"median": median, "min": min(timed), "max": max(timed)},
-        "clips_per_second": clips / median,
-        "peak_memory_bytes": peak_memory(device),
-    }
+    return Speed(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        precision="fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+        batch=clips,
+        step_seconds=median(seconds),
+        peak_memory_bytes=peak_memory(device),
+        read_seconds=None if dataset is None else measure_reading(dataset, workers=recipe.train.workers),
+    )
 
 
 def _make_step(
@@ -131,19 +142,71 @@ def _make_step(
     return finetune
 
 
+def open_stage_dataset(recipe: Recipe, stage: StageName) -> ClipDataset:
+    """Open the data set of a training stage; DataError if the videos cannot be found."""
+    return pretrain_dataset(recipe) if stage == "pretrain" else finetune_dataset(recipe)[0]
+
+
+def measure_reading(dataset: ClipDataset, *, workers: int | Literal["auto"]) -> float:
+    """Return the seconds to read a clip: of this process, divided among the workers."""
+    dataset.read((0, 0))  # opens and indexes the file
+    keys = ((epoch, epoch % len(dataset)) for epoch in count(1))
+    _, seconds = time_calls(lambda: dataset.read(next(keys)), seconds=READING_SECONDS)
+    readers = num_cores() if workers == "auto" else min(max(1, workers), num_cores())
+    return mean(seconds) / dataset.make_views.num_views / readers
+
+
+def plan_run(
+    recipe: Recipe, stage: StageName, speed: Speed, *, videos: int, epochs: int | None = None, gpus: int = 1
+) -> dict[str, Any]:
+    """Multiply a measured speed by the clips of a run; return `"plan"` of `everest profile --json`.
+
+    Args:
+        epochs: number of epochs; None: as in the recipe.
+        gpus: number of GPUs like the measured one, in this machine: they share its cores for reading.
+    Returns:
+        `hours` of the run; `limit`, `step` or `loader`, and the hours of each, `step_hours` and
+        `loader_hours` (None: not measured); `batch`, the clips of the measured step; `fits`: true, as that
+        step ran; `sentence`.
+    """
+    section = recipe.pretrain if stage == "pretrain" else recipe.finetune
+    section = section if epochs is None else replace(section, epochs=epochs, steps=None)
+    plan = plan_stage(section, num_videos=videos, processes=gpus, largest_micro_batch=section.batch_size)
+    clips = plan.steps * plan.batch_size
+    steps, reading = speed.split_seconds(clips, gpus=gpus)
+    seconds = speed.seconds(clips, gpus=gpus)
+    verb = {"pretrain": "Pre-training", "finetune": "Fine-tuning"}[stage]
+    epochs_text = "1 epoch" if plan.epochs == 1 else f"{plan.epochs:,} epochs"
+    several = "" if gpus == 1 else f", {gpus} of them as fast as {gpus} times one"
+    read = f"reading alone {time_text(reading)}" if reading else "reading is not included: add --data DIR"
+    return {
+        "gpus": gpus,
+        "hours": seconds / 3600,
+        "fits": True,
+        "batch": speed.batch,
+        "limit": "loader" if reading > steps else "step",
+        "step_hours": steps / 3600,
+        "loader_hours": reading / 3600 if reading else None,
+        "sentence": (
+            f"{verb} {recipe.model.backbone} on {videos:,} videos for {epochs_text} takes about "
+            f"{time_text(seconds)}: steps alone {time_text(steps)}, {read} (measured here on {speed.device}, "
+            f"{speed.batch} clips per step{several})"
+        ),
+    }
+
+
 def try_step(stage: Stage) -> dict[str, Any]:
     """Run two passes with updates on real clips, and estimate the run's time and memory; writes nothing."""
     training, plan = stage.training, stage.training.plan
     device = training.context.accelerator.device
     training.model.train()
-    started = time.perf_counter()
     with closing(training.loader()) as loader:
-        batch = copy_to_device(next(iter(loader)), device)
-    loaded = time.perf_counter()
+        batches: list[Batch] = []
+        _, (loading,) = time_calls(lambda: batches.append(copy_to_device(next(iter(loader)), device)), most=1)
     losses: list[float] = []
 
     def last_pass() -> None:  # processes exchange gradients in this pass
-        step = Step(training, repeat(batch))
+        step = Step(training, repeat(batches[0]))
         for number, clips in enumerate(step.batches(), start=1):
             if number == plan.accumulation:
                 pass_losses = stage.losses(clips, step)
@@ -151,7 +214,7 @@ def try_step(stage: Stage) -> dict[str, Any]:
                 losses.append(pass_losses.model.item())
         step.update_weights()
 
-    _, seconds = _time_calls(last_pass, 2, device)
+    _, (_, seconds) = time_calls(last_pass, most=2, device=device)
     return {
         "loss": losses[0],
         "videos": len(training.dataset),
@@ -162,115 +225,8 @@ def try_step(stage: Stage) -> dict[str, Any]:
         "peak_lr": plan.peak_lr,
         "parameters": sum(p.numel() for p in training.trained_model.parameters()),
         "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
-        "seconds_to_load": round(loaded - started, 2),
+        "seconds_to_load": round(loading, 2),
         "seconds_per_pass": round(seconds, 3),
         "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),
         "memory_bytes": peak_memory(device),
     }
-
-
-def _time_calls(work: Callable[[], object], times: int, device: torch.device) -> list[float]:
-    """Return the seconds of each call, including the work of the device."""
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return seconds
-
-
-def open_stage_dataset(recipe: Recipe, stage: StageName) -> ClipDataset:
-    """Open the data set of a training stage; DataError if the videos cannot be found."""
-    return pretrain_dataset(recipe) if stage == "pretrain" else finetune_dataset(recipe)[0]
-
-
-def time_loader(
-    recipe: Recipe, stage: StageName, *, batch: int, step_clips_per_second: float, cpu: bool = False
-) -> dict[str, Any]:
-    """Measure the speed of a stage's loader and of one process, and whether the step waits for the loader.
-
-    Loader and step are measured separately; in training, they share the CPU if the step runs on it.
-
-    Args:
-        batch: clips per step.
-        step_clips_per_second: the speed of the step alone.
-        cpu: the step runs on the CPU even if there is a GPU, so crops are not resized on the GPU.
-    """
-    device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
-    dataset = apply_resize_setting(open_stage_dataset(recipe, stage), recipe.data.resize, device)
-    views = dataset.make_views.num_views
-    samples = max(1, batch // views)
-    order = StepSampler(
-        num_samples=len(dataset),
-        samples_per_step=samples,
-        num_steps=1_000_000,  # more steps than fit into the time
-        samples_per_epoch=len(dataset),
-        seed=recipe.train.seed,
-        odds=dataset.sampling_odds,
-    )
-    workers = choose_workers(dataset, order, recipe.train.workers)
-    with closing(read_batches(dataset, order, workers=workers, timeout=recipe.train.data_timeout)) as loaded:
-        for _ in range(divide_batches(dataset, order, workers=workers).num_slots):
-            next(loaded)  # batches that are read ahead would distort the rate
-        speed = _measure_call_rate(lambda _: next(loaded), LOADER_SECONDS) * samples * views
-    alone = measure_reading_speed(dataset)
-    data_wait = max(0.0, 1 - speed / step_clips_per_second)
-    return {
-        "workers": workers,
-        "clips_per_second": speed,
-        "clips_per_second_of_one_process": alone,
-        "step_clips_per_second": step_clips_per_second,
-        "data_wait": data_wait,  # share of the time of a step
-        "changes": _suggest_loading_changes(dataset, workers, alone) if data_wait else {},
-    }
-
-
-def _suggest_loading_changes(dataset: ClipDataset, workers: int, clips_per_second: float) -> dict[str, float]:
-    """Suggest changes that make the loader faster, with the expected factor of each; largest factor first.
-
-    Several clips from one decode are not suggested, because they cost accuracy (docs/performance.md).
-
-    Args:
-        clips_per_second: the speed of this process alone.
-    """
-    views = dataset.make_views
-
-    def decode(number: int) -> None:
-        # The time until an unreadable video fails counts, because training loses it as well.
-        with suppress(VideoError):
-            reader = views.make_reader(dataset.samples[number % len(dataset)], dataset.decoder)
-            views.decode(reader, find_sampling(views.sampling).center)
-
-    changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
-    is_slow = False
-    for sample in dataset.samples[:CODECS_EXAMINED]:
-        with suppress(VideoError):  # training replaces unreadable videos, so their codec is irrelevant
-            is_slow = is_slow or not is_fast_to_read(sample.video)
-    if is_slow:
-        seconds = views.num_views / clips_per_second  # per sample
-        decoding = min(seconds, 1 / _measure_call_rate(decode, READING_SECONDS))
-        faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
-        changes["everest prepare encode --codec mjpeg"] = seconds / faster
-    stated = {change: factor for change, factor in changes.items() if factor > 1.1}  # heuristic
-    return dict(sorted(stated.items(), key=lambda item: -item[1]))
-
-
-def measure_reading_speed(dataset: ClipDataset) -> float:
-    """Return the clips per second that this process reads alone."""
-    dataset.read((0, 0))  # opens and indexes the file
-    samples = _measure_call_rate(lambda epoch: dataset.read((epoch, epoch % len(dataset))), READING_SECONDS)
-    return samples * dataset.make_views.num_views
-
-
-def _measure_call_rate(work: Callable[[int], object], seconds: float) -> float:
-    """Return the calls per second of `work`, over the calls that begin within `seconds`."""
-    began = time.perf_counter()
-    calls = 0
-    spent = 0.0
-    while spent <= seconds:
-        calls += 1
-        work(calls)
-        spent = time.perf_counter() - began
-    return calls / spent

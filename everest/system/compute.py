@@ -46,16 +46,39 @@ class NetworkTime(NamedTuple):
         return [f"other programs use the CPU, so a clip takes {self.clock_ms:.0f} ms now"] * is_busy
 
 
-def time_passes(run: Callable[[], object], *, limit: float = math.inf) -> NetworkTime:
-    """Time a model on the calling thread; one pass is enough if it takes far longer than `limit` ms."""
-    alone, clock = [], []
-    while len(alone) < MOST_PASSES and sum(alone) < TIMED_SECONDS:
+def time_calls(
+    run: Callable[[], object],
+    *,
+    most: int | None = None,
+    seconds: float = math.inf,
+    enough: float = math.inf,
+    device: torch.device | None = None,
+) -> tuple[list[float], list[float]]:
+    """Time calls one after another; return the CPU seconds of this thread and the clock seconds of each.
+
+    Args:
+        most: the maximum number of calls; None: no maximum.
+        seconds: clock time of all calls after which none begins.
+        enough: CPU time of one call after which none follows.
+        device: whose work is awaited after each call.
+    """
+    cpu, clock = [], []
+    while len(cpu) != most and sum(clock) < seconds:
         cpu_start, clock_start = time.thread_time(), time.perf_counter()
         run()
-        alone.append(time.thread_time() - cpu_start)
+        if device is not None and device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        cpu.append(time.thread_time() - cpu_start)
         clock.append(time.perf_counter() - clock_start)
-        if 1000 * alone[0] > FAR_FACTOR * limit:
+        if cpu[0] > enough:
             break
+    return cpu, clock
+
+
+def time_passes(run: Callable[[], object], *, limit: float = math.inf) -> NetworkTime:
+    """Time a model on the calling thread; one pass is enough if it takes far longer than `limit` ms."""
+    enough = FAR_FACTOR * limit / 1000
+    alone, clock = time_calls(run, most=MOST_PASSES, seconds=TIMED_SECONDS, enough=enough)
     return NetworkTime(alone_ms=round(1000 * min(alone), 3), clock_ms=round(1000 * median(clock), 3))
 
 

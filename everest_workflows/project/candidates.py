@@ -10,7 +10,6 @@ N videos, F features of a candidate, C outputs.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,7 +49,8 @@ from everest.probes.linear import (
     fit_linear,
     make_group_splits,
 )
-from everest.profiling.timing import measure_reading_speed, open_stage_dataset
+from everest.profiling.timing import measure_reading, open_stage_dataset
+from everest.system.compute import time_calls
 from everest.system.events import Report
 from everest.system.types import Floats
 from everest.video.reader import video_info
@@ -198,14 +198,11 @@ def measure_clip_seconds(recipe: Recipe, classes: Classes) -> float:
     modules = [module.to(device).eval() for module in made if module is not None]
     data = recipe.data
     clips = torch.zeros(1, data.channels, data.frames, *data.frame_size, dtype=torch.uint8, device=device)
-    seconds = []
     with torch.inference_mode():
-        for _ in range(FEATURE_PASSES):
-            started = time.monotonic()
-            for module in modules:
-                module.features(clips).cpu()
-            seconds.append(time.monotonic() - started)
-    return mean(seconds[1:]) + 1 / measure_reading_speed(open_stage_dataset(recipe, "finetune"))
+        _, seconds = time_calls(
+            lambda: [module.features(clips).cpu() for module in modules], most=FEATURE_PASSES
+        )
+    return mean(seconds[1:]) + measure_reading(open_stage_dataset(recipe, "finetune"), workers=1)
 
 
 def make_linear_candidates(

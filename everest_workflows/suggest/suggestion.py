@@ -16,9 +16,8 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import StageName
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
-from everest.profiling.timing import measure_reading_speed, open_stage_dataset, time_steps
+from everest.profiling.timing import measure_stage
 from everest.system.compute import NetworkTime
-from everest.system.processes import num_cores
 from everest.system.text import time_text
 from everest_workflows.suggest.rules import (
     DEVICE_VALUES,
@@ -134,11 +133,8 @@ class Suggestion:
         on_cpu = self.device == "cpu"
         for stage in STAGES_OF_PURPOSE[self.purpose]:
             batch = 16 if self.start is None else 2  # public weights are larger than what a CPU trains
-            timed = time_steps(self.recipe, stage, batch=batch if on_cpu else None, cpu=on_cpu)
-            step = timed["clips_per_second"]
-            read = measure_reading_speed(open_stage_dataset(self.recipe, stage)) * num_cores()
-            # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
-            speeds[stage] = 1 / (1 / step + 1 / read) if on_cpu else min(step, read)
+            speed = measure_stage(self.recipe, stage, batch=batch if on_cpu else None, cpu=on_cpu, reads=True)
+            speeds[stage] = 1 / speed.seconds(1)
         return replace(self, speeds=speeds)
 
     def within(self, most_seconds: float) -> Suggestion:

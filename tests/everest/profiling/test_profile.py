@@ -1,41 +1,33 @@
 import json
-import re
 from collections.abc import Callable
-from dataclasses import astuple
-from functools import partial
+from dataclasses import astuple, replace
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from small_runs import called, json_of, refused, sets
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
-from everest.errors import DataError
+from everest.config.yaml import read_yaml
+from everest.errors import DataError, RecipeError
 from everest.lists.sample import Sample
 from everest.models.clip_spec import ModelSpec
 from everest.models.cost import count_macs, count_tokens
 from everest.profiling import timing
-from everest.profiling.other_gpu import (
-    DECODE_MS,
-    GPUS,
-    HAND_OVER_MS,
-    MJPEG_MS,
-    PASS_SECONDS,
-    PEAK_SHARE,
-    plan_run,
-)
 from everest.profiling.profile import (
     METHODS,
     PROFILED_STAGES,
-    compute_paper_figures,
-    estimate_cost,
+    ProfiledStage,
+    StageCost,
     make_stage_spec,
     profile,
 )
-from everest.profiling.timing import time_steps
+from everest.profiling.timing import Speed, measure_stage, plan_run
 from everest_workflows.recordings import speed
 
 CLIP = ("data.frames=4", "data.size=32")
@@ -44,25 +36,44 @@ profile_of = partial(called, "profile")
 json_profile = partial(json_of, "profile")
 
 
+class PaperFigure(NamedTuple):
+    """A row of paper_tables.yaml, which explains the keys."""
+
+    table: int
+    what: str
+    printed: str
+    of: tuple[str, ProfiledStage, tuple[str, ...]]
+    unit: str = "GMACs"
+    note: str = ""
+
+
+@cache
+def estimate_cost(recipe: str, stage: ProfiledStage, overrides: tuple[str, ...]) -> StageCost:
+    return StageCost(load_recipe(recipe, overrides=overrides), stage, value_bytes=2)
+
+
+def paper_figures() -> list[PaperFigure]:
+    tables = Path(__file__).with_name("paper_tables.yaml")
+    return TypeAdapter(list[PaperFigure]).validate_python(read_yaml(tables.read_text("utf-8"), str(tables)))
+
+
 def test_every_printed_digit_of_computation_and_parameters_is_reproduced():
-    rows = [row for row in (figure.dump() for figure in compute_paper_figures()) if row["ours"] is not None]
-    computed = [row for row in rows if row["unit"] != "GB"]
-    assert {row["table"] for row in computed} == {1, 5, 10, 11, 12, 15}
-    assert len(computed) == 52
-    others = [row["what"] for row in computed if row["rounded"] != row["paper"]]
+    figures = paper_figures()
+    assert {figure.table for figure in figures} == {1, 5, 10, 11, 12, 15}
+    assert len(figures) == 52
+    others = []
+    for figure in figures:
+        cost = estimate_cost(*figure.of)
+        ours = cost.gmacs if figure.unit == "GMACs" else cost.parameters / 1e6
+        if f"{ours:.{len(figure.printed.partition('.')[2])}f}" != figure.printed:
+            others.append(figure.what)
     assert others == ["MAE (ST-MAE) pre-training"]
-    memory = [row for row in rows if row["unit"] == "GB"]
-    assert {row["table"] for row in memory} == {3, 4, 5}
-    assert all(row["ours"] < float(row["paper"]) for row in memory)
 
 
 def test_counts_are_those_of_fvcore_on_the_released_modules(golden: Callable[[str], Path]):
     told = json.loads(golden("paper_costs.json").read_text())
-    ours = {
-        (str(figure.table), *astuple(estimate_cost(*figure.of).macs)[:4])
-        for figure in compute_paper_figures()
-        if figure.of is not None and figure.unit == "GMACs"
-    }
+    figures = [figure for figure in paper_figures() if figure.unit == "GMACs"]
+    ours = {(str(figure.table), *astuple(estimate_cost(*figure.of).macs)[:4]) for figure in figures}
     for table, entry, *macs in told["entries"]:
         assert (table, *macs) in ours or "ST-MAE" in entry, entry
 
@@ -182,14 +193,6 @@ def test_compare_puts_all_methods_side_by_side():
     assert "videomae-v2" in shown
 
 
-def test_paper_prints_every_table():
-    shown = profile_of("--paper").stdout
-    for table in (1, 3, 4, 5, 10, 11, 12, 15):
-        assert re.search(rf"^Table {table}: \w+", shown, re.MULTILINE)  # with its subject
-    assert "Table 7 and the text have 0.3" in shown
-    assert "needs GPU" in shown
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -201,12 +204,8 @@ def test_paper_prints_every_table():
         ("--backbone vit-b --set model.backbone=vit-x", "model.backbone: unknown value 'vit-x'"),
         ("--method mae", "--method: unknown name 'mae'"),
         ("--recipe k400 --method videomae", "--method and --recipe both choose a recipe"),
-        ("--videos 5", "--videos, --labeled and --epochs need --gpu"),
-        ("--epochs 5", "--videos, --labeled and --epochs need --gpu"),
-        ("--gpu a100 --videos 5 --gpus cpu", "--gpus needs --measure, --data or --latency, or is a number"),
-        ("--gpu a100", "--gpu plans a run: add --videos N"),
-        ("--gpu a10 --videos 5", "--gpu: unknown name 'a10'; did you mean 'a100'?"),
-        ("--gpu t4 --videos 9 --gpus 3", "batch_size 1024 does not divide over 3 processes"),
+        ("--epochs 5", "--labeled and --epochs need --videos N"),
+        ("--gpus cpu", "--gpus needs --measure, --data, --videos or --latency"),
     ],
 )
 def test_impossible_options_are_one_line_and_code_2(arguments: str, line: str):
@@ -217,11 +216,55 @@ def test_impossible_options_are_one_line_and_code_2(arguments: str, line: str):
 
 @pytest.mark.parametrize("stage", PROFILED_STAGES)
 def test_measured_steps_are_real(stage):
-    found = time_steps(load_recipe("k400", overrides=TINY), stage, batch=2)
-    seconds = found["step_seconds"]
-    assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
-    assert found["clips_per_second"] == pytest.approx(2 / seconds["median"])
-    assert found["peak_memory_bytes"] > 0
+    found = measure_stage(load_recipe("k400", overrides=TINY), stage, batch=2, cpu=True)
+    assert found.step_seconds > 0
+    assert found.peak_memory_bytes > 0
+    assert found.dump()["clips_per_second"] == pytest.approx(2 / found.step_seconds)
+
+
+@pytest.fixture
+def one_second(monkeypatch: pytest.MonkeyPatch) -> Speed:
+    """A speed that `everest profile` measures: a clip a second in steps, and two a second in reading."""
+    speed = Speed(
+        device="cpu", precision="fp32", batch=4, step_seconds=4.0, peak_memory_bytes=1, read_seconds=0.5
+    )
+    monkeypatch.setattr(timing, "measure_stage", lambda *_, **__: speed)
+    return speed
+
+
+def test_a_plan_multiplies_the_measured_seconds_and_is_printed_last(one_second: Speed):
+    options = ("--videos", 2048, "--labeled", 384, "--epochs", 2, *sets(*TINY))
+    document = json_profile(*options)
+    plan = document["plan"]
+    assert (plan["step_hours"], plan["loader_hours"]) == (4096 / 3600, 2048 / 3600)
+    assert plan["hours"] == 1.5 * 4096 / 3600  # on a CPU, steps and reading share the cores
+    assert (plan["limit"], plan["batch"], plan["fits"]) == ("step", 4, True)
+    tuning = document["finetune_plan"]
+    assert tuning["hours"] == 1.5 * 384 * load_recipe("k400").finetune.epochs / 3600
+    assert profile_of(*options).stdout.splitlines()[-2:] == [plan["sentence"], tuning["sentence"]]
+    assert (
+        "takes about 102 min: steps alone 68 min, reading alone 34 min (measured here on cpu"
+        in plan["sentence"]
+    )
+
+
+def test_gpus_divide_the_steps_and_share_the_cores_that_read(one_second: Speed):
+    recipe, speed = load_recipe("k400"), replace(one_second, device="H100")
+    one, four = (plan_run(recipe, "pretrain", speed, videos=1024, gpus=gpus) for gpus in (1, 4))
+    assert (one["step_hours"] / four["step_hours"], one["loader_hours"]) == (4, four["loader_hours"])
+    assert (one["limit"], one["hours"]) == ("step", one["step_hours"])
+    assert (four["limit"], four["hours"]) == ("loader", four["loader_hours"])
+    assert "4 of them as fast as 4 times one" in four["sentence"]
+    alone = plan_run(recipe, "pretrain", replace(speed, read_seconds=None), videos=1024)
+    assert (alone["hours"], alone["loader_hours"]) == (one["hours"], None)
+    assert "reading is not included: add --data DIR" in alone["sentence"]
+    with pytest.raises(RecipeError, match="batch_size 1024 does not divide over 3 processes"):
+        plan_run(recipe, "pretrain", speed, videos=9, gpus=3)
+
+
+def test_nothing_is_planned_for_a_gpu_that_is_not_there():
+    message = refused("profile --videos 1024 --gpus 4", code=5)
+    assert "--gpus 4: no GPU here to measure; plan on a machine with one" in message
 
 
 def test_the_decoder_of_128_frames_costs_what_its_specification_says():
@@ -245,112 +288,6 @@ def test_a_frozen_tokenizer_is_counted_separately():
     # 1.0 TFLOP for 128 frames, by its designers' count of the encoder.
     assert 2 * found["tokenizer_gmacs"] == pytest.approx(1000, rel=0.05)
     assert "tokenizer_gmacs" not in estimate_cost("k400", "pretrain", ()).dump()
-
-
-def plan(recipe: str, gpu: str, *overrides: str, videos: int = 100, epochs: int = 1, **options: Any) -> dict:
-    read = load_recipe(recipe, overrides=overrides)
-    return plan_run(read, gpu, videos=videos, epochs=epochs, **options)
-
-
-def test_hours_follow_from_flops_peak_and_share_and_the_sentence_is_printed_last():
-    options = ("--videos", "10240", "--epochs", "800", "--gpu", "H200", "--set", "train.workers=128")
-    planned = json_profile(*options)["plan"]
-    clips = 800 * 10240
-    flops = 6 * 19.8072768e9  # forward and backward, Table 1's GMACs
-    seconds = clips * flops / (PEAK_SHARE * 989e12) + clips / 1024 * PASS_SECONDS
-    assert planned["hours"] == pytest.approx(seconds / 3600, rel=1e-3)
-    assert (planned["fits"], planned["batch"]) == (True, 1024)
-    assert planned["memory_gib"] < 139
-    small = ("data.size=32", "model.tubelet=[2, 8, 8]", "model.depth=1", "train.workers=128")
-    sentence = plan("k400", "h200", *small, videos=10_240, epochs=800)["sentence"]
-    assert profile_of(*options, *sets(*small)).stdout.splitlines()[-1] == sentence
-
-
-def test_the_plan_of_300_000_unlabeled_and_20_000_labeled_videos_is_that_of_the_page():
-    page = (Path(__file__).parents[3] / "docs" / "large.md").read_text("utf-8")
-    place = ("--gpu", "h100", "--gpus", "8", "--codec", "mjpeg", "--set", "train.workers=15")
-    size = ("--recipe", "k400", "--epochs", "160", "--videos", "300000", "--labeled", "20000")
-    documents = [
-        json_profile(*size, *place, *sets(*changes))
-        for changes in (
-            (),
-            ("pretrain.selection={strategy: tube, mask_ratio: 0.9}", "finetune.selection={strategy: all}"),
-        )
-    ]
-    clips = 35 * (20_000 // 384 * 384)
-    for document in documents:
-        tuning = document["finetune_plan"]
-        reading = clips * (MJPEG_MS + HAND_OVER_MS) / 1000 / (8 * 15)
-        assert tuning["loader_hours"] == pytest.approx(reading / 3600)
-        assert "Fine-tuning vit-b on 20,000 videos for 35 epochs takes" in tuning["sentence"]
-        assert "120 workers at 85 clips/s each (320 x 240, Motion JPEG)" in tuning["sentence"]
-    for row, key in (("reading Motion JPEG", "loader_hours"), ("steps", "step_hours")):
-        hours = " | ".join(f"{document['plan'][key]:.1f}" for document in documents)
-        assert re.search(rf"^\| {row}.* \| {hours} \|$", page, re.MULTILINE), (row, hours)
-
-
-def test_the_loader_limits_a_fast_gpu_and_frame_selection_decodes_more_frames():
-    alphas = (f"pretrain.frame_selection.alpha={alpha}" for alpha in (1, 1.5))
-    options = {"videos": 100_000, "epochs": 80}
-    one, other = (plan("k400", "h200", "train.workers=1", alpha, **options) for alpha in alphas)
-    clips = 80 * (100_000 // 1024 * 1024)  # without the incomplete batch of each epoch
-    assert one["hours"] == pytest.approx(clips * (DECODE_MS + HAND_OVER_MS) / 1000 / 3600, rel=1e-3)
-    assert other["hours"] / one["hours"] == pytest.approx(1.5)
-    assert "limited by reading videos" in one["sentence"]
-    assert one["limit"] == "loader"
-
-
-def test_several_gpus_divide_the_steps_and_have_workers_each():
-    for workers, limit in ((1, "loader"), (500, "step")):
-        planned = partial(plan, "k400", "h100", f"train.workers={workers}", videos=102_400, epochs=8)
-        one, four = planned(gpus=1), planned(gpus=4)
-        assert (one["limit"], four["limit"]) == (limit, limit)
-        assert one["hours"] / four["hours"] == pytest.approx(4, rel=0.05)
-    step, loader = (60 * four[key] for key in ("step_hours", "loader_hours"))
-    minutes = f"{step:.1f} minutes, reading alone {loader:.1f} minutes. "
-    assert f"on 4 H100, limited by the GPUs: the steps alone take {minutes}" in four["sentence"]
-    assert "4 GPUs as fast as 4 times one" in four["sentence"]
-
-
-def test_a_measured_loader_replaces_the_assumed_one(clip_files: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(timing, "LOADER_SECONDS", 0.2)
-    monkeypatch.setattr(timing, "READING_SECONDS", 0.1)
-    small = ("--backbone", "vit-tiny", "--frames", 4, "--size", 64, *sets("model.depth=2", "train.workers=1"))
-    document = json_profile(
-        *small, "--data", clip_files, "--videos", 4096, "--epochs", 9, "--gpu", "t4", "--gpus", 2
-    )
-    speed = document["stages"]["pretrain"]["loading"]["clips_per_second"]
-    assert f"the {speed:.0f} clips/s that this machine's loader reached" in document["plan"]["sentence"]
-    assert "measured" not in document["stages"]["pretrain"]  # a step of this machine is not of the plan
-    assert document["plan"]["loader_hours"] == pytest.approx(9 * 4096 / speed / 3600)
-    assert document["plan"]["hours"] == max(document["plan"][f"{each}_hours"] for each in ("step", "loader"))
-    loading = document["stages"]["pretrain"]["loading"]
-    assert loading["step_clips_per_second"] == document["plan"]["step_clips_per_second"]
-
-
-@pytest.mark.slow
-def test_a_run_that_does_not_fit_says_so_with_a_remedy():
-    huge = ("model.backbone=vit-h", "data.frames=512")
-    planned = plan("k400", "t4", *huge)
-    assert (planned["fits"], planned["hours"], planned["batch"]) == (False, None, 0)
-    assert "does not fit on one T4" in planned["sentence"]
-    assert "train.checkpointing=true" in planned["sentence"]
-    assert plan("k400", "h200", *huge)["fits"]
-
-
-@pytest.mark.slow
-def test_a_larger_tokenizer_takes_more_memory():
-    small, large = (plan("lvmae-128", "4090", f"tokenizer.size={size}") for size in ("lite", "magvit-b"))
-    assert small["fits"]
-    assert large["fits"]
-    assert large["memory_gib"] - small["memory_gib"] > 0.5
-
-
-def test_between_views_a_pass_has_all_clips_of_a_step():
-    few, many = (plan("views", "t4", f"pretrain.batch_size={batch}") for batch in (16, 4096))
-    assert (few["fits"], few["batch"]) == (True, 16)
-    assert not many["fits"]
-    assert many["memory_gib"] > GPUS["t4"].gib
 
 
 def test_a_timeline_without_windows_ends_in_an_error(monkeypatch: pytest.MonkeyPatch):

@@ -82,7 +82,7 @@ def plot(
 
 
 def doctor(as_json: bool = o.AS_JSON) -> None:
-    """Check packages, devices, decoders and disk; prints problems, fixes and a verdict.
+    """Check packages, devices and decoding; prints problems, fixes and a verdict.
 
     Example: everest doctor
     """

@@ -1,4 +1,4 @@
-"""`everest doctor`: checks of packages, devices, decoders, memory and disk.
+"""`everest doctor`: the versions of packages, the devices of this machine, and one decoded video.
 
 Each heavy package is first imported by its check, so a broken package is a result, not a crash.
 F frames, H W pixels.
@@ -7,23 +7,20 @@ F frames, H W pixels.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
-from everest.errors import EnvironmentProblem
 from everest.system.processes import free_host_memory, host_memory, num_cores
 from everest.system.run_folder import PACKAGES
 from everest.system.text import plural
 
 GIB: Final = 2**30
-REINSTALL_TORCH: Final = "install both from one place: `pip install --force-reinstall torch torchvision`"
+REINSTALL: Final = "run `pip install --force-reinstall {}`"
 FRAME_IDS: Final = (11, 0, 7)  # out of order
 State = Literal["ok", "absent", "warning", "broken"]
 
@@ -41,12 +38,13 @@ class CheckResult:
 def run_checks() -> list[CheckResult]:
     """Run all checks. A check that cannot run also gives a result."""
     results: list[CheckResult] = []
-    for check in (check_packages, check_devices, check_decoders, check_storage):
+    for check in (check_packages, check_memory, check_torch, check_decoding):
         try:
             results.extend(check())  # results from before an error are kept
         except Exception as error:  # whatever a broken package raises
-            name, fix = check.__name__.removeprefix("check_"), "run `pip install --force-reinstall .`"
-            results.append(CheckResult(name, "broken", first_line(error), fix))
+            name = check.__name__.removeprefix("check_")
+            package = {"torch": "torch torchvision", "decoding": "av"}.get(name, ".")
+            results.append(CheckResult(name, "broken", first_line(error), REINSTALL.format(package)))
     return results
 
 
@@ -87,49 +85,49 @@ def check_packages() -> Iterator[CheckResult]:
             yield CheckResult(name, "broken", "not installed", f"run `pip install {what}`")
 
 
-def check_devices() -> Iterator[CheckResult]:
-    """Check processor and memory, torch with torchvision, and the GPUs."""
+def check_memory() -> Iterator[CheckResult]:
+    """Check the cores, the memory, and the shared memory, which workers use to hand over clips."""
     yield CheckResult("processor", "ok", f"{num_cores()} cores")
     free = free_host_memory()
     found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
     yield _judge("memory", found, free >= 2 * GIB, fix)  # heuristic: memory for training a small model
-    try:
-        import torch
-    except Exception as error:  # whatever a broken package raises
-        yield CheckResult("torch", "broken", f"cannot be imported: {first_line(error)}", REINSTALL_TORCH)
-        return
-    try:
-        import torchvision
 
-        torch.ops.torchvision.nms  # noqa: B018 — missing where the two were built for different versions
-        yield CheckResult("torch and torchvision", "ok", f"{torch.__version__} and {torchvision.__version__}")
-    except Exception as error:
-        found = f"does not fit torch {torch.__version__}: {first_line(error)}"
-        yield CheckResult("torch and torchvision", "broken", found, REINSTALL_TORCH)
+    from everest.data.workers import SHARED_MEMORY_FIX, free_shared_memory
+
+    shared = free_shared_memory()
+    if shared is not None:
+        # Heuristic: enough for the clips of a run on one GPU. A Docker container has 64 MB.
+        yield _judge("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, SHARED_MEMORY_FIX)
+
+
+def check_torch() -> Iterator[CheckResult]:
+    """Check that torch and torchvision fit each other, and the GPUs."""
+    import torch
+    import torchvision
+
+    torch.ops.torchvision.nms  # noqa: B018 — missing where the two were built for different versions
+    yield CheckResult("torch and torchvision", "ok", f"{torch.__version__} and {torchvision.__version__}")
 
     from everest.system.compute import computes_bf16
 
-    with warnings.catch_warnings(record=True) as caught:  # the reason if CUDA does not start
-        warnings.simplefilter("always")
-        num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(num_gpus):
-        name = f"GPU {number}"
         about = torch.cuda.get_device_properties(number)
         found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, capability {about.major}.{about.minor}"
         try:
             (torch.ones(8, device=f"cuda:{number}") + 1).sum().item()
         except RuntimeError as error:
             fix = "install a torch built for this GPU, or exclude it by CUDA_VISIBLE_DEVICES"
-            yield CheckResult(name, "broken", f"{found}; cannot compute: {first_line(error)}", fix)
+            found = f"{found}; cannot compute: {first_line(error)}"
+            yield CheckResult(f"GPU {number}", "broken", found, fix)
             continue
         has_bf16 = computes_bf16(torch.device("cuda", number))
         precision = "bf16" if has_bf16 else "no bf16: train.precision auto is fp16"
-        yield CheckResult(name, "ok", f"{found}, {precision}")
+        yield CheckResult(f"GPU {number}", "ok", f"{found}, {precision}")
     has_driver = Path("/proc/driver/nvidia/version").is_file() or shutil.which("nvidia-smi") is not None
     if not num_gpus and has_driver:
-        reason = f" {first_line(caught[0].message)}" if caught else ""
-        found = f"an NVIDIA driver, but torch finds no GPU (CUDA of torch: {torch.version.cuda}){reason}"
+        found = f"an NVIDIA driver, but torch finds no GPU (CUDA of torch: {torch.version.cuda})"
         fix = "install a torch for CUDA, update the driver, or look at CUDA_VISIBLE_DEVICES"
         yield CheckResult("CUDA", "warning", found, fix)
     elif not num_gpus:
@@ -138,20 +136,11 @@ def check_devices() -> Iterator[CheckResult]:
         yield CheckResult("MPS", "ok", "a Mac's GPU, by --gpus mps")
 
 
-def check_decoders() -> Iterator[CheckResult]:
-    """Check FFmpeg, and decode a rendered file with every back-end."""
-    reinstall = "run `pip install --force-reinstall av`"
-    try:
-        import av
-    except Exception as error:  # whatever a broken package raises
-        yield CheckResult("PyAV", "broken", f"cannot be imported: {first_line(error)}", reinstall)
-        return
-    versions = sorted(av.library_versions.items())
-    found = ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in versions)
-    yield CheckResult("FFmpeg of PyAV", "ok", found)
+def check_decoding() -> Iterator[CheckResult]:
+    """Write a video, and compare three of its decoded frames."""
     import torch
 
-    from everest.video.reader import DECODERS, VideoError, read_frames
+    from everest.video.reader import read_frames
     from everest.video.writer import write_video
 
     frames = torch.full((16, 64, 96, 3), 40, dtype=torch.uint8)  # (F, H, W, 3): a bar that moves right
@@ -160,35 +149,8 @@ def check_decoders() -> Iterator[CheckResult]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rendered.mp4"
         write_video(path, frames, fps=12)
-        for name in DECODERS:
-            title, problem = f"decoder {name}", None
-            try:
-                decoded = read_frames(path, FRAME_IDS, decoder=name)  # (F, H, W, 3)
-                difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
-                if difference > 4:  # levels that compression changes; a wrong frame differs far more
-                    problem = f"returns other frames (difference {difference:.1f})"
-            except EnvironmentProblem as error:
-                yield CheckResult(title, "absent", first_line(error), "data.decoder: auto does without")
-                continue
-            except Exception as error:  # whatever a broken package raises
-                problem = error.reason if isinstance(error, VideoError) else first_line(error)
-            is_needed = name == "auto"  # PyAV, which reads every file
-            fix = reinstall if is_needed else "leave data.decoder at auto"
-            found = problem or f"{len(FRAME_IDS)} of {len(FRAME_IDS)} test frames are correct"
-            yield _judge(title, found, problem is None, fix, otherwise="broken" if is_needed else "warning")
-
-
-def check_storage() -> Iterator[CheckResult]:
-    """Check the disk of the working folder, and the shared memory, which workers use to hand over clips."""
-    here = Path.cwd()
-    free = shutil.disk_usage(here).free
-    found = f"{free / GIB:.1f} GiB free at {here}"
-    is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # heuristic: two states of a ViT-B run
-    yield _judge("disk", found, is_ok, "free some space, or name an --output that can be written")
-
-    from everest.data.workers import SHARED_MEMORY_FIX, free_shared_memory
-
-    shared = free_shared_memory()
-    if shared is not None:
-        # Heuristic: enough for the clips of a run on one GPU. A Docker container has 64 MB.
-        yield _judge("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, SHARED_MEMORY_FIX)
+        decoded = read_frames(path, FRAME_IDS)  # (F, H, W, 3)
+    difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
+    found = f"{len(FRAME_IDS)} test frames differ by {difference:.1f} of 255 levels on average"
+    is_ok = difference <= 4  # levels that compression changes; a wrong frame differs far more
+    yield _judge("decoding", found, is_ok, REINSTALL.format("av"), otherwise="broken")

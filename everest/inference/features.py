@@ -85,7 +85,7 @@ def extract(
         views = model.recipe.eval
         header |= {"clips": views.clips, "crops": views.crops, "keep": model.keep}
         if names:
-            _write_features(store.arrays(), names, out, header)
+            _write_features(rows.arrays, names, out, header)
         store.remove()
     if not names:
         raise _none_readable_error(samples, skipped)

@@ -12,25 +12,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from everest.checkpoints.load import find_run_weights, is_timm_name
 from everest.data.recipe_clips import fingerprint
 from everest.inference.opened_model import OpenedModel
-from everest.inference.row_store import JoinedRows, Result, RowStore, open_row_store, read_saved_plan
 from everest.inference.videos import Compute, Passes, ViewTensors, compute_over_videos, compute_over_windows
 from everest.inference.windows import Unreadable, Window
 from everest.lists.sample import ListSize, Sample
 from everest.system.accelerator import Processes, join_processes
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs
-from everest.system.text import plural
+from everest.system.parts import FIX, JoinedParts, Parts, divide, open_parts, read_saved_plan
+from everest.system.text import damage_errors, plural, validate
 from everest.system.weights import state_hash
 from everest.video.images import video_files
 from everest.video.source import video_version
+
+Result = Unreadable | None  # why a video or a window has no row; None: it has one
+_RESULTS: Final[TypeAdapter[list[Result]]] = TypeAdapter(list[Result])
 
 
 @dataclass(frozen=True)
@@ -98,14 +102,14 @@ class LongJob:
             check_new_file(self.output, overwrite=self.may_replace())
 
     @contextmanager
-    def open(self) -> Iterator[RowStore]:
+    def open(self) -> Iterator[Parts]:
         """Open the rows of this job."""
         processes = self.processes
         with ExitStack() as stack:
             folder = self.rows_folder or Path(
                 processes.decide(lambda: stack.enter_context(TemporaryDirectory(prefix="everest-")))
             )
-            store = open_row_store(folder, self.plan, restart=self.overwrite, processes=processes)
+            store = open_parts(folder, self.plan, restart=self.overwrite, processes=processes)
             yield stack.enter_context(store)
 
 
@@ -121,42 +125,46 @@ def encoding_of(model: OpenedModel) -> dict[str, Any]:
 
 
 def add_rows(
-    store: RowStore,
+    store: Parts,
     model: OpenedModel,
     samples: Sequence[Sample],
     compute: Compute,
     make_row: Callable[[ViewTensors], dict[str, Tensor]],
     passes: Passes,
-) -> JoinedRows | None:
-    """Add the rows of the videos that a store lacks; a unit is a forward pass.
+) -> JoinedParts | None:
+    """Add the rows of the videos that a folder of parts lacks.
 
     Args:
         make_row: makes the row of a video from the values of its views.
     Returns:
         The rows of all processes, with the results of each video; None in a process other than the main one.
     """
-    units = passes.divide(samples)
-    done = sum(len(store.results(unit)) for unit in range(len(units)))
+    units = divide(len(samples), batch=passes.batch)
+    completed, begun = store.progress()
+    done = begun + sum(len(units[unit]) for unit in completed)
     if done:
         passes.report(notice(f"resuming after {done} of {plural(len(samples), ListSize.of(samples).noun)}"))
-    own, others = store.remaining(len(units))
-    parts = [units[unit] for unit in own]
+    own = store.own(len(units))
+    rest = {unit: passes.divide(units[unit][len(store.results(unit)) :]) for unit in own}
+    parts = [part for unit in own for part in rest[unit]]
     processes = store.processes.num_processes
     computed = compute_over_videos(model, samples, compute, passes, parts=parts, processes=processes)
-    for unit, pairs in zip(own, computed, strict=True):
-        results = [values if isinstance(values, Unreadable) else None for _, values in pairs]
-        rows = [make_row(values) for _, values in pairs if not isinstance(values, Unreadable)]
-        store.add(unit, results, _stack_rows(rows), is_last=True)
-    joined = store.join()
+    for unit in own:
+        for part, pairs in zip(rest[unit], computed, strict=False):
+            results = [values if isinstance(values, Unreadable) else None for _, values in pairs]
+            rows = [make_row(values) for _, values in pairs if not isinstance(values, Unreadable)]
+            store.add(unit, results, _stack_rows(rows), is_last=part is rest[unit][-1])
+    joined = store.joined()
     if joined is None:
         return None
-    results = [[result] for unit_results in joined.results for result in unit_results]
-    _report_problems(samples, results, [index for unit in others for index in units[unit]], passes.report)
+    results = [[result] for results in joined.results for result in _read_results(store, results)]
+    known = {index for unit in (*completed, *own) for index in units[unit]}
+    _report_problems(samples, results, known, passes.report)
     return joined._replace(results=results)
 
 
 def add_window_rows(
-    store: RowStore,
+    store: Parts,
     model: OpenedModel,
     samples: Sequence[Sample],
     compute: Compute,
@@ -164,41 +172,50 @@ def add_window_rows(
     passes: Passes,
     *,
     make_video_tensors: Callable[[Sample], dict[str, Tensor]] = lambda sample: {},
-) -> JoinedRows | None:
-    """Add the rows of the windows that a store lacks; a unit is a video. See `add_rows`.
+) -> JoinedParts | None:
+    """Add the rows of the windows that a folder of parts lacks; a unit is a video. See `add_rows`.
 
     A row also has the start and the end of its window, in seconds.
 
     Args:
         make_video_tensors: makes further tensors of a video that has a row.
     """
-    num_done, num_windows = store.progress
-    if num_done or num_windows:
+    completed, num_windows = store.progress()
+    if completed or num_windows:
         windows_text = f" and {plural(num_windows, 'window')} of others" if num_windows else ""
-        passes.report(notice(f"resuming after {num_done} of {plural(len(samples), 'video')}{windows_text}"))
-    own_units, other_units = store.remaining(len(samples))
-    for unit in own_units:
-        sample = samples[unit]
-        for items in compute_over_windows(model, sample, compute, passes, done=store.results(unit)):
-            results = [item if isinstance(item, Unreadable) else None for item in items]
+        done_text = f"resuming after {len(completed)} of {plural(len(samples), 'video')}{windows_text}"
+        passes.report(notice(done_text))
+    own = store.own(len(samples))
+    for unit in own:
+        sample, results = samples[unit], _read_results(store, store.results(unit))
+        for items in compute_over_windows(model, sample, compute, passes, done=[*results]):
+            added = [item if isinstance(item, Unreadable) else None for item in items]
             rows = []
             for window, values in (item for item in items if not isinstance(item, Unreadable)):
                 starts, ends = torch.tensor([window.start, window.end], dtype=torch.float64)
                 rows.append({**make_row(window, values), "starts": starts, "ends": ends})
-            store.add(unit, results, _stack_rows(rows), is_last=False)
-        has_rows = None in store.results(unit)
-        store.add(unit, [], make_video_tensors(sample) if has_rows else {}, is_last=True)
-    joined = store.join()
-    if joined is not None:
-        _report_problems(samples, joined.results, other_units, passes.report)
-    return joined
+            store.add(unit, added, _stack_rows(rows), is_last=False)
+            results += added
+        store.add(unit, [], make_video_tensors(sample) if None in results else {}, is_last=True)
+    joined = store.joined()
+    if joined is None:
+        return None
+    all_results = [_read_results(store, results) for results in joined.results]
+    _report_problems(samples, all_results, {*completed, *own}, passes.report)
+    return joined._replace(results=all_results)
+
+
+def _read_results(store: Parts, values: list[Any]) -> list[Result]:
+    """The results of a part, from their JSON values."""
+    with damage_errors(store.folder, fix=FIX):
+        return validate(_RESULTS, values)
 
 
 def _report_problems(
-    samples: Sequence[Sample], results: Sequence[Sequence[Result]], indices: Sequence[int], report: Report
+    samples: Sequence[Sample], results: Sequence[Sequence[Result]], known: set[int], report: Report
 ) -> None:
-    """Report the problems of the videos that other processes have read."""
-    for index in indices:
+    """Report the problems of the videos that other processes have read: not those of `known` indices."""
+    for index in (index for index in range(len(samples)) if index not in known):
         for result in results[index]:
             if result is not None and not result.is_window:
                 report(notice(f"{samples[index].video_id}: {result.reason}"))

@@ -54,7 +54,7 @@ def open_predictions(
         if rows is None:
             yield None
             return
-        outputs = iter(torch.tensor(store.arrays().get("outputs", ())))
+        outputs = iter(torch.tensor(rows.arrays.get("outputs", ())))
         yield [
             {"video": sample.video_id, "error": result.reason}
             if result

@@ -47,10 +47,9 @@ class Passes:
         check_counts(batch=self.batch)
         check_seconds(window=self.window, step=self.step)
 
-    def divide(self, samples: Sequence[Sample]) -> list[range]:
-        """Divide videos into forward passes: the indices of each."""
-        firsts = range(0, len(samples), self.batch)
-        return [range(first, min(first + self.batch, len(samples))) for first in firsts]
+    def divide(self, indices: range) -> list[range]:
+        """Divide successive videos into forward passes: the indices of each."""
+        return [indices[first : first + self.batch] for first in range(0, len(indices), self.batch)]
 
 
 def compute_over_videos(
@@ -78,7 +77,7 @@ def compute_over_videos(
         decoder=model.recipe.data.decoder,
         replace_bad=False,
     )
-    parts = passes.divide(samples) if parts is None else parts
+    parts = passes.divide(range(len(samples))) if parts is None else parts
     if not parts:
         return
     order = [[(0, index) for index in indices] for indices in parts]

@@ -27,7 +27,6 @@ from everest.data.recipe_clips import labeled_samples
 from everest.errors import DataError, unknown_name
 from everest.inference.jobs import add_rows
 from everest.inference.opened_model import OpenedModel
-from everest.inference.row_store import open_row_store
 from everest.inference.videos import Passes, ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import compute_metrics, find_chance
@@ -45,6 +44,7 @@ from everest.probes.classifiers import (
 )
 from everest.probes.linear import linear
 from everest.system.events import Report, notice, warning
+from everest.system.parts import open_parts
 from everest.system.types import Floats
 
 ATTENTIVE: Final = "attentive"  # the probe on tokens; the other probes use pooled features
@@ -117,13 +117,13 @@ def encode_set(
         names = ("pooled", *baselines, *(["tokens"] if with_tokens else []))
         return {name: views[name][0] for name in names}
 
-    with open_row_store(folder, {}) as store:
+    with open_parts(folder, {}) as store:
         joined = add_rows(store, model, samples, compute, row_of, Passes(batch=batch, report=report))
         assert joined is not None  # there is only one process
         problems = [result.reason if result else None for (result,) in joined.results]
         skipped = [(sample.video_id, text) for sample, text in zip(samples, problems, strict=True) if text]
         refuse_too_many(skipped, requested=len(samples), max_bad=model.recipe.data.max_bad)
-        arrays = store.arrays()
+        arrays = joined.arrays
     readable = [sample for sample, text in zip(samples, problems, strict=True) if text is None]
     features = {name: rows if name == "tokens" else np.array(rows) for name, rows in arrays.items()}
     return EncodedSet(readable, features, len(skipped))

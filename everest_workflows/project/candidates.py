@@ -31,7 +31,6 @@ from everest.config.settings import Recipe
 from everest.errors import DataError
 from everest.inference.jobs import add_rows
 from everest.inference.opened_model import OpenedModel
-from everest.inference.row_store import open_row_store
 from everest.inference.videos import Passes, compute_over_videos
 from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
@@ -52,6 +51,7 @@ from everest.probes.linear import (
 from everest.profiling.timing import measure_reading, open_stage_dataset
 from everest.system.compute import time_calls
 from everest.system.events import Report
+from everest.system.parts import open_parts
 from everest.system.types import Floats
 from everest.video.reader import video_info
 from everest_workflows.project.feature_kinds import FEATURES, INPUTS, LINEAR, SIZE_RATE, LinearModule
@@ -165,7 +165,7 @@ def fill_table(
     def row_of(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: x[0] for name, x in views.items()}
 
-    with open_row_store(folder, {"features": [*modules]}) as store:
+    with open_parts(folder, {"features": [*modules]}) as store:
         joined = add_rows(store, first, samples, compute, row_of, Passes(batch=READ_BATCH, report=report))
         assert joined is not None  # this is the only process
         problems = [result.reason if result else None for (result,) in joined.results]
@@ -173,7 +173,7 @@ def fill_table(
         if not readable:
             raise DataError(f"none of {len(samples)} videos can be read")
         rows = {sample.video_id: row for row, sample in enumerate(readable)}
-        features = {name: np.array(x) for name, x in store.arrays().items()}
+        features = {name: np.array(x) for name, x in joined.arrays.items()}
         flags = flag_sizes(readable)
         features |= {SIZE_RATE: flags} if flags.shape[1] > 1 else {}
         yield FeatureTable(modules=modules, rows=rows, features=features)

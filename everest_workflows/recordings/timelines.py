@@ -215,7 +215,7 @@ def compute_timelines(job: LongJob) -> Iterator[Timelines | None]:
             return
         arrays = {
             name: np.split(np.array(array), np.cumsum(rows.counts[name])[:-1])
-            for name, array in store.arrays().items()
+            for name, array in rows.arrays.items()
         }
         videos = []
         for i, (sample, results) in enumerate(zip(job.samples, rows.results, strict=True)):

@@ -20,8 +20,7 @@ from small_runs import run
 from typer.testing import CliRunner
 
 from everest.errors import RecipeError, UserError
-from everest.inference.row_store import open_row_store
-from everest.inference.windows import Unreadable
+from everest.system.parts import open_parts
 from everest.system.run_folder import RunFolder
 from everest.system.text import load_json
 from everest_cli.main import app
@@ -110,15 +109,14 @@ def checked(folder: Path, request: pytest.FixtureRequest) -> Made:
     return Made(folder / "checked_videos.jsonl", command[:-1])
 
 
-def row_store(name: str) -> Maker:
+def part(name: str) -> Maker:
     def make(folder: Path, request: pytest.FixtureRequest) -> Made:
         def read() -> None:
-            with open_row_store(folder / "rows", {"weights": "w"}) as store:
-                store.join()
-                store.arrays()
+            with open_parts(folder / "rows", {"weights": "w"}) as parts:
+                parts.joined()
 
-        with open_row_store(folder / "rows", {"weights": "w"}) as store:
-            store.add(0, [None, Unreadable("empty file")], {"x": torch.zeros(1, 2, 3)}, is_last=True)
+        with open_parts(folder / "rows", {"weights": "w"}) as parts:
+            parts.add(0, [None, ["empty file", False]], {"x": torch.zeros(1, 2, 3)})
         return Made(folder / "rows" / name, read)
 
     return make
@@ -149,9 +147,8 @@ KINDS = {
     "features": Kind(features, 4),
     "timelines": Kind(timelines, 4),
     "journal of a check": Kind(checked, 2),
-    "plan of rows": Kind(row_store("plan.json"), 2),
-    "journal of rows": Kind(row_store("0.jsonl"), 2),
-    "numbers of rows": Kind(row_store("0.x.bin"), 2),
+    "plan of parts": Kind(part("plan.json"), 2),
+    "part": Kind(part("00000000-00000000-00000002-last.safetensors"), 2),
     "project.json": Kind(project, 2),
 }
 
@@ -227,9 +224,7 @@ def documents(file: Path) -> tuple[dict[str, Any], Callable[[Any], None]]:
     return json.loads(first), lambda values: file.write_text("\n".join([json.dumps(values), *others, ""]))
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if not kind.startswith(("recipe", "bad", "numbers"))]
-)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith(("recipe", "bad"))])
 def test_a_value_that_is_missing_or_of_another_type_is_one_line_or_not_needed(kind: str, damages):
     code, intact = KINDS[kind].code, damages(kind)
     names, _ = documents(next(intact).file)

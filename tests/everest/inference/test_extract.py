@@ -13,8 +13,8 @@ from small_runs import called, refused
 import everest
 from everest.errors import EnvironmentProblem
 from everest.inference import features
-from everest.inference.row_store import open_row_store
 from everest.models.pooling import mean_and_change
+from everest.system.parts import open_parts
 
 VIEWS = ["--views", "2x1"]
 
@@ -71,7 +71,7 @@ def test_both_kinds_of_file_are_equal_and_equal_calls_write_equal_files(classifi
 def test_parts_of_other_work_and_damaged_ones_are_not_mixed(classifier_run, clip_files, tmp_path):
     out, parts = tmp_path / "f.npz", tmp_path / "f.npz.parts"
     command = ("extract", clip_files, "-c", classifier_run, "--out", out, "-q")
-    with open_row_store(parts, {"weights": "others", "features": "video"}):
+    with open_parts(parts, {"weights": "others", "features": "video"}):
         for options in ([], ["--overwrite"]):  # which removes nothing of a running command
             assert "f.npz.parts: another process writes there now" in refused(*command, *options, code=2)
     message = refused(*command, code=2)

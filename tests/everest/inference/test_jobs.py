@@ -7,17 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from damage import with_hole
 from processes import TWO, everest, start
 from small_runs import called, contents, refused, run
-
-from everest.inference.row_store import RowStore, open_row_store
 
 WINDOWS = ["--window", "0.5", "--step", "0.02"]
 JOBS = {
@@ -31,15 +27,17 @@ ON_CPU = ["--gpus", "cpu"] if torch.cuda.is_available() else []
 # Ends like `kill -9` once so many results are kept.
 KILLED_AFTER = """
 import os, signal, sys
-from everest.inference.row_store import RowStore
+from everest.system import parts
 from everest_cli.main import main
-add, number = RowStore.add, int(sys.argv.pop(1))
-def add_or_die(self, *values, **options):
-    add(self, *values, **options)
-    if sum(map(len, self._results.values())) >= number:
-        self.sync()
+add, number, kept = parts.Parts.add, int(sys.argv.pop(1)), 0
+parts.MAX_SECONDS = 0.0
+def add_or_die(self, unit, results, *values, **options):
+    global kept
+    add(self, unit, results, *values, **options)
+    kept += len(results)
+    if kept >= number:
         os.kill(os.getpid(), signal.SIGKILL)
-RowStore.add = add_or_die
+parts.Parts.add = add_or_die
 main()
 """
 
@@ -66,32 +64,6 @@ def launched(command: list[object], processes: int, program=("-m", "everest_cli"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     # Without its option `-m`, torchrun takes the path of a script.
     return [str(word) for word in (sys.executable, *torchrun, *program, *command, *ON_CPU)]
-
-
-def test_rows_that_no_journal_counts_are_forgotten(tmp_path: Path):
-    def add(store: RowStore, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            rows = {"x": torch.full((2, 3), number), f"only{number % 3}": torch.full((number,), number)}
-            store.add(number // 2, [None, None], rows, is_last=number % 2 == 1)
-
-    def joined(store: RowStore) -> dict[str, list[Any]]:
-        assert store.join()
-        return {name: array.tolist() for name, array in store.arrays().items()}
-
-    with open_row_store(tmp_path / "whole", {}) as store:
-        add(store, range(8))
-        whole = joined(store)
-    for killed, synced in ((1, 0), (2, 1), (5, 2), (7, 7)):
-        with open_row_store(tmp_path / "open", {}, restart=True) as store:
-            add(store, range(synced))
-            store.sync()
-            add(store, range(synced, killed))
-            shutil.copytree(tmp_path / "open", tmp_path / f"killed{killed}")  # as a kill would leave it
-        with open_row_store(tmp_path / f"killed{killed}", {}) as store:
-            add(store, range(sum(len(store.results(unit)) for unit in range(4)) // 2, 8))
-            assert joined(store) == whole
-            store.remove()
-        assert not (tmp_path / f"killed{killed}").exists()
 
 
 def test_a_killed_timeline_goes_on_inside_a_video(classifier_run: Path, videos: Path, tmp_path: Path):

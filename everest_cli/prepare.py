@@ -54,14 +54,14 @@ def check(
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
     from everest.lists.writing import refuse_existing
-    from everest.prepare.check import JOURNAL_FILE, check_lists
+    from everest.prepare.check import CHECKED_FOLDER, check_lists
 
     lists, paths = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
     say(*(notice for samples in lists.values() for notice in samples.notices))
     folder = output or Path()
-    journal, bad_videos = folder / JOURNAL_FILE, folder / BAD_VIDEOS_FILE
+    checked, bad_videos = folder / CHECKED_FOLDER, folder / BAD_VIDEOS_FILE
     # Check that the output can be written, before hours of work.
-    refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), inputs=paths)
+    refuse_existing([bad_videos], overwrite=overwrite or checked.exists(), inputs=paths)
     try:
         check_writable(bad_videos)
     except EnvironmentProblem as error:
@@ -70,7 +70,7 @@ def check(
         document = check_lists(
             lists,
             unlabeled_lists=[name for name in lists if Path(name).stem == "pretrain"],
-            journal=journal,
+            checked=checked,
             workers=num_cores(),
             timeout=limit,
             report=display.report,
@@ -86,7 +86,7 @@ def check(
         print_json(document)
     else:
         _print_check(document)
-        typer.echo(f"written: {bad_videos}; progress: {journal}" if bad else f"progress: {journal}")
+        typer.echo(f"written: {bad_videos}; progress: {checked}" if bad else f"progress: {checked}")
     exit_if_failed(bad or document["leaks"])  # copies within one list are only reported
 
 

@@ -1,7 +1,7 @@
 """Checks a data set before a run: decodes every video, and reports damage, lengths, classes, duplicates.
 
-Differences in how the classes were recorded are reported as well: a model may learn the camera. A journal
-keeps the result of each file, so that a check that was killed can be resumed.
+Differences in how the classes were recorded are reported as well: a model may learn the camera. A folder of
+parts keeps the result of each file, so that a check that was killed can be resumed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -23,8 +23,9 @@ from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample, choose_evenly
 from everest.system.events import Report, notice
-from everest.system.journal import open_journal
+from everest.system.parts import FIX, MAX_UNIT, open_parts
 from everest.system.storage import Location, parse_location
+from everest.system.text import damage_errors
 from everest.video.decoding import LostPackets, Survey, decode_frames
 from everest.video.file_processes import Failure, map_in_processes
 from everest.video.images import image_folder, image_frames
@@ -33,7 +34,7 @@ from everest.video.reader import frames_in_order, video_damage_text, video_info
 from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import VideoError, as_video_error
 
-JOURNAL_FILE: Final = "checked_videos.jsonl"
+CHECKED_FOLDER: Final = "checked_videos"
 RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is reported, as it is hardly learned
 MAX_MEDIAN_RATIO: Final = 1.25  # heuristic: ratio of the medians of two classes that were recorded alike
 MIN_APART_RATIO: Final = 1.02  # heuristic: this ratio if all values lie apart; 29.97 and 30 are one rate
@@ -44,7 +45,7 @@ _digest = partial(hashlib.blake2b, digest_size=16)
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedFile:
-    """The result of decoding a video. Its fields are the keys of `checked_videos.jsonl`."""
+    """The result of decoding a video. Its fields are the keys of the results in `checked_videos`."""
 
     path: str
     size: int = 0  # bytes; size and `version` identify the version of the file
@@ -123,7 +124,7 @@ def check_lists(
     lists: Mapping[str, SampleList],
     *,
     unlabeled_lists: Sequence[str] = (),
-    journal: Path,
+    checked: Path,
     workers: int,
     timeout: float,
     report: Report,
@@ -134,8 +135,8 @@ def check_lists(
     Args:
         lists: the lists by name; models are trained on the first.
         unlabeled_lists: see `find_duplicates`.
-        journal: keeps the results; files that it has are not decoded again.
-        restart: discard the results in the journal.
+        checked: folder that keeps the results; files that it has are not decoded again.
+        restart: discard the results in that folder.
         workers: processes that decode.
         timeout: limit of seconds per video.
     Returns:
@@ -148,7 +149,7 @@ def check_lists(
         if sample.member is not None:
             raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    files = _check_files(paths, journal, workers=workers, timeout=timeout, report=report, restart=restart)
+    files = _check_files(paths, checked, workers=workers, timeout=timeout, report=report, restart=restart)
     bad = {path: result.reason for path, result in files.items() if result.reason is not None}
     for sample in samples:
         if files[sample.path].reason is None and sample.is_segment:
@@ -178,15 +179,15 @@ def check_lists(
 
 
 def _check_files(
-    paths: Sequence[str], journal_file: Path, *, workers: int, timeout: float, report: Report, restart: bool
+    paths: Sequence[str], folder: Path, *, workers: int, timeout: float, report: Report, restart: bool
 ) -> dict[str, CheckedFile]:
-    """The result for each file, from the journal or by decoding it, in the order of `paths`."""
-    fix = "remove it, or use --output DIR"
+    """The result for each file, from the folder or by decoding it, in the order of `paths`."""
     results: dict[str, CheckedFile] = {}
-    with open_journal(
-        journal_file, make_entry=lambda values: CheckedFile(**values), fix=fix, restart=restart
-    ) as journal:
-        checked = {file.path: file for file in journal.entries}
+    with open_parts(folder, {"results": "files"}, restart=restart) as parts:
+        joined = parts.joined()
+        earlier = joined.results if joined else []
+        with damage_errors(folder, fix=FIX):
+            checked = {row["path"]: CheckedFile(**row) for unit in earlier for row in unit}
         for file in (checked[path] for path in paths if path in checked):
             with suppress(OSError):
                 is_complete = file.width > 0 or file.reason is not None  # earlier versions wrote neither
@@ -194,16 +195,17 @@ def _check_files(
                 if file.lasting and is_complete and version == (file.size, file.version):
                     results[file.path] = file
         if results:
-            report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
+            report(notice(f"{len(results)} of {len(paths)} videos were checked before ({folder})"))
         remaining = [path for path in paths if path not in results]
-        for path, result in map_in_processes(check_video, remaining, workers=workers, timeout=timeout):
+        found = map_in_processes(check_video, remaining, workers=workers, timeout=timeout)
+        for number, (path, result) in enumerate(found, 1):
             if isinstance(result, Failure):
                 result = CheckedFile(path=path, reason=result.reason, lasting=False)
             if result.reason is not None:
                 report(notice(f"{path}: {result.reason}"))
             results[path] = result
-            journal.entries.append(result)
-            journal.save()
+            is_last = number % MAX_UNIT == 0 or number == len(remaining)
+            parts.add(len(earlier) + (number - 1) // MAX_UNIT, [asdict(result)], {}, is_last=is_last)
             report({"event": "video", "done": len(results), "videos": len(paths)})
     return {path: results[path] for path in paths}
 

@@ -37,6 +37,30 @@ def kill_when(is_reached: Callable[[], bool], *arguments: object) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+# A command that ends like `kill -9` once so many results are kept; each is written at once.
+KILLED_AFTER = """
+import os, signal, sys
+from everest.system import parts
+from everest_cli.main import main
+add, number, kept = parts.Parts.add, int(sys.argv.pop(1)), 0
+parts.MAX_SECONDS = 0.0
+def add_or_die(self, unit, results, *values, **options):
+    global kept
+    add(self, unit, results, *values, **options)
+    kept += len(results)
+    if kept >= number:
+        os.kill(os.getpid(), signal.SIGKILL)
+parts.Parts.add = add_or_die
+main()
+"""
+
+
+def kill_after(number: int, command: list[object]) -> None:
+    """Run a command that keeps its results in a folder of parts; it is killed after so many."""
+    program = [sys.executable, "-c", KILLED_AFTER, str(number), *map(str, command)]
+    assert subprocess.run(program, capture_output=True).returncode == -signal.SIGKILL
+
+
 def stop_after(
     recipe: Path, command: list[str], folder: Path, how: signal.Signals, *, rows: int, group: bool = False
 ) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from damage import with_hole
-from processes import TWO, everest, start
+from processes import KILLED_AFTER, TWO, everest, kill_after, start
 from small_runs import called, contents, refused, run
 
 WINDOWS = ["--window", "0.5", "--step", "0.02"]
@@ -24,22 +24,6 @@ JOBS = {
 }
 ENDINGS = {"predict": "csv", "timeline": "csv", "extract": "npz"}
 ON_CPU = ["--gpus", "cpu"] if torch.cuda.is_available() else []
-# Ends like `kill -9` once so many results are kept.
-KILLED_AFTER = """
-import os, signal, sys
-from everest.system import parts
-from everest_cli.main import main
-add, number, kept = parts.Parts.add, int(sys.argv.pop(1)), 0
-parts.MAX_SECONDS = 0.0
-def add_or_die(self, unit, results, *values, **options):
-    global kept
-    add(self, unit, results, *values, **options)
-    kept += len(results)
-    if kept >= number:
-        os.kill(os.getpid(), signal.SIGKILL)
-parts.Parts.add = add_or_die
-main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +52,7 @@ def launched(command: list[object], processes: int, program=("-m", "everest_cli"
 
 def test_a_killed_timeline_goes_on_inside_a_video(classifier_run: Path, videos: Path, tmp_path: Path):
     command = job("timeline", classifier_run, videos, tmp_path / "killed")
-    program = [sys.executable, "-c", KILLED_AFTER, "120", *map(str, command)]
-    assert subprocess.run(program, capture_output=True).returncode == -signal.SIGKILL
+    kill_after(120, command)
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {"out.safetensors.parts"}
     other = "its rows were begun with other batch; undo"
     assert other in refused(*command, "--batch", 2, code=2)

@@ -151,7 +151,7 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
 )
 def test_check_names_wrong_labels_before_it_decodes(videos, lists, options, problem):
     assert problem in check(videos, lists, *options, code=4).stderr
-    assert not (videos / "checked_videos.jsonl").exists()
+    assert not (videos / "checked_videos").exists()
 
 
 def test_check_counts_the_classes_of_each_list_and_names_the_rare(videos: Path):

@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,18 +15,20 @@ from misbehaving import misbehave
 from PIL import Image
 from prepare_commands import check as checked
 from prepare_commands import everest
-from processes import kill_when
+from processes import kill_after
 from small_runs import called, json_of, refused
 from timed_videos import write_frames, write_numbered
 
 from everest.data.footage import read_footage
 from everest.lists.reading import read_samples
 from everest.prepare.check import check_video, differences_by_headers
+from everest.system.parts import open_parts
 from everest.system.signals import signal_name
 from everest.video.file_processes import Failure, map_in_processes
 from everest.video.images import NO_SECONDS
 from everest.video.stream import VideoError
 
+PLAN = {"results": "files"}
 BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
     "audio_only.mp4": "no video stream",
     "chunk_out_of_range.mp4": "no frame can be decoded",
@@ -200,16 +203,22 @@ def test_a_class_apart_is_named_and_segments_count_by_their_own_length(tmp_path:
     assert difference["classes"]["b"]["min"] == pytest.approx(1.1)
 
 
+def kept_results(folder: Path) -> list[dict[str, Any]]:
+    """The results that a check has kept."""
+    with open_parts(folder / "checked_videos", PLAN) as parts:
+        joined = parts.joined()
+    assert joined is not None
+    return [row for results in joined.results for row in results]
+
+
 def test_a_file_checked_by_an_earlier_version_is_checked_again(tmp_path: Path):
     write_class(tmp_path / "data", (25,))
     check(tmp_path / "data", output=tmp_path)
-    journal = tmp_path / "checked_videos.jsonl"
-    entry = json.loads(journal.read_text())
-    journal.write_text(
-        json.dumps({key: entry[key] for key in entry.keys() - {"height", "width", "fps"}}) + "\n"
-    )
+    (entry,) = kept_results(tmp_path)
+    with open_parts(tmp_path / "checked_videos", PLAN, restart=True) as parts:
+        parts.add(0, [{key: entry[key] for key in entry.keys() - {"height", "width", "fps"}}], {})
     check(tmp_path / "data", output=tmp_path)
-    assert json.loads(journal.read_text().splitlines()[-1]) == entry
+    assert kept_results(tmp_path)[-1] == entry
 
 
 def test_the_lengths_of_the_videos_of_a_recipe_are_reported(videos: Path, tmp_path: Path):
@@ -296,27 +305,20 @@ def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files:
     whole = check(rows, output=tmp_path / "out", code=4)
     results = (tmp_path / "out" / "bad_videos.csv").read_text()
     shutil.rmtree(tmp_path / "out")
-    journal = tmp_path / "out" / "checked_videos.jsonl"
-    kill_when(
-        lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 7,
-        *("prepare", "check", rows, "-o", tmp_path / "out", "-q"),
-    )
-    done = journal.read_bytes().count(b"\n")
-    assert 7 <= done < 81
-    with journal.open("ab") as file:
-        file.write(b'{"path": "half a li')  # as a kill in the midst of a write leaves it
+    kill_after(7, ["prepare", "check", rows, "-o", tmp_path / "out", "-q"])
+    assert len(kept_results(tmp_path / "out")) == 7
     shown = checked(rows, "-o", tmp_path / "out", "--json", code=4)
     assert json.loads(shown.stdout) == whole
-    assert f"{done} of 81 videos were checked before" in shown.stderr
+    assert "7 of 81 videos were checked before" in shown.stderr
     assert (tmp_path / "out" / "bad_videos.csv").read_text() == results
-    assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 81
+    assert len(kept_results(tmp_path / "out")) == 81
 
 
 def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos: Path, small_disk: Path):
     arguments = [videos / "train.csv", "-o", small_disk / "out"]
     (small_disk / "out").mkdir()
     ballast = fill(small_disk)
-    assert "checked_videos.jsonl: the disk is full; free some space" in checked(*arguments, code=5).stderr
+    assert "plan.json: the disk is full; free some space" in checked(*arguments, code=5).stderr
     ballast.unlink()
     checked(*arguments)
 
@@ -326,8 +328,8 @@ def test_without_output_the_files_are_in_the_current_folder(videos, tmp_path, mo
     monkeypatch.chdir(tmp_path / "elsewhere")
     before = sorted(videos.iterdir())
     shown = checked(videos / "train.csv", "-q").stdout
-    assert shown.endswith("\nprogress: checked_videos.jsonl\n")
-    assert [path.name for path in Path().iterdir()] == ["checked_videos.jsonl"]
+    assert shown.endswith("\nprogress: checked_videos\n")
+    assert [path.name for path in Path().iterdir()] == ["checked_videos"]
     assert sorted(videos.iterdir()) == before
 
 
@@ -358,7 +360,7 @@ def test_commands_that_read_this_machine_only_say_so_of_a_url(arguments: tuple[s
         (["train.index.json"], 4, "an index of shards; name the list or folder that they were made from"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set needs --recipe"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
-        (["train.csv", "journal"], 2, "checked_videos.jsonl: damaged"),
+        (["train.csv", "parts"], 2, "plan.json: damaged"),
         (["train.csv", "-o", "run"], 2, "bad_videos.csv: exists"),
     ],
 )
@@ -368,8 +370,9 @@ def test_what_cannot_be_meant(videos, monkeypatch, arguments, code, message):
     Path("run").mkdir()
     Path("run/bad_videos.csv").write_text("path,reason\n")
     Path("train.index.json").write_text("{}")
-    if "journal" in arguments:
-        Path("checked_videos.jsonl").write_text("mine\n")
-    assert message in checked(*(word for word in arguments if word != "journal"), code=code).stderr
+    if "parts" in arguments:
+        Path("checked_videos").mkdir()
+        Path("checked_videos/plan.json").write_text("mine\n")
+    assert message in checked(*(word for word in arguments if word != "parts"), code=code).stderr
     if "run" in arguments:
         checked(*arguments, "--overwrite")

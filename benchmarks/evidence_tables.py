@@ -20,9 +20,7 @@ COMPARED: Final = (RANDOM, DIFFERENCES, "everest")  # the rows that later ones a
 UNIFORM_AND_CHANGE: Final = (
     ("contrast, uniform", "contrast"),
     ("contrast, uniform and camera", "contrast and camera"),
-    ("sigreg, uniform", "sigreg"),
     ("contrast, uniform", "contrast, importance"),
-    ("sigreg, uniform", "sigreg, importance"),
 )
 VARIATIONS: Final = tuple(
     (f"the same, {change}", "the same, trained again")

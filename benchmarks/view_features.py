@@ -49,7 +49,6 @@ BASE: Final = (
     *("pretrain.steps=600", "pretrain.warmup_steps=60", "pretrain.batch_size=48", "pretrain.base_lr=0.0053"),
 )
 VIEWS: Final = ("pretrain.objective=views",)
-SIGREG: Final = (*VIEWS, "pretrain.views.loss=sigreg")
 
 
 def drawn(uniform: float) -> str:
@@ -65,9 +64,6 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "contrast": (*VIEWS, drawn(0.5)),
     "contrast, uniform": (*VIEWS, drawn(1.0)),
     "contrast, importance": (*VIEWS, drawn(0.0)),
-    "sigreg": (*SIGREG, drawn(0.5)),
-    "sigreg, uniform": (*SIGREG, drawn(1.0)),
-    "sigreg, importance": (*SIGREG, drawn(0.0)),
     "contrast and camera": (*VIEWS, drawn(0.5), "pretrain.camera_motion=1"),
     "contrast, uniform and camera": SUGGESTED,
     "the same, trained again": SUGGESTED,  # on another processor
@@ -77,8 +73,6 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "the same, frames as input": (*SUGGESTED, "model.input=frames"),
     "the same, smaller crops": (*SUGGESTED, "pretrain.views.crop_area=[0.2,1.0]"),
     LABELED_ONLY: SUGGESTED,  # of lips: without the clips of other mouths
-    "sigreg and camera": (*SIGREG, drawn(0.5), "pretrain.camera_motion=1"),
-    "sigreg, uniform and camera": (*SIGREG, drawn(1.0), "pretrain.camera_motion=1"),
     "everest and camera": ("pretrain.camera_motion=1",),
 }
 CURVES: Final = ("loss", "view_top1", "view_spread", "camera_loss")

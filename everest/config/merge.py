@@ -16,7 +16,14 @@ from typing import Any, Final, NamedTuple
 from everest.config.model_settings import BACKBONES
 from everest.config.recipe_files import RecipeFile, with_bases
 from everest.config.settings import Recipe
-from everest.config.stage_settings import SECTION_VARIANTS, SELECTION_KEY, STAGES, VIEWS_KEY, KeyPath
+from everest.config.stage_settings import (
+    SECTION_VARIANTS,
+    SELECTION_KEY,
+    STAGES,
+    VIEWS_KEY,
+    KeyPath,
+    ViewsSettings,
+)
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.config.values import with_hyphens
 from everest.config.yaml import read_yaml
@@ -72,10 +79,9 @@ def _fields(section: KeyPath, variant: Any) -> Mapping[str, Field[Any]]:
 
 
 _RECIPE_DEFAULTS: Final = _defaults(Recipe(name=""))
-_VIEW_CLASSES: Final = [*SECTION_VARIANTS[VIEWS_KEY].classes.values()][::-1]  # the default loss comes last
 DEFAULTS_BY_KEY: Final = {  # with sections that the default recipe lacks
     **_defaults(TokenizerSettings(), ("tokenizer",)),
-    **{key: each for cls in _VIEW_CLASSES for key, each in _defaults(cls(), VIEWS_KEY).items()},
+    **_defaults(ViewsSettings(), VIEWS_KEY),
     **_RECIPE_DEFAULTS,
 }
 # Keys of a section that are not fields of its class.

@@ -115,36 +115,16 @@ class ProbeSettings:
 
 
 @settings
-class CommonViewsSettings:
-    """Learning between views (everest.models.view_model), without a decoder; the losses have further keys."""
+class ViewsSettings:
+    """Learning between views by contrast (everest.models.view_model), without a decoder."""
 
-    loss: Literal["contrast", "sigreg"]
     number: Annotated[int, Field(ge=2)] = 2  # clips of each video, each with its own window and crop
     # Smallest and largest share of the frame that a view shows; None: the multi-scale crops of the released
     # pre-training, 0.4 to 1 of the largest square.
     crop_area: tuple[v.Share, v.Share] | None = None
     hidden: v.Length = 512  # hidden channels of the projector; our choice
     width: v.Length = 128  # channels of the projections that are compared; our choice
-
-
-@settings
-class ContrastSettings(CommonViewsSettings):
-    """Learning between views by InfoNCE over the clips of a step."""
-
-    loss: Literal["contrast"] = "contrast"
     temperature: v.Positive = 0.1  # our choice
-
-
-@settings
-class SigregSettings(CommonViewsSettings):
-    """Learning between views by the loss of LeJEPA."""
-
-    loss: Literal["sigreg"] = "sigreg"
-    sigreg_weight: v.Share = 0.05  # LeJEPA's lambda; the weight of the invariance is 1 - sigreg_weight
-
-
-ViewsSettings = ContrastSettings | SigregSettings
-ViewsSection = Annotated[ViewsSettings, Discriminator("loss")]
 
 
 @settings
@@ -200,7 +180,7 @@ class ViewPretrainSettings(CommonPretrainSettings):
     selection: PretrainSelection = field(
         default_factory=lambda: Drawn(keep_ratio=0.25, visible_ratio=None, uniform=0.5)  # our choice
     )
-    views: ViewsSection = field(default_factory=ContrastSettings)
+    views: ViewsSettings = field(default_factory=ViewsSettings)
     one_pass: ClassVar[bool] = True
     frame_selection: ClassVar[FrameSelectionSettings] = FrameSelectionSettings()  # all frames
     teacher: ClassVar[None] = None
@@ -310,6 +290,5 @@ def _variants(tag: str, union: Any) -> Variants:
 SECTION_VARIANTS: Final = {  # by section, an outer one first
     ("pretrain",): _variants("objective", PretrainSettings),
     ("pretrain", "target"): _variants("kind", ShippedTarget),
-    VIEWS_KEY: _variants("loss", ViewsSettings),
     **{(stage, "selection"): Variants("strategy", STRATEGIES) for stage in STAGES},
 }

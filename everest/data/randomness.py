@@ -19,7 +19,7 @@ class Purpose(IntEnum):
     NOISE = 1  # the noise of a sample, by epoch and index
     VIEWS = 2  # a sample's frames and crops, by epoch, index and 0; its replacements, by attempt
     WEIGHTS = 3  # initial weights
-    STEP = 4  # torch's global generator (dropout, SIGReg's directions), by step, process and pass
+    STEP = 4  # torch's global generator (dropout), by step, process and pass
     BATCH = 5  # mixup, cutmix and erasing, by step, process and pass
     ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step
     DISCRIMINATOR = 7  # initial weights of the discriminator

@@ -1,29 +1,21 @@
 """Pre-training without a decoder: the features of several views of a video agree.
 
-The losses are contrast, and invariance with SIGReg.
-
 M videos, V views of each, B = M * V clips, C channels, T frames, H W pixels, N tokens, D width, P channels of
-a projection, S directions, K knots.
+a projection.
 """
 
 from __future__ import annotations
-
-from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from everest.config.stage_settings import ContrastSettings, SigregSettings, ViewsSection, ViewsSettings
+from everest.config.stage_settings import ViewsSettings
 from everest.config.values import settings
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.clip_spec import PretrainSpec
 from everest.models.vit import init_linear_layers
 from everest.system.compute import full_precision
-
-DIRECTIONS: Final = 256  # LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544), its listing of SIGReg
-KNOTS: Final = 17  # LeJEPA, as above: knots of the integral over t, from -5 to 5
-LAST_KNOT: Final = 5.0
 
 
 class Projector(nn.Module):
@@ -47,7 +39,7 @@ class Projector(nn.Module):
 class ViewSpec(PretrainSpec):
     """A model that compares views of a video."""
 
-    views: ViewsSection
+    views: ViewsSettings
 
     @property
     def compared_views(self) -> int:
@@ -91,29 +83,12 @@ class ViewModel(PretrainingModel):
             features, numbers = features.float(), videos[::views]  # (B, D), (M,)
             if self.training:
                 features, numbers = _of_all_processes(features), _of_all_processes(numbers)
-            loss, metrics = self.view_loss(self.projector(features), numbers)
+            projected = self.projector(features)  # (B, P)
+            by_video = projected.unflatten(0, (-1, views))  # (M, V, P)
+            metrics = {"view_spread": spread(projected.detach())}
+            loss, metrics["view_top1"] = contrast(by_video, numbers, temperature=self.settings.temperature)
         loss, camera_metrics = self.with_camera_loss(loss, frames[::views], noise[::views])
         return PretrainingOutput(loss=loss, metrics=metrics | camera_metrics)
-
-    def view_loss(self, projected: Tensor, videos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of projections (B, P) of the videos (M,), a scalar, and further scalars by name."""
-        by_video = projected.unflatten(0, (-1, self.settings.number))  # (M, V, P)
-        metrics = {"view_spread": spread(projected.detach())}
-        match self.settings:
-            case ContrastSettings(temperature=temperature):
-                loss, metrics["view_top1"] = contrast(by_video, videos, temperature=temperature)
-            case SigregSettings(sigreg_weight=weight, width=width):
-                directions = torch.randn(width, DIRECTIONS, device=projected.device)
-                directions = F.normalize(directions, dim=0)  # (P, S), of length 1
-                if self.training and distributed.is_initialized():
-                    distributed.broadcast(directions, src=0)
-                of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
-                # The length of projections counts: the invariance alone would make all of them 0.
-                metrics["view_spread"] = torch.minimum(metrics["view_spread"], deviation(projected.detach()))
-                metrics["invariance"] = invariance(by_video)
-                metrics["sigreg"] = torch.stack(of_views).mean()
-                loss = (1 - weight) * metrics["invariance"] + weight * metrics["sigreg"]
-        return loss, metrics
 
 
 def _of_all_processes(own: Tensor) -> Tensor:
@@ -158,37 +133,10 @@ def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tupl
     return loss, positive.gather(1, nearest).float().mean()
 
 
-def invariance(projections: Tensor) -> Tensor:
-    """The mean squared distance of the views (M, V, P) to the mean view of their video, a scalar (LeJEPA)."""
-    return (projections - projections.mean(dim=1, keepdim=True)).square().mean()
-
-
-def sigreg(projections: Tensor, directions: Tensor) -> Tensor:
-    """SIGReg: how far projections are from a normal distribution along random directions, a scalar.
-
-    The statistic of Epps and Pulley: M times the squared distance of the characteristic functions, weighted
-    by a Gaussian window, as an integral over t by the trapezoid rule (LeJEPA, section 4).
-
-    Args:
-        projections: (M, P) float32.
-        directions: (P, S) of length 1.
-    """
-    t = torch.linspace(-LAST_KNOT, LAST_KNOT, KNOTS, device=projections.device)  # (K,)
-    normal = torch.exp(-t.square() / 2)  # its characteristic function, and the window
-    angles = (projections @ directions).unsqueeze(2) * t  # (M, S, K)
-    real, imaginary = angles.cos().mean(dim=0), angles.sin().mean(dim=0)  # (S, K)
-    distance = ((real - normal).square() + imaginary.square()) * normal
-    return len(projections) * torch.trapezoid(distance, t, dim=1).mean()
-
-
 def spread(projections: Tensor) -> Tensor:
     """The standard deviation of projections (B, P) of length 1, times the root of P; a scalar.
 
     1 if they point in all directions, 0 if all are the same: then the encoder has collapsed.
     """
-    return deviation(F.normalize(projections, dim=1)) * projections.size(1) ** 0.5
-
-
-def deviation(projections: Tensor) -> Tensor:
-    """The root mean square of the standard deviations of projections (B, P), 1 for SIGReg's; a scalar."""
-    return projections.var(dim=0, correction=0).mean().sqrt()
+    directions = F.normalize(projections, dim=1)
+    return directions.var(dim=0, correction=0).mean().sqrt() * projections.size(1) ** 0.5

@@ -13,12 +13,7 @@ from small_runs import problems_of
 from everest.config.recipe import dump_recipe, flat_values, load_recipe, recipe_values
 from everest.config.recipe_files import shipped_names, shipped_recipe
 from everest.config.settings import Recipe
-from everest.config.stage_settings import (
-    AutoencoderSettings,
-    ContrastSettings,
-    SigregSettings,
-    ViewPretrainSettings,
-)
+from everest.config.stage_settings import AutoencoderSettings, ViewPretrainSettings, ViewsSettings
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import (
@@ -204,9 +199,7 @@ def test_keys_inherited_for_another_variant_drop_silently(tmp_path):
     codes = write(tmp_path, "base: lvmae-128\npretrain: {target: {space: codes}}\n", "codes.yaml")
     assert isinstance(read(f"base: {codes}\n", "pretrain.target.kind=pixels").pretrain, AutoencoderSettings)
     views = read("base: demo\n", "pretrain.objective=views").pretrain
-    assert (type(views), views.views) == (ViewPretrainSettings, ContrastSettings())
-    sigreg = read("base: small-views\npretrain: {views: {temperature: 0.2}}\n", "pretrain.views.loss=sigreg")
-    assert sigreg.pretrain == replace(sigreg.pretrain, views=SigregSettings())
+    assert (type(views), views.views) == (ViewPretrainSettings, ViewsSettings())
     numbers = read("base: ucf101\ndata: {classes: a.txt}\n", "data.task=regression").data
     assert (numbers.classes, numbers.num_classes) == (None, None)
     # A share of the same name is another setting, unless both strategies have it of one class.
@@ -228,7 +221,6 @@ WITHOUT_EFFECT = [  # of the first override, with a choice of the recipe or the 
     ("small-views", ("pretrain.target={kind: features, teacher: runs/x}",), "pretrain.objective=views"),
     ("small-views", ("pretrain.views_per_decode=2",), "pretrain.objective=views"),
     ("small-views", ("pretrain.frame_selection={alpha: 2}",), "pretrain.objective=views"),
-    ("small-views", ("pretrain.views.temperature=0.2", "pretrain.views.loss=sigreg")),
     ("ssv2", ("data.num_classes=3", HEADS), "data.heads"),
     ("small", ("data.num_classes=3", "data.task=regression")),
     ("ucf101", ("pretrain.warmup_epochs=3", "pretrain.steps=100")),

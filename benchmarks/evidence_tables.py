@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from held_out_clips import LETTERS, SETS
 from measuring import difference_text, markdown
-from run_evidence import CLIPS, LABELED, SHAKEN
+from run_evidence import CLIPS, LABELED
 
 from everest.config.yaml import read_yaml
 from everest_workflows.sweep.report import compare_pairs, find_spread, make_report
@@ -42,8 +42,6 @@ CONTENT: Final = {  # of the labeled sets of real clips
     "tennis7": "tennis strokes, filmed by the audience",
     "weizmann10": "whole-body actions filmed by a camera that rests; test clips of one person",
     "cameramotion8": "a simulated camera over frames of other clips; its motion is the class",
-    "surveillance2-shaken": "copies with a simulated hand-held camera",
-    "weizmann10-shaken": "copies with a simulated hand-held camera",
 }
 Results = Mapping[str, dict[str, Any]]
 
@@ -96,7 +94,7 @@ def sets_table(results: Results) -> str:
     }
     rows = []
     for name, content in CONTENT.items():
-        classes = (LABELED | SHAKEN)[name]
+        classes = LABELED[name]
         videos = (str(counts.get(f"{name} {part}", "")) for part in ("train", "test"))
         shares = [f"{100 / classes:.1f} %", _largest_class(results, name)]
         rows.append([f"`{name}`", content, str(classes), *shares, *videos])

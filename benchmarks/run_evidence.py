@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from evidence_sets import RESTING, SUFFIX, write_events, write_set, write_shaken
+from evidence_sets import RESTING, write_events, write_set
 from measuring import everest, machine, write_results
 
 from everest.config.yaml import read_yaml, write_yaml
@@ -47,7 +47,6 @@ LABELED: Final = {  # sets of real clips, with their number of classes
     "weizmann10": 10,
     "cameramotion8": 8,
 }
-SHAKEN: Final = {f"{name}{SUFFIX}": LABELED[name] for name in ("surveillance2", "weizmann10")}
 RENDERED: Final = (
     *("methods", "methods-visible", "methods-gmacs", "order", "distances", "keep-ratios"),
     *("frame-selection", "other-encoders", "frames", "frames-steps", "steps", "views-per-decode"),
@@ -66,7 +65,6 @@ CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {
     "finetune-steps-clips": FEW_IS_BETTER,
     "frame-selection-clips": RESTS,
     "frames-clips": LONG,
-    "camera-clips": LABELED | SHAKEN,
     "views-per-decode-clips": SEVERAL_VIEWS,
 }
 OWN_CLIPS: Final = "frame-selection-clips"  # its pre-training reads the clips of one set, not of all
@@ -83,14 +81,10 @@ def prepare(folder: Path, videos: Path | None, sets: Sequence[str], *, quick: bo
         write_set(rendered, **(QUICK_SIZES if quick else sizes))
     if videos is None:
         return
-    originals = dict.fromkeys(name.removesuffix(SUFFIX) for name in sets)
-    labeled = [f"{name}_{part}.csv" for name in originals for part in ("train", "val", "test")]
+    labeled = [f"{name}_{part}.csv" for name in sets for part in ("train", "val", "test")]
     missing = [videos / name for name in ("pretrain.csv", *labeled) if not (clips / name).is_file()]
     if missing:
         everest("prepare", "encode", *missing, "-o", clips, "--short-side", SHORT_SIDE, "-q", show=True)
-    for name in sets:
-        if name in SHAKEN:
-            write_shaken(videos, clips, name.removesuffix(SUFFIX))
 
 
 def train_tokenizer(folder: Path, recipe: Path, *, quick: bool) -> Path:
@@ -160,7 +154,7 @@ def of_every_set(arms: dict[str, Any], sets: Sequence[str], *, own_clips: bool =
     found = {}
     for name in sets:
         lists = {"data.train": f"{name}_train.csv", "data.test": f"{name}_test.csv"}
-        own: dict[str, Any] = lists | {"data.num_classes": (LABELED | SHAKEN)[name]}
+        own: dict[str, Any] = lists | {"data.num_classes": LABELED[name]}
         if own_clips:
             own |= {"data.pretrain": f"{name}_train.csv"}
         if name == "cameramotion8":
@@ -194,7 +188,7 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, help="folder with the lists of real clips")
     names = ", ".join(PARTS)
     parser.add_argument("--only", type=names_of(PARTS), default=PARTS, metavar="PART,…", help=f"of {names}")
-    sets = names_of((*LABELED, *SHAKEN))
+    sets = names_of(tuple(LABELED))
     parser.add_argument("--sets", type=sets, metavar="NAME,…", help="of real clips [all]")
     parser.add_argument("--seeds", help="a number of seeds, or the seeds")
     parser.add_argument("--jobs", type=int, default=2)
@@ -205,7 +199,7 @@ def main() -> None:
             parser.error(f"{part} needs --videos")
     folder, quick = arguments.folder.absolute(), arguments.quick
     folder = folder / "quick" if quick else folder  # its videos are fewer
-    prepare(folder, arguments.videos, arguments.sets or (*LABELED, *SHAKEN), quick=quick)
+    prepare(folder, arguments.videos, arguments.sets or tuple(LABELED), quick=quick)
     is_whole = not quick and arguments.seeds is None and arguments.sets is None
     results = FILES / "results" if is_whole else folder / "results"
     results.mkdir(parents=True, exist_ok=True)

@@ -158,10 +158,6 @@ def visualize_mask(
     strategy: str | None = option("--strategy NAME", "Token selection [redundancy-robust, or C's or R's]."),
     keep: str | None = option("--keep SHARE,…", "Keep ratios to draw [0.3, or C's or R's]."),
     compare: bool = option("--compare", "Compare the common strategies.", False),
-    align: Literal["none", "shift", "affine"] | None = option("--align", "Camera motion to remove [none]."),
-    cuts: Literal["ignore", "detect"] | None = option(
-        "--cuts", "detect: treat the start of a scene as the start of a clip [ignore]."
-    ),
     frames: int | None = option(
         "--frames N", "Frames of a clip [16, or C's or R's].", min=2, max=o.MOST_LENGTH
     ),
@@ -185,7 +181,6 @@ def visualize_mask(
 
     is_file = out.suffix.lower() in (".png", ".jpg", ".pdf") and not out.is_dir()
     refuse({f"--output {out}: is the folder of the figures; give a name without {out.suffix}": is_file})
-    settings = {"align": align, "cuts": cuts}
     clip = {"frames": frames, "stride": stride, "size": size}
     request = request_masks(
         None if checkpoint is None else open_model(checkpoint),
@@ -193,7 +188,6 @@ def visualize_mask(
         strategy=strategy if strategy is None or ":" in strategy else strategy.replace("_", "-"),
         ratios=() if keep is None else read_shares(keep),
         compare=compare,
-        settings={name: value for name, value in settings.items() if value is not None},
         given_clip={name: value for name, value in clip.items() if value is not None},
     )
     paths = find_videos(videos)

@@ -30,7 +30,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # They train a tokenizer, run jobs in processes of their own, or write many files.
 LONG = (
     *("lvmae", "sweeps", "large", "performance", "running", "methods", "install", "files", "timelines"),
-    *("pretraining", "long-recordings", "using", "export", "starting", "recipes", "camera-motion"),
+    *("pretraining", "long-recordings", "using", "export", "starting", "recipes"),
 )
 NO_COMMANDS = ("index", "faq", "messages", "python")
 STAGES = ("pretrain", "finetune", "train-tokenizer")

@@ -51,9 +51,6 @@ def _data_contradictions(recipe: Recipe) -> Iterator[Problem]:
         yield "model.input", "must be frames with a tokenizer, which makes its scores and targets of them"
     if differences and pretrain.frame_selection.alpha > 1:
         yield "model.input", "must be frames with pretrain.frame_selection.alpha, whose frames have gaps"
-    for stage, section in recipe.stages:
-        if differences and isinstance(section.selection, TopK) and section.selection.sees_camera:
-            yield "model.input", f"must be frames with {stage}.selection.align or cuts, which compare frames"
 
     heads = named_heads(data.heads or {})
     tasks = [head.task for head in heads] or [data.task]

@@ -238,7 +238,6 @@ def request_masks(
     strategy: str | None,
     ratios: Sequence[float],
     compare: bool,
-    settings: Mapping[str, Any],
     given_clip: Mapping[str, Any],
 ) -> MaskRequest:
     """Turn the options of `visualize-mask` into strategies and clips.
@@ -247,7 +246,6 @@ def request_masks(
         opened, recipe: a model and a recipe have their own clips and strategy; the other options change them.
         ratios: keep ratios, one row each; none: the strategy's own.
         compare: draw the common strategies or, for a tokenizer, other scores next to its own.
-        settings: settings of the strategy, by their names in a recipe.
         given_clip: the values of frames, stride and size that the user gave, by name.
     """
     if opened is not None and recipe is not None:
@@ -258,14 +256,11 @@ def request_masks(
     default, default_clip = _find_defaults(opened, recipe, given_clip)
     scores = default if isinstance(module, AdaptiveTokenizer) else None
     if scores is not None:
-        if settings or strategy not in (None, scores.strategy):
-            raise RecipeError(
-                f"--strategy, --align, --cuts: a tokenizer's scores choose by {scores.strategy}; "
-                "leave them out"
-            )
+        if strategy not in (None, scores.strategy):
+            raise RecipeError(f"--strategy: a tokenizer's scores choose by {scores.strategy}; leave it out")
         strategy = None
-    if compare and (strategy is not None or settings or len(ratios) > 1):
-        raise RecipeError("--compare takes one --keep, and no --strategy, --align or --cuts")
+    if compare and (strategy is not None or len(ratios) > 1):
+        raise RecipeError("--compare takes one --keep, and no --strategy")
     clip = replace(default_clip, **given_clip)
     if "stride" in given_clip:
         clip = replace(clip, sampling="dense")  # the other samplings have no stride
@@ -275,10 +270,7 @@ def request_masks(
             compared = COMPARED_SCORES if compare else COMPARED_SCORES[-1:]
             rows += [(score, replace(scores, score=score, keep_ratio=ratio)) for score in compared]
     else:
-        rows = [(row.strategy, row) for row in _make_strategies(default, strategy, ratios, settings, compare)]
-    sees_camera = any(isinstance(row_strategy, TopK) and row_strategy.sees_camera for _, row_strategy in rows)
-    if sees_camera and clip.input_kind == "differences":
-        raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
+        rows = [(row.strategy, row) for row in _make_strategies(default, strategy, ratios, compare)]
     embed = find_embedding(module) if recipe is None else RawPixels(recipe.model.tubelet, recipe.data.pixels)
     return MaskRequest(strategies=rows, clip=clip, model=module, embed=embed)
 
@@ -314,24 +306,18 @@ def _find_defaults(
 
 
 def _make_strategies(
-    default: Strategy | None,
-    name: str | None,
-    ratios: Sequence[float],
-    settings: Mapping[str, Any],
-    compare: bool,
+    default: Strategy | None, name: str | None, ratios: Sequence[float], compare: bool
 ) -> list[Strategy]:
     """The given strategy at each keep ratio; with `compare`, common strategies, the last one at that ratio.
 
-    The default is the strategy of the checkpoint or recipe, if it accepts the ratios and settings.
+    The default is the strategy of the checkpoint or recipe, if it accepts the ratios.
     """
     if compare:
         *masks, ranked = (make_strategy(common, {}) for common in COMPARED_STRATEGIES)
         return [*masks, _with_ratio(ranked, ratios[0]) if ratios else ranked]
-    fits = isinstance(default, TopK) or not (settings or (ratios and isinstance(default, AllTokens)))
+    fits = not (ratios and isinstance(default, AllTokens))
     strategy = default if name is None and fits else None
     strategy = strategy or make_strategy(name or DEFAULT_STRATEGY, {})
-    if settings:
-        strategy = make_strategy(strategy.strategy, {**vars(strategy), **settings})
     return [_with_ratio(strategy, ratio) for ratio in ratios] or [strategy]
 
 

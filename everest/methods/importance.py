@@ -14,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.methods.alignment import Align, previous_frames
 from everest.methods.grid import patchify
 from everest.system.compute import computes_bf16, full_precision, fusable, in_parts
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 FirstSlice = Literal["copy", "zero"]
-Cuts = Literal["ignore", "detect"]
 # Maps clips (B, C, T, H, W), bytes or normalized, to a tokenizer's scores (B, N) float32: importance.
 Scorer = Callable[[Tensor], Tensor]
 
@@ -76,12 +74,7 @@ NO_CHANGE: dict[str, float] = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-ck
 
 @torch.no_grad()
 def embedding_change(
-    frames: Tensor,
-    embed: Embedding,
-    distance: DistanceName = "l2",
-    first_slice: FirstSlice = "copy",
-    align: Align = "none",
-    cuts: Cuts = "ignore",
+    frames: Tensor, embed: Embedding, distance: DistanceName = "l2", first_slice: FirstSlice = "copy"
 ) -> Tensor:
     """The distance of each token from the slice before: I(i+1, j) = S(k(i+1, j), k(i, j)), EVEREST eq. 2.
 
@@ -96,8 +89,6 @@ def embedding_change(
         frames: (B, C, T, H, W) uint8, or float: normalized.
         first_slice: `copy` gives it the importance of the second slice, like the released program; `zero`
             gives it no change.
-        align: the motion of the camera that is removed first (everest.methods.alignment).
-        cuts: `detect` lets the first slice of a scene take the importance of the next one.
     Returns:
         (B, N) float32. No change for a clip of one slice.
     """
@@ -105,43 +96,33 @@ def embedding_change(
     per_slice, no_change = frames.size(3) // p * (frames.size(4) // q), NO_CHANGE[distance]
     if frames.size(2) == t:
         return frames.new_full((frames.size(0), per_slice), no_change, dtype=torch.float32)
-    before, begins = earlier_frames(frames, lag=t, align=align, cuts=cuts, pixels=embed.pixels)
+    now, before = frames[:, :, t:], frames[:, :, :-t]
     with full_precision(frames.device):
         if distance in DISTANCES:
-            now, earlier = (
-                patchify(embed.pixels.normalized(x).float(), embed.tubelet)
-                for x in (frames[:, :, t:], before)
-            )  # (B, N - h*w, C, t, p, q) each
+            patches = (patchify(embed.pixels.normalized(x).float(), embed.tubelet) for x in (now, before))
+            now, before = patches  # (B, N - h*w, C, t, p, q) each
             # Rounding can raise a similarity above 1.
-            later = DISTANCES[distance](embed(now), embed(earlier)).clamp(min=no_change)  # (B, N - h*w)
-            later = later.masked_fill((now == earlier).flatten(2).all(dim=-1), no_change)
+            later = DISTANCES[distance](embed(now), embed(before)).clamp(min=no_change)  # (B, N - h*w)
+            later = later.masked_fill((now == before).flatten(2).all(dim=-1), no_change)
         elif frames.dtype == torch.uint8:
-            later = in_parts(partial(_norms_of_bytes, embed=embed, norm=NORMS[distance]), frames, before)
+            later = in_parts(partial(_norms_of_bytes, embed=embed, norm=NORMS[distance]), frames)
         else:
-            change = patchify(frames[:, :, t:].float() - before.float(), embed.tubelet)
+            change = patchify(now.float() - before.float(), embed.tubelet)
             later = NORMS[distance](embed(change, biased=False))
-    later = later.unflatten(1, (-1, per_slice))  # (B, slices - 1, h*w)
-    return with_scene_starts(later, begins, no_change=no_change, copy=first_slice == "copy").flatten(1)
+    first = later[:, :per_slice]  # (B, h*w)
+    return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
 
 
 @fusable
-def _norms_of_bytes(
-    frames: Tensor, before: Tensor, *, embed: Embedding, norm: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _norms_of_bytes(frames: Tensor, *, embed: Embedding, norm: Callable[[Tensor], Tensor]) -> Tensor:
     """The norms (B, N - h*w) of the embedded changes of bytes, which are exact from -255 to 255."""
-    exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
-    now, earlier = (patchify(x, embed.tubelet) for x in (frames[:, :, embed.tubelet[0] :], before))
-    return norm(embed.of_byte_changes(now.to(exact).sub_(earlier)))
+    t, exact = embed.tubelet[0], torch.bfloat16 if computes_bf16(frames.device) else torch.float32
+    now, before = (patchify(x, embed.tubelet) for x in (frames[:, :, t:], frames[:, :, :-t]))
+    return norm(embed.of_byte_changes(now.to(exact).sub_(before)))
 
 
 @torch.no_grad()
-def pixel_change(
-    frames: Tensor,
-    tubelet: tuple[int, int, int],
-    pixels: PixelStatistics = IMAGENET,
-    align: Align = "none",
-    cuts: Cuts = "ignore",
-) -> Tensor:
+def pixel_change(frames: Tensor, tubelet: tuple[int, int, int], pixels: PixelStatistics = IMAGENET) -> Tensor:
     """The difference between the pixels of each token and the frame before: motion without optical flow.
 
     The mean absolute difference over the tubelet's frames, channels and pixels. The first frame takes the
@@ -151,69 +132,12 @@ def pixel_change(
     Args:
         frames: (B, C, T, H, W) uint8, or float: normalized.
         pixels: normalize bytes.
-        align, cuts: as in `embedding_change`, of frames instead of slices.
     Returns:
         (B, N) float32. Zeros for a clip of one frame.
     """
     x = pixels.normalized(frames).float()
-    if x.size(2) == 1:
-        return patchify(torch.zeros_like(x), tubelet).flatten(2).mean(dim=-1)
-    before, begins = earlier_frames(frames, lag=1, align=align, cuts=cuts, pixels=pixels)
-    later = (x[:, :, 1:] - pixels.normalized(before)).abs().transpose(1, 2)  # (B, T - 1, C, H, W)
-    change = with_scene_starts(later, begins, no_change=0.0, copy=True).transpose(1, 2)
+    change = torch.zeros_like(x)
+    if x.size(2) > 1:
+        later = x.diff(dim=2).abs()  # (B, C, T - 1, H, W)
+        change = torch.cat([later[:, :, :1], later], dim=2)
     return patchify(change, tubelet).flatten(2).mean(dim=-1)
-
-
-def earlier_frames(
-    frames: Tensor, *, lag: int, align: Align, cuts: Cuts, pixels: PixelStatistics
-) -> tuple[Tensor, Tensor | None]:
-    """The frame `lag` before each frame, (B, C, T - lag, H, W), and whether each frame begins a scene.
-
-    The second result is (B, T) bool; None if cuts are ignored. For the arguments see `previous_frames`.
-    """
-    if align == "none" and cuts == "ignore":
-        return frames[:, :, :-lag], None
-    with full_precision(frames.device):
-        previous = previous_frames(frames, lag=lag, align=align, pixels=pixels)
-    return previous.frames, previous.begins_scene if cuts == "detect" else None
-
-
-def with_scene_starts(later: Tensor, begins: Tensor | None, *, no_change: float, copy: bool) -> Tensor:
-    """Fill in the changes that cannot be measured because a scene begins: (B, S, …).
-
-    A slice that begins a scene takes the next measured change of this scene. In a scene without one, each
-    spatial position takes its mean change in the clip, so that the scene is neither kept nor lost as a whole:
-
-        begins a scene    |  .  .  |  .  .  |
-        measured change   -  3  1  -  2  4  -
-        filled in         3  3  1  2  2  4  2.5
-
-    If a scene begins inside a slice, the change of the next slice cannot be measured, either.
-
-    Args:
-        later: (B, S - 1, …), the change of each slice (or frame) but the first since the one before it.
-        begins: (B, T) bool, whether a frame begins a scene, T / S frames a slice; None: only the first does.
-        copy: False: fill in `no_change` instead.
-    """
-    first = later[:, :1]
-    if begins is None:
-        return torch.cat([first if copy else torch.full_like(first, no_change), later], dim=1)
-    change = torch.cat([first, later], dim=1)  # (B, S, …)
-    slices, tail = change.size(1), (1,) * (change.dim() - 2)
-    cuts = begins.unflatten(1, (slices, -1))  # (B, S, frames of a slice)
-    starts = cuts.any(dim=2)  # (B, S)
-    has_cut_inside = cuts[:, :, 1:].any(dim=2)  # (B, S)
-    follows_cut = torch.cat([torch.ones_like(starts[:, :1]), has_cut_inside[:, :-1]], dim=1)  # (B, S)
-    starts, measured = (x.view(-1, slices, *tail) for x in (starts, ~(starts | follows_cut)))  # (B, S, 1, …)
-    if not copy:
-        return change.where(measured, no_change)
-
-    count = measured.sum(dim=1)  # (B, 1, …)
-    mean = change.where(measured, 0.0).sum(dim=1) / count.clamp(min=1)  # (B, …)
-    mean = mean.where(count > 0, no_change)
-    filled, following = [], mean  # from the last slice to the first: the next measured change of the scene
-    for i in reversed(range(slices)):
-        following = change[:, i].where(measured[:, i], following)  # (B, …)
-        filled.insert(0, following)
-        following = mean.where(starts[:, i], following)
-    return torch.stack(filled, dim=1)

@@ -29,11 +29,9 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.alignment import Align
 from everest.methods.external import is_import_path, name_by_class
 from everest.methods.grid import TokenGrid, TokenSelection, is_keep_ratio, num_kept
 from everest.methods.importance import (
-    Cuts,
     DistanceName,
     Embedding,
     FirstSlice,
@@ -180,18 +178,12 @@ class TopK(Strategy):
 
     EVEREST §4.1 predicts all kept tokens; the released program and the paper's own cost tables predict only
     those that are not visible, and so does this class.
-
-    Args:
-        align: `shift` and `affine` remove this motion of the camera before the frames are compared.
-        cuts: `detect` treats the first slice of each scene like the first slice of the clip.
     """
 
     share_setting: ClassVar[str] = "keep_ratio"
     keep_ratio: Ratio = 0.3  # rho_pre, EVEREST Table 7
     visible_ratio: Ratio | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all kept tokens
     order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
-    align: Align = "none"
-    cuts: Cuts = "ignore"
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         assert importance is not None, "this strategy ranks by importance"
@@ -205,11 +197,6 @@ class TopK(Strategy):
         # Stable: the first slice copies the second slice's distances, so ties are common.
         order = importance.argsort(dim=1, descending=self.order == "descending", stable=True)  # (B, N)
         return order[:, : num_kept(grid.num_tokens, self.keep_ratio)]
-
-    @property
-    def sees_camera(self) -> bool:
-        """Whether the camera's motion or cuts are estimated."""
-        return self.align != "none" or self.cuts == "detect"
 
     def keeping(self, share: float) -> Self:
         return replace(cast("Self", super().keeping(share)), visible_ratio=None)
@@ -231,7 +218,7 @@ class ByEmbeddingChange(TopK):
     first_slice: FirstSlice = "copy"  # released program: copy
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
-        return embedding_change(frames, embed, self.distance, self.first_slice, self.align, self.cuts)
+        return embedding_change(frames, embed, self.distance, self.first_slice)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +235,7 @@ class FrameDifference(TopK):
     strategy: Literal["frame-difference"] = "frame-difference"
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
-        return pixel_change(frames, embed.tubelet, embed.pixels, self.align, self.cuts)
+        return pixel_change(frames, embed.tubelet, embed.pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,13 +165,11 @@ def test_the_demo_shows_what_pretraining_is_worth(tmp_path: Path):
     assert (tmp_path / "demo" / "reconstruction.png").is_file()
 
 
-def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
+def test_tokens_of_gray_clips_are_selected_and_other_dimensions_are_refused():
     clip = torch.rand(1, 1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert everest.select_tokens(clip, align="shift", keep=0.5).visible.shape == (1, 8)
+    assert everest.select_tokens(clip, keep=0.5).visible.shape == (1, 8)
     with pytest.raises(ValueError, match="expected clips"):
-        everest.select_tokens(clip[0], align="shift")
-    with pytest.raises(RecipeError, match="align and cuts need clips of 3 channels here; these have 4"):
-        everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
+        everest.select_tokens(clip[0])
 
 
 def predicted(label: str, start: float, end: float) -> PredictedBout:

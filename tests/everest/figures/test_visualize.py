@@ -109,14 +109,13 @@ def test_a_recipe_shows_the_clips_and_tokens_that_training_uses(video: Path, tmp
     importance = strategy.importance(seen, RawPixels((2, 8, 8), pixels))
     most = importance[0].argsort(descending=True, stable=True)[: len(row["kept"])]
     assert row["kept"] == most.sort().values.tolist()
-    assert "model.input of the recipe is differences" in called(*shown, "--align", "shift", code=2).stderr
 
 
 def test_options_win_over_the_recipe(video: Path, tmp_path: Path):
     recipe = tmp_path / "my.yaml"
-    recipe.write_text(TOKENS.replace(", input: differences", "").replace("0.25}", "0.25, align: shift}"))
+    recipe.write_text(TOKENS.replace(", input: differences", ""))
     shown = ("visualize-mask", video, "--recipe", recipe, "--overwrite", "--out", tmp_path)
-    (row,) = json_of(*shown, "--frames", 4, "--stride", 5, "--size", 32, "--keep", 0.5, "--align", "none")
+    (row,) = json_of(*shown, "--frames", 4, "--stride", 5, "--size", 32, "--keep", 0.5)
     assert (row["grid"], row["keep"]) == ([2, 4, 6], 0.5)
     assert row["frames"][1] - row["frames"][0] == 5
     rows = json_of(*shown, "--compare")
@@ -169,9 +168,8 @@ def test_candidates_cover_the_whole_video_unless_a_stride_is_given(video: Path, 
         (["mask", "VIDEO", "--keep", "half"], 2, "give keep ratios above 0"),
         (["mask", "VIDEO", "--strategy", "tub"], 2, "did you mean 'tube'"),
         (["mask", "VIDEO", "--frames", "7"], 2, "must be a multiple of the tubelet's (2)"),
-        (["mask", "VIDEO", "--strategy", "tube", "--align", "shift"], 2, "align: has no effect with"),
         (["mask", "VIDEO", "--compare", "--keep", "0.5,0.2"], 2, "--compare takes one --keep"),
-        (["mask", "VIDEO", "--compare", "--align", "shift"], 2, "--compare takes one --keep"),
+        (["mask", "VIDEO", "--compare", "--strategy", "tube"], 2, "--compare takes one --keep"),
         (["mask", "VIDEO", "-r", "smal"], 2, "did you mean 'small'"),
         (["mask", "VIDEO", "-r", "lvmae-demo"], 2, "learned-importance needs a trained tokenizer"),
         (["mask", "VIDEO", "-c", "gone"], 6, "gone: no such checkpoint"),

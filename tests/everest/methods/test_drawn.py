@@ -73,6 +73,6 @@ def test_uniform_draws_need_no_importance():
 
 
 def test_evaluation_takes_the_most_changed_tokens():
-    chosen = Drawn(keep_ratio=0.5, visible_ratio=None, align="shift").at_evaluation()
-    assert chosen == RedundancyRobust(keep_ratio=0.5, visible_ratio=None, align="shift")
+    chosen = Drawn(keep_ratio=0.5, visible_ratio=None, distance="l1").at_evaluation()
+    assert chosen == RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1")
     assert Drawn().at_evaluation(0.25) == RedundancyRobust(keep_ratio=0.25, visible_ratio=None)

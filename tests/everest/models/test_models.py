@@ -256,7 +256,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "differences": ("classifier", {"input": "differences"}),
     "class attention": ("classifier", {"pooling": "class-attention"}),
     "cosine": ("encoder", {"selection": RedundancyRobust(distance="neg-cosine", visible_ratio=None)}),
-    "camera": ("encoder", {"selection": RedundancyRobust(align="shift", visible_ratio=None)}),
 }
 
 

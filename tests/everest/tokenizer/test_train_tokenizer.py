@@ -145,7 +145,7 @@ def test_a_tokenizer_is_no_encoder_nor_the_reverse(recipe, trained, autoencoder_
 def test_a_tokenizer_shows_its_own_scores_only(trained: Path, clip_files: Path, tmp_path: Path):
     command = ["visualize-mask", clip_files / "clip0.mp4", "-c", trained, "--frames", "8", "--out", tmp_path]
     message = refused(*command, "--strategy", "tube", code=2)
-    assert "--cuts: a tokenizer's scores choose by learned-importance" in message
+    assert "--strategy: a tokenizer's scores choose by learned-importance" in message
     assert list(tmp_path.iterdir()) == []
     for strategy in ([], ["--strategy", "learned-importance", "--overwrite"]):
         shown = json_of(*command, *strategy)

@@ -25,7 +25,7 @@ from everest.system.run_folder import (
     tokenizer_file,
 )
 from everest.system.signals import Stopped
-from everest.tokenizer.recipe_tokenizer import tokenizer_settings
+from everest.tokenizer.spec import tokenizer_settings
 
 StageRunner = Callable[[Recipe, RunOptions, Report], object]  # everest.stages.run_stage
 

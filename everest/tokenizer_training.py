@@ -32,7 +32,7 @@ from everest.tokenizer.loss import (
     TokenizerObjective,
     tokenizer_objective,
 )
-from everest.tokenizer.recipe_tokenizer import tokenizer_settings, tokenizer_spec
+from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
 from everest.video.pixels import in_unit_range
 
 PERCEPTUAL_NETWORK: Final = "resnet50"  # of timm, trained on ImageNet

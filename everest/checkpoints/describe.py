@@ -44,7 +44,7 @@ from everest.system.processes import warn_on_main
 from everest.system.run_folder import RECIPE_FILE, WEIGHTS_FILE
 from everest.system.text import plural
 from everest.system.weights import Weights
-from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
+from everest.tokenizer.spec import TokenizerSpec
 from everest.video.pixels import IMAGENET, STATISTICS_OF_CHANNELS, PixelStatistics
 from everest.video.reader import video_info
 

@@ -22,7 +22,7 @@ from everest.models.mae import AutoencoderSpec
 from everest.models.spec import FrozenNetworks, Transformer, teacher_spec
 from everest.system.hub import PREFIXES, absolute_name
 from everest.system.weights import Weights, state_hash
-from everest.tokenizer.recipe_tokenizer import tokenizer_settings, tokenizer_use
+from everest.tokenizer.spec import tokenizer_settings, tokenizer_use
 from everest.video.pixels import PixelStatistics
 
 

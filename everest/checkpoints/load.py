@@ -47,7 +47,8 @@ from everest.system.run_folder import (
 )
 from everest.system.weights import PICKLE_SUFFIXES, Weights, load_tensors, read_weights, require_matching
 from everest.system.weights_header import open_safetensors, read_header, require_transformer
-from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer, TokenizerSpec
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
+from everest.tokenizer.spec import TokenizerSpec
 
 # clips: any model but a tokenizer; transformer: any model with a token encoder
 Kind = Literal["classifier", "clips", "transformer", "tokenizer"]

@@ -78,6 +78,21 @@ TOKENIZERS: Final[dict[TokenizerSize, TokenizerConfig]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenizerArchitecture:
+    """The settings that a tokenizer is built from (everest.tokenizer.spec)."""
+
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 pydantic's name for it
+    kind: Literal["tokenizer"] = "tokenizer"
+    config: TokenizerConfig
+    window: int  # frames that are encoded together
+    size: tuple[v.Length, v.Length]  # height, width of the training clips; other sizes work as well
+    keep: float  # share of a window's ranked tokens from which training rebuilds a clip
+    select: TopKGradient = "straight-through"  # how gradients pass the selection (`soft_topk_mask`)
+    temperature: float = 0.5  # temperature of the selection
+    checkpointing: bool = False  # recompute activations in the backward pass
+
+
 @settings
 class TokenizerLossSettings:
     """Weights of the terms, and the settings that the perceptual and the adversarial term need."""

@@ -32,7 +32,7 @@ from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.system.weights_header import read_header
-from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
+from everest.tokenizer.spec import TokenizerSpec
 
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights

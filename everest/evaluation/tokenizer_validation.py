@@ -21,8 +21,8 @@ from everest.system.run_folder import REPORT_IMAGE
 from everest.system.text import json_text, load_json, nonfinite_as_null
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 from everest.tokenizer.clips import held_out_dataset, spaced_clips
-from everest.tokenizer.recipe_tokenizer import tokenizer_spec
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
+from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # heuristic: training clips for the mean and std of the targets

@@ -35,7 +35,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.vit import frame_differences
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
-from everest.tokenizer.recipe_tokenizer import FrozenTokenizer
+from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 from everest.video.folders import video_name
 from everest.video.metadata import VideoInfo
 from everest.video.reader import video_info

@@ -185,7 +185,7 @@ class TokenTargets(Target):
     are our choice.
     """
 
-    frozen: ClassVar[Any]  # everest.tokenizer.recipe_tokenizer.FrozenTokenizer
+    frozen: ClassVar[Any]  # everest.tokenizer.frozen_tokenizer.FrozenTokenizer
     needs_tokenizer: ClassVar[bool] = True
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer

@@ -20,7 +20,6 @@ from everest.methods.strategies import StoredStrategy
 from everest.models.positions import INTERPOLATED
 from everest.models.vit import Architecture
 from everest.system.weights_header import TransformerKind
-from everest.tokenizer.recipe_tokenizer import TokenizerUse
 from everest.video.pixels import STATISTICS_OF_CHANNELS, PixelStatistics
 
 
@@ -136,16 +135,6 @@ class ModelSpec(Architecture, ClipSpec):
     def compared_views(self) -> int:
         """The clips of a video whose features are compared; 1: none are."""
         return 1
-
-    @property
-    def tokenizer_in_step(self) -> TokenizerUse | None:
-        """The tokenizer that a training step runs; with a token cache the clips come with their tokens."""
-        return None
-
-    @property
-    def teacher_in_step(self) -> ModelSpec | None:
-        """The teacher, which may take a clip in several windows (everest.checkpoints.frozen)."""
-        return None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

@@ -98,6 +98,8 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
 
     None if a training step runs neither. They are not included in the model's own count.
     """
+    if not isinstance(spec, AutoencoderSpec):
+        return None
     if teacher := spec.teacher_in_step:
         return spec.grid.t // teacher.grid.t * count_macs(teacher).total
     if spec.tokenizer_in_step is None:

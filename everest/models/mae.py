@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,14 @@ from everest.methods.selection import TopK, draw_slices, kept_per_slice, measure
 from everest.methods.targets import AnyTarget, FeatureTargets, Target, TeacherUse
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.block import Block, Blocks
-from everest.models.classifier import EncoderSpec
 from everest.models.clip_spec import PretrainSpec
 from everest.models.positions import add_positions, rotation_of
 from everest.models.vit import Architecture, init_linear_layers
-from everest.system.run_folder import is_tokenizer_file, tokenizer_file
-from everest.tokenizer.recipe_tokenizer import FrozenTokenizer, TokenizerUse
+from everest.tokenizer.spec import TokenizerUse
+
+if TYPE_CHECKING:
+    from everest.models.classifier import EncoderSpec
+    from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -82,16 +84,22 @@ class AutoencoderSpec(PretrainSpec):
 
     @property
     def tokenizer_in_step(self) -> TokenizerUse | None:
+        """The tokenizer that a training step runs; with a token cache the clips come with their tokens."""
         return None if self.target.cache is not None else self.tokenizer
 
     @property
     def teacher_in_step(self) -> EncoderSpec | None:
+        """The teacher, which may take a clip in several windows (everest.checkpoints.frozen)."""
         if self.teacher is None:
             return None
+        from everest.models.classifier import EncoderSpec  # most autoencoders have no teacher
+
         return EncoderSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
+        from everest.system.run_folder import is_tokenizer_file, tokenizer_file
+
         spec = super().from_settings(settings, source=source)
         tokenizer, moved = spec.tokenizer, tokenizer_file(source.parent)  # the run may have been moved
         if tokenizer and tokenizer.path and is_tokenizer_file(tokenizer.path) and moved.is_file():
@@ -117,6 +125,8 @@ class AutoencoderSpec(PretrainSpec):
         """Build the model; without a `teacher` its features are not computed."""
         tokenizer = None
         if self.tokenizer is not None:
+            from everest.tokenizer.frozen_tokenizer import FrozenTokenizer  # only LVMAE's models have one
+
             levels = self.tokenizer.settings.config.levels
             tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
             if self.tokenizer_in_step:  # with a token cache it is loaded later, if at all

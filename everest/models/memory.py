@@ -24,12 +24,12 @@ from everest.methods.targets import FeatureTargets
 from everest.models.base import PretrainingModel
 from everest.models.block import Blocks
 from everest.models.clip_spec import ModelSpec
-from everest.models.mae import MaskedAutoencoder
+from everest.models.mae import AutoencoderSpec, MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import Transformer
 from everest.system.compute import peak_bytes
-from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
-from everest.tokenizer.recipe_tokenizer import FrozenTokenizer
+from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
+from everest.tokenizer.spec import TokenizerSpec
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision
 
@@ -65,7 +65,8 @@ def training_bytes(
         taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, with_grad=True)
     else:
         taken = bytes_per_clip(spec, bytes_per_value, trains=True, frozen=frozen)
-        if teacher := spec.teacher_in_step:  # it takes a clip in windows
+        teacher = spec.teacher_in_step if isinstance(spec, AutoencoderSpec) else None
+        if teacher is not None:  # it takes a clip in windows
             taken += spec.grid.t // teacher.grid.t * bytes_per_clip(teacher, bytes_per_value, trains=False)
     _training_bytes[key] = taken
     return taken
@@ -110,6 +111,8 @@ def frozen_bytes(spec: ModelSpec) -> int:
     Its weights, and of a tokenizer the values of the few windows that it codes at a time, while all that the
     model saves for the backward pass is alive. 0 if a step runs neither.
     """
+    if not isinstance(spec, AutoencoderSpec):
+        return 0
     if teacher := spec.teacher_in_step:
         return WEIGHT_BYTES * count_weights(teacher).total
     if spec.tokenizer_in_step is None:

@@ -21,7 +21,7 @@ from everest.models.positions import INTERPOLATED
 from everest.models.view_model import ViewSpec
 from everest.models.vit import Architecture
 from everest.system.weights_header import require_transformer
-from everest.tokenizer.recipe_tokenizer import TokenizerUse
+from everest.tokenizer.spec import TokenizerUse
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # what a ModelSpec builds
 

@@ -65,7 +65,7 @@ class StageCost:
         self.parameters = weights.total
         self.trained_parameters = 0 if settings is None else weights.trained
         self.model_state = weights.state_bytes(training=settings is not None, bytes_per_value=value_bytes)
-        self.frozen_network = "tokenizer" if spec.teacher_in_step is None else "teacher"
+        self.frozen_network = "teacher" if getattr(spec, "teacher", None) else "tokenizer"
         if frozen := frozen_bytes(spec):
             self.model_state[self.frozen_network] = frozen
 

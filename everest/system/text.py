@@ -8,13 +8,15 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from everest.errors import CheckpointError, RecipeError, UserError, shorten
-from everest.system.storage import Location
+
+if TYPE_CHECKING:  # a model alone reads no storage
+    from everest.system.storage import Location
 
 Value = TypeVar("Value")
 MAX_REASON_LENGTH: Final = 200  # maximum number of characters of a reason in a message

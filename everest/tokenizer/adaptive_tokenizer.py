@@ -9,59 +9,19 @@ B batch, T frames, H W pixels, D code dimensions, N = t*h*w tokens, W windows of
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from math import prod
-from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
-from everest.config.tokenizer_settings import TokenizerConfig, TokenizerSettings, TopKGradient
-from everest.config.values import Length
-from everest.errors import CheckpointError
+from everest.config.tokenizer_settings import TokenizerArchitecture
 from everest.methods.grid import TokenGrid, num_kept
-from everest.system.weights import read_spec
 from everest.tokenizer.layers import FSQ, TokenScorer, make_decoder, make_encoder, soft_topk_mask
 
 # Heuristic: maximum number of values of a chunk in the encoder's first layer; a window is never divided.
 CHUNK_VALUES: Final = 2**23
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerSpec:
-    """All that is needed to rebuild a tokenizer: the `settings` of its safetensors file."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-    kind: Literal["tokenizer"] = "tokenizer"
-    config: TokenizerConfig
-    window: int  # frames that are encoded together
-    size: tuple[Length, Length]  # height, width of the training clips; other sizes work as well
-    keep: float  # share of a window's ranked tokens from which training rebuilds a clip
-    select: TopKGradient = "straight-through"  # how gradients pass the selection (`soft_topk_mask`)
-    temperature: float = 0.5  # temperature of the selection
-    checkpointing: bool = False  # recompute activations in the backward pass
-
-    def dump(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return _SPEC.dump_python(self, mode="json")
-
-    @staticmethod
-    def from_settings(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
-        """Read the values that `dump` returns, from the file `source`."""
-        spec = read_spec(_SPEC, settings, source=source)
-        selection = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
-        section = {**asdict(spec.config), "frames": spec.window, **selection}  # section of a recipe
-        problem = next(read_spec(_SETTINGS, section, source=source).problems(), None)
-        if problem is not None:
-            raise CheckpointError(f"{source}: its settings do not describe a tokenizer: {': '.join(problem)}")
-        return spec
-
-    def build(self) -> AdaptiveTokenizer:
-        """Make the module with new weights, drawn from torch's default generator."""
-        return AdaptiveTokenizer(self)
 
 
 class TokenizerOutput(NamedTuple):
@@ -94,7 +54,7 @@ class AdaptiveTokenizer(nn.Module):
     target_mean: Tensor  # (D,) mean of the values over the training set, set at the end of training
     target_std: Tensor  # (D,) std of the values over the training set
 
-    def __init__(self, spec: TokenizerSpec) -> None:
+    def __init__(self, spec: TokenizerArchitecture) -> None:
         super().__init__()
         config = spec.config
         self.spec = spec
@@ -223,10 +183,6 @@ class AdaptiveTokenizer(nn.Module):
         z = _join(self.encoder(_split(frames, self.window)), len(frames)) * mask.unsqueeze(1)
         values, _ = self.quantizer(z.movedim(1, -1))  # (B, t, h, w, D)
         return _join(self.decoder(_split(values.movedim(-1, 1), self.slices)), len(frames))
-
-
-_SPEC = TypeAdapter(TokenizerSpec)
-_SETTINGS = TypeAdapter(TokenizerSettings)
 
 
 def _split(x: Tensor, length: int) -> Tensor:

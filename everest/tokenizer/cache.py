@@ -52,7 +52,7 @@ from everest.system.weights import write_tensors
 from everest.system.weights_header import open_safetensors
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 from everest.tokenizer.layers import FSQ
-from everest.tokenizer.recipe_tokenizer import TokenizerUse, tokenizer_use
+from everest.tokenizer.spec import TokenizerUse, tokenizer_use
 from everest.video.pixels import IMAGENET
 from everest.video.reader import VideoError
 

@@ -14,7 +14,7 @@ from everest.data.views import ClipFormat, PretrainViews, ValidationViews
 from everest.lists.sample import choose_evenly
 from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
-from everest.tokenizer.recipe_tokenizer import tokenizer_settings
+from everest.tokenizer.spec import tokenizer_settings
 
 MEASURED_BATCH: Final = 8  # heuristic: clips per batch when measuring
 

@@ -32,8 +32,8 @@ from everest.config.tokenizer_settings import TokenizerConfig, TokenizerLossSett
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import RecipeError
 from everest.system.compute import peak_bytes
-from everest.tokenizer.adaptive_tokenizer import TokenizerReconstruction, TokenizerSpec
-from everest.tokenizer.recipe_tokenizer import tokenizer_settings
+from everest.tokenizer.adaptive_tokenizer import TokenizerReconstruction
+from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings
 from everest.video.pixels import IMAGENET
 
 LEAST_PLACES: Final = 4  # heuristic: minimum height and width, in places, of a discriminator's last layer

@@ -12,7 +12,7 @@ from small_runs import called, contents, json_of, refused, sets
 import everest
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights, state_hash
-from everest.tokenizer.recipe_tokenizer import FrozenTokenizer
+from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 
 SMALL = (
     *("data.pretrain=train.csv", "data.test=train.csv", "data.classes=null", "data.num_classes=2"),

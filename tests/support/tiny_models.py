@@ -10,7 +10,8 @@ import everest
 from everest.config.tokenizer_settings import TokenizerConfig
 from everest.engine.network import parameter_groups
 from everest.system.weights import Weights
-from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer, TokenizerSpec
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
+from everest.tokenizer.spec import TokenizerSpec
 
 TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
 

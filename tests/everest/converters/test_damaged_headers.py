@@ -16,7 +16,7 @@ from everest.converters.convert import Conversion, convert
 from everest.converters.foreign_checkpoint import read_foreign
 from everest.converters.recognition import Hints
 from everest.system.weights_header import read_metadata
-from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
+from everest.tokenizer.spec import TokenizerSpec
 
 HEADERS = {
     "settings list": ({"settings": "[]"}, "damaged (settings"),

@@ -14,8 +14,7 @@ from everest.figures.curves import draw_curves, read_curves
 from everest.models.clip_spec import ModelSpec
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.system.weights import Weights
-from everest.tokenizer.adaptive_tokenizer import TokenizerSpec
-from everest.tokenizer.recipe_tokenizer import tokenizer_spec
+from everest.tokenizer.spec import TokenizerSpec, tokenizer_spec
 
 
 def save_spec(run: Path, spec: ModelSpec | TokenizerSpec) -> None:

@@ -23,7 +23,7 @@ from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, tra
 from everest.models.partial import choose_trained
 from everest.profiling.profile import StageCost, make_stage_spec
 from everest.system.compute import LiveBytes
-from everest.tokenizer.recipe_tokenizer import FrozenTokenizer
+from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from everest.data.recipe_clips import pretrain_dataset
 from everest.errors import CheckpointError
 from everest.system.weights import Weights
 from everest.tokenizer.cache import INDEX, TokenCache
-from everest.tokenizer.recipe_tokenizer import tokenizer_spec
+from everest.tokenizer.spec import tokenizer_spec
 
 RECIPE = """
 summary: small enough for a test

@@ -19,7 +19,8 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec, read_model_spec
 from everest.system.weights import state_hash
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
-from everest.tokenizer.recipe_tokenizer import FrozenTokenizer, tokenizer_spec
+from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
+from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)

@@ -1,6 +1,4 @@
-"""The tokenizer of a recipe: a new tokenizer, or the trained tokenizer that a model uses.
-
-Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
+"""The trained tokenizer that a model uses.
 
 B batch, C channels, T frames, H W pixels, N tokens, M target tokens, D code dimensions, P = D values, or the
 sum of the levels of all dimensions; t p q a tubelet's frames, rows and columns.
@@ -9,91 +7,17 @@ sum of the levels of all dimensions; t p q a tubelet's frames, rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict
 from torch import Tensor
 
-from everest.config.settings import Recipe
-from everest.config.tokenizer_settings import TokenizerSettings
-from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.methods.targets import CodeSpace
-from everest.system.weights import load_tensors, read_weights, state_hash
-from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer, TokenizerSpec
+from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 from everest.video.pixels import IMAGENET, PixelStatistics
-
-
-def tokenizer_settings(recipe: Recipe) -> TokenizerSettings:
-    """The `tokenizer` section of a recipe; raises RecipeError if it has none."""
-    if recipe.tokenizer is None:
-        raise RecipeError(
-            f"{recipe.name}: has no tokenizer section; take a recipe of LVMAE, such as lvmae-demo"
-        )
-    return recipe.tokenizer
-
-
-def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
-    """The tokenizer of a recipe; raises RecipeError if it has none."""
-    settings = tokenizer_settings(recipe)
-    return TokenizerSpec(
-        config=settings.config,
-        window=settings.frames,
-        size=recipe.data.frame_size,
-        keep=settings.keep,
-        select=settings.select,
-        temperature=settings.temperature,
-        checkpointing=recipe.train.checkpointing,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerUse:
-    """The tokenizer that a model is trained with, in a file that the model's file refers to."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    settings: TokenizerSpec
-    path: str | None = None  # None: an untrained tokenizer, which is enough to compute costs
-    sha256: str | None = None  # hash of the tokenizer's weights
-
-    def load(self) -> AdaptiveTokenizer:
-        """Load the tokenizer in eval mode, with new weights if `path` is None."""
-        with torch.random.fork_rng(devices=[]):  # the model's initial weights must not depend on it
-            tokenizer = self.settings.build().eval()
-        if self.path is None:
-            return tokenizer
-        path = Path(self.path)
-        weights = read_weights(path) if path.is_file() else None
-        if weights is None or state_hash(weights.tensors) != self.sha256:
-            problem = "missing" if weights is None else "another one"
-            raise CheckpointError(f"{path}: the tokenizer of this model is {problem}; put it back")
-        load_tensors(tokenizer, weights.tensors, source=self.path)
-        return tokenizer
-
-
-def tokenizer_use(recipe: Recipe) -> TokenizerUse:
-    """The tokenizer `tokenizer.checkpoint` of a recipe, or an untrained tokenizer."""
-    settings = tokenizer_settings(recipe)
-    if settings.checkpoint is None:
-        return TokenizerUse(settings=tokenizer_spec(recipe))
-    path = Path(settings.checkpoint)
-    weights = read_weights(path)
-    if weights.kind != "tokenizer":
-        raise CheckpointError(
-            f"{path}: a {weights.kind} checkpoint where a tokenizer is needed; make one with train-tokenizer"
-        )
-    spec = TokenizerSpec.from_settings(weights.settings, source=path)
-    if spec.config.tubelet != recipe.model.tubelet or recipe.data.frames % spec.window:
-        raise CheckpointError(
-            f"{path}: its tokens are of {spec.config.tubelet} in windows of {spec.window} frames; the recipe "
-            f"has model.tubelet {recipe.model.tubelet} and clips of {recipe.data.frames} frames"
-        )
-    return TokenizerUse(settings=spec, path=str(path.resolve()), sha256=state_hash(weights.tensors))
 
 
 class FrozenTokenizer:

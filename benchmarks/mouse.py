@@ -41,7 +41,7 @@ CRF: Final = 4  # of H.264; at 18, a keyframe changes more pixels than the anima
 WINDOW, DRAWN, DRAWS = 2, 30, 20  # seconds of a window, windows to check for a budget, seeds
 KEPT: Final = (
     *("top1", "metric", "interval", "chance", "majority", "majority_class", "linear_pixels", "difference"),
-    *("candidates", "inputs", "behaviors", "chosen", "reason", "videos", "groups", "smooth"),
+    *("candidates", "behaviors", "chosen", "reason", "videos", "groups", "smooth"),
     *("frame_accuracy", "frame_interval", "majority_accuracy", "mean_class_accuracy", "f1@50"),
 )
 Clips = dict[str, int]  # the class of each path

@@ -54,7 +54,7 @@ from everest.system.events import Report
 from everest.system.parts import open_parts
 from everest.system.types import Floats
 from everest.video.reader import video_info
-from everest_workflows.project.feature_kinds import FEATURES, INPUTS, LINEAR, SIZE_RATE, LinearModule
+from everest_workflows.project.feature_kinds import FEATURES, LINEAR, SIZE_RATE, LinearModule
 from everest_workflows.project.result import NETWORK
 
 MEAN: Final = "mean"  # the mean of two candidates
@@ -75,7 +75,7 @@ class Candidate:
     """A model, and its outputs for samples of groups that it has not seen."""
 
     name: str
-    make: Callable[[], Classifier] | None  # None: an input, which is never delivered
+    make: Callable[[], Classifier] | None  # None: never delivered
     outputs: Floats  # (N, C); nan for samples that it has learned from
     predict: Predict  # of other samples
     reads_views: bool = False  # whether it was made for the views of an evaluation, not the center view alone
@@ -97,30 +97,10 @@ class FeatureTable:
         """The rows of LINEAR whose kinds of features there are."""
         return {name: kinds for name, kinds in LINEAR.items() if all(kind in self.modules for kind in kinds)}
 
-    @property
-    def inputs(self) -> list[str]:
-        """The INPUTS that can be compared in this project.
-
-        Appearance and change differ only in clips of several frames. An encoder separates them only if each
-        token sees a single frame.
-        """
-        kinds = {SIZE_RATE} & self.features.keys()
-        if "motion" in self.modules:
-            kinds |= {"images"} & self.modules.keys()
-        if {"frozen", "motion"} <= self.modules.keys():
-            model = self.modules["frozen"].recipe.model
-            sees_images = model.attention == "slice" and model.tubelet[0] == 1 and model.input == "frames"
-            kinds |= {"frozen"} if sees_images else set()
-        return [name for name, (kind, *_) in INPUTS.items() if kind in kinds]
-
     def of(self, name: str, samples: Sequence[Sample]) -> Floats:
-        """The features (N, F) of a candidate or an input for readable samples."""
+        """The features (N, F) of a row of LINEAR, or of SIZE_RATE, for readable samples."""
         rows = [self.rows[sample.video_id] for sample in samples]
-        if name in LINEAR:
-            return np.concatenate([self.features[kind][rows] for kind in LINEAR[name]], axis=1)
-        kind, blocks, kept = INPUTS[name]
-        parts = np.split(self.features[kind][rows], blocks, axis=1)
-        return np.concatenate([parts[part] for part in kept], axis=1)
+        return np.concatenate([self.features[kind][rows] for kind in LINEAR.get(name, (name,))], axis=1)
 
     def model(self, name: str, layer: LinearModel) -> Classifier:
         """The model of a candidate with a fitted layer; of several kinds, the mean of their logits."""
@@ -210,12 +190,12 @@ def make_linear_candidates(
 ) -> list[Candidate]:
     """Fit the head of each linear candidate on samples; its outputs are cross-validated over their groups.
 
-    Models of the INPUTS come last.
+    A model of the size and rate of frames comes last, if videos differ in them.
     """
     labels = label_array([sample.labels[0] for sample in samples], head)
     splits = make_group_splits(labels, [sample.group_or_path for sample in samples], head, seed=seed)
     candidates = []
-    for name in (*table.candidates, *table.inputs):
+    for name in (*table.candidates, *({SIZE_RATE} & table.features.keys())):
         features = table.of(name, samples)  # (N, F)
         strength, outputs = DEFAULT_STRENGTH, np.full((len(samples), head.outputs), np.nan, np.float32)
         if splits:

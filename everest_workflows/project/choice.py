@@ -1,7 +1,5 @@
 """Which candidate of a project is delivered: the one with the lowest loss on groups that it has not seen.
 
-Beside it, what appearance alone and change alone reach on the same groups.
-
 N videos, C outputs.
 """
 
@@ -24,13 +22,12 @@ from everest.probes.classifiers import Labels
 from everest.probes.linear import compute_losses
 from everest.system.types import Floats
 from everest_workflows.project.candidates import MEAN
-from everest_workflows.project.feature_kinds import INPUTS, LINEAR
-from everest_workflows.project.result import NETWORK, InputTest
+from everest_workflows.project.feature_kinds import LINEAR
+from everest_workflows.project.result import NETWORK
 
 SIMPLE_FIRST: Final = (*LINEAR, NETWORK, MEAN)
 TIE: Final = 0.01  # heuristic: losses within this share of the lowest one are equal
 FEWEST_GROUPS: Final = 4  # heuristic: with fewer groups, a standard error is over samples
-FEWEST_TO_COMPARE: Final = 6  # groups; five that agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +39,6 @@ class BestCandidate:
     mean_of: tuple[str, ...] = ()  # the candidates of the mean; empty: there is no mean
     # The metric of each candidate on samples that none has learned from.
     validation: Mapping[str, float | None] = field(default_factory=dict)
-    inputs: Sequence[InputTest] = ()
     learned: bool = True  # whether its loss is lower than that of guessing by the frequencies of the labels
 
     @property
@@ -170,17 +166,14 @@ def _measure(outputs: Floats, labels: Labels, head: Head, metric: str) -> float 
 
 
 def estimate_difference(
-    first: HeadPredictions, second: HeadPredictions, groups: Sequence[str], *, sign: int = 1
+    first: HeadPredictions, second: HeadPredictions, groups: Sequence[str]
 ) -> list[float] | None:
     """The 95 % interval, over groups, of how far the first model is above the second in the metric of a task.
 
     The difference of percentages is in points. None if there is no interval.
-
-    Args:
-        sign: -1 if less is better, for the gain of the first model.
     """
     metric = METRIC_OF_TASK[first.task]
-    scale = sign * (100 if METRICS[metric].is_percent else 1)
+    scale = 100 if METRICS[metric].is_percent else 1
     metrics = [HEAD_METRICS[part.task](part) for part in (first, second)]
 
     def difference(counts: VideoCounts) -> dict[str, float]:
@@ -192,31 +185,3 @@ def estimate_difference(
         return None
     limit = 100 if METRICS[metric].is_percent else math.inf
     return [round(min(max(end, -limit), limit), 4) for end in ends]
-
-
-def compare_inputs(
-    outputs: Mapping[str, Floats], choice: BestCandidate, labels: Labels, groups: Sequence[str], head: Head
-) -> list[InputTest]:
-    """How far the chosen candidate is above a model of each input, on videos that both have not seen.
-
-    Empty if the candidate has learned nothing, or there are too few groups.
-
-    Args:
-        outputs: (N, C) of each candidate and each input; nan for samples that it has learned from.
-    """
-    sign = 1 if METRICS[METRIC_OF_TASK[head.task]].is_higher_better else -1
-    chosen = _average(outputs, choice.members)  # (N, C)
-    tests = []
-    for name in filter(outputs.__contains__, INPUTS):
-        seen = ~np.isnan(chosen[:, 0]) & ~np.isnan(outputs[name][:, 0])  # (N,)
-        known = [group for group, is_seen in zip(groups, seen, strict=True) if is_seen]
-        if not choice.learned or len(set(known)) < FEWEST_TO_COMPARE:
-            continue
-        better, simple = (
-            HeadPredictions(head=head, labels=labels[seen], outputs=rows[seen][:, None])
-            for rows in (chosen, outputs[name])
-        )
-        gain = estimate_difference(better, simple, known, sign=sign)
-        if gain is not None:
-            tests.append(InputTest(name=name, gain=gain))
-    return tests

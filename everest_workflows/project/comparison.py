@@ -37,7 +37,7 @@ from everest_workflows.project.candidates import (
     make_linear_candidates,
     make_network_candidate,
 )
-from everest_workflows.project.choice import BestCandidate, choose, compare_inputs
+from everest_workflows.project.choice import BestCandidate, choose
 from everest_workflows.project.request import FEATURES_FOLDER, Project
 from everest_workflows.project.result import DELIVERED, TestOutputs
 
@@ -120,9 +120,6 @@ class Comparison:
         groups = [sample.group_or_path for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
         choice = choose(outputs, labels, groups, self.head, forced=self.forced)
-        if self.fold is None:  # of folds, all tests together are compared
-            inputs = compare_inputs(outputs, choice, labels, groups, self.head)
-            choice = replace(choice, inputs=inputs)
         return self._model(candidates, choice), candidates, choice
 
     def compare_folds(
@@ -136,8 +133,6 @@ class Comparison:
         }
         (part,) = outputs.predictions(DELIVERED, self.head).by_head().values()
         choice = choose(by_name, part.labels, outputs.groups, self.head, forced=self.forced)
-        inputs = compare_inputs(by_name, choice, part.labels, outputs.groups, self.head)
-        choice = replace(choice, inputs=inputs)
         learned = table.readable(self.samples["train"])
         candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if NETWORK in choice.members:

@@ -19,7 +19,6 @@ from everest.lists.classes import Classes
 from everest.models.classifier import VideoClassifier
 from everest.models.clip_spec import ModelSpec
 from everest.models.image_classifier import ImageClassifier, ImageSpec
-from everest.models.pooling import NUM_STATISTICS
 from everest.models.spec import classifier_spec
 
 IMAGES: Final = "linear-images"
@@ -35,16 +34,7 @@ LINEAR: Final[dict[str, tuple[str, ...]]] = {
     "frozen-motion": ("frozen", "motion"),
     "frozen-edges": ("frozen", "edges"),
 }
-SIZE_RATE: Final = "size-rate"
-# Columns of features, in equal blocks: what appearance alone, change alone, and the size and rate of frames
-# alone reach. They are compared and never delivered.
-INPUTS: Final[dict[str, tuple[str, int, tuple[int, ...]]]] = {  # kind, number of blocks, blocks that are kept
-    "image-mean": ("images", 2, (0,)),
-    "image-change": ("images", 2, (1,)),
-    "frozen-mean": ("frozen", NUM_STATISTICS, (0,)),
-    "frozen-change": ("frozen", NUM_STATISTICS, (1, 3)),
-    SIZE_RATE: (SIZE_RATE, 1, (0,)),
-}
+SIZE_RATE: Final = "size-rate"  # of frames; compared and never delivered
 
 
 def _make_pixel_classifier(

@@ -177,7 +177,6 @@ def measure_outputs(
         "chosen": choice.name,
         "members": list(choice.members),
         "reason": choice.explanation,
-        "inputs": list(choice.inputs),
     }
 
 

@@ -106,14 +106,6 @@ class ClassTest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputTest:
-    """How far the delivered model is above a linear model of one input, on validation videos."""
-
-    name: str  # of everest_workflows.project.feature_kinds.INPUTS
-    gain: list[float]  # 95 % interval over groups, in the metric of the task
-
-
-@dataclass(frozen=True, kw_only=True)
 class MeasuredTest:
     """The test of a model, or of the models of all folds; of classes in percent.
 
@@ -139,7 +131,6 @@ class MeasuredTest:
     members: list[str] = field(default_factory=list)  # the candidates that it consists of
     reason: str = "no other was compared"
     behaviors: list[ClassTest] = field(default_factory=list)  # the classes
-    inputs: list[InputTest] = field(default_factory=list)
     frames: int | None = None  # of a clip
     warnings: Sequence[str] = ()  # about the videos; not of a single fold
     timelines: TimelineScores | None = None  # of recordings
@@ -177,7 +168,7 @@ class MeasuredTest:
             del document[name]
         if self.timelines is not None:
             document |= self.timelines.dump()
-        for name in ("candidates", "inputs", "behaviors"):
+        for name in ("candidates", "behaviors"):
             document[name] = list(map(asdict, document[name]))
         if self.folds:
             document["folds"] = [fold.dump() for fold in self.folds]

@@ -15,16 +15,16 @@ from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.system.text import plural, time_text
-from everest_workflows.project.choice import FEWEST_TO_COMPARE, BestCandidate
-from everest_workflows.project.feature_kinds import FEATURES, IMAGES, INPUTS, LINEAR, SIZE_RATE
+from everest_workflows.project.choice import BestCandidate
+from everest_workflows.project.feature_kinds import FEATURES, IMAGES, LINEAR, SIZE_RATE
 from everest_workflows.project.lists import STEP
 from everest_workflows.project.request import Project
-from everest_workflows.project.result import NETWORK, InputTest, MeasuredTest, ProjectResult
+from everest_workflows.project.result import NETWORK, MeasuredTest, ProjectResult
 
 MOST_NAMES: Final = 3  # of groups and recordings
 MOST_CLASSES: Final = 12  # default: whose numbers are shown
+FEWEST_TO_COMPARE: Final = 6  # groups; five that agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 LINEAR_MODEL: Final = "a linear model on small images"
-MOST_EQUAL: Final = 5.0  # heuristic: points; a smaller gain over still images is none
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
 
 
@@ -59,7 +59,7 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
     units = "Videos"
     if project.window is not None:
         units = f"Windows of {project.window:g} s every {STEP * project.window:g} s"
-    num_compared = sum(each.name not in INPUTS for each in test.candidates)
+    num_compared = sum(each.name != SIZE_RATE for each in test.candidates)
     chosen = "" if num_compared < 2 else f", the best of {num_compared} candidates on held-out {unit}s"
     size, groups = plural(test.videos, unit), plural(test.groups, "group")
     tested = f"On {size} of {groups} held out of training and choice"
@@ -111,7 +111,7 @@ def list_results(result: MeasuredTest) -> list[str]:
     if candidates := [
         f"{name} {value(number)}"
         for name, number in unseen.items()
-        if number is not None and name not in INPUTS  # see `list_inputs`
+        if number is not None and name != SIZE_RATE
     ]:
         limit = "the best of several looks too good to publish"
         chosen = "chosen by loss, not by these values; " if "loss" in result.reason else ""
@@ -119,7 +119,6 @@ def list_results(result: MeasuredTest) -> list[str]:
     lines += [behavior.line(f"{unit}s") for behavior in result.behaviors[:MOST_CLASSES]]
     if len(result.behaviors) > MOST_CLASSES:
         lines.append(f"{len(result.behaviors) - MOST_CLASSES} further classes: see `behaviors` of --json")
-    lines += list_inputs(result)
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
         correct = f"{scores.frame_accuracy:.1f} %{format_interval(scores.frame_interval)}"
@@ -161,36 +160,6 @@ def _compare_with_images(result: MeasuredTest) -> str:
 
 def format_interval(interval: Sequence[float] | None) -> str:
     return "" if interval is None else " (95 % interval: {:.3g} to {:.3g})".format(*interval)
-
-
-def list_inputs(result: MeasuredTest) -> list[str]:
-    """What appearance alone and change alone reach, and whether one of them is enough; see INPUTS."""
-    metric = METRICS[result.metric]
-    values = {each.name: each.validation for each in result.candidates}
-    best: dict[str, tuple[float, InputTest]] = {}  # of each input, on features of images or of an encoder
-    for test in result.inputs:
-        value, kind = values.get(test.name), test.name.partition("-")[2]
-        if value is not None and (kind not in best or (value > best[kind][0]) == metric.is_higher_better):
-            best[kind] = value, test
-    if not {"mean", "change"} <= set(best):
-        return []
-    texts = {
-        kind: f"{value_text(result.metric, value)} ({test.name})" for kind, (value, test) in best.items()
-    }
-    (low, high), (lost, most_lost) = best["mean"][1].gain, best["change"][1].gain
-    unit = " points" if metric.is_percent else ""
-    gain = f"motion adds {low:.3g} to {high:.3g}{unit}"
-    if low > 0:
-        verdict = f"the model needs motion: {gain}"
-    elif high <= MOST_EQUAL and metric.is_percent:
-        weights = "" if "frozen-mean" in values else "image weights (--init) with "
-        verdict = f"still images are enough, so try {weights}--set data.frames=1: {gain}"
-    else:
-        verdict = f"still images may be enough: {gain}; label more groups to tell"
-    if lost > 0:
-        setting = " (model.input: differences)" if NETWORK in values else ""
-        verdict += f"; change alone{setting} loses {lost:.3g} to {most_lost:.3g}{unit}"
-    return [f"motion: still images alone reach {texts['mean']}, change alone {texts['change']}; {verdict}"]
 
 
 def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:

@@ -26,14 +26,12 @@ from everest_workflows.project.candidates import (
     make_network_candidate,
     measure_clip_seconds,
 )
-from everest_workflows.project.choice import BestCandidate, choose, compare_inputs, estimate_difference
+from everest_workflows.project.choice import BestCandidate, choose, estimate_difference
 from everest_workflows.project.feature_kinds import (
     FEATURES,
     FROZEN,
     IMAGES,
-    INPUTS,
     LINEAR,
-    SIZE_RATE,
     FeatureKind,
 )
 from everest_workflows.project.request import Project, Request
@@ -100,18 +98,6 @@ def test_a_choice_says_whether_it_has_learned_more_than_frequencies(labels, head
         assert ("guessing" in choice.explanation) != learned
 
 
-def test_an_input_is_compared_with_the_model_and_never_delivered():
-    outputs = {IMAGES: sure(0.9), "image-mean": sure(1.0), "image-change": sure(0.5)}
-    choice = choose(outputs, LABELS, GROUPS, HEAD, forced=None)
-    assert (choice.name, choice.mean_of) == (IMAGES, ())
-    mean, change = compare_inputs(outputs, choice, LABELS, GROUPS, HEAD)
-    assert (mean.name, change.name) == ("image-mean", "image-change")
-    assert mean.gain[0] < -10 < mean.gain[1] <= 0 < change.gain[0] < 40 < change.gain[1]
-    assert compare_inputs(outputs, choice, LABELS, ["a", "b"] * 20, HEAD) == []  # no evidence
-    guessing = choose({**outputs, IMAGES: sure(0.1)}, LABELS, GROUPS, HEAD, forced=None)
-    assert compare_inputs({**outputs, IMAGES: sure(0.1)}, guessing, LABELS, GROUPS, HEAD) == []
-
-
 def test_a_gain_in_few_groups_is_at_most_100_points():
     def part(outputs: np.ndarray) -> HeadPredictions:
         return HeadPredictions(head=HEAD, labels=LABELS[:3], outputs=outputs[:3, None])
@@ -119,32 +105,6 @@ def test_a_gain_in_few_groups_is_at_most_100_points():
     right, wrong = np.eye(2, dtype=np.float32)[LABELS], np.eye(2, dtype=np.float32)[1 - LABELS]
     wrong[0] = right[0]
     assert estimate_difference(part(right), part(wrong), GROUPS[:12:4]) == [-100, 100]
-
-
-def test_errors_of_numbers_are_gained_when_they_fall():
-    labels = np.arange(40.0)
-    head = Head(task="regression", outputs=1, mean=19.5, std=11.5)
-    outputs = {IMAGES: labels[:, None] + 1, "image-mean": labels[:, None] + 3}
-    outputs = {name: rows.astype(np.float32) for name, rows in outputs.items()}
-    choice = choose(outputs, labels, GROUPS, head, forced=None)
-    (mean,) = compare_inputs(outputs, choice, labels, GROUPS, head)
-    assert mean.gain == pytest.approx([2, 2])
-
-
-def test_the_columns_of_an_input_are_its_blocks():
-    features = np.arange(16, dtype=np.float32).reshape(2, 8)
-    kinds = ("images", "frozen", SIZE_RATE)
-    table = FeatureTable(modules={}, rows={"a": 0, "b": 1}, features=dict.fromkeys(kinds, features))
-    (sample,) = table.readable([Sample(path="b"), Sample(path="c")])
-    columns = {name: table.of(name, [sample])[0].tolist() for name in (IMAGES, *INPUTS)}
-    assert columns == {
-        IMAGES: features[1].tolist(),
-        "image-mean": [8, 9, 10, 11],
-        "image-change": [12, 13, 14, 15],
-        "frozen-mean": [8, 9],
-        "frozen-change": [10, 11, 14, 15],
-        SIZE_RATE: features[1].tolist(),
-    }
 
 
 def test_videos_differ_in_the_size_and_rate_of_their_frames(tmp_path: Path):

@@ -62,7 +62,6 @@ def test_folds_test_every_group_once(result):
         assert result[key][0] <= value <= result[key][1]
     frames = sum(fold["frame_accuracy"] for fold in result["folds"]) / 4  # of recordings of equal length
     assert result["frame_accuracy"] == pytest.approx(frames, abs=1e-3)
-    assert {each["name"] for each in result["candidates"]} >= {"image-mean", "image-change"}
 
 
 def test_the_delivered_model_learns_from_all_videos(result, output):

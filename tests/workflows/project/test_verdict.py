@@ -1,6 +1,5 @@
 """The lines for people: how good a model is, and what to do next."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from everest.config.recipe import load_recipe
 from everest_workflows.project.request import Request
 from everest_workflows.project.result import ClassTest, MeasuredTest
 from everest_workflows.project.train import list_next_commands
-from everest_workflows.project.verdict import judge, list_inputs, list_results
+from everest_workflows.project.verdict import judge, list_results
 
 
 def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
@@ -42,39 +41,6 @@ def test_a_class_names_the_group_where_most_of_its_videos_are_missed():
     facts: dict[str, Any] = {"recall": 98.2, "precision": 100.0, "interval": None, "prevalence": 51.2}
     row = ClassTest(name="franka", **facts, worst_group="shift09", worst=[6, 7])
     assert row.line("videos").startswith("franka: 98.2 % found, worst shift09 (6 of 7), 100.0 % of its")
-
-
-def test_the_verdict_says_which_input_is_enough():
-    def lines(
-        mean: list[float], change: list[float], metric: str = "top1", others: Sequence[dict[str, Any]] = ()
-    ) -> str:
-        rows = [
-            {"name": name, "metric": metric, "validation": value, "test": value, "interval": None}
-            for name, value in (("image-mean", 70.0), ("image-change", 60.0))
-        ]
-        rows += others
-        gains = [{"name": "image-mean", "gain": mean}, {"name": "image-change", "gain": change}]
-        document = RESULT | {"metric": metric, metric: 90.0, "candidates": rows, "inputs": gains}
-        return "".join(list_inputs(MeasuredTest.of(document)))
-
-    assert list_inputs(MeasuredTest.of(RESULT)) == []
-    assert (
-        lines([-1.0, 2.0], [3.0, 9.0])
-        == "motion: still images alone reach 70.0 % (image-mean), change alone 60.0 % (image-change); still "
-        "images are enough, so try image weights (--init) with --set data.frames=1: motion adds -1 to 2 "
-        "points; change alone loses 3 to 9 points"
-    )
-    of_images = lines([-1.0, 2.0], [3.0, 9.0], others=[NETWORK_ROW | {"name": "frozen-mean"}])
-    assert "so try --set data.frames=1: motion adds -1 to 2 points" in of_images
-    of_network = lines([-1.0, 2.0], [3.0, 9.0], others=[NETWORK_ROW])
-    assert "; change alone (model.input: differences) loses 3 to 9 points" in of_network
-    assert "still images may be enough: motion adds -1 to 20 points; label more groups" in lines(
-        [-1.0, 20.0], [-3.0, 9.0]
-    )
-    assert "still images may be enough: motion adds -1 to 2; label more groups" in lines(
-        [-1.0, 2.0], [-3.0, 9.0], "mae"
-    )
-    assert lines([4.0, 20.0], [-3.0, 9.0]).endswith("; the model needs motion: motion adds 4 to 20 points")
 
 
 def test_the_verdict_says_once_what_all_intervals_are_about():

@@ -28,11 +28,9 @@ FROZEN: Final = "frozen-features"
 LINEAR: Final[dict[str, tuple[str, ...]]] = {
     IMAGES: ("images",),
     "images-motion": ("images", "motion"),
-    "images-edges": ("images", "edges"),
     "random-features": ("random",),
     FROZEN: ("frozen",),
     "frozen-motion": ("frozen", "motion"),
-    "frozen-edges": ("frozen", "edges"),
 }
 SIZE_RATE: Final = "size-rate"  # of frames; compared and never delivered
 
@@ -47,13 +45,9 @@ def _make_pixel_classifier(
     return spec.build()
 
 
-def _make_histograms(
-    recipe: Recipe, classes: Classes, init: str | None, *, of_motion: bool
-) -> ImageClassifier | None:
-    """A linear model of histograms of edges and their motion; of clips of one frame, of edges alone."""
-    if of_motion != (recipe.data.frames > 1):
-        return None
-    return _make_pixel_classifier("motion", recipe, classes, init)
+def _make_histograms(recipe: Recipe, classes: Classes, init: str | None) -> ImageClassifier | None:
+    """A linear model of histograms of edges and their motion, of clips of several frames."""
+    return _make_pixel_classifier("motion", recipe, classes, init) if recipe.data.frames > 1 else None
 
 
 def _make_encoder(
@@ -94,10 +88,7 @@ FEATURES: Final[dict[str, FeatureKind]] = {
         partial(_make_pixel_classifier, "images"),
         "the mean image and the mean change of a clip (16 x 16 pixels each)",
     ),
-    "motion": FeatureKind(
-        partial(_make_histograms, of_motion=True), "histograms of its edges and their motion"
-    ),
-    "edges": FeatureKind(partial(_make_histograms, of_motion=False), "histograms of its edges"),
+    "motion": FeatureKind(_make_histograms, "histograms of its edges and their motion"),
     "random": FeatureKind(partial(_make_encoder, is_trained=False), "the features of an untrained encoder"),
     "frozen": FeatureKind(partial(_make_encoder, is_trained=True), "the frozen features of {init}"),
 }

@@ -276,8 +276,8 @@ def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[st
         if suggestion.larger_ms is not None:
             larger = f"; the next larger size needs {suggestion.larger_ms:.0f} ms"
         comparison = "at most" if time.alone_ms <= aim else "more than"
-        rest = f"histograms of {'motion' if data.frames > 1 else 'edges'} may take the rest"
-        limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms; {rest}{larger}"
+        rest = "; histograms of motion may take the rest" if data.frames > 1 else ""
+        limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms{rest}{larger}"
         speed = f"{time.alone_ms:.3g} ms a clip by PyTorch on one CPU thread ({limit})"
         text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
         fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"

@@ -101,7 +101,7 @@ def test_groups_of_one_class_and_other_frame_sizes_are_named_from_the_plan_to_th
     for text in (plan, verdict, unescape(page.read_text()), card.read_text()):
         assert all(f"warning: {warning}" in text for warning in result["warnings"])
     names = {each["name"] for each in result["candidates"]}
-    assert {"images-edges", "size-rate"} < names
+    assert names == {"linear-images", "random-features", "size-rate", "mean"}
     assert not any(word in text for word in ("motion", "change") for text in (verdict, *names))
 
 

@@ -45,12 +45,9 @@ SUBJECT: Final = "subject"  # value of --group: keep recordings of a subject tog
 WORDS: Final = (r"^([^\W_]+)", r"([^\W_]+)\.\w+$")  # values of --group: first and last word of a file name
 
 
-def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str]) -> ProjectLists:
-    """Find the lists of a request, or write them into a folder.
-
-    `tested` are the test recordings of the project that this one replaces.
-    """
-    lists = _read_lists(request) or _make_new_lists(request, folder, report, tested)
+def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
+    """Find the lists of a request, or write them into a folder."""
+    lists = _read_lists(request) or _make_new_lists(request, folder, report)
     if request.unlabeled is not None:
         data = DataSettings(**lists.section)
         held_out = list(chain.from_iterable(fold.values() for fold in lists.folds))
@@ -87,12 +84,10 @@ def _read_lists(request: Request) -> ProjectLists | None:
         if value is not None:
             raise RecipeError(f"{source}: has train and test lists; omit {option}, or move one elsewhere")
     section, _ = with_task(section, request.task)
-    return ProjectLists(
-        section=section, folds=[], window=None, possible_folds=None, tested=[], are_given=True
-    )
+    return ProjectLists(section=section, folds=[], window=None, possible_folds=None, are_given=True)
 
 
-def _make_new_lists(request: Request, folder: Path, report: Report, tested: Sequence[str]) -> ProjectLists:
+def _make_new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
     """Write lists of class folders, of a list, or of the windows of recordings."""
     window, labels = None, None
     if request.group == SUBJECT and not request.annotations:
@@ -112,8 +107,10 @@ def _make_new_lists(request: Request, folder: Path, report: Report, tested: Sequ
         report(notice(text))
     lists = {"train": list(videos.samples)}
     folds = []
-    if request.folds is None:
-        lists = _divide(videos, tested if request.annotations else (), report)
+    if request.folds is None:  # two groups give no validation list
+        share = max(DEFAULT_SHARES["test"], 1 / len(videos.groups))
+        shares = {"train": 1 - 2 * share, "val": share, "test": share}
+        lists = videos.split(shares if len(videos.groups) > 2 else {"train": share, "test": share})
     else:  # each tests a part of the groups, and validates on the next part
         shares = {str(number): 1 / request.folds for number in range(request.folds)}
         parts = list(videos.split(shares).values())
@@ -132,7 +129,6 @@ def _make_new_lists(request: Request, folder: Path, report: Report, tested: Sequ
         folds=folds,
         window=window,
         possible_folds=min(SUGGESTED_FOLDS, groups) if may_fold else None,
-        tested=sorted(set(map(find_group, lists.get("test", ())))) if request.annotations else [],
         left_out={} if labels is None else labels.left_out,
         subjects=[] if labels is None else labels.merged_subjects,
     )
@@ -159,29 +155,6 @@ def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
         fix = f"use --folds {groups}, or {fix}"
     names = f" ({', '.join(videos.groups)})" if groups == 1 else ""
     raise DataError(f"{request.videos}: only {plural(groups, unit)}{names}, {need}; {fix}")
-
-
-def _divide(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:
-    """Divide the videos by their groups; two groups give no validation list.
-
-    The recordings `tested` of an earlier test list are tested again if all of them, and others, are there.
-    """
-    share = max(DEFAULT_SHARES["test"], 1 / len(videos.groups))
-    shares = {"train": 1 - 2 * share, "val": share, "test": share}
-    lists = videos.split(shares if len(videos.groups) > 2 else {"train": share, "test": share})
-    kept = set(tested)
-    names = first_names(tested)
-    if not kept or kept == set(map(find_group, lists["test"])):
-        return lists
-    if not kept < videos.groups:
-        report(notice(f"not tested on {names}, as before, because the recordings have changed"))
-        return lists
-    report(notice(f"tested on {names}, as before; another --output divides the recordings anew"))
-    test = [sample for sample in videos.samples if find_group(sample) in kept]
-    rest = replace(videos, samples=[sample for sample in videos.samples if find_group(sample) not in kept])
-    share = max(DEFAULT_SHARES["val"], 1 / len(rest.groups))
-    parts = {"train": list(rest.samples)} if share == 1 else rest.split({"train": 1 - share, "val": share})
-    return {**parts, "test": test}
 
 
 def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None:

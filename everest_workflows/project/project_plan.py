@@ -62,13 +62,13 @@ class Plan:
     document: dict[str, Any]
 
 
-def make_plan(request: Request, folder: Path, tested: Sequence[str], report: Report) -> Plan:
+def make_plan(request: Request, folder: Path, report: Report) -> Plan:
     """Write the lists into `NEW_LISTS` of a folder, and plan the stages of a project."""
     on_cpu = None if request.latency is None else True
     start = None  # the weights; missing ones are an error before the videos are read
     if request.init is not None:
         start = read_weight_settings(request.init, on_cpu=on_cpu)
-    lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)
+    lists = make_lists(request, folder / NEW_LISTS, report)
     suggestion = suggest_recipe(
         lists.section,
         find_device(),

@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -20,7 +19,7 @@ from everest.config.merge import SET_OPTION, merge
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
 from everest.config.stage_settings import STAGES
-from everest.errors import DataError, RecipeError, UserError, differing
+from everest.errors import DataError, RecipeError, differing
 from everest.lists.sources import LIST_FILES
 from everest.system.files import IN_USE_FIX, PART_SUFFIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_running
@@ -47,7 +46,6 @@ FEATURES_FOLDER: Final = f".features{PART_SUFFIX}"  # of the linear candidates, 
 REPORT: Final = "report"
 WINDOWS: Final = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
-TESTED: Final = "tested"  # in project.json: the test recordings of this project, or of the one it replaces
 BUDGETS: Final = tuple((stage, key) for stage in STAGES for key in ("steps", "epochs"))
 # The choices of every suggested recipe that decide whether a key has an effect.
 SUGGESTED: Final = RecipeFile(
@@ -149,7 +147,6 @@ class ProjectLists:
     folds: Sequence[dict[str, str]]  # the lists of each fold, by their keys
     window: float | None  # seconds, of recordings
     possible_folds: int | None  # the folds that a repetition may ask for; None: it cannot
-    tested: Sequence[str]  # recordings
     are_given: bool = False  # the user's own lists
     left_out: Mapping[str, int] = field(default_factory=dict)  # records of the annotations, by reason
     subjects: Sequence[str] = ()  # whose bouts are taken together
@@ -215,14 +212,6 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
     if "planned" in document or (folder / RESULT).exists():
         return read_project(folder)
     return None
-
-
-def read_tested(folder: Path) -> list[str]:
-    """The test recordings of the project in a folder; empty if there is none."""
-    path = folder / PROJECT_FILE
-    with suppress(UserError), damage_errors(path, fix=IN_USE_FIX):  # a damaged one may be replaced
-        return [str(name) for name in load_json(path, fix=IN_USE_FIX)[TESTED]] if path.is_file() else []
-    return []
 
 
 def clear_project(folder: Path) -> None:

@@ -43,14 +43,12 @@ from everest_workflows.project.request import (
     PRETRAIN,
     REPORT,
     RESULT,
-    TESTED,
     ModelChoice,
     Project,
     Request,
     clear_project,
     find_project,
     read_project,
-    read_tested,
     with_warmup,
     write_document,
 )
@@ -138,7 +136,7 @@ def train(
     check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:
         with TemporaryDirectory(prefix="everest-train-") as trial:
-            return make_plan(request, Path(trial), read_tested(folder), report).document
+            return make_plan(request, Path(trial), report).document
     try:
         with make_folder(folder), sole_writer(folder / PROJECT_FILE):
             resumed = find_project(folder, request, overwrite=overwrite)
@@ -172,11 +170,10 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
     """
     new_lists = folder / NEW_LISTS
     shutil.rmtree(new_lists, ignore_errors=True)  # of a killed call
-    tested = read_tested(folder)
     try:
         checksums = request.checksums()  # before they are read
-        plan = make_plan(request, folder, tested, report)
-        write_document(folder / PROJECT_FILE, {"request": asdict(request), TESTED: tested})
+        plan = make_plan(request, folder, report)
+        write_document(folder / PROJECT_FILE, {"request": asdict(request)})
         clear_project(folder)
         for line in plan.document["lines"]:
             report(heading(line))

@@ -151,7 +151,7 @@ def test_a_new_kind_of_features_is_timed_and_described(recipe: Path, monkeypatch
     loaded, request = load_recipe(recipe), Request(videos="")
     measure_clip_seconds(loaded, Classes(heads=(HEAD,), names=("a", "b")))
     make.assert_called_once()
-    lists = {"section": {}, "folds": [], "window": None, "possible_folds": None, "tested": []}
+    lists = {"section": {}, "folds": [], "window": None, "possible_folds": None}
     project = Project(**lists, request=request, files={}, planned_minutes=1.0)
     choice = BestCandidate(name="images-corners", reason="")
     test = MeasuredTest.of(RESULT)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from everest.errors import UserError
 from everest.system.events import Report, notice
-from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_errors, write_text
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
 from everest.system.run_folder import WEIGHTS_FILE, Which
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_shares, refuse
 from everest_cli.output import Display, print_result, say
 
 if TYPE_CHECKING:
-    from everest.checkpoints.graph import Graph
     from everest.checkpoints.load import LoadedModel
-    from everest.checkpoints.quantization import Int8Clips
-    from everest_workflows.project.exported import ExportedAccuracy
 
 CAMERA_PROGRAM: Final = "classify.py"  # classifies a camera's video with an exported file
 NEXT_COMMANDS: Final = {
@@ -82,7 +77,8 @@ def export(
     from everest.checkpoints.load import find_run_weights, find_weights, open_model
     from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
-    from everest_workflows.project.exported import list_precisions, make_card_lines, read_project_result
+    from everest_workflows.project.result import read_project_result
+    from everest_workflows.project.verdict import make_card_lines
 
     weights = find_weights(checkpoint, which=options.which)
     refuse_inputs(options.out, find_run_weights(weights))
@@ -102,8 +98,6 @@ def export(
         on = "partly still clips of noise"
         say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
-    if "precisions" in document:
-        say(*list_precisions(document["precisions"]))
     say(*(f"{title}: {document[key]}" for key, title in NEXT_COMMANDS.items() if key in document))
     document = {"checkpoint": str(opened.file), "to": options.to, **document}
     print_result(document, options.out, as_json=as_json)
@@ -118,31 +112,25 @@ def _export_onnx(
     limit: str,
     report: Report,
 ) -> dict[str, Any]:
-    """Write an ONNX file, measure its accuracy, and write its card; returns the values of --json."""
+    """Write an ONNX file and its card; returns the values of --json."""
     from everest.checkpoints.graph import make_graph
+    from everest.checkpoints.graph_files import write_onnx
     from everest.checkpoints.load import find_recipe_beside
     from everest.checkpoints.quantization import read_int8_clips
     from everest.config.recipe_files import shipped_folder
     from everest.evaluation.card import model_card
-    from everest_workflows.project.exported import compare_precisions
 
     out, card_file = options.out, options.card_file
     clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, report)
     graph = make_graph(opened, keep=options.keep, precision=options.precision)
     recipe = find_recipe_beside(opened.file) if opened.weights.kind == "classifier" else None
-    metadata, speed, accuracy = _write_tested_file(
-        opened, options, graph, clips, limit=limit, has_accuracy=recipe is not None, report=report
-    )
+    metadata = write_onnx(out, graph, clips=clips, report=report)
+    speed = f"network, a clip on one CPU thread: {metadata['network_ms']:.3g} ms with ONNX Runtime"
+    speed += f" (without reading and decoding{limit})"
+    report(notice(speed))
     document: dict[str, Any] = {"written": [str(out), str(card_file)], **metadata}
-    lines = list(metadata["notes"])
-    if accuracy is not None:
-        document["accuracy"] = vars(accuracy)
-        lines.insert(0, str(accuracy))
-    if clips is not None:
-        document["precisions"] = compare_precisions(metadata, accuracy)
-        lines.insert(0, document["precisions"]["advice"])
     if tested:
-        tested = [*tested, *(f"- {line}" for line in lines)]
+        tested = [*tested, *(f"- {note}" for note in metadata["notes"])]
     of_file = replace(opened, spec=graph.spec)
     card = model_card(of_file, evaluation=evaluation, file=out.name, tested=tested, speed=[f"- {speed}"])
     write_text(card_file, card)
@@ -154,52 +142,6 @@ def _export_onnx(
             write_text(program, text)
             document["written"].append(str(program))
     return document
-
-
-def _write_tested_file(
-    opened: LoadedModel,
-    options: ExportOptions,
-    graph: Graph,
-    clips: Int8Clips | None,
-    *,
-    limit: str,
-    has_accuracy: bool,
-    report: Report,
-) -> tuple[dict[str, Any], str, ExportedAccuracy | None]:
-    """Write an ONNX file, which gets its name only after its test; return facts, speed and accuracy."""
-    from everest.checkpoints.graph_files import write_onnx
-    from everest_workflows.project.exported import measure_exported_accuracy
-
-    accuracy = None
-    # A folder instead of `atomic_file`, because the test recognizes the file by its suffix .onnx.
-    folder = options.out.with_name(f".untested-{options.out.name}")
-    with write_errors(options.out):
-        shutil.rmtree(folder, ignore_errors=True)  # left by a killed command
-        folder.mkdir(parents=True)
-    try:
-        file = folder / options.out.name
-        metadata = write_onnx(file, graph, clips=clips, report=report)
-        speed = f"network, a clip on one CPU thread: {metadata['network_ms']:.3g} ms with ONNX Runtime"
-        speed += f" (without reading and decoding{limit})"
-        report(notice(speed))
-        if has_accuracy:
-            try:
-                accuracy = measure_exported_accuracy(
-                    file,
-                    opened.file,
-                    report,
-                    precision=options.precision,
-                    keep=options.keep,
-                    calibrated=[] if clips is None else clips.samples,
-                )
-            except UserError as error:  # such as moved videos; the file is still written
-                report(notice(f"accuracy not measured: {error}"))
-        if accuracy is not None:
-            report(notice(str(accuracy)))
-        file.replace(options.out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return metadata, speed, accuracy
 
 
 def _list_next_commands(

@@ -20,6 +20,7 @@ from everest.checkpoints.describe import describe_sampling
 from everest.checkpoints.graph import INPUT, INSTALL_FIX, Graph, sample_pixels
 from everest.checkpoints.quantization import Int8Clips, quantize, report_clips
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
+from everest.models.classifier import by_head, outputs_of
 from everest.models.clip_spec import ClipSpec
 from everest.system.compute import time_passes
 from everest.system.events import Report, heading, ignore_event, notice
@@ -29,6 +30,7 @@ from everest.system.text import plural
 TOLERANCE: Final = 1e-4  # heuristic: maximum float32 difference of outputs; above it no file is written
 ROUNDING: Final = 1e-6  # heuristic: tolerance as a share of the largest output, if above TOLERANCE
 MOST_PRECISION_LOSS: Final = 0.5  # heuristic: share of the outputs' std; above it the file is of no use
+BARELY_FASTER: Final = 0.9  # heuristic: the share of fp32's time that makes int8 worth a change
 COMPARED_BATCHES: Final = (1, 3)  # differ from the traced size, to detect a fixed batch size
 TRACED_BATCH: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
@@ -43,6 +45,7 @@ class Difference(NamedTuple):
     largest: float  # maximum over logits or features; numbers in units of their std
     relative: float  # RMS error as a share of the outputs' std over the clips, for the worst head
     num_changed: int | None  # clips whose class changes; None: outputs are not classes
+    probability: float | None  # the largest change of a probability; None: outputs are not probabilities
 
 
 def write_onnx(
@@ -72,27 +75,17 @@ def write_onnx(
             difference, int8_notes = _write_int8(part, graph, clips, report)
             document["relative_difference"] = difference.relative
             document["num_changed"] = difference.num_changed
+            document["probability_change"] = difference.probability
             document["num_compared"] = len(clips.calibration) + len(clips.held_out)
             notes += int8_notes
         document |= _measure_file(part, spec, report)
+    if clips is not None:
+        notes.append(_describe_gain(document["fp32"], document))
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     else:
         notes.append(describe_sampling(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"]))
     return {**document, "difference": difference.largest, "clip": clip, "notes": notes}
-
-
-def write_test_file(file: Path, graph: Graph, calibration: Sequence[Tensor], report: Report) -> None:
-    """Write an .onnx file without comparing its outputs with the model's, as a test will follow.
-
-    Args:
-        calibration: clips as in `Int8Clips`; empty: the file is in fp32.
-    """
-    report(heading("tracing the model and writing the ONNX file"))
-    _export_program(graph).save(file, external_data=False)
-    if calibration:
-        report(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
-        quantize(file, list(map(graph.spec.pixels.normalize, calibration)), report=report)
 
 
 def _measure_file(file: Path, spec: ClipSpec, report: Report = ignore_event) -> dict[str, Any]:
@@ -102,6 +95,16 @@ def _measure_file(file: Path, spec: ClipSpec, report: Report = ignore_event) -> 
     for text in network_time.warnings:
         report(notice(text))
     return {"network_ms": round(network_time.alone_ms, 2), "bytes": file.stat().st_size}
+
+
+def _describe_gain(fp32: dict[str, Any], int8: dict[str, Any]) -> str:
+    """How much faster and smaller a file in int8 is than the same file in fp32."""
+    times = f"{int8['network_ms']:.3g} instead of {fp32['network_ms']:.3g} ms"
+    sizes = f"{int8['bytes'] / 1e6:.1f} instead of {fp32['bytes'] / 1e6:.1f} MB"
+    advice = "test both files by `everest eval` before you choose"
+    if int8["network_ms"] > BARELY_FASTER * fp32["network_ms"]:
+        advice = "take fp32, as int8 is not clearly faster"
+    return f"int8: {times} for a clip on one CPU thread, {sizes}; {advice}"
 
 
 def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> tuple[Difference, list[str]]:
@@ -114,6 +117,12 @@ def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> t
     compared = report_clips(chain(calibration, map(normalize, clips.held_out)), num_clips, report)
     difference = compare(graph, _open_runner(file), subject="the file", calibration=compared)
     notes = [f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation"]
+    if difference.probability is not None:
+        changed = "" if difference.num_changed is None else f"{difference.num_changed} get another class, "
+        notes.append(
+            f"int8: of {plural(num_clips, 'clip')}, {changed}a probability changes by at most "
+            f"{difference.probability:.2g}"
+        )
     if not num_int8:
         notes.append("int8: nothing to quantize; the file is as large and as fast as with fp32")
     if num_float32:
@@ -152,7 +161,15 @@ def compare(
             [part.argmax(dim=1) for part in x.split(graph.head_widths, dim=1)] for x in (expected, outputs)
         )
         num_changed = int(torch.stack([a != b for a, b in zip(*classes, strict=True)]).any(dim=0).sum())
-    difference = Difference(float(errors.abs().max()), float(relative.max()), num_changed)
+    probabilities = [by_head(outputs_of(x, spec.heads), spec.heads) for x in (expected, outputs)]
+    changes = [
+        float((a - b).abs().max())
+        for a, b, head in zip(*probabilities, spec.heads, strict=True)
+        if head.task != "regression"
+    ]
+    difference = Difference(
+        float(errors.abs().max()), float(relative.max()), num_changed, max(changes, default=None)
+    )
     if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
     elif calibration is not None and not difference.relative <= MOST_PRECISION_LOSS:

@@ -19,7 +19,7 @@ from everest.config.settings import DataSettings
 from everest.data.recipe_clips import clip_format
 from everest.errors import DataError
 from everest.lists.inputs import LIST_SUFFIXES, find_samples
-from everest.lists.sample import Sample, choose_evenly
+from everest.lists.sample import choose_evenly
 from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.text import plural
 from everest.video.reader import VideoError
@@ -37,7 +37,6 @@ class Int8Clips(NamedTuple):
 
     calibration: list[Tensor]  # the scales of activations come from these
     held_out: list[Tensor]  # compared only, not used for calibration
-    samples: list[Sample]  # the samples of the calibration clips
 
 
 def _is_run_list(data: DataSettings, source: Path) -> bool:
@@ -48,9 +47,7 @@ def _is_run_list(data: DataSettings, source: Path) -> bool:
     return lists != Path(data.root).resolve() and lists in source.resolve().parents
 
 
-def read_int8_clips(
-    opened: LoadedModel, source: Path, report: Report, *, most_held_out: int = MOST_COMPARED
-) -> Int8Clips:
+def read_int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
     """Read the middle clip of videos that are evenly spread over a source.
 
     Args:
@@ -64,8 +61,8 @@ def read_int8_clips(
     samples = find_samples([source], root=Path(data.root) if _is_run_list(data, source) else None)
     num_calibration = min(len(samples), MOST_CALIBRATION)
     calibration = [index * len(samples) // num_calibration for index in range(num_calibration)]
-    held_out = choose_evenly(sorted(set(range(len(samples))) - set(calibration)), most_held_out)
-    clips = Int8Clips([], [], [])
+    held_out = choose_evenly(sorted(set(range(len(samples))) - set(calibration)), MOST_COMPARED)
+    clips = Int8Clips([], [])
     report(heading(f"reading {plural(num_calibration + len(held_out), 'clip')} of {source}"))
     for num_done, index in enumerate([*calibration, *held_out], start=1):
         sample = samples[index]
@@ -73,7 +70,6 @@ def read_int8_clips(
             pixels = clip.read(sample)[None]
             if num_done <= num_calibration:
                 clips.calibration.append(pixels)
-                clips.samples.append(sample)
             else:
                 clips.held_out.append(pixels)
         except VideoError as error:

@@ -37,9 +37,9 @@ from everest.system.run_folder import (
 from everest.system.text import damage_errors, json_text, load_json, validate
 from everest.video.folders import videos_by_subfolder
 from everest_workflows.annotations.codings import BoutFilter
+from everest_workflows.project.result import RESULT
 from everest_workflows.suggest.data_section import has_class_folders
 
-RESULT: Final = "result.json"
 LISTS: Final = "lists"
 PRETRAIN: Final = "pretrain"
 FEATURES_FOLDER: Final = f".features{PART_SUFFIX}"  # of the linear candidates, until the project is finished

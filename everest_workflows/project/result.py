@@ -14,8 +14,10 @@ from everest.config.heads import Head
 from everest.metrics.predictions import Predictions
 from everest.system.files import IN_USE_FIX
 from everest.system.moved_folder import moved
+from everest.system.run_folder import MODEL_FOLDER, PROJECT_FILE
 from everest.system.text import damage_errors, load_json, validate
 
+RESULT: Final = "result.json"  # in the folder of a project, or of a fold
 F1_KEY: Final = "f1@50"  # in documents
 NETWORK: Final = "network"  # the name of the fine-tuned candidate
 DELIVERED: Final = "delivered"  # the outputs of the model that was chosen
@@ -189,6 +191,15 @@ class ProjectResult(MeasuredTest):
 
     def dump(self) -> dict[str, Any]:
         return super().dump() | {"clip_time": self.clip_time and asdict(self.clip_time)}
+
+
+def read_project_result(weights: Path) -> ProjectResult | None:
+    """The result of the project that delivered these weights; None if no finished project did."""
+    folder = weights.parent.parent
+    has_project = all((folder / name).is_file() for name in (PROJECT_FILE, RESULT))
+    if weights.parent.name != MODEL_FOLDER or not has_project:
+        return None
+    return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
 
 
 @dataclass(frozen=True, kw_only=True)

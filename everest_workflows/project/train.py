@@ -42,7 +42,6 @@ from everest_workflows.project.request import (
     LISTS,
     PRETRAIN,
     REPORT,
-    RESULT,
     ModelChoice,
     Project,
     Request,
@@ -52,7 +51,7 @@ from everest_workflows.project.request import (
     with_warmup,
     write_document,
 )
-from everest_workflows.project.result import ClipTime, MeasuredTest, ProjectResult
+from everest_workflows.project.result import RESULT, ClipTime, MeasuredTest, ProjectResult
 from everest_workflows.project.verdict import judge, list_results, write_methods
 from everest_workflows.suggest.model_size import measure_network_time, measure_reading_ms
 
@@ -302,7 +301,7 @@ def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTe
             comparison.report(heading(title + left))
             fold = replace(comparison, fold=lists)
             model, candidates, choice = fold.compare(table, fold_folder)
-            fold.save(model, fold_folder)  # for the test of an exported file
+            fold.save(model, fold_folder)
             test, page = measure_candidates(fold, model, candidates, choice, fold_folder)
             _write_page(fold_folder, title, test, page, list_results(test), links)
             write_document(fold_folder / RESULT, test.dump())

@@ -131,6 +131,12 @@ def list_results(result: MeasuredTest) -> list[str]:
     return lines
 
 
+def make_card_lines(result: ProjectResult) -> list[str]:
+    """The accuracy that `everest train` reported, for a model card."""
+    tested = f"in {len(result.folds)} folds; this model has learned from all videos" if result.folds else ""
+    return [f"- {line}" for line in (f"tested by `everest train` {tested}".strip(), *list_results(result))]
+
+
 def _list_baselines(result: MeasuredTest) -> list[str]:
     """The values that need no training, or little."""
     value = partial(value_text, result.metric)

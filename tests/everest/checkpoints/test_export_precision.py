@@ -66,6 +66,10 @@ def test_int8_selects_tokens_by_the_nodes_of_the_float32_file(int8, onnx_file, c
     assert int8["relative_difference"] < 0.1
     changed = int((logits.argmax(dim=1) != expected.argmax(dim=1)).sum())
     assert (int8["num_changed"], int8["num_compared"]) == (changed, len(logits))
+    change = float((logits.softmax(dim=1) - expected.softmax(dim=1)).abs().max())
+    assert int8["probability_change"] == pytest.approx(change, rel=0.01)
+    assert any(f"{changed} get another class, a probability changes by at most" in x for x in int8["notes"])
+    assert any("test both files" in note or "take fp32" in note for note in int8["notes"])
     kinds = [node.op_type for node in onnx.load(file).graph.node]
     assert kinds.count("QuantizeLinear") == 2 * 4  # the inputs of the four products of each of two blocks
     assert file.stat().st_size < onnx_file.stat().st_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from everest_workflows.project.choice import BestCandidate
 from everest_workflows.project.feature_kinds import FEATURES, IMAGES, LINEAR, SIZE_RATE
 from everest_workflows.project.lists import STEP
 from everest_workflows.project.request import Project
-from everest_workflows.project.result import NETWORK, MeasuredTest, ProjectResult
+from everest_workflows.project.result import MeasuredTest, ProjectResult
 
 MOST_NAMES: Final = 3  # of groups and recordings
 MOST_CLASSES: Final = 12  # default: whose numbers are shown
@@ -158,7 +157,8 @@ def _compare_with_images(result: MeasuredTest) -> str:
     """Whether the model is clearly better than small images, as a clause; empty without an interval."""
     if result.difference is None or result.chosen == IMAGES:
         return ""
-    low, high = result.difference
+    sign = 1 if METRICS[result.metric].is_higher_better else -1
+    low, high = sorted(sign * end for end in result.difference)
     clearly = "clearly" if low > 0 and result.groups >= FEWEST_TO_COMPARE else "not clearly"
     gain = f"95 % interval of the gain: {low:.3g} to {high:.3g}"
     return f"; the model was {clearly} better than small images ({gain})"
@@ -169,7 +169,7 @@ def format_interval(interval: Sequence[float] | None) -> str:
 
 
 def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
-    """One sentence: whether the model is clearly better than outputs that need no training, or little.
+    """One sentence: the model is better than the best baseline, a tie or worse, or the test cannot tell.
 
     Args:
         possible_folds: that `--folds` may name; None: the videos cannot be tested in folds.
@@ -177,62 +177,26 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     fix = LABEL_MORE
     if possible_folds is not None:
         fix = f"test on all videos with --folds {possible_folds} and a new --output"
-    is_higher_better = METRICS[result.metric].is_higher_better
-    no_better = operator.le if is_higher_better else operator.ge
-    simple, baseline = result.chance, "guessing"
+    sign = 1 if METRICS[result.metric].is_higher_better else -1
+    values = {"guessing": result.chance}
     if result.majority is not None:
-        simple, baseline = result.majority, f"always predicting '{result.majority_class}'"
-    baseline = f"{baseline} ({value_text(result.metric, simple)})"
-    linear = None if result.chosen == IMAGES else result.linear_pixels
-    if result.majority == 100:
-        return f"the test has videos of '{result.majority_class}' only: {fix}"
-    if no_better(result.value, simple):
-        return f"no better than {baseline}: {LABEL_MORE}"
-    scores = result.timelines
-    if scores is not None and scores.frame_accuracy <= scores.majority_accuracy:
-        share = f"{scores.majority_accuracy:.1f} %"
-        return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
-    if linear is not None and no_better(result.value, linear):
-        return _explain_no_gain(result, linear, fix)
-    if result.interval is None and result.groups < 2:
-        return f"no interval: the test has only one group; {fix}"
-    if result.interval is None and (linear is None or result.difference is None):
-        return f"no interval: a class has fewer than {FEW_OF_CLASS} videos in the test; {LABEL_MORE}"
-    if result.interval is not None and no_better(result.interval[0 if is_higher_better else 1], simple):
-        return f"the interval includes {baseline}, so the test cannot tell: {fix}"
-    if linear is not None:
-        return _compare_with_linear(result, linear, fix)
-    better = f"clearly better than {baseline}"
-    if result.chosen != IMAGES:
-        return better
-    fix = "more labels, or weights to start from (--init), would let a network pay"
-    return f"{better}; {LINEAR_MODEL} was chosen: {fix}"
-
-
-def _explain_no_gain(result: MeasuredTest, linear: float, fix: str) -> str:
-    """What to do about a model that is no better than a linear one, which has the value `linear`."""
-    problem = f"no better than {LINEAR_MODEL} ({value_text(result.metric, linear)})"
-    if not result.folds and result.groups < FEW_GROUPS:
-        size = f"{result.videos} tests of {plural(result.groups, 'group')}"
-        return f"{problem}, but {size} are too few to tell: {fix}"
-    if result.difference is not None:
-        problem += ", the difference is {:.3g} to {:.3g}".format(*result.difference)
-    trains_network = any(each.name == NETWORK for each in result.candidates)
-    longer = ", or train longer (--set finetune.steps)" if trains_network else ""
-    return f"{problem}: {LABEL_MORE}{longer}"
-
-
-def _compare_with_linear(result: MeasuredTest, linear: float, fix: str) -> str:
-    """Whether a model with a better value than a linear one, `linear`, is clearly better."""
-    linear_model = f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
-    if result.groups < FEWEST_TO_COMPARE:
-        return f"no clear difference from {linear_model}: only {plural(result.groups, 'group')}; {fix}"
-    name, ends, equal = "the interval of the difference", result.difference, 0.0
-    if ends is None:  # of a metric that single videos do not have
-        name, ends, equal = "the interval", result.interval, linear
-    assert ends is not None  # see `judge`
-    low, high = ends
-    spread = f"{name} is {low:.3g} to {high:.3g}"
-    if low <= equal <= high:
-        return f"no clear difference from {linear_model}: {spread}; {fix}"
-    return f"clearly better than {linear_model}: {spread}"
+        values = {f"always predicting '{result.majority_class}'": result.majority}
+    if result.linear_pixels is not None and result.chosen != IMAGES:
+        values[LINEAR_MODEL] = result.linear_pixels
+    name = max(values, key=lambda each: sign * values[each])
+    baseline = f"{name} ({value_text(result.metric, values[name])})"
+    what, ends, equal = "the interval", result.interval, values[name]
+    if name == LINEAR_MODEL and result.difference is not None:
+        what, ends, equal = "the interval of the difference", result.difference, 0.0
+    if ends is None or result.groups < FEWEST_TO_COMPARE:
+        reason = f"a class has fewer than {FEW_OF_CLASS} videos in the test"
+        if result.groups < FEWEST_TO_COMPARE:
+            reason = f"only {plural(result.groups, 'group')}"
+        return f"the test cannot tell whether the model is better than {baseline}: {reason}; {fix}"
+    spread = "{} is {:.3g} to {:.3g}".format(what, *ends)
+    low, high = sorted(sign * (end - equal) for end in ends)
+    if low > 0:
+        return f"clearly better than {baseline}: {spread}"
+    if high < 0:
+        return f"worse than {baseline}: {spread}; {LABEL_MORE}"
+    return f"no clear difference from {baseline}: {spread}; {fix}"

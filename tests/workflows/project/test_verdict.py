@@ -39,7 +39,7 @@ def test_a_model_is_better_than_the_best_baseline_a_tie_or_worse_or_the_test_can
             f"is better than {images}: only 5 groups{more}",
         ),
         (RESULT | {"interval": None}, f"{images}: a class has fewer than 5 videos in the test{more}"),
-        (numbers, f"clearly better than a linear model on small images (1.5): the interval is 0.5 to 1.2"),
+        (numbers, "clearly better than a linear model on small images (1.5): the interval is 0.5 to 1.2"),
         (numbers | {"difference": [0.1, 0.4]}, f"worse than a linear model on small images (1.5): {of}"),
     ):
         assert sentence in judge(MeasuredTest.of(result), possible_folds=5)

@@ -75,6 +75,7 @@ class Parts:
         self._added: list[Part] = []
         self._results: list[Any] = []  # of the present unit, which wait for the next part
         self._rows: dict[str, list[Tensor]] = {}
+        self._waiting = 0  # bytes of these rows
         self._written_time = time.monotonic()
 
     def progress(self) -> tuple[list[int], int]:
@@ -101,19 +102,18 @@ class Parts:
         self._results += results
         for name, tensor in rows.items():
             self._rows.setdefault(name, []).append(tensor)
-        waiting = sum(tensor.nbytes for tensors in self._rows.values() for tensor in tensors)
-        is_due = waiting > MAX_BYTES or time.monotonic() - self._written_time > MAX_SECONDS
-        if is_last or is_due:
-            before = (
-                self._added[-1:] if self._added and self._added[-1].unit == unit else self._earlier.get(unit)
-            )
+            self._waiting += tensor.nbytes
+        if is_last or self._waiting > MAX_BYTES or time.monotonic() - self._written_time > MAX_SECONDS:
+            is_begun = self._added and self._added[-1].unit == unit
+            before = self._added if is_begun else self._earlier.get(unit)
             first = before[-1].end if before else 0
             part = Part(unit, first, first + len(self._results), is_last)
             tensors = {name: torch.cat(tensors) for name, tensors in self._rows.items()}
             texts = {"results": json.dumps(self._results), "tensors": json.dumps([*tensors])}
             write_tensors(self.folder / part.name, tensors, metadata=texts)
             self._added.append(part)
-            self._results, self._rows, self._written_time = [], {}, time.monotonic()
+            self._results, self._rows, self._waiting = [], {}, 0
+            self._written_time = time.monotonic()
 
     def joined(self) -> JoinedParts | None:
         """Wait for all processes; the main one gets what all have added, the others None."""

@@ -141,11 +141,13 @@ def convert(
     from everest.checkpoints.load import find_run_weights, is_timm_name, open_model, open_weights
     from everest.converters.convert import convert, describe_checkpoint, identify
     from everest.converters.foreign_checkpoint import find_everest_file, locate_checkpoint, read_foreign
+    from everest.converters.weight_files import INDEX_SUFFIX
     from everest.lists.labels import read_class_names
 
     path = locate_checkpoint(checkpoint, notify=say)
     if out is not None:
-        files = path.iterdir() if path.is_dir() else ()  # a transformers checkpoint may have several files
+        folder = path.parent if path.name.endswith(INDEX_SUFFIX) else path
+        files = folder.iterdir() if folder.is_dir() else ()  # a checkpoint may have several files
         refuse_inputs(out, [*find_run_weights(path), *files, options.classes])
     is_timm = is_timm_name(checkpoint)
     hints_given = (options.family, options.frames, options.size, options.heads, options.classes)

@@ -28,6 +28,8 @@ except ImportError as error:
     sys.exit(f"{error.name}: not installed; run `pip install numpy onnxruntime av`")
 
 MOST = 5  # classes of a line of --json
+OLDEST = "ONNXRUNTIME"  # oldest onnxruntime that reads the files of `everest export`
+STALL_SECONDS = 20.0  # without data from a stream, after which this program ends
 CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation")}  # by sys.platform
 
 
@@ -36,7 +38,8 @@ def windows(
 ) -> Iterator[tuple[float, float, list[av.VideoFrame]]]:
     """Yield start, end and frames of each window; after a gap of the source, a new one begins.
 
-    `seconds` are its length; None: `usual`, or all of a file that is shorter than two of them.
+    Times count from the first frame. `seconds` are the length of a window; None: `usual`, or all of a file
+    that is shorter than two of them.
     """
     kind = "v4l2" if source.startswith("/dev/video") else None  # a camera
     if source.isdigit():
@@ -45,7 +48,8 @@ def windows(
         name, kind = CAMERAS[sys.platform]
         source = name.format(source)
     frames: list[av.VideoFrame] = []
-    with av.open(source, format=kind) as container:
+    timeout = STALL_SECONDS if "://" in source else None
+    with av.open(source, format=kind, timeout=timeout) as container:
         if not container.streams.video:
             sys.exit(f"{source}: no video in it")
         length = container.duration / av.time_base if container.duration else math.inf  # of a camera
@@ -53,13 +57,15 @@ def windows(
             sys.exit(f"{source}: never ends; give SECONDS, the length of a window, such as 2")
         if seconds is None:
             seconds = usual if usual is not None and length >= 2 * usual else math.inf
+        first = None
         for frame in intact_frames(container, source):
+            first = frame.time if first is None else first
             if frames and frame.time >= frames[0].time + seconds:
-                yield frames[0].time, frame.time, frames
+                yield frames[0].time - first, frame.time - first, frames
                 frames = []
             frames.append(frame)
     if frames:  # the last window may be shorter
-        yield frames[0].time, frames[-1].time, frames
+        yield frames[0].time - first, frames[-1].time - first, frames
 
 
 def intact_frames(container: Any, source: str) -> Iterator[av.VideoFrame]:
@@ -129,7 +135,11 @@ def open_model(file: str) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no other class in common
-        sys.exit(f"{file}: not an ONNX file ({type(error).__name__})")
+        # "[ONNXRuntimeError] : 1 : FAIL : Load model from FILE failed:/x.cc:1 f(A&, B&) Unsupported …"
+        reason = str(error).strip().partition("\n")[0].rpartition(" failed:")[2]
+        reason = reason.partition(") ")[2] if reason.startswith("/") else reason
+        needed = f"files of `everest export` need onnxruntime {OLDEST} or newer"
+        sys.exit(f"{file}: onnxruntime {onnxruntime.__version__} cannot read it: {reason} ({needed})")
     texts = session.get_modelmeta().custom_metadata_map
     if "clip" not in texts:
         sys.exit(f"{file}: not a file of `everest export`")
@@ -202,6 +212,8 @@ def main() -> None:
         pass
     except BrokenPipeError:  # such as of `| head`; Python would complain again when it flushes at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except av.error.ExitError:  # the timeout of av.open
+        sys.exit(f"{options.source}: no data for {STALL_SECONDS:g} s; check the address and its sender")
     except (OSError, av.FFmpegError) as error:
         sys.exit(f"{options.source}: {error}")
 

@@ -13,16 +13,20 @@ from torch import Tensor
 
 from everest.converters.convert import convert
 from everest.converters.foreign_checkpoint import (
-    CONFIG_FILE,
     IMAGE_EMBEDDING,
-    WEIGHT_FILES,
     find_everest_file,
     image_weights_error,
     locate_checkpoint,
     read_foreign,
-    refuse_broken_links,
 )
 from everest.converters.recognition import Hints
+from everest.converters.weight_files import (
+    CONFIG_FILE,
+    INDEX_SUFFIX,
+    WEIGHT_FILES,
+    is_pickle,
+    refuse_broken_links,
+)
 from everest.errors import CheckpointError
 from everest.methods.strategies import ShippedStrategy
 from everest.models.base import ClipModel
@@ -45,7 +49,7 @@ from everest.system.run_folder import (
     WEIGHTS_FILE,
     Which,
 )
-from everest.system.weights import PICKLE_SUFFIXES, Weights, load_tensors, read_weights, require_matching
+from everest.system.weights import Weights, load_tensors, read_weights, require_matching
 from everest.system.weights_header import open_safetensors, read_header, require_transformer
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerSpec
@@ -115,7 +119,7 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
         problem = f"no {WEIGHTS_FILE} in it" if path.is_dir() else "no such checkpoint"
         fix = "name a run folder with saved weights, a .safetensors file, hf:OWNER/NAME or timm:NAME"
         raise CheckpointError(f"{path}: {problem}; {fix}")
-    if file.suffix in PICKLE_SUFFIXES:
+    if is_pickle(file):
         raise CheckpointError(
             f"{checkpoint}: a pickle; first run "
             f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors; name weights of timm "
@@ -154,7 +158,8 @@ def open_weights(path: Path) -> Weights:
         raise CheckpointError(
             f"{path}: an ONNX file, which only eval and profile --latency read; name its checkpoint"
         )
-    if find_everest_file(path) is None and (path.parent / CONFIG_FILE).is_file():
+    is_index = path.name.endswith(INDEX_SUFFIX)
+    if is_index or (find_everest_file(path) is None and (path.parent / CONFIG_FILE).is_file()):
         converted = convert(read_foreign(path), Hints())
         for note in converted.identity.notes:
             warn_on_main(f"{path}: {note}")

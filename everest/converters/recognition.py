@@ -37,6 +37,8 @@ TABLE_TOLERANCE: Final = 1e-3  # tables may be stored in half precision; learned
 EMBEDDING_WEIGHT: Final = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 CLASS_TOKEN: Final = "encoder.class_token"
 FIRST_MLP_WEIGHT: Final = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
+# A tensor that config.json promises, by the end of an architecture's name.
+LAST_TENSORS: Final = {"ForVideoClassification": "classifier.weight", "ForPreTraining": "decoder.head.weight"}
 CLIP_FIX: Final = "set --frames and --size of its training"
 
 
@@ -205,12 +207,36 @@ def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
         after_encoder = metadata.kind == "classifier" or "encoder.norm.weight" in metadata.shapes
         norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=LAST_NORM_EPS)
     model = _derive_settings(metadata, tubelet, grid)
+    _refuse_part(metadata, model)
     spec = _derive_spec(
         metadata, Architecture(frames=frames, size=size, model=model, norms=norms, pixels=pixels)
     )
     if problem := next(spec.problems(), None):
         raise metadata.error(f"not a valid everest model: {': '.join(problem)}")
     return spec
+
+
+def _refuse_part(metadata: ForeignMetadata, model: ModelSettings) -> None:
+    """Raise CheckpointError if config.json states other sizes than the tensors have, or further tensors."""
+    config, size = metadata.foreign.config, model.backbone_size
+    found = {"num_hidden_layers": size.depth, "hidden_size": size.width, "intermediate_size": size.mlp}
+    if metadata.kind == "pretrain":
+        found |= {"decoder_num_hidden_layers": model.decoder_depth, "decoder_hidden_size": size.decoder_width}
+    stated = {key: config[key] for key in found if config.get(key) is not None}
+    problems = [
+        f"{key} is {found[key]}, not {shorten(value)}" for key, value in stated.items() if value != found[key]
+    ]
+    architectures = str(config.get("architectures"))
+    problems += [
+        f"{name} is missing"
+        for ending, name in LAST_TENSORS.items()
+        if ending in architectures and name not in metadata.foreign.tensors
+    ]
+    if problems:
+        raise metadata.error(
+            f"not what its config.json states: {'; '.join(problems)}; it is a part of a checkpoint, or of "
+            "another one: download all files of one"
+        )
 
 
 def _derive_clip(metadata: ForeignMetadata, tubelet: Tubelet) -> tuple[int, tuple[int, int], TokenGrid]:
@@ -278,7 +304,8 @@ def _derive_positions(metadata: ForeignMetadata, grid: TokenGrid) -> Positions:
     if stored.numel() == grid.num_tokens * width and stored.shape[-1] == width:
         table = stored.float().reshape(-1, width)  # (N, D)
         for positions in COMPUTED_POSITIONS:
-            if (position_table(positions, grid, width) - table).abs().max() < TABLE_TOLERANCE:
+            computed = position_table(positions, grid, width)  # narrower if the width does not divide evenly
+            if computed.shape == table.shape and (computed - table).abs().max() < TABLE_TOLERANCE:
                 return positions
     raise metadata.error(
         f"its positions ({name}, {list(stored.shape)}) are not those that everest computes for the "

@@ -18,6 +18,7 @@ from everest.system.text import json_text, parse_json, validate
 
 FORMAT: Final = "everest"
 HEADER_VERSION: Final = 1
+POINTER_START: Final = b"version https://git-lfs"  # of a file that Git LFS puts in place of the weights
 JSON_KEYS: Final = ("settings", "classes", "step", "origin", "clip")  # keys whose texts are JSON
 
 
@@ -111,12 +112,22 @@ def read_metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raise CheckpointError for a pointer file of Git LFS, which a clone without Git LFS leaves."""
+    with path.open("rb") as file:
+        if file.read(len(POINTER_START)) == POINTER_START:
+            raise CheckpointError(
+                f"{path}: a pointer of Git LFS, not the weights; run `git lfs pull` in the clone"
+            )
+
+
 @contextmanager
 def open_safetensors(path: Path, *, framework: Literal["np", "pt"] = "np") -> Iterator[safe_open]:
     """Open a safetensors file."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
+        refuse_pointer(path)
         with safe_open(path, framework=framework) as file:
             yield file
     except SafetensorError as error:

@@ -118,18 +118,58 @@ def test_a_released_classifier_keeps_every_tensor(tmp_path, arguments, keep, poo
     assert done.identity.spec.model.pooling == pooling
 
 
-def test_prefixes_of_wrappers_are_removed():
-    state, pretraining = tiny("videomae_finetune_base"), tiny("videomae_pretrain_base")
-    wrappers = ("module.", "_orig_mod.module.", "model.", "backbone.", "encoder.model.")
-    for prefix in (*wrappers, "encoder_q.encoder.model."):
-        assert strip_wrappers({prefix + name: t for name, t in state.items()}).keys() == state.keys(), prefix
-    wrapped = strip_wrappers({f"module.{name}": t for name, t in pretraining.items()})
-    assert wrapped.keys() == pretraining.keys()
-    state = tiny("mme_finetune_base")  # an encoder under two prefixes with a head next to it
+PREFIXES = (
+    "module.",
+    "_orig_mod.module.",
+    "model.",
+    "backbone.",
+    "encoder.model.",
+    "encoder_q.encoder.model.",
+)
+INNER = (
+    "_orig_mod",
+    "_checkpoint_wrapped_module",
+    "_fsdp_wrapped_module",
+    "_orig_mod._checkpoint_wrapped_module",
+)
+
+
+def stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return strip_wrappers(state, source=Path("x.pth"))
+
+
+@pytest.mark.parametrize("layout", ["videomae_finetune_base", "videomae_pretrain_base", "mme_pretrain_base"])
+def test_prefixes_and_wrappers_are_removed(layout: str):
+    state = tiny(layout)
+    for prefix in (*PREFIXES, "net.", "student.", "net.model.", "_forward_module.", "any.name_2."):
+        assert stripped({prefix + name: t for name, t in state.items()}).keys() == state.keys(), prefix
+    for inner in INNER:
+        named = {re.sub(r"(blocks\.\d+\.)", rf"\1{inner}.", name): t for name, t in state.items()}
+        assert named.keys() != state.keys()
+        assert stripped({f"net.{name}": t for name, t in named.items()}).keys() == state.keys(), inner
+
+
+def test_transformers_names_lose_a_prefix_and_keep_their_own():
+    for layout in ("hf_videomae_classification_base", "hf_videomae_pretraining_base"):
+        state = tiny(layout)
+        assert stripped({f"net.{name}": t for name, t in state.items()}).keys() == state.keys()
+
+
+def test_an_encoder_under_a_prefix_keeps_the_head_next_to_it():
+    state = tiny("mme_finetune_base")
     named = {n if n.startswith("head.") else f"encoder.model.{n}": t for n, t in state.items()}
     named = {n.replace("head.", "fc."): t for n, t in named.items()}
-    done = convert(foreign(strip_wrappers(named)), NARROW)
+    done = convert(foreign(stripped(named)), NARROW)
     assert torch.equal(done.weights.tensors["head.bias"], state["head.bias"])
+
+
+def test_several_models_in_a_file_are_named_and_a_part_of_the_model_is_none():
+    state = tiny("videomae_finetune_base")
+    both = {f"{prefix}{name}": t for prefix in ("student.", "teacher.") for name, t in state.items()}
+    message = problem_of(stripped, both)
+    assert "x.pth: several models, under student., teacher.; save the state dict of one alone" in message
+    inner = state | {f"teacher.{name}": t for name, t in state.items()}
+    assert stripped({f"module.{name}": t for name, t in inner.items()}).keys() == inner.keys()
 
 
 @pytest.mark.parametrize("name", ["mme_pretrain_base", "mvd_pretrain_base"])

@@ -181,6 +181,11 @@ def save(tensors: dict[str, torch.Tensor]) -> Callable[[Path], object]:
     return lambda path: save_file(tensors, path)
 
 
+def in_folder(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Make a file beside a config.json."""
+    return lambda path: (path.with_name("config.json").write_text(json.dumps(CONFIG)), make(path))
+
+
 DAMAGED = "not a safetensors file, or a damaged one"
 TENSORS, LFS = tiny("mme_finetune_base"), "version https://git-lfs.github.com/spec/v1"
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
@@ -190,9 +195,10 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "bare pickle": ("x.pth", lambda p: p.write_bytes(pickle.dumps([1, 2])), "torch"),
     "a number": ("x.pth", lambda p: torch.save(7, p), "a int with no weights in it"),
     "no weights": ("x.pth", lambda p: torch.save({"epoch": 3}, p), "no weights in it"),
-    "pointer": ("x.bin", write(LFS), "download or copy it again"),
+    "pointer": ("x.bin", write(LFS), "x.bin: a pointer of Git LFS, not the weights; run `git lfs pull`"),
     "web page": ("x.pt", write("<!doctype html><title>Sign in"), "download or copy it again"),
-    "pointer of safetensors": ("x.safetensors", write(LFS), DAMAGED),
+    "pointer of safetensors": ("x.safetensors", write(LFS), "x.safetensors: a pointer of Git LFS"),
+    "pointer in a folder": ("d/model.safetensors", in_folder(write(LFS)), "a pointer of Git LFS"),
     "cut safetensors": ("x.safetensors", lambda p: (save_file(TENSORS, p), cut(p, 9000)), DAMAGED),
     "other model": ("x.safetensors", save({"w": torch.ones(2)}), "not a checkpoint of a known family"),
     "other suffix": ("x.onnx", write("x"), "what can be read: .safetensors, .pth"),

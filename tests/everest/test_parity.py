@@ -19,9 +19,13 @@ from shared_files import shared_folder
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from everest.checkpoints.load import build_model
 from everest.config.heads import Head
 from everest.config.settings import ModelSettings
 from everest.config.values import Pooling
+from everest.converters.convert import convert
+from everest.converters.foreign_checkpoint import ForeignCheckpoint
+from everest.converters.recognition import Hints
 from everest.converters.translation import translate_name
 from everest.engine.network import make_optimizer, parameter_groups
 from everest.engine.stage_plan import cosine_lr
@@ -336,15 +340,32 @@ def test_st_mae_hides_the_same_tokens(st_mae: Recorded):
 def test_st_mae_targets_give_the_same_loss(st_mae: Recorded):
     clip, mask = st_mae.tensors["input.clip"], st_mae.tensors["mask"]
     targets = PixelTargets(normalize="token", frames="half")
-    # The official program normalises the target without taking the clip's own normalisation back.
+    # The official program normalizes the target without undoing the clip's own normalization.
     ids = mask.nonzero()[:, 1][None]  # (1, hidden)
-    values = targets.values(normalise_floats(clip), ids, TUBELET)
+    values = targets.values(normalize_floats(clip), ids, TUBELET)
     prediction = st_mae.tensors["pred"].gather(1, ids.unsqueeze(-1).expand(-1, -1, targets.width(TUBELET)))
     loss = targets.loss(prediction, values, torch.ones_like(ids, dtype=torch.bool))
     assert loss.item() == pytest.approx(st_mae.facts["loss"], abs=TOLERANCE)
 
 
-def normalise_floats(clip: Tensor) -> Tensor:
-    """A clip whose un-normalised pixels are `clip`."""
+@torch.no_grad()
+def test_st_mae_encodes_the_same_tokens(st_mae: Recorded):
+    facts, mask = st_mae.facts["model"], st_mae.tensors["mask"]
+    state = {key.removeprefix("state."): x for key, x in st_mae.tensors.items() if key.startswith("state.")}
+    given = ForeignCheckpoint(path=Path("mae_st.pth"), tensors=state)
+    converted = convert(given, Hints(heads=facts["eh"]), partial=True)
+    spec = converted.identity.spec
+    assert (spec.frames, spec.size) == (facts["T"], (facts["img"], facts["img"]))  # of the positions' shapes
+    assert (spec.model.positions, spec.model.class_token) == ("learned-separable", True)
+    model = build_model(spec, converted.weights, source=given.path)
+    assert isinstance(model, MaskedAutoencoder)
+    visible = (mask == 0).nonzero()[:, 1][None]  # (1, K) ascending
+    by_noise = st_mae.tensors["noise"].argsort(dim=1)[0, : visible.size(1)]  # the same in the recorded order
+    official = st_mae.tensors["encoder_norm_out_with_cls"][:, 1:][:, by_noise.argsort()]
+    assert_close(model.encoder(st_mae.tensors["input.clip"], visible), official, "encoder's tokens")
+
+
+def normalize_floats(clip: Tensor) -> Tensor:
+    """A clip whose pixels before normalization are `clip`."""
     zero, one = (normalize(torch.full((3, 1, 1, 1), value, dtype=torch.uint8)) for value in (0, 255))
     return clip * (one - zero) + zero

@@ -4,7 +4,6 @@ The reference is written from these facts (the class token in front, positions o
 blocks with biases on queries, keys and values, one norm), not from the program.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from foreign import NARROW, problem_of
 from safetensors.torch import load_file
-from shared_files import shared_folder
 from small_runs import STILL, called, refused, run, sets, small_recipe
 from torch import Tensor
 
@@ -150,23 +148,6 @@ def test_a_classifier_equals_the_reference(prefix: str):
     assert done.identity.metadata.translation.without_effect == [f"blocks.{i}.attn.k.bias" for i in range(2)]
     classifier = module(named)
     torch.testing.assert_close(classifier(clips), expected, atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_a_recorded_encoder_gives_its_recorded_tokens():
-    folder = shared_folder() / "golden"
-    recorded = load_file(folder / "mae_st_pretrain_s0.safetensors")
-    facts = json.loads((folder / "mae_st_pretrain_s0.json").read_text())["model"]
-    state = {name.removeprefix("state."): t for name, t in recorded.items() if name.startswith("state.")}
-    done = imported(state, Hints(heads=facts["eh"]))
-    spec = done.identity.spec
-    assert (spec.frames, spec.size) == (facts["T"], (facts["img"], facts["img"]))  # of the positions' shapes
-    assert (spec.model.positions, spec.model.class_token) == ("learned-separable", True)
-    visible = (recorded["mask"] == 0).nonzero()[:, 1][None]  # (1, K) ascending
-    by_noise = recorded["noise"].argsort(dim=1)[0, : visible.size(1)]  # the same in the recorded order
-    expected = recorded["encoder_norm_out_with_cls"][:, 1:][:, by_noise.argsort()]
-    tokens = module(state, Hints(heads=facts["eh"])).encoder(recorded["input.clip"], visible)
-    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=0)
 
 
 def test_only_the_decoder_is_left_out():

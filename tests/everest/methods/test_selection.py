@@ -229,7 +229,7 @@ def test_cells_move_one_place_a_slice_back_in_videomae_v2_and_forward_in_mar(gri
 def test_running_cells_overlap_a_tube_and_the_overlap_counts_for_nothing():
     grid = TokenGrid(t=8, h=14, w=14)
     chosen = RunningCell()(grid, importance=None, noise=torch.rand(3, grid.num_tokens))
-    assert chosen.scored().sum(dim=1).tolist() == [704] * 3  # ARCHITECTURE: 784 targets, 80 of them seen
+    assert chosen.scored().sum(dim=1).tolist() == [704] * 3  # 784 targets, 80 of them visible
 
 
 def test_a_pass_without_scored_tokens_has_a_loss_of_zero():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
 from everest.system.run_folder import WEIGHTS_FILE, Which
+from everest.system.signals import exit_on_signals
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_shares, refuse
 from everest_cli.output import Display, print_result, say
@@ -86,11 +87,11 @@ def export(
     evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
     result = read_project_result(opened.file)
     tested = [] if result is None else make_card_lines(result)
-    if options.to == "hf":
-        card = model_card(opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
-        document = write_folder(options.out, opened, card=card)
-    else:
-        with Display(quiet=options.quiet) as display:
+    with exit_on_signals(), Display(quiet=options.quiet) as display:
+        if options.to == "hf":
+            card = model_card(opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
+            document = write_folder(options.out, opened, card=card)
+        else:
             time = None if result is None else result.clip_time
             limit = "" if time is None else f"; train --latency {time.limit_ms:g}"
             document = _export_onnx(checkpoint, opened, options, evaluation, tested, limit, display.report)

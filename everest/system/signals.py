@@ -7,7 +7,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, Self
 
@@ -69,6 +70,23 @@ class StopSignal:
             # Not with print: the signal may have interrupted a print.
             name = signal.Signals(signalnum).name
             os.write(2, f"\n{name}: saving after this step; a second one ends without saving\n".encode())
+
+
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Raise SystemExit at a signal that would end the process at once, so that it removes temporary files."""
+
+    def leave(signalnum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signalnum)
+
+    ending = [signalnum for signalnum in STOP_SIGNALS if signal.getsignal(signalnum) == signal.SIG_DFL]
+    for signalnum in ending:
+        signal.signal(signalnum, leave)
+    try:
+        yield
+    finally:
+        for signalnum in ending:
+            signal.signal(signalnum, signal.SIG_DFL)
 
 
 class SignalForwarder(StopSignal):
